@@ -1,4 +1,4 @@
-"""What is asked of a checkpoint, and how far that is: an evaluation in its folder, and tables of several.
+"""Evaluations in their folders: what is asked of a checkpoint, how far that is, what came of it; and tables of several.
 
 evals/ID/request.json, jobs.jsonl     see `cld_core.run.shards`; the folder is named after the content of the request
 evals/ID/report.json, samples.png     the results; the report names the digests of the chunks that it was made from

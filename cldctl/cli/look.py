@@ -216,7 +216,7 @@ def usage(
     elif not folder.runs:
         err.print(f"no runs in {root.absolute()}. Start one: cldctl submit toy_demo")
     else:
-        out.print(usage_table(folder.runs, folder.groups, folder.totals))
+        out.print(usage_table(folder))
 
 
 def board(

@@ -115,8 +115,16 @@ def doctor(
     where = cluster_choice.default() if cluster is None else clusters.find(cluster)
     wanted = None if recipe is None else load(find_recipe(recipe), overrides or ())
     with Working("checking this machine: torch, folders") as working:
-        saves = measured_saves(find_runs(root))
-        about = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase, **saves)
+        slowest_save_s, notice_s = measured_saves(find_runs(root))
+        about = DoctorOptions(
+            slowest_save_s=slowest_save_s,
+            notice_s=notice_s,
+            partition=partition,
+            job=job,
+            account=account,
+            wait_s=wait,
+            say=working.phase,
+        )
         checks = list(machine.checks(root, wanted, where.name))
         working.phase(f"asking the cluster ({where.name})")
         checks += where.checks(root, about)

@@ -3,7 +3,7 @@
 A task is one world of processes, which call a `Work`. A submission is one or many tasks: an array, local processes and
 a loop in this process are three ways to run them. A cluster is mechanism: it writes no ledger, knows no policy, and
 nothing outside its own package compares its name. Commands ask for capabilities (`Cluster.blocks`, `Cluster.restarts`,
-`Cluster.limit`).
+`Cluster.most_tasks`).
 
 What the author of a cluster has to do:
 
@@ -20,7 +20,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -53,13 +53,11 @@ class JobSpec:
     """What one submission of one or many tasks needs.
 
     Attributes:
-        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants its jobs. Where
-            several one-GPU tasks share the GPUs of a machine, task k is shown all of them and works on the k-th, its
-            `Place.local_rank`.
+        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants its jobs.
+            Where several one-GPU tasks share a machine, each is shown a GPU of its own.
         notice_s: seconds before its time limit at which a task is told to save and end.
         parallel: tasks that may run at once; None for no limit.
         exclude: nodes to avoid, beside ``size.exclude``.
-        env: environment variables of the job.
         code: the folder that the job's Python imports from before it looks elsewhere; None: what is installed.
         aftermath: module and arguments that run when a start has ended; the launcher adds the exit code.
     """
@@ -71,7 +69,6 @@ class JobSpec:
     after: After | None = None
     parallel: int | None = None
     exclude: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
     code: Path | None = None
     aftermath: tuple[str, ...] = ()
 
@@ -252,7 +249,7 @@ class Cluster(ABC):
         return cls.unavailable() is None
 
     @abstractmethod
-    def limit(self, spec: JobSpec) -> Limit:
+    def most_tasks(self, spec: JobSpec) -> Limit:
         """The most tasks that one submission should be divided into.
 
         Ask with the ``size`` of the recipe, not yet reduced to a single task: on one machine, its ranks are the

@@ -15,7 +15,7 @@ class DebugCluster(Cluster):
     name: ClassVar[str] = "debug"
     blocks: ClassVar[bool] = True
 
-    def limit(self, spec: JobSpec) -> Limit:
+    def most_tasks(self, spec: JobSpec) -> Limit:
         self.check(spec)
         return Limit(1)
 
@@ -27,13 +27,13 @@ class DebugCluster(Cluster):
 
     def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
         """Run the works; an error of one of them is raised, and those after it do not run."""
-        pid, details = os.getpid(), this_machine.details_of(os.getpid())
+        pid = os.getpid()
+        details = this_machine.details_of(pid)
         ids = [str(pid)] if len(works) == 1 else [f"{pid}_{number}" for number in range(len(works))]
         jobs = [JobRef(cluster=self.name, job_id=job_id, logs=str(spec.logs), details=details) for job_id in ids]
         note(jobs)
-        with this_machine.environment(spec.env):
-            for job, work in zip(jobs, works, strict=True):
-                work(InJob(cluster=self, ref=job, node=details["host"], in_process=True))
+        for job, work in zip(jobs, works, strict=True):
+            work(InJob(cluster=self, ref=job, node=details["host"], in_process=True))
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
         return Survey({job.job_id: _seen(job) for job in jobs})

@@ -99,10 +99,18 @@ def store(logs: Path, call: Callable[[], Any], timeout_min: int | None) -> Path:
     delayed = DelayedSubmission(call)
     # The second number is how often submitit would requeue a job, which ours do themselves.
     delayed.set_timeout(timeout_min, 3)  # type: ignore[arg-type]
-    file = logs / f"{secrets.token_hex(16)}.pkl"
+    return write_new(logs / f"{secrets.token_hex(16)}.pkl", cloudpickle.dumps(delayed))
+
+
+def write_new(file: Path, content: bytes) -> Path:
+    """Write a file that does not exist yet, and that only this user may read or write; returns it.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
+    """
     try:
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
-            stream.write(cloudpickle.dumps(delayed))
+            stream.write(content)
     except BaseException:
         file.unlink(missing_ok=True)
         raise

@@ -19,12 +19,13 @@ from typing import Any, ClassVar
 from cld_core.codec import whole
 from cld_core.rendezvous import Place
 from cld_core.run.events import JobRef
+from cld_core.sanitize import one_line
 from cld_core.stop import StopFlag
 
 from . import entry, job_logs, this_machine
 from .base import After, Cluster, InJob, JobSpec, Limit, SchedulerRefused, Seen, Survey, Work
 
-# The number of a task of one process among those that share the GPUs, and how many those are.
+# How many tasks of one process run at the same time, and share the cores of this machine.
 _SHARE = "CLDCTL_LOCAL_SHARE"
 # submitit wants a number of minutes.
 _FOREVER_MIN = 10 * 365 * 24 * 60
@@ -38,16 +39,15 @@ class LocalJob(InJob):
     def place(self) -> Place:
         # A file rather than a port: nothing else on this machine can be using it.
         place = entry.place(f"file://{Path(self.ref.logs) / f'.meeting_{self.ref.job_id}'}")
-        number, tasks = map(int, os.environ[_SHARE].split("/"))
-        return place if tasks == 1 else replace(place, local_rank=number, local_world_size=tasks)
+        return replace(place, local_world_size=place.local_world_size * int(os.environ.get(_SHARE, "1")))
 
 
 class LocalCluster(Cluster):
     name: ClassVar[str] = "local"
 
-    def limit(self, spec: JobSpec) -> Limit:
+    def most_tasks(self, spec: JobSpec) -> Limit:
         self.check(spec)
-        # As many tasks as GPUs: they must not be shown more of them than the recipe asks for.
+        # As many tasks as GPUs: together they must not use more of them than the recipe asks for.
         return Limit(min(spec.size.ranks_per_node, spec.size.gpus_per_node or spec.size.ranks_per_node))
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
@@ -61,13 +61,14 @@ class LocalCluster(Cluster):
 
     def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
         self.check(spec, len(works))
-        at_once = spec.parallel or len(works)
+        at_once = min(spec.parallel or len(works), len(works))
         others = self._controllers_of(spec.after)
         jobs: list[JobRef] = []
         with job_logs.refusals(spec.logs):
             try:
                 for number, work in enumerate(works):
-                    before = (_controller_of(jobs[number - at_once]),) if number >= at_once else ()
+                    # All of them: one that is cancelled while it waits ends before those that it waited for.
+                    before = map(_controller_of, jobs[number % at_once :: at_once])
                     start = _Start((work,), (*others, *before), spec.size.time_min, spec.notice_s)
                     jobs.append(_started(spec, start, number, at_once))
             except BaseException:
@@ -77,28 +78,33 @@ class LocalCluster(Cluster):
         note(jobs)
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
-        ranks = _Ranks()
-        return Survey({job.job_id: _seen(job, ranks) for job in jobs})
+        ranks = _ranks()
+        return Survey({job.job_id: _seen(job, has_ranks=_key(job) in ranks) for job in jobs})
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
             this_machine.require_ours(this_machine.find(job.details))
+        # A signal that comes while the processes are being started would be lost.
+        deadline = time.monotonic() + _STARTING_S
         for job in jobs:
-            # A signal that comes while the processes are being started would be lost.
-            deadline = time.monotonic() + _STARTING_S
             while this_machine.find(job.details) and not _has_begun(job) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            for process in _Ranks().of(job):
+        ranks = _ranks()
+        for job in jobs:
+            # A controller passes the signal on to processes that cannot be seen.
+            for process in ranks.get(_key(job)) or [this_machine.find(job.details)]:
                 this_machine.send(process, signal.SIGTERM)
 
     def kill(self, jobs: Collection[JobRef]) -> None:
+        ranks = _ranks()
         for job in jobs:
-            for process in [*_Ranks().of(job), this_machine.find(job.details)]:
+            for process in [*ranks.get(_key(job), ()), this_machine.find(job.details)]:
                 this_machine.send(process, signal.SIGKILL, family=True)
 
     def current_job(self, logs: Path | None = None) -> InJob:
         job_id = os.environ["SUBMITIT_LOCAL_JOB_ID"]
-        details, folder = this_machine.details_of(int(job_id)), str(logs or os.environ["SUBMITIT_FOLDER"])
+        details = this_machine.details_of(int(job_id))
+        folder = str(logs or os.environ["SUBMITIT_FOLDER"])
         ref = JobRef(cluster=self.name, job_id=job_id, logs=folder, details=details)
         return LocalJob(cluster=self, ref=ref, node=details["host"])
 
@@ -186,7 +192,8 @@ def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
 
     ranks = spec.size.ranks_per_node
     shared_by = at_once if ranks == 1 else 1
-    env = {**this_machine.path_from(spec.code), **spec.env, _SHARE: f"{number % shared_by}/{shared_by}"}
+    first_gpu = number % shared_by * spec.size.gpus_per_node
+    env = {**this_machine.path_from(spec.code), _SHARE: str(shared_by)}
     job_logs.prepare(spec.logs)
     pickled = job_logs.store(spec.logs, start, _FOREVER_MIN)
     try:
@@ -195,7 +202,7 @@ def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
                 spec.logs,
                 entry.command(entry.python_command(), spec.logs),
                 tasks_per_node=ranks,
-                cuda_devices=",".join(map(str, range(spec.size.gpus_per_node * shared_by))),
+                cuda_devices=_gpus(first_gpu, spec.size.gpus_per_node),
                 timeout_min=_FOREVER_MIN,
             )
     except BaseException:
@@ -210,51 +217,47 @@ def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
     return JobRef(cluster=LocalCluster.name, job_id=str(controller.pid), logs=str(spec.logs), details=details)
 
 
-class _Ranks:
-    """The processes of local jobs that are alive at this moment, also those whose controller was killed."""
-
-    def __init__(self) -> None:
-        import psutil
-
-        # By log folder and controller, which is None if this user may not read the environment.
-        self._processes: list[tuple[str, str | None, Any]] = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                command = process.cmdline()
-                if entry.MODULE in command:
-                    self._processes.append((command[-1], _controller_id(process), process))
-
-    def of(self, job: JobRef) -> list[Any]:
-        """The processes to signal for a task: its own, or its controller if no environment can be read."""
-        logs, pid = str(Path(job.logs).absolute()), str(job.details.get("pid"))
-        here = [rank for rank in self._processes if rank[0] == logs]
-        mine = [process for _, job_id, process in here if job_id == pid]
-        controller = this_machine.find(job.details)
-        if mine or controller is None or all(job_id is not None for _, job_id, _ in here):
-            return mine
-        return [controller]
+def _gpus(first: int, count: int) -> str:
+    """The GPUs of a task for CUDA_VISIBLE_DEVICES: some of those that this process may use, if it says which."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if len(names) < first + count or "" in names:
+        names = [str(number) for number in range(first + count)]
+    return ",".join(names[first : first + count])
 
 
-def _controller_id(process: Any) -> str | None:
+def _ranks() -> Mapping[tuple[str, str], list[Any]]:
+    """The processes of local jobs that are alive at this moment, also those whose controller was killed.
+
+    By log folder and controller. Those whose environment cannot be read, such as other users', are left out.
+    """
     import psutil
 
-    try:
-        return str(process.environ().get("SUBMITIT_LOCAL_JOB_ID", ""))
-    except psutil.AccessDenied:
-        return None
+    found: dict[tuple[str, str], list[Any]] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = process.cmdline()
+            if entry.MODULE in command:
+                controller = process.environ().get("SUBMITIT_LOCAL_JOB_ID", "")
+                found.setdefault((command[-1], controller), []).append(process)
+    return found
 
 
-def _seen(job: JobRef, ranks: _Ranks) -> Seen:
+def _key(job: JobRef) -> tuple[str, str]:
+    """Of a job's processes among `_ranks`."""
+    return str(Path(job.logs).absolute()), str(job.details.get("pid"))
+
+
+def _seen(job: JobRef, *, has_ranks: bool) -> Seen:
     host = str(job.details.get("host", ""))
     if not this_machine.is_here(job.details):
         return Seen("unknown", node=host, reason=f"started on {host}")
-    if not ranks.of(job) and this_machine.find(job.details) is None:
+    if not has_ranks and this_machine.find(job.details) is None:
         return Seen("gone", node=host)
     others = job.details.get("waits_for", ())
     known = [other for other in others if isinstance(other, dict)] if isinstance(others, tuple | list) else []
     waits_for = [str(other["pid"]) for other in known if this_machine.find(other) is not None]
     if waits_for:
-        return Seen("pending", node=host, reason=f"waits for job {', '.join(waits_for)}")
+        return Seen("pending", node=host, reason=f"waits for job {one_line(', '.join(waits_for), 60)}")
     return Seen("running", node=host)
 
 

@@ -195,20 +195,14 @@ def detached_children(env: Mapping[str, str]) -> Iterator[None]:
             after.callback(os.close, kept)
             os.dup2(nowhere, descriptor)
             after.callback(os.dup2, kept, descriptor)
-        with environment({**safe_path(), **env, **SAFE_PATH}):
-            yield
-
-
-@contextlib.contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables in this block."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
+        for name, value in {**safe_path(), **env, **SAFE_PATH}.items():
+            after.callback(_set_variable, name, os.environ.get(name))
+            os.environ[name] = value
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value

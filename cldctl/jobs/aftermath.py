@@ -121,7 +121,8 @@ def missing_event(history: History, job: InJob, code: int, *, hung: bool, step: 
         hung: whether the watchdog ended it.
         step: the last step that it reported.
     """
-    job_id, restart, last = job.ref.job_id, job.restart, history.last
+    job_id, restart = job.ref.job_id, job.restart
+    last = history.last
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
         return None  # It never began: a wrong recipe or environment.
@@ -144,7 +145,8 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
         OSError: nothing can be read.
     """
     readable(run.recipe_file)
-    offset, start = log_offset(run), (job.ref.job_id, job.restart)
+    offset = log_offset(run)
+    start = job.ref.job_id, job.restart
     if not any(event.start == start for event in run.ledger.full_history().unfit):
         found = failures.unfit_by_log(job, offset, code)
         for event in found:
@@ -174,7 +176,8 @@ def _is_time_limit(job: InJob, offset: int) -> bool:
 
 def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
     """Note how a start ended that could not do so itself, and which rank failed first, if only the launcher knows."""
-    ledger, start = run.ledger, (job.ref.job_id, job.restart)
+    ledger = run.ledger
+    start = job.ref.job_id, job.restart
     if any(attempt.job_id == job.ref.job_id for attempt in ledger.full_history().attempts):
         explain_previous(run, job)
     # The watchdog (faulthandler) ended rank 0 in this attempt, and left the stacks in its log.
@@ -183,7 +186,8 @@ def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
     event = missing_event(ledger.full_history(), job, code, hung=hung, step=step)
     if event is not None:
         ledger.note(event, within_s=_NOTE_WITHIN_S)
-    trained, history = not isinstance(event, Failed), ledger.full_history()
+    trained = not isinstance(event, Failed)
+    history = ledger.full_history()
     known = any(it.kind == "rank" and it.start == start for it in history.failures)
     if known or (trained and (history.last is None or history.last.cause not in CRASHES)):
         return
@@ -196,17 +200,18 @@ def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
 def _follow(run: RunFolder, job: InJob, told_to_end: Callable[[], bool]) -> None:
     """Do what is decided about a training job that ended badly."""
     train = run.recipe(within_s=READ_WITHIN_S).train
-    decision = after_bad_end(run.ledger.full_history(), job, train.max_retries, train.max_crashes_a_day)
+    history = run.ledger.full_history()
+    decision = after_bad_end(history, job, train.max_retries, train.max_crashes_a_day)
     if isinstance(decision, GivenUp):
-        _give_up(run.name, run.ledger, decision)
+        is_bug = decision.reason == history.bug
+        _give_up(run.name, run.ledger, decision, "a fault in code or recipe" if is_bug else "the budget is spent")
         successor.withdraw(run, job)
     if isinstance(decision, Retry):
         failures.announce(run.name, decision.why, decision.delay_s)
         go_on(run, job, decision.cause, delay_s=decision.delay_s, told_to_end=told_to_end)
 
 
-def _give_up(name: str, ledger: Ledger, event: GivenUp) -> None:
-    why = "a fault in code or recipe" if event.reason == ledger.full_history().bug else "the budget is spent"
+def _give_up(name: str, ledger: Ledger, event: GivenUp, why: str = "the budget is spent") -> None:
     # Slurm ends a batch script soon after the limit that came during the setup.
     ledger.note(event, within_s=_IN_SETUP_WITHIN_S if event.never_began else _NOTE_WITHIN_S)
     print(f"{name}: {event.reason}; {why}: not started again", file=sys.stderr, flush=True)
@@ -251,7 +256,9 @@ def after_blindness(name: str, job: InJob, code: int, error: OSError, told_to_en
 
 
 def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
-    kind, folder, logs, code = arguments[0], Path(arguments[1]), Path(arguments[2]), int(arguments[4])
+    kind, logs = arguments[0], Path(arguments[2])
+    folder = Path(arguments[1])
+    code = int(arguments[4])
     if code == 0:
         return 0
     cluster: Cluster = resolve(arguments[3])()

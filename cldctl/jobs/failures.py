@@ -37,7 +37,6 @@ _MAX_REASON = 500  # characters
 _NOTE_WITHIN_S = 5.0
 # Errors that all ranks meet at the same moment, or that say nothing about the machine.
 _SHARED = (LeaseHeldError, LeaseLostError, NonFiniteError, NotFoundError, SaveError, UsageError)
-_BY_ITSELF = "Exited with exit code"
 _HANGING = "Killed"
 # In the line with which an aftermath announces the next start.
 AGAIN = "; again in "
@@ -87,8 +86,9 @@ def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
     if not tasks and code != UNFIT:
         return []
     reason = "its ranks could not write down which health check failed; see cldctl logs"
-    found = [_failure("unfit", job, task.rank, task.node, reason, "folder") for task in tasks[:1]]
-    return found or [_failure("unfit", job, 0, "", reason, "unknown")]
+    if tasks:
+        return [_failure("unfit", job, tasks[0].rank, tasks[0].node, reason, "folder")]
+    return [_failure("unfit", job, 0, "", reason, "unknown")]
 
 
 def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed | None:
@@ -100,7 +100,7 @@ def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed
         trained: whether the start came so far; before, the first rank that ends is to blame.
     """
     tasks = job.cluster.ended_tasks(_of_this_start(job, offset))
-    by_signal = [task for task in tasks if not task.how.startswith(_BY_ITSELF)]
+    by_signal = [task for task in tasks if task.code is None]
     if hung:
         stuck = [task for task in by_signal if task.how.startswith(_HANGING)]
         chosen = stuck if len({task.node for task in stuck}) == 1 else []

@@ -93,9 +93,14 @@ def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Content]:
     Args:
         is_over: whether jobs that were cancelled are known to be gone, although they did not say so.
     """
-    history, found, replaced, place = History(), list[Content](), None, -1
+    history = History()
+    found: list[Content] = []
+    # What the last change was before a decision became part of it.
+    replaced = None
+    place = -1
     for place, event in enumerate(ledger):
-        verdict, before = history.verdict, history.newest
+        verdict = history.verdict
+        before = history.newest
         history.take(event)
         now = {"place": place, "time": event.time, "state": history.state}
         last = found[-1] if found else {"state": "RUNNING", "attempt": None}
@@ -112,7 +117,8 @@ def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Content]:
             follows = is_of_end and last["job_id"] == change["job_id"]
             if follows and isinstance(event, DECISIONS) and not getattr(event, "never_began", False):
                 why = {"cause": last["cause"] or change["cause"], "reason": change["reason"] or last["reason"]}
-                found[-1], replaced = {**last, **now, **why}, last
+                found[-1] = {**last, **now, **why}
+                replaced = last
             else:
                 found.append({**change, **now})
                 replaced = None
@@ -130,11 +136,13 @@ def _change(history: History, event: Event, before: Attempt | None) -> Content:
     Args:
         before: the newest attempt before it.
     """
-    newest, job_id = history.newest, getattr(event, "job_id", None)
-    cause, reason, step = getattr(event, "cause", None), getattr(event, "reason", None), getattr(event, "step", None)
+    newest = history.newest
+    job_id, step = getattr(event, "job_id", None), getattr(event, "step", None)
+    cause, reason = getattr(event, "cause", None), getattr(event, "reason", None)
     match event:
         case events.Started():
-            cause, reason = before.cause if before is not None else None, event.warning
+            cause = before.cause if before is not None else None
+            reason = event.warning
         case events.Ended() if newest is not None:
             cause, reason, job_id = newest.cause, event.detail, newest.job_id
         case events.Failed():
@@ -267,10 +275,10 @@ def call(
 
 def variables(content: dict[str, Any]) -> dict[str, str]:
     """What a hook finds in its environment; empty for what is not known."""
+    known = {name: str(value) for name, value in content.items() if value is not None}
     names = ("run", "state", "cause", "reason", "step", "steps", "attempt", "job_id", "host", "link", "text")
-    values = {name: content.get(name) for name in (*names, "what", "evaluation")}
-    texts = {f"CLDCTL_{name.upper()}": "" if value is None else str(value) for name, value in values.items()}
-    return texts | {"CLDCTL_RUN_PATH": str(content["path"])}
+    texts = {f"CLDCTL_{name.upper()}": known.get(name, "") for name in (*names, "what", "evaluation")}
+    return texts | {"CLDCTL_RUN_PATH": known["path"]}
 
 
 def sentence(content: dict[str, Any]) -> str:
@@ -287,9 +295,9 @@ def sentence(content: dict[str, Any]) -> str:
 def _log(logs: Path, text: str) -> None:
     """Append to the log of the hook, and keep that short."""
     with contextlib.suppress(OSError):
-        file, text = logs / LOG, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
+        file = logs / LOG
         before = read_bytes(file).decode(errors="replace") if os.path.lexists(file) else ""
-        write_text(file, (before + text)[-_MOST_LOG:])
+        write_text(file, f"{before}{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"[-_MOST_LOG:])
 
 
 if __name__ == "__main__":

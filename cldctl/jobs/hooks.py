@@ -74,9 +74,7 @@ def _store(logs: Path, content: bytes | None) -> None:
     job_logs.prepare(logs)
     draft = logs / f".{SETTINGS}.{os.getpid()}.tmp"
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
-        stream.write(content)
-    draft.replace(file)
+    job_logs.write_new(draft, content).replace(file)
 
 
 def allowed(logs: Path) -> HooksSpec | None:

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cld_core.codec import RecordError, read_record, to_plain
 from cld_core.config import Recipe
@@ -48,7 +47,9 @@ def training(
     """
     of = runs[0] if group is None else group
     logs = job_logs.folder_for(of.logs)
-    kind, folder = ("training", runs[0].path) if group is None else ("trainings", _listed_in(logs, runs))
+    kind, folder = "training", runs[0].path
+    if group is not None:
+        kind, folder = "trainings", logs / f"runs-{digest([str(run.path) for run in runs])[:8]}.json"
     spec = JobSpec(
         name=of.name,
         logs=logs,
@@ -63,10 +64,6 @@ def training(
     return failures.for_submission(failures_in(*(run.ledger for run in runs)), cluster, spec)
 
 
-def _listed_in(logs: Path, runs: Sequence[RunFolder]) -> Path:
-    return logs / f"runs-{digest([str(run.path) for run in runs])[:8]}.json"
-
-
 def list_runs(spec: JobSpec, runs: Sequence[RunFolder]) -> None:
     """Write which run each task of an array trains: its batch script, and so its aftermath, is the same for all.
 
@@ -75,7 +72,8 @@ def list_runs(spec: JobSpec, runs: Sequence[RunFolder]) -> None:
         OSError: it cannot be written.
     """
     job_logs.prepare(spec.logs)
-    write_json(_listed_in(spec.logs, runs), to_plain(_Listed(tuple(str(run.path) for run in runs))))
+    _, _, listed, *_ = spec.aftermath
+    write_json(Path(listed), to_plain(_Listed(tuple(str(run.path) for run in runs))))
 
 
 def listed_run(listed: Path, task: int) -> Path | None:
@@ -156,7 +154,7 @@ def slowest_saves(runs: Iterable[RunFolder]) -> list[float]:
     return [seconds for run in runs if (seconds := slowest_save_s(run)) is not None]
 
 
-def measured_saves(runs: Iterable[RunFolder]) -> dict[str, Any]:
-    """What `DoctorOptions` says about the saves of all runs, by which `cldctl doctor` judges a cluster."""
+def measured_saves(runs: Iterable[RunFolder]) -> tuple[float | None, int]:
+    """Seconds of the slowest save of all runs, None before the first, and of the notice that follows from it."""
     saves = slowest_saves(runs)
-    return {"slowest_save_s": max(saves, default=None), "notice_s": notice_s(saves, ClusterSpec())}
+    return max(saves, default=None), notice_s(saves, ClusterSpec())

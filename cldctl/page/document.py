@@ -209,8 +209,10 @@ def gallery(run: RunFolder, *, follow: bool, most: int = _NEWEST) -> list[Markup
         content = png(file)
         # Evaluations of one sampler draw the same.
         found.setdefault(content or file, _picture(run, file, content))
-    more = len(inside) - most
-    return [*found.values(), *([text(f"{more} older ones are in the folder of the run.")] if more > 0 else [])]
+    shown = list(found.values())
+    if (more := len(inside) - most) > 0:
+        shown.append(text(f"{more} older ones are in the folder of the run."))
+    return shown
 
 
 def png(file: Path) -> bytes:

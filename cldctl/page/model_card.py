@@ -188,6 +188,7 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
         recipe=recipe,
         model=model,
         files=files,
+        sampler=", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items()),
         license=license_,
         parameters=sum(parameter.numel() for parameter in model.net.parameters()),
         diffusion=diffusion,

@@ -171,7 +171,8 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
         bar = Markup('<progress max="{}" value="{}" aria-label="steps done"></progress>')
         yield bar.format(row.steps, min(row.step, row.steps))
     if row.state in _FAILED and (failed := found.failed) is not None:
-        who, reason = failed_first(failed), f": {one_line(failed.reason, 300)}" if failed.reason else "."
+        who = failed_first(failed)
+        reason = f": {one_line(failed.reason, 300)}" if failed.reason else "."
         yield text(f"{who[0].upper()}{who[1:]}{reason}", "red")
         if failed.file is not None and is_inside(run, failed.file.parent, follow=follow):
             yield part("folded", summary="Last output", content="\n".join(failed.lines[-_LAST_LINES:]))
@@ -181,9 +182,9 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
     there = ("report ", "sample ") if has_samples else ("report ",)
     following = [code(command(words, run)) for words in found.next if not words.startswith(there)]
     if following or found.do:
-        yield text(Markup(" ").join(["Next:", *([found.do] if found.do else []), *following]))
+        yield text(Markup(" ").join(filter(None, ["Next:", found.do, *following])))
     yield text(row.note or "", "note")
-    for warning in (*found.changed, *found.problems):
+    for warning in (*row.changes, *row.problems):
         yield text(warning, "warning")
 
 
@@ -221,7 +222,8 @@ def _time_line(found: Why) -> Markup:
     """The attempts against time, coloured by the state in which they left the run."""
     stretches = found.stretches
     begin, last = min(it.began - it.waited_s for it in stretches), max(it.until for it in stretches)
-    share, bars, legend = 100 / max(last - begin, 1e-3), [], {}
+    share = 100 / max(last - begin, 1e-3)
+    bars, legend = [], {}
     for it, state, end in found.ends:
         attempt = it.attempt
         steps = f"attempt {attempt.attempt}, steps {count(attempt.first_step)} to {count(attempt.last_step)}"
@@ -256,7 +258,7 @@ def _remarks(row: RunStatus) -> Iterator[Markup]:
     about: dict[str, list[str]] = {}
     for entry in row.evals:
         state = f"{entry['state'].lower()}, {entry['shards_done']} of {entry['shards']} shards"
-        for remark in [*([state] if entry["state"] != "FINISHED" else []), *entry["remarks"]]:
+        for remark in entry["remarks"] if entry["state"] == "FINISHED" else [state, *entry["remarks"]]:
             about.setdefault(remark, []).append(entry["id"])
     for remark, names in about.items():
         yield text(f"{', '.join(names) if len(names) <= 3 else f'{len(names)} evaluations'}: {remark}")
@@ -362,7 +364,8 @@ def software(run: RunFolder, attempts: Sequence[Attempt]) -> dict[str, str]:
 
 def _facts(run: RunFolder, found: Why) -> Markup:
     """Versions, code and machines, in words."""
-    row, attempts = found.row, found.history.attempts if found.row.is_readable else ()
+    row = found.row
+    attempts = found.history.attempts if row.is_readable else ()
     last = attempts[-1] if attempts else None
     facts = {
         "recipe": row.recipe,

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,8 @@ from .state import OVER
 from .status import RunStatus, status_or_reason
 from .survey import Answers
 
-# What a row is made of. A finished evaluation or tuning does not change; asking for more of it changes `evals` or
-# `tuned`. With others that are not finished, a run is read each time.
+# What a row is made of, beside the work that has stopped. A finished evaluation or tuning does not change; asking for
+# more of it changes `evals` or `tuned`.
 _FILES = ("run.json", "attempts.jsonl", "progress.json", "checkpoints", "evals", "tuned")
 # What has changed less than so many seconds before it was read may change again without another time. A job that is
 # gone, though nothing says that it has ended for good, may be about to return to the queue, or be put there by hand.
@@ -44,10 +44,10 @@ _LINK = -1
 T = TypeVar("T")
 R = TypeVar("R")
 _THREADS = 64
-# A row that other code has made is not used: these packages make them.
-_MADE_BY = {cld_core: ("evaluate", "run", "tune"), cldctl: ("jobs", "runs")}
-# Inode, size and time of the last change of each of `_FILES`; None for those that are not there.
-Files = Sequence[Sequence[int] | None]
+# A row that other code has made is not used: the modules in these folders make them.
+_MADE_BY = {cld_core: ("", "run"), cldctl: ("jobs", "runs")}
+# Inode, size and time of the last change of each file; None for those that are not there.
+Files = Mapping[str, Sequence[int] | None]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class _Read:
 
     run: RunFolder
     time: float
-    files: Files
+    files: dict[str, Sequence[int] | None]
     works: Sequence[Work] | None
     jobs: tuple[tuple[JobRef, bool], ...]
 
@@ -135,14 +135,15 @@ class Index:
                 return entry.row["created"] or 0.0, name
             return (run.identity().get("created", 0.0), name) if run.exists else None
 
-        ages = filter(None, side_by_side(age, list(_folders(self.root).items())))
-        return next((RunFolder(self.root / name) for _, name in sorted(ages, reverse=True)), None)
+        ages = side_by_side(age, list(_folders(self.root).items()))
+        last = max(filter(None, ages), default=None)
+        return None if last is None else RunFolder(self.root / last[1])
 
     def _forget_changed(self, folders: Mapping[str, int]) -> None:
         """Forget runs that are gone, were replaced, or whose files have changed."""
         there = [(name, entry) for name, entry in self._entries.items() if folders.get(name) == entry.inode]
         root = str(self.root)
-        same = side_by_side(lambda it: files_of(f"{root}/{it[0]}") == it[1].files, there)
+        same = side_by_side(lambda it: files_of(f"{root}/{it[0]}", it[1].files) == it[1].files, there)
         self._entries = dict(it for it, is_same in zip(there, same, strict=True) if is_same)
 
 
@@ -169,7 +170,7 @@ def _read(run: RunFolder) -> _Read | str | None:
     if not run.exists:
         return None
     # First, so that a row is never older than what is remembered of its files.
-    now, files = time.time(), files_of(str(run.path))
+    now, files = time.time(), files_of(str(run.path), _FILES)
     try:
         works = works_of(run)
         return _Read(run, now, files, works, tuple(survey.jobs_of(run, works)))
@@ -180,28 +181,31 @@ def _read(run: RunFolder) -> _Read | str | None:
 def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | None]:
     """The row of a run, and what to remember of it; None if the row may change without its files."""
     run, row = read.run, status_or_reason(read.run, answers, read.works)
-    is_done = all(work["state"] == "FINISHED" for work in (*row.evals, *row.tunings))
-    is_over = row.is_readable and row.state in OVER and is_done
+    is_over = row.is_readable and row.state in OVER and not row.is_evaluating
     is_known = read.works is not None and not answers.is_stale(row.cluster) and inode != _LINK and is_name(run.name)
     if not (is_over and is_known) or any(answers.may_live(*job) for job in read.jobs):
         return row, None
+    stopped = [f"evals/{it['id']}" for it in row.evals if it["state"] != "FINISHED"]
+    stopped += [f"tuned/{it['id']}" for it in row.tunings if it["state"] != "FINISHED"]
+    # Read after the row, but what has changed since is not quiet.
+    files = read.files | files_of(str(run.path), [f"{it}{file}" for it in stopped for file in ("", "/jobs.jsonl")])
     # Nothing of a finished run goes on by itself, whatever its cluster does.
-    least_s = QUIET_S if row.state == "FINISHED" else UNSURE_S
-    is_quiet = max(it[2] for it in read.files if it) < (read.time - least_s) * 1e9
+    least_s = UNSURE_S if stopped or row.state != "FINISHED" else QUIET_S
+    is_quiet = max(it[2] for it in files.values() if it) < (read.time - least_s) * 1e9
     if not is_quiet or seems_alive(run.leases) or locks.is_locked(run.path):
         return row, None
-    return row, Entry(inode, read.files, {name: value for name, value in row.to_dict().items() if name != "path"})
+    return row, Entry(inode, files, {name: value for name, value in row.to_dict().items() if name != "path"})
 
 
-def files_of(folder: str) -> Files:
-    """How the files of a run are now."""
-    found: list[Sequence[int] | None] = []
-    for name in _FILES:
+def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
+    """How files of a run are now."""
+    found: dict[str, Sequence[int] | None] = {}
+    for name in names:
         try:
             status = os.stat(f"{folder}/{name}")
-            found.append([status.st_ino, status.st_size, status.st_mtime_ns])
+            found[name] = [status.st_ino, status.st_size, status.st_mtime_ns]
         except OSError:
-            found.append(None)
+            found[name] = None
     return found
 
 
@@ -209,9 +213,14 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """The results for all items, in their order; of many, several are worked on at the same time: disks may be slow."""
     size = 1 + len(items) // _THREADS
     parts = [items[begin : begin + size] for begin in range(0, len(items), size)]
+    ended: list[bool] = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda part: [function(item) for item in part], parts)
-        return [*itertools.chain.from_iterable(found)]
+        found = pool.map(lambda part: [function(item) for item in part if not ended], parts)
+        try:
+            return [*itertools.chain.from_iterable(found)]
+        except BaseException:  # After Ctrl-C, nobody waits for the rest.
+            ended.append(True)
+            raise
 
 
 def _file_for(root: Path) -> Path | None:
@@ -229,10 +238,8 @@ def _load(file: Path) -> dict[str, Entry]:
         with opened(file) as stream:
             if problem_of(os.fstat(stream.fileno())) is not None:
                 return {}
-            header, _, content = stream.read(MAX_BYTES).partition(b"\n")
-        if header.decode() != _header(content):
-            return {}
-        return {name: Entry(*entry) for name, entry in json.loads(content).items()}
+            code, entries = json.loads(stream.read(MAX_BYTES))
+        return {name: Entry(*entry) for name, entry in entries.items()} if code == _code() else {}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -240,14 +247,9 @@ def _load(file: Path) -> dict[str, Entry]:
 def _save(file: Path, entries: Mapping[str, Entry]) -> None:
     """Replace a file. That it cannot be written harms nobody."""
     plain = {name: [it.inode, it.files, it.row] for name, it in entries.items()}
-    content = json.dumps(plain, separators=(",", ":")).encode()
+    content = json.dumps([_code(), plain], separators=(",", ":"))
     with contextlib.suppress(OSError), replacing(file) as stream:
-        stream.write(_header(content).encode() + b"\n" + content)
-
-
-def _header(content: bytes) -> str:
-    """The first line: what the rest is, and by which code."""
-    return f"cldctl index {_code()} {hashlib.sha256(content).hexdigest()}"
+        stream.write(content.encode())
 
 
 @functools.cache

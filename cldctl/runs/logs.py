@@ -19,7 +19,7 @@ from cld_core.run.events import Failed, JobRef, TurnedAway, fate_of
 from cld_core.run.folder import is_name
 from cld_core.run.groups import GROUPS
 from cld_core.run.history import Attempt, History
-from cld_core.run.lease import seems_alive
+from cld_core.run.lease import newest
 from cld_core.sanitize import printable
 from cldctl import clusters
 from cldctl.clusters import job_logs
@@ -56,13 +56,13 @@ class Part:
     """The bytes of a file from ``begin`` to ``end``; None for as far as it grows.
 
     Attributes:
-        is_uncut: nobody knows where the attempts begin: it may hold several.
+        whole: why it is not cut, if it should be.
     """
 
     file: Path
     begin: int = 0
     end: int | None = None
-    is_uncut: bool = False
+    whole: str | None = None
 
     @property
     def is_errors(self) -> bool:
@@ -122,6 +122,8 @@ class Log:
     Attributes:
         restart: the start of the job whose output is meant; None for all of them.
         is_newest: no later start appends to the same log.
+        attempt: whose output is meant; None for the whole job.
+        evaluation: that the job computes, or a tuning; None if it trains.
     """
 
     job: JobRef
@@ -130,6 +132,8 @@ class Log:
     restart: int | None = None
     is_newest: bool = True
     run: RunFolder | None = None
+    attempt: int | None = None
+    evaluation: str | None = None
 
     def files(self) -> list[Path]:
         """Output and errors; empty before the job has begun."""
@@ -196,7 +200,8 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
         of_start = {"restart": made[attempt].restart, "is_newest": attempt == history.attempts[-1].attempt}
     event = history.last_of.get(job.job_id)
     note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else None
-    return Log(replace(job, logs=str(job_logs.moved(run.logs, job.logs))), rank, note, run=run, **of_start)
+    job = replace(job, logs=str(job_logs.moved(run.logs, job.logs)))
+    return Log(job, rank, note, run=run, attempt=attempt, **of_start)
 
 
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:
@@ -225,14 +230,18 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
     # Those of a whole group are beside the runs.
     home = run.path if Path(job.logs).parent.parent.name == GROUPS else work.folder.parent / own
     there = job_logs.moved(home / "logs", job.logs)
-    return Log(replace(job, logs=str(there)), rank if shard is None else 0)
+    return Log(replace(job, logs=str(there)), rank if shard is None else 0, evaluation=name)
 
 
 def _is_over(run: RunFolder, job: JobRef) -> bool:
     """Whether a job of a run has trained to its end, or was cancelled, and writes nothing more into its folder."""
     last = run.ledger.history().last
-    has_ended = last is not None and last.job_id == job.job_id and last.cause in _FOR_GOOD
-    return has_ended and not seems_alive(run.leases)
+    if last is None or last.job_id != job.job_id or last.cause not in _FOR_GOOD:
+        return False
+    try:
+        return newest(run.leases)[1] is None
+    except OSError:
+        return False
 
 
 def cut(file: Path, restart: int) -> Part:
@@ -242,6 +251,8 @@ def cut(file: Path, restart: int) -> Part:
         OSError: the file cannot be read.
     """
     marks = _marks(file)
+    if marks is None:
+        return Part(file, whole="it is too large to be searched for the beginning of an attempt")
     here = [place for number, place in marks if number == restart]
     if here:
         first = 0 if not any(number < restart for number, _ in marks) else here[0]
@@ -249,15 +260,16 @@ def cut(file: Path, restart: int) -> Part:
         return Part(file, first, min(later, default=None))
     if restart == 0 and marks:
         return Part(file, 0, marks[0][1])
-    return Part(file, is_uncut=True)
+    return Part(file, whole="nothing in it says where attempts begin: it may hold several")
 
 
-def _marks(file: Path) -> list[tuple[int, int]]:
-    """The number of each start, and where its mark is; none if the file is too large to be searched."""
+def _marks(file: Path) -> list[tuple[int, int]] | None:
+    """The number of each start, and where its mark is; None if the file is too large to be searched."""
     found, carried, place = [], b"", 0
     with opened(file) as stream:
-        is_small = os.fstat(stream.fileno()).st_size <= _SEARCHED_BYTES
-        while is_small and (block := stream.read(2**20)):
+        if os.fstat(stream.fileno()).st_size > _SEARCHED_BYTES:
+            return None
+        while block := stream.read(2**20):
             text = carried + block
             # A mark may be cut in two: what follows the last line break is looked at again.
             whole = text.rfind(b"\n") + 1

@@ -30,8 +30,6 @@ from .survey import Answers
 
 # A run that is being removed, or whose removal was interrupted.
 _LEFT = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.[0-9a-f]{8}\.removed")
-# Seconds for which the answers of the clusters count: one question is enough for many runs.
-_ASKED_S = 30.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -91,7 +89,7 @@ def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
         CldError: something is alive, or that cannot be found out.
     """
     with locks.only_one(run.path, clusters.default() if run.is_damaged else cluster_choice.chosen(None, run)):
-        answers = survey.lately(run, _ASKED_S)
+        answers = survey.lately(run, survey.TO_LOOK_S)
         require_over(run, answers, otherwise)
         gone = {job.job_id for job, is_settled in _jobs(run) if not answers.may_live(job, is_settled)}
         try:

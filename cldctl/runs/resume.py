@@ -77,17 +77,15 @@ def with_profile(profile: str | None, overrides: Sequence[str]) -> tuple[str, ..
 
 def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
     """The runs under ``root`` that can be resumed and are not alive, and those that could not be judged or changed."""
-    rows = Index(root).look(max_age_s=survey.TO_LOOK_S).rows
-    runs = [RunFolder(row.path) for row in rows if row.state != "FINISHED"]
-    answers = survey.of_runs(runs)
+    look = Index(root).look()
     chosen, skipped = [], []
-    for run in runs:
-        row = status_or_reason(run, answers)
+    for row in look.rows:
+        run = RunFolder(row.path)
         if not row.is_readable:
             skipped.append(Skipped(run, f"{run.name}: {row.reason}"))
         elif row.state != "FINISHED":
             try:
-                _require_answers(run, answers)
+                _require_answers(run, look.answers)
                 if row.state in RESUMABLE:
                     require_may_change(run.path, "It was not resumed")
                     chosen.append(run)

@@ -51,7 +51,7 @@ def start(
     """
     works = {str(work.folder): work for work, _ in missing}
     wanted = [(str(work.folder), shards) for work, shards in missing]
-    limit = Limit(1) if together else cluster.limit(replace(spec, size=size))
+    limit = Limit(1) if together else cluster.most_tasks(replace(spec, size=size))
     shares, why = divided(wanted, limit.tasks), limit.why
     cluster.check(spec, len(shares))
     digest = _digest(spec.code, cluster)

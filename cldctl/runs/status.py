@@ -11,7 +11,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import History
-from cld_core.run.timeline import Stretch
+from cld_core.run.timeline import Stretch, stretches
 from cld_core.run.work import Work, works_of
 from cld_core.sanitize import one_line
 from cldctl.jobs import failures
@@ -153,7 +153,9 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     silence = _silence(progress, phase, _last_begun(history, progress)) if is_running else None
     goes_on = is_running and situation.phase != "suspended" and silence is None
     rate = progress.get("steps_per_s") if goes_on else None
-    attempts, used = usage.used_by(run, history, alive=is_running)
+    attempts = stretches(history, alive=is_running)
+    # Of a run without an attempt, it would read the recipe.
+    used = usage.used_by(run, history, attempts, alive=is_running) if attempts else None
     # A checkpoint may be later than the last report.
     step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0, *checkpoints[-1:])
     works = works_of(run) if works is None else works
@@ -190,7 +192,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         tunings=tunings,
         sweeps=_sweeps(run, evals),
         changes=changed_between(history),
-        usage=used.to_dict() if attempts else None,
+        usage=None if used is None else used.to_dict(),
         code=history.code,
     )
     stale = job is not None and answers.is_stale(job.cluster) and not _is_recorded(history, state, job)
@@ -214,7 +216,8 @@ def _silence(progress: ReportedProgress, phase: str | None, begun: float) -> str
     """
     if (heard := progress.get("time")) is None:
         return None
-    silent, least = time.time() - max(heard, begun), _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
+    silent = time.time() - max(heard, begun)
+    least = _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
     if silent < max(least, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
         return None
     return f"no report for {silent:.0f} s" if silent < 600 else f"no report for {silent / 60:.0f} min"
@@ -293,7 +296,8 @@ def work_state(work: Work, answers: Answers) -> str:
 
 def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
     """Whether a task has written since the clusters were asked: rows are added to a folder."""
-    times, moved_at = [when for when in asked if when is not None], work.moved_at()
+    times = [when for when in asked if when is not None]
+    moved_at = work.moved_at()
     return bool(times) and moved_at is not None and moved_at > max(times)
 
 
@@ -327,6 +331,16 @@ def why_stopped(
     return "stopped", f"its jobs have ended, with {complete}; see the logs, then re-run `{command}`"
 
 
+def _work_status(work: "Evaluation | Tuning", state: str, done: int, total: int, unit: str) -> dict[str, Any]:
+    """What evaluations and tunings have in common; ``done`` of the ``total`` pieces (``unit``) are complete."""
+    stopped = None
+    if state == "STOPPED":
+        stopped = why_stopped(work.ledger.history(), done, total, unit=unit, command=work.command)
+    cause, reason = stopped or (None, None)
+    about = {"id": work.name, "state": state, "cause": cause, "reason": reason}
+    return {**about, "checkpoint_step": work.request.checkpoint_step}
+
+
 def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     """State, rows and gain of one tuning.
 
@@ -336,21 +350,14 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     from cld_core.run.tunings import STAGES
 
     solution = work.solution
-    state = work_state(work, answers)
     done, total = work.rows_done()
-    stopped = why_stopped(work.ledger.history(), done, total, unit=work.unit, command=work.command)
-    cause, reason = (state == "STOPPED" and stopped) or (None, None)
     # Only what this version knows: a file of somebody else's may name anything.
     rms = {} if solution is None else {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
     kept = solution.kept if solution is not None and solution.kept in rms else None
     best, untuned = rms.get(kept or ""), rms.get("untuned")
     return {
-        "id": work.name,
+        **_work_status(work, work_state(work, answers), done, total, work.unit),
         "nfe": work.request.nfe,
-        "state": state,
-        "cause": cause,
-        "reason": reason,
-        "checkpoint_step": work.request.checkpoint_step,
         "rows_done": done,
         "rows": total,
         "kept": kept,
@@ -368,15 +375,11 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     request, report, history = work.request, work.report or {}, work.ledger.history()
     state = "FINISHED" if report else work_state(work, answers)
     done = request.shards - (0 if report else len(work.missing()))
-    cause, reason = (state == "STOPPED" and why_stopped(history, done, request.shards)) or (None, None)
-    told = [] if history.other_code is None else [history.other_code]
+    about = _work_status(work, state, done, request.shards, "shards")
+    unusual = [text for text in (history.other_code, about["reason"]) if text is not None]
     elbo = report.get("elbo") or {}
     return {
-        "id": work.name,
-        "state": state,
-        "cause": cause,
-        "reason": reason,
-        "checkpoint_step": request.checkpoint_step,
+        **about,
         "metrics": list(request.metrics),
         "shards_done": done,
         "shards": request.shards,
@@ -384,7 +387,7 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
         **{name: elbo.get(name) for name in ("bpd", "nll", "stderr", "true_entropy")},
         "settings": request.settings,
         "results": {key: {"value": it.value, "stderr": it.stderr, "n": it.n} for key, it in numbers(report).items()},
-        "remarks": [*remarks(report), *told, *([reason] if reason else [])],
+        "remarks": [*remarks(report), *unusual],
     }
 
 

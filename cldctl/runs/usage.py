@@ -69,16 +69,15 @@ class Usage:
         return {**asdict(self), "goodput": self.goodput}
 
 
-def used_by(run: RunFolder, history: History, *, alive: bool, since: float = 0.0) -> tuple[list[Stretch], Usage]:
-    """The attempts of a run with their times, oldest first, and what it has used after ``since``, seconds since 1970.
+def used_by(run: RunFolder, history: History, attempts: Sequence[Stretch], *, alive: bool, since: float = 0.0) -> Usage:
+    """What a run has used after ``since``, seconds since 1970.
 
     That is of its attempts, and of starts that ended before they trained.
 
     Args:
-        history: with the progress of the run (`History.with_progress`).
+        attempts: of the run, oldest first.
         alive: whether the newest attempt is training.
     """
-    attempts = stretches(history, alive=alive)
     in_vain = timeline.in_vain(history)
     # What a start in vain got, nobody recorded: as much as an attempt, or what the recipe asks for.
     is_unknown = any(it.attempt.ranks is None for it in attempts) or bool(in_vain and not attempts)
@@ -93,7 +92,7 @@ def used_by(run: RunFolder, history: History, *, alive: bool, since: float = 0.0
         lives = alive and stretch.attempt.cause is None and stretch.attempt is attempts[-1].attempt
         total += _of(stretch, before, size[unit], unit, lives, since)
         before = stretch.attempt
-    return attempts, total
+    return total
 
 
 def _devices(attempt: Attempt, asked: "ClusterSpec | None") -> dict[str, int]:
@@ -159,7 +158,8 @@ def usage_of(run: RunFolder, *, since: float = 0.0) -> Usage:
     history = run.ledger.history().with_progress(run.progress(), run.checkpoint_steps())
     last = history.last
     heard = (history.heard or last.started) if last is not None and last.cause is None else 0.0
-    return used_by(run, history, alive=time.time() - heard < SILENT_S, since=since)[1]
+    alive = time.time() - heard < SILENT_S
+    return used_by(run, history, stretches(history, alive=alive), alive=alive, since=since)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 import functools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from cld_core.run import RunFolder, code
 from cld_core.run.events import GivenUp, state_after
 from cld_core.run.history import History
-from cld_core.run.timeline import Stretch
+from cld_core.run.timeline import Stretch, stretches
 from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters.base import Held, Waiting
@@ -20,10 +20,9 @@ from .logs import FirstFailure, first_failure, last_failed
 from .state import OVER, RESUMABLE, WAITS
 from .status import RunStatus, damages, status_or_reason
 from .survey import Answers
-from .usage import Usage
 
 _Part = TypeVar("_Part")
-_ATTEMPT = ("attempt", "job_id", "restart", "started", "ended", "cause", "detail", "first_step", "last_step")
+_ATTEMPT = ("attempt", "job_id", "restart", "hosts", "started", "ended", "cause", "detail", "first_step", "last_step")
 # What happened, by the cause of the ledger.
 _ENDS = {
     "preempted": "was preempted",
@@ -46,14 +45,13 @@ class Why:
     """The answer; ``next`` are commands without "cldctl ", and ``do`` what somebody has to do first.
 
     Attributes:
+        row: its status, with what changed between the attempts, and what could not be read or asked.
         headline: state and reason in a sentence.
         history: its ledger; empty if that cannot be read.
         stretches: its attempts with their times, oldest first.
         failed: the rank that failed first, in the last attempt that failed.
         excluded: nodes that the job avoids.
-        changed: what changed between the attempts.
         waiting: why the job waits, if it does.
-        problems: what could not be read or asked.
     """
 
     row: RunStatus
@@ -62,10 +60,7 @@ class Why:
     stretches: Sequence[Stretch] = ()
     failed: FirstFailure | None = None
     excluded: tuple[str, ...] = ()
-    changed: list[str] = field(default_factory=list)
     waiting: Waiting | None = None
-    usage: Usage | None = None
-    problems: list[str] = field(default_factory=list)
     do: str | None = None
     next: list[str] = field(default_factory=list)
 
@@ -96,17 +91,17 @@ class Why:
             "attempts": self.attempts,
             "failed_first": None if failed is None else {**asdict(failed), "file": failed.file and str(failed.file)},
             "excluded": list(self.excluded),
-            "changed": self.changed,
+            "changed": row.changes,
             "waiting": None if self.waiting is None else asdict(self.waiting),
-            "usage": None if self.usage is None else self.usage.to_dict(),
-            "problems": self.problems,
+            "usage": row.usage,
+            "problems": row.problems,
             "do": self.do,
             "next": [f"cldctl {text}" for text in self.next],
         }
 
 
 def why(run: RunFolder) -> Why:
-    """Everything that explains the state of a run; whatever cannot be read is in `Why.problems`."""
+    """Everything that explains the state of a run; whatever cannot be read is among the problems of its row."""
     problems: list[str] = []
     answers = _tried(problems, "the scheduler", lambda: survey.of_runs([run], max_age_s=survey.TO_LOOK_S), Answers({}))
     problems += [answers.remark] if answers.remark else []
@@ -131,31 +126,30 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     if not row.is_readable:
         problems.append(row.reason or "its files cannot be read")
         if run.identity().get("format") is not None and run.format_problem() is not None:
-            return Why(row=row, headline="nothing is known about it", problems=problems)
+            return Why(row=replace(row, problems=problems), headline="nothing is known about it")
     tried = functools.partial(_tried, problems)
     progress, checkpoints = run.progress(), run.checkpoint_steps()
     history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress, checkpoints), History())
     damaged = damages(run)
     problems += damaged
-    nothing: tuple[list[Stretch], Usage | None] = [], None
-    attempts, used = tried("usage", lambda: usage.used_by(run, history, alive=row.state == "RUNNING"), nothing)
+    alive = row.state == "RUNNING"
+    attempts = tried("the attempts", lambda: stretches(history, alive=alive), list[Stretch]())
     waiting = tried("the job", lambda: _waiting(row, history, answers, asks=asks), None)
     failed_in = None if row.state == "FINISHED" else last_failed(history)
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
     do, following = _next(row, history, waiting, failed)
     if row.is_readable and row.state in OVER and any(run.recipe_file.name in problem for problem in damaged):
         do, following = _recipe_fix(run), [text for text in following if text.startswith(("logs ", "report "))]
+    used = tried("usage", lambda: usage.used_by(run, history, attempts, alive=alive).to_dict(), None)
+    changes = tried("the changes", lambda: changed_by_now(run, history), list[str]())
     return Why(
-        row=row,
+        row=replace(row, usage=used, changes=changes, problems=problems),
         headline=_headline(row, waiting),
         history=history,
         stretches=attempts,
         failed=failed,
         excluded=tried("the nodes", lambda: _excluded(run, history, row.job_id), ()),
-        changed=tried("the changes", lambda: changed_by_now(run, history), list[str]()),
         waiting=waiting,
-        usage=used,
-        problems=problems,
         do=do,
         next=following,
     )
@@ -164,9 +158,10 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
 def attempt_row(stretch: Stretch) -> dict[str, Any]:
     """One attempt: what it gained and lost, and how long it waited and ran."""
     attempt = stretch.attempt
+    row = {name: getattr(attempt, name) for name in _ATTEMPT}
+    row["hosts"] = list(dict.fromkeys(attempt.hosts)) or ([attempt.host] if attempt.host else [])
     return {
-        **{name: getattr(attempt, name) for name in _ATTEMPT},
-        "hosts": list(dict.fromkeys(attempt.hosts)) or ([attempt.host] if attempt.host else []),
+        **row,
         "gained": stretch.kept,
         "lost": stretch.lost,
         "set_aside": stretch.set_aside,
@@ -188,8 +183,8 @@ def _waiting(row: RunStatus, history: History, answers: Answers, *, asks: bool) 
 def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:
     known = usage.size_of(run)
     wanted = known.exclude if known is not None else None
-    avoided = history.avoided.get(job_id or "", ())
-    return tuple(dict.fromkeys([*avoided, *([wanted] if wanted else [])]))
+    nodes = [*history.avoided.get(job_id or "", ()), wanted]
+    return tuple(dict.fromkeys(filter(None, nodes)))
 
 
 def _headline(row: RunStatus, waiting: Waiting | None) -> str:

@@ -94,8 +94,8 @@ class View(Bars):
             self._print(shown)
         head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)
         head.append(shown.phase or shown.state, STATES.get(shown.state, ""))
-        elapsed = [] if shown.elapsed_s is None else [f"{duration(shown.elapsed_s)} elapsed"]
-        known = [shown.counted, *([shown.remark] if shown.remark else shown.facts), *elapsed]
+        known = [shown.counted, shown.remark] if shown.remark else [shown.counted, *shown.facts]
+        known += [] if shown.elapsed_s is None else [f"{duration(shown.elapsed_s)} elapsed"]
         known = known[: 1 + bool(shown.remark) + max(err.width - _LEAST, 0) // _FACT]
         known += [] if shown.left_s is None else [f"{duration(shown.left_s)} left"]
         self.update(bar.id, head=head, known="  ".join(known), refresh=True)
@@ -107,7 +107,8 @@ class View(Bars):
         if (shown.state, bool(shown.remark)) != (last.state, bool(last.remark)):
             phases = set()
         # The phase of a group counts its states.
-        done, is_alive = shown.done - last.done, "RUNNING" in f"{shown.state} {shown.phase}"
+        done = shown.done - last.done
+        is_alive = "RUNNING" in f"{shown.state} {shown.phase}"
         is_due = (done > 0 or is_alive) and (now - when >= EVERY_S or done >= EVERY_PART * shown.total)
         if is_due or shown.phase not in phases:
             self._lines[shown.name] = (shown, now, phases | {shown.phase})
@@ -218,7 +219,8 @@ def _watch_runs(runs: Sequence[RunFolder], group: Group | None) -> list[RunStatu
                 err.print(row.reason, style="yellow")
             view.show(shown_of(row, remark=remark))
         else:
-            done, total = sum(row.step for row in rows), sum(row.steps or 0 for row in rows) or 1
+            done = sum(row.step for row in rows)
+            total = sum(row.steps or 0 for row in rows) or 1
             # How many runs are in which state says more than any one state of the group.
             shown = Shown(name=group.name, done=done, total=total, state="", phase=states(rows), remark=remark)
             view.show(shown, is_paced=True)
@@ -248,8 +250,9 @@ def follow_works_of(place: RunFolder | None, works: Sequence[Work], title: str |
         done, total = map(sum, zip(*(work.rows_done() for work in works), strict=True))
         complete = "" if len(works) == 1 else f"; {found.count('FINISHED')} of {len(works)} evaluations complete"
         state = next(state for state in ("RUNNING", "PENDING", "STOPPED", "FINISHED") if state in found)
-        phase, remark = _phase(works, state, done, total), answers.remark or ""
+        phase = _phase(works, state, done, total)
         unit = _unit(works) + complete
+        remark = answers.remark or ""
         shown = Shown(name=name, done=done, total=total, state=state, phase=phase, unit=unit, remark=remark)
         view.show(shown, is_paced=True)
         return answers, set(found)
@@ -349,8 +352,8 @@ def next_of_group(group: Group, rows: Sequence[RunStatus], code: int, *, evaluat
     """What to type next about a group that ended with this exit code, without "cldctl "."""
     if code == 0:
         return [f"compare {group.name}" if evaluated else f"eval {group.name} --elbo"]
-    failed = next((row.name for row in rows if row.state not in ("FINISHED", "CANCELLED")), None)
-    return [*([] if failed is None else [f"why {failed}"]), f"resume {group.name}"]
+    failed = [f"why {row.name}" for row in rows if row.state not in ("FINISHED", "CANCELLED")]
+    return [*failed[:1], f"resume {group.name}"]
 
 
 def exit_code(rows: Sequence[RunStatus]) -> int:

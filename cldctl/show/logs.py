@@ -50,8 +50,8 @@ class Tail:
         return Part(part.file, begin, end)
 
     def _first(self, part: Part) -> int:
-        if part.is_uncut:
-            self._say(f"{part.file}: shown whole: it may hold several attempts, whose beginnings were not found")
+        if part.whole is not None:
+            self._say(f"{part.file}: shown whole: {part.whole}")
         begin = part.begin if self._lines is None else part.last(self._lines).begin
         shown = max(begin, (part.end or 0) - MOST_BYTES)
         if shown > begin:

@@ -120,7 +120,9 @@ def overview_with_groups(
     items += [[row for row in rows if row.group == name] for name, size in sizes.items() if size > 1]
     shown, note = _on_screen(items, height, is_sorted=is_sorted)
     runs, groups = [item[0] for item in shown if len(item) == 1], [item for item in shown if len(item) > 1]
-    return Lines(*([overview(runs)] if runs or not groups else []), *([_groups(groups)] if groups else []), *note)
+    tables = [overview(runs)] if runs or not groups else []
+    tables += [_groups(groups)] if groups else []
+    return Lines(*tables, *note)
 
 
 def _on_screen(
@@ -240,19 +242,17 @@ def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
         "folder": row.path,
     }
     yield from ((name, cell) for name, cell in known.items() if cell is not None)
-    yield from _remarks(row, row.usage, row.changes, row.problems)
+    yield from _remarks(row)
 
 
-def _remarks(
-    row: RunStatus, usage: Mapping[str, Any] | None, changes: Sequence[str], problems: Sequence[str]
-) -> Iterator[tuple[str, Text]]:
+def _remarks(row: RunStatus) -> Iterator[tuple[str, Text]]:
     """What a run has used, and what is to be known about it before it goes on."""
-    if usage is not None and usage["used"] > 0:
-        yield "usage", Text(usage_line(usage))
+    if row.usage is not None and row.usage["used"] > 0:
+        yield "usage", Text(usage_line(row.usage))
     if row.code == "live":
         yield "code", Text("the live checkout (--live-code)")
-    yield from (("changed", Text(change, "yellow")) for change in changes)
-    yield from (("problem", Text(problem, "yellow")) for problem in problems)
+    yield from (("changed", Text(change, "yellow")) for change in row.changes)
+    yield from (("problem", Text(problem, "yellow")) for problem in row.problems)
 
 
 def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
@@ -290,8 +290,8 @@ class Look:
     @property
     def remarks(self) -> list[str]:
         """What is worth knowing about the answers of clusters, and about folders."""
-        remark = self.seen.answers.remark
-        return [*([remark] if remark else []), *(f"{name}: {reason}" for name, reason in self.seen.closed.items())]
+        closed = [f"{name}: {reason}" for name, reason in self.seen.closed.items()]
+        return [*filter(None, [self.seen.answers.remark]), *closed]
 
 
 @dataclass
@@ -396,8 +396,7 @@ def explanation(why: Why) -> Iterator[RenderableType]:
         yield from _failure(why.failed, RunFolder(row.path))
     if why.excluded:
         yield _fact("avoids", f"nodes {', '.join(why.excluded)}")
-    usage = None if why.usage is None else why.usage.to_dict()
-    for name, known in _remarks(row, usage, why.changed, why.problems):
+    for name, known in _remarks(row):
         yield _fact(name, known.plain, str(known.style))
     if why.do:
         yield _fact("do", why.do)

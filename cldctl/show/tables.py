@@ -13,7 +13,7 @@ from rich.text import Text
 from cld_core.sanitize import printable
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
-from cldctl.runs.usage import Estimate, Usage
+from cldctl.runs.usage import Estimate, Folder
 
 from .console import age, count, duration, number, out, shortened
 
@@ -195,14 +195,12 @@ def share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f}%" if whole > 0 else "-"
 
 
-def usage_table(
-    runs: Sequence[tuple[str, str | None, Usage]], groups: Mapping[str, Sequence[Usage]], totals: Sequence[Usage]
-) -> RenderableType:
+def usage_table(folder: Folder) -> RenderableType:
     """Runs, then groups, then totals by unit: a line each."""
     lines = [
-        *((name, group or "-", usage) for name, group, usage in runs),
-        *((f"group {name}", name, usage) for name, usages in groups.items() for usage in usages),
-        *(("total", "-", usage) for usage in totals),
+        *((name, group or "-", usage) for name, group, usage in folder.runs),
+        *((f"group {name}", name, usage) for name, usages in folder.groups.items() for usage in usages),
+        *(("total", "-", usage) for usage in folder.totals),
     ]
     names, of, usages = zip(*lines, strict=True)
     spent = {"useful": "useful", "start-up": "startup", "preempted": "lost_to_preemption", "crashed": "lost_to_crashes"}

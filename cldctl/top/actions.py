@@ -117,11 +117,14 @@ def command_for(what: str, rows: Sequence[RunStatus], group: str | None = None) 
     able = [row for row, refusal in zip(rows, refusals, strict=True) if not refusal]
     if not able:
         raise UsageError(refusals[0] if group is None else f"{group}: {_NONE[what]}")
-    row, number = able[-1], f"{len(able)} run{'' if len(able) == 1 else 's'}"
-    name, run = row.name if group is None else f"{number} of {group}", RunFolder(row.path)
+    row = able[-1]
+    run = RunFolder(row.path)
+    number = f"{len(able)} run{'' if len(able) == 1 else 's'}"
+    name = row.name if group is None else f"{number} of {group}"
     if what == "resume":
         place = "the beginning" if row.checkpoint_step is None else f"its checkpoint at step {row.checkpoint_step:,}"
-        about, words = f"A new job continues it from {place}.", ["resume", row.path]
+        about = f"A new job continues it from {place}."
+        words = ["resume", row.path]
         if group is not None:
             about = f"All of its runs that are neither alive nor finished continue, in one job{_WHATEVER}."
             words = ["resume", group, "--runs-dir", str(run.path.parent)]
@@ -129,7 +132,8 @@ def command_for(what: str, rows: Sequence[RunStatus], group: str | None = None) 
     if what == "cancel":
         about = _CANCELLING if group is None else f"{_CANCELLING} All runs of the group that are alive end{_WHATEVER}."
         if group is None and row.state in OVER:
-            name, about = f"the evaluations of {name}", f"Its training is {row.state}; only its evaluations end."
+            name = f"the evaluations of {name}"
+            about = f"Its training is {row.state}; only its evaluations end."
         return Command(f"Cancel {name}", ["cancel", *(row.path for row in able)], about)
     return Command(f"{what} {name}", [what, row.path])
 

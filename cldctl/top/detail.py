@@ -71,7 +71,7 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
             try:
                 shards[entry["id"]] = shards_of(Evaluation(run.evals / entry["id"]), entry, answers)
             except (CldError, OSError) as error:
-                explained.problems.append(f"{entry['id']}: {said(error)}")
+                explained.row.problems.append(f"{entry['id']}: {said(error)}")
     return Detail(explained, shards)
 
 
@@ -93,7 +93,7 @@ class Files:
     ) -> tuple[Detail | None, bool]:
         """Everything about the run that is selected, and whether there is more to read of any run."""
         detail = None if selected is None else detail_of(selected, answers)
-        rows = {row.path: row for row in (*([] if selected is None else [selected]), *shown)}
+        rows = {row.path: row for row in (selected, *shown) if row is not None}
         found, has_more = {}, False
         for path, row in rows.items():
             curves, complete = self._curves.get(path) or (Curves(RunFolder(path).tensorboard, LOSS), None)
@@ -115,7 +115,6 @@ def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, Re
     explained, row = detail.why, detail.why.row
     yield "why", Text(explained.headline, STATES[row.state])
     yield from (("do", Text(text)) for text in [explained.do] if text)
-    yield from (("problem", Text(problem, "yellow")) for problem in explained.problems)
     if row.steps:
         known = "" if row.eta_s is None else f"  {number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
         yield "step", Columns([progress_bar(row), f"{100 * row.step / row.steps:.1f}%{known}"])
@@ -192,7 +191,8 @@ def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> l
     A shard is failed if the job that was to compute it ended without it, and missing if none was started or somebody
     cancelled it.
     """
-    number, history = work.request.shards, work.ledger.history()
+    number = work.request.shards
+    history = work.ledger.history()
     missing, begun = set(work.missing()), work.begun()
     # The newest job that was to compute each shard.
     claims: dict[int, Submitted] = {}

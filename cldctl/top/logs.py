@@ -4,7 +4,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import fate_of
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import one_line, printable
-from cldctl.runs.logs import Log, failed_log, last_failed, of_evaluation, of_training
+from cldctl.runs.logs import Log, failed_log, of_evaluation, of_training
 from cldctl.runs.status import said
 from cldctl.show.logs import Tail
 
@@ -78,52 +78,26 @@ class OutputScreen(TextScreen):
         self.query_one(RichLog).clear().write(Text(printable(self.command.output)))
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which log of a run: of its newest job, of one attempt, or of an evaluation; and which rank."""
+def first_log(run: RunFolder) -> tuple[Log, bool]:
+    """The rank that failed first if the last attempt failed and no later job waits; else the newest job's rank 0.
 
-    rank: int = 0
-    attempt: int | None = None
-    evaluation: str | None = None
-    failed_first: bool = False
-
-    def log(self, run: RunFolder) -> Log:
-        """The log.
-
-        Raises:
-            CldError: there is none.
-        """
-        if not run.exists:
-            raise NotFoundError(f"{run.name}: the run is gone")
-        if self.evaluation is not None:
-            return of_evaluation(run, self.evaluation, None, self.rank)
-        return of_training(run, self.attempt, self.rank)
-
-
-def first_place(run: RunFolder) -> Place:
-    """The rank that failed first if the last attempt failed and no later job waits; else the newest job's rank 0."""
+    Returns:
+        Its log, and whether it failed first.
+    """
     history = run.ledger.history()
     last, jobs = history.last, history.jobs
     if last is None or fate_of(last.cause) != "crashes" or history.requeued is not None:
-        return Place()
-    return Place() if jobs and jobs[-1].job.job_id != last.job_id else failed_place(run)
+        return of_training(run, None, 0), False
+    if jobs and jobs[-1].job.job_id != last.job_id:
+        return of_training(run, None, 0), False
+    return failed_log(run, None)[0], True
 
 
-def failed_place(run: RunFolder) -> Place:
-    """The rank that failed first, in the last attempt that failed.
-
-    Raises:
-        NotFoundError: nothing failed.
-    """
-    log, _ = failed_log(run, None)
-    attempt = last_failed(run.ledger.history())
-    return Place(log.rank, None if attempt is None else attempt.attempt, failed_first=True)
-
-
-def other_place(run: RunFolder, place: Place, what: str, step: int) -> Place:
+def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
     """The next log, round and round.
 
     Args:
+        log: that is shown; None if there was none.
         what: "rank" of the same job; "attempt", behind the last of which is the newest job; or "evaluation", the
             newest of which follows the training.
 
@@ -132,7 +106,8 @@ def other_place(run: RunFolder, place: Place, what: str, step: int) -> Place:
     """
     options: list[Any]
     if what == "rank":
-        options = [int(rank) for rank in place.log(run).ranks()]
+        log = log or of_training(run, None, 0)
+        options = [int(rank) for rank in log.ranks()]
     elif what == "attempt":
         options = [*(it.attempt for it in run.ledger.history().attempts if it.job_id is not None), None]
     else:
@@ -140,9 +115,13 @@ def other_place(run: RunFolder, place: Place, what: str, step: int) -> Place:
     if len(options) < 2:
         known = "no evaluation was started" if what == "evaluation" else f"there is only one {what}"
         raise NotFoundError(f"{run.name}: {known}.")
-    now = getattr(place, what)
+    now = getattr(log, what, None)
     other = options[((options.index(now) if now in options else 0) + step) % len(options)]
-    return replace(place if what == "rank" else Place(), failed_first=False, **{what: other})
+    if what == "rank" and log is not None:
+        return replace(log, rank=other)
+    if what == "evaluation" and other is not None:
+        return of_evaluation(run, other, None, 0)
+    return of_training(run, other if what == "attempt" else None, 0)
 
 
 def _printable(line: bytes) -> str:
@@ -170,35 +149,39 @@ class LogScreen(TextScreen):
     def __init__(self, run: str) -> None:
         super().__init__()
         self._of = RunFolder(run)
-        self._requests: queue.Queue[Callable[[Place], Place] | None] = queue.Queue()
+        # Each finds another log than the one that is shown, and says whether its rank failed first.
+        self._requests: queue.Queue[Callable[[Log | None], tuple[Log, bool]] | None] = queue.Queue()
         self._open_lines: dict[Path, bytes] = {}
 
     def on_mount(self) -> None:
         self.entitle(self._of.name)
-        self._requests.put(lambda place: first_place(self._of))
+        self._requests.put(lambda log: first_log(self._of))
         self.in_background(self._read)
 
     def on_unmount(self) -> None:
         self._requests.put(None)
 
     def action_turn(self, what: str, step: int) -> None:
-        self._requests.put(lambda place: other_place(self._of, place, what, step))
+        self._requests.put(lambda log: (other_log(self._of, log, what, step), False))
 
     def action_failed(self) -> None:
-        self._requests.put(lambda place: failed_place(self._of))
+        self._requests.put(lambda log: (failed_log(self._of, None)[0], True))
 
     def _read(self) -> None:
         """In the background: open what is asked for, and pass on what is written to it."""
-        place, log, tail = Place(), None, Tail(_FIRST_LINES)
+        log: Log | None = None
+        tail = Tail(_FIRST_LINES)
         while True:
             try:
                 with contextlib.suppress(queue.Empty):
                     if (request := self._requests.get(timeout=_EVERY_S)) is None:
                         return
-                    other = request(place)
-                    log, place, tail = other.log(self._of), other, Tail(_FIRST_LINES)
+                    if not self._of.exists:
+                        raise NotFoundError(f"{self._of.name}: the run is gone")
+                    log, failed_first = request(log)
+                    tail = Tail(_FIRST_LINES)
                     self._open_lines.clear()
-                    self.later(self._open, place, log)
+                    self.later(self._open, log, failed_first)
                 if log is not None and (lines := self._new_lines(tail, log)):
                     self.later(self._write, lines)
             except Exception as error:
@@ -217,10 +200,10 @@ class LogScreen(TextScreen):
             found += [(_printable(line), part.is_errors) for line in lines]
         return found
 
-    def _open(self, place: Place, log: Log) -> None:
-        where = f"job {log.job.job_id}" if place.attempt is None else f"attempt {place.attempt}"
-        where = where if place.evaluation is None else f"evaluation {place.evaluation}"
-        self.entitle(f"{self._of.name} · {where}, rank {place.rank}{': failed first' if place.failed_first else ''}")
+    def _open(self, log: Log, failed_first: bool) -> None:
+        where = f"job {log.job.job_id}" if log.attempt is None else f"attempt {log.attempt}"
+        where = where if log.evaluation is None else f"evaluation {log.evaluation}"
+        self.entitle(f"{self._of.name} · {where}, rank {log.rank}{': failed first' if failed_first else ''}")
         self.query_one(RichLog).clear()
         if log.note is not None:
             self.query_one(RichLog).write(Text(one_line(log.note), "yellow"))

@@ -91,8 +91,9 @@ class SquaresTask(Task):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def computed():
+def known():
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(KINDS, "squares", Squares)
         patch.setitem(COMPUTED_BY, "squares", SquaresTask.compute)
         yield
 
@@ -310,19 +311,15 @@ def test_a_digest_is_of_the_rows_that_were_read_though_another_task_replaces_the
     assert checksum(rows.file(0, 4)) != digest
 
 
-@pytest.fixture
-def known(monkeypatch):
-    monkeypatch.setitem(KINDS, "squares", f"{__name__}:Squares")
-
-
-def test_kinds_are_found_by_their_request(folder, request):
-    with pytest.raises(NotFoundError, match="made by another version"):
-        open_work(folder)
+def test_kinds_are_found_by_their_request(folder, monkeypatch):
+    with monkeypatch.context() as unknown:
+        unknown.delitem(KINDS, "squares")
+        with pytest.raises(NotFoundError, match="made by another version"):
+            open_work(folder)
     with pytest.raises(NotFoundError, match="there is no request here"):
         open_work(folder.parent)
     with pytest.raises(NotFoundError, match="there is no squares here"):
         Squares(folder.parent)
-    request.getfixturevalue("known")
     assert isinstance(open_work(folder), Squares)
     (folder / "request.json").write_text('{"kind": "squares", "shards": 1}')
     with pytest.raises(NotFoundError, match=r"another version of cldctl .*batch_size is missing"):
@@ -330,7 +327,7 @@ def test_kinds_are_found_by_their_request(folder, request):
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
-def test_one_error_of_the_file_system_does_not_mean_that_work_was_never_asked_for(folder, known, monkeypatch, number):
+def test_one_error_of_the_file_system_does_not_mean_that_work_was_never_asked_for(folder, monkeypatch, number):
     left, original = [0.0], os.open
 
     def opening(path, *arguments, **more):

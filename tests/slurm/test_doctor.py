@@ -40,7 +40,6 @@ def _by_name(checks):
 
 
 def test_every_partition_and_a_job_on_a_node(lab):
-    lab.slurm.configure(grace_time=10)
     found = command(lab)
     preemption = {name: found[f"partition {name}: preemption"] for name in PARTITIONS}
     assert {name: check.verdict for name, check in preemption.items()} == {
@@ -63,7 +62,7 @@ def test_every_partition_and_a_job_on_a_node(lab):
 
 
 def test_the_user_signal_and_saves_that_do_not_fit(lab):
-    lab.slurm.configure(user_signal=True, grace_time=10, requeue=False)
+    lab.slurm.configure(user_signal=True, requeue=False)
     found = checks(lab, slowest_save_s=8.0, notice_s=84)
     low, low0, cancel = (found[f"partition {name}: preemption"] for name in ("low", "low0", "cancel"))
     assert "SIGUSR2 at once, SIGTERM after 10 s, SIGKILL after 15 s" in low.found

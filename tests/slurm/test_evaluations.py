@@ -55,7 +55,6 @@ def test_a_chained_evaluation_waits_for_a_preempted_training(lab):
 
 def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab, monkeypatch):
     """Of six tasks, those on a failing node die, another one is killed, and the rest is preempted."""
-    lab.slurm.configure(grace_time=10)
     run = lab.submit("mine", "cluster.nodes=1", "train.steps=100")
     lab.ended("mine")
     shutil.copytree(run.path, lab.runs / "quiet")

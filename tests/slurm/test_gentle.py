@@ -77,7 +77,7 @@ def until(file, text, timeout=60):
 
 
 def test_everything_is_seen_with_one_question(lab, watchers, calls):
-    lab.slurm.configure(user_signal=True, grace_time=10)
+    lab.slurm.configure(user_signal=True)
     submit = ("submit", "toy", *ENDLESS, "cluster.partition=low", "--name", "mine", "--follow")
     follow = watchers.start(*submit)
     until(follow, "mine RUNNING")

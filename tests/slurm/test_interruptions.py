@@ -29,7 +29,6 @@ def went_on(lab, name, cause, attempt=1, *, saved=True):
 @pytest.mark.parametrize("partition", ["low", "low0"], ids=["with grace", "without"])
 def test_preempted(lab, partition):
     """With SIGTERM alone; the user signal comes below, where the run ends bit-identical."""
-    lab.slurm.configure(user_signal=False, grace_time=10)
     lab.submit("mine", ALONE, partition=partition)
     lab.training("mine")
     lab.slurm.preempt_all(1)

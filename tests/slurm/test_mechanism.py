@@ -49,8 +49,9 @@ def bench(slurm, tmp_path, monkeypatch):
     for name, value in slurm.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    size = ClusterSpec(partition="low", time_min=10, sbatch_args=("--exclusive",))
-    return Bench(slurm, JobSpec(name="mine", logs=tmp_path / "logs", size=size, env={"PYTHONPATH": str(ROOT)}))
+    setup = (f"export PYTHONPATH={ROOT}",)
+    size = ClusterSpec(partition="low", time_min=10, sbatch_args=("--exclusive",), setup=setup)
+    return Bench(slurm, JobSpec(name="mine", logs=tmp_path / "logs", size=size))
 
 
 def test_an_array_from_waiting_to_its_end(bench):

@@ -67,7 +67,6 @@ def told(run):
 
 def test_each_change_is_told_once(slurm, lab):
     """A preemption, a cancellation and the end of a run."""
-    slurm.configure(grace_time=10)
     run = lab.submit("mine", "cluster.nodes=1", HOOK)
     lab.training("mine")
     slurm.preempt_all(1)

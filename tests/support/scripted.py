@@ -58,7 +58,7 @@ class Scripted(DebugCluster):
     before = staticmethod(lambda number: None)
     current = staticmethod(lambda: inside())
 
-    def limit(self, spec):
+    def most_tasks(self, spec):
         return Limit(self.most, f"at most {self.most} jobs may be in the queue")
 
     def check(self, spec, tasks=1):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -24,7 +25,6 @@ from cld_core.run.process import is_up
 from cld_core.run.tunings import Solution
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from cldctl.clusters.this_machine import environment
 from tests.support.paths import RECIPES
 
 # A toy that trains in no time, on two processes.
@@ -63,7 +63,7 @@ def invoke(
     from cldctl.show import console
 
     out, err = io.StringIO(), io.StringIO()
-    with environment({"CLDCTL_RUNS": str(runs), **env}), _signal_handlers():
+    with mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(runs), **env}), _signal_handlers():
         before, console.out.width = console.out._width, width
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -19,7 +19,7 @@ TIMEOUT_S = 15.0
 TIMES = {"SLURM_TIME_FORMAT": "standard"}
 _LOG = logging.getLogger(__name__)
 # What clients say when the controller does not answer (`scontrol requeue` says the first), or cannot be located.
-_AWAY = re.compile(
+AWAY = re.compile(
     r"unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes were transmitted"
     r"|could not establish a configuration source|dns srv lookup failed|standby mode|communication connection failure"
     r"|temporarily un(?:able|available)|protocol authentication error|transport endpoint is not connected"
@@ -43,7 +43,7 @@ class Answer:
     """What a client printed and its exit code; -1 if it does not exist, or did not answer in time (``away``).
 
     Attributes:
-        errors: what it wrote to its error stream, if it succeeded; else that is part of ``text``.
+        errors: what it wrote to its error stream; if it failed, ``text`` has that, too.
     """
 
     code: int
@@ -72,7 +72,8 @@ def run(
         within_s: seconds after which it is killed; default: `TIMEOUT_S`.
         detached: whether Ctrl-C in the terminal does not reach it.
     """
-    begin, within_s = time.monotonic(), within_s or TIMEOUT_S
+    begin = time.monotonic()
+    within_s = within_s or TIMEOUT_S
     try:
         done = subprocess.run(
             command,
@@ -97,7 +98,7 @@ def run(
     if done.returncode == 0:
         return Answer(0, done.stdout, errors=done.stderr)
     text = done.stdout + done.stderr
-    return Answer(done.returncode, text, away=_AWAY.search(text) is not None)
+    return Answer(done.returncode, text, away=AWAY.search(text) is not None, errors=done.stderr)
 
 
 def configuration() -> str:
@@ -124,7 +125,12 @@ def output_of(command: Sequence[str]) -> str | None:
 def show_job(job_id: str) -> dict[str, str]:
     """`scontrol show job` as a dictionary; empty if the controller does not know the job or does not answer."""
     text = output_of(["scontrol", "--oneliner", "show", "job", job_id]) if is_job_id(job_id) else None
-    return dict(word.split("=", 1) for word in (text or "").split() if "=" in word)
+    return pairs_in(text or "")
+
+
+def pairs_in(line: str) -> dict[str, str]:
+    """The words ``NAME=VALUE`` of a line of `scontrol --oneliner show`."""
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
 def restarts_of(job: Mapping[str, str]) -> int:
@@ -189,7 +195,8 @@ def requeue(
     changes = [f"starttime=now+{round(delay_s)}"] if delay_s > 0 else []
     if exclude or readmit:
         expression = show_job(job_id).get("ExcNodeList", "")
-        known = nodes_in(expression)
+        # Nobody needs to be asked which nodes they are, unless one is readmitted.
+        known = None if "[" in expression and not readmit else nodes_in(expression)
         before = [expression] if known is None else list(known)
         avoided = dict.fromkeys([*(node for node in before if node not in readmit), *exclude])
         if list(avoided) != before:
@@ -255,10 +262,16 @@ def submitted_since(name: str, when: float) -> list[str] | None:
     text = output_of(["squeue", "--me", "--noheader", f"--name={name}", "--format=%A|%V"])
     if text is None:
         return None
-    rows = [line.strip().partition("|") for line in text.splitlines() if line.strip()[:1].isdecimal()]
-    times = [(job, seconds_of(at) if is_count(job) else None) for job, _, at in rows]
-    known = [(job, at) for job, at in times if at is not None]
-    return sorted({job for job, at in known if at >= int(when)}) if len(known) == len(times) else None
+    found = set()
+    # Sites let squeue print more than jobs.
+    for line in filter(re.compile("[0-9]").match, map(str.strip, text.splitlines())):
+        job, _, at = line.partition("|")
+        submitted = seconds_of(at) if is_count(job) else None
+        if submitted is None:
+            return None
+        if submitted >= int(when):
+            found.add(job)
+    return sorted(found)
 
 
 def sacct(fields: str, job_ids: Sequence[str]) -> str | None:

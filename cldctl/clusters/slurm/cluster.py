@@ -88,13 +88,13 @@ class SlurmCluster(Cluster):
     def is_configured(cls) -> bool:
         return cls.unavailable() is None and client.is_configured()
 
-    def limit(self, spec: JobSpec) -> Limit:
+    def most_tasks(self, spec: JobSpec) -> Limit:
         return submit.most_tasks(spec.size.account, spec.size.qos)
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         script.parameters(spec)
         job_logs.check(spec.logs)
-        if tasks > 1 and tasks > (limit := self.limit(spec)).tasks:
+        if tasks > 1 and tasks > (limit := self.most_tasks(spec)).tasks:
             text = f"{tasks} tasks do not fit into one array of Slurm: {limit.why}"
             raise RecipeError(f"{text}. Submit at most {limit.tasks}.")
 
@@ -142,16 +142,17 @@ class SlurmCluster(Cluster):
 
     def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
         """By line and number: in about the order in which they ended."""
-        return tuple(
-            EndedTask(rank, found["node"], found["how"], int(code[1]) if code else None)
-            for found in _ENDED.finditer(text)
-            for code in [_CODE.match(found["how"])]
-            for rank in _numbers(found["tasks"])
-        )
+        ended: list[EndedTask] = []
+        for found in _ENDED.finditer(text):
+            code = _CODE.match(found["how"])
+            number = int(code[1]) if code else None
+            ended += [EndedTask(rank, found["node"], found["how"], number) for rank in _numbers(found["tasks"])]
+        return tuple(ended)
 
     def current_job(self, logs: Path | None = None) -> InJob:
         logs = logs or Path(os.environ["SUBMITIT_FOLDER"])
-        job_id, start = _job_id(os.environ), os.environ.get("SLURM_JOB_START_TIME", "")
+        job_id = _job_id(os.environ)
+        start = os.environ.get("SLURM_JOB_START_TIME", "")
         return SlurmJob(
             cluster=self,
             ref=JobRef(cluster=self.name, job_id=job_id, logs=str(logs), restarts=self.restarts),

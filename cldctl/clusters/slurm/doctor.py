@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,33 +38,8 @@ _SHARE = "Put the runs on a file system that all nodes have (--runs-dir, or $CLD
 _INSTALL = "Install it where all nodes see it."
 
 
-# What `scontrol show config` says, by its own names; what it does not mention is empty.
-Configuration = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Partition:
-    """What `scontrol show partition` says that matters to a run; times in seconds, None for no limit or default."""
-
-    name: str
-    default: bool
-    up: bool
-    nodes: str
-    tier: int
-    preempt_mode: str
-    grace_s: int
-    default_time_s: int | None
-    max_time_s: int | None
-
-
-@dataclass(frozen=True)
-class Qos:
-    """What `sacctmgr show qos` says that matters to a run if QOS preempt each other."""
-
-    name: str
-    preempts: tuple[str, ...]
-    preempt_mode: str
-    grace_s: int
+# What Slurm says about itself, a partition or a QOS, by its own names; what it does not mention is empty.
+Facts = Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +76,11 @@ def checks(runs: Path, asked: DoctorOptions) -> Iterator[Check]:
     requeues = slurm["JobRequeue"] == "1"
     advice = "" if requeues else "Other jobs of yours need --requeue."
     yield Check("requeue", "ok", f"JobRequeue={int(requeues)}, and cldctl submits with --requeue", advice)
-    answer = client.run(["sacct", "--allocations", "--noheader", "--starttime=now-1hours"])
-    yield accounting("accounting", slurm, answer.code == 0, answer.text.strip())
+    yield _accounting(slurm)
     partitions = parse_partitions(client.output_of(["scontrol", "--oneliner", "show", "partition"]) or "")
-    wanted = [partition for partition in partitions if asked.partition in (None, partition.name)]
+    wanted = [partition for partition in partitions if asked.partition in (None, partition["PartitionName"])]
     if not wanted:
-        others = ", ".join(partition.name for partition in partitions) or "none that you may see"
+        others = ", ".join(partition["PartitionName"] for partition in partitions) or "none that you may see"
         problem = f"there is no partition {asked.partition or ''}".strip()
         yield Check("partitions", "fail", problem, f"There are: {others}.")
         return
@@ -115,21 +89,35 @@ def checks(runs: Path, asked: DoctorOptions) -> Iterator[Check]:
     if slurm["PreemptType"] == "preempt/qos":
         yield from _by_qos(slurm, asked)
     if asked.job:
-        chosen = next((partition for partition in wanted if partition.default), wanted[0])
+        chosen = next((partition for partition in wanted if _is_default(partition)), wanted[0])
         yield from _from_a_node(runs, chosen, asked)
 
 
-def _partition(
-    partition: Partition, every: Sequence[Partition], slurm: Configuration, asked: DoctorOptions
-) -> Iterator[Check]:
-    name = f"partition {partition.name}" + (" (default)" if partition.default else "")
-    if not partition.up:
+def _accounting(slurm: Facts) -> Check:
+    """Whether sacct can say how jobs ended."""
+    fallback = "Works without: causes then come from the job's log and from squeue, as long as it remembers."
+    kind = slurm["AccountingStorageType"].removeprefix("accounting_storage/")
+    if kind in ("", "none"):
+        return Check("accounting", "warn", "off (AccountingStorageType=none)", fallback)
+    answer = client.run(["sacct", "--allocations", "--noheader", "--starttime=now-1hours"])
+    if answer.code != 0:
+        return Check("accounting", "warn", f"{kind}, but sacct does not answer: {answer.text.strip()}", fallback)
+    return Check("accounting", "ok", f"{kind}, sacct answers")
+
+
+def _partition(partition: Facts, every: Sequence[Facts], slurm: Facts, asked: DoctorOptions) -> Iterator[Check]:
+    name = f"partition {partition['PartitionName']}" + (" (default)" if _is_default(partition) else "")
+    if partition["State"] not in ("UP", ""):
         yield Check(name, "warn", "is not up: jobs wait", "Use another partition, or ask the administrators.")
     yield on_preemption(f"{name}: preemption", partition, every, slurm, asked.slowest_save_s)
     yield at_the_limit(f"{name}: time limit", partition, asked.notice_s)
 
 
-def _by_qos(slurm: Configuration, asked: DoctorOptions) -> Iterator[Check]:
+def _is_default(partition: Facts) -> bool:
+    return partition["Default"] == "YES"
+
+
+def _by_qos(slurm: Facts, asked: DoctorOptions) -> Iterator[Check]:
     columns = f"format={','.join(QOS_COLUMNS)}"
     answer = client.run(["sacctmgr", "--noheader", "--parsable2", "show", "qos", columns])
     every = parse_qos(answer.text) if answer.code == 0 else []
@@ -138,38 +126,33 @@ def _by_qos(slurm: Configuration, asked: DoctorOptions) -> Iterator[Check]:
         advice = "Ask the administrators which QOS preempts yours, and for its GraceTime."
         yield Check("QOS: preemption", "warn", f"sacctmgr does not say which QOS there are: {problem}", advice)
     for qos in every:
-        yield on_preemption_by_qos(f"QOS {qos.name}: preemption", qos, every, slurm, asked.slowest_save_s)
+        yield on_preemption_by_qos(f"QOS {qos['Name']}: preemption", qos, every, slurm, asked.slowest_save_s)
 
 
-def parse_configuration(text: str) -> Configuration:
+def parse_configuration(text: str) -> Facts:
     """From the text of `scontrol show config`."""
     rows = (line.partition("=") for line in text.splitlines())
-    pairs = {key.strip(): value.strip() for key, _, value in rows}
-    return defaultdict(str, {key: _word(pairs, key) for key in pairs})
+    return _facts((key.strip(), value.strip()) for key, _, value in rows)
 
 
-def parse_partitions(text: str) -> list[Partition]:
+def parse_partitions(text: str) -> list[Facts]:
     """From the text of `scontrol --oneliner show partition`, in its order."""
-    lines = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in text.splitlines()]
-    return [
-        Partition(
-            name=pairs["PartitionName"],
-            default=pairs.get("Default") == "YES",
-            up=pairs.get("State", "UP") == "UP",
-            nodes=_word(pairs, "Nodes"),
-            tier=_leading_number(pairs.get("PriorityTier", "1")),
-            preempt_mode=_word(pairs, "PreemptMode"),
-            grace_s=_leading_number(pairs.get("GraceTime", "0")),
-            default_time_s=parse_duration(pairs.get("DefaultTime", "NONE")),
-            max_time_s=parse_duration(pairs.get("MaxTime", "UNLIMITED")),
-        )
-        for pairs in lines
-        if "PartitionName" in pairs
-    ]
+    lines = [_facts(client.pairs_in(line).items()) for line in text.splitlines()]
+    return [partition for partition in lines if partition["PartitionName"]]
+
+
+def parse_qos(text: str) -> list[Facts]:
+    """From `sacctmgr --noheader --parsable2 show qos` with the columns of `QOS_COLUMNS`, in its order."""
+    rows = [line.split("|") for line in text.splitlines()]
+    return [_facts(zip(QOS_COLUMNS, row, strict=True)) for row in rows if len(row) == len(QOS_COLUMNS)]
+
+
+def _facts(pairs: Iterable[tuple[str, str]]) -> Facts:
+    return defaultdict(str, {key: "" if value in ("(null)", "N/A") else value for key, value in pairs})
 
 
 def parse_duration(text: str) -> int | None:
-    """Seconds of Slurm's ``[days-]hours:minutes:seconds``; None for UNLIMITED and NONE."""
+    """Seconds of Slurm's ``[days-]hours:minutes:seconds``; None for UNLIMITED, NONE and nothing."""
     match = re.fullmatch(r"(?:([0-9]{1,9})-)?([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})", text)
     if match is None:
         return None
@@ -177,76 +160,78 @@ def parse_duration(text: str) -> int | None:
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def parse_qos(text: str) -> list[Qos]:
-    """From `sacctmgr --noheader --parsable2 show qos` with the columns of `QOS_COLUMNS`, in its order."""
-    rows = [line.split("|") for line in text.splitlines() if line.count("|") == len(QOS_COLUMNS) - 1]
-    return [
-        Qos(name, tuple(filter(None, preempts.split(","))), mode, parse_duration(grace) or 0)
-        for name, preempts, mode, grace in rows
-    ]
-
-
-def _word(pairs: Mapping[str, str], key: str) -> str:
-    value = pairs.get(key, "")
-    return "" if value in ("(null)", "N/A") else value
-
-
 def _leading_number(text: str) -> int:
     match = re.match(r"[0-9]{1,18}(?![0-9])", text)
     return int(match[0]) if match else 0
 
 
-def on_preemption(
-    name: str, partition: Partition, others: Sequence[Partition], slurm: Configuration, save_s: float | None
-) -> Check:
+def on_preemption(name: str, partition: Facts, others: Sequence[Facts], slurm: Facts, save_s: float | None) -> Check:
     """What preemption does to a run in a partition.
 
     Args:
         save_s: seconds of the slowest save that was measured, None before the first.
     """
-    if slurm["PreemptType"] in ("", "preempt/none"):
+    kind = slurm["PreemptType"]
+    if kind in ("", "preempt/none"):
         return Check(name, "ok", "never: preemption is off on this cluster")
-    if slurm["PreemptType"] == "preempt/qos":
+    if kind == "preempt/qos":
         return Check(name, "ok", "by QOS, whatever the partition says: see the lines of the QOS")
-    mode = _mode(partition.preempt_mode, slurm["PreemptMode"])
-    if mode in ("OFF", ""):
-        return Check(name, "ok", "never: PreemptMode=OFF")
-    if slurm["PreemptType"] == "preempt/partition_prio" and not any(other.tier > partition.tier for other in others):
-        return Check(name, "ok", "never: no partition has a higher PriorityTier")
-    return _outcome(name, mode, partition.grace_s, slurm, save_s)
+    is_highest = all(_tier(other) <= _tier(partition) for other in others)
+    never = "no partition has a higher PriorityTier" if kind == "preempt/partition_prio" and is_highest else ""
+    return _outcome(name, partition, slurm, save_s, never=never)
 
 
-def on_preemption_by_qos(
-    name: str, qos: Qos, others: Sequence[Qos], slurm: Configuration, save_s: float | None
-) -> Check:
+def _tier(partition: Facts) -> int:
+    return _leading_number(partition["PriorityTier"] or "1")
+
+
+def on_preemption_by_qos(name: str, qos: Facts, others: Sequence[Facts], slurm: Facts, save_s: float | None) -> Check:
     """What preemption does to a run of this QOS if PreemptType=preempt/qos; as `on_preemption`."""
-    stronger = [other.name for other in others if qos.name in other.preempts]
-    mode = _mode(qos.preempt_mode, slurm["PreemptMode"])
-    if not stronger or mode in ("OFF", ""):
-        return Check(name, "ok", "never: " + ("PreemptMode=OFF" if stronger else "no QOS preempts it"))
-    judged = _outcome(name, mode, qos.grace_s, slurm, save_s)
-    return replace(judged, found=f"by {', '.join(stronger)}: {judged.found}")
+    stronger = [other["Name"] for other in others if qos["Name"] in other["Preempt"].split(",")]
+    if not stronger:
+        return Check(name, "ok", "never: no QOS preempts it")
+    return _outcome(name, qos, slurm, save_s, by=f"by {', '.join(stronger)}: ")
 
 
-def _outcome(name: str, mode: str, grace_s: int, slurm: Configuration, save_s: float | None) -> Check:
-    """What a preemption of this mode does. SIGKILL comes GraceTime and then KillWait after SIGTERM, or later."""
+def _outcome(
+    name: str, preempted: Facts, slurm: Facts, save_s: float | None, *, by: str = "", never: str = ""
+) -> Check:
+    """What preemption does to a run of a partition or QOS. SIGKILL comes GraceTime and then KillWait after SIGTERM.
+
+    Args:
+        by: who preempts it, for people.
+        never: why nobody does.
+    """
+    mode = _mode(preempted["PreemptMode"]) or _mode(slurm["PreemptMode"])
+    if mode in ("OFF", ""):
+        never = "PreemptMode=OFF"
+    if never:
+        return Check(name, "ok", f"never: {never}")
     if mode == "SUSPEND":
         advice = "Set train.hang_timeout_s above the longest suspension, or the watchdog takes it for a hang."
-        return Check(name, "warn", "SUSPEND: frozen in memory, continued later", advice)
+        return Check(name, "warn", f"{by}SUSPEND: frozen in memory, continued later", advice)
+    # Seconds of a partition, a duration of a QOS.
+    grace_s = parse_duration(preempted["GraceTime"]) or _leading_number(preempted["GraceTime"])
+    warns_early = "preempt_send_user_signal" in slurm["SlurmctldParameters"].split(",")
+    signals = "SIGUSR2 and SIGTERM at once" if warns_early else "SIGTERM at once"
+    if warns_early and grace_s > 0:
+        signals = f"SIGUSR2 at once, SIGTERM after {grace_s} s"
     notice = grace_s + _leading_number(slurm["KillWait"])
-    found = f"{mode}: {_first_signals(grace_s, slurm)}, SIGKILL after {notice} s or more"
     fits = save_fits(name, notice, save_s)
-    if mode != "REQUEUE":
-        comes_back = _sends_user_signal(slurm) and grace_s > 0
-        then = "requeued by the run itself, if it saves within GraceTime" if comes_back else "not restarted by Slurm"
-        advice = "Set cluster.successor=true: a waiting job then starts the run again."
-        return replace(
-            fits,
-            verdict="fail" if fits.verdict == "fail" else "warn",
-            found=f"{found}; {then}; {fits.found}",
-            advice=f"{advice} {fits.advice}".strip(),
-        )
-    return replace(fits, found=f"{found}; requeued by Slurm; {fits.found}")
+    found = f"{by}{mode}: {signals}, SIGKILL after {notice} s or more"
+    if mode == "REQUEUE":
+        return replace(fits, found=f"{found}; requeued by Slurm; {fits.found}")
+    comes_back = warns_early and grace_s > 0
+    then = "requeued by the run itself, if it saves within GraceTime" if comes_back else "not restarted by Slurm"
+    advice = f"Set cluster.successor=true: a waiting job then starts the run again. {fits.advice}".strip()
+    found += f"; {then}; {fits.found}"
+    return Check(name, "fail" if fits.verdict == "fail" else "warn", found, advice)
+
+
+def _mode(text: str) -> str:
+    """The word that counts in for example ``GANG,REQUEUE``; empty if that of the cluster does."""
+    others = ("CLUSTER", "GANG", "WITHIN", "PRIORITY")
+    return next((word for word in text.upper().split(",") if word not in others), "")
 
 
 def save_fits(name: str, notice: float, save_s: float | None) -> Check:
@@ -263,51 +248,21 @@ def save_fits(name: str, notice: float, save_s: float | None) -> Check:
     return Check(name, "ok", f"{found} and fits")
 
 
-def at_the_limit(name: str, partition: Partition, notice_s: int) -> Check:
+def at_the_limit(name: str, partition: Facts, notice_s: int) -> Check:
     """What the time limit does to a run in a partition, which is told ``notice_s`` seconds before it to stop."""
-    limit = partition.default_time_s or partition.max_time_s
-    shown = _span(partition.default_time_s) if partition.default_time_s else f"the maximum, {_span(limit)}"
+    default_s = parse_duration(partition["DefaultTime"])
+    most_s = parse_duration(partition["MaxTime"])
+    limit = default_s or most_s
+    shown = _span(default_s) if default_s else f"the maximum, {_span(limit)}"
     found = f"SIGUSR2 {notice_s} s before, save, requeue; default limit {shown}"
-    if partition.default_time_s and partition.default_time_s != partition.max_time_s:
-        found += f", at most {_span(partition.max_time_s)}"
-    if partition.max_time_s is not None and partition.max_time_s <= notice_s:
+    if default_s and default_s != most_s:
+        found += f", at most {_span(most_s)}"
+    if most_s is not None and most_s <= notice_s:
         return Check(name, "fail", found, "No job there lasts long enough to train and save. Use another partition.")
     if limit is not None and limit <= notice_s + 60:
         advice = "Set cluster.time_min: with the default limit a job is told to stop as soon as it begins."
         return Check(name, "warn", found, advice)
     return Check(name, "ok", found)
-
-
-def accounting(name: str, slurm: Configuration, sacct_answers: bool, said: str) -> Check:
-    """Whether sacct can say how jobs ended."""
-    fallback = "Works without: causes then come from the job's log and from squeue, as long as it remembers."
-    kind = slurm["AccountingStorageType"].removeprefix("accounting_storage/")
-    if kind in ("", "none"):
-        return Check(name, "warn", "off (AccountingStorageType=none)", fallback)
-    if not sacct_answers:
-        return Check(name, "warn", f"{kind}, but sacct does not answer: {said}", fallback)
-    return Check(name, "ok", f"{kind}, sacct answers")
-
-
-def _sends_user_signal(slurm: Configuration) -> bool:
-    return "preempt_send_user_signal" in slurm["SlurmctldParameters"].split(",")
-
-
-def _first_signals(grace_s: int, slurm: Configuration) -> str:
-    if not _sends_user_signal(slurm):
-        return "SIGTERM at once"
-    if grace_s == 0:
-        return "SIGUSR2 and SIGTERM at once"
-    return f"SIGUSR2 at once, SIGTERM after {grace_s} s"
-
-
-def _mode(own: str, clusters: str) -> str:
-    """The word that counts in for example ``GANG,REQUEUE``; the cluster's if partition or QOS has none."""
-    for text in (own, clusters):
-        words = [word for word in text.upper().split(",") if word not in ("", "CLUSTER", "GANG", "WITHIN", "PRIORITY")]
-        if words:
-            return words[0]
-    return ""
 
 
 def _span(seconds: int | None) -> str:
@@ -319,11 +274,12 @@ def _span(seconds: int | None) -> str:
     return f"{seconds} s"
 
 
-def _from_a_node(runs: Path, partition: Partition, asked: DoctorOptions) -> Iterator[Check]:
+def _from_a_node(runs: Path, partition: Facts, asked: DoctorOptions) -> Iterator[Check]:
     """The folder, Python and names, seen from a node by a small job."""
-    options = [f"--partition={partition.name}", *([f"--account={asked.account}"] if asked.account else [])]
-    hosts = (client.output_of(["scontrol", "show", "hostnames", partition.nodes]) or "").split()[:MAX_HOSTS]
-    asked.say(f"waiting for a small job on partition {partition.name}, at most {asked.wait_s:.0f} s")
+    name = partition["PartitionName"]
+    options = [f"--partition={name}", *([f"--account={asked.account}"] if asked.account else [])]
+    hosts = (client.output_of(["scontrol", "show", "hostnames", partition["Nodes"]]) or "").split()[:MAX_HOSTS]
+    asked.say(f"waiting for a small job on partition {name}, at most {asked.wait_s:.0f} s")
     try:
         with this_machine.scratch_folder(runs) as folder:
             yield from probe(Path(folder), hosts, options, asked.wait_s, runs)
@@ -388,7 +344,8 @@ def probe_script(folder: Path, hosts: Sequence[str]) -> str:
 
 def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], FromNode | None]:
     """The job's `scontrol show job` once it is over or the time is up, and its answer if there is one."""
-    deadline, is_over = time.monotonic() + wait_s, False
+    deadline = time.monotonic() + wait_s
+    is_over = False
     job: dict[str, str] = {}
     while (answer := find_record(FromNode, folder / _ANSWER)) is None and time.monotonic() < deadline:
         if not is_over:

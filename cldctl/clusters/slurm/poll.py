@@ -46,6 +46,8 @@ _FORGOTTEN_S, _ACCOUNTING_AGAIN_S = 24 * 3600.0, 600.0
 _WANTED_S = 600.0
 # Seconds that a first or a fresh question waits for another process's.
 _PATIENCE_S = 2 * client.TIMEOUT_S
+# Files of machines and clusters that have not been used for this many seconds are removed.
+_UNUSED_S = 7 * 24 * 3600.0
 # Of the file of answers: another one has another name.
 _FORMAT = 2
 _MAX_BYTES = 20_000_000
@@ -101,7 +103,8 @@ def survey(jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: flo
 
 def _known(job_ids: Collection[str], max_age_s: float) -> tuple["Known", bool]:
     """What is known about jobs, and whether that is of this moment."""
-    memory, began, decides = memory_of_this_user(), time.time(), max_age_s <= 0
+    memory = memory_of_this_user()
+    began, decides = time.time(), max_age_s <= 0
     known = memory.load()
     if decides or known.is_due(began):
         with memory.asking(0.0 if known.as_of and not decides else _PATIENCE_S) as is_mine:
@@ -216,6 +219,8 @@ class Memory:
         if self._file is None:
             return
         try:
+            if not os.path.lexists(self._file):
+                _sweep(self._file.parent)
             write_text(self._file, json.dumps(to_plain(known)) + "\n")
         except (OSError, ValueError):
             self._file = None
@@ -242,18 +247,28 @@ class Memory:
 
 def memory_of_this_user() -> Memory:
     """Of the Slurm that commands of this process would ask."""
-    mark, file = "", client.configuration()
+    mark = ""
+    file = client.configuration()
     # Another cluster may take its place at the same path.
     with contextlib.suppress(OSError):
         status = os.stat(file)
         mark = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
     # Of this machine alone: on a network file system, machines see each other's locks and files late.
     name = f"{_FORMAT}\n{socket.gethostname()}\n{file}\n{mark}\n{os.environ.get('SLURM_CLUSTERS')}"
-    key, folder = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16], config.cache_folder()
+    key = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
+    folder = config.cache_folder()
     return _memory(folder / f"slurm-{key}.json" if folder is not None else None)
 
 
 _memory = functools.lru_cache(maxsize=16)(Memory)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the answers of other machines and clusters that nobody has written for a long time."""
+    for file in folder.glob("slurm-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.lstat().st_mtime > _UNUSED_S:
+                file.unlink()
 
 
 def _asked(known: Known, wanted: frozenset[str]) -> Known:

@@ -11,6 +11,8 @@ _LIMITS = "wait for your other jobs, or cancel some"
 _SMALLER = "fewer nodes, or a shorter cluster.time_min, begin earlier"
 # A job that nobody releases waits for ever; `Held` is known by it.
 _HELD = "it is held"
+# What `told` puts behind the reason of such a job.
+_TO_RELEASE = "; held: "
 _RELEASE = "release it: `scontrol release {id}`"
 _OR_ASK = "or ask an administrator if that is refused"
 # The first pattern that the reason begins with decides; {id} and {dependency} are of the job.
@@ -90,7 +92,7 @@ def explained(job_id: str, job: Mapping[str, str], seen: Seen) -> Waiting | None
     if not word:
         return None
     # scontrol writes what squeue says without its blanks; `told` may have added to it.
-    word = word.replace("_", " ").partition(";")[0]
+    word = word.replace("_", " ").partition(_TO_RELEASE)[0]
     begin = client.start_of(job.get("StartTime", ""))
     values = {"id": job_id, "dependency": job.get("Dependency", "squeue --format=%E names it")}
     for pattern, reason, advice in _WORDS:
@@ -106,4 +108,4 @@ def told(job_id: str, reason: str) -> str:
     if re.search("held|hold", reason, re.IGNORECASE) is None:
         return reason
     waiting = explained(job_id, {}, Seen("pending", reason=reason))
-    return f"{reason}; held: {waiting.advice}" if isinstance(waiting, Held) else reason
+    return f"{reason}{_TO_RELEASE}{waiting.advice}" if isinstance(waiting, Held) else reason

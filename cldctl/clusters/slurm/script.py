@@ -12,7 +12,6 @@ from cldctl.clusters import entry, this_machine
 from cldctl.clusters.base import After, JobSpec, SchedulerRefused
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Others would make another job of it, or hide its logs.
 _OWN = ("array", "dependency", "error", "job-name", "open-mode", "output", "test-only", "wrap")
 
@@ -45,7 +44,7 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
 
     Raises:
         RecipeError: the time limit leaves no time to work, or an option is not one of sbatch.
-        UsageError: a name, path or variable would be read as something else.
+        UsageError: a name or path would be read as something else.
     """
     size = spec.size
     _check_time(spec)
@@ -109,20 +108,22 @@ def _check_texts(spec: JobSpec) -> None:
     if "%" in logs:
         text = "Slurm replaces what follows a '%' in the names of logs. Use another --runs-dir"
         raise UsageError(f"{printable(logs, keep='')}: {text}.")
-    checked = [("run", spec.name, misread), ("folder", logs, misread), *(("node", it, misread) for it in spec.exclude)]
-    checked += [(f"value of the variable {name}", value, not_plain) for name, value in spec.env.items()]
-    paths = (*spec.aftermath, sys.executable, *([] if spec.code is None else [str(spec.code)]))
-    for what, written, problem_of in [*checked, *(("path", path, not_plain) for path in paths)]:
-        if (problem := problem_of(written)) is not None:
-            raise UsageError(f"the {what} {written!r} cannot be part of a batch script: {problem}.")
-    for name in spec.env:
-        if not _VARIABLE.fullmatch(name):
-            raise UsageError(f"{name!r} cannot name a variable of a job. Use letters, digits and '_'.")
+    _require("run", spec.name, misread(spec.name))
+    _require("folder", logs, misread(logs))
+    for node in spec.exclude:
+        _require("node", node, misread(node))
+    for path in (*spec.aftermath, sys.executable, str(spec.code or "")):
+        _require("path", path, not_plain(path))
     # Again, since the spec may be made in another way than from a recipe.
     for key, _, problem in spec.size.problems():
         empty = "[]" if isinstance(getattr(spec.size, key), tuple) else "null"
         fix = f"`cldctl resume {spec.name} cluster.{key}={empty}` changes that of a run"
         raise RecipeError(f"recipe: 'cluster.{key}' {problem} {fix}.")
+
+
+def _require(what: str, text: str, problem: str | None) -> None:
+    if problem is not None:
+        raise UsageError(f"the {what} {text!r} cannot be part of a batch script: {problem}.")
 
 
 def _setup(spec: JobSpec) -> list[str]:
@@ -137,7 +138,6 @@ def _setup(spec: JobSpec) -> list[str]:
 
 def _exports(spec: JobSpec) -> list[str]:
     return [
-        *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
         # Behind the lines of the recipe, which may set the variable.
         *_path(spec),
         # A job tells the signal of its time limit from that of a preemption by how early it comes.

@@ -145,7 +145,8 @@ def _named(file: Path, target: Path) -> Path:
 
 def _sbatch(spec: JobSpec, text: str) -> str:
     """Submit a script, which no file holds that somebody could exchange; returns the job id."""
-    began, variables = time.time(), {**environment(), **this_machine.safe_path(spec.code)}
+    began = time.time()
+    variables = {**environment(), **this_machine.safe_path(spec.code)}
     answer = client.run(["sbatch"], text, variables, SBATCH_WITHIN_S, detached=True)
     if answer.code == 0 and (found := _SUBMITTED.search(answer.text)):
         return found[1]
@@ -154,11 +155,13 @@ def _sbatch(spec: JobSpec, text: str) -> str:
 
 def _explained(name: str, answer: client.Answer, since: float) -> SchedulerRefused | SchedulerAway:
     """The error of an sbatch that failed, with what to do about it."""
-    error = answer.text.strip() or answer.last_line
+    # Sites let sbatch print more than its errors.
+    said = answer.text if answer.code in (0, -1) else answer.errors
+    error = said.strip() or f"sbatch ended with {answer.code}"
     lines = [_PREFIX.sub("", line) for line in error.splitlines() if _PREFIX.match(line)] or error.splitlines()
     if _UNHEARD.search(error):
         return SchedulerAway(f"slurmctld does not answer: {lines[-1]}. {_withdrawn(name, since)}.")
-    if answer.away:
+    if answer.away if answer.code == -1 else client.AWAY.search(error):
         fix = "Try again when it does, or use --cluster local"
         return SchedulerAway(f"slurmctld does not answer, and the job {name} was not submitted: {lines[-1]}. {fix}.")
     fix = "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or use --cluster local"

@@ -19,7 +19,7 @@ class Here(Cluster):
     blocks = True
     running = ""
 
-    def limit(self, spec):
+    def most_tasks(self, spec):
         return Limit(2)
 
     def check(self, spec, tasks=1):

@@ -79,19 +79,18 @@ def submit(tmp_path: Path) -> Iterator[Submitter]:
 
 
 def test_tasks_of_one_process_get_a_gpu_each(submit, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     size = ClusterSpec(gpus_per_node=1)
-    jobs = submit(*(submit.report(name) for name in "abc"), size=size, env={"SPECIAL": "yes"})
+    jobs = submit(*(submit.report(name) for name in "abc"), size=size)
     for number, name in enumerate("abc"):
         facts = submit.facts(name)
         assert facts["place"] == {
-            **{"rank": 0, "world_size": 1, "local_rank": number, "local_world_size": 3},
+            **{"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 3},
             "init_method": facts["place"]["init_method"],
         }
-        assert facts["env"] == {"SPECIAL": "yes", "CUDA_VISIBLE_DEVICES": "0,1,2"}
+        assert facts["gpus"] == str(4 + number)
         assert facts["ref"]["job_id"] == jobs[number].job_id == str(jobs[number].details["pid"])
         assert submit.phase(jobs[number]) == "running"
-    assert "SPECIAL" not in os.environ
     CLUSTER.cancel([jobs[1]])
     submit.until_gone(jobs[1])
     assert (submit.folder / "b.stopped").exists()
@@ -101,6 +100,17 @@ def test_tasks_of_one_process_get_a_gpu_each(submit, monkeypatch):
     out, _ = CLUSTER.log_files(jobs[1], 0)
     assert "work b" in out.read_text()
     assert not (submit.folder / "a.stopped").exists()
+
+
+def test_no_more_tasks_run_at_once_than_asked_for_though_one_that_waits_is_cancelled(submit):
+    jobs = submit(*(submit.report(name) for name in "abcde"), parallel=2)
+    for name in "ab":
+        submit.facts(name)
+    CLUSTER.cancel([jobs[2]])
+    submit.until_gone(jobs[2])
+    assert [submit.phase(job) for job in jobs] == ["running", "running", "gone", "pending", "pending"]
+    submit(submit.report("f"), parallel=4)
+    assert submit.facts("f")["place"]["local_world_size"] == 1
 
 
 def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):

@@ -27,7 +27,7 @@ class Report:
             "pid": os.getpid(),
             "ref": {**vars(job.ref), "details": dict(job.ref.details)},
             "place": vars(place),
-            "env": {name: os.environ.get(name) for name in ("SPECIAL", "CUDA_VISIBLE_DEVICES")},
+            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         }
         name = self.name if place.world_size == 1 else f"{self.name}.{place.rank}"
         print(f"work {name}", flush=True)

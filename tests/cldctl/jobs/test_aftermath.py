@@ -20,6 +20,7 @@ from cldctl.jobs.aftermath import Retry, after_bad_end, after_crash, missing_eve
 from cldctl.jobs.process import HOPELESS, NOT_REQUEUED, UNFIT
 from cldctl.runs.status import with_trouble
 from tests.support.clock import Clock
+from tests.support.ledgers import unfit
 from tests.support.made_up import run_with
 from tests.support.scripted import LAUNCHER, REF, Scripted, inside
 
@@ -47,14 +48,8 @@ def test_an_end_that_explains_itself_is_left(cause):
     assert after(started(job_id="6"), ended(), events.Submitted(job=REF)) is None, "nor one that never began"
 
 
-def test_a_bug_is_given_up_at_once():
-    assert after(started(), ended(detail="TypeError: no", bug=True)).reason == "TypeError: no"
-
-
 def test_a_task_of_sharded_work_has_a_budget_of_its_own():
-    assert after_crash(1, code=137, retries=3, job=inside()) == Retry(10.0, "crash 1 of 3 allowed")
     assert after_crash(2, code=137, retries=3, job=inside()) == Retry(20.0, "crash 2 of 3 allowed")
-    assert after_crash(2, code=137, retries=1, job=inside()).reason == "2 crashes (1 allowed)"
     # A fault in the request; its checkpoint is gone; it would draw the same samples.
     for code in (2, 3, HOPELESS):
         assert after_crash(1, code=code, retries=3, job=inside()) is None
@@ -98,6 +93,14 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     assert history.last.detail.startswith("no step finished within train.hang_timeout_s")
     assert job.cluster.calls == [("cancel", ["8"])], "its successor is not to begin"
     assert not hasattr(job, "delay_s")
+
+
+def test_a_bug_is_given_up_at_once(run, capsys):
+    run.ledger.append(started())
+    run.ledger.append(ended(detail="TypeError: no", bug=True))
+    aftermath.after_training(run, inside(), 1)
+    assert run.ledger.history().given_up == "TypeError: no"
+    assert "TypeError: no; a fault in code or recipe: not started again" in capsys.readouterr().err
 
 
 def test_what_the_launcher_knows_is_the_cause(run):
@@ -210,14 +213,8 @@ def test_status_tells_it():
     assert with_trouble(None, "FINISHED", loop(7), "7") is None
 
 
-def unfit_found(restart: int, host: str = "n1") -> events.Failed:
-    return events.Failed(
-        "unfit", job_id="7", restart=restart, rank=0, host=host, check="gpu", reason=f"{host}: gpu: it is gone"
-    )
-
-
 def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
-    run.ledger.append(unfit_found(0))
+    run.ledger.append(unfit())
     job = inside()
     aftermath.after_training(run, job, UNFIT)
     requeued = run.ledger.events()[-1]
@@ -231,10 +228,10 @@ def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
 
 def test_unfit_machines_are_not_looked_for_for_ever(run):
     for restart in range(aftermath.UNFIT_STARTS):
-        run.ledger.append(unfit_found(restart))
+        run.ledger.append(unfit(restart=restart))
         aftermath.after_training(run, inside(restart=restart), UNFIT)
         assert isinstance(run.ledger.events()[-1], events.Requeued)
-    run.ledger.append(unfit_found(aftermath.UNFIT_STARTS))
+    run.ledger.append(unfit(restart=aftermath.UNFIT_STARTS))
     run.ledger.append(events.Submitted(job=replace(REF, job_id="8"), successor_of="7"))
     job = inside(restart=aftermath.UNFIT_STARTS)
     aftermath.after_training(run, job, UNFIT)

@@ -23,6 +23,7 @@ from cldctl.jobs.hook_runner import KEPT_BYTES, call, changes, sentence, variabl
 from cldctl.jobs.train import go_on
 from cldctl.runs.state import Situation, state_of
 from cldctl.runs.survey import Answers
+from tests.support.ledgers import unfit
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES, ROOT
 from tests.support.scripted import REF, inside
@@ -221,12 +222,6 @@ def submitted(job_id="7", restarts=True, successor_of=None):
     return events.Submitted(job=JobRef(cluster="scripted", job_id=job_id, restarts=restarts), successor_of=successor_of)
 
 
-def unfit(restart=0, job_id="7", rank=0):
-    return events.Failed(
-        "unfit", job_id=job_id, restart=restart, rank=rank, host="n1", check="gpu", reason="n1: gpu: it is gone"
-    )
-
-
 def requeued(cause, job_id="7"):
     return events.Requeued(job_id=job_id, cause=cause)
 
@@ -269,7 +264,10 @@ LEDGERS = {
     "not begun": ((submitted(), events.GivenUp(never_began=True, job_id="7", reason="no checkpoint")), "gone"),
     "unfit at last": ((submitted(), unfit(), events.GivenUp(job_id="7", reason="11 starts")), "gone"),
     "unfit without a scheduler": ((submitted(restarts=False), unfit()), "gone"),
-    "unfit after a crash": ((*BEGUN, ended("crashed"), requeued("crashed"), unfit(1), requeued("unfit")), "pending"),
+    "crashed, unfit": (
+        (*BEGUN, ended("crashed"), requeued("crashed"), unfit(restart=1), requeued("unfit")),
+        "pending",
+    ),
     "unfit, cancelled": ((submitted(), unfit(), requeued("unfit"), events.Cancelled(job_id="7")), "gone"),
     "setup too long": ((submitted(), DIED_EARLY, requeued("timeout")), "pending"),
     "cancelled": ((*BEGUN, events.Cancelled(job_id="7"), ended("terminated")), "gone"),

@@ -14,6 +14,7 @@ from cldctl.clusters.base import JobSpec
 from cldctl.jobs import failures
 from cldctl.jobs.failures import bad, for_next_start, for_submission
 from cldctl.jobs.process import UNFIT
+from tests.support.ledgers import unfit
 from tests.support.made_up import run_with
 from tests.support.scripted import REF, alone, inside
 
@@ -22,10 +23,6 @@ NOW = time.time()
 
 def failed(host: str, restart: int, ago: float = 60.0, rank: int = 0) -> Failed:
     return Failed("rank", time=NOW - ago, job_id="7", restart=restart, rank=rank, host=host, reason="it broke")
-
-
-def unfit(host: str, ago: float = 60.0) -> Failed:
-    return Failed("unfit", time=NOW - ago, job_id="7", restart=0, rank=0, host=host, check="gpu", reason="it is gone")
 
 
 def crashed(host: str, job_id: str = "8_0", ago: float = 60.0) -> Failed:
@@ -51,7 +48,7 @@ def test_one_failed_health_check_is_enough():
 
 
 def test_failures_of_yesterday_are_forgotten():
-    old = failures.DAY_S + 1
+    old = 2 * failures.DAY_S
     assert bad([failed("n1", 0, ago=old), failed("n1", 1), unfit("n2", ago=old)], NOW) == {}
 
 

@@ -49,13 +49,7 @@ def _clock(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cause", "asked"),
-    [
-        (None, True),
-        ("crashed", True),
-        ("terminated", True),
-        ("preempted", False),
-    ],
+    ("cause", "asked"), [(None, True), ("crashed", True), ("terminated", True), ("preempted", False)]
 )
 def test_an_end_without_an_explanation_is_explained(run, job, cause, asked):
     if cause is not None:
@@ -186,18 +180,13 @@ def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(shor
     assert notices(load(TOY, ["cluster.signal_s=45"])) == {45}
     statistics = specs.sharded([short.evals / "e"], short.recipe().cluster, DebugCluster())
     assert statistics.notice_s == 90, "no save was measured"
-    assert specs.measured_saves([short])["slowest_save_s"] == 100.0
+    assert specs.measured_saves([short]) == (100.0, 360)
 
 
 def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
     missing = [("a", [0, 1, 2]), ("b", [0, 1]), ("c", [])]
-    assert divided(missing, 9) == [
-        (Piece("a", (0,)),),
-        (Piece("a", (1,)),),
-        (Piece("a", (2,)),),
-        (Piece("b", (0,)),),
-        (Piece("b", (1,)),),
-    ]
+    each = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1)]
+    assert divided(missing, 9) == [(Piece(folder, (shard,)),) for folder, shard in each]
     assert divided(missing, 2) == [(Piece("a", (0, 2)), Piece("b", (1,))), (Piece("a", (1,)), Piece("b", (0,)))]
 
 

@@ -70,7 +70,7 @@ def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, m
 def test_what_the_cluster_has_no_jobs_for_leaves_nothing_behind(run, scripted):
     cluster, before = scripted(), {*run.path.rglob("*")}
     cluster.queues, cluster.most = True, 0
-    cluster.limit = lambda spec: Limit(2)
+    cluster.most_tasks = lambda spec: Limit(2)
     made = plan.make(run, ("elbo",), [20], ASKED, plan.parse(["eval.elbo.velocities=1,4"]))
     with pytest.raises(RecipeError, match="2 tasks do not fit"):
         list(evaluate.start([evaluate.Planned.of(run, made, cluster, run.recipe().cluster)]))

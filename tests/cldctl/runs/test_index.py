@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,7 +12,7 @@ from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Ended, JobRef, Started, Submitted
+from cld_core.run.events import Ended, GivenUp, JobRef, Started, Submitted
 from cld_core.run.tunings import TuneRequest, Tuning
 from cldctl.runs import index, survey
 from cldctl.runs.index import Index
@@ -75,11 +77,14 @@ def _begin_evaluation(run):
     Evaluation(request_of(load(TOY), ("elbo",), 20, 1).save(run))
 
 
-def _tune(run):
+def _ask_for_tuning(run):
     request = TuneRequest.of(run.recipe(), 20, 5, points=8, budget_min=1.0, seed=0)
-    Tuning(request.store(run.tuned / request.id)).ledger.append(
-        Submitted(job=JobRef(cluster="scripted", job_id="0"), shards=(0,))
-    )
+    return Tuning(request.store(run.tuned / request.id))
+
+
+def _tune(run):
+    work = _ask_for_tuning(run)
+    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="0"), shards=(0,)))
 
 
 CHANGES = {
@@ -101,12 +106,19 @@ def test_what_changes_is_read_again(root, monkeypatch, how):
     assert read == ["a"]
 
 
-def test_a_run_with_work_that_is_not_finished_is_read_each_time(root, monkeypatch, scripted):
-    _tune(RunFolder(root / "a"))
+def test_work_that_is_not_finished_is_compared_and_what_is_asked_for_again_is_read(root, monkeypatch, scripted):
+    run = RunFolder(root / "a")
+    _tune(run)
     scripted.phases["0"] = "gone"
     settle(root)
     assert looked(root, monkeypatch)[0] == ["a", "b", "c"]
-    assert looked(root, monkeypatch)[0] == ["a"], "it has stopped, and may be given up"
+    assert looked(root, monkeypatch)[0] == [], "it has stopped"
+    tuning = _ask_for_tuning(run)
+    assert looked(root, monkeypatch)[0] == ["a"]
+    settle(root)
+    looked(root, monkeypatch)
+    tuning.ledger.append(GivenUp(reason="often"))
+    assert looked(root, monkeypatch)[0] == ["a"]
 
 
 def test_what_may_change_is_read_each_time(root, monkeypatch, scripted):
@@ -157,10 +169,10 @@ def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
     "damage",
     [
         lambda file: file.write_bytes(file.read_bytes()[:-10]),
-        lambda file: file.write_bytes(file.read_bytes().replace(b"FINISHED", b"CANCELLED")),
+        lambda file: file.write_text("[]"),
         lambda file: file.chmod(0o666),
     ],
-    ids=["cut", "changed", "of everybody"],
+    ids=["cut", "of another form", "of everybody"],
 )
 def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch, damage):
     looked(root, monkeypatch)
@@ -169,3 +181,26 @@ def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch, d
     damage(file)
     assert index._load(file) == {}
     assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
+
+
+def test_after_an_interrupt_nothing_more_is_begun(monkeypatch):
+    begun, is_left, both = [], threading.Event(), threading.Barrier(2)
+
+    class Pool(ThreadPoolExecutor):
+        def __exit__(self, *how):
+            is_left.set()
+            return super().__exit__(*how)
+
+    def work(item):
+        begun.append(item)
+        if item in (0, 6):
+            both.wait()
+        if item == 0:
+            raise KeyboardInterrupt
+        is_left.wait()
+
+    monkeypatch.setattr(index, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(index, "_THREADS", 2)
+    with pytest.raises(KeyboardInterrupt):
+        index.side_by_side(work, range(10))
+    assert sorted(begun) == [0, 6], "one of each part"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cld_core.errors import NotFoundError
+from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Failed, JobRef, Started, Submitted
 from cldctl.runs import logs
@@ -82,11 +83,15 @@ def shown(run, *options, code=0):
     return invoke("logs", "mine", *options, runs=run.path.parent, code=code)
 
 
-def test_each_attempt_of_a_requeued_job_has_its_own_part_of_the_log(requeued):
+def test_each_attempt_of_a_requeued_job_has_its_own_part_of_the_log(requeued, monkeypatch):
     assert shown(requeued, "--attempt", "0").stdout == f"{mark(0)}rank 0 start 0\n"
     assert shown(requeued, "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"
     assert shown(requeued, "--attempt", "1", "--rank", "1").stdout == f"{mark(1, 1)}rank 1 start 1\n"
     assert len(shown(requeued).stdout.splitlines()) == 4, "without --attempt, the log of the job"
+    monkeypatch.setattr(logs, "_SEARCHED_BYTES", 10)
+    whole = shown(requeued, "--attempt", "1")
+    assert len(whole.stdout.splitlines()) == 4
+    assert "too large to be searched" in whole.stderr
 
 
 def test_all_ranks_are_merged_with_their_numbers(requeued):
@@ -110,6 +115,18 @@ def test_a_log_that_is_followed_is_printed_once(requeued, scripted):
     assert shown(requeued, "-f", "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"
     assert shown(requeued, "-f", "--attempt", "0").stdout == f"{mark(0)}rank 0 start 0\n"
     assert shown(requeued, "-f", "--tail", "1").stdout == "rank 0 start 1\n"
+
+
+def test_a_log_is_followed_until_its_run_is_left_by_its_owner(requeued, scripted, monkeypatch):
+    scripted.phases["7"] = "running"
+    requeued.ledger.append(Ended(attempt=1, cause="finished", step=20))
+    log = logs.of_training(requeued, 1, 0)
+    assert not log.is_growing()
+    write_json(requeued.leases / "00000001.json", {"job_id": "7", "host": "n1", "pid": 3})
+    os.utime(requeued.leases / "00000001.json", (0, 0))
+    assert log.is_growing(), "the clock of its node may be another"
+    monkeypatch.setattr(logs, "newest", lambda folder: os.stat("/nowhere"))
+    assert log.is_growing(), "nothing is known"
 
 
 @pytest.mark.parametrize(

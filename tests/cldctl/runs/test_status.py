@@ -119,6 +119,13 @@ def test_a_rate_is_that_of_a_run_that_reports(run, every_s, ago, reason):
     assert bool(row.reason) == (reason is not None)
 
 
+def test_the_recipe_of_a_run_that_has_not_trained_is_not_read(run, monkeypatch):
+    run.ledger.append(events.Submitted(job=ref()))
+    run.ledger.append(events.Failed("unfit", job_id="7", reason="no GPU", began=1.0))
+    monkeypatch.setattr(RunFolder, "recipe", lambda self: pytest.fail("it was read"))
+    assert status_of(run, GONE).usage is None
+
+
 @pytest.mark.parametrize("cause", ["timeout", "finished"])
 def test_a_damaged_recipe_is_shown_once_and_nothing_that_needs_it_is_suggested(run, cause):
     run.ledger.append(events.Submitted(job=ref()))
@@ -129,7 +136,7 @@ def test_a_damaged_recipe_is_shown_once_and_nothing_that_needs_it_is_suggested(r
     assert text(details(row)).count("problem") == 1
     assert "recipe.yaml" in row.problems[0]
     found = why(run)
-    assert sum("recipe.yaml" in problem for problem in found.problems) == 1
+    assert sum("recipe.yaml" in problem for problem in found.row.problems) == 1
     assert found.do.startswith("restore recipe.yaml")
     assert {command.split()[0] for command in found.next} <= {"logs", "report"}
 

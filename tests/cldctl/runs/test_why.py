@@ -6,6 +6,7 @@ import pytest
 
 from cld_core.run.events import Ended, Failed, GivenUp, Requeued, Started, Submitted
 from cldctl.clusters.base import Held, Waiting
+from cldctl.runs import usage
 from cldctl.runs.logs import first_failure, last_failed
 from cldctl.runs.why import why
 from tests.support.ledgers import job
@@ -40,7 +41,7 @@ def crashed(run, attempts=2):
     return run
 
 
-def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted):
+def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted, monkeypatch):
     crashed(run)
     text = "--- start 1 of job 7: rank 1 on n1, 2026-11-26T08:00:00 ---\nTraceback\nOSError: disk\n"
     (run.logs / "7_1_log.err").write_text(text)
@@ -50,8 +51,12 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted):
     assert found.excluded == ("n0", "n1")
     assert [(row["gained"], row["lost"], row["waited_s"]) for row in found.attempts] == [(100, 20, 900), (0, 120, 899)]
     assert found.next[0] == "resume mine"
-    assert not found.problems
+    assert not found.row.problems
     assert json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)["failed_first"]["rank"] == 1
+    monkeypatch.setattr(usage, "used_by", lambda *about, **more: 1 / 0)
+    damaged = why(run)
+    assert damaged.attempts == found.attempts
+    assert "usage: division by zero" in damaged.row.problems
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from cld_core.run.events import JobRef
+from cldctl import config
 from cldctl.clusters.base import Seen
 from cldctl.clusters.slurm import client, cluster, poll, submit
 from cldctl.clusters.slurm.client import Answer
@@ -45,9 +46,8 @@ def test_one_squeue_for_all_and_one_sacct_for_those_that_it_has_forgotten(slurm)
     slurm.mine = {"1": "RUNNING|n1|None", "2_0": "PENDING||Priority"}
     slurm.ends = {"3": "TIMEOUT|n1", "4_7": "FAILED|n1"}
     survey = SlurmCluster().survey([job("1"), job("2_0"), job("3"), job("4_7"), job("5")], max_age_s=0)
-    assert [survey.of(job(name)).word for name in ("1", "2_0", "3", "4_7", "5")] == [
-        *("RUNNING", "PENDING", "TIMEOUT", "FAILED", ""),
-    ]
+    words = [survey.of(job(name)).word for name in ("1", "2_0", "3", "4_7", "5")]
+    assert words == ["RUNNING", "PENDING", "TIMEOUT", "FAILED", ""]
     assert survey.of(job("5")).phase == "gone", "nobody remembers it"
     assert slurm.calls == {"squeue": 2, "sacct": 1}
     assert "--me" in slurm.asked[0]
@@ -76,6 +76,19 @@ def test_who_decides_asks_now_and_everybody_learns_the_answer(slurm, clock):
     clock.now += 20
     assert look("1") == ["pending"]
     assert slurm.calls == {"squeue": 2}
+
+
+def test_answers_that_nobody_has_used_for_a_week_are_removed(slurm, clock):
+    slurm.mine = {"1": "RUNNING|n1|None"}
+    folder = config.cache_folder()
+    for name, days in (("slurm-old.json", 8), ("slurm-old.lock", 8), ("slurm-new.json", 6), ("other", 8)):
+        (folder / name).touch()
+        os.utime(folder / name, (clock.now - days * 86400,) * 2)
+    look("1")
+    left = {file.name for file in folder.iterdir()}
+    assert "slurm-old.json" not in left
+    assert "slurm-old.lock" not in left
+    assert left >= {"slurm-new.json", "other"}
 
 
 def test_a_colleague_s_job_is_asked_about_by_its_name_whoever_asks(slurm, clock):
@@ -241,9 +254,7 @@ def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
 
 @pytest.mark.parametrize("line", ["12|N/A", "12", "1x|2026-11-25T00:57:43"])
 def test_a_job_submitted_at_an_unreadable_time_is_not_forgotten(monkeypatch, line):
-    monkeypatch.setattr(
-        client, "run", lambda command, stdin="": Answer(0, f"Welcome to this cluster\n{SUBMITTED}{line}\n")
-    )
-    assert client.submitted_since("toy", 0.0) is None
-    monkeypatch.setattr(client, "run", lambda command, stdin="": Answer(0, f"Welcome to this cluster\n{SUBMITTED}"))
-    assert client.submitted_since("toy", 0.0) == ["12", "13"]
+    for unreadable, jobs in ((f"{line}\n", None), ("", ["12", "13"])):
+        text = f"Welcome to this cluster\n{SUBMITTED}{unreadable}"
+        monkeypatch.setattr(client, "run", lambda command, text=text: Answer(0, text))
+        assert client.submitted_since("toy", 0.0) == jobs

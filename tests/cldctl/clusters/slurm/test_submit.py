@@ -1,0 +1,270 @@
+"""Submitting to a made-up Slurm: refusals, no answer, what a job inherits; how many tasks, and when they begin."""
+
+import functools
+import itertools
+import os
+import stat
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from cld_core.config.cluster import ClusterSpec
+from cld_core.errors import RecipeError
+from cld_core.run.events import JobRef
+from cldctl.clusters import entry
+from cldctl.clusters.base import JobSpec, SchedulerAway, SchedulerRefused, Seen
+from cldctl.clusters.slurm import client
+from cldctl.clusters.slurm import submit as submitting
+from cldctl.clusters.slurm.client import Answer
+from cldctl.clusters.slurm.cluster import SlurmCluster
+from tests.cldctl.clusters.works import Report
+from tests.support.clock import Clock
+from tests.support.ledgers import job
+from tests.support.scheduler import clients
+
+CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
+# Where no slurm.conf and no controller can be located.
+NOWHERE = "sbatch: error: DNS SRV lookup failed\\nsbatch: fatal: Could not establish a configuration source"
+
+
+@pytest.fixture
+def spec(tmp_path):
+    return JobSpec(name="mine", logs=tmp_path / "logs", size=ClusterSpec(partition="gpu"))
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """Replaces sbatch by the lines of a shell script."""
+    return functools.partial(clients, tmp_path, monkeypatch)
+
+
+def submit(spec, count=1):
+    noted = []
+    SlurmCluster().submit(spec, [Report("folder", "name")] * count, noted.extend)
+    return noted
+
+
+def test_a_job_and_an_array(spec, sbatch):
+    sbatch("echo Submitted batch job 31")
+    assert submit(spec) == [JobRef(cluster="slurm", job_id="31", logs=str(spec.logs), restarts=True)]
+    assert [job.job_id for job in submit(spec, 2)] == ["31_0", "31_1"]
+
+
+def test_what_sbatch_and_the_job_read_is_nobody_else_s(spec, sbatch, tmp_path):
+    """sbatch gets the script through a pipe: no file of it can be exchanged in between."""
+    sbatch(f"test $# = 0 || exit 1; cat > {tmp_path}/script; ls {spec.logs} > {tmp_path}/there; echo batch job 31")
+    spec.logs.mkdir()
+    spec.logs.chmod(0o2777)
+    submit(spec, 2)
+    assert stat.S_IMODE(spec.logs.stat().st_mode) == 0o2755
+    assert (tmp_path / "script").read_text() == SlurmCluster().script(spec, 2)
+    assert len((tmp_path / "there").read_text().split()) == 2, "what the job runs is there before it is"
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in spec.logs.glob("*.pkl")}
+    assert modes == {"31_0_submitted.pkl": 0o600, "31_1_submitted.pkl": 0o600}
+    assert (spec.logs / "31_submission.sh").read_text() == SlurmCluster().script(spec, 2)
+
+
+def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monkeypatch):
+    sbatch(f"env > {tmp_path}/env; echo Submitted batch job 31")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "lab")
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    submit(spec)
+    assert "SLURM_NTASKS=8" in (tmp_path / "env").read_text(), "a wish of the user, where there is no outer job"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    submit(spec)
+    left = [line for line in (tmp_path / "env").read_text().splitlines() if line.startswith("SLURM_")]
+    assert left == ["SLURM_CONF=/etc/slurm.conf"]
+    assert os.environ["SLURM_NTASKS"] == "8"
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "says"),
+    [
+        ("", SchedulerRefused, r"refused the job mine: sbatch ended with 1\."),
+        ("sbatch: error: invalid partition: nope", SchedulerRefused, "refused the job mine: invalid partition: nope"),
+        (CONTROLLER, SchedulerAway, "does not answer, and the job mine was not submitted: Unable to contact"),
+        (NOWHERE, SchedulerAway, "does not answer, and the job mine was not submitted: Could not establish"),
+    ],
+)
+def test_a_controller_that_is_away_has_not_refused(spec, sbatch, capfd, said, error, says):
+    sbatch(f"echo Welcome. Sessions are timed out after a day.; printf '{said}' >&2; exit 1")
+    with pytest.raises(error, match=says) as raised:
+        submit(spec)
+    assert "\n" not in str(raised.value)
+    assert ("refused" in str(raised.value)) == (error is SchedulerRefused)
+    assert not list(spec.logs.iterdir())
+    assert capfd.readouterr().err == "", "the message is the only one"
+
+
+HANGS = ("exec sleep 600", r"no answer within 1 s\.")
+TIMED_OUT = ("echo 'sbatch: error: Socket timed out on send/recv' >&2; exit 1", "Socket timed out on send/recv. ")
+
+
+@pytest.mark.parametrize(
+    ("how", "answers", "advice", "cancelled"),
+    [
+        (HANGS, [Answer(0, "31|{now}\n")], r"\(31\) is cancelled", ["31"]),
+        (TIMED_OUT, [Answer(0, "")], "Try again when it answers", []),
+        (TIMED_OUT, [Answer(1, ""), Answer(0, "31|{now}\n7|2020-01-01T00:00:00\n")], r"\(31\) is cancelled", ["31"]),
+        (TIMED_OUT, [Answer(1, "")] * 9, "The job may wait there all the same.*squeue --me --name=mine", []),
+    ],
+)
+def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, sbatch, monkeypatch, how, answers, advice, cancelled):
+    """Slurm may have accepted the job all the same; nobody would know of it."""
+    asked, left, passed, call = [], list(answers), itertools.count(), client.run
+
+    def run(command, *about, **how):
+        if command[0] == "sbatch":
+            return call(command, *about, **how)
+        asked.append(command)
+        answer = left.pop(0) if command[0] == "squeue" else Answer(0, "")
+        return Answer(answer.code, answer.text.format(now=time.strftime("%Y-%m-%dT%H:%M:%S")))
+
+    sbatch(how[0])
+    clock = SimpleNamespace(time=time.time, sleep=lambda seconds: None, monotonic=lambda: 20.0 * next(passed))
+    monkeypatch.setattr(submitting, "SBATCH_WITHIN_S", 1 if how is HANGS else 60)
+    monkeypatch.setattr(submitting, "time", clock)
+    monkeypatch.setattr(client, "run", run)
+    with pytest.raises(SchedulerAway, match=f"{how[1]}.*{advice}"):
+        submit(spec)
+    assert [command[1:] for command in asked if command[0] == "scancel"] == ([cancelled] if cancelled else [])
+
+
+def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkeypatch):
+    """What its tasks are to run could not get the name by which they look for it."""
+    sbatch("echo Submitted batch job 77")
+    cancelled: list[str] = []
+    monkeypatch.setattr(client, "cancel", cancelled.extend)
+
+    def failing(*arguments):
+        raise OSError(5, "Input/output error")
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, failing)
+    monkeypatch.setattr("cld_core.files.time", Clock())
+    monkeypatch.setattr(entry, "time", Clock())
+    with pytest.raises((OSError, SchedulerRefused), match="Input/output"):
+        submit(spec)
+    assert cancelled == ["77"]
+    assert list(spec.logs.glob("*.pkl")) == []
+
+
+CONFIG = "AccountingStorageEnforce = associations,limits\nMaxArraySize            = 1001\n"
+
+
+def association(account, user="", *, group="N(8)", each="", lineage="/", default="No"):
+    return (
+        f"ClusterName=test Account={account} UserName={user} Partition= Priority=0 ID=2\n"
+        f"    SharesRaw/Norm/Level/Factor=1/1.00/1/1.00\n    ParentAccount= Lineage={lineage} DefAssoc={default}\n"
+        f"    GrpJobs=N(0) GrpJobsAccrue=N(0)\n    GrpSubmitJobs={group} GrpWall=N(0.00)\n"
+        f"    MaxJobs= MaxJobsAccrue= MaxSubmitJobs={each} MaxWallPJ=\n"
+    )
+
+
+def qos(name, *, group="N(8)", each="N(8)", user="ann"):
+    return (
+        f"QOS={name}(1)\n    UsageRaw=0.000000\n    GrpJobs=N(0) GrpJobsAccrue=N(0) GrpSubmitJobs={group}\n"
+        "    MaxWallPJ=\n    Account Limits\n      lab\n        MaxJobsPA=N(0) MaxSubmitJobsPA=1(8)\n    User Limits\n"
+        "      bob(7)\n        MaxJobsPU=N(0) MaxJobsAccruePU=N(0) MaxSubmitJobsPU=3(2)\n"
+        f"      {user}(8)\n        MaxJobsPU=N(0) MaxJobsAccruePU=N(0) MaxSubmitJobsPU={each}\n"
+    )
+
+
+def shown(*associations, qualities=()):
+    heading = "Current Association Manager state\n\nAssociation Records\n\n"
+    return f"{heading}{''.join(associations)}\nQOS Records\n\n{''.join(qualities)}\n"
+
+
+ANN = {"user": "ann(8)", "lineage": "/lab/deep/0-ann/", "default": "Yes"}
+
+
+@pytest.mark.parametrize(
+    ("text", "account", "most"),
+    [
+        (shown(association("deep", **ANN)), None, []),
+        (shown(association("deep", each="12(5)", **ANN)), None, [7]),
+        (shown(association("other", "bob(7)", each="3(0)"), association("deep", each="12(5)", **ANN)), None, [7]),
+        (shown(association("lab", group="20(8)"), association("deep", **ANN)), None, [12]),
+        (shown(association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)), None, [7]),
+        (shown(association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)), "x", [4]),
+        # A limit of the QOS takes the place of that of the association.
+        (shown(association("deep", each="7(8)", **ANN), qualities=[qos("normal", each="12(8)")]), None, [4]),
+        (shown(association("deep", **ANN), qualities=[qos("normal", group="30(8)")]), None, [22]),
+        ("slurm_load_assoc_mgr_info error: Access/permission denied", None, []),
+    ],
+)
+def test_jobs_that_may_wait_less_those_that_do(text, account, most):
+    assert [limit.tasks for limit in submitting.limits_of_jobs(text, "ann", account, "normal")] == most
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What Slurm's clients print, by their last argument but one; and what they were asked."""
+    asked, answers = [], {"show config": CONFIG}
+
+    def output_of(command):
+        asked.append(" ".join(command[1:3]))
+        return answers.get(asked[-1])
+
+    submitting.most_tasks.cache_clear()
+    monkeypatch.setattr(client, "output_of", output_of)
+    monkeypatch.setattr(submitting, "user_name", lambda number: "ann")
+    yield answers, asked
+    submitting.most_tasks.cache_clear()
+
+
+def test_the_tightest_limit_counts_and_is_named(said, spec):
+    answers, asked = said
+    answers["show assoc_mgr"] = shown(association("deep", each="12(5)", **ANN))
+    limit = SlurmCluster().most_tasks(spec)
+    assert limit.tasks == 7
+    assert "at most 12 jobs may be in the queue (MaxSubmitJobs of your" in limit.why
+    assert asked == ["show config", "show assoc_mgr"], "each once"
+
+
+@pytest.mark.parametrize(
+    ("config", "most", "why"),
+    [
+        (CONFIG, 1001, "MaxArraySize"),
+        ("MaxArraySize = 0\n", 1, "MaxArraySize"),
+        (CONFIG + "SchedulerParameters     = a=1,max_array_tasks=50,b\n", 50, "max_array_tasks"),
+        (None, 1000, "MaxArraySize"),
+    ],
+)
+def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, spec, config, most, why):
+    said[0]["show config"] = config
+    assert SlurmCluster().most_tasks(spec).tasks == most
+    SlurmCluster().check(spec, most)
+    with pytest.raises(RecipeError, match=f"{why}.*Submit at most {most}"):
+        SlurmCluster().check(spec, most + 1)
+
+
+# Seconds until a job begins, as Slurm writes it, and what is made of it: far ahead it has only added up limits.
+STARTS = pytest.mark.parametrize(("ahead", "is_believed"), [(3600.0, True), (40 * 86400.0, False), (3e10, False)])
+
+
+def moment(ahead: float) -> tuple[str, float]:
+    when = float(int(time.time() + ahead))
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when)), when
+
+
+@STARTS
+def test_the_start_that_slurm_expects(monkeypatch, ahead, is_believed):
+    text, when = moment(ahead)
+    monkeypatch.setattr(client, "show_job", lambda job_id: {"Reason": "Resources", "StartTime": text})
+    found = SlurmCluster().why_waiting(job("7", "slurm"), Seen("pending", word="PENDING"), asks=True)
+    assert found.expected == (when if is_believed else None)
+
+
+@STARTS
+def test_one_test_only_call_with_the_script_of_the_job(spec, tmp_path, monkeypatch, ahead, is_believed):
+    text, when = moment(ahead)
+    said = f"echo 'sbatch: Job 9 to start at {text} using 2 processors on nodes n1' >&2"
+    calls = clients(tmp_path, monkeypatch, f"cat > {tmp_path}/script\n{said}")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    assert SlurmCluster().ask_for_start(spec)() == (when if is_believed else None)
+    assert calls.read_text() == "sbatch --test-only\n"
+    assert "#SBATCH --partition=gpu" in (tmp_path / "script").read_text()
