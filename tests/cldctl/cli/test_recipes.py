@@ -15,6 +15,9 @@ def test_a_recipe_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_recipe(str(RECIPES / "toy.yaml")) == RECIPES / "toy.yaml"
     assert find_recipe("toy").name == "toy.yaml"
+    (tmp_path / "tiny.yaml").write_text("name: tiny\n")
+    with pytest.raises(RecipeError, match=r"Did you mean '\./tiny\.yaml'\?"):
+        find_recipe("tiny")
     (tmp_path / "recipes").mkdir()
     mine = tmp_path / "recipes" / "toy.yaml"
     mine.write_text("train: {steps: 3}")
