@@ -370,22 +370,22 @@ def draws_samples(names: Iterable[str]) -> bool:
     return any(ROWS[metric.rows].over == "samples" for metric in metrics(names))
 
 
-def parse_metrics(text: str | None, option: str = "--eval", listed: Collection[str] | None = None) -> tuple[str, ...]:
-    """The metrics of a comma-separated list, in the order of the table.
+def parse_metrics(texts: Collection[str], option: str = "--eval", listed: Collection[str] = ()) -> tuple[str, ...]:
+    """The metrics of comma-separated lists, in the order of the table.
 
     Args:
         option: where the list comes from, for messages.
-        listed: those that messages offer; None for all.
+        listed: those that messages offer; empty for all.
 
     Raises:
         UsageError: one is unknown; names the nearest.
     """
-    words = [word.strip() for word in (text or "").split(",") if word.strip()]
-    listed = METRICS if listed is None else listed
+    words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
+    listed = listed or METRICS
     known = ", ".join(listed)
     for word in words:
         if word not in METRICS:
             raise UsageError(f"{option}: '{word}' is not a metric; there are: {known}.{did_you_mean(word, listed)}")
-    if text is not None and not words:
+    if texts and not words:
         raise UsageError(f"{option} names no metric; there are: {known}. Name some, or leave the option out.")
     return tuple(name for name in METRICS if name in words)

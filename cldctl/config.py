@@ -3,20 +3,15 @@
 An option and the environment go over the defaults. A cache may be deleted at any time.
 """
 
-import contextlib
 import os
-import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cld_core.errors import CldError, UsageError, did_you_mean
 from cld_core.ownership import is_mine, make_private, shared_with
 from cld_core.run.folder import default_root
 from cld_core.sanitize import one_line
-
-if TYPE_CHECKING:
-    from cld_core.run import RunFolder
 
 _MAX_BYTES = 64 * 2**10
 
@@ -108,16 +103,6 @@ def runs_dir() -> Path:
     """
     configured = None if os.environ.get("CLDCTL_RUNS") else read().runs_dir
     return Path(configured) if configured else default_root()
-
-
-def command(text: str, run: "RunFolder") -> str:
-    """``cldctl TEXT``, with the ``--runs-dir`` that it needs to find ``run`` from here."""
-    root = run.path.parent
-    if root.resolve() == runs_dir().resolve():
-        return f"cldctl {text}"
-    with contextlib.suppress(ValueError):
-        root = root.relative_to(Path.cwd())
-    return f"cldctl {text} --runs-dir {shlex.quote(str(root))}"
 
 
 def _content(path: Path) -> Any:

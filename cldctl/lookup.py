@@ -20,7 +20,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         RecipeError: there is no such recipe; names the nearest.
     """
-    by_name = recipe_files()
+    by_name = shipped.recipes()
     if (file := shipped.named(name, by_name)) is not None:
         return file
     if os.path.isfile(beside := f"{name}.yaml"):
@@ -60,11 +60,6 @@ def profile_files() -> dict[str, Path]:
 def _own_profiles() -> Path | None:
     folder = config.folder()
     return None if folder is None else folder / "profiles"
-
-
-def recipe_files() -> dict[str, Path]:
-    """The files of all recipes by name, sorted; those in ./recipes take precedence."""
-    return shipped.recipes()
 
 
 def place(file: Path) -> str:

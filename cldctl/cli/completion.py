@@ -73,9 +73,13 @@ def _runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
 
 
 def _groups(ctx: typer.Context, incomplete: str) -> Iterable[str]:
+    return _folders(_root(ctx) / ".groups")
+
+
+def _folders(parent: Path) -> Iterable[str]:
     from cld_core.run.folder import is_name
 
-    return filter(is_name, sorted(entry.name for entry in (_root(ctx) / ".groups").iterdir()))
+    return filter(is_name, sorted(entry.name for entry in parent.iterdir()))
 
 
 def _overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
@@ -125,14 +129,14 @@ def _explained(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     return top if len(top) > 1 else names
 
 
-def _checkpoints(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    return ["last", *map(str, reversed(_run(ctx).checkpoint_steps()))]
+def _checkpoints(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    # It is always right, even if the word before is the name of a group.
+    yield "last"
+    yield from map(str, reversed(_run(ctx).checkpoint_steps()))
 
 
 def _evaluations(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    from cld_core.run.folder import is_name
-
-    return filter(is_name, sorted(entry.name for entry in _run(ctx).evals.iterdir()))
+    return _folders(_run(ctx).evals)
 
 
 def _methods(ctx: typer.Context, incomplete: str) -> Iterable[str]:
@@ -168,8 +172,8 @@ _OFFERED: dict[str, str | Callable[[typer.Context, str], Iterable[str]]] = {
     "sort": "cldctl.runs.selection:ORDERS",
     "cluster": "cldctl.clusters:CLUSTERS",
     "sampler": "cldctl.evals.samplers:SETTINGS",
-    "RECIPE": "cldctl.lookup:recipe_files",
-    "recipe": "cldctl.lookup:recipe_files",
+    "RECIPE": "cld_core.config.shipped:recipes",
+    "recipe": "cld_core.config.shipped:recipes",
     "profile": "cldctl.lookup:profile_files",
 }
 

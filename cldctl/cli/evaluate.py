@@ -218,9 +218,7 @@ def sample(
     wanted = SampleOptions(
         run=run,
         overrides=overrides,
-        method=method,
-        nfe=nfe,
-        guidance=guidance,
+        given={"guidance": guidance, "nfe": nfe, "method": method},
         checkpoint=checkpoint,
         count=n,
         seed=seed,
@@ -268,13 +266,12 @@ def tune(
     """
     from cldctl.runs.evaluate import EvalOptions, minutes, plan_tunings, start
     from cldctl.runs.options import network_evaluations
-    from cldctl.show.submission import finish_tunings, remark, say_cost
+    from cldctl.show.submission import finish_tunings, remark
 
     numbers, budget_min = network_evaluations(nfe), minutes(budget)
     run, overrides = options.run_and_overrides(words, root)
     wanted = EvalOptions(overrides=tuple(overrides), checkpoint=checkpoint, cluster=cluster, allow_plugin=allow_plugin)
     planned = plan_tunings(run, wanted, remark, nfe=numbers, points=points, budget_min=budget_min, seed=seed)
-    say_cost(planned)
     (planned,) = start([planned])
     raise typer.Exit(finish_tunings(planned, as_json, follow))
 
@@ -413,8 +410,6 @@ def bench_samplers(
 
     Example: cldctl bench samplers --sampler exponential --sampler fine=method=exponential,order=2,corrector=false
     """
-    from cld_core.metrics import parse_metrics
-    from cldctl.evals.samplers import comparing
     from cldctl.runs.evaluate import EvalOptions, plan_samplers, start
     from cldctl.runs.options import network_evaluations
     from cldctl.show.evaluations import show_plan
@@ -425,7 +420,7 @@ def bench_samplers(
     numbers = network_evaluations(nfe)
     run, overrides = options.run_and_overrides(words, root)
     wanted = EvalOptions(
-        metrics=parse_metrics(",".join(metrics) if metrics else None, "--metric", comparing(run.recipe())),
+        named=tuple(metrics or ()),
         overrides=tuple(overrides),
         samples=samples,
         checkpoint=checkpoint,

@@ -22,11 +22,11 @@ def recipes() -> None:
     Example: cldctl recipes
     """
     from cld_core.config import load, shipped
-    from cldctl.lookup import place, recipe_files
+    from cldctl.lookup import place
     from cldctl.show.tables import table
 
     rows = []
-    for name, file in recipe_files().items():
+    for name, file in shipped.recipes().items():
         try:
             recipe = load(file, with_plugins=False)
         except RecipeError as error:

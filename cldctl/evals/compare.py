@@ -17,7 +17,7 @@ from cld_core.run.work import evaluations_of
 from cld_core.sanitize import is_count, one_line
 
 from .plan import meaning
-from .table import mean_of, quantities_in
+from .table import finite, mean_of, quantities_in
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
 _NONE = (
@@ -88,7 +88,7 @@ class Column:
         """For ``--json``."""
         entry: dict[str, Any] = {"run": self.run, "checkpoint_step": self.step, "steps": self.steps}
         for key, it in self.results.items():
-            numbers = {"value": it.number.value, "stderr": it.number.stderr, "nfe": it.number.nfe}
+            numbers = {"value": finite(it.number.value), "stderr": it.number.stderr, "nfe": it.number.nfe}
             entry[key] = {**numbers, "how": it.how, **it.counts}
         return entry
 
@@ -332,9 +332,10 @@ class Line:
         entry = {"name": self.name, "cell": dict(self.cell), "runs": runs, "checkpoint_step": self.step}
         for key in (quantity.key for quantity in quantities_in(column.results for column in self.columns)):
             if (it := self.average(key)) is not None:
-                values = {one.run: one.results[key].number.value for one in self.columns if key in one.results}
+                having = [one for one in self.columns if key in one.results]
+                values = {one.run: finite(one.results[key].number.value) for one in having}
                 std, stderr = (it.error, None) if it.n > 1 else (None, it.error)
-                numbers = {"mean": it.mean, "std": std, "stderr": stderr, "n": it.n}
+                numbers = {"mean": finite(it.mean), "std": std, "stderr": stderr, "n": it.n}
                 entry[key] = {**numbers, "values": values, "how": it.one.how, **it.one.counts}
         return entry
 

@@ -19,7 +19,7 @@ from cld_core.run import RunFolder
 from cld_core.run.evaluations import Axis, Cell, EvalRequest, Sweep, current_report, numbers
 
 from .plan import MAX_CELLS, EvaluationPlan, recipe_for_evaluation, with_solution
-from .table import is_complete, keys_of, rows, to_csv
+from .table import finite, is_complete, keys_of, rows, to_csv
 
 Row = Mapping[str, Any]
 
@@ -72,26 +72,21 @@ class Comparison(EvaluationPlan):
     noisy: tuple[str, ...] = ()
 
 
-def comparing(recipe: Recipe) -> list[str]:
-    """The names of the metrics that can compare samplers of a model of such data."""
-    images = isinstance(recipe.data, ImageDataSpec)
-    return [it.name for it in registry.fitting(images=images) if registry.draws_samples([it.name])]
-
-
-def suited(recipe: Recipe, requested: Sequence[str]) -> tuple[tuple[str, ...], int]:
-    """The requested metrics of samples, or by default those that suit the data, and the default number of seeds.
+def suited(recipe: Recipe, listed: Sequence[str]) -> tuple[tuple[str, ...], int]:
+    """The metrics that ``--metric`` lists, or by default those that suit the data, and the default number of seeds.
 
     Images have one seed, because their metrics take many samples. The log-density under data from a plug-in, which may
     not define it, is computed only on request.
 
     Raises:
-        UsageError: a metric does not use samples, or is not for such data.
+        UsageError: a metric is unknown, does not use samples, or is not for such data.
     """
     images = isinstance(recipe.data, ImageDataSpec)
     usual: tuple[str, ...] = ("fid",) if images else ("w2", "density", "flow-distance")
     if not is_shipped("data", recipe.data.name):
         usual = tuple(name for name in usual if name != "density")
-    fit = comparing(recipe)
+    fit = [it.name for it in registry.fitting(images=images) if registry.draws_samples([it.name])]
+    requested = registry.parse_metrics(listed, "--metric", fit)
     for name in requested:
         if name not in fit:
             kind = "images" if images else "vectors"
@@ -320,10 +315,10 @@ def to_table(run: RunFolder, sweep: Sweep) -> str:
 
 
 def _entry(row: Row, key: str, *, is_best: bool) -> dict[str, Any] | None:
-    """A result; None if there is none. JSON has no infinity: the value of samples that diverged is None."""
+    """A result; None if there is none."""
     value = row[key]
     if value is None:
         return None
-    numbers = {"value": value if math.isfinite(value) else None, "stderr": row[f"{key}_stderr"]}
+    numbers = {"value": finite(value), "stderr": row[f"{key}_stderr"]}
     lost = row.get(f"{key}_nonfinite")
     return {**numbers, "nfe": row[f"{key}_nfe"], **({"nonfinite": lost} if lost else {}), "best": is_best}

@@ -71,6 +71,11 @@ def mean_of(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
+def finite(value: float) -> float | None:
+    """A number for JSON, which has neither infinities nor NaN: the value of samples that diverged is None."""
+    return value if math.isfinite(value) else None
+
+
 def quantities_in(results: Iterable[Collection[str]]) -> list[registry.Quantity]:
     """The numbers that any of these results has, of which each is by its key, in the order of the table of metrics."""
     keys = set[str]().union(*results)

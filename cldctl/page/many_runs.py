@@ -18,8 +18,8 @@ from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cld_core.sanitize import local_time, one_line, printable
 from cld_core.version import __version__
-from cldctl.config import command
 from cldctl.evals import compare
+from cldctl.runs.selection import command
 from cldctl.runs.status import RunStatus, said
 from cldctl.show.console import count, number
 from cldctl.show.evaluations import average_columns

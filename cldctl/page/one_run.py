@@ -12,6 +12,7 @@ from cld_core import metrics as registry
 from cld_core.config import Recipe, dump, load
 from cld_core.config.loader import to_yaml_line
 from cld_core.config.schema import leaves
+from cld_core.config.shipped import recipes
 from cld_core.config.train import EmaSpec
 from cld_core.digests import digest
 from cld_core.errors import CldError
@@ -21,10 +22,9 @@ from cld_core.run.evaluations import Sweep
 from cld_core.run.history import Attempt
 from cld_core.sanitize import local_time, one_line
 from cld_core.version import __version__
-from cldctl.config import command
 from cldctl.evals.compare import Result, best_of, results_of
 from cldctl.evals.table import keys_of, lines_of, rows
-from cldctl.lookup import recipe_files
+from cldctl.runs.selection import command
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.show.console import age, count, duration, keys_differ, number
@@ -323,7 +323,7 @@ def other_charts(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]
 def shipped(run: RunFolder) -> Recipe | None:
     """The shipped recipe that a run is made from; None if it is another one, or cannot be read."""
     with contextlib.suppress(CldError, OSError):
-        file = recipe_files().get(run.identity().get("recipe") or run.recipe().name)
+        file = recipes().get(run.identity().get("recipe") or run.recipe().name)
         return None if file is None else load(file, with_plugins=False).anchored(Path.cwd())
     return None
 

@@ -22,7 +22,6 @@ from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 from . import survey
 from .status import status_or_reason
 from .survey import Answers, Ends, by_cluster, started_works
-from .training import is_finished
 
 # Seconds that cancelled jobs are given to save and end.
 GRACE_S = 60.0
@@ -74,7 +73,8 @@ def outcome(ending: Ending) -> str:
     if not ending.trains:
         return f"{run.name}: {_works_ended(ending)}"
     steps = run.checkpoint_steps()
-    how = "had finished before it could be cancelled" if is_finished(run) else "cancelled"
+    is_finished = run.ledger.history().cause == "finished"
+    how = "had finished before it could be cancelled" if is_finished else "cancelled"
     return f"{run.name}: {how}; last checkpoint: {f'step {steps[-1]}' if steps else 'none'}"
 
 

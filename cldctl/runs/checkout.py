@@ -132,7 +132,8 @@ def write(target: Path, content: bytes, *, executable: bool = False) -> None:
         # Python would make this folder with the rights that a job's umask gives.
         (target.parent / "__pycache__").mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT, 0o777 if executable else 0o666), "wb") as stream:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    with os.fdopen(os.open(target, flags, 0o777 if executable else 0o666), "wb") as stream:
         stream.write(content)
 
 

@@ -114,14 +114,11 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
         CldError: the run belongs to somebody else, or has no such checkpoint.
         UsageError: an option is wrong, or the plug-in of the run may not be run.
     """
-    overrides, axes, metrics = options.overrides, parse(options.sweep), options.metrics
+    axes, metrics = parse(options.sweep), options.metrics
     if options.named:
         trusted_recipe(run, allow_plugin=options.allow_plugin)
-        metrics += registry.parse_metrics(",".join(options.named), "--metric")
-    if options.samples is not None:
-        key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
-        refuse_twice("--samples", [key], [*overrides, *options.sweep])
-        overrides = (*overrides, f"{key}={options.samples}")
+        metrics += registry.parse_metrics(options.named, "--metric")
+    overrides = _with_samples(options, metrics)
     require_may_change(run.path, "Nothing was evaluated")
     refuse_twice("--sweep", [axis.key for axis in axes], overrides)
     with named_as_typed(run):
@@ -132,6 +129,15 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
     for text in (*_other_images(run, recipe), *_division(planned, options.shards)):
         say(text)
     return planned
+
+
+def _with_samples(options: EvalOptions, metrics: Sequence[str]) -> tuple[str, ...]:
+    """The overrides, with the key that ``--samples`` sets."""
+    if options.samples is None:
+        return options.overrides
+    key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
+    refuse_twice("--samples", [key], [*options.overrides, *options.sweep])
+    return (*options.overrides, f"{key}={options.samples}")
 
 
 def plan_group(group: Group, options: EvalOptions, say: Say) -> tuple[list[Planned], list[Skipped]]:
@@ -162,20 +168,18 @@ def plan_samplers(
         named: the samplers, as ``--sampler`` names or defines them; all that come with cldctl without any.
         nfe: numbers of network evaluations.
         seeds: repetitions with new noise; None for as many as suit the data.
-        options: its metrics are those that suit the data if there are none; ``sweep`` is not read.
+        options: without ``named`` metrics, those that suit the data are meant; ``metrics`` and ``sweep`` are not read.
 
     Raises:
         CldError: as `plan`, or nothing can be compared.
     """
     if options.checkpoint == "all":
         raise UsageError("samplers of one checkpoint are compared: --checkpoint last or STEP.")
-    overrides, typed = options.overrides, {samplers.NFE: "--nfe"}
-    if options.samples is not None:
-        refuse_twice("--samples", ["eval.samples"], overrides)
-        overrides = (*overrides, f"eval.samples={options.samples}")
+    typed = {samplers.NFE: "--nfe"}
     settings = samplers.chosen(named)
     samplers.require_numbers(nfe)
-    metrics, usual = samplers.suited(run.recipe(), options.metrics)
+    metrics, usual = samplers.suited(run.recipe(), options.named)
+    overrides = _with_samples(options, metrics)
     with named_as_typed(run, typed):
         # The other keys are those of all samplers, which are looked at one by one.
         of_cluster = [text for text in overrides if text.startswith("cluster.")]
@@ -229,6 +233,8 @@ def plan_tunings(
     for one in sorted(nfe):
         request = TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed)
         works.append(Tuning(run.tuned / request.id, request))
+    if not all(work.is_done for work in works):
+        say(f"step {step}: {works[0].request.cost} for each N")
     return Planned(run=run, works=tuple(works), cluster=where, size=recipe.cluster, together=True)
 
 
@@ -293,16 +299,15 @@ def start(planned: Iterable[Planned], group: Group | None = None, parallel: int 
                 for one in these:
                     missing += _prepare(one, made)
                 if missing:
-                    job = sharded.start(
-                        missing,
-                        first.cluster,
+                    spec = specs.sharded(
+                        [work.folder for work, _ in missing],
                         first.size,
+                        first.cluster,
                         run=next(one.run for one in these if one.those("started")),
                         logs=of_sweep if group is None else group.logs,
                         parallel=parallel,
-                        together=first.together,
-                        say=said.append,
                     )
+                    job = sharded.start(missing, first.cluster, spec, first.size, first.together, said.append)
             # Of other errors a job may be left, which needs them.
             except (UsageError, SchedulerRefused, SchedulerAway):
                 for path in made:
@@ -323,31 +328,31 @@ def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]
     Args:
         made: is told the folders that did not exist before.
     """
-    run, cluster = planned.run, planned.cluster
-    begun = {work.name: found for work in planned.works if (found := _begun(work)) is not None}
-    answers = sharded.ask_about(work for work in begun.values() if not work.is_done)
-    states = {name: work_state(begun[name], answers) if name in begun else "STOPPED" for name in planned.names}
-    alive = {name: sharded.unclaimed(begun[name], answers) for name in states if states[name] in ("RUNNING", "PENDING")}
-    stopped = [work for work in planned.works if states[work.name] == "STOPPED"]
-    if stopped or any(alive.values()):
-        spec = specs.sharded([planned.works[0].folder], planned.size, cluster, run=run)
-        cluster.check(spec)
-        if not planned.together:
-            cluster.most_tasks(replace(spec, size=planned.size))
-    sweep = [] if planned.sweep is None else [run.evals / planned.sweep.id]
-    made += [folder for folder in (*sweep, *(work.folder for work in stopped)) if not folder.exists()]
-    if planned.sweep is not None:
-        planned.sweep.save(run)
-    if planned.together:
-        # A tuning that is being computed goes on to the budget that was asked for last, when it is started again.
-        for name in alive:
-            begun[name].request.store(begun[name].folder)
-    # A request that was damaged is written again: its product may be there already.
-    written = [type(work)(work.request.store(work.folder)) for work in stopped]
-    wanted = [(work, work.to_start()) for work in written] + [(begun[name], shards) for name, shards in alive.items()]
-    missing = [(work, shards) for work, shards in wanted if shards]
-    planned.found = {name: "being computed" if name in alive else "already complete" for name in states}
-    planned.found |= {work.name: "started" for work, _ in missing}
+    run, sweep = planned.run, planned.sweep
+    begun = [_begun(work) for work in planned.works]
+    answers = sharded.ask_about(work for work in begun if work is not None and not work.is_done)
+    folders = [work.folder for work in planned.works]
+    if sweep is not None:
+        folders.append(run.evals / sweep.id)
+    made += [folder for folder in folders if not folder.exists()]
+    if sweep is not None:
+        sweep.save(run)
+    missing: list[tuple[Work, list[int]]] = []
+    for wanted, known in zip(planned.works, begun, strict=True):
+        state = "STOPPED" if known is None else work_state(known, answers)
+        work, shards, found = wanted, [], "already complete"
+        if state == "STOPPED":
+            # A request that was damaged is written again: its product may be there already.
+            work = type(wanted)(wanted.request.store(wanted.folder))
+            shards = work.to_start()
+        elif known is not None and state in ("RUNNING", "PENDING"):
+            work, shards, found = known, sharded.unclaimed(known, answers), "being computed"
+            if planned.together:
+                # A tuning goes on to the budget that was asked for last, when it is started again.
+                known.request.store(known.folder)
+        if shards:
+            missing.append((work, shards))
+        planned.found[wanted.name] = "started" if shards else found
     return missing
 
 

@@ -98,15 +98,17 @@ class SubmitOptions:
             raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
         profile, axes = find_profile(self.profile), axes_of(self.sweep)
         refuse_twice("--sweep", [axis.key for axis in axes], self.given)
-        check, name = check_group_name if axes else check_name, self.name
+        name = ""
         cells: dict[str, Cell] = {}
         for values in combinations(axes):
             own = settings(values)
-            with named(own):
+            # What is wrong at the first may be wrong at all of them.
+            with named(own if cells else ()):
                 recipe = load(self.file, [*self.given, *own], profile)
-            # A recipe may be complete only with the values of a cell: its name is in any of them.
-            name = new_name(recipe.name) if name is None else name
-            check(name)
+            if not cells:
+                # A recipe may be complete only with the values of a cell: its name is in any of them.
+                name = new_name(recipe.name) if self.name is None else self.name
+                (check_group_name if axes else check_name)(name)
             with named(own):
                 cell = Cell(name=run_name(name, values), group=name, values=values, recipe=recipe)
                 check_name(cell.name)
@@ -120,7 +122,7 @@ class SubmitOptions:
     @cached_property
     def metrics(self) -> tuple[str, ...]:
         """Those of the evaluation that follows each training; plug-ins of the recipe may have registered some."""
-        return parse_metrics(",".join(self.chained) if self.cells and self.chained else None)
+        return parse_metrics(self.chained if self.cells else ())
 
     @property
     def group(self) -> Group | None:

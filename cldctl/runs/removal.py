@@ -21,9 +21,9 @@ from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive
 from cld_core.run.work import evaluations_of, tunings_of
 from cldctl import clusters, locks
-from cldctl.config import command
 
 from . import cluster_choice, survey
+from .selection import command
 from .state import OVER
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers

@@ -23,13 +23,13 @@ from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.recipe import require_own_plugin, trusted_recipe
 from cldctl import locks
 from cldctl.clusters.base import Cluster
-from cldctl.config import command
 from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
 from cldctl.lookup import find_profile
 
 from . import snapshot, survey
 from .index import Index
+from .selection import command
 from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
@@ -151,9 +151,9 @@ def continued(begun: Begun, runs: Sequence[RunFolder], asked: Continuation, abou
         # Who holds the group's lock knows that no other command is still making the run.
         is_abandoned = not (history.request or history.submitted or history.attempts)
         if row.state == "FINISHED" and not any(text.startswith("train.steps=") for text in asked.overrides):
-            begun.finished.append(run.name)
+            begun.found[run.name] = "finished already"
         elif row.state not in {*RESUMABLE, "FINISHED"} and not is_abandoned:
-            begun.alive.append(run.name)
+            begun.found[run.name] = "running already"
         else:
             try:
                 starts.append(_ready(run, asked, begun.cluster, about, answers, is_abandoned=is_abandoned))

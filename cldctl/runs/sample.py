@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -132,7 +132,8 @@ class SampleOptions:
     """The requested samples.
 
     Attributes:
-        overrides: of the run's recipe; ``method``, ``nfe`` and ``guidance``: keys of `sampling`, None for the recipe's.
+        overrides: of the run's recipe.
+        given: what options of the same names say about keys of `sampling`; None for what the recipe says.
         count: None for as many as a picture shows.
         output: a .png or .npz; None for a picture in the run's folder, in a file named after its settings.
         label: the class of all samples; None for each as often as in the data.
@@ -140,9 +141,7 @@ class SampleOptions:
 
     run: RunFolder
     overrides: Sequence[str]
-    method: str | None
-    nfe: int | None
-    guidance: float | None
+    given: Mapping[str, str | float | None]
     checkpoint: str
     count: int | None
     seed: int
@@ -159,7 +158,7 @@ class SampleOptions:
                 cannot be conditioned like that.
             RecipeError: a value does not fit.
         """
-        given = {name: value for name in ("guidance", "nfe", "method") if (value := getattr(self, name)) is not None}
+        given = {name: value for name, value in self.given.items() if value is not None}
         for name in given:
             refuse_twice(f"--{name}", [f"sampling.{name}"], self.overrides)
         for text in self.overrides:

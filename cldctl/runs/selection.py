@@ -1,10 +1,16 @@
-"""Which of many runs are meant: by state, time, tag, user or group; and the tags and notes to find them by."""
+"""Which of many runs are meant: by state, time, tag, user or group.
 
+And how people find one again: by the tags and notes that they give it, or by a command that names it.
+"""
+
+import contextlib
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from cld_core.errors import UsageError, did_you_mean
@@ -12,6 +18,7 @@ from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import Labelled
 from cld_core.sanitize import has_control, one_line
+from cldctl import config
 
 from .state import OVER, STATES
 from .status import RunStatus
@@ -139,6 +146,16 @@ def check_labels(tags: Sequence[str], note: str | None = None) -> None:
         raise UsageError("a note is one line without control characters. Leave them out.")
     if len(note or "") > _LONGEST_NOTE:
         raise UsageError(f"a note has at most {_LONGEST_NOTE} characters, not {len(note or '')}. Shorten it.")
+
+
+def command(text: str, run: RunFolder) -> str:
+    """``cldctl TEXT``, with the ``--runs-dir`` that it needs to find ``run`` from here."""
+    root = run.path.parent
+    if root.resolve() == config.runs_dir().resolve():
+        return f"cldctl {text}"
+    with contextlib.suppress(ValueError):
+        root = root.relative_to(Path.cwd())
+    return f"cldctl {text} --runs-dir {shlex.quote(str(root))}"
 
 
 def label(run: RunFolder, note: str | None, tags: Sequence[str] = (), untag: Sequence[str] = ()) -> None:

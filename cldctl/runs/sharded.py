@@ -11,13 +11,12 @@ from cld_core import ownership
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluate.statistics import Statistics, make_folder
-from cld_core.run import RunFolder
 from cld_core.run import code as stored
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.shards import ShardedWork
 from cld_core.run.work import Work, open_work
 from cldctl import locks
-from cldctl.clusters.base import After, Cluster, Limit, SchedulerAway, TooManyTasks
+from cldctl.clusters.base import Cluster, JobSpec, Limit, SchedulerAway, TooManyTasks
 from cldctl.jobs import specs
 from cldctl.jobs.shards import ShardsWork, divided
 
@@ -33,21 +32,16 @@ PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 3.8, 0.0)
 def start(
     missing: Sequence[tuple[Work, Sequence[int]]],
     cluster: Cluster,
+    spec: JobSpec,
     size: ClusterSpec,
-    *,
-    run: RunFolder | None = None,
-    logs: Path | None = None,
-    after: After | None = None,
-    parallel: int | None = None,
-    code: Path | None = None,
     together: bool = False,
     say: Say = lambda text: None,
 ) -> JobRef:
     """Start shards of works by one submission, a shard a task where the cluster takes so many tasks.
 
     Args:
+        spec: the job of these works, `specs.sharded`.
         size: nodes, ranks and limits as a training would get them.
-        code: what the job imports from, as in `JobSpec`.
         together: one task computes all of it, one work after another.
         say: told why tasks have several shards each, if a limit of the scheduler is the reason.
 
@@ -56,14 +50,11 @@ def start(
         SchedulerRefused, SchedulerAway: nothing was started.
     """
     works = {str(work.folder): work for work, _ in missing}
-    folders = [work.folder for work in works.values()]
-    spec = specs.sharded(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel, code=code)
-    wide = replace(spec, size=size)
     wanted = [(str(work.folder), shards) for work, shards in missing]
-    limit = Limit(1) if together else cluster.most_tasks(wide)
+    limit = Limit(1) if together else cluster.most_tasks(replace(spec, size=size))
     shares, why = divided(wanted, limit.tasks), limit.why
     cluster.check(spec, len(shares))
-    digest = _digest(code, cluster)
+    digest = _digest(spec.code, cluster)
     jobs: list[JobRef] = []
 
     def note(refs: Sequence[JobRef]) -> None:
@@ -116,7 +107,8 @@ def start_statistics(
         if work.is_done or is_alive(work.folder):
             return None
         stored = Statistics(work.request.save())
-        return start([(stored, stored.to_start())], cluster, size, say=say)
+        spec = specs.sharded([stored.folder], size, cluster)
+        return start([(stored, stored.to_start())], cluster, spec, size, say=say)
 
 
 def ask_about(works: Iterable[Work]) -> Answers:

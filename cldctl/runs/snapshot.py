@@ -25,9 +25,9 @@ from cld_core.run.groups import Group
 from cld_core.run.identity import identity
 from cld_core.version import __version__
 from cldctl.clusters.base import Cluster
-from cldctl.config import command
 
 from . import checkout
+from .selection import command
 
 # Of the files that are left out, so many are named.
 _SHOWN = 5

@@ -136,7 +136,7 @@ def submit(
             shared = snapshot.store_shared(group, recipes, options.file, cluster, live=options.live_code)
         for cell in new:
             run = _create(options, cell)
-            begun.new.append(run.name)
+            begun.found[run.name] = "new"
             if group is None:
                 # From here on, others see that a command is at work: the code may take long to store.
                 stack.enter_context(locks.only_one(run.path, cluster))
@@ -194,7 +194,7 @@ def _prepare(run: RunFolder, options: SubmitOptions, cell: Cell, cluster: Cluste
 def _remove_unsubmitted(options: SubmitOptions, begun: Begun) -> None:
     """Remove new runs that have no job, and a group without runs: their names are free again."""
     for run in begun.runs:
-        if run.name in begun.new and not run.ledger.history().submitted:
+        if begun.found.get(run.name) == "new" and not run.ledger.history().submitted:
             shutil.rmtree(run.path)
     if options.group is not None and not options.group.runs():
         shutil.rmtree(options.group.path, ignore_errors=True)

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import FrameType
@@ -21,12 +22,15 @@ from cld_core.run.groups import Group
 from cld_core.run.work import Work, evaluations_of
 from cldctl import locks
 from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, SchedulerRefused
-from cldctl.config import command
 from cldctl.jobs import hooks, specs
 from cldctl.jobs.train import TrainWork
 
 from . import sharded, snapshot
+from .selection import command
 from .sharded import Say
+
+# What is said of the runs of a group.
+FOUND = ("new", "resumed", "running already", "finished already")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class Start:
     """A run that is to train, for the first time or again.
 
     Attributes:
-        request: what the ledger is told, before who asks whom is added.
+        request: what the ledger is told, before it is added when who asks whom.
         evaluations: those that wait for its end.
     """
 
@@ -65,8 +69,7 @@ class Begun:
         group: None for one run; ``parallel``: how many of its runs may train at once.
         started: called as soon as the job of a run exists, before a blocking cluster begins.
         runs: all that were asked for.
-        jobs: of those that were started, by name of the run; the rest by what they are: ``finished`` or ``alive``.
-        new: the names of those that were made.
+        found: what they were or became, one of `FOUND` by name of the run; ``jobs`` of those that were started.
         evaluations: the names of those that follow, by name of the run.
         skipped: runs that could not be started, and why.
         said: what people should know about one run.
@@ -77,17 +80,11 @@ class Begun:
     parallel: int | None = None
     started: Callable[[RunFolder], None] = lambda run: None
     runs: list[RunFolder] = field(default_factory=list)
+    found: dict[str, str] = field(default_factory=dict)
     jobs: dict[str, JobRef] = field(default_factory=dict)
-    new: list[str] = field(default_factory=list)
-    finished: list[str] = field(default_factory=list)
-    alive: list[str] = field(default_factory=list)
     evaluations: dict[str, tuple[str, ...]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
-
-    @property
-    def resumed(self) -> list[str]:
-        return [name for name in self.jobs if name not in self.new]
 
 
 def require_inputs(recipe: Recipe) -> None:
@@ -201,6 +198,7 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
             run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
             snapshot.settle(run, has_job=True)
             begun.jobs[run.name] = ref
+            begun.found.setdefault(run.name, "resumed")
         for run in runs:
             begun.started(run)
 
@@ -213,6 +211,7 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
             for run, put_back in zip(runs, undo, strict=True):
                 away = isinstance(error, SchedulerAway)
                 run.ledger.append(Refused("submission", reason=str(error), away=away))
+                snapshot.settle(run, has_job=False)
                 put_back()
             raise
     assert all(run.name in begun.jobs for run in runs), f"cluster {cluster.name} did not report its jobs"
@@ -222,17 +221,14 @@ def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
     """Note that a run is to be trained, before there is a job; its jobs may call the hook of its recipe.
 
     Returns:
-        What puts back the code and the hook that the run had, for when there is no job after all.
+        What puts back the hook that the run had, for when there is no job after all.
     """
     run = start.run
     put_back = hooks.allow(run, start.recipe)
-    run.ledger.append(replace(start.request, host=socket.gethostname(), pid=os.getpid(), cluster=cluster.name))
-
-    def undo() -> None:
-        snapshot.settle(run, has_job=False)
-        put_back()
-
-    return undo
+    # It may have been made long ago: runs of a group train one after another on a cluster that blocks.
+    now, host = round(time.time(), 3), socket.gethostname()
+    run.ledger.append(replace(start.request, time=now, host=host, pid=os.getpid(), cluster=cluster.name))
+    return put_back
 
 
 def follow_up(start: Start, cluster: Cluster, training: JobRef, say: Say = lambda text: None) -> None:
@@ -247,10 +243,12 @@ def follow_up(start: Start, cluster: Cluster, training: JobRef, say: Say = lambd
     run = start.run
     if not start.evaluations or (cluster.blocks and not is_finished(run)):
         return
+    folders, size = [work.folder for work in start.evaluations], start.recipe.cluster
     after, stored = After((training,)), code.path_of(run.path)
     try:
         missing = [(work, work.to_start()) for work in start.evaluations]
-        sharded.start(missing, cluster, start.recipe.cluster, run=run, after=after, code=stored, say=say)
+        spec = specs.sharded(folders, size, cluster, run=run, after=after, code=stored)
+        sharded.start(missing, cluster, spec, size, say=say)
     except (SchedulerRefused, SchedulerAway) as error:
         text = f"{run.name} trains as job {training.job_id}, but {without_jobs(run)}"
         raise type(error)(f"{text}. The reason: {error}") from error

@@ -177,7 +177,7 @@ def strong(*parts: str) -> Text:
 
 def say_next(place: "RunFolder", *texts: str) -> None:
     """Say what to type next, a line each, without "cldctl ": commands about a run, or what lies beside it."""
-    from cldctl.config import command
+    from cldctl.runs.selection import command
 
     err.print("next:\n" + "\n".join(f"  {command(text, place)}" for text in texts))
 

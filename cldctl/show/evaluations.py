@@ -16,11 +16,11 @@ from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.groups import Group
 from cld_core.run.tunings import Tuning
-from cldctl.config import command
 from cldctl.evals import compare
 from cldctl.evals.samplers import Comparison, best, references, to_json, to_table
 from cldctl.evals.table import keys_of, plot, quantities_in, rows, write_finished
 from cldctl.runs import survey
+from cldctl.runs.selection import command
 from cldctl.runs.status import evaluation_status, tuning_status
 
 from .console import count, err, number, out, say_next
@@ -247,8 +247,7 @@ def _result(first: compare.Line | None, line: compare.Line, quantity: registry.Q
 
 
 def _of(results: Sequence[compare.Result]) -> str:
-    texts = (f"{size:,} {name}" for it in results for name, size in it.counts.items())
-    return ", ".join(dict.fromkeys(texts)) or "-"
+    return ", ".join(dict.fromkeys(it.of for it in results if it.of)) or "-"
 
 
 def _how(results: Sequence[compare.Result]) -> str:

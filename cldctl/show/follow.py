@@ -15,9 +15,9 @@ from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.groups import Group
 from cld_core.run.work import Work
 from cldctl import clusters
-from cldctl.config import command
 from cldctl.evals.table import rows as sweep_rows
 from cldctl.runs import sharded, survey
+from cldctl.runs.selection import command
 from cldctl.runs.state import OVER, STATES
 from cldctl.runs.status import STARTING, WAITING, RunStatus, status_or_reason, work_state
 

@@ -7,8 +7,8 @@ from cld_core.config.describe import Meanings
 from cld_core.config.loader import to_yaml_line
 from cld_core.config.registry import SECTIONS
 from cld_core.config.schema import leaves
+from cld_core.config.shipped import recipes
 from cld_core.errors import CldError
-from cldctl.lookup import recipe_files
 
 from .console import listed, out, strong
 from .tables import table
@@ -86,7 +86,7 @@ def _variants_with(key: str, meanings: Meanings) -> str:
 def _values_in_recipes(key: str) -> list[str]:
     """The values that recipes have, each with the names of some of them."""
     users: dict[str, list[str]] = {}
-    for name, file in recipe_files().items():
+    for name, file in recipes().items():
         try:
             values = leaves(load(file, with_plugins=False).to_dict())
         except CldError:

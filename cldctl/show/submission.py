@@ -14,9 +14,8 @@ from cld_core.run.checkpoints import DamagedCheckpoint
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cld_core.run.tunings import TuneRequest, Tuning
+from cld_core.run.tunings import Tuning
 from cldctl.clusters.base import After, Cluster, JobSpec
-from cldctl.config import command
 from cldctl.evals.samplers import Comparison
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
@@ -24,9 +23,10 @@ from cldctl.runs import cluster_choice
 from cldctl.runs.evaluate import STATES, Planned
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
+from cldctl.runs.selection import command
 from cldctl.runs.snapshot import left_out_code
 from cldctl.runs.submit import following, missing, submit
-from cldctl.runs.training import Begun, Skipped, without_jobs
+from cldctl.runs.training import FOUND, Begun, Skipped, without_jobs
 from cldctl.runs.usage import estimate
 
 from .console import Working, err, keys_differ, out, say_next, strong
@@ -153,15 +153,9 @@ def finish(begun: Begun, follow: bool) -> int:
     if group is not None or not (out.is_terminal and err.is_terminal and not err.quiet):
         out.print(place.name)
     if group is not None:
-        done = {
-            "new": begun.new,
-            "resumed": begun.resumed,
-            "running already": begun.alive,
-            "finished already": begun.finished,
-            "not started": [entry.run.name for entry in begun.skipped if entry.run.name not in begun.jobs],
-        }
-        counted = ", ".join(f"{len(entries)} {what}" for what, entries in done.items() if entries)
-        err.print(strong(f"{len(begun.runs)} runs of the group ", group.name, f": {counted}"))
+        left = ["not started" for entry in begun.skipped if entry.run.name not in begun.jobs]
+        counts = _counted([*begun.found.values(), *left], (*FOUND, "not started"))
+        err.print(strong(f"{len(begun.runs)} runs of the group ", group.name, f": {counts}"))
     if begun.jobs and not cluster.blocks:
         if (line := left_out_code(next(run for run in begun.runs if run.name in begun.jobs))) is not None:
             remark(line)
@@ -180,6 +174,12 @@ def finish(begun: Begun, follow: bool) -> int:
     more = f"logs {place.name} -f" if group is None else of_group
     say_next(place, f"status {place.name}", more, f"cancel {place.name}")
     return code
+
+
+def _counted(found: Iterable[str], words: Sequence[str]) -> str:
+    """How many there are of each of these words, in their order: "2 new, 1 resumed"."""
+    counts = Counter(found)
+    return ", ".join(f"{counts[word]} {word}" for word in words if counts[word])
 
 
 def _say_skipped(skipped: Sequence[Skipped]) -> int:
@@ -209,8 +209,7 @@ def say_outcome(planned: Planned) -> None:
     run, works, sweep = planned.run, planned.works, planned.sweep
     many = len(works) > 1
     if many:
-        counted = Counter(planned.found.values())
-        counts = ", ".join(f"{counted[state]} {state}" for state in STATES if counted[state])
+        counts = _counted(planned.found.values(), STATES)
         err.print(strong(f"{len(works)} evaluations of ", run.name, f": {counts}"))
     else:
         say_already(planned)
@@ -279,13 +278,6 @@ def finish_samplers(
     if stays and not all(work.is_done for work in works):
         follow_works_of(planned.run, works, made.sweep.id)
     return show_samplers(works, made, as_json, csv, plot, waited=stays)
-
-
-def say_cost(planned: Planned) -> None:
-    """Say how much tunings will compute, if any are to come."""
-    first = planned.works[0].request
-    if isinstance(first, TuneRequest) and not all(work.is_done for work in planned.works):
-        err.print(f"step {first.checkpoint_step}: {first.cost} for each N")
 
 
 def finish_tunings(planned: Planned, as_json: bool, follow: bool) -> int:

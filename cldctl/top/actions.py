@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
-from cldctl.config import command
 from cldctl.runs import cluster_choice
+from cldctl.runs.selection import command
 from cldctl.runs.state import OVER
 from cldctl.runs.status import RunStatus, said
 

@@ -8,8 +8,8 @@ from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cldctl import config, lookup
 from cldctl.clusters.debug import DebugCluster
-from cldctl.config import command
 from cldctl.runs import cluster_choice
+from cldctl.runs.selection import command
 from tests.support.made_up import run_with
 from tests.support.tools import ONE, invoke
 

@@ -117,7 +117,7 @@ def test_what_a_plugin_may_register(tmp_path, capsys):
     from cld_core.train.loggers import LOGGERS
 
     try:
-        assert metrics.parse_metrics("mine,loss") == ("loss", "mine")
+        assert metrics.parse_metrics(("mine,loss",)) == ("loss", "mine")
         assert metrics.metric("mine").rows == "loss"
         assert LOGGERS["mine"] == "somewhere:Logger"
         assert extractors._REGISTERED["mine"] == "somewhere:Extractor"

@@ -53,6 +53,7 @@ def offered(runs, *words):
         (["status", "--state", "RUNNING,FI"], ["RUNNING,FINISHED"]),
         (["logs", "alpha-", "--eval", "e"], ["elbo-00000020-abcd"]),
         (["sample", "bet", "--checkpoint", "3"], ["30"]),
+        (["compare", "alpha-group", "--checkpoint", ""], ["last"]),
         (["rm", "nothing"], []),
     ],
     ids=lambda value: " ".join(value)[-50:],

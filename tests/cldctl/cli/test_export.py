@@ -12,13 +12,15 @@ import yaml
 from markdown_it import MarkdownIt
 
 import cld_core
-from cld_core.config import from_dict
+from cld_core.config import from_dict, load
 from cld_core.evaluate.request import request_of
+from cld_core.model import Model
 from cld_core.run import RunFolder
 from cldctl.page.model_card import CardFiles, card
 from cldctl.runs import survey
 from cldctl.runs.status import status_of
 from tests.support.made_up import report, run_with
+from tests.support.paths import TOY
 from tests.support.plugin import toy_plugin
 from tests.support.tools import invoke
 
@@ -63,10 +65,6 @@ def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
 
 
 def test_weights_carry_no_commands_and_accounts(tmp_path):
-    from cld_core.config import load
-    from cld_core.model import Model
-    from tests.support.paths import TOY
-
     private = ["hooks.on_change=secret", "cluster.account=secret"]
     recipe = load(TOY, ["network.width=8", "network.layers=2", *private])
     Model(recipe).export(tmp_path / "w.safetensors")

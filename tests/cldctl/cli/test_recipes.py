@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from cld_core.config import dump, load
+from cld_core.config import dump, load, shipped
 from cld_core.errors import RecipeError
-from cldctl.lookup import find_profile, find_recipe, recipe_files
+from cldctl.lookup import find_profile, find_recipe
 from tests.support.paths import RECIPES, TOY
 from tests.support.tools import invoke
 
@@ -15,11 +15,14 @@ def test_a_recipe_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_recipe(str(TOY)) == TOY
     assert find_recipe("toy").name == "toy.yaml"
+    (tmp_path / "tiny.yaml").write_text("name: tiny\n")
+    with pytest.raises(RecipeError, match=r"Did you mean '\./tiny\.yaml'\?"):
+        find_recipe("tiny")
     (tmp_path / "recipes").mkdir()
     mine = tmp_path / "recipes" / "toy.yaml"
     mine.write_text("train: {steps: 3}")
     assert find_recipe("toy").absolute() == mine
-    assert len(recipe_files()) == len(list(RECIPES.glob("*.yaml")))
+    assert len(shipped.recipes()) == len(list(RECIPES.glob("*.yaml")))
 
 
 @pytest.mark.parametrize(("name", "what"), [("cifar_10", "recipe"), ("recipes/cifar_10.yaml", "file")])

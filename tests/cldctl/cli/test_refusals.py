@@ -119,9 +119,3 @@ def test_a_line_of_a_batch_script_cannot_be_injected(tmp_path, command):
     refused = invoke("submit", "toy", "--name", "mine", "--cluster", "local", runs=runs, code=2)
     assert "the path of a job's logs cannot have" in refused.stderr
     assert not runs.exists()
-
-
-def test_a_recipe_in_the_working_directory_is_found_by_its_file_name_alone(runs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text("name: tiny\n")
-    assert "Did you mean './tiny.yaml'?" in invoke("submit", "tiny", "--dry-run", runs=runs, code=2).stderr

@@ -101,6 +101,8 @@ def test_metrics_fit_the_data(run):
     assert samplers.suited(images, ()) == (("fid",), 1)
     with pytest.raises(UsageError, match=r"w2 does not.*images. Ask for fid, kid, isc, prc, classes, flow-distance"):
         samplers.suited(images, ("w2",))
+    with pytest.raises(UsageError, match=r"fid does not.*vectors"):
+        samplers.suited(run.recipe(), ("fid",))
 
 
 def test_the_best_of_each_column_and_the_error_over_seeds(run):

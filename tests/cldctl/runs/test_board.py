@@ -13,6 +13,7 @@ import pytest
 from tensorboard.program import TensorBoard
 from torch.utils.tensorboard import SummaryWriter
 
+from cldctl.runs import board
 from tests.support.made_up import run_with
 from tests.support.tools import held_port, invoke, is_gone, wait_for
 
@@ -72,17 +73,35 @@ def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, co
     wait_for(lambda: all(is_gone(member) for member in family[1:]))
 
 
-def test_one_that_does_not_start_says_why(runs, monkeypatch):
-    monkeypatch.setattr(TensorBoard, "launch", lambda self: {}["no such thing"])
+def test_one_that_does_not_start_or_stay_says_why(runs, monkeypatch):
     run_with(runs / "bare")
+    monkeypatch.setattr(TensorBoard, "launch", lambda self: None)
+    assert "error: TensorBoard ended" in invoke("board", "one", runs=runs, code=1).stderr
+    monkeypatch.setattr(TensorBoard, "launch", lambda self: {}["no such thing"])
     failed = invoke("board", "bare", runs=runs, code=1)
     assert "has no curves yet" in failed.stderr
     assert "TensorBoard does not start: KeyError: 'no such thing'" in failed.stderr
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert "TensorBoard does not start: ModuleNotFoundError" in invoke("board", "one", runs=runs, code=1).stderr
 
 
-def test_a_port_that_is_taken_is_refused(runs):
+def test_what_it_remarks_is_not_shown(capfd):
+    with board._aside():
+        os.write(2, b"a remark of a process that it starts")
+    os.write(2, b"an error")
+    assert capfd.readouterr().err == "an error"
+
+
+def test_a_port_that_is_taken_is_refused_and_the_usual_one_is_not_needed(runs, monkeypatch):
+    launched = []
+    monkeypatch.setattr(TensorBoard, "launch", lambda self: launched.append(self.flags.port))
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
         refused = invoke("board", "one", "--port", str(port), runs=runs, code=2)
-    assert f"--port {port} cannot be used (" in refused.stderr
-    assert "in use" in refused.stderr
+        assert f"--port {port} cannot be used (Address already in use)" in refused.stderr
+        assert not launched
+        monkeypatch.setattr(board, "USUAL_PORT", port)
+        shown = invoke("board", "one", runs=runs, code=1).stdout
+    (other,) = launched
+    assert shown == f"http://localhost:{other}/\n"
+    assert other not in (0, port)

@@ -2,10 +2,12 @@
 
 import pytest
 
+from cld_core.errors import RecipeError
 from cld_core.run import events
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.history import History
+from cldctl.clusters.base import Limit
 from cldctl.evals import plan
 from cldctl.runs import evaluate
 from cldctl.runs.status import why_stopped
@@ -63,6 +65,16 @@ def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, m
     Scripted.phases.update(a="gone", b="pending")
     assert start(run).found == {work.name: "started"}
     assert [event.shards for event in work.ledger.history().submitted[2:]] == [(0,)]
+
+
+def test_what_the_cluster_has_no_jobs_for_leaves_nothing_behind(run, scripted):
+    cluster, before = scripted(), {*run.path.rglob("*")}
+    cluster.queues, cluster.most = True, 0
+    cluster.most_tasks = lambda spec: Limit(2)
+    made = plan.make(run, ("elbo",), [20], ASKED, plan.parse(["eval.elbo.velocities=1,4"]))
+    with pytest.raises(RecipeError, match="2 tasks do not fit"):
+        list(evaluate.start([evaluate.Planned.of(run, made, cluster, run.recipe().cluster)]))
+    assert {*run.path.rglob("*")} - before == {run.path / ".submit.lock"}
 
 
 def started(run, cluster, shards=64):

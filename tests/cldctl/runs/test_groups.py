@@ -53,17 +53,18 @@ def test_all_runs_are_one_submission_and_know_their_group(tmp_path, arrays):
     begun = start(asked(tmp_path, tags=("t",), parallel=2, chained=("elbo", "loss")), arrays)
     (spec, tasks), *evaluations = arrays.submissions
     assert [spec.after.jobs[0].job_id for spec, _ in evaluations] == ["1_0", "1_1", "1_2"], "each waits for its own"
-    assert {name: len(names) for name, names in begun.evaluations.items()} == dict.fromkeys(begun.new, 1)
+    assert {name: len(names) for name, names in begun.evaluations.items()} == dict.fromkeys(begun.found, 1)
     assert (spec.name, spec.parallel, spec.logs) == ("g", 2, tmp_path / ".groups/g/logs")
     assert [task.run for task in tasks] == [str(tmp_path / f"g-seed{seed}") for seed in range(3)]
-    assert list(begun.jobs) == begun.new == ["g-seed0", "g-seed1", "g-seed2"]
+    assert begun.found == dict.fromkeys(["g-seed0", "g-seed1", "g-seed2"], "new")
+    assert list(begun.jobs) == [*begun.found]
     run = RunFolder(tmp_path / "g-seed1")
     assert (run.identity()["group"], values_of(run)) == ("g", {"train.seed": "1"})
     (request,) = [event for event in run.ledger.events() if type(event).__name__ == "Requested"]
     assert request.given == ("train.steps=20", "eval.samples=32", "train.seed=1")
     history = run.ledger.history()
     assert ([event.job.job_id for event in history.jobs], history.tags) == (["1_1"], ("t",))
-    assert [run.name for run in find_group(tmp_path, "g").runs()] == begun.new
+    assert [run.name for run in find_group(tmp_path, "g").runs()] == [*begun.found]
     assert evaluations_of(run)[0].request.metrics == ("elbo", "loss"), "--eval may be repeated"
 
 
@@ -73,9 +74,8 @@ def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
     end(arrays, runs[0], "finished", 20)
     end(arrays, runs[1], "terminated")
     again = start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays)
-    assert (again.finished, again.resumed, again.alive, again.new) == (
-        ["g-seed0"], ["g-seed1"], ["g-seed2"], ["g-seed3"],
-    )  # fmt: skip
+    found = ["finished already", "resumed", "running already", "new"]
+    assert again.found == {f"g-seed{seed}": word for seed, word in enumerate(found)}
     (_, (_, tasks)) = arrays.submissions
     assert [task.run for task in tasks] == [str(runs[1].path), str(tmp_path / "g-seed3")]
     third = start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays)
@@ -106,7 +106,7 @@ def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
     runs[1].identity_file.write_text(json.dumps({**runs[1].identity(), "format": 99}))
     before, longer = len(arrays.submissions), Continuation(overrides=("cluster.time_min=60",))
     begun = resume(Group(tmp_path, "g"), longer, arrays, lambda *it: None)
-    assert (begun.finished, list(begun.jobs)) == (["g-seed0"], ["g-seed2"])
+    assert begun.found == {"g-seed0": "finished already", "g-seed2": "resumed"}
     assert "format 99" in begun.skipped[0].reason
     spec, _ = arrays.submissions[before]
     assert spec.size.time_min == 60
@@ -183,7 +183,8 @@ def test_names_are_usable_and_unique_whatever_the_values():
     ("sweep", "message"),
     [
         (["train.sed=0,1"], "Did you mean 'train.seed'"),
-        (["train.seed=0,x"], r"at train.seed=x: .*expected a whole number"),
+        (["train.seed=0,x"], r"--sweep, at train.seed=x: .*expected a whole number"),
+        (["train.seed=x,0"], r"^(?!--sweep).*expected a whole number"),
         (["cluster.nodes=1,2"], "'cluster.nodes': the jobs of a sweep are one array"),
         (["eval.seed=1,2"], "'eval.seed': it changes no training"),
         (["optim.lr=1e-4,0.0001"], "at optim.lr=0.0001: the recipe is the same as at optim.lr=1e-4"),

@@ -242,6 +242,8 @@ def test_tracked_files_as_they_are_now_and_new_ones_and_their_difference_without
     assert ("+A = 2" in patch, "+T = 1" in patch, "secret" in patch) == (True, True, False)
     git(repository, "checkout", ".")
     assert checkout.patch(left_out, repository) == ""
+    checkout.write(target / "run.sh", b"l")
+    assert (target / "run.sh").read_bytes() == b"l", "replaced as a whole"
 
 
 def test_what_is_no_file_of_the_checkout(repository, tmp_path):

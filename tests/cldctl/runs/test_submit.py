@@ -64,9 +64,11 @@ def test_a_new_run_that_was_not_submitted_leaves_its_name_free_and_another_one_s
         submitted(tmp_path / "mine", alone(error=error), ("elbo",))
     assert not (tmp_path / "mine").exists()
     run = run_with(tmp_path / "mine", 10)
+    long_ago = Requested(steps=10, time=1.0)
     with pytest.raises(type(error)):
-        train(Begun(cluster=alone(error=error)), [Start(run=run, recipe=run.recipe(), request=Requested(steps=10))])
-    event = run.ledger.events()[-1]
+        train(Begun(cluster=alone(error=error)), [Start(run=run, recipe=run.recipe(), request=long_ago)])
+    request, event = run.ledger.events()[-2:]
+    assert event.time - 60 < request.time <= event.time, "when it was written"
     assert (event.what, event.reason, event.away) == ("submission", str(error), away)
 
 
@@ -185,20 +187,15 @@ def test_a_run_stays_on_its_cluster_although_there_is_an_sbatch(tmp_path, sbatch
     assert status(runs, "mine")["state"] == "FAILED"
 
 
-def test_the_last_job_decides(mine, sbatch):
+def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(mine, sbatch, monkeypatch, tmp_path):
     assert cluster_choice.chosen(None, mine).name == "slurm", "the default"
     mine.ledger.append(Submitted(job=JobRef(cluster="local", job_id="1")))
     assert cluster_choice.chosen(None, mine).name == "local"
     assert cluster_choice.chosen("debug", mine).name == "debug"
-
-
-def test_a_cluster_that_cannot_be_used_here_is_named(mine, monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    mine.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="1")))
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert cluster_choice.chosen(None).name == "local"
-    with pytest.raises(
-        UsageError, match=r"--cluster slurm: there is no sbatch on this machine\. Use --cluster local\."
-    ):
+    mine.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="1")))
+    with pytest.raises(UsageError, match=r"--cluster slurm: there is no sbatch .*Use --cluster local\."):
         cluster_choice.chosen(None, mine)
 
 
