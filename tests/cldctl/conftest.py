@@ -6,7 +6,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.made_up import run_with
 from tests.support.tools import DEBUG, ONE, invoke
+
+
+@pytest.fixture
+def run(tmp_path):
+    return run_with(tmp_path / "mine", 10, 20)
 
 
 @pytest.fixture

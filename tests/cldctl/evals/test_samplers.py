@@ -16,17 +16,12 @@ from cld_core.run.evaluations import Axis, Cell, Sweep, sweeps_of
 from cldctl.evals import samplers, table
 from cldctl.evals.samplers import SETTINGS, Comparison
 from cldctl.show.evaluations import samplers as drawn
-from tests.support.made_up import report, run_with
+from tests.support.made_up import report
 from tests.support.paths import RECIPES
 from tests.support.screen import screen, text
 
 TOYS = ("w2", "density", "flow-distance")
 CELL = {"sampler": "ode", "sampling.nfe": "10"}
-
-
-@pytest.fixture
-def run(tmp_path):
-    return run_with(tmp_path / "mine", 20)
 
 
 def made_of(run, *names, overrides=(), metrics=TOYS, nfe=(10, 20), seeds=1) -> Comparison:

@@ -12,14 +12,9 @@ from cldctl.evals import plan, table
 from cldctl.show.evaluations import sweep_table
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
-from tests.support.made_up import report, run_with
+from tests.support.made_up import report
 from tests.support.screen import text
 from tests.support.tools import train
-
-
-@pytest.fixture
-def run(tmp_path):
-    return run_with(tmp_path / "mine", 10, 20)
 
 
 def answer(run, request, nll):

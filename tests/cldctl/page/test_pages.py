@@ -264,11 +264,6 @@ def test_pictures_say_what_they_are_the_newest_first_and_nothing_else_is_shown(t
     assert all(f"samples/{name}.png: not a picture" in drawn for name in ("linked", "text"))
 
 
-@pytest.fixture
-def run(tmp_path):
-    return run_with(tmp_path / "mine", 60)
-
-
 def attempt(run, number, first, last, every=10):
     """What an attempt writes that begins after step ``first``; its files are those of a second of its own."""
     before = set(run.tensorboard.glob("*"))

@@ -11,15 +11,9 @@ from cldctl.clusters.base import Limit
 from cldctl.evals import plan
 from cldctl.runs import evaluate
 from cldctl.runs.status import why_stopped
-from tests.support.made_up import run_with
 from tests.support.scripted import Scripted, alone
 
 ASKED = ("eval.samples=8192",)
-
-
-@pytest.fixture
-def run(tmp_path):
-    return run_with(tmp_path / "mine", 20)
 
 
 def begun(run, **phases: str) -> Evaluation:
