@@ -13,7 +13,6 @@ import re
 import sys
 import tokenize
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -64,7 +63,7 @@ class File:
     lines: int = field(init=False)
     tokens: int = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         self.text = self.path.read_text()
         self.tree = ast.parse(self.text)
         docstrings, code, self.tokens = _docstring_lines(self.tree), set[int](), 0
@@ -75,16 +74,16 @@ class File:
         self.lines = len(code - docstrings)
 
     @property
-    def module(self) -> str:
+    def module(self):
         parts = self.path.relative_to(ROOT).with_suffix("").parts
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
     @property
-    def is_package(self) -> bool:
+    def is_package(self):
         return self.path.name == "__init__.py"
 
 
-def _docstring_lines(tree: ast.Module) -> set[int]:
+def _docstring_lines(tree):
     found = set[int]()
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
@@ -93,7 +92,7 @@ def _docstring_lines(tree: ast.Module) -> set[int]:
     return found
 
 
-def imported(file: File) -> Iterator[str]:
+def imported(file):
     """The dotted names that a file imports at any depth, except for type checking alone."""
     guarded = [
         node for node in ast.walk(file.tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
@@ -111,10 +110,10 @@ def imported(file: File) -> Iterator[str]:
             yield from (f"{base}.{name.name}" for name in node.names)
 
 
-def graph(files: Mapping[str, File]) -> dict[str, set[str]]:
+def graph(files):
     """By module, the modules that it imports. The package that a module is in is imported with it, and left out."""
 
-    def module_of(name: str) -> str:
+    def module_of(name):
         while name and name not in files:
             name = name.rpartition(".")[0]
         return name
@@ -130,7 +129,7 @@ def graph(files: Mapping[str, File]) -> dict[str, set[str]]:
     }
 
 
-def cycles(edges: Mapping[str, Iterable[str]]) -> list[list[str]]:
+def cycles(edges):
     """A group of modules that import each other, if there is one."""
     try:
         TopologicalSorter(edges).prepare()
@@ -139,7 +138,7 @@ def cycles(edges: Mapping[str, Iterable[str]]) -> list[list[str]]:
     return []
 
 
-def measure() -> tuple[dict[str, int], dict[str, object]]:
+def measure():
     """The figures, by the names of their ceilings, and what is behind them."""
     files: dict[str, File] = {}
     lines, tokens, rooms = Counter[str](), Counter[str](), Counter[str]()
@@ -193,7 +192,7 @@ def measure() -> tuple[dict[str, int], dict[str, object]]:
     return figures, behind
 
 
-def main() -> int:
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-v", "--verbose", action="store_true", help="name what is counted")
     is_verbose = parser.parse_args().verbose

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
 from benchmarks import baseline
 from benchmarks.plain_nets import plain_ncsnpp
@@ -35,11 +36,11 @@ def test_losses_and_gradients_agree(both):
     x, t, noise = torch.randn(64, 2), torch.rand(64, dtype=torch.float64) * 0.99 + 0.01, torch.randn(64, 4)
     ours = ScoreMatching(score.sde, score.objective).per_sample(score, x, Draws(t, noise, None))
     theirs = plain.loss(x, t, noise)
-    torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+    assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
     ours.sum().backward()
     theirs.sum().backward()
     for a, b in zip(score.net.parameters(), plain.net.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4 * float(b.grad.abs().max()))
+        assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4 * float(b.grad.abs().max()))
 
 
 def test_samplers_and_likelihood_agree(both, monkeypatch):
@@ -49,14 +50,14 @@ def test_samplers_and_likelihood_agree(both, monkeypatch):
     for spec, theirs in ((EmSpec(nfe=20), baseline.sample_em), (SscsSpec(nfe=20), baseline.sample_sscs)):
         ours = sample(score, score.sde, spec, InjectedNoise(noise), (2,)).x
         times = score.sde.schedule.grid("linear", 19, spec.eps)
-        torch.testing.assert_close(ours, theirs(plain, noise, times), rtol=1e-4, atol=1e-4)
+        assert_close(ours, theirs(plain, noise, times), rtol=1e-4, atol=1e-4)
     ours = sample(score, score.sde, OdeSpec(), InjectedNoise(noise), (2,)).x
-    torch.testing.assert_close(ours, baseline.sample_ode(plain, noise)[0], rtol=1e-3, atol=1e-3)
+    assert_close(ours, baseline.sample_ode(plain, noise)[0], rtol=1e-3, atol=1e-3)
     x, v, probe = torch.randn(8, 2), 0.1 * torch.randn(8, 2), torch.ones(8, 2)
     joint, _, _ = log_density(score, score.sde, torch.cat([x, v], dim=1), probe[:, None], eps=1e-5)
     # Theirs probes all halves.
     theirs, _ = baseline.log_density(plain, x, v, torch.cat([torch.zeros_like(x), probe], dim=1))
-    torch.testing.assert_close(joint, theirs, rtol=1e-3, atol=1e-3)
+    assert_close(joint, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_the_plain_ncsnpp_has_the_same_output():
@@ -69,7 +70,7 @@ def test_the_plain_ncsnpp_has_the_same_output():
     ]
     assert sorted(replaced) == ["PlainAttention"] * 3 + ["PlainConvDown"] + ["PlainResample"] * 2
     u, t = torch.randn(2, 6, 8, 8), torch.tensor([0.1, 0.9])
-    torch.testing.assert_close(plain(u, t), net(u, t), rtol=1e-4, atol=1e-5)
+    assert_close(plain(u, t), net(u, t), rtol=1e-4, atol=1e-5)
 
 
 def test_the_rolls_are_those_of_the_recipe():

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from cld_core.analytic import GaussianMixture, gaussian
 from cld_core.sde import CLD, VPSDE
@@ -29,7 +30,7 @@ def test_law_is_that_of_the_forward_process(sde):
             normal = torch.distributions.MultivariateNormal(location, covariance)
             densities.append(normal.log_prob(u) + weight.log())
         expected = torch.logsumexp(torch.stack(densities), 0)
-        torch.testing.assert_close(law.score(sde).log_density(u, t), expected, rtol=1e-5, atol=1e-5)
+        assert_close(law.score(sde).log_density(u, t), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_entropy_by_quadrature():
@@ -43,7 +44,7 @@ def test_entropy_by_quadrature():
 def test_samples_have_the_moments_of_the_law():
     law = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), 0.2, torch.tensor([1.0, 3.0]))
     x = law.sample(20_000, torch.Generator().manual_seed(0)).double()
-    torch.testing.assert_close(x.mean(0), (law.weights[:, None] * law.means).sum(0), rtol=0, atol=0.03)
+    assert_close(x.mean(0), (law.weights[:, None] * law.means).sum(0), rtol=0, atol=0.03)
     assert float(law.log_density(x).mean()) == pytest.approx(-law.entropy(), abs=0.03)
 
 
@@ -64,9 +65,9 @@ def test_a_mixture_given_a_linear_observation(sigma):
         joint, area = law.log_density(nodes), float(axis[1] - axis[0])
     expected = joint - torch.logsumexp(joint, 0) - math.log(area)
     near = expected > -20
-    torch.testing.assert_close(given.log_density(nodes[near]), expected[near], rtol=0, atol=1e-6)
+    assert_close(given.log_density(nodes[near]), expected[near], rtol=0, atol=1e-6)
     x = given.sample(20_000, torch.Generator().manual_seed(0)).double()
     p = expected.exp() * area
-    torch.testing.assert_close(x.mean(0), p @ nodes, rtol=0, atol=0.01)
+    assert_close(x.mean(0), p @ nodes, rtol=0, atol=0.01)
     if not sigma:
-        torch.testing.assert_close(x @ h[0], y.expand(len(x)), rtol=0, atol=1e-6)
+        assert_close(x @ h[0], y.expand(len(x)), rtol=0, atol=1e-6)

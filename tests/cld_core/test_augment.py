@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from cld_core import augment, nets, seeds
 from cld_core.config.network import NcsnppSpec
@@ -51,11 +52,11 @@ def test_mirrored_and_shifted_images_are_exact():
 def test_warped_images_are_those_of_their_map():
     x = images()
     quarter = one(sources=((0.0, 1.0), (-1.0, 0.0)), warped=True).apply(x)
-    torch.testing.assert_close(quarter, torch.rot90(x, -1, (2, 3)), rtol=0, atol=1e-5)
+    assert_close(quarter, torch.rot90(x, -1, (2, 3)), rtol=0, atol=1e-5)
     # A ramp that is twice as wide is half as steep.
     ramp = (torch.arange(SIZE) - (SIZE - 1) / 2).expand(1, 3, SIZE, SIZE) / SIZE
     wide = one(sources=((0.5, 0.0), (0.0, 1.0)), warped=True).apply(ramp)
-    torch.testing.assert_close(wide[..., 2:-2], 0.5 * ramp[..., 2:-2], rtol=0, atol=0.01)
+    assert_close(wide[..., 2:-2], 0.5 * ramp[..., 2:-2], rtol=0, atol=0.01)
     assert float(one(sources=((0.7, 0.2), (0.0, 1.1)), warped=True).apply(x.sign()).abs().max()) <= 1.0
 
 
@@ -64,13 +65,13 @@ def test_the_map_is_what_the_network_is_told():
     made = changes(0.5, batch=256)
     told = made.conditions.double()
     assert torch.equal(told[:, :2] == 1, made.flipped)
-    torch.testing.assert_close((told[:, 2:4] * SIZE / 8).round().long(), made.shift)
+    assert_close((told[:, 2:4] * SIZE / 8).round().long(), made.shift)
     octave = 0.2 * math.log(2.0)
     scale = (octave * told[:, 4]).exp()
     turn = torch.stack([told[:, 5] + 1, -told[:, 6], told[:, 6], told[:, 5] + 1], dim=1).view(-1, 2, 2)
     stretch = octave * torch.stack([told[:, 7], told[:, 8], told[:, 8], -told[:, 7]], dim=1).view(-1, 2, 2)
     forward = turn @ torch.linalg.matrix_exp(stretch) * scale[:, None, None]
-    torch.testing.assert_close(torch.linalg.inv(forward), made.sources.double(), rtol=1e-4, atol=1e-5)
+    assert_close(torch.linalg.inv(forward), made.sources.double(), rtol=1e-4, atol=1e-5)
     assert torch.equal(made.warped, (told[:, 4:] != 0).any(1))
 
 

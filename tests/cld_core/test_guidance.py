@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from benchmarks.diamond import sliced_w2
 from cld_core.analytic import diamond
@@ -47,7 +48,7 @@ def test_the_exact_conditional_score_is_that_of_the_component():
     given = score(u, 0.3, label)
     for row, number in enumerate(label.tolist()):
         law = LAW if number == NONE else type(LAW)(LAW.means[number : number + 1], LAW.std)
-        torch.testing.assert_close(given[row], law.score(CLD())(u, 0.3)[row], rtol=1e-12, atol=1e-12)
+        assert_close(given[row], law.score(CLD())(u, 0.3)[row], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", SDES)
@@ -74,9 +75,9 @@ def test_a_guided_score_is_the_formula_and_outside_its_interval_the_conditional_
     t = torch.tensor([0.05, 0.1, 0.3, 0.5, 0.6, 1.0], dtype=torch.float64)
     given, free = score(u, t, label), score(u, t)
     expected = torch.where(((t >= 0.1) & (t <= 0.5))[:, None], free + w * (given - free), given)
-    torch.testing.assert_close(guided(u, t), expected, rtol=1e-12, atol=1e-12)
+    assert_close(guided(u, t), expected, rtol=1e-12, atol=1e-12)
     for row, time in enumerate(t.tolist()):
-        torch.testing.assert_close(guided(u, time)[row], expected[row], rtol=1e-12, atol=1e-12)
+        assert_close(guided(u, time)[row], expected[row], rtol=1e-12, atol=1e-12)
     # Three rows at their own times; all rows at each of the three times within.
     once = 0 if w == 0 else 1
     assert guided.extra.tolist() == [3 * once + once * inside for inside in (0, 1, 1, 1, 0, 0)]
@@ -99,10 +100,9 @@ def test_a_sample_of_the_adaptive_flow_keeps_its_label_when_others_have_arrived(
     sde, label = CLD(), torch.arange(64) % 9
     spec = spec_of("ode", rtol=1e-4, atol=1e-4, guidance=1.5)
     whole = drawn(Guided(exact(sde), label, NONE, spec), sde, spec, 64)
-    few = sample(
-        Guided(exact(sde), label[40:50], NONE, spec), sde, spec, SampleNoise(0, "sample", first=40, last=50), (2,)
-    )
-    torch.testing.assert_close(few.x, whole.x[40:50], rtol=1e-4, atol=1e-4)
+    own = SampleNoise(0, "sample", first=40, last=50)
+    few = sample(Guided(exact(sde), label[40:50], NONE, spec), sde, spec, own, (2,))
+    assert_close(few.x, whole.x[40:50], rtol=1e-4, atol=1e-4)
     assert torch.equal(torch.cdist(whole.x.double(), LAW.means).argmin(1), label)
 
 

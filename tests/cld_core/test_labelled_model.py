@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 import cld_core
 from benchmarks.diamond import sliced_w2
@@ -37,11 +38,11 @@ def test_samples_have_a_label_each_by_number_name_or_share(model):
     one = model.sample(5, label=each, **FAST)
     assert torch.equal(model.sample(5, label=torch.tensor(each), **FAST), one)
     assert torch.equal(model.sample(5, label=[str(label) for label in each], **FAST), one)
-    torch.testing.assert_close(model.sample(2, first=1, label=1, **FAST)[0], one[1])
+    assert_close(model.sample(2, first=1, label=1, **FAST)[0], one[1])
     drawn = model.sample(40, **FAST)
     assert torch.equal(model.sample(40, label=model.classes.drawn(0, 40), **FAST), drawn)
-    torch.testing.assert_close(model.sample(10, first=25, **FAST), drawn[25:35])
-    torch.testing.assert_close(model.sample(40, batch_size=7, **FAST), drawn)
+    assert_close(model.sample(10, first=25, **FAST), drawn[25:35])
+    assert_close(model.sample(40, batch_size=7, **FAST), drawn)
 
 
 def test_guidance_changes_samples_and_is_counted(model):
@@ -99,9 +100,7 @@ def test_likelihood_given_labels_is_that_of_each_example(model):
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     keys = {"velocities": 1, "probes": 1, "rtol": 1e-2, "atol": 1e-2}
     whole = model.log_likelihood(x, label=[0, 1, 2, 3], **keys)
-    torch.testing.assert_close(
-        model.log_likelihood(x[1:3], first=1, label=[1, 2], **keys), whole[1:3], rtol=1e-4, atol=1e-4
-    )
+    assert_close(model.log_likelihood(x[1:3], first=1, label=[1, 2], **keys), whole[1:3], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(model.log_likelihood(x, **keys), whole)
 
 

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from torch.testing import assert_close
 
 from cld_core.analytic import gaussian
 from cld_core.config.eval import ElboSpec
@@ -62,9 +63,9 @@ def test_field_agrees_with_the_published_one_solved_as_they_did(name):
     state = torch.from_numpy(end.y[:, -1])
     u_end = state[: u.numel()].view_as(u)
     tolerance = 2e-3 if rough or end.nfev != published_nfe else 1e-4
-    torch.testing.assert_close(u_end, toy.data["like/u_T"], rtol=tolerance, atol=tolerance)
+    assert_close(u_end, toy.data["like/u_T"], rtol=tolerance, atol=tolerance)
     nll = -(toy.sde.prior_logp(u_end) + state[u.numel() :])
-    torch.testing.assert_close(nll, toy.data["like/nll_joint"], rtol=tolerance, atol=tolerance)
+    assert_close(nll, toy.data["like/nll_joint"], rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", parity.TOYS)
@@ -87,8 +88,8 @@ def test_steps_of_its_own_for_each_row_are_as_accurate_as_the_published_ones(nam
     ours, theirs = (nll - exact).abs(), (published - exact).abs()
     assert (ours <= 3.0 * (theirs + theirs.median())).all(), (ours, theirs)
     if name.startswith("mlp_cld"):
-        torch.testing.assert_close(nll, published, rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(u_end, toy.data["like/u_T"], rtol=0, atol=1e-3)
+        assert_close(nll, published, rtol=1e-3, atol=1e-3)
+        assert_close(u_end, toy.data["like/u_T"], rtol=0, atol=1e-3)
         assert float(nfe.double().mean()) == pytest.approx(int(toy.data["like/nfe"]), rel=0.1)
 
 
@@ -121,7 +122,7 @@ def test_bound_hits_the_closed_form_on_gaussian_data(sde, eps):
     assert float(result.elbo.mean()) == pytest.approx(-law.entropy(), abs=2e-5 if eps == 1e-3 else 1e-5)
     assert float(result.paper_elbo.mean()) == pytest.approx(-law.entropy(), abs=2e-5 if eps == 1e-3 else 1e-5)
     if eps < 1e-3:  # for each example, up to the prior's distance from the law at t = 1
-        torch.testing.assert_close(result.elbo, law.log_density(x), rtol=0, atol=2e-4 if eps == 1e-5 else 1e-5)
+        assert_close(result.elbo, law.log_density(x), rtol=0, atol=2e-4 if eps == 1e-5 else 1e-5)
 
 
 def test_importance_bound_is_never_below_the_mean_bound():
@@ -131,7 +132,7 @@ def test_importance_bound_is_never_below_the_mean_bound():
     assert (result.importance_bound >= result.elbo - 1e-9).all()
     assert float((result.importance_bound - result.elbo).max()) > 1e-3
     expected = torch.logsumexp(result.log_joint - result.log_q, 1) - math.log(4)
-    torch.testing.assert_close(result.importance_bound, expected)
+    assert_close(result.importance_bound, expected)
 
 
 def test_probes_average_to_the_exact_trace():
@@ -143,7 +144,7 @@ def test_probes_average_to_the_exact_trace():
     # In two dimensions the four Rademacher probes are all there are.
     probes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 2).expand(4, 4, 2)
     hutchinson = log_density(toy.score(), toy.sde, u, probes, rtol=1e-4, atol=1e-4)[0]
-    torch.testing.assert_close(hutchinson, exact, rtol=0, atol=1e-8)
+    assert_close(hutchinson, exact, rtol=0, atol=1e-8)
 
 
 def test_probes_of_two_scored_halves_average_to_the_exact_trace_with_little_variance():
@@ -157,7 +158,7 @@ def test_probes_of_two_scored_halves_average_to_the_exact_trace_with_little_vari
         return log_density(law.score(sde), sde, u, probes, rtol=1e-4, atol=1e-4)[0]
 
     exact = found(None)
-    torch.testing.assert_close(found(signs.expand(64, 16, 4)), exact, rtol=0, atol=1e-8)
+    assert_close(found(signs.expand(64, 16, 4)), exact, rtol=0, atol=1e-8)
     one = found(signs[torch.randint(16, (64, 1), generator=generator)])
     assert float((one - exact).square().mean().sqrt()) == pytest.approx(0.22, abs=0.05)
 
@@ -174,8 +175,8 @@ def test_an_example_does_not_depend_on_its_batch(probe):
     whole = run(0, 16)
     for first, last in ((0, 5), (5, 6), (6, 16)):
         part = run(first, last)
-        torch.testing.assert_close(part.elbo, whole.elbo[first:last], rtol=0, atol=1e-8)
-        torch.testing.assert_close(part.log_q, whole.log_q[first:last], rtol=0, atol=0)
+        assert_close(part.elbo, whole.elbo[first:last], rtol=0, atol=1e-8)
+        assert_close(part.log_q, whole.log_q[first:last], rtol=0, atol=0)
 
 
 def test_summary_numbers():

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 import cld_core
 from cld_core.analytic import gaussian
@@ -31,21 +32,14 @@ def run(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("runs") / "mine", "toy", *SMALL)
 
 
-def test_load_and_sample(run):
-    model = cld_core.load(run.path)
-    assert model.step == 20
-    x = model.sample(64)
-    assert x.shape == (64, 2)
-    assert x.isfinite().all()
-
-
 @pytest.mark.parametrize(("method", "nfe"), [("ode", None), ("em", 20), ("sscs", 20)])
 def test_a_sample_is_a_function_of_its_number(run, method, nfe):
     model = cld_core.load(run.path)
     settings = {"method": method, **({"nfe": nfe} if nfe else {})}
     whole = model.draw(50, seed=3, batch_size=20, **settings)
+    assert whole.x.shape == (50, 2)
     part = model.sample(10, seed=3, first=35, **settings)
-    torch.testing.assert_close(part, whole.x[35:45], rtol=1e-4, atol=1e-4)
+    assert_close(part, whole.x[35:45], rtol=1e-4, atol=1e-4)
     assert whole.nfe == nfe or nfe is None
     assert not torch.allclose(model.sample(10, seed=4, **settings), whole.x[:10])
 
@@ -133,7 +127,7 @@ def test_exported_weights_come_back(run, tmp_path):
     model.export(tmp_path / "w.safetensors")
     again = cld_core.load(tmp_path / "w.safetensors")
     assert (again.step, again.recipe) == (20, model.recipe)
-    torch.testing.assert_close(again.net.state_dict(), model.net.state_dict(), rtol=0, atol=0)
+    assert_close(again.net.state_dict(), model.net.state_dict(), rtol=0, atol=0)
     settings = {"method": "em", "nfe": 3}
     assert torch.equal(model.sample(2, **settings), again.sample(2, **settings))
 
@@ -162,7 +156,6 @@ def test_what_a_model_says_of_itself(toy, tmp_path):
     ]
     toy.export(tmp_path / "x.safetensors")
     again = cld_core.load(tmp_path / "x.safetensors")
-    assert isinstance(again, cld_core.Model)
     assert repr(again).splitlines()[0] == "Model toy of x.safetensors, step 1,200"
 
 
@@ -194,7 +187,7 @@ def test_the_likelihood_of_normal_data_is_exact(monkeypatch):
     x = law.sample(40, torch.Generator().manual_seed(1))
     bound = exact.log_likelihood(x, exact_trace=True, rtol=1e-6, atol=1e-6)
     assert (bound.shape, bound.dtype) == ((40,), torch.float64)
-    torch.testing.assert_close(bound, law.log_density(x), rtol=0, atol=2e-3)
+    assert_close(bound, law.log_density(x), rtol=0, atol=2e-3)
 
 
 def test_standard_errors_are_those_of_the_mean_over_draws():
@@ -211,7 +204,7 @@ def test_the_bound_is_that_of_an_evaluation(toy):
     request = request_of(toy.recipe, ["elbo"], 0)
     x = toy.source.dequantised_test_data(request.seed, 0, 5)
     theirs = ElboRows(toy, request).compute(0, 5)["elbo"]
-    torch.testing.assert_close(toy.log_likelihood(x, seed=request.seed), torch.from_numpy(theirs), rtol=0, atol=1e-6)
+    assert_close(toy.log_likelihood(x, seed=request.seed), torch.from_numpy(theirs), rtol=0, atol=1e-6)
 
 
 def test_an_example_does_not_depend_on_its_batch(toy):
@@ -220,8 +213,8 @@ def test_an_example_does_not_depend_on_its_batch(toy):
     parts = toy.likelihood(x, velocities=2, seed=1, batch_size=3)
     alone = toy.log_likelihood(x[4:5], velocities=2, seed=1, first=4)
     assert parts.log_joint.shape == (7, 2)
-    torch.testing.assert_close(parts.elbo, whole.elbo, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(alone, whole.elbo[4:5], rtol=1e-4, atol=1e-4)
+    assert_close(parts.elbo, whole.elbo, rtol=1e-4, atol=1e-4)
+    assert_close(alone, whole.elbo[4:5], rtol=1e-4, atol=1e-4)
     assert torch.isfinite(whole.elbo_error).all()
 
 
@@ -234,7 +227,7 @@ def test_data_of_another_shape_are_refused(toy, x):
 def test_bits_per_dim_are_those_of_images(toy, images):
     # A uniform density over [-1, 1]^D says nothing about 8-bit grey levels: 8 bits/dim.
     uniform = torch.tensor([-math.prod(images.data_shape) * math.log(2.0)], dtype=torch.float64)
-    torch.testing.assert_close(images.bits_per_dim(uniform), torch.tensor([8.0], dtype=torch.float64))
+    assert_close(images.bits_per_dim(uniform), torch.tensor([8.0], dtype=torch.float64))
     with pytest.raises(UsageError, match="no grey levels"):
         toy.bits_per_dim(uniform)
 

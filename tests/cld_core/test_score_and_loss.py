@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from cld_core import nets
 from cld_core.analytic import gaussian
@@ -28,8 +29,8 @@ from tests.support.waits import Waits
 def test_network_and_score_agree_with_the_published_ones(name):
     toy = parity.load(name)
     u, t = toy.data["u"], toy.data["t"]
-    torch.testing.assert_close(toy.net(u, t.float()), toy.data["net"], rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(toy.score()(u, t), toy.data["score"], rtol=1e-5, atol=0)
+    assert_close(toy.net(u, t.float()), toy.data["net"], rtol=1e-5, atol=1e-7)
+    assert_close(toy.score()(u, t), toy.data["score"], rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("name", parity.TOYS)
@@ -44,7 +45,7 @@ def test_losses_agree_with_the_published_ones(name):
         draws = Draws(toy.data[f"{case}/t"], toy.data[f"{case}/eps"], toy.data[f"{case}/v0"])
         loss = matching.per_sample(toy.score(name=objective), toy.data["x"], draws)
         # The error of a mixed score is a difference of numbers 100 times its size: atol is their float32 rounding.
-        torch.testing.assert_close(loss, toy.data[f"{case}/loss"], rtol=1e-5, atol=2e-6)
+        assert_close(loss, toy.data[f"{case}/loss"], rtol=1e-5, atol=2e-6)
 
 
 @torch.no_grad()
@@ -82,8 +83,6 @@ def test_draws_are_of_the_global_batch_and_ranks_take_rows():
     again = matching.draw(torch.Generator().manual_seed(1), 8, (3, 4, 4))
     share = again.rows(slice(2, 5))
     assert whole.noise.shape == (8, 6, 4, 4)
-    assert whole.initial is not None
-    assert share.initial is not None
     assert whole.initial.shape == (8, 3, 4, 4)
     assert torch.equal(share.t, whole.t[2:5])
     assert torch.equal(share.noise, whole.noise[2:5])
@@ -114,7 +113,7 @@ def test_times_are_uniform_or_uniform_in_their_logarithm(each):
         assert float((t < 1e-3).double().mean()) == pytest.approx(below, abs=0.03)
     quantiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
     expected = torch.tensor([1e-3, 1e-2, 1e-1], dtype=torch.float64)
-    torch.testing.assert_close(times("log").quantile(quantiles), expected, rtol=0.25, atol=0)
+    assert_close(times("log").quantile(quantiles), expected, rtol=0.25, atol=0)
 
 
 def test_loss_gradient_reaches_the_network_and_the_default_weight_is_one():
@@ -165,9 +164,9 @@ def test_the_mean_over_times_is_that_of_uniform_ones_whatever_the_weight(weight)
 
 def test_times_are_as_frequent_as_their_weight():
     t, importance = Importance(lambda t: 1 / t, EPS)(torch.tensor([0.0, 0.25, 0.5, 0.75], dtype=torch.float64))
-    torch.testing.assert_close(t, torch.tensor([1e-4, 1e-3, 1e-2, 1e-1], dtype=torch.float64), rtol=1e-9, atol=0)
+    assert_close(t, torch.tensor([1e-4, 1e-3, 1e-2, 1e-1], dtype=torch.float64), rtol=1e-9, atol=0)
     # The density of uniform times, 1 / (1 - eps), over 1 / (t log(1 / eps)).
-    torch.testing.assert_close(importance, t * -math.log(EPS) / (1 - EPS), rtol=1e-9, atol=0)
+    assert_close(importance, t * -math.log(EPS) / (1 - EPS), rtol=1e-9, atol=0)
     ends, _ = Importance(lambda t: 1 / t, EPS)(torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64))
     assert ends.tolist() == pytest.approx([EPS, 1.0], rel=1e-9)
 
@@ -233,10 +232,10 @@ def test_nothing_is_left_to_learn_of_gaussian_data(sde, name):
     score = Score(sde, replace(PRECONDITIONED, name=name), NoNoise(sde))
     times = torch.tensor([1e-4, 1e-2, 0.3, 1.0], dtype=torch.float64)
     for t in times.tolist():
-        torch.testing.assert_close(score(u, t), exact(u, t), rtol=1e-11, atol=1e-11)
+        assert_close(score(u, t), exact(u, t), rtol=1e-11, atol=1e-11)
     each = times[:, None].expand(4, 20)
     for stage, t in zip(score.at(each, torch.float64), times.tolist(), strict=True):
-        torch.testing.assert_close(stage(u), exact(u, t), rtol=1e-11, atol=1e-11)
+        assert_close(stage(u), exact(u, t), rtol=1e-11, atol=1e-11)
 
 
 @SDES
@@ -252,10 +251,10 @@ def test_input_and_target_have_unit_variance_and_the_linear_part_is_the_best_one
         score[:, 1 + first :] = -sde.target(t)
         z = found.whiten @ u
         target = torch.linalg.inv(found.output) @ (score + found.precision @ z[first:])
-        torch.testing.assert_close(z @ z.T, torch.eye(sde.n, dtype=torch.float64), rtol=0, atol=1e-9)
+        assert_close(z @ z.T, torch.eye(sde.n, dtype=torch.float64), rtol=0, atol=1e-9)
         ones = torch.ones(sde.m, dtype=torch.float64)
-        torch.testing.assert_close((target @ target.T).diag(), ones, rtol=1e-6, atol=0)
-        torch.testing.assert_close(target @ z.T, torch.zeros(sde.m, sde.n, dtype=torch.float64), rtol=0, atol=1e-6)
+        assert_close((target @ target.T).diag(), ones, rtol=1e-6, atol=0)
+        assert_close(target @ z.T, torch.zeros(sde.m, sde.n, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
 @SDES
@@ -266,16 +265,15 @@ def test_predicted_noise_and_losses_are_those_of_the_score(sde, name):
     t, u = torch.linspace(0.05, 1.0, 6, dtype=torch.float64), standard_normal(6, 2 * sde.n)
     target = sde.target(t, name)
     expected = -apply(torch.linalg.inv(target), score(u, t))
-    torch.testing.assert_close(score.predicted_noise(u, t), expected, rtol=1e-9, atol=1e-9)
+    assert_close(score.predicted_noise(u, t), expected, rtol=1e-9, atol=1e-9)
     draws = matching.draw(torch.Generator().manual_seed(0), 6, (2,))
-    draws = replace(
-        draws, t=t, noise=draws.noise.double(), initial=None if draws.initial is None else draws.initial.double()
-    )
+    initial = None if draws.initial is None else draws.initial.double()
+    draws = replace(draws, t=t, noise=draws.noise.double(), initial=initial)
     x = standard_normal(6, 2, seed=1)
     error = score(matching.perturb(x, draws), t) + apply(target, sde.scored(draws.noise))
     rates = (0.5 * sde.diffusion2(t)).unbind(1)
     squares = sum(g * part.square().sum(1) for g, part in zip(rates, sde.scored_halves(error), strict=True))
-    torch.testing.assert_close(matching.per_sample(score, x, draws), squares, rtol=1e-8, atol=1e-8)
+    assert_close(matching.per_sample(score, x, draws), squares, rtol=1e-8, atol=1e-8)
 
 
 def test_numerical_eps_is_part_of_what_the_linear_part_knows():
@@ -284,7 +282,7 @@ def test_numerical_eps_is_part_of_what_the_linear_part_knows():
     draws = replace(matching.draw(torch.Generator().manual_seed(0), n, (1,)), t=torch.full((n,), 0.02).double())
     u = matching.perturb(STD * standard_normal(n, 1, seed=1).float(), draws)
     z = u.double() @ preconditioning(sde, 0.02, STD).whiten.T
-    torch.testing.assert_close(torch.cov(z.T), torch.eye(2, dtype=torch.float64), rtol=0, atol=5e-3 * 3)
+    assert_close(torch.cov(z.T), torch.eye(2, dtype=torch.float64), rtol=0, atol=5e-3 * 3)
 
 
 def test_training_learns_what_is_not_gaussian():

@@ -95,7 +95,4 @@ def _record(rng, folder):
     return lambda: (_read_images(root, 8), verify(root))
 
 
-TARGETS = [
-    Target("archives", _archive, _prepare),
-    Target("prepared", _record, _prepare),
-]
+TARGETS = [Target("archives", _archive, _prepare), Target("prepared", _record, _prepare)]

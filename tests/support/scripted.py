@@ -3,14 +3,12 @@
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from cld_core.errors import RecipeError
 from cld_core.files import write_json
 from cld_core.rendezvous import Place
-from cld_core.run import RunFolder
-from cld_core.run.events import Cause, Ended, JobRef, Started, Submitted
+from cld_core.run.events import Ended, JobRef, Started, Submitted
 from cldctl import clusters
 from cldctl.clusters.base import InJob, Limit, Nodes, SchedulerAway, SchedulerRefused, Seen, Survey, TooManyTasks
 from cldctl.clusters.debug import DebugCluster
@@ -115,12 +113,12 @@ class Other(Scripted):
     name: ClassVar[str] = "other"
 
 
-def _fresh() -> dict[str, Any]:
+def _fresh():
     sets: dict[str, Any] = {name: set() for name in ("stubborn", "refused", "away", "broken")}
     return {"phases": {}, "calls": [], "sizes": [], "submissions": [], **sets}
 
 
-def register(monkeypatch, **how: Any) -> type[Scripted]:
+def register(monkeypatch, **how):
     """Make the clusters ``scripted`` and ``other`` known."""
     for name, value in (_fresh() | how).items():
         monkeypatch.setattr(Scripted, name, value, raising=False)
@@ -129,16 +127,14 @@ def register(monkeypatch, **how: Any) -> type[Scripted]:
     return Scripted
 
 
-def alone(**how: Any) -> Scripted:
+def alone(**how):
     """One that nobody knows by its name, with jobs of its own."""
     cluster = Scripted()
     vars(cluster).update(_fresh() | {"most": 1000, "first": None} | how)
     return cluster
 
 
-def trained(
-    run: RunFolder, job_id: str, phase: str = "running", cluster: str = "scripted", cause: Cause | None = None
-) -> RunFolder:
+def trained(run, job_id, phase="running", cluster="scripted", cause=None):
     """Let a job that is in this phase have begun to train a run; with a cause, its attempt has ended."""
     run.ledger.append(Submitted(job=JobRef(cluster=cluster, job_id=job_id, logs=str(run.logs))))
     run.ledger.append(Started(attempt=0, job_id=job_id, step=0))
@@ -148,20 +144,20 @@ def trained(
     return run
 
 
-def stopped(path: Path, job_id: str = "1", cause: Cause = "preempted", cluster: str = "scripted") -> RunFolder:
+def stopped(path, job_id="1", cause="preempted", cluster="scripted"):
     """A run of 50 steps whose only attempt has ended, with checkpoints of steps 10 and 20."""
     run = run_with(path, 10, 20, overrides=("train.steps=50",))
     return trained(run, job_id, "gone", cluster, cause)
 
 
-def over(path: Path, job_id: str, *steps: int, cause: Cause = "finished", created: float | None = None) -> RunFolder:
+def over(path, job_id, *steps, cause="finished", created=None):
     """A run whose training has ended; by default now: `settle` makes it old."""
     run = trained(run_with(path, *(steps or (10,))), job_id, phase="gone", cause=cause)
     write_json(run.identity_file, run.identity() | {"created": time.time() - AGO_S if created is None else created})
     return run
 
 
-def settle(root: Path) -> None:
+def settle(root):
     """Let two days pass: nothing under ``root`` was written since, and other processes write next."""
     past = time.time() - AGO_S
     for folder, _, files in os.walk(root):
@@ -169,7 +165,7 @@ def settle(root: Path) -> None:
             os.utime(path, (past, past), follow_symlinks=False)
 
 
-def _nodes(count: int | None, excluded: tuple[str, ...] | None) -> Nodes | None:
+def _nodes(count, excluded):
     """So many nodes, those that are excluded among them."""
     if count is None or excluded is None:
         return None
@@ -218,6 +214,6 @@ class Inside(InJob):
         return self.cancelled
 
 
-def inside(error: Exception | None = None, **more: Any) -> Inside:
+def inside(error=None, **more):
     """Job 7; the next one that it submits is number 8."""
     return Inside(cluster=alone(error=error, first=8), ref=REF, **more)

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 from torch.utils._pytree import tree_map_only
 
 import cld_core
@@ -64,8 +65,8 @@ def test_the_imported_run_computes_what_the_published_one_did(imported):
     with np.load(FILE.with_suffix(".npz")) as file:
         u, t, net, score = (torch.from_numpy(file[name]) for name in ("u", "t", "ema_net", "ema_score"))
     assert model.step == 3
-    torch.testing.assert_close(model.net(u, t), net, rtol=0, atol=1e-5)
-    torch.testing.assert_close(model.score(u, t.double()), score, rtol=0, atol=2e-5)
+    assert_close(model.net(u, t), net, rtol=0, atol=1e-5)
+    assert_close(model.score(u, t.double()), score, rtol=0, atol=2e-5)
 
 
 def test_the_imported_run_continues_where_the_published_one_stopped(imported, tmp_path):
@@ -77,7 +78,7 @@ def test_the_imported_run_continues_where_the_published_one_stopped(imported, tm
     for name, tensor in theirs["model"].items():
         assert torch.equal(trainer.net.state_dict()[name.removeprefix("module.")], tensor)
     assert trainer.ema.updates == theirs["ema"]["num_updates"]
-    torch.testing.assert_close(trainer.ema.average, theirs["ema"]["shadow_params"], rtol=0, atol=0)
+    assert_close(trainer.ema.average, theirs["ema"]["shadow_params"], rtol=0, atol=0)
     parameters = list(trainer.net.parameters())
     for index, entry in theirs["optimizer"]["state"].items():
         ours = trainer.optimiser.state[parameters[index]]
@@ -161,7 +162,7 @@ def test_a_channels_last_run_continues_with_its_own_moments(tmp_path):
     second.load_state_dict(tree_map_only(torch.Tensor, plain, first.state_dict()))
     for trainer in (first, second):
         trainer.step(1)
-    torch.testing.assert_close(second.net.state_dict(), first.net.state_dict(), rtol=0, atol=0)
+    assert_close(second.net.state_dict(), first.net.state_dict(), rtol=0, atol=0)
 
 
 def psld(*overrides):
@@ -228,10 +229,7 @@ def without(content, name):
     ("change", "words"),
     [
         (lambda c: without(c, "score_fn.all_modules.1.weight"), "no tensor 'all_modules.1.weight'"),
-        (
-            lambda c: {**c, "state_dict": {"clf_fn.weight": torch.ones(1)}},
-            "'clf_fn.weight' belongs neither",
-        ),
+        (lambda c: {**c, "state_dict": {"clf_fn.weight": torch.ones(1)}}, "'clf_fn.weight' belongs neither"),
         (lambda c: {**c, "optimizer_states": []}, "the states of 0 optimisers, not of one"),
         (lambda c: {**c, "global_step": "3"}, "its step is '3', not a whole number"),
         (lambda c: {"state_dict": {}, "epoch": 3}, "it holds epoch, state_dict; a published checkpoint holds model"),

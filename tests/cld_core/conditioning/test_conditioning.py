@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from cld_core.analytic import diamond, gaussian
 from cld_core.conditioning import GradientGuidance, Observation, Replacement
@@ -46,7 +47,7 @@ def test_on_normal_data_guidance_is_the_exact_score_given_y(sde, name, sigma, ma
         covariance = torch.kron(torch.outer(psi, psi), given.covariance)
         covariance += torch.kron(factor @ factor.T, torch.eye(d).double())
         exact = -torch.linalg.solve(covariance, (u - torch.kron(psi, given.means[0])).T).T
-        torch.testing.assert_close(guided(u, t), sde.scored(exact), rtol=1e-6, atol=1e-6)
+        assert_close(guided(u, t), sde.scored(exact), rtol=1e-6, atol=1e-6)
 
 
 @SDES
@@ -59,8 +60,8 @@ def test_samples_of_normal_data_have_the_conditional_mean_and_covariance(sde):
     zero_and_units = torch.cat([torch.zeros(1, sde.n * 2), torch.eye(sde.n * 2)]).double()
     x = sample(guided, sde, spec, InjectedNoise(zero_and_units), (2,)).x
     columns = x[1:] - x[0]
-    torch.testing.assert_close(x[:1], given.means, rtol=0, atol=6e-3)
-    torch.testing.assert_close(columns.T @ columns, given.covariance, rtol=0, atol=6e-3)
+    assert_close(x[:1], given.means, rtol=0, atol=6e-3)
+    assert_close(columns.T @ columns, given.covariance, rtol=0, atol=6e-3)
 
 
 def test_gradient_scale_is_a_factor_of_the_gradient():
@@ -70,8 +71,8 @@ def test_gradient_scale_is_a_factor_of_the_gradient():
         GradientGuidance(scale=scale).conditioned(law.score(CLD_EXACT), CLD_EXACT, observation, None)(u, 0.3)
         for scale in (0.0, 1.0, 2.0)
     )
-    torch.testing.assert_close(plain, law.score(CLD_EXACT)(u, 0.3))
-    torch.testing.assert_close(twice - plain, 2 * (once - plain))
+    assert_close(plain, law.score(CLD_EXACT)(u, 0.3))
+    assert_close(twice - plain, 2 * (once - plain))
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0], ids=["uncertain", "of the wrong sign"])
@@ -102,7 +103,7 @@ def test_replaced_coordinates_have_the_kernel_of_all_halves(sde):
     spread = covariance.diagonal().sqrt()
     scale = torch.outer(spread, spread)
     assert float(((known.mean(0) - expected) / spread).abs().max()) < 0.02
-    torch.testing.assert_close(known.T.cov() / scale, covariance / scale, rtol=0, atol=0.03)
+    assert_close(known.T.cov() / scale, covariance / scale, rtol=0, atol=0.03)
     assert torch.equal(replaced.finished(u[:, :2])[:, 0], torch.full((n,), 0.7).double())
 
 
@@ -232,9 +233,9 @@ def test_the_scored_halves_alone_give_the_posterior_mean(sde, law):
     for t in (1e-3, 0.05, 0.4, 1.0):
         u = states(sde, law, t)
         ours = posterior_mean(sde, u, law.score(sde)(u, t), t)
-        torch.testing.assert_close(ours, by_bayes(sde, law, u, t), rtol=0, atol=1e-9)
+        assert_close(ours, by_bayes(sde, law, u, t), rtol=0, atol=1e-9)
         times = torch.full((len(u),), t, dtype=torch.float64)
-        torch.testing.assert_close(posterior_mean(sde, u, law.score(sde)(u, times), times), ours, rtol=0, atol=1e-9)
+        assert_close(posterior_mean(sde, u, law.score(sde)(u, times), times), ours, rtol=0, atol=1e-9)
 
 
 @SDES
@@ -245,7 +246,7 @@ def test_its_derivative_is_the_covariance_times_the_pull(sde):
     scored = sde.scored(torch.autograd.grad(x[0, 0], u)[0])[0].view(sde.m, 2)
     found = estimate(sde, t, data_std=0.5)
     expected = found.pull * found.variance
-    torch.testing.assert_close(scored, torch.stack([expected, torch.zeros_like(expected)], dim=1))
+    assert_close(scored, torch.stack([expected, torch.zeros_like(expected)], dim=1))
 
 
 def test_an_allowed_error_of_the_score_bounds_what_it_does():

@@ -133,7 +133,6 @@ def test_a_picture_and_a_mask(tmp_path):
     white = np.zeros((4, 4))
     white[:, 2:] = 255
     made = files.from_pictures(image, picture(tmp_path / "m.png", white), IMAGE)
-    assert made.mask is not None
     assert made.mask[0].tolist() == [[True, True, False, False]] * 4
     assert made.y.tolist() == [1.0] * 24
     wrong = [

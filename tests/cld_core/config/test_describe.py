@@ -83,7 +83,6 @@ def test_what_differs_and_what_set_it(tmp_path):
     (tmp_path / "site.yaml").write_text("cluster: {partition: gpu}\n")
     overrides = ["train.seed=4", "objective.name=dsm"]
     base, found = from_base(tmp_path / "mine.yaml", overrides, tmp_path / "site.yaml")
-    assert base is not None
     assert base.samefile(shipped.find("toy"))
     typed = ["train.seed", "objective.name"]
     assert sorted(entry.key for entry in found[:2]) == sorted(typed), "what was typed comes first"

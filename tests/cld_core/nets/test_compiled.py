@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
+from torch.testing import assert_close
 
 from cld_core import numerics
 from cld_core.config import load
@@ -44,14 +45,14 @@ def test_compiled_samples_and_bounds_are_those_of_the_plain_network():
     model.net.requires_grad_(False)
     wanted = model.sample(24, method="exponential", nfe=6)
     found = model.sample(24, method="exponential", nfe=6, compile=True)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     # Of one compiled size; others are traced below.
     x, spec = 0.5 * torch.randn(6, 2), replace(RECIPE.eval.elbo, rtol=1e-3, atol=1e-3)
     bounds = [
         likelihood(model.score_of(compiled=compiled), model.sde, spec, SampleNoise(0, first=0, last=6), x).elbo
         for compiled in (False, True)
     ]
-    torch.testing.assert_close(bounds[1], bounds[0], rtol=1e-3, atol=1e-3)
+    assert_close(bounds[1], bounds[0], rtol=1e-3, atol=1e-3)
     assert isinstance(model.score_of(compiled=True).net, Compiled)
 
 
@@ -69,7 +70,7 @@ def test_a_compiled_network_is_differentiated_as_often_as_probes_and_coordinates
         return likelihood(score, model.sde, spec, noise, x, exact_trace=probes is None).elbo
 
     for probes in (1, 2, 3, None):
-        torch.testing.assert_close(bound(True, probes), bound(False, probes), rtol=1e-3, atol=1e-3)
+        assert_close(bound(True, probes), bound(False, probes), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("largest", [1, 3, 24, 2048])
@@ -166,7 +167,7 @@ def test_the_score_has_the_precision_of_its_input(model):
     model.net.requires_grad_(False)
     u = torch.randn(5, 4)
     exact = model.score(u, 0.5)
-    torch.testing.assert_close(score(u, 0.5), exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
+    assert_close(score(u, 0.5), exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
     assert score(u.double(), 0.5).dtype == torch.float64
     assert model.score_of(compiled=False, precision="bf16") is score
     assert model.score_of(compiled=False) is model.score
@@ -190,7 +191,7 @@ def test_images_are_computed_with_channels_last_where_that_is_preferred(images, 
     assert {u.is_contiguous(memory_format=torch.channels_last) for u in seen} == {True}
     assert any(weight.ndim == 4 and not weight.is_contiguous() for weight in made.net.parameters())
     tolerance = 1e-4 if name == "fp32" else 0.1
-    torch.testing.assert_close(found, exact, rtol=tolerance, atol=tolerance)
+    assert_close(found, exact, rtol=tolerance, atol=tolerance)
 
 
 # Two matrices of 1 MiB, so that their gradients do not fit into one bucket.
@@ -234,6 +235,6 @@ def test_compiled_ranks_train_as_others_and_resume_to_the_last_bit(tmp_path):
     for name, found in results[0].items():
         # Of one size of batch, or two if the last micro-batch is smaller, and more than one piece of each.
         assert found["graphs"] >= 2, name
-        torch.testing.assert_close(found["compiled"], found["eager"], rtol=1e-3, atol=1e-5)
+        assert_close(found["compiled"], found["eager"], rtol=1e-3, atol=1e-5)
         assert same(found["resumed"], found["compiled"])
         assert all(same(result[name]["compiled"], found["compiled"]) for result in results)

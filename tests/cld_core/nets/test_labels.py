@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from cld_core import nets
 from cld_core.config.network import MlpSpec, NcsnppSpec, ResnetSpec
@@ -47,10 +48,10 @@ def test_each_label_has_its_own_result_and_no_label_is_the_last_one(name):
     label = torch.tensor([0, 1, 2, 3, 4, K, K])
     with torch.no_grad():
         given, free = net(u, t, label), net(u, t)
-        torch.testing.assert_close(given[5:], free[5:])
+        assert_close(given[5:], free[5:])
         assert (given[:5] - free[:5]).flatten(1).abs().max(1).values.min() > 1e-4
         # A row's result is a function of its own label.
-        torch.testing.assert_close(net(u[2:4], t[2:4], label[2:4]), given[2:4], rtol=1e-4, atol=1e-5)
+        assert_close(net(u[2:4], t[2:4], label[2:4]), given[2:4], rtol=1e-4, atol=1e-5)
     net(u, t, label).square().sum().backward()
     grads = net.label_embedding.weight.grad.abs().sum(1)
     assert (grads > 0).all()
@@ -72,7 +73,7 @@ def test_blocks_of_many_rows_keep_their_labels():
     u, t, label = torch.randn(5000, 4), torch.rand(5000), torch.arange(5000) % K
     with torch.no_grad():
         whole = net(u, t, label)
-        torch.testing.assert_close(whole[4000:4010], net(u[4000:4010], t[4000:4010], label[4000:4010]))
+        assert_close(whole[4000:4010], net(u[4000:4010], t[4000:4010], label[4000:4010]))
 
 
 def test_a_compiled_batch_is_padded_with_its_labels(monkeypatch):
@@ -82,7 +83,7 @@ def test_a_compiled_batch_is_padded_with_its_labels(monkeypatch):
     with torch.no_grad():
         for rows in (7, 5, 3):
             expected = net(u[:rows], t[:rows], label[:rows])
-            torch.testing.assert_close(compiled(u[:rows], t[:rows], label[:rows]), expected)
+            assert_close(compiled(u[:rows], t[:rows], label[:rows]), expected)
 
 
 def test_a_network_that_takes_no_labels_says_so():

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
 from cld_core.config.network import NcsnppSpec
 from cld_core.nets.ncsnpp import ConvResample, FourierEmbedding, Ncsnpp, Resample, positional_embedding
@@ -69,7 +70,7 @@ def test_computes_what_the_published_network_computes(name):
     with torch.no_grad():
         output = net(arrays["u"], arrays["t"])
     assert output.dtype == torch.float32
-    torch.testing.assert_close(output, arrays["net"], rtol=0, atol=1e-5)
+    assert_close(output, arrays["net"], rtol=0, atol=1e-5)
 
 
 def test_published_checkpoint_loads_with_strict_names_and_its_ema_in_the_order_of_the_parameters():
@@ -83,7 +84,7 @@ def test_published_checkpoint_loads_with_strict_names_and_its_ema_in_the_order_o
         for parameter, average in zip(trainable, checkpoint["ema"]["shadow_params"], strict=True):
             parameter.copy_(average)
         output = net(arrays["u"], arrays["t"])
-    torch.testing.assert_close(output, arrays["ema_net"], rtol=0, atol=1e-5)
+    assert_close(output, arrays["ema_net"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("progressive_output", ["none", "output_skip", "residual"])
@@ -134,9 +135,9 @@ def test_channels_last_and_tracing_give_the_same_numbers(options, backend):
     u, t = inputs(spec)
     expected = net(u, t)
     traced = torch.compile(net, backend=backend, fullgraph=True)
-    torch.testing.assert_close(traced(u, t), expected, rtol=0, atol=1e-5)
+    assert_close(traced(u, t), expected, rtol=0, atol=1e-5)
     net.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(net(u.to(memory_format=torch.channels_last), t), expected, rtol=0, atol=1e-5)
+    assert_close(net(u.to(memory_format=torch.channels_last), t), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"resblock": "ddpm", "progressive_output": "residual"}])
@@ -163,8 +164,8 @@ def test_the_time_is_embedded_in_float32_whatever_autocast_says(embedding, dtype
         traced = torch.compile(net.embed, backend="aot_eager", fullgraph=True)(t)
     found.square().sum().backward()
     assert found.dtype is traced.dtype is torch.float32
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(traced, expected, rtol=1e-6, atol=1e-6)
+    assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert_close(traced, expected, rtol=1e-6, atol=1e-6)
     assert all(layer.weight.grad is not None for layer in net.all_modules[:3] if isinstance(layer, torch.nn.Linear))
 
 
@@ -211,7 +212,7 @@ def test_fir_resampling_is_the_direct_sum_along_both_axes(taps, direction):
     expected = np.apply_along_axis(resampled_by_direct_sum, 1, expected, taps, direction)
     layer = Resample(direction, taps).double()
     image = torch.from_numpy(x)[None, None].expand(2, 3, 6, 8)
-    torch.testing.assert_close(layer(image), torch.from_numpy(expected).expand(2, 3, *expected.shape))
+    assert_close(layer(image), torch.from_numpy(expected).expand(2, 3, *expected.shape))
 
 
 @pytest.mark.parametrize("direction", ["down", "up"])
@@ -223,13 +224,13 @@ def test_resampling_with_a_convolution_that_does_nothing_is_resampling(direction
     layer.Conv2d_0.bias.data = torch.tensor([0.0, 1.0, 2.0])
     x = torch.randn(2, 3, 8, 8)
     expected = Resample(direction, TAPS)(x) + torch.tensor([0.0, 1.0, 2.0])[:, None, None]
-    torch.testing.assert_close(layer(x), expected)
+    assert_close(layer(x), expected)
 
 
 @pytest.mark.parametrize("direction", ["down", "up"])
 def test_fir_resampling_follows_the_memory_format(direction):
     x, layer = torch.randn(2, 3, 6, 4), Resample(direction, TAPS)
     found = layer(x.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(found, layer(x), rtol=1e-6, atol=1e-6)
+    assert_close(found, layer(x), rtol=1e-6, atol=1e-6)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert not layer.state_dict()

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from cld_core import nets
 from cld_core.config.network import MlpSpec, ResnetSpec
@@ -30,8 +31,8 @@ def test_features_are_waves_of_the_position_alone():
     u = torch.randn(5, 4)
     sines, cosines = net._position_features(u)
     phase = 2 * math.pi * u[:, :2] @ net.frequencies.T
-    torch.testing.assert_close(sines, phase.sin())
-    torch.testing.assert_close(cosines, phase.cos())
+    assert_close(sines, phase.sin())
+    assert_close(cosines, phase.cos())
     assert net.frequencies.std().item() == pytest.approx(3.0, rel=0.05)
     moved = u + torch.tensor([0.0, 0.0, 1.0, 1.0])
     assert torch.equal(net._position_features(moved)[0], sines)
@@ -75,8 +76,8 @@ def test_without_gradients_the_result_is_the_same_to_rounding(rows, monkeypatch)
         fused = net(u, t)
         monkeypatch.setattr(mlp, "_AVAILABLE", False)
         unfused = net(u, t)
-    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(unfused, plain, rtol=1e-5, atol=1e-6)
+    assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+    assert_close(unfused, plain, rtol=1e-5, atol=1e-6)
 
 
 def gradients(net, u, t):
@@ -95,7 +96,7 @@ def test_in_training_the_result_is_that_of_torch_to_the_last_bit(rows, width, mo
         monkeypatch.setattr(mlp, trial, getattr(mlp, trial).__wrapped__)
     ours = gradients(net, u, t)
     monkeypatch.setattr(mlp, "_AVAILABLE", False)
-    torch.testing.assert_close(ours, gradients(net, u, t), rtol=0, atol=0)
+    assert_close(ours, gradients(net, u, t), rtol=0, atol=0)
 
 
 @pytest.mark.skipif(not mlp._AVAILABLE, reason="torch has no oneDNN")

@@ -239,9 +239,8 @@ def test_a_sample_depends_on_its_own_noise_alone():
     many, few = (drawn(CLD(), n, first=first, **REPEATED, jump=7).x for n, first in ((9, 0), (7, 4)))
     assert torch.equal(many[4:7], few)
     assert not torch.equal(many, drawn(CLD(), 9, **{**REPEATED, "repeats": 2}, jump=7).x)
-    assert torch.equal(
-        drawn(CLD(), 9, **{**REPEATED, "repeats": 1}).x, drawn(CLD(), 9, **{**REPEATED, "repeats": 1}, jump=7).x
-    )
+    once = {**REPEATED, "repeats": 1}
+    assert torch.equal(drawn(CLD(), 9, **once).x, drawn(CLD(), 9, **once, jump=7).x)
 
 
 def test_a_watcher_sees_the_last_time_of_each_step():

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 from torchdiffeq import odeint
 
 from cld_core.analytic import diamond, gaussian
@@ -39,7 +40,7 @@ def test_samplers_agree_with_the_published_ones(name):
             if half is not None:
                 expected = toy.data[theirs].float()
                 scale = max(1.0, float(expected.abs().max()))
-                torch.testing.assert_close(half / scale, expected / scale, rtol=0, atol=tolerance)
+                assert_close(half / scale, expected / scale, rtol=0, atol=tolerance)
         if method == "ode":
             assert ours.nfe == pytest.approx(int(toy.data["ode_rk45/nfe"]), rel=0.25)
 
@@ -95,7 +96,7 @@ def test_sscs_is_exact_where_the_score_part_vanishes(sde, grid):
         middle = 0.5 * (t + t_next)
         u = exact_part(sde, exact_part(sde, u, t, middle, torch.zeros_like(u)), middle, t_next, torch.zeros_like(u))
     whole = exact_part(sde, torch.eye(2, dtype=torch.float64), 1.0, 1e-3, torch.zeros(2, 2, dtype=torch.float64))
-    torch.testing.assert_close(u, whole, rtol=1e-10, atol=1e-13)
+    assert_close(u, whole, rtol=1e-10, atol=1e-13)
 
 
 def with_nfe(method, nfe, **keys):
@@ -128,7 +129,7 @@ def test_a_sample_does_not_depend_on_its_batch(method):
     whole = draw(0, 80)
     for first, last in ((0, 33), (33, 34), (34, 80)):
         part = draw(first, last)
-        torch.testing.assert_close(part.x, whole.x[first:last], rtol=0, atol=2e-6)
+        assert_close(part.x, whole.x[first:last], rtol=0, atol=2e-6)
         assert torch.equal(part.nfe_each, whole.nfe_each[first:last])
 
 
@@ -179,7 +180,7 @@ def test_the_flow_agrees_with_torchdiffeq(sde):
     options = {"step_t": times[1:]}  # a step beyond eps might leave [0, 1]
     u = odeint(field, u, times, rtol=1e-7, atol=1e-7, method="dopri5", options=options)[-1].float()
     theirs = sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps)
-    torch.testing.assert_close(ours.x, theirs[:, :2], rtol=1e-4, atol=1e-5)
+    assert_close(ours.x, theirs[:, :2], rtol=1e-4, atol=1e-5)
 
 
 # Those that can be watched.
@@ -215,7 +216,7 @@ def test_who_is_watched_draws_the_same_to_the_last_bit(method, denoise):
 def test_all_states_are_kept_if_there_is_room_for_them(method):
     _, _, t, u = watched(method, 1000, denoise=False, grid="linear")
     assert len(t) == len(u) == 22
-    torch.testing.assert_close(t, torch.tensor(CLD().schedule.grid("linear", 21, 1e-3), dtype=torch.float64))
+    assert_close(t, torch.tensor(CLD().schedule.grid("linear", 21, 1e-3), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("sde", [CLD(), VPSDE()], ids=["cld", "vpsde"])
@@ -227,4 +228,4 @@ def test_states_of_the_flow_are_on_its_solution(sde):
         spec = spec_of("ode", rtol=tolerance, atol=tolerance)
         sample(score, sde, spec, SampleNoise(0, first=0, last=16), (2,), watcher=recorder)
         paths.append(recorder.path()[1])
-    torch.testing.assert_close(*paths, rtol=0, atol=5e-3)
+    assert_close(*paths, rtol=0, atol=5e-3)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from cld_core.analytic import GaussianMixture, diamond, gaussian
 from cld_core.errors import RecipeError
@@ -57,7 +58,7 @@ def test_a_reduced_symplectic_euler_step_of_psld_shares_the_score():
         s = score(torch.cat([x, v], 1), 1.0)
         new_x = x + D / 2 * (friction * x - m_inv * v + friction * s[:, [0]])
         s_v = (s if reduced else score(torch.cat([new_x, v], 1), 1.0))[:, [1]]
-        torch.testing.assert_close(found, [new_x, v + D / 2 * (new_x + nu * v + nu / m_inv * s_v)])
+        assert_close(found, [new_x, v + D / 2 * (new_x + nu * v + nu / m_inv * s_v)])
 
 
 def test_a_reduced_velocity_verlet_step_of_psld():
@@ -68,7 +69,7 @@ def test_a_reduced_velocity_verlet_step_of_psld():
     s = score(torch.cat([half_x, v], 1), 0.9)
     new_v = v + D / 2 * (half_x + nu * v + nu / m_inv * s[:, [1]])
     new_x = half_x + D / 4 * (friction * half_x - m_inv * new_v + friction * s[:, [0]])
-    torch.testing.assert_close(found, [new_x, new_v])
+    assert_close(found, [new_x, new_v])
 
 
 @pytest.mark.parametrize("noise_scale", [1.0, 0.3])
@@ -82,7 +83,7 @@ def test_a_reduced_oba_step_of_psld(noise_scale):
     s = score(torch.cat([x, v], 1), 1.0)
     new_v = v + D / 2 * (x + 2 * nu * v + 2 * nu / m_inv * s[:, [1]])
     new_x = x + D / 2 * (2 * friction * x - m_inv * new_v + 2 * friction * s[:, [0]])
-    torch.testing.assert_close(found, [new_x, new_v])
+    assert_close(found, [new_x, new_v])
 
 
 def of_diamond(sde, method, **keys):
@@ -97,21 +98,21 @@ DDIM = {"order": 0, "corrector": False}
 def test_without_lambda_a_conjugate_step_is_the_exponential_one(sde):
     keys = {"nfe": 12, "grid_power": 3.0}
     ours, exponential = of_diamond(sde, "conjugate", **keys), of_diamond(sde, "exponential", **DDIM, **keys)
-    torch.testing.assert_close(ours, exponential, rtol=1e-4, atol=1e-4)
+    assert_close(ours, exponential, rtol=1e-4, atol=1e-4)
 
 
 def test_lambda_multiplies_the_transition_by_what_euler_makes_of_its_exponential():
     plain, shifted = (steps(RISING, (1.0, 0.5), spec_of("conjugate", conjugate_lambda=value)) for value in (0.0, 0.4))
     big_d = RISING.schedule.between(0.5, 1.0)
     factor = (1.0 - 0.4 * big_d) * math.exp(0.4 * big_d)
-    torch.testing.assert_close(shifted[0][0].matrix, factor * plain[0][0].matrix)
+    assert_close(shifted[0][0].matrix, factor * plain[0][0].matrix)
 
 
 def test_splitting_changes_nothing_where_all_halves_take_one_score_and_no_other_half():
     """Reduced symplectic Euler after the change of variables with J = 1 is lambda-DDIM."""
     keys = {"nfe": 12, "grid": "quadratic", "conjugate_lambda": 0.3}
     split = of_diamond(BOTH, "splitting", scheme="symplectic-euler", conjugate=True, **keys)
-    torch.testing.assert_close(split, of_diamond(BOTH, "conjugate", **keys), rtol=1e-4, atol=1e-4)
+    assert_close(split, of_diamond(BOTH, "conjugate", **keys), rtol=1e-4, atol=1e-4)
 
 
 CONJUGATE = {"conjugate": True, "conjugate_lambda": 0.3}
@@ -197,7 +198,7 @@ def test_the_score_of_all_halves_follows_from_that_of_the_scored_ones(sde):
         u = torch.randn(5, sde.n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
         exact = torch.autograd.grad(law.score(sde).log_density(u, t).sum(), u)[0]
         whole = torch.cat([u.detach(), sde.scored(exact)], dim=1) @ whole_score(sde, t).T
-        torch.testing.assert_close(whole, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))
+        assert_close(whole, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))
 
 
 @pytest.mark.parametrize("sde", [VP, CONSTANT, RISING, BOTH], ids=["vpsde", "cld", "cld rising", "psld"])
@@ -207,7 +208,7 @@ def test_a_single_data_point_is_exact_in_any_number_of_steps(sde, keys):
     few, many = (
         output_covariance(sde, spec_of("gddim", nfe=n, eps=0.05, denoise=False, **keys), std=1e-6) for n in (4, 9)
     )
-    torch.testing.assert_close(few, many, rtol=1e-5, atol=1e-6 * float(many.abs().max()))
+    assert_close(few, many, rtol=1e-5, atol=1e-6 * float(many.abs().max()))
 
 
 LATE = {"eps": 0.05, "grid_power": 3.0, "denoise": False}
@@ -238,4 +239,4 @@ def test_with_the_cholesky_factor_that_of_cld_does_not_pass_two(order, measured)
 def test_of_order_zero_it_is_ddim_for_vpsde():
     keys = {**DDIM, "nfe": 12, "grid": "linear"}
     ours, exponential = of_diamond(VP, "gddim", **keys), of_diamond(VP, "exponential", **keys)
-    torch.testing.assert_close(ours, exponential, rtol=1e-5, atol=1e-5)
+    assert_close(ours, exponential, rtol=1e-5, atol=1e-5)

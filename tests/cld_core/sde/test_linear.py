@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
 from cld_core.analytic import GaussianMixture
 from cld_core.config.train import ObjectiveSpec
@@ -104,7 +105,7 @@ def test_the_reverse_process_is_as_exact(sde, big_d):
 def test_the_prior_is_the_stationary_law_of_the_matrices(sde):
     a, prior = dense(sde.A), torch.diag(dense(sde.prior_std).square())
     noise = torch.diag(dense([0.0] * (sde.n - sde.m) + list(sde.D)))
-    torch.testing.assert_close(a @ prior + prior @ a.T, -noise, rtol=1e-8, atol=1e-10)
+    assert_close(a @ prior + prior @ a.T, -noise, rtol=1e-8, atol=1e-10)
 
 
 @EACH
@@ -113,9 +114,9 @@ def test_a_time_gives_the_same_alone_and_among_others_and_with_torch(sde):
     for name in ("mean", "factor", "target", "known_precision"):
         whole, by_torch = (getattr(sde, name)(t) for t in (times, times.clone().requires_grad_()))
         alone = getattr(sde, name)(float(times[2, 3]))
-        torch.testing.assert_close(whole[2, 3], alone, rtol=1e-14, atol=0)
+        assert_close(whole[2, 3], alone, rtol=1e-14, atol=0)
         # The exponentials of numpy and torch differ in the last bit.
-        torch.testing.assert_close(whole, by_torch.detach(), rtol=1e-12, atol=1e-15)
+        assert_close(whole, by_torch.detach(), rtol=1e-12, atol=1e-15)
 
 
 def test_hold_has_a_triple_eigenvalue():
@@ -139,14 +140,14 @@ def test_a_mixture_has_its_density_at_every_time():
     score = law.score(HOLD())
     u = torch.tensor([[0.1, 0.02, -0.03], [0.6, -0.1, 0.05]], dtype=torch.float64)
     slopes = [score(u, t) for t in (1e-12, 1e-11)]
-    torch.testing.assert_close(slopes[0], -u[:, 2:] / (0.04 * 0.25), rtol=1e-6, atol=0)
-    torch.testing.assert_close(*slopes, rtol=1e-6, atol=0)
+    assert_close(slopes[0], -u[:, 2:] / (0.04 * 0.25), rtol=1e-6, atol=0)
+    assert_close(*slopes, rtol=1e-6, atol=0)
 
 
 def test_data_of_the_variance_that_k_assumes_are_sampled_exactly():
     sde = PSLD(friction=0.25, nu=4.25, numerical_eps=0.0)
     coarse, fine = (output_covariance(sde, spec_of("exponential", nfe=n, eps=0.1, denoise=False), 0.5) for n in (5, 20))
-    torch.testing.assert_close(coarse, fine, rtol=0, atol=1e-12)
+    assert_close(coarse, fine, rtol=0, atol=1e-12)
 
 
 WITHOUT_EPS = {"numerical_eps": 0.0}
@@ -166,9 +167,9 @@ def test_two_steps_are_the_kernel_of_one(sde, start, end):
     step = sde.forward(rows, none, start, end)[1:].T
     factor = sde.forward(none, rows, start, end)[1:].T
     before, after = (sde.factor(t) for t in (start, end))
-    torch.testing.assert_close(step @ sde.mean(start), sde.mean(end), rtol=1e-10, atol=1e-12)
+    assert_close(step @ sde.mean(start), sde.mean(end), rtol=1e-10, atol=1e-12)
     covariance = step @ before @ before.T @ step.T + factor @ factor.T
-    torch.testing.assert_close(covariance, after @ after.T, rtol=1e-9, atol=1e-12)
+    assert_close(covariance, after @ after.T, rtol=1e-9, atol=1e-12)
 
 
 # Of normal data. For 0.5, K is exact if x is scored, and nothing is left to interpolate.
@@ -184,7 +185,7 @@ def test_the_score_is_the_derivative_of_the_log_density(sde):
     for t in (0.01, 0.3, 1.0):
         leaf = standard_normal(5, sde.n * LAW.dimension).requires_grad_()
         (gradient,) = torch.autograd.grad(score.log_density(leaf, t).sum(), leaf)
-        torch.testing.assert_close(score(leaf.detach(), t), sde.scored(gradient), rtol=1e-8, atol=1e-8)
+        assert_close(score(leaf.detach(), t), sde.scored(gradient), rtol=1e-8, atol=1e-8)
 
 
 @ALL
@@ -197,11 +198,11 @@ def test_perturbed_data_have_the_moments_of_the_law(sde, name):
     draws = replace(draws, t=torch.full((n,), 0.1, dtype=torch.float64))
     u = matching.perturb(torch.full((n, 1), 0.7), draws).double()
     mean = sde.mean(0.1)[:, 0] * 0.7
-    torch.testing.assert_close(u.mean(0), mean, rtol=0, atol=5 / n**0.5)
+    assert_close(u.mean(0), mean, rtol=0, atol=5 / n**0.5)
     # Once the initial halves are drawn, DSM's marginal is HSM's kernel.
     factor = sde.factor(0.1)
     expected = factor @ factor.T
-    torch.testing.assert_close(torch.cov(u.T).view_as(expected), expected, rtol=0.02, atol=3e-3)
+    assert_close(torch.cov(u.T).view_as(expected), expected, rtol=0.02, atol=3e-3)
 
 
 @SHAPES
@@ -215,13 +216,13 @@ def test_scores_and_losses(sde, mixed):
         score, matching = Score(sde, objective, AlphaOf(sde, objective, LAW.score(sde))), ScoreMatching(sde, objective)
         u = matching.perturb(x, draws)
         exact, target = LAW.score(sde)(u, t), sde.target(t)
-        torch.testing.assert_close(score(u, t), exact, rtol=1e-9, atol=1e-9)
+        assert_close(score(u, t), exact, rtol=1e-9, atol=1e-9)
         predicted = -apply(torch.linalg.inv(target), exact)
-        torch.testing.assert_close(score.predicted_noise(u, t), predicted, rtol=1e-9, atol=1e-9)
+        assert_close(score.predicted_noise(u, t), predicted, rtol=1e-9, atol=1e-9)
         error = predicted - e if weighting != "likelihood" else exact + apply(target, e)
         rates = [torch.ones(6)] * sde.m if weighting == "reweightedv2" else (0.5 * sde.diffusion2(t)).unbind(1)
         expected = sum(g * part.square().sum(1) for g, part in zip(rates, sde.scored_halves(error), strict=True))
-        torch.testing.assert_close(matching.per_sample(score, x, draws), expected, rtol=1e-8, atol=1e-8)
+        assert_close(matching.per_sample(score, x, draws), expected, rtol=1e-8, atol=1e-8)
 
 
 @SHAPES
@@ -229,11 +230,11 @@ def test_the_generic_tensors_agree_with_each_other(sde):
     u, s = standard_normal(4, 2 * sde.n), standard_normal(4, 2 * sde.m, seed=1)
     pull = torch.zeros_like(u)
     sde.scored(pull).copy_(apply(torch.diag(sde.diffusion2(0.3)), s))
-    torch.testing.assert_close(sde.flow(u, s, 0.3), drift(sde, u, 0.3) - 0.5 * pull)
-    torch.testing.assert_close(sde.euler_step(u, s, 0.3, 0.1), u - 0.1 * (drift(sde, u, 0.3) - pull))
+    assert_close(sde.flow(u, s, 0.3), drift(sde, u, 0.3) - 0.5 * pull)
+    assert_close(sde.euler_step(u, s, 0.3, 0.1), u - 0.1 * (drift(sde, u, 0.3) - pull))
     normal = torch.distributions.Normal(0.0, torch.tensor(sde.prior_std).repeat_interleave(2).double())
-    torch.testing.assert_close(sde.prior_logp(u), normal.log_prob(u).sum(1))
-    torch.testing.assert_close(sde.prior(u), u * normal.scale)
+    assert_close(sde.prior_logp(u), normal.log_prob(u).sum(1))
+    assert_close(sde.prior(u), u * normal.scale)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +247,7 @@ def ends():
 def test_the_flow_ends_in_the_exact_law(sde, ends):
     law = sde.law(0.1, data_std=STD[sde])
     # The prior is not quite the law at t = 1.
-    torch.testing.assert_close(ends[sde], law @ law.T, rtol=0, atol=3e-3)
+    assert_close(ends[sde], law @ law.T, rtol=0, atol=3e-3)
 
 
 @SHAPES

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from cld_core import sde as diffusions
 from cld_core.config.sde import PsldSpec
@@ -31,12 +32,10 @@ def test_kernel_agrees_with_the_published_one(name, objective):
     sde, rtol = parity.psld(SETTINGS[name]), 3e-8 if objective == "hsm" else 1e-11
 
     def same(ours, theirs):
-        torch.testing.assert_close(
-            torch.as_tensor(ours)[LATE], PUBLISHED[theirs[0]][LATE, theirs[1]], rtol=rtol, atol=0
-        )
+        assert_close(torch.as_tensor(ours)[LATE], PUBLISHED[theirs[0]][LATE, theirs[1]], rtol=rtol, atol=0)
 
     start = U if objective == "dsm" else torch.cat([U[:, :2], torch.zeros_like(U[:, 2:])], dim=1)
-    torch.testing.assert_close(apply(sde.mean(T), start), PUBLISHED[f"{name}/{objective}/mean"], rtol=1e-9, atol=1e-13)
+    assert_close(apply(sde.mean(T), start), PUBLISHED[f"{name}/{objective}/mean"], rtol=1e-9, atol=1e-13)
     factor = sde.factor(T, objective).flatten(1)
     for column in (0, 2, 3):
         same(factor[:, column], (f"{name}/{objective}/chol", column))
@@ -49,10 +48,10 @@ def test_kernel_agrees_with_the_published_one(name, objective):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_drift_and_diffusion_are_the_published_ones(name):
     sde = parity.psld(SETTINGS[name])
-    torch.testing.assert_close(drift(sde, U, T), PUBLISHED[f"{name}/drift"], rtol=1e-12, atol=1e-14)
+    assert_close(drift(sde, U, T), PUBLISHED[f"{name}/drift"], rtol=1e-12, atol=1e-14)
     theirs = PUBLISHED[f"{name}/diffusion"][:, ::2]  # of each half, whose two numbers are the same
     for rate, theirs_of_half in zip(sde.diffusion2(T).unbind(1), theirs.unbind(1)[-sde.m :], strict=True):
-        torch.testing.assert_close(rate.sqrt(), theirs_of_half, rtol=1e-12, atol=0)
+        assert_close(rate.sqrt(), theirs_of_half, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(("beta0", "beta1"), [(8.0, 0.0), (0.2, 13.8)])
@@ -72,11 +71,11 @@ def test_without_friction_of_the_data_it_is_cld(beta0, beta1, triangle):
 
     for a, b in zip(coefficients(ours), coefficients(theirs), strict=True):
         # 1e-16 only where Psi_vv changes its sign, at b = 1.
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-16)
+        assert_close(a, b, rtol=1e-12, atol=1e-16)
     generator = torch.Generator().manual_seed(0)
     u, s = (torch.randn(len(times), k, generator=generator, dtype=torch.float64) for k in (4, 2))
-    torch.testing.assert_close(ours.flow(u, s, times), theirs.flow(u, s, times), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(ours.prior_logp(u), theirs.prior_logp(u), rtol=1e-12, atol=1e-12)
+    assert_close(ours.flow(u, s, times), theirs.flow(u, s, times), rtol=1e-12, atol=1e-12)
+    assert_close(ours.prior_logp(u), theirs.prior_logp(u), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -95,10 +94,10 @@ def test_both_factors_stand_for_the_same_score_and_loss(mixed):
             ScoreMatching(sde, objective),
         )
         states.append(matching.perturb(x, Draws(t, own, None)))
-        torch.testing.assert_close(score(states[-1], t), wanted, rtol=1e-9, atol=1e-9)
+        assert_close(score(states[-1], t), wanted, rtol=1e-9, atol=1e-9)
         losses.append(matching.per_sample(score, x, Draws(t, own, None)))
-    torch.testing.assert_close(*states, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(*losses, rtol=1e-8, atol=1e-8)
+    assert_close(*states, rtol=1e-9, atol=1e-9)
+    assert_close(*losses, rtol=1e-8, atol=1e-8)
 
 
 @TOYS
@@ -106,14 +105,14 @@ def test_network_score_and_loss_are_the_published_ones(name):
     toy = parity.load_psld(name)
     data = toy.data
     u, t = data["u"], data["t"]
-    torch.testing.assert_close(toy.net(u, t.float()), data["net"], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(toy.score()(u, t), data["score"], rtol=1e-4, atol=1e-4)
+    assert_close(toy.net(u, t.float()), data["net"], rtol=1e-5, atol=1e-6)
+    assert_close(toy.score()(u, t), data["score"], rtol=1e-4, atol=1e-4)
     matching = ScoreMatching(toy.sde, toy.objective)
     draws = Draws(data["loss/t"], data["loss/eps"], None)
     perturbed = matching.perturb(data["x"], draws)
-    torch.testing.assert_close(perturbed.double(), data["loss/u"], rtol=1e-5, atol=1e-5)
+    assert_close(perturbed.double(), data["loss/u"], rtol=1e-5, atol=1e-5)
     losses = matching.per_sample(toy.score(), data["x"], draws)
-    torch.testing.assert_close(losses, data["loss/hsm_per_sample"], rtol=1e-4, atol=1e-5)
+    assert_close(losses, data["loss/hsm_per_sample"], rtol=1e-4, atol=1e-5)
 
 
 @TOYS
@@ -144,6 +143,5 @@ def close(ours, theirs, tolerance):
 
 def test_the_recipe_says_which_diffusion_it_is():
     sde = diffusions.build(PsldSpec(friction=0.25, nu=4.25, triangle="upper"))
-    assert isinstance(sde, PSLD)
     assert (sde.m_inv, sde.triangle, sde.m) == (4.0, "upper", 2)
     assert math.isclose(replace(sde, nu=2.25).m_inv, 1.0)

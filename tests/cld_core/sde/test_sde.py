@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
 from cld_core import sde as diffusions
 from cld_core.config.sde import CldSpec
@@ -31,28 +32,28 @@ def test_kernel_agrees_with_the_published_one(published, name):
     # The published var_xx is a difference of numbers near 1: right to 4e-16 absolutely, which at t = 1e-5 is
     # 1.6e-8 of it. The test above shows on which side the error is.
     for entry, (i, j) in {"xx": (0, 0), "xv": (0, 1), "vv": (1, 1)}.items():
-        torch.testing.assert_close(covariance[:, i, j], published[f"{name}/var_{entry}"], rtol=1e-9, atol=4e-16)
+        assert_close(covariance[:, i, j], published[f"{name}/var_{entry}"], rtol=1e-9, atol=4e-16)
     early = t < 1e-3
     for mask, rtol in ((~early, 1e-9), (early, 5e-8)):
         theirs = published[f"{name}/noise_multiplier"][mask]
-        torch.testing.assert_close(-sde.target(t, objective)[mask, 0, 0], theirs, rtol=rtol, atol=0)
+        assert_close(-sde.target(t, objective)[mask, 0, 0], theirs, rtol=rtol, atol=0)
 
-    torch.testing.assert_close(apply(sde.mean(t), u), published[f"{name}/mean"], rtol=1e-9, atol=0)
-    torch.testing.assert_close(drift(sde, u, t), published[f"{name}/drift"], rtol=1e-12, atol=0)
-    torch.testing.assert_close(sde.diffusion2(t)[:, 0].sqrt(), published[f"{name}/diffusion"][:, 2], rtol=1e-12, atol=0)
-    torch.testing.assert_close(0.5 * sde.diffusion2(t)[:, 0], published[f"{name}/loss_multiplier"], rtol=1e-12, atol=0)
+    assert_close(apply(sde.mean(t), u), published[f"{name}/mean"], rtol=1e-9, atol=0)
+    assert_close(drift(sde, u, t), published[f"{name}/drift"], rtol=1e-12, atol=0)
+    assert_close(sde.diffusion2(t)[:, 0].sqrt(), published[f"{name}/diffusion"][:, 2], rtol=1e-12, atol=0)
+    assert_close(0.5 * sde.diffusion2(t)[:, 0], published[f"{name}/loss_multiplier"], rtol=1e-12, atol=0)
     prior = published[f"{name}/prior_logp_x"] + published[f"{name}/prior_logp_v"]
-    torch.testing.assert_close(sde.prior_logp(u), prior, rtol=1e-9, atol=0)
+    assert_close(sde.prior_logp(u), prior, rtol=1e-9, atol=0)
 
 
 def test_vpsde_agrees_with_the_published_one(published):
     # The published VPSDE never adds numerical_eps, whatever its settings say.
     sde, t, x = VPSDE(numerical_eps=0.0), published["t"], published["u"][:, :2]
-    torch.testing.assert_close(sde.mean(t)[:, 0] * x, published["vpsde/mean"], rtol=1e-9, atol=0)
-    torch.testing.assert_close(sde.factor(t)[:, 0, 0].square(), published["vpsde/var"], rtol=1e-9, atol=0)
-    torch.testing.assert_close(-sde.target(t)[:, 0, 0], published["vpsde/noise_multiplier"], rtol=1e-9, atol=0)
-    torch.testing.assert_close(0.5 * sde.diffusion2(t)[:, 0], published["vpsde/loss_multiplier"], rtol=1e-12, atol=0)
-    torch.testing.assert_close(sde.prior_logp(x), published["vpsde/prior_logp_x"], rtol=1e-9, atol=0)
+    assert_close(sde.mean(t)[:, 0] * x, published["vpsde/mean"], rtol=1e-9, atol=0)
+    assert_close(sde.factor(t)[:, 0, 0].square(), published["vpsde/var"], rtol=1e-9, atol=0)
+    assert_close(-sde.target(t)[:, 0, 0], published["vpsde/noise_multiplier"], rtol=1e-9, atol=0)
+    assert_close(0.5 * sde.diffusion2(t)[:, 0], published["vpsde/loss_multiplier"], rtol=1e-12, atol=0)
+    assert_close(sde.prior_logp(x), published["vpsde/prior_logp_x"], rtol=1e-9, atol=0)
 
 
 def test_both_branches_of_the_incomplete_gamma_function_agree():
@@ -60,7 +61,7 @@ def test_both_branches_of_the_incomplete_gamma_function_agree():
     series, closed = (f(z, torch.exp(-z)) for f in (kernel.gamma3_series, kernel.gamma3_closed))
     # What the closed form loses: one rounding of 1 against a value of z^3 / 6.
     assert ((series - closed).abs() <= 3e-16).all()
-    torch.testing.assert_close(series, torch.special.gammainc(torch.full_like(z, 3.0), z), rtol=1e-13, atol=0)
+    assert_close(series, torch.special.gammainc(torch.full_like(z, 3.0), z), rtol=1e-13, atol=0)
     across = torch.tensor([1e-8, kernel.SERIES_BELOW - 1e-12, kernel.SERIES_BELOW, 5.0], dtype=torch.float64)
     by_numpy = kernel.gamma3(across.numpy(), np.exp(-across.numpy()))
     np.testing.assert_allclose(by_numpy, kernel.gamma3(across, torch.exp(-across)).numpy(), rtol=1e-14, atol=0)

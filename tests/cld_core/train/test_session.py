@@ -15,13 +15,7 @@ from cld_core import processor
 from cld_core.checkpoint import Writer, read_tensors, write
 from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
-from cld_core.errors import (
-    CheckpointError,
-    LeaseHeldError,
-    LeaseLostError,
-    NotFoundError,
-    SaveError,
-)
+from cld_core.errors import CheckpointError, LeaseHeldError, LeaseLostError, NotFoundError, SaveError
 from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
 from cld_core.run import Lease, RunFolder, events

@@ -3,10 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -26,7 +23,7 @@ CLUSTER = LocalCluster()
 PATIENCE_S = 300
 
 
-def wait_for_end(pids: Iterable[int]) -> None:
+def wait_for_end(pids):
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).wait(timeout=300)
@@ -35,11 +32,11 @@ def wait_for_end(pids: Iterable[int]) -> None:
 class Submitter:
     """Submits work that reports into ``folder``, and leaves no process behind."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder, self.jobs = folder, []
         self.spec = JobSpec(name="mine", logs=folder / "logs", size=ClusterSpec())
 
-    def __call__(self, *works: Any, **changes: Any) -> list[JobRef]:
+    def __call__(self, *works, **changes):
         noted: list[JobRef] = []
         spec = replace(self.spec, **changes)
         CLUSTER.submit(spec, works, noted.extend)
@@ -48,30 +45,30 @@ class Submitter:
         self.jobs += noted
         return noted
 
-    def report(self, name: str, waits: bool = True) -> Report:
+    def report(self, name, waits=True):
         return Report(str(self.folder), name, waits)
 
-    def facts(self, name: str) -> dict[str, Any]:
+    def facts(self, name):
         file = self.folder / f"{name}.json"
         wait_for(file.exists, PATIENCE_S)
         return json.loads(file.read_text())
 
-    def until_logged(self, job: JobRef, text: str) -> None:
-        def logged() -> bool:
+    def until_logged(self, job, text):
+        def logged():
             return any(text in file.read_text() for file in CLUSTER.log_files(job, 0))
 
         wait_for(logged, PATIENCE_S)
 
-    def phase(self, job: JobRef) -> str:
+    def phase(self, job):
         return CLUSTER.survey([job]).of(job).phase
 
-    def until_gone(self, *jobs: JobRef) -> None:
+    def until_gone(self, *jobs):
         for job in jobs:
             wait_for(lambda job=job: self.phase(job) == "gone", PATIENCE_S)
 
 
 @pytest.fixture
-def submit(tmp_path: Path) -> Iterator[Submitter]:
+def submit(tmp_path):
     submitter = Submitter(tmp_path)
     yield submitter
     CLUSTER.kill(submitter.jobs)

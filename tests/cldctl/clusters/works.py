@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.stop import StopFlag
-from cldctl.clusters.base import InJob
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Report:
     name: str
     waits: bool = False
 
-    def __call__(self, job: InJob) -> None:
+    def __call__(self, job):
         stop = StopFlag().listen() if self.waits else None
         place = job.place()
         folder = Path(self.folder)
@@ -45,7 +44,7 @@ class Stubborn:
 
     folder: str
 
-    def __call__(self, job: InJob) -> None:
+    def __call__(self, job):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         (Path(self.folder) / "ready").touch()
         while True:

@@ -8,6 +8,7 @@ import pytest
 
 from cld_core.errors import NotFoundError
 from cld_core.evaluate.request import request_of
+from cld_core.files import write_json
 from cld_core.run.groups import Group
 from cldctl.evals import compare
 from cldctl.evals.compare import Line
@@ -145,10 +146,7 @@ def group(tmp_path):
     members = {f"g-seed{seed}": {"train.seed": str(seed)} for seed in range(3)}
     Group(tmp_path, "g").add(members)
     for name, values in members.items():
-        file = tmp_path / name / "run.json"
-        file.write_text(
-            f'{{"format": 4, "created": 1.0, "group": "g", "sweep": {{"train.seed": "{values["train.seed"]}"}}}}'
-        )
+        write_json(tmp_path / name / "run.json", {"format": 4, "created": 1.0, "group": "g", "sweep": values})
     return tmp_path
 
 

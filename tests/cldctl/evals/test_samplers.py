@@ -14,7 +14,7 @@ from cld_core.evaluate.published import published_samplers
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Axis, Cell, Sweep, sweeps_of
 from cldctl.evals import samplers, table
-from cldctl.evals.samplers import SETTINGS, Comparison
+from cldctl.evals.samplers import SETTINGS
 from cldctl.show.evaluations import samplers as drawn
 from tests.support.made_up import report
 from tests.support.paths import RECIPES
@@ -24,7 +24,7 @@ TOYS = ("w2", "density", "flow-distance")
 CELL = {"sampler": "ode", "sampling.nfe": "10"}
 
 
-def made_of(run, *names, overrides=(), metrics=TOYS, nfe=(10, 20), seeds=1) -> Comparison:
+def made_of(run, *names, overrides=(), metrics=TOYS, nfe=(10, 20), seeds=1):
     settings = samplers.chosen(names)
     return samplers.make(run, 20, overrides, metrics=metrics, settings=settings, nfe=nfe, seeds=seeds)
 
@@ -175,8 +175,6 @@ def test_published_numbers_stand_beside_those_of_cifar10(tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "c", load(RECIPES / "cifar10.yaml"), {"created": 1.0})
     sweep = Sweep((Axis("sampler", ("ode",)), Axis("sampling.nfe", ("10",))), (Cell(CELL, "fid-ode-10"),))
     known = published_samplers("cifar10")
-    (one,) = [it for it in known if (it.nfe, it.sampler) == (50, "gDDIM")]
-    assert (one.fid, one.source) == (2.26, "arXiv 2206.05564")
     measured, *rows = csv.DictReader(io.StringIO(samplers.to_table(run, sweep)))
     assert (measured["source"], len(rows)) == ("measured", len(known))
     (same,) = [row for row in rows if row["sampler"].endswith("gDDIM") and row["sampling.nfe"] == "50"]

@@ -3,16 +3,14 @@
 import errno
 import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from cld_core import files
 from cld_core.evaluate.request import request_of
 from cld_core.files import append_line
-from cld_core.run import events
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import JobRef
+from cld_core.run.events import Ended, GivenUp, JobRef, Requeued, Started, Submitted, TurnedAway
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
 from cldctl.jobs import aftermath
@@ -24,15 +22,15 @@ from tests.support.made_up import run_with, unfit
 from tests.support.scripted import LAUNCHER, REF, Scripted, inside
 
 
-def started(attempt: int = 0, step: int = 0, restart: int = 0, job_id: str = "7") -> events.Started:
-    return events.Started(attempt=attempt, job_id=job_id, step=step, restart=restart)
+def started(attempt=0, step=0, restart=0, job_id="7"):
+    return Started(attempt=attempt, job_id=job_id, step=step, restart=restart)
 
 
-def ended(attempt: int = 0, cause: str = "crashed", **more: Any) -> events.Ended:
-    return events.Ended(attempt=attempt, cause=cause, **more)
+def ended(attempt=0, cause="crashed", **more):
+    return Ended(attempt=attempt, cause=cause, **more)
 
 
-def after(*happened: events.Event, restart: int = 0, max_retries: int = 3) -> events.GivenUp | Retry | None:
+def after(*happened, restart=0, max_retries=3):
     return after_bad_end(History.of(happened), inside(restart=restart), max_retries, max_crashes_a_day=20)
 
 
@@ -44,7 +42,7 @@ def test_what_another_start_may_get_past(cause):
 @pytest.mark.parametrize("cause", ["finished", "preempted", "timeout", "cancelled", "nonfinite", "save_failed"])
 def test_an_end_that_explains_itself_is_left(cause):
     assert after(started(), ended(cause=cause)) is None
-    assert after(started(job_id="6"), ended(), events.Submitted(job=REF)) is None, "nor one that never began"
+    assert after(started(job_id="6"), ended(), Submitted(job=REF)) is None, "nor one that never began"
 
 
 def test_a_task_of_sharded_work_has_a_budget_of_its_own():
@@ -55,20 +53,20 @@ def test_a_task_of_sharded_work_has_a_budget_of_its_own():
 
 
 def test_a_second_start_that_said_nothing_died_early():
-    def missing(*happened: events.Event, code: int = 1) -> events.Event | None:
+    def missing(*happened, code=1):
         happened = (started(0), ended(0, cause="preempted"), *happened)
         return missing_event(History.of(happened), inside(restart=1), code, hung=False, step=30)
 
     assert missing().kind == "early"
     assert missing(code=2) is None, "wrong usage is there at the next start, too"
-    assert missing(events.GivenUp(never_began=True, job_id="7", reason="damaged")) is None
-    assert missing(events.TurnedAway(job_id="7", reason="held", why="held")) is None
+    assert missing(GivenUp(never_began=True, job_id="7", reason="damaged")) is None
+    assert missing(TurnedAway(job_id="7", reason="held", why="held")) is None
 
 
 @pytest.fixture
 def run(tmp_path):
     run = run_with(tmp_path / "mine", 10, overrides=("train.max_retries=1", "cluster.successor=true"))
-    run.ledger.append(events.Submitted(job=REF))
+    run.ledger.append(Submitted(job=REF))
     return run
 
 
@@ -77,14 +75,13 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     job = inside()
     aftermath.after_training(run, job, 137)
     ended, requeued = run.ledger.events()[-2:]
-    assert isinstance(ended, events.Ended)
     assert ended.detail == "a rank ended with code 137; see cldctl logs"
-    assert isinstance(requeued, events.Requeued)
+    assert isinstance(requeued, Requeued)
     assert (requeued.cause, job.delay_s) == ("crashed", 10.0)
     assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
 
     run.ledger.append(started(1, restart=1))
-    run.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="8"), successor_of="7"))
+    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="8"), successor_of="7"))
     job = inside(restart=1, said="Timeout (0:05:00)!")
     aftermath.after_training(run, job, 1)
     history = run.ledger.history()
@@ -154,7 +151,7 @@ def test_a_training_is_started_again_although_nothing_can_be_written(run, full_d
     aftermath.after_training(run, job, 137)
     assert job.delay_s == 10.0
     assert run.ledger.full_history().last.cause == "crashed"
-    assert isinstance(run.ledger.events()[-1], events.Started), "nothing was written"
+    assert isinstance(run.ledger.events()[-1], Started), "nothing was written"
 
 
 @pytest.mark.parametrize("kind", ["training", "shards"])
@@ -186,14 +183,14 @@ def test_a_job_that_saved_and_could_not_requeue_itself_is_left(run, work):
     assert work.ledger.history().crashes == {}
 
 
-def loop(crashes: int, every_s: float = 600.0) -> History:
+def loop(crashes, every_s=600.0):
     """Each attempt gains 40 steps, saves them, and crashes."""
-    happened: list[events.Event] = []
+    happened = []
     for number in range(crashes):
         began = time.time() - (crashes - number) * every_s
         happened += [
-            events.Started(time=began, attempt=number, job_id="7", step=40 * number, restart=number),
-            events.Ended(time=began + every_s - 10, attempt=number, cause="crashed", step=40 * number + 40),
+            Started(time=began, attempt=number, job_id="7", step=40 * number, restart=number),
+            Ended(time=began + every_s - 10, attempt=number, cause="crashed", step=40 * number + 40),
         ]
     return History.of(happened)
 
@@ -217,7 +214,6 @@ def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
     job = inside()
     aftermath.after_training(run, job, UNFIT)
     requeued = run.ledger.events()[-1]
-    assert isinstance(requeued, events.Requeued)
     assert (requeued.cause, requeued.exclude, job.exclude) == ("unfit", ("n1",), ("n1",))
     assert run.ledger.history().crashes_in_a_row == 0
     said = capsys.readouterr().err
@@ -229,15 +225,15 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
     for restart in range(aftermath.UNFIT_STARTS):
         run.ledger.append(unfit(restart=restart))
         aftermath.after_training(run, inside(restart=restart), UNFIT)
-        assert isinstance(run.ledger.events()[-1], events.Requeued)
+        assert isinstance(run.ledger.events()[-1], Requeued)
     run.ledger.append(unfit(restart=aftermath.UNFIT_STARTS))
-    run.ledger.append(events.Submitted(job=replace(REF, job_id="8"), successor_of="7"))
+    run.ledger.append(Submitted(job=replace(REF, job_id="8"), successor_of="7"))
     job = inside(restart=aftermath.UNFIT_STARTS)
     aftermath.after_training(run, job, UNFIT)
     event, withdrawn = run.ledger.events()[-2:]
-    assert isinstance(event, events.GivenUp)
+    assert isinstance(event, GivenUp)
     assert "11 starts in a row found an unfit machine" in event.reason
-    assert isinstance(withdrawn, events.TurnedAway)
+    assert isinstance(withdrawn, TurnedAway)
     assert job.cluster.calls == [("cancel", ["8"])], "it would find unfit machines, too, and submit the next one"
 
 
@@ -264,7 +260,7 @@ def test_a_time_limit_during_the_setup_costs_a_retry(run, in_setup):
     end_of_setup(run)
     died, requeued = run.ledger.events()[-2:]
     assert died.kind == "early"
-    assert isinstance(requeued, events.Requeued)
+    assert isinstance(requeued, Requeued)
     assert (requeued.cause, job.delay_s) == ("timeout", 10.0)
     end_of_setup(run)
     event = run.ledger.events()[-1]

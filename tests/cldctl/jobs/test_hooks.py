@@ -65,109 +65,111 @@ def with_command(run, command, **more):
     return run
 
 
-class TestWhatItIsToldAbout:
-    def test_each_change_once(self, run):
-        for _ in range(2):
-            assert dispatch(run) == 0
-        assert states(run) == ["RUNNING"]
-        run.ledger.append(events.Ended(attempt=0, cause="crashed", step=30, detail="ValueError: no"))
-        run.ledger.append(events.Requeued(job_id="7", cause="crashed"))
-        for _ in range(2):
-            dispatch(run)
-        assert states(run) == ["RUNNING", "REQUEUED"]
-        last = told(run)[-1]
-        assert last["text"] == "mine: REQUEUED (crashed) at step 30 of 100: ValueError: no"
-        expected = {"run": "mine", "cause": "crashed", "step": 30, "steps": 100, "job_id": "7", "host": "n1"}
-        assert {name: last[name] for name in expected} == expected
-        assert last["link"] == run.path.as_uri()
-
-    def test_what_a_process_that_was_killed_did_not_get_to_is_told_by_the_next(self, run, monkeypatch):
-        class Killed(BaseException):
-            pass
-
-        def killed(*args, **more):
-            raise Killed
-
-        monkeypatch.setattr(hook_runner, "call", killed)
-        with pytest.raises(Killed):
-            dispatch(run)
-        monkeypatch.undo()
-        run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
+def test_each_change_once(run):
+    for _ in range(2):
+        assert dispatch(run) == 0
+    assert states(run) == ["RUNNING"]
+    run.ledger.append(events.Ended(attempt=0, cause="crashed", step=30, detail="ValueError: no"))
+    run.ledger.append(events.Requeued(job_id="7", cause="crashed"))
+    for _ in range(2):
         dispatch(run)
-        assert states(run) == ["RUNNING", "FINISHED"]
+    assert states(run) == ["RUNNING", "REQUEUED"]
+    last = told(run)[-1]
+    assert last["text"] == "mine: REQUEUED (crashed) at step 30 of 100: ValueError: no"
+    expected = {"run": "mine", "cause": "crashed", "step": 30, "steps": 100, "job_id": "7", "host": "n1"}
+    assert {name: last[name] for name in expected} == expected
+    assert last["link"] == run.path.as_uri()
 
-    def test_an_evaluation_once_for_each_job(self, run):
-        request = request_of(run.recipe(), ("elbo",), 20)
-        work = Evaluation(request.save(run))
-        words = "--evaluation", str(work.folder)
+
+def test_what_a_process_that_was_killed_did_not_get_to_is_told_by_the_next(run, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*args, **more):
+        raise Killed
+
+    monkeypatch.setattr(hook_runner, "call", killed)
+    with pytest.raises(Killed):
+        dispatch(run)
+    monkeypatch.undo()
+    run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
+    dispatch(run)
+    assert states(run) == ["RUNNING", "FINISHED"]
+
+
+def test_an_evaluation_once_for_each_job(run):
+    request = request_of(run.recipe(), ("elbo",), 20)
+    work = Evaluation(request.save(run))
+    words = "--evaluation", str(work.folder)
+    dispatch(run, *words)
+    assert told(run) == []
+    work.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="9_0"), shards=(0,)))
+    for task in ("9_0", "9_1"):
+        work.ledger.append(events.GivenUp(job_id=task, reason="its data are gone"))
         dispatch(run, *words)
-        assert told(run) == []
-        work.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="9_0"), shards=(0,)))
-        for task in ("9_0", "9_1"):
-            work.ledger.append(events.GivenUp(job_id=task, reason="its data are gone"))
-            dispatch(run, *words)
-        assert [(one["state"], one["reason"]) for one in told(run)] == [("FAILED", "its data are gone")]
-        work.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="10_0"), shards=(0,)))
-        report(run, request, elbo={"nll": 2.5, "stderr": 0.1, "n": 32, "nfe_mean": 10.0})
-        for _ in range(2):
-            dispatch(run, *words)
-        assert states(run) == ["FAILED", "FINISHED"]
-        last = told(run)[-1]
-        assert (last["evaluation"], last["results"]["nll"]) == (work.name, 2.5)
-        assert last["link"] == work.folder.as_uri()
+    assert [(one["state"], one["reason"]) for one in told(run)] == [("FAILED", "its data are gone")]
+    work.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="10_0"), shards=(0,)))
+    report(run, request, elbo={"nll": 2.5, "stderr": 0.1, "n": 32, "nfe_mean": 10.0})
+    for _ in range(2):
+        dispatch(run, *words)
+    assert states(run) == ["FAILED", "FINISHED"]
+    last = told(run)[-1]
+    assert (last["evaluation"], last["results"]["nll"]) == (work.name, 2.5)
+    assert last["link"] == work.folder.as_uri()
 
 
-class TestWhatCanBeWrongWithIt:
-    def test_it_fails_hangs_or_floods(self, run):
-        with_command(run, "echo problem; exit 3")
-        assert dispatch(run) == 0
-        assert "mine: RUNNING at step 0 of 100: ended with exit code 3" in log(run)
-        assert "  problem\n" in log(run)
-        with_command(run, "sleep 600", timeout_s=0.2)
-        run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
-        assert dispatch(run) == 0
-        assert "did not end within 0.2 s (hooks.timeout_s) and was ended" in log(run)
-
-    @pytest.mark.parametrize("which", ["file", "folder"])
-    def test_others_may_write_where_it_is_stored(self, run, which):
-        path = run.logs / hooks.SETTINGS if which == "file" else run.logs
-        path.chmod(path.stat().st_mode | 0o020)
-        assert dispatch(run) == 1
-        assert told(run) == []
-        assert log(run) == "", "nothing is written into a folder of others"
-
-    def test_a_log_that_is_a_link_to_a_secret(self, run, tmp_path):
-        (tmp_path / "secret").write_text("a key")
-        (run.logs / hook_runner.LOG).symlink_to(tmp_path / "secret")
-        dispatch(run)
-        assert states(run) == ["RUNNING"]
-        assert (run.logs / hook_runner.LOG).is_symlink(), "it was not replaced by a copy"
-        assert (tmp_path / "secret").read_text() == "a key"
+def test_it_fails_hangs_or_floods(run):
+    with_command(run, "echo problem; exit 3")
+    assert dispatch(run) == 0
+    assert "mine: RUNNING at step 0 of 100: ended with exit code 3" in log(run)
+    assert "  problem\n" in log(run)
+    with_command(run, "sleep 600", timeout_s=0.2)
+    run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
+    assert dispatch(run) == 0
+    assert "did not end within 0.2 s (hooks.timeout_s) and was ended" in log(run)
 
 
-class TestFiring:
-    def test_nobody_waits_for_it(self, run):
-        """It hangs until the test lets it go on; meanwhile everything returns."""
-        gate = run.path / "gate"
-        os.mkfifo(gate)
-        with_command(run, f"cat {gate} > /dev/null; {TELL}")
-        hooks.fire(run)
-        hooks.settle(run, 0.0)
-        assert len(hooks._started) == 1, "it is not over"
-        gate.write_text("go")
-        hooks.settle(run)
-        assert hooks._started == []
-        assert states(run) == ["RUNNING"]
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_others_may_write_where_it_is_stored(run, which):
+    path = run.logs / hooks.SETTINGS if which == "file" else run.logs
+    path.chmod(path.stat().st_mode | 0o020)
+    assert dispatch(run) == 1
+    assert told(run) == []
+    assert log(run) == "", "nothing is written into a folder of others"
 
-    def test_a_requeue_is_told_before_the_scheduler_is_asked(self, run):
-        """Which ends the job's processes."""
-        job, seen = inside(), []
-        job.requeue = lambda **more: seen.append(len(hooks._started))
-        run.ledger.append(events.Ended(attempt=0, cause="preempted", step=30))
-        assert go_on(RunFolder(run.path, hooks.heard(run.path)), job, "preempted")
-        assert seen == [1]
-        hooks.settle(run)
-        assert states(run) == ["RUNNING", "REQUEUED"]
+
+def test_a_log_that_is_a_link_to_a_secret(run, tmp_path):
+    (tmp_path / "secret").write_text("a key")
+    (run.logs / hook_runner.LOG).symlink_to(tmp_path / "secret")
+    dispatch(run)
+    assert states(run) == ["RUNNING"]
+    assert (run.logs / hook_runner.LOG).is_symlink(), "it was not replaced by a copy"
+    assert (tmp_path / "secret").read_text() == "a key"
+
+
+def test_nobody_waits_for_it(run):
+    """It hangs until the test lets it go on; meanwhile everything returns."""
+    gate = run.path / "gate"
+    os.mkfifo(gate)
+    with_command(run, f"cat {gate} > /dev/null; {TELL}")
+    hooks.fire(run)
+    hooks.settle(run, 0.0)
+    assert len(hooks._started) == 1, "it is not over"
+    gate.write_text("go")
+    hooks.settle(run)
+    assert hooks._started == []
+    assert states(run) == ["RUNNING"]
+
+
+def test_a_requeue_is_told_before_the_scheduler_is_asked(run):
+    """Which ends the job's processes."""
+    job, seen = inside(), []
+    job.requeue = lambda **more: seen.append(len(hooks._started))
+    run.ledger.append(events.Ended(attempt=0, cause="preempted", step=30))
+    assert go_on(RunFolder(run.path, hooks.heard(run.path)), job, "preempted")
+    assert seen == [1]
+    hooks.settle(run)
+    assert states(run) == ["RUNNING", "REQUEUED"]
 
 
 @pytest.mark.parametrize(("slurm", "fails", "told_of"), [(False, True, True), (True, True, False), (True, False, True)])
@@ -232,10 +234,6 @@ def ended(cause, step=30, attempt=0, detail=None):
     return events.Ended(attempt=attempt, cause=cause, step=step, detail=detail)
 
 
-def heard(*happened, is_over=False):
-    return [(change["state"], change["cause"], change["step"]) for change in changes(happened, is_over=is_over)]
-
-
 def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
     happened = [submitted(), started(), ended("crashed"), events.Requeued(job_id="7", cause="crashed")]
     before = changes(happened)[-1]["place"]
@@ -254,18 +252,12 @@ LEDGERS = {
     "finished": ((*BEGUN, ended("finished")), "gone"),
     "preempted": ((*BEGUN, ended("preempted")), "pending"),
     "crashed, and again": ((*BEGUN, ended("crashed"), requeued("crashed")), "pending"),
-    "crashed, not requeued": (
-        (*BEGUN, ended("crashed"), events.Refused("requeue", job_id="7", reason="no")),
-        "gone",
-    ),
+    "crashed, not requeued": ((*BEGUN, ended("crashed"), events.Refused("requeue", job_id="7", reason="no")), "gone"),
     "given up": ((*BEGUN, ended("crashed"), events.GivenUp(job_id="7", reason="4 crashes")), "gone"),
     "not begun": ((submitted(), events.GivenUp(never_began=True, job_id="7", reason="no checkpoint")), "gone"),
     "unfit at last": ((submitted(), unfit(), events.GivenUp(job_id="7", reason="11 starts")), "gone"),
     "unfit without a scheduler": ((submitted(restarts=False), unfit()), "gone"),
-    "crashed, unfit": (
-        (*BEGUN, ended("crashed"), requeued("crashed"), unfit(restart=1), requeued("unfit")),
-        "pending",
-    ),
+    "crashed, unfit": ((*BEGUN, ended("crashed"), requeued("crashed"), unfit(restart=1), requeued("unfit")), "pending"),
     "unfit, cancelled": ((submitted(), unfit(), requeued("unfit"), events.Cancelled(job_id="7")), "gone"),
     "setup too long": ((submitted(), DIED_EARLY, requeued("timeout")), "pending"),
     "cancelled": ((*BEGUN, events.Cancelled(job_id="7"), ended("terminated")), "gone"),
@@ -290,7 +282,8 @@ def test_after_any_cause_a_hook_hears_what_status_shows(cause):
 
 def test_a_silent_end_is_told_with_the_next_beginning():
     happened = submitted(), started(), events.Ended(afterwards=True, attempt=0, cause="node_failure"), started(1, 20)
-    assert heard(*happened) == [("RUNNING", None, 0), ("RUNNING", "node_failure", 20)]
+    heard = [(change["state"], change["cause"], change["step"]) for change in changes(happened)]
+    assert heard == [("RUNNING", None, 0), ("RUNNING", "node_failure", 20)]
 
 
 DOC = (ROOT / "docs" / "notifications.md").read_text()

@@ -55,7 +55,7 @@ def history(*events):
     return History.of([Submitted(job=REF), *events])
 
 
-def avoided(found: History, job, needed: int) -> list[str]:
+def avoided(found, job, needed):
     return list(for_next_start(found, job, needed)[0])
 
 
@@ -130,9 +130,8 @@ def killed(log, *, hung=False, trained=True):
 
 def test_a_rank_that_was_killed_is_named_by_the_launcher():
     assert killed(KILLED) == (1, "n2", "Killed")
-    assert killed("srun: error: n1: tasks 0,2-3: Segmentation fault (core dumped)\n") == (
-        0, "n1", "Segmentation fault (core dumped)"
-    )  # fmt: skip
+    several = "srun: error: n1: tasks 0,2-3: Segmentation fault (core dumped)\n"
+    assert killed(several) == (0, "n1", "Segmentation fault (core dumped)")
 
 
 def test_ranks_that_srun_ended_are_not_to_blame():

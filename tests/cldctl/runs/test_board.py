@@ -59,7 +59,7 @@ def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, co
     own = psutil.Process(process.pid)
     family = [own, *own.children(recursive=True)]
 
-    def addresses() -> set[str]:
+    def addresses():
         found = [connection for member in family for connection in member.net_connections()]
         return {connection.laddr.ip for connection in found if connection.status == "LISTEN"}
 

@@ -16,7 +16,7 @@ from tests.support.scripted import Scripted, alone
 ASKED = ("eval.samples=8192",)
 
 
-def begun(run, **phases: str) -> Evaluation:
+def begun(run, **phases):
     """An evaluation in as many shards as there are tasks, each in its phase."""
     made = plan.make(run, ("elbo",), [20], ASKED, shards=len(phases))
     work = Evaluation(made.requests[0].save(run))
@@ -26,7 +26,7 @@ def begun(run, **phases: str) -> Evaluation:
     return work
 
 
-def start(run) -> evaluate.Planned:
+def start(run):
     cluster = Scripted()
     cluster.most = 100
     made = plan.make(run, ("elbo",), [20], ASKED)
@@ -129,6 +129,5 @@ CRASH = events.Failed("crash", job_id="8_0", restart=0, code=1)
 )
 def test_why_an_evaluation_has_stopped(happened, done, cause, why):
     found = why_stopped(History.of(happened), done, 3)
-    assert found is not None
     assert found[0] == cause
     assert why in found[1]

@@ -47,9 +47,8 @@ def looked(root, monkeypatch):
         rows = Index(root).look().rows
     runs = [RunFolder(root / row.name) for row in rows]
     answers = survey.of_runs(runs)
-    assert [row.to_dict() for row in rows] == [
-        json.loads(json.dumps(status_or_reason(run, answers).to_dict())) for run in runs
-    ]
+    again = [status_or_reason(run, answers).to_dict() for run in runs]
+    assert [row.to_dict() for row in rows] == json.loads(json.dumps(again))
     return sorted(read), {row.name: row.state for row in rows}
 
 

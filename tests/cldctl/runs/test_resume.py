@@ -32,7 +32,6 @@ def test_a_run_continues_from_its_newest_whole_checkpoint(tmp_path, scripted):
     damage(run, 20)
     assert resumed(run, "train.steps=60") == (10, 1)
     request, submitted = run.ledger.events()[-2:]
-    assert isinstance(request, Requested)
     assert (request.steps, request.overrides) == (60, ("train.steps=60",))
     assert isinstance(submitted, Submitted)
     assert resumed(stopped(tmp_path / "b"), from_step=10) == (10, 0)

@@ -1,19 +1,16 @@
 """The table of states, row by row, without a cluster."""
 
 import random
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cld_core.files import write_json
 from cld_core.run import RunFolder, events
-from cld_core.run.events import CAUSES, Event, JobRef
+from cld_core.run.events import CAUSES, JobRef
 from cld_core.run.history import History
 from cldctl import locks
-from cldctl.clusters.base import Phase, Seen, Survey
+from cldctl.clusters.base import Seen, Survey
 from cldctl.runs import state as states
 from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, Situation, row_of, state_of
 from cldctl.runs.survey import Answers
@@ -23,23 +20,21 @@ NOWHERE = RunFolder("/nowhere/mine")
 STATES = {"PENDING", "RUNNING", "REQUEUED", *OVER}
 GONE, PENDING, RUNNING, UNKNOWN = Seen("gone"), Seen("pending", reason="Priority"), Seen("running"), Seen("unknown")
 
-Looks = dict[str, Seen]
 
-
-def requested(ago: float = 1.0, **more: Any) -> Event:
+def requested(ago=1.0, **more):
     return events.Requested(time=NOW - ago, steps=9, **more)
 
 
-def submitted(job_id: str = "1", *, restarts: bool = False, successor_of: str | None = None) -> Event:
+def submitted(job_id="1", *, restarts=False, successor_of=None):
     job = JobRef(cluster="any", job_id=job_id, restarts=restarts)
     return events.Submitted(time=NOW - 50, job=job, successor_of=successor_of)
 
 
-def started(attempt: int = 0, job_id: str = "1", warning: str | None = None) -> Event:
+def started(attempt=0, job_id="1", warning=None):
     return events.Started(time=NOW - 40, attempt=attempt, job_id=job_id, step=0, warning=warning)
 
 
-def ended(cause: str, attempt: int = 0) -> Event:
+def ended(cause, attempt=0):
     return events.Ended(time=NOW - 30, attempt=attempt, cause=cause, step=5, detail="what it died of")
 
 
@@ -49,7 +44,7 @@ REQUEUED = events.Requeued(time=NOW - 20, job_id="1", cause="preempted")
 NOT_REQUEUED = events.Refused("requeue", time=NOW - 20, job_id="1", reason="nobody answers")
 NOT_BEGUN = events.GivenUp(never_began=True, time=NOW - 5, job_id="1", reason="bad recipe")
 GIVEN_UP = events.GivenUp(time=NOW - 20, reason="budget spent")
-PHASES: tuple[Phase, ...] = ("pending", "running", "suspended", "ending", "gone", "gone", "gone", "unknown")
+PHASES = ("pending", "running", "suspended", "ending", "gone", "gone", "gone", "unknown")
 ELSEWHERE = Seen("unknown", reason="started on n7")
 OWNER = {"pid": 7, "job_id": "torchrun"}
 WAITED = events.TurnedAway(job_id="2", why="finished")
@@ -58,21 +53,13 @@ SECOND = submitted("2", restarts=True, successor_of="1")
 SUCCESSOR = (submitted(restarts=True), SECOND, started(), ended("node_failure"))
 
 
-def situated(
-    happened: Iterable[Event],
-    looks: Looks | None = None,
-    run: RunFolder = NOWHERE,
-    *,
-    now: float = NOW,
-    as_of: float | None = None,
-    problem: str | None = None,
-) -> Situation:
+def situated(happened, looks=None, run=NOWHERE, *, now=NOW, as_of=None, problem=None):
     return Situation(run, History.of(happened), Answers({"any": Survey(looks or {}, problem, as_of)}), now)
 
 
 # Row of the table, what happened, what the launcher says about each job, state, and what its reason says; what the
 # folder says, if it is asked.
-CASES: list[tuple[Any, ...]] = [
+CASES = [
     (1, (requested(), events.Refused("submission", reason="no such partition")), {}, "FAILED", "no such partition"),
     (2, (requested(SUBMITTING_S + 1),), {}, "FAILED", "interrupted"),
     (5, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
@@ -133,7 +120,7 @@ CASES: list[tuple[Any, ...]] = [
 ]
 
 
-def folder(path: Path, *, created: float = 0.0, saved: Sequence[int] = (), step: int | None = None, ledger: str = ""):
+def folder(path, *, created=0.0, saved=(), step=None, ledger=""):
     run = RunFolder(path / "mine")
     run.checkpoints.mkdir(parents=True)
     write_json(run.identity_file, {"created": created})
@@ -164,10 +151,10 @@ def test_every_row_has_a_case():
     assert {row for row, *_ in CASES} == set(range(len(TABLE)))
 
 
-def random_history(rng: random.Random) -> tuple[list[Event], Looks]:
+def random_history(rng):
     """Events in any order that ledgers can have, also after crashes of their writers, and any answers."""
-    jobs: list[str] = []
-    happened: list[Event] = []
+    jobs = []
+    happened = []
     attempt = -1
     for _ in range(rng.randrange(14)):
         job_id = rng.choice(jobs) if jobs else "none"
@@ -211,10 +198,8 @@ def test_whatever_happened_there_is_one_sensible_state(seed, tmp_path):
         states.add(state)
         assert state in STATES
         assert state != "FAILED" or reason or situation.attempt == "ended", "a failure says why"
-        last = history.last
         if state == "FINISHED":
-            assert last is not None
-            assert last.cause == "finished"
+            assert history.last.cause == "finished"
         if state == "RUNNING":
             assert situation.phase not in ("", "gone", "pending")
         if state == "REQUEUED":
@@ -232,11 +217,11 @@ def test_whatever_happened_there_is_one_sensible_state(seed, tmp_path):
 ASKED = NOW - 20
 
 
-def before(*happened: Event) -> tuple[Event, ...]:
+def before(*happened):
     return tuple(replace(event, time=ASKED - 100) for event in happened)
 
 
-def since(*happened: Event) -> tuple[Event, ...]:
+def since(*happened):
     return tuple(replace(event, time=ASKED + 15) for event in happened)
 
 
@@ -248,8 +233,6 @@ def known(happened, phase, now=NOW, problem=None):
 WAITS = before(submitted(restarts=True))
 BEGUN = (*WAITS, *before(started()))
 CRASHED = (*BEGUN, *since(ended("crashed")))
-
-
 AWAY = {"problem": "nobody answers"}
 
 

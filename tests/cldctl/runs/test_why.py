@@ -21,20 +21,16 @@ def run(tmp_path, scripted):
     return run
 
 
-def crashed(run, attempts=2):
-    """Attempts that each crash on a node of their own, 20 steps behind their checkpoint."""
-    for number in range(attempts):
-        host = f"n{number}"
+def crashed(run):
+    """Two attempts that each crash on a node of their own, 20 steps behind their checkpoint."""
+    for number in range(2):
         begin = 1000.0 * (number + 1)
-        run.ledger.append(
-            Started(attempt=number, job_id="7", step=100 * number, restart=number, host=host, time=begin, ranks=1)
-        )
-        run.ledger.append(
-            Failed("rank", job_id="7", restart=number, rank=1, host=host, reason="OSError: disk", time=begin + 99)
-        )
-        run.ledger.append(
-            Ended(attempt=number, cause="crashed", step=100 * number + 120, detail="OSError: disk", time=begin + 100)
-        )
+        step = 100 * number
+        about = {"job_id": "7", "restart": number, "host": f"n{number}"}
+        run.ledger.append(Started(attempt=number, step=step, time=begin, ranks=1, **about))
+        run.ledger.append(Failed("rank", rank=1, reason="OSError: disk", time=begin + 99, **about))
+        end = {"cause": "crashed", "detail": "OSError: disk"}
+        run.ledger.append(Ended(attempt=number, step=step + 120, time=begin + 100, **end))
         nodes = tuple(f"n{it}" for it in range(number + 1))
         run.ledger.append(Requeued(job_id="7", cause="crashed", exclude=nodes, time=begin + 101))
     return run

@@ -1,7 +1,6 @@
 """A task of Slurm from inside: what signals mean, why attempts ended, how it requeues; and what clients answer."""
 
 import time
-from typing import Any
 
 import pytest
 
@@ -82,7 +81,7 @@ def logs(tmp_path, monkeypatch):
     return tmp_path
 
 
-def in_seconds(seconds: float) -> str:
+def in_seconds(seconds):
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
 
 
@@ -120,7 +119,7 @@ def test_what_a_signal_means(logs, monkeypatch, code, known, log, cause):
     assert job.cause_of(code, len(NOTICE.format("JOB REQUEUE"))) == cause, "notices of earlier starts do not count"
 
 
-def attempt(**changes: Any) -> Attempt:
+def attempt(**changes):
     about = {"attempt": 3, "job_id": "5", "time": 1.0, "step": 0, "log_offset": 2, "restart": 1}
     return Attempt(**{**about, **changes})
 
@@ -147,7 +146,7 @@ def test_why_an_earlier_attempt_ended(logs, monkeypatch, about, log, accounting,
 def controlled_by(monkeypatch):
     """What scontrol answers: those of `show job`, and those of its standard input; returns what that was."""
 
-    def control(*answers: Answer, shows: tuple[dict[str, str], ...] = ()) -> list[str]:
+    def control(*answers, shows=()):
         left, shown, stdin = list(answers), list(shows), []
         monkeypatch.setattr(client, "run", lambda command, said="": stdin.append(said) or left.pop(0))
         monkeypatch.setattr(client, "show_job", lambda job_id: shown.pop(0) if shown else {})

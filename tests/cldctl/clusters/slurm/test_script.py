@@ -53,7 +53,7 @@ def _srun(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
 
 
-def script(tasks: int = 1, **changes) -> str:
+def script(tasks=1, **changes):
     return SlurmCluster().script(replace(SPEC, **changes), tasks).replace(sys.executable, "PYTHON")
 
 

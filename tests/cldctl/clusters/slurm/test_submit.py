@@ -246,7 +246,7 @@ def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, spec,
 STARTS = pytest.mark.parametrize(("ahead", "is_believed"), [(3600.0, True), (40 * 86400.0, False), (3e10, False)])
 
 
-def moment(ahead: float) -> tuple[str, float]:
+def moment(ahead):
     when = float(int(time.time() + ahead))
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when)), when
 
