@@ -326,9 +326,8 @@ def test_a_process_that_is_not_ours_is_left_alone(tmp_path, bystander):
     held, local = run_with(tmp_path / "held", 10), run_with(tmp_path / "local", 10)
     details = details_of(bystander.pid)
     write_json(held.leases / "00000001.json", {"job_id": "1", "restart": 0, **details})
-    local.ledger.append(
-        Submitted(job=JobRef(cluster="local", job_id=str(bystander.pid), logs=str(local.logs), details=details))
-    )
+    job = JobRef(cluster="local", job_id=str(bystander.pid), logs=str(local.logs), details=details)
+    local.ledger.append(Submitted(job=job))
     for name in ("held", "local"):
         refused = invoke("cancel", name, runs=tmp_path, code=4).stderr
         assert f"process {bystander.pid} on this machine runs something else, and was left alone" in refused

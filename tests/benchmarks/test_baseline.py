@@ -33,7 +33,9 @@ def both(request):
 
 def test_losses_and_gradients_agree(both):
     score, plain = both
-    x, t, noise = torch.randn(64, 2), torch.rand(64, dtype=torch.float64) * 0.99 + 0.01, torch.randn(64, 4)
+    x = torch.randn(64, 2)
+    t = torch.rand(64, dtype=torch.float64) * 0.99 + 0.01
+    noise = torch.randn(64, 4)
     ours = ScoreMatching(score.sde, score.objective).per_sample(score, x, Draws(t, noise, None))
     theirs = plain.loss(x, t, noise)
     assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
@@ -65,9 +67,8 @@ def test_the_plain_ncsnpp_has_the_same_output():
     spec = NcsnppSpec(image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
     net = nets.build(spec, data_shape=(3, 8, 8), halves_in=2, halves_out=1)
     plain = plain_ncsnpp(net)
-    replaced = [
-        type(module).__name__ for module in plain.modules() if type(module).__module__ == "benchmarks.plain_nets"
-    ]
+    kinds = [type(module) for module in plain.modules()]
+    replaced = [kind.__name__ for kind in kinds if kind.__module__ == "benchmarks.plain_nets"]
     assert sorted(replaced) == ["PlainAttention"] * 3 + ["PlainConvDown"] + ["PlainResample"] * 2
     u, t = torch.randn(2, 6, 8, 8), torch.tensor([0.1, 0.9])
     assert_close(plain(u, t), net(u, t), rtol=1e-4, atol=1e-5)

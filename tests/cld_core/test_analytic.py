@@ -8,20 +8,20 @@ from torch.testing import assert_close
 from cld_core.analytic import GaussianMixture, gaussian
 from cld_core.sde import CLD, VPSDE
 
+LAW = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
 SDES = (CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE())
 
 
 @pytest.mark.parametrize("sde", SDES)
 def test_law_is_that_of_the_forward_process(sde):
     """Log-density at t against a plain mixture of normals with the kernel's mean and covariance."""
-    law = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
     generator = torch.Generator().manual_seed(0)
-    x = law.sample(6, generator).double()
+    x = LAW.sample(6, generator).double()
     v = 0.1 * torch.randn(6, 2, generator=generator, dtype=torch.float64)
     u = torch.cat([x, v], dim=1) if sde.n == 2 else x
     for t in (1e-3, 0.3, 1.0):
         densities = []
-        for mean, weight in zip(law.means, law.weights, strict=True):
+        for mean, weight in zip(LAW.means, LAW.weights, strict=True):
             # With Sigma = L L^T of the kernel, the data's variance adds a term along the first column of Psi.
             bare = replace(sde, numerical_eps=0.0)
             psi, factor = bare.mean(t), bare.factor(t)
@@ -30,7 +30,7 @@ def test_law_is_that_of_the_forward_process(sde):
             normal = torch.distributions.MultivariateNormal(location, covariance)
             densities.append(normal.log_prob(u) + weight.log())
         expected = torch.logsumexp(torch.stack(densities), 0)
-        assert_close(law.score(sde).log_density(u, t), expected, rtol=1e-5, atol=1e-5)
+        assert_close(LAW.score(sde).log_density(u, t), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_entropy_by_quadrature():
@@ -51,18 +51,17 @@ def test_samples_have_the_moments_of_the_law():
 @pytest.mark.parametrize("sigma", [0.0, 0.3])
 def test_a_mixture_given_a_linear_observation(sigma):
     """Against Bayes' rule on the exact joint density of x and y, and on a line if y is exact."""
-    law = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
     h, y = torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64)
-    given = law.given(h, y, sigma)
+    given = LAW.given(h, y, sigma)
     axis = torch.linspace(-4, 4, 1601, dtype=torch.float64)
     if sigma:
         nodes = torch.cartesian_prod(axis[::4], axis[::4])
-        joint = law.log_density(nodes) - 0.5 * ((y - nodes @ h.T) / sigma).square().sum(1)
+        joint = LAW.log_density(nodes) - 0.5 * ((y - nodes @ h.T) / sigma).square().sum(1)
         area = float(axis[4] - axis[0]) ** 2
     else:
         direction = torch.tensor([-0.5, 1.0], dtype=torch.float64) / math.sqrt(1.25)
         nodes = y * h[0] / 1.25 + axis[:, None] * direction
-        joint, area = law.log_density(nodes), float(axis[1] - axis[0])
+        joint, area = LAW.log_density(nodes), float(axis[1] - axis[0])
     expected = joint - torch.logsumexp(joint, 0) - math.log(area)
     near = expected > -20
     assert_close(given.log_density(nodes[near]), expected[near], rtol=0, atol=1e-6)

@@ -95,7 +95,8 @@ def test_a_network_that_is_told_nothing_is_one_without_augmentation():
     own = told.state_dict()
     assert set(own) - set(plain.state_dict()) == {"augmentation.weight"}
     assert all(torch.equal(tensor, own[name]) for name, tensor in plain.state_dict().items())
-    u, t = torch.cat([images(4), images(4)], dim=1), torch.tensor([0.1, 0.2, 0.3, 1.0])
+    u = torch.cat([images(4), images(4)], dim=1)
+    t = torch.tensor([0.1, 0.2, 0.3, 1.0])
     assert torch.equal(told(u, t), plain(u, t))
     assert torch.equal(told(u, t, augmented=torch.zeros(4, 9)), plain(u, t))
     assert not torch.equal(told(u, t, augmented=changes(batch=4).conditions), plain(u, t))

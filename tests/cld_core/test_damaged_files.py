@@ -82,12 +82,16 @@ def read_all(run):
         current_report(work.folder)
 
 
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+
+
 RECORDS = [file.relative_to(FIXTURES / "run") for file in (FIXTURES / "run").rglob("*.json*")]
 
 
 @pytest.mark.parametrize("file", RECORDS, ids=str)
-def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(tmp_path, file):
-    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(run, file):
     sound = (run.path / file).read_bytes()
 
     @steadily
@@ -103,14 +107,12 @@ def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(
     holds()
 
 
-def test_a_damaged_report_keeps_what_can_be_read(tmp_path):
-    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+def test_a_damaged_report_keeps_what_can_be_read(run):
     (work,) = evaluations_of(run)
     content = json.loads((work.folder / "report.json").read_text())
     content["elbo"] = {"nll": [1], "stderr": 0.1, "n": 3, "nfe_mean": "many"}
-    (work.folder / "report.json").write_text(
-        json.dumps({**content, "fid": "none", "loss": {"value": 10**400}, "ema": "x"})
-    )
+    spoilt = {**content, "fid": "none", "loss": {"value": 10**400}, "ema": "x"}
+    (work.folder / "report.json").write_text(json.dumps(spoilt))
     read = current_report(work.folder)
     assert not {"fid", "ema"} & read.keys()
     assert read["elbo"] == {"stderr": 0.1, "n": 3}
@@ -150,16 +152,14 @@ def test_archives_that_would_unpack_to_terabytes_are_refused(tmp_path, change, m
 @pytest.mark.parametrize(
     "name", ["step_00000120.bak.json", "step_.json", "step_²²²²²²²².json", f"step_{'9' * 99}.json"]
 )
-def test_strays_among_the_checkpoints_are_nobodys(tmp_path, name):
-    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+def test_strays_among_the_checkpoints_are_nobodys(run, name):
     shutil.copy(run.checkpoint_file(120).with_suffix(".json"), run.checkpoints / name)
     assert run.checkpoint_steps() == [120]
 
 
 @pytest.mark.parametrize("name", ["step", "bytes"])
 @pytest.mark.parametrize("value", ["1e400", "-1", "[1]"])
-def test_wrong_values_in_a_sidecar(tmp_path, name, value):
-    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+def test_wrong_values_in_a_sidecar(run, name, value):
     sidecar = run.checkpoint_file(120).with_suffix(".json")
     assert sidecar_of(sidecar) is not None
     own = json.loads(sidecar.read_text())

@@ -108,9 +108,8 @@ def test_an_exported_model_keeps_its_classes(model, tmp_path):
     model.export(tmp_path / "model.safetensors")
     exported = cld_core.load(tmp_path / "model.safetensors")
     assert exported.classes == model.classes
-    assert torch.equal(
-        exported.sample(9, label=4, guidance=1.5, **FAST), model.sample(9, label=4, guidance=1.5, **FAST)
-    )
+    guided = {"label": 4, "guidance": 1.5, **FAST}
+    assert torch.equal(exported.sample(9, **guided), model.sample(9, **guided))
 
 
 def test_the_bound_of_a_report_is_conditional(run, monkeypatch):

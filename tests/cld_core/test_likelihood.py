@@ -34,8 +34,9 @@ def published_field(toy, dtype=torch.float32):
                 u = y[:, :-1].to(dtype).requires_grad_()
                 (row,) = torch.autograd.grad(score(u, t), u, sde.scored(e))
             (e_x, e_v), beta = sde.halves(e), sde.schedule.beta(t)
-            across = (sde.A[0][1] + sde.A[1][0]) * (e_x * e_v).sum(1) - 0.5 * sde.D[0] * (row[:, :2] * e_x).sum(1)
-            out[:, -1] += beta * across
+            coupled = (sde.A[0][1] + sde.A[1][0]) * (e_x * e_v).sum(1)
+            scored = 0.5 * sde.D[0] * (row[:, :2] * e_x).sum(1)
+            out[:, -1] += beta * (coupled - scored)
         return out
 
     return field

@@ -42,7 +42,8 @@ def test_a_row_does_not_depend_on_its_neighbours():
 
 def test_rows_that_are_done_wait_until_enough_others_are():
     """Then the batch becomes one of a few sizes, since libraries prepare for each."""
-    rates, sizes = torch.linspace(1.0, 60.0, 100, dtype=torch.float64), []
+    rates = torch.linspace(1.0, 60.0, 100, dtype=torch.float64)
+    sizes = []
 
     def field(t, y, rows):
         sizes.append(len(y))

@@ -97,7 +97,8 @@ def _make(rng, folder):
     overrides = [override_of(rng) for _ in range(rng.choice((0, 0, 1, 2, 4)))]
     content = text_of(rng)
     if rng.random() < 0.3:
-        content, overrides = rng.choice(_shipped())[1].encode(), [literal_of(rng) for _ in range(rng.randint(1, 3))]
+        content = rng.choice(_shipped())[1].encode()
+        overrides = [literal_of(rng) for _ in range(rng.randint(1, 3))]
     if rng.random() < 0.2:
         parent.write_bytes(text_of(rng))
         content = b"extends: parent.yaml\n" + content

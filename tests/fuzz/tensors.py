@@ -212,7 +212,8 @@ def _npz(rng, folder):
 
     members = dict(rng.choice(_arrays()))
     name = rng.choice(list(members))
-    odd = np.zeros(rng.choice(((3,), (3, 3), (6, 3), (0, 3), (9000,), ())), rng.choice(("f8", "i8", "U3", "O")))
+    shape = rng.choice(((3,), (3, 3), (6, 3), (0, 3), (9000,), ()))
+    odd = np.zeros(shape, rng.choice(("f8", "i8", "U3", "O")))
     members[name] = rng.choice(
         (damaged(rng, members[name]), _array(odd), _array(np.array(rng.choice(ODD_VALUES[:12]))))
     )

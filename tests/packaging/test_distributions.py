@@ -23,9 +23,8 @@ SITE_PACKAGES = sysconfig.get_path("purelib")
 def call(*words, cwd, **env):
     """What a command prints; fails with all of it if the command does."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "CLDCTL_", "PIP_"))}
-    done = subprocess.run(
-        [*map(str, words)], cwd=cwd, env={**clean, **env}, capture_output=True, text=True, timeout=300
-    )
+    command = [str(word) for word in words]
+    done = subprocess.run(command, cwd=cwd, env={**clean, **env}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

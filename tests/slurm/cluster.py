@@ -29,9 +29,7 @@ ROOTS = Path(tempfile.gettempdir()) / "cldctl-slurm"
 PORTS = range(10000, 20000)
 # Busy CI machines are slow; a healthy cluster needs a tenth of this.
 START_TIMEOUT_S = 60.0
-ENDED = frozenset(
-    {"CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
-)
+ENDED = {"CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
 UP = frozenset({"idle", "mixed", "allocated", "completing", "planned"})
 
 

@@ -80,9 +80,8 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab, monkey
     alone = ("--cluster", "debug")
     lab.cldctl("eval", "quiet", "--elbo", "--shards", str(SHARDS), *settings, *alone)
     assert _elbo(evaluation) == _elbo(RunFolder(lab.runs / "quiet").evals / name)
-    computed = [
-        re.findall(r"^elbo: row (\d+) of", log.read_text(), re.M) for log in (evaluation / "logs").glob("*.out")
-    ]
+    logs = (evaluation / "logs").glob("*.out")
+    computed = [re.findall(r"^elbo: row (\d+) of", log.read_text(), re.M) for log in logs]
     again = sum(map(len, computed)) - SHARDS * BATCHES
     # Fewer than were saved may have been printed: a line can be lost with the node or the process.
     assert again <= 8, "each disturbed task computes at most its current batch again"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import integrate
 from torch import nn
+from torch.testing import assert_close
 
 from cld_core.averages import power
 from cld_core.averages.power import PowerAverages, averaged
@@ -113,7 +114,7 @@ def test_what_is_constant_stays_so_however_bad_the_fit_is(tmp_path):
     one = made(tmp_path / "mine", torch.full((STEPS, 5), 3.25, dtype=torch.float64))
     found, error = reconstructed(one, 0.25)
     assert error > 0.01
-    torch.testing.assert_close(found, torch.full((5,), 3.25, dtype=torch.float64), rtol=1e-9, atol=0)
+    assert_close(found, torch.full((5,), 3.25, dtype=torch.float64), rtol=1e-9, atol=0)
 
 
 def test_half_precision_costs_its_rounding(tmp_path, whole, weights):
@@ -221,7 +222,7 @@ def test_averages_are_those_of_the_definition(tmp_path):
     made = Averaged(tmp_path / "mine", (0.02, 0.1, 0.25))
     made.follow(weights, every=1000)
     for length, average in zip(made.power.lengths, made.power.averages, strict=True):
-        torch.testing.assert_close(average[0], brute_force(weights, length), rtol=1e-11, atol=1e-12)
+        assert_close(average[0], brute_force(weights, length), rtol=1e-11, atol=1e-12)
 
 
 def test_the_device_skips_what_the_host_does_not_update():
@@ -238,7 +239,7 @@ def test_the_device_skips_what_the_host_does_not_update():
             assert same(on_device.averages, before), "a first step that is skipped leaves no NaN"
         if not skip:
             on_host.update()
-    torch.testing.assert_close(on_device.averages, on_host.averages)
+    assert_close(on_device.averages, on_host.averages)
     assert on_device.updates == on_host.updates == 3
 
 

@@ -203,9 +203,9 @@ def saved(content, path):
 def test_it_becomes_a_run_that_is_sampled_and_resumed(content, data, tmp_path):
     made = psld(f"data.path={data}")
     run = import_published(saved(content, tmp_path), made, tmp_path / "runs" / "psld", {"created": 1.0})
-    assert run.step == 3
     model = cld_core.load(run.folder.path)
-    assert (model.step, model.net.state_dict().keys()) == (3, {n[9:] for n in content["state_dict"] if n[0] == "s"})
+    assert run.step == model.step == 3
+    assert model.net.state_dict().keys() == {n[9:] for n in content["state_dict"] if n[0] == "s"}
     for name, parameter in model.net.named_parameters():
         assert torch.equal(parameter, content["state_dict"][f"ema_score_fn.{name}"])
     assert model.sample(2, method="em", nfe=3).shape == (2, 3, 16, 16)

@@ -85,9 +85,8 @@ def test_the_last_k_and_the_milestones_are_kept(run):
         writer.save(step, state())
     writer.wait()
     assert run.checkpoint_steps() == [20, 40, 50]
-    assert sorted(path.name for path in run.checkpoints.iterdir()) == sorted(
-        f"step_{step:08d}.{suffix}" for step in (20, 40, 50) for suffix in ("ema.safetensors", "pt", "json")
-    )
+    kept = [f"step_{step:08d}.{suffix}" for step in (20, 40, 50) for suffix in ("ema.safetensors", "pt", "json")]
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == sorted(kept)
 
 
 def test_an_owner_that_lost_the_lease_writes_nothing(run):

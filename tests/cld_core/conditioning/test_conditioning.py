@@ -27,6 +27,11 @@ EXACT = {
 }
 
 
+def of_first(value):
+    """The first of two coordinates is known; what stands for the other one does not count."""
+    return Observation.masked(torch.tensor([value, 9.0]), torch.tensor([True, False]))
+
+
 def drawn(law, sde, observation, way, n, **keys):
     noise, apart = (SampleNoise(0, name, first=0, last=n) for name in ("sample", "observation"))
     given = way.conditioned(law.score(sde), sde, observation, apart)
@@ -83,7 +88,8 @@ def test_guidance_of_a_bad_network_does_not_push_the_wrong_way(sign):
     def score(u, t):
         return -sign * 50.0 * sde.scored(u) + law.score(sde)(u, t)
 
-    observation, t = Observation.masked(torch.tensor([2.0, 0.0]), torch.tensor([True, False])), 0.5
+    observation = of_first(2.0)
+    t = 0.5
     u = torch.zeros(1, 4, dtype=torch.float64)
     pull = GradientGuidance().conditioned(score, sde, observation, None)(u, t) - score(u, t)
     assert float(pull[0, 0]) < 0, "v is pulled down where x has to be larger"
@@ -92,7 +98,8 @@ def test_guidance_of_a_bad_network_does_not_push_the_wrong_way(sign):
 
 @SDES
 def test_replaced_coordinates_have_the_kernel_of_all_halves(sde):
-    observation, n, t = Observation.masked(torch.tensor([0.7, 9.0]), torch.tensor([True, False])), 40_000, 0.2
+    observation = of_first(0.7)
+    n, t = 40_000, 0.2
     noise = SampleNoise(0, "observation", first=0, last=n)
     replaced = Replacement().conditioned(gaussian().score(sde), sde, observation, noise)
     u = standard_normal(n, 2 * sde.n)
@@ -108,7 +115,7 @@ def test_replaced_coordinates_have_the_kernel_of_all_halves(sde):
 
 
 def test_noise_is_renewed_or_kept():
-    observation = Observation.masked(torch.tensor([0.7, 9.0]), torch.tensor([True, False]))
+    observation = of_first(0.7)
     u = standard_normal(8, 4)
     for renew in (True, False):
         noise = SampleNoise(0, "observation", first=0, last=8)
@@ -128,7 +135,7 @@ METHODS = [
 def test_on_the_diamond_samples_are_near_the_conditional_law(keys):
     """x = 0.3 leaves two modes. docs/howto/inpainting.md has the distances of more samples."""
     law, n, y = diamond(), 600, torch.tensor([0.3])
-    observation = Observation.masked(torch.tensor([0.3, 0.0]), torch.tensor([True, False]))
+    observation = of_first(0.3)
     given = law.given(torch.tensor([[1.0, 0.0]]), y, 0.0)
     true = given.sample(n, torch.Generator().manual_seed(0))[:, 1].sort().values
     for way, far, least in ((GradientGuidance(score_error=0.0), 0.09, -0.6), (Replacement(), 0.12, -2.5)):
@@ -156,7 +163,8 @@ def score_of_dependent_halves(sde):
 
 @pytest.mark.parametrize(("sde", "jump"), [(CLD_EXACT, 25), (VPSDE(), 3)], ids=["cld", "vpsde"])
 def test_the_error_of_replacement_falls_as_steps_are_repeated(sde, jump):
-    observation, n = Observation.masked(torch.tensor([0.5, 0.0]), torch.tensor([True, False])), 1000
+    observation = of_first(0.5)
+    n = 1000
     found = []
     for repeats in (1, 3, 10):
         noise, apart = (SampleNoise(0, name, first=0, last=n) for name in ("sample", "observation"))
@@ -174,12 +182,11 @@ def test_the_error_of_replacement_falls_as_steps_are_repeated(sde, jump):
 
 
 def test_replacement_needs_a_mask_and_fixed_steps():
-    masked = Observation.masked(torch.tensor([0.3, 0.0]), torch.tensor([True, False]))
     with pytest.raises(
         UsageError,
         match=r"method=ode chooses its own steps.*Choose em, sscs, exponential, gddim, conjugate or splitting, or",
     ):
-        Replacement().require_usable(masked, spec_of("ode"))
+        Replacement().require_usable(of_first(0.3), spec_of("ode"))
     with pytest.raises(UsageError, match=r"replacement needs numbers of x as they are.*by gradient"):
         Replacement().require_usable(Observation.linear(H, torch.tensor([0.3])), spec_of("em"))
     observation = Observation.linear(TWO, torch.tensor([0.3, 0.1]))
@@ -189,9 +196,8 @@ def test_replacement_needs_a_mask_and_fixed_steps():
 
 @pytest.mark.parametrize("way", [GradientGuidance(), Replacement()])
 def test_a_tuned_sampler_is_refused(way):
-    masked = Observation.masked(torch.tensor([0.3, 0.0]), torch.tensor([True, False]))
     with pytest.raises(UsageError, match=r"method=tuned was fitted to the network's flow without an observation"):
-        way.require_usable(masked, spec_of("tuned"))
+        way.require_usable(of_first(0.3), spec_of("tuned"))
 
 
 @pytest.mark.parametrize(

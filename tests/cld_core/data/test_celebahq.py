@@ -182,9 +182,8 @@ def test_the_official_archive_at_its_true_size(tmp_path):
     train = cifar_images(tmp_path / "out", "train")
     assert np.array_equal(train[:10_000], formats.images_of_rows(rows))
     assert np.array_equal(train[40_000:], formats.images_of_rows(np.roll(rows, 4, axis=0)))
-    assert np.array_equal(
-        cifar_images(tmp_path / "out", "validation"), formats.images_of_rows(np.roll(rows, 5, axis=0))
-    )
+    expected = formats.images_of_rows(np.roll(rows, 5, axis=0))
+    assert np.array_equal(cifar_images(tmp_path / "out", "validation"), expected)
 
 
 def test_archive_and_folders_give_the_same(tmp_path, rows, batches):

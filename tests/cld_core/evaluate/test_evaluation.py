@@ -5,9 +5,9 @@ import shutil
 import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
 
 from cld_core.analytic import gaussian
 from cld_core.checkpoint import write
@@ -73,7 +73,7 @@ def test_shards_do_not_change_a_bit_of_the_report_and_batches_only_rounding(run,
     for _, same in results[1:3]:
         assert same["rows"] == report["rows"], "the bytes of all chunks"
         assert {**same, **dict.fromkeys(varies)} == {**report, **dict.fromkeys(varies)}
-    np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+    assert_allclose(other, one, rtol=1e-5, atol=1e-5)
     assert in_small_batches["elbo"]["nll"] == pytest.approx(report["elbo"]["nll"], rel=1e-6)
     assert report["elbo"]["n"] == 70
 
@@ -91,7 +91,7 @@ def test_rows_of_another_evaluation_are_not_computed_again(run, ranges, chunks):
     more = computed(run, "eval.samples=90")
     assert ranges == [(70, 80), (80, 90)], "the rest of the last chunk, and another one"
     assert more.report["elbo"]["n"] == 90
-    np.testing.assert_array_equal(bounds(more)[:70], bounds(first))
+    assert_array_equal(bounds(more)[:70], bounds(first))
 
     computed(run, "eval.elbo.velocities=2")
     assert len(ranges) == 2 + 5, "with other settings nothing is the same"
@@ -208,9 +208,8 @@ def test_lost_snapshots_make_another_average(averaged, chunks):
 
 def test_readers_are_told_of_a_bad_fit():
     assert remarks({"ema": {"length": 0.07, "error": 0.01}}) == []
-    assert remarks({"ema": {"length": 0.07, "error": 0.05}}) == [
-        "the average of length 0.07 is made of others, with a relative error of its profile of 0.05"
-    ]
+    told = "the average of length 0.07 is made of others, with a relative error of its profile of 0.05"
+    assert remarks({"ema": {"length": 0.07, "error": 0.05}}) == [told]
     assert remarks({"ema": {"error": 0.05}}) == []
 
 
@@ -248,7 +247,7 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     work = Evaluation(request_of(recipe, ("elbo",), 1, shards=3).save(run))
     assert work.compute(Ranks())
     truth = gaussian(0.5).log_density(source(recipe.data).dequantised_test_data(recipe.eval.seed, 0, 40)).numpy()
-    np.testing.assert_allclose(gather(work)["elbo"]["elbo"], truth, rtol=0, atol=1e-5)
+    assert_allclose(gather(work)["elbo"]["elbo"], truth, rtol=0, atol=1e-5)
     elbo = work.report["elbo"]
     assert abs(elbo["nll"] + truth.mean()) < 1e-5
     assert abs(elbo["nll_importance"] + truth.mean()) < 1e-5
@@ -286,7 +285,7 @@ def test_the_report_says_where_it_starts_and_users_of_the_library_may_start_earl
         eps: likelihood(model.score, model.sde, ElboSpec(eps=eps), SampleNoise(0, "elbo", first=0, last=10), x).elbo
         for eps in (1e-3, 1e-5)
     }
-    np.testing.assert_allclose(gather(work)["elbo"]["elbo"], at[1e-3].numpy(), rtol=1e-5)
+    assert_allclose(gather(work)["elbo"]["elbo"], at[1e-3].numpy(), rtol=1e-5)
     assert float((at[1e-3] - at[1e-5]).abs().max()) > 1e-3
     later_still = on_images.computed(toy, ("elbo",), "eval.samples=10", "eval.elbo.eps=0.01")
     assert later_still.report["elbo"]["eps"] == 1e-2

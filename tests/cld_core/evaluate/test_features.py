@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from cld_core import metrics as registry
@@ -111,7 +112,7 @@ def test_shards_and_batches_change_rounding_only(run, chunks):
     fid = fid_statistics_to_metric(*(fid_features_to_statistics(rows.double()) for rows in (first, reference)), False)
     kid = kid_features_to_metric(first, reference, kid_subsets=5, kid_subset_size=8, verbose=False)
     for features, fid_value, kid_value in results:
-        np.testing.assert_allclose(features, first, rtol=1e-5, atol=1e-5)
+        assert_allclose(features, first, rtol=1e-5, atol=1e-5)
         assert fid_value == pytest.approx(fid["frechet_inception_distance"], rel=1e-6)
         assert kid_value == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-6)
 
@@ -141,9 +142,9 @@ def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, chunks):
     made = stats_file.read(Path(work.request.output), features=True)
     extractor = extractors.load(work.request.extraction, work.request.files, "cpu")
     features = extractor(data.batch(torch.arange(data.n)))["features"]
-    np.testing.assert_allclose(made.features, features, rtol=1e-6)
-    np.testing.assert_allclose(made.mu, features.astype(float).mean(0), rtol=1e-12)
-    np.testing.assert_allclose(made.sigma, np.cov(features.astype(float), rowvar=False), rtol=1e-10)
+    assert_allclose(made.features, features, rtol=1e-6)
+    assert_allclose(made.mu, features.astype(float).mean(0), rtol=1e-12)
+    assert_allclose(made.sigma, np.cov(features.astype(float), rowvar=False), rtol=1e-10)
     assert not (folder / "rows").exists(), "nothing is left of the rows"
     about = stats_file.outline(Path(work.request.output)).about
     assert (made.outline.images, about["data"]) == (20, work.request.data_fingerprint)
@@ -154,10 +155,10 @@ def test_moments_merge_exactly():
     rows = np.random.default_rng(0).normal(3.0, 2.0, (9000, 6))
     mean, covariance = stats_file.moments([rows])
     cut = stats_file.moments([rows[:7], rows[7:5000], rows[5000:]])
-    np.testing.assert_array_equal(cut[0], mean)
-    np.testing.assert_array_equal(cut[1], covariance)
-    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-13)
-    np.testing.assert_allclose(covariance, np.cov(rows, rowvar=False), rtol=1e-12)
+    assert_array_equal(cut[0], mean)
+    assert_array_equal(cut[1], covariance)
+    assert_allclose(mean, rows.mean(0), rtol=1e-13)
+    assert_allclose(covariance, np.cov(rows, rowvar=False), rtol=1e-12)
     value = frechet(rows, mean + 1.0, covariance)
     assert value == pytest.approx(6.0, rel=1e-9), "equal covariances: the squared distance of means"
 
@@ -179,7 +180,7 @@ def test_the_test_loss_is_the_training_objective_keyed_by_example(run):
     stderr = float(trained_on.std()) / len(x) ** 0.5
     assert abs(losses.mean() - float(trained_on.mean())) < 4 * 2**0.5 * stderr
     part = LossRows(model, many).compute(3, 7)["loss"]
-    np.testing.assert_allclose(part, losses[3:7], rtol=1e-5)
+    assert_allclose(part, losses[3:7], rtol=1e-5)
     assert json.loads(json.dumps(report)) == report
 
 
@@ -187,9 +188,8 @@ def test_a_uniform_density_has_eight_bits(tmp_path):
     model = Model(tiny_recipe(make_images(tmp_path / "set")))
     nats = math.prod(model.data_shape) * math.log(2.0)
     request = request_of(model.recipe, ("elbo",), 0)
-    rows = SimpleNamespace(
-        model=model, request=request, arrays={name: np.full(4, -nats) for name in likelihood._BOUNDS}
-    )
+    arrays = {name: np.full(4, -nats) for name in likelihood._BOUNDS}
+    rows = SimpleNamespace(model=model, request=request, arrays=arrays)
     report = likelihood.elbo(rows)
     assert (report["unit"], report["n"], report["stderr"]) == ("bits/dim", 4, 0.0)
     for name in ("bpd", "bpd_paper_estimator", "bpd_importance"):
@@ -243,7 +243,9 @@ def work_of(run, *overrides, metrics=("fid",), shards=1):
 
 def test_a_sample_is_not_finite_if_any_of_its_numbers_is_not():
     x = torch.zeros(4, 3, 2, 2)
-    x[1, 2, 0, 1], x[2, 0, 0, 0], x[3, 1, 1, 1] = math.nan, math.inf, -math.inf
+    x[1, 2, 0, 1] = math.nan
+    x[2, 0, 0, 0] = math.inf
+    x[3, 1, 1, 1] = -math.inf
     assert not_finite(x).tolist() == [False, True, True, True]
     assert not_finite(x[:, :, 0, 0]).tolist() == [False, False, True, False]
     assert remark_on(x) == "3 of 4 samples are not finite"

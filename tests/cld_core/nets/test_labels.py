@@ -87,7 +87,6 @@ def test_a_compiled_batch_is_padded_with_its_labels(monkeypatch):
 
 
 def test_a_network_that_takes_no_labels_says_so():
+    plain = SimpleNamespace(name="plain", takes_labels=False)
     with pytest.raises(RecipeError, match=r"network.name=plain takes no labels. Set data.labels=false"):
-        nets.build(
-            SimpleNamespace(name="plain", takes_labels=False), data_shape=(2,), halves_in=2, halves_out=1, classes=3
-        )
+        nets.build(plain, data_shape=(2,), halves_in=2, halves_out=1, classes=3)

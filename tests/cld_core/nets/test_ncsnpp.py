@@ -64,9 +64,8 @@ def published_spec(settings):
 def test_computes_what_the_published_network_computes(name):
     arrays, settings = parity.arrays(name)
     net = build(published_spec(settings))
-    net.load_state_dict(
-        {key.removeprefix("state/"): array for key, array in arrays.items() if key.startswith("state/")}
-    )
+    state = {key.removeprefix("state/"): array for key, array in arrays.items() if key.startswith("state/")}
+    net.load_state_dict(state)
     with torch.no_grad():
         output = net(arrays["u"], arrays["t"])
     assert output.dtype == torch.float32

@@ -18,6 +18,7 @@ from tests.support import parity
 from tests.support.affine import convergence, flow_covariance, output_covariance, spec_of
 
 CONSTANT, RISING, VP = CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE()
+SDES = pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
 
 
 def affine_errors(sde, spec, numbers, reference, std=0.5):
@@ -63,7 +64,7 @@ def test_order_three_is_fourth_order(name):
     assert errors[-1] < 1e-7
 
 
-@pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
+@SDES
 @pytest.mark.parametrize(
     ("eta", "order", "measured", "within"), [(1.0, 0, 1.0, 0.55), (1.0, 1, 2.0, 0.1), (0.5, 1, 2.0, 0.45)]
 )
@@ -140,7 +141,8 @@ def test_noise_that_grows_from_step_to_step_is_reported_once(sde, settings, warn
 
 def test_order_zero_for_vpsde_is_ddim():
     """x' = a'/a x + (sigma' - sigma a'/a) e, e = the predicted noise: the published closed form."""
-    score, u = diamond().score(VP), torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    score = diamond().score(VP)
+    u = torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     spec = spec_of("exponential", order=0, corrector=False, grid="linear", nfe=12, denoise=False)
     ours = sample(score, VP, spec, parity.InjectedNoise(u), (2,)).x
     for t, t_next in pairwise(VP.schedule.grid("linear", 12, 1e-3)):
@@ -150,7 +152,7 @@ def test_order_zero_for_vpsde_is_ddim():
     torch.testing.assert_close(ours, u, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
+@SDES
 def test_coefficients_solve_the_split_equation(sde):
     """Transition and predictor weights of steps 0 to 2 against an adaptive solution of the equation itself."""
     times = [1.0, 0.5, 0.1, 1e-3]
@@ -173,7 +175,7 @@ def test_coefficients_solve_the_split_equation(sde):
         np.testing.assert_allclose(ours, expected, rtol=2e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
+@SDES
 def test_power_grid_is_uniform_in_a_root_of_the_clock(sde):
     grid = sde.schedule.grid("power", 10, 1e-3, 3.0)
     roots = [sde.schedule.integral(t) ** (1 / 3) for t in grid]
@@ -236,7 +238,8 @@ def test_samples_have_the_law_of_the_data(sde, keys):
 
 
 def test_a_sample_depends_on_its_own_noise_alone():
-    many, few = (drawn(CLD(), n, first=first, **REPEATED, jump=7).x for n, first in ((9, 0), (7, 4)))
+    many = drawn(CLD(), 9, **REPEATED, jump=7).x
+    few = drawn(CLD(), 7, first=4, **REPEATED, jump=7).x
     assert torch.equal(many[4:7], few)
     assert not torch.equal(many, drawn(CLD(), 9, **{**REPEATED, "repeats": 2}, jump=7).x)
     once = {**REPEATED, "repeats": 1}

@@ -205,9 +205,8 @@ def test_the_score_of_all_halves_follows_from_that_of_the_scored_ones(sde):
 @pytest.mark.parametrize("keys", [{"order": 0}, {"order": 2}, {"order": 0, "eta": 0.7}], ids=str)
 def test_a_single_data_point_is_exact_in_any_number_of_steps(sde, keys):
     """The law of what comes out, from a linear score. Data of std 1e-6 are a point beside all else at t = 0.05."""
-    few, many = (
-        output_covariance(sde, spec_of("gddim", nfe=n, eps=0.05, denoise=False, **keys), std=1e-6) for n in (4, 9)
-    )
+    specs = [spec_of("gddim", nfe=n, eps=0.05, denoise=False, **keys) for n in (4, 9)]
+    few, many = (output_covariance(sde, spec, std=1e-6) for spec in specs)
     assert_close(few, many, rtol=1e-5, atol=1e-6 * float(many.abs().max()))
 
 

@@ -208,7 +208,8 @@ def test_perturbed_data_have_the_moments_of_the_law(sde, name):
 @SHAPES
 @pytest.mark.parametrize("mixed", [False, True])
 def test_scores_and_losses(sde, mixed):
-    x, t = LAW.sample(6, torch.Generator().manual_seed(0)).double(), torch.linspace(0.05, 1.0, 6, dtype=torch.float64)
+    x = LAW.sample(6, torch.Generator().manual_seed(0)).double()
+    t = torch.linspace(0.05, 1.0, 6, dtype=torch.float64)
     draws = Draws(t, standard_normal(6, 2 * sde.n), None)
     e = sde.scored(draws.noise)
     for weighting in ("reweightedv2", "reweightedv1", "likelihood"):

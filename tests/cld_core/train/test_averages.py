@@ -38,9 +38,8 @@ def test_snapshots_are_the_averages_of_their_steps_and_outlive_checkpoints(make)
 def test_lengths_that_are_added_or_changed_begin_where_the_run_continues(make, capsys):
     run = make("train.steps=20")
     attempt(run)
-    run.ledger.append(
-        events.Requested(steps=40, overrides=("train.steps=40", "train.ema_lengths=[0.1]", "train.ema_every=4"))
-    )
+    longer = ("train.steps=40", "train.ema_lengths=[0.1]", "train.ema_every=4")
+    run.ledger.append(events.Requested(steps=40, overrides=longer))
     attempt(run)
     assert "the power-function averages begin at step 20" in capsys.readouterr().out
     assert sidecar_of(run.checkpoint_file(40)).averages == StoredAverages((0.1,), 20, 20)

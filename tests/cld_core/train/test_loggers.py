@@ -218,9 +218,8 @@ def reporting(tmp_path):
 
 @pytest.fixture
 def monitor(reporting):
-    monitor = Monitor(
-        About(folder=reporting, recipe=reporting.recipe(), attempt=0, first_step=0), may_write=lambda: True
-    )
+    about = About(folder=reporting, recipe=reporting.recipe(), attempt=0, first_step=0)
+    monitor = Monitor(about, may_write=lambda: True)
     yield monitor
     monitor.close()
 

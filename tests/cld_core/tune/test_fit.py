@@ -33,6 +33,7 @@ from cld_core.tune.linear import (
 from tests.support.numeric import BothScored, ThirdOrder
 
 EPS = 1e-3
+SDES = pytest.mark.parametrize("sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__)
 
 
 def ends(law, sde, seed, n):
@@ -58,7 +59,7 @@ def fitted(task, fewer=0, grid=6, coefficients=6):
     return rows
 
 
-@pytest.mark.parametrize("sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__)
+@SDES
 def test_on_normal_data_four_evaluations_follow_the_flow(sde):
     """There the flow is linear, and so is a fitted sampler: it can be exact."""
     # For a standard deviation of 0.5, the untuned sampler is exact if both halves are scored.
@@ -124,7 +125,8 @@ def test_an_iteration_that_finds_nothing_better_stays_and_is_damped():
     def errors(parameters):
         return torch.full((4, 1), math.nan, dtype=torch.float64) if parameters.any() else torch.ones(4, 1).double()
 
-    before, ones = torch.zeros(2, dtype=torch.float64), torch.ones(4, 1).double()
+    before = torch.zeros(2, dtype=torch.float64)
+    ones = torch.ones(4, 1).double()
     after, damping, _ = advanced(before, 0.1, ones, errors, lambda *_: [torch.ones(2, 4, 1).double()], robust=True)
     assert torch.equal(after, before)
     assert damping > 1e3
@@ -193,7 +195,7 @@ def central_differences(sde, denoise):
 
 
 @pytest.mark.parametrize(("way", "tolerance"), [(by_copies, 0.02), (by_backpropagation, 1e-4)])
-@pytest.mark.parametrize("sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__)
+@SDES
 @pytest.mark.parametrize("denoise", [True, False])
 def test_derivatives_are_those_of_central_differences(sde, denoise, way, tolerance):
     fitted, origin, u, expected = central_differences(sde, denoise)
@@ -231,8 +233,7 @@ def test_images_are_fitted_as_points_are():
     images = Fitted(lambda u, t: points.score(u.flatten(1), t).unflatten(1, (3, 2, 2)), sde, 3)
     linear = with_memory(of_exponential(sde, spaced(sde, 3, 1e-2, True, "power 3"), 1, False, True))
     u = prior(sde, 4, d)
-    (slopes,), (found,) = (
-        fitted.slopes(linear, one, True) for fitted, one in ((points, u), (images, u.unflatten(1, (6, 2, 2))))
-    )
+    (slopes,) = points.slopes(linear, u, True)
+    (found,) = images.slopes(linear, u.unflatten(1, (6, 2, 2)), True)
     assert found.shape[1:] == (4, 3, 2, 2)
     assert torch.allclose(found.flatten(2), slopes)

@@ -205,7 +205,8 @@ def test_copies_of_points_have_their_labels(modes):
     """In parts of any size, as derivatives evaluate them; guidance takes two evaluations of the network."""
     _, job = fitted(modes, *GUIDED)
     model = Model.from_run(modes.path)
-    u, counted = torch.randn(3 * POINTS, model.sde.n * 2, generator=torch.Generator().manual_seed(0)).double(), []
+    u = torch.randn(3 * POINTS, model.sde.n * 2, generator=torch.Generator().manual_seed(0)).double()
+    counted = []
     score = job._score_of(0, POINTS)
     one, parts = (Fitted(score, model.sde, size, counted.append, points=POINTS) for size in (1000, 5))
     whole = one.alpha(u, 0.5)

@@ -27,9 +27,8 @@ def root(tmp_path_factory):
 
 def test_an_export_of_a_length_says_so(root, tmp_path):
     target, model = tmp_path / "x.safetensors", cld_core.load(root / "mine", ema_length=0.2)
-    done = invoke(
-        "export", "mine", "--ema-length", "0.2", "--card", str(tmp_path / "card"), "-o", str(target), runs=root
-    )
+    files = ("--card", str(tmp_path / "card"), "-o", str(target))
+    done = invoke("export", "mine", "--ema-length", "0.2", *files, runs=root)
     assert "averaged weights of step 40, EMA length 0.2" in done.stderr
     loaded = cld_core.load(target)
     assert loaded.ema_length == 0.2

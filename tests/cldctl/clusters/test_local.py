@@ -115,9 +115,8 @@ def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):
     facts = [submit.facts(f"a.{rank}") for rank in range(2)]
     meeting = f"file://{submit.spec.logs / f'.meeting_{job.job_id}'}"
     for rank, fact in enumerate(facts):
-        assert fact["place"] == {
-            **{"rank": rank, "world_size": 2, "local_rank": rank, "local_world_size": 2, "init_method": meeting}
-        }
+        sizes = {"world_size": 2, "local_world_size": 2}
+        assert fact["place"] == {"rank": rank, "local_rank": rank, "init_method": meeting, **sizes}
         assert fact["ref"]["job_id"] == job.job_id
     CLUSTER.cancel([job])
     submit.until_gone(job)

@@ -138,9 +138,8 @@ def test_a_second_job_refuses_a_folder_that_a_live_job_holds(runs):
     run = submit(runs, "mine", "cluster.tasks_per_node=1", "train.steps=1000000")
     wait_step(run, 5)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    second = subprocess.run(
-        [sys.executable, "-m", "cld_core.train", str(run.path)], capture_output=True, text=True, env=environment
-    )
+    command = [sys.executable, "-m", "cld_core.train", str(run.path)]
+    second = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert second.returncode == 1
     assert "is alive and writes into this run" in second.stderr
     step = run.progress()["step"]

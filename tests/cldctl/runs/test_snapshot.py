@@ -136,9 +136,8 @@ def test_the_copy_is_what_python_imports(tmp_path, scripted):
     run = begun(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(run.path / "code")}
     told = "import cldctl, cld_core.run.code as c, pathlib; print(cldctl.__file__, c.running(pathlib.Path('x')))"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", told], env=environment, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-P", "-c", told]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(run.path / "code/cldctl/__init__.py"), requests(run)[0].code]
 
 
