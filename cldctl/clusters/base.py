@@ -53,8 +53,9 @@ class JobSpec:
     """What one submission of one or many tasks needs.
 
     Attributes:
-        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants its jobs.
-            Where several one-GPU tasks share a machine, each is shown a GPU of its own.
+        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants its jobs. Where
+            several one-GPU tasks share the GPUs of a machine, task k is shown all of them and works on the k-th, its
+            `Place.local_rank`.
         notice_s: seconds before its time limit at which a task is told to save and end.
         parallel: tasks that may run at once; None for no limit.
         exclude: nodes to avoid, beside ``size.exclude``.

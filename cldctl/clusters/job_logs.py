@@ -108,8 +108,9 @@ def write_new(file: Path, content: bytes) -> Path:
     Raises:
         OSError: it cannot be written; nothing is left of it.
     """
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
+        with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
     except BaseException:
         file.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from cld_core.stop import StopFlag
 from . import entry, job_logs, this_machine
 from .base import After, Cluster, InJob, JobSpec, Limit, SchedulerRefused, Seen, Survey, Work
 
-# How many tasks of one process run at the same time, and share the cores of this machine.
+# The number of a task of one process among those that share the GPUs and cores, and how many those are.
 _SHARE = "CLDCTL_LOCAL_SHARE"
 # submitit wants a number of minutes.
 _FOREVER_MIN = 10 * 365 * 24 * 60
@@ -39,7 +39,8 @@ class LocalJob(InJob):
     def place(self) -> Place:
         # A file rather than a port: nothing else on this machine can be using it.
         place = entry.place(f"file://{Path(self.ref.logs) / f'.meeting_{self.ref.job_id}'}")
-        return replace(place, local_world_size=place.local_world_size * int(os.environ.get(_SHARE, "1")))
+        number, tasks = map(int, os.environ[_SHARE].split("/"))
+        return place if tasks == 1 else replace(place, local_rank=number, local_world_size=tasks)
 
 
 class LocalCluster(Cluster):
@@ -85,7 +86,7 @@ class LocalCluster(Cluster):
         for job in jobs:
             this_machine.require_ours(this_machine.find(job.details))
         # A signal that comes while the processes are being started would be lost.
-        deadline = time.monotonic() + _STARTING_S
+        deadline = time.monotonic() + _STARTING_S + len(jobs)
         for job in jobs:
             while this_machine.find(job.details) and not _has_begun(job) and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -159,13 +160,12 @@ def _limit(seconds: float, notice_s: float) -> None:
 
 def _wait_for(controllers: Sequence[_Controller]) -> None:
     """Wait until all have ended; a job that is asked to end meanwhile ends."""
-    if not controllers:
-        return
     stop = StopFlag().listen()
-    print(f"waits for job {', '.join(str(controller['pid']) for controller in controllers)}", flush=True)
+    if controllers:
+        print(f"waits for job {', '.join(str(controller['pid']) for controller in controllers)}", flush=True)
     while stop.code == 0 and any(map(this_machine.find, controllers)):
         time.sleep(0.2)
-    # Nothing has begun: until the work listens, a signal may end the process at once.
+    # Nothing has begun: until the work listens, a signal may end the process at once. submitit would ignore it.
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     if stop.code != 0:
@@ -192,8 +192,7 @@ def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
 
     ranks = spec.size.ranks_per_node
     shared_by = at_once if ranks == 1 else 1
-    first_gpu = number % shared_by * spec.size.gpus_per_node
-    env = {**this_machine.path_from(spec.code), _SHARE: str(shared_by)}
+    env = {**this_machine.path_from(spec.code), _SHARE: f"{number % shared_by}/{shared_by}"}
     job_logs.prepare(spec.logs)
     pickled = job_logs.store(spec.logs, start, _FOREVER_MIN)
     try:
@@ -202,7 +201,7 @@ def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
                 spec.logs,
                 entry.command(entry.python_command(), spec.logs),
                 tasks_per_node=ranks,
-                cuda_devices=_gpus(first_gpu, spec.size.gpus_per_node),
+                cuda_devices=_gpus(spec.size.gpus_per_node, shared_by),
                 timeout_min=_FOREVER_MIN,
             )
     except BaseException:
@@ -217,12 +216,12 @@ def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
     return JobRef(cluster=LocalCluster.name, job_id=str(controller.pid), logs=str(spec.logs), details=details)
 
 
-def _gpus(first: int, count: int) -> str:
-    """The GPUs of a task for CUDA_VISIBLE_DEVICES: some of those that this process may use, if it says which."""
-    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if len(names) < first + count or "" in names:
-        names = [str(number) for number in range(first + count)]
-    return ",".join(names[first : first + count])
+def _gpus(each: int, tasks: int) -> str:
+    """For CUDA_VISIBLE_DEVICES, the GPUs of tasks that share them: some that this process may use, if it says which."""
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if len(names) < each:
+        names = [str(number) for number in range(each * tasks)]
+    return ",".join(names[: each * tasks])
 
 
 def _ranks() -> Mapping[tuple[str, str], list[Any]]:

@@ -88,7 +88,7 @@ class Column:
         """For ``--json``."""
         entry: dict[str, Any] = {"run": self.run, "checkpoint_step": self.step, "steps": self.steps}
         for key, it in self.results.items():
-            numbers = {"value": finite(it.number.value), "stderr": it.number.stderr, "nfe": it.number.nfe}
+            numbers = {"value": finite(it.number.value), "stderr": finite(it.number.stderr), "nfe": it.number.nfe}
             entry[key] = {**numbers, "how": it.how, **it.counts}
         return entry
 
@@ -334,7 +334,8 @@ class Line:
             if (it := self.average(key)) is not None:
                 having = [one for one in self.columns if key in one.results]
                 values = {one.run: finite(one.results[key].number.value) for one in having}
-                std, stderr = (it.error, None) if it.n > 1 else (None, it.error)
+                error = finite(it.error)
+                std, stderr = (error, None) if it.n > 1 else (None, error)
                 numbers = {"mean": finite(it.mean), "std": std, "stderr": stderr, "n": it.n}
                 entry[key] = {**numbers, "values": values, "how": it.one.how, **it.one.counts}
         return entry

@@ -319,6 +319,6 @@ def _entry(row: Row, key: str, *, is_best: bool) -> dict[str, Any] | None:
     value = row[key]
     if value is None:
         return None
-    numbers = {"value": finite(value), "stderr": row[f"{key}_stderr"]}
+    numbers = {"value": finite(value), "stderr": finite(row[f"{key}_stderr"])}
     lost = row.get(f"{key}_nonfinite")
     return {**numbers, "nfe": row[f"{key}_nfe"], **({"nonfinite": lost} if lost else {}), "best": is_best}

@@ -71,9 +71,9 @@ def mean_of(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def finite(value: float) -> float | None:
+def finite(value: float | None) -> float | None:
     """A number for JSON, which has neither infinities nor NaN: the value of samples that diverged is None."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def quantities_in(results: Iterable[Collection[str]]) -> list[registry.Quantity]:

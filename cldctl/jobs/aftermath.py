@@ -256,8 +256,9 @@ def after_blindness(name: str, job: InJob, code: int, error: OSError, told_to_en
 
 
 def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
-    kind, logs = arguments[0], Path(arguments[2])
+    kind = arguments[0]
     folder = Path(arguments[1])
+    logs = Path(arguments[2])
     code = int(arguments[4])
     if code == 0:
         return 0

@@ -331,15 +331,18 @@ def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]
     run, sweep = planned.run, planned.sweep
     begun = [_begun(work) for work in planned.works]
     answers = sharded.ask_about(work for work in begun if work is not None and not work.is_done)
+    states = ["STOPPED" if known is None else work_state(known, answers) for known in begun]
     folders = [work.folder for work in planned.works]
+    if "STOPPED" in states:
+        # Nothing is written for jobs that the cluster does not have.
+        planned.cluster.check(specs.sharded(folders[:1], planned.size, planned.cluster, run=run))
     if sweep is not None:
         folders.append(run.evals / sweep.id)
     made += [folder for folder in folders if not folder.exists()]
     if sweep is not None:
         sweep.save(run)
     missing: list[tuple[Work, list[int]]] = []
-    for wanted, known in zip(planned.works, begun, strict=True):
-        state = "STOPPED" if known is None else work_state(known, answers)
+    for wanted, known, state in zip(planned.works, begun, states, strict=True):
         work, shards, found = wanted, [], "already complete"
         if state == "STOPPED":
             # A request that was damaged is written again: its product may be there already.

@@ -125,6 +125,14 @@ class Index:
         rows = sorted([*kept, *(row for row, _ in found_rows)], key=lambda row: (row.created or 0.0, row.name))
         return Found(rows, answers, dict(sorted(closed.items())))
 
+    def unfinished(self) -> list[RunFolder]:
+        """The runs that are not known to be finished."""
+        folders = _folders(self.root)
+        self._forget_changed(folders)
+        done = {name for name, entry in self._entries.items() if entry.row["state"] == "FINISHED"}
+        runs = [RunFolder(self.root / name) for name in folders if name not in done]
+        return [run for run, exists in zip(runs, side_by_side(lambda run: run.exists, runs), strict=True) if exists]
+
     def newest(self) -> RunFolder | None:
         """The run that was made last; None without runs."""
 
@@ -188,7 +196,10 @@ def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | 
     stopped = [f"evals/{it['id']}" for it in row.evals if it["state"] != "FINISHED"]
     stopped += [f"tuned/{it['id']}" for it in row.tunings if it["state"] != "FINISHED"]
     # Read after the row, but what has changed since is not quiet.
-    files = read.files | files_of(str(run.path), [f"{it}{file}" for it in stopped for file in ("", "/jobs.jsonl")])
+    more = [f"{work}{file}" for work in stopped for file in ("", "/jobs.jsonl")]
+    # Which rows of them are there, and what weights they are made of.
+    more += ["evals/rows", "averages"] if stopped else []
+    files = read.files | files_of(str(run.path), more)
     # Nothing of a finished run goes on by itself, whatever its cluster does.
     least_s = UNSURE_S if stopped or row.state != "FINISHED" else QUIET_S
     is_quiet = max(it[2] for it in files.values() if it) < (read.time - least_s) * 1e9
@@ -238,8 +249,8 @@ def _load(file: Path) -> dict[str, Entry]:
         with opened(file) as stream:
             if problem_of(os.fstat(stream.fileno())) is not None:
                 return {}
-            code, entries = json.loads(stream.read(MAX_BYTES))
-        return {name: Entry(*entry) for name, entry in entries.items()} if code == _code() else {}
+            seal, _, content = stream.read(MAX_BYTES).partition(b"\n")
+        return {name: Entry(*it) for name, it in json.loads(content).items()} if seal == _seal(content) else {}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -247,9 +258,14 @@ def _load(file: Path) -> dict[str, Entry]:
 def _save(file: Path, entries: Mapping[str, Entry]) -> None:
     """Replace a file. That it cannot be written harms nobody."""
     plain = {name: [it.inode, it.files, it.row] for name, it in entries.items()}
-    content = json.dumps([_code(), plain], separators=(",", ":"))
+    content = json.dumps(plain, separators=(",", ":")).encode()
     with contextlib.suppress(OSError), replacing(file) as stream:
-        stream.write(content.encode())
+        stream.write(_seal(content) + b"\n" + content)
+
+
+def _seal(content: bytes) -> bytes:
+    """The first line of a file: a digest of the rest, and of the code that made it."""
+    return hashlib.sha256(_code().encode() + content).hexdigest().encode()
 
 
 @functools.cache

@@ -28,7 +28,7 @@ from cldctl.jobs.successor import chained
 from cldctl.lookup import find_profile
 
 from . import snapshot, survey
-from .index import Index
+from .index import Index, side_by_side
 from .selection import command
 from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason
@@ -77,15 +77,18 @@ def with_profile(profile: str | None, overrides: Sequence[str]) -> tuple[str, ..
 
 def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
     """The runs under ``root`` that can be resumed and are not alive, and those that could not be judged or changed."""
-    look = Index(root).look()
+    runs = Index(root).unfinished()
+    # Also about those whose rows are remembered: each `resume` needs the answers.
+    answers = survey.of_runs(runs)
+    rows = side_by_side(lambda run: status_or_reason(run, answers), runs)
     chosen, skipped = [], []
-    for row in look.rows:
+    for row in sorted(rows, key=lambda row: (row.created or 0.0, row.name)):
         run = RunFolder(row.path)
         if not row.is_readable:
             skipped.append(Skipped(run, f"{run.name}: {row.reason}"))
         elif row.state != "FINISHED":
             try:
-                _require_answers(run, look.answers)
+                _require_answers(run, answers)
                 if row.state in RESUMABLE:
                     require_may_change(run.path, "It was not resumed")
                     chosen.append(run)

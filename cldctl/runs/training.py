@@ -38,7 +38,7 @@ class Start:
     """A run that is to train, for the first time or again.
 
     Attributes:
-        request: what the ledger is told, before it is added when who asks whom.
+        request: what the ledger is told; `train` adds the time, who asks, and which cluster.
         evaluations: those that wait for its end.
     """
 

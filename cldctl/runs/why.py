@@ -133,20 +133,22 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     damaged = damages(run)
     problems += damaged
     alive = row.state == "RUNNING"
-    attempts = tried("the attempts", lambda: stretches(history, alive=alive), list[Stretch]())
+    attempts = tried("the attempts", lambda: stretches(history, alive=alive), None)
     waiting = tried("the job", lambda: _waiting(row, history, answers, asks=asks), None)
     failed_in = None if row.state == "FINISHED" else last_failed(history)
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
     do, following = _next(row, history, waiting, failed)
     if row.is_readable and row.state in OVER and any(run.recipe_file.name in problem for problem in damaged):
         do, following = _recipe_fix(run), [text for text in following if text.startswith(("logs ", "report "))]
-    used = tried("usage", lambda: usage.used_by(run, history, attempts, alive=alive).to_dict(), None)
+    used = None
+    if attempts is not None:
+        used = tried("usage", lambda: usage.used_by(run, history, attempts, alive=alive).to_dict(), None)
     changes = tried("the changes", lambda: changed_by_now(run, history), list[str]())
     return Why(
         row=replace(row, usage=used, changes=changes, problems=problems),
         headline=_headline(row, waiting),
         history=history,
-        stretches=attempts,
+        stretches=attempts or (),
         failed=failed,
         excluded=tried("the nodes", lambda: _excluded(run, history, row.job_id), ()),
         waiting=waiting,

@@ -169,9 +169,10 @@ def finish(begun: Begun, follow: bool) -> int:
     code = _say_skipped(begun.skipped)
     if follow or cluster.blocks:
         return follow_runs(begun.runs, evaluations, group) or code
-    is_evaluated = any(evaluations.values()) or any(run.evaluation_names() for run in begun.runs)
-    of_group = f"compare {place.name}" if is_evaluated else f"eval {place.name} --elbo"
-    more = f"logs {place.name} -f" if group is None else of_group
+    more = f"logs {place.name} -f"
+    if group is not None:
+        is_evaluated = any(evaluations.values()) or any(run.evaluation_names() for run in begun.runs)
+        more = f"compare {place.name}" if is_evaluated else f"eval {place.name} --elbo"
     say_next(place, f"status {place.name}", more, f"cancel {place.name}")
     return code
 

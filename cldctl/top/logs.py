@@ -106,7 +106,7 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
     """
     options: list[Any]
     if what == "rank":
-        log = log or of_training(run, None, 0)
+        log = _found_again(run, log)
         options = [int(rank) for rank in log.ranks()]
     elif what == "attempt":
         options = [*(it.attempt for it in run.ledger.history().attempts if it.job_id is not None), None]
@@ -122,6 +122,15 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
     if what == "evaluation" and other is not None:
         return of_evaluation(run, other, None, 0)
     return of_training(run, other if what == "attempt" else None, 0)
+
+
+def _found_again(run: RunFolder, log: Log | None) -> Log:
+    """The log that is shown as it is now: a later start may append to it, or a newer job may have begun."""
+    if log is None:
+        return of_training(run, None, 0)
+    if log.evaluation is not None:
+        return of_evaluation(run, log.evaluation, None, log.rank)
+    return of_training(run, log.attempt, log.rank)
 
 
 def _printable(line: bytes) -> str:

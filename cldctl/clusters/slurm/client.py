@@ -264,7 +264,9 @@ def submitted_since(name: str, when: float) -> list[str] | None:
         return None
     found = set()
     # Sites let squeue print more than jobs.
-    for line in filter(re.compile("[0-9]").match, map(str.strip, text.splitlines())):
+    for line in map(str.strip, text.splitlines()):
+        if not line[:1].isdecimal():
+            continue
         job, _, at = line.partition("|")
         submitted = seconds_of(at) if is_count(job) else None
         if submitted is None:

@@ -161,7 +161,8 @@ def _explained(name: str, answer: client.Answer, since: float) -> SchedulerRefus
     lines = [_PREFIX.sub("", line) for line in error.splitlines() if _PREFIX.match(line)] or error.splitlines()
     if _UNHEARD.search(error):
         return SchedulerAway(f"slurmctld does not answer: {lines[-1]}. {_withdrawn(name, since)}.")
-    if answer.away if answer.code == -1 else client.AWAY.search(error):
+    is_away = answer.away if answer.code == -1 else client.AWAY.search(error)
+    if is_away:
         fix = "Try again when it does, or use --cluster local"
         return SchedulerAway(f"slurmctld does not answer, and the job {name} was not submitted: {lines[-1]}. {fix}.")
     fix = "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or use --cluster local"

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import signal
 from dataclasses import replace
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -12,7 +14,7 @@ from cld_core.config.cluster import ClusterSpec
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.ledger import parse, to_line
 from cldctl.clusters.base import After, JobSpec, SchedulerRefused
-from cldctl.clusters.local import LocalCluster
+from cldctl.clusters.local import LocalCluster, _wait_for
 from cldctl.clusters.this_machine import details_of
 from tests.support.tools import wait_for
 
@@ -76,16 +78,16 @@ def submit(tmp_path):
 
 
 def test_tasks_of_one_process_get_a_gpu_each(submit, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     size = ClusterSpec(gpus_per_node=1)
     jobs = submit(*(submit.report(name) for name in "abc"), size=size)
     for number, name in enumerate("abc"):
         facts = submit.facts(name)
         assert facts["place"] == {
-            **{"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 3},
+            **{"rank": 0, "world_size": 1, "local_rank": number, "local_world_size": 3},
             "init_method": facts["place"]["init_method"],
         }
-        assert facts["gpus"] == str(4 + number)
+        assert facts["gpus"] == "4,5", "those that this user may use, and of few each is used by several"
         assert facts["ref"]["job_id"] == jobs[number].job_id == str(jobs[number].details["pid"])
         assert submit.phase(jobs[number]) == "running"
     CLUSTER.cancel([jobs[1]])
@@ -97,6 +99,28 @@ def test_tasks_of_one_process_get_a_gpu_each(submit, monkeypatch):
     out, _ = CLUSTER.log_files(jobs[1], 0)
     assert "work b" in out.read_text()
     assert not (submit.folder / "a.stopped").exists()
+
+
+def test_a_task_whose_processes_cannot_be_seen_is_cancelled_through_its_controller(submit, monkeypatch):
+    jobs = submit(submit.report("a"), submit.report("b"))
+    submit.facts("a"), submit.facts("b")
+    monkeypatch.setattr(psutil.Process, "environ", Mock(side_effect=psutil.AccessDenied(1)))
+    CLUSTER.cancel(jobs[:1])
+    submit.until_gone(jobs[0])
+    assert submit.phase(jobs[1]) == "running"
+    assert (submit.folder / "a.stopped").exists()
+
+
+def test_a_signal_before_the_work_listens_is_not_ignored():
+    """submitit ignores SIGTERM."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _wait_for(())
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_no_more_tasks_run_at_once_than_asked_for_though_one_that_waits_is_cancelled(submit):

@@ -128,12 +128,13 @@ def test_seeds_of_a_cell_are_averaged_with_their_standard_deviation(tmp_path):
     assert second.cell == {"optim.lr": "2e-4"}
     alone = second.average("nll")
     assert (alone.mean, alone.error, alone.n) == (7.0, 0.1, 1)
-    (diverged,) = compare.lines("g", [*members[:1], member(tmp_path / "a5", math.inf, "5")])
+    (diverged,) = compare.lines("g", [*members[:1], member(tmp_path / "a5", math.inf, "5", stderr=math.nan)])
     average = diverged.average("nll")
     assert (average.mean, average.error) == (math.inf, None)
     entry = diverged.to_dict()["nll"]
     assert (entry["mean"], entry["values"]) == (None, {"a0": 1.0, "a5": None})
-    assert diverged.columns[1].to_dict()["nll"]["value"] is None
+    numbers = diverged.columns[1].to_dict()["nll"]
+    assert (numbers["value"], numbers["stderr"]) == (None, None)
     assert compare.group_warnings([first, second]) == []
 
 

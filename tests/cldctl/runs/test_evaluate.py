@@ -63,7 +63,7 @@ def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, m
 
 def test_what_the_cluster_has_no_jobs_for_leaves_nothing_behind(run, scripted):
     cluster, before = scripted(), {*run.path.rglob("*")}
-    cluster.queues, cluster.most = True, 0
+    cluster.queues, cluster.most = True, 1
     cluster.most_tasks = lambda spec: Limit(2)
     made = plan.make(run, ("elbo",), [20], ASKED, plan.parse(["eval.elbo.velocities=1,4"]))
     with pytest.raises(RecipeError, match="2 tasks do not fit"):

@@ -16,6 +16,7 @@ from cld_core.run.events import Ended, GivenUp, JobRef, Started, Submitted
 from cld_core.run.tunings import TuneRequest, Tuning
 from cldctl.runs import index, survey
 from cldctl.runs.index import Index
+from cldctl.runs.resume import resumable
 from cldctl.runs.selection import label
 from cldctl.runs.status import status_or_reason
 from tests.support.made_up import report
@@ -162,9 +163,10 @@ def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
     [
         lambda file: file.write_bytes(file.read_bytes()[:-10]),
         lambda file: file.write_text("[]"),
+        lambda file: file.write_bytes(file.read_bytes().replace(b"FINISHED", b"CANCELLED")),
         lambda file: file.chmod(0o666),
     ],
-    ids=["cut", "of another form", "of everybody"],
+    ids=["cut", "of another form", "changed", "of everybody"],
 )
 def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch, damage):
     looked(root, monkeypatch)
@@ -173,6 +175,13 @@ def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch, d
     damage(file)
     assert index._load(file) == {}
     assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
+
+
+def test_who_resumes_all_asks_about_runs_that_are_remembered(root, scripted):
+    Index(root).look()
+    scripted.away.add("scripted")
+    runs, skipped = resumable(root)
+    assert (runs, [it.exit_code for it in skipped]) == ([], [4, 4])
 
 
 def test_after_an_interrupt_nothing_more_is_begun(monkeypatch):

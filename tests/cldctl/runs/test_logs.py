@@ -14,6 +14,7 @@ from cld_core.run.events import Ended, Failed, JobRef, Started, Submitted
 from cldctl.runs import logs
 from cldctl.runs.logs import Part, cut, merged
 from cldctl.show import logs as show_logs
+from cldctl.top.logs import other_log
 from tests.support.made_up import run_with
 from tests.support.scripted import trained
 from tests.support.tools import invoke
@@ -108,6 +109,18 @@ def test_the_rank_that_failed_first_is_shown_and_named(requeued):
     assert done.stdout == f"{mark(0, 1)}rank 1 start 0\n"
     assert done.stderr.splitlines() == ["attempt 0, rank 1 on n2", "OSError: disk"]
     assert "attempt 1 did not fail" in shown(requeued, "--failed", "--attempt", "1", code=3).stderr
+
+
+def test_another_rank_on_the_screen_is_one_of_the_start_that_was_shown(run):
+    run.ledger.append(submitted("7", run.logs))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    (run.logs / "7_0_log.out").write_text(mark(0))
+    (run.logs / "7_1_log.out").write_text(mark(0, 1))
+    log = logs.of_training(run, 0, 0)
+    run.ledger.append(Ended(attempt=0, cause="crashed", step=15))
+    run.ledger.append(Started(attempt=1, job_id="7", step=10, restart=1))
+    other = other_log(run, log, "rank", 1)
+    assert (other.rank, other.attempt, other.is_newest) == (1, 0, False), "what the next start prints is not part of it"
 
 
 def test_a_log_that_is_followed_is_printed_once(requeued, scripted):

@@ -56,6 +56,7 @@ def test_every_run_has_its_line_with_state_step_and_eta(monkeypatch):
     wide = screen(monkeypatch, 80)(runs.overview(rows))
     assert wide[1].split() == ["run", "state", "step", "loss", "steps/s", "ETA"]
     assert words(wide)[0][1:] == ["FINISHED", "12.35k/800k", "123.4", "-", "-"]
+    assert len({len(line.rstrip()) for line in wide[3:-1]}) == 1, "numbers end in one column"
     assert words(wide)[-1] == ["toy_publis…5-102007-1107", "RUNNING", "12.35k/800k", "123.4", "221", "59m23s"]
     narrow = screen(monkeypatch, 60)(runs.overview(rows))
     assert max(map(len, narrow)) <= 60

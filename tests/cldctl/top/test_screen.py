@@ -75,6 +75,8 @@ def test_an_empty_folder_says_what_to_do(tmp_path):
 
 def test_a_run_that_vanishes_leaves_its_place_to_the_next_one(tmp_path, fleet):
     async def look(screen):
+        # Before the scheduler has answered, the order is another.
+        await screen.sees(*STATES, "2 RUNNING")
         await screen.select(FAILED)
         place = listed(screen).index(FAILED)
         (fleet.root / FAILED).rename(tmp_path / "elsewhere")
@@ -83,7 +85,7 @@ def test_a_run_that_vanishes_leaves_its_place_to_the_next_one(tmp_path, fleet):
         shutil.rmtree(fleet.root)
         await screen.sees("no runs in")
 
-    on_screen(fleet.root, look)
+    on_screen(fleet.root, look, size=(200, 40))
 
 
 def test_texts_of_others_steer_nothing(fleet):
