@@ -42,10 +42,13 @@ def locked_within(descriptor: int, patience_s: float) -> bool:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, cluster: "Cluster") -> Iterator[None]:
+def only_one(folder: Path, cluster: "Cluster | None" = None) -> Iterator[None]:
     """Of several people who start jobs in a folder at the same moment, one at a time gets past here.
 
     A cluster that blocks until the work is done would keep the others waiting; there, nobody waits.
+
+    Args:
+        cluster: where the jobs start; None for who starts none, and only keeps the others from it.
 
     Raises:
         CldError: the folder belongs to somebody else (nothing is left in it), or the others take too long.
@@ -53,7 +56,7 @@ def only_one(folder: Path, cluster: "Cluster") -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     require_may_change(folder, "Nothing was started")
-    if cluster.blocks:
+    if cluster is not None and cluster.blocks:
         yield
         return
     file = folder / ".submit.lock"

@@ -103,12 +103,14 @@ class Survey:
         problem: one line on who could not be asked.
         as_of: when the launcher said so, seconds since 1970; None if it was asked just now.
         remark: one line on why the answers are older than people may expect; they are good nevertheless.
+        advice: what somebody can do who needs an answer, if there is a problem.
     """
 
     jobs: Mapping[str, Seen]
     problem: str | None = None
     as_of: float | None = None
     remark: str | None = None
+    advice: str = "try again when it answers"
 
     def of(self, job: JobRef) -> Seen:
         return self.jobs.get(job.job_id, Seen("unknown"))

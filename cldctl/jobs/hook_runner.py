@@ -1,6 +1,6 @@
 """The process that calls `hooks.on_change`, once for each change of a run.
 
-    python -m cldctl.jobs.hook_runner RUN LOGS [--evaluation FOLDER] [--over]
+    python -m cldctl.jobs.hook_runner RUN LOGS [--evaluation FOLDER] [--decided] [--over]
 
 LOGS is the folder of this user's logs of the run. In it are the command (`hooks.allow`), what it has been called for,
 and what it wrote. A call is limited in time and output, and nothing of it is left behind. Loads no torch.
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
             with contextlib.suppress(OSError):
                 locked_within(lock.fileno(), _PATIENCE_S)
             told = find_record(_Told, logs / _DONE) or _Told()
-            news = _of_run(run, told, "--over" in options) if evaluation is None else _of_evaluation(evaluation, told)
+            news = _of_run(run, told, options) if evaluation is None else _of_evaluation(evaluation, told)
             for content, now_told in news:
                 _tell(run, logs, hook, content)
                 # A disk that is full makes it be called again.
@@ -157,14 +157,20 @@ def _change(history: History, event: Event, before: Attempt | None) -> Content:
     return about
 
 
-def _of_run(run: RunFolder, told: _Told, is_over: bool) -> Iterator[tuple[Content, _Told]]:
+def _of_run(run: RunFolder, told: _Told, options: Sequence[str]) -> Iterator[tuple[Content, _Told]]:
     """The changes since the last one that was told of, or since the last request; and what is told of after each."""
     ledger = run.ledger.events()
     # Another ledger may be in the place of the one that was told about.
     is_same = 0 < told.events <= len(ledger) and ledger[told.events - 1].time == told.time
     requests = [place for place, event in enumerate(ledger) if isinstance(event, events.Requested)]
     first = max([told.events if is_same else 0, *requests[-1:]])
-    for change in changes(ledger, is_over=is_over):
+    is_over = "--over" in options
+    found = changes(ledger, is_over=is_over)
+    is_decided = is_over or "--decided" in options
+    # Whoever decides what follows an end calls the hook then; told now, it would be told twice.
+    if found and not is_decided and not isinstance(ledger[found[-1]["place"]], DECISIONS):
+        found.pop()
+    for change in found:
         if (place := change.pop("place")) >= first:
             progress = run.progress()
             if change["step"] is None:

@@ -97,12 +97,13 @@ def heard(run: Path) -> Callable[[Event], None]:
     return lambda event: fire(RunFolder(run)) if isinstance(event, DECISIONS) else None
 
 
-def fire(run: RunFolder, *, evaluation: Path | None = None, is_over: bool = False) -> None:
+def fire(run: RunFolder, *, evaluation: Path | None = None, is_decided: bool = False, is_over: bool = False) -> None:
     """Call the hook for what has changed, without waiting for it. It never fails.
 
     Args:
         evaluation: the folder of one that may have ended, to tell of it instead.
-        is_over: whether jobs that were cancelled are known to be gone, although they did not say so.
+        is_decided: whether nobody decides any more what follows the last end, so that it is told.
+        is_over: the same, and jobs that were cancelled are known to be gone, although they did not say so.
     """
     with contextlib.suppress(Exception):
         logs = job_logs.folder_for(run.logs)
@@ -110,6 +111,7 @@ def fire(run: RunFolder, *, evaluation: Path | None = None, is_over: bool = Fals
             return
         command = ["/bin/sh", "-c", _DEAF, "sh", sys.executable, "-P", "-m", RUNNER, str(run.path), str(logs)]
         command += ["--evaluation", str(evaluation)] if evaluation is not None else []
+        command += ["--decided"] if is_decided else []
         command += ["--over"] if is_over else []
         nowhere = subprocess.DEVNULL
         environment = {**os.environ, **SAFE_PATH}
@@ -154,7 +156,7 @@ def settled(job: InJob, tell: Callable[[], None]) -> Iterator[None]:
 
 def end(run: RunFolder) -> None:
     """Call the hook for what is left, such as an end that nothing followed, and wait for it. It never fails."""
-    fire(run)
+    fire(run, is_decided=True)
     within_s = None
     with contextlib.suppress(Exception):
         within_s = HURRY_S if isinstance(run.ledger.full_history(within_s=0.0).verdict, Requeued) else None

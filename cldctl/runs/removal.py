@@ -20,9 +20,9 @@ from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive
 from cld_core.run.work import evaluations_of, tunings_of
-from cldctl import clusters, locks
+from cldctl import locks
 
-from . import cluster_choice, survey
+from . import survey
 from .selection import command
 from .state import OVER
 from .status import RunStatus, status_of, status_or_reason
@@ -88,7 +88,7 @@ def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
     Raises:
         CldError: something is alive, or that cannot be found out.
     """
-    with locks.only_one(run.path, clusters.default() if run.is_damaged else cluster_choice.chosen(None, run)):
+    with locks.only_one(run.path):
         answers = survey.lately(run, survey.TO_LOOK_S)
         require_over(run, answers, otherwise)
         gone = {job.job_id for job, is_settled in _jobs(run) if not answers.may_live(job, is_settled)}
@@ -139,7 +139,7 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
         UsageError: it is alive.
     """
     jobs = _jobs(run)
-    answers.require((job.cluster for job, _ in jobs), otherwise)
+    answers.require(survey.needed_for(jobs), otherwise)
     status = status_or_reason(run, answers) if run.is_damaged else status_of(run, answers)
     cancel = f"Wait, or end it first with `{command(f'cancel {run.name}', run)}`"
     if status.state not in OVER:

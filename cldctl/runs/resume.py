@@ -99,8 +99,8 @@ def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
 
 
 def _require_answers(run: RunFolder, answers: Answers) -> None:
-    trained_on = (event.job.cluster for event in run.ledger.history().submitted)
-    answers.require(trained_on, f"Whether {run.name} is alive is unknown")
+    training = survey.jobs_of(run, works=())
+    answers.require(survey.needed_for(training), f"Whether {run.name} is alive is unknown")
 
 
 def resume(
@@ -142,8 +142,10 @@ def continued(begun: Begun, runs: Sequence[RunFolder], asked: Continuation, abou
     """
     if begun.group is None:
         return [_ready(run, asked, begun.cluster, about, survey.lately(run, asked.max_age_s)) for run in runs]
-    answers = survey.of_runs(runs)
-    answers.require(answers.surveys, f"Which runs of {begun.group.name} are alive is unknown, and nothing was started")
+    jobs = survey.jobs_of_all(runs)
+    answers = survey.ask_about(jobs)
+    unknown = f"Which runs of {begun.group.name} are alive is unknown, and nothing was started"
+    answers.require(survey.needed_for(jobs), unknown)
     starts = []
     for run in runs:
         row = status_or_reason(run, answers)

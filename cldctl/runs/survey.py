@@ -69,14 +69,20 @@ class Answers:
 
         Raises:
             UsageError: this cldctl does not know one of them, and so never will.
-            SchedulerAway: one does not answer.
+            SchedulerAway: one does not answer, or cannot be asked on this machine.
         """
         stale = [name for name in dict.fromkeys(names) if self.is_stale(name)]
         problem = self.among(stale).problem
         if any(name not in clusters.CLUSTERS for name in stale):
             raise UsageError(f"{problem}. {otherwise}. Use the cldctl that submitted the job.")
         if problem is not None:
-            raise SchedulerAway(f"{problem}. {otherwise}; try again when it answers.")
+            advice = " or ".join(dict.fromkeys(self.surveys[name].advice for name in stale))
+            raise SchedulerAway(f"{problem}. {otherwise}; {advice}.")
+
+
+def needed_for(jobs: Iterable[tuple[JobRef, bool]]) -> Iterator[str]:
+    """The clusters whose answers matter for jobs as `jobs_of` has them: not of those whose end is known."""
+    return (job.cluster for job, is_settled in jobs if not is_settled)
 
 
 def ask(jobs: Iterable[JobRef], settled: Iterable[JobRef] = (), *, max_age_s: float = 0.0) -> Answers:
@@ -119,12 +125,7 @@ def started_works(run: RunFolder, name: str) -> list[Work]:
 
 def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:
     """Ask about all jobs of runs, of their evaluations and tunings; those of a damaged file are left out."""
-    jobs: list[tuple[JobRef, bool]] = []
-    for run in runs:
-        # What is wrong with one run does not hide the others; `status_or_reason` says what it is.
-        with contextlib.suppress(Exception):
-            jobs += jobs_of(run)
-    return ask_about(jobs, max_age_s=max_age_s)
+    return ask_about(jobs_of_all(runs), max_age_s=max_age_s)
 
 
 def ask_about(jobs: Sequence[tuple[JobRef, bool]], *, max_age_s: float = 0.0) -> Answers:
@@ -162,6 +163,16 @@ def jobs_of(run: RunFolder, works: Iterable[Work] | None = None) -> Iterator[tup
         over = _over(of_work)
         for event in of_work.submitted:
             yield event.job, is_done or event.job.job_id in over
+
+
+def jobs_of_all(runs: Iterable[RunFolder]) -> list[tuple[JobRef, bool]]:
+    """As `jobs_of`, of several runs; those of a damaged file are left out."""
+    jobs: list[tuple[JobRef, bool]] = []
+    for run in runs:
+        # What is wrong with one run does not hide the others; `status_or_reason` says what it is.
+        with contextlib.suppress(Exception):
+            jobs += jobs_of(run)
+    return jobs
 
 
 def _over(history: History) -> set[str]:

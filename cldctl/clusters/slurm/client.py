@@ -44,12 +44,14 @@ class Answer:
 
     Attributes:
         errors: what it wrote to its error stream; if it failed, ``text`` has that, too.
+        missing: it does not exist.
     """
 
     code: int
     text: str
     away: bool = False
     errors: str = ""
+    missing: bool = False
 
     @property
     def last_line(self) -> str:
@@ -92,7 +94,7 @@ def run(
         return Answer(-1, str(error))
     except OSError as error:
         # A machine that cannot start a process at this moment knows no more about the controller.
-        return Answer(-1, str(error), away=passes(error))
+        return Answer(-1, str(error), away=passes(error), missing=isinstance(error, FileNotFoundError))
     finally:
         _LOG.debug("%.3f s: %s", time.monotonic() - begin, shlex.join(command))
     if done.returncode == 0:

@@ -33,6 +33,11 @@ SLOW_S = 2.0
 # By how many questions in a row were answered slowly or not at all: how many times as long the next one waits.
 _BACK_OFF = (1, 2, 4, 10)
 AWAY = "slurmctld does not answer: states are the last that the runs wrote"
+NOT_HERE = "there is no squeue on this machine: states are the last that the runs wrote"
+_ELSEWHERE = (
+    "try again on a machine with Slurm (`resume` and `rm` need no answer an hour after a run was cancelled, finished "
+    "or crashed)"
+)
 _NOT_YET = "Slurm has not said anything about it yet"
 _QUEUE = ("squeue", "--all", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r")
 # Jobs that are named to a client at once.
@@ -96,9 +101,10 @@ def survey(jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: flo
         return Survey(found)
     known, is_new = _known(ids - ended, max_age_s)
     found |= known.of(ids, ended)
+    advice = _ELSEWHERE if known.problem == NOT_HERE else Survey.advice
     if is_new:
-        return Survey(found, known.problem)
-    return Survey(found, known.problem, known.as_of, known.remark(time.time()))
+        return Survey(found, known.problem, advice=advice)
+    return Survey(found, known.problem, known.as_of, known.remark(time.time()), advice)
 
 
 def _known(job_ids: Collection[str], max_age_s: float) -> tuple["Known", bool]:
@@ -274,7 +280,8 @@ def _sweep(folder: Path) -> None:
 def _asked(known: Known, wanted: frozenset[str]) -> Known:
     """What is known after another question: about this user's jobs, and about those that somebody wants."""
     now, began = time.time(), time.monotonic()
-    mine = client.output_of([*_QUEUE, "--me"])
+    answer = client.run([*_QUEUE, "--me"])
+    mine = answer.text if answer.code == 0 else None
     queue = parse_squeue(mine or "")
     is_whole = mine is not None and not is_torn(mine)
     forgotten = {job: it for job, it in known.forgotten.items() if job not in queue and now < it[0]}
@@ -295,6 +302,8 @@ def _asked(known: Known, wanted: frozenset[str]) -> Known:
         # What was alive may be so no longer.
         queue = {job: seen for job, seen in known.queue.items() if seen.is_gone} | queue
     problem = AWAY if mine is None or (is_whole and is_away) else None
+    if answer.missing:
+        problem = NOT_HERE
     took_s = time.monotonic() - began
     is_strike = problem is not None or took_s > SLOW_S
     return replace(

@@ -91,8 +91,9 @@ def explained(job_id: str, job: Mapping[str, str], seen: Seen) -> Waiting | None
     word = job.get("Reason") or seen.reason or ("None" if job.get("JobState") == "PENDING" else "")
     if not word:
         return None
-    # scontrol writes what squeue says without its blanks; `told` may have added to it.
-    word = word.replace("_", " ").partition(_TO_RELEASE)[0]
+    # scontrol writes what squeue says without its blanks, and names of nodes as they are; `told` may have added to it.
+    said, colon, nodes = word.partition(_TO_RELEASE)[0].partition(":")
+    word = said.replace("_", " ") + colon + nodes
     begin = client.start_of(job.get("StartTime", ""))
     values = {"id": job_id, "dependency": job.get("Dependency", "squeue --format=%E names it")}
     for pattern, reason, advice in _WORDS:

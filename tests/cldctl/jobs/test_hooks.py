@@ -70,6 +70,8 @@ def test_each_change_once(run):
         assert dispatch(run) == 0
     assert states(run) == ["RUNNING"]
     run.ledger.append(events.Ended(attempt=0, cause="crashed", step=30, detail="ValueError: no"))
+    dispatch(run)
+    assert states(run) == ["RUNNING"], "what follows is not decided yet"
     run.ledger.append(events.Requeued(job_id="7", cause="crashed"))
     for _ in range(2):
         dispatch(run)
@@ -93,7 +95,7 @@ def test_what_a_process_that_was_killed_did_not_get_to_is_told_by_the_next(run, 
         dispatch(run)
     monkeypatch.undo()
     run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
-    dispatch(run)
+    dispatch(run, "--decided")
     assert states(run) == ["RUNNING", "FINISHED"]
 
 
@@ -125,7 +127,7 @@ def test_it_fails_hangs_or_floods(run):
     assert "  problem\n" in log(run)
     with_command(run, "sleep 600", timeout_s=0.2)
     run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
-    assert dispatch(run) == 0
+    assert dispatch(run, "--decided") == 0
     assert "did not end within 0.2 s (hooks.timeout_s) and was ended" in log(run)
 
 

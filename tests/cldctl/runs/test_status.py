@@ -13,7 +13,7 @@ from cld_core.run.events import Ended, Failed, GivenUp, JobRef, Requested, Reque
 from cld_core.run.work import evaluations_of
 from cldctl import locks
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
-from cldctl.runs import survey
+from cldctl.runs import removal, survey
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.status import RunStatus, evaluation_status, named_status, status_of
 from cldctl.runs.survey import Answers
@@ -222,3 +222,21 @@ def test_a_job_whose_end_the_ledger_knows_is_settled(tmp_path, then, is_settled)
     for event in then:
         run.ledger.append(event)
     assert [settled for _, settled in survey.jobs_of(run)] == [is_settled]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda run: removal.remove(*removal.plan([run])),
+        lambda run: resume(run, Continuation(), Scripted(), lambda *said: None),
+    ],
+)
+def test_of_a_run_that_was_copied_to_where_no_slurm_is_the_end_must_be_known(tmp_path, monkeypatch, scripted, act):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run = run_with(tmp_path / "a", 10)
+    run.ledger.append(Submitted(time=LONG_AGO, job=JobRef(cluster="slurm", job_id="7")))
+    run.ledger.append(Started(time=LONG_AGO, attempt=0, job_id="7", step=0))
+    with pytest.raises(SchedulerAway, match=r"no squeue on this machine.*try again on a machine with Slurm"):
+        act(run)
+    run.ledger.append(CRASHED)
+    act(run)
