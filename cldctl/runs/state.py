@@ -179,8 +179,10 @@ def _detail_or_waits(situation: Situation) -> str | None:
 
 
 def _stuck(situation: Situation) -> str | None:
-    reason = situation.history.not_requeued or "it requested a requeue, but the job is gone"
-    return f"could not be requeued: {reason}; continue it with `cldctl resume`"
+    if (reason := situation.history.not_requeued) is not None:
+        return f"could not be requeued: {reason}; continue it with `cldctl resume`"
+    how = "it was killed before that, or ended before it trained again"
+    return f"its job asked to be requeued, and is gone: {how}; see `cldctl logs`, or continue it with `cldctl resume`"
 
 
 class Row:

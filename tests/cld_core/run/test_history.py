@@ -119,6 +119,7 @@ def test_jobs_that_were_turned_away_do_not_count():
     assert made.last_of["2"] == away
     assert [event.job.job_id for event in made.submitted] == ["1", "2", "3"]
     assert made.turned_away == {"2": "held"}
+    assert len(history(submitted("0"), events.TurnedAway(job_id="0", why="held"), started(0, job_id="0")).jobs) == 1
 
 
 def current(*happened, gone=()):

@@ -376,8 +376,11 @@ def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path):
     assert ended(*torchrun, *words).count("mine: finished at step 4") == 2
     assert run.recipe().train.steps == 4
     assert run.checkpoint_steps() == [2, 4]
+    *before, end = run.ledger.path.read_text().splitlines(keepends=True)
+    assert '"ended"' in end
+    run.ledger.path.write_text("".join(before))
     assert "Nothing to do" in ended("-m", "cld_core.train", words[0])
-    assert [entry.cause for entry in run.ledger.history().attempts] == ["finished"]
+    assert [entry.cause for entry in run.ledger.history().attempts] == ["finished"], "it was killed after its last save"
 
 
 def test_a_relative_path_is_recorded_as_an_absolute_one(tmp_path, monkeypatch):

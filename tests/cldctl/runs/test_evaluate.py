@@ -125,6 +125,12 @@ CRASH = events.Failed("crash", job_id="8_0", restart=0, code=1)
             "requeued: nobody",
         ),
         ([task(0), events.GivenUp(reason="x", job_id="8_0"), task(0, "9")], 2, "stopped", "its jobs have ended"),
+        (
+            [task(0), events.Refused("requeue", job_id="8_0", reason="x"), task(0, "9")],
+            2,
+            "stopped",
+            "its jobs have ended",
+        ),
     ],
 )
 def test_why_an_evaluation_has_stopped(happened, done, cause, why):
