@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cld_core.errors import CldError
+from cld_core.errors import CldError, NotFoundError
 from cld_core.files import descriptor_for_writing, opened
 from cld_core.ownership import require_may_change, user_name
 from cld_core.run import RunFolder
@@ -42,32 +42,43 @@ def locked_within(descriptor: int, patience_s: float) -> bool:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, cluster: "Cluster | None" = None) -> Iterator[None]:
+def only_one(folder: Path, cluster: "Cluster | None" = None, *, makes: bool = False) -> Iterator[None]:
     """Of several people who start jobs in a folder at the same moment, one at a time gets past here.
 
     A cluster that blocks until the work is done would keep the others waiting; there, nobody waits.
 
     Args:
         cluster: where the jobs start; None for who starts none, and only keeps the others from it.
+        makes: make the folder if there is none, also if others remove it meanwhile.
 
     Raises:
+        NotFoundError: there is no such folder any more.
         CldError: the folder belongs to somebody else (nothing is left in it), or the others take too long.
         OSError: this user may not write into the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    require_may_change(folder, "Nothing was started")
-    if cluster is not None and cluster.blocks:
+    if makes:
+        folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ".submit.lock"
+    try:
+        require_may_change(folder, "Nothing was started")
+        descriptor = None if cluster is not None and cluster.blocks else _open_lock(file)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{folder}: it was removed meanwhile. Nothing was started.") from error
+    if descriptor is None:
         yield
         return
-    file = folder / ".submit.lock"
-    descriptor = _open_lock(file)
     try:
         _lock(descriptor, file)
-        _held.add(folder)
-        yield
+        if _is_open(descriptor, file):
+            _held.add(folder)
+            yield
+            return
     finally:
         _held.discard(folder)
         os.close(descriptor)
+    # While this process waited, the file was removed, perhaps with its folder.
+    with only_one(folder, cluster, makes=makes):
+        yield
 
 
 def is_locked(folder: Path) -> bool:
@@ -105,6 +116,14 @@ def _open_lock(file: Path) -> int:
     except PermissionError as error:
         text = f"it belongs to {user_name(file.lstat().st_uid)} and cannot be read"
         raise CldError(f"{file}: {text}. Remove it and try again.") from error
+
+
+def _is_open(descriptor: int, file: Path) -> bool:
+    """Whether a descriptor is of the file that has this path now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.lstat())
+    except OSError:
+        return False
 
 
 def _lock(descriptor: int, file: Path) -> None:

@@ -53,9 +53,10 @@ class Group:
         Raises:
             OSError: the file cannot be written.
         """
-        runs = {**self.members(), **{name: dict(values) for name, values in members.items()}}
+        # Of a file that is damaged, what the runs themselves say.
+        listed = self.members() or {run.name: values_of(run) for run in self.runs()}
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.file, to_plain(_Listed(self.name, runs)))
+        write_json(self.file, to_plain(_Listed(self.name, {**listed, **members})))
 
     def runs(self) -> list[RunFolder]:
         """The runs that exist, in the order in which they were submitted."""

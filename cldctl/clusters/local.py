@@ -72,11 +72,11 @@ class LocalCluster(Cluster):
                     before = map(_controller_of, jobs[number % at_once :: at_once])
                     start = _Start((work,), (*others, *before), spec.size.time_min, spec.notice_s)
                     jobs.append(_started(spec, start, number, at_once))
+                note(jobs)
             except BaseException:
                 for job in jobs:
                     this_machine.send(this_machine.find(job.details), signal.SIGKILL, family=True)
                 raise
-        note(jobs)
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
         ranks = _ranks()

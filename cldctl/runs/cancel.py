@@ -22,9 +22,12 @@ from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 from . import survey
 from .status import status_or_reason
 from .survey import Answers, Ends, by_cluster, started_works
+from .training import or_warned
 
 # Seconds that cancelled jobs are given to save and end.
 GRACE_S = 60.0
+# Seconds in which a job that was killed is gone.
+_KILLED_S = 5.0
 # Seconds between two looks at the files of the runs.
 POLL_S = 0.5
 # Where a launcher must not be asked often, each question waits longer than the one before, up to so many seconds.
@@ -207,6 +210,7 @@ def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: flo
     """
     waiting = list(endings)
     deadline = time.monotonic() + grace_s
+    is_killed = False
     pause_s = least_s = max(
         (clusters.find(job.cluster).question_s for ending in waiting for job in ending.jobs), default=0.0
     )
@@ -216,12 +220,14 @@ def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: flo
         asked, is_late = time.monotonic(), time.monotonic() > deadline
         for ending in list(waiting):
             _look(ending, answers)
-            if ending.is_over or is_late:
+            if ending.is_over or (is_late and is_killed):
                 waiting.remove(ending)
-                if not ending.is_over:
-                    for name, jobs in by_cluster(ending.jobs).items():
-                        clusters.find(name).kill(jobs)
                 over(ending)
+        if is_late and not is_killed:
+            for name, jobs in by_cluster(job for ending in waiting for job in ending.jobs).items():
+                clusters.find(name).kill(jobs)
+            is_killed = True
+            deadline = time.monotonic() + _KILLED_S
         again = asked + (least_s if any(ending.ends.seen for ending in waiting) else pause_s)
         if least_s > POLL_S:
             pause_s = min(pause_s * _SLOWER, _LONGEST_S)
@@ -309,7 +315,9 @@ def _note(run: RunFolder, jobs: Collection[JobRef], refusal: str | None = None) 
     for ledger in (run.ledger, *(work.ledger for work in works_of(run))) if ids else ():
         for job_id in sorted(ids & {event.job.job_id for event in ledger.history().submitted}):
             refused = Refused("cancellation", job_id=job_id, reason=refusal) if refusal is not None else None
-            ledger.append(refused or Cancelled(job_id=job_id))
+            how = "is cancelled" if refused is None else "was not cancelled"
+            with or_warned(f"could not note that job {job_id} of {run.name} {how}"):
+                ledger.append(refused or Cancelled(job_id=job_id))
 
 
 def _end_process(ending: Ending, answers: Answers) -> None:
@@ -324,6 +332,7 @@ def _end_process(ending: Ending, answers: Answers) -> None:
     except SchedulerRefused as error:
         ending.problem = error
         return
-    run.ledger.append(Cancelled(job_id=holder["job_id"]))
+    with or_warned(f"could not note that {run.name} is cancelled"):
+        run.ledger.append(Cancelled(job_id=holder["job_id"]))
     this_machine.end(process, GRACE_S)
     ending.said = f"ended process {holder['pid']}, which cldctl did not start"

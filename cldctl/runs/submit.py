@@ -118,7 +118,7 @@ def submit(
         _require_complete(options, cluster, begun.said.append)
     with contextlib.ExitStack() as stack:
         if group is not None:
-            stack.enter_context(locks.only_one(group.path, cluster))
+            stack.enter_context(locks.only_one(group.path, cluster, makes=True))
 
         def undo(kind: object, error: BaseException | None, trace: object) -> None:
             """It comes after the locks of new runs are gone: a network file system keeps files that are still open."""

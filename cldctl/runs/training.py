@@ -196,9 +196,15 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
     def note(refs: Sequence[JobRef]) -> None:
         for ref, run in zip(refs, runs, strict=True):
             run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
+        # If a ledger cannot be written, there are no jobs after all.
+        for ref, run in zip(refs, runs, strict=True):
             snapshot.settle(run, has_job=True)
             begun.jobs[run.name] = ref
             begun.found.setdefault(run.name, "resumed")
+        if cluster.blocks:
+            tell()
+
+    def tell() -> None:
         for run in runs:
             begun.started(run)
 
@@ -210,11 +216,24 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
         except (SchedulerRefused, SchedulerAway) as error:
             for run, put_back in zip(runs, undo, strict=True):
                 away = isinstance(error, SchedulerAway)
-                run.ledger.append(Refused("submission", reason=str(error), away=away))
-                snapshot.settle(run, has_job=False)
-                put_back()
+                with or_warned(f"could not note that the submission of {run.name} was refused"):
+                    run.ledger.append(Refused("submission", reason=str(error), away=away))
+                with or_warned(f"could not put back the code and the hook of {run.name}"):
+                    snapshot.settle(run, has_job=False)
+                    put_back()
             raise
+        if not cluster.blocks:
+            tell()
     assert all(run.name in begun.jobs for run in runs), f"cluster {cluster.name} did not report its jobs"
+
+
+@contextlib.contextmanager
+def or_warned(what: str) -> Iterator[None]:
+    """Go on with what is more important if a file cannot be written, as on a full disk, and warn of it."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: {what} ({error.strerror or error})", file=sys.stderr)
 
 
 def _request(start: Start, cluster: Cluster) -> Callable[[], None]:

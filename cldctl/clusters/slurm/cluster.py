@@ -102,9 +102,12 @@ class SlurmCluster(Cluster):
         return script.text(spec, tasks)
 
     def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
+        def note_ids(job_ids: Sequence[str]) -> None:
+            logs = str(spec.logs)
+            note([JobRef(cluster=self.name, job_id=job, logs=logs, restarts=self.restarts) for job in job_ids])
+
         with job_logs.refusals(spec.logs):
-            job_ids = submit.submit(spec, [Entry(work, self) for work in works])
-        note([JobRef(cluster=self.name, job_id=job, logs=str(spec.logs), restarts=self.restarts) for job in job_ids])
+            submit.submit(spec, [Entry(work, self) for work in works], note_ids)
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
         return poll.survey(jobs, settled, max_age_s)

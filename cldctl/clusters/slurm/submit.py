@@ -88,8 +88,11 @@ def expected_start(spec: JobSpec) -> Callable[[], float | None]:
     return answer
 
 
-def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[str]:
-    """Submit one job, or an array if there are several ``calls``; returns the job ids.
+def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]], note: Callable[[Sequence[str]], None]) -> None:
+    """Submit one job, or an array if there are several ``calls``.
+
+    Args:
+        note: gets the job ids.
 
     Raises:
         SchedulerRefused, CldError, OSError: Slurm said no, or a file could not be written; no job is left.
@@ -107,13 +110,14 @@ def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[str]:
         job_ids = [job_id] if len(calls) == 1 else [f"{job_id}_{number}" for number in range(len(calls))]
         for number, name in enumerate(job_ids):
             files[number] = _named(files[number], JobPaths(logs, name).submitted_pickle)
+        note(job_ids)
     except BaseException:
         if job_id is not None:
             try:
                 client.cancel([job_id])
             except (SchedulerRefused, SchedulerAway) as error:
-                about = f"job {job_id} has nothing to run, and could not be cancelled"
-                print(f"warning: {about}: {error}", file=sys.stderr)
+                about = f"job {job_id} is not noted, and could not be cancelled; end it with `scancel {job_id}`"
+                print(f"warning: {about} ({error})", file=sys.stderr)
         for file in files:
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
@@ -121,7 +125,6 @@ def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[str]:
     # For people: sbatch has its own copy. "x" follows no link.
     with contextlib.suppress(OSError), JobPaths(logs, job_id).submission_file.open("x") as script_file:
         script_file.write(text)
-    return job_ids
 
 
 def _named(file: Path, target: Path) -> Path:

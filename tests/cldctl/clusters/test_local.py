@@ -101,6 +101,16 @@ def test_tasks_of_one_process_get_a_gpu_each(submit, monkeypatch):
     assert not (submit.folder / "a.stopped").exists()
 
 
+def test_jobs_that_no_ledger_knows_are_ended(submit):
+    def note(jobs):
+        submit.jobs += jobs
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(SchedulerRefused, match="No space left"):
+        CLUSTER.submit(submit.spec, [submit.report("a")], note)
+    submit.until_gone(*submit.jobs)
+
+
 def test_a_task_whose_processes_cannot_be_seen_is_cancelled_through_its_controller(submit, monkeypatch):
     jobs = submit(submit.report("a"), submit.report("b"))
     submit.facts("a"), submit.facts("b")

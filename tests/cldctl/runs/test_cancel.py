@@ -1,7 +1,9 @@
 """Ending several runs at once, on clusters that are made up."""
 
+import errno
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -93,8 +95,18 @@ def test_what_is_left_after_the_grace_is_killed(tmp_path, scripted):
     run = run_of(tmp_path / "a", "1")
     scripted.stubborn = {"1"}
     (ending,) = ended(cancel.cancel([run]), grace_s=0.0)
-    assert not ending.is_over
     assert scripted.calls[-1] == ("kill", ["1"])
+    assert ending.is_over, "hooks are told"
+
+
+def test_a_full_disk_keeps_nothing_from_being_cancelled(tmp_path, scripted, monkeypatch, capsys):
+    run = run_of(tmp_path / "a", "1")
+    full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    monkeypatch.setattr("cld_core.run.ledger.append_line", full)
+    cancel.cancel([run])
+    assert scripted.calls == [("cancel", ["1"])]
+    warning = "warning: could not note that job 1 of a is cancelled (No space left on device)\n"
+    assert capsys.readouterr().err == warning
 
 
 def test_nothing_is_cancelled_unless_everything_can_be(tmp_path, scripted):

@@ -82,6 +82,14 @@ def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
     assert (third.jobs, len(arrays.submissions)) == ({}, 2), "everything is finished or alive"
 
 
+def test_a_damaged_list_of_a_group_loses_no_run(tmp_path):
+    seeds(tmp_path, "g", 2)
+    group = Group(tmp_path, "g")
+    group.file.write_text("{")
+    group.add({"g-2": {"train.seed": "2"}})
+    assert group.members() == {f"g-{seed}": {"train.seed": str(seed)} for seed in range(3)}
+
+
 def test_what_is_refused_leaves_nothing_behind(tmp_path, arrays, monkeypatch):
     monkeypatch.setattr(Scripted, "most", 2)
     with pytest.raises(RecipeError, match="3 tasks do not fit"):

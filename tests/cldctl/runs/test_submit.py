@@ -1,6 +1,9 @@
 """What is written when, and what is left of a submission that fails."""
 
+import contextlib
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,18 +12,20 @@ import pytest
 
 from cld_core import processor
 from cld_core.config import load
-from cld_core.errors import RecipeError, UsageError
-from cld_core.run import RunFolder
+from cld_core.errors import NotFoundError, RecipeError, UsageError
+from cld_core.run import RunFolder, ledger
 from cld_core.run.events import JobRef, Requested, Submitted
 from cld_core.run.work import evaluations_of
 from cldctl import clusters, locks
 from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
+from cldctl.jobs import hooks
 from cldctl.jobs.successor import chained
 from cldctl.runs import cluster_choice, evaluate, sharded
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import submit
 from cldctl.runs.training import Begun, Start, require_native, train
+from tests.support.failing import Failing
 from tests.support.made_up import report, run_with
 from tests.support.paths import TOY
 from tests.support.scheduler import clients
@@ -70,6 +75,17 @@ def test_a_new_run_that_was_not_submitted_leaves_its_name_free_and_another_one_s
     request, event = run.ledger.events()[-2:]
     assert event.time - 60 < request.time <= event.time, "when it was written"
     assert (event.what, event.reason, event.away) == ("submission", str(error), away)
+
+
+def test_a_refusal_that_cannot_be_noted_is_raised_and_the_hook_put_back(tmp_path, monkeypatch, capsys):
+    run = run_with(tmp_path / "mine", 10)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(ledger, "append_line", Failing(ledger.append_line, lambda number: number > 1, full))
+    start = Start(run=run, recipe=load(TOY, ("hooks.on_change=echo",)), request=Requested(steps=10))
+    with pytest.raises(SchedulerRefused, match="no"):
+        train(Begun(cluster=alone(error=SchedulerRefused("no"))), [start])
+    assert hooks.allowed(run.logs) is None
+    assert "the submission of mine was refused (No space left" in capsys.readouterr().err
 
 
 def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted, monkeypatch):
@@ -208,3 +224,20 @@ def test_whether_somebody_submits_at_this_moment(mine):
         look += "sys.exit(is_locked(Path(sys.argv[1])))"
         assert subprocess.run([sys.executable, "-c", look, str(mine.path)]).returncode == 1
     assert not locks.is_locked(mine.path)
+
+
+@pytest.mark.parametrize("makes", [False, True])
+def test_a_folder_that_is_removed_while_somebody_waits_for_its_lock(tmp_path, monkeypatch, makes):
+    folder, lock = tmp_path / "mine", locks._lock
+    folder.mkdir()
+
+    def removed_meanwhile(descriptor, file):
+        monkeypatch.setattr(locks, "_lock", lock)
+        shutil.rmtree(folder)
+        lock(descriptor, file)
+
+    monkeypatch.setattr(locks, "_lock", removed_meanwhile)
+    refused = contextlib.nullcontext() if makes else pytest.raises(NotFoundError, match="was removed meanwhile")
+    with refused, locks.only_one(folder, clusters.find("local"), makes=makes):
+        assert (folder / ".submit.lock").exists()
+    assert folder.exists() == makes

@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -150,6 +151,16 @@ def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkey
         submit(spec)
     assert cancelled == ["77"]
     assert list(spec.logs.glob("*.pkl")) == []
+
+
+def test_a_job_that_no_ledger_knows_is_cancelled(spec, sbatch, monkeypatch):
+    sbatch("echo Submitted batch job 77")
+    cancelled: list[str] = []
+    monkeypatch.setattr(client, "cancel", cancelled.extend)
+    full = Mock(side_effect=OSError(28, "No space left on device"))
+    with pytest.raises(SchedulerRefused, match="No space left"):
+        SlurmCluster().submit(spec, [Report("folder", "name")] * 2, full)
+    assert cancelled == ["77"]
 
 
 CONFIG = "AccountingStorageEnforce = associations,limits\nMaxArraySize            = 1001\n"
