@@ -1,6 +1,7 @@
 """What each attempt of a run cost, and how much of it is left: what `cldctl why` and `cldctl usage` are made of."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,13 +95,14 @@ def stretches(history: History, *, alive: bool) -> list[Stretch]:
             until = attempt.ended
         else:
             until = attempt.started if last_heard is None else last_heard
-        until = min(until, history.followed.get(attempt.attempt, until))
+        until = min(until, history.followed.get(attempt.attempt, until), time.time())
         if following is not None and following.job_id == attempt.job_id and following.began is not None:
             # Of one job, a start has the machines that the one before had.
             until = min(until, max(following.began, attempt.started))
         started, earliest = attempt.started, -math.inf
         if queued is not None:
-            started = until if queued <= until < started else started
+            if queued <= until:
+                started = min(max(started, queued), until)
             earliest = min(queued, started)
         began = started if attempt.began is None else attempt.began
         found.append(

@@ -116,9 +116,13 @@ def run(
             print(f"{folder.name} is finished: {first_step} steps are done. Nothing to do.", flush=True)
             if lease is not None:
                 last = folder.ledger.history().last
-                if last is not None and last.cause != "finished":
+                if last is None:
+                    # Its ledger was lost.
+                    folder.ledger.note(events.Started(attempt=number, job_id=None, step=first_step))
+                if last is None or last.cause != "finished":
                     # It was killed after its last save.
-                    folder.ledger.note(events.Ended(attempt=last.attempt, cause="finished", step=first_step))
+                    attempt = number if last is None else last.attempt
+                    folder.ledger.note(events.Ended(attempt=attempt, cause="finished", step=first_step))
                 folder.ledger.note(events.TurnedAway(job_id=job_id, why="finished"))
             return SessionResult("finished", first_step)
         training = Training(folder, recipe, ranks, stop, number, first_step, lease, hosts)

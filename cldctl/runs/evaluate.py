@@ -363,7 +363,7 @@ def _begun(work: Work) -> Work | None:
     """Work, divided as it was begun; None if it was not, or its request is damaged and no job computes it."""
     with contextlib.suppress(NotFoundError):
         return type(work)(work.folder, replace(work.request, shards=work.request_type.load(work.folder).shards))
-    return work if work.ledger.history().submitted else None
+    return work if work.ledger.history().submitted and not work.is_done else None
 
 
 def _other_images(run: RunFolder, recipe: Recipe) -> Iterator[str]:

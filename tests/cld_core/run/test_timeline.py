@@ -1,5 +1,6 @@
 """What attempts gained, lost and waited."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -101,6 +102,7 @@ AGAIN = Requeued(time=2010.0, job_id="7", cause="crashed")
         ((started(0, 0, 1000.0 + 10 * HOUR, began=990.0), END, AGAIN), 1010.0, 0.0),
         # Its process reads a clock that says when the machine was started.
         ((started(0, 0, 1000.0, began=990.0 - 28 * HOUR), END, AGAIN), 100.0, 1000.0),
+        ((started(0, 0, 1000.0 - 28 * HOUR), END, AGAIN), 0.0, 1100.0),
         # Nobody noted the end.
         ((started(0, 0, 1000.0), started(1, 0, 3000.0, restart=1, heard=2000.0 + 10 * HOUR)), 0.0, 2000.0),
     ],
@@ -108,6 +110,12 @@ AGAIN = Requeued(time=2010.0, job_id="7", cause="crashed")
 def test_a_stretch_is_bounded_by_the_lines_around_it(lines, startup_s, trained_s):
     first, *_ = told(Submitted(time=900.0, job=job("7")), *lines)
     assert (first.startup_s, first.trained_s) == (startup_s, trained_s)
+
+
+def test_an_end_is_not_later_than_now():
+    now = time.time()
+    (only,) = told(started(0, 0, now - 100.0), Ended(time=now + 10 * HOUR, attempt=0, cause="crashed", step=100))
+    assert only.trained_s < 5 * HOUR
 
 
 def test_a_start_in_vain_began_after_its_job_was_put_into_the_queue():

@@ -82,6 +82,12 @@ def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
     assert (third.jobs, len(arrays.submissions)) == ({}, 2), "everything is finished or alive"
 
 
+def test_a_damaged_run_of_a_group_is_not_left_out(tmp_path):
+    first, *_ = seeds(tmp_path, "g", 2, 10)
+    first.identity_file.write_text("x")
+    assert [run.name for run in Group(tmp_path, "g").runs()] == ["g-0", "g-1"]
+
+
 def test_a_damaged_list_of_a_group_loses_no_run(tmp_path):
     seeds(tmp_path, "g", 2)
     group = Group(tmp_path, "g")
