@@ -8,11 +8,11 @@ fields may all be missing keeps unknown fields, and leaves out those that do not
 use even if a part of them is damaged.
 """
 
-import dataclasses
 import functools
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -34,7 +34,7 @@ class RecordError(CldError, ValueError):
 
 def keeping() -> Any:
     """A field, a mapping, that keeps the fields which its record does not have; they are written beside the others."""
-    return dataclasses.field(default_factory=dict, metadata={_UNKNOWN: True})
+    return field(default_factory=dict, metadata={_UNKNOWN: True})
 
 
 def to_plain(value: Any, *, sparse: bool = False) -> Any:
@@ -43,10 +43,10 @@ def to_plain(value: Any, *, sparse: bool = False) -> Any:
     Args:
         sparse: leave fields out that have their defaults.
     """
-    if dataclasses.is_dataclass(value):
+    if is_dataclass(value):
         plain: dict[str, Any] = {}
         unknown: dict[str, Any] = {}
-        for entry in dataclasses.fields(value):
+        for entry in fields(value):
             content = getattr(value, entry.name)
             if _UNKNOWN in entry.metadata:
                 unknown = to_plain(content)
@@ -114,8 +114,8 @@ def text(value: Any) -> str | None:
     return value if isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value) else None
 
 
-def _default(entry: "dataclasses.Field[Any]") -> Any:
-    return entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+def _default(entry: "Field[Any]") -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
 # What a value of a plain type has to be.
@@ -149,7 +149,7 @@ def _reader(hint: Any, any_word: bool) -> _Reader:
         return _of_mapping(_reader(inner[1] if inner else Any, any_word))
     if typing.is_typeddict(hint):
         return _of_loose(hint, any_word)
-    if dataclasses.is_dataclass(hint):
+    if is_dataclass(hint):
         return _of_record(typing.cast(Any, hint), any_word, ())
     if origin in _PLAIN:
         return _of_plain(*_PLAIN[origin])
@@ -222,11 +222,10 @@ def _of_loose(kind: Any, any_word: bool) -> _Reader:
 @functools.cache
 def _of_record(kind: Any, any_word: bool, chosen: tuple[tuple[str, type], ...]) -> _Reader:
     hints = {**typing.get_type_hints(kind), **dict(chosen)}
-    fields = {entry.name: entry for entry in dataclasses.fields(kind) if entry.init}
-    keeper = next((name for name, entry in fields.items() if _UNKNOWN in entry.metadata), None)
-    readers = {name: _reader(hints[name], any_word) for name in fields if name != keeper}
-    missing = (dataclasses.MISSING, dataclasses.MISSING)
-    required = [name for name, entry in fields.items() if (entry.default, entry.default_factory) == missing]
+    entries = {entry.name: entry for entry in fields(kind) if entry.init}
+    keeper = next((name for name, entry in entries.items() if _UNKNOWN in entry.metadata), None)
+    readers = {name: _reader(hints[name], any_word) for name in entries if name != keeper}
+    required = [name for name, it in entries.items() if it.default is MISSING and it.default_factory is MISSING]
 
     def read(plain: Any, place: str) -> Any:
         content = _object(plain, place)

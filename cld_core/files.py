@@ -7,7 +7,6 @@ A disk may be full for a moment, and a network file system may lose a handle. Wh
 (`retried`); what need not be is dropped and counted (`Dropping`).
 """
 
-import contextlib
 import errno
 import json
 import os
@@ -16,6 +15,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
@@ -47,7 +47,7 @@ PASSING = frozenset(
 _FIRST_S, _MOST_S = 0.1, 10.0
 
 
-@contextlib.contextmanager
+@contextmanager
 def opened(path: Path, *, follow: bool = False) -> Iterator[BufferedReader]:
     """A regular file, open for reading.
 
@@ -153,12 +153,12 @@ def by_age(files: Iterable[Path]) -> list[Path]:
     """Those of ``files`` that exist, the one that was changed first of all first; links count as themselves."""
     aged = []
     for file in files:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             aged.append((file.lstat().st_mtime, file))
     return [file for _, file in sorted(aged)]
 
 
-@contextlib.contextmanager
+@contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file that replaces ``path`` once everything is on disk.
 
@@ -314,7 +314,7 @@ class _Output:
             return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:

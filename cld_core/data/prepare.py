@@ -7,7 +7,6 @@ source begins with the same parts, and which finds the same images, cuts off wha
 otherwise it begins again. At the end the folder is renamed to DIR, so that a data set is complete or absent.
 """
 
-import contextlib
 import errno
 import fcntl
 import hashlib
@@ -17,6 +16,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -168,7 +168,7 @@ def _require_sole_writer(lock: IO[bytes], partial: Path) -> None:
 
 def _remove(partial: Path) -> None:
     """Remove the folder; with files in it that are not of a preparation, those stay, and the folder with them."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         for name in (IMAGES, LABELS, ABOUT, PROGRESS, LOCK):
             (partial / name).unlink(missing_ok=True)
         partial.rmdir()
@@ -188,7 +188,7 @@ class _Job:
             file.write(_npy_header(0, self._shape))
             file.truncate(self._end_of(self.done.images))
             file.seek(0, os.SEEK_END)
-            with contextlib.closing(self._read()) as parts:
+            with closing(self._read()) as parts:
                 self._append(file, parts)
             self._require_expected()
             file.seek(0)

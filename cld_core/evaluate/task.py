@@ -10,7 +10,6 @@ from cld_core import pictures
 from cld_core.errors import RecipeError, UsageError
 from cld_core.files import write_json
 from cld_core.imports import resolve
-from cld_core.metrics import Metric
 from cld_core.model import Model
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import EvalRequest, Evaluation, Number, numbers, remarks
@@ -116,7 +115,7 @@ def to_tensorboard(run: RunFolder, request: EvalRequest, report: Mapping[str, An
         writer.add_text("evaluation/results", f"{request.id}\n\n{table}", step)
 
 
-def _how(request: EvalRequest, metric: Metric, number: Number) -> str:
+def _how(request: EvalRequest, metric: registry.Metric, number: Number) -> str:
     """In brackets, what sets a result apart from others of its kind: how it was sampled, and over how many examples."""
     parts = [request.ema.words] if request.ema.words else []
     if registry.ROWS[metric.rows].over == "samples":

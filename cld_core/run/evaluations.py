@@ -8,10 +8,10 @@ evals/sweep-ID/sweep.json             a table of evaluations, one for every comb
 Requests are made by `cld_core.evaluate.request`, and computed by `cld_core.evaluate.task`. Loads no torch or numpy.
 """
 
-import contextlib
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
@@ -24,7 +24,6 @@ from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError
 from cld_core.files import by_age, read_object, write_json
-from cld_core.metrics import Metric
 from cld_core.ranges import POINTS_CHUNK
 from cld_core.sanitize import one_line
 
@@ -205,7 +204,7 @@ def unnamed_rows(run: RunFolder) -> list[Path]:
     named = {name for work in evaluations_of(run) for name in _named(work)}
     found = []
     for folder in sorted((run.evals / "rows").glob("*-*")):
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if folder.name not in named and time.time() - folder.lstat().st_mtime > UNNAMED_S:
                 found.append(folder)
     return found
@@ -215,7 +214,7 @@ def _named(work: Evaluation) -> Iterator[str]:
     """The rows of a work's report, and those that it would read now."""
     yield from (about["id"] for about in read_report(work.folder).get("rows", {}).values() if "id" in about)
     for kind in work.request.sizes:
-        with contextlib.suppress(NotFoundError, OSError):
+        with suppress(NotFoundError, OSError):
             yield work.rows(kind).folder.name
 
 
@@ -224,7 +223,7 @@ class _RowsOf(TypedDict, total=False):
 
 
 @functools.cache
-def _layout(metrics: tuple[Metric, ...]) -> Any:
+def _layout(metrics: tuple[registry.Metric, ...]) -> Any:
     """The fields of a report that others rely on. What is of another type is left out when it is read."""
     record: Any = TypedDict  # mypy knows none whose fields come from a table.
     fields: dict[str, Any] = {"checkpoint_step": int, "created": float}
@@ -241,7 +240,7 @@ def _layout(metrics: tuple[Metric, ...]) -> Any:
 
 def read_report(folder: Path) -> dict[str, Any]:
     """What the report in an evaluation's folder holds; empty if there is none."""
-    with contextlib.suppress(RecordError):
+    with suppress(RecordError):
         report: dict[str, Any] = from_plain(_layout(tuple(registry.metrics())), read_object(folder / "report.json"))
         return report
     return {}
@@ -256,7 +255,7 @@ def current_report(folder: Path) -> dict[str, Any] | None:
     if "checkpoint_step" not in report:
         return None
     checksum = None
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         checksum = weights_digest(RunFolder(folder.parent.parent), report["checkpoint_step"])
     return report if checksum in (None, report.get("checkpoint")) else None
 
@@ -304,7 +303,7 @@ def remarks(report: Mapping[str, Any] | None) -> list[str]:
     return list(dict.fromkeys(filter(None, texts)))
 
 
-def remark_on(metric: Metric, section: Mapping[str, Any]) -> str | None:
+def remark_on(metric: registry.Metric, section: Mapping[str, Any]) -> str | None:
     """What readers of a section should know; None if there is nothing unusual, or the section is damaged."""
     try:
         return metric.remark(section)

@@ -61,13 +61,11 @@ class Group:
     def runs(self) -> list[RunFolder]:
         """The runs that exist, in the order in which they were submitted."""
         names = self.members()
-
-        def is_member(run: RunFolder) -> bool:
-            # One whose `run.json` is damaged is not left out: somebody should know.
-            return run.identity().get("group") == self.name or (run.name in names and run.is_damaged)
-
         found = [RunFolder(self.root / name) for name in names] or find_runs(self.root)
-        return [run for run in found if run.exists and is_member(run)]
+        # One whose `run.json` is damaged is not left out: somebody should know.
+        return [
+            it for it in found if it.exists and (it.identity().get("group") == self.name or (names and it.is_damaged))
+        ]
 
 
 def values_of(run: RunFolder) -> dict[str, str]:

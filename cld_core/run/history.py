@@ -120,7 +120,6 @@ class History:
     saved: int | None = None
     _by_number: dict[int, Attempt] = field(default_factory=dict, repr=False, compare=False)
     _given_up_by: str | None = field(default=None, repr=False, compare=False)
-    _not_requeued_by: str | None = field(default=None, repr=False, compare=False)
     _before_cancelled: dict[str, Event | None] = field(default_factory=dict, repr=False, compare=False)
     # By the order of lines, not by their times: clocks jump.
     _queue: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
@@ -322,9 +321,7 @@ class History:
         """
         array = event.job.job_id.partition("_")[0]
         if event.shards is not None and (self._given_up_by or "").partition("_")[0] != array:
-            self.given_up = None
-        if event.shards is not None and (self._not_requeued_by or "").partition("_")[0] != array:
-            self.not_requeued = None
+            self.given_up = self.not_requeued = None
         if self.task_failed is not None and self.task_failed.job_id.partition("_")[0] != array:
             self.task_failed = None
 
@@ -335,7 +332,7 @@ class History:
                 self.verdict = self._before_cancelled.pop(self.verdict.job_id)
         elif event.what == "requeue":
             self.requeued, self.not_requeued, self.verdict = None, event.reason, event
-            self._not_requeued_by = event.job_id
+            self._given_up_by = event.job_id
         elif self.request is not None:  # A late one, after the job of another request, is about none that matters.
             if isinstance(self.request, Requested):
                 self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]

@@ -9,7 +9,6 @@ A file system may fail for a moment. Then nothing is known, which is neither a s
 goes on, a newcomer waits, and nothing of value is written before it is known who owns the folder (`Lease.check`).
 """
 
-import contextlib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -103,7 +103,7 @@ class Lease:
         if retried(self._is_ours, PATIENCE_S):
             return
         holder = None
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             _, holder = newest(self.folder)
         by = f"job {holder['job_id']} on {holder['host']}" if holder else "another job"
         text = f"{by} has taken over this run. This process ends and writes nothing."
@@ -111,7 +111,7 @@ class Lease:
 
     def owned(self) -> bool:
         """Whether this process still owns the folder, as far as can be seen at this moment."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self.lost = self.lost or not self._is_ours()
         return not self.lost
 
@@ -119,7 +119,7 @@ class Lease:
         """Give up ownership. A lost lease is left alone; one that cannot be released ends with its process."""
         self._ended.set()
         self._thread.join()
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             retried(self._release, PATIENCE_S)
 
     def _release(self) -> None:
@@ -139,7 +139,7 @@ class Lease:
         # While nobody knows who owns the folder, this goes on: a file that is no longer the newest is read by nobody.
         while not self._ended.wait(HEARTBEAT_S) and self.owned():
             # Nothing is written: a full disk must not cost the lease.
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.utime(self._file)
 
 
@@ -239,9 +239,9 @@ def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
         # Maybe by ourselves: a network file system may repeat a request that was already done.
         return False
     finally:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             draft.unlink()
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         (folder / f"{number - KEPT_NUMBERS:08d}.json").unlink()
     return True
 

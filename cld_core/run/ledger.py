@@ -7,7 +7,6 @@ A full disk ends no job, and loses nothing that is known: what a job notes (`Led
 process until the file can be written, in order.
 """
 
-import errno
 import json
 import os
 import re
@@ -23,8 +22,6 @@ from cld_core.files import append_line, parse_json, read_bytes, retried
 from .events import KINDS, Event, Submitted, name_of
 from .history import History
 
-# Far more than a run of years has, or the largest array with a line for each task; reading them takes seconds.
-MAX_LINES = 1_000_000
 # What may name a job or a cluster: it is passed on to commands of the scheduler, and is part of a file's name.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 # Histories that are kept, since `status` and jobs ask for them often.
@@ -88,8 +85,6 @@ class Ledger:
             content = read_bytes(self.path)
         except FileNotFoundError:
             return []
-        if content.count(b"\n") > MAX_LINES:
-            raise OSError(errno.EFBIG, f"more than {MAX_LINES} lines", str(self.path))
         lines = content.decode(errors="replace").split("\n")
         return [event for line in lines if (event := parse(line)) is not None]
 

@@ -99,10 +99,10 @@ def stretches(history: History, *, alive: bool) -> list[Stretch]:
         if following is not None and following.job_id == attempt.job_id and following.began is not None:
             # Of one job, a start has the machines that the one before had.
             until = min(until, max(following.began, attempt.started))
-        started, earliest = attempt.started, -math.inf
+        started = attempt.started
+        earliest = -math.inf
         if queued is not None:
-            if queued <= until:
-                started = min(max(started, queued), until)
+            started = min(max(started, queued), until) if queued <= until else started
             earliest = min(queued, started)
         began = started if attempt.began is None else attempt.began
         found.append(

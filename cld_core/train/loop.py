@@ -6,11 +6,11 @@ each checkpoint, so a new attempt does not start from zero. Reaching a later che
 that makes progress is not given up.
 """
 
-import contextlib
 import faulthandler
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -79,7 +79,7 @@ class Training:
         # A run that is to be repeatable does not leave the choice of kernels to a stopwatch each time it starts.
         with (
             numerics.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"),
-            contextlib.closing(Watchdog(spec.hang_timeout_s)) as watchdog,
+            closing(Watchdog(spec.hang_timeout_s)) as watchdog,
         ):
             step, code = self._segments(watchdog)
         self.ranks.on_first(lambda: self._settle(code))
@@ -121,7 +121,7 @@ class Training:
         spec, stop, began = self.recipe.train, self.stop, self._now()
         consensus = Consensus(self.ranks)
         stragglers = Stragglers(self.ranks, self.hosts)
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             watchdog.reset()
             trainer = self._trainer(first_step, rollbacks, watchdog)
             stack.callback(trainer.close)
@@ -179,7 +179,7 @@ class Training:
         trainer.warm_up()
         return trainer
 
-    def _monitor(self, first_step: int, stack: contextlib.ExitStack) -> Monitor:
+    def _monitor(self, first_step: int, stack: ExitStack) -> Monitor:
         about = About(folder=self.folder, recipe=self.recipe, attempt=self.attempt, first_step=first_step)
         monitor = Monitor(about, may_write=None if self.lease is None else self.lease.owned)
         stack.push(monitor.close)
@@ -200,7 +200,7 @@ class Training:
 
     def _end_writes(self, wait: Callable[[Writer], None]) -> None:
         """Wait for all writers, also if the first fails: its error is raised when no thread is left."""
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             for writer in reversed(self._writers.values()):
                 stack.callback(wait, writer)
 
@@ -236,7 +236,7 @@ class Training:
         deadline = time.monotonic() + patience_s
         self._end_writes(lambda writer: writer.wait(max(0.0, deadline - time.monotonic())))
         # No checkpoint was written without asking; now it is only about what else follows.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if self.lease is not None:
                 self.lease.check()
 

@@ -114,16 +114,12 @@ def run(
         hosts = tuple(ranks.gather(node) or ())
         if first_step >= recipe.train.steps:
             print(f"{folder.name} is finished: {first_step} steps are done. Nothing to do.", flush=True)
-            if lease is not None:
-                last = folder.ledger.history().last
-                if last is None:
-                    # Its ledger was lost.
-                    folder.ledger.note(events.Started(attempt=number, job_id=None, step=first_step))
-                if last is None or last.cause != "finished":
-                    # It was killed after its last save.
-                    attempt = number if last is None else last.attempt
-                    folder.ledger.note(events.Ended(attempt=attempt, cause="finished", step=first_step))
+            if lease is not None and folder.ledger.history().cause == "finished":
                 folder.ledger.note(events.TurnedAway(job_id=job_id, why="finished"))
+            elif lease is not None:
+                # It was killed after its last save, or its ledger was lost.
+                folder.ledger.note(events.Started(attempt=number, job_id=job_id, step=first_step, restart=restart))
+                folder.ledger.note(events.Ended(attempt=number, cause="finished", step=first_step))
             return SessionResult("finished", first_step)
         training = Training(folder, recipe, ranks, stop, number, first_step, lease, hosts)
         if lease is None:

@@ -3,13 +3,13 @@
 Each row follows from those before it, so a fit can be continued after any row.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -349,7 +349,7 @@ class Job:
     def _begun(self) -> State:
         """What is done, unless it is that of other weights."""
         state = State(self._weights)
-        with contextlib.suppress(FileNotFoundError, RecordError):  # There is none, or it is damaged.
+        with suppress(FileNotFoundError, RecordError):  # There is none, or it is damaged.
             stored = self._patiently(lambda: read_record(State, self._work.folder / tunings.STATE))
             state = stored if stored.weights == self._weights else state
         neighbour = state.neighbour
