@@ -70,12 +70,7 @@ def test_each_change_is_told_once(slurm, lab):
     lab.training("mine", 1)
     lab.cldctl("cancel", "mine")
     step = lab.ended("mine")["step"]
-    expected = [
-        ("RUNNING", None),
-        ("REQUEUED", "preempted"),
-        ("RUNNING", "preempted"),
-        ("CANCELLED", "cancelled"),
-    ]
+    expected = [("RUNNING", None), ("REQUEUED", "preempted"), ("RUNNING", "preempted"), ("CANCELLED", "cancelled")]
     wait_for(lambda: len(told(run)) >= 4, timeout=60, what="the cancellation to be told", last_seen=lambda: told(run))
     assert told(run) == expected
     lab.cldctl("resume", "mine", f"train.steps={step + 50}")
