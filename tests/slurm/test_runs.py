@@ -138,15 +138,8 @@ def test_submitting_from_inside_an_array_task_that_was_requeued(lab, tmp_path):
         'if [ -z "$SLURM_RESTART_COUNT" ]; then scontrol requeue "${SLURM_ARRAY_JOB_ID}_3"; sleep 60; fi\n'
         f"OMP_NUM_THREADS=1 {shlex.join(inner)}\n"
     )
-    options = (
-        "--array=3",
-        "--requeue",
-        "--mem-per-cpu=100",
-        "--partition=high",
-        f"--output={output}",
-        "--open-mode=append",
-    )
-    lab.slurm.sbatch(*options, str(script))
+    options = ("--array=3", "--requeue", "--mem-per-cpu=100", "--partition=high", "--open-mode=append")
+    lab.slurm.sbatch(*options, f"--output={output}", str(script))
     run = RunFolder(lab.runs / "inner")
     wait_for(lambda: run.exists, timeout=90, what="the inner run", last_seen=lambda: _said(output))
     row = lab.until("inner", "the inner run to end", lambda row: row["state"] in ("FINISHED", "FAILED", "LOST"))
