@@ -170,7 +170,13 @@ def test_where_processes_meet(init_method, host, monkeypatch):
 
 @pytest.mark.parametrize(
     ("address", "name"),
-    [("10.0.0.7", "eth0"), ("172.16.3.7", "ib0"), ("fd00::7", "ib0"), ("127.0.0.1", "lo"), ("10.0.0.8", None)],
+    [
+        ("10.0.0.7", "eth0"),
+        ("172.16.3.7", "ib0"),
+        ("fd00::7", "ib0"),
+        ("127.0.0.1", "lo"),
+        ("10.0.0.8", None),
+    ],
 )
 def test_the_interface_with_an_address(address, name):
     assert rendezvous.interface_with(address, MACHINE) == name

@@ -15,8 +15,15 @@ from tests.support.tools import wait_for
 from .lab import ENDLESS, give
 
 SUBMIT = (
-    *("submit", "toy", *ENDLESS, "cluster.nodes=1", "cluster.partition=low"),
-    *("--sweep", "train.seed=0,1,2", "--name", "mine"),
+    "submit",
+    "toy",
+    *ENDLESS,
+    "cluster.nodes=1",
+    "cluster.partition=low",
+    "--sweep",
+    "train.seed=0,1,2",
+    "--name",
+    "mine",
 )
 NAMES = [f"mine-seed{seed}" for seed in range(3)]
 

@@ -193,7 +193,13 @@ def seen(clock, names, folder):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"host": 7, "pid": -5, "job_id": null}', '{"restart": "3", "process_started": []}']
+    "content",
+    [
+        "",
+        "[]",
+        '{"host": 7, "pid": -5, "job_id": null}',
+        '{"restart": "3", "process_started": []}',
+    ],
 )
 def test_a_damaged_lease_file_raises_nothing(folder, monkeypatch, content):
     folder.mkdir()

@@ -39,7 +39,7 @@ class Submitter:
         self.spec = JobSpec(name="mine", logs=folder / "logs", size=ClusterSpec())
 
     def __call__(self, *works, **changes):
-        noted: list[JobRef] = []
+        noted = []
         spec = replace(self.spec, **changes)
         CLUSTER.submit(spec, works, noted.extend)
         # As another command finds them.

@@ -137,7 +137,7 @@ def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, sbatch, monkeypa
 def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkeypatch):
     """What its tasks are to run could not get the name by which they look for it."""
     sbatch("echo Submitted batch job 77")
-    cancelled: list[str] = []
+    cancelled = []
     monkeypatch.setattr(client, "cancel", cancelled.extend)
 
     full = Mock(side_effect=OSError(28, "No space left on device"))
