@@ -105,7 +105,8 @@ def test_jobs_that_no_ledger_knows_are_ended(submit):
 
 def test_a_task_whose_processes_cannot_be_seen_is_cancelled_through_its_controller(submit, monkeypatch):
     jobs = submit(submit.report("a"), submit.report("b"))
-    submit.facts("a"), submit.facts("b")
+    submit.facts("a")
+    submit.facts("b")
     monkeypatch.setattr(psutil.Process, "environ", Mock(side_effect=psutil.AccessDenied(1)))
     CLUSTER.cancel(jobs[:1])
     submit.until_gone(jobs[0])
