@@ -121,11 +121,9 @@ def kernel(sde, objectives):
     """The coefficients of a diffusion at some times, by name."""
 
     def numbers(found):
-        return (
-            [number for one in found for number in numbers(one)]
-            if isinstance(found, tuple)
-            else found.flatten().tolist()
-        )
+        if isinstance(found, tuple):
+            return [number for one in found for number in numbers(one)]
+        return found.flatten().tolist()
 
     for t in (1e-5, 1e-2, 0.3, 1.0):
         yield f"mean at {t:g}", numbers(sde.mean(t))

@@ -97,11 +97,7 @@ def own(run):
 @pytest.mark.parametrize("which", ["folder", "recipe.yaml", "attempts.jsonl"])
 @pytest.mark.parametrize(
     ("key", "asked"),
-    [
-        ("plugins", {}),
-        ("hooks.on_change", {"of_hooks": True}),
-        ("monitor.mlflow.tracking_uri", {"of_loggers": True}),
-    ],
+    [("plugins", {}), ("hooks.on_change", {"of_hooks": True}), ("monitor.mlflow.tracking_uri", {"of_loggers": True})],
 )
 def test_what_a_run_names_that_others_can_write_is_not_used_unasked(tmp_path, which, key, asked):
     value = "http://theirs" if "uri" in key else str(tmp_path / "x.py")

@@ -11,8 +11,19 @@ from pathlib import Path
 
 # The calls that can fail, as shim.c counts them.
 CLASSES = (
-    *("open_read", "open_write", "read", "write", "sync", "rename", "link"),
-    *("unlink", "mkdir", "stat", "list", "truncate", "touch"),
+    "open_read",
+    "open_write",
+    "read",
+    "write",
+    "sync",
+    "rename",
+    "link",
+    "unlink",
+    "mkdir",
+    "stat",
+    "list",
+    "truncate",
+    "touch",
 )
 WRITING = tuple(name for name in CLASSES if name not in ("open_read", "read", "stat", "list"))
 # Calls that need space, and so fail on a full disk.

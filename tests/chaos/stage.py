@@ -20,8 +20,13 @@ from tests.support.paths import MISBEHAVING
 from .shim import Faults
 
 SMALL = (
-    *("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "eval.samples=64"),
-    *("train.on_resume=exact", *MISBEHAVING),
+    "network.width=16",
+    "network.layers=3",
+    "train.batch_size=16",
+    "train.log_every=5",
+    "eval.samples=64",
+    "train.on_resume=exact",
+    *MISBEHAVING,
 )
 RANKS = 2
 # From SIGTERM to SIGKILL: a busy machine needs longer for a save than the 5 s of the tests of Slurm.

@@ -10,8 +10,14 @@ from .events import PATIENCE_S
 from .stage import ranks_of
 
 SHORT = (
-    *("toy", "network.width=16", "network.layers=3", "train.batch_size=16", "train.steps=4", "eval.samples=64"),
-    *("--cluster", "local"),
+    "toy",
+    "network.width=16",
+    "network.layers=3",
+    "train.batch_size=16",
+    "train.steps=4",
+    "eval.samples=64",
+    "--cluster",
+    "local",
 )
 
 

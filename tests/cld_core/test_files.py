@@ -5,7 +5,7 @@ import io
 import json
 import os
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -126,11 +126,8 @@ def test_replacing_is_all_or_nothing(tmp_path):
 def test_lines_of_many_writers_do_not_mix(tmp_path):
     path = tmp_path / "lines"
     text = json.dumps({"text": "x" * 3000})
-    threads = [threading.Thread(target=lambda: [files.append_line(path, text) for _ in range(20)]) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        pool.map(lambda _: [files.append_line(path, text) for _ in range(20)], range(8))
     # A writer that looked while another one wrote may have closed a complete line: an empty line, which is skipped.
     assert [line for line in path.read_text().splitlines() if line] == [text] * 160
 

@@ -124,11 +124,7 @@ def test_findings_are_lines_of_json(monkeypatch, capsys):
 
 
 def current():
-    return (
-        torch.backends.cuda.matmul.allow_tf32,
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cudnn.benchmark,
-    )
+    return (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark)
 
 
 @pytest.mark.parametrize("tf32", [True, False])

@@ -159,12 +159,7 @@ MACHINE = {"lo": ["127.0.0.1", "::1"], "eth0": ["10.0.0.7", "fe80::1"], "ib0": [
 
 @pytest.mark.parametrize(
     ("init_method", "host"),
-    [
-        ("tcp://n1:29500", "n1"),
-        ("tcp://[fd00::7]:29500", "fd00::7"),
-        ("file:///runs/mine/logs/meeting", None),
-        ("env://", "host1"),
-    ],
+    [("tcp://n1:9", "n1"), ("tcp://[fd00::7]:29500", "fd00::7"), ("file:///runs/meeting", None), ("env://", "host1")],
 )
 def test_where_processes_meet(init_method, host, monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "host1")

@@ -14,9 +14,17 @@ from tests.support.tools import wait_for
 # A toy on two nodes with one rank each that trains until it is told to stop.
 ENDLESS = (
     *MISBEHAVING,
-    *("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "eval.samples=64"),
-    *("train.checkpoint_every=200", "train.steps=100000000", "train.on_resume=exact"),
-    *("cluster.nodes=2", "cluster.time_min=30", "cluster.signal_s=20"),
+    "network.width=16",
+    "network.layers=3",
+    "train.batch_size=16",
+    "train.log_every=5",
+    "eval.samples=64",
+    "train.checkpoint_every=200",
+    "train.steps=100000000",
+    "train.on_resume=exact",
+    "cluster.nodes=2",
+    "cluster.time_min=30",
+    "cluster.signal_s=20",
 )
 
 

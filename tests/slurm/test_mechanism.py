@@ -1,7 +1,5 @@
 """`cldctl.clusters.slurm` on the test cluster: submit, survey, cancel, redirect."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import pytest
@@ -26,8 +24,8 @@ class Bench:
     spec: JobSpec
 
     def submit(self, *works, **changes):
-        jobs: list[JobRef] = []
-        Slurm().submit(replace(self.spec, **changes), works, jobs.extend)  # type: ignore[arg-type]
+        jobs = []
+        Slurm().submit(replace(self.spec, **changes), works, jobs.extend)
         return jobs
 
     def report(self, name):

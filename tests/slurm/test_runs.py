@@ -15,8 +15,15 @@ from tests.support.tools import wait_for
 from .lab import ENDLESS, give
 
 SUBMIT = (
-    *("submit", "toy", *ENDLESS, "cluster.nodes=1", "cluster.partition=low"),
-    *("--sweep", "train.seed=0,1,2", "--name", "mine"),
+    "submit",
+    "toy",
+    *ENDLESS,
+    "cluster.nodes=1",
+    "cluster.partition=low",
+    "--sweep",
+    "train.seed=0,1,2",
+    "--name",
+    "mine",
 )
 NAMES = [f"mine-seed{seed}" for seed in range(3)]
 
@@ -70,12 +77,7 @@ def test_each_change_is_told_once(slurm, lab):
     lab.training("mine", 1)
     lab.cldctl("cancel", "mine")
     step = lab.ended("mine")["step"]
-    expected = [
-        ("RUNNING", None),
-        ("REQUEUED", "preempted"),
-        ("RUNNING", "preempted"),
-        ("CANCELLED", "cancelled"),
-    ]
+    expected = [("RUNNING", None), ("REQUEUED", "preempted"), ("RUNNING", "preempted"), ("CANCELLED", "cancelled")]
     wait_for(lambda: len(told(run)) >= 4, timeout=60, what="the cancellation to be told", last_seen=lambda: told(run))
     assert told(run) == expected
     lab.cldctl("resume", "mine", f"train.steps={step + 50}")
@@ -143,15 +145,8 @@ def test_submitting_from_inside_an_array_task_that_was_requeued(lab, tmp_path):
         'if [ -z "$SLURM_RESTART_COUNT" ]; then scontrol requeue "${SLURM_ARRAY_JOB_ID}_3"; sleep 60; fi\n'
         f"OMP_NUM_THREADS=1 {shlex.join(inner)}\n"
     )
-    options = (
-        "--array=3",
-        "--requeue",
-        "--mem-per-cpu=100",
-        "--partition=high",
-        f"--output={output}",
-        "--open-mode=append",
-    )
-    lab.slurm.sbatch(*options, str(script))
+    options = ("--array=3", "--requeue", "--mem-per-cpu=100", "--partition=high", "--open-mode=append")
+    lab.slurm.sbatch(*options, f"--output={output}", str(script))
     run = RunFolder(lab.runs / "inner")
     wait_for(lambda: run.exists, timeout=90, what="the inner run", last_seen=lambda: _said(output))
     row = lab.until("inner", "the inner run to end", lambda row: row["state"] in ("FINISHED", "FAILED", "LOST"))

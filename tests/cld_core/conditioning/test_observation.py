@@ -10,10 +10,6 @@ from tests.support.numeric import standard_normal
 IMAGE = (3, 4, 4)
 
 
-def every_other(x):
-    return x.flatten(1)[:, ::2]
-
-
 def back_to_all(w):
     return torch.stack([w, torch.zeros_like(w)], dim=2).view(-1, *IMAGE)
 
@@ -22,7 +18,7 @@ OBSERVATIONS = {
     "masked": Observation.masked(standard_normal(*IMAGE), standard_normal(*IMAGE) > 0),
     "pooled": Observation.downscaled(standard_normal(3, 2, 2), 2),
     "matrix": Observation.linear(standard_normal(5, 48), standard_normal(5), shape=IMAGE),
-    "functions": Observation.of_functions(every_other, back_to_all, standard_normal(24), IMAGE),
+    "functions": Observation.of_functions(lambda x: x.flatten(1)[:, ::2], back_to_all, standard_normal(24), IMAGE),
 }
 OF_EACH = pytest.mark.parametrize("observation", OBSERVATIONS.values(), ids=OBSERVATIONS)
 

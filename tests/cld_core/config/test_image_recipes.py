@@ -166,11 +166,7 @@ def test_what_does_not_go_together(recipe, overrides, words):
     ("name", "same", "other"),
     [
         ("toy", ["train.steps=5", "optim.lr=1e-4", "sampling.method=em"], ["sde.beta0=5", "network.width=64"]),
-        (
-            "toy",
-            ["train.batch_size=64", "monitor.wandb.project=p"],
-            ["objective.mixed_score=true", "data.name=diamond"],
-        ),
+        ("toy", ["train.batch_size=9", "monitor.wandb.project=p"], ["objective.mixed_score=true", "data.name=diamond"]),
         ("cifar10", ["data.path=/elsewhere", "data.flip=false"], ["network.channels=64", "sde.beta1=1"]),
         ("cifar10", ["optim.impl=plain", "train.channels_last=false"], ["network.fourier_scale=8"]),
     ],

@@ -57,11 +57,8 @@ def test_an_attempt_reached_at_least_the_step_that_the_next_one_begins_from():
 
 
 def test_an_end_that_is_explained_later_keeps_its_time():
-    made = history(
-        started(0),
-        ended(0, "terminated", time=3.0),
-        events.Ended(afterwards=True, time=9.0, attempt=0, cause="requeued"),
-    )
+    explained = events.Ended(afterwards=True, time=9.0, attempt=0, cause="requeued")
+    made = history(started(0), ended(0, "terminated", time=3.0), explained)
     assert (made.attempts[0].cause, made.attempts[0].ended) == ("requeued", 3.0)
     silent = history(started(0), events.Ended(afterwards=True, time=9.0, attempt=0, cause="node_failure"))
     assert (silent.attempts[0].cause, silent.attempts[0].ended) == ("node_failure", 9.0)

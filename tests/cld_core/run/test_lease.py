@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -112,11 +112,8 @@ def test_of_many_that_want_it_one_gets_it(folder):
         except LeaseHeldError:
             lost.append(number)
 
-    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(16) as pool:
+        pool.map(attempt, range(16))
     assert (len(won), len(lost)) == (1, 15)
     won[0].release()
 

@@ -70,15 +70,8 @@ def test_order_three_is_fourth_order(name):
 )
 def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, eta, order, measured, within):
     """Successive differences of the covariance fall with the order in the weak sense, and their limit is the law."""
-    spec = {
-        "method": "exponential",
-        "order": order,
-        "corrector": False,
-        "eta": eta,
-        "grid_power": 2.0,
-        "denoise": False,
-    }
-    found, falls = convergence(sde, [spec_of(**spec, nfe=n) for n in (50, 100, 200)])
+    keys = {"order": order, "corrector": False, "eta": eta, "grid_power": 2.0, "denoise": False}
+    found, falls = convergence(sde, [spec_of("exponential", **keys, nfe=n) for n in (50, 100, 200)])
     assert falls == pytest.approx([measured], abs=within)
     # At eps = 1e-3 the law of the data itself has not been reached: VPSDE is 1e-4 away.
     assert float(found[-1][0, 0].sqrt()) == pytest.approx(0.5, abs=1e-2 if order == 0 else 3e-4)

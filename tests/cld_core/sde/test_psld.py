@@ -89,10 +89,8 @@ def test_both_factors_stand_for_the_same_score_and_loss(mixed):
     rotated = apply(torch.linalg.inv(upper.factor(t)), apply(lower.factor(t), noise))
     losses, states = [], []
     for sde, own in ((lower, noise), (upper, rotated)):
-        score, matching = (
-            Score(sde, objective, AlphaOf(sde, objective, lambda u, t: wanted)),
-            ScoreMatching(sde, objective),
-        )
+        score = Score(sde, objective, AlphaOf(sde, objective, lambda u, t: wanted))
+        matching = ScoreMatching(sde, objective)
         states.append(matching.perturb(x, Draws(t, own, None)))
         assert_close(score(states[-1], t), wanted, rtol=1e-9, atol=1e-9)
         losses.append(matching.per_sample(score, x, Draws(t, own, None)))

@@ -137,6 +137,10 @@ def test_a_folder_that_a_live_job_holds(make):
     with pytest.raises(LeaseHeldError, match="job other"):
         attempt(run)
     assert run.ledger.events()[-1].why == "held"
+    command = [sys.executable, "-m", "cld_core.train", str(run.path)]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "is alive and writes into this run" in refused.stderr
     lease.release()
     assert attempt(run).cause == "finished"
 

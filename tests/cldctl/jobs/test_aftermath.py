@@ -3,6 +3,7 @@
 import errno
 import time
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -137,12 +138,8 @@ def test_the_exit_code_is_kept_although_the_folder_is_gone(tmp_path, capsys, cod
 @pytest.fixture
 def full_disk(monkeypatch):
     """Nothing can be appended to any ledger."""
-
-    def append(ledger, event):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setattr("cld_core.files.time", Clock())
-    monkeypatch.setattr(Ledger, "append", append)
+    monkeypatch.setattr(Ledger, "append", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
 
 
 def test_a_training_is_started_again_although_nothing_can_be_written(run, full_disk):
@@ -156,14 +153,11 @@ def test_a_training_is_started_again_although_nothing_can_be_written(run, full_d
 
 @pytest.mark.parametrize("kind", ["training", "shards"])
 def test_a_job_is_started_again_although_nothing_can_be_read(run, work, monkeypatch, capsys, kind):
-    def stale(*arguments, **options):
-        raise OSError(errno.ESTALE, "Stale file handle")
-
     jobs = [inside(restart=restart) for restart in (0, 1, 2, 49, 50, 0)]
     coming = iter(jobs)
     monkeypatch.setattr(Scripted, "current", lambda self: next(coming))
     monkeypatch.setattr("cld_core.files.time", Clock())
-    monkeypatch.setattr(files.os, "open", stale)
+    monkeypatch.setattr(files.os, "open", Mock(side_effect=OSError(errno.ESTALE, "Stale file handle")))
     folder = run.path if kind == "training" else work.folder
     for code in (137, 137, 137, 137, 137, HOPELESS):
         aftermath.main([kind, str(folder), str(run.logs), LAUNCHER, str(code)])

@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -200,10 +201,7 @@ def evaluations(tmp_path, monkeypatch):
     ("error", "code"), [(CheckpointError, 1), (UnusableSamplesError, HOPELESS), (SolverError, HOPELESS)]
 )
 def test_a_process_ends_as_its_error_asks_to_be_treated(evaluations, monkeypatch, capsys, error, code):
-    def failing(*arguments):
-        raise error("so it is. Fix it.")
-
-    monkeypatch.setattr(Evaluation, "compute", failing)
+    monkeypatch.setattr(Evaluation, "compute", Mock(side_effect=error("so it is. Fix it.")))
     with pytest.raises(SystemExit) as end:
         ShardsWork(evaluations, gpu=False)(inside())
     assert (end.value.code, error.exit_code) == (code, 1)
@@ -229,10 +227,8 @@ def test_a_task_that_is_preempted_and_cannot_requeue_itself_says_so(evaluations,
 
 
 def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkeypatch, capsys):
-    def failing(*arguments):
-        raise OSError(errno.EIO, os.strerror(errno.EIO), "step_00000010.pt")
-
-    monkeypatch.setattr(Evaluation, "compute", failing)
+    error = OSError(errno.EIO, os.strerror(errno.EIO), "step_00000010.pt")
+    monkeypatch.setattr(Evaluation, "compute", Mock(side_effect=error))
     with pytest.raises(SystemExit) as end:
         ShardsWork(evaluations, gpu=False)(inside())
     assert end.value.code == 1

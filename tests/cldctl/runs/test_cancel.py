@@ -37,9 +37,7 @@ def is_noted(run):
 
 def test_several_runs_and_their_evaluations_end_at_the_same_time(tmp_path, scripted):
     first, second = run_of(tmp_path / "a", "1"), run_of(tmp_path / "b", "2")
-    request_of(second.recipe(), ("elbo",), 10).save(second)
-    (work,) = evaluations_of(second)
-    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="3"), shards=(0,)))
+    work = evaluated(second, "3")
     scripted.phases["3"] = "pending"
     done = run_of(tmp_path / "c", "4", "gone")
     done.ledger.append(Ended(attempt=0, cause="finished", step=10))

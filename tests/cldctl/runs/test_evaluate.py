@@ -100,6 +100,7 @@ def task(number, job="8"):
 
 
 CRASH = events.Failed("crash", job_id="8_0", restart=0, code=1)
+NOT_REQUEUED = events.Refused("requeue", job_id="8_0", reason="nobody answers")
 
 
 @pytest.mark.parametrize(
@@ -107,30 +108,15 @@ CRASH = events.Failed("crash", job_id="8_0", restart=0, code=1)
     [
         ([task(0)], 1, "stopped", "its jobs have ended, with 1 of 3 shards complete"),
         ([task(0)], 3, "not merged", "all shards are complete, but they were not merged"),
-        (
-            [task(0), events.Failed("task", job_id="8_0", reason="no law")],
-            3,
-            "not merged",
-            "not merged: no law; fix that",
-        ),
+        ([task(0), events.Failed("task", job_id="8_0", reason="no law")], 3, "not merged", "merged: no law; fix that"),
         ([task(0), events.Cancelled(job_id="8_1")], 1, "cancelled", "cancelled"),
         ([events.Cancelled(job_id="7_1"), task(0)], 1, "stopped", "its jobs have ended"),
         ([task(0), CRASH, events.GivenUp(reason="4 crashes", job_id="8_0")], 2, "crashed", "4 crashes"),
         ([task(0), events.GivenUp(reason="no weights", job_id="8_0")], 2, "failed", "no weights"),
         ([task(0), events.GivenUp(reason="shard 1 is damaged", job_id="8_0")], 3, "not merged", "is damaged"),
-        (
-            [task(0), events.Refused("requeue", job_id="8_0", reason="nobody answers")],
-            2,
-            "not requeued",
-            "requeued: nobody",
-        ),
+        ([task(0), NOT_REQUEUED], 2, "not requeued", "requeued: nobody"),
         ([task(0), events.GivenUp(reason="x", job_id="8_0"), task(0, "9")], 2, "stopped", "its jobs have ended"),
-        (
-            [task(0), events.Refused("requeue", job_id="8_0", reason="x"), task(0, "9")],
-            2,
-            "stopped",
-            "its jobs have ended",
-        ),
+        ([task(0), NOT_REQUEUED, task(0, "9")], 2, "stopped", "its jobs have ended"),
     ],
 )
 def test_why_an_evaluation_has_stopped(happened, done, cause, why):

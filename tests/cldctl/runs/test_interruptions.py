@@ -1,10 +1,7 @@
 """Two ranks that are killed, signalled and resumed, as real processes of the local executor."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import psutil
@@ -131,21 +128,6 @@ def test_a_run_survives_its_terminal_and_can_be_cancelled(runs):
     assert (row["state"], row["attempts"][-1]["cause"]) == ("CANCELLED", "cancelled")
     assert row["checkpoint_step"] == row["step"]
     assert is_gone(job)
-
-
-def test_a_second_job_refuses_a_folder_that_a_live_job_holds(runs):
-    """Not the command line, which looks first: the job itself."""
-    run = submit(runs, "mine", "cluster.tasks_per_node=1", "train.steps=1000000")
-    wait_step(run, 5)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "cld_core.train", str(run.path)]
-    second = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert second.returncode == 1
-    assert "is alive and writes into this run" in second.stderr
-    step = run.progress()["step"]
-    wait_step(run, step + 10)
-    assert status(runs, "mine")["state"] == "RUNNING"
-    cldctl("cancel", "mine", runs=runs)
 
 
 @pytest.fixture

@@ -145,8 +145,15 @@ def test_a_log_is_followed_until_its_run_is_left_by_its_owner(requeued, scripted
 @pytest.mark.parametrize(
     "options",
     [
-        *("--rank 1 --all-ranks", "--rank 1 --failed", "--all-ranks --failed", "--failed -f", "--failed --eval x"),
-        *("--attempt 0 --eval x", "--all-ranks --eval x", "--shard 1", "--tail -1"),
+        "--rank 1 --all-ranks",
+        "--rank 1 --failed",
+        "--all-ranks --failed",
+        "--failed -f",
+        "--failed --eval x",
+        "--attempt 0 --eval x",
+        "--all-ranks --eval x",
+        "--shard 1",
+        "--tail -1",
     ],
 )
 def test_options_that_contradict_each_other_are_refused(requeued, options):

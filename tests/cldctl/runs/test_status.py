@@ -226,10 +226,7 @@ def test_a_job_whose_end_the_ledger_knows_is_settled(tmp_path, then, is_settled)
 
 @pytest.mark.parametrize(
     "act",
-    [
-        lambda run: removal.remove(*removal.plan([run])),
-        lambda run: resume(run, Continuation(), Scripted(), lambda *said: None),
-    ],
+    [lambda run: removal.remove(*removal.plan([run])), lambda run: resume(run, Continuation(), Scripted(), print)],
 )
 def test_of_a_run_that_was_copied_to_where_no_slurm_is_the_end_must_be_known(tmp_path, monkeypatch, scripted, act):
     monkeypatch.setenv("PATH", str(tmp_path))

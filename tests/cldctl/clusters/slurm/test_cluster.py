@@ -161,12 +161,14 @@ def controlled_by(monkeypatch):
         ({}, "", [], ""),
         (
             {"delay_s": 20, "exclude": ("n1",)},
-            *("n[3-4]", []),
+            "n[3-4]",
+            [],
             "update jobid=7 starttime=now+20\nupdate jobid=7 excnodelist=n[3-4],n1\n",
         ),
         (
             {"exclude": ("n1",), "readmit": ("n4",)},
-            *("n[3-5]", [Answer(0, "n3\nn4\nn5\n")]),
+            "n[3-5]",
+            [Answer(0, "n3\nn4\nn5\n")],
             "update jobid=7 excnodelist=n3,n5,n1\n",
         ),
     ],

@@ -137,30 +137,21 @@ def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, sbatch, monkeypa
 def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkeypatch):
     """What its tasks are to run could not get the name by which they look for it."""
     sbatch("echo Submitted batch job 77")
-    cancelled: list[str] = []
+    cancelled = []
     monkeypatch.setattr(client, "cancel", cancelled.extend)
 
-    def failing(*arguments):
-        raise OSError(5, "Input/output error")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
+    with pytest.raises(SchedulerRefused, match="No space left"):
+        SlurmCluster().submit(spec, [Report("folder", "name")] * 2, full)
+    assert cancelled == ["77"], "no ledger knows it"
     for name in ("rename", "replace"):
-        monkeypatch.setattr(os, name, failing)
+        monkeypatch.setattr(os, name, Mock(side_effect=OSError(5, "Input/output error")))
     monkeypatch.setattr("cld_core.files.time", Clock())
     monkeypatch.setattr(entry, "time", Clock())
     with pytest.raises((OSError, SchedulerRefused), match="Input/output"):
         submit(spec)
-    assert cancelled == ["77"]
+    assert cancelled == ["77", "77"]
     assert list(spec.logs.glob("*.pkl")) == []
-
-
-def test_a_job_that_no_ledger_knows_is_cancelled(spec, sbatch, monkeypatch):
-    sbatch("echo Submitted batch job 77")
-    cancelled: list[str] = []
-    monkeypatch.setattr(client, "cancel", cancelled.extend)
-    full = Mock(side_effect=OSError(28, "No space left on device"))
-    with pytest.raises(SchedulerRefused, match="No space left"):
-        SlurmCluster().submit(spec, [Report("folder", "name")] * 2, full)
-    assert cancelled == ["77"]
 
 
 CONFIG = "AccountingStorageEnforce = associations,limits\nMaxArraySize            = 1001\n"
