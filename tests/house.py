@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls, and never raise it.
 CEILINGS = {
     "cld_core": 14_665,
-    "cldctl": 13_313,
-    "tests": 25_089,
-    "benchmarks": 2_933,
-    "files": 237,
-    "one importer": 25,
+    "cldctl": 12_951,
+    "tests": 24_181,
+    "benchmarks": 2_932,
+    "files": 232,
+    "one importer": 23,
     "same name": 16,
     "cycles": 0,
     "cluster names compared": 0,
@@ -35,7 +35,7 @@ CEILINGS = {
     "tokens per 10 lines, cld_core": 106,
     "tokens per 10 lines, cldctl": 102,
     "tokens per 10 lines, tests": 114,
-    "fmt: off": 21,
+    "fmt: off": 17,
 }
 PACKAGES = ("cld_core", "cldctl")
 FOLDERS = (*PACKAGES, "tests", "benchmarks")

@@ -76,6 +76,9 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     assert "x = model.sample(64)  # (64, 3, 16, 16), in [-1, 1]" in card
     assert "The training part of the folder of images set, 16 x 16 pixels, mirrored at random." in card
     assert str(tmp_path) not in card
+    wrong = invoke("import", str(FILE), "--recipe", recipe, "network.channels=32", "--name", "other", runs=runs, code=2)
+    assert "'all_modules.0.W' is 16, but 32" in wrong.stderr
+    assert not (runs / "other").exists()
 
 
 def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
@@ -116,6 +119,7 @@ def place(tmp_path_factory):
     with zipfile.ZipFile(folder / "whole.zip", "w") as archive:
         archive.write(PICTURES / "test" / "frog" / "0000.jpg", "0000.jpg")
     (folder / "cut.zip").write_bytes((folder / "whole.zip").read_bytes()[:200])
+    (folder / "cut.tar.gz").write_bytes(b"\x1f\x8b\x08\x00\x00\x00\x00\x00")
     whole = published(folder / "whole.pth", 20)
     (folder / "cut.pth").write_bytes(whole.read_bytes()[:1000])
     invoke("data", "prepare", "folder", "--source", str(PICTURES), "--size", "8", "--out", str(folder / "set"),
@@ -138,6 +142,7 @@ SMALL = ("--size", "8")
         (prepare("folder", "mixed", "out", *SMALL), 2, ["Besides the folders", "--split"]),
         (prepare("folder", "cut.zip", "out", *SMALL), 1, ["cut.zip cannot be listed, or is not complete"]),
         (prepare("cifar10", "none"), 2, ["does not exist", "--download"]),
+        (prepare("cifar10", "cut.tar.gz"), 1, ["cut.tar.gz cannot be listed, or is not complete"]),
         (["import", "none", "--recipe", "toy"], 3, ["no such file"]),
         (["import", "text.txt", "--recipe", "toy"], 2, ["not a checkpoint"]),
         (["import", "cut.pth", "--recipe", "toy"], 1, ["plain tensors"]),
