@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from cld_core.run import RunFolder
     from cldctl.runs.cancel import Ending
 
-# Of several runs, all are asked about at once; the answer about each is good for so many seconds.
-_MAX_AGE_S = 30.0
-
 
 def submit(
     recipe: str = options.RECIPE,
@@ -125,7 +122,8 @@ def resume(
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
     if names and len(runs) == 1:
         raise typer.Exit(resume_runs(runs[0], wanted, cluster, follow))
-    wanted = replace(wanted, max_age_s=_MAX_AGE_S)
+    # All are asked about at once.
+    wanted = replace(wanted, max_age_s=survey.TO_LOOK_S)
     if names:
         survey.of_runs(runs)
     for run in runs:

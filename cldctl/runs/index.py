@@ -43,7 +43,8 @@ QUIET_S, UNSURE_S = 5.0, 600.0
 _LINK = -1
 T = TypeVar("T")
 R = TypeVar("R")
-_THREADS = 64
+# Of so many items it is seen whether the disk takes so many seconds for each; if it does, so many threads look.
+_FIRST, _SLOW_S, _THREADS = 4, 0.001, 64
 # A row that other code has made is not used: the modules in these folders make them.
 _MADE_BY = {cld_core: ("", "run"), cldctl: ("jobs", "runs")}
 # Inode, size and time of the last change of each file; None for those that are not there.
@@ -221,14 +222,18 @@ def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | Non
 
 
 def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """The results for all items, in their order; of many, several are worked on at the same time: disks may be slow."""
+    """The results for all items, in their order; where the disk is slow, several are worked on at the same time."""
+    before = time.perf_counter() - time.thread_time()
+    first = [function(item) for item in items[:_FIRST]]
+    if time.perf_counter() - time.thread_time() - before < _FIRST * _SLOW_S:
+        return [*first, *map(function, items[_FIRST:])]
     size = 1 + len(items) // _THREADS
-    parts = [items[begin : begin + size] for begin in range(0, len(items), size)]
+    parts = [items[begin : begin + size] for begin in range(_FIRST, len(items), size)]
     ended: list[bool] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda part: [function(item) for item in part if not ended], parts)
         try:
-            return [*itertools.chain.from_iterable(found)]
+            return [*first, *itertools.chain.from_iterable(found)]
         except BaseException:  # After Ctrl-C, nobody waits for the rest.
             ended.append(True)
             raise

@@ -201,12 +201,9 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
             snapshot.settle(run, has_job=True)
             begun.jobs[run.name] = ref
             begun.found.setdefault(run.name, "resumed")
-        if cluster.blocks:
-            tell()
-
-    def tell() -> None:
-        for run in runs:
-            begun.started(run)
+            # A terminal that is gone ends no job.
+            with contextlib.suppress(OSError):
+                begun.started(run)
 
     # Who starts one run alone has locked it.
     with locked([] if begun.group is None else runs, cluster):
@@ -222,8 +219,6 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
                     snapshot.settle(run, has_job=False)
                     put_back()
             raise
-        if not cluster.blocks:
-            tell()
     assert all(run.name in begun.jobs for run in runs), f"cluster {cluster.name} did not report its jobs"
 
 

@@ -202,6 +202,7 @@ def test_after_an_interrupt_nothing_more_is_begun(monkeypatch):
 
     monkeypatch.setattr(index, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr(index, "_THREADS", 2)
+    monkeypatch.setattr(index, "_FIRST", 0)
     with pytest.raises(KeyboardInterrupt):
         index.side_by_side(work, range(10))
     assert sorted(begun) == [0, 6], "one of each part"
