@@ -20,7 +20,7 @@ from cld_core import rendezvous
 from cld_core.codec import find_record, to_plain
 from cld_core.files import write_json
 from cld_core.sanitize import is_count
-from cldctl.clusters import entry, this_machine
+from cldctl.clusters import this_machine
 from cldctl.clusters.base import Check, DoctorOptions, SchedulerAway, SchedulerRefused
 
 from . import client, poll, submit
@@ -333,7 +333,7 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], wait_s: fl
 
 def probe_script(folder: Path, hosts: Sequence[str]) -> str:
     """The shell lines that the job runs."""
-    python = entry.python_command()
+    python = this_machine.python_command()
     token, words = shlex.quote(str(folder / _TOKEN)), shlex.join([str(folder), *hosts])
     return (
         f"test -e {token} || exit {_NOT_SHARED}\n"
