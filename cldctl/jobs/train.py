@@ -12,7 +12,7 @@ from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
 from . import failures, hooks, process, successor
-from .process import NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors, readable, stop_before_limit
+from .process import NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors, stop_before_limit
 
 if TYPE_CHECKING:
     from cld_core.config import Recipe
@@ -33,7 +33,6 @@ class TrainWork:
         if not job.in_process:
             forgive_output()
         process.begin(job)
-        readable(run.recipe_file)
         if successor.is_withdrawn(run, job.ref):
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return

@@ -102,9 +102,8 @@ cldctl_default() {
     cldctl_say "starts again in $delay s: nobody could be asked what follows"
 }
 
-# What Python, which may have no client, needs in order to choose nodes to avoid.
+# What Python, which may have no client, needs in order to choose nodes to avoid; behind a look.
 cldctl_see_nodes() {
-    cldctl_call scontrol --oneliner show job "$SLURM_JOB_ID" || return
     {
         echo "$cldctl_answer"
         [ "$(cldctl_shown ExcNodeList)" = "(null)" ] || scontrol show hostnames "$(cldctl_shown ExcNodeList)"
@@ -153,7 +152,7 @@ cldctl_follow() {
     if [ $code = 9 ]; then
         # It could not write down what it wishes for.
         cldctl_default
-    elif [ $code != 0 ] && [ ! -s "$cldctl_wish" ]; then
+    elif [ $code != 0 ] && [ ! -s "$cldctl_wish" ] && { cldctl_look || [ $? != 1 ]; }; then
         cldctl_see_nodes
         cldctl_ask "$code" "$cldctl_phase" "$cldctl_begin"
         case $? in
@@ -178,6 +177,6 @@ cldctl_told=
 cldctl_line=
 trap cldctl_follow EXIT
 # In a function, such as module, that is where the function was called.
-trap 'cldctl_line=$LINENO; [ ${#BASH_LINENO[@]} -lt 2 ] || cldctl_line=${BASH_LINENO[-2]}' ERR
+trap 'cldctl_line=$LINENO; [ ${#BASH_LINENO[@]} -lt 2 ] || cldctl_line=${BASH_LINENO[${#BASH_LINENO[@]} - 2]}' ERR
 trap 'cldctl_told=1; exit 143' TERM
 set -eE
