@@ -85,7 +85,6 @@ def test_a_job_waits_for_others_and_can_be_redirected(bench):
     successor = bench.submit(bench.report("successor"), after=After((first,), "failed"))
     bench.until("running", [first, second])
     wait_for(lambda: bench.seen(waiting[0]).reason == "Dependency", timeout=30, what="the dependency")
-    Slurm().redirect(waiting, After((second,)))
     folder = bench.spec.logs.parent
     wait_for(lambda: (folder / "first.json").exists(), timeout=60, what="the work to begin")
     Slurm().cancel([first])

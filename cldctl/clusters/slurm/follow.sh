@@ -45,7 +45,7 @@ cldctl_call() {
 # A job that is cancelled is COMPLETING, and so is one that has reached its limit.
 cldctl_look() {
     if [ -e "${cldctl_files}_cancelled" ]; then cldctl_answer="it was cancelled" && return 1; fi
-    cldctl_call scontrol --oneliner show job "$SLURM_JOB_ID" || return
+    cldctl_call scontrol --oneliner show job "$SLURM_JOB_ID" || return $?
     local state=$(cldctl_shown JobState)
     if [ "$state" != RUNNING ] || [ -n "$only" ]; then
         [ "$state" = RUNNING ] || [ "$state" = COMPLETING ] && cldctl_logged "DUE TO TIME LIMIT" && return 0
