@@ -105,7 +105,7 @@ cldctl_default() {
 # What Python, which may have no client, needs in order to choose nodes to avoid; behind a look.
 cldctl_see_nodes() {
     {
-        echo "$cldctl_answer"
+        grep -m1 JobId= <<<"$cldctl_answer"
         [ "$(cldctl_shown ExcNodeList)" = "(null)" ] || scontrol show hostnames "$(cldctl_shown ExcNodeList)"
         echo
         timeout 20 sinfo --noheader --Node --partition="$(cldctl_shown Partition)" --format='%N|%P|%T|%f'
@@ -139,6 +139,19 @@ cldctl_succeed() {
         sort -u | while read -r name; do scontrol update "jobid=$name" "dependency=afterany:$next"; done
 }
 
+# The next job is for one that was taken away, not for one that somebody cancelled or that fails by itself.
+cldctl_withdraw() {
+    local next
+    next=$(cat "${cldctl_files}_successor" 2>/dev/null) || return
+    if [ ! -e "${cldctl_files}_cancelled" ]; then
+        cldctl_call scontrol --oneliner show job "$SLURM_JOB_ID" || return
+        case $(cldctl_shown PreemptTime) in None | Unknown | "") ;; *) return ;; esac
+        if [ "$(cldctl_shown Reason)" = TimeLimit ] || cldctl_logged "DUE TO "; then return; fi
+        case $(cldctl_shown JobState) in COMPLETING) ;; RUNNING) [ $code != 0 ] || return ;; *) return ;; esac
+    fi
+    scancel "$next"
+}
+
 cldctl_follow() {
     code=$?
     set +eu
@@ -168,6 +181,8 @@ cldctl_follow() {
     fi
     if [ -n "$withdraw" ]; then scancel "$withdraw"; fi
     if [ -n "$delay" ]; then cldctl_carry_out; fi
+    # Where it could not be requeued, the next job is what is left.
+    [ $code = 7 ] || cldctl_withdraw
     exit $code
 }
 
