@@ -448,9 +448,10 @@ class Task:
         Raises:
             SystemExit: with the exit code of the work; what it returns or raises is of no use to a launcher.
         """
-        processor.wait_briefly()
         # First of all: a launcher's own handlers would requeue the job, or ignore the signal.
-        self.work(self.cluster.current_job(), StopFlag().listen())
+        stop = StopFlag().listen()
+        processor.wait_briefly()
+        self.work(self.cluster.current_job(), stop)
         sys.exit(0)
 
 

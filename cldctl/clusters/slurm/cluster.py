@@ -189,7 +189,7 @@ class SlurmJob(InJob):
     def cause_of(self, code: StopCode, log_offset: int) -> Cause | None:
         """What a signal means, by the notice in the log and by what the controller knows."""
         # A container may have no client, or one that finds no controller: the ranks are about to be killed.
-        job = client.show_job(os.environ["SLURM_JOB_ID"], _ANSWER_WITHIN_S)
+        job = client.show_job(self.ref.job_id, _ANSWER_WITHIN_S)
         if job.get("PreemptTime", "None") not in _NOT_PREEMPTED:
             return "preempted"
         if code is StopCode.USR2:
