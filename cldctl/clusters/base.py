@@ -39,13 +39,13 @@ Phase = Literal["pending", "running", "suspended", "ending", "gone", "unknown"]
 
 @dataclass(frozen=True)
 class After:
-    """What a job waits for: that others ended, or that they failed (a successor; only where `Cluster.restarts`).
+    """What a job waits for: that others ended, succeeded, or failed (a successor; only where `Cluster.restarts`).
 
-    The cluster waits, not the work. The jobs are of the same cluster.
+    The cluster waits, not the work. The jobs are of the same cluster; of one that a user names, only the id is known.
     """
 
     jobs: tuple[JobRef, ...]
-    how: Literal["ended", "failed"] = "ended"
+    how: Literal["ended", "failed", "succeeded"] = "ended"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,7 @@ def _python_command(size: ClusterSpec) -> str:
 def dependency(after: After) -> str:
     """The condition as sbatch and scontrol take it, for example ``afterany:12:13_4``."""
     assert after.jobs, "a dependency needs a job"
-    how = {"ended": "afterany", "failed": "afternotok"}[after.how]
+    how = {"ended": "afterany", "failed": "afternotok", "succeeded": "afterok"}[after.how]
     return ":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)])
 
 
