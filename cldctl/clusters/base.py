@@ -196,9 +196,10 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """What `cldctl doctor` was asked: one partition or all, and whether to look from a node by a small job.
+    """What `cldctl doctor` was asked: which partitions, and whether to look from a node by a small job.
 
     Attributes:
+        partition: a name, or several with commas between them; None for all.
         slowest_save_s: how long saving took in the runs so far; None before the first save.
         notice_s: how early before a time limit a job is told to stop.
         say: told what is waited for.

@@ -12,6 +12,7 @@ from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest
 from cld_core.run.evaluations import EvalRequest, Evaluation
 from cld_core.run.events import Labelled, Requested
+from cld_core.run.groups import find_group
 from cld_core.run.identity import identity
 from cldctl import locks
 from cldctl.clusters.base import Cluster, JobSpec
@@ -38,6 +39,8 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     group, _ = options.group, options.metrics  # An unknown metric is refused first.
     if group is None:
         options.run().require_free()
+        if find_group(options.root, options.run().name) is not None:
+            raise UsageError(f"--name {options.name}: a group has this name. Choose another one for the run.")
     else:
         if RunFolder(options.root / group.name).exists:
             raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
