@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from . import rendezvous
-from .errors import CldError, UsageError
+from .errors import CldError, SaveError, UsageError
 from .files import passes
 from .ranges import share
 from .rendezvous import Place
@@ -36,8 +36,10 @@ class RankError(CldError):
 
 
 def exit_code(error: Exception) -> int:
-    """How a training process ends with an error; 75 (EX_TEMPFAIL) if another start may not meet it, as of a disk."""
-    return os.EX_TEMPFAIL if passes(error) else getattr(error, "exit_code", CldError.exit_code)
+    """How a process ends that a launcher started: 75 (EX_TEMPFAIL) if the disk is to blame, which may recover."""
+    if passes(error) or isinstance(error, SaveError):
+        return os.EX_TEMPFAIL
+    return getattr(error, "exit_code", CldError.exit_code)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from cld_core import ranks as distributed
 from cld_core import rendezvous
 from cld_core.config import load
-from cld_core.errors import LeaseLostError, UsageError
+from cld_core.errors import LeaseLostError, SaveError, UsageError
 from cld_core.ranges import share
 from cld_core.ranks import Consensus, RankError, Ranks, alone, join
 from cld_core.rendezvous import Place
@@ -150,6 +150,7 @@ def test_gloo_listens_where_the_other_machines_are(monkeypatch):
         (LeaseLostError("job 7 has it"), 1),
         (UsageError("a batch of 2"), 2),
         (OSError(errno.ENOSPC, "the disk is full"), 75),
+        (SaveError("no space left on the disk", 10), 75),
         (OSError(errno.EACCES, "it is somebody else's"), 1),
         (None, None),
     ],
