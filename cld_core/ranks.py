@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from . import rendezvous
 from .errors import CldError, SaveError, UsageError
-from .files import passes
+from .files import passes, system_error
 from .ranges import share
 from .rendezvous import Place
 from .stop import StopCode
@@ -37,7 +37,7 @@ class RankError(CldError):
 
 def exit_code(error: Exception) -> int:
     """How a process ends that a launcher started: 75 (EX_TEMPFAIL) if the disk is to blame, which may recover."""
-    if passes(error) or isinstance(error, SaveError):
+    if passes(system_error(error) if isinstance(error, SaveError) else error):
         return os.EX_TEMPFAIL
     return getattr(error, "exit_code", CldError.exit_code)
 

@@ -47,6 +47,8 @@ def main() -> int:
         run = RunFolder.open(arguments.run_folder)
         job_id = os.environ.get("TORCHELASTIC_RUN_ID") or f"pid-{os.getpid()}"
         ended = session.run(run, ranks, stop, job_id=job_id, recipe=recipe.anchored(Path.cwd()))
+        # A launcher may kill all ranks as soon as one has ended, unless with 0: rank 0 notes its end before that.
+        ranks.on_first(lambda: None)
         ranks.leave()
     except (CldError, OSError) as error:
         if not isinstance(error, CldError) and not passes(error):

@@ -144,13 +144,20 @@ def test_gloo_listens_where_the_other_machines_are(monkeypatch):
     assert chosen == {0: "ib0", 1: "eth1"}
 
 
+def save_error(number):
+    error = SaveError("it could not be written", 10)
+    error.__cause__ = OSError(number, os.strerror(number))
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
         (LeaseLostError("job 7 has it"), 1),
         (UsageError("a batch of 2"), 2),
         (OSError(errno.ENOSPC, "the disk is full"), 75),
-        (SaveError("no space left on the disk", 10), 75),
+        (save_error(errno.ENOSPC), 75),
+        (save_error(errno.EACCES), 1),
         (OSError(errno.EACCES, "it is somebody else's"), 1),
         (None, None),
     ],
