@@ -27,7 +27,7 @@ class ClusterSpec:
     time_min: int | None = key(
         None, "time limit of one job in minutes; null: the cluster's default", ge=1, le=10_000_000
     )
-    partition: str | None = key(None, "Slurm partition")
+    partition: str | None = key(None, "Slurm partition, or several with commas between them: low,high")
     account: str | None = key(None, "Slurm account")
     qos: str | None = key(None, "Slurm quality of service")
     mem_gb: float | None = key(None, "memory per node in GB", gt=0, le=1_000_000)
@@ -110,5 +110,5 @@ def _problem(name: str, text: str) -> str | None:
     if not text.strip():
         return "it is empty. Set it to null, or remove it"
     if name in _WORDS and _NOT_IN_A_WORD.search(text):
-        return "it has a space or '#'. Further options belong in cluster.sbatch_args"
+        return "it has a space or '#'. Remove it; further options belong in cluster.sbatch_args"
     return misread(text) if name in (*_WORDS, "sbatch_args") else None

@@ -135,8 +135,8 @@ cldctl_succeed() {
     done
     echo "$next" >"${cldctl_files}_successor"
     # What waits for this job to end, such as an evaluation, waits for the next one.
-    timeout 20 squeue --me --noheader --states=PENDING --format='%F|%E' | grep "afterany:$cldctl_job\b" | cut -d'|' -f1 |
-        sort -u | sed "s/.*/update jobid=& dependency=afterany:$next/" | timeout 20 scontrol
+    timeout 20 squeue --me --noheader --states=PENDING --format='%F|%E' | sort -u |
+        sed -nE "s/^([0-9]+)\|.*\b(after(any|ok)):$cldctl_job\b.*/update jobid=\1 dependency=\2:$next/p" | timeout 20 scontrol
 }
 
 # The next job is for one that was taken away, not for one that somebody cancelled or that fails by itself.

@@ -94,7 +94,8 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
 def dependency(after: After) -> str:
     """The condition as sbatch and scontrol take it, for example ``afterany:12:13_4``."""
     assert after.jobs, "a dependency needs a job"
-    return ":".join(["afterany", *dict.fromkeys(job.job_id for job in after.jobs)])
+    how = {"ended": "afterany", "succeeded": "afterok"}[after.how]
+    return ":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)])
 
 
 def _cores(size: ClusterSpec) -> list[str]:

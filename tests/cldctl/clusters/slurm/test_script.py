@@ -70,6 +70,7 @@ def test_scripts_are_the_golden_ones(case):
 def test_an_array_that_waits_and_avoids_nodes():
     others = (JobRef(cluster="slurm", job_id="42"), JobRef(cluster="slurm", job_id="43_1"))
     size = ClusterSpec(gpus_per_node=1, exclude="n1")
+    assert "#SBATCH --dependency=afterok:42:43_1\n" in script(after=After(others, "succeeded"))
     text = script(16, size=size, after=After(others), parallel=5, exclude=("n7", "n8"))
     for line in ("array=0-15%5", "dependency=afterany:42:43_1", "nodes=1", "gpus-per-node=1", "exclude=n1,n7,n8"):
         assert f"#SBATCH --{line}\n" in text
