@@ -28,7 +28,7 @@ next() {
     esac
 }
 case "$*" in
-*"show job"*) next looks; echo "JobId=7 JobState=$answer Partition=low ExcNodeList=$EXCLUDED Features=(null)" ;;
+*"show job"*) next looks; echo "JobId=7 JobState=$answer $ABOUT Partition=low ExcNodeList=$EXCLUDED Features=(null)" ;;
 "show hostnames"*) printf '%s\\n' n1 n2 m7 ;;
 update*) ;;
 *) next requests; sed 's/^/scontrol: /' >>called ;;
@@ -158,6 +158,7 @@ def test_of_an_array_one_task_begins_again(start):
         srun="[ ! -e logs/6_2_wish_0 ] && echo 'delay 20' >logs/6_2_wish_1",
     )
     assert end.requests == ["requeue 6_2", "update jobid=6_2 starttime=now+20"]
+    assert end.of("scontrol")[0] == "--oneliner show job 6_2", "the number of one task is that of the array, too"
 
 
 def test_a_wish_of_an_earlier_start_counts_for_nothing(start, tmp_path):
@@ -270,7 +271,7 @@ def test_nothing_of_a_code_folder_that_others_may_write_is_imported(start, tmp_p
 
 def succeeded(start, folder, job="7", **how):
     (folder / f"logs/{job}_submitted.pkl").write_text("pickled")
-    how = {"sbatch": "echo '8;cluster'", "size": {"successor": True}, **how}
+    how = {"sbatch": "echo 'sbatch: welcome' >&2; echo '8;cluster'", "size": {"successor": True}, **how}
     return start(**how)
 
 
@@ -280,12 +281,10 @@ def test_a_successor_waits_for_the_job_to_fail(start, tmp_path):
     end = succeeded(start, tmp_path, excluded="n[1-2]", squeue=waiting)
     (asked,) = end.of("sbatch")
     assert asked == "--parsable --dependency=afternotok:7 --kill-on-invalid-dep=yes --exclude=n[1-2] script"
-    assert [(tmp_path / f"logs/{name}").read_text() for name in ("7_successor", "8_submitted.pkl")] == [
-        "8\n",
-        "pickled",
-    ]
-    assert end.of("scontrol")[1:] == ["update jobid=9 dependency=afterany:8"]
-    assert len(end.of("srun")) == 1
+    assert (tmp_path / "logs/7_successor").read_text() == "8\n"
+    assert (tmp_path / "logs/8_submitted.pkl").read_text() == "pickled"
+    assert end.requests == ["update jobid=9 dependency=afterany:8"]
+    assert (len(end.of("srun")), end.of("scancel")) == (1, [])
     assert succeeded(start, tmp_path).of("sbatch") == [], "at the next start there is one"
 
 
@@ -305,3 +304,26 @@ def test_a_job_goes_on_without_a_successor_that_is_refused(start, tmp_path):
     assert "job 7 has no successor: sbatch: error: no more jobs" in end.log
     assert (end.code, len(end.of("srun"))) == (0, 1)
     assert not (tmp_path / "logs/7_successor").exists()
+
+
+PREEMPTED, LATE = "PreemptTime=2026-11-25T00:00:00 Reason=None", "PreemptTime=None Reason=TimeLimit"
+
+
+@pytest.mark.parametrize(
+    ("how", "begins"),
+    [
+        ({"looks": "COMPLETING", "srun": "exit 143"}, False),
+        ({"looks": "COMPLETING", "srun": "exit 143", "env": {"ABOUT": PREEMPTED}}, True),
+        ({"looks": "COMPLETING", "srun": "exit 143", "env": {"ABOUT": LATE}}, True),
+        ({"looks": "COMPLETING", "srun": f"echo '{LIMIT}' >&2; exit 143"}, True),
+        ({"looks": "COMPLETING", "srun": "touch logs/7_cancelled; exit 143", "env": {"ABOUT": PREEMPTED}}, False),
+        ({"srun": "exit 1"}, False),
+        ({"looks": "away", "srun": "exit 1"}, True),
+        # Slurm knows that it is not needed.
+        ({}, True),
+        ({"wish": "delay 0", "requests": "refused"}, True),
+    ],
+)
+def test_a_successor_is_for_a_job_that_was_taken_away(start, tmp_path, how, begins):
+    (tmp_path / "logs/7_successor").write_text("8\n")
+    assert start(**how).of("scancel") == ([] if begins else ["8"])
