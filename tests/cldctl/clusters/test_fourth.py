@@ -6,7 +6,7 @@ from cld_core.run.events import JobRef
 from cldctl.clusters import CLUSTERS
 from cldctl.clusters.base import Cluster, InJob, Limit, Seen, Survey, Task
 from tests.support.chunks import cut
-from tests.support.tools import ONE, invoke, status
+from tests.support.tools import ONE, invoke, signal_handlers, status
 
 # Of the picture that goes with an evaluation.
 QUICK = ("sampling.method=em", "sampling.nfe=2")
@@ -33,7 +33,7 @@ class Here(Cluster):
         note(jobs)
         for job, work in zip(jobs, works, strict=True):
             Here.running = job.job_id
-            with pytest.raises(SystemExit, match="0"):
+            with signal_handlers(), pytest.raises(SystemExit, match="0"):
                 Task(work, self)()
 
     def survey(self, jobs, *, settled=(), max_age_s=30.0):
