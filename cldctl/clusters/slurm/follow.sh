@@ -154,7 +154,7 @@ cldctl_withdraw() {
     local next
     next=$(cat "${cldctl_files}_successor" 2>/dev/null) || return
     if [ ! -e "${cldctl_files}_cancelled" ]; then
-        cldctl_call scontrol --oneliner show job "$cldctl_job" || return
+        cldctl_call scontrol --oneliner show job "$cldctl_job" || return $?
         case $(cldctl_shown PreemptTime) in None | Unknown | "") ;; *) return ;; esac
         if [ "$(cldctl_shown Reason)" = TimeLimit ] || cldctl_logged "DUE TO "; then return; fi
         case $(cldctl_shown JobState) in COMPLETING) ;; RUNNING) [ $code != 0 ] || return ;; *) return ;; esac
