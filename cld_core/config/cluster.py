@@ -17,6 +17,8 @@ _NOT_IN_A_WORD = re.compile(r"\s|#")
 _GRES_COUNT = re.compile(r"\bgpu(?::[^:,(]+)?:([0-9]{1,4})\b")
 # sbatch reads such comments as options until the first command, of other schedulers, too.
 _DIRECTIVE = re.compile(r"\s*#(SBATCH|PBS|BSUB)")
+# What would take the place of the batch script, or of its traps.
+_TAKES_OVER = re.compile(r"\s*(exec|trap)\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,8 @@ def _problem(name: str, text: str) -> str | None:
         lines = text.replace("\t", " ").split("\n")
         if any(map(_DIRECTIVE.match, lines)):
             return "sbatch would read it as an option. Use cluster.sbatch_args"
+        if any(map(_TAKES_OVER.match, lines)):
+            return "what follows the job's end would not run. Write it without exec and trap"
         return next(filter(None, map(not_plain, lines)), None)
     if (problem := not_plain(text)) is not None:
         return problem

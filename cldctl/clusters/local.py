@@ -61,7 +61,8 @@ class LocalCluster(Cluster):
         self._controllers_of(spec.after)
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
-        self.check(spec, tasks)
+        # What it waits for may have no number yet.
+        self.check(replace(spec, after=None), tasks)
         others = ", ".join(job.job_id for job in spec.after.jobs) if spec.after is not None else ""
         waits = f", after the end of job {others}" if others else ""
         processes = tasks * spec.size.ranks_per_node
