@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from cld_core.config import Recipe
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, code
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef, Submitted, TurnedAway
 from cld_core.run.work import evaluations_of
@@ -17,7 +17,8 @@ def submit(run: RunFolder, job: InJob, work: Work) -> None:
     """Submit the next job of the run, which begins only if this one fails, unless there is one already."""
     if run.ledger.full_history().successors_of(job.ref.job_id):
         return
-    spec = specs.training([run], run.recipe(within_s=READ_WITHIN_S), job.cluster, after=After((job.ref,), "failed"))
+    recipe, stored = run.recipe(within_s=READ_WITHIN_S), code.importable(code.folder_of(run.path))
+    spec = specs.training([run], recipe, job.cluster, after=After((job.ref,), "failed"), code=stored)
 
     def note(refs: Collection[JobRef]) -> None:
         for ref in refs:
