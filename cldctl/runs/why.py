@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
-from cld_core.run import RunFolder, code
+from cld_core.run import RunFolder
 from cld_core.run.events import GivenUp, state_after
 from cld_core.run.history import History
 from cld_core.run.timeline import Stretch, stretches
@@ -250,6 +250,6 @@ def _next(
 
 def _recipe_fix(run: RunFolder) -> str:
     """What to do about a damaged recipe."""
-    copy = code.folder_of(run.path) / code.RECIPE
+    copy = run.submitted_recipe
     where = f": {copy} is how it was submitted" if os.path.lexists(copy) else " from a backup"
     return f"restore recipe.yaml{where}"
