@@ -84,6 +84,6 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'cld_core' has no attribute {name!r}")
-    from .imports import resolve
+    from .registration import resolve
 
     return resolve(f"cld_core.{_LAZY[name]}")

@@ -9,8 +9,8 @@ from cld_core import metrics as registry
 from cld_core import pictures
 from cld_core.errors import RecipeError, UsageError
 from cld_core.files import write_json
-from cld_core.imports import resolve
 from cld_core.model import Model
+from cld_core.registration import resolve
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import EvalRequest, Evaluation, Number, numbers, remarks
 from cld_core.solutions import moved_on

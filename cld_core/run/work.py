@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from cld_core.codec import from_plain, text, to_plain
 from cld_core.errors import NotFoundError
 from cld_core.files import by_age, existing_object, passes, retried, write_json
-from cld_core.imports import resolve
+from cld_core.registration import resolve
 from cld_core.sanitize import one_line
 
 from .folder import RunFolder

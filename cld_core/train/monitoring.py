@@ -21,10 +21,10 @@ from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import periodic_request
 from cld_core.evaluate.rows import RowComputer, Table, remark_on
 from cld_core.files import Dropping, write_json
-from cld_core.imports import resolve
 from cld_core.model import Model
 from cld_core.ranges import share
 from cld_core.ranks import Consensus
+from cld_core.registration import resolve
 from cld_core.run import RunFolder, events
 from cld_core.run.evaluations import EvalRequest
 from cld_core.run.folder import ReportedProgress

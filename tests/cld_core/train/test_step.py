@@ -14,7 +14,8 @@ from cld_core.config.train import OptimSpec
 from cld_core.errors import CheckpointError
 from cld_core.ranks import Ranks
 from cld_core.train import step as stepping
-from cld_core.train.step import ENDS, RANGES, Interval, Trainer, moved
+from cld_core.train.health import ENDS, RANGES, Interval
+from cld_core.train.step import Trainer, moved
 from tests.support.clock import Clock
 from tests.support.images import clone
 from tests.support.paths import RECIPES, TOY
