@@ -31,7 +31,7 @@ KINDS = {
 }
 # What computes them, with torch: called as `Work.compute` is, with the work before.
 COMPUTED_BY = {
-    "evaluation": "cld_core.evaluate.task:EvaluationTask.compute",
+    "evaluation": "cld_core.evaluate.rows:EvaluationTask.compute",
     "tuning": "cld_core.tune.job:compute",
     "statistics": "cld_core.evaluate.statistics:StatisticsTask.compute",
 }

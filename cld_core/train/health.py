@@ -1,12 +1,14 @@
-"""Is each machine fit to train? Before training a short look at it, and while training, who is slow.
+"""Is each machine fit to train? Before training a short look at it, and while training, who is slow or hangs.
 
 What a rank can find out alone comes first, before the ranks meet: a rank whose GPU is lost could not even take part in
 a collective. Then all of them add up numbers. No check draws random numbers or leaves anything that training sees.
 """
 
+import faulthandler
 import os
 import socket
 import statistics
+import sys
 import threading
 import time
 from collections import deque
@@ -361,3 +363,23 @@ class Interval:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
+
+
+class Watchdog:
+    """Prints all stacks and ends the process if it was not reset for ``timeout_s`` seconds, until `close`."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s, self._set = timeout_s, -float("inf")
+        self.reset()
+
+    def reset(self) -> None:
+        """Progress was made; starts the watch again after `close`."""
+        now = time.monotonic()
+        # Setting it starts a thread, so not at every step.
+        if now - self._set > min(5.0, self._timeout_s / 4):
+            self._set = now
+            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    def close(self) -> None:
+        self._set = -float("inf")
+        faulthandler.cancel_dump_traceback_later()

@@ -192,9 +192,9 @@ class Periodic:
 
     def __call__(self, step: int) -> None:
         spec = self._spec
-        works = [("drawing samples", self._sample)] * spec.wants_samples(step)
-        works += [("evaluating", self._bound)] * spec.wants_elbo(step)
-        works += [("evaluating", self._fid)] * spec.wants_fid(step)
+        works = [("drawing samples", self._sample)] * spec.wants("samples", step)
+        works += [("evaluating", self._bound)] * spec.wants("elbo", step)
+        works += [("evaluating", self._fid)] * spec.wants("fid", step)
         if not works:
             return
         trainer = self._trainer

@@ -246,11 +246,13 @@ class Trainer:
         """The data of this rank's rows of a step, and if they are labelled the labels that the network gets."""
         size, device = self.recipe.train.batch_size, self.ranks.device
         if self.classes is None:
-            return moved(self.source.batch(*self._key, step, size, rows), device), None
+            return seeds.delivered(self.source.batch(*self._key, step, size, rows), device), None
         x, label = self.source.labelled_batch(*self._key, step, size, rows)
         drawn = torch.rand(size, generator=seeds.generator(*self._key, step, "labels"))[rows]
         without = drawn < self.recipe.objective.label_dropout
-        return moved(x, device), moved(label.masked_fill(without.to(label.device), self.classes.none), device)
+        return seeds.delivered(x, device), seeds.delivered(
+            label.masked_fill(without.to(label.device), self.classes.none), device
+        )
 
     def _require_same_classes(self, state: dict[str, Any]) -> None:
         names = None if self.classes is None else list(self.classes.names)
@@ -259,13 +261,6 @@ class Trainer:
             shown = one_line(", ".join(map(str, known or ["none"])))
             text = f"the classes of the data are others than when the run began: {shown}"
             raise CheckpointError(f"{text}. Prepare the data as they were, or start a new run.")
-
-
-def moved(x: Tensor, device: torch.device) -> Tensor:
-    """``x`` on ``device``, without waiting for it: a copy from memory that can be paged out would."""
-    if device.type == "cuda" and x.device.type == "cpu":
-        x = x.pin_memory()
-    return x.to(device, non_blocking=True)
 
 
 class GradientFilter:
