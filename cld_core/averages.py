@@ -144,7 +144,7 @@ class PowerAverages(Averages):
     average takes as much memory as the weights. Without lengths, nothing is tracked.
 
     Attributes:
-        lengths: relative lengths, as `profiles.Profile` has them; one of each of ``averages``.
+        lengths: relative lengths, as `average_profiles.Profile` has them; one of each of ``averages``.
         began: the step at which t was 0: steps before it have no weight.
     """
 

@@ -74,7 +74,7 @@ class Model:
         step: the optimiser step of the weights.
         checkpoint: digest of the averaged weights of the checkpoint that they are from; empty if it is not known.
         ema_length: the relative length of their average; None for that of `train.ema`.
-        ema_error: how well that average could be made (`averages.profiles.Mixture`); None if nothing had to be.
+        ema_error: how well that average could be made (`average_profiles.Mixture`); None if nothing had to be.
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
         classes: those of a class-conditional model, which takes labels; None for any other.
