@@ -66,8 +66,8 @@ def trained(run: str) -> Sampler:
 
 
 def cell(x: Tensor, law: ConditionalMixture) -> str:
-    true = law.sample(len(x), generator(1, "true"))
-    return f"{sliced_w2(x, true):.4f} / {float(law.log_density(x).mean()):.2f}"
+    distance = sliced_w2(x, law.sample(len(x), generator(1, "true")))
+    return f"{distance:.4f} / {float(law.log_density(x).mean()):.2f}"
 
 
 def rows(draw: Sampler, error: float, n: int) -> Iterator[list[str]]:

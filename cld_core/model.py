@@ -96,7 +96,9 @@ class Model:
         Args:
             classes: of the data, which are asked for them if it is None and the recipe wants labels.
         """
-        self.recipe, self.step, self.device = recipe, step, torch.device(device)
+        self.recipe = recipe
+        self.step = step
+        self.device = torch.device(device)
         self.path: Path | None = None
         self.checkpoint = ""
         self.ema_length: float | None = None

@@ -138,7 +138,9 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _data(recipe: Recipe) -> Iterator[Problem]:
-    data, network, samples = recipe.data, recipe.network, recipe.periodic.samples
+    data = recipe.data
+    network = recipe.network
+    samples = recipe.periodic.samples
     are_images = isinstance(data, ImageDataSpec)
     if network.images != are_images:
         kind, fix = ("images", "ncsnpp") if are_images else ("vectors", "mlp")

@@ -181,7 +181,9 @@ def _remove(partial: Path) -> None:
 
 class _Job:
     def __init__(self, plan: Plan, partial: Path, progress: ProgressCallback) -> None:
-        self._plan, self._partial, self._progress = plan, partial, progress
+        self._plan = plan
+        self._partial = partial
+        self._progress = progress
         self._images_file = partial / IMAGES
         self._shape = (CHANNELS, plan.size, plan.size)
         self._header_bytes = len(_npy_header(0, self._shape))

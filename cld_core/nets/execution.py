@@ -27,7 +27,9 @@ class Autocast(nn.Module):
 
     def __init__(self, net: nn.Module, device: torch.device, precision: str, *, channels_last: bool) -> None:
         super().__init__()
-        self.net, self._device_type, self._dtype = net, device.type, AUTOCAST[precision]
+        self.net = net
+        self._device_type = device.type
+        self._dtype = AUTOCAST[precision]
         self._channels_last = channels_last
 
     def forward(self, u: Tensor, t: Tensor, *label: Tensor, **more: Tensor) -> Tensor:

@@ -184,7 +184,9 @@ class Periodic:
     def __init__(
         self, trainer: Trainer, folder: RunFolder, monitor: Monitor, stop: StopFlag, heartbeat: Callable[[], None]
     ) -> None:
-        self._trainer, self._folder, self._monitor = trainer, folder, monitor
+        self._trainer = trainer
+        self._folder = folder
+        self._monitor = monitor
         self._stop, self._heartbeat = stop, heartbeat
         self._spec = trainer.recipe.periodic
         # What FID needs is looked for now, not at the step where it is due.

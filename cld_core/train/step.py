@@ -61,7 +61,9 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, ranks: Ranks, noise_key: int = 0) -> None:
         train, device = recipe.train, ranks.device
-        self.recipe, self.ranks, self._key = recipe, ranks, (train.seed, noise_key)
+        self.recipe = recipe
+        self.ranks = ranks
+        self._key = (train.seed, noise_key)
         self.source = source(recipe.data, device)
         self.sde = sde.build(recipe.sde)
         self.classes = classes_of(self.source)
