@@ -16,8 +16,7 @@ from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import EmSpec, ExponentialSpec, FixedStepSpec, OdeSpec, SscsSpec
 from cld_core.config.sde import VpsdeSpec
 from cld_core.errors import RecipeError
-from cld_core.imports import resolve
-from cld_core.registration import register
+from cld_core.registration import register, resolve
 from tests.support.paths import TOY
 
 

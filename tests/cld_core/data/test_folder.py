@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from cld_core.data import folder as folder_module
-from cld_core.data.archives import members
-from cld_core.data.prepare import prepare, verify
+from cld_core.data.prepare import members, prepare, verify
 from cld_core.data.store import read_about
 from cld_core.errors import DataError, UsageError
 from tests.support.images import opened

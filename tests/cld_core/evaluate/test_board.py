@@ -6,7 +6,7 @@ from tensorboard.summary.writer import event_file_writer
 
 from cld_core.config import load
 from cld_core.evaluate.request import request_of
-from cld_core.evaluate.task import to_tensorboard
+from cld_core.evaluate.rows import to_tensorboard
 from tests.support.made_up import run_with
 from tests.support.paths import RECIPES
 

@@ -25,9 +25,9 @@ from cld_core.evaluate.likelihood import LossRows
 from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import not_finite, remark_on, require_few_lost
 from cld_core.evaluate.statistics import Statistics, StatsRequest
-from cld_core.imports import resolve
 from cld_core.model import Model
 from cld_core.ranks import Ranks
+from cld_core.registration import resolve
 from cld_core.run.evaluations import Evaluation, remarks
 from cld_core.run.work import open_work
 from tests.support.extractor import random_inception

@@ -13,8 +13,7 @@ from cld_core.errors import UnfitError
 from cld_core.ranks import Ranks
 from cld_core.rendezvous import Place
 from cld_core.train import health
-from cld_core.train.health import IN_A_ROW, Stragglers
-from cld_core.train.step import Interval
+from cld_core.train.health import IN_A_ROW, Interval, Stragglers
 
 
 def check(folder, **changes):

@@ -296,7 +296,7 @@ def test_a_training_tells_what_it_does(make, monkeypatch, is_slow):
 
 
 def test_a_rank_without_progress_shows_its_stacks_and_ends(tmp_path):
-    code = "import time; from cld_core.train.loop import Watchdog; Watchdog(0.3); time.sleep(600)"
+    code = "import time; from cld_core.train.health import Watchdog; Watchdog(0.3); time.sleep(600)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "Timeout" in done.stderr
