@@ -13,8 +13,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Failed, JobRef, Started, Submitted
 from cldctl.runs import logs
 from cldctl.runs.logs import Part, cut, merged
-from cldctl.show import logs as show_logs
-from cldctl.top.logs import other_log
+from cldctl.top.app import other_log
 from tests.support.made_up import run_with
 from tests.support.scripted import trained
 from tests.support.tools import invoke
@@ -205,7 +204,7 @@ def test_lines_of_ranks_are_merged_by_their_times_and_those_without_one_follow_t
 
 
 def test_the_end_of_a_huge_log_is_shown(tmp_path, scripted, monkeypatch):
-    monkeypatch.setattr(show_logs, "MOST_BYTES", 2**16)
+    monkeypatch.setattr(logs, "MOST_BYTES", 2**16)
     run = trained(run_with(tmp_path / "a", 10), "1")
     with (run.logs / "1_0_log.out").open("wb") as file:
         file.truncate(2**40)
