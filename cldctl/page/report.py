@@ -28,9 +28,7 @@ from cld_core.run.groups import Group
 from cld_core.run.history import Attempt
 from cld_core.sanitize import local_time, one_line, printable
 from cld_core.version import __version__
-from cldctl.evals import compare
-from cldctl.evals.compare import Result, best_of, results_of
-from cldctl.evals.table import keys_of, lines_of, rows
+from cldctl.evals.results import AVERAGES, Line, Result, best_of, keys_of, lines_of, lines_of_group, results_of, rows
 from cldctl.runs.selection import command
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.why import Why, why
@@ -469,7 +467,7 @@ def page_of_many(
 def _best(rows: Sequence[RunStatus], folder: Path) -> Markup:
     """The runs with their best results, and of how many samples or points these are."""
     results = [
-        {it.quantity.label: f"{value_of(it)}{it.of and f' ({it.of})'}" for it in compare.best_of(found)}
+        {it.quantity.label: f"{value_of(it)}{it.of and f' ({it.of})'}" for it in best_of(found)}
         for found in (readable_results(RunFolder(row.path)) for row in rows)
     ]
     labels = dict.fromkeys(label for found in results for label in found)
@@ -541,10 +539,10 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[Markup]:
 
 def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
     """A line for each choice of the keys besides the seed, as `cldctl compare` has it."""
-    lines: list[compare.Line] = []
+    lines: list[Line] = []
     left_out: dict[str, Exception] = {}
     for group in groups:
-        lines += compare.lines_of_group(group, spare=lambda run, error: left_out.update({run.name: error}))[0]
-    yield table(compare.AVERAGES[:1].upper() + compare.AVERAGES[1:], average_columns(lines))
+        lines += lines_of_group(group, spare=lambda run, error: left_out.update({run.name: error}))[0]
+    yield table(AVERAGES[:1].upper() + AVERAGES[1:], average_columns(lines))
     for name, error in left_out.items():
         yield text(f"{name} is left out, because it cannot be read: {one_line(error)}", "warning")

@@ -181,7 +181,7 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
     Args:
         height: lines that there are: what does not fit is counted.
     """
-    from cldctl.evals.table import quantities_in
+    from cldctl.evals.results import quantities_in
 
     from .evaluations import result_of
 
@@ -257,7 +257,7 @@ def _remarks(row: RunStatus) -> Iterator[tuple[str, Text]]:
 
 def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
     from cld_core.run.evaluations import Sweep
-    from cldctl.evals.table import rows as sweep_rows
+    from cldctl.evals.results import rows as sweep_rows
 
     from .evaluations import remarks, sweep_table
 
