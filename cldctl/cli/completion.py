@@ -72,10 +72,6 @@ def _runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     yield from (entry.name for entry in newest if RunFolder(entry).exists)
 
 
-def _groups(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    return _folders(_root(ctx) / ".groups")
-
-
 def _folders(parent: Path) -> Iterable[str]:
     from cld_core.run.folder import is_name
 
@@ -135,37 +131,32 @@ def _checkpoints(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     yield from map(str, reversed(_run(ctx).checkpoint_steps()))
 
 
-def _evaluations(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    return _folders(_run(ctx).evals)
-
-
-def _methods(ctx: typer.Context, incomplete: str) -> Iterable[str]:
+def _variants(section: str, of: type = object) -> Iterable[str]:
     from cld_core.config.registry import SECTIONS
 
-    return SECTIONS["sampling"].variants
+    return [name for name, it in SECTIONS[section].variants.items() if issubclass(it.spec, of)]
 
 
 def _data_sets(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     """Sets of images that can be prepared."""
     from cld_core.config.data import ImageDataSpec
-    from cld_core.config.registry import SECTIONS
 
-    return [name for name, it in SECTIONS["data"].variants.items() if issubclass(it.spec, ImageDataSpec)]
+    return _variants("data", ImageDataSpec)
 
 
 # What offers the words, or where a list of them is; importing all lists would take a shell too long.
 _OFFERED: dict[str, str | Callable[[typer.Context, str], Iterable[str]]] = {
     "RUN": _runs,
-    "GROUP": _groups,
+    "GROUP": lambda ctx, _: _folders(_root(ctx) / ".groups"),
     "KEY=VALUE": _overrides,
     "SECTION": _explained,
     "NAME": _data_sets,
     "sweep": _overrides,
-    "group": _groups,
+    "group": lambda ctx, _: _folders(_root(ctx) / ".groups"),
     "checkpoint": _checkpoints,
     "from_step": _checkpoints,
-    "evaluation": _evaluations,
-    "method": _methods,
+    "evaluation": lambda ctx, _: _folders(_run(ctx).evals),
+    "method": lambda ctx, _: _variants("sampling"),
     "metrics": "cld_core.metrics:METRICS",
     "metric": "cld_core.metrics:METRICS",
     "state": "cldctl.runs.state:STATES",

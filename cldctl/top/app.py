@@ -35,8 +35,7 @@ from cldctl.show.console import duration, number, short
 from cldctl.show.runs import Look, Query, group_details, nothing, states
 from cldctl.show.tables import state_text
 
-from .actions import Command, command_for
-from .detail import Detail, Files, LossCurve, Printable, panel
+from .selected import Command, Detail, Files, LossCurve, Printable, command_for, panel
 
 # Keys that show runs of some states only, what they are called, and the states; none for all.
 FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -115,11 +114,10 @@ def first_log(run: RunFolder) -> tuple[Log, bool]:
     """
     history = run.ledger.history()
     last, jobs = history.last, history.jobs
-    if last is None or fate_of(last.cause) != "crashes" or history.requeued is not None:
-        return of_training(run, None, 0), False
-    if jobs and jobs[-1].job.job_id != last.job_id:
-        return of_training(run, None, 0), False
-    return failed_log(run, None)[0], True
+    has_failed = last is not None and fate_of(last.cause) == "crashes" and history.requeued is None
+    if has_failed and not (last and jobs and jobs[-1].job.job_id != last.job_id):
+        return failed_log(run, None)[0], True
+    return of_training(run, None, 0), False
 
 
 def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
@@ -133,10 +131,11 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
     Raises:
         NotFoundError: there is only one.
     """
+    shown: dict[str, Any] = {name: getattr(log, name, None) for name in ("evaluation", "attempt", "rank")}
     options: list[Any]
     if what == "rank":
-        log = _found_again(run, log)
-        options = [int(rank) for rank in log.ranks()]
+        # As the log is now: a newer job may have begun.
+        options = [int(rank) for rank in _log(run, **shown).ranks()]
     elif what == "attempt":
         options = [*(it.attempt for it in run.ledger.history().attempts if it.job_id is not None), None]
     else:
@@ -144,22 +143,16 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
     if len(options) < 2:
         known = "no evaluation was started" if what == "evaluation" else f"there is only one {what}"
         raise NotFoundError(f"{run.name}: {known}.")
-    now = getattr(log, what, None)
+    now = shown[what]
     other = options[((options.index(now) if now in options else 0) + step) % len(options)]
-    if what == "rank" and log is not None:
-        return replace(log, rank=other)
-    if what == "evaluation" and other is not None:
-        return of_evaluation(run, other, None, 0)
-    return of_training(run, other if what == "attempt" else None, 0)
+    return _log(run, **(shown if what == "rank" else {}) | {what: other})
 
 
-def _found_again(run: RunFolder, log: Log | None) -> Log:
-    """The log that is shown as it is now: a later start may append to it, or a newer job may have begun."""
-    if log is None:
-        return of_training(run, None, 0)
-    if log.evaluation is not None:
-        return of_evaluation(run, log.evaluation, None, log.rank)
-    return of_training(run, log.attempt, log.rank)
+def _log(run: RunFolder, evaluation: str | None = None, attempt: int | None = None, rank: int | None = None) -> Log:
+    """The log of a rank, 0 if None, of the newest job, an attempt or an evaluation."""
+    if evaluation is not None:
+        return of_evaluation(run, evaluation, None, rank or 0)
+    return of_training(run, attempt, rank or 0)
 
 
 def _printable(line: bytes) -> str:
