@@ -34,7 +34,7 @@ from cldctl.runs.status import RunStatus, said
 from cldctl.runs.why import Why, why
 from cldctl.show.console import age, count, duration, keys_differ, number
 from cldctl.show.evaluations import average_columns, cell_text, result_text, tuning_columns
-from cldctl.show.runs import failed_first, states
+from cldctl.show.runs import states
 from cldctl.show.tables import attempt_columns, usage_line
 
 from .curves import LOSS, Points, is_inside, read
@@ -180,7 +180,7 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
         bar = Markup('<progress max="{}" value="{}" aria-label="steps done"></progress>')
         yield bar.format(row.steps, min(row.step, row.steps))
     if row.state in _FAILED and (failed := found.failed) is not None:
-        who = failed_first(failed)
+        who = str(failed)
         reason = f": {one_line(failed.reason, 300)}" if failed.reason else "."
         yield text(f"{who[0].upper()}{who[1:]}{reason}", "red")
         if failed.file is not None and is_inside(run, failed.file.parent, follow=follow):

@@ -427,6 +427,12 @@ class FirstFailure:
     lines: tuple[str, ...] = ()
     file: Path | None = None
 
+    def __str__(self) -> str:
+        """Which rank failed first, in which attempt and where."""
+        if self.rank is None:
+            return f"attempt {self.attempt}; the first rank to fail is unknown"
+        return f"rank {self.rank}{f' on {self.host}' if self.host else ''} failed first in attempt {self.attempt}"
+
 
 def last_failed(history: History) -> Attempt | None:
     """The newest attempt that ended by an error of its own or of its machines."""
@@ -450,9 +456,7 @@ def failed_log(run: RunFolder, attempt: int | None) -> tuple[Log, str]:
     if chosen is None:
         raise NotFoundError(f"no attempt of {run.name} has failed. `cldctl why {run.name}` says what happened.")
     first = first_failure(run, history, chosen)
-    where = f" on {first.host}" if first.host else ""
-    who = f"rank {first.rank}{where}" if first.rank is not None else "rank 0 (the first rank to fail is unknown)"
-    return of_training(run, chosen.attempt, first.rank or 0), f"attempt {chosen.attempt}, {who}"
+    return of_training(run, chosen.attempt, first.rank or 0), f"{first}{': rank 0' if first.rank is None else ''}"
 
 
 def first_failure(run: RunFolder, history: History, attempt: Attempt) -> FirstFailure:

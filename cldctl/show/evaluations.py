@@ -10,7 +10,7 @@ from rich.text import Text
 
 from cld_core import metrics as registry
 from cld_core.errors import NotFoundError
-from cld_core.evaluate.published import PublishedSampler, published_samplers
+from cld_core.evaluate.published import published_samplers
 from cld_core.files import write_text
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation, Sweep
@@ -163,7 +163,15 @@ def samplers(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]
     yield sweep_table(sweep, found, {entry["id"]: entry for entry in statuses}, marked)
     yield from map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
     if known := published_samplers(run.recipe().data.name):
-        yield from (Text(), _published(known))
+        columns = {
+            "model": [it.model for it in known],
+            "sampler": [it.sampler for it in known],
+            "NFE": [count(it.nfe) for it in known],
+            "FID": [f"{it.fid:.2f}" for it in known],
+            "source": [it.source for it in known],
+        }
+        left, title = ("model", "sampler", "source"), "published, not measured here"
+        yield from (Text(), table(columns, left=left, optional=["source"], names="model", title=title))
 
 
 def _notes(run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, is_marked: bool) -> Iterator[str]:
@@ -184,18 +192,6 @@ def _notes(run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, 
         yield f"the flow that samples are compared with took {known['flow_nfe']:,.0f} evaluations"
 
 
-def _published(known: Sequence[PublishedSampler]) -> RenderableType:
-    columns = {
-        "model": [it.model for it in known],
-        "sampler": [it.sampler for it in known],
-        "NFE": ["-" if it.nfe is None else f"{it.nfe:,}" for it in known],
-        "FID": [f"{it.fid:.2f}" for it in known],
-        "source": [it.source for it in known],
-    }
-    left, title = ("model", "sampler", "source"), "published, not measured here"
-    return table(columns, left=left, optional=["source"], names="model", title=title)
-
-
 def compared(lines: Sequence[results.Line], *, is_marked: bool = False) -> RenderableType:
     """Results of runs, and of groups: a line for each cell, averaged over seeds.
 
@@ -205,8 +201,8 @@ def compared(lines: Sequence[results.Line], *, is_marked: bool = False) -> Rende
     columns = average_columns(lines, lines[0] if is_marked else None)
     quantities = quantities_in(column.results for line in lines for column in line.columns)
     ones = [[found.one for it in quantities if (found := line.average(it.key)) is not None] for line in lines]
-    columns["of"] = [Text(_of(results), "dim") for results in ones]
-    columns["how"] = [Text(_how(results), "dim") for results in ones]
+    columns["of"] = [Text(", ".join(dict.fromkeys(it.of for it in own if it.of)) or "-", "dim") for own in ones]
+    columns["how"] = [Text("; ".join(dict.fromkeys(map(_how, own))) or "-", "dim") for own in ones]
     names = next(iter(columns))
     return table(columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how")
 
@@ -246,13 +242,8 @@ def _result(first: results.Line | None, line: results.Line, quantity: registry.Q
     return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else text
 
 
-def _of(results: Sequence[results.Result]) -> str:
-    return ", ".join(dict.fromkeys(it.of for it in results if it.of)) or "-"
-
-
-def _how(results: Sequence[results.Result]) -> str:
-    texts = (it.how + ("" if it.number.nfe is None else f", {it.number.nfe:.0f} NFE") for it in results)
-    return "; ".join(dict.fromkeys(texts)) or "-"
+def _how(it: results.Result) -> str:
+    return it.how + ("" if it.number.nfe is None else f", {it.number.nfe:.0f} NFE")
 
 
 def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:

@@ -39,7 +39,9 @@ _AROUND, _AROUND_RUNS = 10, 6
 
 def overview(rows: Sequence[RunStatus]) -> RenderableType:
     """Runs, a line each, with the newest result of each."""
-    heading = _heading(rows)
+    present = {name for row in rows for entry in row.evals for name in _SHOWN if entry[name] is not None}
+    # What they are if all are of one kind, so that the cells need not say it.
+    heading = _SHOWN[present.pop()][0] if len(present) == 1 else _EVAL
     return _table(rows, {}, {heading: [newest_result(row.evals, is_labelled=heading == _EVAL) for row in rows]})
 
 
@@ -79,12 +81,6 @@ def _table(
     left = ("run", "state", "as of", "", "last end", "job", "tags", *(() if own else results))
     last = ("step", *(own if is_short else ())) if own else ()
     return table(columns, left=left, optional=(*optional, *last), names="run")
-
-
-def _heading(rows: Sequence[RunStatus]) -> str:
-    """The heading over the newest results: what they are if all are of one kind, so that the cells need not say it."""
-    present = {name for row in rows for entry in row.evals for name in _SHOWN if entry[name] is not None}
-    return _SHOWN[present.pop()][0] if len(present) == 1 else _EVAL
 
 
 def newest_result(evals: Sequence[Mapping[str, Any]], *, is_labelled: bool = True) -> str:
@@ -411,18 +407,10 @@ def _fact(name: str, text: str, style: str = "") -> Text:
     return Text.assemble((f"{name:8}", "dim"), (text, style), overflow="fold")
 
 
-def failed_first(failed: FirstFailure) -> str:
-    """Which rank failed first, in which attempt and where."""
-    where = f" on {failed.host}" if failed.host else ""
-    if failed.rank is None:
-        return f"attempt {failed.attempt}; the first rank to fail is unknown"
-    return f"rank {failed.rank}{where} failed first in attempt {failed.attempt}"
-
-
 def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
     when = f", {age(failed.time)}" if failed.time else ""
     reason = f": {one_line(failed.reason, out.width)}" if failed.reason else ""
-    yield _fact("failed", f"{failed_first(failed)}{when}{reason}", "red")
+    yield _fact("failed", f"{failed}{when}{reason}", "red")
     if failed.file is not None:
         yield _fact("", _shown(failed.file, run))
     for line in failed.lines[-_MOST_LINES:]:

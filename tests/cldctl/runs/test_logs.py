@@ -106,7 +106,7 @@ def test_all_ranks_are_merged_with_their_numbers(requeued):
 def test_the_rank_that_failed_first_is_shown_and_named(requeued):
     done = shown(requeued, "--failed")
     assert done.stdout == f"{mark(0, 1)}rank 1 start 0\n"
-    assert done.stderr.splitlines() == ["attempt 0, rank 1 on n2", "OSError: disk"]
+    assert done.stderr.splitlines() == ["rank 1 on n2 failed first in attempt 0", "OSError: disk"]
     assert "attempt 1 did not fail" in shown(requeued, "--failed", "--attempt", "1", code=3).stderr
 
 
