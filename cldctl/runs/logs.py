@@ -35,7 +35,7 @@ _LOG = re.compile(r".+_(?P<rank>[0-9]{1,9})_log\.(?:out|err)")
 # The end of a part that is shown: nobody reads more, and a file may be larger than the disk.
 MOST_BYTES = 64 * 2**20
 # Where marks are looked for; larger logs are shown whole.
-_SEARCHED_BYTES = 2**30
+_SEARCHED_BYTES = 2**28
 _LINE_BYTES = 2**20
 _BLOCK = 2**16
 # Times as Python's logging, submitit, Slurm and our marks write them, and as glog does for torch.
@@ -265,17 +265,11 @@ def cut(file: Path, restart: int) -> Part:
 
 def _marks(file: Path) -> list[tuple[int, int]] | None:
     """The number of each start, and where its mark is; None if the file is too large to be searched."""
-    found, carried, place = [], b"", 0
     with opened(file) as stream:
         if os.fstat(stream.fileno()).st_size > _SEARCHED_BYTES:
             return None
-        while block := stream.read(2**20):
-            text = carried + block
-            # A mark may be cut in two: what follows the last line break is looked at again.
-            whole = text.rfind(b"\n") + 1
-            found += [(int(match["restart"]), place + match.start()) for match in MARK.finditer(text[:whole])]
-            carried, place = text[whole:][-_BLOCK:], place + len(text) - len(text[whole:][-_BLOCK:])
-    return found
+        content = stream.read(_SEARCHED_BYTES)
+    return [(int(match["restart"]), match.start()) for match in MARK.finditer(content)]
 
 
 def merged(parts: Sequence[tuple[int, Part]], latest: dict[Path, float] | None = None) -> Iterator[tuple[int, bytes]]:
@@ -302,15 +296,6 @@ def _timed(order: int, rank: int, part: Part, times: dict[Path, float]) -> Itera
         times[part.file] = latest = max(latest, time_of(line) or 0.0)
         if not part.is_repeated(line):
             yield latest, order, rank, line
-
-
-def latest_time(part: Part) -> float:
-    """The latest time of a line in a part, seconds since 1970; 0 without any.
-
-    Raises:
-        OSError
-    """
-    return max((time_of(line) or 0.0 for line in part.all_lines()), default=0.0)
 
 
 def time_of(line: bytes) -> float | None:
@@ -399,7 +384,8 @@ class Lines:
             return
         for _, part in parts:
             if part.file not in self._latest:
-                self._latest[part.file] = latest_time(Part(part.file, max(part.begin - MOST_BYTES, 0), part.begin))
+                above = Part(part.file, max(part.begin - MOST_BYTES, 0), part.begin)
+                self._latest[part.file] = max((time_of(line) or 0.0 for line in above.all_lines()), default=0.0)
         for rank, line in merged(parts, self._latest):
             yield f"{rank}| ".encode() + line.removesuffix(b"\n") + b"\n", False
 
