@@ -323,24 +323,25 @@ def _page_of_many(
     from cld_core.files import write_text
     from cldctl.page.report import page_of_many, write_pages
     from cldctl.runs import survey
-    from cldctl.runs.index import Index
+    from cldctl.runs.index import Found, Index
     from cldctl.runs.status import status_or_reason
 
-    which, notes = None, [str(root.absolute())]
     if names:
         runs = options.find_runs_or_group(names, root)
         answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
-        rows = [status_or_reason(run, answers) for run in runs]
-        title, file = f"{len(runs)} runs compared", "comparison.html"
+        found = Found([status_or_reason(run, answers) for run in runs], answers)
     else:
         found = Index(root).look(max_age_s=survey.TO_LOOK_S)
-        answers, rows, which = found.answers, found.rows[::-1], "--all"
-        title, file = f"Runs in {root.absolute().name}", "index.html"
-        notes += [f"{name}: {reason}" for name, reason in found.closed.items()]
+    rows, notes = found.rows[::-1], [str(root.absolute()), *found.remarks]
+    which: str | None = "--all"
+    title, file = f"Runs in {root.absolute().name}", "index.html"
     if len(names) == 1:
-        name, rows = groups[0].name, rows[::-1]
-        title, file, which = f"Runs of the group {name}", f"index-{name}.html", shlex.quote(name)
-    notes += [answers.remark] if answers.remark else []
+        which = shlex.quote(groups[0].name)
+        title, file = f"Runs of the group {groups[0].name}", f"index-{groups[0].name}.html"
+    elif names:
+        # As they are named, not the newest first.
+        rows, which = found.rows, None
+        title, file = f"{len(rows)} runs compared", "comparison.html"
     problems: dict[str, str] = {}
     if pages:
         # Before the page that links to them.

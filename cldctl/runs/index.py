@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,9 +70,15 @@ class Found:
         closed: by name, why this user cannot see whether a folder is a run.
     """
 
-    rows: list[RunStatus]
-    answers: Answers
-    closed: dict[str, str]
+    rows: list[RunStatus] = field(default_factory=list)
+    answers: Answers = field(default_factory=lambda: Answers({}))
+    closed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is worth knowing about the answers of clusters, and about folders."""
+        closed = [f"{name}: {reason}" for name, reason in self.closed.items()]
+        return [*filter(None, [self.answers.remark]), *closed]
 
 
 @dataclass(frozen=True)

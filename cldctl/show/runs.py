@@ -278,16 +278,10 @@ class Look:
         problem: why nothing could be seen.
     """
 
-    seen: Found = field(default_factory=lambda: Found([], survey.Answers({}), {}))
+    seen: Found = field(default_factory=Found)
     rows: Sequence[RunStatus] = ()
     older: int = 0
     problem: str | None = None
-
-    @property
-    def remarks(self) -> list[str]:
-        """What is worth knowing about the answers of clusters, and about folders."""
-        closed = [f"{name}: {reason}" for name, reason in self.seen.closed.items()]
-        return [*filter(None, [self.seen.answers.remark]), *closed]
 
 
 @dataclass
@@ -311,7 +305,7 @@ class Query:
         """What there is now."""
         if self.chosen:
             answers = survey.of_runs(self.chosen, max_age_s=survey.TO_LOOK_S)
-            seen = Found([named_status(run, answers) for run in self.chosen], answers, {})
+            seen = Found([named_status(run, answers) for run in self.chosen], answers)
         else:
             seen = self.index.look(max_age_s=survey.TO_LOOK_S)
         rows = recent = self.which.of(seen.rows)
@@ -343,7 +337,7 @@ def watch(query: Query) -> None:
     with Live(console=out, auto_refresh=False) as live:
         while True:
             look = query.look()
-            remarks = [Text(remark, "yellow") for remark in look.remarks]
+            remarks = [Text(remark, "yellow") for remark in look.seen.remarks]
             height = out.height - sum(len(remark.wrap(out, out.width)) for remark in remarks)
             live.update(Lines(*remarks, query.view(look.rows, height)), refresh=True)
             time.sleep(1.0)
@@ -352,7 +346,7 @@ def watch(query: Query) -> None:
 def show(query: Query) -> None:
     """Print runs, or why there are none."""
     look = query.look()
-    for remark in look.remarks:
+    for remark in look.seen.remarks:
         err.print(remark, style="yellow")
     if not look.rows:
         err.print(nothing(query.index.root, query.which, look.older))

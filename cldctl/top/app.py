@@ -541,7 +541,7 @@ class MainScreen(Watching):
         since, look = self._since, self._look
         waited = 0.0 if since is None else time.monotonic() - since
         late = f"still looking after {duration(waited)}: a scheduler or a disk does not answer"
-        lines = [late if waited > _PATIENCE_S else None, look.problem, self._problem, *look.remarks]
+        lines = [late if waited > _PATIENCE_S else None, look.problem, self._problem, *look.seen.remarks]
         remarks = self.query_one("#remarks", Static)
         remarks.update(Text("\n".join(one_line(line) for line in lines if line)))
         remarks.display = any(lines)
