@@ -5,7 +5,6 @@ Each look compares every remembered row with the files that it was made of.
 """
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import json
@@ -275,13 +274,7 @@ def _save(file: Path, entries: Mapping[str, Entry]) -> None:
 
 
 def _seal(content: bytes) -> bytes:
-    """The first line of a file: a digest of the rest, and of the code that made it."""
-    return hashlib.sha256(_code().encode() + content).hexdigest().encode()
-
-
-@functools.cache
-def _code() -> str:
-    """What makes rows: the version, and name, size and time of the modules, which change in a checkout."""
+    """The first line of a file: a digest of the rest and of the code that made it, which changes in a checkout."""
     folders = [Path(root, name) for it, names in _MADE_BY.items() for root in it.__path__ for name in names]
     modules = [(it.name, it.stat().st_size, it.stat().st_mtime_ns) for folder in folders for it in folder.glob("*.py")]
-    return hashlib.sha256(repr((__version__, sorted(modules))).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((__version__, sorted(modules))).encode() + content).hexdigest().encode()

@@ -11,7 +11,6 @@ from cld_core.codec import real
 from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cld_core.run import recipe as frozen
-from cld_core.run.events import JobRef
 from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import Attempt, History
 from cld_core.run.identity import PLUGIN, are_other_data
@@ -198,8 +197,11 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         usage=None if used is None else used.to_dict(),
         code=history.code,
     )
-    stale = job is not None and answers.is_stale(job.cluster) and not _is_recorded(history, state, job)
-    return replace(row, as_of=row.heard_of) if stale else row
+    if job is None or not answers.is_stale(job.cluster) or state == "FINISHED":
+        return row
+    # The ledger has the end of such a run, so that no cluster has to be asked.
+    is_cancelled = last is not None and last.job_id == job.job_id and last.cause == "cancelled"
+    return row if state == "CANCELLED" and is_cancelled else replace(row, as_of=row.heard_of)
 
 
 def _last_begun(history: History, progress: ReportedProgress) -> float:
@@ -224,13 +226,6 @@ def _silence(progress: ReportedProgress, phase: str | None, begun: float) -> str
     if silent < max(least, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
         return None
     return f"no report for {silent:.0f} s" if silent < 600 else f"no report for {silent / 60:.0f} min"
-
-
-def _is_recorded(history: History, state: str, job: JobRef) -> bool:
-    """Whether the ledger has the end of the run, so that no cluster has to be asked."""
-    last = history.last
-    is_cancelled = last is not None and last.job_id == job.job_id and last.cause == "cancelled"
-    return state == "FINISHED" or (state == "CANCELLED" and is_cancelled)
 
 
 def _attempts(history: History, state: str, told: Sequence[Stretch]) -> list[dict[str, Any]]:
@@ -292,16 +287,11 @@ def work_state(work: Work, answers: Answers) -> str:
     phases = {answers.of(job).phase for job in jobs}
     if phases & {"running", "suspended", "ending"}:
         return "RUNNING"
-    if phases & {"pending", "unknown"} and _has_moved(work, [answers.as_of(job.cluster) for job in jobs]):
-        return "RUNNING"
-    return "PENDING" if phases & {"pending", "unknown"} else "STOPPED"
-
-
-def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
-    """Whether a task has written since the clusters were asked: rows are added to a folder."""
-    times = [when for when in asked if when is not None]
-    moved_at = work.moved_at()
-    return bool(times) and moved_at is not None and moved_at > max(times)
+    if not phases & {"pending", "unknown"}:
+        return "STOPPED"
+    # A task may have written since the clusters were asked: rows are added to a folder.
+    moments = [when for job in jobs if (when := answers.as_of(job.cluster)) is not None]
+    return "RUNNING" if moments and (work.moved_at() or 0.0) > max(moments) else "PENDING"
 
 
 def why_stopped(
@@ -421,7 +411,10 @@ def changed_between(history: History) -> list[str]:
     lines: dict[str, str] = {}
     known: dict[str, str] = {}
     for attempt in history.attempts:
-        for name, value in _told(attempt).items():
+        told = {"code": attempt.code, **attempt.versions, "GPU": attempt.gpu, "driver": attempt.driver}
+        for name, value in told.items():
+            if not isinstance(value, str):
+                continue
             before = known.get(name, value)
             known[name] = value
             if value != before:
@@ -435,11 +428,6 @@ def changed_by_now(run: RunFolder, history: History) -> list[str]:
     """As `changed_between`, also what was edited since the last start, which no ledger tells of yet."""
     now = frozen.seen(run)
     return changed_between(history if now is None else replace(history, edited=now))
-
-
-def _told(attempt: Attempt) -> Mapping[str, str]:
-    told = {"code": attempt.code, **attempt.versions, "GPU": attempt.gpu, "driver": attempt.driver}
-    return {name: value for name, value in told.items() if isinstance(value, str)}
 
 
 def _other_data(history: History) -> Iterator[str]:

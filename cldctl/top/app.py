@@ -369,6 +369,7 @@ class RunTable(DataTable[RenderableType]):
             cells = {"run": name, "step": _right("/".join(map(short, steps))), **about}
             return [cells.get(column, Text()) for column in _COLUMNS]
         losses = self._losses(row)
+        last = row.attempts[-1]["cause"] if row.attempts and row.state in RESUMABLE else None
         style = "red" if row.state in ("FAILED", "LOST") else "yellow" if row.state in WAITS else "dim"
         return [
             Text("  " * (line.group is not None) + one_line(row.name), no_wrap=True),
@@ -378,18 +379,12 @@ class RunTable(DataTable[RenderableType]):
             _right(number(row.shown_loss)),
             LossCurve(losses, _CURVE) if losses else Text(),
             _right(number(row.steps_per_s, 3)),
-            Text(one_line(_why(row)), style, no_wrap=True),
+            Text(one_line(row.reason or last or row.note or ""), style, no_wrap=True),
         ]
 
 
 def _right(text: str) -> Text:
     return Text(text, justify="right", no_wrap=True)
-
-
-def _why(row: RunStatus) -> str:
-    """Why a run waits, failed or stopped; else its note."""
-    last = row.attempts[-1]["cause"] if row.attempts and row.state in RESUMABLE else None
-    return row.reason or last or row.note or ""
 
 
 class Question(ModalScreen[bool]):
