@@ -310,8 +310,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of this process; returns the exit code of docs/cli.md."""
     try:
         words = None if arguments is None else list(arguments)
-        with console.warnings():
-            code = app(words, prog_name="cldctl", standalone_mode=False)
+        code = app(words, prog_name="cldctl", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
