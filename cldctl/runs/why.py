@@ -15,10 +15,9 @@ from cldctl import clusters
 from cldctl.clusters.base import Held, Waiting
 
 from . import survey, usage
-from .differences import changed_by_now
 from .logs import FirstFailure, first_failure, last_failed
 from .state import OVER, RESUMABLE, WAITS
-from .status import RunStatus, damages, status_or_reason
+from .status import RunStatus, changed_by_now, damages, status_or_reason
 from .survey import Answers
 
 _Part = TypeVar("_Part")
