@@ -16,7 +16,7 @@ from cld_core.train.step import Trainer
 from tests.support.images import image_recipe
 from tests.support.paths import ROOT
 
-TOPICS = ("limits", "toy_step", "ema", "sampling", "likelihood", "checkpoint", "ncsnpp_step", "fid", "gpu")
+TOPICS = ("limits", "toy_step", "ema", "sampling", "likelihood", "checkpoint", "ncsnpp_step", "gpu")
 
 
 @pytest.mark.by_hand
