@@ -16,7 +16,7 @@ from cld_core import checkpoint as writing
 from cld_core.checkpoint import KINDS, averaged_weights, checkpoints, files, write
 from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
-from cld_core.errors import CheckpointError, LeaseLostError, NotFoundError, SaveError
+from cld_core.errors import CheckpointError, LeaseLostError, SaveError
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from tests.support.failing import Failing
@@ -264,12 +264,6 @@ def test_a_checkpoint_of_another_recipe_is_refused_not_skipped(run):
         files.newest_good(run, "another")
 
 
-def test_a_missing_step_names_the_existing_ones(run):
-    fill(run, 10, 20)
-    with pytest.raises(NotFoundError, match=r"no checkpoint of step 15.*10, 20"):
-        load_checkpoint(run, 15)
-
-
 def test_a_write_that_was_killed_leaves_nothing_usable(run):
     fill(run, 10)
     (run.checkpoints / ".step_00000020.pt.1.tmp").write_bytes(b"half")
@@ -277,15 +271,6 @@ def test_a_write_that_was_killed_leaves_nothing_usable(run):
     step, damaged = files.newest_good(run)
     assert step == 10
     assert [entry.step for entry in damaged] == [30]
-
-
-def test_all_intact_ones_are_listed_with_the_damaged(run):
-    fill(run, 10, 20, 30)
-    cut(run.checkpoint_file(20))
-    run.checkpoint_file(40).write_bytes(b"its sidecar was never written")
-    whole, damaged = files.all_whole(run)
-    assert whole == [10, 30]
-    assert [(entry.step, entry.finished) for entry in damaged] == [(20, True)]
 
 
 def test_later_checkpoints_are_set_aside_not_lost(run):

@@ -1,19 +1,11 @@
 """The commands on the debug and local clusters: what they print, write and return."""
 
 import json
-import os
-from unittest.mock import Mock
-
-import pytest
 
 from cld_core import registration
 from cld_core.files import read_object, write_json
 from cld_core.run import RunFolder
-from cld_core.run.checkpoints import remove, weights_file
-from cldctl.show import console
-from cldctl.show import runs as shown_runs
-from tests.support.paths import ROOT
-from tests.support.plugin import toy_plugin
+from cld_core.run.checkpoints import remove
 from tests.support.tools import DEBUG, ONE, invoke, status, wait_ended, wait_for
 
 
@@ -28,12 +20,6 @@ def test_status_as_json_has_the_promised_fields(runs):
     assert (entry["state"], entry["shards_done"], entry["shards"]) == ("FINISHED", 1, 1)
     assert entry["nll"] is not None
     assert [entry["name"] for entry in json.loads(invoke("status", "--json", runs=runs).stdout)] == ["done"]
-
-
-def test_watching_goes_on_until_it_is_interrupted(runs, monkeypatch):
-    monkeypatch.setattr(console.out, "_force_terminal", True)
-    monkeypatch.setattr(shown_runs.time, "sleep", Mock(side_effect=KeyboardInterrupt))
-    assert "done" in invoke("status", "--watch", runs=runs, code=130).stdout
 
 
 def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
@@ -81,33 +67,6 @@ def test_resume_without_a_name_takes_all_that_can_be(tmp_path):
     row = status(runs, "first")
     assert row["state"] == "FINISHED"
     assert [(entry["first_step"], entry["cause"]) for entry in row["attempts"]] == [(0, "killed"), (10, "finished")]
-
-
-def test_a_plugin_brings_a_data_set(tmp_path):
-    plugin = toy_plugin(tmp_path / "ring.py", "ring")
-    runs = tmp_path / "runs"
-    recipe = tmp_path / "own.yaml"
-    recipe.write_text(f"extends: {ROOT}/recipes/toy.yaml\nplugins: [ring.py]\ndata: {{name: ring}}\n")
-    invoke("submit", str(recipe), *ONE, "--name", "mine", *DEBUG, "--eval", "elbo", runs=runs)
-    assert status(runs, "mine")["evals"][0]["true_entropy"] is None
-    plugin.rename(tmp_path / "moved.py")
-    # The run has a copy of it.
-    invoke("resume", "mine", "train.steps=30", "--cluster", "debug", runs=runs)
-    row = status(runs, "mine")
-    assert (row["state"], row["step"]) == ("FINISHED", 30)
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_skipped_with_a_message(tmp_path):
-    invoke("submit", "toy", *ONE, "--name", "mine", *DEBUG, runs=tmp_path)
-    os.truncate(weights_file(RunFolder(tmp_path / "mine"), 20), 1000)
-    drawn = invoke("sample", "mine", "-n", "8", "--method", "em", "--nfe", "4", runs=tmp_path).stderr
-    again = invoke("resume", "mine", "train.steps=30", *DEBUG, runs=tmp_path).stderr
-    for said in (drawn, again):
-        assert "skipped the checkpoint of step 20" in said
-        assert "truncated" in said
-    assert "8 samples of step 10" in drawn
-    assert "from step 10 of 30" in again
 
 
 MINE = """
