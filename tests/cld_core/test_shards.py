@@ -362,6 +362,16 @@ def test_a_disk_that_fails_now_and_then_costs_no_row(folder, disk, every, error)
     assert sum(last - first for first, last in work.computed) == N, "nothing is computed twice"
 
 
+def test_a_disk_that_stays_full_ends_the_task_and_the_next_start_continues(folder, disk, monkeypatch):
+    work = Squares(folder)
+    disk(1)
+    with pytest.raises(OSError, match="No space left"):
+        work.compute(Ranks())
+    monkeypatch.undo()
+    assert work.compute(Ranks())
+    assert result(folder) == SUM
+
+
 def test_work_can_be_seen_to_be_computed_before_its_first_batch_is_done(folder, monkeypatch):
     """``--follow`` says so, though a batch may take minutes."""
     work, seen = Squares(folder), []

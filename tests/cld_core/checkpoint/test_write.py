@@ -157,21 +157,6 @@ def test_training_goes_on_while_a_save_is_repeated_and_the_next_one_takes_its_pl
     assert torch.equal(load_checkpoint(run, 2)["model"]["w"], torch.full((100,), 2.0))
 
 
-def test_an_owner_that_cannot_be_known_writes_nothing_until_it_is(run, monkeypatch):
-    unknown = [OSError(errno.ESTALE, "stale")] * 3
-
-    def check():
-        assert not unknown or not list(run.checkpoints.glob("step_*"))
-        if unknown:
-            raise unknown.pop()
-
-    monkeypatch.setattr(writing, "pauses", lambda **options: itertools.repeat(0.01))
-    writer = checkpoints(run, keep=2, check_owner=check)
-    writer.save(10, state())
-    writer.wait(within_s=300)
-    assert run.checkpoint_steps() == [10]
-
-
 def test_a_file_that_is_written_again_has_no_sidecar_meanwhile(run, monkeypatch):
     """Whoever is killed between two files leaves no sidecar that promises another file."""
     fill(run, 10)
@@ -203,9 +188,12 @@ def flip(path):
     path.write_bytes(content)
 
 
-def age_format(path):
-    sidecar = path.with_suffix(".json")
-    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "format": 99}))
+def changed(**fields):
+    def change(path):
+        sidecar = path.with_suffix(".json")
+        sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), **fields}))
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -216,9 +204,18 @@ def age_format(path):
         (Path.unlink, "missing, though its sidecar"),
         (lambda path: path.with_suffix(".json").unlink(), "sidecar"),
         (lambda path: path.with_suffix(".json").write_text("{"), "sidecar"),
-        (age_format, "format version 99"),
+        (changed(step=-1), "sidecar"),
+        (changed(format=99), "format version 99"),
     ],
-    ids=["truncated", "flipped byte", "missing file", "missing sidecar", "broken sidecar", "unknown version"],
+    ids=[
+        "truncated",
+        "flipped byte",
+        "missing file",
+        "missing sidecar",
+        "broken sidecar",
+        "negative",
+        "unknown version",
+    ],
 )
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(run, damage, words):
     fill(run, 10, 20)

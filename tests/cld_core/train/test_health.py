@@ -7,7 +7,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from torch import multiprocessing
 
 from cld_core.errors import UnfitError
 from cld_core.ranks import Ranks
@@ -15,6 +14,7 @@ from cld_core.rendezvous import Place
 from cld_core.train import health
 from cld_core.train.health import IN_A_ROW, Stragglers
 from cld_core.train.step import Interval
+from tests.support.spawned import start
 
 
 def check(folder, **changes):
@@ -91,7 +91,7 @@ def _rank(rank, meeting, out):
 
 def test_what_ranks_find_out_together(tmp_path):
     """They compare their times, which rank 0 reports; a rank that adds up wrongly is named on all."""
-    multiprocessing.spawn(_rank, args=(str(tmp_path / "meeting"), str(tmp_path)), nprocs=3)
+    start(_rank, 3, str(tmp_path / "meeting"), str(tmp_path))
     said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
     line = "own step time: median 100 ms, slowest rank 1 on n1 200 ms (2.0x), fastest 100 ms"
     assert [entry[0] for entry in said] == [[line, None], None, None]
