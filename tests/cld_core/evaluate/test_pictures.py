@@ -1,6 +1,5 @@
 """Pictures of samples: the background and the axes of points, and grids of images."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -40,15 +39,6 @@ def red(pixels):
     """Rows and columns (k,) of the pixels of samples."""
     r, g, b = (pixels[..., channel].int() for channel in range(3))
     return torch.nonzero((r > g + 60) & (r > b + 60), as_tuple=True)
-
-
-def test_a_ring_is_a_ring(model):
-    angle = torch.linspace(0, 2 * math.pi, 2000)
-    ring = torch.stack([angle.cos(), angle.sin()], dim=1)
-    rows, columns = red(pictures.pixels(ring, model, "exact"))
-    height, width = (int(where.max() - where.min()) for where in (rows, columns))
-    assert height > 100
-    assert width == pytest.approx(height, abs=3)
 
 
 def test_samples_are_shown_beside_the_data_and_those_outside_are_counted(model, tmp_path):

@@ -21,6 +21,7 @@ from tests.support.tools import DEBUG, invoke
         ("sample done --nfe abc", 2, ["--nfe abc: a whole number is expected. See `cldctl sample"]),
         ("sample done -n 99999999", 2, ["--count / -n 99999999: at most 10,000,000 is expected"]),
         ("eval done", 2, ["--elbo"]),
+        ("eval done --metric our", 2, ["'our' is not a metric; there are:", "elbo"]),
         ("eval done --elbo --sweep nfe=5,10", 2, ["only keys of sampling, eval", "'sampling.nfe'?"]),
         ("eval done --elbo --sweep eval.seed=1,2 eval.seed=3", 2, ["--sweep and eval.seed=3"]),
         ("eval --compare done done --elbo --shards 2", 2, ["leave out --elbo, --shards"]),
