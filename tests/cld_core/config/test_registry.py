@@ -182,12 +182,6 @@ def test_nothing_given_is_the_recipe():
     assert sampling_spec(RECIPE, {"method": None, "nfe": None}, "f") is RECIPE.sampling
 
 
-def test_another_method_keeps_what_both_have():
-    assert sampling_spec(RECIPE, {"method": "em", "nfe": 7}, "f") == EmSpec(eps=2e-3, nfe=7)
-    recipe = load(TOY, ["sampling.method=exponential", "sampling.nfe=9", "sampling.order=2"])
-    assert sampling_spec(recipe, {"eta": 1}, "f") == ExponentialSpec(nfe=9, order=2, eta=1.0)
-
-
 @pytest.mark.parametrize("seven", [7, 7.0, np.int64(7), torch.tensor(7)])
 def test_numbers_of_other_libraries_are_numbers(seven):
     nfe = sampling_spec(RECIPE, {"method": "em", "nfe": seven}, "f").nfe

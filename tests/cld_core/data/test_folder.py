@@ -80,19 +80,6 @@ def test_archives_and_folder_give_the_same(source, tmp_path):
     assert made[0].splits == made[1].splits == made[2].splits
 
 
-@pytest.mark.parametrize("damage", ["cut", "header"])
-def test_an_archive_that_ends_early_is_refused(source, tmp_path, damage):
-    """At a header, where the library takes it for the end."""
-    file = tmp_path / "pictures.tar"
-    with tarfile.open(file, "w") as archive:
-        archive.add(source, ".")
-        last = archive.getmembers()[-1].offset
-    content = file.read_bytes()
-    file.write_bytes(content[:last] if damage == "cut" else content[:last] + b"x" + content[last + 1 :])
-    with pytest.raises(DataError, match="not complete"):
-        prepare("folder", file, tmp_path / "out", size=16)
-
-
 def test_the_middle_square_is_kept(tmp_path):
     wide = np.zeros((20, 60, 3), np.uint8)
     wide[:, 20:40] = (10, 200, 30)

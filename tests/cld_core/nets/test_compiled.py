@@ -38,6 +38,7 @@ def traced(monkeypatch):
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @with_compiler
 def test_compiled_samples_and_bounds_are_those_of_the_plain_network():
     torch.manual_seed(0)
@@ -56,6 +57,7 @@ def test_compiled_samples_and_bounds_are_those_of_the_plain_network():
     assert isinstance(model.score_of(compiled=True).net, Compiled)
 
 
+@pytest.mark.slow
 @with_compiler
 def test_a_compiled_network_is_differentiated_as_often_as_probes_and_coordinates_ask_for():
     """Compiled for one backward pass, a network of this width reuses what further ones would read."""

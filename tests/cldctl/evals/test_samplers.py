@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from dataclasses import replace
 
 import pytest
@@ -152,22 +151,6 @@ def test_samplers_that_lost_samples_are_not_the_best(run):
     said = text(drawn(run, made.sweep, []))
     assert "0.5000 (90% lost)" in said
     assert "lost: samples that are not finite" in said
-
-
-def test_json(run):
-    made = made_of(run, "em-quadratic", "exponential", seeds=2)
-    answered(run, made, lambda request: math.inf if request.sampling.method == "em" else 2.0 + request.seed)
-    found = samplers.to_json(run, made.sweep, made.settings)
-    assert (found["run"], found["checkpoint_step"], found["complete"]) == ("mine", 20, True)
-    first, *_, last = found["rows"]
-    assert (first["sampler"], first["nfe"], len(first["evaluations"])) == ("em-quadratic", 10, 2)
-    assert first["results"]["w2"] == {"value": None, "stderr": None, "nfe": 10.0, "best": False}
-    assert first["results"]["flow_distance"] is None
-    assert last["results"]["w2"] == {"value": 2.5, "stderr": pytest.approx(0.5), "nfe": 20.0, "best": False}
-    assert found["references"] == {"w2_floor": 0.5, "w2_floor_stderr": 0.125, "true_density": 1.5, "flow_nfe": 331.0}
-    assert found["published"] == []
-    rows = results.rows(run, made.sweep)
-    assert "w2_floor" not in results.keys_of(rows)
 
 
 def test_published_numbers_stand_beside_those_of_cifar10(tmp_path, monkeypatch):
