@@ -71,3 +71,16 @@ def test_time_limits():
     assert doctor.at_the_limit("it", SPOT, 36 * 3600).verdict == "fail"
     durations = {"00:01:00": 60, "2-00:00:00": 172800, "UNLIMITED": None}
     assert {text: doctor.parse_duration(text) for text in durations} == durations
+
+
+def test_what_a_job_gets_that_asks_for_nothing():
+    def found(*changes, refusal=""):
+        return doctor.without_limits("it", SPOT, SLURM | dict(changes), refusal)
+
+    assert found().found == "time limit 36 h, memory unlimited"
+    memory = ("SelectTypeParameters", "CR_CORE_MEMORY")
+    assert "memory all of its nodes" in found(memory).found
+    little = found(memory, ("DefMemPerCPU", "1000"), ("EnforcePartLimits", "NO"))
+    assert (little.verdict, "1000 MB (DefMemPerCPU)" in little.found) == ("warn", True)
+    assert "waits for ever" in little.found
+    assert found(memory, ("DefMemPerNode", "64000")).verdict == "ok"
