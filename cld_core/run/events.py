@@ -238,7 +238,7 @@ class RolledBack(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Requeued(Event):
+class Wished(Event):
     """The job put itself back into the queue.
 
     Attributes:

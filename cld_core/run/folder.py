@@ -29,7 +29,7 @@ from .ledger import Ledger
 if TYPE_CHECKING:
     from cld_core.config import Recipe
 
-FORMAT = 5
+FORMAT = 6
 # A folder that is not there holds nothing.
 _ABSENT: tuple[type[OSError], ...] = (FileNotFoundError, NotADirectoryError)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import events
-from .events import CRASHES, Cause, Event, Failed, JobRef, Refused, Requested, Requeued, Submitted, Why
+from .events import CRASHES, Cause, Event, Failed, JobRef, Refused, Requested, Submitted, Why, Wished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +96,14 @@ class History:
     imported_step: int | None = None
     cancelled: set[str] = field(default_factory=set)
     not_begun: dict[str, str] = field(default_factory=dict)
-    requeued: Requeued | None = None
+    requeued: Wished | None = None
     given_up: str | None = None
     not_requeued: str | None = None
     requeued_attempts: set[int] = field(default_factory=set)
     died_early: int = 0
     bug: str | None = None
     failures: list[Failed] = field(default_factory=list)
-    requeues: list[Requeued] = field(default_factory=list)
+    requeues: list[Wished] = field(default_factory=list)
     unfit: list[Failed] = field(default_factory=list)
     avoided: dict[str, tuple[str, ...]] = field(default_factory=dict)
     attempts_before: int = 0
@@ -217,7 +217,7 @@ class History:
                 restarts = any(event.job.restarts for event in self.submitted if event.job.job_id == ended.job_id)
                 is_back = restarts and ended.cause in events.RESTARTED_BY_LAUNCHER
                 return "REQUEUED" if is_back else events.state_after(ended.cause or "killed")
-            case events.Requeued():
+            case events.Wished():
                 waiting = self._waiting(self.verdict.job_id)
                 return "PENDING" if waiting is not None and waiting.successor_of is None else "REQUEUED"
             case events.Refused() if self._waiting(self.verdict.job_id) is None:
@@ -292,7 +292,7 @@ class History:
                 self.given_up, self._given_up_by, self.verdict = event.reason, event.job_id, event
                 if event.never_began:
                     self.not_begun[event.job_id or ""] = event.reason
-            case events.Requeued():
+            case events.Wished():
                 self.requeues.append(event)
                 self._queue[event.job_id] = event.time, event.delay_s
                 self.requeued = self.verdict = event

@@ -7,7 +7,7 @@ nothing outside its own package compares its name. Commands ask for capabilities
 
 What the author of a cluster has to do:
 
-- start one process for each rank, which calls ``Entry(work, self)()`` and so needs `Cluster.current_job`;
+- start one process for each rank, which calls ``Task(work, self)()`` and so needs `Cluster.current_job`;
 - let a job wait for `JobSpec.after`: the work itself does not wait. Where `Cluster.restarts` is False,
   ``how="failed"`` is refused with `SchedulerRefused`;
 - enforce ``size.time_min``: send SIGUSR2 ``notice_s`` seconds before the limit, and kill what is left at the limit;
@@ -17,6 +17,7 @@ What the author of a cluster has to do:
 """
 
 import os
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,11 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from cld_core import processor
 from cld_core.errors import CldError
 from cld_core.rendezvous import Place
 from cld_core.run.events import Cause, JobRef
 from cld_core.run.history import Attempt
-from cld_core.stop import StopCode
+from cld_core.stop import StopCode, StopFlag
 
 if TYPE_CHECKING:
     from cld_core.config.cluster import ClusterSpec
@@ -137,6 +139,25 @@ class Nodes:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """What a job wishes for when its processes have ended; its launcher carries it out, unless it was cancelled.
+
+    Attributes:
+        delay_s: seconds after which it begins again at the earliest; None if it need not begin again.
+        avoid: nodes that it avoids from now on, beside those that it avoids already.
+        readmit: nodes that it need not avoid any longer.
+        after_limit: only if the launcher says that the time limit ended it.
+        withdraw: the id of the successor that is not to begin; empty for none.
+    """
+
+    delay_s: float | None = 0.0
+    avoid: tuple[str, ...] = ()
+    readmit: tuple[str, ...] = ()
+    after_limit: bool = False
+    withdraw: str = ""
+
+
+@dataclass(frozen=True)
 class EndedTask:
     """A process of a job that ended badly, as the launcher tells: its node, and ``how``, with its exit code if any."""
 
@@ -222,7 +243,7 @@ class Work(Protocol):
     Picklable: it holds names and paths, and loads torch only when it is called.
     """
 
-    def __call__(self, job: "InJob") -> None: ...
+    def __call__(self, job: "InJob", stop: StopFlag) -> None: ...
 
 
 class Cluster(ABC):
@@ -314,10 +335,6 @@ class Cluster(ABC):
     def kill(self, jobs: Collection[JobRef]) -> None:
         """End what is left of cancelled jobs after their grace period."""
 
-    def logs_of(self, jobs: Collection[JobRef]) -> Mapping[str, Path]:
-        """By job id, the folder into which a job writes its logs, if the scheduler itself says so."""
-        return {}
-
     def why_waiting(self, job: JobRef, seen: Seen, *, asks: bool) -> Waiting | None:
         """Why a job that waits does, in plain words; None if nobody says.
 
@@ -334,10 +351,6 @@ class Cluster(ABC):
             Where nothing queues, it is now.
         """
         return lambda: None if self.queues else time.time()
-
-    def redirect(self, waiting: Collection[JobRef], after: After) -> None:
-        """Let jobs that have not begun wait for ``after`` in place of what they waited for."""
-        raise SchedulerRefused(f"a job of {self.name} cannot be told to wait for another one.")
 
     def log_files(self, job: JobRef, rank: int) -> list[Path]:
         """Output and errors of one rank of a job, in this order; empty before it has begun."""
@@ -411,30 +424,22 @@ class InJob:
         """Seconds from now at which to stop on its own, if the notice of the time limit may have come already."""
         return None
 
-    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = (), readmit: Sequence[str] = ()) -> None:
-        """Put this task back into the queue, and no other one of its array. Asks once.
-
-        A task that is back in the queue already, because an earlier request was heard late, is fine.
-
-        Args:
-            delay_s: seconds that it must wait before it begins again.
-            exclude: nodes that it must avoid from now on, beside those that it avoids already.
-            readmit: nodes that it need not avoid any longer.
+    def wish(self, wish: Wish) -> None:
+        """Say what is to follow when all processes of this start have ended. A later wish replaces an earlier one.
 
         Raises:
-            SchedulerRefused: the scheduler said no.
-            SchedulerAway: it gave no answer; it may still do what was asked.
+            OSError: it could not be written down.
         """
-        raise SchedulerRefused("this launcher does not start a job again.")
+        raise NotImplementedError(f"{type(self).__name__} does not carry out wishes, which its jobs have")
 
-    def is_cancelled(self) -> bool:
-        """Whether the launcher says that somebody cancelled this task; False if it does not answer."""
-        return False
+    def successor(self) -> JobRef | None:
+        """The job that waits for this one to end badly, if the launcher keeps one (`cluster.successor`)."""
+        return None
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What a launcher pickles: the work, and its cluster, so that a job looks up no name.
+class Task:
+    """What a launcher pickles and each process calls: the work, and its cluster, so that a job looks up no name.
 
     It is unpickled by the code that the run was submitted with, which may be older.
     """
@@ -443,7 +448,15 @@ class Entry:
     cluster: Cluster
 
     def __call__(self) -> None:
-        self.work(self.cluster.current_job())
+        """Do the work and end the process.
+
+        Raises:
+            SystemExit: with the exit code of the work; what it returns or raises is of no use to a launcher.
+        """
+        processor.wait_briefly()
+        # First of all: a launcher's own handlers would requeue the job, or ignore the signal.
+        self.work(self.cluster.current_job(), StopFlag().listen())
+        sys.exit(0)
 
 
 def read_from(path: Path, offset: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
 from cld_core.run.events import JobRef
+from cld_core.stop import StopFlag
 
 from . import this_machine
 from .base import Cluster, InJob, JobSpec, Limit, Seen, Survey, Work
@@ -33,7 +34,7 @@ class DebugCluster(Cluster):
         jobs = [JobRef(cluster=self.name, job_id=job_id, logs=str(spec.logs), details=details) for job_id in ids]
         note(jobs)
         for job, work in zip(jobs, works, strict=True):
-            work(InJob(cluster=self, ref=job, node=details["host"], in_process=True))
+            work(InJob(cluster=self, ref=job, node=details["host"], in_process=True), StopFlag().listen(interrupt=True))
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
         return Survey({job.job_id: _seen(job) for job in jobs})

@@ -12,10 +12,8 @@ Jobs that train several runs of a group have such folders in that of the group (
 import contextlib
 import os
 import re
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from cld_core import ownership
 from cld_core.errors import CldError, UsageError
@@ -27,6 +25,8 @@ from .base import SchedulerAway, SchedulerRefused
 
 # What submitit replaces in paths.
 _TAG = re.compile(r"%[jtAa]")
+# What submitit calls a pickle, and a script, before it knows the number of their job.
+_UNUSED = re.compile(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh")
 _WHY = "a job would run what is in it"
 
 
@@ -87,19 +87,12 @@ def refusals(logs: Path) -> Iterator[None]:
         raise SchedulerRefused(f"{error.filename or logs}: {text}.") from error
 
 
-def store(logs: Path, call: Callable[[], Any], timeout_min: int | None) -> Path:
-    """Write what a job of submitit calls into a file that only this user may read or write.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    import cloudpickle
-    from submitit.core.utils import DelayedSubmission
-
-    delayed = DelayedSubmission(call)
-    # The second number is how often submitit would requeue a job, which ours do themselves.
-    delayed.set_timeout(timeout_min, 3)  # type: ignore[arg-type]
-    return write_new(logs / f"{secrets.token_hex(16)}.pkl", cloudpickle.dumps(delayed))
+def sweep(logs: Path) -> None:
+    """Remove what submitit has left behind of a submission that did not become a job."""
+    for file in logs.iterdir():
+        if _UNUSED.fullmatch(file.name):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def write_new(file: Path, content: bytes) -> Path:

@@ -7,6 +7,7 @@ calls them.
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -22,11 +23,13 @@ from cld_core.run.events import JobRef
 from cld_core.sanitize import one_line
 from cld_core.stop import StopFlag
 
-from . import entry, job_logs, this_machine
-from .base import After, Cluster, InJob, JobSpec, Limit, SchedulerRefused, Seen, Survey, Work
+from . import job_logs, this_machine
+from .base import After, Cluster, InJob, JobSpec, Limit, SchedulerRefused, Seen, Survey, Task, Work
 
 # The number of a task of one process among those that share the GPUs and cores, and how many those are.
 _SHARE = "CLDCTL_LOCAL_SHARE"
+# What a process of a job is known by, which has the log folder as its last argument.
+_MODULE = "submitit.core._submit"
 # submitit wants a number of minutes.
 _FOREVER_MIN = 10 * 365 * 24 * 60
 # Seconds in which a controller starts its processes, also on a busy machine.
@@ -38,7 +41,7 @@ _Controller = Mapping[str, Any]
 class LocalJob(InJob):
     def place(self) -> Place:
         # A file rather than a port: nothing else on this machine can be using it.
-        place = entry.place(f"file://{Path(self.ref.logs) / f'.meeting_{self.ref.job_id}'}")
+        place = this_machine.place(f"file://{Path(self.ref.logs) / f'.meeting_{self.ref.job_id}'}")
         number, tasks = map(int, os.environ[_SHARE].split("/"))
         return place if tasks == 1 else replace(place, local_rank=number, local_world_size=tasks)
 
@@ -57,8 +60,7 @@ class LocalCluster(Cluster):
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         self.check(spec, tasks)
-        processes = tasks * spec.size.ranks_per_node
-        return f"# local: {processes} process(es), each:\n{entry.command(entry.python_command(), spec.logs)}\n"
+        return f"# local: {tasks * spec.size.ranks_per_node} process(es) of {shlex.quote(sys.executable)}\n"
 
     def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
         self.check(spec, len(works))
@@ -70,8 +72,7 @@ class LocalCluster(Cluster):
                 for number, work in enumerate(works):
                     # All of them: one that is cancelled while it waits ends before those that it waited for.
                     before = map(_controller_of, jobs[number % at_once :: at_once])
-                    start = _Start((work,), (*others, *before), spec.size.time_min, spec.notice_s)
-                    jobs.append(_started(spec, start, number, at_once))
+                    jobs.append(self._started(spec, work, (*others, *before), number, at_once))
                 note(jobs)
             except BaseException:
                 for job in jobs:
@@ -109,6 +110,37 @@ class LocalCluster(Cluster):
         ref = JobRef(cluster=self.name, job_id=job_id, logs=folder, details=details)
         return LocalJob(cluster=self, ref=ref, node=details["host"])
 
+    def _started(
+        self, spec: JobSpec, work: Work, waits_for: tuple[_Controller, ...], number: int, at_once: int
+    ) -> JobRef:
+        """Start a task of a submission, the one with this number.
+
+        Args:
+            waits_for: the controllers that must have ended before the work begins.
+            at_once: how many of the tasks run at the same time.
+
+        Raises:
+            CldError: others may write into the folder of the logs.
+            OSError: a file could not be written, or the controller could not be started.
+        """
+        import submitit
+
+        ranks, size = spec.size.ranks_per_node, spec.size
+        shared_by = at_once if ranks == 1 else 1
+        task = _LocalTask(work, self, waits_for, size.time_min, spec.notice_s, _gpus(size.gpus_per_node, shared_by))
+        env = {**this_machine.path_from(spec.code), _SHARE: f"{number % shared_by}/{shared_by}"}
+        job_logs.prepare(spec.logs)
+        executor = submitit.LocalExecutor(folder=spec.logs)
+        executor.update_parameters(tasks_per_node=ranks, timeout_min=_FOREVER_MIN)
+        try:
+            with this_machine.detached_children(env):
+                pid = int(executor.submit(task).job_id)
+        finally:
+            job_logs.sweep(spec.logs)
+        others = [dict(other) for other in waits_for]
+        details = {**this_machine.details_of(pid), "waits_for": others, "ranks": ranks}
+        return JobRef(cluster=self.name, job_id=str(pid), logs=str(spec.logs), details=details)
+
     def _controllers_of(self, after: After | None) -> tuple[_Controller, ...]:
         """The controllers of jobs to wait for.
 
@@ -127,26 +159,28 @@ class LocalCluster(Cluster):
 
 
 @dataclass(frozen=True)
-class _Start:
-    """What every process of a controller runs, pickled; the code of the run that unpickles it may be older.
+class _LocalTask(Task):
+    """What every process of a controller calls.
 
     Attributes:
-        works: one, which code that is older looks for here.
         waits_for: details of the controllers that must have ended before the work begins.
         time_min: limit of the work, minutes; None for no limit.
         notice_s: seconds before the limit at which SIGUSR2 asks it to save and end.
+        gpus: those that it sees, for CUDA_VISIBLE_DEVICES.
     """
 
-    works: tuple[Work, ...]
     waits_for: tuple[_Controller, ...]
     time_min: int | None
     notice_s: float
+    gpus: str
 
     def __call__(self) -> None:
+        # submitit knows GPUs by number, and they may have other names.
+        os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
         _wait_for(self.waits_for)
         if self.time_min is not None:
             _limit(60 * self.time_min, self.notice_s)
-        self.works[0](LocalCluster().current_job())
+        super().__call__()
 
 
 def _limit(seconds: float, notice_s: float) -> None:
@@ -177,45 +211,6 @@ def _controller_of(job: JobRef) -> _Controller:
     return {name: job.details[name] for name in ("host", "pid", "process_started") if name in job.details}
 
 
-def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
-    """Start a task of a submission, the one with this number.
-
-    Args:
-        at_once: how many of them run at the same time.
-
-    Raises:
-        CldError: others may write into the folder of the logs.
-        OSError: a file could not be written, or the controller could not be started.
-    """
-    from submitit.core.utils import JobPaths
-    from submitit.local.local import start_controller
-
-    ranks = spec.size.ranks_per_node
-    shared_by = at_once if ranks == 1 else 1
-    env = {**this_machine.path_from(spec.code), _SHARE: f"{number % shared_by}/{shared_by}"}
-    job_logs.prepare(spec.logs)
-    pickled = job_logs.store(spec.logs, start, _FOREVER_MIN)
-    try:
-        with this_machine.detached_children(env):
-            controller = start_controller(
-                spec.logs,
-                entry.command(entry.python_command(), spec.logs),
-                tasks_per_node=ranks,
-                cuda_devices=_gpus(spec.size.gpus_per_node, shared_by),
-                timeout_min=_FOREVER_MIN,
-            )
-    except BaseException:
-        pickled.unlink(missing_ok=True)
-        raise
-    pickled.rename(JobPaths(spec.logs, str(controller.pid)).submitted_pickle)
-    details = {
-        **this_machine.details_of(int(controller.pid)),
-        "waits_for": [dict(other) for other in start.waits_for],
-        "ranks": ranks,
-    }
-    return JobRef(cluster=LocalCluster.name, job_id=str(controller.pid), logs=str(spec.logs), details=details)
-
-
 def _gpus(each: int, tasks: int) -> str:
     """For CUDA_VISIBLE_DEVICES, the GPUs of tasks that share them: some that this process may use, if it says which."""
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
@@ -235,7 +230,7 @@ def _ranks() -> Mapping[tuple[str, str], list[Any]]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             command = process.cmdline()
-            if entry.MODULE in command:
+            if _MODULE in command:
                 controller = process.environ().get("SUBMITIT_LOCAL_JOB_ID", "")
                 found.setdefault((command[-1], controller), []).append(process)
     return found

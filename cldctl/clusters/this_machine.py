@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -14,12 +15,32 @@ from typing import Any
 from cld_core.codec import real, whole
 from cld_core.errors import RecipeError
 from cld_core.ownership import require_private
+from cld_core.rendezvous import Place
 from cld_core.run import process as processes
 
 from .base import JobSpec, SchedulerRefused
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+
+
+def python_command() -> str:
+    """The Python of this environment, which imports nothing from the working directory."""
+    return f"{shlex.quote(sys.executable)} -P"
+
+
+def place(init_method: str) -> Place:
+    """This process among those of its job, as submitit tells."""
+    import submitit
+
+    environment = submitit.JobEnvironment()
+    return Place(
+        rank=environment.global_rank,
+        world_size=environment.num_tasks,
+        local_rank=environment.local_rank,
+        local_world_size=environment.num_tasks // environment.num_nodes,
+        init_method=init_method,
+    )
 
 
 def check_fits(spec: JobSpec) -> None:

@@ -1,11 +1,12 @@
 """What follows when a job ends badly, decided by the job itself: a rank crashed, was killed for its memory, or hung.
 
-    python -m cldctl.jobs.aftermath training|trainings|shards FOLDER LOGS CLUSTER EXIT_CODE [setup [OFFSET]]
+    python -m cldctl.jobs.aftermath training|trainings|shards FOLDER LOGS CLUSTER EXIT_CODE PHASE ABOUT
 
-Ranks that exit cleanly have noted why and asked for what should follow; this is for those that could not. FOLDER is the
-run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output, CLUSTER
-the class of its launcher, "module:class"; ``setup`` says that no rank ever began, and OFFSET where in the job's log
-this start begins, bytes. Loads no torch.
+Ranks that exit cleanly have noted why and wished for what should follow; this is for those that could not. FOLDER is
+the run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output,
+CLUSTER the class of its launcher, "module:class". PHASE is what ended: ``work``, or ``setup`` if no rank ever began,
+with the byte of the job's log at which this start begins; ``refused`` says why a wish could not be carried out.
+The exit code is 0 if it is decided what follows, and 9 if no file could be read or written. Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
 
@@ -15,7 +16,7 @@ to steps alone, and there is none yet: at the limit it ends the batch script, wh
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,31 +25,28 @@ from cld_core.files import forgive_output
 from cld_core.imports import resolve
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import CRASHES, Cause, Ended, Event, Failed, GivenUp, TurnedAway
+from cld_core.run.events import CRASHES, Cause, Ended, Event, Failed, GivenUp, Refused, TurnedAway
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import open_work
-from cld_core.sanitize import is_count
-from cld_core.stop import StopCode, StopFlag
+from cld_core.stop import StopCode
 from cldctl.clusters.base import Cluster, InJob
 
 from . import failures, hooks, specs, successor
-from .process import HOPELESS, NOT_REQUEUED, READ_WITHIN_S, readable, requeue
+from .process import BLIND, HOPELESS, NOT_REQUEUED, readable
 from .train import explain_previous, go_on, log_offset
 
 # Seconds before a crashed job begins again; doubled with every crash in a row.
 BACK_OFF_S = 10.0
 # Exit codes of errors that another start would meet again.
 _HOPELESS = (UsageError.exit_code, NotFoundError.exit_code, HOPELESS, NOT_REQUEUED)
-# A job that cannot read its folder knows nothing but how often Slurm has started it, preemptions included: it begins
-# again up to so many starts in all, after at most so many seconds.
-_BLIND_STARTS, _BLIND_DELAY_S = 50, 600.0
 # Starts in a row that may find a machine that is not fit to train on, and the most seconds before the next one.
 UNFIT_STARTS, _MOST_UNFIT_S = 10, 300.0
-# Seconds for which a line that the next start will need is tried to be written. It begins all the same.
-_NOTE_WITHIN_S = 60.0
-# The same during the setup: Slurm kills the batch script KillWait seconds (30 s by default) after it told it to end.
-_IN_SETUP_WITHIN_S = 5.0
+# Seconds for which something is tried to be read, and a line that the next start will need to be written: the batch
+# script waits for 20 s, and Slurm may kill it KillWait seconds (30 s by default) after it told it to end.
+_READ_WITHIN_S, _NOTE_WITHIN_S = 8.0, 3.0
+# The exit code of a setup that was told to end.
+TOLD = 143
 _IN_SETUP = "the time limit came during cluster.setup"
 
 
@@ -138,13 +136,12 @@ def missing_event(history: History, job: InJob, code: int, *, hung: bool, step: 
     return Ended(attempt=last.attempt, cause="crashed", step=step, detail=f"{how}; see cldctl logs")
 
 
-def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[[], bool] = lambda: False) -> None:
+def after_training(run: RunFolder, job: InJob, code: int) -> None:
     """Note how a training job ended, and start it again or give the run up.
 
     Raises:
-        OSError: nothing can be read.
+        OSError: nothing can be read, or the wish cannot be written.
     """
-    readable(run.recipe_file)
     offset = log_offset(run)
     start = job.ref.job_id, job.restart
     if not any(event.start == start for event in run.ledger.full_history().unfit):
@@ -153,25 +150,14 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
             run.ledger.note(event, within_s=_NOTE_WITHIN_S)
         if not found:
             _note_end(run, job, code, offset)
-    _follow(run, job, told_to_end)
+    _follow(run, job)
 
 
-def after_setup(run: RunFolder, job: InJob, told_to_end: Callable[[], bool], offset: int | None = None) -> None:
-    """Start a job again whose setup took until the time limit, within `train.max_retries`.
-
-    Args:
-        offset: where in the log the notices about this start begin, if the batch script says so.
-    """
-    if not _is_time_limit(job, log_offset(run) if offset is None else offset):
-        return
+def after_setup(run: RunFolder, job: InJob) -> None:
+    """Start a job again whose setup took until the time limit, within `train.max_retries`."""
     event = Failed("early", job_id=job.ref.job_id, restart=job.restart, reason=_IN_SETUP, began=job.began)
-    run.ledger.note(event, within_s=_IN_SETUP_WITHIN_S)
-    _follow(run, job, told_to_end)
-
-
-def _is_time_limit(job: InJob, offset: int) -> bool:
-    """Whether the limit is what ended the setup: after a preemption, Slurm starts the job again itself."""
-    return job.cause_of(StopCode.TERM, offset) == "timeout"
+    run.ledger.note(event, within_s=_NOTE_WITHIN_S)
+    _follow(run, job)
 
 
 def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
@@ -197,34 +183,32 @@ def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
         print(f"{run.name}: rank {failed.rank} on {failed.host} failed: {failed.reason}", file=sys.stderr, flush=True)
 
 
-def _follow(run: RunFolder, job: InJob, told_to_end: Callable[[], bool]) -> None:
+def _follow(run: RunFolder, job: InJob) -> None:
     """Do what is decided about a training job that ended badly."""
-    train = run.recipe(within_s=READ_WITHIN_S).train
+    recipe = run.recipe(within_s=_READ_WITHIN_S)
     history = run.ledger.full_history()
-    decision = after_bad_end(history, job, train.max_retries, train.max_crashes_a_day)
+    decision = after_bad_end(history, job, recipe.train.max_retries, recipe.train.max_crashes_a_day)
     if isinstance(decision, GivenUp):
         is_bug = decision.reason == history.bug
         _give_up(run.name, run.ledger, decision, "a fault in code or recipe" if is_bug else "the budget is spent")
         successor.withdraw(run, job)
     if isinstance(decision, Retry):
         failures.announce(run.name, decision.why, decision.delay_s)
-        go_on(run, job, decision.cause, delay_s=decision.delay_s, told_to_end=told_to_end)
+        go_on(run, recipe, job, decision.cause, delay_s=decision.delay_s)
 
 
 def _give_up(name: str, ledger: Ledger, event: GivenUp, why: str = "the budget is spent") -> None:
-    # Slurm ends a batch script soon after the limit that came during the setup.
-    ledger.note(event, within_s=_IN_SETUP_WITHIN_S if event.never_began else _NOTE_WITHIN_S)
+    ledger.note(event, within_s=_NOTE_WITHIN_S)
     print(f"{name}: {event.reason}; {why}: not started again", file=sys.stderr, flush=True)
 
 
-def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], bool] = lambda: False) -> None:
+def after_shards(folder: Path, job: InJob, code: int) -> None:
     """Start a task of sharded work again after a crash; it continues at its next batch.
 
     Raises:
-        OSError: nothing can be read.
+        OSError: nothing can be read, or the wish cannot be written.
     """
     name = f"task {job.ref.job_id}"
-    readable(folder / "request.json")
     try:
         work = open_work(folder)
     except NotFoundError as error:
@@ -240,61 +224,48 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
         failures.announce(name, decision.why, decision.delay_s)
         # Tasks of this work, or its run, may have failed there.
         of_run = specs.failures_in(work.run.ledger) if isinstance(work, Evaluation) else []
-        failures.begin_again(
-            name, work.ledger, job, "crashed", decision.delay_s, 1, of_run, told_to_end, _NOTE_WITHIN_S
-        )
+        failures.begin_again(name, work.ledger, job, "crashed", decision.delay_s, 1, of_run, _NOTE_WITHIN_S)
 
 
-def after_blindness(name: str, job: InJob, code: int, error: OSError, told_to_end: Callable[[], bool]) -> None:
-    """Start a job again about which nothing can be read but how often Slurm has started it."""
-    if code in _HOPELESS or job.restart >= _BLIND_STARTS:
-        print(f"{name}: its files cannot be read ({error}); not started again", file=sys.stderr)
-        return
-    delay_s = min(BACK_OFF_S * 2**job.restart, _BLIND_DELAY_S)
-    print(f"{name}: its files cannot be read ({error}); again in {delay_s:.0f} s", file=sys.stderr)
-    requeue(job, delay_s, told_to_end=told_to_end)
+def _refused(folder: Path, *, trains: bool, job: InJob, reason: str) -> None:
+    """Note that a job that wished to begin again does not."""
+    ledger = RunFolder(folder).ledger if trains else open_work(folder).ledger
+    ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S)
 
 
-def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
-    kind = arguments[0]
-    folder = Path(arguments[1])
-    logs = Path(arguments[2])
-    code = int(arguments[4])
-    if code == 0:
-        return 0
+def main(arguments: Sequence[str]) -> int:
+    kind, folder, code, phase, about = arguments[0], Path(arguments[1]), int(arguments[4]), *arguments[5:]
     cluster: Cluster = resolve(arguments[3])()
-    job = cluster.current_job(logs)
-    flag = stop or StopFlag()
-
-    in_setup = arguments[5:6] == ["setup"]
-    offset = int(arguments[6]) if len(arguments) > 6 and is_count(arguments[6]) else None
-
-    def told_to_end() -> bool:
-        # The signal that ended the setup may have been that of scancel.
-        return in_setup or flag.code >= StopCode.TERM
-
+    job = cluster.current_job(Path(arguments[2]))
     try:
         if kind == "trainings":
             run = specs.listed_run(folder, job.task)
             if run is None:
                 print(f"{folder}: it is damaged: task {job.task} is not started again", file=sys.stderr)
-                return code
+                return 0
             kind, folder = "training", run
-        if in_setup and kind == "training":
-            after_setup(RunFolder(folder, hooks.heard(folder)), job, told_to_end, offset)
-        elif in_setup and not _is_time_limit(job, offset or 0):
-            return code
-        elif kind == "training":
-            after_training(RunFolder(folder, hooks.heard(folder)), job, code, told_to_end)
+        trains = kind == "training"
+        run_folder = RunFolder(folder, hooks.heard(folder))
+        readable(run_folder.recipe_file if trains else folder / "request.json", _READ_WITHIN_S)
+        # The limit is what ended the setup, or a signal for another reason: Slurm knows what follows.
+        met_limit = phase == "setup" and job.cause_of(StopCode.TERM, int(about)) == "timeout"
+        if phase == "refused":
+            _refused(folder, trains=trains, job=job, reason=about)
+        elif phase == "setup" and code == TOLD and not met_limit:
+            return 0
+        elif met_limit and trains:
+            after_setup(run_folder, job)
+        elif trains:
+            after_training(run_folder, job, code)
         else:
-            after_shards(folder, job, code, told_to_end)
+            after_shards(folder, job, code)
     except OSError as error:
-        after_blindness(folder.name, job, code, error, told_to_end)
-    # It comes last, and may be killed: the job may be in the queue again.
-    hooks.end(RunFolder(folder)) if kind == "training" else hooks.tell_of_works([folder])
-    return code
+        print(f"{folder.name}: its files cannot be read or written ({error})", file=sys.stderr)
+        return BLIND
+    hooks.end(run_folder) if trains else hooks.tell_of_works([folder])
+    return 0
 
 
 if __name__ == "__main__":
     forgive_output()
-    sys.exit(main(sys.argv[1:], StopFlag().listen()))
+    sys.exit(main(sys.argv[1:]))

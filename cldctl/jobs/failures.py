@@ -2,7 +2,7 @@
 
 Ranks note themselves how they fail; of those that cannot, the launcher says it. A node is avoided on which a run, or
 sharded work, failed twice within a day, or a health check once: Slurm keeps giving a job the node that it crashed on,
-since that one is idle. What is avoided is bounded, is in the ledger (`Submitted.exclude`, `Requeued.exclude`), and is
+since that one is idle. What is avoided is bounded, is in the ledger (`Submitted.exclude`, `Wished.exclude`), and is
 forgotten after a day.
 """
 
@@ -11,7 +11,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from cld_core.errors import (
@@ -24,13 +24,13 @@ from cld_core.errors import (
     UsageError,
 )
 from cld_core.run import RunFolder
-from cld_core.run.events import CRASHES, Cause, Event, Failed, Kind, Refused, Requeued
+from cld_core.run.events import CRASHES, Cause, Event, Failed, Kind, Wished
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
 from cld_core.sanitize import one_line
-from cldctl.clusters.base import Cluster, InJob, JobSpec
+from cldctl.clusters.base import Cluster, InJob, JobSpec, Wish
 
-from .process import NOTE_WITHIN_S, UNFIT, requeue
+from .process import NOTE_WITHIN_S, UNFIT
 
 _MAX_REASON = 500  # characters
 # Seconds for which a rank that failed tries to say so: srun is about to end the others, and this one is to blame.
@@ -211,30 +211,30 @@ def begin_again(
     delay_s: float,
     needed: int,
     also: Iterable[Failed] = (),
-    told_to_end: Callable[[], bool] = lambda: False,
     within_s: float = NOTE_WITHIN_S,
-) -> bool:
-    """Put a job back into the queue, away from nodes where it failed, and note that; whether it is there.
+) -> None:
+    """Wish that a job begins again, away from nodes where it failed, and note that; not if it was cancelled.
 
     Args:
         needed, also: as in `for_next_start`.
-        told_to_end: see `process.requeue`.
         within_s: for how many seconds lines are tried to be written that the next start will need.
+
+    Raises:
+        OSError: the wish could not be written down.
     """
     history = ledger.full_history()
+    if job.ref.job_id in history.cancelled:
+        print(f"{name}: job {job.ref.job_id} was cancelled: not started again", file=sys.stderr, flush=True)
+        return
     avoided, readmitted = for_next_start(history, job, needed, also)
     for node, why in avoided.items():
         if node not in history.avoided.get(job.ref.job_id, ()):
             print(f"{name}: node {node} is avoided from now on: {why}", file=sys.stderr, flush=True)
-    # The ledger comes first: the requeue ends this process.
-    event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=tuple(avoided))
+    # The ledger comes first: the next start reads it.
+    event = Wished(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=tuple(avoided))
     ledger.note(event, within_s=within_s)
-    problem = requeue(job, delay_s, exclude=tuple(avoided), readmit=readmitted, told_to_end=told_to_end)
-    if problem is not None:
-        ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=within_s)
-        return False
     ledger.settle(within_s)
-    return True
+    job.wish(Wish(delay_s, avoid=tuple(avoided), readmit=readmitted))
 
 
 def _newest(found: Mapping[str, str], others: Collection[str], usable: Collection[str], needed: int) -> dict[str, str]:

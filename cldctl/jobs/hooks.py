@@ -26,7 +26,7 @@ from cld_core.errors import CldError
 from cld_core.files import read_bytes
 from cld_core.ownership import require_private
 from cld_core.run import RunFolder
-from cld_core.run.events import Cancelled, Event, GivenUp, Refused, Requeued, Started
+from cld_core.run.events import Cancelled, Event, GivenUp, Refused, Started, Wished
 from cld_core.run.work import open_work
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import InJob
@@ -42,7 +42,7 @@ _MARGIN_S = 5.0
 _DEAF = "trap '' HUP INT TERM USR1 USR2; exec \"$@\""
 
 # After an end, one of these may follow at once; it is the same change.
-DECISIONS = (Started, Requeued, GivenUp, Refused, Cancelled)
+DECISIONS = (Started, Wished, GivenUp, Refused, Cancelled)
 
 _started: "list[subprocess.Popen[bytes]]" = []
 
@@ -159,7 +159,7 @@ def end(run: RunFolder) -> None:
     fire(run, is_decided=True)
     within_s = None
     with contextlib.suppress(Exception):
-        within_s = HURRY_S if isinstance(run.ledger.full_history(within_s=0.0).verdict, Requeued) else None
+        within_s = HURRY_S if isinstance(run.ledger.full_history(within_s=0.0).verdict, Wished) else None
     settle(run, within_s)
 
 

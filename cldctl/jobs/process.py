@@ -7,24 +7,25 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cld_core import files
 from cld_core.errors import CldError, SolverError, UnfitError, UnusableSamplesError
-from cld_core.files import passes, pauses, retried
+from cld_core.files import passes, retried
+from cld_core.run.events import Cause
 from cld_core.run.process import start_time
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import InJob, Wish
 
-# Seconds for which a job tries to requeue itself while the scheduler is away; its end may come earlier.
-REQUEUE_WITHIN_S = 3600.0
 # How a process of a job ends, in place of 1 as after a crash, if another start would end in the same way.
 HOPELESS = 6
-# How it ends if it saved and could not requeue the job: badly, so that a successor begins, and yet not by a crash.
+# How a job ends that could not be requeued: badly, so that a successor begins, and yet not by a crash.
 NOT_REQUEUED = 7
 # How it ends if the machine is not fit to train on.
 UNFIT = 8
+# How a process ends that could not write down what it wishes for, or see the files that say it.
+BLIND = 9
 # Seconds for which a job waits for the file system to read what it needs.
 READ_WITHIN_S = 60.0
 # Seconds for which a line of a ledger that matters to others is tried to be written.
@@ -85,49 +86,37 @@ def stop_before_limit(job: InJob, stop: StopFlag) -> None:
         timer.start()
 
 
-def readable(file: Path) -> None:
+def readable(file: Path, within_s: float = READ_WITHIN_S) -> None:
     """Wait until a file can be read. What is missing for good is left to those who read it.
 
     Raises:
         OSError: the file system fails for too long. Not an error of the user's: another start may succeed.
     """
     try:
-        retried(lambda: files.read_bytes(file), READ_WITHIN_S)
+        retried(lambda: files.read_bytes(file), within_s)
     except OSError as error:
         if passes(error):
             raise
 
 
-def requeue(
-    job: InJob,
-    delay_s: float = 0.0,
-    *,
-    exclude: Sequence[str] = (),
-    readmit: Sequence[str] = (),
-    told_to_end: Callable[[], bool] = lambda: False,
-) -> str | None:
-    """Put a job back into the queue, asking until the scheduler answers; why it is not there, if that failed.
+def wish_after_term(job: InJob, cause: Cause | None) -> None:
+    """Wish that a task which SIGTERM has ended begins again if that was the time limit.
 
-    Whoever asks may be killed meanwhile: the notice, the grace time or the time limit is over.
-
-    Args:
-        exclude, readmit: nodes, see `InJob.requeue`.
-        told_to_end: whether a signal asked this process to end, maybe because somebody cancelled the job.
+    Nobody may know here yet what the signal meant; the launcher's notice says it soon.
     """
-    deadline = time.monotonic() + REQUEUE_WITHIN_S
-    for pause in pauses(first_s=2.0):
-        try:
-            if told_to_end() and job.is_cancelled():
-                return "it was cancelled"
-            job.requeue(delay_s=delay_s, exclude=exclude, readmit=readmit)
-            return None
-        except (SchedulerRefused, SchedulerAway) as error:
-            if isinstance(error, SchedulerRefused) or time.monotonic() + pause > deadline:
-                print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
-                return str(error).partition(". ")[0]
-            print(f"job {job.ref.job_id} is not requeued yet: {error}", flush=True)
-        time.sleep(pause)
-    raise AssertionError("pauses never end")
+    if cause in ("terminated", None):
+        with written_down(job):
+            job.wish(Wish(after_limit=True))
+
+
+@contextlib.contextmanager
+def written_down(job: InJob) -> Iterator[None]:
+    """End with an exit code that says so if a wish cannot be written down inside."""
+    try:
+        yield
+    except OSError as error:
+        print(f"what job {job.ref.job_id} wishes for cannot be written: {error}", file=sys.stderr, flush=True)
+        sys.exit(BLIND)
 
 
 def begin(job: InJob) -> None:

@@ -10,11 +10,11 @@ from cld_core.errors import CldError
 from cld_core.files import forgive_output
 from cld_core.run import RunFolder, code
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Event, Failed, GivenUp, Refused, Remarked
+from cld_core.run.events import Event, Failed, GivenUp, Remarked
 from cld_core.run.work import open_work, use_plugins
 from cld_core.sanitize import one_line
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob
+from cldctl.clusters.base import InJob, Wish
 from cldctl.evals.table import write_finished
 
 from . import hooks, process
@@ -43,12 +43,11 @@ class ShardsWork:
     gpu: bool
     code: str | None = None
 
-    def __call__(self, job: InJob) -> None:
-        # Before anything slow is loaded: an early signal must be neither lost nor fatal.
-        stop = StopFlag().listen(interrupt=job.in_process)
+    def __call__(self, job: InJob, stop: StopFlag) -> None:
         offset = process.log_size(job)
         if not job.in_process:
             forgive_output()
+        process.begin(job)
         for piece in self.pieces:
             process.readable(Path(piece.folder, "request.json"))
         process.stop_before_limit(job, stop)
@@ -61,11 +60,12 @@ class ShardsWork:
             is_done = self._compute(job, stop)
         if is_done or not job.ref.restarts:
             return
-        if stop.code is StopCode.USR2 or job.cause_of(stop.code, offset) == "timeout":
-            problem = process.requeue(job, told_to_end=lambda: stop.code >= StopCode.TERM)
-            if problem is not None:
-                self._note(Refused("requeue", job_id=job.ref.job_id, reason=problem))
-                sys.exit(process.NOT_REQUEUED)
+        cause = job.cause_of(stop.code, offset)
+        if stop.code is StopCode.USR2 or cause == "timeout":
+            with process.written_down(job):
+                job.wish(Wish())
+        else:
+            process.wish_after_term(job, cause)
 
     def _compare_code(self, job: InJob) -> None:
         """Tell of code that was changed since the task was submitted: shards of one result may differ in it."""

@@ -1,7 +1,5 @@
 """The work of a training job, in each of its processes, and what rank 0 does before and after it."""
 
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +12,7 @@ from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
 from . import failures, hooks, process, successor
-from .process import NOT_REQUEUED, NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors, readable, stop_before_limit
+from .process import NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors, readable, stop_before_limit
 
 if TYPE_CHECKING:
     from cld_core.config import Recipe
@@ -30,9 +28,7 @@ class TrainWork:
 
     run: str
 
-    def __call__(self, job: InJob) -> None:
-        # Before anything slow is loaded: an early signal must be neither lost nor fatal.
-        stop = StopFlag().listen(interrupt=job.in_process)
+    def __call__(self, job: InJob, stop: StopFlag) -> None:
         run = RunFolder(self.run, hooks.heard(Path(self.run)))
         if not job.in_process:
             forgive_output()
@@ -47,14 +43,8 @@ class TrainWork:
                 recipe = run.recipe(within_s=READ_WITHIN_S, with_plugins=True)
                 _check_size(run, recipe, job)
                 ended = self._train(run, recipe, job, stop)
-            # The other ranks have nothing left to do: a requeue starts the killing.
             if job.place().rank == 0 and job.ref.restarts:
-                if ended.cause == "cancelled":
-                    successor.withdraw(run, job)
-                # The notice may have come before there was anybody to hear it, so the limit itself ends the training.
-                follows = ended.code is StopCode.USR2 or ended.cause == "timeout"
-                if follows and not go_on(run, job, ended.cause, told_to_end=lambda: stop.code >= StopCode.TERM):
-                    sys.exit(NOT_REQUEUED)
+                _follow(run, recipe, job, ended)
 
     def _train(self, run: RunFolder, recipe: "Recipe", job: InJob, stop: StopFlag) -> "SessionResult":
         if job.place().rank == 0:
@@ -73,9 +63,8 @@ class TrainWork:
         )
         ranks.use_cores(recipe.cluster.cpus_per_task)
         try:
-            # Only now: a job that finds itself on an unfit machine begins again on its own.
-            if job.place().rank == 0 and job.ref.restarts and recipe.cluster.successor:
-                successor.submit(run, job, self)
+            if job.place().rank == 0 and job.ref.restarts:
+                successor.note(run, job)
             ended = session.run(
                 run,
                 ranks,
@@ -121,23 +110,25 @@ def explain_previous(run: RunFolder, job: InJob) -> None:
         run.ledger.note(Ended(attempt=last.attempt, cause=cause, afterwards=True))
 
 
-def go_on(
-    run: RunFolder,
-    job: InJob,
-    cause: Cause,
-    *,
-    delay_s: float = 0.0,
-    told_to_end: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Requeue this job, and note in the ledger what follows.
+def _follow(run: RunFolder, recipe: "Recipe", job: InJob, ended: "SessionResult") -> None:
+    """Wish for what is to follow when all ranks have ended, after a training that a signal has stopped, or none has."""
+    if ended.cause == "cancelled":
+        successor.withdraw(run, job)
+    # The notice may have come before there was anybody to hear it, so the limit itself ends the training.
+    elif ended.code is StopCode.USR2 or ended.cause == "timeout":
+        with process.written_down(job):
+            go_on(run, recipe, job, ended.cause)
+    elif ended.code is StopCode.TERM:
+        process.wish_after_term(job, ended.cause)
+
+
+def go_on(run: RunFolder, recipe: "Recipe", job: InJob, cause: Cause, *, delay_s: float = 0.0) -> None:
+    """Wish that this job begins again, and note in the ledger what follows.
 
     A time limit that came before a single step was done would come again: the run is given up.
 
-    Args:
-        told_to_end: see `process.requeue`.
-
-    Returns:
-        False if it could not be requeued.
+    Raises:
+        OSError: the wish could not be written down.
     """
     history = run.ledger.full_history()
     last = history.last
@@ -146,6 +137,5 @@ def go_on(
         reason = "the time limit came before a single step; set cluster.time_min higher and resume"
         run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=NOTE_WITHIN_S)
         print(f"{run.name}: {reason}", flush=True)
-        return True
-    needed = run.recipe(within_s=READ_WITHIN_S).cluster.nodes
-    return failures.begin_again(run.name, run.ledger, job, cause, delay_s, needed, told_to_end=told_to_end)
+        return
+    failures.begin_again(run.name, run.ledger, job, cause, delay_s, recipe.cluster.nodes)

@@ -3,8 +3,8 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cld_core.errors import CldError, UsageError
@@ -218,6 +218,12 @@ def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: flo
         ended = _ended(waiting)
         answers = survey.ask(job for ending in waiting for job in ending.jobs)
         asked, is_late = time.monotonic(), time.monotonic() > deadline
+        for name, jobs in by_cluster(job for ending in waiting for job in ending.jobs).items():
+            # A job that began again just before it was cancelled.
+            back = [job for job in jobs if job.restarts and answers.of(job).phase == "pending"]
+            if back:
+                with contextlib.suppress(SchedulerRefused, SchedulerAway):
+                    clusters.find(name).cancel(back)
         for ending in list(waiting):
             _look(ending, answers)
             if ending.is_over or (is_late and is_killed):
@@ -267,7 +273,7 @@ def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending
         answers.require((job.cluster for job in jobs.values()), f"{run.name} was not cancelled")
     except UsageError as error:
         return Ending(run, problem=error)
-    for job in _as_seen(jobs.values()):
+    for job in jobs.values():
         if not _is_of(run, job):
             text = f"job {job.job_id} writes its logs to {job.logs}, so it belongs to another run"
             return Ending(run, problem=UsageError(f"{text}. Cancel that one."))
@@ -279,14 +285,6 @@ def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending
                 raise SchedulerAway(f"{text}. Nothing was cancelled. Try again in a minute.")
             raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
     return Ending(run, tuple(jobs.values()))
-
-
-def _as_seen(jobs: Collection[JobRef]) -> Iterator[JobRef]:
-    """Jobs as the ledger has them, and again with the logs that their scheduler knows: others may write the ledger."""
-    yield from jobs
-    for name, some in by_cluster(jobs).items():
-        known = clusters.find(name).logs_of(some)
-        yield from (replace(job, logs=str(known[job.job_id])) for job in some if job.job_id in known)
 
 
 def _is_of(run: RunFolder, job: JobRef) -> bool:

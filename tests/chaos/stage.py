@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from cld_core.run import RunFolder
-from cldctl.clusters.entry import MODULE
+from cldctl.clusters.local import _MODULE as MODULE
 from tests.slurm.lab import Lab
 from tests.slurm.processes import end
 from tests.support.paths import MISBEHAVING

@@ -8,7 +8,7 @@ import signal
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Failed
-from cldctl.clusters.entry import MODULE
+from cldctl.clusters.local import _MODULE as MODULE
 from tests.support.tools import wait_for
 
 from .lab import ENDLESS

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Ended, Failed, GivenUp, Requeued, Started
-from cldctl.clusters.entry import MODULE
+from cld_core.run.events import Ended, Failed, GivenUp, Wished, Started
+from cldctl.clusters.local import _MODULE as MODULE
 from tests.support.tools import wait_for
 
 from .lab import give
@@ -34,7 +34,7 @@ def test_a_run_leaves_a_node_on_which_it_crashed_twice(lab, monkeypatch):
     events = run.ledger.events()
     failed = [event for event in events if isinstance(event, Failed) and event.kind == "rank"]
     assert [(event.host, event.restart) for event in failed] == [("n1", 0), ("n1", 1)]
-    assert [event.exclude for event in events if isinstance(event, Requeued)] == [(), ("n1",)]
+    assert [event.exclude for event in events if isinstance(event, Wished)] == [(), ("n1",)]
     assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
     said = (run.logs / f"{row['job_id']}_0_log.err").read_text()
     assert "node n1 is avoided from now on: 2 crashes" in said

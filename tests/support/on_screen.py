@@ -11,7 +11,7 @@ from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run import events
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Ended, Failed, JobRef, Labelled, Requeued, Started, Submitted
+from cld_core.run.events import Ended, Failed, JobRef, Labelled, Wished, Started, Submitted
 from cld_core.run.groups import Group
 from cldctl.evals import plan
 from tests.support.clock import Clock
@@ -55,7 +55,7 @@ class Fleet:
         if cause:
             self.events(run, (end, events.Ended, {"attempt": number, "cause": cause, "step": step, **more}))
         if is_requeued:
-            self.events(run, (end, events.Requeued, {"job_id": job_id, "cause": cause}))
+            self.events(run, (end, events.Wished, {"job_id": job_id, "cause": cause}))
 
     def reports(self, run, step, loss, rate, ago=2.0, attempt=0):
         write_json(
@@ -239,7 +239,7 @@ def _attempts(run, end):
         detail = HOSTILE if number else None
         run.ledger.append(Ended(attempt=number, cause=cause, step=last, detail=detail, time=began + 4_000))
         if number < len(causes) - 1:
-            run.ledger.append(Requeued(job_id="7", cause=cause, time=began + 4_001))
+            run.ledger.append(Wished(job_id="7", cause=cause, time=began + 4_001))
     run.ledger.append(Labelled(note=HOSTILE, add=("paper",)))
 
 

@@ -18,11 +18,12 @@ TIMEOUT_S = 15.0
 # The form of times does not depend on the settings of a user.
 TIMES = {"SLURM_TIME_FORMAT": "standard"}
 _LOG = logging.getLogger(__name__)
-# What clients say when the controller does not answer (`scontrol requeue` says the first), or cannot be located.
+# What clients say when the controller does not answer (`scontrol requeue` says the first), or cannot be located; as
+# grep understands it, too.
 AWAY = re.compile(
     r"unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes were transmitted"
     r"|could not establish a configuration source|dns srv lookup failed|standby mode|communication connection failure"
-    r"|temporarily un(?:able|available)|protocol authentication error|transport endpoint is not connected"
+    r"|temporarily un(able|available)|protocol authentication error|transport endpoint is not connected"
     r"|no route to host|network is unreachable|connection reset",
     re.IGNORECASE,
 )
@@ -166,51 +167,6 @@ def cancel(job_ids: Collection[str]) -> None:
         _must(run(["scancel", *job_ids]), f"scancel refused job {', '.join(job_ids)}")
 
 
-def set_dependency(job_id: str, dependency: str) -> None:
-    """Give a waiting job or array another condition to begin.
-
-    Raises:
-        SchedulerRefused, SchedulerAway
-    """
-    require_job_ids([job_id])
-    answer = run(["scontrol", "update", f"jobid={job_id}", f"dependency={dependency}"])
-    _must(answer, f"job {job_id} does not wait for {dependency}")
-
-
-def requeue(
-    job_id: str, restart: int, *, delay_s: float = 0.0, exclude: Sequence[str] = (), readmit: Sequence[str] = ()
-) -> None:
-    """Put a running job back into the queue; a job that waits already is fine.
-
-    One process does everything: as soon as the job is requeued, Slurm ends the script that asked for it. It ignores
-    SIGTERM, so that it can finish. A change that Slurm refuses leaves the others, and the requeue, in force.
-
-    Args:
-        restart: how often the job had been started before, when the present start began.
-        delay_s: seconds before it may begin.
-        exclude: nodes to avoid, beside those that the job avoids already.
-        readmit: nodes that it need not avoid any longer.
-
-    Raises:
-        SchedulerRefused, SchedulerAway
-    """
-    changes = [f"starttime=now+{round(delay_s)}"] if delay_s > 0 else []
-    if exclude or readmit:
-        expression = show_job(job_id).get("ExcNodeList", "")
-        # Nobody needs to be asked which nodes they are, unless one is readmitted.
-        known = None if "[" in expression and not readmit else nodes_in(expression)
-        before = [expression] if known is None else list(known)
-        avoided = dict.fromkeys([*(node for node in before if node not in readmit), *exclude])
-        if list(avoided) != before:
-            changes.append(f"excnodelist={','.join(avoided)}")
-    lines = [f"requeue {job_id}", *(f"update jobid={job_id} {change}" for change in changes)]
-    answer = run(["sh", "-c", "trap '' TERM; exec scontrol"], "\n".join([*lines, ""]))
-    if answer.code != 0 and not answer.away and _waits(job_id, restart):
-        print(f"job {job_id} is in the queue again, though scontrol said: {answer.text.strip()}", flush=True)
-        return
-    _must(answer, f"job {job_id} could not be requeued")
-
-
 def nodes_in(expression: str) -> tuple[str, ...] | None:
     """The single nodes of an expression such as "n[1-3],m7", as ``--exclude`` takes it; None if it cannot be read."""
     text = expression.strip()
@@ -231,15 +187,21 @@ def nodes(partition: str | None, features: str | None, exclude: str) -> Nodes | 
         exclude: as ``--exclude`` takes it.
     """
     excluded = nodes_in(exclude)
-    wanted = set() if features in (None, "", "(null)") else set(str(features).split("&"))
-    if excluded is None or any(not re.fullmatch(r"[\w.:-]+", feature) for feature in wanted):
+    if excluded is None:
         return None
     where = [f"--partition={partition}"] if partition else []
     text = output_of(["sinfo", "--noheader", "--Node", *where, "--format=%N|%P|%T|%f"])
-    if text is None:
+    usable = None if text is None else usable_nodes(text, partition, features)
+    return None if usable is None else Nodes(usable, excluded)
+
+
+def usable_nodes(sinfo: str, partition: str | None, features: str | None) -> set[str] | None:
+    """The nodes of ``sinfo --format='%N|%P|%T|%f'`` that a job could run on; None if its features cannot be read."""
+    wanted = set() if features in (None, "", "(null)") else set(str(features).split("&"))
+    if any(not re.fullmatch(r"[\w.:-]+", feature) for feature in wanted):
         return None
-    rows = [line.strip().split("|") for line in text.splitlines()]
-    usable = {
+    rows = [line.strip().split("|") for line in sinfo.splitlines()]
+    return {
         row[0]
         for row in rows
         if len(row) == 4
@@ -247,13 +209,6 @@ def nodes(partition: str | None, features: str | None, exclude: str) -> Nodes | 
         and not re.search("down|drain|fail|unknown", row[2])
         and wanted <= set(row[3].split(","))
     }
-    return Nodes(usable, excluded)
-
-
-def _waits(job_id: str, restart: int) -> bool:
-    """Whether a job was requeued since start number ``restart``, maybe by a request that was heard late."""
-    job = show_job(job_id)
-    return restarts_of(job) > restart or job.get("JobState", "") in ("PENDING", "REQUEUED", "REQUEUE_HOLD")
 
 
 def submitted_since(name: str, when: float) -> list[str] | None:

@@ -3,6 +3,7 @@
 A task knows who it is, what signals and notices mean, and how it begins again.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -15,36 +16,35 @@ from typing import ClassVar
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
+from cld_core.files import write_text
 from cld_core.rendezvous import Place
 from cld_core.run.events import Cause, JobRef
 from cld_core.run.history import Attempt
 from cld_core.sanitize import is_count
 from cld_core.stop import StopCode
-from cldctl.clusters import entry, job_logs
+from cldctl.clusters import job_logs, this_machine
 from cldctl.clusters.base import (
-    After,
     Check,
     Cluster,
     DoctorOptions,
     EndedTask,
-    Entry,
     InJob,
     JobSpec,
     Limit,
     Nodes,
+    SchedulerAway,
+    SchedulerRefused,
     Seen,
     Survey,
+    Task,
     Waiting,
+    Wish,
     Work,
     read_from,
 )
 
 from . import client, doctor, poll, reasons, script, submit
 
-# A job's line of `scontrol --oneliner show job`.
-_LOG = re.compile(
-    r"JobId=(?P<job>[0-9]+) (?:ArrayJobId=(?P<array>[0-9]+) )?.* StdOut=(?P<log>/.*?)(?: [A-Z]\w*=.*)?$", re.MULTILINE
-)
 # Slurm may send the signal of the time limit up to a minute early.
 _EARLY_S = 90.0
 _NOT_PREEMPTED = ("None", "Unknown", "")
@@ -107,27 +107,26 @@ class SlurmCluster(Cluster):
             note([JobRef(cluster=self.name, job_id=job, logs=logs, restarts=self.restarts) for job in job_ids])
 
         with job_logs.refusals(spec.logs):
-            submit.submit(spec, [Entry(work, self) for work in works], note_ids)
+            submit.submit(spec, [Task(work, self) for work in works], note_ids)
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
         return poll.survey(jobs, settled, max_age_s)
 
-    def logs_of(self, jobs: Collection[JobRef]) -> Mapping[str, Path]:
-        """One scontrol for all. Those of an array share a folder, and while they wait, a line."""
-        ids = [job.job_id for job in jobs if client.is_job_id(job.job_id)]
-        lines = "".join(f"show job {job_id}\n" for job_id in ids)
-        text = client.run(["scontrol", "--oneliner"], lines).text if ids else ""
-        folders = {
-            job: Path(found["log"]).parent for found in _LOG.finditer(text) for job in found.group("job", "array")
-        }
-        return {
-            job_id: folder
-            for job_id in ids
-            if (folder := folders.get(job_id, folders.get(job_id.partition("_")[0]))) is not None
-        }
-
     def cancel(self, jobs: Collection[JobRef]) -> None:
-        client.cancel([job.job_id for job in jobs])
+        """Beside each job lies a mark that keeps it from starting again, whatever it wishes for by now."""
+        marks = [_file(job, "cancelled") for job in jobs if job.logs]
+        for mark in marks:
+            # The logs of a colleague's job are theirs.
+            with contextlib.suppress(OSError):
+                mark.touch()
+        waiting = [ref.job_id for job in jobs if (ref := _successor(job)) is not None]
+        try:
+            client.cancel([*(job.job_id for job in jobs), *waiting])
+        except (SchedulerRefused, SchedulerAway):
+            for mark in marks:
+                with contextlib.suppress(OSError):
+                    mark.unlink()
+            raise
 
     def kill(self, jobs: Collection[JobRef]) -> None:
         """Nothing to do: Slurm kills what is left KillWait seconds after `cancel`."""
@@ -138,10 +137,6 @@ class SlurmCluster(Cluster):
 
     def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:
         return submit.expected_start(replace(spec, after=None))
-
-    def redirect(self, waiting: Collection[JobRef], after: After) -> None:
-        for job_id in sorted({job.job_id.partition("_")[0] for job in waiting}):
-            client.set_dependency(job_id, script.dependency(after))
 
     def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
         """By line and number: in about the order in which they ended."""
@@ -180,7 +175,7 @@ class SlurmJob(InJob):
     def place(self) -> Place:
         import submitit
 
-        return entry.place(f"tcp://{submitit.JobEnvironment().hostnames[0]}:{self._port()}")
+        return this_machine.place(f"tcp://{submitit.JobEnvironment().hostnames[0]}:{self._port()}")
 
     def _port(self) -> int:
         """Where the ranks meet: the same for all of a start, another one at the next, in case this one is taken.
@@ -227,21 +222,31 @@ class SlurmJob(InJob):
         left, notice = _seconds_left({}), _notice_s()
         return max(left - notice, left / 2, 0.0) if left < notice + _EARLY_S else None
 
-    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = (), readmit: Sequence[str] = ()) -> None:
-        client.requeue(self.ref.job_id, self.restart, delay_s=delay_s, exclude=exclude, readmit=readmit)
+    def wish(self, wish: Wish) -> None:
+        """For the batch script (`follow.sh`), which carries it out on the node when srun has ended."""
+        lines = {
+            "delay": "" if wish.delay_s is None else str(round(wish.delay_s)),
+            "avoid": ",".join(wish.avoid),
+            "readmit": ",".join(wish.readmit),
+            "only": "limit" if wish.after_limit else "",
+            "withdraw": wish.withdraw,
+        }
+        text = "".join(f"{name} {value}\n" for name, value in lines.items() if value)
+        write_text(_file(self.ref, f"wish_{self.restart}"), text)
+
+    def successor(self) -> JobRef | None:
+        return _successor(self.ref)
 
     def nodes(self) -> Nodes | None:
-        job = client.show_job(self.ref.job_id)
-        if not {"Partition", "ExcNodeList"} <= job.keys():
+        """By what the batch script has seen: there may be no client inside."""
+        try:
+            about, _, rows = _file(self.ref, "nodes").read_text().partition("\n\n")
+        except OSError:
             return None
-        return client.nodes(job["Partition"], job.get("Features"), job["ExcNodeList"])
-
-    def is_cancelled(self) -> bool:
-        job = client.show_job(self.ref.job_id)
-        state = job.get("JobState", "")
-        by_slurm = _limit_reached(job) or job.get("PreemptTime", "None") not in _NOT_PREEMPTED
-        is_back = client.restarts_of(job) > self.restart
-        return ("COMPLETING" in state or state.startswith("CANCELLED")) and not by_slurm and not is_back
+        shown, *excluded = about.splitlines()
+        job = client.pairs_in(shown)
+        usable = client.usable_nodes(rows, job.get("Partition"), job.get("Features"))
+        return None if usable is None or "ExcNodeList" not in job else Nodes(usable, excluded)
 
     def _log_with_a_reason(self, offset: int) -> str:
         """The log of this attempt, once it has a reason in it."""
@@ -260,6 +265,19 @@ def _job_id(environment: Mapping[str, str]) -> str:
 def _log_file(logs: Path, job: str) -> Path:
     """Where slurmstepd writes its notices: the error log of rank 0, which is also that of the batch script."""
     return logs / f"{job}_0_log.err"
+
+
+def _file(job: JobRef, what: str) -> Path:
+    """A file of a job beside its logs, which its batch script knows, too."""
+    return Path(job.logs) / f"{job.job_id}_{what}"
+
+
+def _successor(job: JobRef) -> JobRef | None:
+    """The job that was submitted to begin if this one ends badly."""
+    with contextlib.suppress(OSError):
+        job_id = _file(job, "successor").read_text().strip() if job.logs else ""
+        return replace(job, job_id=job_id) if client.is_job_id(job_id) else None
+    return None
 
 
 def _notice_s() -> float:

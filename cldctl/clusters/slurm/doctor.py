@@ -23,7 +23,7 @@ from cld_core.codec import find_record, to_plain
 from cld_core.config.cluster import ClusterSpec
 from cld_core.files import write_json
 from cld_core.sanitize import is_count
-from cldctl.clusters import entry, this_machine
+from cldctl.clusters import this_machine
 from cldctl.clusters.base import Check, DoctorOptions, SchedulerAway, SchedulerRefused, read_from
 
 from . import client, poll, submit
@@ -349,7 +349,7 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], asked: Doc
 
 def probe_script(folder: Path, hosts: Sequence[str], size: ClusterSpec) -> str:
     """The script of the job, with the setup of a run, and Python in its container."""
-    python = f"{_into_container(size)} {entry.python_command()}"
+    python = f"{_into_container(size)} {this_machine.python_command()}"
     token, errors, here = (shlex.quote(str(path)) for path in (folder / _TOKEN, folder / _ERRORS, folder))
     lines = (
         "#!/bin/bash",

@@ -3,21 +3,26 @@
 import re
 import shlex
 import sys
-from typing import Any
+from importlib import resources
+from typing import TYPE_CHECKING, Any
 
 from cld_core.config.cluster import ClusterSpec, misread, not_plain
 from cld_core.errors import RecipeError, UsageError
 from cld_core.sanitize import printable
-from cldctl.clusters import entry, this_machine
 from cldctl.clusters.base import After, JobSpec, SchedulerRefused
+
+from . import client
+
+if TYPE_CHECKING:
+    import submitit
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 # Others would make another job of it, or hide its logs.
 _OWN = ("array", "dependency", "error", "job-name", "open-mode", "output", "test-only", "wrap")
 
 
-def text(spec: JobSpec, tasks: int) -> str:
-    """The batch script of a job, or of an array of ``tasks``, byte for byte as it is submitted.
+def executor(spec: JobSpec) -> "submitit.SlurmExecutor":
+    """What submits such jobs.
 
     Raises:
         RecipeError, UsageError: as `parameters`.
@@ -25,18 +30,28 @@ def text(spec: JobSpec, tasks: int) -> str:
     """
     import submitit
 
-    python, wanted = _python_command(spec.size), parameters(spec)
+    wanted = parameters(spec)
     try:
-        executor = submitit.SlurmExecutor(folder=spec.logs, python=python)
+        made = submitit.SlurmExecutor(folder=spec.logs, python=_python(spec.size))
     except RuntimeError as error:
         raise SchedulerRefused(f"there is no Slurm on this machine ({error}). Use --cluster local.") from error
     try:
-        executor.update_parameters(**wanted)
+        made.update_parameters(**wanted)
     except ValueError as error:
         raise SchedulerRefused(f"this job cannot be described to sbatch: {error}") from error
+    return made
+
+
+def text(spec: JobSpec, tasks: int) -> str:
+    """The batch script of a job, or of an array of ``tasks``, which submitit shows by no public call.
+
+    Raises:
+        RecipeError, UsageError, SchedulerRefused: as `executor`.
+    """
+    made = executor(spec)
     if tasks > 1:
-        executor.parameters["map_count"] = tasks
-    return str(executor._make_submission_file_text(entry.command(python, executor.folder), uid=""))
+        made.parameters["map_count"] = tasks
+    return str(made._make_submission_file_text(made._submitit_command_str, uid=""))
 
 
 def parameters(spec: JobSpec) -> dict[str, Any]:
@@ -65,7 +80,6 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
         "time": size.time_min,
         "dependency": None if spec.after is None else dependency(spec.after),
         "setup": _setup(spec),
-        "teardown": _teardown(spec) or None,
         "signal_delay_s": spec.notice_s,
         "srun_args": ["--kill-on-bad-exit=1", *_cores(size), *size.srun_args],
         "array_parallelism": spec.parallel,
@@ -75,12 +89,6 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
     }
     # Without None for these two, submitit would fill in values of its own.
     return {name: value for name, value in wanted.items() if value is not None or name in ("wckey", "time")}
-
-
-def _python_command(size: ClusterSpec) -> str:
-    """The Python of this environment, behind the container's command if there is one."""
-    python = entry.python_command()
-    return f"{size.container} {python}" if size.container else python
 
 
 def dependency(after: After) -> str:
@@ -126,64 +134,64 @@ def _require(what: str, text: str, problem: str | None) -> None:
         raise UsageError(f"the {what} {text!r} cannot be part of a batch script: {problem}.")
 
 
+def _python(size: ClusterSpec) -> str:
+    """The Python of this environment, behind the container's command if there is one."""
+    return f"{size.container or ''} {shlex.quote(sys.executable)}".lstrip()
+
+
 def _setup(spec: JobSpec) -> list[str]:
+    """The lines before srun. Those of the recipe end the job if one fails, and may set PYTHONPATH."""
     return [
-        *_trap(spec),
+        *_follow(spec),
+        *_imports(spec),
+        f"export PYTHONSAFEPATH=1 CLDCTL_SIGNAL_S={spec.notice_s}",
         *spec.size.setup,
-        *_exports(spec),
-        # A careful `set -e` is for the lines above: what comes after srun must run when that fails.
-        *(["set +e", "trap - TERM"] if spec.aftermath else []),
+        *_PREPARED,
+        # Where a job gets no variables from the command that submits it, srun would pass none to its tasks.
+        "unset SLURM_EXPORT_ENV",
+        f"export PYTHONSAFEPATH=1 CLDCTL_SIGNAL_S={spec.notice_s}",
+        "cldctl_import || exit 1",
+        *(["cldctl_succeed"] if spec.size.successor else []),
     ]
 
 
-def _exports(spec: JobSpec) -> list[str]:
+# Behind the lines of the recipe: from now on the job answers for itself.
+_PREPARED = ("set +eEu", "trap - ERR", "trap '' TERM", "trap cldctl_follow EXIT", "cldctl_phase=work")
+
+
+def _follow(spec: JobSpec) -> list[str]:
+    """What follows a start, as far as the batch script does it: `follow.sh`, without its comments."""
+    size = spec.size
+    # Of Pyxis, where a container exists through srun alone.
+    inside = [argument for argument in size.srun_args if argument.startswith("--container")]
+    again = f"srun --nodes=1 --ntasks=1 --overlap {shlex.join(inside)} " if inside else ""
+    ask = f'timeout 20 {again}{_python(size)} -m {shlex.join(spec.aftermath)} "$@"'
+    lines = resources.files(__package__).joinpath("follow.sh").read_text().splitlines()
     return [
-        # Behind the lines of the recipe, which may set the variable.
-        *_path(spec),
-        # A job tells the signal of its time limit from that of a preemption by how early it comes.
-        f"export CLDCTL_SIGNAL_S={spec.notice_s}",
-        *(f"export {name}={value}" for name, value in this_machine.SAFE_PATH.items()),
+        f"cldctl_logs={shlex.quote(str(spec.logs))}",
+        f"cldctl_away={shlex.quote(client.AWAY.pattern)}",
+        f"cldctl_ask() {{ (cldctl_import && {ask}); }}" if spec.aftermath else "cldctl_ask() { :; }",
+        *(line for line in lines if line.strip() and not line.lstrip().startswith("#")),
     ]
 
 
-def _path(spec: JobSpec) -> list[str]:
+def _imports(spec: JobSpec) -> list[str]:
     """Import from the code of the run, unless somebody has put other code into its place while the job waited."""
     if spec.code is None:
-        return []
+        return ["cldctl_import() { :; }"]
     others = r'[ -n "$(find "$cldctl_code" -prune \( -perm -020 -o -perm -002 \))" ]'
     text = "the code of the run is missing, or is not only yours to write: nothing of it was imported"
     fix = f"Continue with that of your checkout: cldctl resume {spec.name} --update-code"
     return [
         f"cldctl_code={shlex.quote(str(spec.code))}",
-        f'if [ -L "$cldctl_code" ] || [ ! -O "$cldctl_code" ] || {others}; then',
-        f'  echo "$cldctl_code: {text}. {fix}" >&2',
-        "  exit 1",
-        "fi",
-        'export PYTHONPATH="$cldctl_code${PYTHONPATH:+:$PYTHONPATH}"',
-    ]
-
-
-def _trap(spec: JobSpec) -> list[str]:
-    """If the time limit comes during the setup, nobody but the batch script is there to hear of it."""
-    if not spec.aftermath:
-        return []
-    command = f"{_python_command(spec.size)} -m {shlex.join(spec.aftermath)} 143 setup $cldctl_begin"
-    # The lines below that set the environment have not run yet.
-    body = ["trap - TERM", *_exports(spec), command, "exit 143"]
-    return [
-        # Slurm appends to the log of earlier starts, in which its notices are about those.
-        "cldctl_begin=$(stat -L -c %s /proc/$$/fd/2 2>/dev/null || echo 0)",
-        "cldctl_told_to_end() {",
-        *(f"  {line}" for line in body),
+        "cldctl_import() {",
+        f'  if [ -L "$cldctl_code" ] || [ ! -O "$cldctl_code" ] || {others}; then',
+        f'    echo "$cldctl_code: {text}. {fix}" >&2',
+        "    return 1",
+        "  fi",
+        '  export PYTHONPATH="$cldctl_code${PYTHONPATH:+:$PYTHONPATH}"',
         "}",
-        "trap cldctl_told_to_end TERM",
     ]
-
-
-def _teardown(spec: JobSpec) -> list[str]:
-    if not spec.aftermath:
-        return []
-    return ["code=$?", f"{_python_command(spec.size)} -m {shlex.join(spec.aftermath)} $code", "exit $code"]
 
 
 def _never_satisfied(after: After | None) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 import contextlib
 import functools
+import io
 import os
 import re
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cld_core.files import retried
 from cld_core.ownership import user_name
 from cldctl.clusters import job_logs, this_machine
 from cldctl.clusters.base import JobSpec, Limit, SchedulerAway, SchedulerRefused, TooManyTasks
@@ -20,15 +20,12 @@ from . import client, script
 
 # Seconds that sbatch may take.
 SBATCH_WITHIN_S = 120
-# Seconds for which a file is tried to be renamed; its job waits for `entry.PATIENCE_S`.
-_NAMED_WITHIN_S = 30.0
 # Seconds that a controller which did not answer is given to say what it has accepted.
 _AWAY_S = 60.0
 # Seconds after which nobody waits any more for an estimate.
 _ESTIMATED_WITHIN_S = 5.0
 _START = re.compile(r"to start at (\S+)")
 _PREFIX = re.compile(r"sbatch: (error|fatal): ")
-_SUBMITTED = re.compile(r"\bjob ([0-9]+)")
 # What it says if nobody knows whether the job was accepted.
 _UNHEARD = re.compile("timed out|no answer within", re.IGNORECASE)
 
@@ -71,10 +68,11 @@ def expected_start(spec: JobSpec) -> Callable[[], float | None]:
         submission nor break it.
     """
     text, deadline = script.text(spec, 1), time.monotonic() + _ESTIMATED_WITHIN_S
+    variables = {**environment(), **client.TIMES}
     said: list[str] = []
 
     def ask() -> None:
-        answer = client.run(["sbatch", "--test-only"], text, {**environment(), **client.TIMES}, _ESTIMATED_WITHIN_S)
+        answer = client.run(["sbatch", "--test-only"], text, variables, _ESTIMATED_WITHIN_S)
         said.append(answer.text + answer.errors)
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -98,74 +96,77 @@ def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]], note: Callable[[Se
         SchedulerRefused, CldError, OSError: Slurm said no, or a file could not be written; no job is left.
         SchedulerAway: Slurm gave no answer.
     """
-    from submitit.core.utils import JobPaths
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    logs, text = spec.logs, script.text(spec, len(calls))
-    job_logs.prepare(logs)
-    job_id, files = None, []
+    executor = script.executor(spec)
+    job_logs.prepare(spec.logs)
+    began, jobs = time.time(), []
     try:
-        for call in calls:
-            files.append(job_logs.store(logs, call, spec.size.time_min))
-        job_id = _sbatch(spec, text)
-        job_ids = [job_id] if len(calls) == 1 else [f"{job_id}_{number}" for number in range(len(calls))]
-        for number, name in enumerate(job_ids):
-            files[number] = _named(files[number], JobPaths(logs, name).submitted_pickle)
-        note(job_ids)
+        with _shielded(spec):
+            jobs = [str(job.job_id) for job in executor.submit_array(calls)]
+        note(jobs)
+    except (FailedJobError, FailedSubmissionError) as error:
+        code = getattr(error.__cause__, "returncode", 1)
+        said = f"no answer within {SBATCH_WITHIN_S} s" if code == -signal.SIGKILL else str(error).strip()
+        raise _explained(spec.name, said or f"sbatch ended with {code}", began) from error
     except BaseException:
-        if job_id is not None:
-            try:
-                client.cancel([job_id])
-            except (SchedulerRefused, SchedulerAway) as error:
-                about = f"job {job_id} is not noted, and could not be cancelled; end it with `scancel {job_id}`"
-                print(f"warning: {about} ({error})", file=sys.stderr)
-        for file in files:
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)
+        _forget(spec.name, jobs, began)
         raise
-    # For people: sbatch has its own copy. "x" follows no link.
-    with contextlib.suppress(OSError), JobPaths(logs, job_id).submission_file.open("x") as script_file:
-        script_file.write(text)
+    finally:
+        job_logs.sweep(spec.logs)
 
 
-def _named(file: Path, target: Path) -> Path:
-    """Give a pickle the name under which its job, which may be waiting for it already, looks for it.
+@contextlib.contextmanager
+def _shielded(spec: JobSpec) -> Iterator[None]:
+    """What sbatch gets of this process: its variables, no Ctrl-C, and so much time. It says what is wrong in its error.
 
-    Raises:
-        OSError: the file system fails for too long.
+    Meanwhile nobody else gets the right to write into new files: a job runs what is in them.
     """
-
-    def rename() -> None:
-        try:
-            file.rename(target)
-        except FileNotFoundError:
-            # A network file system may repeat a request that was already done.
-            if not target.exists():
-                raise
-
-    retried(rename, _NAMED_WITHIN_S)
-    return target
-
-
-def _sbatch(spec: JobSpec, text: str) -> str:
-    """Submit a script, which no file holds that somebody could exchange; returns the job id."""
-    began = time.time()
-    variables = {**environment(), **this_machine.safe_path(spec.code)}
-    answer = client.run(["sbatch"], text, variables, SBATCH_WITHIN_S, detached=True)
-    if answer.code == 0 and (found := _SUBMITTED.search(answer.text)):
-        return found[1]
-    raise _explained(spec.name, answer, began)
+    variables, umask = {**environment(), **this_machine.safe_path(spec.code)}, os.umask(0o022)
+    before = dict(os.environ)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    timer = threading.Timer(SBATCH_WITHIN_S, _end_sbatch)
+    timer.start()
+    try:
+        os.environ.clear()
+        os.environ.update(variables)
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        timer.cancel()
+        os.environ.clear()
+        os.environ.update(before)
+        os.umask(umask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _explained(name: str, answer: client.Answer, since: float) -> SchedulerRefused | SchedulerAway:
+def _end_sbatch() -> None:
+    import psutil
+
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.name() == "sbatch":
+                child.kill()
+
+
+def _forget(name: str, jobs: Sequence[str], since: float) -> None:
+    """Cancel jobs that no ledger knows: their submission was not finished."""
+    known = sorted({job.partition("_")[0] for job in jobs or client.submitted_since(name, since) or ()})
+    try:
+        client.cancel(known)
+    except (SchedulerRefused, SchedulerAway) as error:
+        names = " ".join(known)
+        about = f"job {names} is not noted, and could not be cancelled; end it with `scancel {names}`"
+        print(f"warning: {about} ({error})", file=sys.stderr)
+
+
+def _explained(name: str, error: str, since: float) -> SchedulerRefused | SchedulerAway:
     """The error of an sbatch that failed, with what to do about it."""
     # Sites let sbatch print more than its errors.
-    said = answer.text if answer.code in (0, -1) else answer.errors
-    error = said.strip() or f"sbatch ended with {answer.code}"
     lines = [_PREFIX.sub("", line) for line in error.splitlines() if _PREFIX.match(line)] or error.splitlines()
     if _UNHEARD.search(error):
         return SchedulerAway(f"slurmctld does not answer: {lines[-1]}. {_withdrawn(name, since)}.")
-    is_away = answer.away if answer.code == -1 else client.AWAY.search(error)
-    if is_away:
+    if client.AWAY.search(error):
         fix = "Try again when it does, or use --cluster local"
         return SchedulerAway(f"slurmctld does not answer, and the job {name} was not submitted: {lines[-1]}. {fix}.")
     fix = "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or use --cluster local"

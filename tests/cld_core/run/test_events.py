@@ -18,7 +18,7 @@ EXAMPLES = (
     events.Submitted(job=JOB, successor_of="6", shards=(3, 7), code="ab12"),
     STARTED,
     events.Ended(attempt=1, cause="crashed", step=17, detail="KeyError", bug=True),
-    events.Requeued(job_id="7", cause="crashed", delay_s=10.0, exclude=("n1",)),
+    events.Wished(job_id="7", cause="crashed", delay_s=10.0, exclude=("n1",)),
     events.Labelled(add=("paper",), remove=("draft",)),
 )
 
@@ -58,7 +58,7 @@ def test_unknown_fields_are_kept():
         '{"time": 1, "event": "started", "attempt": "first", "job_id": "17", "step": 0}',
         '{"time": 1, "event": "ended", "attempt": 1, "cause": {"a": 1}}',
         '{"time": 1, "event": "requested", "steps": 99999999999999999999}',
-        '{"time": 1, "event": "requeued", "job_id": "1", "cause": "crashed", "delay_s": 1e300}',
+        '{"time": 1, "event": "wished", "job_id": "1", "cause": "crashed", "delay_s": 1e300}',
         '{"time": 1, "event": "submitted", "job": {"cluster": "slurm", "job_id": "--user=root"}}',
         '{"time": 1, "event": "submitted", "job": {"cluster": "../x", "job_id": "1"}}',
         *("", "{", "[]", "3", "[" * 5000, '{"event": "ended"}', '{"time": null, "event": "ended"}'),

@@ -174,7 +174,7 @@ def test_rollbacks_key_the_noise():
 
 
 def test_what_was_decided_counts_until_the_next_end():
-    requeued = events.Requeued(job_id="1", cause="preempted")
+    requeued = events.Wished(job_id="1", cause="preempted")
     given_up = events.GivenUp(reason="budget spent")
     first = (started(0, time=1.0), ended(0, "preempted"))
     assert history(*first, requeued).requeued == requeued
@@ -205,9 +205,9 @@ def test_a_requeue_belongs_to_the_attempt_before_it_whatever_the_clock_says():
         [
             events.Started(time=7200.0, attempt=0, job_id="1", step=0),
             events.Ended(time=3600.0, attempt=0, cause="crashed", step=5),
-            events.Requeued(time=3601.0, job_id="1", cause="crashed"),
+            events.Wished(time=3601.0, job_id="1", cause="crashed"),
             events.Started(time=3612.0, attempt=1, job_id="1", step=0, restart=1),
-            events.Requeued(time=3613.0, job_id="2", cause="crashed"),
+            events.Wished(time=3613.0, job_id="2", cause="crashed"),
         ]
     )
     first, second = history.attempts

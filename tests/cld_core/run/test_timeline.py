@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from cld_core.run.events import Ended, Failed, Imported, Requested, Requeued, Started, Submitted, fate_of
+from cld_core.run.events import Ended, Failed, Imported, Requested, Wished, Started, Submitted, fate_of
 from cld_core.run.history import History
 from cld_core.run.timeline import in_vain, stretches
 from tests.support.made_up import job
@@ -29,7 +29,7 @@ def test_steps_beyond_the_checkpoint_that_the_next_attempt_began_from_are_lost()
         Submitted(time=100.0, job=job("7")),
         started(0, 0, 130.0, began=120.0),
         Ended(time=230.0, attempt=0, cause="crashed", step=100),
-        Requeued(time=231.0, job_id="7", cause="crashed", delay_s=10.0, exclude=("n1",)),
+        Wished(time=231.0, job_id="7", cause="crashed", delay_s=10.0, exclude=("n1",)),
         started(1, 80, 251.0, began=246.0, restart=1),
         Ended(time=351.0, attempt=1, cause="finished", step=200),
     )
@@ -89,7 +89,7 @@ def test_a_clock_that_jumps_makes_no_time_negative():
 
 HOUR = 3600.0
 END = Ended(time=2000.0, attempt=0, cause="crashed", step=100)
-AGAIN = Requeued(time=2010.0, job_id="7", cause="crashed")
+AGAIN = Wished(time=2010.0, job_id="7", cause="crashed")
 
 
 @pytest.mark.parametrize(

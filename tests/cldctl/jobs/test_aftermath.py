@@ -11,7 +11,7 @@ from cld_core import files
 from cld_core.evaluate.request import request_of
 from cld_core.files import append_line
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Ended, GivenUp, JobRef, Requeued, Started, Submitted, TurnedAway
+from cld_core.run.events import Ended, GivenUp, JobRef, Wished, Started, Submitted, TurnedAway
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
 from cldctl.jobs import aftermath
@@ -77,7 +77,7 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     aftermath.after_training(run, job, 137)
     ended, requeued = run.ledger.events()[-2:]
     assert ended.detail == "a rank ended with code 137; see cldctl logs"
-    assert isinstance(requeued, Requeued)
+    assert isinstance(requeued, Wished)
     assert (requeued.cause, job.delay_s) == ("crashed", 10.0)
     assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
 
@@ -219,7 +219,7 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
     for restart in range(aftermath.UNFIT_STARTS):
         run.ledger.append(unfit(restart=restart))
         aftermath.after_training(run, inside(restart=restart), UNFIT)
-        assert isinstance(run.ledger.events()[-1], Requeued)
+        assert isinstance(run.ledger.events()[-1], Wished)
     run.ledger.append(unfit(restart=aftermath.UNFIT_STARTS))
     run.ledger.append(Submitted(job=replace(REF, job_id="8"), successor_of="7"))
     job = inside(restart=aftermath.UNFIT_STARTS)
@@ -254,7 +254,7 @@ def test_a_time_limit_during_the_setup_costs_a_retry(run, in_setup):
     end_of_setup(run)
     died, requeued = run.ledger.events()[-2:]
     assert died.kind == "early"
-    assert isinstance(requeued, Requeued)
+    assert isinstance(requeued, Wished)
     assert (requeued.cause, job.delay_s) == ("timeout", 10.0)
     end_of_setup(run)
     event = run.ledger.events()[-1]

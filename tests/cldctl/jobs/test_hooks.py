@@ -73,7 +73,7 @@ def test_each_change_once(run):
     run.ledger.append(events.Ended(attempt=0, cause="crashed", step=30, detail="ValueError: no"))
     dispatch(run)
     assert states(run) == ["RUNNING"], "what follows is not decided yet"
-    run.ledger.append(events.Requeued(job_id="7", cause="crashed"))
+    run.ledger.append(events.Wished(job_id="7", cause="crashed"))
     for _ in range(2):
         dispatch(run)
     assert states(run) == ["RUNNING", "REQUEUED"]
@@ -220,7 +220,7 @@ def submitted(job_id="7", restarts=True, successor_of=None):
 
 
 def requeued(cause, job_id="7"):
-    return events.Requeued(job_id=job_id, cause=cause)
+    return events.Wished(job_id=job_id, cause=cause)
 
 
 def started(attempt=0, step=0, job_id="7"):
@@ -232,7 +232,7 @@ def ended(cause, step=30, attempt=0, detail=None):
 
 
 def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
-    happened = [submitted(), started(), ended("crashed"), events.Requeued(job_id="7", cause="crashed")]
+    happened = [submitted(), started(), ended("crashed"), events.Wished(job_id="7", cause="crashed")]
     before = changes(happened)[-1]["place"]
     last = changes([*happened, events.Refused("requeue", job_id="7", reason="no")])[-1]
     assert last["state"] == "STOPPED"

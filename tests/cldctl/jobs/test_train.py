@@ -15,7 +15,7 @@ from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import FORMAT, Content, Sidecar
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Ended, GivenUp, JobRef, Requeued, Started, Submitted, TurnedAway
+from cld_core.run.events import Ended, GivenUp, JobRef, Wished, Started, Submitted, TurnedAway
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import open_work
 from cld_core.stop import StopCode, StopFlag
@@ -68,7 +68,7 @@ def test_a_time_limit_before_the_first_step_would_come_again(run, job):
     run.ledger.append(Ended(attempt=1, cause="timeout", step=30))
     assert go_on(run, job, "timeout", delay_s=5.0)
     assert job.delay_s == 5.0
-    assert isinstance(run.ledger.events()[-1], Requeued)
+    assert isinstance(run.ledger.events()[-1], Wished)
 
 
 @pytest.mark.parametrize("error", [SchedulerRefused("no"), SchedulerAway("nobody answers")])
@@ -88,7 +88,7 @@ def test_a_scheduler_that_is_away_is_asked_until_it_answers(run, job):
     job.refusal, job.refusals = SchedulerAway("nobody answers"), 40
     assert go_on(run, job, "preempted")
     assert job.asked == 41
-    assert isinstance(run.ledger.events()[-1], Requeued)
+    assert isinstance(run.ledger.events()[-1], Wished)
 
 
 @pytest.mark.parametrize("cancelled", [True, False])

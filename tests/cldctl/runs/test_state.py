@@ -40,7 +40,7 @@ def ended(cause, attempt=0):
 
 CANCELLED = events.Cancelled(time=NOW - 20, job_id="1")
 NOT_CANCELLED = events.Refused("cancellation", time=NOW - 19, job_id="1", reason="it does not answer")
-REQUEUED = events.Requeued(time=NOW - 20, job_id="1", cause="preempted")
+REQUEUED = events.Wished(time=NOW - 20, job_id="1", cause="preempted")
 NOT_REQUEUED = events.Refused("requeue", time=NOW - 20, job_id="1", reason="nobody answers")
 NOT_BEGUN = events.GivenUp(never_began=True, time=NOW - 5, job_id="1", reason="bad recipe")
 GIVEN_UP = events.GivenUp(time=NOW - 20, reason="budget spent")
@@ -155,7 +155,7 @@ def random_history(rng):
         others = (
             events.Refused("submission", reason="no"),
             events.Cancelled(job_id=job_id),
-            events.Requeued(job_id=job_id, cause="crashed"),
+            events.Wished(job_id=job_id, cause="crashed"),
             events.GivenUp(never_began=True, job_id=job_id, reason="no"),
             events.TurnedAway(job_id=job_id, reason="held", why="held"),
             events.Ended(afterwards=True, attempt=max(attempt, 0), cause="node_failure"),

@@ -9,7 +9,7 @@ from cld_core.config import load
 from cld_core.evaluate.request import request_of
 from cld_core.files import read_object, write_json
 from cld_core.run import Lease, RunFolder
-from cld_core.run.events import Ended, Failed, GivenUp, JobRef, Requested, Requeued, Started, Submitted
+from cld_core.run.events import Ended, Failed, GivenUp, JobRef, Requested, Wished, Started, Submitted
 from cld_core.run.work import evaluations_of
 from cldctl import locks
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
@@ -210,7 +210,7 @@ CRASHED = Ended(time=LONG_AGO, attempt=0, cause="crashed")
         ([CRASHED], True),
         ([Ended(time=LONG_AGO, attempt=0, cause="preempted")], False),
         ([Ended(attempt=0, cause="crashed")], False),
-        ([CRASHED, Requeued(time=LONG_AGO, job_id="7", cause="crashed")], False),
+        ([CRASHED, Wished(time=LONG_AGO, job_id="7", cause="crashed")], False),
         ([CRASHED, GivenUp(time=LONG_AGO, job_id="7", reason="often")], True),
     ],
 )

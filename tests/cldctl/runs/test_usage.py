@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.config import load
 from cld_core.files import write_json
-from cld_core.run.events import Ended, Failed, Requeued, Started, Submitted
+from cld_core.run.events import Ended, Failed, Wished, Started, Submitted
 from cld_core.run.groups import Group
 from cldctl.runs.usage import estimate, usage_of
 from cldctl.show.tables import estimate_line
@@ -25,7 +25,7 @@ def trained(path, **size):
         Submitted(time=0.0, job=job("7")),
         Started(time=3960.0, attempt=0, job_id="7", step=0, began=3600.0, **size),
         Ended(time=7200.0, attempt=0, cause="preempted", step=90),
-        Requeued(time=7200.0, job_id="7", cause="preempted"),
+        Wished(time=7200.0, job_id="7", cause="preempted"),
         Started(time=9180.0, attempt=1, job_id="7", step=80, began=9000.0, restart=1, **size),
         Ended(time=10800.0, attempt=1, cause="finished", step=160),
     ):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cld_core.files import write_json
-from cld_core.run.events import Ended, JobRef, Requeued, Started, Submitted
+from cld_core.run.events import Ended, JobRef, Wished, Started, Submitted
 from cldctl.clusters.slurm import poll
 from cldctl.runs import logs, selection, status
 from cldctl.runs.index import Index
@@ -78,7 +78,7 @@ def test_what_happens_is_seen_at_once(tmp_path, clock, slurm):
     slurm.mine, began = {"1": "RUNNING|n1|None"}, clock.now
     run = training(tmp_path / "a", "1", began)
     planned = [
-        (40, (Ended(attempt=0, cause="timeout", step=20), Requeued(job_id="1", cause="timeout")), "PENDING||BeginTime"),
+        (40, (Ended(attempt=0, cause="timeout", step=20), Wished(job_id="1", cause="timeout")), "PENDING||BeginTime"),
         (50, (Started(attempt=1, job_id="1", step=20),), "RUNNING|n2|None"),
         (55, (Ended(attempt=1, cause="finished", step=100),), "RUNNING|n2|None"),
     ]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cld_core.run.events import Ended, Failed, GivenUp, Requeued, Started, Submitted
+from cld_core.run.events import Ended, Failed, GivenUp, Wished, Started, Submitted
 from cldctl.clusters.base import Held, Waiting
 from cldctl.runs import usage
 from cldctl.runs.logs import first_failure, last_failed
@@ -32,7 +32,7 @@ def crashed(run):
         end = {"cause": "crashed", "detail": "OSError: disk"}
         run.ledger.append(Ended(attempt=number, step=step + 120, time=begin + 100, **end))
         nodes = tuple(f"n{it}" for it in range(number + 1))
-        run.ledger.append(Requeued(job_id="7", cause="crashed", exclude=nodes, time=begin + 101))
+        run.ledger.append(Wished(job_id="7", cause="crashed", exclude=nodes, time=begin + 101))
     return run
 
 
@@ -93,7 +93,7 @@ def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
         waiting = kind("somebody holds it", "release it")
         run.ledger.append(Started(attempt=0, job_id="7", step=0))
         run.ledger.append(Ended(attempt=0, cause="preempted", step=150))
-        run.ledger.append(Requeued(job_id="7", cause="preempted"))
+        run.ledger.append(Wished(job_id="7", cause="preempted"))
         found = why(run)
         assert found.row.state == "REQUEUED"
         assert then in found.headline

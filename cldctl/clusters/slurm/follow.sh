@@ -1,0 +1,183 @@
+# Part of every batch script: what follows a start of its job. It runs on the node, outside of any container.
+#
+# The script defines before: cldctl_logs, the folder of the job's logs; cldctl_away, what clients say when slurmctld does
+# not answer; cldctl_ask, the command of `cldctl.jobs.aftermath`, which decides what follows a bad end.
+# A job only wishes to start again, by a file: a container has no clients, and the ranks must have ended first.
+
+cldctl_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+cldctl_job=${cldctl_job:-$SLURM_JOB_ID}
+cldctl_restart=${SLURM_RESTART_COUNT:-0}
+cldctl_files=$cldctl_logs/$cldctl_job
+cldctl_wish=${cldctl_files}_wish_$cldctl_restart
+cldctl_log=${cldctl_files}_0_log.err
+# Slurm appends to the log of earlier starts, in which its notices are about those.
+cldctl_begin=$(stat -L -c %s "$cldctl_log" 2>/dev/null || echo 0)
+rm -f "$cldctl_files"_wish_*
+
+cldctl_say() {
+    echo "job $cldctl_job $*" >&2
+}
+
+# Whether the log has a line of this start.
+cldctl_logged() {
+    tail -c "+$((cldctl_begin + 1))" "$cldctl_log" 2>/dev/null | grep -q -e "$1"
+}
+
+# What of `scontrol show job` is called $1.
+cldctl_shown() {
+    printf ' %s \n' "$cldctl_answer" | sed -n "s/.* $1=\([^ ]*\) .*/\1/p"
+}
+
+# Calls a client with a time limit: 0 done, 1 refused, 2 nobody answers, 3 there is nobody to ask.
+cldctl_call() {
+    cldctl_answer=$(timeout 20 "$@" 2>&1)
+    case $? in
+    0) return 0 ;;
+    124) cldctl_answer="$1 gave no answer within 20 s" && return 2 ;;
+    126 | 127) cldctl_answer="there is no $1 on this node" && return 3 ;;
+    esac
+    case $cldctl_answer in *"configuration source"* | *"SRV lookup failed"*) return 3 ;; esac
+    printf %s "$cldctl_answer" | grep -qiE "$cldctl_away" && return 2
+    return 1
+}
+
+# Looks whether the job may start again, as `cldctl_call`: nothing brings back what somebody cancelled.
+# A job that is cancelled is COMPLETING, and so is one that has reached its limit.
+cldctl_look() {
+    if [ -e "${cldctl_files}_cancelled" ]; then cldctl_answer="it was cancelled" && return 1; fi
+    cldctl_call scontrol --oneliner show job "$SLURM_JOB_ID" || return
+    local state=$(cldctl_shown JobState)
+    if [ "$state" != RUNNING ] || [ -n "$only" ]; then
+        [ "$state" = RUNNING ] || [ "$state" = COMPLETING ] && cldctl_logged "DUE TO TIME LIMIT" && return 0
+        cldctl_answer="it is $state"
+        return 1
+    fi
+}
+
+# One scontrol does everything: a second one would not begin before Slurm ends this script.
+cldctl_requeue() {
+    local nodes=$(cldctl_shown ExcNodeList) lines="requeue $cldctl_job\n"
+    if [ "$delay" -gt 0 ]; then lines+="update jobid=$cldctl_job starttime=now+$delay\n"; fi
+    if [ -n "$avoid$readmit" ]; then
+        nodes=$({ [ "$nodes" = "(null)" ] || scontrol show hostnames "$nodes"; tr , '\n' <<<"$avoid"; } |
+            grep -vxF -e "" $(printf ' -e %s' ${readmit//,/ } x,) | sort -u | paste -sd,)
+        lines+="update jobid=$cldctl_job excnodelist=$nodes\n"
+    fi
+    cldctl_call scontrol <<<"$(printf "$lines")"
+}
+
+# Does what the job wishes; asks again for up to an hour where nobody answers, each time with a look before.
+cldctl_carry_out() {
+    local pause=2 end=$((SECONDS + 3600)) found
+    while :; do
+        cldctl_look
+        found=$?
+        if [ $found = 1 ]; then cldctl_say "does not start again: $cldctl_answer" && return; fi
+        if [ $found = 0 ]; then
+            cldctl_requeue && return
+            found=$?
+            # An earlier request may have been heard late.
+            if [ $found = 1 ]; then
+                local refusal=$cldctl_answer
+                cldctl_look || [ $? = 2 ] || return 0
+                cldctl_answer=$refusal
+            fi
+        fi
+        if [ $found != 2 ] || [ $SECONDS -ge $end ]; then break; fi
+        cldctl_say "is not requeued yet: $cldctl_answer"
+        sleep $pause
+        pause=$((pause < 8 ? pause * 2 : 10))
+    done
+    cldctl_say "could not be requeued: $cldctl_answer"
+    cldctl_ask "$code" refused "$cldctl_answer"
+    # Badly, so that a successor begins.
+    code=7
+}
+
+# What is wished for if nobody could be asked: the ranks had begun, and no other start would meet the same error.
+cldctl_default() {
+    case $code in 2 | 3 | 6 | 7) return 1 ;; esac
+    if [ "$cldctl_restart" -ge 50 ]; then cldctl_say "was started 51 times: not started again" && return 1; fi
+    delay=$((cldctl_restart < 6 ? 10 << cldctl_restart : 600))
+    cldctl_say "starts again in $delay s: nobody could be asked what follows"
+}
+
+# What Python, which may have no client, needs in order to choose nodes to avoid.
+cldctl_see_nodes() {
+    cldctl_call scontrol --oneliner show job "$SLURM_JOB_ID" || return
+    {
+        echo "$cldctl_answer"
+        [ "$(cldctl_shown ExcNodeList)" = "(null)" ] || scontrol show hostnames "$(cldctl_shown ExcNodeList)"
+        echo
+        timeout 20 sinfo --noheader --Node --partition="$(cldctl_shown Partition)" --format='%N|%P|%T|%f'
+    } >"${cldctl_files}_nodes" 2>/dev/null
+}
+
+# The next job, which begins only if this one fails: where preemption cancels jobs, nothing else brings the run back.
+cldctl_succeed() {
+    [ ! -e "${cldctl_files}_successor" ] || return
+    local task=${SLURM_ARRAY_TASK_ID-} tries=0 next name
+    cldctl_call scontrol --oneliner show job "$SLURM_JOB_ID" || cldctl_answer=
+    local nodes=$(cldctl_shown ExcNodeList)
+    next=$(
+        # Otherwise it would take itself for a task of this job.
+        for name in $(compgen -e); do
+            case $name in
+            SLURM_CONF | SLURM_CONF_SERVER | SLURM_CLUSTERS | SLURM_JWT) ;;
+            SLURM_* | SLURMD_* | SRUN_*) unset "$name" ;;
+            esac
+        done
+        timeout 120 sbatch --parsable --dependency="afternotok:$cldctl_job" --kill-on-invalid-dep=yes \
+            ${task:+--array="$task"} $([ -z "${nodes#(null)}" ] || echo "--exclude=$nodes") "$0" 2>&1
+    ) || { cldctl_say "has no successor: $next" && return; }
+    next=${next%%;*}${task:+_$task}
+    until cp "${cldctl_files}_submitted.pkl" "$cldctl_logs/${next}_submitted.pkl" 2>/dev/null || [ $((tries += 1)) = 60 ]; do
+        sleep 1
+    done
+    echo "$next" >"${cldctl_files}_successor"
+    # What waits for this job to end, such as an evaluation, waits for the next one.
+    squeue --me --noheader --states=PENDING --format='%F|%E' 2>/dev/null | grep "afterany:$cldctl_job\b" | cut -d'|' -f1 |
+        sort -u | while read -r name; do scontrol update "jobid=$name" "dependency=afterany:$next"; done
+}
+
+cldctl_follow() {
+    code=$?
+    set +eu
+    trap '' TERM
+    trap - EXIT ERR
+    delay= avoid= readmit= only= withdraw=
+    if [ "$cldctl_phase" = setup ] && [ -z "$cldctl_told" ]; then
+        cldctl_say "ended in cluster.setup with code $code${cldctl_line:+, in line: $(sed -n "${cldctl_line}p" "$0")}"
+        [ $code != 0 ] || code=1
+    fi
+    if [ $code = 9 ]; then
+        # It could not write down what it wishes for.
+        cldctl_default
+    elif [ $code != 0 ] && [ ! -s "$cldctl_wish" ]; then
+        cldctl_see_nodes
+        cldctl_ask "$code" "$cldctl_phase" "$cldctl_begin"
+        case $? in
+        0) ;;
+        9) cldctl_default ;;
+        *) cldctl_logged "^--- start " && cldctl_default ;;
+        esac
+    fi
+    if [ -s "$cldctl_wish" ]; then
+        while read -r name value; do
+            case $name in delay | avoid | readmit | only | withdraw) local "$name=$value" ;; esac
+        done <"$cldctl_wish"
+    fi
+    if [ -n "$withdraw" ]; then scancel "$withdraw"; fi
+    if [ -n "$delay" ]; then cldctl_carry_out; fi
+    exit $code
+}
+
+# The setup: a line that fails ends the job. Until it is done, a limit or a scancel has nobody else to end.
+cldctl_phase=setup
+cldctl_told=
+cldctl_line=
+trap cldctl_follow EXIT
+# In a function, such as module, that is where the function was called.
+trap 'cldctl_line=$LINENO; [ ${#BASH_LINENO[@]} -lt 2 ] || cldctl_line=${BASH_LINENO[-2]}' ERR
+trap 'cldctl_told=1; exit 143' TERM
+set -eE
