@@ -239,7 +239,9 @@ class RolledBack(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Wished(Event):
-    """The job put itself back into the queue.
+    """The job wished to begin again when its processes have ended.
+
+    Its next start, or its being in the queue, says that this was done; if not, `Refused` may say why.
 
     Attributes:
         delay_s: seconds that it waits at least before it begins again.

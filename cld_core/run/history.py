@@ -59,15 +59,15 @@ class History:
         imported_step: the step of the checkpoint that the run was imported with; None for other runs.
         cancelled: ids of the jobs that somebody asked to end.
         not_begun: by job id, why it could not begin.
-        requeued: the last time the job requeued itself, if that was after the last attempt ended.
+        requeued: the last wish of the job to begin again, if that was after the last attempt ended.
         given_up: why the run is not started again, if that was decided since the last attempt ended; of sharded work,
             why it was given up or not merged, since its last job was submitted.
-        not_requeued: why the job could not requeue itself, if it has not begun again since.
-        requeued_attempts: the numbers of the attempts after whose start their job put itself back into the queue.
+        not_requeued: why the job could not be requeued, if it has not begun again since.
+        requeued_attempts: the numbers of the attempts after whose start their job wished to begin again.
         died_early: starts that ended before they trained, since the last attempt began.
         bug: what the last attempt died of, if that was an error in code or recipe.
         failures: what failed, oldest first.
-        requeues: each time that a job put itself back into the queue, oldest first.
+        requeues: each wish of a job to begin again, oldest first.
         unfit: machines that failed a health check since the last request or the last start of training.
         avoided: by job id, the nodes that it avoids because of what happened there.
         attempts_before: the number of attempts before the last request.
@@ -233,7 +233,7 @@ class History:
         return next((event for event in self.submitted if event.job.job_id == job_id), None)
 
     def was_requeued(self, attempt: Attempt) -> bool:
-        """Whether the job of ``attempt`` has put itself back into the queue since the attempt began."""
+        """Whether the job of ``attempt`` has wished to begin again since the attempt began."""
         return attempt.attempt in self.requeued_attempts
 
     def successors_of(self, job_id: str) -> list[JobRef]:

@@ -8,8 +8,9 @@ nothing outside its own package compares its name. Commands ask for capabilities
 What the author of a cluster has to do:
 
 - start one process for each rank, which calls ``Task(work, self)()`` and so needs `Cluster.current_job`;
-- let a job wait for `JobSpec.after`: the work itself does not wait. Where `Cluster.restarts` is False,
-  ``how="failed"`` is refused with `SchedulerRefused`;
+- let a job wait for `JobSpec.after`: the work itself does not wait;
+- where `Cluster.restarts` is True, carry out `Wish` when all processes of a start have ended, run `JobSpec.aftermath`
+  when a start ended badly without one, and keep a successor waiting (`cluster.successor`);
 - enforce ``size.time_min``: send SIGUSR2 ``notice_s`` seconds before the limit, and kill what is left at the limit;
 - let Python import from `JobSpec.code` before anything else, with PYTHONPATH;
 - send SIGTERM in `Cluster.cancel`. A signal that arrives before the work listens for it ends the process, or is lost
@@ -41,13 +42,9 @@ Phase = Literal["pending", "running", "suspended", "ending", "gone", "unknown"]
 
 @dataclass(frozen=True)
 class After:
-    """What a job waits for: that others ended, or that they failed (a successor; only where `Cluster.restarts`).
-
-    The cluster waits, not the work. The jobs are of the same cluster.
-    """
+    """What a job waits for: that others, of the same cluster, have ended. The cluster waits, not the work."""
 
     jobs: tuple[JobRef, ...]
-    how: Literal["ended", "failed"] = "ended"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +59,7 @@ class JobSpec:
         parallel: tasks that may run at once; None for no limit.
         exclude: nodes to avoid, beside ``size.exclude``.
         code: the folder that the job's Python imports from before it looks elsewhere; None: what is installed.
-        aftermath: module and arguments that run when a start has ended; the launcher adds the exit code.
+        aftermath: module and arguments of what is asked when a start has ended badly; the launcher adds the exit code.
     """
 
     name: str
@@ -251,7 +248,7 @@ class Cluster(ABC):
 
     Attributes:
         blocks: `submit` returns when the work is done: no lock is held during it, and there is nothing to follow.
-        restarts: it requeues jobs, runs an aftermath, and keeps a successor waiting.
+        restarts: it carries out wishes, runs an aftermath, and keeps a successor waiting.
         queues: what is submitted waits until there is room for it, so that any number of tasks may be submitted.
         looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is believed.
         question_s: seconds at least between two looks of ``--follow``, or of those who wait for jobs to end.
@@ -453,9 +450,10 @@ class Task:
         Raises:
             SystemExit: with the exit code of the work; what it returns or raises is of no use to a launcher.
         """
-        processor.wait_briefly()
         # First of all: a launcher's own handlers would requeue the job, or ignore the signal.
-        self.work(self.cluster.current_job(), StopFlag().listen())
+        stop = StopFlag().listen()
+        processor.wait_briefly()
+        self.work(self.cluster.current_job(), stop)
         sys.exit(0)
 
 

@@ -145,12 +145,10 @@ class LocalCluster(Cluster):
         """The controllers of jobs to wait for.
 
         Raises:
-            SchedulerRefused: this machine cannot watch one of the jobs, or cannot start a successor.
+            SchedulerRefused: this machine cannot watch one of the jobs.
         """
         if after is None:
             return ()
-        if after.how != "ended":
-            raise SchedulerRefused("a local job cannot wait for another one to fail. Set cluster.successor=false.")
         for job in after.jobs:
             if job.cluster != self.name or not this_machine.is_here(job.details):
                 text = f"a local job cannot wait for job {job.job_id} of {job.details.get('host', job.cluster)}"

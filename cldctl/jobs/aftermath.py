@@ -194,7 +194,7 @@ def _follow(run: RunFolder, job: InJob) -> None:
         successor.withdraw(run, job)
     if isinstance(decision, Retry):
         failures.announce(run.name, decision.why, decision.delay_s)
-        go_on(run, recipe, job, decision.cause, delay_s=decision.delay_s)
+        go_on(run, recipe, job, decision.cause, delay_s=decision.delay_s, within_s=_NOTE_WITHIN_S)
 
 
 def _give_up(name: str, ledger: Ledger, event: GivenUp, why: str = "the budget is spent") -> None:
@@ -227,12 +227,6 @@ def after_shards(folder: Path, job: InJob, code: int) -> None:
         failures.begin_again(name, work.ledger, job, "crashed", decision.delay_s, 1, of_run, _NOTE_WITHIN_S)
 
 
-def _refused(folder: Path, *, trains: bool, job: InJob, reason: str) -> None:
-    """Note that a job that wished to begin again does not."""
-    ledger = RunFolder(folder).ledger if trains else open_work(folder).ledger
-    ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S)
-
-
 def main(arguments: Sequence[str]) -> int:
     kind, folder, code, phase, about = arguments[0], Path(arguments[1]), int(arguments[4]), *arguments[5:]
     cluster: Cluster = resolve(arguments[3])()
@@ -250,7 +244,8 @@ def main(arguments: Sequence[str]) -> int:
         # The limit is what ended the setup, or a signal for another reason: Slurm knows what follows.
         met_limit = phase == "setup" and job.cause_of(StopCode.TERM, int(about)) == "timeout"
         if phase == "refused":
-            _refused(folder, trains=trains, job=job, reason=about)
+            ledger = run_folder.ledger if trains else open_work(folder).ledger
+            ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=about), within_s=_NOTE_WITHIN_S)
         elif phase == "setup" and code == TOLD and not met_limit:
             return 0
         elif met_limit and trains:

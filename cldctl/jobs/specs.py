@@ -112,7 +112,7 @@ def sharded(
         code: what the job imports from, as in `JobSpec`.
     """
     logs = job_logs.folder_for(logs or works[0] / "logs")
-    one = replace(size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node))
+    one = replace(size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node), successor=False)
     spec = JobSpec(
         name="cldctl-stats" if run is None else f"{run.name}-eval",
         logs=logs,

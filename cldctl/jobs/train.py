@@ -12,7 +12,7 @@ from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
 from . import failures, hooks, process, successor
-from .process import NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors, readable, stop_before_limit
+from .process import NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors, stop_before_limit
 
 if TYPE_CHECKING:
     from cld_core.config import Recipe
@@ -33,7 +33,6 @@ class TrainWork:
         if not job.in_process:
             forgive_output()
         process.begin(job)
-        readable(run.recipe_file)
         if successor.is_withdrawn(run, job.ref):
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return
@@ -122,10 +121,21 @@ def _follow(run: RunFolder, recipe: "Recipe", job: InJob, ended: "SessionResult"
         process.wish_after_term(job, ended.cause)
 
 
-def go_on(run: RunFolder, recipe: "Recipe", job: InJob, cause: Cause, *, delay_s: float = 0.0) -> None:
+def go_on(
+    run: RunFolder,
+    recipe: "Recipe",
+    job: InJob,
+    cause: Cause,
+    *,
+    delay_s: float = 0.0,
+    within_s: float = NOTE_WITHIN_S,
+) -> None:
     """Wish that this job begins again, and note in the ledger what follows.
 
     A time limit that came before a single step was done would come again: the run is given up.
+
+    Args:
+        within_s: for how many seconds lines are tried to be written that the next start will need.
 
     Raises:
         OSError: the wish could not be written down.
@@ -135,7 +145,7 @@ def go_on(run: RunFolder, recipe: "Recipe", job: InJob, cause: Cause, *, delay_s
     trained = last is not None and (last.job_id, last.restart) == (job.ref.job_id, job.restart)
     if cause == "timeout" and trained and last is not None and last.last_step == last.first_step:
         reason = "the time limit came before a single step; set cluster.time_min higher and resume"
-        run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=NOTE_WITHIN_S)
+        run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=within_s)
         print(f"{run.name}: {reason}", flush=True)
         return
-    failures.begin_again(run.name, run.ledger, job, cause, delay_s, recipe.cluster.nodes)
+    failures.begin_again(run.name, run.ledger, job, cause, delay_s, recipe.cluster.nodes, within_s=within_s)

@@ -189,7 +189,6 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
     """
     cluster, runs = begun.cluster, [start.run for start in starts]
     spec = job_of(begun.group, starts, cluster, begun.parallel)
-    cluster.check(spec, len(starts))
     if begun.group is not None:
         specs.list_runs(spec, runs)
 

@@ -26,7 +26,7 @@ class Scheduler:
         self.asked = []
         self.takes_s, self.is_away, self.refuses_lists = 0.0, False, False
 
-    def __call__(self, command, stdin=""):
+    def __call__(self, command, stdin="", **options):
         self.calls[command[0]] += 1
         self.asked.append(list(command))
         self.clock.now += self.takes_s

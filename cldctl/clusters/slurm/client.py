@@ -119,16 +119,16 @@ def _answers() -> bool:
     return run(["scontrol", "show", "config"], within_s=_CONFIGURED_WITHIN_S).code == 0
 
 
-def output_of(command: Sequence[str]) -> str | None:
+def output_of(command: Sequence[str], within_s: float | None = None) -> str | None:
     """What a client prints; None if it fails, does not answer or does not exist."""
-    answer = run(command)
+    answer = run(command, within_s=within_s)
     return answer.text if answer.code == 0 else None
 
 
-def show_job(job_id: str) -> dict[str, str]:
+def show_job(job_id: str, within_s: float | None = None) -> dict[str, str]:
     """`scontrol show job` as a dictionary; empty if the controller does not know the job or does not answer."""
-    text = output_of(["scontrol", "--oneliner", "show", "job", job_id]) if is_job_id(job_id) else None
-    return pairs_in(text or "")
+    shown = ["scontrol", "--oneliner", "show", "job", job_id]
+    return pairs_in((output_of(shown, within_s) if is_job_id(job_id) else None) or "")
 
 
 def pairs_in(line: str) -> dict[str, str]:

@@ -47,6 +47,7 @@ from . import client, doctor, poll, reasons, script, submit
 
 # Slurm may send the signal of the time limit up to a minute early.
 _EARLY_S = 90.0
+_ANSWER_WITHIN_S = 5.0
 _NOT_PREEMPTED = ("None", "Unknown", "")
 # How long slurmstepd, which writes at its own pace, may take to say why a job was requeued.
 _NOTICE_WITHIN_S = 1.0
@@ -187,7 +188,8 @@ class SlurmJob(InJob):
 
     def cause_of(self, code: StopCode, log_offset: int) -> Cause | None:
         """What a signal means, by the notice in the log and by what the controller knows."""
-        job = client.show_job(os.environ["SLURM_JOB_ID"])
+        # A container may have no client, or one that finds no controller: the ranks are about to be killed.
+        job = client.show_job(self.ref.job_id, _ANSWER_WITHIN_S)
         if job.get("PreemptTime", "None") not in _NOT_PREEMPTED:
             return "preempted"
         if code is StopCode.USR2:

@@ -45,7 +45,7 @@ cldctl_call() {
 # A job that is cancelled is COMPLETING, and so is one that has reached its limit.
 cldctl_look() {
     if [ -e "${cldctl_files}_cancelled" ]; then cldctl_answer="it was cancelled" && return 1; fi
-    cldctl_call scontrol --oneliner show job "$SLURM_JOB_ID" || return
+    cldctl_call scontrol --oneliner show job "$cldctl_job" || return
     local state=$(cldctl_shown JobState)
     if [ "$state" != RUNNING ] || [ -n "$only" ]; then
         [ "$state" = RUNNING ] || [ "$state" = COMPLETING ] && cldctl_logged "DUE TO TIME LIMIT" && return 0
@@ -59,7 +59,7 @@ cldctl_requeue() {
     local nodes=$(cldctl_shown ExcNodeList) lines="requeue $cldctl_job\n"
     if [ "$delay" -gt 0 ]; then lines+="update jobid=$cldctl_job starttime=now+$delay\n"; fi
     if [ -n "$avoid$readmit" ]; then
-        nodes=$({ [ "$nodes" = "(null)" ] || scontrol show hostnames "$nodes"; tr , '\n' <<<"$avoid"; } |
+        nodes=$({ [ "$nodes" = "(null)" ] || timeout 20 scontrol show hostnames "$nodes"; tr , '\n' <<<"$avoid"; } |
             grep -vxF -e "" $(printf ' -e %s' ${readmit//,/ } x,) | sort -u | paste -sd,)
         lines+="update jobid=$cldctl_job excnodelist=$nodes\n"
     fi
@@ -102,12 +102,11 @@ cldctl_default() {
     cldctl_say "starts again in $delay s: nobody could be asked what follows"
 }
 
-# What Python, which may have no client, needs in order to choose nodes to avoid.
+# What Python, which may have no client, needs in order to choose nodes to avoid; behind a look.
 cldctl_see_nodes() {
-    cldctl_call scontrol --oneliner show job "$SLURM_JOB_ID" || return
     {
-        echo "$cldctl_answer"
-        [ "$(cldctl_shown ExcNodeList)" = "(null)" ] || scontrol show hostnames "$(cldctl_shown ExcNodeList)"
+        grep -m1 JobId= <<<"$cldctl_answer"
+        [ "$(cldctl_shown ExcNodeList)" = "(null)" ] || timeout 20 scontrol show hostnames "$(cldctl_shown ExcNodeList)"
         echo
         timeout 20 sinfo --noheader --Node --partition="$(cldctl_shown Partition)" --format='%N|%P|%T|%f'
     } >"${cldctl_files}_nodes" 2>/dev/null
@@ -117,7 +116,7 @@ cldctl_see_nodes() {
 cldctl_succeed() {
     [ ! -e "${cldctl_files}_successor" ] || return
     local task=${SLURM_ARRAY_TASK_ID-} tries=0 next name
-    cldctl_call scontrol --oneliner show job "$SLURM_JOB_ID" || cldctl_answer=
+    cldctl_call scontrol --oneliner show job "$cldctl_job" || cldctl_answer=
     local nodes=$(cldctl_shown ExcNodeList)
     next=$(
         # Otherwise it would take itself for a task of this job.
@@ -130,14 +129,27 @@ cldctl_succeed() {
         timeout 120 sbatch --parsable --dependency="afternotok:$cldctl_job" --kill-on-invalid-dep=yes \
             ${task:+--array="$task"} $([ -z "${nodes#(null)}" ] || echo "--exclude=$nodes") "$0" 2>&1
     ) || { cldctl_say "has no successor: $next" && return; }
-    next=${next%%;*}${task:+_$task}
+    next=$(grep -oE '^[0-9]+' <<<"$next" | tail -n1)${task:+_$task}
     until cp "${cldctl_files}_submitted.pkl" "$cldctl_logs/${next}_submitted.pkl" 2>/dev/null || [ $((tries += 1)) = 60 ]; do
         sleep 1
     done
     echo "$next" >"${cldctl_files}_successor"
     # What waits for this job to end, such as an evaluation, waits for the next one.
-    squeue --me --noheader --states=PENDING --format='%F|%E' 2>/dev/null | grep "afterany:$cldctl_job\b" | cut -d'|' -f1 |
-        sort -u | while read -r name; do scontrol update "jobid=$name" "dependency=afterany:$next"; done
+    timeout 20 squeue --me --noheader --states=PENDING --format='%F|%E' | grep "afterany:$cldctl_job\b" | cut -d'|' -f1 |
+        sort -u | sed "s/.*/update jobid=& dependency=afterany:$next/" | timeout 20 scontrol
+}
+
+# The next job is for one that was taken away, not for one that somebody cancelled or that fails by itself.
+cldctl_withdraw() {
+    local next
+    next=$(cat "${cldctl_files}_successor" 2>/dev/null) || return
+    if [ ! -e "${cldctl_files}_cancelled" ]; then
+        cldctl_call scontrol --oneliner show job "$cldctl_job" || return
+        case $(cldctl_shown PreemptTime) in None | Unknown | "") ;; *) return ;; esac
+        if [ "$(cldctl_shown Reason)" = TimeLimit ] || cldctl_logged "DUE TO "; then return; fi
+        case $(cldctl_shown JobState) in COMPLETING) ;; RUNNING) [ $code != 0 ] || return ;; *) return ;; esac
+    fi
+    timeout 20 scancel "$next"
 }
 
 cldctl_follow() {
@@ -153,7 +165,7 @@ cldctl_follow() {
     if [ $code = 9 ]; then
         # It could not write down what it wishes for.
         cldctl_default
-    elif [ $code != 0 ] && [ ! -s "$cldctl_wish" ]; then
+    elif [ $code != 0 ] && [ ! -s "$cldctl_wish" ] && { cldctl_look || [ $? != 1 ]; }; then
         cldctl_see_nodes
         cldctl_ask "$code" "$cldctl_phase" "$cldctl_begin"
         case $? in
@@ -167,8 +179,10 @@ cldctl_follow() {
             case $name in delay | avoid | readmit | only | withdraw) local "$name=$value" ;; esac
         done <"$cldctl_wish"
     fi
-    if [ -n "$withdraw" ]; then scancel "$withdraw"; fi
+    if [ -n "$withdraw" ]; then timeout 20 scancel "$withdraw"; fi
     if [ -n "$delay" ]; then cldctl_carry_out; fi
+    # Where it could not be requeued, the next job is what is left.
+    [ $code = 7 ] || cldctl_withdraw
     exit $code
 }
 
@@ -178,6 +192,6 @@ cldctl_told=
 cldctl_line=
 trap cldctl_follow EXIT
 # In a function, such as module, that is where the function was called.
-trap 'cldctl_line=$LINENO; [ ${#BASH_LINENO[@]} -lt 2 ] || cldctl_line=${BASH_LINENO[-2]}' ERR
+trap 'cldctl_line=$LINENO; [ ${#BASH_LINENO[@]} -lt 2 ] || cldctl_line=${BASH_LINENO[${#BASH_LINENO[@]} - 2]}' ERR
 trap 'cldctl_told=1; exit 143' TERM
 set -eE

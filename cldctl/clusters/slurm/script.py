@@ -85,7 +85,7 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
         "array_parallelism": spec.parallel,
         # submitit's own mark, which sites that track these keys would refuse.
         "wckey": None,
-        "additional_parameters": {"requeue": True, **_options(size.sbatch_args), **_never_satisfied(spec.after)},
+        "additional_parameters": {"requeue": True, **_options(size.sbatch_args)},
     }
     # Without None for these two, submitit would fill in values of its own.
     return {name: value for name, value in wanted.items() if value is not None or name in ("wckey", "time")}
@@ -94,8 +94,7 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
 def dependency(after: After) -> str:
     """The condition as sbatch and scontrol take it, for example ``afterany:12:13_4``."""
     assert after.jobs, "a dependency needs a job"
-    how = {"ended": "afterany", "failed": "afternotok"}[after.how]
-    return ":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)])
+    return ":".join(["afterany", *dict.fromkeys(job.job_id for job in after.jobs)])
 
 
 def _cores(size: ClusterSpec) -> list[str]:
@@ -144,12 +143,10 @@ def _setup(spec: JobSpec) -> list[str]:
     return [
         *_follow(spec),
         *_imports(spec),
-        f"export PYTHONSAFEPATH=1 CLDCTL_SIGNAL_S={spec.notice_s}",
         *spec.size.setup,
         *_PREPARED,
         # Where a job gets no variables from the command that submits it, srun would pass none to its tasks.
         "unset SLURM_EXPORT_ENV",
-        f"export PYTHONSAFEPATH=1 CLDCTL_SIGNAL_S={spec.notice_s}",
         "cldctl_import || exit 1",
         *(["cldctl_succeed"] if spec.size.successor else []),
     ]
@@ -176,27 +173,25 @@ def _follow(spec: JobSpec) -> list[str]:
 
 
 def _imports(spec: JobSpec) -> list[str]:
-    """Import from the code of the run, unless somebody has put other code into its place while the job waited."""
-    if spec.code is None:
-        return ["cldctl_import() { :; }"]
+    """What a job's Python imports: the code of the run, unless somebody has put other code into its place meanwhile."""
     others = r'[ -n "$(find "$cldctl_code" -prune \( -perm -020 -o -perm -002 \))" ]'
     text = "the code of the run is missing, or is not only yours to write: nothing of it was imported"
     fix = f"Continue with that of your checkout: cldctl resume {spec.name} --update-code"
-    return [
-        f"cldctl_code={shlex.quote(str(spec.code))}",
-        "cldctl_import() {",
+    code = [
+        f"  local cldctl_code={shlex.quote(str(spec.code))}",
         f'  if [ -L "$cldctl_code" ] || [ ! -O "$cldctl_code" ] || {others}; then',
         f'    echo "$cldctl_code: {text}. {fix}" >&2',
         "    return 1",
         "  fi",
         '  export PYTHONPATH="$cldctl_code${PYTHONPATH:+:$PYTHONPATH}"',
+    ]
+    return [
+        "cldctl_import() {",
+        *(code if spec.code is not None else ()),
+        # A job tells the signal of its time limit from that of a preemption by how early it comes.
+        f"  export PYTHONSAFEPATH=1 CLDCTL_SIGNAL_S={spec.notice_s}",
         "}",
     ]
-
-
-def _never_satisfied(after: After | None) -> dict[str, Any]:
-    """A successor whose turn cannot come any more leaves the queue."""
-    return {"kill-on-invalid-dep": "yes"} if after is not None and after.how == "failed" else {}
 
 
 def _memory(gb: float) -> str:
