@@ -4,13 +4,12 @@ The files of the machine are those of the container, as where the host's Python 
 """
 
 import shutil
+import sys
 
 # A container that takes its PATH from the image.
-APPTAINER = """\
+WITHOUT_CLIENTS = """\
 #!/bin/sh
-# apptainer exec IMAGE COMMAND ...
-shift 2
-export PATH={inside} CLDCTL_TEST_INSIDE=apptainer
+export PATH={inside} CLDCTL_TEST_INSIDE={name}
 exec "$@"
 """
 # One whose image has the clients, but not the configuration that SLURM_CONF names.
@@ -19,17 +18,18 @@ UNCONFIGURED = """\
 export SLURM_CONF=/nowhere/slurm.conf CLDCTL_TEST_INSIDE=unconfigured
 exec "$@"
 """
-# srun of a cluster with Pyxis: its tasks run in the container, if there is one among the options.
+# srun of a cluster with Pyxis: if a container is among its options, Python runs in it.
 SRUN = """\
 #!/bin/sh
 for argument; do
     shift
     case $argument in
-        --container-image=*) container=--export=ALL,PATH={inside},CLDCTL_TEST_INSIDE=pyxis ;;
+        --container-image=*) enter={enter} ;;
+        {python}) set -- "$@" $enter "$argument" ;;
         *) set -- "$@" "$argument" ;;
     esac
 done
-exec {srun} $container "$@"
+exec {srun} "$@"
 """
 # A sitecustomize.py: each Python of a job leaves a line, where it runs and its arguments.
 RECORD = """\
@@ -55,14 +55,16 @@ class Containers:
         inside = folder / "inside"
         inside.mkdir(parents=True)
         (inside / "sh").symlink_to("/bin/sh")
-        apptainer = program(folder / "apptainer", APPTAINER.format(inside=inside))
+        texts = {name: WITHOUT_CLIENTS.format(inside=inside, name=name) for name in ("apptainer", "pyxis")}
+        enter = {name: program(folder / name, text) for name, text in texts.items()}
         unconfigured = program(folder / "unconfigured", UNCONFIGURED)
-        srun = program(folder / "pyxis" / "srun", SRUN.format(inside=inside, srun=shutil.which("srun")))
-        self.apptainer = (f"cluster.container={apptainer} exec image.sif",)
+        srun = SRUN.format(enter=enter["pyxis"], python=sys.executable, srun=shutil.which("srun"))
+        path = program(folder / "bin" / "srun", srun).parent
+        self.apptainer = (f"cluster.container={enter['apptainer']}",)
         self.unconfigured = (f"cluster.container={unconfigured}",)
         self.pyxis = (
             "cluster.srun_args=[--container-image=image.sqsh]",
-            f"cluster.setup=['export PATH={srun.parent}:$PATH']",
+            f"cluster.setup=['export PATH={path}:$PATH']",
         )
         self.path = folder / "record"
         self._pythons = folder / "pythons"

@@ -38,7 +38,9 @@ def kill(lab, name):
 
 def came_back(lab, name, *causes, attempt=1):
     """The run trains again after an attempt that ended by one of these causes, as the same job."""
-    before, now = lab.training(name, attempt)["attempts"][-2:]
+    before, now = lab.until(name, "to come back", lambda row: len(row["attempts"]) > attempt, 150)["attempts"][
+        attempt - 1 : attempt + 1
+    ]
     assert before["cause"] in causes, (name, before)
     assert now["job_id"] == before["job_id"], name
 
@@ -70,19 +72,18 @@ def test_crashes(lab, containers, monkeypatch):
 
 
 def test_time_limits(lab, containers, tmp_path):
-    """During the training, and during the setup."""
+    """During the training, and during the setup. What has no scontrol knows the limit that the job began with."""
     begun = tmp_path / "begun"
     slow = f"cluster.setup=['[ -e {begun} ] || {{ touch {begun}; sleep 600; }}']"
     setup = lab.submit("setup", ALONE, slow, *containers.apptainer)
+    short = ("cluster.time_min=1", "cluster.signal_s=5")
     names = ["apptainer", "unconfigured", "pyxis"]
     for name in names:
-        lab.submit(name, ALONE, *getattr(containers, name))
-    names += sweep(lab, *containers.apptainer)
+        lab.submit(name, ALONE, *short, *getattr(containers, name))
+    names += sweep(lab, *short, *containers.apptainer)
     wait_for(begun.exists, timeout=60, what="the setup")
     job = lab.status("setup")["job_id"]
     lab.slurm.expire(job)
-    for name in names:
-        lab.slurm.expire(lab.training(name)["job_id"], 40)
     lab.slurm.wait_requeued(job)
     lab.slurm.run(["scontrol", "update", f"jobid={job}", "TimeLimit=30"])
     for name in names:

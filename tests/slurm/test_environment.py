@@ -22,7 +22,7 @@ def test_a_line_of_the_setup_that_fails_ends_the_job(lab):
     """Nothing is trained, with the wrong CUDA for example; the log names the line, wherever it is."""
     lines = "'true', 'module load cuda/none', 'export MODULE_IS_LOADED=1'"
     run = lab.submit("mine", *SHORT, f"cluster.setup=[{lines}]")
-    block = lab.submit("block", *SHORT, "cluster.setup=['load() {\n  no-such-command\n}\nload\n']")
+    block = lab.submit("block", *SHORT, 'cluster.setup=["load() {\\n  no-such-command\\n}\\nload"]')
     for folder, line in ((run, "module load cuda/none"), (block, "no-such-command")):
         assert lab.ended(folder.name)["state"] != "FINISHED"
         lab.slurm.wait_idle()

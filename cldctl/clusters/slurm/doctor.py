@@ -445,7 +445,8 @@ def _scontrol(node: str, where: str, problem: str) -> Check:
         return Check("scontrol", "fail", f"answers here, but not on {node}: {_last_line(problem)}", advice)
     inside = client.run(["scontrol", "ping"], within_s=_PING_WITHIN_S)
     if inside.code != 0:
-        found = f"answers here and on {node}, not{where} ({inside.last_line}): wishes are carried out on the node"
+        reason = "there is none" if inside.missing else inside.last_line
+        found = f"answers here and on {node}, not{where} ({reason}): wishes are carried out on the node"
         return Check("scontrol", "ok", found)
     return Check("scontrol", "ok", f"answers here and on {node}{where and ' and'}{where}")
 
@@ -487,11 +488,8 @@ def _interface(variable: str, value: str) -> Check:
 
 def main() -> int:
     folder, where, problem, *hosts = sys.argv[1:]
-    answer = FromNode(
-        host=socket.gethostname(),
-        file_system=this_machine.file_system_of(Path(folder))[0],
-        checks=tuple(_on_this_node(where, problem, hosts)),
-    )
+    file_system, seen = this_machine.file_system_of(Path(folder))[0], tuple(_on_this_node(where, problem, hosts))
+    answer = FromNode(host=socket.gethostname(), file_system=file_system, checks=seen)
     write_json(Path(folder) / _ANSWER, to_plain(answer))
     return 0
 
