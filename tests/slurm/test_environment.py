@@ -2,8 +2,6 @@
 
 from cld_core.run.events import Started
 
-from .lab import ENDLESS
-
 SHORT = ("cluster.nodes=1", "train.steps=30")
 
 
@@ -30,10 +28,3 @@ def test_a_line_of_the_setup_that_fails_ends_the_job(lab):
         assert line in log.read_text()
         assert "cluster.setup" in log.read_text()
         assert not any(isinstance(event, Started) for event in folder.ledger.events())
-
-
-def test_the_setup_is_a_shell_of_its_own_kind(lab):
-    """Careful settings are for the setup alone; what it exports, the job has."""
-    lines = "'set -euo pipefail', 'export CLDCTL_TEST_PACE=0.02', 'unset OMP_NUM_THREADS', 'false || true'"
-    lab.submit("mine", *ENDLESS, *SHORT, f"cluster.setup=[{lines}]")
-    assert lab.ended("mine")["state"] == "FINISHED"
