@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cld_core.codec import to_plain
 from cld_core.errors import CheckpointError, NotFoundError, SaveError
-from cld_core.files import parse_json, passes, pauses, replacing, write_json
+from cld_core.files import parse_json, passes, pauses, replacing, system_error, write_json
 from cld_core.run import RunFolder
 from cld_core.run import checkpoints as files
 from cld_core.run.checkpoints import Content, Sidecar, StoredAverages, prune, verify, weights_file
@@ -125,7 +125,7 @@ class Writer:
         try:
             self.wait()
         except SaveError as error:
-            if not passes(_system_error(error)) or self._is_hopeless():
+            if not passes(system_error(error)) or self._is_hopeless():
                 raise
             print(f"the {self._what} of step {error.step} was not written", flush=True)
 
@@ -152,7 +152,7 @@ class Writer:
                 self._store(step, state)
                 break
             except SaveError as error:
-                cause = _system_error(error)
+                cause = system_error(error)
                 if not passes(cause):
                     raise
                 if self._failing_since is None:
@@ -269,7 +269,7 @@ def _write(
         write_json(sidecar, to_plain(vouching, sparse=True))
     except (OSError, RuntimeError) as error:
         # torch reports a write that the system refused as a RuntimeError of its zip writer.
-        cause = _system_error(error)
+        cause = system_error(error)
         if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             text = f"no space left on the disk; earlier {what}s are intact"
             fix = "Free some space"
@@ -328,13 +328,6 @@ class _HashingFile:
 
     def flush(self) -> None:
         self._file.flush()
-
-
-def _system_error(error: BaseException | None) -> OSError | None:
-    """The error of the system that an error is, or was raised for."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> dict[str, Any]:

@@ -233,6 +233,13 @@ def passes(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in PASSING
 
 
+def system_error(error: BaseException | None) -> OSError | None:
+    """The error of the system that an error is, or was raised for."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def pauses(first_s: float = _FIRST_S) -> Iterator[float]:
     """Seconds to wait before each further try: twice as long each time."""
     pause = first_s

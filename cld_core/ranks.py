@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 
 from . import rendezvous
-from .errors import CldError, UsageError
+from .errors import CldError, SaveError, UsageError
+from .files import passes, system_error
 from .ranges import share
 from .rendezvous import Place
 from .stop import StopCode
@@ -27,7 +28,18 @@ _NCCL_MONITOR = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
 
 
 class RankError(CldError):
-    """Rank 0 could not continue; its log says why."""
+    """Rank 0 could not continue; its log says why. The exit code is that of rank 0."""
+
+    def __init__(self, message: str, exit_code: int = CldError.exit_code) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def exit_code(error: Exception) -> int:
+    """How a process ends that a launcher started: 75 (EX_TEMPFAIL) if the disk is to blame, which may recover."""
+    if passes(system_error(error) if isinstance(error, SaveError) else error):
+        return os.EX_TEMPFAIL
+    return getattr(error, "exit_code", CldError.exit_code)
 
 
 @dataclass(frozen=True)
@@ -80,19 +92,20 @@ class Ranks(Place):
         """
         if self.world_size == 1:
             return work()
-        # What it returned, and why it failed.
-        outcome: list[Any] = [None, None]
+        # What it returned, why it failed, and its exit code.
+        outcome: list[Any] = [None, None, 0]
         problem: Exception | None = None
         if self.is_first:
             try:
                 outcome[0] = work()
             except Exception as error:
-                problem, outcome[1] = error, str(error)
+                problem = error
+                outcome = [None, str(error), exit_code(error)]
         dist.broadcast_object_list(outcome, src=0, group=self.control)
         if problem is not None:
             raise problem
         if outcome[1] is not None:
-            raise RankError(f"rank 0 could not continue: {outcome[1]}")
+            raise RankError(f"rank 0 could not continue: {outcome[1]}", outcome[2])
         return cast(T, outcome[0])
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:

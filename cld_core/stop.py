@@ -3,6 +3,7 @@
 import signal
 from enum import IntEnum
 from types import FrameType
+from typing import ClassVar
 
 
 class StopCode(IntEnum):
@@ -15,7 +16,13 @@ class StopCode(IntEnum):
 
 
 class StopFlag:
-    """What the train loop is handed: says whether, and why, this rank was asked to stop."""
+    """What the train loop is handed: says whether, and why, this rank was asked to stop.
+
+    Attributes:
+        interrupted: whether somebody pressed Ctrl-C in this process, after which what it does ends in order.
+    """
+
+    interrupted: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.code = StopCode.NONE
@@ -32,4 +39,5 @@ class StopFlag:
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        StopFlag.interrupted |= number == signal.SIGINT
         self.request(StopCode.USR2 if number == signal.SIGUSR2 else StopCode.TERM)

@@ -1,4 +1,4 @@
-"""`python -m cldctl`, if the script is not on PATH."""
+"""The `cldctl` command, also as `python -m cldctl`, if the script is not on PATH."""
 
 import os
 import sys
@@ -12,8 +12,17 @@ def _forget_the_working_directory() -> None:
         del sys.path[0]
 
 
-_forget_the_working_directory()
+def main() -> None:
+    """The entry point. To load the commands takes a moment, in which Ctrl-C already ends without a traceback."""
+    try:
+        from . import app
 
-from .app import main  # noqa: E402
+        app.main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
-main()
+
+if __name__ == "__main__":
+    _forget_the_working_directory()
+    main()

@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from cld_core import processor
 from cld_core.errors import CldError
 from cld_core.sanitize import one_line
+from cld_core.stop import StopFlag
 
 from .cli import evaluate, look, manage, setup, train
 from .cli.completion import completer
@@ -26,6 +27,7 @@ from .show.console import err, out
 # "data stats", `eval_` is "eval".
 _PANELS = {"Train": train, "Look": look, "Evaluate and sample": evaluate, "Manage": manage, "Set up": setup}
 _GROUPS = {"bench": "Compare what can be done with one checkpoint.", "data": "Prepare image data."}
+INTERRUPTED = 130
 _OWN_OPTIONS = ("-q", "--quiet", "-v", "--verbose", "--version")
 
 
@@ -126,11 +128,14 @@ app = _app()
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of this process; returns the exit code of docs/cli.md."""
+    StopFlag.interrupted = False
     try:
         words = None if arguments is None else list(arguments)
         with console.warnings():
             code = app(words, prog_name="cldctl", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        code = code if isinstance(code, int) else 0
+        # A training in this process has saved and shown its state before it ends.
+        return INTERRUPTED if code and StopFlag.interrupted else code
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except CldError as error:
@@ -147,7 +152,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         err.print("interrupted")
-        return 130
+        return INTERRUPTED
     except Exception as error:
         return _unforeseen(error)
     return 0
@@ -213,6 +218,6 @@ def _about_value(error: Any) -> str | None:
 
 
 def main() -> None:
-    """The entry point: the process ends with the exit code of the command."""
+    """What the entry point calls: the process ends with the exit code of the command."""
     processor.wait_briefly()
     sys.exit(run())

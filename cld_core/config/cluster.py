@@ -17,6 +17,8 @@ _NOT_IN_A_WORD = re.compile(r"\s|#")
 _GRES_COUNT = re.compile(r"\bgpu(?::[^:,(]+)?:([0-9]{1,4})\b")
 # sbatch reads such comments as options until the first command, of other schedulers, too.
 _DIRECTIVE = re.compile(r"\s*#(SBATCH|PBS|BSUB)")
+# What would take the place of the batch script, or of its traps.
+_TAKES_OVER = re.compile(r"\s*(exec|trap)\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class ClusterSpec:
     time_min: int | None = key(
         None, "time limit of one job in minutes; null: the cluster's default", ge=1, le=10_000_000
     )
-    partition: str | None = key(None, "Slurm partition")
+    partition: str | None = key(None, "Slurm partition, or several with commas between them: low,high")
     account: str | None = key(None, "Slurm account")
     qos: str | None = key(None, "Slurm quality of service")
     mem_gb: float | None = key(None, "memory per node in GB", gt=0, le=1_000_000)
@@ -104,11 +106,13 @@ def _problem(name: str, text: str) -> str | None:
         lines = text.replace("\t", " ").split("\n")
         if any(map(_DIRECTIVE.match, lines)):
             return "sbatch would read it as an option. Use cluster.sbatch_args"
+        if any(map(_TAKES_OVER.match, lines)):
+            return "what follows the job's end would not run. Write it without exec and trap"
         return next(filter(None, map(not_plain, lines)), None)
     if (problem := not_plain(text)) is not None:
         return problem
     if not text.strip():
         return "it is empty. Set it to null, or remove it"
     if name in _WORDS and _NOT_IN_A_WORD.search(text):
-        return "it has a space or '#'. Further options belong in cluster.sbatch_args"
+        return "it has a space or '#'. Remove it; further options belong in cluster.sbatch_args"
     return misread(text) if name in (*_WORDS, "sbatch_args") else None

@@ -1,7 +1,10 @@
 """Train a run without a scheduler: ``torchrun --nproc-per-node 8 -m cld_core.train runs/NAME --recipe toy``.
 
 The run folder is created from the recipe if it does not exist; the same command continues an existing run. mpirun
-works too, with MASTER_ADDR and MASTER_PORT set (docs/reproducing.md). SIGUSR2 and SIGTERM save and end.
+works too, with MASTER_ADDR and MASTER_PORT set. SIGUSR2 and SIGTERM save and end.
+
+Exit codes, the same in all ranks: 0, all steps are done; 75, start it again; 2 and 3, the recipe, the command or the
+run is wrong, and another start would end in the same way; 1, anything else (docs/howto/any-launcher.md).
 """
 
 import argparse
@@ -12,10 +15,11 @@ from pathlib import Path
 from cld_core import processor
 from cld_core.config import Recipe, load, shipped
 from cld_core.errors import CldError, NotFoundError
+from cld_core.files import passes
 from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.run.identity import identity
-from cld_core.stop import StopFlag
+from cld_core.stop import StopCode, StopFlag
 
 # Seconds for which the recipe of a run is tried to be read while the file system fails.
 _READ_WITHIN_S = 60.0
@@ -30,7 +34,7 @@ def main() -> int:
     processor.wait_briefly()
     # Before torch is loaded, which takes seconds: an early signal must not kill.
     stop = StopFlag().listen()
-    from cld_core.ranks import join
+    from cld_core.ranks import exit_code, join
 
     from . import session
 
@@ -43,12 +47,16 @@ def main() -> int:
         run = RunFolder.open(arguments.run_folder)
         job_id = os.environ.get("TORCHELASTIC_RUN_ID") or f"pid-{os.getpid()}"
         ended = session.run(run, ranks, stop, job_id=job_id, recipe=recipe.anchored(Path.cwd()))
+        # A launcher may kill all ranks as soon as one has ended, unless with 0: rank 0 notes its end before that.
+        ranks.on_first(lambda: None)
         ranks.leave()
-    except CldError as error:
+    except (CldError, OSError) as error:
+        if not isinstance(error, CldError) and not passes(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return exit_code(error)
     print(f"{run.name}: {ended.cause} at step {ended.step}", flush=True)
-    return 0
+    return 0 if ended.code is StopCode.NONE else os.EX_TEMPFAIL
 
 
 def _recipe(path: Path, file: str | None, overrides: list[str]) -> Recipe:

@@ -90,7 +90,7 @@ def doctor(
     cluster: str | None = options.CLUSTER,
     profile: str | None = options.PROFILE,
     job: bool = Option(True, "--job/--no-job", help="Look from a node, by a small job."),
-    partition: str | None = Option(None, help="Only this partition; default: all."),
+    partition: str | None = Option(None, help="Only this partition, or these: low,high; default: all."),
     account: str | None = Option(None, help="Account of the small job."),
     wait: float = Option(120, metavar="SECONDS", min=1, max=86400, help="How long the small job may take."),
     gpu: bool = Option(False, help="Check this machine's GPU, too, for some seconds."),

@@ -35,6 +35,9 @@ def submit(
         None, metavar="KEY=a,b,c", help="A run for each combination of values; once for each key."
     ),
     parallel: int | None = Option(None, min=1, help="With --sweep: runs that may train at once."),
+    after: str | None = Option(
+        None, metavar="JOBID[:ok|any]", help="Start when this job has succeeded (ok, the default) or ended (any)."
+    ),
     root: Path = options.RUNS_DIR,
 ) -> None:
     """Train a recipe.
@@ -62,6 +65,7 @@ def submit(
         tags=tuple(tags or ()),
         note=note,
         live_code=live_code,
+        after=after,
     )
     members = [] if wanted.group is None else wanted.group.runs()
     where = cluster_choice.chosen(cluster, members[0]) if members else where

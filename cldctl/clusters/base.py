@@ -42,9 +42,13 @@ Phase = Literal["pending", "running", "suspended", "ending", "gone", "unknown"]
 
 @dataclass(frozen=True)
 class After:
-    """What a job waits for: that others, of the same cluster, have ended. The cluster waits, not the work."""
+    """What a job waits for: that others ended, or succeeded. The cluster waits, not the work.
+
+    The jobs are of the same cluster; of one that a user names, only the id is known.
+    """
 
     jobs: tuple[JobRef, ...]
+    how: Literal["ended", "succeeded"] = "ended"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,9 +218,10 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """What `cldctl doctor` was asked: one partition or all, and whether to look from a node by a small job.
+    """What `cldctl doctor` was asked: which partitions, and whether to look from a node by a small job.
 
     Attributes:
+        partition: a name, or several with commas between them; None for all.
         slowest_save_s: how long saving took in the runs so far; None before the first save.
         notice_s: how early before a time limit a job is told to stop.
         size: what jobs ask for, their setup and their container.

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from cld_core.config import Recipe, load, load_frozen
 from cld_core.config.loader import COMMAND_LINE
@@ -16,10 +17,12 @@ from cld_core.errors import UsageError
 from cld_core.metrics import parse_metrics
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Axis
+from cld_core.run.events import JobRef
 from cld_core.run.folder import check_name
 from cld_core.run.groups import Group, values_of
 from cld_core.run.identity import new_name
 from cld_core.sanitize import is_count
+from cldctl.clusters.base import After, Cluster
 from cldctl.evals.plan import combinations, meaning, named, parse
 from cldctl.lookup import find_profile, find_recipe
 
@@ -31,6 +34,9 @@ MAX_CELLS = 500
 MAX_GROUP_NAME = 60
 _MAX_NAME = 100
 _NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
+# A job, or a task of an array, as launchers number them.
+_JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")
+_AFTER: Mapping[str, Literal["ended", "succeeded"]] = {"ok": "succeeded", "any": "ended"}
 _UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
 _NOT_SWEPT = {
     "cluster": "the jobs of a sweep are one array, in which all are of the same size. Submit a group for each value",
@@ -65,6 +71,7 @@ class SubmitOptions:
         chained: metrics of the evaluation that follows each training, lists of names with commas; none without one.
         tags: to find it again by; ``note``: what it is for.
         live_code: run the checkout itself, in place of a copy in the run's folder.
+        after: "JOBID[:ok|any]", a job of the same cluster that must succeed, or end, before a training starts.
     """
 
     recipe: str
@@ -78,6 +85,7 @@ class SubmitOptions:
     tags: tuple[str, ...] = ()
     note: str | None = None
     live_code: bool = False
+    after: str | None = None
 
     @cached_property
     def file(self) -> Path:
@@ -128,6 +136,23 @@ class SubmitOptions:
     def group(self) -> Group | None:
         """The runs of a sweep."""
         return Group(self.root, self.cells[0].group) if self.sweep else None
+
+    def waits_for(self, cluster: Cluster) -> After | None:
+        """What the trainings wait for.
+
+        Raises:
+            UsageError: it is not of this form, or the cluster has no jobs that wait.
+        """
+        if self.after is None:
+            return None
+        job_id, colon, how = self.after.partition(":")
+        if not _JOB_ID.fullmatch(job_id) or (how or "ok") not in _AFTER or (colon and not how):
+            text = "write the number of a job, and perhaps how it must end"
+            raise UsageError(f"--after '{self.after}': {text}: --after 1234, --after 1234:ok or --after 1234:any.")
+        if cluster.blocks:
+            text = f"on the cluster {cluster.name}, a training runs in the command itself and waits for no job"
+            raise UsageError(f"--after {self.after}: {text}. Leave it out, or use another --cluster.")
+        return After((JobRef(cluster=cluster.name, job_id=job_id),), _AFTER[how or "ok"])
 
     def run(self, cell: Cell | None = None) -> RunFolder:
         """The folder of a run; default: the first one."""

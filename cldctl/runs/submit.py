@@ -12,6 +12,7 @@ from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest
 from cld_core.run.evaluations import EvalRequest, Evaluation
 from cld_core.run.events import Labelled, Requested
+from cld_core.run.groups import find_group
 from cld_core.run.identity import identity
 from cldctl import locks
 from cldctl.clusters.base import Cluster, JobSpec
@@ -34,9 +35,12 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     Raises:
         CldError: the name is taken, a cell lacks what it needs, or the cluster has no such jobs or not so many.
     """
+    after = options.waits_for(cluster)
     group, _ = options.group, options.metrics  # An unknown metric is refused first.
     if group is None:
         options.run().require_free()
+        if find_group(options.root, options.run().name) is not None:
+            raise UsageError(f"--name {options.name}: a group has this name. Choose another one for the run.")
     else:
         if RunFolder(options.root / group.name).exists:
             raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
@@ -46,7 +50,7 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
         return Start(run=options.run(cell), recipe=cell.recipe, request=Requested(steps=cell.recipe.train.steps))
 
     starts = [start_of(cell) for cell in missing(options)]
-    spec = training.job_of(group, starts or [start_of(options.cells[0])], cluster, options.parallel)
+    spec = training.job_of(group, starts or [start_of(options.cells[0])], cluster, options.parallel, after)
     if snapshot.kind_for(cluster, options.live_code) == "copy":
         own = code.own_folder(options.run().path)
         spec = replace(spec, code=own if group is None else snapshot.shared_folder(group))
@@ -113,7 +117,8 @@ def submit(
         CldError: nothing was started, and what was made for it is removed again: names are free.
     """
     group = options.group
-    begun = Begun(cluster=cluster, group=group, parallel=options.parallel, started=started)
+    after = options.waits_for(cluster)
+    begun = Begun(cluster=cluster, group=group, parallel=options.parallel, after=after, started=started)
     if group is None:
         _require_complete(options, cluster, begun.said.append)
     with contextlib.ExitStack() as stack:

@@ -67,6 +67,7 @@ class Begun:
 
     Attributes:
         group: None for one run; ``parallel``: how many of its runs may train at once.
+        after: what the trainings wait for.
         started: called as soon as the job of a run exists, before a blocking cluster begins.
         runs: all that were asked for.
         found: what they were or became, one of `FOUND` by name of the run; ``jobs`` of those that were started.
@@ -78,6 +79,7 @@ class Begun:
     cluster: Cluster
     group: Group | None = None
     parallel: int | None = None
+    after: After | None = None
     started: Callable[[RunFolder], None] = lambda run: None
     runs: list[RunFolder] = field(default_factory=list)
     found: dict[str, str] = field(default_factory=dict)
@@ -134,14 +136,20 @@ def by_submission(starts: Sequence[Start], cluster: Cluster) -> list[list[Start]
     return list(arrays.values())
 
 
-def job_of(group: Group | None, starts: Sequence[Start], cluster: Cluster, parallel: int | None = None) -> JobSpec:
+def job_of(
+    group: Group | None,
+    starts: Sequence[Start],
+    cluster: Cluster,
+    parallel: int | None = None,
+    after: After | None = None,
+) -> JobSpec:
     """The job that trains a run, or runs of a group.
 
     Without a queue, the tasks of an array run one after another unless ``parallel`` says otherwise.
     """
     at_once = parallel if group is None or parallel is not None or cluster.queues else 1
     runs = [start.run for start in starts]
-    return specs.training(runs, starts[0].recipe, cluster, group=group, parallel=at_once)
+    return specs.training(runs, starts[0].recipe, cluster, group=group, parallel=at_once, after=after)
 
 
 def train(begun: Begun, starts: Sequence[Start]) -> None:
@@ -188,7 +196,7 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
     The requests are in the ledgers before the jobs exist, so that a job that starts immediately finds its own.
     """
     cluster, runs = begun.cluster, [start.run for start in starts]
-    spec = job_of(begun.group, starts, cluster, begun.parallel)
+    spec = job_of(begun.group, starts, cluster, begun.parallel, begun.after)
     if begun.group is not None:
         specs.list_runs(spec, runs)
 

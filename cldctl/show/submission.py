@@ -1,7 +1,7 @@
 """What people are shown of runs that begin or continue: what would be submitted, what was, and what to type next."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
     if options.group is not None:
         _preview_group(options, options.group, cluster, spec)
         return
-    start = cluster.ask_for_start(spec)
+    start = _ask_for_start(cluster, spec)
     _preview_run(options, cluster, spec)
     _say_estimate(options, start())
 
@@ -119,7 +119,7 @@ def continues(
 def submit_runs(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: bool) -> int:
     """Submit a run, or those of a sweep that are missing; returns the exit code. Ctrl-C says what goes on."""
     # The scheduler thinks about it while the job is being written.
-    start = cluster.ask_for_start(spec) if wanted.group is None else lambda: None
+    start = _ask_for_start(cluster, spec) if wanted.group is None else lambda: None
     try:
         begun = submit(wanted, cluster, continues, started)
     except KeyboardInterrupt:
@@ -197,6 +197,11 @@ def _interrupted(run: RunFolder) -> None:
     err.print(f"interrupted; {goes_on} (`{command(f'cancel {run.name}', run)}` ends it)")
     if (missing := without_jobs(run)) is not None:
         err.print(missing)
+
+
+def _ask_for_start(cluster: Cluster, spec: JobSpec) -> Callable[[], float | None]:
+    """As `Cluster.ask_for_start`; nobody knows when a job begins that waits for another one."""
+    return cluster.ask_for_start(spec) if spec.after is None else lambda: None
 
 
 def _say_estimate(options: SubmitOptions, start: float | None) -> None:

@@ -22,7 +22,8 @@ import torch
 """
 MAINS = {
     "command": "from cldctl.app import main\nsys.argv = ['cldctl', '--version']\ntry: main()\nexcept SystemExit: pass",
-    "job": "from cldctl.clusters.entry import main\ntry: main(['nowhere'])\nexcept RuntimeError: pass",
+    "job": "from cldctl.clusters import base, debug\n"
+    "try: base.Task(print, debug.DebugCluster())()\nexcept NotImplementedError: pass",
     "training": "from cld_core.train.__main__ import main\nsys.argv = ['train', 'nowhere']\nmain()",
 }
 

@@ -1,8 +1,10 @@
 """The ranks of a job: which device each uses, its share of a batch, and the file where they meet."""
 
 import contextlib
+import errno
 import ipaddress
 import os
+import re
 from unittest.mock import Mock
 
 import pytest
@@ -12,7 +14,7 @@ import torch.distributed as dist
 from cld_core import ranks as distributed
 from cld_core import rendezvous
 from cld_core.config import load
-from cld_core.errors import LeaseLostError, UsageError
+from cld_core.errors import LeaseLostError, SaveError, UsageError
 from cld_core.ranges import share
 from cld_core.ranks import Consensus, RankError, Ranks, alone, join
 from cld_core.rendezvous import Place
@@ -142,15 +144,34 @@ def test_gloo_listens_where_the_other_machines_are(monkeypatch):
     assert chosen == {0: "ib0", 1: "eth1"}
 
 
-@pytest.mark.parametrize("error", [LeaseLostError("job 7 has it"), OSError("the disk is full"), None])
-def test_rank_0_works_and_an_error_there_is_met_by_the_others(error, monkeypatch):
+def save_error(number):
+    error = SaveError("it could not be written", 10)
+    error.__cause__ = OSError(number, os.strerror(number))
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (LeaseLostError("job 7 has it"), 1),
+        (UsageError("a batch of 2"), 2),
+        (OSError(errno.ENOSPC, "the disk is full"), 75),
+        (save_error(errno.ENOSPC), 75),
+        (save_error(errno.EACCES), 1),
+        (OSError(errno.EACCES, "it is somebody else's"), 1),
+        (None, None),
+    ],
+)
+def test_rank_0_works_and_an_error_there_is_met_by_the_others(error, code, monkeypatch):
     work, said = Mock(side_effect=error), []
     monkeypatch.setattr(dist, "broadcast_object_list", lambda box, **_: said.extend(box))
     with pytest.raises(type(error)) if error else contextlib.nullcontext():
         Ranks(0, 2).on_first(work)
     monkeypatch.setattr(dist, "broadcast_object_list", lambda box, **_: box.__setitem__(slice(None), said))
-    with pytest.raises(RankError, match=f"rank 0 could not continue: {error}") if error else contextlib.nullcontext():
+    match = re.escape(f"rank 0 could not continue: {error}")
+    with pytest.raises(RankError, match=match) if error else contextlib.nullcontext() as caught:
         Ranks(1, 2).on_first(work)
+    assert error is None or caught.value.exit_code == code
     work.assert_called_once_with()
 
 

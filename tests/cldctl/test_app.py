@@ -1,10 +1,17 @@
 """The last net of the command line: one line and an exit code, whatever happens."""
 
+import os
+import signal
+import sys
+from unittest.mock import Mock
+
 import pytest
 import typer
 
-from cldctl import app
-from tests.support.tools import invoke
+from cld_core.run import RunFolder
+from cld_core.train.step import Trainer
+from cldctl import __main__, app
+from tests.support.tools import DEBUG, ONE, invoke
 
 
 @pytest.fixture
@@ -55,3 +62,26 @@ def test_other_ways_to_end_keep_their_codes(failing):
         "error: Invalid value: wrong here. See `cldctl recipes --help`.\n",
         2,
     )
+
+
+def test_ctrl_c_while_the_commands_are_loaded_is_130_too(monkeypatch, capsys):
+    monkeypatch.delattr("cldctl.app")
+    monkeypatch.delitem(sys.modules, "cldctl.app")
+    monkeypatch.setattr(sys, "meta_path", [Mock(find_spec=Mock(side_effect=KeyboardInterrupt))])
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
+def test_ctrl_c_in_a_training_of_this_process_saves_and_is_130(monkeypatch, tmp_path):
+    whole = Trainer.step
+
+    def step(trainer, number):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        whole(trainer, number)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    done = invoke("submit", "toy", *ONE, *DEBUG, "--name", "mine", runs=tmp_path, code=130)
+    assert "cldctl resume mine" in done.stderr
+    assert RunFolder(tmp_path / "mine").checkpoint_steps() == [5]

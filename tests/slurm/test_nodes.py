@@ -7,7 +7,7 @@ import time
 import pytest
 
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Ended, Failed, GivenUp, Wished, Started
+from cld_core.run.events import Ended, Failed, GivenUp, Started, Wished
 from cldctl.clusters.local import _MODULE as MODULE
 from tests.support.tools import wait_for
 

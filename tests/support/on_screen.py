@@ -11,7 +11,7 @@ from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run import events
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Ended, Failed, JobRef, Labelled, Wished, Started, Submitted
+from cld_core.run.events import Ended, Failed, JobRef, Labelled, Started, Submitted, Wished
 from cld_core.run.groups import Group
 from cldctl.evals import plan
 from tests.support.clock import Clock

@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from cld_core.errors import RecipeError
@@ -10,7 +10,7 @@ from cld_core.files import write_json
 from cld_core.rendezvous import Place
 from cld_core.run.events import Ended, JobRef, Started, Submitted
 from cldctl import clusters
-from cldctl.clusters.base import InJob, Limit, Nodes, SchedulerAway, SchedulerRefused, Seen, Survey, TooManyTasks
+from cldctl.clusters.base import InJob, Limit, Nodes, SchedulerAway, SchedulerRefused, Seen, Survey, TooManyTasks, Wish
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm.cluster import SlurmCluster
@@ -179,14 +179,14 @@ class Inside(InJob):
     Attributes:
         cause: why it ended, as its launcher says; ``said``: what it printed into the log.
         count: of the nodes, if it is known, and ``excluded``: those that it avoids.
-        refusal: what asking for a requeue raises, ``refusals`` times; ``asked``: how often it was asked for.
+        wishes: what it wished for, and ``error``: what writing that down raises.
+        next: the job that waits for it to end badly.
     """
 
     cause: str | None = None
-    refusal: Exception | None = None
-    refusals: float = float("inf")
-    asked: int = 0
-    cancelled: bool = False
+    error: Exception | None = None
+    wishes: list[Wish] = field(default_factory=list)
+    next: JobRef | None = None
     size: int = 1
     said: str = ""
     count: int | None = 4
@@ -204,16 +204,15 @@ class Inside(InJob):
     def nodes(self):
         return _nodes(self.count, self.excluded)
 
-    def requeue(self, *, delay_s=0.0, exclude=(), readmit=()):
-        self.asked += 1
-        if self.refusal and self.asked <= self.refusals:
-            raise self.refusal
-        self.delay_s, self.exclude, self.readmit = delay_s, exclude, readmit
+    def wish(self, wish):
+        if self.error is not None:
+            raise self.error
+        self.wishes.append(wish)
 
-    def is_cancelled(self):
-        return self.cancelled
+    def successor(self):
+        return self.next
 
 
-def inside(error=None, **more):
-    """Job 7; the next one that it submits is number 8."""
-    return Inside(cluster=alone(error=error, first=8), ref=REF, **more)
+def inside(**more):
+    """Job 7."""
+    return Inside(cluster=alone(), ref=REF, **more)

@@ -58,7 +58,7 @@ class FromNode:
 
 
 def checks(runs: Path, asked: DoctorOptions) -> Iterator[Check]:
-    """All partitions or the one that was asked for, and what a small job sees from a node.
+    """All partitions or those that were asked for, and what a small job sees from a node.
 
     If there is no Slurm or it does not answer, the check "slurm" fails and is the last.
     """
@@ -73,17 +73,20 @@ def checks(runs: Path, asked: DoctorOptions) -> Iterator[Check]:
     yield Check("requeue", "ok", f"JobRequeue={int(requeues)}, and cldctl submits with --requeue", advice)
     yield _accounting(slurm)
     partitions = parse_partitions(client.output_of(["scontrol", "--oneliner", "show", "partition"]) or "")
-    wanted = [partition for partition in partitions if asked.partition in (None, partition["PartitionName"])]
-    if not wanted:
-        others = ", ".join(partition["PartitionName"] for partition in partitions) or "none that you may see"
-        problem = f"there is no partition {asked.partition or ''}".strip()
-        yield Check("partitions", "fail", problem, f"There are: {others}.")
+    names = [partition["PartitionName"] for partition in partitions]
+    chosen_names = names if asked.partition is None else asked.partition.split(",")
+    missing = [name for name in chosen_names if name not in names]
+    if missing or not names:
+        problem = f"there is no partition {', '.join(missing)}".strip()
+        yield Check("partitions", "fail", problem, f"There are: {', '.join(names) or 'none that you may see'}.")
         return
+    wanted = [partition for partition in partitions if partition["PartitionName"] in chosen_names]
     for partition in wanted:
         yield from _partition(partition, partitions, slurm, asked)
     if slurm["PreemptType"] == "preempt/qos":
         yield from _by_qos(slurm, asked)
-    chosen = min(wanted, key=lambda it: (it["PartitionName"] != asked.size.partition, not _is_default(it)))
+    own = (asked.size.partition or "").split(",")
+    chosen = min(wanted, key=lambda it: (it["PartitionName"] not in own, not _is_default(it)))
     name, account = chosen["PartitionName"], asked.account or asked.size.account
     given = {"partition": name, "account": account, "qos": asked.size.qos}
     options = [f"--{key}={value}" for key, value in given.items() if value]

@@ -31,12 +31,13 @@ cldctl_shown() {
 # Calls a client with a time limit: 0 done, 1 refused, 2 nobody answers, 3 there is nobody to ask.
 cldctl_call() {
     cldctl_answer=$(timeout 20 "$@" 2>&1)
-    case $? in
-    0) return 0 ;;
+    local found=$?
+    [ $found != 0 ] || return 0
+    printf %s "$cldctl_answer" | grep -qiE "configuration (source|file)|SRV lookup failed|cannot stat file" && return 3
+    case $found in
     124) cldctl_answer="$1 gave no answer within 20 s" && return 2 ;;
     126 | 127) cldctl_answer="there is no $1 on this node" && return 3 ;;
     esac
-    case $cldctl_answer in *"configuration source"* | *"SRV lookup failed"*) return 3 ;; esac
     printf %s "$cldctl_answer" | grep -qiE "$cldctl_away" && return 2
     return 1
 }
@@ -45,7 +46,7 @@ cldctl_call() {
 # A job that is cancelled is COMPLETING, and so is one that has reached its limit.
 cldctl_look() {
     if [ -e "${cldctl_files}_cancelled" ]; then cldctl_answer="it was cancelled" && return 1; fi
-    cldctl_call scontrol --oneliner show job "$cldctl_job" || return
+    cldctl_call scontrol --oneliner show job "$cldctl_job" || return $?
     local state=$(cldctl_shown JobState)
     if [ "$state" != RUNNING ] || [ -n "$only" ]; then
         [ "$state" = RUNNING ] || [ "$state" = COMPLETING ] && cldctl_logged "DUE TO TIME LIMIT" && return 0
@@ -74,12 +75,13 @@ cldctl_carry_out() {
         found=$?
         if [ $found = 1 ]; then cldctl_say "does not start again: $cldctl_answer" && return; fi
         if [ $found = 0 ]; then
-            cldctl_requeue && return
+            # It may live on for a moment.
+            cldctl_requeue && exit $code
             found=$?
             # An earlier request may have been heard late.
             if [ $found = 1 ]; then
                 local refusal=$cldctl_answer
-                cldctl_look || [ $? = 2 ] || return 0
+                cldctl_look || [ $? = 2 ] || exit $code
                 cldctl_answer=$refusal
             fi
         fi
@@ -114,8 +116,11 @@ cldctl_see_nodes() {
 
 # The next job, which begins only if this one fails: where preemption cancels jobs, nothing else brings the run back.
 cldctl_succeed() {
-    [ ! -e "${cldctl_files}_successor" ] || return
     local task=${SLURM_ARRAY_TASK_ID-} tries=0 next name
+    if next=$(cat "${cldctl_files}_successor" 2>/dev/null); then
+        cldctl_call scontrol --oneliner show job "$next"
+        [ "$(cldctl_shown JobState)" != PENDING ] || return
+    fi
     cldctl_call scontrol --oneliner show job "$cldctl_job" || cldctl_answer=
     local nodes=$(cldctl_shown ExcNodeList)
     next=$(
@@ -135,8 +140,13 @@ cldctl_succeed() {
     done
     echo "$next" >"${cldctl_files}_successor"
     # What waits for this job to end, such as an evaluation, waits for the next one.
-    timeout 20 squeue --me --noheader --states=PENDING --format='%F|%E' | grep "afterany:$cldctl_job\b" | cut -d'|' -f1 |
-        sort -u | sed "s/.*/update jobid=& dependency=afterany:$next/" | timeout 20 scontrol
+    timeout 20 squeue --me --noheader --states=PENDING --format='%F|%E' | sort -u |
+        sed -nE "s/^([0-9]+)\|.*\b(after(any|ok)):$cldctl_job\b.*/update jobid=\1 dependency=\2:$next/p" | timeout 20 scontrol
+}
+
+cldctl_cancel() {
+    timeout 20 scancel "$1"
+    rm -f "${cldctl_files}_successor"
 }
 
 # The next job is for one that was taken away, not for one that somebody cancelled or that fails by itself.
@@ -144,12 +154,12 @@ cldctl_withdraw() {
     local next
     next=$(cat "${cldctl_files}_successor" 2>/dev/null) || return
     if [ ! -e "${cldctl_files}_cancelled" ]; then
-        cldctl_call scontrol --oneliner show job "$cldctl_job" || return
+        cldctl_call scontrol --oneliner show job "$cldctl_job" || return $?
         case $(cldctl_shown PreemptTime) in None | Unknown | "") ;; *) return ;; esac
         if [ "$(cldctl_shown Reason)" = TimeLimit ] || cldctl_logged "DUE TO "; then return; fi
         case $(cldctl_shown JobState) in COMPLETING) ;; RUNNING) [ $code != 0 ] || return ;; *) return ;; esac
     fi
-    timeout 20 scancel "$next"
+    cldctl_cancel "$next"
 }
 
 cldctl_follow() {
@@ -179,7 +189,7 @@ cldctl_follow() {
             case $name in delay | avoid | readmit | only | withdraw) local "$name=$value" ;; esac
         done <"$cldctl_wish"
     fi
-    if [ -n "$withdraw" ]; then timeout 20 scancel "$withdraw"; fi
+    if [ -n "$withdraw" ]; then cldctl_cancel "$withdraw"; fi
     if [ -n "$delay" ]; then cldctl_carry_out; fi
     # Where it could not be requeued, the next job is what is left.
     [ $code = 7 ] || cldctl_withdraw

@@ -23,7 +23,7 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
     (
         "DependencyNeverSatisfied",
         "the job that it waits for ended in another way than it needs: it never begins",
-        "cancel it and submit it again",
+        "let it begin all the same: `scontrol update jobid={id} dependency=`; or cancel it and submit it again",
     ),
     ("Dependency", "it waits for another job to end ({dependency})", ""),
     ("BeginTime", "it may not begin yet: a pause after a crash, or a requeue that Slurm is still doing", ""),

@@ -94,7 +94,8 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
 def dependency(after: After) -> str:
     """The condition as sbatch and scontrol take it, for example ``afterany:12:13_4``."""
     assert after.jobs, "a dependency needs a job"
-    return ":".join(["afterany", *dict.fromkeys(job.job_id for job in after.jobs)])
+    how = {"ended": "afterany", "succeeded": "afterok"}[after.how]
+    return ":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)])
 
 
 def _cores(size: ClusterSpec) -> list[str]:
@@ -138,6 +139,13 @@ def _python(size: ClusterSpec) -> str:
     return f"{size.container or ''} {shlex.quote(sys.executable)}".lstrip()
 
 
+def python_beside(size: ClusterSpec) -> str:
+    """The Python that sees what those of the ranks see, for a batch script: that of Pyxis exists through srun alone."""
+    inside = [argument for argument in size.srun_args if argument.startswith("--container")]
+    again = f"srun --nodes=1 --ntasks=1 --overlap {shlex.join(inside)} " if inside else ""
+    return again + _python(size)
+
+
 def _setup(spec: JobSpec) -> list[str]:
     """The lines before srun. Those of the recipe end the job if one fails, and may set PYTHONPATH."""
     return [
@@ -158,11 +166,7 @@ _PREPARED = ("set +eEu", "trap - ERR", "trap '' TERM", "trap cldctl_follow EXIT"
 
 def _follow(spec: JobSpec) -> list[str]:
     """What follows a start, as far as the batch script does it: `follow.sh`, without its comments."""
-    size = spec.size
-    # Of Pyxis, where a container exists through srun alone.
-    inside = [argument for argument in size.srun_args if argument.startswith("--container")]
-    again = f"srun --nodes=1 --ntasks=1 --overlap {shlex.join(inside)} " if inside else ""
-    ask = f'timeout 20 {again}{_python(size)} -m {shlex.join(spec.aftermath)} "$@"'
+    ask = f'timeout 20 {python_beside(spec.size)} -m {shlex.join(spec.aftermath)} "$@"'
     lines = resources.files(__package__).joinpath("follow.sh").read_text().splitlines()
     return [
         f"cldctl_logs={shlex.quote(str(spec.logs))}",

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from cld_core.run.events import Ended, Failed, Imported, Requested, Wished, Started, Submitted, fate_of
+from cld_core.run.events import Ended, Failed, Imported, Requested, Started, Submitted, Wished, fate_of
 from cld_core.run.history import History
 from cld_core.run.timeline import in_vain, stretches
 from tests.support.made_up import job

@@ -22,13 +22,11 @@ from cld_core.run import Lease, RunFolder, events
 from cld_core.run.checkpoints import verify
 from cld_core.run.lease import newest
 from cld_core.stop import StopCode, StopFlag
-from cld_core.train import __main__, monitoring, session
+from cld_core.train import monitoring, session
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import at_step, attempt
-from tests.support.images import TINY, make_images
 from tests.support.made_up import run_with, vouch
-from tests.support.paths import RECIPES, TOY
-from tests.support.plugin import toy_plugin
+from tests.support.paths import TOY
 from tests.support.tools import same, signal_handlers, wait_for
 
 
@@ -372,35 +370,3 @@ def test_a_run_whose_end_is_not_in_its_ledger_is_finished_when_it_starts_again(t
     assert attempt(run) == session.SessionResult("finished", 10)
     assert run.ledger.history().state == "FINISHED"
     assert causes(run) == ["killed", "finished"][-1 - len(happened) :]
-
-
-QUICK = ("train.steps=4", "train.checkpoint_every=2", "periodic.samples_every=null", "train.on_resume=exact")
-
-
-def ended(*arguments):
-    command, env = [sys.executable, *arguments], {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path):
-    data = make_images(tmp_path / "set")
-    run = RunFolder(tmp_path / "runs" / "mine")
-    words = (str(run.path), "--recipe", str(RECIPES / "cifar10_smoke.yaml"), *TINY, *QUICK, f"data.path={data}")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cld_core.train")
-    assert ended(*torchrun, *words).count("mine: finished at step 4") == 2
-    assert run.recipe().train.steps == 4
-    assert run.checkpoint_steps() == [2, 4]
-    assert "Nothing to do" in ended("-m", "cld_core.train", words[0])
-    assert [entry.cause for entry in run.ledger.history().attempts] == ["finished"]
-
-
-def test_a_relative_path_is_recorded_as_an_absolute_one(tmp_path, monkeypatch):
-    toy_plugin(tmp_path / "mine.py", "from_a_file")
-    monkeypatch.chdir(tmp_path)
-    arguments = ["runs/mine", "--recipe", "toy", *QUICK, "network.width=8", "network.layers=2"]
-    monkeypatch.setattr("sys.argv", ["train", *arguments, "data.name=from_a_file", "plugins=mine.py"])
-    monkeypatch.setattr(StopFlag, "listen", lambda self: self)
-    assert __main__.main() == 0
-    assert RunFolder("runs/mine").recipe().plugins[0] == str(tmp_path / "mine.py")

@@ -85,7 +85,7 @@ def test_a_dry_run_says_first_what_differs(tmp_path):
     local = ("--cluster", "local", "--dry-run", "--name", "x")
     done = invoke("submit", "toy_demo", "train.steps=5", *local, "--eval", "elbo", runs=tmp_path)
     assert "# evaluation elbo-00000005-" in done.stdout
-    assert "cldctl.clusters.entry" in done.stdout
+    assert "# local: 1 process" in done.stdout
     lines = done.stdout.splitlines()
     assert re.match(r"# \d+ keys? differs? from .*:$", lines[0])
     head = done.stdout.split(f"# run: {tmp_path / 'x'}\n")[0]

@@ -33,11 +33,12 @@ def batch(code, before=None):
     """What the lines of a batch script say, and what they leave in the variable."""
     setup = script.parameters(JobSpec(name="mine", logs=Path("/logs"), size=ClusterSpec(setup=("true",)), code=code))
     lines = setup["setup"]
-    first, last = (lines.index(line) for line in lines if line.startswith(("cldctl_code=", "export PYTHONPATH=")))
-    assert lines.index("true") < first, "behind the lines of the recipe, which may set the variable"
+    first, last = lines.index("cldctl_import() {"), lines.index("cldctl_import || exit 1")
+    assert lines.index("true") < last, "behind the lines of the recipe, which may set the variable"
     start = "unset PYTHONPATH" if before is None else f"export PYTHONPATH={before}"
-    text = "\n".join([start, *lines[first : last + 1], 'echo "$PYTHONPATH"'])
-    return subprocess.run(["sh", "-c", text], capture_output=True, text=True)
+    function = lines[first : lines.index("}", first) + 1]
+    text = "\n".join([start, *function, lines[last], 'echo "$PYTHONPATH"'])
+    return subprocess.run(["bash", "-c", text], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, ""), ("", ""), ("/a", ":/a")])

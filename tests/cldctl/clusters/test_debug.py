@@ -27,7 +27,7 @@ def test_tasks_run_one_after_another_after_they_were_noted(tmp_path):
     done = []
 
     def work(number):
-        def call(job):
+        def call(job, stop):
             assert (job.in_process, job.place(), job.restart) == (True, Place(), 0)
             done.append((number, job.ref))
 
@@ -45,7 +45,7 @@ def test_tasks_run_one_after_another_after_they_were_noted(tmp_path):
 
 
 def test_an_error_is_the_commands_own(tmp_path):
-    def fail(job):
+    def fail(job, stop):
         raise RuntimeError("as it was told to")
 
     with pytest.raises(RuntimeError, match="as it was told to"):

@@ -4,9 +4,9 @@ import pytest
 
 from cld_core.run.events import JobRef
 from cldctl.clusters import CLUSTERS
-from cldctl.clusters.base import Cluster, Entry, InJob, Limit, Seen, Survey
+from cldctl.clusters.base import Cluster, InJob, Limit, Seen, Survey, Task
 from tests.support.chunks import cut
-from tests.support.tools import ONE, invoke, status
+from tests.support.tools import ONE, invoke, signal_handlers, status
 
 # Of the picture that goes with an evaluation.
 QUICK = ("sampling.method=em", "sampling.nfe=2")
@@ -33,7 +33,8 @@ class Here(Cluster):
         note(jobs)
         for job, work in zip(jobs, works, strict=True):
             Here.running = job.job_id
-            Entry(work, self)()
+            with signal_handlers(), pytest.raises(SystemExit, match="0"):
+                Task(work, self)()
 
     def survey(self, jobs, *, settled=(), max_age_s=30.0):
         return Survey({job.job_id: Seen("gone") for job in jobs})

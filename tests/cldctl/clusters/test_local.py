@@ -190,6 +190,15 @@ def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):
     assert not (submit.folder / "third.json").exists()
 
 
+def test_a_job_waits_for_one_that_a_user_names(submit):
+    (first,) = submit(submit.report("first"))
+    named = After((JobRef(cluster="local", job_id=first.job_id),))
+    assert f"after the end of job {first.job_id}" in CLUSTER.script(replace(submit.spec, after=named))
+    (second,) = submit(submit.report("second"), after=named)
+    seen = CLUSTER.survey([second]).of(second)
+    assert (seen.phase, seen.reason) == ("pending", f"waits for job {first.job_id}")
+
+
 def test_jobs_of_another_machine_are_not_known(submit):
     job = JobRef(cluster="local", job_id="1", details={"host": "elsewhere", "pid": 1, "process_started": 0.0})
     seen = CLUSTER.survey([job]).of(job)

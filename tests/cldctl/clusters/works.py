@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.stop import StopFlag
-
 
 @dataclass(frozen=True)
 class Report:
@@ -18,8 +16,7 @@ class Report:
     name: str
     waits: bool = False
 
-    def __call__(self, job):
-        stop = StopFlag().listen() if self.waits else None
+    def __call__(self, job, stop):
         place = job.place()
         folder = Path(self.folder)
         facts = {
@@ -32,9 +29,9 @@ class Report:
         print(f"work {name}", flush=True)
         (folder / f".{name}").write_text(json.dumps(facts))
         (folder / f".{name}").rename(folder / f"{name}.json")
-        while stop is not None and stop.code == 0 and not (folder / "go").exists():
+        while self.waits and stop.code == 0 and not (folder / "go").exists():
             time.sleep(0.02)
-        if stop is not None and stop.code:
+        if stop.code:
             (folder / f"{name}.stopped").touch()
 
 
@@ -44,7 +41,7 @@ class Stubborn:
 
     folder: str
 
-    def __call__(self, job):
+    def __call__(self, job, stop):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         (Path(self.folder) / "ready").touch()
         while True:

@@ -11,12 +11,13 @@ from cld_core import files
 from cld_core.evaluate.request import request_of
 from cld_core.files import append_line
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Ended, GivenUp, JobRef, Wished, Started, Submitted, TurnedAway
+from cld_core.run.events import Cancelled, Ended, GivenUp, JobRef, Started, Submitted, TurnedAway, Wished
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
+from cldctl.clusters.base import Wish
 from cldctl.jobs import aftermath
 from cldctl.jobs.aftermath import Retry, after_bad_end, after_crash, missing_event
-from cldctl.jobs.process import HOPELESS, NOT_REQUEUED, UNFIT
+from cldctl.jobs.process import BLIND, HOPELESS, UNFIT
 from cldctl.runs.status import with_trouble
 from tests.support.clock import Clock
 from tests.support.made_up import run_with, unfit
@@ -78,7 +79,7 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     ended, requeued = run.ledger.events()[-2:]
     assert ended.detail == "a rank ended with code 137; see cldctl logs"
     assert isinstance(requeued, Wished)
-    assert (requeued.cause, job.delay_s) == ("crashed", 10.0)
+    assert (requeued.cause, job.wishes) == ("crashed", [Wish(10.0)])
     assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
 
     run.ledger.append(started(1, restart=1))
@@ -88,8 +89,7 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     history = run.ledger.history()
     assert history.given_up == "2 crashes in a row without a new checkpoint (train.max_retries=1)"
     assert history.last.detail.startswith("no step finished within train.hang_timeout_s")
-    assert job.cluster.calls == [("cancel", ["8"])], "its successor is not to begin"
-    assert not hasattr(job, "delay_s")
+    assert job.wishes == [Wish(None, withdraw="8")], "its successor is not to begin"
 
 
 def test_a_bug_is_given_up_at_once(run, capsys):
@@ -117,22 +117,13 @@ def work(run):
 def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spent(work, capsys):
     job = inside()
     aftermath.after_shards(work.folder, job, 137)
-    assert job.delay_s == 10.0
+    assert job.wishes == [Wish(10.0)]
     assert "task 7: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
     job = inside(restart=1)
     aftermath.after_shards(work.folder, job, 137)
     assert "task 7: 2 crashes (1 allowed); the budget is spent: not started again" in capsys.readouterr().err
-    assert not hasattr(job, "delay_s")
+    assert job.wishes == []
     assert work.ledger.history().crashes == {"7": 2}
-
-
-@pytest.mark.parametrize("code", [0, 137])
-def test_the_exit_code_is_kept_although_the_folder_is_gone(tmp_path, capsys, code):
-    arguments = ["shards", str(tmp_path / "gone"), str(tmp_path), LAUNCHER, str(code)]
-    assert aftermath.main(arguments) == code
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == (code != 0)
-    assert said.startswith("task 7: not started again: " if code else "")
 
 
 @pytest.fixture
@@ -146,35 +137,9 @@ def test_a_training_is_started_again_although_nothing_can_be_written(run, full_d
     append_line(run.ledger.path, to_line(started()))
     job = inside()
     aftermath.after_training(run, job, 137)
-    assert job.delay_s == 10.0
+    assert job.wishes == [Wish(10.0)]
     assert run.ledger.full_history().last.cause == "crashed"
     assert isinstance(run.ledger.events()[-1], Started), "nothing was written"
-
-
-@pytest.mark.parametrize("kind", ["training", "shards"])
-def test_a_job_is_started_again_although_nothing_can_be_read(run, work, monkeypatch, capsys, kind):
-    jobs = [inside(restart=restart) for restart in (0, 1, 2, 49, 50, 0)]
-    coming = iter(jobs)
-    monkeypatch.setattr(Scripted, "current", lambda self: next(coming))
-    monkeypatch.setattr("cld_core.files.time", Clock())
-    monkeypatch.setattr(files.os, "open", Mock(side_effect=OSError(errno.ESTALE, "Stale file handle")))
-    folder = run.path if kind == "training" else work.folder
-    for code in (137, 137, 137, 137, 137, HOPELESS):
-        aftermath.main([kind, str(folder), str(run.logs), LAUNCHER, str(code)])
-    assert [getattr(job, "delay_s", None) for job in jobs] == [10.0, 20.0, 40.0, 600.0, None, None]
-    assert "its files cannot be read" in capsys.readouterr().err
-
-
-def test_a_job_that_saved_and_could_not_requeue_itself_is_left(run, work):
-    """Its ranks have asked as long as they could; a successor may begin."""
-    run.ledger.append(started())
-    run.ledger.append(ended(cause="preempted", step=3))
-    before = run.ledger.events()
-    for kind, folder in (("training", run.path), ("shards", work.folder)):
-        job = aftermath.main([kind, str(folder), str(run.logs), LAUNCHER, str(NOT_REQUEUED)])
-        assert job == NOT_REQUEUED
-    assert run.ledger.events() == before
-    assert work.ledger.history().crashes == {}
 
 
 def loop(crashes, every_s=600.0):
@@ -208,7 +173,7 @@ def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
     job = inside()
     aftermath.after_training(run, job, UNFIT)
     requeued = run.ledger.events()[-1]
-    assert (requeued.cause, requeued.exclude, job.exclude) == ("unfit", ("n1",), ("n1",))
+    assert (requeued.cause, requeued.exclude, job.wishes) == ("unfit", ("n1",), [Wish(10.0, avoid=("n1",))])
     assert run.ledger.history().crashes_in_a_row == 0
     said = capsys.readouterr().err
     assert "mine: unfit: n1: gpu: it is gone; again in 10 s" in said
@@ -228,44 +193,74 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
     assert isinstance(event, GivenUp)
     assert "11 starts in a row found an unfit machine" in event.reason
     assert isinstance(withdrawn, TurnedAway)
-    assert job.cluster.calls == [("cancel", ["8"])], "it would find unfit machines, too, and submit the next one"
+    assert job.wishes == [Wish(None, withdraw="8")], "it would find unfit machines, too, and submit the next one"
 
 
 @pytest.fixture
-def in_setup(monkeypatch):
-    """The job whose setup ends; an earlier start, which the first 1000 bytes of its log are about, met its limit."""
+def end(run, work, monkeypatch):
+    """Call it as the batch script does, about a job whose earlier starts the first 1000 bytes of its log tell of."""
+    job = inside()
+    job.cause_of = lambda code, offset: "timeout" if offset < 1000 else job.cause
+    monkeypatch.setattr(Scripted, "current", lambda self: job)
+    folders = {"training": run.path, "shards": work.folder}
 
-    def make(cause="timeout", cancelled=False):
-        job = inside(cancelled=cancelled)
-        job.cause_of = lambda code, offset: "timeout" if offset < 1000 else cause
-        monkeypatch.setattr(Scripted, "current", lambda self: job)
-        return job
+    def call(kind, code, *phase, folder=None):
+        words = [kind, str(folder or folders[kind]), str(run.logs), LAUNCHER, str(code), *phase]
+        return aftermath.main(words)
 
-    return make
-
-
-def end_of_setup(run, kind="training", folder=None):
-    arguments = [kind, str(folder or run.path), str(run.logs), LAUNCHER, "143", "setup", "1000"]
-    assert aftermath.main(arguments) == 143
+    call.job = job
+    return call
 
 
-def test_a_time_limit_during_the_setup_costs_a_retry(run, in_setup):
-    job = in_setup()
-    end_of_setup(run)
-    died, requeued = run.ledger.events()[-2:]
-    assert died.kind == "early"
-    assert isinstance(requeued, Wished)
-    assert (requeued.cause, job.delay_s) == ("timeout", 10.0)
-    end_of_setup(run)
+def test_a_work_whose_folder_is_gone_is_not_started_again(end, tmp_path, capsys):
+    assert end("shards", 137, "work", "0", folder=tmp_path / "gone") == 0
+    assert end.job.wishes == []
+    assert capsys.readouterr().err.startswith("task 7: not started again: ")
+
+
+@pytest.mark.parametrize("kind", ["training", "shards"])
+def test_it_says_that_nothing_can_be_read(end, monkeypatch, capsys, kind):
+    """The batch script decides then."""
+    monkeypatch.setattr("cld_core.files.time", Clock())
+    monkeypatch.setattr(files.os, "open", Mock(side_effect=OSError(errno.ESTALE, "Stale file handle")))
+    assert end(kind, 137, "work", "0") == BLIND
+    assert "its files cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["training", "shards"])
+def test_a_wish_that_slurm_refuses_is_noted(end, run, work, kind):
+    """Nothing else: its ranks had said how they ended."""
+    ledger = run.ledger if kind == "training" else work.ledger
+    before = ledger.events()
+    assert end(kind, 0, "refused", "Invalid job id") == 0
+    (event,) = ledger.events()[len(before) :]
+    assert (end.job.wishes, event.what, event.reason) == ([], "requeue", "Invalid job id")
+
+
+def test_what_was_cancelled_does_not_begin_again(end, run, capsys):
+    run.ledger.append(started())
+    run.ledger.append(Cancelled(job_id="7"))
+    assert end("training", 137, "work", "0") == 0
+    assert end.job.wishes == []
+    assert "job 7 was cancelled: not started again" in capsys.readouterr().err
+
+
+def test_a_time_limit_during_the_setup_costs_a_retry(end, run):
+    end("training", 143, "setup", "1000")
+    assert end.job.wishes == [], "a signal for another reason"
+    end.job.cause = "timeout"
+    end("training", 143, "setup", "1000")
+    died, wished = run.ledger.events()[-2:]
+    assert (died.kind, wished.cause, end.job.wishes) == ("early", "timeout", [Wish(10.0)])
+    end("training", 143, "setup", "1000")
     event = run.ledger.events()[-1]
-    assert event.never_began
+    assert (event.never_began, len(end.job.wishes)) == (True, 1)
     assert "the time limit came during cluster.setup, 2 times" in event.reason
     assert "cluster.time_min" in event.reason
 
 
-@pytest.mark.parametrize("cancelled", [False, True])
-def test_a_task_whose_setup_met_the_limit_begins_again_unless_it_was_cancelled(run, in_setup, cancelled):
-    job = in_setup(cancelled=cancelled)
-    work = Evaluation(request_of(run.recipe(), ("elbo",), 20).save(run))
-    end_of_setup(run, "shards", work.folder)
-    assert job.asked == (not cancelled)
+@pytest.mark.parametrize(("cause", "wishes"), [("timeout", [Wish(10.0)]), (None, [])])
+def test_a_task_whose_setup_met_the_limit_begins_again(end, cause, wishes):
+    end.job.cause = cause
+    assert end("shards", 143, "setup", "1000") == 0
+    assert end.job.wishes == wishes

@@ -158,12 +158,12 @@ def test_nobody_waits_for_it(run):
     assert states(run) == ["RUNNING"]
 
 
-def test_a_requeue_is_told_before_the_scheduler_is_asked(run):
-    """Which ends the job's processes."""
+def test_a_requeue_is_told_before_it_is_wished_for(run):
+    """Which may end the job's processes."""
     job, seen = inside(), []
-    job.requeue = lambda **more: seen.append(len(hooks._started))
+    job.wish = lambda wish: seen.append(len(hooks._started))
     run.ledger.append(events.Ended(attempt=0, cause="preempted", step=30))
-    assert go_on(RunFolder(run.path, hooks.heard(run.path)), job, "preempted")
+    go_on(RunFolder(run.path, hooks.heard(run.path)), run.recipe(), job, "preempted")
     assert seen == [1]
     hooks.settle(run)
     assert states(run) == ["RUNNING", "REQUEUED"]

@@ -8,7 +8,7 @@ import pytest
 from cld_core.config.schema import ClusterSpec
 from cld_core.errors import NonFiniteError
 from cld_core.ranks import RankError
-from cld_core.run.events import Failed, Wished, Submitted
+from cld_core.run.events import Failed, Submitted, Wished
 from cld_core.run.history import History
 from cldctl.clusters.base import JobSpec
 from cldctl.jobs import failures

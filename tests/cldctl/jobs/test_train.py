@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -15,17 +16,17 @@ from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import FORMAT, Content, Sidecar
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Ended, GivenUp, JobRef, Wished, Started, Submitted, TurnedAway
+from cld_core.run.events import Ended, GivenUp, Started, Submitted, TurnedAway, Wished
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import open_work
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
+from cld_core.train.session import SessionResult
+from cldctl.clusters.base import Wish
 from cldctl.clusters.debug import DebugCluster
-from cldctl.jobs import process, specs, successor
-from cldctl.jobs.process import HOPELESS
+from cldctl.jobs import specs, successor, train
+from cldctl.jobs.process import BLIND, HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
 from cldctl.jobs.train import TrainWork, explain_previous, go_on
-from tests.support.clock import Clock
 from tests.support.made_up import run_with
 from tests.support.paths import TOY
 from tests.support.scripted import REF, inside
@@ -43,12 +44,6 @@ def job():
     return inside()
 
 
-@pytest.fixture(autouse=True)
-def _clock(monkeypatch):
-    """Waiting for the scheduler takes no time."""
-    monkeypatch.setattr(process, "time", Clock())
-
-
 @pytest.mark.parametrize(
     ("cause", "asked"), [(None, True), ("crashed", True), ("terminated", True), ("preempted", False)]
 )
@@ -62,41 +57,13 @@ def test_an_end_without_an_explanation_is_explained(run, job, cause, asked):
 
 def test_a_time_limit_before_the_first_step_would_come_again(run, job):
     run.ledger.append(Ended(attempt=0, cause="timeout", step=0))
-    assert go_on(run, job, "timeout")
+    go_on(run, run.recipe(), job, "timeout")
     assert isinstance(run.ledger.events()[-1], GivenUp)
     run.ledger.append(Started(attempt=1, job_id="7", step=0))
     run.ledger.append(Ended(attempt=1, cause="timeout", step=30))
-    assert go_on(run, job, "timeout", delay_s=5.0)
-    assert job.delay_s == 5.0
+    go_on(run, run.recipe(), job, "timeout", delay_s=5.0)
+    assert job.wishes == [Wish(5.0)]
     assert isinstance(run.ledger.events()[-1], Wished)
-
-
-@pytest.mark.parametrize("error", [SchedulerRefused("no"), SchedulerAway("nobody answers")])
-def test_a_requeue_that_fails_is_noted(run, job, error, capsys):
-    run.ledger.append(Ended(attempt=0, cause="preempted", step=3))
-    job.refusal = error
-    assert not go_on(run, job, "preempted")
-    history = run.ledger.history()
-    assert (history.not_requeued, history.requeued, history.given_up) == (str(error), None, None)
-    assert "could not requeue job 7" in capsys.readouterr().out
-    run.ledger.append(Started(attempt=1, job_id="7", step=3, restart=1))
-    assert run.ledger.history().not_requeued is None, "it came back after all"
-
-
-def test_a_scheduler_that_is_away_is_asked_until_it_answers(run, job):
-    run.ledger.append(Ended(attempt=0, cause="preempted", step=3))
-    job.refusal, job.refusals = SchedulerAway("nobody answers"), 40
-    assert go_on(run, job, "preempted")
-    assert job.asked == 41
-    assert isinstance(run.ledger.events()[-1], Wished)
-
-
-@pytest.mark.parametrize("cancelled", [True, False])
-def test_a_job_that_is_told_to_end_requeues_itself_unless_it_was_cancelled(run, job, cancelled):
-    run.ledger.append(Ended(attempt=0, cause="preempted", step=3))
-    job.cancelled = cancelled
-    assert go_on(run, job, "preempted", told_to_end=lambda: True) == (not cancelled)
-    assert job.asked == (not cancelled)
 
 
 def test_a_withdrawn_job_leaves_at_once(run, capsys):
@@ -104,7 +71,7 @@ def test_a_withdrawn_job_leaves_at_once(run, capsys):
     run.ledger.append(Submitted(job=REF, successor_of="6"))
     run.ledger.append(TurnedAway(job_id="7", reason="withdrawn", why="withdrawn"))
     before = run.ledger.events()
-    TrainWork(str(run.path))(inside(size=2))
+    TrainWork(str(run.path))(inside(size=2), StopFlag())
     assert "job 7 was withdrawn" in capsys.readouterr().out
     assert run.ledger.events() == before
 
@@ -112,7 +79,7 @@ def test_a_withdrawn_job_leaves_at_once(run, capsys):
 def test_a_job_of_another_size_than_the_recipes_does_not_train(run, capsys):
     """Two ranks that do not know of each other would train the run twice."""
     with pytest.raises(SystemExit) as exit_:
-        TrainWork(str(run.path))(inside(size=2))
+        TrainWork(str(run.path))(inside(size=2), StopFlag())
     assert exit_.value.code == UsageError.exit_code
     said = capsys.readouterr().err
     assert "mine: the job has 2 process(es), and the recipe asks for 1. Set cluster.nodes" in said
@@ -126,38 +93,35 @@ def short(tmp_path):
     return short
 
 
-def test_one_successor_waits_for_a_job_to_fail_and_is_withdrawn_with_the_run(short, job):
-    work = TrainWork(str(short.path))
-    for _ in range(2):
-        successor.submit(short, job, work)
-    ((spec, tasks),) = job.cluster.submissions
-    assert spec.after == After((REF,), "failed")
-    assert tasks[0] == work
-    (ref,) = short.ledger.history().successors_of("7")
-    assert ref.job_id == "8"
-    assert not successor.is_withdrawn(short, ref)
-    successor.withdraw(short, job)
-    assert job.cluster.calls == [("cancel", ["8"])]
-    assert isinstance(short.ledger.events()[-1], TurnedAway)
-    assert successor.is_withdrawn(short, ref)
-
-
-def test_training_goes_on_without_a_successor_that_was_refused(short, capsys):
-    successor.submit(short, inside(SchedulerRefused("too many jobs.")), TrainWork(str(short.path)))
-    assert "mine has no successor: too many jobs." in capsys.readouterr().out
+def test_the_successor_is_noted_once_and_withdrawn_with_the_run(short, job):
+    """The batch script has submitted it."""
+    successor.note(short, job)
     assert short.ledger.history().successors_of("7") == []
+    job.next = replace(REF, job_id="8")
+    for _ in range(2):
+        successor.note(short, job)
+    assert short.ledger.history().successors_of("7") == [job.next]
+    assert not successor.is_withdrawn(short, job.next)
+    successor.withdraw(short, job)
+    assert job.wishes == [Wish(None, withdraw="8")]
+    assert successor.is_withdrawn(short, job.next)
 
 
-def test_evaluations_wait_for_the_successor_too(short, job, monkeypatch):
-    work = Evaluation(request_of(short.recipe(), ("elbo",), 20).save(short))
-    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9"), shards=(0,)))
-    job.cluster.phases["9"] = "pending"
-    redirected = []
-    monkeypatch.setattr(job.cluster, "redirect", lambda jobs, after: redirected.append((jobs, after)))
-    successor.submit(short, job, TrainWork(str(short.path)))
-    (ref,) = short.ledger.history().successors_of("7")
-    (((waiting,), after),) = redirected
-    assert (waiting.job_id, after) == ("9", After((ref,)))
+@pytest.mark.parametrize(
+    ("cause", "code", "wishes"),
+    [
+        ("finished", StopCode.NONE, []),
+        ("preempted", StopCode.USR2, [Wish()]),
+        ("timeout", StopCode.TERM, [Wish()]),
+        ("cancelled", StopCode.TERM, []),
+        ("node_failure", StopCode.TERM, []),
+        # Nobody knows yet what the signal meant.
+        ("terminated", StopCode.TERM, [Wish(after_limit=True)]),
+    ],
+)
+def test_what_a_training_that_was_stopped_wishes_for(short, job, cause, code, wishes):
+    train._follow(short, short.recipe(), job, SessionResult(step=3, cause=cause, code=code))
+    assert job.wishes == wishes
 
 
 def saved(short, step, seconds):
@@ -203,34 +167,47 @@ def evaluations(tmp_path, monkeypatch):
 def test_a_process_ends_as_its_error_asks_to_be_treated(evaluations, monkeypatch, capsys, error, code):
     monkeypatch.setattr(Evaluation, "compute", Mock(side_effect=error("so it is. Fix it.")))
     with pytest.raises(SystemExit) as end:
-        ShardsWork(evaluations, gpu=False)(inside())
+        ShardsWork(evaluations, gpu=False)(inside(), StopFlag())
     assert (end.value.code, error.exit_code) == (code, 1)
     assert "error: so it is. Fix it." in capsys.readouterr().err.splitlines()
     noted = [open_work(Path(piece.folder)).ledger.history().given_up for piece in evaluations]
     assert "so it is. Fix it." in noted
 
 
-def test_a_task_that_is_preempted_and_cannot_requeue_itself_says_so(evaluations, monkeypatch, capsys):
-    def preempted(work, job, stop):
-        stop.code = StopCode.USR2
-        return False
+@pytest.mark.parametrize(
+    ("code", "cause", "wishes"),
+    [
+        (StopCode.USR2, "preempted", [Wish()]),
+        (StopCode.TERM, "timeout", [Wish()]),
+        (StopCode.TERM, None, [Wish(after_limit=True)]),
+        (StopCode.TERM, "cancelled", []),
+    ],
+)
+def test_what_a_task_that_was_stopped_wishes_for(evaluations, monkeypatch, code, cause, wishes):
+    monkeypatch.setattr(Evaluation, "compute", lambda *_: False)
+    stop, job = StopFlag(), inside()
+    stop.request(code)
+    job.cause_of = lambda code, offset: cause
+    ShardsWork(evaluations, gpu=False)(job, stop)
+    assert job.wishes == wishes
 
-    monkeypatch.setattr(ShardsWork, "_compute", preempted)
-    monkeypatch.setattr(StopFlag, "listen", lambda self, interrupt=False: self)
-    job = inside(refusal=SchedulerAway("nobody answers"))
+
+def test_a_task_that_cannot_say_what_it_wishes_for_ends_so(evaluations, monkeypatch, capsys):
+    """The batch script decides then."""
+    monkeypatch.setattr(Evaluation, "compute", lambda *_: False)
+    stop = StopFlag()
+    stop.request(StopCode.USR2)
     with pytest.raises(SystemExit) as end:
-        ShardsWork(evaluations, gpu=False)(job)
-    assert (end.value.code, job.asked > 1) == (process.NOT_REQUEUED, True)
-    assert "could not requeue job 7: nobody answers" in capsys.readouterr().out
-    noted = [open_work(Path(piece.folder)).ledger.events()[-1] for piece in evaluations]
-    assert [event.reason for event in noted] == ["nobody answers"] * len(noted)
+        ShardsWork(evaluations, gpu=False)(inside(error=OSError(errno.ENOSPC, "No space left on device")), stop)
+    assert end.value.code == BLIND
+    assert "what job 7 wishes for cannot be written" in capsys.readouterr().err
 
 
 def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkeypatch, capsys):
     error = OSError(errno.EIO, os.strerror(errno.EIO), "step_00000010.pt")
     monkeypatch.setattr(Evaluation, "compute", Mock(side_effect=error))
     with pytest.raises(SystemExit) as end:
-        ShardsWork(evaluations, gpu=False)(inside())
+        ShardsWork(evaluations, gpu=False)(inside(), StopFlag())
     assert end.value.code == 1
     assert "step_00000010.pt" in capsys.readouterr().err
     (noted,), none = (open_work(Path(piece.folder)).ledger.events() for piece in evaluations)

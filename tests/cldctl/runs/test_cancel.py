@@ -15,7 +15,7 @@ from cld_core.run.tunings import TuneRequest, Tuning
 from cld_core.run.work import evaluations_of
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel, logs, removal
-from tests.support.made_up import run_with
+from tests.support.made_up import job, run_with
 from tests.support.other_users import give_away
 from tests.support.scripted import Scripted, over, trained
 from tests.support.tools import invoke
@@ -153,18 +153,20 @@ def test_what_a_colleague_evaluates_goes_on_and_the_rest_ends(tmp_path, scripted
 
 
 @pytest.mark.parametrize(
-    ("answers", "left"),
+    ("answers", "left", "cancels"),
     [
-        ([Seen("gone"), Seen("pending"), Seen("gone"), Seen("gone"), Seen("gone")], 0),
-        ([Seen("gone", ended="cancelled"), Seen("gone")], 1),
+        ([Seen("gone"), Seen("pending"), Seen("gone"), Seen("gone"), Seen("gone")], 0, 2),
+        ([Seen("gone", ended="cancelled"), Seen("gone")], 1, 1),
     ],
 )
-def test_a_job_that_looks_gone_for_a_moment_has_not_ended(tmp_path, scripted, monkeypatch, answers, left):
-    """As after the death of a slurmstepd: the job is about to return to the queue."""
+def test_a_job_that_looks_gone_for_a_moment_has_not_ended(tmp_path, scripted, monkeypatch, answers, left, cancels):
+    """As one that is about to return to the queue: it is cancelled there, too."""
     monkeypatch.setattr(cancel, "POLL_S", 0.0)
     monkeypatch.setattr(Scripted, "looks_to_believe_an_end", 3)
     monkeypatch.setattr(Scripted, "question_s", 0.0)
-    endings = cancel.cancel([run_of(tmp_path / "a", "1")])
+    run = run_of(tmp_path / "a", "1")
+    run.ledger.append(Submitted(job=job("1", logs=str(run.logs))))
+    endings = cancel.cancel([run])
     monkeypatch.setattr(Scripted, "survey", lambda self, jobs, **how: Survey({"1": answers.pop(0)}))
     assert [ending.is_over for ending in ended(endings)] == [True]
-    assert len(answers) == left
+    assert (len(answers), scripted.calls) == (left, [("cancel", ["1"])] * cancels)

@@ -112,6 +112,12 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path, arrays, monkeypatch):
     start(asked(tmp_path), arrays)
 
 
+def test_a_run_does_not_take_the_name_of_a_group(tmp_path, arrays):
+    start(asked(tmp_path), arrays)
+    with pytest.raises(UsageError, match="--name g: a group has this name"):
+        submit.check(asked(tmp_path, ()), arrays)
+
+
 def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
     start(asked(tmp_path, chained=("elbo",)), arrays)
     runs = Group(tmp_path, "g").runs()

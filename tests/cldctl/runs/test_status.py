@@ -9,7 +9,7 @@ from cld_core.config import load
 from cld_core.evaluate.request import request_of
 from cld_core.files import read_object, write_json
 from cld_core.run import Lease, RunFolder
-from cld_core.run.events import Ended, Failed, GivenUp, JobRef, Requested, Wished, Started, Submitted
+from cld_core.run.events import Ended, Failed, GivenUp, JobRef, Requested, Started, Submitted, Wished
 from cld_core.run.work import evaluations_of
 from cldctl import locks
 from cldctl.clusters.base import SchedulerAway, Seen, Survey

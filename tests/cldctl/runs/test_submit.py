@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -23,7 +24,7 @@ from cldctl.jobs import hooks
 from cldctl.jobs.successor import chained
 from cldctl.runs import cluster_choice, evaluate, sharded
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.submit import submit
+from cldctl.runs.submit import check, submit
 from cldctl.runs.training import Begun, Start, require_native, train
 from tests.support.failing import Failing
 from tests.support.made_up import report, run_with
@@ -61,6 +62,18 @@ def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
     (work,) = chained(begun.runs[0], begun.runs[0].recipe())
     assert begun.evaluations == {"mine": (work.name,)}
     assert [event.shards for event in work.ledger.history().jobs] == [(0, 2), (1, 3)]
+
+
+@pytest.mark.parametrize(("text", "how"), [("1234", "succeeded"), ("1234_5:ok", "succeeded"), ("1234:any", "ended")])
+@pytest.mark.parametrize("sweep", [(), ("train.seed=0,1",)], ids=["a run", "a sweep"])
+def test_a_training_waits_for_another_job_and_its_evaluation_for_the_training(tmp_path, text, how, sweep):
+    cluster = alone(queues=True)
+    wanted = SubmitOptions(recipe="toy", root=tmp_path, name="mine", sweep=sweep, chained=("elbo",), after=text)
+    assert check(wanted, cluster).after == After((JobRef(cluster=cluster.name, job_id=text.partition(":")[0]),), how)
+    begun = submit(wanted, cluster)
+    trainings, *evaluations = [spec.after for spec, _ in cluster.submissions]
+    assert trainings == check(replace(wanted, name="other"), cluster).after
+    assert evaluations == [After((job,)) for job in begun.jobs.values()]
 
 
 @pytest.mark.parametrize(("error", "away"), [(SchedulerRefused("no"), False), (SchedulerAway("no answer"), True)])

@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.config import load
 from cld_core.files import write_json
-from cld_core.run.events import Ended, Failed, Wished, Started, Submitted
+from cld_core.run.events import Ended, Failed, Started, Submitted, Wished
 from cld_core.run.groups import Group
 from cldctl.runs.usage import estimate, usage_of
 from cldctl.show.tables import estimate_line

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cld_core.files import write_json
-from cld_core.run.events import Ended, JobRef, Wished, Started, Submitted
+from cld_core.run.events import Ended, JobRef, Started, Submitted, Wished
 from cldctl.clusters.slurm import poll
 from cldctl.runs import logs, selection, status
 from cldctl.runs.index import Index

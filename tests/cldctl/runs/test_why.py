@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cld_core.run.events import Ended, Failed, GivenUp, Wished, Started, Submitted
+from cld_core.run.events import Ended, Failed, GivenUp, Started, Submitted, Wished
 from cldctl.clusters.base import Held, Waiting
 from cldctl.runs import usage
 from cldctl.runs.logs import first_failure, last_failed

@@ -1,6 +1,8 @@
-"""A task of Slurm from inside: what signals mean, why attempts ended, how it requeues; and what clients answer."""
+"""A task of Slurm from inside: what signals mean, why attempts ended, what it wishes for; and what clients answer."""
 
+import contextlib
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +10,7 @@ from cld_core.run.events import JobRef
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl import clusters
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Nodes, SchedulerAway, SchedulerRefused, Wish
 from cldctl.clusters.slurm import client, cluster
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
@@ -46,23 +48,6 @@ def test_clients_alone_are_not_the_default(monkeypatch, tmp_path, file, variable
     assert SlurmCluster.unavailable() is None
     assert clusters.default().name == name
     client._answers.cache_clear()
-
-
-def test_where_slurm_says_that_jobs_write(monkeypatch):
-    asked = []
-    text = (
-        "scontrol: JobId=7 JobName=a b StdIn=/dev/null StdOut=/runs/a b/logs/7_0_log.out Power=\n"
-        "JobId=32 ArrayJobId=31 ArrayTaskId=1 JobName=x StdOut=/runs/c/evals/e/logs/31_1_0_log.out\n"
-        "JobId=40 ArrayJobId=40 ArrayTaskId=0-3%2 JobName=x StdOut=/runs/d/logs/%A_%a_0_log.out Power=\n"
-        "slurm_load_jobs error: Invalid job id specified\n"
-    )
-    monkeypatch.setattr(client, "run", lambda command, stdin="": asked.append((command, stdin)) or Answer(1, text))
-    jobs = [JobRef(cluster="slurm", job_id=job_id) for job_id in ("7", "31_1", "40_2", "50", "--all")]
-    folders = {job_id: str(folder) for job_id, folder in SlurmCluster().logs_of(jobs).items()}
-    assert folders == {"7": "/runs/a b/logs", "31_1": "/runs/c/evals/e/logs", "40_2": "/runs/d/logs"}
-    shown = "show job 7\nshow job 31_1\nshow job 40_2\nshow job 50\n"
-    assert asked == [(["scontrol", "--oneliner"], shown)]
-    assert SlurmCluster().logs_of([]) == {}
 
 
 NOTICE = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO {} ***\n"
@@ -113,7 +98,7 @@ def test_who_it_is(logs, monkeypatch):
 )
 def test_what_a_signal_means(logs, monkeypatch, code, known, log, cause):
     times = {name: in_seconds(value) for name, value in known.items() if name == "EndTime"}
-    monkeypatch.setattr(client, "show_job", lambda job_id: {**known, **times})
+    monkeypatch.setattr(client, "show_job", lambda *_: {**known, **times})
     job = SlurmCluster().current_job(logs)
     job.log.write_text(f"{NOTICE.format('JOB REQUEUE')}{log}")
     assert job.cause_of(code, len(NOTICE.format("JOB REQUEUE"))) == cause, "notices of earlier starts do not count"
@@ -142,43 +127,6 @@ def test_why_an_earlier_attempt_ended(logs, monkeypatch, about, log, accounting,
     assert SlurmCluster().current_job(logs).why_ended(attempt(**about)) == cause
 
 
-@pytest.fixture
-def controlled_by(monkeypatch):
-    """What scontrol answers: those of `show job`, and those of its standard input; returns what that was."""
-
-    def control(*answers, shows=()):
-        left, shown, stdin = list(answers), list(shows), []
-        monkeypatch.setattr(client, "run", lambda command, said="": stdin.append(said) or left.pop(0))
-        monkeypatch.setattr(client, "show_job", lambda job_id: shown.pop(0) if shown else {})
-        return stdin
-
-    return control
-
-
-@pytest.mark.parametrize(
-    ("how", "excluded", "names", "changes"),
-    [
-        ({}, "", [], ""),
-        (
-            {"delay_s": 20, "exclude": ("n1",)},
-            "n[3-4]",
-            [],
-            "update jobid=7 starttime=now+20\nupdate jobid=7 excnodelist=n[3-4],n1\n",
-        ),
-        (
-            {"exclude": ("n1",), "readmit": ("n4",)},
-            "n[3-5]",
-            [Answer(0, "n3\nn4\nn5\n")],
-            "update jobid=7 excnodelist=n3,n5,n1\n",
-        ),
-    ],
-)
-def test_it_requeues_elsewhere_and_later_by_one_command(logs, controlled_by, how, excluded, names, changes):
-    asked = controlled_by(*names, Answer(0, ""), shows=({"ExcNodeList": excluded},))
-    SlurmCluster().current_job(logs).requeue(**how)
-    assert asked[len(names) :] == [f"requeue 7\n{changes}"]
-
-
 SINFO = """\
 n1|low*|idle|a100,nvme
 n1|high|idle|a100,nvme
@@ -193,10 +141,63 @@ m1|high|allocated|v100
     ("partition", "features", "count"),
     [(None, None, 2), (None, "(null)", 2), (None, "a100&nvme", 1), (None, "[a|b]", None), (None, "h100", 0)],
 )
-def test_nodes_that_could_run_a_job(controlled_by, partition, features, count):
-    controlled_by(Answer(0, SINFO))
+def test_nodes_that_could_run_a_job(monkeypatch, partition, features, count):
+    monkeypatch.setattr(client, "run", lambda command, **_: Answer(0, SINFO))
     found = client.nodes(partition, features, "n3")
     assert (None if found is None else len(found.usable)) == count
+
+
+def test_a_task_knows_the_nodes_by_what_its_batch_script_saw(logs):
+    task = SlurmCluster().current_job(logs)
+    assert task.nodes() is None
+    seen = logs / "7_nodes"
+    seen.write_text(f"JobId=7 Partition=low Features=a100 ExcNodeList=n[3-4]\nn3\nn4\n\n{SINFO}")
+    assert task.nodes() == Nodes({"n1", "n2"}, ["n3", "n4"])
+    seen.write_text(f"Unable to contact slurm controller\n\n{SINFO}")
+    assert task.nodes() is None
+
+
+@pytest.mark.parametrize(
+    ("wish", "text"),
+    [
+        (Wish(), "delay 0\n"),
+        (Wish(20.4, avoid=("n1", "n2"), readmit=("n3",)), "delay 20\navoid n1,n2\nreadmit n3\n"),
+        (Wish(after_limit=True), "delay 0\nonly limit\n"),
+        (Wish(None, withdraw="8"), "withdraw 8\n"),
+    ],
+)
+def test_a_wish_is_a_file_of_this_start(logs, wish, text):
+    task = SlurmCluster().current_job(logs)
+    task.wish(Wish(5.0))
+    task.wish(wish)
+    assert {file.name: file.read_text() for file in logs.iterdir()} == {"7_wish_1": text}
+
+
+@pytest.mark.parametrize("error", [None, SchedulerRefused("no"), SchedulerAway("nobody answers")])
+def test_a_mark_keeps_a_job_that_is_cancelled_from_starting_again(logs, monkeypatch, error):
+    """And so nothing waits for it to fail."""
+    (logs / "7_successor").write_text("8\n")
+    job, ended = SlurmCluster().current_job(logs).ref, []
+
+    def cancel(job_ids):
+        assert (logs / "7_cancelled").exists()
+        ended.extend(job_ids)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(client, "cancel", cancel)
+    with contextlib.nullcontext() if error is None else pytest.raises(type(error)):
+        SlurmCluster().cancel([job])
+    assert (ended, (logs / "7_cancelled").exists()) == (["7", "8"], error is None)
+
+
+@pytest.mark.parametrize(("text", "job_id"), [("8\n", "8"), ("8_2\n", "8_2"), ("--all\n", None), ("", None)])
+def test_who_waits_for_it_to_fail(logs, text, job_id):
+    task = SlurmCluster().current_job(logs)
+    assert task.successor() is None
+    (logs / "7_successor").write_text(text)
+    found = task.successor()
+    assert found == (replace(task.ref, job_id=job_id) if job_id else None)
 
 
 @pytest.mark.parametrize(("left", "stop"), [(3600, None), (150, 75.0), (100, 50.0), (20, 10.0), (-5, 0.0)])
@@ -207,28 +208,3 @@ def test_a_notice_that_nobody_heard_is_made_up_for(logs, monkeypatch, left, stop
     assert SlurmCluster().current_job(logs).late_notice_s() == stop
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     assert SlurmCluster().current_job(logs).late_notice_s() is None
-
-
-def test_a_refused_requeue_says_so_unless_the_job_waits_already(logs, controlled_by):
-    refused, job = Answer(1, "Requested operation is presently disabled\n"), SlurmCluster().current_job(logs)
-    for known in ({"JobState": "PENDING"}, {"JobState": "COMPLETING", "Restarts": "2"}):
-        controlled_by(refused, shows=(known,))
-        job.requeue()
-    controlled_by(refused, shows=({"Restarts": "1", "JobState": "RUNNING"},))
-    with pytest.raises(SchedulerRefused, match="job 7 could not be requeued: Requested operation is presently"):
-        job.requeue()
-
-
-@pytest.mark.parametrize(
-    ("known", "cancelled"),
-    [
-        ({}, False),
-        ({"JobState": "COMPLETING"}, True),
-        ({"JobState": "COMPLETING", "PreemptTime": "2026-11-25T00:00:00"}, False),
-        ({"JobState": "COMPLETING", "Reason": "TimeLimit"}, False),
-        ({"JobState": "COMPLETING", "Restarts": "2"}, False),
-    ],
-)
-def test_whether_somebody_cancelled_it(logs, monkeypatch, known, cancelled):
-    monkeypatch.setattr(client, "show_job", lambda job_id: known)
-    assert SlurmCluster().current_job(logs).is_cancelled() is cancelled

@@ -2,7 +2,12 @@
 
 import pytest
 
-from cldctl.clusters.slurm import doctor
+from cld_core.config import load
+from cld_core.errors import RecipeError
+from cldctl.clusters.base import JobSpec
+from cldctl.clusters.slurm import client, doctor, script
+from cldctl.clusters.slurm.client import Answer
+from tests.support.paths import TOY
 
 SCONTROL = """\
 AccountingStorageType   = accounting_storage/slurmdbd
@@ -84,3 +89,20 @@ def test_what_a_job_gets_that_asks_for_nothing():
     assert (little.verdict, "1000 MB (DefMemPerCPU)" in little.found) == ("warn", True)
     assert "waits for ever" in little.found
     assert found(memory, ("DefMemPerNode", "64000")).verdict == "ok"
+
+
+def test_several_partitions_are_one_key_of_the_recipe(monkeypatch, tmp_path):
+    recipe = load(TOY, ["cluster.partition=spot,gpu"])
+    assert script.parameters(JobSpec(name="it", logs=tmp_path, size=recipe.cluster))["partition"] == "spot,gpu"
+    with pytest.raises(RecipeError, match="with commas between them"):
+        load(TOY, ["cluster.partition=[spot,gpu]"])
+    texts = {"config": SCONTROL, "partition": PARTITIONS}
+    monkeypatch.setattr(client, "run", lambda command, *more, **options: Answer(0, texts.get(command[-1], "")))
+
+    def seen(names):
+        asked = doctor.DoctorOptions(slowest_save_s=None, notice_s=90, size=recipe.cluster, partition=names, job=False)
+        return {check.name: check for check in doctor.checks(tmp_path, asked)}
+
+    assert {"partition spot: preemption", "partition gpu (default): preemption"} <= seen("spot,gpu").keys()
+    assert not any("gpu" in name for name in seen("spot"))
+    assert seen("spot,cpu")["partitions"].found == "there is no partition cpu"

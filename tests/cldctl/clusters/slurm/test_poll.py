@@ -238,7 +238,7 @@ def test_a_torn_answer_never_ends_a_job():
 
 @pytest.mark.parametrize("text", ["", "rubbish", "|||\n===\n", "\x00\ufffd|\n", SACCT[:20]])
 def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
-    monkeypatch.setattr(client, "run", lambda command, stdin="": Answer(0, text))
+    monkeypatch.setattr(client, "run", lambda command, **_: Answer(0, text))
     assert {*phases("12", "13_4", max_age_s=0)} <= {"gone", "unknown"}
     client.submitted_since("toy", 0.0)
     client.show_job("12")
@@ -252,5 +252,5 @@ def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
 def test_a_job_submitted_at_an_unreadable_time_is_not_forgotten(monkeypatch, line):
     for unreadable, jobs in ((f"{line}\n", None), ("", ["12", "13"])):
         text = f"Welcome to this cluster\n{SUBMITTED}{unreadable}"
-        monkeypatch.setattr(client, "run", lambda command, text=text: Answer(0, text))
+        monkeypatch.setattr(client, "run", lambda command, text=text, **_: Answer(0, text))
         assert client.submitted_since("toy", 0.0) == jobs

@@ -3,7 +3,9 @@
 import functools
 import itertools
 import os
+import signal
 import stat
+import threading
 import time
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -13,16 +15,15 @@ import pytest
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.run.events import JobRef
-from cldctl.clusters import entry
 from cldctl.clusters.base import JobSpec, SchedulerAway, SchedulerRefused, Seen
 from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm import submit as submitting
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Report
-from tests.support.clock import Clock
 from tests.support.made_up import job
 from tests.support.scheduler import clients
+from tests.support.tools import wait_for
 
 CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
 # Where no slurm.conf and no controller can be located.
@@ -52,18 +53,34 @@ def test_a_job_and_an_array(spec, sbatch):
     assert [job.job_id for job in submit(spec, 2)] == ["31_0", "31_1"]
 
 
-def test_what_sbatch_and_the_job_read_is_nobody_else_s(spec, sbatch, tmp_path):
-    """sbatch gets the script through a pipe: no file of it can be exchanged in between."""
-    sbatch(f"test $# = 0 || exit 1; cat > {tmp_path}/script; ls {spec.logs} > {tmp_path}/there; echo batch job 31")
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_what_sbatch_and_the_job_read_is_nobody_else_s_to_write(spec, sbatch, tmp_path, umask):
+    sbatch(
+        f"cat $1 > {tmp_path}/script; ls {spec.logs} > {tmp_path}/there; umask > {tmp_path}/umask; echo batch job 31"
+    )
     spec.logs.mkdir()
     spec.logs.chmod(0o2777)
-    submit(spec, 2)
-    assert stat.S_IMODE(spec.logs.stat().st_mode) == 0o2755
-    assert (tmp_path / "script").read_text() == SlurmCluster().script(spec, 2)
+    before = os.umask(umask)
+    try:
+        submit(spec, 2)
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
     assert len((tmp_path / "there").read_text().split()) == 2, "what the job runs is there before it is"
-    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in spec.logs.glob("*.pkl")}
-    assert modes == {"31_0_submitted.pkl": 0o600, "31_1_submitted.pkl": 0o600}
-    assert (spec.logs / "31_submission.sh").read_text() == SlurmCluster().script(spec, 2)
+    assert (tmp_path / "umask").read_text() == "0022\n", "its logs are nobody else's to write"
+    assert stat.S_IMODE(spec.logs.stat().st_mode) == 0o2755
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) & 0o022 for file in spec.logs.iterdir()}
+    assert modes == dict.fromkeys(("31_0_submitted.pkl", "31_1_submitted.pkl", "31_submission.sh"), 0)
+    assert (tmp_path / "script").read_text() == SlurmCluster().script(spec, 2)
+
+
+def test_ctrl_c_waits_for_sbatch(spec, sbatch, tmp_path):
+    """Nobody would know of a job that it has submitted."""
+    sbatch(f"grep SigBlk /proc/$$/status >{tmp_path}/blocked; echo Submitted batch job 31")
+    submit(spec)
+    blocked = int((tmp_path / "blocked").read_text().split()[1], 16)
+    assert blocked & 1 << signal.SIGINT - 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monkeypatch):
@@ -100,7 +117,7 @@ def test_a_controller_that_is_away_has_not_refused(spec, sbatch, capfd, said, er
     assert capfd.readouterr().err == "", "the message is the only one"
 
 
-HANGS = ("exec sleep 600", r"no answer within 1 s\.")
+HANGS = ("mkfifo fifo; read nothing <fifo", r"no answer within 120 s\.")
 TIMED_OUT = ("echo 'sbatch: error: Socket timed out on send/recv' >&2; exit 1", "Socket timed out on send/recv. ")
 
 
@@ -115,18 +132,23 @@ TIMED_OUT = ("echo 'sbatch: error: Socket timed out on send/recv' >&2; exit 1", 
 )
 def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, sbatch, monkeypatch, how, answers, advice, cancelled):
     """Slurm may have accepted the job all the same; nobody would know of it."""
-    asked, left, passed, call = [], list(answers), itertools.count(), client.run
+    asked, left, passed = [], list(answers), itertools.count()
 
-    def run(command, *about, **how):
-        if command[0] == "sbatch":
-            return call(command, *about, **how)
+    def run(command, **options):
         asked.append(command)
         answer = left.pop(0) if command[0] == "squeue" else Answer(0, "")
         return Answer(answer.code, answer.text.format(now=time.strftime("%Y-%m-%dT%H:%M:%S")))
 
-    sbatch(how[0])
+    class Timer(threading.Timer):
+        def run(self):
+            wait_for(calls.exists, 300)
+            self.function()
+
+    calls = sbatch(how[0])
     clock = SimpleNamespace(time=time.time, sleep=lambda seconds: None, monotonic=lambda: 20.0 * next(passed))
-    monkeypatch.setattr(submitting, "SBATCH_WITHIN_S", 1 if how is HANGS else 60)
+    if how is HANGS:
+        monkeypatch.chdir(spec.logs.parent)
+        monkeypatch.setattr(submitting, "threading", SimpleNamespace(Timer=Timer))
     monkeypatch.setattr(submitting, "time", clock)
     monkeypatch.setattr(client, "run", run)
     with pytest.raises(SchedulerAway, match=f"{how[1]}.*{advice}"):
@@ -144,14 +166,12 @@ def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkey
     with pytest.raises(SchedulerRefused, match="No space left"):
         SlurmCluster().submit(spec, [Report("folder", "name")] * 2, full)
     assert cancelled == ["77"], "no ledger knows it"
-    for name in ("rename", "replace"):
-        monkeypatch.setattr(os, name, Mock(side_effect=OSError(5, "Input/output error")))
-    monkeypatch.setattr("cld_core.files.time", Clock())
-    monkeypatch.setattr(entry, "time", Clock())
-    with pytest.raises((OSError, SchedulerRefused), match="Input/output"):
+    monkeypatch.setattr(client, "submitted_since", lambda name, when: ["77"])
+    monkeypatch.setattr(os, "rename", Mock(side_effect=OSError(5, "Input/output error")))
+    with pytest.raises(SchedulerRefused, match="Input/output"):
         submit(spec)
     assert cancelled == ["77", "77"]
-    assert list(spec.logs.glob("*.pkl")) == []
+    assert {file.name.partition("_")[0] for file in spec.logs.iterdir()} == {"77"}, "of those that it has accepted"
 
 
 CONFIG = "AccountingStorageEnforce = associations,limits\nMaxArraySize            = 1001\n"
@@ -256,7 +276,7 @@ def moment(ahead):
 @STARTS
 def test_the_start_that_slurm_expects(monkeypatch, ahead, is_believed):
     text, when = moment(ahead)
-    monkeypatch.setattr(client, "show_job", lambda job_id: {"Reason": "Resources", "StartTime": text})
+    monkeypatch.setattr(client, "show_job", lambda *_: {"Reason": "Resources", "StartTime": text})
     found = SlurmCluster().why_waiting(job("7", "slurm"), Seen("pending", word="PENDING"), asks=True)
     assert found.expected == (when if is_believed else None)
 

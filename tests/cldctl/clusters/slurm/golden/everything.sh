@@ -22,28 +22,24 @@
 #SBATCH --time=90
 
 # setup
-cldctl_begin=$(stat -L -c %s /proc/$$/fd/2 2>/dev/null || echo 0)
-cldctl_told_to_end() {
-  trap - TERM
-  export CLDCTL_SIGNAL_S=120
-  export PYTHONSAFEPATH=1
-  apptainer exec --nv image.sif PYTHON -P -m cldctl.jobs.aftermath /runs/mine 143 setup $cldctl_begin
-  exit 143
+cldctl_logs=/runs/mine/logs
+cldctl_away='unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes were transmitted|could not establish a configuration source|dns srv lookup failed|standby mode|communication connection failure|temporarily un(able|available)|protocol authentication error|transport endpoint is not connected|no route to host|network is unreachable|connection reset'
+cldctl_ask() { (cldctl_import && timeout 20 apptainer exec --nv image.sif PYTHON -m cldctl.jobs.aftermath /runs/mine "$@"); }
+# follow.sh
+set -eE
+cldctl_import() {
+  export PYTHONSAFEPATH=1 CLDCTL_SIGNAL_S=120
 }
-trap cldctl_told_to_end TERM
 module load cuda
 ulimit -n 4096
-export CLDCTL_SIGNAL_S=120
-export PYTHONSAFEPATH=1
-set +e
-trap - TERM
+set +eEu
+trap - ERR
+trap '' TERM
+trap cldctl_follow EXIT
+cldctl_phase=work
+unset SLURM_EXPORT_ENV
+cldctl_import || exit 1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /runs/mine/logs/%j_%t_log.out --error /runs/mine/logs/%j_%t_log.err --kill-on-bad-exit=1 --cpus-per-task=8 --cpu-bind=cores apptainer exec --nv image.sif PYTHON -P -u -m cldctl.clusters.entry /runs/mine/logs
-
-
-# teardown
-code=$?
-apptainer exec --nv image.sif PYTHON -P -m cldctl.jobs.aftermath /runs/mine $code
-exit $code
+srun --unbuffered --output /runs/mine/logs/%j_%t_log.out --error /runs/mine/logs/%j_%t_log.err --kill-on-bad-exit=1 --cpus-per-task=8 --cpu-bind=cores apptainer exec --nv image.sif PYTHON -u -m submitit.core._submit /runs/mine/logs
