@@ -6,10 +6,12 @@ import shutil
 
 import pytest
 
+from cld_core.config import load
 from cld_core.config.cluster import ClusterSpec
 from cldctl.clusters.base import Check, DoctorOptions
 from cldctl.clusters.slurm import doctor
 from cldctl.clusters.slurm.cluster import SlurmCluster
+from tests.support.paths import TOY
 
 from .containers import Containers, program
 from .lab import Lab
@@ -100,13 +102,19 @@ def test_runs_on_a_disk_that_nodes_do_not_have(lab, monkeypatch):
 def test_where_scontrol_can_be_reached(lab, tmp_path):
     """A container need not have it; the node must."""
     containers = Containers(tmp_path / "containers")
-    for override in (containers.apptainer, containers.pyxis):
-        found = command(lab, "toy", "cluster.partition=low", *override)
+
+    def size(*overrides):
+        return load(TOY, ["cluster.partition=low", *overrides]).cluster
+
+    for overrides in (containers.apptainer, containers.pyxis):
+        found = checks(lab, job=True, size=size(*overrides))
         assert found["a job on a node"].found.endswith("in the container")
         check = found["scontrol"]
-        assert (check.verdict, "not in the container" in check.found) == ("ok", True), check
+        assert (check.verdict, "not in the container (there is none)" in check.found) == ("ok", True), check
     hidden = program(tmp_path / "bin" / "scontrol", "#!/bin/sh\necho 'scontrol: error: no' >&2\nexit 1\n").parent
-    check = command(lab, "toy", f"cluster.setup=['export PATH={hidden}:$PATH']", code=1)["scontrol"]
+    profile = tmp_path / "mine.yaml"
+    profile.write_text(f"cluster:\n  setup:\n    - export PATH={hidden}:$PATH\n")
+    check = command(lab, "--profile", str(profile), code=1)["scontrol"]
     assert (check.verdict, check.found) == ("fail", "answers here, but not on n1: scontrol: error: no")
     assert "cluster.successor" in check.advice
 
