@@ -22,7 +22,7 @@ def test_a_line_of_the_setup_that_fails_ends_the_job(lab):
     run = lab.submit("mine", *SHORT, f"cluster.setup=[{lines}]")
     block = lab.submit("block", *SHORT, 'cluster.setup=["load() {\\n  no-such-command\\n}\\nload"]')
     for folder, line in ((run, "module load cuda/none"), (block, "no-such-command")):
-        assert lab.ended(folder.name)["state"] != "FINISHED"
+        assert lab.ended(folder.name)["state"] == "FAILED"
         lab.slurm.wait_idle()
         (log,) = folder.logs.glob("*_0_log.err")
         assert line in log.read_text()
