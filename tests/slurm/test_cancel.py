@@ -139,6 +139,8 @@ def test_nothing_comes_back(lab, tmp_path, monkeypatch, kind):
     lab.slurm.wait_idle(90)
     for (phase, _), name, job in zip(CASES, names, jobs, strict=True):
         assert lab.slurm.job_state(job) == "CANCELLED", name
+        # The last one was in the queue again for a moment, where Slurm heard the request after the cancellation.
+        assert int(lab.slurm.job_info(job)["Restarts"]) == (phase == "late"), name
         starts = [event for event in RunFolder(lab.runs / name).ledger.events() if isinstance(event, Started)]
         assert len(starts) == (0 if phase == "setup" else 1), name
         assert lab.status(name)["state"] in OVER, name
