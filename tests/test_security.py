@@ -19,22 +19,21 @@ import cld_core
 from cld_core.checkpoint import FORMAT
 from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
-from cld_core.errors import CheckpointError, CldError, UsageError
+from cld_core.errors import CheckpointError, CldError
 from cld_core.files import append_line, write_json
 from cld_core.run import RunFolder, find_runs
 from cld_core.run.checkpoints import weights_file
 from cld_core.run.events import Ended, JobRef, Labelled, Requested, Submitted
 from cld_core.run.process import not_ours
 from cld_core.run.recipe import require_own_plugin
-from cldctl.clusters import entry, job_logs
+from cldctl.clusters import job_logs
 from cldctl.clusters.base import SchedulerRefused
-from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.this_machine import details_of
 from cldctl.runs import cancel
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import submit
-from tests.support.crafted import KINDS, Crafted, crafted
+from tests.support.crafted import KINDS, crafted
 from tests.support.made_up import run_with, vouch
 from tests.support.other_users import give_away, needs_root
 from tests.support.paths import FIXTURES, TOY
@@ -136,12 +135,9 @@ def test_folders_of_jobs_and_code_are_nobody_elses_to_write_whatever_the_umask(t
         (run,) = submit(SubmitOptions(recipe="toy", root=tmp_path / "runs", name="a"), Scripted()).runs
         (run.path / "logs").chmod(0o2777)
         job_logs.prepare(run.path / "logs")
-        file = job_logs.store(run.path / "logs", print, 5)
     finally:
         os.umask(before)
     assert stat.S_IMODE((run.path / "logs").stat().st_mode) == 0o2755
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert entry.content_of(file) == file.read_bytes()
     code = [run.path / "code", *(run.path / "code").rglob("*")]
     assert not any(path.stat().st_mode & 0o022 for path in code)
 
@@ -162,28 +158,6 @@ def test_folders_of_others_are_no_folders_for_jobs(tmp_path):
     assert job_logs.folder_for(logs) != logs
     with pytest.raises(CldError, match="belongs to user"):
         job_logs.prepare(logs)
-
-
-def writable_by_the_group(file):
-    file.chmod(0o660)
-
-
-def link(file):
-    file.rename(file.with_name("other"))
-    file.symlink_to("other")
-
-
-@pytest.mark.parametrize("change", [pytest.param(give_away, marks=needs_root), writable_by_the_group, link])
-def test_a_job_runs_no_pickle_that_others_may_have_written(tmp_path, monkeypatch, capsys, change):
-    file, marker = tmp_path / "7_submitted.pkl", tmp_path / "it-ran"
-    file.write_bytes(pickle.dumps(Crafted(marker)))
-    file.chmod(0o600)
-    change(file)
-    for name, value in (("EXECUTOR", "local"), ("LOCAL_JOB_ID", "7"), ("LOCAL_GLOBALID", "0")):
-        monkeypatch.setenv(f"SUBMITIT_{name}", value)
-    assert entry.main([str(tmp_path)]) == UsageError.exit_code
-    assert not marker.exists()
-    assert capsys.readouterr().err.count("\n") == 1
 
 
 # A damaged or odd run spoils no other row.
@@ -349,9 +323,8 @@ def test_what_is_not_a_job_id_reaches_no_client_of_slurm(tmp_path, monkeypatch, 
     for command in (("cancel", "a"), ("status", "a"), ("logs", "a")):
         invoke(*command, runs=tmp_path, code=None)
     job = JobRef(cluster="slurm", job_id=job_id)
-    for call in (SlurmCluster().cancel, lambda jobs: client.set_dependency(jobs[0].job_id, "afterany:1")):
-        with pytest.raises(SchedulerRefused, match="is not a job of Slurm"):
-            call([job])
+    with pytest.raises(SchedulerRefused, match="is not a job of Slurm"):
+        SlurmCluster().cancel([job])
     assert SlurmCluster().survey([job]).of(job).is_gone
     calls = asked.read_text() if asked.exists() else ""
     assert not any(line.startswith(("scancel", "scontrol", "sacct")) for line in calls.splitlines()), calls

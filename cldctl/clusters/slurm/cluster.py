@@ -210,6 +210,10 @@ class SlurmJob(InJob):
         noticed = notice_in(read_from(_log_file(Path(self.ref.logs), attempt.job_id), attempt.log_offset))
         if noticed not in (None, "cancelled"):
             return noticed
+        shown = _shown(replace(self.ref, job_id=attempt.job_id))
+        is_of_it = client.restarts_of(shown) == attempt.restart
+        if is_of_it and shown.get("PreemptTime", "None") not in _NOT_PREEMPTED:
+            return "preempted"
         states = states_of_starts(attempt.job_id)
         if attempt.restart < len(states):
             # A job that exited on its own within the grace time is COMPLETED or FAILED, which is not a cause.
@@ -241,14 +245,10 @@ class SlurmJob(InJob):
 
     def nodes(self) -> Nodes | None:
         """By what the batch script has seen: there may be no client inside."""
-        try:
-            about, _, rows = _file(self.ref, "nodes").read_text().partition("\n\n")
-        except OSError:
-            return None
-        shown, *excluded = about.splitlines()
-        job = client.pairs_in(shown)
+        job = _shown(self.ref)
+        excluded, mark, rows = read_from(_file(self.ref, "nodes"), 0).partition("--\n")
         usable = client.usable_nodes(rows, job.get("Partition"), job.get("Features"))
-        return None if usable is None or "ExcNodeList" not in job else Nodes(usable, excluded)
+        return None if usable is None or not mark else Nodes(usable, excluded.split())
 
     def _log_with_a_reason(self, offset: int) -> str:
         """The log of this attempt, once it has a reason in it."""
@@ -272,6 +272,11 @@ def _log_file(logs: Path, job: str) -> Path:
 def _file(job: JobRef, what: str) -> Path:
     """A file of a job beside its logs, which its batch script knows, too."""
     return Path(job.logs) / f"{job.job_id}_{what}"
+
+
+def _shown(job: JobRef) -> dict[str, str]:
+    """What `scontrol show job` said to the batch script when the last start of the job ended; empty if nothing."""
+    return client.pairs_in(read_from(_file(job, "shown"), 0))
 
 
 def _successor(job: JobRef) -> JobRef | None:

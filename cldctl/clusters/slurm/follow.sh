@@ -47,6 +47,8 @@ cldctl_call() {
 cldctl_look() {
     if [ -e "${cldctl_files}_cancelled" ]; then cldctl_answer="it was cancelled" && return 1; fi
     cldctl_call scontrol --oneliner show job "$cldctl_job" || return $?
+    # The next start reads it to know why this one ended: a container may have nobody to ask.
+    echo "$cldctl_answer" | grep -m1 JobId= >"${cldctl_files}_shown" 2>/dev/null
     local state=$(cldctl_shown JobState)
     if [ "$state" != RUNNING ] || [ -n "$only" ]; then
         [ "$state" = RUNNING ] || [ "$state" = COMPLETING ] && cldctl_logged "DUE TO TIME LIMIT" && return 0
@@ -73,7 +75,10 @@ cldctl_carry_out() {
     while :; do
         cldctl_look
         found=$?
-        if [ $found = 1 ]; then cldctl_say "does not start again: $cldctl_answer" && return; fi
+        if [ $found = 1 ]; then
+            [ -n "$only" ] || cldctl_say "does not start again: $cldctl_answer"
+            return
+        fi
         if [ $found = 0 ]; then
             # It may live on for a moment.
             cldctl_requeue && exit $code
@@ -107,9 +112,8 @@ cldctl_default() {
 # What Python, which may have no client, needs in order to choose nodes to avoid; behind a look.
 cldctl_see_nodes() {
     {
-        grep -m1 JobId= <<<"$cldctl_answer"
         [ "$(cldctl_shown ExcNodeList)" = "(null)" ] || timeout 20 scontrol show hostnames "$(cldctl_shown ExcNodeList)"
-        echo
+        echo --
         timeout 20 sinfo --noheader --Node --partition="$(cldctl_shown Partition)" --format='%N|%P|%T|%f'
     } >"${cldctl_files}_nodes" 2>/dev/null
 }
@@ -118,7 +122,7 @@ cldctl_see_nodes() {
 cldctl_succeed() {
     local task=${SLURM_ARRAY_TASK_ID-} tries=0 next name
     if next=$(cat "${cldctl_files}_successor" 2>/dev/null); then
-        cldctl_call scontrol --oneliner show job "$next"
+        cldctl_call scontrol --oneliner show job "$next" || [ $? = 1 ] || return
         [ "$(cldctl_shown JobState)" != PENDING ] || return
     fi
     cldctl_call scontrol --oneliner show job "$cldctl_job" || cldctl_answer=

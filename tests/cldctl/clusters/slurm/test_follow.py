@@ -285,7 +285,8 @@ def test_a_successor_waits_for_the_job_to_fail(start, tmp_path):
     assert (tmp_path / "logs/8_submitted.pkl").read_text() == "pickled"
     assert end.requests == ["update jobid=9 dependency=afterany:8"]
     assert (len(end.of("srun")), end.of("scancel")) == (1, [])
-    assert succeeded(start, tmp_path).of("sbatch") == [], "at the next start there is one"
+    assert succeeded(start, tmp_path, looks="PENDING RUNNING").of("sbatch") == [], "it waits at the next start"
+    assert len(succeeded(start, tmp_path, looks="CANCELLED RUNNING").of("sbatch")) == 1, "and if not, another one does"
 
 
 def test_the_successor_of_a_task(start, tmp_path):
@@ -322,8 +323,10 @@ PREEMPTED, LATE = "PreemptTime=2026-11-25T00:00:00 Reason=None", "PreemptTime=No
         # Slurm knows that it is not needed.
         ({}, True),
         ({"wish": "delay 0", "requests": "refused"}, True),
+        ({"wish": "delay 0", "looks": "RUNNING COMPLETING"}, True),
     ],
 )
 def test_a_successor_is_for_a_job_that_was_taken_away(start, tmp_path, how, begins):
-    (tmp_path / "logs/7_successor").write_text("8\n")
-    assert start(**how).of("scancel") == ([] if begins else ["8"])
+    file = tmp_path / "logs/7_successor"
+    file.write_text("8\n")
+    assert (start(**how).of("scancel"), file.exists()) == (([], True) if begins else (["8"], False))
