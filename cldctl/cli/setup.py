@@ -88,6 +88,7 @@ def doctor(
     recipe: str | None = Argument(None, metavar="RECIPE", help="Check its data and FID weights, too."),
     overrides: list[str] | None = options.OVERRIDES,
     cluster: str | None = options.CLUSTER,
+    profile: str | None = options.PROFILE,
     job: bool = Option(True, "--job/--no-job", help="Look from a node, by a small job."),
     partition: str | None = Option(None, help="Only this partition, or these: low,high; default: all."),
     account: str | None = Option(None, help="Account of the small job."),
@@ -109,23 +110,25 @@ def doctor(
     from cldctl import clusters, machine
     from cldctl.clusters.base import DoctorOptions
     from cldctl.jobs.specs import measured_saves
-    from cldctl.lookup import find_recipe
+    from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs import cluster_choice
 
     where = cluster_choice.default() if cluster is None else clusters.find(cluster)
-    wanted = None if recipe is None else load(find_recipe(recipe), overrides or ())
+    settings = find_profile(profile or cluster_choice.default_profile(where))
+    wanted = load(find_recipe(recipe or "toy"), overrides or (), settings)
     with Working("checking this machine: torch, folders") as working:
         slowest_save_s, notice_s = measured_saves(find_runs(root))
         about = DoctorOptions(
             slowest_save_s=slowest_save_s,
             notice_s=notice_s,
+            size=wanted.cluster,
             partition=partition,
             job=job,
             account=account,
             wait_s=wait,
             say=working.phase,
         )
-        checks = list(machine.checks(root, wanted, where.name))
+        checks = list(machine.checks(root, wanted if recipe else None, where.name))
         working.phase(f"asking the cluster ({where.name})")
         checks += where.checks(root, about)
         if gpu:

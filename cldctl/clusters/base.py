@@ -224,11 +224,13 @@ class DoctorOptions:
         partition: a name, or several with commas between them; None for all.
         slowest_save_s: how long saving took in the runs so far; None before the first save.
         notice_s: how early before a time limit a job is told to stop.
+        size: what jobs ask for, their setup and their container.
         say: told what is waited for.
     """
 
     slowest_save_s: float | None
     notice_s: int
+    size: "ClusterSpec"
 
     partition: str | None = None
     job: bool = True

@@ -37,22 +37,28 @@ def give(orders, rank, what):
 
 
 class Lab:
-    """cldctl on ``slurm``, with its runs under ``runs``."""
+    """cldctl on ``slurm``, with its runs under ``runs`` and ``more`` variables."""
 
     def __init__(self, slurm, runs):
         self.slurm, self.runs = slurm, runs
+        self.more = {}
 
     def cldctl(self, *arguments, code=0, timeout=120):
         """Run the command line; fails if the exit code is not ``code``."""
         command = [sys.executable, "-m", "cldctl", *arguments]
-        done = self.slurm.run(command, timeout, check=False, env=self._environment)
+        done = self.slurm.run(command, timeout, check=False, env=self.environment)
         assert code is None or done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
     @property
-    def _environment(self):
+    def environment(self):
         # Tests wait for what Slurm says at this moment, unless they are about how often it is asked.
-        return {"CLDCTL_RUNS": str(self.runs), "CLDCTL_ASK_EVERY_S": "0", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        return {
+            "CLDCTL_RUNS": str(self.runs),
+            "CLDCTL_ASK_EVERY_S": "0",
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+        } | self.more
 
     def submit(self, name, *overrides, partition="low"):
         """Submit a run and return its folder."""
@@ -61,7 +67,7 @@ class Lab:
 
     def status(self, name):
         """In this process: starting Python takes half a second of processor."""
-        with mock.patch.dict(os.environ, self.slurm.env | self._environment, clear=True):
+        with mock.patch.dict(os.environ, self.slurm.env | self.environment, clear=True):
             return tools.status(self.runs, name)
 
     def until(self, name, what, wanted, timeout=90):

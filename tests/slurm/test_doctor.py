@@ -1,16 +1,22 @@
-"""`cldctl doctor` on the test cluster: what it says about different partitions, and if Slurm does not answer."""
+"""`cldctl doctor` on the test cluster: what it says about partitions, containers, and if Slurm does not answer."""
 
 import json
+import os
+import shutil
 
 import pytest
 
+from cld_core.config import load
+from cld_core.config.cluster import ClusterSpec
 from cldctl.clusters.base import Check, DoctorOptions
 from cldctl.clusters.slurm import doctor
 from cldctl.clusters.slurm.cluster import SlurmCluster
+from tests.support.paths import TOY
 
+from .containers import Containers, program
 from .lab import Lab
 
-NO_SAVES = {"job": False, "slowest_save_s": None, "notice_s": 90}
+NO_SAVES = {"job": False, "slowest_save_s": None, "notice_s": 90, "size": ClusterSpec()}
 PARTITIONS = ("low", "low0", "cancel", "short", "high")
 
 
@@ -55,6 +61,10 @@ def test_every_partition_and_a_job_on_a_node(lab):
     assert found["a job on a node"].verdict == found["runs folder on a node"].verdict == "ok"
     assert "that node is this machine" in found["runs folder on a node"].found, "as all nodes of the test cluster are"
     assert "4 nodes" in found["MASTER_ADDR"].found
+    assert found["scontrol"].found == "answers here and on n1"
+    bare = found["partition low: a job without --time and --mem"]
+    assert (bare.verdict, "time limit 1 h, memory 900 MB (DefMemPerCPU)" in bare.found) == ("warn", True), bare
+    assert "cluster.mem_gb" in bare.advice
     assert lab.slurm.run("squeue -h").stdout == ""
     assert not list(lab.runs.parent.glob(".cldctl-doctor-*")), "it leaves nothing behind"
 
@@ -69,9 +79,7 @@ def test_the_user_signal_and_saves_that_do_not_fit(lab):
     assert "SIGUSR2 84 s before" in found["partition low: time limit"].found
     assert "JobRequeue=0" in found["requeue"].found
     assert "a job on a node" not in found
-    assert [name for name in checks(lab, partition="low") if "part" in name] == [
-        "partition low: preemption", "partition low: time limit",
-    ]  # fmt: skip
+    assert not any("low0" in name for name in checks(lab, partition="low"))
     assert "low0" in checks(lab, partition="nowhere")["partitions"].advice
 
 
@@ -86,8 +94,49 @@ def test_a_job_that_does_not_start_in_time_is_cancelled(lab):
 def test_runs_on_a_disk_that_nodes_do_not_have(lab, monkeypatch):
     """All nodes are this machine, so the job is given another folder."""
     written = doctor.probe_script
-    monkeypatch.setattr(doctor, "probe_script", lambda folder, hosts: written(folder / "elsewhere", hosts))
-    folder = lab.runs.parent / "here"
-    folder.mkdir()
-    (check,) = doctor.probe(folder, ["n1"], ["--partition=low"], 60, lab.runs)
-    assert (check.name, check.verdict) == ("runs folder on a node", "fail")
+    monkeypatch.setattr(doctor, "probe_script", lambda folder, *more: written(folder / "elsewhere", *more))
+    check = checks(lab, partition="low", job=True)["runs folder on a node"]
+    assert (check.verdict, "does not see" in check.found) == ("fail", True)
+
+
+def test_where_scontrol_can_be_reached(lab, tmp_path):
+    """A container need not have it; the node must."""
+    containers = Containers(tmp_path / "containers")
+
+    def size(*overrides):
+        return load(TOY, ["cluster.partition=low", *overrides]).cluster
+
+    for overrides in (containers.apptainer, containers.pyxis):
+        found = checks(lab, job=True, size=size(*overrides))
+        assert found["a job on a node"].found.endswith("in the container")
+        check = found["scontrol"]
+        assert (check.verdict, "not in the container (there is none)" in check.found) == ("ok", True), check
+    hidden = program(tmp_path / "bin" / "scontrol", "#!/bin/sh\necho 'scontrol: error: no' >&2\nexit 1\n").parent
+    profile = tmp_path / "mine.yaml"
+    profile.write_text(f"cluster:\n  setup:\n    - export PATH={hidden}:$PATH\n")
+    check = command(lab, "--profile", str(profile), code=1)["scontrol"]
+    assert (check.verdict, check.found) == ("fail", "answers here, but not on n1: scontrol: error: no")
+    assert "cluster.successor" in check.advice
+
+
+def test_a_job_whose_container_or_setup_is_broken(lab):
+    def job(**size):
+        return checks(lab, partition="low", job=True, size=ClusterSpec(**size))["a job on a node"]
+
+    check = job(container="/nowhere/apptainer exec image.sif")
+    assert check.verdict == "fail"
+    assert "in the container: " in check.found
+    assert "same path" in check.advice
+    check = job(setup=("module load nothing", "true"))
+    assert (check.verdict, "fails in cluster.setup" in check.found) == ("fail", True), check
+
+
+def test_a_site_that_wants_time_and_memory(lab, tmp_path, monkeypatch):
+    """Its sbatch refuses a job without them, as a plug-in of slurmctld would."""
+    real = shutil.which("sbatch")
+    refusal = "echo 'sbatch: error: say --time and --mem' >&2; exit 1"
+    text = f'#!/bin/sh\ncase "$*" in *--time=*--mem=*) exec {real} "$@" ;; esac\n{refusal}\n'
+    monkeypatch.setenv("PATH", str(program(tmp_path / "bin" / "sbatch", text).parent), prepend=os.pathsep)
+    check = checks(lab, partition="low")["partition low: a job without --time and --mem"]
+    assert (check.verdict, "say --time and --mem" in check.found) == ("warn", True)
+    assert "cluster.time_min and cluster.mem_gb" in check.advice

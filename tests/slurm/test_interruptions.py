@@ -64,6 +64,22 @@ def test_time_limit(lab):
     assert run.ledger.history().requeued_attempts, "Slurm does not do that automatically"
 
 
+def test_a_time_limit_that_no_rank_hears(lab, orders):
+    """Slurm kills the batch script together with the ranks: nobody is left to requeue the job."""
+    lab.submit("mine", ALONE)
+    row = lab.training("mine")
+    give(orders, 0, "sleep")
+    wait_for(lambda: not (orders / "rank0").exists(), what="the order to be read")
+    lab.slurm.expire(row["job_id"])
+    row = lab.ended("mine")
+    assert (row["state"], row["attempts"][0]["cause"]) == ("STOPPED", "timeout")
+    said = lab.cldctl("why", "mine").stdout
+    assert "time limit" in said, said
+    assert "cldctl resume mine" in said, said
+    lab.cldctl("resume", "mine")
+    lab.training("mine", attempt=1)
+
+
 def test_node_failure(lab):
     lab.submit("mine")
     row = lab.training("mine", steps=250)

@@ -40,6 +40,8 @@ def misbehaving(n, generator):
                 raise TypeError("this rank has a bug")
             case "nap":
                 time.sleep(20)
+            case "sleep":
+                time.sleep(600)
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hog":

@@ -1,9 +1,11 @@
 """Whether a Slurm is fit for runs, its part of `cldctl doctor`: its configuration, and what a small job sees on a node.
 
-What the configuration means for a run asks nobody. The job runs ``python -m cldctl.clusters.slurm.doctor`` and writes
-its answer into a folder beside the runs; that it arrives proves that the folder is shared. Loads no torch.
+What the configuration means for a run asks nobody. The job runs ``python -m cldctl.clusters.slurm.doctor``, in the
+container if there is one, and writes its answer into a folder beside the runs; that it arrives proves that the folder
+is shared. Loads no torch.
 """
 
+import math
 import os
 import platform
 import re
@@ -18,24 +20,28 @@ from pathlib import Path
 
 from cld_core import rendezvous
 from cld_core.codec import find_record, to_plain
+from cld_core.config.cluster import ClusterSpec
 from cld_core.files import write_json
 from cld_core.sanitize import is_count
 from cldctl.clusters import this_machine
-from cldctl.clusters.base import Check, DoctorOptions, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Check, DoctorOptions, SchedulerAway, SchedulerRefused, read_from
 
 from . import client, poll, submit
 
 QOS_COLUMNS = ("Name", "Preempt", "PreemptMode", "GraceTime")
 # At most so many names of nodes are looked up from a node.
 MAX_HOSTS = 64
-_ANSWER, _TOKEN = "answer.json", "token"
+_ANSWER, _TOKEN, _ERRORS = "answer.json", "token", "errors"
 # Exit codes of the batch script.
-_NOT_SHARED, _NO_PYTHON, _NO_CLDCTL = 20, 21, 22
+_NOT_SHARED, _NO_PYTHON, _NO_CLDCTL, _NO_SETUP = 20, 21, 22, 23
+# Where SLURM_CONF names a file that is not there, clients look for it for a minute.
+_PING_WITHIN_S = 10
+# MB of memory for a rank below which torch is in danger.
+_LITTLE_MB = 2000
 # How long a file written on a node may take to appear here: attribute caches of NFS last up to a minute.
 _APPEARS_LATE_S = 15.0
 _JOB, _FOLDER = "a job on a node", "runs folder on a node"
 _SHARE = "Put the runs on a file system that all nodes have (--runs-dir, or $CLDCTL_RUNS)."
-_INSTALL = "Install it where all nodes see it."
 
 
 # What Slurm says about itself, a partition or a QOS, by its own names; what it does not mention is empty.
@@ -44,22 +50,11 @@ Facts = Mapping[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class FromNode:
-    """What a job finds on a node.
-
-    Attributes:
-        unresolved: names of nodes that cannot be resolved there.
-        own_address: what the node's own name resolves to.
-        interfaces: of the network, and ``variables`` that choose among them.
-    """
+    """What a job finds on a node: its host, the type of the runs' file system there, and further checks."""
 
     host: str
-    node: str | None
-    python: str
     file_system: str
-    unresolved: tuple[str, ...]
-    own_address: str | None
-    interfaces: tuple[str, ...]
-    variables: Mapping[str, str]
+    checks: tuple[Check, ...]
 
 
 def checks(runs: Path, asked: DoctorOptions) -> Iterator[Check]:
@@ -90,9 +85,14 @@ def checks(runs: Path, asked: DoctorOptions) -> Iterator[Check]:
         yield from _partition(partition, partitions, slurm, asked)
     if slurm["PreemptType"] == "preempt/qos":
         yield from _by_qos(slurm, asked)
+    own = (asked.size.partition or "").split(",")
+    chosen = min(wanted, key=lambda it: (it["PartitionName"] not in own, not _is_default(it)))
+    name, account = chosen["PartitionName"], asked.account or asked.size.account
+    given = {"partition": name, "account": account, "qos": asked.size.qos}
+    options = [f"--{key}={value}" for key, value in given.items() if value]
+    yield without_limits(f"partition {name}: a job without --time and --mem", chosen, slurm, _refusal(options))
     if asked.job:
-        chosen = next((partition for partition in wanted if _is_default(partition)), wanted[0])
-        yield from _from_a_node(runs, chosen, asked)
+        yield from _from_a_node(runs, chosen, options, asked)
 
 
 def _accounting(slurm: Facts) -> Check:
@@ -160,6 +160,10 @@ def parse_duration(text: str) -> int | None:
         return None
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]
 
 
 def _leading_number(text: str) -> int:
@@ -252,18 +256,39 @@ def save_fits(name: str, notice: float, save_s: float | None) -> Check:
 
 def at_the_limit(name: str, partition: Facts, notice_s: int) -> Check:
     """What the time limit does to a run in a partition, which is told ``notice_s`` seconds before it to stop."""
-    default_s = parse_duration(partition["DefaultTime"])
     most_s = parse_duration(partition["MaxTime"])
-    limit = default_s or most_s
-    shown = _span(default_s) if default_s else f"the maximum, {_span(limit)}"
-    found = f"SIGUSR2 {notice_s} s before, save, requeue; default limit {shown}"
-    if default_s and default_s != most_s:
-        found += f", at most {_span(most_s)}"
+    limit = parse_duration(partition["DefaultTime"]) or most_s
+    found = f"SIGUSR2 {notice_s} s before, save, requeue; default limit {_span(limit)}, at most {_span(most_s)}"
     if most_s is not None and most_s <= notice_s:
         return Check(name, "fail", found, "No job there lasts long enough to train and save. Use another partition.")
     if limit is not None and limit <= notice_s + 60:
         advice = "Set cluster.time_min: with the default limit a job is told to stop as soon as it begins."
         return Check(name, "warn", found, advice)
+    return Check(name, "ok", found)
+
+
+def _refusal(options: Sequence[str]) -> str:
+    """What sbatch says to a job that asks for neither time nor memory, if it would take one that asks for both."""
+    command = ["sbatch", "--test-only", *options]
+    bare, full = (client.run([*command, *more], "#!/bin/sh\n") for more in ([], ["--time=1", "--mem=100M"]))
+    return bare.last_line if bare.code != 0 and full.code == 0 else ""
+
+
+def without_limits(name: str, partition: Facts, slurm: Facts, refusal: str) -> Check:
+    """What a job gets that asks for neither time nor memory, or the ``refusal`` of sbatch."""
+    if refusal:
+        advice = "Jobs must always ask for both: set cluster.time_min and cluster.mem_gb, for example in a profile."
+        return Check(name, "warn", f"is refused: {refusal}", advice)
+    limit = _span(parse_duration(partition["DefaultTime"]) or parse_duration(partition["MaxTime"]))
+    keys = ("DefMemPerNode", "DefMemPerCPU", "DefMemPerGPU")
+    sizes = [(key, _leading_number(facts[key])) for facts in (partition, slurm) for key in keys]
+    key, size = next((pair for pair in sizes if pair[1] > 0), ("", 0))
+    shared = "all of its nodes" if "memory" in slurm["SelectTypeParameters"].lower() else "unlimited"
+    found = f"time limit {limit}, memory {f'{size} MB ({key})' if key else shared}"
+    if slurm["EnforcePartLimits"] == "NO":
+        found += "; a job that asks for more than the partition allows waits for ever (EnforcePartLimits=NO)"
+    if 0 < size < _LITTLE_MB:
+        return Check(name, "warn", found, "Set cluster.mem_gb: a rank that needs more memory is killed.")
     return Check(name, "ok", found)
 
 
@@ -276,72 +301,84 @@ def _span(seconds: int | None) -> str:
     return f"{seconds} s"
 
 
-def _from_a_node(runs: Path, partition: Facts, asked: DoctorOptions) -> Iterator[Check]:
-    """The folder, Python and names, seen from a node by a small job."""
-    name = partition["PartitionName"]
-    options = [f"--partition={name}", *([f"--account={asked.account}"] if asked.account else [])]
+def _from_a_node(runs: Path, partition: Facts, options: Sequence[str], asked: DoctorOptions) -> Iterator[Check]:
+    """The folder, Python, scontrol and names, seen from a node by a small job."""
     hosts = (client.output_of(["scontrol", "show", "hostnames", partition["Nodes"]]) or "").split()[:MAX_HOSTS]
-    asked.say(f"waiting for a small job on partition {name}, at most {asked.wait_s:.0f} s")
+    asked.say(f"waiting for a small job on partition {partition['PartitionName']}, at most {asked.wait_s:.0f} s")
     try:
         with this_machine.scratch_folder(runs) as folder:
-            yield from probe(Path(folder), hosts, options, asked.wait_s, runs)
+            yield from probe(Path(folder), hosts, options, asked)
     except OSError as error:
         yield Check(_JOB, "fail", str(error), "Fix the folder, or choose another --runs-dir.")
 
 
-def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], wait_s: float, runs: Path) -> Iterator[Check]:
-    """Submit the job, wait at most ``wait_s`` seconds for its end, and cancel it if it has none.
+def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], asked: DoctorOptions) -> Iterator[Check]:
+    """Submit the job, wait at most ``asked.wait_s`` seconds for its end, and cancel it if it has none.
 
     Args:
-        folder: new and empty, beside ``runs``; the caller removes it.
+        folder: new and empty, beside the runs; the caller removes it.
         hosts: names that the node should resolve.
         options: of sbatch.
     """
     (folder / _TOKEN).write_text("here\n")
     command = [
-        *("sbatch", "--parsable", "--job-name=cldctl-doctor", "--nodes=1", "--ntasks=1", "--time=1", "--requeue"),
-        *("--output=/dev/null", *options, "--wrap", probe_script(folder, hosts)),
+        *("sbatch", "--parsable", "--job-name=cldctl-doctor", "--nodes=1", "--ntasks=1", "--requeue"),
+        *(f"--time={math.ceil(asked.wait_s / 60)}", "--output=/dev/null", *options),
     ]
-    submitted = client.run(command, environment={**submit.environment(), **this_machine.safe_path()})
+    environment = {**submit.environment(), **this_machine.safe_path()}
+    submitted = client.run(command, probe_script(folder, hosts, asked.size), environment)
     job_id = submitted.last_line.split(";")[0].strip()
-    if submitted.away:
-        yield Check(_JOB, "fail", f"slurmctld does not answer ({submitted.last_line})", "Run this command again later.")
-        return
     if submitted.code != 0 or not is_count(job_id):
         advice = "Name --partition or --account, or pass --no-job."
+        advice = "slurmctld does not answer: run this command again later." if submitted.away else advice
         yield Check(_JOB, "fail", f"sbatch: {submitted.last_line}", advice)
         return
     try:
-        job, answer = _wait(folder, job_id, wait_s)
+        job, answer = _wait(folder, job_id, asked.wait_s)
     finally:
         try:
             client.cancel([job_id])
         except (SchedulerRefused, SchedulerAway) as error:
             print(f"job {job_id}: {error}", file=sys.stderr, flush=True)
     if answer is None:
-        yield _without_an_answer(f"job {job_id}", job, runs)
+        yield _without_an_answer(f"job {job_id}", job, folder, _where(asked.size))
         return
-    yield Check(_JOB, "ok", f"job {job_id} ran on {answer.node or answer.host}, Python {answer.python}")
     # A node that is this machine proves nothing about the others.
     here = ", but that node is this machine" if answer.host == platform.node() else ""
     yield Check(_FOLDER, "ok", f"seen and written there ({answer.file_system}){here}")
-    yield _names(answer.unresolved, len(hosts))
-    if len(hosts) > 1:
-        yield _own_name(answer.host, answer.own_address)
-    for variable, value in answer.variables.items():
-        yield _interface(variable, value, answer.interfaces)
+    yield from answer.checks
     yield _requeueable(job)
 
 
-def probe_script(folder: Path, hosts: Sequence[str]) -> str:
-    """The shell lines that the job runs."""
-    python = this_machine.python_command()
-    token, words = shlex.quote(str(folder / _TOKEN)), shlex.join([str(folder), *hosts])
-    return (
-        f"test -e {token} || exit {_NOT_SHARED}\n"
-        f"{python} -c pass || exit {_NO_PYTHON}\n"
-        f"{python} -m {__name__} {words} || exit {_NO_CLDCTL}\n"
+def probe_script(folder: Path, hosts: Sequence[str], size: ClusterSpec) -> str:
+    """The script of the job, with the setup of a run, and Python in its container."""
+    python = f"{_into_container(size)} {this_machine.python_command()}"
+    token, errors, here = (shlex.quote(str(path)) for path in (folder / _TOKEN, folder / _ERRORS, folder))
+    lines = (
+        "#!/bin/bash",
+        f"test -e {token} || exit {_NOT_SHARED}",
+        f"exec 2>{errors}",
+        f"trap 'exit {_NO_SETUP}' EXIT",
+        "set -e",
+        *size.setup,
+        "set +eu",
+        "trap - EXIT",
+        f"problem=$(timeout {_PING_WITHIN_S} scontrol ping 2>&1) && problem=",
+        f"{python} -c pass || exit {_NO_PYTHON}",
+        f'{python} -m {__name__} {here} "{_where(size)}" "$problem" {shlex.join(hosts)} || exit {_NO_CLDCTL}',
     )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _into_container(size: ClusterSpec) -> str:
+    """What leads from the batch script into the container, empty without one; that of Pyxis exists only in a step."""
+    pyxis = [argument for argument in size.srun_args if argument.startswith("--container")]
+    step = ["srun", "--nodes=1", "--ntasks=1", "--overlap", *pyxis] if pyxis else []
+    return " ".join(filter(None, (shlex.join(step), size.container)))
+
+
+def _where(size: ClusterSpec) -> str:
+    return " in the container" if _into_container(size) else ""
 
 
 def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], FromNode | None]:
@@ -359,61 +396,24 @@ def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], Fro
     return (job if answer is None else client.show_job(job_id) or job), answer
 
 
-def _without_an_answer(name: str, job: Mapping[str, str], runs: Path) -> Check:
+def _without_an_answer(name: str, job: Mapping[str, str], folder: Path, where: str) -> Check:
     state, code = job.get("JobState", ""), job.get("ExitCode", "").split(":")[0]
     if not poll.seen_of(state).is_gone:
         reason = job.get("Reason", "no answer from slurmctld")
         return Check(_JOB, "warn", f"{name} did not run ({reason})", "Wait longer: --wait SECONDS.")
     if state == "COMPLETED":
         return Check(_FOLDER, "fail", f"what {name} wrote is not seen here", _SHARE)
+    said = f": {_last_line(read_from(folder / _ERRORS, 0))}"
+    install = "Mount it there at the same path." if where else "Install it where all nodes see it."
     known = {
-        str(_NOT_SHARED): Check(_FOLDER, "fail", f"{name} does not see {runs.absolute()}", _SHARE),
-        str(_NO_PYTHON): Check(_JOB, "fail", f"{name} has no {sys.executable}", _INSTALL),
-        str(_NO_CLDCTL): Check(_JOB, "fail", f"{name} cannot load cldctl", _INSTALL),
+        _NOT_SHARED: (_FOLDER, f"{name} does not see {folder.parent}", _SHARE),
+        _NO_PYTHON: (_JOB, f"{name} has no {sys.executable}{where}{said}", install),
+        _NO_CLDCTL: (_JOB, f"{name} cannot load cldctl{where}{said}", install),
+        _NO_SETUP: (_JOB, f"{name} fails in cluster.setup{said}", "Correct the line."),
     }
-    found = f"{name}: {state}, exit code {code}"
-    return known.get(code) or Check(_JOB, "fail", found, "Ask the administrators, or pass --no-job.")
-
-
-def _names(unresolved: Sequence[str], count: int) -> Check:
-    if unresolved:
-        shown = ", ".join(unresolved[:5]) + (" ..." if len(unresolved) > 5 else "")
-        advice = "Jobs of several nodes cannot meet there; ask the administrators, or use cluster.nodes=1."
-        return Check("MASTER_ADDR", "fail", f"names that a node cannot resolve: {shown}", advice)
-    return Check("MASTER_ADDR", "ok", f"the names of {count} nodes resolve there")
-
-
-def _own_name(host: str, address: str | None) -> Check:
-    """Whether gloo, left to itself, would listen where other nodes can reach it."""
-    if address is not None and not rendezvous.is_loopback(address):
-        return Check("own name of a node", "ok", f"{host} is {address} there")
-    problem = "does not resolve there" if address is None else f"is {address} there, which no other node can reach"
-    advice = f"cldctl has gloo use the interface that leads to the other nodes; {rendezvous.GLOO} names another one."
-    return Check("own name of a node", "warn", f"{host} {problem}", advice)
-
-
-def _interface(variable: str, value: str, interfaces: Sequence[str]) -> Check:
-    """Whether a variable that chooses interfaces fits those of a node."""
-    if variable == rendezvous.NCCL:
-        absent = [] if _usable_by_nccl(value, interfaces) else [value]
-    else:
-        absent = [name for name in value.split(",") if name not in interfaces]
-    if not absent:
-        return Check(variable, "ok", f"{value}, which that node has")
-    problem = f"{', '.join(absent)}: that node has only {', '.join(interfaces)}"
-    return Check(variable, "fail", problem, "Jobs of several ranks cannot start there; unset it, or name one of these.")
-
-
-def _usable_by_nccl(value: str, interfaces: Sequence[str]) -> list[str]:
-    """The interfaces that NCCL_SOCKET_IFNAME admits: prefixes; after "=", whole names; after "^", all but those."""
-    names = value.removeprefix("^")
-    wanted = names.removeprefix("=").split(",")
-    exact, excluded = names.startswith("="), value.startswith("^")
-
-    def named(interface: str) -> bool:
-        return interface in wanted if exact else interface.startswith(tuple(wanted))
-
-    return [interface for interface in interfaces if named(interface) is not excluded]
+    other = (_JOB, f"{name}: {state}, exit code {code}", "Ask the administrators, or pass --no-job.")
+    subject, found, advice = known.get(int(code or 0), other)
+    return Check(subject, "fail", found, advice)
 
 
 def _requeueable(job: Mapping[str, str]) -> Check:
@@ -423,19 +423,77 @@ def _requeueable(job: Mapping[str, str]) -> Check:
     return Check("--requeue", "fail", "this cluster drops it", advice)
 
 
+def _on_this_node(where: str, problem: str, hosts: Sequence[str]) -> Iterator[Check]:
+    """What the job says.
+
+    Args:
+        where: " in the container" if it is in one; ``problem``: why scontrol does not answer outside of it, if so.
+        hosts: names that should resolve.
+    """
+    host = socket.gethostname()
+    job, node = (os.environ.get(name, "?") for name in ("SLURM_JOB_ID", "SLURMD_NODENAME"))
+    yield Check(_JOB, "ok", f"job {job} ran on {node}, Python {platform.python_version()}{where}")
+    yield _scontrol(node, where, problem)
+    yield _names(hosts)
+    if len(hosts) > 1:
+        yield _own_name(host)
+    variables = (rendezvous.GLOO, rendezvous.NCCL)
+    yield from (_interface(name, os.environ[name]) for name in variables if name in os.environ)
+
+
+def _scontrol(node: str, where: str, problem: str) -> Check:
+    """Where jobs can be put back into the queue: the batch script does that, outside of a container."""
+    if problem:
+        advice = "After a crash or a time limit, only cluster.successor or `cldctl resume` continues a run."
+        return Check("scontrol", "fail", f"answers here, but not on {node}: {_last_line(problem)}", advice)
+    inside = client.run(["scontrol", "ping"], within_s=_PING_WITHIN_S)
+    if inside.code != 0:
+        reason = "there is none" if inside.missing else inside.last_line
+        found = f"answers here and on {node}, not{where} ({reason}): wishes are carried out on the node"
+        return Check("scontrol", "ok", found)
+    return Check("scontrol", "ok", f"answers here and on {node}{where and ' and'}{where}")
+
+
+def _names(hosts: Sequence[str]) -> Check:
+    unresolved = [host for host in hosts if rendezvous.address_of(host) is None]
+    if unresolved:
+        shown = ", ".join(unresolved[:5]) + (" ..." if len(unresolved) > 5 else "")
+        advice = "Jobs of several nodes cannot meet there; ask the administrators, or use cluster.nodes=1."
+        return Check("MASTER_ADDR", "fail", f"names that a node cannot resolve: {shown}", advice)
+    return Check("MASTER_ADDR", "ok", f"the names of {len(hosts)} nodes resolve there")
+
+
+def _own_name(host: str) -> Check:
+    """Whether gloo, left to itself, would listen where other nodes can reach it."""
+    address = rendezvous.address_of(host)
+    if address is not None and not rendezvous.is_loopback(address):
+        return Check("own name of a node", "ok", f"{host} is {address} there")
+    problem = "does not resolve there" if address is None else f"is {address} there, which no other node can reach"
+    advice = f"cldctl has gloo use the interface that leads to the other nodes; {rendezvous.GLOO} names another one."
+    return Check("own name of a node", "warn", f"{host} {problem}", advice)
+
+
+def _interface(variable: str, value: str) -> Check:
+    """Whether a variable that chooses interfaces fits those of this node.
+
+    That of gloo names them. That of NCCL has prefixes; after "=", whole names; after "^", all but those.
+    """
+    interfaces = rendezvous.interfaces()
+    names = value.removeprefix("^").removeprefix("=").split(",")
+    are_whole = variable == rendezvous.GLOO or value.removeprefix("^").startswith("=")
+    meant = {it for it in interfaces if (it in names if are_whole else it.startswith(tuple(names)))}
+    usable = set(interfaces) - meant if value.startswith("^") else meant
+    if usable if variable == rendezvous.NCCL else meant.issuperset(names):
+        return Check(variable, "ok", f"{value}, which that node has")
+    problem = f"{value}: that node has only {', '.join(interfaces)}"
+    return Check(variable, "fail", problem, "Jobs of several ranks cannot start there; unset it, or name one of these.")
+
+
 def main() -> int:
-    folder, hosts = Path(sys.argv[1]), sys.argv[2:]
-    answer = FromNode(
-        host=socket.gethostname(),
-        node=os.environ.get("SLURMD_NODENAME"),
-        python=platform.python_version(),
-        file_system=this_machine.file_system_of(folder)[0],
-        unresolved=tuple(host for host in hosts if rendezvous.address_of(host) is None),
-        own_address=rendezvous.address_of(socket.gethostname()),
-        interfaces=tuple(rendezvous.interfaces()),
-        variables={name: os.environ[name] for name in (rendezvous.GLOO, rendezvous.NCCL) if name in os.environ},
-    )
-    write_json(folder / _ANSWER, to_plain(answer))
+    folder, where, problem, *hosts = sys.argv[1:]
+    file_system, seen = this_machine.file_system_of(Path(folder))[0], tuple(_on_this_node(where, problem, hosts))
+    answer = FromNode(host=socket.gethostname(), file_system=file_system, checks=seen)
+    write_json(Path(folder) / _ANSWER, to_plain(answer))
     return 0
 
 

@@ -78,6 +78,19 @@ def test_time_limits():
     assert {text: doctor.parse_duration(text) for text in durations} == durations
 
 
+def test_what_a_job_gets_that_asks_for_nothing():
+    def found(*changes, refusal=""):
+        return doctor.without_limits("it", SPOT, SLURM | dict(changes), refusal)
+
+    assert found().found == "time limit 36 h, memory unlimited"
+    memory = ("SelectTypeParameters", "CR_CORE_MEMORY")
+    assert "memory all of its nodes" in found(memory).found
+    little = found(memory, ("DefMemPerCPU", "1000"), ("EnforcePartLimits", "NO"))
+    assert (little.verdict, "1000 MB (DefMemPerCPU)" in little.found) == ("warn", True)
+    assert "waits for ever" in little.found
+    assert found(memory, ("DefMemPerNode", "64000")).verdict == "ok"
+
+
 def test_several_partitions_are_one_key_of_the_recipe(monkeypatch, tmp_path):
     recipe = load(TOY, ["cluster.partition=spot,gpu"])
     assert script.parameters(JobSpec(name="it", logs=tmp_path, size=recipe.cluster))["partition"] == "spot,gpu"
@@ -87,7 +100,7 @@ def test_several_partitions_are_one_key_of_the_recipe(monkeypatch, tmp_path):
     monkeypatch.setattr(client, "run", lambda command, *more, **options: Answer(0, texts.get(command[-1], "")))
 
     def seen(names):
-        asked = doctor.DoctorOptions(slowest_save_s=None, notice_s=90, partition=names, job=False)
+        asked = doctor.DoctorOptions(slowest_save_s=None, notice_s=90, size=recipe.cluster, partition=names, job=False)
         return {check.name: check for check in doctor.checks(tmp_path, asked)}
 
     assert {"partition spot: preemption", "partition gpu (default): preemption"} <= seen("spot,gpu").keys()

@@ -1,0 +1,146 @@
+"""Cancel beats requeue: whatever a job is doing when it is cancelled, nothing brings it back."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from cld_core.run import RunFolder
+from cld_core.run.events import Started
+from cld_core.run.lease import local_holder
+from cldctl.runs.state import OVER
+from tests.support.tools import wait_for
+
+from .containers import program
+from .lab import ENDLESS
+
+# Where a job is: in the setup; at work; its Python decides what follows a crash; its batch script asks for a requeue,
+# and gets no answer; the same, and the answer comes after the cancellation.
+CASES = [
+    ("setup", "cancel"),
+    ("setup", "scancel"),
+    ("work", "cancel"),
+    ("work", "scancel"),
+    ("decision", "cancel"),
+    ("decision", "scancel"),
+    ("away", "scancel"),
+    ("late", "cancel"),
+]
+# hold PHASE: waits where the file of a job and a phase says so, until the test removes what shows that it does.
+HOLD = """\
+#!/bin/sh
+file={folder}/$1-$SLURM_JOB_NAME-${{SLURM_ARRAY_TASK_ID-}}
+[ -e "$file" ] || exit 0
+mv "$file" "$file.held"
+while [ -e "$file.held" ]; do sleep 0.1; done
+"""
+# In front of Python. SIGTERM ends what decides no earlier than it would end Python, which heeds it.
+CONTAINER = """\
+#!/bin/sh
+case "$*" in *cldctl.jobs.aftermath*) trap "" TERM; {hold} decision; trap - TERM ;; esac
+exec "$@"
+"""
+# Only the requeue has no arguments. Where slurmctld is away, it is so for good.
+SCONTROL = """\
+#!/bin/sh
+if [ $# = 0 ]; then
+    away={folder}/away-$SLURM_JOB_NAME-${{SLURM_ARRAY_TASK_ID-}}
+    if [ -e "$away" ]; then
+        touch "$away.held"
+        echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2
+        exit 1
+    fi
+    {hold} late
+fi
+exec {scontrol} "$@"
+"""
+
+
+class Stage:
+    """Jobs that can be held in a phase."""
+
+    def __init__(self, lab, folder):
+        self.lab, self.folder = lab, folder / "holds"
+        self.folder.mkdir()
+        hold = program(folder / "hold", HOLD.format(folder=self.folder))
+        container = program(folder / "container", CONTAINER.format(hold=hold))
+        scontrol = SCONTROL.format(folder=self.folder, hold=hold, scontrol=shutil.which("scontrol"))
+        path = program(folder / "bin" / "scontrol", scontrol).parent
+        self.overrides = (
+            "cluster.nodes=1",
+            f"cluster.container={container}",
+            f"cluster.setup=['export PATH={path}:$PATH', '{hold} setup']",
+        )
+
+    def hold(self, phase, key):
+        (self.folder / f"{phase}-{key}").touch()
+
+    def wait_held(self, phase, key):
+        held = self.folder / f"{phase}-{key}.held"
+        wait_for(held.exists, timeout=60, what=f"{held.name}", last_seen=self.lab.slurm.describe)
+
+    def release(self, phase, key):
+        (self.folder / f"{phase}-{key}.held").unlink(missing_ok=True)
+
+    def reach(self, phase, name, key):
+        """Bring a run into a phase; returns its job."""
+        if phase == "setup":
+            self.wait_held(phase, key)
+            return self.lab.status(name)["job_id"]
+        job = self.lab.training(name)["job_id"]
+        if phase == "decision":
+            os.kill(local_holder(RunFolder(self.lab.runs / name).leases)["pid"], signal.SIGKILL)
+        if phase in ("away", "late"):
+            self.lab.slurm.run(["scancel", "--signal=USR2", job])
+        if phase != "work":
+            self.wait_held(phase, key)
+        return job
+
+    def cancel(self, way, name, job):
+        """Begin to cancel a run; returns the command, which stays until the run has ended."""
+        command = ["scancel", job] if way == "scancel" else [sys.executable, "-m", "cldctl", "cancel", name]
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, env=self.lab.slurm.env | self.lab.environment, **quiet)
+
+
+@pytest.mark.parametrize("kind", ["jobs", "tasks"])
+def test_nothing_comes_back(lab, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("CLDCTL_TEST_PACE", "0.05")
+    stage = Stage(lab, tmp_path)
+    if kind == "jobs":
+        names = [f"{phase}-{way}" for phase, way in CASES]
+        keys = [f"{name}-" for name in names]
+    else:
+        names = [f"mine-seed{number}" for number in range(len(CASES))]
+        keys = [f"mine-{number}" for number in range(len(CASES))]
+    for (phase, _), key in zip(CASES, keys, strict=True):
+        stage.hold(phase, key)
+    if kind == "jobs":
+        for name in names:
+            lab.submit(name, *stage.overrides)
+    else:
+        seeds = ",".join(map(str, range(len(CASES))))
+        settings = (*ENDLESS, "cluster.partition=low", *stage.overrides)
+        lab.cldctl("submit", "toy", *settings, "--sweep", f"train.seed={seeds}", "--name", "mine")
+
+    jobs, commands = [], []
+    for (phase, way), name, key in zip(CASES, names, keys, strict=True):
+        job = stage.reach(phase, name, key)
+        commands.append(stage.cancel(way, name, job))
+        wait_for(lambda job=job: lab.slurm.job_state(job) != "RUNNING", timeout=60, what=f"{name} to be cancelled")
+        stage.release(phase, key)
+        jobs.append(job)
+    for command in commands:
+        said = command.communicate(timeout=120)[0]
+        assert command.returncode == 0, said
+    lab.slurm.wait_idle(90)
+    for (phase, _), name, job in zip(CASES, names, jobs, strict=True):
+        assert lab.slurm.job_state(job) == "CANCELLED", name
+        # The last one was in the queue again for a moment, where Slurm heard the request after the cancellation.
+        assert int(lab.slurm.job_info(job)["Restarts"]) == (phase == "late"), name
+        starts = [event for event in RunFolder(lab.runs / name).ledger.events() if isinstance(event, Started)]
+        assert len(starts) == (0 if phase == "setup" else 1), name
+        assert lab.status(name)["state"] in OVER, name

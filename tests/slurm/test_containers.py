@@ -1,0 +1,110 @@
+"""A run in a container from which no Slurm can be asked comes back as any other: what it wants is done outside."""
+
+import os
+import signal
+
+import pytest
+
+from cld_core.run import RunFolder
+from cld_core.run.lease import local_holder
+from tests.support.tools import wait_for
+
+from .containers import Containers
+from .lab import ENDLESS
+
+ALONE = "cluster.nodes=1"
+
+
+@pytest.fixture
+def containers(tmp_path, monkeypatch):
+    """Also has each Python of a job note where it runs, and lets runs be gentle to the processor."""
+    containers = Containers(tmp_path / "containers")
+    monkeypatch.setenv("PYTHONPATH", str(containers.path), prepend=os.pathsep)
+    monkeypatch.setenv("CLDCTL_TEST_PACE", "0.05")
+    return containers
+
+
+def sweep(lab, *overrides):
+    """Two runs as tasks of one array; returns their names."""
+    settings = (*ENDLESS, ALONE, "cluster.partition=low", *overrides)
+    lab.cldctl("submit", "toy", *settings, "--sweep", "train.seed=0,1", "--name", "mine")
+    return "mine-seed0", "mine-seed1"
+
+
+def kill(lab, name):
+    """SIGKILL to the rank, as the OOM killer would."""
+    os.kill(local_holder(RunFolder(lab.runs / name).leases)["pid"], signal.SIGKILL)
+
+
+def came_back(lab, name, *causes, attempt=1):
+    """The run trains again after an attempt that ended by one of these causes, as the same job."""
+    before, now = lab.until(name, "to come back", lambda row: len(row["attempts"]) > attempt, 150)["attempts"][
+        attempt - 1 : attempt + 1
+    ]
+    assert before["cause"] in causes, (name, before)
+    assert now["job_id"] == before["job_id"], name
+
+
+def test_crashes(lab, containers, monkeypatch):
+    """A rank is killed; and a node is left on which a run crashed twice."""
+    monkeypatch.setenv("CLDCTL_TEST_BAD_NODE", "n1")
+    broken = lab.submit("broken", ALONE, "train.steps=60", *containers.apptainer)
+    monkeypatch.delenv("CLDCTL_TEST_BAD_NODE")
+    elsewhere = (ALONE, "cluster.exclude=n1")
+    names = ["apptainer", "unconfigured", "pyxis"]
+    for name in names:
+        lab.submit(name, *elsewhere, *getattr(containers, name))
+    names += sweep(lab, "cluster.exclude=n1", *containers.apptainer)
+    for name in names:
+        lab.training(name)
+        kill(lab, name)
+    for name in names:
+        came_back(lab, name, "crashed", "killed")
+    row = lab.ended("broken", timeout=180)
+    assert row["state"] == "FINISHED", broken.ledger.path.read_text()
+    assert [(failed.host, failed.restart) for failed in broken.ledger.history().failures] == [("n1", 0), ("n1", 1)]
+    assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
+    pythons = containers.pythons()
+    assert {place for place, _ in pythons} == {"apptainer", "unconfigured", "pyxis"}, pythons
+    assert {place for place, command in pythons if "cldctl.jobs.aftermath" in command} == {
+        place for place, _ in pythons
+    }
+
+
+def test_time_limits(lab, containers, tmp_path):
+    """During the training, and during the setup. What has no scontrol knows the limit that the job began with."""
+    begun = tmp_path / "begun"
+    slow = f"cluster.setup=['[ -e {begun} ] || {{ touch {begun}; sleep 600; }}']"
+    setup = lab.submit("setup", ALONE, slow, *containers.apptainer)
+    short = ("cluster.time_min=1", "cluster.signal_s=5")
+    names = ["apptainer", "unconfigured", "pyxis"]
+    for name in names:
+        lab.submit(name, ALONE, *short, *getattr(containers, name))
+    names += sweep(lab, *short, *containers.apptainer)
+    wait_for(begun.exists, timeout=60, what="the setup")
+    job = lab.status("setup")["job_id"]
+    lab.slurm.expire(job)
+    lab.slurm.wait_requeued(job)
+    lab.slurm.run(["scontrol", "update", f"jobid={job}", "TimeLimit=30"])
+    for name in names:
+        came_back(lab, name, "timeout")
+    assert len(lab.training("setup")["attempts"]) == 1
+    assert [failed.kind for failed in setup.ledger.history().failures] == ["early"]
+
+
+def test_preemption(lab, containers):
+    """Where it is final, the successor follows, which the container cannot submit."""
+    names = ["apptainer", "unconfigured", "pyxis"]
+    for name in names:
+        lab.submit(name, ALONE, *getattr(containers, name))
+    names += sweep(lab, *containers.apptainer)
+    lab.submit("final", ALONE, "cluster.successor=true", *containers.apptainer, partition="cancel")
+    for name in (*names, "final"):
+        lab.training(name)
+    lab.slurm.preempt_all(1)
+    for name in names:
+        came_back(lab, name, "preempted")
+    before, now = lab.training("final", attempt=1)["attempts"]
+    assert before["cause"] == "preempted"
+    assert now["first_step"] == before["last_step"]
+    assert now["job_id"] != before["job_id"]
