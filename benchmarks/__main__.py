@@ -18,9 +18,7 @@ TOPICS = (
     "likelihood",
     "checkpoint",
     "resume",
-    "fid",
     "ncsnpp_step",
-    "citizen",
     "fleet",
     "gpu",
 )

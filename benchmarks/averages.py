@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import cld_core
-from cld_core.averages.power import PowerAverages
+from cld_core.averages import PowerAverages
 from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder

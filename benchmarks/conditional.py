@@ -15,12 +15,13 @@ from torch import Tensor
 
 import cld_core
 from benchmarks.diamond import sliced_w2
-from cld_core.analytic import ConditionalMixture, diamond
+from cld_core.analytic import diamond
 from cld_core.conditioning import GradientGuidance, Observation, Replacement, Way
 from cld_core.config.registry import SECTIONS
 from cld_core.samplers import sample
 from cld_core.sde import CLD, VPSDE, Diffusion
 from cld_core.seeds import SampleNoise, generator
+from tests.support.observed_mixture import ConditionalMixture, law_given
 
 LAW = diamond()
 FIRST = torch.tensor([[1.0, 0.0]])
@@ -48,9 +49,9 @@ Sampler = Callable[[Observation, Way, dict, int], Tensor]
 def exact(sde: Diffusion) -> Sampler:
     def draw(observation: Observation, way: Way, keys: dict, n: int) -> Tensor:
         noise, apart = (SampleNoise(0, name, first=0, last=n) for name in ("sample", "observation"))
-        given = way.conditioned(LAW.score(sde), sde, observation, apart)
+        conditioned = way.conditioned(LAW.score(sde), sde, observation, apart)
         spec = SECTIONS["sampling"].find(keys["method"]).spec(**keys)
-        return given.finished(sample(given, sde, spec, noise, (2,)).x)
+        return conditioned.finished(sample(conditioned, sde, spec, noise, (2,)).x)
 
     return draw
 
@@ -65,8 +66,8 @@ def trained(run: str) -> Sampler:
 
 
 def cell(x: Tensor, law: ConditionalMixture) -> str:
-    true = law.sample(len(x), generator(1, "true"))
-    return f"{sliced_w2(x, true):.4f} / {float(law.log_density(x).mean()):.2f}"
+    distance = sliced_w2(x, law.sample(len(x), generator(1, "true")))
+    return f"{distance:.4f} / {float(law.log_density(x).mean()):.2f}"
 
 
 def rows(draw: Sampler, error: float, n: int) -> Iterator[list[str]]:
@@ -75,7 +76,7 @@ def rows(draw: Sampler, error: float, n: int) -> Iterator[list[str]]:
         observation = Observation.linear(matrix, value, sigma)
         if masked:
             observation = Observation.masked(torch.tensor([y, 0.0]), torch.tensor([True, False]), sigma)
-        law = LAW.given(matrix, value, sigma)
+        law = law_given(LAW, matrix, value, sigma)
         yield [name, "true samples", cell(law.sample(n, generator(0, "true")), law), ""]
         for how, way in WAYS:
             if masked or not how.startswith("replacement"):

@@ -3,7 +3,7 @@
 from benchmarks import baseline, models
 from benchmarks.harness import BASELINE, Report, Settings, interleaved, rows_of
 from benchmarks.limits import memory_bandwidth
-from cld_core.ema import Ema
+from cld_core.averages import Ema
 
 
 def topic(settings: Settings) -> Report:

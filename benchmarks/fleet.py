@@ -3,15 +3,12 @@
 Each task is a process of its own, which computes one shard; the last one merges.
 """
 
-import contextlib
 import dataclasses
-import importlib
-import json
+import multiprocessing
 import os
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,7 +27,6 @@ from cld_core.run.evaluations import Evaluation
 from cld_core.stop import StopFlag
 from cld_core.train import session
 
-ROOT = Path(__file__).parents[1]
 SHARDS = 64
 # 10.5 million weights: a checkpoint of 160 MiB, with the average and the two moments of the optimiser.
 SIZE = ("network.width=1024", "network.layers=12")
@@ -38,17 +34,27 @@ SIZE = ("network.width=1024", "network.layers=12")
 TINY = ("network.width=8", "network.layers=2")
 # The picture of samples is part of the merge, but not what is counted.
 FAST = ("sampling.method=em", "sampling.nfe=2")
+# A shard has one test point, which takes no time.
+SHORT = {"loss": dataclasses.replace(registry.ROWS["loss"], chunk=1)}
 # Tasks that run side by side.
 AT_ONCE = 8
 
 
 def topic(settings: Settings) -> Report:
     shards, size = (4, ("network.width=16",)) if settings.quick else (SHARDS, SIZE)
-    # A process that starts others by forking has one thread.
-    command = [sys.executable, "-m", "benchmarks.fleet", str(settings.work), str(shards), *size]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    counts = json.loads(subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, check=True).stdout)
-    read, checkpoint = counts["read"] + shards * counts["weights"], counts["checkpoint"]
+    with mock.patch.dict(registry.ROWS, SHORT), mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):
+        trained(settings.work / "tiny", TINY, 2).compute(Ranks())
+        work = trained(settings.work / "run", size, shards)
+        # Tasks are forks of a process that knows nothing of the run, but has read all Python files.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([name for name in sys.modules if not name.endswith("_main__")])
+        with context.Pool(AT_ONCE, maxtasksperchild=1) as pool:
+            counts = sum(pool.imap_unordered(partial(task, work.folder), range(shards)), Counter[str]())
+    assert Evaluation(work.folder).report is not None, "the last task merges"
+    state = torch.load(work.run.checkpoint_file(1), weights_only=True)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in state["model"].values())
+    checkpoint = sum(file.stat().st_size for file in work.run.checkpoints.glob("step_00000001.*"))
+    read = counts["read"] + shards * weights
     parts = (
         f"{read / 2**20:,.0f} MiB read ({read / checkpoint:.1f} checkpoints of {checkpoint / 2**20:,.0f} MiB)",
         f"{counts['opened']:,} files opened",
@@ -60,7 +66,7 @@ def topic(settings: Settings) -> Report:
     return report
 
 
-def trained(folder: Path, overrides: list[str], shards: int) -> Evaluation:
+def trained(folder: Path, overrides: tuple[str, ...], shards: int) -> Evaluation:
     """An evaluation of a run with one checkpoint, of which nothing is computed yet."""
     settings = ["train.steps=1", "train.batch_size=4", f"eval.points={shards}", *FAST, *overrides]
     run = RunFolder.create(folder, load(RECIPES / "toy.yaml", settings), {"created": 0.0})
@@ -68,18 +74,7 @@ def trained(folder: Path, overrides: list[str], shards: int) -> Evaluation:
     return Evaluation(request_of(run.recipe(), ("loss",), 1, shards).save(run))
 
 
-def prepare(folder: Path, overrides: list[str], shards: int) -> dict[str, Any]:
-    """Make what is evaluated; tells which modules that takes, and sizes in bytes."""
-    trained(folder / "tiny", [*overrides, *TINY], 2).compute(Ranks())
-    work = trained(folder / "run", overrides, shards)
-    state = torch.load(work.run.checkpoint_file(1), weights_only=True)
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in state["model"].values())
-    checkpoint = sum(file.stat().st_size for file in work.run.checkpoints.glob("step_00000001.*"))
-    sizes = {"checkpoint": checkpoint, "weights": weights}
-    return {"folder": str(work.folder), "modules": sorted(sys.modules), **sizes}
-
-
-def task(folder: Path, shard: int) -> dict[str, int]:
+def task(folder: Path, shard: int) -> Counter[str]:
     """Compute one shard; files that were opened, folders that were listed, and bytes that were read."""
     counts: Counter[str] = Counter()
     runs = str(folder.parents[1])
@@ -90,65 +85,16 @@ def task(folder: Path, shard: int) -> dict[str, int]:
             counts[name] += 1
 
     # These open files without Python's knowledge.
-    unseen = [mock.patch.object(safetensors, "safe_open", side_effect=safetensors.safe_open)]
-    unseen.append(mock.patch.object(torch.UntypedStorage, "from_file", side_effect=torch.UntypedStorage.from_file))
-    with contextlib.ExitStack() as stack:
-        opens = [stack.enter_context(one) for one in unseen]
+    mapped = mock.patch.object(safetensors, "safe_open", side_effect=safetensors.safe_open)
+    stored = mock.patch.object(torch.UntypedStorage, "from_file", side_effect=torch.UntypedStorage.from_file)
+    with mapped as first, stored as second, mock.patch.dict(registry.ROWS, SHORT):
         before = _read_so_far()
         sys.addaudithook(seen)
         assert Evaluation(folder).compute(Ranks(), only=[shard]), "it was not asked to stop"
-        counts["opened"] += sum(call.call_count for call in opens)
-    return {**counts, "read": _read_so_far() - before}
+        counts["opened"] += first.call_count + second.call_count
+    return counts + Counter(read=_read_so_far() - before)
 
 
 def _read_so_far() -> int:
     """Bytes that read calls have returned to this process; what is mapped is not in it."""
     return int(Path("/proc/self/io").read_text().split()[1])
-
-
-def forked(call: Callable[[], Any]) -> Callable[[], Any]:
-    """Start ``call`` in a copy of this process; returns what waits for its result."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 1
-        try:
-            with os.fdopen(writing, "w") as out:
-                json.dump(call(), out)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writing)
-
-    def result() -> Any:
-        with os.fdopen(reading) as answer:
-            text = answer.read()
-        os.waitpid(child, 0)
-        return json.loads(text)
-
-    return result
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    # A shard has one test point, which takes no time.
-    registry.ROWS["loss"] = dataclasses.replace(registry.ROWS["loss"], chunk=1)
-    folder, shards, overrides = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-    prepared = forked(lambda: prepare(folder, overrides, shards))()
-    # So that no task reads Python files.
-    for name in prepared.pop("modules"):
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
-    work = Path(prepared.pop("folder"))
-    total: Counter[str] = Counter()
-    for first in range(0, shards, AT_ONCE):
-        some = range(first, min(first + AT_ONCE, shards))
-        for wait in [forked(lambda shard=shard: task(work, shard)) for shard in some]:
-            total.update(wait())
-    assert Evaluation(work).report is not None, "the last task merges"
-    print(json.dumps({**prepared, **total}))
-
-
-if __name__ == "__main__":
-    main()

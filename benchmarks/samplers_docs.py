@@ -20,8 +20,8 @@ from cld_core.metrics import Quantity
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Sweep, sweeps_of
 from cldctl.evals import samplers
+from cldctl.evals.results import is_complete, keys_of, rows
 from cldctl.evals.samplers import NFE, SAMPLER
-from cldctl.evals.table import is_complete, keys_of, rows
 
 PAGE = Path(__file__).parent.parent / "docs" / "samplers-measured.md"
 

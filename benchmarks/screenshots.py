@@ -1,4 +1,4 @@
-"""`python -m benchmarks.screenshots RUNS RUN`: docs/images/top.svg and status.svg, of real runs, with one selected.
+"""`python -m benchmarks.screenshots RUNS RUN [RUN]`: status.svg and top.svg of docs/images, of real runs, one selected.
 
 The pictures in the documentation: a group of two runs, a run that is finished and evaluated, and one that trains, was
 cancelled, resumed and is evaluated. They are taken while these run, so that they are made by hand:
@@ -11,6 +11,18 @@ cancelled, resumed and is evaluated. They are taken while these run, so that the
     cldctl cancel spirals
     cldctl resume spirals
     cldctl eval spirals --elbo --shards 8 eval.points=20000
+
+With a second run, docs/images/report.png, too: the first screen of its report, by Debian's chromium. That is a run of a
+minute on one core, which was interrupted once:
+
+    cldctl submit toy_diamond train.steps=12000 --name nine-gaussians --cluster local objective.mixed_score=true \
+        network.time_input=fourier train.batch_size=256 train.checkpoint_every=3000 train.log_every=50
+    cldctl cancel nine-gaussians
+    cldctl resume nine-gaussians --follow
+    cldctl eval nine-gaussians --elbo --checkpoint all --cluster local --follow
+    cldctl eval nine-gaussians --elbo --sweep eval.elbo.velocities=1,4,16 --sweep eval.elbo.probes=1,4 \
+        eval.points=500 --cluster local --follow
+    cldctl sample nine-gaussians -n 4000
 """
 
 import asyncio
@@ -29,7 +41,9 @@ from cldctl.runs.selection import Selection
 from cldctl.show.console import out
 from cldctl.show.runs import Query, show
 from cldctl.top.app import Top
+from tests.support.browser import chromium, opened
 from tests.support.piloted import Screen
+from tests.support.tools import cldctl
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 _STATUS = {
@@ -76,7 +90,17 @@ async def _picture(root: Path, selected: str) -> str:
         return app.export_screenshot(title="cldctl top")
 
 
+def record_report(root: Path, selected: str, target: Path) -> None:
+    """Write the picture of the first screen of a report."""
+    cldctl("report", selected, runs=root)
+    with chromium() as browser, opened(browser, root / selected / "report.html") as shown:
+        shown.page.screenshot(path=target)
+
+
 if __name__ == "__main__":
-    for make, name in ((record_status, "status.svg"), (record_top, "top.svg")):
-        make(Path(sys.argv[1]), sys.argv[2], IMAGES / name)
-        print(IMAGES / name)
+    runs, *names = sys.argv[1:]
+    made = [(record_status, names[0], "status.svg"), (record_top, names[0], "top.svg")]
+    made += [(record_report, name, "report.png") for name in names[1:]]
+    for record, name, file in made:
+        record(Path(runs), name, IMAGES / file)
+        print(IMAGES / file)

@@ -1,7 +1,7 @@
 """Tuned samplers against untuned ones, and what a tuned one is worth elsewhere: `python -m benchmarks.tune --help`.
 
-Without arguments: exact scores of the diamond. `--run` adds networks that `cldctl tune` has fitted a sampler to, for
-example
+Without arguments: exact scores of the diamond. `--between` carries times that were fitted with one diffusion over to
+the others, at equal shares of B(t)^(1/6). `--run` adds networks that `cldctl tune` has fitted a sampler to, for example
 
     cldctl submit toy_diamond --cluster local --follow --name diamond train.steps=20000 objective.mixed_score=true
     cldctl tune diamond --nfe 5,7,10 --follow
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.table import Table
 from torch import Tensor
 
 import cld_core
@@ -33,12 +34,13 @@ from cld_core.run import RunFolder
 from cld_core.run.tunings import CANDIDATES, SPACINGS, STAGES, Flow, Row, Solution, solutions_of
 from cld_core.samplers.tuned import Linear
 from cld_core.score import ScoreFunction
-from cld_core.sde import CLD, Diffusion
+from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 from cld_core.seeds import SampleNoise
 from cld_core.tune.job import Ends, Problem, best
-from cld_core.tune.linear import Fitted, of_exponential, spaced
+from cld_core.tune.linear import Fitted, of_exponential, shares_of, spaced, times_of
 
 EPS = 1e-3
+DIFFUSIONS: dict[str, Diffusion] = {"CLD": CLD(), "PSLD": PSLD(), "HOLD": HOLD(), "VPSDE": VPSDE()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,28 @@ def quality(case: Case, linear: Linear, n: int, seeds: int) -> str:
     return f"{statistics.mean(distances):.4f} / {statistics.mean(densities):.3f}"
 
 
+def carried(row: Row, origin: Diffusion, sde: Diffusion) -> Linear:
+    """The sampler of a row that was fitted with ``origin``, with its order and corrector, for another diffusion."""
+    times = times_of(sde.schedule, shares_of(origin.schedule, row.sampler.times), EPS)
+    return of_exponential(sde, times, *CANDIDATES[row.which], True)
+
+
+def between(nfe: int, points: int, fresh: int) -> Table:
+    """Distances from the flow of times that were fitted with one diffusion and are used with another."""
+    cases = [of_diamond(name, sde) for name, sde in DIFFUSIONS.items()]
+    headings = ("with", "untuned", *(f"times of {case.name}" for case in cases))
+    shown = harness.table(f"{nfe} evaluations: rms distance from the flow on fresh noise", headings)
+    rows = {}
+    for case in cases:
+        *_, (_, rows[case.name], _) = fitted(case, nfe, points, ("untuned", "grid"))
+    for case in cases:
+        ends = case.ends(9, fresh)
+        own, _, _ = untuned(case, nfe, ends)
+        distances = [rms(case, carried(rows[other.name], other.sde, case.sde), ends) for other in cases]
+        shown.add_row(case.name, *(f"{one:.4f}" if math.isfinite(one) else "diverges" for one in (own, *distances)))
+    return shown
+
+
 def loaded(text: str) -> tuple[RunFolder, Model]:
     path, _, step = text.partition(":")
     return RunFolder(path), cld_core.load(path, step or "last", device="cpu")
@@ -128,12 +152,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4, help="independent sets of samples")
     parser.add_argument("--run", action="append", default=[], help="run folder with tuned samplers; repeatable")
     parser.add_argument("--on", action="append", default=[], help="run that all solutions are applied to; repeatable")
+    parser.add_argument("--between", action="store_true", help="only times of one diffusion, used with another")
     parser.add_argument("--only-runs", action="store_true", help="leave the exact scores out")
     parser.add_argument("--save", type=Path, help="file for the solutions of exact scores")
     parser.add_argument("--load", type=Path, help="such a file, whose solutions are applied, too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     out = harness.console()
+    if arguments.between:
+        for nfe in arguments.nfe:
+            out.print(between(nfe, arguments.points, arguments.fresh))
+        return
     solutions: list[tuple[str, Solution]] = []
     title = "rms: distance from the flow on fresh noise; sliced W2 / mean log-density"
     shown = harness.table(title, ("case", "NFE", "sampler", "rms", "W2 / log-density"))

@@ -22,12 +22,12 @@ __all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__"
 
 # Imported when they are asked for: `import cld_core` loads no torch.
 _LAZY = {
-    "Likelihood": "likelihood:Likelihood",
-    "Model": "model:Model",
-    "Runs": "listing:Runs",
-    "Samples": "samplers:Samples",
-    "Trajectory": "model:Trajectory",
-    "register": "registration:register",
+    "Likelihood": "cld_core.likelihood:Likelihood",
+    "Model": "cld_core.model:Model",
+    "Runs": "cld_core.listing:Runs",
+    "Samples": "cld_core.samplers:Samples",
+    "Trajectory": "cld_core.model:Trajectory",
+    "register": "cld_core.registration:register",
 }
 
 
@@ -84,6 +84,6 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'cld_core' has no attribute {name!r}")
-    from .imports import resolve
+    from .registration import resolve
 
-    return resolve(f"cld_core.{_LAZY[name]}")
+    return resolve(_LAZY[name])

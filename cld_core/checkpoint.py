@@ -314,7 +314,9 @@ class _HashingFile:
     """A writable file that knows the size and checksum of what was written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._digest, self._size = file, hashlib.sha256(), 0
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._size = 0
 
     @property
     def content(self) -> Content:

@@ -52,7 +52,10 @@ class Guided:
     """
 
     def __init__(self, score: LabelScore, label: Tensor, none: int, spec: SamplingSpec) -> None:
-        self._score, self._label, self._none, self._spec = score, label, none, spec
+        self._score = score
+        self._label = label
+        self._none = none
+        self._spec = spec
         self._rows = torch.arange(len(label), device=label.device)
         self.extra = torch.zeros_like(label)
 

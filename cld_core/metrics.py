@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cld_core.errors import UsageError, did_you_mean
-from cld_core.imports import resolve
 from cld_core.ranges import CHUNK
-from cld_core.registration import table
+from cld_core.registration import resolve, table
 
 if TYPE_CHECKING:
     from cld_core.evaluate.rows import Table

@@ -16,7 +16,7 @@ from cld_core.checkpoint import FORMAT, Weights, exported_weights, write_weights
 from cld_core.run.checkpoints import pick_checkpoint, weights_digest
 
 from . import guidance, likelihood, nets, numerics, pictures, samplers, sde
-from .averages.power import averaged
+from .averages import averaged
 from .classes import Classes
 from .codec import from_plain, to_plain
 from .conditioning import GradientGuidance, Observation, Way
@@ -27,8 +27,8 @@ from .data.source import DescribedSource, Source, classes_of, describe, source
 from .errors import CheckpointError, RecipeError, UsageError
 from .files import replacing
 from .likelihood import Likelihood
-from .nets import precision as precisions
-from .nets.compiled import Compiled
+from .nets import execution
+from .nets.execution import Compiled
 from .run.folder import named
 from .run.recipe import trusted_recipe
 from .samplers.path import Recorder, Watcher
@@ -74,7 +74,7 @@ class Model:
         step: the optimiser step of the weights.
         checkpoint: digest of the averaged weights of the checkpoint that they are from; empty if it is not known.
         ema_length: the relative length of their average; None for that of `train.ema`.
-        ema_error: how well that average could be made (`averages.profiles.Mixture`); None if nothing had to be.
+        ema_error: how well that average could be made (`average_profiles.Mixture`); None if nothing had to be.
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
         classes: those of a class-conditional model, which takes labels; None for any other.
@@ -96,7 +96,9 @@ class Model:
         Args:
             classes: of the data, which are asked for them if it is None and the recipe wants labels.
         """
-        self.recipe, self.step, self.device = recipe, step, torch.device(device)
+        self.recipe = recipe
+        self.step = step
+        self.device = torch.device(device)
         self.path: Path | None = None
         self.checkpoint = ""
         self.ema_length: float | None = None
@@ -108,8 +110,8 @@ class Model:
         self.classes = classes if classes is not None or not recipe.data.labels else classes_of(self.source)
         if net is None:
             net = nets.of_recipe(recipe, self.data_shape, self.classes).to(self.device).eval()
-            if precisions.prefers_channels_last(self.device):
-                precisions.store(net, channels_last=True)
+            if execution.prefers_channels_last(self.device):
+                execution.store(net, channels_last=True)
         self.net = net
         self._scores: dict[tuple[bool, str], Score] = {}
         self.score = self.score_of(compiled=False)
@@ -139,7 +141,7 @@ class Model:
         """
         known = self._scores.get((compiled, precision))
         if known is None:
-            net = precisions.prepared(self.net, self.device, precision)
+            net = execution.prepared(self.net, self.device, precision)
             known = Score(self.sde, self.recipe.objective, Compiled(net) if compiled else net)
             self._scores[compiled, precision] = known
         return known

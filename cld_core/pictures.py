@@ -13,7 +13,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from .config.check import MAX_PICTURE
+from .config.schema import MAX_PICTURE
 from .config.train import EmaSpec
 from .data.images import to_pixels
 from .data.source import Source

@@ -1,6 +1,10 @@
-"""What plug-ins register (docs/howto/plug-ins.md), beside what cldctl ships, in one table for each kind of thing."""
+"""What plug-ins register (docs/howto/plug-ins.md), beside what cldctl ships, in one table for each kind of thing.
+
+Tables name implementations as "module:attribute", which is imported when it is needed.
+"""
 
 import dataclasses
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -81,3 +85,13 @@ def table(name: str, shipped: Mapping[str, Any]) -> dict[str, Any]:
 def is_shipped(table: str, name: str) -> bool:
     """Whether a name belongs to what cldctl ships, not to a plug-in."""
     return name in _SHIPPED[table]
+
+
+def resolve(name: Any) -> Any:
+    """What "module:attribute" names; the attribute may be dotted. Anything else than a text is what it is.
+
+    Raises:
+        ImportError: there is no such module.
+        AttributeError: the module has no such attribute.
+    """
+    return pkgutil.resolve_name(name) if isinstance(name, str) else name

@@ -29,7 +29,6 @@ class NoiseModel(Protocol):
 
     def predicted_noise(self, u: Tensor, t: Tensor, *, augmented: Tensor | None = None) -> Tensor:
         """(B, mC, ...): the estimate of the noise in the scored halves of u (B, nC, ...) at the times t (B,)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,11 +72,9 @@ class SampleNoise:
 
 
 def delivered(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Numbers of the CPU on a device; a CUDA device copies them while the CPU goes on."""
-    if device.type == "cpu":
-        return numbers
+    """Numbers on a device; a CUDA device copies those of the CPU while the CPU goes on."""
     on_cuda = device.type == "cuda"
-    if on_cuda:
-        # torch keeps pinned memory that a stream still reads, even if its tensor is gone.
+    if on_cuda and numbers.device.type == "cpu":
+        # From memory that can be paged out, the CPU would wait. torch keeps pinned memory that a stream still reads.
         numbers = numbers.pin_memory()
     return numbers.to(device, non_blocking=on_cuda)

@@ -85,7 +85,9 @@ class _Step:
     """
 
     def __init__(self, field: Field, prepare: Prepare, sign: float, y: Tensor) -> None:
-        self._field, self._prepare, self._sign = field, prepare, sign
+        self._field = field
+        self._prepare = prepare
+        self._sign = sign
         self._slopes = torch.empty(7, y.numel(), dtype=torch.float64, device=y.device)
         # One table, because each copy to a device waits for it.
         table = [(*row, *[0.0] * (7 - len(row))) for row in (*_A, _B, _E, _C)]

@@ -4,7 +4,6 @@ An option and the environment go over the defaults. A cache may be deleted at an
 """
 
 import os
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,8 @@ from cld_core.sanitize import one_line
 _MAX_BYTES = 64 * 2**10
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The defaults; None if one is not set.
-
-    Attributes:
-        cluster: where new runs start.
-        runs_dir: folder of the runs, absolute.
-        profile: settings of that cluster for its jobs.
-    """
-
-    cluster: str | None = None
-    runs_dir: str | None = None
-    profile: str | None = None
-
-
-KEYS = tuple(entry.name for entry in fields(Config))
+# Where new runs start; the folder of the runs, absolute; the settings of that cluster for its jobs.
+KEYS = ("cluster", "runs_dir", "profile")
 
 
 def folder() -> Path | None:
@@ -73,16 +58,16 @@ def file() -> Path | None:
     return None if place is None else place / "config.yaml"
 
 
-def read() -> Config:
-    """The defaults in force.
+def read() -> dict[str, str]:
+    """The defaults in force, by those of `KEYS` that are set.
 
     Raises:
         UsageError: the file cannot be read, is not this user's alone, or has a wrong key or value.
     """
     path = file()
     if path is None or not os.path.lexists(path):
-        return Config()
-    return _config(path, _content(path))
+        return {}
+    return _checked(path, _content(path))
 
 
 def setting(name: str) -> str | None:
@@ -91,8 +76,7 @@ def setting(name: str) -> str | None:
     Raises:
         UsageError: as `read`.
     """
-    value: str | None = os.environ.get(f"CLDCTL_{name.upper()}") or getattr(read(), name)
-    return value
+    return os.environ.get(f"CLDCTL_{name.upper()}") or read().get(name)
 
 
 def runs_dir() -> Path:
@@ -101,7 +85,7 @@ def runs_dir() -> Path:
     Raises:
         UsageError: as `read`.
     """
-    configured = None if os.environ.get("CLDCTL_RUNS") else read().runs_dir
+    configured = None if os.environ.get("CLDCTL_RUNS") else read().get("runs_dir")
     return Path(configured) if configured else default_root()
 
 
@@ -126,7 +110,7 @@ def _content(path: Path) -> Any:
         raise UsageError(f"{path}: not valid YAML. Write lines such as `cluster: slurm`.") from error
 
 
-def _config(path: Path, content: Any) -> Config:
+def _checked(path: Path, content: Any) -> dict[str, str]:
     if not isinstance(content, dict | None):
         raise UsageError(f"{path}: not a mapping. Write lines such as `cluster: slurm`.")
     given = dict(content or {})
@@ -141,4 +125,4 @@ def _config(path: Path, content: Any) -> Config:
         if not os.path.isabs(given["runs_dir"]):
             fix = "which is not absolute. Write a path from / or ~"
             raise UsageError(f"{path}: 'runs_dir' cannot be {runs!r}, {fix}.")
-    return Config(**given)
+    return {name: given[name] for name in KEYS if given.get(name) is not None}

@@ -88,10 +88,8 @@ def is_locked(folder: Path) -> bool:
     try:
         with opened(folder / ".submit.lock") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 

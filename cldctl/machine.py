@@ -62,7 +62,7 @@ def _defaults(cluster: str) -> Check:
     """What the user's own defaults are, and where jobs go."""
     path = config.file()
     try:
-        given = {name: value for name in config.KEYS if (value := getattr(config.read(), name)) is not None}
+        given = config.read()
     except CldError as error:
         problem, _, advice = str(error).partition(". ")
         return Check("config", "fail", problem, advice)

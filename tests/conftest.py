@@ -69,15 +69,12 @@ def scripted(monkeypatch):
 def small(monkeypatch, tmp_path_factory):
     """A checkout of two files, which a test may change; storing that of all files takes a while."""
     from cld_core.run import code
-    from cldctl.runs import checkout
 
     root = tmp_path_factory.mktemp("checkout")
     (root / "cld_core").mkdir()
     (root / "cld_core/__init__.py").write_text("")
     (root / "cld_core/a.py").write_text("A = 1\n")
     monkeypatch.setattr(code, "ROOT", root)
-    monkeypatch.setattr(checkout.copy, "__defaults__", (root,))
-    monkeypatch.setattr(checkout.patch, "__defaults__", (root,))
     return root
 
 

@@ -100,7 +100,10 @@ class GradientGuided:
     def __init__(
         self, score: ScoreFunction, sde: Diffusion, observation: Observation, guidance: GradientGuidance
     ) -> None:
-        self._score, self.sde, self.observation, self.guidance = score, sde, observation, guidance
+        self._score = score
+        self.sde = sde
+        self.observation = observation
+        self.guidance = guidance
         self._pull = self._by_jacobian if guidance.of_jacobian(observation) else self._isotropic
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
@@ -216,7 +219,9 @@ class Replaced:
         self, score: ScoreFunction, sde: Diffusion, observation: Observation, replacement: Replacement, noise: Noise
     ) -> None:
         assert observation.mask is not None, "`Replacement.require_usable` refuses other observations"
-        self._score, self.sde, self._noise = score, sde, noise
+        self._score = score
+        self.sde = sde
+        self._noise = noise
         self._shape = (sde.n * observation.shape[0], *observation.shape[1:])
         self._renew = replacement.renew
         self._e = noise.normal(self._shape)

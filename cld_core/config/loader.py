@@ -21,10 +21,9 @@ from cld_core.files import passes, read_bytes
 from cld_core.sanitize import printable
 
 from . import plugins, shipped
-from .check import problems
 from .keys import WRONG, Entry, entries, is_text, shown
 from .registry import SECTIONS, SELECTORS, default_specs, known, refusal, spec_of, specs_of
-from .schema import Recipe, leaves, walk
+from .schema import Recipe, leaves, problems, walk
 
 # Reading a file of this size takes seconds; shipped recipes have 2 KiB.
 MAX_BYTES = 256 * 2**10

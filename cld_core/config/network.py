@@ -8,7 +8,7 @@ from .keys import Problem, key, shown
 
 # Weights of a network for toy data: with gradients and moments, so many take 160 GB.
 MAX_WEIGHTS = 10**10
-# Numbers by which the network is told how an image was changed (`cld_core.augment`).
+# Numbers by which the network is told how an image was changed (`cld_core.train.step`).
 CONDITIONS = 9
 
 

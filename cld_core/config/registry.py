@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cld_core.errors import RecipeError, UsageError, nearest
-from cld_core.imports import resolve
-from cld_core.registration import Variant, table
+from cld_core.registration import Variant, resolve, table
 
 from .data import CelebaHq256Spec, Cifar10Spec, ImageDataSpec, ToyDataSpec
 from .keys import Entry, entries, key
@@ -99,14 +98,14 @@ _DATA = {
     "folder": Variant(ImageDataSpec, _IMAGES),
 }
 _SDE = {
-    "cld": Variant(CldSpec, "cld_core.sde.cld:CLD"),
-    "vpsde": Variant(VpsdeSpec, "cld_core.sde.vpsde:VPSDE"),
-    "psld": Variant(PsldSpec, "cld_core.sde.psld:PSLD"),
-    "hold": Variant(HoldSpec, "cld_core.sde.hold:HOLD"),
+    "cld": Variant(CldSpec, "cld_core.sde.diffusions:CLD"),
+    "vpsde": Variant(VpsdeSpec, "cld_core.sde.diffusions:VPSDE"),
+    "psld": Variant(PsldSpec, "cld_core.sde.diffusions:PSLD"),
+    "hold": Variant(HoldSpec, "cld_core.sde.diffusions:HOLD"),
 }
 _NETWORK = {
     "mlp": Variant(MlpSpec, "cld_core.nets.mlp:MLP"),
-    "resnet": Variant(ResnetSpec, "cld_core.nets.resnet:ResNet"),
+    "resnet": Variant(ResnetSpec, "cld_core.nets.mlp:ResNet"),
     "ncsnpp": Variant(NcsnppSpec, "cld_core.nets.ncsnpp:Ncsnpp"),
 }
 _OBJECTIVE = dict.fromkeys(("hsm", "dsm"), Variant(ObjectiveSpec, "cld_core.loss:ScoreMatching"))

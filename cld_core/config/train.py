@@ -154,14 +154,9 @@ class PeriodicSpec:
     fid_samples: int = key(10_000, "samples of an FID; it is biased upwards if there are few", ge=2, le=10_000_000)
     batch_size: int = key(64, "samples or test points that a rank computes at once", ge=1, le=1_000_000)
 
-    def wants_samples(self, step: int) -> bool:
-        return is_due(step, self.samples_every, self.samples_from)
-
-    def wants_elbo(self, step: int) -> bool:
-        return is_due(step, self.elbo_every, self.elbo_from)
-
-    def wants_fid(self, step: int) -> bool:
-        return is_due(step, self.fid_every, self.fid_from)
+    def wants(self, what: Literal["samples", "elbo", "fid"], step: int) -> bool:
+        """Whether it is computed after a step."""
+        return is_due(step, getattr(self, f"{what}_every"), getattr(self, f"{what}_from"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,8 @@ import numpy as np
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .archives import Member, members
 from .lmdb_images import LmdbReader, published
-from .prepare import Part, Plan
+from .prepare import Member, Part, Plan, members
 from .store import CHANNELS, SPLITS, Split
 
 SIZE = 256

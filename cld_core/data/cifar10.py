@@ -16,8 +16,7 @@ import numpy as np
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .archives import Member, members
-from .prepare import Part, Plan
+from .prepare import Member, Part, Plan, members
 from .store import CHANNELS, Split, blake2b
 
 ARCHIVE = "cifar-10-python.tar.gz"

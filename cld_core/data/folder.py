@@ -22,8 +22,7 @@ from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import has_control, one_line
 from cld_core.seeds import key_of
 
-from .archives import Member, members
-from .prepare import Part, Plan
+from .prepare import Member, Part, Plan, members
 from .store import SPLITS, Split
 
 DEFAULT_VALIDATION = 0.1

@@ -198,7 +198,9 @@ class ImageSource:
     def __init__(self, spec: ImageDataSpec, device: torch.device | str = "cpu") -> None:
         self.shape: tuple[int, ...] = (store.CHANNELS, spec.pixels, spec.pixels)
         self.wait_s = 0.0
-        self._spec, self._root, self._device = spec, Path(spec.path).expanduser(), torch.device(device)
+        self._spec = spec
+        self._root = Path(spec.path).expanduser()
+        self._device = torch.device(device)
         self._pinned = self._device.type == "cuda"
         self._pool: ThreadPoolExecutor | None = None
         # Batches that are read ahead, by their arguments.

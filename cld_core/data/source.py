@@ -41,27 +41,21 @@ class Source(Protocol):
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
         """Rows ``rows`` of the global batch of ``size`` examples of a step, (len(rows), C, ...)."""
-        ...
 
     def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
         """The test points ``first <= i < last``, (last - first, C, ...), as points of a density."""
-        ...
 
     def test_data(self, seed: int, first: int, last: int) -> Tensor:
         """The same examples in the form that training sees: images are not dequantised."""
-        ...
 
     def close(self) -> None:
         """Stop reading ahead."""
-        ...
 
     def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
         """What `batch` returns, and the labels, (len(rows),), int64, which may be on another device."""
-        ...
 
     def test_labels(self, seed: int, first: int, last: int) -> Tensor:
         """The labels of the test points ``first <= i < last``, (last - first,), int64."""
-        ...
 
 
 def classes_of(source: Source) -> Classes | None:

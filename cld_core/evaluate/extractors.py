@@ -19,8 +19,7 @@ from cld_core.config.eval import WEIGHTS_URL
 from cld_core.config.plugins import fingerprint
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.imports import resolve
-from cld_core.registration import table
+from cld_core.registration import resolve, table
 from cld_core.sanitize import printable
 
 if TYPE_CHECKING:

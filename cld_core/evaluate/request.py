@@ -8,7 +8,6 @@ from typing import Literal
 from cld_core import metrics as registry
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
-from cld_core.config.keys import is_due
 from cld_core.config.plugins import fingerprint
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec
@@ -81,8 +80,8 @@ def periodic_request(recipe: Recipe, metric: Literal["fid", "elbo"]) -> EvalRequ
         UsageError: it is smaller, or weights or statistics are missing or do not fit.
     """
     spec, steps = recipe.periodic, recipe.train.steps
-    every, first = (spec.fid_every, spec.fid_from) if metric == "fid" else (spec.elbo_every, spec.elbo_from)
-    if every is None or steps < every or not is_due(steps - steps % every, every, first):
+    every: int | None = getattr(spec, f"{metric}_every")
+    if every is None or steps < every or not spec.wants(metric, steps - steps % every):
         return None
     asked = replace(recipe.eval, samples=spec.fid_samples, points=spec.elbo_points)
     return request_of(replace(recipe, eval=asked, ema=EmaSpec()), (metric,), 0, points_key="periodic.elbo_points")

@@ -6,7 +6,8 @@ A network that is built for K classes also takes ``net(u, t, label)`` with label
 label, stands for none.
 """
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cld_core import sde
 from cld_core.classes import Classes
@@ -15,6 +16,8 @@ from cld_core.config.network import NetworkSpec
 from cld_core.errors import RecipeError
 
 __all__ = ["build", "dimension", "of_recipe"]
+# Numbers that stand for a label where they are appended to an input.
+LABEL_FEATURES = 16
 
 
 def of_recipe(recipe: Recipe, data_shape: tuple[int, ...], classes: Classes | None = None) -> nn.Module:
@@ -58,3 +61,17 @@ def dimension(data_shape: tuple[int, ...], name: str) -> int:
         text = f"network {name} takes vectors, but the data have shape {data_shape}"
         raise RecipeError(f"{text}. Choose a network for images, or a toy data set.")
     return data_shape[0]
+
+
+class LabelEmbedding(nn.Embedding):
+    """A vector for each of the classes, and one more for "no label"."""
+
+    def of(self, like: Tensor, label: tuple[Tensor, ...]) -> Tensor:
+        """(B, size), for a batch ``like`` (B, ...) with labels, or with none."""
+        none = self.num_embeddings - 1
+        return self(*(label or (torch.full((len(like),), none, device=like.device),)))
+
+
+def embedding(classes: int, size: int) -> LabelEmbedding | None:
+    """None, which draws no random numbers, for a network without labels."""
+    return LabelEmbedding(classes + 1, size) if classes else None

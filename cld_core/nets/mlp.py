@@ -1,10 +1,10 @@
-"""The fully connected network of the toy experiments (the paper, appendix E).
+"""The fully connected network of the toy experiments (the paper, appendix E), and a residual one.
 
-Its layers are linear with SiLU after each. On a CPU, oneDNN computes them where it is the faster one. Torch's own
-float32 products are MKL's, which on AMD's processors do without AVX-512. Without gradients, which is sampling of toy
-data, oneDNN fuses layer and SiLU. With gradients, it computes a product only if it gets what torch gets, to the last
-bit: which of the two is faster is measured, once per process, and a measurement must not decide how a run continues
-that is resumed.
+The layers of `MLP` are linear with SiLU after each. On a CPU, oneDNN computes them where it is the faster one. Torch's
+own float32 products are MKL's, which on AMD's processors do without AVX-512. Without gradients, which is sampling of
+toy data, oneDNN fuses layer and SiLU. With gradients, it computes a product only if it gets what torch gets, to the
+last bit: which of the two is faster is measured, once per process, and a measurement must not decide how a run
+continues that is resumed.
 """
 
 import functools
@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from cld_core.config.network import MlpSpec
+from cld_core.config.network import MlpSpec, ResnetSpec
 
-from . import dimension
-from .labels import LABEL_FEATURES, embedding
+from . import LABEL_FEATURES, dimension, embedding
 
 FREQUENCIES = 8
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -214,3 +213,34 @@ def _trial(rows: int, shape: torch.Size, strides: tuple[int, ...]) -> tuple[Tens
     weight = torch.empty_strided(shape, strides).normal_(generator=generator)
     h, bias = (torch.randn(size, generator=generator) for size in ((rows, shape[1]), (shape[0],)))
     return h, weight, bias
+
+
+class ResNet(nn.Module):
+    """A first layer, ``layers`` residual layers h + W [h, log t], each followed by SiLU, and a last layer.
+
+    An embedding of the label is appended beside log t.
+
+    Parameters are named as in the published network (`layers.0.weight`, ...). The arguments are those of
+    `cld_core.nets.build`.
+    """
+
+    def __init__(
+        self, spec: ResnetSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0
+    ) -> None:
+        super().__init__()
+        d, width = dimension(data_shape, spec.name), spec.width
+        more = 1 + (LABEL_FEATURES if classes else 0)
+        hidden = [nn.Linear(width + more, width) for _ in range(spec.layers)]
+        first, last = nn.Linear(halves_in * d + more, width), nn.Linear(width + more, halves_out * d)
+        self.layers = nn.ModuleList([first, *hidden, last])
+        self.label_embedding = embedding(classes, LABEL_FEATURES)
+
+    def forward(self, u: Tensor, t: Tensor, *label: Tensor) -> Tensor:
+        """(B, nd), (B,), and labels (B,) if it has classes, to (B, md)."""
+        given = () if self.label_embedding is None else (self.label_embedding.of(u, label),)
+        known = (t.log()[:, None], *given)
+        first, *hidden, last = self.layers
+        h = functional.silu(first(torch.cat([u, *known], dim=1)))
+        for layer in hidden:
+            h = functional.silu(h + layer(torch.cat([h, *known], dim=1)))
+        return last(torch.cat([h, *known], dim=1))

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from cld_core.config.network import CONDITIONS, NcsnppSpec
 from cld_core.errors import RecipeError
 
-from .labels import embedding
+from . import embedding
 
 Activation = Callable[[Tensor], Tensor]
 Direction = Literal["down", "up"]
@@ -373,7 +373,7 @@ class Ncsnpp(nn.Module):
         """The result has the type of u, even under autocast; t may have any floating type, and float64 is kept.
 
         Args:
-            augmented: how images were changed (B, 9), as in `cld_core.augment`; None: they were not. Only networks with
+            augmented: how images were changed (B, 9), see `train.step.Changes`; None: they were not. Only networks with
                 `spec.augment` take it.
 
         Raises:

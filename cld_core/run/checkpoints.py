@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StoredAverages:
-    """What power-function averages a file has: see `averages.power.PowerAverages`."""
+    """What power-function averages a file has: see `averages.PowerAverages`."""
 
     lengths: tuple[float, ...]
     began: int

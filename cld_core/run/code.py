@@ -1,20 +1,21 @@
 """The code of a run: what was stored in its folder when it was submitted, and what a process has imported.
 
-code/                 the files of the checkout, importable; of a colleague who continues the run: code-NAME/
+code/recipe.yaml      the recipe as it was submitted
+code/DIGEST/          the files of the checkout, importable; the ledger says which digest the run has (`Requested.code`)
   manifest.json       what is in it, by digest, and what was left out
   changes.patch       what differed from the commit
-  recipe.yaml         the recipe as it was submitted
   plugins/HASH/       the plug-in files that the recipe names
-  earlier/DIGEST/     manifest, patch and plug-ins of the code before `resume --update-code`
+code/DIGEST-USER/     the same, of a colleague who continues the run: a job imports only what its own user has stored
 
-Runs of a group share one copy, RUNS/.groups/GROUP/code/, to which the manifest of each points.
+Other code is added beside it; nothing is changed. Files that are equal in several folders of a run, or of the runs of a
+group, are hard links. Jobs that train several runs of a group import from `code/` in the folder of the group.
 """
 
 import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -23,19 +24,21 @@ from cld_core import ownership
 from cld_core.codec import find_record
 from cld_core.digests import checksum, digest
 from cld_core.errors import CldError
-from cld_core.files import read_object
+from cld_core.files import retried
+
+from .ledger import Ledger
 
 PACKAGES = ("cld_core", "cldctl")
 # The folder that the packages of this process are in.
 ROOT = Path(__file__).resolve().parents[2]
-MANIFEST, PATCH, RECIPE, PLUGINS, EARLIER = "manifest.json", "changes.patch", "recipe.yaml", "plugins", "earlier"
-# What is in a folder of code beside the files of the checkout.
-_OURS = (MANIFEST, PATCH, RECIPE)
+CODE, MANIFEST, PATCH, PLUGINS = "code", "manifest.json", "changes.patch", "plugins"
 # What Python would import, were it there.
 _IMPORTABLE = (".py", ".so", ".pyc")
-# Beside the runs, what those of a group share.
-GROUPS = ".groups"
-_SHARED = re.compile(rf"{re.escape(GROUPS)}/([A-Za-z0-9][A-Za-z0-9._-]*)/code(-[0-9a-f]+)?")
+# What a ledger, which others may have written, can name; of a digest, a folder has the first digits.
+_NAME = re.compile("live|[0-9a-f]{64}")
+_DIGITS = 16
+# Seconds for which a job tries to read which code its run has.
+_READ_WITHIN_S = 30.0
 
 
 class DamagedCode(CldError):
@@ -57,17 +60,13 @@ class Manifest:
 
     Attributes:
         kind: copy: the job runs the files here; installed: an installed package, of which there is no copy; live: the
-            checkout itself.
-        asked: whether somebody asked for the live checkout; else it is the cluster that runs in the command's process.
-        digest: of the files (copy) or of the package's own list (installed); empty for live.
+            checkout itself, since somebody asked for it; process: whatever the command runs, on a cluster that blocks.
+        digest: of the files (copy) or of the package's own list (installed); else empty.
         files: SHA-256 by name.
         left_out: why, by name.
-        shared: where the files are that all runs of a group share, relative to the folder of the runs; None if they are
-            beside the manifest.
     """
 
-    kind: Literal["copy", "installed", "live"]
-    asked: bool = False
+    kind: Literal["copy", "installed", "live", "process"]
     digest: str = ""
     commit: str | None = None
     dirty: bool | None = None
@@ -76,89 +75,76 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     plugins: tuple[Plugin, ...] = ()
-    shared: str | None = None
 
     @property
     def code(self) -> str:
         """What a request records: a digest, or "live"."""
-        return "live" if self.kind == "live" else _with_plugins(self.digest, self.plugins)
+        return "live" if self.kind == "live" else _with_plugins(self.digest or digest(self.kind), self.plugins)
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """The SHA-256 of each file that can be imported, by name."""
+        return {**self.files, **{plugin.file: plugin.sha256 for plugin in self.plugins}}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pointer:
-    """What the `manifest.json` of a run holds that shares the code of its group: where it is, and its digest."""
-
-    shared: str
-    code: str
-
-
-def read(folder: Path) -> Manifest | None:
+def read(folder: Path | None) -> Manifest | None:
     """The manifest in a folder of code; None if there is none, or it is damaged."""
-    if (pointer := find_record(Pointer, folder / MANIFEST)) is not None:
-        return _read_shared(folder, pointer)
-    manifest = find_record(Manifest, folder / MANIFEST)
-    if manifest is None:
+    manifest = None if folder is None else find_record(Manifest, folder / MANIFEST)
+    if manifest is None or (manifest.kind == "copy" and manifest.digest != digest(manifest.files)):
         return None
-    names = (*manifest.files, *(plugin.file for plugin in manifest.plugins))
-    is_whole = manifest.kind != "copy" or manifest.digest == digest(manifest.files)
-    return manifest if is_whole and all(map(_is_inside, names)) else None
+    return manifest if all(map(_is_inside, manifest.checksums)) else None
 
 
-def _read_shared(folder: Path, pointer: Pointer) -> Manifest | None:
-    """The manifest to which that of a run points: of the run's own group, and of the code that the run had at first."""
-    found = _SHARED.fullmatch(pointer.shared)
-    if found is None or read_object(folder.parent / "run.json").get("group") != found[1]:
-        return None
-    manifest = read(folder.parent.parent / pointer.shared)
-    return None if manifest is None or manifest.code != pointer.code else replace(manifest, shared=pointer.shared)
+def name_of(folder: Path | None) -> str | None:
+    """What a request records of the code in a folder; None if there is none."""
+    manifest = read(folder)
+    return None if manifest is None else manifest.code
 
 
-def place(folder: Path, manifest: Manifest) -> Path:
-    """Where the files are that the manifest in a run's folder of code lists."""
-    return folder if manifest.shared is None else folder.parent.parent / manifest.shared
+def own_folder(place: Path, name: str) -> Path:
+    """Where this user's copy of the code of a digest is, or would be stored, in the folder of a run or group.
 
-
-def own_folder(run: Path) -> Path:
-    """Where this user's jobs of a run find its code: `code`, or in another user's run a folder of their own beside it.
-
-    What somebody else has put into the place of `code` is not this user's either.
+    What has its name and is somebody else's stays: this user's has their name behind it.
     """
-    folder = run / "code"
-    try:
-        if ownership.is_mine(run) and (not os.path.lexists(folder) or ownership.is_mine(folder)):
-            return folder
-    except OSError:
+    folder = place / CODE / name[:_DIGITS]
+    if not os.path.lexists(folder) or ownership.is_mine(folder):
         return folder
-    name = ownership.user_name(os.geteuid())
-    return run / f"code-{name if re.fullmatch(r'[A-Za-z0-9._-]+', name) else os.geteuid()}"
+    user = ownership.user_name(os.geteuid())
+    return folder.with_name(f"{folder.name}-{user if re.fullmatch(r'[A-Za-z0-9._-]+', user) else os.geteuid()}")
 
 
-def folder_of(run: Path) -> Path:
-    """Where the code of a run is read: this user's, or else that of the run's owner."""
-    own = own_folder(run)
-    return own if os.path.lexists(own) else run / "code"
+def folder_of(run: Path) -> Path | None:
+    """Where the code is that a run was last asked to run: this user's copy, or else that of somebody else.
+
+    None if the ledger names none. The folder may be missing.
+
+    Raises:
+        OSError: the ledger cannot be read.
+    """
+    name = Ledger(run / "attempts.jsonl").history().stored
+    if name is None or not _NAME.fullmatch(name):
+        return None
+    own = own_folder(run, name)
+    return own if os.path.lexists(own) else run / CODE / name[:_DIGITS]
 
 
-def path_of(run: Path) -> Path | None:
-    """What the jobs of a run import from, before anything else; None for what is installed, or the live checkout."""
-    folder = own_folder(run)
+def importable(folder: Path | None) -> Path | None:
+    """What jobs import from, before anything else; None for what is installed, or the live checkout."""
     manifest = read(folder)
-    return place(folder, manifest) if manifest is not None and manifest.kind == "copy" else None
+    return folder if manifest is not None and manifest.kind == "copy" else None
 
 
-def copies_of(run: Path) -> dict[str, Plugin]:
-    """The copies of plug-in files that the code of a run holds, by their paths."""
-    folder = folder_of(run)
-    manifest = read(folder)
-    if manifest is None:
+def copies_in(folder: Path | None) -> dict[str, Plugin]:
+    """The copies of plug-in files that a folder of code holds, by their paths."""
+    if folder is None or (manifest := read(folder)) is None:
         return {}
-    return {str(place(folder, manifest) / plugin.file): plugin for plugin in manifest.plugins}
+    return {str(folder / plugin.file): plugin for plugin in manifest.plugins}
 
 
 def running(run: Path) -> str:
     """The digest of the code that this process has imported, and of the plug-ins of ``run``."""
-    manifest = read(folder_of(run))
-    return imported(() if manifest is None else manifest.plugins)
+    folder = retried(lambda: folder_of(run), _READ_WITHIN_S)
+    return imported(tuple(copies_in(folder).values()))
 
 
 def imported(plugins: Sequence[Plugin] = ()) -> str:
@@ -210,18 +196,15 @@ def sources() -> list[str]:
     return sorted(str(file.relative_to(ROOT)) for file in found)
 
 
-def with_copies(plugins: Sequence[str], run: Path) -> tuple[str, ...]:
-    """Plug-ins with the copies of files that the folder of ``run`` holds in place of the files."""
-    if not any(plugin.endswith(".py") for plugin in plugins):
-        return tuple(plugins)
-    copies = {plugin.path: copy for copy, plugin in copies_of(run).items()}
+def with_copies(plugins: Sequence[str], folder: Path | None) -> tuple[str, ...]:
+    """Plug-ins with the copies of files that a folder of code holds in place of the files."""
+    copies = {plugin.path: copy for copy, plugin in copies_in(folder).items()}
     return tuple(copies.get(plugin, plugin) for plugin in plugins)
 
 
 def problem_of(folder: Path, manifest: Manifest) -> str | None:
     """How the files in a folder of code differ from its manifest, in words; None if they do not. Reads all of them."""
-    folder = place(folder, manifest)
-    wanted = {**manifest.files, **{plugin.file: plugin.sha256 for plugin in manifest.plugins}}
+    wanted = manifest.checksums
     for name, sha256 in wanted.items():
         try:
             if checksum(folder / name) != sha256:
@@ -233,17 +216,15 @@ def problem_of(folder: Path, manifest: Manifest) -> str | None:
 
 def _importable(folder: Path) -> Iterator[str]:
     for place, folders, files in os.walk(folder):
-        # Nothing imports what is kept of earlier code.
-        kept = (EARLIER,) if Path(place) == folder else ()
-        folders[:] = [name for name in folders if name != "__pycache__" and name not in kept]
+        folders[:] = [name for name in folders if name != "__pycache__"]
         inside = Path(place).relative_to(folder)
         yield from (str(inside / name) for name in sorted(files) if name.endswith(_IMPORTABLE))
 
 
 def _with_plugins(code: str, plugins: Sequence[Plugin]) -> str:
-    return code if not plugins else digest({"code": code, "plugins": sorted(plugin.sha256 for plugin in plugins)})
+    return code if not plugins else digest({"code": code, "plugins": sorted([it.path, it.sha256] for it in plugins)})
 
 
 def _is_inside(name: str) -> bool:
     """Whether a name leads to a file below the folder of code."""
-    return not os.path.isabs(name) and ".." not in Path(name).parts and name not in _OURS
+    return not os.path.isabs(name) and ".." not in Path(name).parts and name not in (MANIFEST, PATCH)

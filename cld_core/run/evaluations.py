@@ -5,7 +5,7 @@ evals/ID/report.json, samples.png     the results; the report names the digests 
 evals/rows/ROWS_ID/                   rows of all evaluations of the run, by what they are (`Evaluation.rows`)
 evals/sweep-ID/sweep.json             a table of evaluations, one for every combination of settings (`Sweep`)
 
-Requests are made by `cld_core.evaluate.request`, and computed by `cld_core.evaluate.task`. Loads no torch or numpy.
+Requests are made by `cld_core.evaluate.request`, and computed by `cld_core.evaluate.rows`. Loads no torch or numpy.
 """
 
 import functools

@@ -102,7 +102,8 @@ class Requested(Event):
         cluster: the name of the cluster that is asked for the job.
         given: overrides that the command line of the first submission gave; they are part of the frozen recipe.
         profile: the profile whose settings are part of the recipe, or of ``overrides``.
-        code: the digest of the code that the job runs, "live" for the checkout itself.
+        code: the digest of the code that is stored for the run (`cld_core.run.code`), "live" for the checkout itself.
+        live: the cluster runs the process's own code in its place.
     """
 
     steps: int
@@ -110,6 +111,7 @@ class Requested(Event):
     given: tuple[str, ...] = ()
     profile: str | None = None
     code: str | None = None
+    live: bool = False
     from_step: int | None = None
     host: str | None = None
     pid: int | None = None

@@ -102,6 +102,7 @@ class RunFolder:
     evals = _Inside("evals")
     tuned = _Inside("tuned")
     leases = _Inside("lease")
+    submitted_recipe = _Inside(f"{code.CODE}/recipe.yaml")
 
     def __init__(self, path: str | Path, heard: Callable[[Event], None] | None = None) -> None:
         """``heard``: see `Ledger`."""
@@ -197,6 +198,8 @@ class RunFolder:
             inner.mkdir()
         # A job may start in another working directory, and a continuation in yet another.
         write_text(self.recipe_file, recipe)
+        self.submitted_recipe.parent.mkdir()
+        write_text(self.submitted_recipe, recipe)
         write_json(self.identity_file, {**identity, "recipe_digest": checksum(self.recipe_file)})
 
     @classmethod
@@ -275,8 +278,10 @@ class RunFolder:
 
         overrides = retried(lambda: self.ledger.history().overrides, within_s)
         recipe = retried(lambda: load_frozen(self.recipe_file, overrides), within_s)
-        copies = code.with_copies(recipe.plugins, self.path)
-        if with_plugins and copies:
+        if not recipe.plugins:
+            return recipe
+        copies = retried(lambda: code.with_copies(recipe.plugins, code.folder_of(self.path)), within_s)
+        if with_plugins:
             mine = f"plugins={json.dumps(copies)}"
             return retried(lambda: load_frozen(self.recipe_file, [*overrides, mine], with_plugins=True), within_s)
         return replace(recipe, plugins=copies)

@@ -1,8 +1,8 @@
 """Runs that were submitted together, as a sweep of trainings, and the folder beside them that they share.
 
 RUNS/.groups/NAME/group.json    the runs, and what each has of its own: value by key
-RUNS/.groups/NAME/code/         the code that its runs share; other code of a later sweep: code-DIGEST
 RUNS/.groups/NAME/logs/         output of the jobs that trained several of them
+RUNS/.groups/NAME/code/         the code that these jobs import, as in a run: hard links to that of the runs
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from pathlib import Path
 from cld_core.codec import find_record, to_plain
 from cld_core.files import write_json
 
-from . import code
 from .folder import RunFolder, find_runs, is_name
 
-GROUPS = code.GROUPS
+# Beside the runs, what those of a group share.
+GROUPS = ".groups"
 
 
 @dataclass(frozen=True)

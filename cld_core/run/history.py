@@ -54,7 +54,8 @@ class History:
         steps: `train.steps` of the last request.
         overrides: those that continuations added, in order.
         from_step: the step that `resume --from` named, until an attempt has started.
-        code: the digest of the code that was last asked for, `Requested.code`.
+        code: the digest of the code that was last asked for; "live" if that is the checkout, or the process's own.
+        stored: what the folder of the run has that code as, `Requested.code`.
         edited: what somebody has changed by hand in the frozen recipe since the run was made, in words.
         imported_step: the step of the checkpoint that the run was imported with; None for other runs.
         cancelled: ids of the jobs that somebody asked to end.
@@ -92,6 +93,7 @@ class History:
     overrides: tuple[str, ...] = ()
     from_step: int | None = None
     code: str | None = None
+    stored: str | None = None
     edited: str = ""
     imported_step: int | None = None
     cancelled: set[str] = field(default_factory=set)
@@ -124,7 +126,9 @@ class History:
     # By the order of lines, not by their times: clocks jump.
     _queue: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
     _newest_start: int | None = field(default=None, repr=False, compare=False)
-    _before_request: tuple[int | None, int | None, str | None] = field(default=(None,) * 3, repr=False, compare=False)
+    _before_request: tuple[int | None, int | None, str | None, str | None] = field(
+        default=(None,) * 4, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "History":
@@ -265,8 +269,9 @@ class History:
             self.last_of[job_id] = event
         match event:
             case events.Requested():
-                self._before_request = self.steps, self.from_step, self.code
-                self.request, self.steps, self.from_step, self.code = event, event.steps, event.from_step, event.code
+                self._before_request = self.steps, self.from_step, self.code, self.stored
+                self.request, self.steps, self.from_step = event, event.steps, event.from_step
+                self.code, self.stored = "live" if event.live else event.code, event.code
                 self.overrides += event.overrides
                 self.unfit, self.attempts_before, self.verdict = [], len(self._by_number), None
             case events.Submitted():
@@ -336,7 +341,7 @@ class History:
         elif self.request is not None:  # A late one, after the job of another request, is about none that matters.
             if isinstance(self.request, Requested):
                 self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]
-                self.steps, self.from_step, self.code = self._before_request
+                self.steps, self.from_step, self.code, self.stored = self._before_request
             self.request = event
 
     def _cancelled(self, event: events.Cancelled) -> None:

@@ -68,7 +68,7 @@ def identity(
         "recipe": recipe,
         "recipe_file": None if file is None else str(file),
         "versions": versions(),
-        "git": _git(Path(__file__).parent),
+        "git": commit_of(Path(__file__).parent),
         "user": _user(),
         "host": platform.node(),
         **({} if group is None else {"group": group, "sweep": dict(sweep or {})}),
@@ -93,7 +93,7 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _git(folder: Path) -> dict[str, Any] | None:
+def commit_of(folder: Path) -> dict[str, Any] | None:
     """Commit of the checkout that holds the code, and whether it was changed; None if it was installed without one."""
     try:
         commit = _git_says(folder, "rev-parse", "HEAD")

@@ -54,7 +54,9 @@ class Lease:
     """Ownership of a run folder, renewed by a thread until `release`; ``lost`` once another owner was seen."""
 
     def __init__(self, folder: Path, number: int, owner: dict[str, Any]) -> None:
-        self.folder, self.number, self.owner = folder, number, owner
+        self.folder = folder
+        self.number = number
+        self.owner = owner
         self.lost = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)

@@ -12,7 +12,6 @@ from cld_core.errors import CheckpointError, RecipeError
 from cld_core.ownership import shared_with
 from cld_core.sanitize import one_line
 
-from . import code
 from .events import Remarked
 from .folder import RunFolder
 
@@ -63,7 +62,7 @@ def require_own_plugin(
 
 
 def _require_own(folder: RunFolder, danger: str) -> None:
-    for path in (folder.path, folder.recipe_file, folder.ledger.path):
+    for path in (folder.path, folder.recipe_file, folder.ledger.path, folder.submitted_recipe.parent):
         # A link of mine says nothing about what it leads to.
         real = path.resolve()
         if real.exists() and (problem := shared_with(real.stat())) is not None:
@@ -89,7 +88,7 @@ def edited(run: RunFolder) -> dict[str, str]:
     wanted = run.identity().get("recipe_digest")
     if wanted is None or checksum(run.recipe_file) == wanted:
         return {}
-    original = code.folder_of(run.path) / code.RECIPE
+    original = run.submitted_recipe
     try:
         if checksum(original) != wanted:
             return {UNKNOWN: UNKNOWN}

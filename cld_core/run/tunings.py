@@ -19,7 +19,6 @@ import contextlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from cld_core.codec import find_record, from_plain, real, to_plain
@@ -156,17 +155,13 @@ class Solution:
         return solution
 
 
-def _read_solution(file: Path) -> Solution | None:
-    """The solution in a file; None if there is none, or a damaged one."""
-    with contextlib.suppress(ValueError):
-        return Solution.of_content(read_object(file))
-    return None
-
-
 def solutions_of(run: RunFolder) -> list[Solution]:
     """The solutions in a run's folder; damaged ones are left out."""
-    found = (_read_solution(run.tuned / name / SOLUTION) for name in run.tuning_names())
-    return [solution for solution in found if solution is not None]
+    found = []
+    for name in run.tuning_names():
+        with contextlib.suppress(ValueError):
+            found.append(Solution.of_content(read_object(run.tuned / name / SOLUTION)))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from cld_core.codec import from_plain, text, to_plain
 from cld_core.errors import NotFoundError
 from cld_core.files import by_age, existing_object, passes, retried, write_json
-from cld_core.imports import resolve
+from cld_core.registration import resolve
 from cld_core.sanitize import one_line
 
 from .folder import RunFolder
@@ -31,7 +31,7 @@ KINDS = {
 }
 # What computes them, with torch: called as `Work.compute` is, with the work before.
 COMPUTED_BY = {
-    "evaluation": "cld_core.evaluate.task:EvaluationTask.compute",
+    "evaluation": "cld_core.evaluate.rows:EvaluationTask.compute",
     "tuning": "cld_core.tune.job:compute",
     "statistics": "cld_core.evaluate.statistics:StatisticsTask.compute",
 }

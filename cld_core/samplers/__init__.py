@@ -42,7 +42,6 @@ class Noise(Protocol):
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal noise (B, *shape)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,8 @@ from torch import Tensor
 from cld_core.analytic import gaussian
 from cld_core.config.sampling import ExponentialSpec
 from cld_core.samplers import Draws
-from cld_core.samplers.multistep import Step, alpha_fields, follow, interpolating, known_part
-from cld_core.samplers.path import UNWATCHED, Watcher
-from cld_core.samplers.quadrature import segments
-from cld_core.samplers.split import grid_of, rest, score_from_rest
+from cld_core.samplers.multistep import Step, alpha_fields, follow, interpolating, known_part, segments
+from cld_core.samplers.path import UNWATCHED, Watcher, grid_of, rest, score_from_rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 

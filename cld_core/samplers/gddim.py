@@ -14,10 +14,18 @@ from torch import Tensor
 
 from cld_core.config.sampling import GddimSpec
 from cld_core.samplers import Draws
-from cld_core.samplers.multistep import Step, alpha_fields, drift, follow, interpolating, noise_factor, strengths
-from cld_core.samplers.path import UNWATCHED, Watcher
-from cld_core.samplers.quadrature import Segment, segments
-from cld_core.samplers.split import grid_of
+from cld_core.samplers.multistep import (
+    Segment,
+    Step,
+    alpha_fields,
+    drift,
+    follow,
+    interpolating,
+    noise_factor,
+    segments,
+    strengths,
+)
+from cld_core.samplers.path import UNWATCHED, Watcher, grid_of
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.estimate import estimate

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from cld_core.config.sampling import SscsSpec
 from cld_core.samplers import Draws
-from cld_core.samplers.path import UNWATCHED, Watcher
-from cld_core.samplers.quadrature import segments
-from cld_core.samplers.split import ended, grid_of, rest
+from cld_core.samplers.multistep import segments
+from cld_core.samplers.path import UNWATCHED, Watcher, ended, grid_of, rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, combined

@@ -11,8 +11,7 @@ from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
 from cld_core.run.tunings import Coefficients, Solution
 from cld_core.samplers import Draws
-from cld_core.samplers.path import UNWATCHED, Watcher
-from cld_core.samplers.split import rest
+from cld_core.samplers.path import UNWATCHED, Watcher, rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import combined

@@ -5,10 +5,7 @@ import dataclasses
 from cld_core.config.registry import implementation_of
 from cld_core.config.sde import SdeSpec
 from cld_core.sde.base import Diffusion, Schedule
-from cld_core.sde.cld import CLD
-from cld_core.sde.hold import HOLD
-from cld_core.sde.psld import PSLD
-from cld_core.sde.vpsde import VPSDE
+from cld_core.sde.diffusions import CLD, HOLD, PSLD, VPSDE
 
 __all__ = ["CLD", "HOLD", "PSLD", "VPSDE", "Diffusion", "Schedule", "build"]
 

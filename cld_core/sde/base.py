@@ -11,8 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernel import Entries, add_column, cholesky, inverse_of_lower, module_of, product, series, transposed
-from .matrices import apply, spread
+from .matrices import (
+    Entries,
+    add_column,
+    apply,
+    cholesky,
+    inverse_of_lower,
+    module_of,
+    product,
+    series,
+    spread,
+    transposed,
+)
 
 # That of images scaled to [-1, 1]: CIFAR-10 has 0.25. It only affects what samplers solve exactly or interpolate.
 TYPICAL_DATA_STD = 0.5

@@ -2,12 +2,26 @@
 
 A matrix is a float64 tensor: (k, j) for one time that all examples share, then on the CPU, or (B, k, j) with one for
 each example.
+
+Those of a diffusion itself are computed here: transition, covariance of the noise, and triangular factors. Then arrays
+are (n, n, N), of numpy on the CPU and of torch on a GPU: N matrices, so that an entry of all of them lies together. No
+formula adds terms that cancel, however small a time is (docs/math.md section 11.1).
 """
 
+import functools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Entries = tuple[tuple[float, ...], ...]
+# With ||A|| h <= 1/2 the terms of N fall faster than h^k / (k + 1)!: the 22nd is below 1e-21 of the first.
+_TERMS = 22
+_SMALL = 0.5
 
 
 def spread(coefficient: float | Tensor, like: Tensor) -> float | Tensor:
@@ -63,3 +77,133 @@ def as_batch(t: float | Tensor, batch: int, device: torch.device, dtype: torch.d
     if isinstance(t, Tensor):
         return t.to(device=device, dtype=dtype).expand(batch)
     return torch.full((batch,), t, device=device, dtype=dtype)
+
+
+def module_of(array: Any) -> Any:
+    """numpy or torch, which have the same names for what is needed here."""
+    return torch if isinstance(array, torch.Tensor) else np
+
+
+def product(a: Any, b: Any) -> Any:
+    """The matrix product of (k, n, N) and (n, l, N), in a fixed order, so that no entry depends on its batch."""
+    total = a[:, 0, None] * b[None, 0]
+    for k in range(1, len(b)):
+        total = total + a[:, k, None] * b[None, k]
+    return total
+
+
+def transposed(a: Any) -> Any:
+    return a.swapaxes(0, 1)
+
+
+def cholesky(a: Any, eps: float = 0.0) -> Any:
+    """The lower triangular factor L of A + eps I = L L^T, which is positive definite."""
+    module, lower = module_of(a), module_of(a).zeros_like(a)
+    for j in range(len(a)):
+        column = a[j:, j]
+        for k in range(j):
+            column = column - lower[j:, k] * lower[j, k]
+        lower[j, j] = module.sqrt(column[0] + eps if eps else column[0])
+        if len(column) > 1:
+            lower[j + 1 :, j] = column[1:] / lower[j, j]
+    return lower
+
+
+def add_column(lower: Any, p: Any) -> None:
+    """Make a lower triangular L the factor of L L^T + p p^T, by plane rotations of L and p (n, N), both in place.
+
+    This is the QR decomposition of the two: unlike Cholesky's of the sum, it loses no digits.
+    """
+    sqrt = module_of(lower).sqrt
+    for i in range(len(lower)):
+        pivot, below, rest = lower[i, i], lower[i + 1 :, i], p[i + 1 :]
+        radius = sqrt(pivot * pivot + p[i] * p[i])
+        if len(rest):
+            cosine, sine = pivot / radius, p[i] / radius
+            lower[i + 1 :, i], p[i + 1 :] = cosine * below + sine * rest, cosine * rest - sine * below
+        lower[i, i] = radius
+
+
+def inverse_of_lower(lower: Any) -> Any:
+    """The inverse of a lower triangular matrix."""
+    out = module_of(lower).zeros_like(lower)
+    for i in range(len(lower)):
+        out[i, i] = 1.0 / lower[i, i]
+        if i:
+            out[i, :i] = product(-lower[i : i + 1, :i], out[:i, :i])[0] * out[i, i]
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Psi(B) = exp(A B) and N(B), the integral of Psi(s) Q Psi(s)^T over s from 0 to B, for 0 < B <= ``reach``.
+
+    Both are summed at h = B / 2^doublings, and then doubled. Every entry has a relative error of about 1e-13, however
+    small it is, except near a B at which it changes sign. At small B, where an entry may be of order B^5, no terms of
+    different signs are added. At large B, where the halves become independent, the off-diagonal entries of N are
+    computed from what the process still remembers.
+
+    Other methods lose digits by cancellation: the matrix exponential of twice the size (Van Loan) at large times, and
+    the difference between the stationary covariance and what the process remembers at small times.
+    """
+
+    coefficients: np.ndarray  # (terms, n, 2n): of h^k in (Psi, N), those of the highest power first
+    doublings: int
+    radius: float  # the largest B at which the series needs no doubling
+    stationary: np.ndarray  # (n,), the variances of N as B goes to infinity
+
+    def __call__(self, big_b: Any) -> tuple[Any, Any]:
+        """Psi and N, (n, n, N) each, at B (N,)."""
+        constants: tuple[Any, Any] = self.coefficients, self.stationary
+        if isinstance(big_b, torch.Tensor):
+            constants = _on(self, big_b.device)
+        coefficients, stationary = constants
+        n, h = len(stationary), big_b * 0.5**self.doublings
+        total = coefficients[0, :, :, None]
+        for constant in coefficients[1:]:
+            total = total * h + constant[:, :, None]
+        psi, noise = total[:, :n], total[:, n:]
+        for _ in range(self.doublings):
+            noise = noise + product(product(psi, noise), transposed(psi))
+            psi = product(psi, psi)
+        return psi, _independent(psi, noise, stationary[:, None], big_b > self.radius)
+
+
+def _independent(psi: Any, noise: Any, stationary: Any, late: Any) -> Any:
+    """N, with off-diagonal entries of -Psi Sigma_inf Psi^T where its terms are smaller than the scale of the halves.
+
+    Only at a ``late`` B, where the sum of the series has terms of different signs. Before, it is the terms of this form
+    that cancel, although they are smaller than the scale of the halves if both are very noisy.
+    """
+    remembered = product(psi * stationary, transposed(psi))
+    terms = product(abs(psi) * stationary, abs(transposed(psi)))
+    for i in range(len(psi)):
+        for j in range(i):
+            closer = late & (terms[i, j] * terms[i, j] < noise[i, i] * noise[j, j])
+            noise[i, j] = noise[j, i] = module_of(psi).where(closer, -remembered[i, j], noise[i, j])
+    return noise
+
+
+@functools.lru_cache(maxsize=64)
+def _on(series: Series, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The constants of a series, copied to a GPU once, because a copy waits for it."""
+    return torch.from_numpy(series.coefficients).to(device), torch.from_numpy(series.stationary).to(device)
+
+
+@functools.lru_cache(maxsize=64)
+def series(a: Entries, noise: tuple[float, ...], prior_std: tuple[float, ...], reach: float) -> Series:
+    """The series for the drift ``a`` (n, n), white noise of variances ``noise`` (n,), and B up to ``reach``.
+
+    ``prior_std`` (n,) is that of the stationary law, whose halves are independent.
+    """
+    n = len(a)
+    drift, units = np.array(a, dtype=np.float64), np.array(prior_std, dtype=np.float64)
+    norm = float(np.abs(drift * units / units[:, None]).sum(1).max())
+    power, covariance = np.eye(n), np.diag(np.array(noise, dtype=np.float64))
+    coefficients = [np.concatenate([power, np.zeros((n, n))], axis=1)]
+    for k in range(1, _TERMS):
+        power, covariance = drift @ power / k, covariance / k
+        coefficients.append(np.concatenate([power, covariance], axis=1))
+        covariance = drift @ covariance + covariance @ drift.T
+    doublings = max(0, math.ceil(math.log2(norm * reach / _SMALL)))
+    return Series(np.stack(coefficients[::-1]), doublings, _SMALL / norm, units * units)

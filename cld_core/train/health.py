@@ -1,14 +1,17 @@
-"""Is each machine fit to train? Before training a short look at it, and while training, who is slow.
+"""Is each machine fit to train? Before training a short look at it, and while training, who is slow or hangs.
 
 What a rank can find out alone comes first, before the ranks meet: a rank whose GPU is lost could not even take part in
 a collective. Then all of them add up numbers. No check draws random numbers or leaves anything that training sees.
 """
 
+import faulthandler
 import os
 import socket
 import statistics
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -18,6 +21,7 @@ from typing import TypeVar
 import psutil
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from cld_core import ranks as distributed
 from cld_core.errors import UnfitError
@@ -38,6 +42,14 @@ CLOCKS_S = 60.0
 EVERY = 5
 # A rank is a straggler if it was so many times slower than the median, and by so many seconds, so often in a row.
 SLOWER, BY_S, IN_A_ROW = 1.3, 0.005, 3
+# Upper ends of ranges of t, the same for all runs, so that their curves can be compared. The first range begins at 0.
+ENDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+# What the losses in them are called: from and to.
+RANGES = [f"loss_at_t/{start:g}_to_{end:g}" for start, end in zip((0.0, *ENDS), ENDS, strict=False)]
+# Steps whose losses are kept before they are summed up: sums of a few numbers at each step would cost more.
+_KEPT = 64
+# Steps whose own times are kept.
+_TIMED = 1000
 _SIZE = 512  # rows and columns of the matrices, and numbers that are added up
 _CONTENT = b"cldctl health check\n" * 200
 
@@ -254,3 +266,120 @@ class Stragglers:
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms"
+
+
+class Interval:
+    """Losses over all ranks, skipped steps, and this rank's waits for data and own times, since each was last taken.
+
+    Losses of skipped steps do not count: one that overflows in the forward pass has a loss that is not finite on some
+    rank. No step depends on what is kept here.
+
+    A rank's own time of a step is what comes before the ranks exchange gradients, in which they wait for each other:
+    reading the batch and the forward pass, and with accumulation all but the last backward pass. On the CPU that is the
+    clock. On a GPU, where the host runs ahead, two events are recorded in the stream and read when they have passed:
+    that includes what the GPU waited for data. A rank without peers has no use for it.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._is_timed = ranks.world_size > 1
+        self._on_gpu = ranks.device.type == "cuda"
+        self._ends = torch.tensor(ENDS[:-1], dtype=torch.float64, device=ranks.device)
+        self._ranges = torch.arange(len(ENDS), device=ranks.device)
+        # Sums and numbers of losses: in the first column those of steps, in the others those of examples in a range.
+        self._sums = torch.zeros(2, 1 + len(ENDS), dtype=torch.float64, device=ranks.device)
+        self._kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._steps, self._wait_s = 0, 0.0
+        self._began: float | torch.cuda.Event = 0.0
+        self._own: deque[tuple[float | torch.cuda.Event, float | torch.cuda.Event]] = deque(maxlen=_TIMED)
+
+    def begin(self) -> None:
+        """A step begins."""
+        if self._is_timed:
+            self._began = self._now()
+
+    def exchange(self) -> None:
+        """What this rank does before it exchanges gradients is done, or on its way."""
+        if self._is_timed:
+            self._own.append((self._began, self._now()))
+
+    def count(self, loss: Tensor, skip: Tensor, t: Tensor, losses: Tensor, wait_s: float = 0.0) -> None:
+        """Count a step with this rank's ``loss``, a scalar.
+
+        Args:
+            skip: a bool scalar on the device, the same on all ranks: the losses do not count.
+            t: this rank's times (B,); B is the same in every step.
+            losses: without weights, at these times (B,).
+            wait_s: seconds that the step waited for data.
+        """
+        self._steps += 1
+        self._wait_s += wait_s
+        self._kept.append((loss, t, losses, skip))
+        if len(self._kept) == _KEPT:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        if not self._kept:
+            return
+        loss, t, losses, skips = (torch.stack(parts) for parts in zip(*self._kept, strict=True))
+        self._kept.clear()
+        good = ~skips
+        counted = (torch.bucketize(t, self._ends)[..., None] == self._ranges) & good[:, None, None]
+        # A skipped loss may be infinite, and infinity times 0 is not a number.
+        values = losses.double()[..., None].masked_fill(~counted, 0.0)
+        self._sums[:, 0] += torch.stack([loss.double().masked_fill(skips, 0.0).sum(), good.double().sum()])
+        self._sums[:, 1:] += torch.stack([values.sum((0, 1)), counted.double().sum((0, 1))])
+
+    def take(self) -> dict[str, float]:
+        """The mean loss and those in ranges of t, the seconds a step waited for data, and the number of skipped steps.
+
+        Without the loss if all steps were skipped, and without ranges where no t was drawn. Waits for the device and
+        all ranks.
+        """
+        self._sum_up()
+        totals, counts = self._ranks.sums(self._sums)
+        named = zip(("loss", *RANGES), totals.tolist(), counts.tolist(), strict=True)
+        found = {name: total / count for name, total, count in named if count}
+        found["data_wait_s"] = self._wait_s / max(self._steps, 1)
+        found["skipped_steps"] = self._steps - float(counts[0]) / self._ranks.world_size
+        self._sums.zero_()
+        self._steps, self._wait_s = 0, 0.0
+        return found
+
+    def take_own_time(self) -> float:
+        """The median of this rank's own times of steps, seconds; 0 if nothing is known."""
+        times = []
+        for began, ended in self._own:
+            if isinstance(began, float) and isinstance(ended, float):
+                times.append(ended - began)
+            elif isinstance(began, torch.cuda.Event) and isinstance(ended, torch.cuda.Event) and ended.query():
+                times.append(began.elapsed_time(ended) / 1000)
+        self._own.clear()
+        return statistics.median(times) if times else 0.0
+
+    def _now(self) -> "float | torch.cuda.Event":
+        if not self._on_gpu:
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+class Watchdog:
+    """Prints all stacks and ends the process if it was not reset for ``timeout_s`` seconds, until `close`."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s, self._set = timeout_s, -float("inf")
+        self.reset()
+
+    def reset(self) -> None:
+        """Progress was made; starts the watch again after `close`."""
+        now = time.monotonic()
+        # Setting it starts a thread, so not at every step.
+        if now - self._set > min(5.0, self._timeout_s / 4):
+            self._set = now
+            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    def close(self) -> None:
+        self._set = -float("inf")
+        faulthandler.cancel_dump_traceback_later()

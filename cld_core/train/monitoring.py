@@ -21,10 +21,10 @@ from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import periodic_request
 from cld_core.evaluate.rows import RowComputer, Table, remark_on
 from cld_core.files import Dropping, write_json
-from cld_core.imports import resolve
 from cld_core.model import Model
 from cld_core.ranges import share
 from cld_core.ranks import Consensus
+from cld_core.registration import resolve
 from cld_core.run import RunFolder, events
 from cld_core.run.evaluations import EvalRequest
 from cld_core.run.folder import ReportedProgress
@@ -184,7 +184,9 @@ class Periodic:
     def __init__(
         self, trainer: Trainer, folder: RunFolder, monitor: Monitor, stop: StopFlag, heartbeat: Callable[[], None]
     ) -> None:
-        self._trainer, self._folder, self._monitor = trainer, folder, monitor
+        self._trainer = trainer
+        self._folder = folder
+        self._monitor = monitor
         self._stop, self._heartbeat = stop, heartbeat
         self._spec = trainer.recipe.periodic
         # What FID needs is looked for now, not at the step where it is due.
@@ -192,9 +194,9 @@ class Periodic:
 
     def __call__(self, step: int) -> None:
         spec = self._spec
-        works = [("drawing samples", self._sample)] * spec.wants_samples(step)
-        works += [("evaluating", self._bound)] * spec.wants_elbo(step)
-        works += [("evaluating", self._fid)] * spec.wants_fid(step)
+        works = [("drawing samples", self._sample)] * spec.wants("samples", step)
+        works += [("evaluating", self._bound)] * spec.wants("elbo", step)
+        works += [("evaluating", self._fid)] * spec.wants("fid", step)
         if not works:
             return
         trainer = self._trainer

@@ -4,39 +4,31 @@ import contextlib
 import dataclasses
 import inspect
 import math
-import statistics
-import time
-from collections import deque
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from cld_core import augment, loss, nets, optim, sde, seeds
+from cld_core import loss, nets, optim, sde, seeds
 from cld_core import ranks as distributed
-from cld_core.averages.power import PowerAverages
+from cld_core.averages import Ema, PowerAverages
 from cld_core.codec import to_plain
 from cld_core.config import Recipe
+from cld_core.config.network import CONDITIONS
 from cld_core.config.train import TrainSpec
 from cld_core.data.source import classes_of, source
-from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
-from cld_core.nets import precision
-from cld_core.nets.compiled import compiled
+from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.sanitize import one_line
 from cld_core.score import Score
 
-# Upper ends of ranges of t, the same for all runs, so that their curves can be compared. The first range begins at 0.
-ENDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
-# What the losses in them are called: from and to.
-RANGES = [f"loss_at_t/{start:g}_to_{end:g}" for start, end in zip((0.0, *ENDS), ENDS, strict=False)]
-# Steps whose losses are kept before they are summed up: sums of a few numbers at each step would cost more.
-_KEPT = 64
-# Steps whose own times are kept.
-_TIMED = 1000
+from .health import Interval
+
 # Below this loss scale every step overflows.
 _SMALLEST_SCALE = 1.0
 # Good gradients before the first one is compared with their mean, and the steps that the running mean covers, about.
@@ -45,6 +37,9 @@ _KNOWN = inspect.signature(DistributedDataParallel.__init__).parameters
 # Training changes no buffer of our networks, so none is broadcast. torch 2.13 renamed the argument.
 _buffers = "forward_sync_buffers" if "forward_sync_buffers" in _KNOWN else "broadcast_buffers"
 _FIXED_BUFFERS: dict[str, Any] = {_buffers: False}
+# Standard deviations: of the base-2 logarithms of scales, and of shifts as a fraction of the image size.
+_OCTAVES = 0.2
+_SHIFT = 0.125
 
 
 class Trainer:
@@ -66,7 +61,9 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, ranks: Ranks, noise_key: int = 0) -> None:
         train, device = recipe.train, ranks.device
-        self.recipe, self.ranks, self._key = recipe, ranks, (train.seed, noise_key)
+        self.recipe = recipe
+        self.ranks = ranks
+        self._key = (train.seed, noise_key)
         self.source = source(recipe.data, device)
         self.sde = sde.build(recipe.sde)
         self.classes = classes_of(self.source)
@@ -225,7 +222,7 @@ class Trainer:
         draws = self.loss.draw(noise, train.batch_size, self.source.shape, device).rows(rows)
         if self._augment > 0:
             drawn = seeds.generator(*self._key, step, "augment")
-            changes = augment.draw(drawn, train.batch_size, self.source.shape[-1], self._augment).rows(rows).on(device)
+            changes = drawn_changes(drawn, train.batch_size, self.source.shape[-1], self._augment).rows(rows).on(device)
             x, draws = changes.apply(x), dataclasses.replace(draws, augmented=changes.conditions)
         if self._dropout:
             torch.manual_seed(seeds.key_of(*self._key, step, "dropout", self.ranks.rank))
@@ -251,11 +248,13 @@ class Trainer:
         """The data of this rank's rows of a step, and if they are labelled the labels that the network gets."""
         size, device = self.recipe.train.batch_size, self.ranks.device
         if self.classes is None:
-            return moved(self.source.batch(*self._key, step, size, rows), device), None
+            return seeds.delivered(self.source.batch(*self._key, step, size, rows), device), None
         x, label = self.source.labelled_batch(*self._key, step, size, rows)
         drawn = torch.rand(size, generator=seeds.generator(*self._key, step, "labels"))[rows]
         without = drawn < self.recipe.objective.label_dropout
-        return moved(x, device), moved(label.masked_fill(without.to(label.device), self.classes.none), device)
+        return seeds.delivered(x, device), seeds.delivered(
+            label.masked_fill(without.to(label.device), self.classes.none), device
+        )
 
     def _require_same_classes(self, state: dict[str, Any]) -> None:
         names = None if self.classes is None else list(self.classes.names)
@@ -264,13 +263,6 @@ class Trainer:
             shown = one_line(", ".join(map(str, known or ["none"])))
             text = f"the classes of the data are others than when the run began: {shown}"
             raise CheckpointError(f"{text}. Prepare the data as they were, or start a new run.")
-
-
-def moved(x: Tensor, device: torch.device) -> Tensor:
-    """``x`` on ``device``, without waiting for it: a copy from memory that can be paged out would."""
-    if device.type == "cuda" and x.device.type == "cpu":
-        x = x.pin_memory()
-    return x.to(device, non_blocking=True)
 
 
 class GradientFilter:
@@ -315,103 +307,6 @@ class GradientFilter:
         self._good.copy_(state["good"])
 
 
-class Interval:
-    """Losses over all ranks, skipped steps, and this rank's waits for data and own times, since each was last taken.
-
-    Losses of skipped steps do not count: one that overflows in the forward pass has a loss that is not finite on some
-    rank. No step depends on what is kept here.
-
-    A rank's own time of a step is what comes before the ranks exchange gradients, in which they wait for each other:
-    reading the batch and the forward pass, and with accumulation all but the last backward pass. On the CPU that is the
-    clock. On a GPU, where the host runs ahead, two events are recorded in the stream and read when they have passed:
-    that includes what the GPU waited for data. A rank without peers has no use for it.
-    """
-
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self._is_timed = ranks.world_size > 1
-        self._on_gpu = ranks.device.type == "cuda"
-        self._ends = torch.tensor(ENDS[:-1], dtype=torch.float64, device=ranks.device)
-        self._ranges = torch.arange(len(ENDS), device=ranks.device)
-        # Sums and numbers of losses: in the first column those of steps, in the others those of examples in a range.
-        self._sums = torch.zeros(2, 1 + len(ENDS), dtype=torch.float64, device=ranks.device)
-        self._kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        self._steps, self._wait_s = 0, 0.0
-        self._began: float | torch.cuda.Event = 0.0
-        self._own: deque[tuple[float | torch.cuda.Event, float | torch.cuda.Event]] = deque(maxlen=_TIMED)
-
-    def begin(self) -> None:
-        """A step begins."""
-        if self._is_timed:
-            self._began = self._now()
-
-    def exchange(self) -> None:
-        """What this rank does before it exchanges gradients is done, or on its way."""
-        if self._is_timed:
-            self._own.append((self._began, self._now()))
-
-    def count(self, loss: Tensor, skip: Tensor, t: Tensor, losses: Tensor, wait_s: float = 0.0) -> None:
-        """Count a step with this rank's ``loss``, a scalar.
-
-        Args:
-            skip: a bool scalar on the device, the same on all ranks: the losses do not count.
-            t: this rank's times (B,); B is the same in every step.
-            losses: without weights, at these times (B,).
-            wait_s: seconds that the step waited for data.
-        """
-        self._steps += 1
-        self._wait_s += wait_s
-        self._kept.append((loss, t, losses, skip))
-        if len(self._kept) == _KEPT:
-            self._sum_up()
-
-    def _sum_up(self) -> None:
-        if not self._kept:
-            return
-        loss, t, losses, skips = (torch.stack(parts) for parts in zip(*self._kept, strict=True))
-        self._kept.clear()
-        good = ~skips
-        counted = (torch.bucketize(t, self._ends)[..., None] == self._ranges) & good[:, None, None]
-        # A skipped loss may be infinite, and infinity times 0 is not a number.
-        values = losses.double()[..., None].masked_fill(~counted, 0.0)
-        self._sums[:, 0] += torch.stack([loss.double().masked_fill(skips, 0.0).sum(), good.double().sum()])
-        self._sums[:, 1:] += torch.stack([values.sum((0, 1)), counted.double().sum((0, 1))])
-
-    def take(self) -> dict[str, float]:
-        """The mean loss and those in ranges of t, the seconds a step waited for data, and the number of skipped steps.
-
-        Without the loss if all steps were skipped, and without ranges where no t was drawn. Waits for the device and
-        all ranks.
-        """
-        self._sum_up()
-        totals, counts = self._ranks.sums(self._sums)
-        named = zip(("loss", *RANGES), totals.tolist(), counts.tolist(), strict=True)
-        found = {name: total / count for name, total, count in named if count}
-        found["data_wait_s"] = self._wait_s / max(self._steps, 1)
-        found["skipped_steps"] = self._steps - float(counts[0]) / self._ranks.world_size
-        self._sums.zero_()
-        self._steps, self._wait_s = 0, 0.0
-        return found
-
-    def take_own_time(self) -> float:
-        """The median of this rank's own times of steps, seconds; 0 if nothing is known."""
-        times = []
-        for began, ended in self._own:
-            if isinstance(began, float) and isinstance(ended, float):
-                times.append(ended - began)
-            elif isinstance(began, torch.cuda.Event) and isinstance(ended, torch.cuda.Event) and ended.query():
-                times.append(began.elapsed_time(ended) / 1000)
-        self._own.clear()
-        return statistics.median(times) if times else 0.0
-
-    def _now(self) -> "float | torch.cuda.Event":
-        if not self._on_gpu:
-            return time.monotonic()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-
 def replicated(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
     """What to call instead of ``net``, which keeps the parameters: on the device, replicated, compiled, in a precision.
 
@@ -419,7 +314,7 @@ def replicated(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
     """
     device = ranks.device
     net.to(device)
-    precision.store(net, channels_last=spec.channels_last)
+    execution.store(net, channels_last=spec.channels_last)
     if ranks.world_size > 1:
         net = DistributedDataParallel(
             net,
@@ -433,5 +328,101 @@ def replicated(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
         )
     # In this order, torch cuts the graph where DDP's buckets end. In one piece, all gradients would be ready at the end
     # of the backward pass, and none could be sent before.
-    net = compiled(net) if spec.compile else net
-    return precision.Autocast(net, device, spec.precision, channels_last=spec.channels_last)
+    net = execution.compiled(net) if spec.compile else net
+    return execution.Autocast(net, device, spec.precision, channels_last=spec.channels_last)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The transformations of a batch of B images, in this order: mirror, shift, and warp about the centre.
+
+    This is non-leaking augmentation (docs/math.md 4.2): the network is conditioned on what was done. The
+    transformations are those of Karras et al. 2022 (arXiv 2206.00364, appendix F.2), after Karras et al. 2020 (arXiv
+    2006.06676). Each is applied independently with the same probability, and the network is conditioned on numbers
+    that are 0 if it is not. Samples are drawn with zeros, so they look like untransformed images.
+    """
+
+    flipped: Tensor  # (B, 2), bool: left to right, and upside down
+    shift: Tensor  # (B, 2), int64: whole pixels to the right and down
+    warped: Tensor  # (B,), bool
+    sources: Tensor  # (B, 2, 2): maps a position relative to the centre to that of its source pixel
+    conditions: Tensor  # (B, CONDITIONS): what the network is conditioned on
+
+    def rows(self, rows: slice) -> "Changes":
+        """The transformations of the images ``rows`` of the batch."""
+        return Changes(*(getattr(self, entry.name)[rows] for entry in fields(self)))
+
+    def on(self, device: torch.device) -> "Changes":
+        """The same on a device, without waiting for it."""
+        return Changes(*(seeds.delivered(getattr(self, entry.name), device) for entry in fields(self)))
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The transformed images x (B, C, S, S), padded by reflection.
+
+        Mirrored and shifted images are exact. Warped ones are interpolated (bicubic) and stay within [-1, 1].
+        """
+        for side, dim in ((0, 3), (1, 2)):
+            x = x.gather(dim, _spread(self._places(x.shape[dim], side), dim).expand(x.shape))
+        grid = functional.affine_grid(
+            functional.pad(self.sources, (0, 1)).to(x.dtype), list(x.shape), align_corners=False
+        )
+        warped = functional.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+        return torch.where(self.warped[:, None, None, None], warped.clamp(-1.0, 1.0), x)
+
+    def _places(self, size: int, side: int) -> Tensor:
+        """The indices (B, size) of the pixels of a row or column that move to the positions 0, 1, ..."""
+        places = torch.arange(size, device=self.shift.device) - self.shift[:, side, None]
+        places = torch.remainder(places, 2 * size)
+        places = torch.minimum(places, 2 * size - 1 - places)
+        return torch.where(self.flipped[:, side, None], size - 1 - places, places)
+
+
+def drawn_changes(generator: torch.Generator, batch: int, size: int, probability: float) -> Changes:
+    """Transformations of a batch of square images of side ``size``, each of the six with this ``probability``.
+
+    Mirror left to right; mirror upside down; shift by N(0, (size / 8)^2) in both directions, rounded to pixels; scale
+    by 2^N(0, 0.2^2); rotate by any angle; stretch by 2^N(0, 0.2^2) along any direction, and by the inverse across it.
+    """
+    made = torch.rand(batch, 6, generator=generator) < probability
+    normal = torch.randn(batch, 4, generator=generator)
+    angles = (2.0 * torch.rand(batch, 2, generator=generator) - 1.0) * math.pi
+    unit = _SHIFT * size
+    shift = torch.where(made[:, 2:3], (normal[:, :2] * unit).round(), 0.0)
+    scale, turn, stretch = (
+        torch.where(made[:, kind], number, 0.0)
+        for kind, number in ((3, normal[:, 2]), (4, angles[:, 0]), (5, normal[:, 3]))
+    )
+    # A direction and its opposite are the same: only twice its angle counts.
+    axis = torch.stack([(2.0 * angles[:, 1]).cos(), (2.0 * angles[:, 1]).sin()], dim=1)
+    conditions = torch.cat(
+        [
+            made[:, :2].float(),
+            shift / unit,
+            torch.stack([scale, turn.cos() - 1.0, turn.sin()], dim=1),
+            stretch[:, None] * axis,
+        ],
+        dim=1,
+    )
+    assert conditions.shape == (batch, CONDITIONS), f"{conditions.shape[1]} conditions, not {CONDITIONS}"
+    sources = _inverse_map(scale, turn, stretch, axis)
+    return Changes(made[:, :2], shift.long(), made[:, 3:].any(1), sources, conditions)
+
+
+def _inverse_map(scale: Tensor, turn: Tensor, stretch: Tensor, axis: Tensor) -> Tensor:
+    """(B, 2, 2), the inverse of: scale and stretch, both in units of `_OCTAVES`, then turn."""
+    octave = _OCTAVES * math.log(2.0)
+    cosine, sine = turn.cos(), turn.sin()
+    back = _matrix(cosine, sine, -sine, cosine)
+    # The exponential of a symmetric matrix without trace.
+    grow, differ = (-octave * stretch).cosh(), (-octave * stretch).sinh()
+    narrow = _matrix(grow + differ * axis[:, 0], differ * axis[:, 1], differ * axis[:, 1], grow - differ * axis[:, 0])
+    return (-octave * scale).exp()[:, None, None] * (narrow @ back)
+
+
+def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    return torch.stack([a, b, c, d], dim=1).view(-1, 2, 2)
+
+
+def _spread(places: Tensor, dim: int) -> Tensor:
+    """(B, size) as an index along a dimension of (B, C, H, W)."""
+    return places[:, None, None, :] if dim == 3 else places[:, None, :, None]

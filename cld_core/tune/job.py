@@ -279,7 +279,9 @@ class Job:
     """
 
     def __init__(self, work: Tuning, device: torch.device, should_stop: Callable[[], bool]) -> None:
-        self._work, self._request, self._should_stop = work, work.request, should_stop
+        self._work = work
+        self._request = work.request
+        self._should_stop = should_stop
         self._patiently = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
         run, step = work.run, work.request.checkpoint_step
         length, fix = work.request.ema_length, "Tune to another step."

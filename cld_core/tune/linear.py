@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cld_core.guidance import Guided
 from cld_core.samplers import exponential
-from cld_core.samplers.split import rest, score_from_rest
+from cld_core.samplers.path import rest, score_from_rest
 from cld_core.samplers.tuned import Linear, follow, stepped
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion, Schedule

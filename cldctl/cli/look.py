@@ -5,6 +5,7 @@ import importlib.util
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import typer
 from typer import Argument, Option
 
 from cld_core.errors import NotFoundError, UsageError
+from cld_core.sanitize import printable
 from cldctl.show.console import Working, err, out
 
 from . import options
@@ -29,6 +31,8 @@ _NOT_TOGETHER = {
     ("--attempt", "--eval"): "an evaluation has no attempts; use --shard",
     ("--all-ranks", "--eval"): "the tasks of an evaluation are named by --shard",
 }
+# Seconds between two looks for new output of logs.
+_EVERY_S = 0.3
 # More rows than this are written as JSON a line each: indenting them takes longer than everything else.
 _MANY = 50
 
@@ -130,8 +134,7 @@ def logs(
 
     Example: cldctl logs --failed --tail 20
     """
-    from cldctl.runs.logs import failed_log, of_evaluation, of_training
-    from cldctl.show.logs import Printer
+    from cldctl.runs.logs import Lines, failed_log, of_evaluation, of_training
 
     given = {
         "--rank": rank is not None,
@@ -159,11 +162,16 @@ def logs(
     find = log.all_ranks if all_ranks else lambda: [log]
     if not any(one.files() for one in find()) and not follow:
         raise log.missing(run)
-    printer = Printer(find, merge=all_ranks, tail=tail)
-    if follow:
-        printer.follow(log.is_growing)
-    else:
-        printer.show()
+    lines = Lines(find, merge=all_ranks, tail=tail, say=lambda text: err.print(text, style="yellow"))
+    is_last = False
+    while not is_last:
+        is_last = not (follow and log.is_growing())
+        for line, is_error in lines.new():
+            # What a process printed must not steer the terminal of whoever looks at it.
+            text = printable(line.decode(errors="replace"), keep="\n\t\r")
+            typer.echo(text, nl=False, file=err.file if is_error else None)
+        if not is_last:
+            time.sleep(_EVERY_S)
 
 
 def why(name: str | None = options.RUN, as_json: bool = options.AS_JSON, root: Path = options.RUNS_DIR) -> None:
@@ -230,7 +238,7 @@ def board(
 
     Example: cldctl board toy-0102-101112-ab12 toy-0102-101530-cd34
     """
-    from cldctl.runs import board as policy
+    from cldctl.page.curves import stay, tensorboard, tunnel
 
     runs = options.find_runs_or_group(names, root) if names else [options.find_run(None, root)]
     for run in runs:
@@ -238,12 +246,12 @@ def board(
             err.print(f"{run.name} has no curves yet; they will appear", style="yellow")
     with contextlib.ExitStack() as stack:
         with err.status("starting TensorBoard"):
-            serving = stack.enter_context(policy.tensorboard(runs, port))
+            serving = stack.enter_context(tensorboard(runs, port))
         out.print(f"http://localhost:{serving}/")
         err.print("from your own machine:")
-        err.print(policy.tunnel(serving), no_wrap=True)
+        err.print(tunnel(serving), no_wrap=True)
         err.print("Ctrl-C ends it", style="dim")
-        policy.stay()
+        stay()
 
 
 def report(
@@ -297,7 +305,7 @@ def report(
 def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Path:
     from cld_core.files import write_text
     from cld_core.ownership import require_may_change
-    from cldctl.page.one_run import page, page_of
+    from cldctl.page.report import page, page_of
 
     run = options.find_run(name, root)
     if output is None:
@@ -313,36 +321,37 @@ def _page_of_many(
 ) -> tuple[Path, bool]:
     """Write a comparison, or an index; where it is, and whether all pages that were asked for were written."""
     from cld_core.files import write_text
-    from cldctl.page import many_runs
+    from cldctl.page.report import page_of_many, write_pages
     from cldctl.runs import survey
-    from cldctl.runs.index import Index
+    from cldctl.runs.index import Found, Index
     from cldctl.runs.status import status_or_reason
 
-    which, notes = None, [str(root.absolute())]
     if names:
         runs = options.find_runs_or_group(names, root)
         answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
-        rows = [status_or_reason(run, answers) for run in runs]
-        title, file = f"{len(runs)} runs compared", "comparison.html"
+        found = Found([status_or_reason(run, answers) for run in runs], answers)
     else:
         found = Index(root).look(max_age_s=survey.TO_LOOK_S)
-        answers, rows, which = found.answers, found.rows[::-1], "--all"
-        title, file = f"Runs in {root.absolute().name}", "index.html"
-        notes += [f"{name}: {reason}" for name, reason in found.closed.items()]
+    rows, notes = found.rows[::-1], [str(root.absolute()), *found.remarks]
+    which: str | None = "--all"
+    title, file = f"Runs in {root.absolute().name}", "index.html"
     if len(names) == 1:
-        name, rows = groups[0].name, rows[::-1]
-        title, file, which = f"Runs of the group {name}", f"index-{name}.html", shlex.quote(name)
-    notes += [answers.remark] if answers.remark else []
+        which = shlex.quote(groups[0].name)
+        title, file = f"Runs of the group {groups[0].name}", f"index-{groups[0].name}.html"
+    elif names:
+        # As they are named, not the newest first.
+        rows, which = found.rows, None
+        title, file = f"{len(rows)} runs compared", "comparison.html"
     problems: dict[str, str] = {}
     if pages:
         # Before the page that links to them.
         with Working(f"making the pages of {len(rows)} runs", announced=True) as working:
-            written, problems = many_runs.write_pages(rows, working.at, follow=follow)
+            written, problems = write_pages(rows, working.at, follow=follow)
         err.print(f"{written:,} {'page' if written == 1 else 'pages'} written")
         for name, problem in problems.items():
             err.failure(f"{name}: {problem}", style="red")
     target = (output or root / file).absolute()
     with Working(f"making the page: {title}", announced=True):
-        page = many_runs.page(title, rows, target.parent, groups=groups, which=which, notes=notes, follow=follow)
+        page = page_of_many(title, rows, target.parent, groups=groups, which=which, notes=notes, follow=follow)
         write_text(target, page)
     return output or target, not problems

@@ -4,7 +4,7 @@ The names are strings, so that naming a cluster loads nothing.
 """
 
 from cld_core.errors import UsageError, did_you_mean
-from cld_core.imports import resolve
+from cld_core.registration import resolve
 
 from .base import Cluster
 

@@ -126,7 +126,7 @@ def require_average(run: RunFolder, step: int, length: float | None) -> None:
         OSError: what is stored cannot be listed.
     """
     if length is not None:
-        from cld_core.averages.profiles import mixture
+        from cld_core.average_profiles import mixture
 
         mixture(run, step, length)
 

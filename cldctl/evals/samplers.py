@@ -19,7 +19,7 @@ from cld_core.run import RunFolder
 from cld_core.run.evaluations import Axis, Cell, EvalRequest, Sweep, current_report, numbers
 
 from .plan import MAX_CELLS, EvaluationPlan, recipe_for_evaluation, with_solution
-from .table import finite, is_complete, keys_of, rows, to_csv
+from .results import finite, is_complete, keys_of, rows, to_csv
 
 Row = Mapping[str, Any]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.files import forgive_output
-from cld_core.imports import resolve
+from cld_core.registration import resolve
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import CRASHES, Cause, Ended, Event, Failed, GivenUp, Refused, TurnedAway

@@ -15,7 +15,7 @@ from cld_core.run.work import open_work, use_plugins
 from cld_core.sanitize import one_line
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, Wish
-from cldctl.evals.table import write_finished
+from cldctl.evals.results import write_finished
 
 from . import hooks, process
 from .process import NOTE_WITHIN_S, one_line_errors

@@ -10,7 +10,7 @@ from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_json
-from cld_core.run import Ledger, RunFolder, code
+from cld_core.run import Ledger, RunFolder
 from cld_core.run.checkpoints import slowest_save_s
 from cld_core.run.events import Failed
 from cld_core.run.groups import Group
@@ -39,11 +39,13 @@ def training(
     group: Group | None = None,
     after: After | None = None,
     parallel: int | None = None,
+    code: Path | None = None,
 ) -> JobSpec:
     """The job that trains a run, or whose tasks train the runs of a group, of which `list_runs` writes the list.
 
     Args:
         recipe: of any of them; their jobs are of the same size.
+        code: what the job imports from, as in `JobSpec`.
     """
     of = runs[0] if group is None else group
     logs = job_logs.folder_for(of.logs)
@@ -57,7 +59,7 @@ def training(
         notice_s=notice_s(slowest_saves(runs), recipe.cluster),
         after=after,
         parallel=parallel,
-        code=code.path_of(runs[0].path),
+        code=code,
         aftermath=_aftermath(kind, folder, logs, cluster),
     )
     # The nodes that any of them should avoid: an array has one list.

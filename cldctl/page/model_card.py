@@ -30,7 +30,7 @@ from cldctl.show.tables import usage_line
 
 from .curves import is_inside
 from .document import TEMPLATES, png
-from .one_run import differing, fact_columns, readable_results, result_columns, shipped, software
+from .report import differing, fact_columns, readable_results, result_columns, shipped, software
 
 if TYPE_CHECKING:
     from cld_core.model import Model

@@ -5,7 +5,6 @@ Each look compares every remembered row with the files that it was made of.
 """
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import json
@@ -13,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,9 +69,15 @@ class Found:
         closed: by name, why this user cannot see whether a folder is a run.
     """
 
-    rows: list[RunStatus]
-    answers: Answers
-    closed: dict[str, str]
+    rows: list[RunStatus] = field(default_factory=list)
+    answers: Answers = field(default_factory=lambda: Answers({}))
+    closed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is worth knowing about the answers of clusters, and about folders."""
+        closed = [f"{name}: {reason}" for name, reason in self.closed.items()]
+        return [*filter(None, [self.answers.remark]), *closed]
 
 
 @dataclass(frozen=True)
@@ -269,13 +274,7 @@ def _save(file: Path, entries: Mapping[str, Entry]) -> None:
 
 
 def _seal(content: bytes) -> bytes:
-    """The first line of a file: a digest of the rest, and of the code that made it."""
-    return hashlib.sha256(_code().encode() + content).hexdigest().encode()
-
-
-@functools.cache
-def _code() -> str:
-    """What makes rows: the version, and name, size and time of the modules, which change in a checkout."""
+    """The first line of a file: a digest of the rest and of the code that made it, which changes in a checkout."""
     folders = [Path(root, name) for it, names in _MADE_BY.items() for root in it.__path__ for name in names]
     modules = [(it.name, it.stat().st_size, it.stat().st_mtime_ns) for folder in folders for it in folder.glob("*.py")]
-    return hashlib.sha256(repr((__version__, sorted(modules))).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((__version__, sorted(modules))).encode() + content).hexdigest().encode()

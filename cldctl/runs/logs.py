@@ -35,7 +35,7 @@ _LOG = re.compile(r".+_(?P<rank>[0-9]{1,9})_log\.(?:out|err)")
 # The end of a part that is shown: nobody reads more, and a file may be larger than the disk.
 MOST_BYTES = 64 * 2**20
 # Where marks are looked for; larger logs are shown whole.
-_SEARCHED_BYTES = 2**30
+_SEARCHED_BYTES = 2**28
 _LINE_BYTES = 2**20
 _BLOCK = 2**16
 # Times as Python's logging, submitit, Slurm and our marks write them, and as glog does for torch.
@@ -265,17 +265,11 @@ def cut(file: Path, restart: int) -> Part:
 
 def _marks(file: Path) -> list[tuple[int, int]] | None:
     """The number of each start, and where its mark is; None if the file is too large to be searched."""
-    found, carried, place = [], b"", 0
     with opened(file) as stream:
         if os.fstat(stream.fileno()).st_size > _SEARCHED_BYTES:
             return None
-        while block := stream.read(2**20):
-            text = carried + block
-            # A mark may be cut in two: what follows the last line break is looked at again.
-            whole = text.rfind(b"\n") + 1
-            found += [(int(match["restart"]), place + match.start()) for match in MARK.finditer(text[:whole])]
-            carried, place = text[whole:][-_BLOCK:], place + len(text) - len(text[whole:][-_BLOCK:])
-    return found
+        content = stream.read(_SEARCHED_BYTES)
+    return [(int(match["restart"]), match.start()) for match in MARK.finditer(content)]
 
 
 def merged(parts: Sequence[tuple[int, Part]], latest: dict[Path, float] | None = None) -> Iterator[tuple[int, bytes]]:
@@ -304,15 +298,6 @@ def _timed(order: int, rank: int, part: Part, times: dict[Path, float]) -> Itera
             yield latest, order, rank, line
 
 
-def latest_time(part: Part) -> float:
-    """The latest time of a line in a part, seconds since 1970; 0 without any.
-
-    Raises:
-        OSError
-    """
-    return max((time_of(line) or 0.0 for line in part.all_lines()), default=0.0)
-
-
 def time_of(line: bytes) -> float | None:
     """The time that a line of a log begins with, seconds since 1970; None without one."""
     head = line[:_WITHIN].decode(errors="replace")
@@ -326,6 +311,83 @@ def time_of(line: bytes) -> float | None:
         return datetime.fromisoformat(when).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+class Tail:
+    """What is new in logs: at first their ends, then what was appended.
+
+    Args:
+        lines: of each file, at most so many at first; None for all.
+        say: told what is left out.
+    """
+
+    def __init__(self, lines: int | None, say: Callable[[str], object] = lambda text: None) -> None:
+        self._lines, self._say = lines, say
+        # How far each file was read, bytes.
+        self._read: dict[Path, int] = {}
+
+    def new_parts(self, log: Log) -> list[Part]:
+        """What was not read yet.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        files = log.files()
+        # Where a start begins is looked for once; what follows a part that grows is new, or of a later start.
+        if not self._read.keys() >= set(files):
+            return [self._new(part) for part in log.parts()]
+        return [self._new(Part(file)) for file in files] if log.is_newest else []
+
+    def _new(self, part: Part) -> Part:
+        size = os.stat(part.file).st_size
+        part = replace(part, end=size if part.end is None else min(size, part.end))
+        begin = self._read[part.file] if part.file in self._read else self._first(part)
+        self._read[part.file] = end = max(begin, part.end or 0)
+        return Part(part.file, begin, end)
+
+    def _first(self, part: Part) -> int:
+        if part.whole is not None:
+            self._say(f"{part.file}: shown whole: {part.whole}")
+        begin = part.begin if self._lines is None else part.last(self._lines).begin
+        shown = max(begin, (part.end or 0) - MOST_BYTES)
+        if shown > begin:
+            self._say(f"the first {shown - begin:,} bytes of {part.file} are not shown")
+        return shown
+
+
+class Lines:
+    """The lines of logs, and then again those that are new in them.
+
+    Args:
+        find: the log of one rank, or of several, which may become more.
+        merge: their lines are one stream, each with the number of its rank.
+        tail: of each file, at most so many lines of what is there at first; None for all.
+        say: told what is left out.
+    """
+
+    def __init__(
+        self, find: Callable[[], Sequence[Log]], *, merge: bool, tail: int | None, say: Callable[[str], object]
+    ) -> None:
+        self._find, self._merge, self._tail = find, merge, Tail(tail, say)
+        # Of each file, the latest time of a line so far: the lines below it that have none belong there.
+        self._latest: dict[Path, float] = {}
+
+    def new(self) -> Iterator[tuple[bytes, bool]]:
+        """What was not read yet, and whether each line is from a log of errors.
+
+        Raises:
+            OSError: a log cannot be read.
+        """
+        parts = [(log.rank, part) for log in self._find() for part in self._tail.new_parts(log)]
+        if not self._merge:
+            yield from ((line, part.is_errors) for _, part in parts for line in part.lines())
+            return
+        for _, part in parts:
+            if part.file not in self._latest:
+                above = Part(part.file, max(part.begin - MOST_BYTES, 0), part.begin)
+                self._latest[part.file] = max((time_of(line) or 0.0 for line in above.all_lines()), default=0.0)
+        for rank, line in merged(parts, self._latest):
+            yield f"{rank}| ".encode() + line.removesuffix(b"\n") + b"\n", False
 
 
 # --- who failed first
@@ -351,6 +413,12 @@ class FirstFailure:
     lines: tuple[str, ...] = ()
     file: Path | None = None
 
+    def __str__(self) -> str:
+        """Which rank failed first, in which attempt and where."""
+        if self.rank is None:
+            return f"attempt {self.attempt}; the first rank to fail is unknown"
+        return f"rank {self.rank}{f' on {self.host}' if self.host else ''} failed first in attempt {self.attempt}"
+
 
 def last_failed(history: History) -> Attempt | None:
     """The newest attempt that ended by an error of its own or of its machines."""
@@ -374,9 +442,7 @@ def failed_log(run: RunFolder, attempt: int | None) -> tuple[Log, str]:
     if chosen is None:
         raise NotFoundError(f"no attempt of {run.name} has failed. `cldctl why {run.name}` says what happened.")
     first = first_failure(run, history, chosen)
-    where = f" on {first.host}" if first.host else ""
-    who = f"rank {first.rank}{where}" if first.rank is not None else "rank 0 (the first rank to fail is unknown)"
-    return of_training(run, chosen.attempt, first.rank or 0), f"attempt {chosen.attempt}, {who}"
+    return of_training(run, chosen.attempt, first.rank or 0), f"{first}{': rank 0' if first.rank is None else ''}"
 
 
 def first_failure(run: RunFolder, history: History, attempt: Attempt) -> FirstFailure:

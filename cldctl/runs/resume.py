@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core.config import Recipe, plugins, with_overrides
@@ -52,7 +52,6 @@ class Continuation:
         other_data: whether it may train on other data than it has so far.
         max_age_s: how old an answer may be that says that the run is not alive, seconds: one question is enough for
             many runs.
-        checked: folders of code that are known to be whole: many runs may share one.
     """
 
     overrides: tuple[str, ...] = ()
@@ -62,7 +61,6 @@ class Continuation:
     update_code: bool = False
     other_data: bool = False
     max_age_s: float = 0.0
-    checked: set[Path] = field(default_factory=set)
 
 
 def with_profile(profile: str | None, overrides: Sequence[str]) -> tuple[str, ...]:
@@ -206,18 +204,21 @@ def _ready(
     changed = _check_data(run, recipe, update=asked.update_code, allowed=asked.other_data)
     edited = frozen.note(run)
     about(run, recipe, step, damaged, (*([] if edited is None else [edited]), *changed, *warnings))
-    stored = snapshot.for_continuation(
-        run, recipe, cluster, asked.checked, update=asked.update_code, trusted=asked.allow_plugin
-    )
+    stored = snapshot.for_continuation(run, recipe, cluster, update=asked.update_code, trusted=asked.allow_plugin)
     request = Requested(
         steps=recipe.train.steps,
         overrides=overrides,
         profile=asked.profile,
         from_step=asked.from_step,
-        code=snapshot.requested(stored, cluster),
     )
-    recipe = replace(recipe, plugins=code.with_copies(recipe.plugins, run.path))
-    return Start(run=run, recipe=recipe, request=request, evaluations=tuple(chained(run, recipe)))
+    recipe = replace(recipe, plugins=code.with_copies(recipe.plugins, stored))
+    return Start(
+        run=run,
+        recipe=recipe,
+        request=request,
+        stored=stored,
+        evaluations=tuple(chained(run, recipe)),
+    )
 
 
 def _require_own(run: RunFolder, recipe: Recipe, before: Recipe) -> None:
@@ -287,7 +288,7 @@ def _check_data(run: RunFolder, recipe: Recipe, *, update: bool = False, allowed
     Raises:
         RecipeError: the data are known to be others; names the fix. Or a plug-in cannot be imported.
     """
-    copies = code.copies_of(run.path)
+    copies = code.copies_in(code.folder_of(run.path))
     warnings = [] if update else _changed(run, recipe, copies)
     now, whose = _data_of(run, recipe, copies, update)
     if not are_other_data(now, run.ledger.history().data):

@@ -99,18 +99,18 @@ class Observed:
         Raises:
             UsageError, DataError: it does not fit the data.
         """
-        from cld_core.conditioning import files
+        from cld_core.conditioning import observation
 
         shape = model.data_shape
         if self.inpaint is not None and self.mask is not None:
-            return files.from_pictures(self.inpaint, self.mask, shape, self.sigma)
+            return observation.from_pictures(self.inpaint, self.mask, shape, self.sigma)
         if isinstance(self._named, Path):
-            return files.from_arrays(self._named, shape, self.sigma)
+            return observation.from_arrays(self._named, shape, self.sigma)
         assert self._named is not None, "one of the three is given"
         name, value = self._named
         if shape != (2,):
             raise UsageError(f"--observe {name}={value:g} is for points on the plane. Pass --inpaint, or a file.")
-        return files.coordinate(_COORDINATES[name], value, self.sigma)
+        return observation.coordinate(_COORDINATES[name], value, self.sigma)
 
     def way(self) -> "Way":
         """How samples are conditioned."""

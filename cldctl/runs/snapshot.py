@@ -1,211 +1,385 @@
-"""The code that a run was submitted with is stored in its folder, and its jobs run that (`cld_core.run.code`).
-
-The runs of a group share one copy in the folder of the group, to which each of them points.
-"""
+"""The code that a run was submitted with is stored in its folder, and its jobs run that (`cld_core.run.code`)."""
 
 import contextlib
+import errno
+import fnmatch
+import functools
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import subprocess
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 from cld_core import ownership
-from cld_core.codec import to_plain
+from cld_core.codec import text, to_plain
 from cld_core.config import Recipe
 from cld_core.digests import checksum, digest
 from cld_core.errors import CldError, UsageError
 from cld_core.files import read_bytes, write_json
 from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest, Plugin
-from cld_core.run.groups import Group
-from cld_core.run.identity import identity
+from cld_core.run.identity import commit_of
 from cld_core.version import __version__
 from cldctl.clusters.base import Cluster
 
-from . import checkout
 from .selection import command
 
+MAX_FILE_BYTES, MAX_BYTES, MAX_FILES = 2**20, 20 * 2**20, 5000
+# Of the difference from the commit.
+_MAX_PATCH_BYTES = 4 * 2**20
+# Of what was left out, so many names are kept.
+_MAX_LEFT_OUT = 200
+# Those of a hook would lead git to another repository.
+_MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+_GIT_WITHIN_S = 20.0
+_FIX = "List it in .gitignore if it is data, or pass --live-code to run the checkout itself"
+_SECRET_FOLDERS = (".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".docker", ".secrets", "secrets")
+_DATA = (
+    *(".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".npy", ".lmdb", ".mdb", ".h5", ".hdf5", ".parquet", ".arrow"),
+    *(".tfrecord", ".tfrecords", ".pkl", ".pickle", ".bin", ".onnx", ".sqlite", ".db", ".mat"),
+    *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pdf", ".mp4", ".avi", ".wav", ".mp3"),
+    *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".whl", ".sif", ".egg", ".so", ".o", ".a", ".pyc"),
+)
+_SECRETS = (
+    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.gpg", "*.ppk"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "credentials*", "*credentials.json", "secret*", "*.secret"),
+    *(".netrc", "_netrc", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd", ".pgpass", ".vault*"),
+    *("token", "token.*", "*_token", "*_token.*", "*-token", "*-token.*", "tokens", "tokens.*", "*.token", ".token*"),
+    *("service-account*.json", "service_account*.json", "kubeconfig", "password*", "passwd*", "*.ovpn"),
+)
+# Python files are code more often than not.
+_SECRETS_IN_PYTHON = ("credentials.py", "secrets.py", ".env*")
+# Folders at the top that no job imports; the commit and the patch have them.
+_NOT_RUN = ("tests", "test", "docs", "doc", ".git", ".github", ".ci")
+_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
 # Of the files that are left out, so many are named.
 _SHOWN = 5
 # A plug-in is somebody's own Python file.
 _MAX_PLUGIN_BYTES = 4 * 2**20
 
 
-def kind_for(cluster: Cluster, live: bool = False) -> Literal["copy", "installed", "live"]:
-    """What `Manifest.kind` would be now: a cluster that blocks runs in this process."""
-    if live or cluster.blocks:
-        return "live"
-    return "copy" if code.installed() is None else "installed"
+@dataclass(frozen=True)
+class Code:
+    """Code that runs can be given.
+
+    Attributes:
+        manifest: what theirs is to say.
+        files: where those files are now that it lists, by name.
+        patch: how they differ from the commit.
+    """
+
+    manifest: Manifest
+    files: Mapping[str, Path] = field(default_factory=dict)
+    patch: bytes = b""
+
+    def with_plugins(self, plugins: Iterable[tuple[str, str]]) -> "Code":
+        """With copies of plug-in files; where somebody asked for the live checkout, they are used where they are.
+
+        Args:
+            plugins: where each is read from, and what it was called at first; modules are left out.
+
+        Raises:
+            CldError: one cannot be read.
+        """
+        files, stored = dict(self.files), {plugin.path: plugin for plugin in self.manifest.plugins}
+        for path, original in plugins:
+            if path.endswith(".py") and self.manifest.kind != "live":
+                with _storing(path):
+                    content = read_bytes(Path(path), limit=_MAX_PLUGIN_BYTES, follow=True)
+                sha256 = hashlib.sha256(content).hexdigest()
+                name = f"{code.PLUGINS}/{sha256[:16]}/{Path(path).name}"
+                files[name], stored[original] = Path(path), Plugin(path=original, file=name, sha256=sha256)
+        return replace(self, manifest=replace(self.manifest, plugins=tuple(stored.values())), files=files)
 
 
-def requested(manifest: Manifest, cluster: Cluster) -> str:
-    """What a request says about its code: a cluster that blocks runs this process's own."""
-    return "live" if cluster.blocks else manifest.code
-
-
-def store(run: RunFolder, recipe: Recipe, cluster: Cluster, *, live: bool = False, update: bool = False) -> Manifest:
-    """Store the code of this process, and the plug-ins of ``recipe``, in place of what the run has had.
+def of_checkout(runs: Path, cluster: Cluster, *, live: bool = False) -> Code:
+    """The code of this process, as it is at this moment, without plug-ins.
 
     Args:
+        runs: the folder of the runs.
         live: run the checkout itself, whatever it becomes.
-        update: take plug-ins from where they were at first, not the run's own copies.
 
     Raises:
-        UsageError: it is too large, or the path of the run cannot be searched for modules.
-        RecipeError: a plug-in cannot be read.
-        CldError: it cannot be written.
+        UsageError: it is too large.
     """
-    folder = code.own_folder(run.path)
-    with _draft_in(run.path) as draft:
-        files = [] if live else plugin_files(run, recipe.plugins, renew=update)
-        plugins = [_copy_plugin(draft, file, original) for file, original in files if file.endswith(".py")]
-        manifest = _filled(draft, run.path.parent, cluster, live, run.identity(), plugins)
-        if (before := code.read(folder)) is not None:
-            # What earlier attempts ran can be made again. As `status` names it, not what it is without its plug-ins.
-            kept, place = draft / code.EARLIER / before.code[:16], code.place(folder, before)
-            _copy(place, kept, (code.MANIFEST, code.PATCH, *(plugin.file for plugin in before.plugins)))
-        _put_in_place(run, draft)
-    return manifest
+    about = Manifest(kind="live" if live else "process", version=__version__, root=str(code.ROOT))
+    if live or cluster.blocks:
+        return Code(about)
+    if (package := code.installed()) is not None:
+        return Code(replace(about, kind="installed", digest=package))
+    if code.importable(code.ROOT) is not None:  # This process runs the copy of another run.
+        own = copy_of(code.ROOT)
+        return replace(own, manifest=replace(own.manifest, plugins=()))
+    files, left_out = read_checkout(code.ROOT, runs)
+    manifest = replace(about, kind="copy", digest=digest(files), files=files, left_out=left_out)
+    manifest = replace(manifest, **(commit_of(code.ROOT) or {}))
+    patch = patch_of(code.ROOT, left_out).encode(errors="surrogateescape")
+    return Code(manifest, {name: code.ROOT / name for name in files}, patch)
 
 
-def shared_folder(group: Group) -> Path:
-    """Where the code of the first sweep of a group is."""
-    return group.path / "code"
+def read_checkout(root: Path, runs: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The files of a checkout that are tracked, or neither tracked nor ignored.
 
-
-def store_shared(
-    group: Group, recipes: Sequence[Recipe], file: Path, cluster: Cluster, *, live: bool = False
-) -> Manifest | None:
-    """Store the code of this process for new runs of a group, unless the group has it already.
+    Without git, these are the files of the packages.
 
     Args:
-        file: where the recipes were read from.
+        runs: the folder of the runs, which is not part of the checkout.
 
     Returns:
-        What `point` takes; None if there is nothing to share: jobs run an installed package, or the checkout itself.
+        Their SHA-256 by name, and why the others were left out, by name.
 
     Raises:
-        UsageError, RecipeError, CldError: as `store`.
+        UsageError: they are too many or too large.
     """
-    if not recipes or kind_for(cluster, live) != "copy":
+    files: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    # Bytes by folder at the top.
+    sizes: Counter[str] = Counter()
+
+    @functools.cache
+    def is_of_run(folder: PurePosixPath) -> bool:
+        """Whether a folder of the checkout is a run, holds the runs, or is in one of these."""
+        if folder == PurePosixPath("."):
+            return False
+        return root / folder == runs or os.path.isfile(root / folder / "run.json") or is_of_run(folder.parent)
+
+    for name in _names(root):
+        if text(name) is None:
+            continue  # Not valid Unicode: no manifest could name it.
+        reason = "it belongs to a run" if is_of_run(PurePosixPath(name).parent) else why_left_out(name)
+        content = b""
+        if reason is None:
+            try:
+                content = read_bytes(root / name, limit=MAX_FILE_BYTES)
+                # Python files name keys in checks such as this one.
+                has_key = not name.endswith(".py") and _KEY.search(content) is not None
+                reason = "it holds a private key" if has_key else None
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                is_large = error.errno == errno.EFBIG
+                reason = f"larger than {MAX_FILE_BYTES // 2**20} MiB" if is_large else error.strerror or str(error)
+        if reason is not None:
+            # Not the names in folders that are left out as a whole.
+            is_whole = reason in ("no job needs it", "it belongs to a run")
+            left_out.setdefault(f"{name.partition('/')[0]}/" if is_whole else name, reason)
+            continue
+        sizes[name.partition("/")[0]] += len(content)
+        files[name] = hashlib.sha256(content).hexdigest()
+        _require_small(root, sizes, len(files))
+    if more := max(len(left_out) - _MAX_LEFT_OUT, 0):
+        left_out = {**dict(list(left_out.items())[:_MAX_LEFT_OUT]), "...": f"and {more} more"}
+    return files, left_out
+
+
+def patch_of(root: Path, left: Mapping[str, str]) -> str:
+    """How the tracked files of a checkout differ from its commit; empty without git. Secrets and data are not in it."""
+    changed = _git(root, "diff", "HEAD", "--name-only", "--relative", "-z")
+    names = [name for name in changed.split("\0") if name] if changed else []
+    shown = [name for name in names if _confidential(name) is None and "private key" not in left.get(name, "")]
+    if not shown:
+        return ""
+    how = ("--relative", "--no-ext-diff", "--no-textconv", "--no-color")
+    difference = _git(root, "diff", "HEAD", *how, "--", *shown) or ""
+    return "" if len(difference.encode(errors="replace")) > _MAX_PATCH_BYTES else difference
+
+
+def _names(root: Path) -> Sequence[str]:
+    """The names of the files to copy, sorted."""
+    listed = _git(root, "ls-files", "-co", "--exclude-standard", "-z")
+    names = set() if listed is None else {name for name in listed.split("\0") if name}
+    # If a repository around an environment ignores it, nothing of it is listed.
+    return sorted(names) if "cld_core/__init__.py" in names else code.sources()
+
+
+def _require_small(root: Path, sizes: Counter[str], files: int) -> None:
+    if files > MAX_FILES or sizes.total() > MAX_BYTES:
+        largest = ", ".join(top for top, _ in sizes.most_common(3))
+        limit = f"{MAX_BYTES // 2**20} MiB or {MAX_FILES} files"
+        raise UsageError(f"{root}: the code of a run may have {limit}, and this is more; most is in {largest}. {_FIX}.")
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """What git says about a checkout; None if it is not one, or there is no git.
+
+    Raises:
+        UsageError: git takes too long.
+    """
+    command = ["git", "-C", str(root), "--literal-pathspecs", "-c", "core.fsmonitor=false"]
+    env = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
+    try:
+        done = subprocess.run([*command, *words], capture_output=True, timeout=_GIT_WITHIN_S, check=True, env=env)
+    except subprocess.TimeoutExpired as error:
+        slow = f"git does not list the files of the checkout within {_GIT_WITHIN_S:.0f} s"
+        raise UsageError(f"{root}: {slow}. {_FIX}.") from error
+    except (OSError, subprocess.SubprocessError):
         return None
-    with _draft_in(group.path) as draft:
-        files = dict.fromkeys(path for recipe in recipes for path in recipe.plugins if path.endswith(".py"))
-        plugins = [_copy_plugin(draft, path, path) for path in files]
-        manifest = _filled(draft, group.root, cluster, live, identity(group.name, file), plugins)
-        folder = shared_folder(group)
-        if folder.exists() and not _holds(folder, manifest):
-            folder = folder.with_name(f"code-{manifest.code[:12]}")
-        if not _holds(folder, manifest):
-            shutil.rmtree(folder, ignore_errors=True)
-            draft.rename(folder)
-    return replace(manifest, shared=str(folder.relative_to(group.root)))
+    return done.stdout.decode(errors="surrogateescape")
 
 
-def _holds(folder: Path, manifest: Manifest) -> bool:
+def why_left_out(name: str) -> str | None:
+    """Why a file of this name, relative to the checkout, is left out; None if it is copied, if it is small."""
+    path = PurePosixPath(name)
+    if path.parts[0] in _NOT_RUN and len(path.parts) > 1:
+        return "no job needs it"
+    if name in (code.MANIFEST, code.PATCH):
+        return "the name is used for something else"
+    return _confidential(name)
+
+
+def _confidential(name: str) -> str | None:
+    """Why the content of a file of this name is stored nowhere, not even as a difference; None if it may be."""
+    path = PurePosixPath(name)
+    base = path.name.lower()
+    patterns = _SECRETS_IN_PYTHON if base.endswith(".py") else _SECRETS
+    is_secret = any(fnmatch.fnmatchcase(base, pattern) for pattern in patterns)
+    if is_secret or any(part.lower() in _SECRET_FOLDERS for part in path.parts[:-1]):
+        return "it may hold a secret"
+    return "it is data" if path.suffix.lower() in _DATA else None
+
+
+def copy_of(folder: Path) -> Code:
+    """The code in a folder."""
+    manifest, patch = code.read(folder), folder / code.PATCH
+    assert manifest is not None, f"{folder} was read a moment ago"
+    with _storing(folder):
+        content = read_bytes(patch) if os.path.lexists(patch) else b""
+    return Code(manifest, {name: folder / name for name in manifest.checksums}, content)
+
+
+def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
+    """The folder of this code in the folder of a run or group: it is filled, unless it is there and whole.
+
+    Meanwhile nobody else gets the right to write into new files: a job will run what is in them.
+
+    Args:
+        like: a folder of code whose files are used again where they are equal.
+
+    Raises:
+        UsageError: the path cannot be searched for modules.
+        CldError: it cannot be written, or a file has changed meanwhile.
+    """
+    manifest, folder = wanted.manifest, code.own_folder(place, wanted.manifest.code)
+    if manifest.kind == "copy" and os.pathsep in str(folder):
+        text = f"Python cannot import from a path with '{os.pathsep}'"
+        raise UsageError(f"{place}: {text}. Use another --runs-dir, or pass --live-code.")
+    if _is_kept(folder, manifest):
+        return folder
+    draft = folder.parent / f".{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    umask = os.umask(0o077)
+    os.umask(umask)
+    try:
+        with _storing(draft):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            os.umask(umask | 0o022)
+            new = draft / folder.name
+            for parent in {(new / name).parent for name in (code.MANIFEST, *manifest.checksums)}:
+                # Python would make this folder with the rights that a job's umask gives.
+                (parent / "__pycache__").mkdir(parents=True, exist_ok=True)
+            for name, sha256 in manifest.checksums.items():
+                _fill(new / name, wanted.files[name], sha256, None if like is None else like / name)
+            (new / code.PATCH).write_bytes(wanted.patch)
+            write_json(new / code.MANIFEST, to_plain(manifest))
+            if os.path.lexists(folder):  # What is damaged goes with the draft.
+                folder.rename(draft / "damaged")
+            new.rename(folder)
+    finally:
+        os.umask(umask)
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _is_kept(folder: Path, manifest: Manifest) -> bool:
     """Whether a folder has this very code, and nobody else can have changed it."""
     found = code.read(folder)
-    is_same = found is not None and found.code == manifest.code and ownership.is_mine(folder)
+    is_same = found is not None and found.code == manifest.code and ownership.problem_of(folder.lstat()) is None
     return is_same and code.problem_of(folder, manifest) is None
 
 
-def point(run: RunFolder, manifest: Manifest) -> None:
-    """Let a new run of a group use the code that its runs share."""
-    assert manifest.shared is not None, "only a group's code is shared"
-    with _draft_in(run.path) as draft:
-        write_json(draft / code.MANIFEST, to_plain(code.Pointer(shared=manifest.shared, code=manifest.code)))
-        _put_in_place(run, draft)
+def _fill(target: Path, source: Path, sha256: str, equal: Path | None) -> None:
+    """Copy a file into a draft, or give the draft an equal file of this user's that nobody else can write."""
+    is_executable = os.access(source, os.X_OK)
+    if equal is not None:
+        # Another file system refuses it, and perhaps the kernel, if the file is somebody else's.
+        with contextlib.suppress(OSError):
+            os.link(equal, target, follow_symlinks=False)
+            is_private = ownership.problem_of(target.lstat()) is None
+            if is_private and os.access(target, os.X_OK) == is_executable and checksum(target) == sha256:
+                return
+        target.unlink(missing_ok=True)
+    content = read_bytes(source, follow=True)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise CldError(f"{source}: it has changed since the code was listed. Try again, or pass --live-code.")
+    mode = 0o777 if is_executable else 0o666
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def _storing(place: Path | str) -> Iterator[None]:
+    """Errors say what cannot be stored, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        text = f"{error.filename or place}: the code of the run cannot be stored ({error.strerror or error})"
+        raise CldError(f"{text}. Fix that, or pass --live-code.") from error
 
 
 def for_continuation(
-    run: RunFolder, recipe: Recipe, cluster: Cluster, checked: set[Path], *, update: bool = False, trusted: bool = False
-) -> Manifest:
-    """The code with which a run continues: its own, unless another one is wished for or it has none.
+    run: RunFolder, recipe: Recipe, cluster: Cluster, *, update: bool = False, trusted: bool = False
+) -> Path:
+    """The folder of the code with which a run continues: its own, unless another one is wished for or it has none.
 
     Args:
-        checked: folders of code that are known to be whole, to which this one is added: many runs may share one.
-        update: take that of the checkout in its place.
+        update: take that of the checkout in its place, and plug-ins from where they were at first.
         trusted: whether code that somebody else has stored may run.
 
     Raises:
         CldError: it is damaged, or somebody else stored it; names the fix.
     """
-    settle(run)
-    folder = code.own_folder(run.path)
+    folder, name = code.folder_of(run.path), run.ledger.history().stored
     manifest = code.read(folder)
-    if update:
-        return store(run, recipe, cluster, update=True)
-    if manifest is None:
-        if (theirs := code.read(run.path / "code")) is not None:
-            return _as_theirs(run, recipe, cluster, theirs, trusted)
-        had_code = os.path.lexists(code.folder_of(run.path)) and run.ledger.history().code not in (None, "live")
-        if had_code or os.path.lexists(folder / code.MANIFEST):
-            raise _damaged(run, f"{code.MANIFEST} cannot be read")
-    if manifest is None or manifest.kind == "installed" or (manifest.kind == "live" and not manifest.asked):
-        return store(run, recipe, cluster)
-    if manifest.kind == "live":
-        return manifest
-    place = code.place(folder, manifest)
-    for entry in {folder, place}:
-        ownership.require_private(entry, "the job would run what is in it")
-    if place not in checked:
-        _require_whole(run, folder, manifest)
-        checked.add(place)
+    if folder is not None and folder.parent.exists() and not update and code.name_of(folder) != name:
+        raise _damaged(run, folder, f"{code.MANIFEST} cannot be read")
+    if folder is None or manifest is None or update or manifest.kind in ("installed", "process"):
+        files = plugin_files(run, recipe.plugins, renew=update)
+        return store(run.path, of_checkout(run.path.parent, cluster).with_plugins(files), folder)
+    is_mine = ownership.is_mine(folder)
+    if manifest.kind == "live" or (cluster.blocks and not is_mine):
+        return folder
+    if is_mine:
+        ownership.require_private(folder, "the job would run what is in it")
+    elif not trusted:
+        _require_equal(run, folder, manifest)
+    if (problem := code.problem_of(folder, manifest)) is not None:
+        raise _damaged(run, folder, problem)
     # One that is named by the path of its original is wanted as it is now.
-    copies = code.copies_of(run.path)
-    new = [path for path in dict.fromkeys(recipe.plugins) if path.endswith(".py") and path not in copies]
-    # A copy of the run's own: the others of a group go on without what is added, and so does this one without a job.
-    return _copy_of(run, folder, manifest, new) if new else manifest
+    copies = code.copies_in(folder)
+    new = [(path, path) for path in recipe.plugins if path.endswith(".py") and path not in copies]
+    return folder if is_mine and not new else store(run.path, copy_of(folder).with_plugins(new), folder)
 
 
-def _as_theirs(run: RunFolder, recipe: Recipe, cluster: Cluster, theirs: Manifest, trusted: bool) -> Manifest:
-    """The code of a run that somebody else has stored, in a folder of this user's: jobs run nothing of theirs unasked.
+def _require_equal(run: RunFolder, folder: Path, theirs: Manifest) -> None:
+    """Refuse code that somebody else has stored, unless it is that of this user's checkout.
 
     Raises:
-        CldError: it is not that of this user's checkout, and not trusted.
+        CldError
     """
-    if theirs.kind != "copy" or cluster.blocks:
-        return store(run, recipe, cluster, live=theirs.asked)
-    source, is_mine_too = run.path / "code", False
     with contextlib.suppress(OSError):
-        is_mine_too = all(checksum(code.ROOT / name) == sha256 for name, sha256 in theirs.files.items())
-    if not is_mine_too and not trusted:
-        owner = ownership.user_name(source.lstat().st_uid)
-        text = f"{source}: it was stored by {owner}, is not the code of your checkout, and the job would run it"
-        update = command(f"resume {run.name} --update-code", run)
-        raise CldError(f"{text}. If you trust it, add --allow-plugin; to run your own: `{update}`.")
-    _require_whole(run, source, theirs)
-    return _copy_of(run, source, theirs)
+        if all(checksum(code.ROOT / name) == sha256 for name, sha256 in theirs.files.items()):
+            return
+    owner = ownership.user_name(folder.lstat().st_uid)
+    text = f"{folder}: it was stored by {owner}, is not the code of your checkout, and the job would run it"
+    update = command(f"resume {run.name} --update-code", run)
+    raise CldError(f"{text}. If you trust it, add --allow-plugin; to run your own: `{update}`.")
 
 
-def _copy_of(run: RunFolder, source: Path, manifest: Manifest, new: Sequence[str] = ()) -> Manifest:
-    """A copy of the code in ``source``, with further plug-ins, in this user's folder of code."""
-    with _draft_in(run.path) as draft:
-        plugins = (plugin.file for plugin in manifest.plugins)
-        _copy(code.place(source, manifest), draft, (*manifest.files, code.PATCH, *plugins))
-        added = [_copy_plugin(draft, path, path) for path in new]
-        kept = [plugin for plugin in manifest.plugins if plugin.path not in new]
-        manifest = replace(manifest, plugins=(*kept, *added), shared=None)
-        # Others may have changed what was whole a moment ago.
-        _require_whole(run, draft, manifest)
-        write_json(draft / code.MANIFEST, to_plain(manifest))
-        _put_in_place(run, draft)
-    return manifest
-
-
-def _require_whole(run: RunFolder, folder: Path, manifest: Manifest) -> None:
-    """Refuse code that is not what was stored."""
-    problem = code.problem_of(folder, manifest)
-    if problem is not None:
-        raise _damaged(run, problem)
-
-
-def _damaged(run: RunFolder, problem: str) -> CldError:
-    folder = code.folder_of(run.path)
+def _damaged(run: RunFolder, folder: Path, problem: str) -> CldError:
     update = command(f"resume {run.name} --update-code", run)
     text = f"{folder}: the code of the run is not what was stored with it: {problem}"
     return code.DamagedCode(f"{text}. Restore it from a backup, or take that of your checkout: `{update}`.")
@@ -213,9 +387,9 @@ def _damaged(run: RunFolder, problem: str) -> CldError:
 
 def left_out_code(run: RunFolder) -> str | None:
     """The Python files that were not copied with the code of a run, so that a job would miss them; None if all were."""
-    manifest = code.read(code.own_folder(run.path))
+    manifest = code.read(code.folder_of(run.path))
     left = {} if manifest is None else manifest.left_out
-    missed = [f"{name} ({why})" for name, why in left.items() if name.endswith(".py") and why != "it was deleted"]
+    missed = [f"{name} ({why})" for name, why in left.items() if name.endswith(".py")]
     more = [f"{len(missed) - _SHOWN} more"] if len(missed) > _SHOWN else []
     return f"not copied with the code: {', '.join([*missed[:_SHOWN], *more])}" if missed else None
 
@@ -226,127 +400,8 @@ def plugin_files(run: RunFolder, plugins: Sequence[str], *, renew: bool) -> list
     Args:
         renew: in place of the run's own copies, what they were made of, unless that is gone.
     """
-    copies, found = code.copies_of(run.path), []
+    copies, found = code.copies_in(code.folder_of(run.path)), []
     for path in dict.fromkeys(plugins):
         original = copies[path].path if path in copies else path
         found.append((original if renew and os.path.isfile(original) else path, original))
     return found
-
-
-def _filled(
-    draft: Path, root: Path, cluster: Cluster, live: bool, about: Mapping[str, Any], plugins: Sequence[Plugin]
-) -> Manifest:
-    """Fill the folder ``draft`` with the code of this process, and describe what is in it.
-
-    Args:
-        root: the folder of the runs.
-        live: as in `store`.
-        about: the identity of the run or group.
-        plugins: those that were copied into it.
-    """
-    kind, git = kind_for(cluster, live), about.get("git") or {}
-    files: dict[str, str] = {}
-    left_out: dict[str, str] = {}
-    stored = ""
-    if kind == "copy":
-        if os.pathsep in str(draft):
-            text = f"Python cannot import from a path with '{os.pathsep}'"
-            raise UsageError(f"{draft.parent}: {text}. Use another --runs-dir, or pass --live-code.")
-        files, left_out = checkout.copy(draft, root)
-        stored = digest(files)
-        (draft / code.PATCH).write_bytes(checkout.patch(left_out).encode(errors="surrogateescape"))
-    elif kind == "installed":
-        git, stored = {}, code.installed() or ""
-    manifest = Manifest(
-        kind=kind,
-        asked=live,
-        digest=stored,
-        commit=git.get("commit"),
-        dirty=git.get("dirty"),
-        version=__version__,
-        root=str(code.ROOT),
-        files=files,
-        left_out=left_out,
-        plugins=tuple(plugins),
-    )
-    write_json(draft / code.MANIFEST, to_plain(manifest))
-    return manifest
-
-
-def _copy(source: Path, target: Path, names: Iterable[str]) -> None:
-    """Copy those files that are there: there need be no patch, and of a group's code, the manifest is elsewhere."""
-    for name in names:
-        if os.path.isfile(source / name):
-            checkout.write(target / name, read_bytes(source / name))
-
-
-def _copy_plugin(folder: Path, source: str, original: str) -> Plugin:
-    """Copy a plug-in file, which may be a link, into a folder of code."""
-    content = read_bytes(Path(source), limit=_MAX_PLUGIN_BYTES, follow=True)
-    sha256 = hashlib.sha256(content).hexdigest()
-    name = f"{code.PLUGINS}/{sha256[:16]}/{Path(source).name}"
-    checkout.write(folder / name, content)
-    return Plugin(path=original, file=name, sha256=sha256)
-
-
-@contextlib.contextmanager
-def _draft_in(folder: Path) -> Iterator[Path]:
-    """A folder inside ``folder`` to be filled, which is gone afterwards unless it was given a name.
-
-    Meanwhile nobody else gets the right to write into new files: a job will run what is in them.
-
-    Raises:
-        CldError: it cannot be written.
-    """
-    draft = folder / f".code.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    umask = os.umask(0o077)
-    os.umask(umask | 0o022)
-    try:
-        draft.mkdir()
-        yield draft
-    except OSError as error:
-        place = error.filename or draft
-        text = f"{place}: the code of the run cannot be stored ({error.strerror or error})"
-        raise CldError(f"{text}. Fix that, or pass --live-code.") from error
-    finally:
-        os.umask(umask)
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _put_in_place(run: RunFolder, draft: Path) -> None:
-    """Make a draft the code of a run, with the recipe as it was submitted, and what is kept of earlier code.
-
-    What had its name is kept aside: see `settle`.
-    """
-    folder, original = code.own_folder(run.path), code.folder_of(run.path) / code.RECIPE
-    (draft / code.RECIPE).write_bytes(read_bytes(original if original.exists() else run.recipe_file))
-    if os.path.lexists(folder):
-        if (folder / code.EARLIER).is_dir():
-            shutil.copytree(folder / code.EARLIER, draft / code.EARLIER, dirs_exist_ok=True)
-        shutil.rmtree(_aside(folder), ignore_errors=True)
-        folder.rename(_aside(folder))
-    draft.rename(folder)
-
-
-def settle(run: RunFolder, *, has_job: bool | None = None) -> None:
-    """Which code the run has after it was replaced: the new one if a job runs it, else the one before.
-
-    Args:
-        has_job: None after a command that was killed between the code and the job: the ledger says which code was
-            asked for.
-    """
-    folder = code.own_folder(run.path)
-    if not os.path.lexists(_aside(folder)):
-        return
-    if has_job is None:
-        stored = code.read(folder)
-        has_job = stored is not None and stored.code == run.ledger.history().code
-    if has_job:
-        shutil.rmtree(_aside(folder), ignore_errors=True)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        _aside(folder).rename(folder)
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.replaced")

@@ -1,23 +1,25 @@
 """What a run, its evaluations and its tunings are doing: their files, and what the clusters say about their jobs."""
 
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 from cld_core.codec import real
 from cld_core.errors import CldError
 from cld_core.run import RunFolder
-from cld_core.run.events import JobRef
+from cld_core.run import recipe as frozen
 from cld_core.run.folder import ReportedProgress
-from cld_core.run.history import History
+from cld_core.run.history import Attempt, History
+from cld_core.run.identity import PLUGIN, are_other_data
 from cld_core.run.timeline import Stretch, stretches
 from cld_core.run.work import Work, works_of
-from cld_core.sanitize import one_line
+from cld_core.sanitize import local_time, one_line
 from cldctl.jobs import failures
 
 from . import usage
-from .differences import changed_between, changed_by_now
 from .logs import with_culprits
 from .state import ALIVE, WAITS, Situation, state_of
 from .survey import Answers
@@ -195,8 +197,11 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         usage=None if used is None else used.to_dict(),
         code=history.code,
     )
-    stale = job is not None and answers.is_stale(job.cluster) and not _is_recorded(history, state, job)
-    return replace(row, as_of=row.heard_of) if stale else row
+    if job is None or not answers.is_stale(job.cluster) or state == "FINISHED":
+        return row
+    # The ledger has the end of such a run, so that no cluster has to be asked.
+    is_cancelled = last is not None and last.job_id == job.job_id and last.cause == "cancelled"
+    return row if state == "CANCELLED" and is_cancelled else replace(row, as_of=row.heard_of)
 
 
 def _last_begun(history: History, progress: ReportedProgress) -> float:
@@ -221,13 +226,6 @@ def _silence(progress: ReportedProgress, phase: str | None, begun: float) -> str
     if silent < max(least, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
         return None
     return f"no report for {silent:.0f} s" if silent < 600 else f"no report for {silent / 60:.0f} min"
-
-
-def _is_recorded(history: History, state: str, job: JobRef) -> bool:
-    """Whether the ledger has the end of the run, so that no cluster has to be asked."""
-    last = history.last
-    is_cancelled = last is not None and last.job_id == job.job_id and last.cause == "cancelled"
-    return state == "FINISHED" or (state == "CANCELLED" and is_cancelled)
 
 
 def _attempts(history: History, state: str, told: Sequence[Stretch]) -> list[dict[str, Any]]:
@@ -289,16 +287,11 @@ def work_state(work: Work, answers: Answers) -> str:
     phases = {answers.of(job).phase for job in jobs}
     if phases & {"running", "suspended", "ending"}:
         return "RUNNING"
-    if phases & {"pending", "unknown"} and _has_moved(work, [answers.as_of(job.cluster) for job in jobs]):
-        return "RUNNING"
-    return "PENDING" if phases & {"pending", "unknown"} else "STOPPED"
-
-
-def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
-    """Whether a task has written since the clusters were asked: rows are added to a folder."""
-    times = [when for when in asked if when is not None]
-    moved_at = work.moved_at()
-    return bool(times) and moved_at is not None and moved_at > max(times)
+    if not phases & {"pending", "unknown"}:
+        return "STOPPED"
+    # A task may have written since the clusters were asked: rows are added to a folder.
+    moments = [when for job in jobs if (when := answers.as_of(job.cluster)) is not None]
+    return "RUNNING" if moments and (work.moved_at() or 0.0) > max(moments) else "PENDING"
 
 
 def why_stopped(
@@ -407,3 +400,62 @@ def _sweeps(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str
         }
         for _, sweep in sweeps_of(run)
     ]
+
+
+# Of a digest, people compare the first digits.
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}")
+
+
+def changed_between(history: History) -> list[str]:
+    """The last change of each thing, a line each, in words for a warning; what an attempt does not tell is left out."""
+    lines: dict[str, str] = {}
+    known: dict[str, str] = {}
+    for attempt in history.attempts:
+        told = {"code": attempt.code, **attempt.versions, "GPU": attempt.gpu, "driver": attempt.driver}
+        for name, value in told.items():
+            if not isinstance(value, str):
+                continue
+            before = known.get(name, value)
+            known[name] = value
+            if value != before:
+                lines.pop(name, None)
+                lines[name] = f"{name} {_short(value)} instead of {_short(before)}, {_since(attempt)}"
+    edited = [f"recipe.yaml was edited by hand: {history.edited}"] if history.edited else []
+    return [*lines.values(), *_other_data(history), *_other_code(history), *edited]
+
+
+def changed_by_now(run: RunFolder, history: History) -> list[str]:
+    """As `changed_between`, also what was edited since the last start, which no ledger tells of yet."""
+    now = frozen.seen(run)
+    return changed_between(history if now is None else replace(history, edited=now))
+
+
+def _other_data(history: History) -> Iterator[str]:
+    """The last attempt that began to train on other data; or whose plug-in is another file, with the same points."""
+    told = [attempt for attempt in history.attempts if attempt.data]
+    for before, attempt in reversed(list(pairwise(told))):
+        if are_other_data(attempt.data, before.data):
+            yield f"other data than before, {_since(attempt)}"
+            return
+        now, was = attempt.data.get(PLUGIN), before.data.get(PLUGIN)
+        if now is not None and was is not None and now != was:
+            text = f"plug-in {_short(now)} instead of {_short(was)}, {_since(attempt)}"
+            yield f"{text}; its first points are the same"
+            return
+
+
+def _other_code(history: History) -> Iterator[str]:
+    """A job that does not find the run's code, as in a container that hides it, runs whatever is installed there."""
+    last = history.last
+    if last is None or last.code is None or last.asked in (None, "live", last.code):
+        return
+    yield f"attempt {last.attempt} runs code {_short(last.code)}, not that of the run, {_short(last.asked or '')}"
+
+
+def _since(attempt: Attempt) -> str:
+    """From which attempt on, and when that began."""
+    return f"since attempt {attempt.attempt} ({local_time(attempt.started)})"
+
+
+def _short(value: str) -> str:
+    return _DIGEST.sub(r"\1", value)

@@ -4,12 +4,12 @@ import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from cld_core.config import Recipe
 from cld_core.errors import CldError, RecipeError, UsageError
 from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder, code
-from cld_core.run.code import Manifest
 from cld_core.run.evaluations import EvalRequest, Evaluation
 from cld_core.run.events import Labelled, Requested
 from cld_core.run.groups import find_group
@@ -51,12 +51,22 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
 
     starts = [start_of(cell) for cell in missing(options)]
     spec = training.job_of(group, starts or [start_of(options.cells[0])], cluster, options.parallel, after)
-    if snapshot.kind_for(cluster, options.live_code) == "copy":
-        own = code.own_folder(options.run().path)
-        spec = replace(spec, code=own if group is None else snapshot.shared_folder(group))
     for array in training.by_submission(starts, cluster):
         cluster.check(spec, len(array))
     return spec
+
+
+def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpec:
+    """The job that `check` returns, with the very folder that its code will be in.
+
+    Raises:
+        CldError: as `snapshot.of_checkout`.
+    """
+    plugins = ((path, path) for path in options.cells[0].recipe.plugins)
+    wanted = snapshot.of_checkout(options.root.absolute(), cluster, live=options.live_code).with_plugins(plugins)
+    place = (options.run() if options.group is None else options.group).path
+    is_copy = wanted.manifest.kind == "copy"
+    return replace(spec, code=code.own_folder(place, wanted.manifest.code)) if is_copy else spec
 
 
 def missing(options: SubmitOptions) -> list[Cell]:
@@ -134,18 +144,21 @@ def submit(
         found = existing(options)
         begun.runs = [found.get(cell.name) or options.run(cell) for cell in options.cells]
         starts = continued(begun, list(found.values()), Continuation(), about) if found else []
-        new, shared = [cell for cell in options.cells if cell.name not in found], None
+        new = [cell for cell in options.cells if cell.name not in found]
         if group is not None:
             group.add({cell.name: cell.values for cell in new})
-            recipes = [cell.recipe for cell in new]
-            shared = snapshot.store_shared(group, recipes, options.file, cluster, live=options.live_code)
+        if new:
+            source = snapshot.of_checkout(options.root.absolute(), cluster, live=options.live_code)
+        like = next((code.folder_of(run.path) for run in found.values()), None)
         for cell in new:
             run = _create(options, cell)
             begun.found[run.name] = "new"
             if group is None:
                 # From here on, others see that a command is at work: the code may take long to store.
                 stack.enter_context(locks.only_one(run.path, cluster))
-            starts.append(_prepare(run, options, cell, cluster, shared))
+            stored = snapshot.store(run.path, source.with_plugins((path, path) for path in cell.recipe.plugins), like)
+            starts.append(_prepare(run, options, cell, cluster, stored))
+            like = stored
         order = [run.name for run in begun.runs]
         starts.sort(key=lambda start: order.index(start.run.name))
         training.train(begun, starts)
@@ -164,25 +177,17 @@ def _create(options: SubmitOptions, cell: Cell) -> RunFolder:
     return RunFolder.create(options.run(cell).path, cell.recipe, named)
 
 
-def _prepare(run: RunFolder, options: SubmitOptions, cell: Cell, cluster: Cluster, shared: Manifest | None) -> Start:
+def _prepare(run: RunFolder, options: SubmitOptions, cell: Cell, cluster: Cluster, stored: Path) -> Start:
     """Fill a new run's folder with all that was asked for.
 
     Args:
-        shared: the code of the run's group; None to store the code in the run's own folder.
+        stored: the folder of its code.
 
     Returns:
         With the recipe that has the run's copies of its plug-ins, and the evaluation that follows, if there is one.
-
-    Raises:
-        CldError: the code cannot be stored.
     """
-    recipe = cell.recipe
-    if shared is not None:
-        snapshot.point(run, shared)
-    stored = shared or snapshot.store(run, recipe, cluster, live=options.live_code)
-    if stored.plugins:
-        # From here on with the copies.
-        recipe = run.recipe(with_plugins=True)
+    # From here on with the copies.
+    recipe = replace(cell.recipe, plugins=code.with_copies(cell.recipe.plugins, stored))
     if options.tags or options.note:
         run.ledger.append(Labelled(note=options.note or None, add=options.tags))
     chained = following(recipe, options.metrics)
@@ -190,10 +195,9 @@ def _prepare(run: RunFolder, options: SubmitOptions, cell: Cell, cluster: Cluste
         steps=recipe.train.steps,
         given=(*options.given, *settings(cell.values)),
         profile=options.profile,
-        code=snapshot.requested(stored, cluster),
     )
     evaluations = () if chained is None else (Evaluation(chained.save(run)),)
-    return Start(run=run, recipe=recipe, request=request, evaluations=evaluations)
+    return Start(run=run, recipe=recipe, request=request, stored=stored, evaluations=evaluations)
 
 
 def _remove_unsubmitted(options: SubmitOptions, begun: Begun) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import FrameType
 
 from cld_core import processor
@@ -38,13 +39,15 @@ class Start:
     """A run that is to train, for the first time or again.
 
     Attributes:
-        request: what the ledger is told; `train` adds the time, who asks, and which cluster.
+        request: what the ledger is told; `train` adds the time, who asks, which cluster, and the code.
+        stored: the folder of its code.
         evaluations: those that wait for its end.
     """
 
     run: RunFolder
     recipe: Recipe
     request: Requested
+    stored: Path | None = None
     evaluations: tuple[Work, ...] = ()
 
 
@@ -132,7 +135,7 @@ def by_submission(starts: Sequence[Start], cluster: Cluster) -> list[list[Start]
     arrays: dict[object, list[Start]] = {}
     for start in starts:
         alone = start.run.name if cluster.blocks else None
-        arrays.setdefault((alone, start.recipe.cluster, code.path_of(start.run.path)), []).append(start)
+        arrays.setdefault((alone, start.recipe.cluster, code.name_of(start.stored)), []).append(start)
     return list(arrays.values())
 
 
@@ -143,7 +146,7 @@ def job_of(
     parallel: int | None = None,
     after: After | None = None,
 ) -> JobSpec:
-    """The job that trains a run, or runs of a group.
+    """The job that trains a run, or runs of a group, without its code.
 
     Without a queue, the tasks of an array run one after another unless ``parallel`` says otherwise.
     """
@@ -175,8 +178,6 @@ def train(begun: Begun, starts: Sequence[Start]) -> None:
                     begun.evaluations[start.run.name] = tuple(work.name for work in start.evaluations)
         except CldError as error:
             if begun.group is None or not begun.jobs:
-                for start in starts:
-                    snapshot.settle(start.run)
                 raise
             # Those without a job, or whose evaluations have none; on a cluster that blocks, the one that failed.
             left = [start.run for start in array if start.run.name not in begun.evaluations]
@@ -196,7 +197,11 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
     The requests are in the ledgers before the jobs exist, so that a job that starts immediately finds its own.
     """
     cluster, runs = begun.cluster, [start.run for start in starts]
-    spec = job_of(begun.group, starts, cluster, begun.parallel, begun.after)
+    stored = code.importable(starts[0].stored)
+    if begun.group is not None and stored is not None and not cluster.blocks:
+        # Each of the runs may be removed while the others train.
+        stored = snapshot.store(begun.group.path, snapshot.copy_of(stored), like=stored)
+    spec = replace(job_of(begun.group, starts, cluster, begun.parallel, begun.after), code=stored)
     if begun.group is not None:
         specs.list_runs(spec, runs)
 
@@ -205,7 +210,6 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
             run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
         # If a ledger cannot be written, there are no jobs after all.
         for ref, run in zip(refs, runs, strict=True):
-            snapshot.settle(run, has_job=True)
             begun.jobs[run.name] = ref
             begun.found.setdefault(run.name, "resumed")
             # A terminal that is gone ends no job.
@@ -222,8 +226,7 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
                 away = isinstance(error, SchedulerAway)
                 with or_warned(f"could not note that the submission of {run.name} was refused"):
                     run.ledger.append(Refused("submission", reason=str(error), away=away))
-                with or_warned(f"could not put back the code and the hook of {run.name}"):
-                    snapshot.settle(run, has_job=False)
+                with or_warned(f"could not put back the hook of {run.name}"):
                     put_back()
             raise
     assert all(run.name in begun.jobs for run in runs), f"cluster {cluster.name} did not report its jobs"
@@ -248,7 +251,8 @@ def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
     put_back = hooks.allow(run, start.recipe)
     # It may have been made long ago: runs of a group train one after another on a cluster that blocks.
     now, host = round(time.time(), 3), socket.gethostname()
-    run.ledger.append(replace(start.request, time=now, host=host, pid=os.getpid(), cluster=cluster.name))
+    asked = replace(start.request, code=code.name_of(start.stored), live=cluster.blocks)
+    run.ledger.append(replace(asked, time=now, host=host, pid=os.getpid(), cluster=cluster.name))
     return put_back
 
 
@@ -265,10 +269,10 @@ def follow_up(start: Start, cluster: Cluster, training: JobRef, say: Say = lambd
     if not start.evaluations or (cluster.blocks and not is_finished(run)):
         return
     folders, size = [work.folder for work in start.evaluations], start.recipe.cluster
-    after, stored = After((training,)), code.path_of(run.path)
+    after = After((training,))
     try:
         missing = [(work, work.to_start()) for work in start.evaluations]
-        spec = specs.sharded(folders, size, cluster, run=run, after=after, code=stored)
+        spec = specs.sharded(folders, size, cluster, run=run, after=after, code=code.importable(start.stored))
         sharded.start(missing, cluster, spec, size, say=say)
     except (SchedulerRefused, SchedulerAway) as error:
         text = f"{run.name} trains as job {training.job_id}, but {without_jobs(run)}"

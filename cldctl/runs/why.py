@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
-from cld_core.run import RunFolder, code
+from cld_core.run import RunFolder
 from cld_core.run.events import GivenUp, state_after
 from cld_core.run.history import History
 from cld_core.run.timeline import Stretch, stretches
@@ -15,10 +15,9 @@ from cldctl import clusters
 from cldctl.clusters.base import Held, Waiting
 
 from . import survey, usage
-from .differences import changed_by_now
 from .logs import FirstFailure, first_failure, last_failed
 from .state import OVER, RESUMABLE, WAITS
-from .status import RunStatus, damages, status_or_reason
+from .status import RunStatus, changed_by_now, damages, status_or_reason
 from .survey import Answers
 
 _Part = TypeVar("_Part")
@@ -250,6 +249,6 @@ def _next(
 
 def _recipe_fix(run: RunFolder) -> str:
     """What to do about a damaged recipe."""
-    copy = code.folder_of(run.path) / code.RECIPE
+    copy = run.submitted_recipe
     where = f": {copy} is how it was submitted" if os.path.lexists(copy) else " from a backup"
     return f"restore recipe.yaml{where}"

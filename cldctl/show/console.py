@@ -6,7 +6,6 @@ Names, reasons and details come from files and commands of others. The consoles 
 no markup, and nothing in a text steers the terminal.
 """
 
-import contextlib
 import io
 import itertools
 import logging
@@ -15,7 +14,7 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -253,18 +252,8 @@ _LOG = _Log()
 
 
 def verbose(is_on: bool) -> None:
-    """What `cldctl -v` says, or no longer: the programs that are called, and how long they take."""
+    """Show what `cld_core` warns of; if on, also the programs that are called, and how long they take (`cldctl -v`)."""
     logger = logging.getLogger("cldctl")
     logger.setLevel(logging.DEBUG if is_on else logging.NOTSET)
     logger.handlers = [_LOG] if is_on else []
-
-
-@contextlib.contextmanager
-def warnings() -> Iterator[None]:
-    """A context in which stderr shows what `cld_core` warns of."""
-    logger = logging.getLogger("cld_core")
-    logger.addHandler(_LOG)
-    try:
-        yield
-    finally:
-        logger.removeHandler(_LOG)
+    logging.getLogger("cld_core").handlers = [_LOG]

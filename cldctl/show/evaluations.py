@@ -10,15 +10,15 @@ from rich.text import Text
 
 from cld_core import metrics as registry
 from cld_core.errors import NotFoundError
-from cld_core.evaluate.published import PublishedSampler, published_samplers
+from cld_core.evaluate.published import published_samplers
 from cld_core.files import write_text
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.groups import Group
 from cld_core.run.tunings import Tuning
-from cldctl.evals import compare
+from cldctl.evals import results
+from cldctl.evals.results import keys_of, quantities_in
 from cldctl.evals.samplers import Comparison, best, references, to_json, to_table
-from cldctl.evals.table import keys_of, plot, quantities_in, rows, write_finished
 from cldctl.runs import survey
 from cldctl.runs.selection import command
 from cldctl.runs.status import evaluation_status, tuning_status
@@ -68,7 +68,7 @@ def result_text(quantity: registry.Quantity, value: float, stderr: float | None)
 
 
 def cell_text(quantity: registry.Quantity, row: Mapping[str, Any]) -> str:
-    """`result_text` of a row of a sweep (`evals.table.rows`) that has the result, with the share of lost samples."""
+    """`result_text` of a row of a sweep (`evals.results.rows`) that has the result, with the share of lost samples."""
     text = result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"])
     share = row.get(f"{quantity.key}_nonfinite")
     return f"{text} ({100 * share:.2g}% lost)" if share else text
@@ -136,12 +136,12 @@ def sweep_table(
                 # It is finished, and does not have this result.
                 cells[row[across.key]] = "-" if quantity is not None and state == "finished" else state
         columns = dict(zip(heads, map(list, zip(*lines, strict=True)), strict=True))
-        results = {
+        shown = {
             f"{across.key.split('.')[-1]} {value}": [cells.get(value, "-") for cells in lines.values()]
             for value in across.values
         }
         title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
-        yield table(columns | results, left=columns, title=title)
+        yield table(columns | shown, left=columns, title=title)
 
 
 def _count_of(sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: registry.Quantity | None) -> str:
@@ -158,12 +158,20 @@ def samplers(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]
     Args:
         statuses: the evaluations of the sweep as `status` knows them; cells without a result show their states.
     """
-    found = rows(run, sweep)
+    found = results.rows(run, sweep)
     marked = best(run, sweep, found)
     yield sweep_table(sweep, found, {entry["id"]: entry for entry in statuses}, marked)
     yield from map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
     if known := published_samplers(run.recipe().data.name):
-        yield from (Text(), _published(known))
+        columns = {
+            "model": [it.model for it in known],
+            "sampler": [it.sampler for it in known],
+            "NFE": [count(it.nfe) for it in known],
+            "FID": [f"{it.fid:.2f}" for it in known],
+            "source": [it.source for it in known],
+        }
+        left, title = ("model", "sampler", "source"), "published, not measured here"
+        yield from (Text(), table(columns, left=left, optional=["source"], names="model", title=title))
 
 
 def _notes(run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, is_marked: bool) -> Iterator[str]:
@@ -184,19 +192,7 @@ def _notes(run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, 
         yield f"the flow that samples are compared with took {known['flow_nfe']:,.0f} evaluations"
 
 
-def _published(known: Sequence[PublishedSampler]) -> RenderableType:
-    columns = {
-        "model": [it.model for it in known],
-        "sampler": [it.sampler for it in known],
-        "NFE": ["-" if it.nfe is None else f"{it.nfe:,}" for it in known],
-        "FID": [f"{it.fid:.2f}" for it in known],
-        "source": [it.source for it in known],
-    }
-    left, title = ("model", "sampler", "source"), "published, not measured here"
-    return table(columns, left=left, optional=["source"], names="model", title=title)
-
-
-def compared(lines: Sequence[compare.Line], *, is_marked: bool = False) -> RenderableType:
+def compared(lines: Sequence[results.Line], *, is_marked: bool = False) -> RenderableType:
     """Results of runs, and of groups: a line for each cell, averaged over seeds.
 
     Args:
@@ -205,13 +201,13 @@ def compared(lines: Sequence[compare.Line], *, is_marked: bool = False) -> Rende
     columns = average_columns(lines, lines[0] if is_marked else None)
     quantities = quantities_in(column.results for line in lines for column in line.columns)
     ones = [[found.one for it in quantities if (found := line.average(it.key)) is not None] for line in lines]
-    columns["of"] = [Text(_of(results), "dim") for results in ones]
-    columns["how"] = [Text(_how(results), "dim") for results in ones]
+    columns["of"] = [Text(", ".join(dict.fromkeys(it.of for it in own if it.of)) or "-", "dim") for own in ones]
+    columns["how"] = [Text("; ".join(dict.fromkeys(map(_how, own))) or "-", "dim") for own in ones]
     names = next(iter(columns))
     return table(columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how")
 
 
-def average_columns(lines: Sequence[compare.Line], first: compare.Line | None = None) -> dict[str, Sequence[Cell]]:
+def average_columns(lines: Sequence[results.Line], first: results.Line | None = None) -> dict[str, Sequence[Cell]]:
     """Names, cells, steps and results of lines, with their errors.
 
     Args:
@@ -229,12 +225,12 @@ def average_columns(lines: Sequence[compare.Line], first: compare.Line | None = 
     }
 
 
-def _step(line: compare.Line) -> str:
+def _step(line: results.Line) -> str:
     steps = line.columns[0].steps
     return count(line.step) if steps in (None, line.step) else f"{count(line.step)} of {count(steps)}"
 
 
-def _result(first: compare.Line | None, line: compare.Line, quantity: registry.Quantity) -> Cell:
+def _result(first: results.Line | None, line: results.Line, quantity: registry.Quantity) -> Cell:
     """A mean with its error, and of how many runs it is if not of all of the line; "-" if there is none."""
     average, runs = line.average(quantity.key), len(line.columns)
     if average is None:
@@ -242,17 +238,12 @@ def _result(first: compare.Line | None, line: compare.Line, quantity: registry.Q
     text = result_text(quantity, average.mean, average.error)
     text += "" if average.n == runs else f" ({average.n} run{'' if average.n == 1 else 's'})"
     one, other = (it.columns[0].results.get(quantity.key) for it in (first or line, line))
-    mark = "" if first is None or first is line or one is None or other is None else compare.verdict(one, other)
+    mark = "" if first is None or first is line or one is None or other is None else results.verdict(one, other)
     return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else text
 
 
-def _of(results: Sequence[compare.Result]) -> str:
-    return ", ".join(dict.fromkeys(it.of for it in results if it.of)) or "-"
-
-
-def _how(results: Sequence[compare.Result]) -> str:
-    texts = (it.how + ("" if it.number.nfe is None else f", {it.number.nfe:.0f} NFE") for it in results)
-    return "; ".join(dict.fromkeys(texts)) or "-"
+def _how(it: results.Result) -> str:
+    return it.how + ("" if it.number.nfe is None else f", {it.number.nfe:.0f} NFE")
 
 
 def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:
@@ -263,28 +254,28 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
         UsageError: these cannot be compared.
     """
     of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
-    lines: list[compare.Line] = []
+    lines: list[results.Line] = []
     missing: list[str] = []
     has_groups = any(isinstance(one, Group) for one in chosen)
     for one in {one.name: one for one in chosen}.values() if has_groups else chosen:
         if isinstance(one, Group):
-            found, without = compare.lines_of_group(one, checkpoint)
+            found, without = results.lines_of_group(one, checkpoint)
             lines += found
             missing += without
         else:
             first = lines[0].columns[0] if lines else None
-            lines.append(compare.Line(one.name, {}, (compare.column(one, checkpoint, first),)))
+            lines.append(results.Line(one.name, {}, (results.column(one, checkpoint, first),)))
     if not lines:
         names, fix = ", ".join(it.name for it in chosen), f"Make some: `cldctl eval {chosen[0].name} --elbo`."
         raise NotFoundError(f"no run of {names} has a finished evaluation{of_step}. {fix}")
     if has_groups:
-        content, is_marked = compare.group_json(lines, missing), False
+        content, is_marked = results.group_json(lines, missing), False
         texts = [f"{name} has no finished evaluation{of_step}" for name in missing]
-        texts += [*compare.group_warnings(lines), compare.AVERAGES]
+        texts += [*results.group_warnings(lines), results.AVERAGES]
     else:
         columns = [line.columns[0] for line in lines]
-        content, is_marked = compare.to_json(columns), True
-        texts = [*compare.differences(columns), *compare.warnings(columns), compare.rule(columns) or ""]
+        content, is_marked = results.run_json(columns), True
+        texts = [*results.differences(columns), *results.warnings(columns), results.rule(columns) or ""]
     if as_json:
         print(json.dumps(content, indent=1))
         return
@@ -302,7 +293,7 @@ def statuses_of(works: Sequence[Evaluation]) -> list[dict[str, Any]]:
 
 def say_files(run: RunFolder, sweep: Sweep) -> None:
     """Write table and picture of a complete sweep, and print where they are."""
-    write_finished(run)
+    results.write_finished(run)
     for name in ("table.csv", "plot.png"):
         out.print(str(run.evals / sweep.id / name), no_wrap=True)
 
@@ -341,8 +332,8 @@ def show_samplers(
     if csv is not None:
         write_text(csv, to_table(run, made.sweep))
     if image is not None:
-        cells = rows(run, made.sweep)
-        plot(image, made.sweep, cells, keys_of(cells), run.name)
+        cells = results.rows(run, made.sweep)
+        results.plot(image, made.sweep, cells, keys_of(cells), run.name)
     for file in filter(None, (csv, image)):
         err.print(str(file), no_wrap=True)
     return 0

@@ -15,7 +15,7 @@ from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.groups import Group
 from cld_core.run.work import Work
 from cldctl import clusters
-from cldctl.evals.table import rows as sweep_rows
+from cldctl.evals.results import rows as sweep_rows
 from cldctl.runs import sharded, survey
 from cldctl.runs.selection import command
 from cldctl.runs.state import OVER, STATES

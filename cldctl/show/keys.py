@@ -52,12 +52,11 @@ def _section(name: str) -> None:
 
 def _table(keys: Mapping[str, Meanings]) -> None:
     """A line for each key: its default, or those of the variants, and what it is."""
-    rows = []
+    columns: dict[str, list[str]] = {"key": list(keys), "default": [], "meaning": []}
     for key, meanings in keys.items():
         whose = _variants_with(key, meanings).partition("=")[2]
-        default = " or ".join(dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings))
-        rows.append((key, default, f"{next(iter(meanings)).doc}{f' ({whose})' if whose else ''}"))
-    columns = {heading: [row[place] for row in rows] for place, heading in enumerate(("key", "default", "meaning"))}
+        columns["default"].append(" or ".join(dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings)))
+        columns["meaning"].append(f"{next(iter(meanings)).doc}{f' ({whose})' if whose else ''}")
     out.print(table(columns, left=columns, wraps="meaning"))
 
 

@@ -39,7 +39,9 @@ _AROUND, _AROUND_RUNS = 10, 6
 
 def overview(rows: Sequence[RunStatus]) -> RenderableType:
     """Runs, a line each, with the newest result of each."""
-    heading = _heading(rows)
+    present = {name for row in rows for entry in row.evals for name in _SHOWN if entry[name] is not None}
+    # What they are if all are of one kind, so that the cells need not say it.
+    heading = _SHOWN[present.pop()][0] if len(present) == 1 else _EVAL
     return _table(rows, {}, {heading: [newest_result(row.evals, is_labelled=heading == _EVAL) for row in rows]})
 
 
@@ -79,12 +81,6 @@ def _table(
     left = ("run", "state", "as of", "", "last end", "job", "tags", *(() if own else results))
     last = ("step", *(own if is_short else ())) if own else ()
     return table(columns, left=left, optional=(*optional, *last), names="run")
-
-
-def _heading(rows: Sequence[RunStatus]) -> str:
-    """The heading over the newest results: what they are if all are of one kind, so that the cells need not say it."""
-    present = {name for row in rows for entry in row.evals for name in _SHOWN if entry[name] is not None}
-    return _SHOWN[present.pop()][0] if len(present) == 1 else _EVAL
 
 
 def newest_result(evals: Sequence[Mapping[str, Any]], *, is_labelled: bool = True) -> str:
@@ -181,7 +177,7 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
     Args:
         height: lines that there are: what does not fit is counted.
     """
-    from cldctl.evals.table import quantities_in
+    from cldctl.evals.results import quantities_in
 
     from .evaluations import result_of
 
@@ -257,7 +253,7 @@ def _remarks(row: RunStatus) -> Iterator[tuple[str, Text]]:
 
 def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
     from cld_core.run.evaluations import Sweep
-    from cldctl.evals.table import rows as sweep_rows
+    from cldctl.evals.results import rows as sweep_rows
 
     from .evaluations import remarks, sweep_table
 
@@ -282,16 +278,10 @@ class Look:
         problem: why nothing could be seen.
     """
 
-    seen: Found = field(default_factory=lambda: Found([], survey.Answers({}), {}))
+    seen: Found = field(default_factory=Found)
     rows: Sequence[RunStatus] = ()
     older: int = 0
     problem: str | None = None
-
-    @property
-    def remarks(self) -> list[str]:
-        """What is worth knowing about the answers of clusters, and about folders."""
-        closed = [f"{name}: {reason}" for name, reason in self.seen.closed.items()]
-        return [*filter(None, [self.seen.answers.remark]), *closed]
 
 
 @dataclass
@@ -315,7 +305,7 @@ class Query:
         """What there is now."""
         if self.chosen:
             answers = survey.of_runs(self.chosen, max_age_s=survey.TO_LOOK_S)
-            seen = Found([named_status(run, answers) for run in self.chosen], answers, {})
+            seen = Found([named_status(run, answers) for run in self.chosen], answers)
         else:
             seen = self.index.look(max_age_s=survey.TO_LOOK_S)
         rows = recent = self.which.of(seen.rows)
@@ -347,7 +337,7 @@ def watch(query: Query) -> None:
     with Live(console=out, auto_refresh=False) as live:
         while True:
             look = query.look()
-            remarks = [Text(remark, "yellow") for remark in look.remarks]
+            remarks = [Text(remark, "yellow") for remark in look.seen.remarks]
             height = out.height - sum(len(remark.wrap(out, out.width)) for remark in remarks)
             live.update(Lines(*remarks, query.view(look.rows, height)), refresh=True)
             time.sleep(1.0)
@@ -356,7 +346,7 @@ def watch(query: Query) -> None:
 def show(query: Query) -> None:
     """Print runs, or why there are none."""
     look = query.look()
-    for remark in look.remarks:
+    for remark in look.seen.remarks:
         err.print(remark, style="yellow")
     if not look.rows:
         err.print(nothing(query.index.root, query.which, look.older))
@@ -411,18 +401,10 @@ def _fact(name: str, text: str, style: str = "") -> Text:
     return Text.assemble((f"{name:8}", "dim"), (text, style), overflow="fold")
 
 
-def failed_first(failed: FirstFailure) -> str:
-    """Which rank failed first, in which attempt and where."""
-    where = f" on {failed.host}" if failed.host else ""
-    if failed.rank is None:
-        return f"attempt {failed.attempt}; the first rank to fail is unknown"
-    return f"rank {failed.rank}{where} failed first in attempt {failed.attempt}"
-
-
 def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
     when = f", {age(failed.time)}" if failed.time else ""
     reason = f": {one_line(failed.reason, out.width)}" if failed.reason else ""
-    yield _fact("failed", f"{failed_first(failed)}{when}{reason}", "red")
+    yield _fact("failed", f"{failed}{when}{reason}", "red")
     if failed.file is not None:
         yield _fact("", _shown(failed.file, run))
     for line in failed.lines[-_MOST_LINES:]:

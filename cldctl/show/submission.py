@@ -25,7 +25,7 @@ from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.selection import command
 from cldctl.runs.snapshot import left_out_code
-from cldctl.runs.submit import following, missing, submit
+from cldctl.runs.submit import following, missing, submit, with_code
 from cldctl.runs.training import FOUND, Begun, Skipped, without_jobs
 from cldctl.runs.usage import estimate
 
@@ -41,6 +41,7 @@ def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
     Raises:
         CldError: the evaluation that is to follow lacks what it needs; said last, where it is seen.
     """
+    spec = with_code(spec, options, cluster)
     _differences(options.file, options.given, find_profile(options.profile))
     if options.group is not None:
         _preview_group(options, options.group, cluster, spec)

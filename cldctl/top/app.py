@@ -1,13 +1,15 @@
 """`cldctl top` as an application of textual: the list of runs, everything about the selected one, and keys that act."""
 
+import contextlib
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -16,11 +18,15 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.notifications import SeverityLevel
 from textual.screen import ModalScreen, Screen
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import DataTable, Footer, Input, RichLog, Static
 
-from cld_core.errors import UsageError
-from cld_core.sanitize import one_line
+from cld_core.errors import NotFoundError, UsageError
+from cld_core.run import RunFolder
+from cld_core.run.events import fate_of
+from cld_core.run.work import evaluations_of
+from cld_core.sanitize import one_line, printable
 from cldctl.runs.index import Index
+from cldctl.runs.logs import Log, Tail, failed_log, of_evaluation, of_training
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, OVER, RESUMABLE, STATES, WAITS
 from cldctl.runs.status import RunStatus, said
@@ -29,9 +35,7 @@ from cldctl.show.console import duration, number, short
 from cldctl.show.runs import Look, Query, group_details, nothing, states
 from cldctl.show.tables import state_text
 
-from .actions import Command, command_for
-from .detail import Detail, Files, LossCurve, Printable, panel
-from .logs import LogScreen, OutputScreen, Watching
+from .selected import Command, Detail, Files, LossCurve, Printable, command_for, panel
 
 # Keys that show runs of some states only, what they are called, and the states; none for all.
 FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -49,6 +53,200 @@ _CURVE = 10
 _EVERY_S, _PART_S = 1.0, 0.1
 # A scheduler that has kept a look waiting for so many seconds is mentioned.
 _PATIENCE_S = 3.0
+# Seconds between two looks for new lines, and lines of a file that are shown at first.
+_LINES_EVERY_S, _FIRST_LINES = 0.5, 2000
+# Lines that are kept, and characters of one.
+_MOST, _LINE = 10_000, 2000
+_RANK, _ATTEMPT = Binding.Group("Rank"), Binding.Group("Attempt")
+
+
+class Watching(Screen[None]):
+    """A screen with threads, which send it what they find."""
+
+    def in_background(self, do: Callable[[], object]) -> None:
+        """Do something that may take a while."""
+        # Daemons: a scheduler or a disk that hangs keeps nobody from leaving.
+        threading.Thread(target=do, daemon=True).start()
+
+    def later(self, do: Callable[..., object], *arguments: object) -> None:
+        """From any thread: do something in that of the screen, if it is still there."""
+        with contextlib.suppress(RuntimeError):
+            self.call_later(do, *arguments)
+
+
+class TextScreen(Watching):
+    """A screen of text that grows, below a title."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "dismiss", "Back")]
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="title")
+        yield RichLog(max_lines=_MOST, wrap=False, min_width=1)
+        yield Footer(compact=True)
+
+    def entitle(self, title: str) -> None:
+        self.query_one("#title", Static).update(Text(one_line(title), "bold"))
+
+
+class OutputScreen(TextScreen):
+    """What a command has printed; leaving it does not end the command, leaving `cldctl top` does."""
+
+    def __init__(self, command: Command) -> None:
+        super().__init__()
+        self.command = command
+
+    def on_mount(self) -> None:
+        self.query_one(RichLog).wrap = True
+        self.show()
+
+    def show(self) -> None:
+        """Show what is new, and whether the command has ended."""
+        how = {None: "goes on until you quit", 0: "done"}.get(self.command.code, "failed")
+        self.entitle(f"cldctl {self.command.title}: {how}")
+        self.query_one(RichLog).clear().write(Text(printable(self.command.output)))
+
+
+def first_log(run: RunFolder) -> tuple[Log, bool]:
+    """The rank that failed first if the last attempt failed and no later job waits; else the newest job's rank 0.
+
+    Returns:
+        Its log, and whether it failed first.
+    """
+    history = run.ledger.history()
+    last, jobs = history.last, history.jobs
+    has_failed = last is not None and fate_of(last.cause) == "crashes" and history.requeued is None
+    if has_failed and not (last and jobs and jobs[-1].job.job_id != last.job_id):
+        return failed_log(run, None)[0], True
+    return of_training(run, None, 0), False
+
+
+def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
+    """The next log, round and round.
+
+    Args:
+        log: that is shown; None if there was none.
+        what: "rank" of the same job; "attempt", behind the last of which is the newest job; or "evaluation", the
+            newest of which follows the training.
+
+    Raises:
+        NotFoundError: there is only one.
+    """
+    shown: dict[str, Any] = {name: getattr(log, name, None) for name in ("evaluation", "attempt", "rank")}
+    options: list[Any]
+    if what == "rank":
+        # As the log is now: a newer job may have begun.
+        options = [int(rank) for rank in _log(run, **shown).ranks()]
+    elif what == "attempt":
+        options = [*(it.attempt for it in run.ledger.history().attempts if it.job_id is not None), None]
+    else:
+        options = [None, *(work.name for work in reversed(evaluations_of(run)) if work.ledger.history().jobs)]
+    if len(options) < 2:
+        known = "no evaluation was started" if what == "evaluation" else f"there is only one {what}"
+        raise NotFoundError(f"{run.name}: {known}.")
+    now = shown[what]
+    other = options[((options.index(now) if now in options else 0) + step) % len(options)]
+    return _log(run, **(shown if what == "rank" else {}) | {what: other})
+
+
+def _log(run: RunFolder, evaluation: str | None = None, attempt: int | None = None, rank: int | None = None) -> Log:
+    """The log of a rank, 0 if None, of the newest job, an attempt or an evaluation."""
+    if evaluation is not None:
+        return of_evaluation(run, evaluation, None, rank or 0)
+    return of_training(run, attempt, rank or 0)
+
+
+def _printable(line: bytes) -> str:
+    # Of a bar that was drawn again and again, the last state is what a terminal would show.
+    text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
+    return printable(text, keep="\t").expandtabs(8)[:_LINE]
+
+
+class LogScreen(TextScreen):
+    """The log of one rank at a time, which follows what is written.
+
+    Args:
+        run: its folder.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "turn('rank', 1)", "Next rank", group=_RANK),
+        Binding("p", "turn('rank', -1)", "Previous rank", group=_RANK),
+        Binding("right_square_bracket", "turn('attempt', 1)", "Next attempt", key_display="]", group=_ATTEMPT),
+        Binding("left_square_bracket", "turn('attempt', -1)", "Previous attempt", key_display="[", group=_ATTEMPT),
+        Binding("f", "failed", "Failed first"),
+        Binding("e", "turn('evaluation', 1)", "Evaluation"),
+    ]
+
+    def __init__(self, run: str) -> None:
+        super().__init__()
+        self._of = RunFolder(run)
+        # Each finds another log than the one that is shown, and says whether its rank failed first.
+        self._requests: queue.Queue[Callable[[Log | None], tuple[Log, bool]] | None] = queue.Queue()
+        self._open_lines: dict[Path, bytes] = {}
+
+    def on_mount(self) -> None:
+        self.entitle(self._of.name)
+        self._requests.put(lambda log: first_log(self._of))
+        self.in_background(self._read)
+
+    def on_unmount(self) -> None:
+        self._requests.put(None)
+
+    def action_turn(self, what: str, step: int) -> None:
+        self._requests.put(lambda log: (other_log(self._of, log, what, step), False))
+
+    def action_failed(self) -> None:
+        self._requests.put(lambda log: (failed_log(self._of, None)[0], True))
+
+    def _read(self) -> None:
+        """In the background: open what is asked for, and pass on what is written to it."""
+        log: Log | None = None
+        tail = Tail(_FIRST_LINES)
+        while True:
+            try:
+                with contextlib.suppress(queue.Empty):
+                    if (request := self._requests.get(timeout=_LINES_EVERY_S)) is None:
+                        return
+                    if not self._of.exists:
+                        raise NotFoundError(f"{self._of.name}: the run is gone")
+                    log, failed_first = request(log)
+                    tail = Tail(_FIRST_LINES)
+                    self._open_lines.clear()
+                    self.later(self._open, log, failed_first)
+                if log is not None and (lines := self._new_lines(tail, log)):
+                    self.later(self._write, lines)
+            except Exception as error:
+                self.later(self._refuse, said(error))
+
+    def _new_lines(self, tail: Tail, log: Log) -> list[tuple[str, bool]]:
+        """Lines without control characters, each with whether it is from the log of errors."""
+        found = []
+        for part in tail.new_parts(log):
+            # The end of a line may be yet to be written; if nothing more is, it is shown as it is.
+            *lines, rest = (self._open_lines.pop(part.file, b"") + b"".join(part.lines())).split(b"\n")
+            if rest and part.begin != part.end:
+                self._open_lines[part.file] = rest
+            elif rest:
+                lines.append(rest)
+            found += [(_printable(line), part.is_errors) for line in lines]
+        return found
+
+    def _open(self, log: Log, failed_first: bool) -> None:
+        where = f"job {log.job.job_id}" if log.attempt is None else f"attempt {log.attempt}"
+        where = where if log.evaluation is None else f"evaluation {log.evaluation}"
+        self.entitle(f"{self._of.name} · {where}, rank {log.rank}{': failed first' if failed_first else ''}")
+        self.query_one(RichLog).clear()
+        if log.note is not None:
+            self.query_one(RichLog).write(Text(one_line(log.note), "yellow"))
+
+    def _write(self, lines: Sequence[tuple[str, bool]]) -> None:
+        log = self.query_one(RichLog)
+        text = Text("\n").join(Text(line, "red" if is_error else "", no_wrap=True) for line, is_error in lines)
+        # Not if somebody has scrolled up.
+        log.write(text, scroll_end=log.is_vertical_scroll_end)
+
+    def _refuse(self, problem: str) -> None:
+        self.notify(problem, severity="warning", markup=False)
 
 
 @dataclass(frozen=True)
@@ -171,6 +369,7 @@ class RunTable(DataTable[RenderableType]):
             cells = {"run": name, "step": _right("/".join(map(short, steps))), **about}
             return [cells.get(column, Text()) for column in _COLUMNS]
         losses = self._losses(row)
+        last = row.attempts[-1]["cause"] if row.attempts and row.state in RESUMABLE else None
         style = "red" if row.state in ("FAILED", "LOST") else "yellow" if row.state in WAITS else "dim"
         return [
             Text("  " * (line.group is not None) + one_line(row.name), no_wrap=True),
@@ -180,18 +379,12 @@ class RunTable(DataTable[RenderableType]):
             _right(number(row.shown_loss)),
             LossCurve(losses, _CURVE) if losses else Text(),
             _right(number(row.steps_per_s, 3)),
-            Text(one_line(_why(row)), style, no_wrap=True),
+            Text(one_line(row.reason or last or row.note or ""), style, no_wrap=True),
         ]
 
 
 def _right(text: str) -> Text:
     return Text(text, justify="right", no_wrap=True)
-
-
-def _why(row: RunStatus) -> str:
-    """Why a run waits, failed or stopped; else its note."""
-    last = row.attempts[-1]["cause"] if row.attempts and row.state in RESUMABLE else None
-    return row.reason or last or row.note or ""
 
 
 class Question(ModalScreen[bool]):
@@ -343,7 +536,7 @@ class MainScreen(Watching):
         since, look = self._since, self._look
         waited = 0.0 if since is None else time.monotonic() - since
         late = f"still looking after {duration(waited)}: a scheduler or a disk does not answer"
-        lines = [late if waited > _PATIENCE_S else None, look.problem, self._problem, *look.remarks]
+        lines = [late if waited > _PATIENCE_S else None, look.problem, self._problem, *look.seen.remarks]
         remarks = self.query_one("#remarks", Static)
         remarks.update(Text("\n".join(one_line(line) for line in lines if line)))
         remarks.display = any(lines)

@@ -4,11 +4,8 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-import torch
 
-from benchmarks import figure_cld, recording, screenshots
-from cld_core import sde
-from cld_core.config.sde import CldSpec, VpsdeSpec
+from benchmarks import recording, screenshots
 from cldctl.clusters.slurm import client
 from cldctl.show.console import out
 from tests.support import on_screen
@@ -46,24 +43,3 @@ def test_a_command_is_typed_and_run_in_a_terminal(tmp_path):
     assert any("toy_demo" in text for text in shown)
     typing = len("cldctl recipes") * recording.LETTER_S + 2 * recording.FIRST_S
     assert film.seconds < typing + 2 * (1.0 + recording.READ_S) + 1.0
-
-
-CLD, VPSDE = sde.build(CldSpec()), sde.build(VpsdeSpec())
-
-
-def roughness(path):
-    """Sum of the squared increments of paths (T, n): falls with the step of a smooth path, stays for a diffusion."""
-    return float((path[1:] - path[:-1]).square().sum(0).mean())
-
-
-def test_x_of_cld_is_smooth_and_the_halves_with_noise_are_not():
-    cld = figure_cld.paths(CLD, torch.Generator().manual_seed(0))
-    vpsde = figure_cld.paths(VPSDE, torch.Generator().manual_seed(0))
-    # Of a diffusion, the integral of the squared coefficient: 2 Gamma beta = 8, and the mean of beta = 10.05.
-    assert roughness(cld[:, 0]) < 0.1
-    assert roughness(cld[:, 1]) == pytest.approx(8, rel=0.2)
-    assert roughness(vpsde[:, 0]) == pytest.approx(10.05, rel=0.2)
-
-
-def test_the_figure_is_drawn():
-    assert [axes.get_title() for axes in figure_cld.figure().axes][-1] == "What the network has to match"

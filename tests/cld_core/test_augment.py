@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cld_core import augment, nets, seeds
+from cld_core import nets, seeds
 from cld_core.config.network import NcsnppSpec
 from cld_core.ranks import Ranks
-from cld_core.train.step import Trainer
+from cld_core.train.step import Changes, Trainer, drawn_changes
 from tests.support.images import clone, tiny_recipe
 from tests.support.tools import same, stepped
 
@@ -17,12 +17,12 @@ SIZE = 8
 
 
 def changes(probability=1.0, batch=64, seed=0):
-    return augment.draw(seeds.generator(seed), batch, SIZE, probability)
+    return drawn_changes(seeds.generator(seed), batch, SIZE, probability)
 
 
 def one(*, flipped=(False, False), shift=(0, 0), sources=((1.0, 0.0), (0.0, 1.0)), warped=False):
     parts = (torch.tensor([flipped]), torch.tensor([shift]), torch.tensor([warped]), torch.tensor([sources]))
-    return augment.Changes(*parts, torch.zeros(1, 9))
+    return Changes(*parts, torch.zeros(1, 9))
 
 
 def images(count=1):

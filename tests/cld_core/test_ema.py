@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cld_core.ema import Ema
+from cld_core.averages import Ema
 
 
 def test_an_update_on_the_device_holds_few_changes_at_once_and_is_that_of_the_host(monkeypatch):

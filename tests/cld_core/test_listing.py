@@ -73,16 +73,6 @@ def test_rows_are_found_by_age_by_name_and_by_what_they_hold(root):
         runs.filter(stat="FINISHED")
 
 
-def test_a_table_is_aligned_and_leaves_out_empty_columns(root):
-    titles, waiting, done, new = repr(cld_core.runs(root)).splitlines()
-    assert titles.split() == ["name", "recipe", "data", "sde", "step", "steps", "loss", "smoothed_loss", "state", "nll"]
-    row = ["b-done", "toy", "multimodal_swissroll", "cld", "2,000", "2,000", "0.25", "0.3", "FINISHED", "0.5"]
-    assert done.split() == row
-    # Texts begin below their titles, numbers end there.
-    assert {line.index("toy") for line in (waiting, done, new)} == {titles.index("recipe")}
-    assert done.index("2,000") + len("2,000") == titles.index("step") + len("step")
-
-
 @pytest.mark.parametrize(
     ("cause", "state"),
     [("preempted", "STOPPED"), ("cancelled", "CANCELLED"), ("nonfinite", "FAILED"), ("killed", "LOST")],

@@ -22,7 +22,7 @@ from cld_core.model import Model
 from cld_core.run import RunFolder
 from cld_core.samplers import Samples
 from tests.support.paths import RECIPES, ROOT, TOY
-from tests.support.tools import train, trained
+from tests.support.tools import trained
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkpoint_every=10", "train.batch_size=16"]
 
@@ -110,16 +110,6 @@ def test_never_random_weights(tmp_path):
     folder = RunFolder.create(tmp_path / "empty", load(TOY, SMALL), {"created": 1.0})
     with pytest.raises(NotFoundError, match="no usable checkpoint yet"):
         cld_core.load(folder.path)
-
-
-def test_a_checkpoint_of_another_recipe_is_refused(run, tmp_path):
-    other = RunFolder.create(tmp_path / "other", load(TOY, [*SMALL, "sde.beta0=5"]), {"created": 1.0})
-    for file in run.checkpoints.glob("step_00000020.*"):
-        (other.checkpoints / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(CheckpointError, match="belongs to another recipe"):
-        cld_core.load(other.path)
-    with pytest.raises(CheckpointError, match="belongs to another recipe"):
-        train(other)
 
 
 def test_exported_weights_come_back(run, tmp_path):

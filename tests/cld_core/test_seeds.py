@@ -45,8 +45,11 @@ def test_another_device_gets_the_numbers_of_the_cpu(draw, monkeypatch):
     assert torch.equal(numbers, wanted)
 
 
-def test_cuda_devices_get_it_through_pinned_memory_without_waiting():
-    numbers, device = Mock(), torch.device("cuda:1")
-    assert seeds.delivered(numbers, torch.device("cpu")) is numbers
-    assert seeds.delivered(numbers, device) is numbers.pin_memory().to.return_value
-    numbers.pin_memory().to.assert_called_once_with(device, non_blocking=True)
+def test_what_goes_to_a_gpu_is_pinned_and_nobody_waits_for_it():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
+    for device, target, is_pinned in ((cpu, gpu, True), (gpu, gpu, False), (cpu, cpu, False)):
+        numbers = Mock(device=device)
+        seeds.delivered(numbers, target)
+        assert numbers.pin_memory.called == is_pinned, "pinning needs a GPU"
+        sent = numbers.pin_memory() if is_pinned else numbers
+        sent.to.assert_called_once_with(target, non_blocking=target is gpu)

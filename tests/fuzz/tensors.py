@@ -29,7 +29,7 @@ def _prepare():
     from cld_core import nets, optim  # noqa: F401
     from cld_core.config.train import OptimSpec
     from cld_core.evaluate import stats_file  # noqa: F401
-    from cld_core.nets import mlp, ncsnpp, resnet  # noqa: F401
+    from cld_core.nets import mlp, ncsnpp  # noqa: F401
     from cld_core.run import shards  # noqa: F401
 
     torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cld_core.nets import compiled
+from cld_core.nets import execution
 from tests.support import tracing
 from tests.support.images import image_recipe
 
@@ -50,7 +50,7 @@ def recipe(tmp_path_factory):
 def memory_is_free(monkeypatch):
     """Nothing of the test before is left on the card."""
     if not ON_GPU:
-        monkeypatch.setattr(compiled, "BACKEND", tracing.differentiate)
+        monkeypatch.setattr(execution, "BACKEND", tracing.differentiate)
     yield
     torch.compiler.reset()
     if ON_GPU:

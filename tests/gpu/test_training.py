@@ -19,7 +19,7 @@ from cld_core import numerics
 from cld_core.checkpoint import checkpoints
 from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
-from cld_core.nets import compiled
+from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.train.step import Trainer
@@ -167,7 +167,7 @@ def test_two_ranks_compute_what_one_does(recipe, tmp_path, compiles):
 
 def _in_step(ranks, recipe):
     if not ON_GPU:
-        compiled.BACKEND = tracing.differentiate
+        execution.BACKEND = tracing.differentiate
     return trained(recipe, ranks)
 
 

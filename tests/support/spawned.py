@@ -6,10 +6,18 @@ import torch.multiprocessing as multiprocessing
 from cld_core.ranks import join
 from cld_core.rendezvous import Place
 
+# What every rank would import again: processes begin as forks of one that has.
+multiprocessing.set_forkserver_preload(["cld_core.train.session", __name__])
+
+
+def start(work, size, *arguments):
+    """Call ``work(rank, *arguments)``, a function of a module, in so many processes, and wait for all of them."""
+    multiprocessing.start_processes(work, args=arguments, nprocs=size, start_method="forkserver")
+
 
 def spawned(work, folder, size, *arguments, gpu=False):
     """By rank, the tensors that ``work(ranks, *arguments)``, a function of a module, returns."""
-    multiprocessing.spawn(_rank, args=(size, folder, gpu, work, arguments), nprocs=size)
+    start(_rank, size, size, folder, gpu, work, arguments)
     return [torch.load(folder / f"out.{rank}", weights_only=True) for rank in range(size)]
 
 

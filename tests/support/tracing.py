@@ -1,6 +1,6 @@
 """Backends for torch.compile that generate no code, which takes seconds for each size and changes the rounding.
 
-They take the place of `cld_core.nets.compiled.BACKEND`.
+They take the place of `cld_core.nets.execution.BACKEND`.
 """
 
 from torch._dynamo.backends.registry import lookup_backend

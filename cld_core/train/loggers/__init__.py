@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -20,15 +20,14 @@ from cld_core.config import Recipe
 from cld_core.config.loader import to_yaml
 from cld_core.config.schema import leaves
 from cld_core.files import Dropping
-from cld_core.imports import resolve
-from cld_core.registration import table
+from cld_core.registration import resolve, table
 from cld_core.run import RunFolder
 from cld_core.sanitize import fenced, local_time, one_line
 
 # By name, "module:attribute" of a class that is called with an `About`. Each of them may be slow or fail: they run in
 # threads of their own.
 _SHIPPED = {
-    "tensorboard": "cld_core.train.loggers.tensorboard:TensorboardLogger",
+    "tensorboard": "cld_core.train.loggers:TensorboardLogger",
     "wandb": "cld_core.train.loggers.wandb_logger:WandbLogger",
     "mlflow": "cld_core.train.loggers.mlflow_logger:MlflowLogger",
 }
@@ -244,3 +243,43 @@ def _cell(value: object) -> str:
     """A text inside of a table of Markdown, which shows it as it is written."""
     text = one_line(value, _TEXT)
     return "".join(f"\\{character}" if character in "\\`*_{}[]<>()#|!~&$" else character for character in text)
+
+
+class TensorboardLogger:
+    """What a run plots, with its hyper-parameters, in a file that begins with the first report."""
+
+    def __init__(self, about: About) -> None:
+        self._about = about
+        self._writer: Any = None
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._file(step).add_scalar(name, value, step)
+
+    def text(self, name: str, markdown: str, step: int) -> None:
+        self._file(step).add_text(name, markdown, step)
+
+    def picture(self, name: str, pixels: Tensor, step: int) -> None:
+        self._file(step).add_image(name, pixels.numpy(), step, dataformats="HWC")
+
+    def close(self, end: End) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _file(self, step: int) -> Any:
+        """The file; TensorBoard forgets what earlier ones have beyond the step that it begins with.
+
+        A point at step n is of n steps done, so one that is there at the first step stays.
+        """
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+            from torch.utils.tensorboard.summary import hparams
+
+            folder = str(self._about.folder.tensorboard)
+            self._writer = SummaryWriter(folder, purge_step=step + 1, max_queue=100, flush_secs=30)
+            # For the tab HPARAMS. In the run's own file, so that all attempts are one session of it, and without a
+            # step, so that no later attempt makes TensorBoard forget it. Which metrics there are is left to
+            # TensorBoard, which finds those of evaluations, too.
+            _, start, _ = hparams(hyperparameters(self._about.recipe), {})
+            self._writer._get_file_writer().add_summary(start)
+        return self._writer

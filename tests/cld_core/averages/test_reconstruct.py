@@ -9,9 +9,9 @@ from scipy import integrate
 from torch import nn
 from torch.testing import assert_close
 
-from cld_core.averages import power
-from cld_core.averages.power import PowerAverages, averaged
-from cld_core.averages.profiles import Basis, Profile, exponent, inner, relative_length
+from cld_core import averages
+from cld_core.average_profiles import Basis, Profile, exponent, inner, relative_length
+from cld_core.averages import PowerAverages, averaged
 from cld_core.checkpoint import checkpoints, read_tensors, snapshots
 from cld_core.config import load
 from cld_core.config.train import UNIFORM_LENGTH
@@ -91,7 +91,7 @@ def made(path, weights, **options):
 
 
 def reconstructed(one, length, step=STEPS):
-    found, error = power.reconstructed(one.run, step, length, {"weight": one.net["weight"]})
+    found, error = averages.reconstructed(one.run, step, length, {"weight": one.net["weight"]})
     return found["weight"], error
 
 
@@ -184,14 +184,14 @@ def test_snapshots_of_another_recipe_do_not_count_and_tensors_of_another_network
     assert 660 not in [stored.step for stored in usable(one.run, STEPS)]
     for tensors in ({"weight": torch.zeros(4)}, {"other": torch.zeros(5)}):
         with pytest.raises(CheckpointError, match="not those of this network"):
-            power.reconstructed(one.run, STEPS, 0.07, tensors)
+            averages.reconstructed(one.run, STEPS, 0.07, tensors)
 
 
 def test_an_average_is_made_once_and_again_if_its_file_is_damaged_or_its_snapshots_change(
     tmp_path, weights, monkeypatch
 ):
-    one, runs, real = made(tmp_path / "mine", weights), [], power.reconstructed
-    monkeypatch.setattr(power, "reconstructed", lambda *arguments: runs.append(1) or real(*arguments))
+    one, runs, real = made(tmp_path / "mine", weights), [], averages.reconstructed
+    monkeypatch.setattr(averages, "reconstructed", lambda *arguments: runs.append(1) or real(*arguments))
 
     def read():
         return averaged(one.run, STEPS, 0.07).tensors["weight"]

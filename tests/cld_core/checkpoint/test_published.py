@@ -19,9 +19,6 @@ from cld_core.errors import CheckpointError, NotFoundError, SaveError, UsageErro
 from cld_core.importing import import_published
 from cld_core.model import Model
 from cld_core.ranks import Ranks
-from cld_core.run import events
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from cld_core.train.step import Trainer
 from tests.support.crafted import crafted
 from tests.support.images import make_images, tiny_recipe
@@ -259,26 +256,6 @@ def made(tmp_path, step, *overrides):
     recipe = load(TOY, [*SMALL_TOY, *overrides])
     file = published(tmp_path / "checkpoint_20.pth", step)
     return import_published(file, recipe, tmp_path / "runs" / "mine", {"created": 1.0})
-
-
-def test_an_import_is_attempt_0_and_the_run_continues_as_attempt_1(tmp_path):
-    run = made(tmp_path, 20, "train.steps=50")
-    assert run.step == 20
-    assert run.parameters == sum(tensor.numel() for tensor in Trainer(run.folder.recipe(), Ranks()).net.parameters())
-    assert run.folder.identity()["imported"] == str(tmp_path / "checkpoint_20.pth")
-    (imported,) = run.folder.ledger.events()
-    assert imported == events.Imported(time=imported.time, step=20, source="checkpoint_20.pth")
-    assert (run.folder.progress()["attempt"], run.folder.progress()["step"]) == (0, 20)
-    assert session.run(run.folder, Ranks(), StopFlag(), job_id="test").step == 50
-    attempts = run.folder.ledger.history().attempts
-    assert [(it.attempt, it.first_step, it.cause) for it in attempts] == [(0, 20, "imported"), (1, 20, "finished")]
-    assert run.folder.checkpoint_steps() == [20, 50], "what came from elsewhere cannot be computed again"
-
-
-def test_a_checkpoint_of_the_last_step_makes_a_finished_run(tmp_path):
-    run = made(tmp_path, 20, "train.steps=20")
-    assert [entry.cause for entry in run.folder.ledger.history().attempts] == ["finished"]
-    assert session.run(run.folder, Ranks(), StopFlag(), job_id="test") == session.SessionResult("finished", 20)
 
 
 def test_a_checkpoint_later_than_the_recipes_end_is_refused_and_leaves_nothing(tmp_path):

@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cld_core.conditioning import Observation, files
+from cld_core.conditioning import Observation
+from cld_core.conditioning import observation as files
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from tests.support.numeric import standard_normal
 

@@ -136,9 +136,12 @@ def test_recipes_to_compare_diffusions_differ_in_them_alone(name, base, allowed)
 
 def test_periodic_work_is_due_from_its_threshold_on():
     periodic = load(RECIPES / "cifar10.yaml", ["periodic.elbo_every=50000", "periodic.elbo_from=300000"]).periodic
-    assert [step for step in (0, 250_000, 300_000, 310_000, 350_000) if periodic.wants_elbo(step)] == [300_000, 350_000]
-    assert [periodic.wants_samples(step) for step in (10_000, 10_001)] == [True, False]
-    assert not load(TOY).periodic.wants_samples(10_000)
+    assert [step for step in (0, 250_000, 300_000, 310_000, 350_000) if periodic.wants("elbo", step)] == [
+        300_000,
+        350_000,
+    ]
+    assert [periodic.wants("samples", step) for step in (10_000, 10_001)] == [True, False]
+    assert not load(TOY).periodic.wants("samples", 10_000)
 
 
 @pytest.mark.parametrize(

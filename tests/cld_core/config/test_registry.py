@@ -16,8 +16,7 @@ from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import EmSpec, ExponentialSpec, FixedStepSpec, OdeSpec, SscsSpec
 from cld_core.config.sde import VpsdeSpec
 from cld_core.errors import RecipeError
-from cld_core.imports import resolve
-from cld_core.registration import register
+from cld_core.registration import register, resolve
 from tests.support.paths import TOY
 
 
@@ -181,12 +180,6 @@ RECIPE = load(TOY, ["sampling.eps=2e-3"])
 
 def test_nothing_given_is_the_recipe():
     assert sampling_spec(RECIPE, {"method": None, "nfe": None}, "f") is RECIPE.sampling
-
-
-def test_another_method_keeps_what_both_have():
-    assert sampling_spec(RECIPE, {"method": "em", "nfe": 7}, "f") == EmSpec(eps=2e-3, nfe=7)
-    recipe = load(TOY, ["sampling.method=exponential", "sampling.nfe=9", "sampling.order=2"])
-    assert sampling_spec(recipe, {"eta": 1}, "f") == ExponentialSpec(nfe=9, order=2, eta=1.0)
 
 
 @pytest.mark.parametrize("seven", [7, 7.0, np.int64(7), torch.tensor(7)])

@@ -13,7 +13,7 @@ import pytest
 
 from cld_core.data import prepare as prepare_module
 from cld_core.data.prepare import Part, Plan, build, verify
-from cld_core.data.store import ABOUT, IMAGES, PROGRESS, partial_path, read_about
+from cld_core.data.store import IMAGES, PROGRESS, partial_path, read_about
 from cld_core.errors import DataError, WrongSourceError
 
 SIZE = 4
@@ -127,19 +127,6 @@ def test_interrupted_at_every_write(tmp_path, whole, monkeypatch, error, after):
         assert verify(out) == whole
         assert not partial_path(out).exists()
     assert interruptions > 20
-
-
-def test_a_full_disk_says_what_is_kept(out, whole, monkeypatch):
-    def full(path, content, write=prepare_module.write_json):
-        if path.name == ABOUT:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "write_json", full)
-        with pytest.raises(DataError, match=r"No space left on device\. The finished part is kept in .*12 images"):
-            build(plan(), out)
-    assert build(plan(lambda number: pytest.fail("it was read again")), out) == whole
 
 
 def test_parts_that_changed_are_made_again_and_those_before_them_are_not(out):

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from cld_core.data import folder as folder_module
-from cld_core.data.archives import members
-from cld_core.data.prepare import prepare, verify
+from cld_core.data.prepare import members, prepare, verify
 from cld_core.data.store import read_about
 from cld_core.errors import DataError, UsageError
 from tests.support.images import opened
@@ -79,19 +78,6 @@ def test_archives_and_folder_give_the_same(source, tmp_path):
         prepare("folder", tmp_path / "pictures.tar", tmp_path / "c", size=16, split=0.3),
     ]
     assert made[0].splits == made[1].splits == made[2].splits
-
-
-@pytest.mark.parametrize("damage", ["cut", "header"])
-def test_an_archive_that_ends_early_is_refused(source, tmp_path, damage):
-    """At a header, where the library takes it for the end."""
-    file = tmp_path / "pictures.tar"
-    with tarfile.open(file, "w") as archive:
-        archive.add(source, ".")
-        last = archive.getmembers()[-1].offset
-    content = file.read_bytes()
-    file.write_bytes(content[:last] if damage == "cut" else content[:last] + b"x" + content[last + 1 :])
-    with pytest.raises(DataError, match="not complete"):
-        prepare("folder", file, tmp_path / "out", size=16)
 
 
 def test_the_middle_square_is_kept(tmp_path):

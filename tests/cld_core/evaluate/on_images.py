@@ -7,8 +7,8 @@ import torch
 
 from cld_core.config import load, with_overrides
 from cld_core.evaluate.request import request_of
+from cld_core.evaluate.rows import EvaluationTask
 from cld_core.evaluate.statistics import Statistics, StatsRequest
-from cld_core.evaluate.task import EvaluationTask
 from cld_core.ranks import Ranks
 from cld_core.run.evaluations import Evaluation
 from cld_core.tasks import joined

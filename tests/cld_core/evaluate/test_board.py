@@ -6,7 +6,7 @@ from tensorboard.summary.writer import event_file_writer
 
 from cld_core.config import load
 from cld_core.evaluate.request import request_of
-from cld_core.evaluate.task import to_tensorboard
+from cld_core.evaluate.rows import to_tensorboard
 from tests.support.made_up import run_with
 from tests.support.paths import RECIPES
 
@@ -41,13 +41,3 @@ def test_bounds_of_several_steps_are_one_curve_under_a_readable_name(run):
     text = events.Tensors("evaluation/results/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert "elbo-00000040-" in text
     assert "| 1.25 | 0.5 | 512 | 102 |" in text
-
-
-@pytest.mark.parametrize(
-    ("overrides", "how"),
-    [((), "ode, n=2000"), (("sampling.method=em", "sampling.nfe=50"), "em, 50 NFE, n=2000")],
-)
-def test_samples_are_told_by_how_they_were_drawn(run, overrides, how):
-    report = {"w2": {"value": 1.0, "samples": 2000, "nfe_mean": 50.0}}
-    scalars = written(run, "w2", report, *overrides).Tags()["scalars"]
-    assert scalars == [f"evaluation/w2 ({how})", f"evaluation/w2 NFE ({how})"]

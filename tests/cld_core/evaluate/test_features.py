@@ -25,10 +25,10 @@ from cld_core.evaluate.likelihood import LossRows
 from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import not_finite, remark_on, require_few_lost
 from cld_core.evaluate.statistics import Statistics, StatsRequest
-from cld_core.imports import resolve
 from cld_core.model import Model
 from cld_core.ranks import Ranks
-from cld_core.run.evaluations import Evaluation, remarks
+from cld_core.registration import resolve
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.work import open_work
 from tests.support.extractor import random_inception
 from tests.support.images import make_images, opened, tiny_recipe
@@ -263,21 +263,6 @@ def test_the_limit_is_a_fraction_of_all_samples(count, samples, allowed, passes)
         return
     with pytest.raises(UnusableSamplesError):
         require_few_lost(count, samples, samples=samples, allowed=allowed)
-
-
-def test_shards_and_batches_do_not_change_the_count(run, monkeypatch, ranges, capsys, chunks):
-    chunks(8)
-    spoil(monkeypatch, BAD, -math.inf)
-    metrics = ("fid", "kid", "isc", "prc")
-    for shards, batch in ((1, 64), (3, 7)):
-        work = work_of(run, SOME, f"eval.batch_size={batch}", metrics=metrics, shards=shards)
-        assert work.compute(Ranks())
-        assert [work.report[metric]["nonfinite"] for metric in metrics] == [3] * len(metrics)
-        assert [work.report[metric]["samples"] for metric in metrics] == [40] * len(metrics)
-        assert remarks(work.report) == ["3 of 40 samples are not finite"]
-        assert capsys.readouterr().out.count("3 of 40 samples are not finite") == 1
-        run.evals.rename(run.path / f"{shards}")
-        run.evals.mkdir()
 
 
 def test_too_many_end_the_work_at_once_and_nothing_is_lost(run, monkeypatch, ranges):

@@ -1,6 +1,5 @@
 """Pictures of samples: the background and the axes of points, and grids of images."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -19,14 +18,6 @@ from tests.support.paths import TOY
 # Right of the middle and below it.
 LAW = GaussianMixture(torch.tensor([[2.0, -1.0]]), 0.3)
 KNOWN = replace(toy.get("gaussian"), log_density=LAW.log_density, on_grid=LAW.density_on_grid)
-
-
-@pytest.mark.parametrize("density", [KNOWN, replace(KNOWN, on_grid=None)], ids=["grid", "points"])
-def test_a_row_is_a_line_of_equal_height(density):
-    x, y = (torch.linspace(-end, end, pictures._GRID, dtype=torch.float64) for end in (3, 2))
-    shade = torch.from_numpy(pictures._shade(density, (-3, -2), (3, 2), None))
-    expected = torch.exp(-0.25 * ((x[None] - 2.0) ** 2 + (y[:, None] + 1.0) ** 2) / 0.3**2)
-    torch.testing.assert_close(shade, expected / expected.max(), rtol=1e-10, atol=1e-12)
 
 
 def test_what_is_not_known_is_not_drawn():
@@ -50,15 +41,6 @@ def red(pixels):
     return torch.nonzero((r > g + 60) & (r > b + 60), as_tuple=True)
 
 
-def test_a_ring_is_a_ring(model):
-    angle = torch.linspace(0, 2 * math.pi, 2000)
-    ring = torch.stack([angle.cos(), angle.sin()], dim=1)
-    rows, columns = red(pictures.pixels(ring, model, "exact"))
-    height, width = (int(where.max() - where.min()) for where in (rows, columns))
-    assert height > 100
-    assert width == pytest.approx(height, abs=3)
-
-
 def test_samples_are_shown_beside_the_data_and_those_outside_are_counted(model, tmp_path):
     x = torch.tensor([[0.0, 0.0], [50.0, 0.0], [float("nan"), 0.0]])
     pictures.show(tmp_path / "x.png", x, model, "exact")
@@ -68,16 +50,6 @@ def test_samples_are_shown_beside_the_data_and_those_outside_are_counted(model, 
     assert torch.equal(pixels, pictures.pixels(x, model, "exact"))
     _, columns = red(pixels)
     assert columns.min() > pixels.shape[1] / 2, "samples are on the right"
-
-
-def test_a_small_grid_is_enlarged_by_a_whole_factor_and_a_large_one_is_not():
-    small = torch.arange(2 * 3, dtype=torch.uint8).reshape(2, 3, 1)
-    large = pictures.enlarged(small, width=11)
-    assert large.shape == (6, 9, 1)
-    assert torch.equal(large[::3, ::3], small)
-    assert torch.equal(large[2::3, 2::3], small), "nearest neighbour: squares of one colour"
-    assert torch.equal(pictures.enlarged(small, width=5), small)
-    assert torch.equal(pictures.enlarged(small, width=2), small)
 
 
 def test_a_grid_shows_every_image_in_its_place(tmp_path):

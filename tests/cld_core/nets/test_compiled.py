@@ -13,8 +13,8 @@ from cld_core import numerics
 from cld_core.config import load
 from cld_core.likelihood import likelihood
 from cld_core.model import Model
-from cld_core.nets import compiled, precision
-from cld_core.nets.compiled import SIZES, Compiled
+from cld_core.nets import execution
+from cld_core.nets.execution import SIZES, Compiled
 from cld_core.ranks import Ranks
 from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
@@ -33,11 +33,12 @@ with_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.co
 def traced(monkeypatch):
     """Compiled as elsewhere, but without generating code, which takes seconds for each size."""
     torch.compiler.reset()
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    monkeypatch.setattr(execution, "BACKEND", "aot_eager")
     yield
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @with_compiler
 def test_compiled_samples_and_bounds_are_those_of_the_plain_network():
     torch.manual_seed(0)
@@ -56,6 +57,7 @@ def test_compiled_samples_and_bounds_are_those_of_the_plain_network():
     assert isinstance(model.score_of(compiled=True).net, Compiled)
 
 
+@pytest.mark.slow
 @with_compiler
 def test_a_compiled_network_is_differentiated_as_often_as_probes_and_coordinates_ask_for():
     """Compiled for one backward pass, a network of this width reuses what further ones would read."""
@@ -177,14 +179,14 @@ def test_on_the_cpu_nothing_is_changed(images):
     made = images()
     assert made.score.net is made.net
     assert all(weight.is_contiguous() for weight in made.net.parameters())
-    precision.store(made.net, channels_last=True)  # as `train.channels_last` does
-    assert precision.prepared(made.net, CPU, "fp32") is made.net
+    execution.store(made.net, channels_last=True)  # as `train.channels_last` does
+    assert execution.prepared(made.net, CPU, "fp32") is made.net
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 def test_images_are_computed_with_channels_last_where_that_is_preferred(images, name, monkeypatch):
     exact = images().sample(3, precision=name)
-    monkeypatch.setattr(precision, "prefers_channels_last", lambda device: True)
+    monkeypatch.setattr(execution, "prefers_channels_last", lambda device: True)
     made, seen = images(), []
     made.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     found = made.sample(3, precision=name)
@@ -213,7 +215,7 @@ def trained(recipe, ranks, *, stop_at=None):
 
 
 def _compared(ranks):
-    compiled.BACKEND, found = tracing.differentiate, {}
+    execution.BACKEND, found = tracing.differentiate, {}
     for name, more in {"whole": (), "cut": ("train.micro_batch=2",)}.items():
         plain, compiling = (load(RECIPES / "toy.yaml", [*WIDE, *more, f"train.compile={it}"]) for it in (False, True))
         eager = trained(plain, ranks)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from cld_core import nets
 from cld_core.config.network import MlpSpec, NcsnppSpec, ResnetSpec
 from cld_core.errors import RecipeError
-from cld_core.nets.compiled import Compiled
+from cld_core.nets.execution import Compiled
 
 IMAGES = NcsnppSpec(image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
 SPECS = {
@@ -77,7 +77,7 @@ def test_blocks_of_many_rows_keep_their_labels():
 
 
 def test_a_compiled_batch_is_padded_with_its_labels(monkeypatch):
-    monkeypatch.setattr("cld_core.nets.compiled.BACKEND", "eager")
+    monkeypatch.setattr("cld_core.nets.execution.BACKEND", "eager")
     net, u, t = built("mlp")
     compiled, label = Compiled(net), torch.arange(7) % K
     with torch.no_grad():

@@ -37,11 +37,6 @@ def test_a_line_turns_back_into_an_equal_event(event):
     assert list(json.loads(line))[:2] == ["time", "event"]
 
 
-def test_a_line_leaves_out_what_has_its_default():
-    event = events.Ended(time=2.0, attempt=0, cause="finished", step=30)
-    assert to_line(event) == '{"time": 2.0, "event": "ended", "attempt": 0, "cause": "finished", "step": 30}'
-
-
 def test_unknown_fields_are_kept():
     line = '{"time": 1.0, "event": "cancelled", "job_id": "7", "by": "ann", "why": ["a", "b"]}'
     event = parse(line)

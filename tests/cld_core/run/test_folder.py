@@ -31,18 +31,6 @@ def test_names_that_are_taken_or_cannot_be(tmp_path, run):
         assert not (tmp_path / name).exists()
 
 
-def test_an_unknown_run_names_the_nearest(tmp_path, run):
-    with pytest.raises(NotFoundError, match="Did you mean 'mine'") as caught:
-        RunFolder.open(tmp_path / "mime")
-    assert caught.value.exit_code == 3
-
-
-def test_runs_are_found_oldest_first(tmp_path, run):
-    RunFolder.create(tmp_path / "a_later_one", load(TOY), {"created": 2.0})
-    (tmp_path / "not_a_run").mkdir()
-    assert [found.name for found in find_runs(tmp_path)] == ["mine", "a_later_one"]
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -7,7 +7,7 @@ from cld_core.run.identity import identity, new_name
 
 
 def test_code_outside_a_checkout_has_no_commit(tmp_path):
-    assert identities._git(tmp_path) is None
+    assert identities.commit_of(tmp_path) is None
 
 
 def test_a_user_without_a_name(monkeypatch):

@@ -49,14 +49,6 @@ def test_the_last_attempt_loses_what_it_has_not_saved_unless_it_is_alive():
     assert running[0].trained_s == 50.0
 
 
-def test_an_attempt_that_died_silently_lasted_until_it_was_last_heard_of():
-    """The next one may begin hours later, which were spent in the queue."""
-    first, second = told(started(0, 0, 100.0), started(1, 40, 9000.0, began=8990.0, restart=1, reached=50, heard=200.0))
-    assert first.attempt.cause == "killed"
-    assert (first.trained_s, costs(first)) == (100.0, (40, 10, 0))
-    assert second.waited_s == 8790.0
-
-
 def test_steps_that_somebody_went_back_behind_are_set_aside_not_lost():
     stretches_ = told(
         started(0, 0, 100.0),
@@ -80,11 +72,6 @@ def test_an_attempt_without_a_step_is_lost_whole():
 def test_an_import_is_no_attempt_and_a_wait_without_a_submission_is_not_known():
     (only,) = told(Imported(time=50.0, step=10, source="x"), Started(time=60.0, attempt=1, job_id="hand", step=10))
     assert (only.attempt.attempt, only.queued, only.waited_s) == (1, None, 0.0)
-
-
-def test_a_clock_that_jumps_makes_no_time_negative():
-    (only,) = told(Submitted(time=500.0, job=job("7")), started(0, 0, 100.0, began=300.0), heard=90.0, alive=True)
-    assert (only.waited_s, only.startup_s, only.trained_s) == (0.0, 0.0, 0.0)
 
 
 HOUR = 3600.0

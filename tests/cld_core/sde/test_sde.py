@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cld_core import sde as diffusions
+from cld_core import sde
 from cld_core.config.sde import CldSpec
 from cld_core.sde import CLD, VPSDE
-from cld_core.sde import cld as kernel
+from cld_core.sde import diffusions as kernel
 from cld_core.sde.matrices import apply
 from tests.support import parity
 from tests.support.numeric import drift
@@ -70,7 +70,7 @@ def test_both_branches_of_the_incomplete_gamma_function_agree():
 @pytest.mark.parametrize("t", [1e-8, 1e-6, 1e-5])
 def test_factors_at_small_times_are_those_of_the_documentation(t):
     """docs/math.md 4: both diverge like 1 / sqrt(t) without numerical_eps, and are bounded with it."""
-    bare, usual = (diffusions.build(CldSpec(numerical_eps=eps)) for eps in (0.0, 1e-6))
+    bare, usual = (sde.build(CldSpec(numerical_eps=eps)) for eps in (0.0, 1e-6))
     assert bare.target(t, "hsm")[0][0] == pytest.approx((3 / (8 * t)) ** 0.5, rel=1e-3)
     assert bare.target(t, "dsm")[0][0] == pytest.approx((4 / (8 * t)) ** 0.5, rel=1e-3)
     assert usual.target(t, "hsm")[0][0] == pytest.approx(10, rel=1e-2)

@@ -1,17 +1,13 @@
 """Training on images: ranks, micro-batches, resumed epochs, precision, periodic work, and that it learns."""
 
 import errno
-import io
 import math
 import os
 import re
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cld_core import pictures, seeds
 from cld_core.checkpoint import load as load_checkpoint
@@ -234,30 +230,7 @@ def test_an_extractor_that_is_gone_ends_no_training(worked, monkeypatch):
     assert "no FID this time: the weights are gone" in worked("periodic.fid_every=2", "periodic.fid_samples=7")
 
 
-def test_a_bound_that_starts_where_training_did(worked):
-    loose = ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05", "objective.loss_eps=0.001")
-    lines = worked("periodic.elbo_every=2", "periodic.elbo_points=2", settings=loose)
-    said = "step 2: the bound starts at t = 0.001, because training used no smaller t (objective.loss_eps)"
-    assert [line for line in lines if "the bound starts" in line] == [said]
-    assert any(line.startswith("step 2: likelihood bound of 2 test points: bpd") for line in lines)
-
-
 DUE = ("periodic.samples_every=2", "periodic.samples=50", "sampling.method=em", "sampling.nfe=3")
-
-
-def test_toy_samples_are_in_tensorboard(make):
-    run = make("train.steps=4", *DUE)
-    assert attempt(run).cause == "finished"
-    board = EventAccumulator(str(run.tensorboard)).Reload()
-    shown = board.Images("periodic/samples")
-    assert [picture.step for picture in shown] == [2, 4]
-    for picture in shown:
-        with (
-            Image.open(io.BytesIO(picture.encoded_image_string)) as in_board,
-            Image.open(run.samples / f"step_{picture.step:08d}.png") as in_folder,
-        ):
-            assert "50 samples" in in_folder.text["Description"]
-            assert np.array_equal(np.array(in_board), np.array(in_folder))
 
 
 def test_a_picture_that_cannot_be_drawn_ends_no_training(make, monkeypatch):

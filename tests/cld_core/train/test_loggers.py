@@ -257,20 +257,6 @@ def test_the_smoothed_loss_is_a_mean_that_forgets(reporting, monitor):
     assert reporting.progress()["smoothed_loss"] == pytest.approx(6.5), "then the newest counts a tenth"
 
 
-def test_a_phase_is_written_at_once_and_changes_no_pause(reporting, monitor):
-    monitor.write(0)
-    assert reporting.progress()["phase"] == "starting"
-    monitor.started(1, 2.0)
-    assert reporting.progress()["phase"] == "training"
-    monitor.write(5)
-    pause = reporting.progress()["every_s"]
-    monitor.enter("drawing samples", 6)
-    progress = reporting.progress()
-    assert (progress["phase"], progress["step"], progress["every_s"]) == ("drawing samples", 6, pause)
-    monitor.write(9, "saving")
-    assert reporting.progress()["phase"] == "saving"
-
-
 def test_the_warning_is_part_of_the_progress_and_of_the_attempt(reporting, monitor, capsys):
     monitor.warn("own step time: ...", "rank 2 on n3 is slow")
     monitor.warn("own step time: ...", "rank 2 on n3 is slow")

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from dataclasses import replace
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,8 +12,9 @@ from cld_core.config import load
 from cld_core.config.train import OptimSpec
 from cld_core.errors import CheckpointError
 from cld_core.ranks import Ranks
-from cld_core.train import step as stepping
-from cld_core.train.step import ENDS, RANGES, Interval, Trainer, moved
+from cld_core.train import health
+from cld_core.train.health import ENDS, RANGES, Interval
+from cld_core.train.step import Trainer
 from tests.support.clock import Clock
 from tests.support.images import clone
 from tests.support.paths import RECIPES, TOY
@@ -137,16 +137,6 @@ def test_fixed_frequencies_are_not_trained():
     assert torch.equal(trained(3, *DECAYING).net.frequencies, before)
 
 
-def test_a_batch_reaches_a_gpu_without_waiting():
-    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
-    for device, target, is_pinned in ((cpu, gpu, True), (gpu, gpu, False), (cpu, cpu, False)):
-        batch = Mock(device=device)
-        moved(batch, target)
-        assert batch.pin_memory.called == is_pinned, "pinning needs a GPU"
-        sent = batch.pin_memory() if is_pinned else batch
-        sent.to.assert_called_once_with(target, non_blocking=True)
-
-
 def labelled(*overrides):
     return Trainer(load(RECIPES / "toy_diamond.yaml", [*SMALL, "data.labels=true", *overrides]), Ranks())
 
@@ -234,7 +224,7 @@ def test_ranks_are_summed(monkeypatch):
 
 def test_the_median_of_a_ranks_own_times(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(stepping, "time", clock)
+    monkeypatch.setattr(health, "time", clock)
     times = Interval(Ranks(world_size=2))
     for seconds in (0.1, 0.2, 5.0):
         times.begin()

@@ -1,19 +1,13 @@
 """The commands on the debug and local clusters: what they print, write and return."""
 
 import json
-import os
 from unittest.mock import Mock
 
-import pytest
-
-from cld_core import registration
 from cld_core.files import read_object, write_json
 from cld_core.run import RunFolder
-from cld_core.run.checkpoints import remove, weights_file
+from cld_core.run.checkpoints import remove
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
-from tests.support.paths import ROOT
-from tests.support.plugin import toy_plugin
 from tests.support.tools import DEBUG, ONE, invoke, status, wait_ended, wait_for
 
 
@@ -81,72 +75,3 @@ def test_resume_without_a_name_takes_all_that_can_be(tmp_path):
     row = status(runs, "first")
     assert row["state"] == "FINISHED"
     assert [(entry["first_step"], entry["cause"]) for entry in row["attempts"]] == [(0, "killed"), (10, "finished")]
-
-
-def test_a_plugin_brings_a_data_set(tmp_path):
-    plugin = toy_plugin(tmp_path / "ring.py", "ring")
-    runs = tmp_path / "runs"
-    recipe = tmp_path / "own.yaml"
-    recipe.write_text(f"extends: {ROOT}/recipes/toy.yaml\nplugins: [ring.py]\ndata: {{name: ring}}\n")
-    invoke("submit", str(recipe), *ONE, "--name", "mine", *DEBUG, "--eval", "elbo", runs=runs)
-    assert status(runs, "mine")["evals"][0]["true_entropy"] is None
-    plugin.rename(tmp_path / "moved.py")
-    # The run has a copy of it.
-    invoke("resume", "mine", "train.steps=30", "--cluster", "debug", runs=runs)
-    row = status(runs, "mine")
-    assert (row["state"], row["step"]) == ("FINISHED", 30)
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_skipped_with_a_message(tmp_path):
-    invoke("submit", "toy", *ONE, "--name", "mine", *DEBUG, runs=tmp_path)
-    os.truncate(weights_file(RunFolder(tmp_path / "mine"), 20), 1000)
-    drawn = invoke("sample", "mine", "-n", "8", "--method", "em", "--nfe", "4", runs=tmp_path).stderr
-    again = invoke("resume", "mine", "train.steps=30", *DEBUG, runs=tmp_path).stderr
-    for said in (drawn, again):
-        assert "skipped the checkpoint of step 20" in said
-        assert "truncated" in said
-    assert "8 samples of step 10" in drawn
-    assert "from step 10 of 30" in again
-
-
-MINE = """
-import dataclasses
-from cld_core import register
-from cld_core.config.keys import key
-from cld_core.config.sampling import EmSpec
-from cld_core.metrics import metric
-from cld_core.samplers.euler_maruyama import sample
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MineSpec(EmSpec):
-    method: str = key("mine", "mine")
-
-
-register("sampling", "mine", sample, MineSpec)
-register("metrics", "mine", dataclasses.replace(metric("loss"), name="mine"))
-"""
-ASKED = ("sampling.method=mine", "sampling.nfe=5", "eval.samples=8", "eval.points=8")
-
-
-def test_a_run_with_a_sampler_and_a_metric_of_a_plugin(tmp_path):
-    """Those who look import nothing, and the others the copy that the run has."""
-    runs, plugin = tmp_path / "runs", tmp_path / "mine.py"
-    plugin.write_text(MINE)
-    submit = ("submit", "toy", *ONE, *ASKED, f"plugins={plugin}", *DEBUG)
-    invoke(*submit, "--eval", "w2,mine", "--name", "both", runs=runs)
-    (report,) = RunFolder(runs / "both").evals.glob("*/report.json")
-    assert json.loads(report.read_text())["mine"]["n"] == 8
-    plugin.write_text("raise SystemExit('those who look import nothing')")
-    # As in another process.
-    for table in ("sampling", "metrics"):
-        del registration._TABLES[table]["mine"]
-    assert [entry["state"] for entry in status(runs, "both")["evals"]] == ["FINISHED"]
-    invoke("eval", "both", "--w2", "--metric", "mine,density", *DEBUG, runs=runs)
-    (report,) = RunFolder(runs / "both").evals.glob("w2-density-mine-*/report.json")
-    assert json.loads(report.read_text())["mine"]["n"] == 8
-    assert "'our' is not a metric" in invoke("eval", "both", "--metric", "our", *DEBUG, runs=runs, code=2).stderr
-    for table in ("sampling", "metrics"):
-        del registration._TABLES[table]["mine"]
-    invoke("sample", "both", "-n", "4", "-o", str(tmp_path / "x.npz"), runs=runs)

@@ -25,14 +25,6 @@ def test_a_recipe_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     assert len(shipped.recipes()) == len(list(RECIPES.glob("*.yaml")))
 
 
-@pytest.mark.parametrize(("name", "what"), [("cifar_10", "recipe"), ("recipes/cifar_10.yaml", "file")])
-def test_an_unknown_recipe_is_answered_with_the_nearest(name, what):
-    with pytest.raises(RecipeError, match=rf"there is no such {what}\. Did you mean 'cifar10'\?$"):
-        find_recipe(name)
-    with pytest.raises(RecipeError, match=r"there is no such recipe\. `cldctl recipes`"):
-        find_recipe("xyzzy")
-
-
 def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME")

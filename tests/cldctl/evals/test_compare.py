@@ -10,8 +10,8 @@ from cld_core.errors import NotFoundError
 from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run.groups import Group
-from cldctl.evals import compare
-from cldctl.evals.compare import Line
+from cldctl.evals import results
+from cldctl.evals.results import Line
 from cldctl.show import tables
 from cldctl.show.evaluations import compared
 from tests.support.made_up import report, run_with
@@ -32,7 +32,7 @@ def trained(path, *overrides, stderr=0.1, steps=10, metric="elbo"):
     run = run_with(path, steps, overrides=overrides)
     sections = {"elbo": {"nll": 1.0, "stderr": stderr}, "loss": {"value": 1.0, "stderr": stderr}}
     report(run, request_of(run.recipe(), (metric,), steps), **{metric: sections[metric]})
-    return compare.column(run)
+    return results.column(run)
 
 
 def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkeypatch):
@@ -40,13 +40,13 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
     # Errors of 0.3 and 0.4 combine to 0.5: the border is at 1.
     values = {"first": (3.0, 0.3), "inside": (3.99, 0.4), "worse": (4.01, 0.4), "better": (1.99, 0.4)}
     runs = [evaluated(tmp_path / name, *value, fid={"value": 3.0}) for name, value in values.items()]
-    columns = [compare.column(run) for run in runs]
+    columns = [results.column(run) for run in runs]
     first, inside, worse, _ = columns
-    assert compare.rule([first, worse]) == compare.RULE
-    assert compare.rule([first, inside]).startswith("no difference is marked")
-    bare = compare.column(evaluated(tmp_path / "bare", 9.0, None))
-    assert compare.rule([first, bare]) is None, "the warning says why"
-    content = compare.to_json(columns)
+    assert results.rule([first, worse]) == results.RULE
+    assert results.rule([first, inside]).startswith("no difference is marked")
+    bare = results.column(evaluated(tmp_path / "bare", 9.0, None))
+    assert results.rule([first, bare]) is None, "the warning says why"
+    content = results.run_json(columns)
     assert [entry["nll"].get("against_first") for entry in content["runs"]] == [None, "same", "worse", "better"]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
     assert content["warnings"] == ["FID: no standard error, and so no difference is marked"]
@@ -62,40 +62,40 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
 
 def test_answers_to_different_questions_are_not_compared(tmp_path):
     columns = [
-        compare.column(evaluated(tmp_path / "a", 3.0, 0.1)),
-        compare.column(evaluated(tmp_path / "b", 9.0, 0.1, samples=50)),
+        results.column(evaluated(tmp_path / "a", 3.0, 0.1)),
+        results.column(evaluated(tmp_path / "b", 9.0, 0.1, samples=50)),
     ]
-    content = compare.to_json(columns)
+    content = results.run_json(columns)
     assert [entry["nll"]["points"] for entry in content["runs"]] == [100, 50]
     assert content["runs"][1]["nll"]["against_first"] is None
     assert "NLL bound, nats of a and b cannot be compared: points 100 and 50" in content["warnings"]
     with pytest.raises(NotFoundError, match=r"no finished evaluation of step '20'\. There are: 10"):
-        compare.column(evaluated(tmp_path / "c", 1.0, 0.1), "20")
+        results.column(evaluated(tmp_path / "c", 1.0, 0.1), "20")
     with pytest.raises(NotFoundError, match="d has no finished evaluation"):
-        compare.column(run_with(tmp_path / "d", 10))
+        results.column(run_with(tmp_path / "d", 10))
 
 
 def test_of_several_results_those_are_taken_that_can_be_compared(tmp_path):
-    first, other = compare.column(evaluated(tmp_path / "a", 3.0)), evaluated(tmp_path / "b", 4.0)
+    first, other = results.column(evaluated(tmp_path / "a", 3.0)), evaluated(tmp_path / "b", 4.0)
     recipe = other.recipe()
     recipe = dataclasses.replace(recipe, eval=dataclasses.replace(recipe.eval, samples=100, seed=1))
     report(other, request_of(recipe, ("elbo",), 10), elbo={"nll": 5.0, "stderr": 0.1})
-    newest, like = compare.column(other), compare.column(other, "last", first)
+    newest, like = results.column(other), results.column(other, "last", first)
     assert (newest.results["nll"].number.value, like.results["nll"].number.value) == (5.0, 4.0)
-    assert "cannot be compared: eval.seed 0 and 1" in compare.warnings([first, newest])[0]
-    assert compare.warnings([first, like]) == []
+    assert "cannot be compared: eval.seed 0 and 1" in results.warnings([first, newest])[0]
+    assert results.warnings([first, like]) == []
 
 
 def test_it_is_said_how_runs_differ(tmp_path):
     first = trained(tmp_path / "a")
     other = trained(tmp_path / "b", "objective.name=dsm", "sde.name=vpsde", steps=1)
-    assert compare.differences([first, first]) == []
-    (text,) = compare.differences([first, other])
+    assert results.differences([first, first]) == []
+    (text,) = results.differences([first, other])
     for words in ("b differs from a", "objective dsm, not hsm", "diffusion vpsde, not cld", "0.1 times the steps"):
         assert words in text
-    (text,) = compare.differences([first, trained(tmp_path / "c", "network.width=8")])
+    (text,) = results.differences([first, trained(tmp_path / "c", "network.width=8")])
     assert text == f"c differs from a: network.width 8, not {first.keys['network.width']}"
-    assert compare.to_json([first, other])["differences"] == compare.differences([first, other])
+    assert results.run_json([first, other])["differences"] == results.differences([first, other])
 
 
 @pytest.mark.parametrize(
@@ -109,33 +109,33 @@ def test_it_is_said_how_runs_differ(tmp_path):
 def test_results_of_other_bounds_data_and_losses_are_not_compared(tmp_path, overrides, metric, words):
     columns = [trained(tmp_path / name, *its, metric=metric) for name, its in zip("ab", overrides, strict=True)]
     first, other = (next(iter(column.results.values())) for column in columns)
-    assert compare.verdict(first, other) == ""
-    assert f"a and b cannot be compared: {words}" in compare.warnings(columns)[0]
+    assert results.verdict(first, other) == ""
+    assert f"a and b cannot be compared: {words}" in results.warnings(columns)[0]
 
 
 def member(path, nll, seed, lr="1e-4", **how):
-    return compare.column(evaluated(path, nll, **how)), {"train.seed": seed, "optim.lr": lr}
+    return results.column(evaluated(path, nll, **how)), {"train.seed": seed, "optim.lr": lr}
 
 
 def test_seeds_of_a_cell_are_averaged_with_their_standard_deviation(tmp_path):
     values = (1.0, 2.0, 4.0)
     members = [member(tmp_path / f"a{seed}", nll, str(seed)) for seed, nll in enumerate(values)]
     members += [member(tmp_path / "b0", 7.0, "0", "2e-4"), member(tmp_path / "a3", 3.0, "3", "0.0001")]
-    first, second = compare.lines("g", members)
+    first, second = results.lines("g", members)
     average = first.average("nll")
     assert (average.mean, average.n) == (2.5, 4), "0.0001 is 1e-4"
     assert average.error == pytest.approx(statistics.stdev([*values, 3.0]))
     assert second.cell == {"optim.lr": "2e-4"}
     alone = second.average("nll")
     assert (alone.mean, alone.error, alone.n) == (7.0, 0.1, 1)
-    (diverged,) = compare.lines("g", [*members[:1], member(tmp_path / "a5", math.inf, "5", stderr=math.nan)])
+    (diverged,) = results.lines("g", [*members[:1], member(tmp_path / "a5", math.inf, "5", stderr=math.nan)])
     average = diverged.average("nll")
     assert (average.mean, average.error) == (math.inf, None)
     entry = diverged.to_dict()["nll"]
     assert (entry["mean"], entry["values"]) == (None, {"a0": 1.0, "a5": None})
     numbers = diverged.columns[1].to_dict()["nll"]
     assert (numbers["value"], numbers["stderr"]) == (None, None)
-    assert compare.group_warnings([first, second]) == []
+    assert results.group_warnings([first, second]) == []
 
 
 @pytest.fixture
@@ -171,9 +171,9 @@ def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
         member(tmp_path / "d", 4.0, "3", "2e-4"),
         member(tmp_path / "e", 5.0, "4"),
     ]
-    found = compare.lines("g", members)
+    found = results.lines("g", members)
     assert [[column.run for column in line.columns] for line in found] == [["a", "e"], ["b"], ["c"], ["d"]]
-    assert compare.group_warnings(found) == [
+    assert results.group_warnings(found) == [
         "a and b are not averaged: they differ in points",
         "b and c are not averaged: they were evaluated at steps 10 and 20",
     ]

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,7 @@ from cld_core.errors import UsageError
 from cld_core.evaluate.published import published_samplers
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Axis, Cell, Sweep, sweeps_of
-from cldctl.evals import samplers, table
+from cldctl.evals import results, samplers
 from cldctl.evals.samplers import SETTINGS
 from cldctl.show.evaluations import samplers as drawn
 from tests.support.made_up import report
@@ -110,7 +109,7 @@ def test_the_best_of_each_column_and_the_error_over_seeds(run):
 
     answered(run, made, value)
     made.sweep.save(run)
-    rows = table.rows(run, made.sweep)
+    rows = results.rows(run, made.sweep)
     cells = {(row["sampler"], row["sampling.nfe"]): row for row in rows}
     assert cells["em-quadratic", "10"]["w2"] == 4.5
     # Two values that differ by 1: a standard deviation of 1/sqrt(2), and the error of their mean is 1/2.
@@ -144,7 +143,7 @@ def test_samplers_that_lost_samples_are_not_the_best(run):
         about = {"floor": 4.0 if lost else 0.25, "samples": 100, "nonfinite": lost, "nfe_mean": 10.0}
         report(run, request, w2={"value": value, **about})
     made.sweep.save(run)
-    rows = table.rows(run, made.sweep)
+    rows = results.rows(run, made.sweep)
     assert [row["w2_nonfinite"] for row in rows] == [0.9, 0.0, 0.0]
     assert samplers.best(run, made.sweep, rows) == {("w2", 1)}
     assert samplers.references(run, made.sweep) == {"w2_floor": 0.25}
@@ -152,22 +151,6 @@ def test_samplers_that_lost_samples_are_not_the_best(run):
     said = text(drawn(run, made.sweep, []))
     assert "0.5000 (90% lost)" in said
     assert "lost: samples that are not finite" in said
-
-
-def test_json(run):
-    made = made_of(run, "em-quadratic", "exponential", seeds=2)
-    answered(run, made, lambda request: math.inf if request.sampling.method == "em" else 2.0 + request.seed)
-    found = samplers.to_json(run, made.sweep, made.settings)
-    assert (found["run"], found["checkpoint_step"], found["complete"]) == ("mine", 20, True)
-    first, *_, last = found["rows"]
-    assert (first["sampler"], first["nfe"], len(first["evaluations"])) == ("em-quadratic", 10, 2)
-    assert first["results"]["w2"] == {"value": None, "stderr": None, "nfe": 10.0, "best": False}
-    assert first["results"]["flow_distance"] is None
-    assert last["results"]["w2"] == {"value": 2.5, "stderr": pytest.approx(0.5), "nfe": 20.0, "best": False}
-    assert found["references"] == {"w2_floor": 0.5, "w2_floor_stderr": 0.125, "true_density": 1.5, "flow_nfe": 331.0}
-    assert found["published"] == []
-    rows = table.rows(run, made.sweep)
-    assert "w2_floor" not in table.keys_of(rows)
 
 
 def test_published_numbers_stand_beside_those_of_cifar10(tmp_path, monkeypatch):

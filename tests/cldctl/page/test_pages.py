@@ -17,7 +17,8 @@ from cld_core.run.events import Labelled
 from cld_core.run.folder import FORMAT
 from cld_core.train.loggers import About
 from cld_core.train.monitoring import Monitor
-from cldctl.page import curves, document, one_run
+from cldctl.page import curves, document
+from cldctl.page import report as pages
 from cldctl.page.document import chart
 from cldctl.runs import survey
 from cldctl.runs.status import status_of
@@ -188,7 +189,7 @@ def test_the_index_leads_to_pages_and_writes_those_that_are_out_of_date(tmp_path
     invoke("report", "--all", "--pages", runs=root)
     assert "looks good" in (first.path / "report.html").read_text()
     first.ledger.append(Labelled(note="again"))
-    monkeypatch.setattr(one_run, "page", lambda run, follow: 1 / 0)
+    monkeypatch.setattr(pages, "page", lambda run, follow: 1 / 0)
     done = invoke("-q", "report", "--all", "--pages", runs=root, code=1)
     assert "first: " in done.stderr
     assert done.stdout == f"{root / 'index.html'}\n"
@@ -213,16 +214,16 @@ def test_the_index_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_p
 @pytest.mark.parametrize("arguments", [("mine",), ("--all", "--pages")])
 def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(tmp_path, monkeypatch, arguments):
     finished = reported(tmp_path / "runs" / "mine", points=2)
-    explain = one_run.why
+    explain = pages.why
 
     def why(run):
         found = explain(run)
         run.ledger.append(Labelled(note="came late"))
         return found
 
-    monkeypatch.setattr(one_run, "why", why)
+    monkeypatch.setattr(pages, "why", why)
     invoke("report", *arguments, runs=finished.path.parent)
-    assert not one_run.is_up_to_date(finished, status_of(finished, survey.of_runs([finished])), follow=False)
+    assert not pages.is_up_to_date(finished, status_of(finished, survey.of_runs([finished])), follow=False)
 
 
 def test_a_curve_is_its_mean_over_its_points_and_is_the_same_each_time():

@@ -13,7 +13,7 @@ import pytest
 from tensorboard.program import TensorBoard
 from torch.utils.tensorboard import SummaryWriter
 
-from cldctl.runs import board
+from cldctl.page import curves as board
 from tests.support.made_up import run_with
 from tests.support.tools import held_port, invoke, is_gone, wait_for
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -11,13 +10,12 @@ from cld_core.errors import UsageError
 from cld_core.evaluate.request import request_of
 from cld_core.ownership import user_name
 from cld_core.run.events import Cancelled, Ended, JobRef, Refused, Submitted
-from cld_core.run.tunings import TuneRequest, Tuning
 from cld_core.run.work import evaluations_of
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused, Seen, Survey
-from cldctl.runs import cancel, logs, removal
+from cldctl.clusters.base import SchedulerAway, Seen, Survey
+from cldctl.runs import cancel
 from tests.support.made_up import job, run_with
 from tests.support.other_users import give_away
-from tests.support.scripted import Scripted, over, trained
+from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
 
 
@@ -73,22 +71,6 @@ def test_one_evaluation_ends_and_the_others_and_the_training_go_on(tmp_path, scr
     assert scripted.phases["1"] == "running"
 
 
-def test_a_tuning_is_a_job_of_its_run(tmp_path, scripted):
-    run = over(tmp_path / "a", "7", 10, 20)
-    request = TuneRequest.of(run.recipe(), 20, 5, points=8, budget_min=1.0, seed=0)
-    tuning = Tuning(request.store(run.tuned / request.id))
-    job = JobRef(cluster="scripted", job_id="9", logs=str(tuning.folder / "logs"))
-    tuning.ledger.append(Submitted(job=job, shards=(0,)))
-    scripted.phases["9"] = "running"
-    assert Path(logs.of_evaluation(run, tuning.name[:12], None, 0).job.logs).parent == tuning.folder
-    with pytest.raises(UsageError, match=r"a: job 9 may still run or wait\. Nothing was removed\."):
-        removal.plan([run])
-    (ending,) = endings = cancel.cancel([run])
-    ended(endings)
-    assert tuning.ledger.history().cancelled == {"9"}
-    assert cancel.outcome(ending) == f"a: tuning {tuning.name} is cancelled"
-
-
 def test_what_is_left_after_the_grace_is_killed(tmp_path, scripted):
     run = run_of(tmp_path / "a", "1")
     scripted.stubborn = {"1"}
@@ -116,19 +98,6 @@ def test_nothing_is_cancelled_unless_everything_can_be(tmp_path, scripted):
         cancel.cancel(runs)
     assert scripted.calls == []
     assert not any(map(is_noted, runs))
-
-
-def test_a_cluster_that_refuses_keeps_no_other_from_being_asked(tmp_path, scripted):
-    runs = [run_of(tmp_path / "a", "1"), run_of(tmp_path / "b", "2", cluster="other")]
-    scripted.refused.add("1")
-    first, second = cancel.cancel(runs)
-    assert isinstance(first.problem, SchedulerRefused)
-    assert first.jobs == (), "nobody waits for it"
-    assert (second.problem, [job.job_id for job in second.jobs]) == (None, ["2"])
-    assert scripted.phases == {"1": "running", "2": "gone"}
-    assert runs[0].ledger.history().cancelled == set(), "a later SIGTERM is not taken for a cancellation"
-    said = invoke("cancel", "a", "b", runs=tmp_path, code=4).stderr
-    assert "a: no" in said
 
 
 def test_what_a_colleague_evaluates_goes_on_and_the_rest_ends(tmp_path, scripted):

@@ -1,21 +1,21 @@
 """What is started of a group, and what is left of one that is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from cld_core.config import load
-from cld_core.digests import checksum
 from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder, code
-from cld_core.run.events import Ended, Requested, Started
+from cld_core.run.events import Ended, Started
 from cld_core.run.folder import is_name
 from cld_core.run.groups import Group, find_group, values_of
 from cld_core.run.work import evaluations_of
 from cldctl.clusters.base import SchedulerRefused
 from cldctl.evals import plan
-from cldctl.runs import checkout, evaluate, logs, options, removal, submit
+from cldctl.runs import evaluate, logs, options, removal, submit
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from tests.support.made_up import report, run_with, seeds
@@ -153,29 +153,47 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     assert ([len(outcome.those("being computed")) for outcome in again], len(arrays.submissions)) == ([0, 1, 1], 1)
 
 
-def test_runs_share_one_copy_of_the_code_and_other_code_is_stored_beside_it(tmp_path, arrays, monkeypatch):
+def test_each_run_has_its_code_and_all_of_them_are_one_copy(tmp_path, arrays, small):
+    """Also of other code in a later sweep, what is equal. Their jobs need no run but their own."""
+    planned = submit.with_code(submit.check(asked(tmp_path), arrays), asked(tmp_path), arrays)
+    assert list(tmp_path.iterdir()) == [], "a dry run writes nothing"
     start(asked(tmp_path), arrays)
     ((spec, _),) = arrays.submissions
-    shared = tmp_path / ".groups" / "g" / "code"
-    assert spec.code == shared
-    assert (shared / "cld_core" / "a.py").exists()
+    assert spec.code == planned.code
     runs = Group(tmp_path, "g").runs()
-    assert {code.path_of(run.path) for run in runs} == {shared}
-    assert sorted(path.name for path in (runs[0].path / "code").iterdir()) == ["manifest.json", "recipe.yaml"]
-    (request,) = [event for event in runs[0].ledger.events() if isinstance(event, Requested)]
-    assert request.code == code.read(shared).code == code.read(runs[0].path / "code").code
+    first, *others = folders = [code.folder_of(run.path) for run in runs]
+    assert [place.parent.parent for place in folders] == [run.path for run in runs]
+    assert spec.code == tmp_path / ".groups" / "g" / "code" / first.name
+    for place in (*others, spec.code):
+        assert (place / "cld_core/a.py").samefile(first / "cld_core/a.py")
+        assert code.name_of(place) == runs[0].ledger.history().code
     start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays)
-    assert arrays.submissions[-1][0].code == shared, "the same code"
-
-    def of_another_checkout(target, runs):
-        (target / "cldctl.py").write_text("")
-        return {"cldctl.py": checksum(target / "cldctl.py")}, {}
-
-    monkeypatch.setattr(checkout, "copy", of_another_checkout)
+    assert arrays.submissions[-1][0].code == spec.code, "the same code"
+    (small / "cld_core/b.py").write_text("")
     start(asked(tmp_path, ("train.seed=0,1,2,3,4",)), arrays)
-    other = arrays.submissions[-1][0].code
-    assert (other.parent, other.name[:5]) == (shared.parent, "code-")
-    assert code.path_of(tmp_path / "g-seed4") == other
+    other, later = arrays.submissions[-1][0].code, code.folder_of(tmp_path / "g-seed4")
+    assert (other.parent, other.name) == (spec.code.parent, later.name)
+    assert other != spec.code
+    assert (later / "cld_core/a.py").samefile(first / "cld_core/a.py")
+    end(arrays, runs[0], "finished")
+    (entry,) = removal.plan(runs[:1])
+    removal.remove(entry)
+    assert code.problem_of(spec.code, code.read(spec.code)) is None, "the others train"
+
+
+def test_runs_of_a_group_with_other_code_are_other_arrays(tmp_path, arrays, small):
+    start(asked(tmp_path), arrays)
+    runs = Group(tmp_path, "g").runs()
+    for run in runs:
+        end(arrays, run, "crashed")
+    (small / "cld_core/a.py").write_text("A = 2\n")
+    resume(runs[0], Continuation(update_code=True), arrays, lambda *it: None)
+    end(arrays, runs[0], "crashed")
+    resume(Group(tmp_path, "g"), Continuation(), arrays, lambda *it: None)
+    *_, one, two = arrays.submissions
+    for (spec, tasks), members in ((one, runs[:1]), (two, runs[1:])):
+        assert [Path(task.run) for task in tasks] == [run.path for run in members]
+        assert spec.code.name == code.folder_of(members[0].path).name
 
 
 def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):

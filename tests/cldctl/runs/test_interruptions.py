@@ -9,17 +9,13 @@ import pytest
 
 from cld_core.checkpoint import load
 from cld_core.run import RunFolder
-from cld_core.run.checkpoints import newest_good, sidecar_of
-from cld_core.run.events import Remarked
 from tests.support.paths import MISBEHAVING
 from tests.support.tools import (
     SMALL,
     cldctl,
-    fill,
     is_gone,
     ranks_of,
     same,
-    small_disk,
     status,
     wait_ended,
     wait_for,
@@ -128,34 +124,3 @@ def test_a_run_survives_its_terminal_and_can_be_cancelled(runs):
     assert (row["state"], row["attempts"][-1]["cause"]) == ("CANCELLED", "cancelled")
     assert row["checkpoint_step"] == row["step"]
     assert is_gone(job)
-
-
-@pytest.fixture
-def disk(fresh_runs):
-    fresh_runs.mkdir()
-    with small_disk(fresh_runs):
-        yield fresh_runs
-
-
-def test_a_full_disk_costs_a_training_nothing(disk):
-    settings = ("train.steps=1000000", "train.checkpoint_every=200", "train.keep=2")
-    cldctl("submit", "toy", *SMALL, *settings, "--name", "mine", "--cluster", "local", runs=disk)
-    run = RunFolder(disk / "mine")
-    wait_step(run, 300)
-    ballast = fill(disk)
-    before = run.checkpoint_steps()[-1]
-    # The smallest write fails: neither progress nor a checkpoint gets through.
-    wait_for(lambda: time.time() - run.progress_file.stat().st_mtime > 5)
-    ballast.unlink()
-    wait_for(lambda: run.checkpoint_steps()[-1] > before + 200)
-    wait_for(lambda: any(isinstance(event, Remarked) for event in run.ledger.events()))
-    row = status(disk, "mine")
-    assert (row["state"], len(row["attempts"])) == ("RUNNING", 1), row
-    assert "progress.json" in [event.what for event in run.ledger.events() if isinstance(event, Remarked)]
-    cldctl("cancel", "mine", runs=disk)
-    row = wait_ended(disk, "mine")
-    assert (row["state"], row["attempts"][0]["cause"]) == ("CANCELLED", "cancelled")
-    newest, damaged = newest_good(run)
-    assert (newest, damaged) == (row["attempts"][0]["last_step"], [])
-    assert sidecar_of(run.checkpoint_file(newest)) is not None
-    assert not list(run.checkpoints.glob(".*.tmp")), "nothing half-written is left"

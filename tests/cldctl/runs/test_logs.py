@@ -13,8 +13,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Failed, JobRef, Started, Submitted
 from cldctl.runs import logs
 from cldctl.runs.logs import Part, cut, merged
-from cldctl.show import logs as show_logs
-from cldctl.top.logs import other_log
+from cldctl.top.app import other_log
 from tests.support.made_up import run_with
 from tests.support.scripted import trained
 from tests.support.tools import invoke
@@ -107,7 +106,7 @@ def test_all_ranks_are_merged_with_their_numbers(requeued):
 def test_the_rank_that_failed_first_is_shown_and_named(requeued):
     done = shown(requeued, "--failed")
     assert done.stdout == f"{mark(0, 1)}rank 1 start 0\n"
-    assert done.stderr.splitlines() == ["attempt 0, rank 1 on n2", "OSError: disk"]
+    assert done.stderr.splitlines() == ["rank 1 on n2 failed first in attempt 0", "OSError: disk"]
     assert "attempt 1 did not fail" in shown(requeued, "--failed", "--attempt", "1", code=3).stderr
 
 
@@ -205,7 +204,7 @@ def test_lines_of_ranks_are_merged_by_their_times_and_those_without_one_follow_t
 
 
 def test_the_end_of_a_huge_log_is_shown(tmp_path, scripted, monkeypatch):
-    monkeypatch.setattr(show_logs, "MOST_BYTES", 2**16)
+    monkeypatch.setattr(logs, "MOST_BYTES", 2**16)
     run = trained(run_with(tmp_path / "a", 10), "1")
     with (run.logs / "1_0_log.out").open("wb") as file:
         file.truncate(2**40)

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 
+from cld_core.run.code import folder_of as code_of
 from cld_core.run.events import JobRef, Requested, Submitted
 from tests.support.made_up import run_with
 from tests.support.other_users import NOBODY, SHARED_GROUP, as_user, give, needs_root, open_folder
@@ -67,11 +68,14 @@ def test_a_group_shares_runs(open_folder, scripted):
     code, out, err = colleague("resume", "ours", runs=runs)
     assert (code, out) == (0, "ours\n"), err
     assert (run.path / ".submit.lock").stat().st_uid == NOBODY
+    theirs = code_of(run.path)
+    assert (theirs.stat().st_uid, theirs.stat().st_mode & 0o022) == (NOBODY, 0)
     scripted.phases["100"] = "running"
     code, _, err = colleague("cancel", "ours", runs=runs)
     assert (code, "ours: cancelled" in err) == (0, True), err
     scripted.phases["100"] = "gone"
     assert invoke("resume", "ours", runs=runs).stdout == "ours\n", "the owner goes on where the colleague stopped"
+    assert code_of(run.path) == theirs.with_name(f"{theirs.name}-root")
     code, _, err = colleague("eval", "ours", "--elbo", "sampling.method=em", "sampling.nfe=2", runs=runs)
     assert code == 0, err
     code, _, err = said("resume", "ours", runs=runs)

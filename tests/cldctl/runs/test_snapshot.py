@@ -1,21 +1,27 @@
 """A run keeps the code that it was submitted with, until `resume --update-code`."""
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from cld_core.digests import checksum
 from cld_core.errors import CldError, UsageError
-from cld_core.run import code
+from cld_core.run import RunFolder, code
 from cld_core.run import recipe as frozen
 from cld_core.run.events import Ended, Remarked, Requested
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
-from cldctl.runs import checkout, snapshot
+from cldctl.runs import snapshot
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.submit import submit
+from tests.support.other_users import give, needs_root
 from tests.support.scripted import Scripted, alone, trained
 from tests.support.tools import invoke
 
@@ -57,37 +63,97 @@ def requests(run):
     return [event for event in run.ledger.events() if isinstance(event, Requested)]
 
 
+def folder(run):
+    """Where the code of the run is now."""
+    return code.folder_of(run.path)
+
+
 def test_a_continuation_runs_the_same_code_until_it_is_updated(run, small):
+    before = folder(run)
     (small / "cld_core/a.py").write_text("A = 2\n")
     resumed(stop(run))
     first, second = requests(run)
-    assert first.code == second.code
-    assert (run.path / "code/cld_core/a.py").read_text() == "A = 1\n"
-    old = code.read(run.path / "code").digest
+    assert first.code == second.code == code.name_of(before)
+    assert (folder(run), (before / "cld_core/a.py").read_text()) == (before, "A = 1\n")
     resumed(stop(run), update_code=True)
-    assert requests(run)[-1].code not in (None, first.code)
-    assert (run.path / "code/cld_core/a.py").read_text() == "A = 2\n"
-    assert (run.path / "code" / code.EARLIER / old[:16] / code.MANIFEST).exists()
+    assert requests(run)[-1].code == code.name_of(folder(run)) != first.code
+    assert ((folder(run) / "cld_core/a.py").read_text(), folder(run).parent) == ("A = 2\n", run.path / "code")
+    assert code.problem_of(before, code.read(before)) is None, "what earlier attempts ran stays"
 
 
-@pytest.mark.parametrize(("file", "text"), [("cld_core/a.py", "A = 3\n"), ("torch.py", ""), (code.MANIFEST, "{")])
-def test_damaged_code_is_refused_with_the_fix(run, file, text):
-    (run.path / "code" / file).write_text(text)
-    with pytest.raises(CldError, match=r"not what was stored with it.*resume mine --update-code"):
+def test_equal_files_are_stored_once_and_only_if_nobody_else_can_write_them(run, small):
+    first = folder(run)
+    (small / "cld_core/a.py").write_text("A = 2\n")
+    (first / "cld_core/__init__.py").chmod(0o664)
+    (small / "cld_core/b.py").write_text("")
+    resumed(stop(run), update_code=True)
+    second = folder(run)
+    (small / "cld_core/c.py").write_text("")
+    resumed(stop(run), update_code=True)
+    links = {file.name: file.stat().st_nlink for file in (folder(run) / "cld_core").glob("*.py")}
+    assert links == {"__init__.py": 2, "a.py": 2, "b.py": 2, "c.py": 1}
+    assert not (second / "cld_core/__init__.py").samefile(first / "cld_core/__init__.py")
+
+
+def test_a_file_that_changes_in_the_middle_is_not_stored(run, small, monkeypatch):
+    wanted = snapshot.of_checkout(run.path.parent, Scripted())
+    (small / "cld_core/a.py").write_text("A = 2\n")
+    with pytest.raises(CldError, match=r"a\.py: it has changed"):
+        snapshot.store(run.path / "elsewhere", wanted)
+    assert list((run.path / "elsewhere/code").iterdir()) == []
+
+
+def test_a_file_system_without_hard_links(run, small, monkeypatch):
+    monkeypatch.setattr(os, "link", Mock(side_effect=OSError(errno.EPERM, "not permitted")))
+    (small / "cld_core/a.py").write_text("A = 2\n")
+    resumed(stop(run), update_code=True)
+    assert code.problem_of(folder(run), code.read(folder(run))) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda place: (place / "cld_core/a.py").write_text("A = 3\n"),
+        lambda place: (place / "torch.py").write_text(""),
+        lambda place: (place / code.MANIFEST).write_text("{}"),
+        lambda place: place.rename(place.with_name("gone")),
+    ],
+)
+def test_damaged_code_is_refused_with_the_fix(run, damage):
+    damage(folder(run))
+    with pytest.raises(code.DamagedCode, match=r"not what was stored with it.*resume mine --update-code"):
         resumed(stop(run))
     assert len(requests(run)) == 1
     resumed(run, update_code=True)
-    assert code.problem_of(run.path / "code", code.read(run.path / "code")) is None
+    assert code.problem_of(folder(run), code.read(folder(run))) is None
+    assert requests(run)[-1].code == requests(run)[0].code
+
+
+def test_code_that_others_can_write_is_refused(run):
+    folder(run).chmod(0o775)
+    with pytest.raises(CldError, match="others may write into it"):
+        resumed(stop(run))
 
 
 def test_live_code(tmp_path, scripted, small):
     run = begun(tmp_path, live_code=True)
     assert requests(run)[0].code == "live"
-    assert code.path_of(run.path) is None
+    assert code.importable(folder(run)) is None
     resumed(stop(run))
     assert requests(run)[-1].code == "live"
     resumed(stop(run), update_code=True)
-    assert code.path_of(run.path) == run.path / "code"
+    assert code.importable(folder(run)) == folder(run)
+
+
+def test_a_cluster_that_blocks_runs_this_process_and_the_run_keeps_its_code(run, small):
+    (small / "cld_core/a.py").write_text("A = 2\n")
+    before, blocking = folder(run), alone(blocks=True, name="debug")
+    snapshot.for_continuation(run, run.recipe(), blocking)
+    run.ledger.append(replace(requests(run)[0], live=True))
+    assert run.ledger.history().code == "live"
+    assert folder(run) == before
+    resumed(stop(run))
+    assert (run.ledger.history().code, folder(run)) == (code.name_of(before), before)
 
 
 def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripted, small):
@@ -95,16 +161,21 @@ def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripte
     file.write_text(RING.format(1))
     run = begun(tmp_path, "data.name=ring", f"plugins={file}")
     copy = run.recipe().plugins[0]
-    assert copy.startswith(str(run.path / "code/plugins"))
+    assert copy.startswith(str(folder(run) / "plugins"))
     file.write_text(RING.format(2))
     resumed(stop(run))
     first, second = requests(run)
     assert first.code == second.code
     assert run.recipe().plugins[0] == copy
     resumed(stop(run), update_code=True)
-    resumed(stop(run))  # What is kept is no code that was added.
-    assert "(n, 2), 2.0" in (run.path / "code" / run.recipe().plugins[0]).read_text()
+    resumed(stop(run))
+    assert "(n, 2), 2.0" in Path(run.recipe().plugins[0]).read_text()
     assert requests(run)[-1].code != first.code
+    assert "(n, 2), 1.0" in Path(copy).read_text(), "an evaluation may name it"
+    other = tmp_path / "other.py"
+    other.write_text(RING.format(3))
+    resumed(stop(run), overrides=(f"plugins={other}",))
+    assert "(n, 2), 3.0" in Path(run.recipe().plugins[0]).read_text()
 
 
 def test_a_recipe_that_was_edited_by_hand(run):
@@ -129,68 +200,62 @@ def test_a_recipe_that_was_edited_by_hand(run):
 def test_the_copy_is_what_python_imports(tmp_path, scripted):
     """Before the checkout, be it on PYTHONPATH or installed to be edited, and with -P."""
     run = begun(tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(run.path / "code")}
+    environment = {**os.environ, "PYTHONPATH": str(folder(run))}
     told = "import cldctl, cld_core.run.code as c, pathlib; print(cldctl.__file__, c.running(pathlib.Path('x')))"
     command = [sys.executable, "-P", "-c", told]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(run.path / "code/cldctl/__init__.py"), requests(run)[0].code]
+    assert done.stdout.split() == [str(folder(run) / "cldctl/__init__.py"), requests(run)[0].code]
 
 
-def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small, monkeypatch):
+@needs_root
+def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small):
     """A colleague gets a copy of their own: of the same code, or of what they trust."""
-    own = run.path / "code-ann"
-    monkeypatch.setattr(code, "own_folder", lambda path: own)
+    theirs, (first,) = folder(run), requests(run)
+    give(theirs)
 
     def continued(**wish):
-        return snapshot.for_continuation(run, run.recipe(), Scripted(), set(), **wish)
+        return snapshot.for_continuation(run, run.recipe(), Scripted(), **wish)
 
     same = continued()
-    assert code.problem_of(own, same) is None
-    assert same.code == requests(run)[0].code
+    assert (same, code.name_of(same)) == (theirs.with_name(f"{theirs.name}-root"), first.code)
+    assert folder(run) == same
+    assert not (same / "cld_core/a.py").samefile(theirs / "cld_core/a.py")
     (small / "cld_core/a.py").write_text("A = 2\n")
-    own.rename(tmp_path / "before")
+    assert continued() == same, "the colleague's own"
+    same.rename(tmp_path / "before")
+    assert folder(run) == theirs
     with pytest.raises(CldError, match=r"not the code of your checkout.*--allow-plugin.*--update-code"):
         continued()
-    assert continued(trusted=True).code == same.code
-    assert continued(update=True).code != same.code
-    assert (run.path / "code/cld_core/a.py").read_text() == "A = 1\n"
+    assert continued(trusted=True) == same
+    assert code.name_of(continued(update=True)) != first.code
+    assert (theirs / "cld_core/a.py").read_text() == "A = 1\n"
 
 
-def edition(run):
-    return (run.path / "code/cld_core/a.py").read_text(), code.read(run.path / "code").code
+def test_a_digest_of_a_ledger_is_no_path(run):
+    run.ledger.append(Requested(steps=20, code="../../elsewhere"))
+    assert folder(run) is None
 
 
-REFUSED = SchedulerRefused("no")
-
-
-@pytest.mark.parametrize("error", [REFUSED, SchedulerAway("nobody answers")])
-def test_the_code_is_what_it_was(run, small, error):
-    before = edition(run)
+@pytest.mark.parametrize("error", [SchedulerRefused("no"), SchedulerAway("nobody answers"), None])
+def test_a_submission_that_is_refused_or_never_made_leaves_the_code_of_before(run, small, error):
+    before = folder(run)
     (small / "cld_core/a.py").write_text("A = 2\n")
-    with pytest.raises(type(error)):
-        resumed(stop(run), alone(error=error), update_code=True)
-    assert edition(run) == before
-    resumed(run)
-    assert (requests(run)[-1].code, edition(run)) == (before[1], before)
-    resumed(stop(run), update_code=True)
-    assert edition(run)[0] == "A = 2\n"
-    assert not list(run.path.glob(".code*")), "the code before is removed when the job exists"
-
-
-def test_a_command_that_was_killed_in_between(run, small):
-    """The ledger decides: it has not asked for the new code, or it has."""
-    before = edition(run)
-    aside = run.path / ".code.replaced"
-    shutil.copytree(run.path / "code", aside)
-    (run.path / "code/cld_core/a.py").write_text("A = 2\n")
-    (run.path / "code" / code.MANIFEST).unlink()
+    if error is None:  # The command was killed before it asked.
+        snapshot.for_continuation(run, run.recipe(), Scripted(), update=True)
+    else:
+        with pytest.raises(type(error)):
+            resumed(stop(run), alone(error=error), update_code=True)
+    assert folder(run) == before
     resumed(stop(run))
-    assert edition(run) == before
-    shutil.copytree(run.path / "code", aside)
-    (aside / "cld_core/a.py").write_text("A = 0\n")
-    snapshot.settle(run)
-    assert edition(run) == before
-    assert not aside.exists()
+    assert (requests(run)[-1].code, folder(run)) == (code.name_of(before), before)
+
+
+def test_a_run_that_was_copied_elsewhere_continues_with_its_code(run, small, tmp_path):
+    (small / "cld_core/a.py").write_text("A = 2\n")
+    there = RunFolder(shutil.copytree(stop(run).path, tmp_path / "there/mine"))
+    resumed(there)
+    assert folder(there) == there.path / "code" / folder(run).name
+    assert requests(there)[-1].code == requests(run)[0].code
 
 
 def git(root, *words):
@@ -216,28 +281,30 @@ def write(root, files):
         (root / name).write_text(content)
 
 
-def copied(root, tmp_path, runs=None):
-    target = tmp_path / "code"
-    target.mkdir()
-    return target, checkout.copy(target, runs or tmp_path / "runs", root)
-
-
 def test_tracked_files_as_they_are_now_and_new_ones_and_their_difference_without_secrets(repository, tmp_path):
     write(repository, {"cld_core/a.py": "A = 2\n", "ignored.py": "", "Größe.py": "g = 1\n"})
     write(repository, {".env": "PASSWORD=secret\n", "tests/test_a.py": "T = 1\n"})
     (repository / "gone.py").unlink()
-    target, (files, left_out) = copied(repository, tmp_path)
+    files, left_out = snapshot.read_checkout(repository, tmp_path / "runs")
     assert set(files) == {".gitignore", "cld_core/__init__.py", "cld_core/a.py", "run.sh", "Größe.py"}
-    assert (target / "cld_core/a.py").read_text() == "A = 2\n"
-    assert os.access(target / "run.sh", os.X_OK)
-    assert not os.access(target / "cld_core/a.py", os.X_OK)
-    assert set(left_out) == {".env", "weights.pt", "gone.py", "tests/"}
-    patch = checkout.patch(left_out, repository)
+    assert files["cld_core/a.py"] == checksum(repository / "cld_core/a.py")
+    assert set(left_out) == {".env", "weights.pt", "tests/"}
+    patch = snapshot.patch_of(repository, left_out)
     assert ("+A = 2" in patch, "+T = 1" in patch, "secret" in patch) == (True, True, False)
     git(repository, "checkout", ".")
-    assert checkout.patch(left_out, repository) == ""
-    checkout.write(target / "run.sh", b"l")
-    assert (target / "run.sh").read_bytes() == b"l", "replaced as a whole"
+    assert snapshot.patch_of(repository, left_out) == ""
+
+
+def test_a_process_that_runs_a_copy_stores_that_with_what_can_be_executed(repository, tmp_path, monkeypatch):
+    monkeypatch.setattr(code, "ROOT", repository)
+    monkeypatch.setattr(code, "installed", lambda: None)
+    place = snapshot.store(tmp_path, snapshot.of_checkout(tmp_path / "runs", Scripted()))
+    monkeypatch.setattr(code, "ROOT", place)
+    place = snapshot.store(tmp_path / "copy", snapshot.of_checkout(tmp_path / "runs", Scripted()))
+    assert os.access(place / "run.sh", os.X_OK)
+    assert not os.access(place / "cld_core/a.py", os.X_OK)
+    assert "+" not in (place / code.PATCH).read_text()
+    assert len(code.read(place).commit) == 40
 
 
 def test_what_is_no_file_of_the_checkout(repository, tmp_path):
@@ -246,8 +313,8 @@ def test_what_is_no_file_of_the_checkout(repository, tmp_path):
     (repository / "link.py").symlink_to(tmp_path / "elsewhere.py")
     key = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\n"
     write(repository, {"mine/run.json": "{}", "mine/code/cld_core/a.py": "", "runs/b/x.py": "", "deploy.txt": key})
-    (repository / "large.csv").write_bytes(bytes(checkout.MAX_FILE_BYTES + 1))
-    _, (files, left_out) = copied(repository, tmp_path, runs=repository / "runs")
+    (repository / "large.csv").write_bytes(bytes(snapshot.MAX_FILE_BYTES + 1))
+    files, left_out = snapshot.read_checkout(repository, repository / "runs")
     assert not {"link.py", "deploy.txt", "large.csv", "mine/run.json"} & set(files)
     assert not any(name.startswith(("mine/", "runs/")) for name in files)
     assert left_out["deploy.txt"] == "it holds a private key"
@@ -257,10 +324,10 @@ def test_what_is_no_file_of_the_checkout(repository, tmp_path):
 
 
 def test_more_than_fits_is_refused(repository, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkout, "MAX_FILES", 20)
+    monkeypatch.setattr(snapshot, "MAX_FILES", 20)
     write(repository, {f"images/{number}.txt": "x" * 100 for number in range(40)})
     with pytest.raises(UsageError, match=r"20 files.*most is in images.*\.gitignore.*--live-code"):
-        copied(repository, tmp_path)
+        snapshot.read_checkout(repository, tmp_path / "runs")
 
 
 LEFT_OUT = (
@@ -272,4 +339,4 @@ TAKEN = "tokenizer.py environment.yml recipes/a.yaml src/a.cu LICENSE"
 
 @pytest.mark.parametrize("name", f"{LEFT_OUT} {TAKEN}".split())
 def test_names(name):
-    assert (checkout.why_left_out(name) is None) == (name in TAKEN.split())
+    assert (snapshot.why_left_out(name) is None) == (name in TAKEN.split())

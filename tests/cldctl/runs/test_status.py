@@ -23,7 +23,6 @@ from tests.support.made_up import report, run_with
 from tests.support.paths import TOY
 from tests.support.screen import text
 from tests.support.scripted import Scripted, trained
-from tests.support.tools import invoke
 
 
 @pytest.fixture
@@ -46,19 +45,6 @@ def saying(seen, problem=None):
 
 
 GONE = saying(Seen("gone"))
-
-
-def test_a_run_of_another_format_gets_one_line_from_every_command(run, tmp_path):
-    other = RunFolder.create(tmp_path / "old", load(TOY), {"created": 0.5})
-    write_json(other.identity_file, {**read_object(other.identity_file), "format": 1})
-    shown = invoke("status", "--all", runs=tmp_path)
-    assert [line.split(":")[0] for line in shown.stderr.splitlines()] == ["old"], "the reason of what is not readable"
-    rows = shown.stdout
-    assert [line.split()[:2] for line in rows.splitlines()[3:5]] == [["old", "LOST"], ["mine", "FAILED"]]
-    for arguments in (["resume"], ["eval", "--elbo"], ["cancel"], ["logs"], ["report"], ["status"], ["export"]):
-        said = invoke(arguments[0], "old", *arguments[1:], runs=tmp_path, code=2).stderr
-        assert "made by another version" in said
-        assert len(said.splitlines()) == 1
 
 
 def test_a_process_that_no_job_explains_is_seen_by_its_lease(run):

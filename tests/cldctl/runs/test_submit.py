@@ -31,7 +31,7 @@ from tests.support.made_up import report, run_with
 from tests.support.paths import TOY
 from tests.support.scheduler import clients
 from tests.support.scripted import alone
-from tests.support.tools import DEBUG, ONE, invoke, status
+from tests.support.tools import invoke
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -200,20 +200,6 @@ def sbatch(tmp_path, monkeypatch):
 @pytest.fixture
 def mine(tmp_path):
     return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
-
-
-def test_a_run_stays_on_its_cluster_although_there_is_an_sbatch(tmp_path, sbatch):
-    runs = tmp_path / "runs"
-    invoke("submit", "toy", *ONE, "--name", "mine", *DEBUG, runs=runs)
-    invoke("resume", "mine", "train.steps=30", runs=runs)
-    evaluated = invoke("eval", "mine", "--elbo", "sampling.method=em", "sampling.nfe=2", runs=runs)
-    assert "(debug)" in evaluated.stderr
-    assert (status(runs, "mine")["state"], status(runs, "mine")["cluster"]) == ("FINISHED", "debug")
-    assert not sbatch.exists(), "no client of Slurm was asked"
-    refused = invoke("resume", "mine", "train.steps=40", "--cluster", "slurm", runs=runs, code=4)
-    assert "sbatch" in sbatch.read_text()
-    assert len(refused.stderr.splitlines()) == 2, "the step, and the refusal in one line"
-    assert status(runs, "mine")["state"] == "FAILED"
 
 
 def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(mine, sbatch, monkeypatch, tmp_path):

@@ -10,7 +10,6 @@ from cldctl.clusters.slurm import poll
 from cldctl.runs import logs, selection, status
 from cldctl.runs.index import Index
 from cldctl.show import follow
-from cldctl.show import logs as shown_logs
 from cldctl.show import runs as shown_runs
 from tests.support import scheduler
 from tests.support.clock import Clock
@@ -24,7 +23,7 @@ class Over(BaseException):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock(now=1_000_000.0)
-    for module in (shown_runs, shown_logs, selection, status, follow):
+    for module in (shown_runs, selection, status, follow):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -56,12 +55,12 @@ def test_three_minutes_of_watchers_are_at_most_10_calls(tmp_path, clock, slurm, 
     gone = training(tmp_path / "d", "4", clock.now - 1e5)
     gone.ledger.append(Ended(time=clock.now - 9e4, attempt=0, cause="timeout", step=11))
     log, end = logs.of_training(run, None, 0), clock.now + 180
-    printer = shown_logs.Printer(lambda: [log], merge=False, tail=None)
+    lines = logs.Lines(lambda: [log], merge=False, tail=None, say=print)
 
     def others_look(now):
         rows_of(tmp_path)
         assert log.is_growing()
-        printer.show()
+        list(lines.new())
         if now >= end:
             raise Over
 

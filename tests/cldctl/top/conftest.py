@@ -3,7 +3,7 @@
 import pytest
 
 from cldctl.clusters.slurm import client, poll
-from cldctl.top.actions import Command
+from cldctl.top.selected import Command
 from tests.support import on_screen
 
 

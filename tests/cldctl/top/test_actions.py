@@ -11,8 +11,8 @@ from cld_core.errors import UsageError
 from cld_core.run.events import Labelled
 from cldctl.runs.state import ALIVE, RESUMABLE, STATES
 from cldctl.runs.status import RunStatus
-from cldctl.top import actions
-from cldctl.top.actions import Command, command_for
+from cldctl.top import selected
+from cldctl.top.selected import Command, command_for
 from tests.support.made_up import seeds
 from tests.support.piloted import on_screen
 from tests.support.scripted import stopped, trained
@@ -119,13 +119,13 @@ def test_samples_are_drawn_beside_the_screen_and_end_with_it(tmp_path, scripted,
 
 def speaking(monkeypatch, code):
     """Let commands be a piece of Python; the processes that were started."""
-    started, popen = [], actions.subprocess.Popen
+    started, popen = [], selected.subprocess.Popen
 
     def start(command, **how):
         started.append(popen([sys.executable, "-c", code], **how))
         return started[-1]
 
-    monkeypatch.setattr(actions.subprocess, "Popen", start)
+    monkeypatch.setattr(selected.subprocess, "Popen", start)
     return started
 
 
