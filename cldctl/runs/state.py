@@ -40,6 +40,7 @@ _HERE = "pending|running|suspended|ending|unknown"
 _BACK = "running|suspended|ending|unknown"
 _INTERRUPTED = "the submission was interrupted before it reached the scheduler; resume it"
 _VANISHED = "the job is gone without a message: it was killed, or its node failed"
+_TOO_LATE = "the time limit killed its job before it could save; only a successor or `cldctl resume` continues the run"
 _DECIDING = "the attempt failed; its job is deciding whether to start again"
 # Seconds in which a job decides what follows a crash.
 _DECIDING_S = 30.0
@@ -62,7 +63,7 @@ class Situation:
             Without a job, of the newest attempt.
         after: the state that the cause of an ended attempt leads to.
         phase: of the current job, `Seen.phase`.
-        end: how the current job ended: "cancelled", "failed" or "quiet".
+        end: how the current job ended: "cancelled", "failed", "late" (at its time limit) or "quiet".
         restarts: whether the launcher can start the current job again.
         back: whether it does so after the end of the attempt.
         given_up: whether a retry budget is spent since then.
@@ -91,7 +92,8 @@ class Situation:
         is_cancelled = submitted.job.job_id in history.cancelled and self.attempt != "ended"
         is_cancelled = is_cancelled or answer.ended == "cancelled"
         self.phase = answer.phase
-        self.end = "cancelled" if is_cancelled else "failed" if answer.ended in _FAILURES else "quiet"
+        ended = "failed" if answer.ended in _FAILURES else "late" if answer.ended == "timeout" else "quiet"
+        self.end = "cancelled" if is_cancelled else ended
         self.restarts = submitted.job.restarts
         # While the launcher does not answer, it may start the job again, too.
         by_launcher = history.cause in RESTARTED_BY_LAUNCHER
@@ -237,6 +239,7 @@ TABLE = (
     Row("FAILED", _never_began, attempt="none|other"),
     Row("LOST", job="none", attempt="open"),
     Row("FAILED", _launchers_word, attempt="open", end="failed"),
+    Row("STOPPED", _TOO_LATE, attempt="open", end="late"),
     Row("LOST", _VANISHED, attempt="open"),
     Row("FAILED", lambda it: it.history.given_up, given_up=True),
     Row("STOPPED", _stuck, stuck=True),

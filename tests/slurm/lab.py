@@ -1,5 +1,6 @@
 """Runs of cldctl on the test cluster: the command line with its environment, and waiting for states."""
 
+import json
 import os
 import sys
 from unittest import mock
@@ -62,13 +63,16 @@ class Lab:
 
     def submit(self, name, *overrides, partition="low"):
         """Submit a run and return its folder."""
-        self.cldctl("submit", "toy", *ENDLESS, f"cluster.partition={partition}", *overrides, "--name", name)
+        self._invoke("submit", "toy", *ENDLESS, f"cluster.partition={partition}", *overrides, "--name", name)
         return RunFolder(self.runs / name)
 
     def status(self, name):
-        """In this process: starting Python takes half a second of processor."""
+        return json.loads(self._invoke("status", name, "--json").stdout)[0]
+
+    def _invoke(self, *arguments):
+        """As `cldctl`, in this process: starting Python and torch takes seconds of processor."""
         with mock.patch.dict(os.environ, self.slurm.env | self.environment, clear=True):
-            return tools.status(self.runs, name)
+            return tools.invoke(*arguments, runs=self.runs)
 
     def until(self, name, what, wanted, timeout=90):
         """The status once ``wanted`` is true of it."""
