@@ -21,7 +21,7 @@ next() {
     [ "$(wc -l <"$1")" = 1 ] || sed -i 1d "$1"
     case $answer in
     away) echo "Unable to contact slurm controller (connect failure)"; exit 1 ;;
-    late) exit 124 ;;
+    late) exit 137 ;;
     missing) exit 127 ;;
     nowhere) echo "fatal: Could not establish a configuration source"; exit 1 ;;
     refused) echo "Invalid job id specified"; exit 1 ;;
@@ -38,7 +38,7 @@ CLIENTS = {
     "scontrol": SCONTROL,
     # With Pyxis, the Python of the trap is behind a second one.
     "srun": 'case "$*" in *--overlap*) while [ "${1##*/}" != python ]; do shift; done; exec "$@" ;; esac\n',
-    "timeout": 'shift; exec "$@"',
+    "timeout": '[ "${1#-}" = "$1" ] || shift; shift; exec "$@"',
     **dict.fromkeys(("python", "sbatch", "scancel", "squeue", "sinfo", "sleep"), ""),
 }
 
