@@ -3,7 +3,7 @@
 import pytest
 
 from cldctl.clusters.base import Held, Seen
-from cldctl.clusters.slurm.reasons import explained
+from cldctl.clusters.slurm.poll import explained
 
 PENDING = Seen("pending", word="PENDING")
 

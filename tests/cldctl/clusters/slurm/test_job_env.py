@@ -11,7 +11,7 @@ from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl import clusters
 from cldctl.clusters.base import Nodes, SchedulerAway, SchedulerRefused, Wish
-from cldctl.clusters.slurm import client, cluster
+from cldctl.clusters.slurm import client, job_env
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
@@ -62,7 +62,7 @@ def logs(tmp_path, monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURMD_NODENAME", "n1")
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "60")
-    monkeypatch.setattr(cluster, "_NOTICE_WITHIN_S", 0.0)
+    monkeypatch.setattr(job_env, "_NOTICE_WITHIN_S", 0.0)
     return tmp_path
 
 
@@ -211,7 +211,7 @@ def test_who_waits_for_it_to_fail(logs, text, job_id):
 def test_a_notice_that_nobody_heard_is_made_up_for(logs, monkeypatch, left, stop):
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "90")
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(1000 + max(left, 0)))
-    monkeypatch.setattr(cluster.time, "time", lambda: 1000.0 + max(-left, 0))
+    monkeypatch.setattr(job_env.time, "time", lambda: 1000.0 + max(-left, 0))
     assert SlurmCluster().current_job(logs).late_notice_s() == stop
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     assert SlurmCluster().current_job(logs).late_notice_s() is None
