@@ -106,7 +106,9 @@ class NcsnppSpec(NetworkSpec):
     )
 
     def problems(self) -> Iterator[Problem]:
-        multipliers, taps, halvings = self.multipliers, self.fir_kernel, len(self.multipliers) - 1
+        multipliers = self.multipliers
+        taps = self.fir_kernel
+        halvings = len(self.multipliers) - 1
         if not 1 <= len(multipliers) <= 12 or not 1 <= min(multipliers) <= max(multipliers) <= 256:
             text = "give at least one whole number >= 1, at most 12, none above 256"
             yield "multipliers", "multipliers", f"cannot be {shown(list(multipliers))}: {text}."

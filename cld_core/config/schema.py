@@ -117,7 +117,9 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
     yield from _diffusion(recipe)
     yield from _data(recipe)
     yield from _labels(recipe) if recipe.data.labels else _no_labels(recipe)
-    train, world, lengths = recipe.train, recipe.cluster.world_size, recipe.train.ema_lengths
+    train = recipe.train
+    world = recipe.cluster.world_size
+    lengths = recipe.train.ema_lengths
     if train.batch_size < world:
         text = f"is {train.batch_size}, less than one example for each of {world} ranks. Raise it or use fewer ranks."
         yield "train.batch_size", "cluster.tasks_per_node", text
@@ -128,7 +130,9 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _diffusion(recipe: Recipe) -> Iterator[Problem]:
-    sde, objective, sampling = recipe.sde, recipe.objective, recipe.sampling
+    sde = recipe.sde
+    objective = recipe.objective
+    sampling = recipe.sampling
     if type(objective) is ObjectiveSpec and objective.name not in sde.objectives:
         text = f"cannot be {objective.name} with sde.name={sde.name}. Set objective.name={sde.objectives[0]}."
         yield "objective.name", "sde.name", text

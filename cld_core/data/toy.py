@@ -50,7 +50,9 @@ class Toy:
         Args:
             label: None for all points.
         """
-        whole, label_of, given = self.log_density, self.label, self.given
+        whole = self.log_density
+        label_of = self.label
+        given = self.given
         if label is None:
             return whole
         if given is not None:

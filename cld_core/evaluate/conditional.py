@@ -51,7 +51,9 @@ class ConditionalDensity:
 
         None if it is not known: for lack of a density, or because the nodes are too few for its details.
         """
-        exact, mask, toy = observation.sigma == 0, observation.mask, model.source.density
+        exact = observation.sigma == 0
+        mask = observation.mask
+        toy = model.source.density
         prior = None if toy is None else toy.log_density_of(label)
         if prior is None or (exact and (mask is None or observation.count != 1)):
             return None

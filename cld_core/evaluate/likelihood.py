@@ -31,7 +31,9 @@ class ElboRows(RowComputer):
 
     @numerics.using(tf32=False)
     def compute(self, first: int, last: int) -> Arrays:
-        model, seed, spec = self.model, self.request.seed, self.request.elbo
+        model = self.model
+        seed = self.request.seed
+        spec = self.request.elbo
         x = model.source.dequantised_test_data(seed, first, last).to(model.device)
         noise = SampleNoise(seed, "elbo", first=first, last=last, device=model.device)
         score = given_labels(model.score_of(compiled=spec.compile), model, seed, first, last)
@@ -42,7 +44,9 @@ class ElboRows(RowComputer):
 
 def elbo(table: Table) -> dict[str, Any]:
     """The likelihood bound and its estimators, in nats or bits/dim; for toy data also the distance to the truth."""
-    model, arrays, spec = table.model, table.arrays, table.request.elbo
+    model = table.model
+    arrays = table.arrays
+    spec = table.request.elbo
     # A negative log-density in nats is reported as scale nats + offset.
     unit, key, (scale, offset) = (
         ("bits/dim", "bpd", model.bits_of_nats) if model.is_image else ("nats", "nll", (1.0, 0.0))
@@ -72,7 +76,9 @@ def elbo(table: Table) -> dict[str, Any]:
 def _against_truth(table: Table) -> dict[str, Any]:
     """How far the bound is from the true density, given the label if there are classes, if that is known."""
     source, bound = table.model.source, table.arrays["elbo"]
-    density, known, classes = source.density, {}, table.model.classes
+    density = source.density
+    known = {}
+    classes = table.model.classes
     if density is not None and density.log_density is not None:
         # The same examples on both sides, so that their scatter cancels.
         seed, n = table.request.seed, len(bound)
@@ -92,7 +98,9 @@ class LossRows(RowComputer):
     @numerics.using(tf32=False)
     @torch.no_grad()
     def compute(self, first: int, last: int) -> Arrays:
-        model, seed, draws = self.model, self.request.seed, self.request.loss.draws
+        model = self.model
+        seed = self.request.seed
+        draws = self.request.loss.draws
         x = model.source.test_data(seed, first, last).to(model.device)
         objective = objective_of(model.sde, self.request.objective)
         noise = SampleNoise(seed, "loss", first=first, last=last, device=model.device)

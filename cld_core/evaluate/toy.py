@@ -35,7 +35,9 @@ def w2(table: Table) -> dict[str, Any]:
     It is the mean over the true sets, and the floor is the mean over the pairs of them. The true sets are the same for
     every request of as many samples, so that samplers are compared with the same points.
     """
-    x, source, spec = table.finite(), table.model.source, table.request.w2
+    x = table.finite()
+    source = table.model.source
+    spec = table.request.w2
     value, floor = math.inf, {}
     if len(x):
         sets = [source.dequantised_test_data(number, 0, len(x)) for number in range(spec.sets)]

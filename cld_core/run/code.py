@@ -31,7 +31,10 @@ from .ledger import Ledger
 PACKAGES = ("cld_core", "cldctl")
 # The folder that the packages of this process are in.
 ROOT = Path(__file__).resolve().parents[2]
-CODE, MANIFEST, PATCH, PLUGINS = "code", "manifest.json", "changes.patch", "plugins"
+CODE = "code"
+MANIFEST = "manifest.json"
+PATCH = "changes.patch"
+PLUGINS = "plugins"
 # What Python would import, were it there.
 _IMPORTABLE = (".py", ".so", ".pyc")
 # What a ledger, which others may have written, can name; of a digest, a folder has the first digits.
@@ -222,7 +225,10 @@ def _importable(folder: Path) -> Iterator[str]:
 
 
 def _with_plugins(code: str, plugins: Sequence[Plugin]) -> str:
-    return code if not plugins else digest({"code": code, "plugins": sorted([it.path, it.sha256] for it in plugins)})
+    if not plugins:
+        return code
+    imported_too = sorted([plugin.path, plugin.sha256] for plugin in plugins)
+    return digest({"code": code, "plugins": imported_too})
 
 
 def _is_inside(name: str) -> bool:

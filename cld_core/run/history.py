@@ -271,7 +271,8 @@ class History:
             case events.Requested():
                 self._before_request = self.steps, self.from_step, self.code, self.stored
                 self.request, self.steps, self.from_step = event, event.steps, event.from_step
-                self.code, self.stored = "live" if event.live else event.code, event.code
+                self.stored = event.code
+                self.code = "live" if event.live else event.code
                 self.overrides += event.overrides
                 self.unfit, self.attempts_before, self.verdict = [], len(self._by_number), None
             case events.Submitted():

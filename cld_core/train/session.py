@@ -173,7 +173,9 @@ class Training:
         Raises:
             NonFiniteError: a gradient or loss was not finite or exploded; on all ranks, and nothing was changed by it.
         """
-        spec, stop, began = self.recipe.train, self.stop, self._now()
+        spec = self.recipe.train
+        stop = self.stop
+        began = self._now()
         consensus = Consensus(self.ranks)
         stragglers = Stragglers(self.ranks, self.hosts)
         with ExitStack() as stack:

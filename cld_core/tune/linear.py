@@ -101,7 +101,9 @@ def extended(linear: Linear, sde: Diffusion, nfe: int, eps: float, denoise: bool
 
 
 def _divided(linear: Linear, sde: Diffusion, eps: float, denoise: bool) -> Linear:
-    n, times, matrices = sde.n, linear.times.tolist(), list(linear.matrices)
+    n = sde.n
+    times = linear.times.tolist()
+    matrices = list(linear.matrices)
     spread = places(sde.schedule, times if denoise else [*times, eps])
     number = int((spread[:-1] - spread[1:]).argmax())
     middle = sde.schedule.time(float(spread[number : number + 2].mean()) ** _POWER)

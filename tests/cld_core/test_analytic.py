@@ -7,7 +7,6 @@ from torch.testing import assert_close
 
 from cld_core.analytic import GaussianMixture, gaussian
 from cld_core.sde import CLD, VPSDE
-from tests.support.observed_mixture import law_given
 
 LAW = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
 SDES = (CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE())
@@ -53,7 +52,7 @@ def test_samples_have_the_moments_of_the_law():
 def test_a_mixture_given_a_linear_observation(sigma):
     """Against Bayes' rule on the exact joint density of x and y, and on a line if y is exact."""
     h, y = torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64)
-    given = law_given(LAW, h, y, sigma)
+    given = LAW.given(h, y, sigma)
     axis = torch.linspace(-4, 4, 1601, dtype=torch.float64)
     if sigma:
         nodes = torch.cartesian_prod(axis[::4], axis[::4])

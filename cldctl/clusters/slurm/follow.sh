@@ -28,14 +28,15 @@ cldctl_shown() {
     printf ' %s \n' "$cldctl_answer" | sed -n "s/.* $1=\([^ ]*\) .*/\1/p"
 }
 
-# Calls a client with a time limit: 0 done, 1 refused, 2 nobody answers, 3 there is nobody to ask.
+# Calls a client with a time limit, deaf to the SIGTERM that follows a requeue: 0 done, 1 refused, 2 nobody answers,
+# 3 there is nobody to ask.
 cldctl_call() {
-    cldctl_answer=$(timeout 20 "$@" 2>&1)
+    cldctl_answer=$(timeout --signal=KILL 20 bash -c 'trap "" TERM; exec "$@"' bash "$@" 2>&1)
     local found=$?
     [ $found != 0 ] || return 0
     printf %s "$cldctl_answer" | grep -qiE "configuration (source|file)|SRV lookup failed|cannot stat file" && return 3
     case $found in
-    124) cldctl_answer="$1 gave no answer within 20 s" && return 2 ;;
+    137) cldctl_answer="$1 gave no answer within 20 s" && return 2 ;;
     126 | 127) cldctl_answer="there is no $1 on this node" && return 3 ;;
     esac
     printf %s "$cldctl_answer" | grep -qiE "$cldctl_away" && return 2
@@ -172,7 +173,8 @@ cldctl_follow() {
     trap '' TERM
     trap - EXIT ERR
     delay= avoid= readmit= only= withdraw=
-    if [ "$cldctl_phase" = setup ] && [ -z "$cldctl_told" ]; then
+    # A command of the setup may have died of the signal that the job gets.
+    if [ "$cldctl_phase" = setup ] && [ -z "$cldctl_told" ] && [ $code != 143 ]; then
         cldctl_say "ended in cluster.setup with code $code${cldctl_line:+, in line: $(sed -n "${cldctl_line}p" "$0")}"
         [ $code != 0 ] || code=1
     fi

@@ -80,22 +80,6 @@ def test_an_import_is_attempt_0():
     assert history(events.Imported(step=8, source="a", finished=True)).attempts[0].cause == "finished"
 
 
-def test_a_request_is_open_until_a_job_or_an_attempt_follows():
-    request, refusal = events.Requested(steps=5), events.Refused("submission", reason="no")
-    assert history(request).request == request
-    assert history(request, refusal).request == refusal
-    assert history(request, refusal, request).request == request
-    assert history(request, submitted("1")).request is None
-    assert history(request, started(0)).request is None
-
-
-def test_attempts_in_any_order():
-    made = history(started(5), started(7), started(6), ended(5, "crashed"), started(7, step=3), started(0))
-    assert [it.attempt for it in made.attempts] == [0, 5, 6, 7]
-    assert [it.cause for it in made.attempts] == [None, "crashed", "killed", "killed"]
-    assert made.attempts[3].first_step == 3
-
-
 def test_what_requests_asked_for():
     first = events.Requested(steps=5, overrides=("train.steps=5",), from_step=2)
     second = events.Requested(steps=9, overrides=("train.steps=9",))

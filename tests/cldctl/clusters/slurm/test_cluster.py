@@ -150,11 +150,18 @@ def test_nodes_that_could_run_a_job(monkeypatch, partition, features, count):
 def test_a_task_knows_the_nodes_by_what_its_batch_script_saw(logs):
     task = SlurmCluster().current_job(logs)
     assert task.nodes() is None
-    seen = logs / "7_nodes"
-    seen.write_text(f"JobId=7 Partition=low Features=a100 ExcNodeList=n[3-4]\nn3\nn4\n\n{SINFO}")
+    (logs / "7_shown").write_text("JobId=7 Partition=low Features=a100 ExcNodeList=n[3-4]\n")
+    (logs / "7_nodes").write_text(f"n3\nn4\n--\n{SINFO}")
     assert task.nodes() == Nodes({"n1", "n2"}, ["n3", "n4"])
-    seen.write_text(f"Unable to contact slurm controller\n\n{SINFO}")
-    assert task.nodes() is None
+
+
+def test_a_task_knows_that_its_last_start_was_preempted(logs):
+    """In a container there may be nobody else to ask."""
+    first = Attempt(attempt=0, job_id="7", step=0, restart=0, log_offset=0, cause="terminated")
+    (logs / "7_shown").write_text("JobId=7 Restarts=0 PreemptTime=2026-11-25T00:32:06\n")
+    task = SlurmCluster().current_job(logs)
+    assert task.why_ended(first) == "preempted"
+    assert task.why_ended(replace(first, restart=1)) is None
 
 
 @pytest.mark.parametrize(
