@@ -18,7 +18,7 @@ from .containers import program
 from .lab import ENDLESS
 
 # Where a job is: in the setup; at work; its Python decides what follows a crash; its batch script asks for a requeue,
-# and gets no answer; the same, and the answer comes after the cancellation.
+# which nobody answers; the same, and Slurm hears it after the cancellation.
 CASES = [
     ("setup", "cancel"),
     ("setup", "scancel"),
@@ -29,13 +29,14 @@ CASES = [
     ("away", "scancel"),
     ("late", "cancel"),
 ]
-# hold PHASE: waits where the file of a job and a phase says so, until the test removes what shows that it does.
+# hold PHASE: if there is a file for the phase of this job, renames it, waits until it is gone, and fails.
 HOLD = """\
 #!/bin/sh
 file={folder}/$1-$SLURM_JOB_NAME-${{SLURM_ARRAY_TASK_ID-}}
 [ -e "$file" ] || exit 0
 mv "$file" "$file.held"
 while [ -e "$file.held" ]; do sleep 0.1; done
+exit 1
 """
 # In front of Python. SIGTERM ends what decides no earlier than it would end Python, which heeds it.
 CONTAINER = """\
@@ -43,17 +44,12 @@ CONTAINER = """\
 case "$*" in *cldctl.jobs.aftermath*) trap "" TERM; {hold} decision; trap - TERM ;; esac
 exec "$@"
 """
-# Only the requeue has no arguments. Where slurmctld is away, it is so for good.
+# Only the requeue has no arguments.
 SCONTROL = """\
 #!/bin/sh
 if [ $# = 0 ]; then
-    away={folder}/away-$SLURM_JOB_NAME-${{SLURM_ARRAY_TASK_ID-}}
-    if [ -e "$away" ]; then
-        touch "$away.held"
-        echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2
-        exit 1
-    fi
     {hold} late
+    {hold} away || {{ echo "Unable to contact slurm controller (connect failure)" >&2; exit 1; }}
 fi
 exec {scontrol} "$@"
 """
@@ -63,27 +59,20 @@ class Stage:
     """Jobs that can be held in a phase."""
 
     def __init__(self, lab, folder):
-        self.lab, self.folder = lab, folder / "holds"
-        self.folder.mkdir()
-        hold = program(folder / "hold", HOLD.format(folder=self.folder))
+        self.lab, self.holds = lab, folder / "holds"
+        self.holds.mkdir()
+        hold = program(folder / "hold", HOLD.format(folder=self.holds))
         container = program(folder / "container", CONTAINER.format(hold=hold))
-        scontrol = SCONTROL.format(folder=self.folder, hold=hold, scontrol=shutil.which("scontrol"))
-        path = program(folder / "bin" / "scontrol", scontrol).parent
+        scontrol = program(folder / "bin/scontrol", SCONTROL.format(hold=hold, scontrol=shutil.which("scontrol")))
         self.overrides = (
             "cluster.nodes=1",
             f"cluster.container={container}",
-            f"cluster.setup=['export PATH={path}:$PATH', '{hold} setup']",
+            f"cluster.setup=['export PATH={scontrol.parent}:$PATH', '{hold} setup']",
         )
 
-    def hold(self, phase, key):
-        (self.folder / f"{phase}-{key}").touch()
-
     def wait_held(self, phase, key):
-        held = self.folder / f"{phase}-{key}.held"
-        wait_for(held.exists, timeout=60, what=f"{held.name}", last_seen=self.lab.slurm.describe)
-
-    def release(self, phase, key):
-        (self.folder / f"{phase}-{key}.held").unlink(missing_ok=True)
+        held = self.holds / f"{phase}-{key}.held"
+        wait_for(held.exists, timeout=60, what=held.name, last_seen=self.lab.slurm.describe)
 
     def reach(self, phase, name, key):
         """Bring a run into a phase; returns its job."""
@@ -110,28 +99,23 @@ class Stage:
 def test_nothing_comes_back(lab, tmp_path, monkeypatch, kind):
     monkeypatch.setenv("CLDCTL_TEST_PACE", "0.05")
     stage = Stage(lab, tmp_path)
-    if kind == "jobs":
-        names = [f"{phase}-{way}" for phase, way in CASES]
-        keys = [f"{name}-" for name in names]
-    else:
-        names = [f"mine-seed{number}" for number in range(len(CASES))]
-        keys = [f"mine-{number}" for number in range(len(CASES))]
+    names = [f"{phase}-{way}" if kind == "jobs" else f"mine-seed{n}" for n, (phase, way) in enumerate(CASES)]
+    keys = [f"{name}-" if kind == "jobs" else f"mine-{n}" for n, name in enumerate(names)]
     for (phase, _), key in zip(CASES, keys, strict=True):
-        stage.hold(phase, key)
+        (stage.holds / f"{phase}-{key}").touch()
     if kind == "jobs":
         for name in names:
             lab.submit(name, *stage.overrides)
     else:
-        seeds = ",".join(map(str, range(len(CASES))))
         settings = (*ENDLESS, "cluster.partition=low", *stage.overrides)
-        lab.cldctl("submit", "toy", *settings, "--sweep", f"train.seed={seeds}", "--name", "mine")
+        lab.cldctl("submit", "toy", *settings, "--sweep", "train.seed=0,1,2,3,4,5,6,7", "--name", "mine")
 
     jobs, commands = [], []
     for (phase, way), name, key in zip(CASES, names, keys, strict=True):
         job = stage.reach(phase, name, key)
         commands.append(stage.cancel(way, name, job))
         wait_for(lambda job=job: lab.slurm.job_state(job) != "RUNNING", timeout=60, what=f"{name} to be cancelled")
-        stage.release(phase, key)
+        (stage.holds / f"{phase}-{key}.held").unlink(missing_ok=True)
         jobs.append(job)
     for command in commands:
         said = command.communicate(timeout=120)[0]
