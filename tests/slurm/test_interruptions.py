@@ -33,29 +33,6 @@ def test_preempted(lab, partition):
     went_on(lab, "mine", "preempted")
 
 
-def test_after_a_final_preemption_a_successor_restarts_the_run(lab):
-    lab.submit("mine", ALONE, "cluster.successor=true", partition="cancel")
-    row = lab.training("mine")
-    lab.slurm.preempt_all(1)
-    again = lab.training("mine", attempt=1)
-    assert again["attempts"][0]["cause"] == "preempted"
-    assert again["attempts"][1]["first_step"] == again["attempts"][0]["last_step"]
-    assert again["job_id"] != row["job_id"]
-    lab.slurm.run(["scancel", again["job_id"]])
-    assert lab.ended("mine")["state"] == "CANCELLED", "its own successor does not restart it"
-    lab.slurm.wait_idle(60)
-
-
-def test_after_a_final_preemption_without_a_successor_the_run_waits_to_be_resumed(lab):
-    lab.submit("mine", ALONE, partition="cancel")
-    lab.training("mine")
-    lab.slurm.preempt_all(1)
-    row = lab.ended("mine")
-    assert (row["state"], row["attempts"][0]["cause"]) == ("STOPPED", "preempted")
-    lab.cldctl("resume", "mine")
-    assert lab.training("mine", attempt=1)["attempts"][1]["first_step"] == row["checkpoint_step"]
-
-
 def test_time_limit(lab):
     run = lab.submit("mine")
     row = lab.training("mine")
@@ -128,8 +105,8 @@ def test_a_rank_that_hangs(lab, orders):
 
 
 def test_cancelled(lab):
-    """By scancel; other tests use `cldctl cancel`."""
-    lab.submit("mine", ALONE)
+    """By scancel; other tests use `cldctl cancel`. The job that waits for it to fail does not begin."""
+    lab.submit("mine", ALONE, "cluster.successor=true")
     lab.slurm.run(["scancel", lab.training("mine")["job_id"]])
     row = lab.ended("mine")
     assert (row["state"], row["attempts"][0]["cause"]) == ("CANCELLED", "cancelled")

@@ -1,4 +1,4 @@
-"""Nodes that are broken, a limit that comes too early, and a controller that is away when a job wants it."""
+"""A node that is broken, and a controller that is away when a job wants it."""
 
 import os
 import signal
@@ -7,13 +7,12 @@ import time
 import pytest
 
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Ended, Failed, GivenUp, Started, Wished
+from cld_core.run.events import Ended, GivenUp, Started
 from cldctl.clusters.local import _MODULE as MODULE
 from tests.support.tools import wait_for
 
 from .lab import give
 
-ALONE = ("cluster.nodes=1", "train.steps=60")
 # Health checks of n1 cannot write into the run folder.
 BROKEN = """
 import os, pathlib
@@ -26,26 +25,6 @@ pathlib.Path.write_bytes = refusing
 """
 
 
-def test_a_run_leaves_a_node_on_which_it_crashed_twice(lab, monkeypatch):
-    monkeypatch.setenv("CLDCTL_TEST_BAD_NODE", "n1")
-    run = lab.submit("mine", *ALONE)
-    row = lab.ended("mine", timeout=180)
-    assert row["state"] == "FINISHED", run.ledger.path.read_text()
-    events = run.ledger.events()
-    failed = [event for event in events if isinstance(event, Failed) and event.kind == "rank"]
-    assert [(event.host, event.restart) for event in failed] == [("n1", 0), ("n1", 1)]
-    assert [event.exclude for event in events if isinstance(event, Wished)] == [(), ("n1",)]
-    assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
-    said = (run.logs / f"{row['job_id']}_0_log.err").read_text()
-    assert "node n1 is avoided from now on: 2 crashes" in said
-    # Slurm counts whole seconds. Before, the second gap was as short as the first.
-    first, second, third = row["attempts"]
-    assert second["started"] - first["ended"] >= 9
-    assert third["started"] - second["ended"] >= 19
-    lab.cldctl("resume", "mine", "train.steps=120")
-    assert run.ledger.history().submitted[-1].exclude == ("n1",), "another job knows, too"
-
-
 def test_an_unfit_node_costs_nothing(lab, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(BROKEN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
@@ -56,24 +35,6 @@ def test_an_unfit_node_costs_nothing(lab, tmp_path, monkeypatch):
     assert (unfit.host, unfit.check, unfit.restart) == ("n1", "folder", 0)
     assert len(row["attempts"]) == 1
     assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
-
-
-def test_a_time_limit_during_the_setup(lab, tmp_path):
-    """The notice of the limit goes to steps, and there is none: the batch script itself has to react."""
-    begun = tmp_path / "begun"
-    slow = f"[ -e {begun} ] || {{ touch {begun}; sleep 600; }}"
-    run = lab.submit("mine", "train.steps=60", "cluster.nodes=1", f"cluster.setup=['{slow}']")
-    wait_for(begun.exists, timeout=60, what="the setup")
-    job = lab.status("mine")["job_id"]
-    lab.slurm.expire(job)
-    wait_for(
-        lambda: any(event.kind == "early" for event in run.ledger.history().failures),
-        timeout=90, what="the limit to be noticed", last_seen=lab.slurm.describe,
-    )  # fmt: skip
-    lab.slurm.wait_requeued(job)
-    lab.slurm.run(["scontrol", "update", f"jobid={job}", "TimeLimit=30"])
-    row = lab.ended("mine", timeout=120)
-    assert (row["state"], len(row["attempts"])) == ("FINISHED", 1), run.ledger.path.read_text()
 
 
 # Longer than a job that asks once a minute, each time for half a minute, would notice.
