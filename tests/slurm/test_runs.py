@@ -68,22 +68,15 @@ def told(run):
 
 
 def test_each_change_is_told_once(slurm, lab):
-    """A preemption, a cancellation and the end of a run."""
+    """A preemption and a cancellation."""
     run = lab.submit("mine", "cluster.nodes=1", HOOK)
     lab.training("mine")
     slurm.preempt_all(1)
     lab.training("mine", 1)
     lab.cldctl("cancel", "mine")
-    step = lab.ended("mine")["step"]
     expected = [("RUNNING", None), ("REQUEUED", "preempted"), ("RUNNING", "preempted"), ("CANCELLED", "cancelled")]
     wait_for(lambda: len(told(run)) >= 4, timeout=60, what="the cancellation to be told", last_seen=lambda: told(run))
-    assert told(run) == expected
-    lab.cldctl("resume", "mine", f"train.steps={step + 50}")
-    lab.ended("mine")
-    wait_for(lambda: len(told(run)) >= 6, timeout=60, what="the end to be told", last_seen=lambda: told(run))
-    assert told(run)[-2:] == [("RUNNING", "cancelled"), ("FINISHED", "finished")]
-    log = run.logs / "hooks.log"
-    wait_for(lambda: log.read_text().count(": done (") == 6, timeout=60, what="six calls", last_seen=log.read_text)
+    assert told(run) == expected, "each once"
 
 
 def why(lab, name):
