@@ -15,7 +15,7 @@ from cldctl.runs.state import OVER
 from tests.support.tools import is_gone
 
 from .shim import CLASSES, GROWING, WRITING
-from .stage import KILL_WAIT_S, ranks_of
+from .stage import KILL_WAIT_S
 
 NAME = "chaos"
 # Seconds for which a disk or a process is out of order: many steps, several reports and some checkpoints.
@@ -155,24 +155,6 @@ def two_resumes(campaign):
             campaign.note(f"one of two resumes ended with {code}: {err[-1500:]}")
 
 
-def dying_resume(campaign):
-    """The command that submits is killed at one of its writes; what it leaves can be continued."""
-    ended(campaign)
-    faults = campaign.stage.faults
-    at = campaign.rng.randrange(1, 25)
-    faults.forget_writes()
-    torn = campaign.rng.random() < 0.5
-    variables = faults.environment(kill_at=at, torn=torn)
-    done = campaign.stage.cldctl("resume", NAME, **variables)
-    died = done.returncode == -signal.SIGKILL
-    if not died and done.returncode != 0:
-        campaign.note(f"resume, to be killed at write {at}, ended with {done.returncode}: {done.stderr[-1500:]}")
-    # Until it is known that no job follows, the run waits for one.
-    campaign.until(
-        lambda: campaign.look()["state"] != "PENDING" or ranks_of(campaign.folder), f"the end after write {at}"
-    )
-
-
 def ended(campaign):
     """The run has ended and stays so."""
     if campaign.stage.comes_back:
@@ -210,7 +192,6 @@ LOCAL = (
     Event("clock -1 h", DEAD, clock(-3600)),
     Event("a rank raises", ("crashed",), order("raise")),
     Event("two resumes at once", (*DEAD, "cancelled"), two_resumes, ends=True),
-    Event("resume dies at a write", (*DEAD, "cancelled"), dying_resume, ends=True),
 )
 
 
@@ -286,21 +267,6 @@ def away(then):
     return do
 
 
-def stopped(name, then, seconds=AWAY_S):
-    """A daemon takes connections and does not answer while ``then`` happens."""
-
-    def do(campaign):
-        processes = campaign.stage.lab.slurm.processes
-        processes.send(name, signal.SIGSTOP)
-        try:
-            then(campaign)
-            time.sleep(seconds)
-        finally:
-            processes.send(name, signal.SIGCONT)
-
-    return do
-
-
 def notice(campaign):
     """What Slurm sends before it preempts, without slurmctld."""
     campaign.signal(signal.SIGUSR2)
@@ -336,5 +302,4 @@ SLURM = (
     Event("slurmctld down at a notice", ("preempted", "timeout"), away(notice), announced=True),
     Event("slurmctld down at a crash", DEAD, away(order("raise"))),
     Event("slurmctld down at a kill", DEAD, away(kill(1))),
-    Event("slurmctld stopped at a notice", ("preempted", "timeout"), stopped("slurmctld", notice, 40), announced=True),
 )

@@ -158,16 +158,12 @@ class SlurmCluster:
         pairs = (word.split("=", 1) for word in done.stdout.split() if "=" in word)
         return {pair[0]: pair[1] for pair in pairs}
 
-    def wait_state(self, job_id, *states, timeout=60):
-        """Wait until the job is in one of `states` and return that state."""
-        return wait_for(
-            lambda: (state := self.job_state(job_id)) in states and state,
-            timeout, 0.1, what=f"job {job_id} to be {' or '.join(sorted(states))}", last_seen=self.describe,
-        )  # fmt: skip
-
     def wait_end(self, job_id, timeout=60):
         """Wait until the job has ended for good and return its last state."""
-        return self.wait_state(job_id, *ENDED, timeout=timeout)
+        return wait_for(
+            lambda: (state := self.job_state(job_id)) in ENDED and state,
+            timeout, 0.1, what=f"the end of job {job_id}", last_seen=self.describe,
+        )  # fmt: skip
 
     def wait_requeued(self, job_id):
         """Wait until Slurm has requeued the job; by then it may be pending or running again."""

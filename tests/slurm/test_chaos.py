@@ -10,7 +10,7 @@ from tests.chaos.shim import library
 from tests.chaos.stage import stage
 
 SEED = 3
-EVENTS = ("EIO, some calls", "slurmctld down at a kill", "preempted, no grace")
+EVENTS = ("EIO, some calls", "slurmctld down at a notice", "slurmctld down at a kill", "preempted, no grace")
 
 
 @pytest.mark.by_hand

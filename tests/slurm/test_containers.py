@@ -64,6 +64,10 @@ def test_crashes(lab, containers, monkeypatch):
     assert row["state"] == "FINISHED", broken.ledger.path.read_text()
     assert [(failed.host, failed.restart) for failed in broken.ledger.history().failures] == [("n1", 0), ("n1", 1)]
     assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
+    # Slurm counts whole seconds.
+    first, second, third = row["attempts"]
+    assert second["started"] - first["ended"] >= 9
+    assert third["started"] - second["ended"] >= 19
     pythons = containers.pythons()
     assert {place for place, _ in pythons} == {"apptainer", "unconfigured", "pyxis"}, pythons
     assert {place for place, command in pythons if "cldctl.jobs.aftermath" in command} == {

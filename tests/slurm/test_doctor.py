@@ -51,11 +51,6 @@ def test_every_partition_and_a_job_on_a_node(lab):
     }  # fmt: skip
     assert "SIGTERM at once, SIGKILL after 15 s" in preemption["low"].found
     assert "SIGTERM at once, SIGKILL after 5 s" in preemption["low0"].found
-    assert "not restarted by Slurm" in preemption["cancel"].found
-    assert "cluster.successor=true" in preemption["cancel"].advice
-    assert "never" in preemption["high"].found
-    assert "no save was measured" in preemption["low"].found
-    assert found["partition low: time limit"].verdict == "ok"
     assert "cluster.time_min" in found["partition short: time limit"].advice
     assert found["accounting"].verdict == found["requeue"].verdict == found["--requeue"].verdict == "ok"
     assert found["a job on a node"].verdict == found["runs folder on a node"].verdict == "ok"
@@ -67,20 +62,6 @@ def test_every_partition_and_a_job_on_a_node(lab):
     assert "cluster.mem_gb" in bare.advice
     assert lab.slurm.run("squeue -h").stdout == ""
     assert not list(lab.runs.parent.glob(".cldctl-doctor-*")), "it leaves nothing behind"
-
-
-def test_the_user_signal_and_saves_that_do_not_fit(lab):
-    lab.slurm.configure(user_signal=True, requeue=False)
-    found = checks(lab, slowest_save_s=8.0, notice_s=84)
-    low, low0, cancel = (found[f"partition {name}: preemption"] for name in ("low", "low0", "cancel"))
-    assert "SIGUSR2 at once, SIGTERM after 10 s, SIGKILL after 15 s" in low.found
-    assert (low.verdict, low0.verdict) == ("warn", "fail")
-    assert "requeued by the run itself" in cancel.found
-    assert "SIGUSR2 84 s before" in found["partition low: time limit"].found
-    assert "JobRequeue=0" in found["requeue"].found
-    assert "a job on a node" not in found
-    assert not any("low0" in name for name in checks(lab, partition="low"))
-    assert "low0" in checks(lab, partition="nowhere")["partitions"].advice
 
 
 def test_a_job_that_does_not_start_in_time_is_cancelled(lab):

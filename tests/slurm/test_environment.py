@@ -1,6 +1,6 @@
-"""What a job finds around it: the variables that it gets, and a setup that fails."""
+"""What reaches a job, and what is made of one that Slurm has never heard of."""
 
-from cld_core.run.events import Started
+from cld_core.run.events import JobRef, Submitted
 
 SHORT = ("cluster.nodes=1", "train.steps=30")
 
@@ -16,15 +16,11 @@ def test_a_job_that_inherits_no_variables_trains(lab, monkeypatch):
         assert lab.ended(name)["state"] == "FINISHED", lab.cldctl("logs", name, code=None).stderr
 
 
-def test_a_line_of_the_setup_that_fails_ends_the_job(lab):
-    """Nothing is trained, with the wrong CUDA for example; the log names the line, wherever it is."""
-    lines = "'true', 'module load cuda/none', 'export MODULE_IS_LOADED=1'"
-    run = lab.submit("mine", *SHORT, f"cluster.setup=[{lines}]")
-    block = lab.submit("block", *SHORT, 'cluster.setup=["load() {\\n  no-such-command\\n}\\nload"]')
-    for folder, line in ((run, "module load cuda/none"), (block, "no-such-command")):
-        assert lab.ended(folder.name)["state"] == "FAILED"
-        lab.slurm.wait_idle()
-        (log,) = folder.logs.glob("*_0_log.err")
-        assert line in log.read_text()
-        assert "cluster.setup" in log.read_text()
-        assert not any(isinstance(event, Started) for event in folder.ledger.events())
+def test_options_reach_slurm_as_they_were_written(lab):
+    comment = "two words #1, $HOME; `x` & (y) 100%"
+    run = lab.submit("mine", f"cluster.sbatch_args=[--hold, '--comment={comment}']")
+    row = lab.until("mine", "it to be held", lambda row: "held" in (row["reason"] or ""))
+    shown = lab.slurm.run(["scontrol", "show", "job", row["job_id"]]).stdout
+    assert f"Comment={comment}" in [line.strip() for line in shown.splitlines()]
+    run.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="999999")))
+    assert lab.status("mine")["state"] == "LOST"

@@ -18,22 +18,13 @@ SHARDS = 6
 BATCHES, BATCH = 4, 256
 
 
-def test_an_evaluation_is_an_array_and_waits_for_the_training(lab):
+def test_an_evaluation_waits_for_the_training_and_a_refused_one_leaves_nothing(lab):
     settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo", "eval.points=2048")
     quick_pictures = ("sampling.method=em", "sampling.nfe=2")
     lab.cldctl("submit", "toy", *ENDLESS, *settings, *quick_pictures)
     row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 240)
     assert row["evals"][0]["shards_done"] == row["evals"][0]["shards"] == 2
-    sweep = ("--sweep", "eval.seed=3,4", "--shards", "2", "--max-parallel", "2")
-    lab.cldctl("eval", "mine", "--elbo", *sweep)
-    row = lab.until("mine", "a sweep", lambda row: row["sweeps"] and row["sweeps"][0]["done"] == 2, 240)
-    (name,), evals = {entry["id"] for entry in row["sweeps"]}, RunFolder(lab.runs / "mine").evals
-    members = [Evaluation(evals / member) for member in row["sweeps"][0]["evaluations"]]
-    jobs = [event.job for member in members for event in member.ledger.history().jobs]
-    tasks = [job.job_id.split("_") for job in jobs]
-    assert len({array for array, _ in tasks}) == 1, "one array"
-    assert sorted(task for _, task in tasks) == ["0", "1", "2", "3"], "one task per shard"
-    wait_for((evals / name / "table.csv").is_file, timeout=30, every=0.2, what="the table")
+    evals = RunFolder(lab.runs / "mine").evals
     before = sorted(evals.iterdir())
     nowhere = ("eval.seed=5", "cluster.partition=nowhere", "--sweep", "eval.elbo.velocities=1,2")
     assert "invalid partition" in lab.cldctl("eval", "mine", "--elbo", *nowhere, code=4).stderr

@@ -1,5 +1,6 @@
 """Everything that a cluster can do to a run, done by a real Slurm: each case ends as docs/slurm.md promises."""
 
+import os
 import re
 import time
 
@@ -12,6 +13,16 @@ from .lab import give
 
 # For what one rank shows as well as two.
 ALONE = "cluster.nodes=1"
+# Health checks of n1 cannot write into the run folder.
+BROKEN = """
+import os, pathlib
+write = pathlib.Path.write_bytes
+def refusing(file, content):
+    if file.name.startswith(".health") and os.environ.get("SLURMD_NODENAME") == "n1":
+        raise PermissionError(13, "Permission denied")
+    return write(file, content)
+pathlib.Path.write_bytes = refusing
+"""
 
 
 def went_on(lab, name, cause, attempt=1, *, saved=True):
@@ -31,29 +42,6 @@ def test_preempted(lab, partition):
     lab.training("mine")
     lab.slurm.preempt_all(1)
     went_on(lab, "mine", "preempted")
-
-
-def test_after_a_final_preemption_a_successor_restarts_the_run(lab):
-    lab.submit("mine", ALONE, "cluster.successor=true", partition="cancel")
-    row = lab.training("mine")
-    lab.slurm.preempt_all(1)
-    again = lab.training("mine", attempt=1)
-    assert again["attempts"][0]["cause"] == "preempted"
-    assert again["attempts"][1]["first_step"] == again["attempts"][0]["last_step"]
-    assert again["job_id"] != row["job_id"]
-    lab.slurm.run(["scancel", again["job_id"]])
-    assert lab.ended("mine")["state"] == "CANCELLED", "its own successor does not restart it"
-    lab.slurm.wait_idle(60)
-
-
-def test_after_a_final_preemption_without_a_successor_the_run_waits_to_be_resumed(lab):
-    lab.submit("mine", ALONE, partition="cancel")
-    lab.training("mine")
-    lab.slurm.preempt_all(1)
-    row = lab.ended("mine")
-    assert (row["state"], row["attempts"][0]["cause"]) == ("STOPPED", "preempted")
-    lab.cldctl("resume", "mine")
-    assert lab.training("mine", attempt=1)["attempts"][1]["first_step"] == row["checkpoint_step"]
 
 
 def test_time_limit(lab):
@@ -86,6 +74,18 @@ def test_node_failure(lab):
     first, second = lab.status("mine")["attempts"]
     assert second["first_step"] % 200 == 0
     assert (first["last_step"] or 0) - second["first_step"] <= 200 + 100, "at most checkpoint_every steps are lost"
+
+
+def test_an_unfit_node_costs_nothing(lab, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(BROKEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    run = lab.submit("mine", "train.max_retries=0", "train.steps=60")
+    row = lab.ended("mine", timeout=120)
+    assert row["state"] == "FINISHED", run.ledger.path.read_text()
+    (unfit,) = run.ledger.history().failures
+    assert (unfit.host, unfit.check, unfit.restart) == ("n1", "folder", 0)
+    assert len(row["attempts"]) == 1
+    assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
 
 
 def test_a_rank_that_crashes(lab, orders):
@@ -128,8 +128,8 @@ def test_a_rank_that_hangs(lab, orders):
 
 
 def test_cancelled(lab):
-    """By scancel; other tests use `cldctl cancel`."""
-    lab.submit("mine", ALONE)
+    """By scancel; other tests use `cldctl cancel`. The job that waits for it to fail does not begin."""
+    lab.submit("mine", ALONE, "cluster.successor=true")
     lab.slurm.run(["scancel", lab.training("mine")["job_id"]])
     row = lab.ended("mine")
     assert (row["state"], row["attempts"][0]["cause"]) == ("CANCELLED", "cancelled")

@@ -2,9 +2,7 @@
 
 import json
 import os
-import shlex
 import signal
-import sys
 
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
@@ -70,29 +68,22 @@ def told(run):
 
 
 def test_each_change_is_told_once(slurm, lab):
-    """A preemption, a cancellation and the end of a run."""
+    """A preemption and a cancellation."""
     run = lab.submit("mine", "cluster.nodes=1", HOOK)
     lab.training("mine")
     slurm.preempt_all(1)
     lab.training("mine", 1)
     lab.cldctl("cancel", "mine")
-    step = lab.ended("mine")["step"]
     expected = [("RUNNING", None), ("REQUEUED", "preempted"), ("RUNNING", "preempted"), ("CANCELLED", "cancelled")]
     wait_for(lambda: len(told(run)) >= 4, timeout=60, what="the cancellation to be told", last_seen=lambda: told(run))
-    assert told(run) == expected
-    lab.cldctl("resume", "mine", f"train.steps={step + 50}")
-    lab.ended("mine")
-    wait_for(lambda: len(told(run)) >= 6, timeout=60, what="the end to be told", last_seen=lambda: told(run))
-    assert told(run)[-2:] == [("RUNNING", "cancelled"), ("FINISHED", "finished")]
-    log = run.logs / "hooks.log"
-    wait_for(lambda: log.read_text().count(": done (") == 6, timeout=60, what="six calls", last_seen=log.read_text)
+    assert told(run) == expected, "each once"
 
 
 def why(lab, name):
     return json.loads(lab.cldctl("why", name, "--json").stdout)
 
 
-def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab, orders):
+def test_the_rank_that_crashed_first_and_a_job_that_is_held(lab, orders):
     lab.submit("mine")
     lab.training("mine", steps=250)
     give(orders, 1, "raise")
@@ -108,20 +99,6 @@ def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab, orders):
     assert first["gained"] + first["lost"] == first["last_step"]
     assert "failed first in attempt 0" in lab.cldctl("why", "mine").stdout
 
-    shown = [lab.cldctl("logs", "mine", "--attempt", str(number)).stdout for number in (0, 1)]
-    starts = ["--- start 0 of job ", "--- start 1 of job "]
-    assert [[start in text for start in starts] for text in shown] == [[True, False], [False, True]]
-    assert "this rank was told to crash" in lab.cldctl("logs", "mine", "--failed", "--tail", "60").stderr
-    everyone = lab.cldctl("logs", "mine", "--attempt", "1", "--all-ranks").stdout
-    assert {line.partition("| ")[0] for line in everyone.splitlines()} == {"0", "1"}
-    (total,) = json.loads(lab.cldctl("usage", "--json").stdout)["totals"]
-    assert total["unit"] == "core-hours"
-    assert total["lost_to_crashes"] > 0
-    assert 0 < total["goodput"] < 1
-
-    said = lab.cldctl("submit", "toy", *ENDLESS, "cluster.partition=low", "--dry-run").stderr
-    assert "steps/s as in mine; begins at once" in said, said
-
     lab.slurm.run(["scontrol", "requeuehold", found["job_id"]])
     row = lab.until("mine", "its job to be held", lambda row: "held" in (row["reason"] or ""))
     release = f"release it: `scontrol release {found['job_id']}`"
@@ -130,33 +107,6 @@ def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab, orders):
     assert "it is held" in found["headline"], found
     assert "automatically" not in found["headline"]
     assert release in found["do"]
-
-
-def test_submitting_from_inside_an_array_task_that_was_requeued(lab, tmp_path):
-    """Its task number, its memory and its restarts are not those of the new job."""
-    output = tmp_path / "outer.log"
-    # Not the data set of the other tests: looking at a plug-in takes more memory than the outer job has.
-    settings = ("network.width=16", "network.layers=3", "train.steps=30", "cluster.partition=low")
-    inner = [sys.executable, "-m", "cldctl", "submit", "toy", *settings, "--name", "inner", "--runs-dir", str(lab.runs)]
-    # The first start puts itself back into the queue, so that the second one knows a restart count.
-    script = tmp_path / "outer.sh"
-    script.write_text(
-        "#!/bin/sh\n"
-        'if [ -z "$SLURM_RESTART_COUNT" ]; then scontrol requeue "${SLURM_ARRAY_JOB_ID}_3"; sleep 60; fi\n'
-        f"OMP_NUM_THREADS=1 {shlex.join(inner)}\n"
-    )
-    options = ("--array=3", "--requeue", "--mem-per-cpu=100", "--partition=high", "--open-mode=append")
-    lab.slurm.sbatch(*options, f"--output={output}", str(script))
-    run = RunFolder(lab.runs / "inner")
-    wait_for(lambda: run.exists, timeout=90, what="the inner run", last_seen=lambda: _said(output))
-    row = lab.until("inner", "the inner run to end", lambda row: row["state"] in ("FINISHED", "FAILED", "LOST"))
-    assert row["state"] == "FINISHED", (row, _said(output))
-    (started,) = (event for event in run.ledger.events() if isinstance(event, Started))
-    assert started.restart == 0
-
-
-def _said(output):
-    return output.read_text() if output.exists() else "nothing"
 
 
 def test_a_requeued_job_runs_the_code_that_was_submitted(lab, tmp_path):

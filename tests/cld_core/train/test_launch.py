@@ -13,8 +13,7 @@ from cld_core.checkpoint import load as load_checkpoint
 from cld_core.run import RunFolder
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import __main__
-from tests.support.images import TINY, make_images
-from tests.support.paths import MISBEHAVING, RECIPES
+from tests.support.paths import MISBEHAVING
 from tests.support.plugin import toy_plugin
 from tests.support.tools import same, wait_for
 
@@ -89,17 +88,6 @@ def ended(process, code=0):
     said, errors = process.communicate(timeout=600)
     assert process.returncode == code, errors
     return said + errors
-
-
-def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path):
-    data = make_images(tmp_path / "set")
-    run = RunFolder(tmp_path / "runs" / "mine")
-    words = (str(run.path), "--recipe", str(RECIPES / "cifar10_smoke.yaml"), *TINY, *QUICK, f"data.path={data}")
-    assert ended(started(*TORCHRUN, *words)).count("mine: finished at step 4") == 2
-    assert run.recipe().train.steps == 4
-    assert run.checkpoint_steps() == [2, 4]
-    assert "Nothing to do" in ended(started("-m", "cld_core.train", words[0]))
-    assert [entry.cause for entry in run.ledger.history().attempts] == ["finished"]
 
 
 @pytest.mark.slow

@@ -133,23 +133,14 @@ def test_no_more_tasks_run_at_once_than_asked_for_though_one_that_waits_is_cance
     assert submit.facts("f")["place"]["local_world_size"] == 1
 
 
-def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):
-    (job,) = submit(submit.report("a"), size=ClusterSpec(tasks_per_node=2))
-    facts = [submit.facts(f"a.{rank}") for rank in range(2)]
-    meeting = f"file://{submit.spec.logs / f'.meeting_{job.job_id}'}"
-    for rank, fact in enumerate(facts):
-        sizes = {"world_size": 2, "local_world_size": 2}
-        assert fact["place"] == {"rank": rank, "local_rank": rank, "init_method": meeting, **sizes}
-        assert fact["ref"]["job_id"] == job.job_id
-    CLUSTER.cancel([job])
-    submit.until_gone(job)
-    assert {file.name for file in submit.folder.glob("*.stopped")} == {"a.0.stopped", "a.1.stopped"}
-    assert "work a.1" in CLUSTER.log_files(job, 1)[0].read_text()
-
-
 def test_a_stopped_rank_is_alive_and_killed_though_its_controller_is_dead(submit):
+    """Ranks meet by a file."""
     (job,) = submit(submit.report("a"), size=ClusterSpec(tasks_per_node=2))
-    processes = [psutil.Process(submit.facts(name)["pid"]) for name in ("a.0", "a.1")]
+    facts = [submit.facts(name) for name in ("a.0", "a.1")]
+    meeting = f"file://{submit.spec.logs / f'.meeting_{job.job_id}'}"
+    sizes = {"world_size": 2, "local_world_size": 2, "init_method": meeting}
+    assert [fact["place"] for fact in facts] == [{"rank": rank, "local_rank": rank, **sizes} for rank in range(2)]
+    processes = [psutil.Process(fact["pid"]) for fact in facts]
     processes[-1].suspend()
     controller = psutil.Process(job.details["pid"])
     controller.kill()
@@ -165,15 +156,18 @@ def test_a_stopped_rank_is_alive_and_killed_though_its_controller_is_dead(submit
 def test_a_job_that_has_waited_ends_at_its_time_limit(submit):
     """Though it ignores the signal."""
     (first,) = submit(submit.report("first"))
-    (second,) = submit(Stubborn(str(submit.folder)), after=After((first,)), size=ClusterSpec(time_min=0.01))
+    (second,) = submit(Stubborn(), after=After((first,)), size=ClusterSpec(time_min=0.01))
     (submit.folder / "go").touch()
     submit.until_gone(first, second)
 
 
 def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):
+    """Also for one that a user names."""
     (first,) = submit(submit.report("first"))
-    after = After((first,))
-    (second,), (third,) = submit(submit.report("second"), after=after), submit(submit.report("third"), after=after)
+    (second,) = submit(submit.report("second"), after=After((first,)))
+    named = After((JobRef(cluster="local", job_id=first.job_id),))
+    (third,) = submit(submit.report("third"), after=named)
+    assert f"after the end of job {first.job_id}" in CLUSTER.script(replace(submit.spec, after=named))
     seen = CLUSTER.survey([second]).of(second)
     assert (seen.phase, seen.reason) == ("pending", f"waits for job {first.job_id}")
     wait_for(lambda: any("waits for job" in file.read_text() for file in CLUSTER.log_files(third, 0)), PATIENCE_S)
@@ -188,15 +182,6 @@ def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):
     CLUSTER.cancel([second])
     submit.until_gone(second)
     assert not (submit.folder / "third.json").exists()
-
-
-def test_a_job_waits_for_one_that_a_user_names(submit):
-    (first,) = submit(submit.report("first"))
-    named = After((JobRef(cluster="local", job_id=first.job_id),))
-    assert f"after the end of job {first.job_id}" in CLUSTER.script(replace(submit.spec, after=named))
-    (second,) = submit(submit.report("second"), after=named)
-    seen = CLUSTER.survey([second]).of(second)
-    assert (seen.phase, seen.reason) == ("pending", f"waits for job {first.job_id}")
 
 
 def test_jobs_of_another_machine_are_not_known(submit):

@@ -37,12 +37,9 @@ class Report:
 
 @dataclass(frozen=True)
 class Stubborn:
-    """Ignore SIGTERM until killed; ``folder/ready`` says that it does."""
-
-    folder: str
+    """Ignore SIGTERM until killed."""
 
     def __call__(self, job, stop):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        (Path(self.folder) / "ready").touch()
         while True:
             time.sleep(1)

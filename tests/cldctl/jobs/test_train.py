@@ -17,7 +17,6 @@ from cld_core.run import RunFolder
 from cld_core.run.checkpoints import FORMAT, Content, Sidecar
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Ended, GivenUp, Started, Submitted, TurnedAway, Wished
-from cld_core.run.ledger import Ledger
 from cld_core.run.work import open_work
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train.session import SessionResult
@@ -165,10 +164,11 @@ def evaluations(tmp_path, monkeypatch):
     ("error", "code"), [(CheckpointError, 1), (UnusableSamplesError, HOPELESS), (SolverError, HOPELESS)]
 )
 def test_a_process_ends_as_its_error_asks_to_be_treated(evaluations, monkeypatch, capsys, error, code):
-    monkeypatch.setattr(Evaluation, "compute", Mock(side_effect=error("so it is. Fix it.")))
+    compute = Mock(side_effect=[error("so it is. Fix it."), True])
+    monkeypatch.setattr(Evaluation, "compute", compute)
     with pytest.raises(SystemExit) as end:
         ShardsWork(evaluations, gpu=False)(inside(), StopFlag())
-    assert (end.value.code, error.exit_code) == (code, 1)
+    assert (end.value.code, error.exit_code, compute.call_count) == (code, 1, 2), "the others are left alone"
     assert "error: so it is. Fix it." in capsys.readouterr().err.splitlines()
     noted = [open_work(Path(piece.folder)).ledger.history().given_up for piece in evaluations]
     assert "so it is. Fix it." in noted
@@ -213,23 +213,3 @@ def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkey
     (noted,), none = (open_work(Path(piece.folder)).ledger.events() for piece in evaluations)
     assert noted.kind == "task", "the reason is told, and nothing is given up"
     assert none == []
-
-
-def test_a_piece_that_fails_leaves_the_others_alone(monkeypatch, tmp_path):
-    computed = []
-
-    class Made:
-        def __init__(self, folder):
-            self.name, self.ledger = folder.name, Ledger(tmp_path / folder.name)
-
-        def compute(self, ranks, should_stop, only):
-            computed.append((self.name, only))
-            if self.name == "b":
-                raise CheckpointError("b is damaged. Fix it.")
-            return True
-
-    monkeypatch.setattr("cldctl.jobs.shards.open_work", Made)
-    pieces = (Piece("a", (0,)), Piece("b", (0,)), Piece("c", (1, 2)))
-    with pytest.raises(CheckpointError, match="b is damaged"):
-        ShardsWork(pieces, gpu=False)._compute(inside(), StopFlag())
-    assert computed == [("a", (0,)), ("b", (0,)), ("c", (1, 2))]

@@ -154,7 +154,7 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
 
 
 def test_each_run_has_its_code_and_all_of_them_are_one_copy(tmp_path, arrays, small):
-    """Also of other code in a later sweep, what is equal. Their jobs need no run but their own."""
+    """Their jobs need no run but their own."""
     planned = submit.with_code(submit.check(asked(tmp_path), arrays), asked(tmp_path), arrays)
     assert list(tmp_path.iterdir()) == [], "a dry run writes nothing"
     start(asked(tmp_path), arrays)
@@ -169,16 +169,6 @@ def test_each_run_has_its_code_and_all_of_them_are_one_copy(tmp_path, arrays, sm
         assert code.name_of(place) == runs[0].ledger.history().code
     start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays)
     assert arrays.submissions[-1][0].code == spec.code, "the same code"
-    (small / "cld_core/b.py").write_text("")
-    start(asked(tmp_path, ("train.seed=0,1,2,3,4",)), arrays)
-    other, later = arrays.submissions[-1][0].code, code.folder_of(tmp_path / "g-seed4")
-    assert (other.parent, other.name) == (spec.code.parent, later.name)
-    assert other != spec.code
-    assert (later / "cld_core/a.py").samefile(first / "cld_core/a.py")
-    end(arrays, runs[0], "finished")
-    (entry,) = removal.plan(runs[:1])
-    removal.remove(entry)
-    assert code.problem_of(spec.code, code.read(spec.code)) is None, "the others train"
 
 
 def test_runs_of_a_group_with_other_code_are_other_arrays(tmp_path, arrays, small):
@@ -202,7 +192,8 @@ def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):
     for run in runs:
         end(arrays, run, "finished")
     for run in runs:
-        assert (tmp_path / ".groups" / "g" / "code").exists()
+        shared = arrays.submissions[0][0].code
+        assert code.problem_of(shared, code.read(shared)) is None, "others train"
         (entry,) = removal.plan([run])
         removal.remove(entry)
     assert not (tmp_path / ".groups" / "g").exists()

@@ -105,4 +105,5 @@ def test_several_partitions_are_one_key_of_the_recipe(monkeypatch, tmp_path):
 
     assert {"partition spot: preemption", "partition gpu (default): preemption"} <= seen("spot,gpu").keys()
     assert not any("gpu" in name for name in seen("spot"))
+    assert "JobRequeue=1" in seen("spot")["requeue"].found
     assert seen("spot,cpu")["partitions"].found == "there is no partition cpu"

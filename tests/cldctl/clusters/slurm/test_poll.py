@@ -212,21 +212,6 @@ def test_squeue_and_sacct():
     assert poll.parse_sacct(SACCT) == {"12": ["PREEMPTED", "NODE_FAIL", "CANCELLED"], "14": ["COMPLETED"]}
 
 
-@pytest.mark.parametrize(
-    ("log", "cause"),
-    [
-        ("slurmstepd-n1: error: *** STEP 9.0 ON n1 CANCELLED AT 2026-11-25T00:57:43 ***", None),
-        ("hint: if you run out of memory lower the batch", None),
-        ("slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO PREEMPTION ***", "preempted"),
-        ("error: *** STEP 2.0 ON n1 CANCELLED AT 2026-11-25T00:31:37 DUE TO JOB REQUEUE ***", "requeued"),
-        ("error: *** JOB 3 ON n1 CANCELLED AT 2026-11 DUE TO NODE FAILURE, SEE SLURMCTLD LOG ***", "node_failure"),
-        ("slurmstepd: error: Detected 1 oom_kill event in StepId=4.0", "out_of_memory"),
-    ],
-)
-def test_notices(log, cause):
-    assert job_env.notice_in(f"before\n{log}\nafter") == cause
-
-
 def test_a_torn_answer_never_ends_a_job():
     """Whatever is cut off, a job that the whole answer shows in the queue does not look gone."""
     whole = poll.parse_squeue(SQUEUE)
