@@ -133,7 +133,8 @@ class LocalCluster(Cluster):
 
         ranks, size = spec.size.ranks_per_node, spec.size
         shared_by = at_once if ranks == 1 else 1
-        task = _LocalTask(work, self, waits_for, size.time_min, spec.notice_s, _gpus(size.gpus_per_node, shared_by))
+        gpus, umask = _gpus(size.gpus_per_node, shared_by), os.umask(0o022)
+        task = _LocalTask(work, self, waits_for, size.time_min, spec.notice_s, gpus, umask)
         env = {**this_machine.path_from(spec.code), _SHARE: f"{number % shared_by}/{shared_by}"}
         job_logs.prepare(spec.logs)
         executor = submitit.LocalExecutor(folder=spec.logs)
@@ -142,6 +143,7 @@ class LocalCluster(Cluster):
             with this_machine.detached_children(env):
                 pid = int(executor.submit(task).job_id)
         finally:
+            os.umask(umask)
             job_logs.sweep(spec.logs)
         others = [dict(other) for other in waits_for]
         details = {**this_machine.details_of(pid), "waits_for": others, "ranks": ranks}
@@ -177,14 +179,17 @@ class _LocalTask(Task):
         time_min: limit of the work, minutes; None for no limit.
         notice_s: seconds before the limit at which SIGUSR2 asks it to save and end.
         gpus: those that it sees, for CUDA_VISIBLE_DEVICES.
+        umask: of whoever submitted it.
     """
 
     waits_for: tuple[_Controller, ...]
     time_min: int | None
     notice_s: float
     gpus: str
+    umask: int
 
     def __call__(self) -> None:
+        os.umask(self.umask)
         # submitit knows GPUs by number, and they may have other names.
         os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
         _wait_for(self.waits_for)

@@ -154,16 +154,20 @@ def settled(job: InJob, tell: Callable[[], None]) -> Iterator[None]:
             tell()
 
 
-def end(run: RunFolder) -> None:
-    """Call the hook for what is left, such as an end that nothing followed, and wait for it. It never fails."""
+def end(run: RunFolder, within_s: float | None = None) -> None:
+    """Call the hook for what is left, such as an end that nothing followed, and wait for it. It never fails.
+
+    Args:
+        within_s: for at most so many seconds, and not as long as the hook may take.
+    """
     fire(run, is_decided=True)
-    within_s = None
     with contextlib.suppress(Exception):
-        within_s = HURRY_S if isinstance(run.ledger.full_history(within_s=0.0).verdict, Wished) else None
+        if isinstance(run.ledger.full_history(within_s=0.0).verdict, Wished):
+            within_s = HURRY_S
     settle(run, within_s)
 
 
-def tell_of_works(folders: Iterable[Path]) -> None:
+def tell_of_works(folders: Iterable[Path], within_s: float | None = None) -> None:
     """Call the hook for those evaluations that are finished or given up, and wait for it. It never fails."""
     from cld_core.run.evaluations import Evaluation
 
@@ -171,4 +175,4 @@ def tell_of_works(folders: Iterable[Path]) -> None:
         for work in map(open_work, folders):
             if isinstance(work, Evaluation) and (work.is_done or work.ledger.history().given_up is not None):
                 fire(work.run, evaluation=work.folder)
-                settle(work.run)
+                settle(work.run, within_s)

@@ -149,7 +149,10 @@ def submit(
             group.add({cell.name: cell.values for cell in new})
         if new:
             source = snapshot.of_checkout(options.root.absolute(), cluster, live=options.live_code)
-        like = next((code.folder_of(run.path) for run in found.values()), None)
+        like = None
+        for run in found.values():
+            with contextlib.suppress(OSError):
+                like = like or code.importable(code.folder_of(run.path))
         for cell in new:
             run = _create(options, cell)
             begun.found[run.name] = "new"
