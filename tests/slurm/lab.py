@@ -15,11 +15,8 @@ from tests.support.tools import wait_for
 # A toy on two nodes with one rank each that trains until it is told to stop.
 ENDLESS = (
     *MISBEHAVING,
-    "network.width=16",
-    "network.layers=3",
-    "train.batch_size=16",
-    "train.log_every=5",
-    "eval.samples=64",
+    *tools.SMALL,
+    "cluster.tasks_per_node=1",
     "train.checkpoint_every=200",
     "train.steps=100000000",
     "train.on_resume=exact",

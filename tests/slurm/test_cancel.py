@@ -12,9 +12,8 @@ from cld_core.run import RunFolder
 from cld_core.run.events import Started
 from cld_core.run.lease import local_holder
 from cldctl.runs.state import OVER
-from tests.support.tools import wait_for
+from tests.support.tools import program, wait_for
 
-from .containers import program
 from .lab import ENDLESS
 
 # Where a job is: in the setup; at work; its Python decides what follows a crash; its batch script asks for a requeue,

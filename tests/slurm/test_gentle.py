@@ -8,10 +8,9 @@ import sys
 import psutil
 import pytest
 
-from tests.support.tools import wait_for
+from tests.support.tools import program, wait_for
 
 from .cluster import SEARCH_PATH
-from .containers import program
 from .lab import ENDLESS
 from .processes import end
 

@@ -4,8 +4,6 @@ import os
 import re
 import time
 
-import pytest
-
 from cld_core.run.events import Failed, TurnedAway
 from tests.support.tools import wait_for
 
@@ -35,10 +33,9 @@ def went_on(lab, name, cause, attempt=1, *, saved=True):
     assert now["job_id"] == before["job_id"], "it is the same job"
 
 
-@pytest.mark.parametrize("partition", ["low", "low0"], ids=["with grace", "without"])
-def test_preempted(lab, partition):
-    """With SIGTERM alone; the user signal comes below, where the run ends bit-identical."""
-    lab.submit("mine", ALONE, partition=partition)
+def test_preempted(lab):
+    """With SIGTERM alone, and without grace; the user signal comes below, where the run ends bit-identical."""
+    lab.submit("mine", ALONE, partition="low0")
     lab.training("mine")
     lab.slurm.preempt_all(1)
     went_on(lab, "mine", "preempted")
