@@ -260,7 +260,7 @@ def test_what_ranks_and_trap_inherit(start):
 
 
 def test_nothing_of_a_code_folder_that_others_may_write_is_imported(start, tmp_path):
-    code = tmp_path / "code"
+    code = tmp_path / "it's mine"
     code.mkdir()
     code.chmod(0o777)
     end = start(code=code)
