@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import sys
 from unittest import mock
 
 from cld_core.files import write_text
 from cld_core.run import RunFolder
+from cld_core.run.lease import local_holder
 from cldctl.runs.state import OVER
 from tests.support import tools
 from tests.support.paths import MISBEHAVING
@@ -65,6 +67,10 @@ class Lab:
 
     def status(self, name):
         return json.loads(self._invoke("status", name, "--json").stdout)[0]
+
+    def kill(self, name):
+        """SIGKILL to the rank that owns a run, as the OOM killer would."""
+        os.kill(local_holder(RunFolder(self.runs / name).leases)["pid"], signal.SIGKILL)
 
     def _invoke(self, *arguments):
         """As `cldctl`, in this process: starting Python and torch takes seconds of processor."""

@@ -1,12 +1,8 @@
 """Sweeps, hooks, `why`, and the code of a run on a real Slurm."""
 
 import json
-import os
-import signal
 
-from cld_core.run import RunFolder
 from cld_core.run.events import Started
-from cld_core.run.lease import local_holder
 from tests.support.plugin import toy_plugin
 from tests.support.tools import wait_for
 
@@ -26,8 +22,7 @@ def test_each_run_of_an_array_is_preempted_killed_and_cancelled_alone(lab):
     assert tasks == ("0", "1", "2")
 
     lab.slurm.run(["scancel", "--signal=USR2", jobs[0]])
-    holder = local_holder(RunFolder(lab.runs / NAMES[1]).leases)
-    os.kill(holder["pid"], signal.SIGKILL)
+    lab.kill(NAMES[1])
     lab.cldctl("cancel", NAMES[2])
     assert lab.training(NAMES[0], attempt=1)["attempts"][0]["cause"] == "preempted"
     # Its batch script is that of the whole array, and so is what follows a bad end.
