@@ -16,18 +16,10 @@ from cldctl.clusters.local import _MODULE as MODULE
 from tests.slurm.lab import Lab
 from tests.slurm.processes import end
 from tests.support.paths import MISBEHAVING
+from tests.support.tools import SMALL
 
 from .shim import Faults
 
-SMALL = (
-    "network.width=16",
-    "network.layers=3",
-    "train.batch_size=16",
-    "train.log_every=5",
-    "eval.samples=64",
-    "train.on_resume=exact",
-    *MISBEHAVING,
-)
 RANKS = 2
 # From SIGTERM to SIGKILL: a busy machine needs longer for a save than the 5 s of the tests of Slurm.
 KILL_WAIT_S = 15
@@ -80,8 +72,9 @@ class Stage:
         size = ("--cluster", "local", f"cluster.tasks_per_node={RANKS}")
         if self.lab is not None:
             limits = ("cluster.time_min=30", "cluster.signal_s=20", "cluster.partition=low")
-            size = ("--cluster", "slurm", f"cluster.nodes={RANKS}", *limits)
-        done = self.cldctl("submit", "toy", *SMALL, *size, *overrides, "--name", name, **variables)
+            size = ("--cluster", "slurm", f"cluster.nodes={RANKS}", "cluster.tasks_per_node=1", *limits)
+        small = (*SMALL, *MISBEHAVING, "train.on_resume=exact")
+        done = self.cldctl("submit", "toy", *small, *size, *overrides, "--name", name, **variables)
         assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return RunFolder(self.runs / name)
 

@@ -4,21 +4,12 @@ import signal
 
 from cld_core.run import RunFolder
 from cldctl.runs.state import OVER
-from tests.support.tools import wait_for
+from tests.support.tools import ONE, wait_for
 
 from .events import PATIENCE_S
 from .stage import ranks_of
 
-SHORT = (
-    "toy",
-    "network.width=16",
-    "network.layers=3",
-    "train.batch_size=16",
-    "train.steps=4",
-    "eval.samples=64",
-    "--cluster",
-    "local",
-)
+SHORT = ("toy", *ONE, "train.steps=4", "--cluster", "local")
 
 
 def count(stage):

@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import signal
-import stat
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -17,7 +16,7 @@ from cld_core.run import RunFolder
 from cld_core.run.lease import local_holder
 from cld_core.train import __main__ as training
 from tests.support.paths import MISBEHAVING, ROOT
-from tests.support.tools import ONE, signal_handlers, wait_for
+from tests.support.tools import ONE, program, signal_handlers, wait_for
 
 JOBSET, SKYPILOT = ROOT / "examples" / "kubernetes" / "jobset.yaml", ROOT / "examples" / "skypilot" / "train.yaml"
 PBS = ROOT / "examples" / "pbs" / "train.pbs"
@@ -74,7 +73,7 @@ def test_a_job_of_skypilot_ends_as_its_ranks_do(tmp_path):
     task = yaml.safe_load(SKYPILOT.read_text())
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
     places = "$RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE"
-    stand_in(tmp_path / "python", f'echo "{places}" >> ranks; exit $((RANK * 25))')
+    program(tmp_path / "python", f'#!/bin/bash\necho "{places}" >> ranks; exit $((RANK * 25))')
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SKYPILOT_NUM_GPUS_PER_NODE": "4"}
     done = subprocess.run(["bash", "-c", task["run"]], env=env, cwd=tmp_path)
     assert done.returncode == 75
@@ -82,22 +81,17 @@ def test_a_job_of_skypilot_ends_as_its_ranks_do(tmp_path):
     assert sorted(ranks) == [f"{rank} {rank} 4 4" for rank in range(4)]
 
 
-def stand_in(path, text):
-    path.write_text(f"#!/bin/bash\n{text}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
 @pytest.fixture
 def pbs(tmp_path):
     """Starts the script as a node of PBS does, with a text in place of mpirun and one that notes what is submitted."""
     (tmp_path / "nodes").write_text("n1\nn1\nn2\nn2\n")
-    stand_in(tmp_path / "qsub", 'echo "$@" >> submitted')
+    program(tmp_path / "qsub", '#!/bin/bash\necho "$@" >> submitted')
     (tmp_path / "python").symlink_to(sys.executable)
     path = f"{tmp_path}:{os.environ['PATH']}"
     env = {**os.environ, "PBS_O_WORKDIR": str(tmp_path), "PBS_NODEFILE": str(tmp_path / "nodes"), "PATH": path}
 
     def start(mpirun, **variables):
-        stand_in(tmp_path / "mpirun", mpirun)
+        program(tmp_path / "mpirun", f"#!/bin/bash\n{mpirun}\n")
         return subprocess.Popen(["bash", tmp_path / "train.pbs"], env={**env, **variables})
 
     (tmp_path / "train.pbs").write_text(PBS.read_text())

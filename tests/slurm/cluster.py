@@ -141,11 +141,10 @@ class SlurmCluster:
         assert not failed, f"`{shlex.join(argv)}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done
 
-    def sbatch(self, *options, wrap=None):
-        """Submit a job and return its id. `options`: sbatch's own, then a script unless `wrap` is given."""
-        wrapped = [] if wrap is None else ["--wrap", wrap]
+    def sbatch(self, *options, wrap):
+        """Submit a job, a line of shell, with options of sbatch; returns its id."""
         # Later options win: unless the caller passes --output, no slurm-N.out is left behind.
-        done = self.run(["sbatch", "--parsable", "--output=/dev/null", *wrapped, *options])
+        done = self.run(["sbatch", "--parsable", "--output=/dev/null", "--wrap", wrap, *options])
         return done.stdout.strip().split(";")[0]
 
     def job_state(self, job_id):

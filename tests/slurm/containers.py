@@ -6,6 +6,8 @@ The files of the machine are those of the container, as where the host's Python 
 import shutil
 import sys
 
+from tests.support.tools import program
+
 # A container that takes its PATH from the image.
 WITHOUT_CLIENTS = """\
 #!/bin/sh
@@ -38,14 +40,6 @@ if "SLURM_JOB_ID" in os.environ:
     with open({file!r}, "a") as file:
         print(os.environ.get("CLDCTL_TEST_INSIDE", "outside"), *sys.orig_argv[1:], file=file)
 """
-
-
-def program(file, text):
-    """Write a script that can be called; returns its path."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-    file.chmod(0o755)
-    return file
 
 
 class Containers:

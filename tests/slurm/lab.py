@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import sys
 from unittest import mock
 
 from cld_core.files import write_text
 from cld_core.run import RunFolder
+from cld_core.run.lease import local_holder
 from cldctl.runs.state import OVER
 from tests.support import tools
 from tests.support.paths import MISBEHAVING
@@ -15,11 +17,8 @@ from tests.support.tools import wait_for
 # A toy on two nodes with one rank each that trains until it is told to stop.
 ENDLESS = (
     *MISBEHAVING,
-    "network.width=16",
-    "network.layers=3",
-    "train.batch_size=16",
-    "train.log_every=5",
-    "eval.samples=64",
+    *tools.SMALL,
+    "cluster.tasks_per_node=1",
     "train.checkpoint_every=200",
     "train.steps=100000000",
     "train.on_resume=exact",
@@ -68,6 +67,10 @@ class Lab:
 
     def status(self, name):
         return json.loads(self._invoke("status", name, "--json").stdout)[0]
+
+    def kill(self, name):
+        """SIGKILL to the rank that owns a run, as the OOM killer would."""
+        os.kill(local_holder(RunFolder(self.runs / name).leases)["pid"], signal.SIGKILL)
 
     def _invoke(self, *arguments):
         """As `cldctl`, in this process: starting Python and torch takes seconds of processor."""

@@ -1,8 +1,6 @@
 """Cancel beats requeue: whatever a job is doing when it is cancelled, nothing brings it back."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -10,11 +8,9 @@ import pytest
 
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
-from cld_core.run.lease import local_holder
 from cldctl.runs.state import OVER
-from tests.support.tools import wait_for
+from tests.support.tools import program, wait_for
 
-from .containers import program
 from .lab import ENDLESS
 
 # Where a job is: in the setup; at work; its Python decides what follows a crash; its batch script asks for a requeue,
@@ -81,7 +77,7 @@ class Stage:
             return self.lab.status(name)["job_id"]
         job = self.lab.training(name)["job_id"]
         if phase == "decision":
-            os.kill(local_holder(RunFolder(self.lab.runs / name).leases)["pid"], signal.SIGKILL)
+            self.lab.kill(name)
         if phase in ("away", "late"):
             self.lab.slurm.run(["scancel", "--signal=USR2", job])
         if phase != "work":

@@ -1,12 +1,9 @@
 """A run in a container from which no Slurm can be asked comes back as any other: what it wants is done outside."""
 
 import os
-import signal
 
 import pytest
 
-from cld_core.run import RunFolder
-from cld_core.run.lease import local_holder
 from tests.support.tools import wait_for
 
 from .containers import Containers
@@ -31,11 +28,6 @@ def sweep(lab, *overrides):
     return "mine-seed0", "mine-seed1"
 
 
-def kill(lab, name):
-    """SIGKILL to the rank, as the OOM killer would."""
-    os.kill(local_holder(RunFolder(lab.runs / name).leases)["pid"], signal.SIGKILL)
-
-
 def came_back(lab, name, *causes, attempt=1):
     """The run trains again after an attempt that ended by one of these causes, as the same job."""
     before, now = lab.until(name, "to come back", lambda row: len(row["attempts"]) > attempt, 150)["attempts"][
@@ -57,7 +49,7 @@ def test_crashes(lab, containers, monkeypatch):
     names += sweep(lab, "cluster.exclude=n1", *containers.apptainer)
     for name in names:
         lab.training(name)
-        kill(lab, name)
+        lab.kill(name)
     for name in names:
         came_back(lab, name, "crashed", "killed")
     row = lab.ended("broken", timeout=180)

@@ -12,8 +12,9 @@ from cldctl.clusters.base import Check, DoctorOptions
 from cldctl.clusters.slurm import doctor
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.support.paths import TOY
+from tests.support.tools import program
 
-from .containers import Containers, program
+from .containers import Containers
 from .lab import Lab
 
 NO_SAVES = {"job": False, "slowest_save_s": None, "notice_s": 90, "size": ClusterSpec()}

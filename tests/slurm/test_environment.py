@@ -23,4 +23,4 @@ def test_options_reach_slurm_as_they_were_written(lab):
     shown = lab.slurm.run(["scontrol", "show", "job", row["job_id"]]).stdout
     assert f"Comment={comment}" in [line.strip() for line in shown.splitlines()]
     run.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="999999")))
-    assert lab.status("mine")["state"] == "LOST"
+    assert lab.status("mine")["state"] == "FAILED", "it ended before it began"

@@ -18,28 +18,22 @@ SHARDS = 6
 BATCHES, BATCH = 4, 256
 
 
-def test_an_evaluation_waits_for_the_training_and_a_refused_one_leaves_nothing(lab):
-    settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo", "eval.points=2048")
-    quick_pictures = ("sampling.method=em", "sampling.nfe=2")
-    lab.cldctl("submit", "toy", *ENDLESS, *settings, *quick_pictures)
-    row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 240)
-    assert row["evals"][0]["shards_done"] == row["evals"][0]["shards"] == 2
-    evals = RunFolder(lab.runs / "mine").evals
-    before = sorted(evals.iterdir())
-    nowhere = ("eval.seed=5", "cluster.partition=nowhere", "--sweep", "eval.elbo.velocities=1,2")
-    assert "invalid partition" in lab.cldctl("eval", "mine", "--elbo", *nowhere, code=4).stderr
-    assert sorted(evals.iterdir()) == before, "a refused submission leaves nothing behind"
-
-
 def test_a_chained_evaluation_waits_for_a_preempted_training(lab):
-    """Also though another job, a successor, finishes the training."""
+    """Also though another job, a successor, finishes the training. A refused evaluation leaves nothing behind."""
     settings = ("cluster.nodes=1", "cluster.partition=cancel", "cluster.successor=true")
-    lab.cldctl("submit", "toy", *ENDLESS, "train.steps=1000", *settings, "--name", "mine", "--eval", "elbo")
+    chained = ("--name", "mine", "--eval", "elbo", "eval.points=2048")
+    lab.cldctl("submit", "toy", *ENDLESS, "train.steps=1000", *settings, *chained)
     lab.training("mine")
     lab.slurm.preempt_all(1)
     row = lab.until("mine", "a report", lambda row: row["evals"][0]["nll"] is not None, 150)
     assert (row["state"], row["step"]) == ("FINISHED", 1000)
     assert [entry["cause"] for entry in row["attempts"]] == ["preempted", "finished"]
+    assert row["evals"][0]["shards_done"] == row["evals"][0]["shards"] == 2
+    evals = RunFolder(lab.runs / "mine").evals
+    before = sorted(evals.iterdir())
+    nowhere = ("eval.seed=5", "cluster.partition=nowhere", "--sweep", "eval.elbo.velocities=1,2")
+    assert "invalid partition" in lab.cldctl("eval", "mine", "--elbo", *nowhere, code=4).stderr
+    assert sorted(evals.iterdir()) == before
 
 
 def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab, monkeypatch):

@@ -8,10 +8,9 @@ import sys
 import psutil
 import pytest
 
-from tests.support.tools import wait_for
+from tests.support.tools import program, wait_for
 
 from .cluster import SEARCH_PATH
-from .containers import program
 from .lab import ENDLESS
 from .processes import end
 
@@ -19,18 +18,14 @@ from .processes import end
 ONCE = "36000"
 
 
-def counting(folder):
-    """A wrapper of squeue: each call leaves a line in the file that is returned."""
-    calls = folder / "calls"
-    real = shutil.which("squeue", path=SEARCH_PATH)
-    program(folder / "squeue", f'#!/bin/sh\necho squeue >> {calls}\nexec {real} "$@"\n')
-    return calls
-
-
 class Watchers:
-    """Commands that stay, each with what it has printed so far."""
+    """Commands that stay, each with what it has printed so far; each call of squeue is a line in the file ``calls``."""
 
-    def __init__(self, lab, folder, path):
+    def __init__(self, lab, folder):
+        self.calls = folder / "calls"
+        real = shutil.which("squeue", path=SEARCH_PATH)
+        text = f'#!/bin/sh\necho squeue >> {self.calls}\nexec {real} "$@"\n'
+        path = f"{program(folder / 'bin' / 'squeue', text).parent}:{SEARCH_PATH}"
         more = {"CLDCTL_RUNS": str(lab.runs), "PATH": path, "CLDCTL_ASK_EVERY_S": ONCE, "COLUMNS": "200"}
         self._env, self._folder = lab.slurm.env | more, folder
         self.processes = []
@@ -48,13 +43,8 @@ class Watchers:
 
 
 @pytest.fixture
-def calls(tmp_path):
-    return counting(tmp_path / "bin")
-
-
-@pytest.fixture
-def watchers(lab, tmp_path, calls):
-    watchers = Watchers(lab, tmp_path, f"{calls.parent}:{SEARCH_PATH}")
+def watchers(lab, tmp_path):
+    watchers = Watchers(lab, tmp_path)
     yield watchers
     for process in watchers.processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -69,7 +59,7 @@ def until(file, text, timeout=60):
     )  # fmt: skip
 
 
-def test_everything_is_seen_with_one_question(lab, watchers, calls):
+def test_everything_is_seen_with_one_question(lab, watchers):
     lab.slurm.configure(user_signal=True)
     submit = ("submit", "toy", *ENDLESS, "cluster.partition=low", "--name", "mine", "--follow")
     follow = watchers.start(*submit)
@@ -91,4 +81,4 @@ def test_everything_is_seen_with_one_question(lab, watchers, calls):
         until(screen, "CANCELLED")
     assert watchers.processes[1].wait(60) == 0, "the log of a job that has ended does not grow"
     assert "rank 0 of 2" in log.read_text()
-    assert calls.read_text().split() == ["squeue"]
+    assert watchers.calls.read_text().split() == ["squeue"]

@@ -5,6 +5,7 @@ from collections import Counter
 
 from cldctl.clusters.slurm import client, poll
 from cldctl.clusters.slurm.client import Answer
+from tests.support.tools import program
 
 
 class Scheduler:
@@ -66,9 +67,7 @@ def register(monkeypatch, clock):
 def clients(folder, monkeypatch, lines="exit 1"):
     """Clients of Slurm on PATH: each notes how it was called in the file that is returned, then does ``lines``."""
     place, calls = folder / "bin", folder / "called"
-    place.mkdir(exist_ok=True)
     for name in ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel"):
-        (place / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {calls}\n{lines}\n')
-        (place / name).chmod(0o755)
+        program(place / name, f'#!/bin/sh\necho {name} "$@" >> {calls}\n{lines}\n')
     monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
     return calls

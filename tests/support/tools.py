@@ -36,6 +36,14 @@ ONE = (*SMALL, "cluster.tasks_per_node=1", "train.steps=20", "train.checkpoint_e
 DEBUG = ("--cluster", "debug")
 
 
+def program(file, text):
+    """Write a script that can be called; returns its path."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(0o755)
+    return file
+
+
 def cldctl(*arguments, runs, code=0, timeout=180, **env):
     """Run the command line; stdout, stderr and returncode. Fails where the exit code is not ``code``."""
     done = subprocess.run(

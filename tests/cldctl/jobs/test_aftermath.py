@@ -133,14 +133,9 @@ def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spen
     assert work.ledger.history().crashes == {"7": 2}
 
 
-@pytest.fixture
-def full_disk(monkeypatch):
-    """Nothing can be appended to any ledger."""
+def test_a_training_is_started_again_although_nothing_can_be_written(run, monkeypatch):
     monkeypatch.setattr("cld_core.files.time", Clock())
     monkeypatch.setattr(Ledger, "append", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
-
-
-def test_a_training_is_started_again_although_nothing_can_be_written(run, full_disk):
     append_line(run.ledger.path, to_line(started()))
     job = inside()
     aftermath.after_training(run, job, 137)

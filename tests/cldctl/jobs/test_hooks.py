@@ -19,14 +19,14 @@ from cld_core.run.history import History
 from cld_core.run.process import find
 from cldctl.clusters.base import Seen, Survey
 from cldctl.jobs import hook_runner, hooks
-from cldctl.jobs.hook_runner import KEPT_BYTES, call, changes, sentence, variables
+from cldctl.jobs.hook_runner import KEPT_BYTES, call, changes, variables
 from cldctl.jobs.train import go_on
 from cldctl.runs.state import Situation, state_of
 from cldctl.runs.survey import Answers
 from tests.support.made_up import report, run_with, unfit
 from tests.support.paths import ROOT, TOY
 from tests.support.scripted import REF, inside
-from tests.support.tools import wait_for
+from tests.support.tools import program, wait_for
 
 TELL = 'cat >> "$CLDCTL_RUN_PATH/told"'
 
@@ -120,10 +120,12 @@ def test_it_fails_hangs_or_floods(run):
     assert dispatch(run) == 0
     assert "mine: RUNNING at step 0 of 100: ended with exit code 3" in log(run)
     assert "  problem\n" in log(run)
-    with_command(run, "sleep 600", timeout_s=0.2)
+    with_command(run, "sleep 600 & echo pid $!; exec sleep 600", timeout_s=0.5)
     run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
     assert dispatch(run, "--decided") == 0
-    assert "did not end within 0.2 s (hooks.timeout_s) and was ended" in log(run)
+    assert "did not end within 0.5 s (hooks.timeout_s) and was ended" in log(run)
+    pid = int(log(run).partition("  pid ")[2].split()[0])
+    wait_for(lambda: find(pid) is None, what="the end of what it had started")
 
 
 @pytest.mark.parametrize("which", ["file", "folder"])
@@ -195,14 +197,8 @@ def test_a_hook_is_neither_part_of_the_model_nor_of_an_evaluation():
     assert request_of(plain, ("elbo",), 20).id == request_of(hooked, ("elbo",), 20).id
 
 
-def called(command, tmp_path, timeout_s=60.0, content="{}"):
-    return call(command, environment=dict(os.environ), content=content, timeout_s=timeout_s, folder=tmp_path)
-
-
-def test_it_is_ended_with_everything_that_it_started(tmp_path):
-    output, problem = called("sleep 600 & echo $!; exec sleep 600", tmp_path, timeout_s=0.5)
-    assert "did not end within 0.5 s" in problem
-    wait_for(lambda: find(int(output)) is None)
+def called(command, tmp_path):
+    return call(command, environment=dict(os.environ), content="{}", timeout_s=60.0, folder=tmp_path)
 
 
 def test_a_command_that_cannot_be_started_is_a_problem(tmp_path):
@@ -284,62 +280,34 @@ def test_a_silent_end_is_told_with_the_next_beginning():
 
 
 DOC = (ROOT / "docs" / "notifications.md").read_text()
-CONTENT = {
-    "run": "toy-1",
-    "path": "/runs/toy-1",
-    "what": "run",
-    "state": "FAILED",
-    "cause": "crashed",
-    "reason": """it's "quoted"; $(touch /tmp/x) `id` & more""",
-    "step": 120,
-    "steps": 1000,
-    "link": "file:///runs/toy-1",
-}
-TEXT = sentence(CONTENT)
+BLOCKS = re.findall(r"```yaml\n(.*?)```", DOC, re.DOTALL)
 NAMES = ("mail", "sendmail", "webhook", "slack", "ntfy")
-COMMANDS = [yaml.safe_load(block)["hooks"]["on_change"] for block in re.findall(r"```yaml\n(.*?)```", DOC, re.DOTALL)]
+COMMANDS = {name: yaml.safe_load(block)["hooks"]["on_change"] for name, block in zip(NAMES, BLOCKS, strict=True)}
+REASON = """it's "quoted"; $(touch /tmp/x) `id` & more"""
 
 
-def said(name, home):
-    """What a documented command tells the program that it calls: arguments and standard input."""
-    content = {**CONTENT, "text": TEXT}
-    environment = {**os.environ, "HOME": str(home), "PATH": f"{home}:{os.environ['PATH']}", **variables(content)}
-    line, command = json.dumps(content) + "\n", COMMANDS[NAMES.index(name)]
-    output, problem = call(command, environment=environment, content=line, timeout_s=60.0, folder=home)
-    assert problem is None, output
-    return (home / "arguments").read_text().splitlines(), (home / "input").read_text()
+@pytest.mark.parametrize("name", NAMES)
+def test_every_example_is_a_recipe(name):
+    assert name in load(TOY, [f"hooks.on_change={json.dumps(COMMANDS[name])}"]).hooks.on_change
 
 
-@pytest.fixture
-def home(tmp_path):
-    """A home in whose programs write down what they get, and in which addresses are kept."""
-    (tmp_path / ".config" / "cldctl").mkdir(parents=True)
-    for name in ("mail", "sendmail", "curl"):
-        file = tmp_path / name
-        file.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat > {tmp_path}/input\n')
-        file.chmod(0o755)
-    for name in ("webhook", "slack", "ntfy"):
-        (tmp_path / ".config" / "cldctl" / name).write_text(f"https://example.org/{name}\n")
-    return tmp_path
-
-
-def test_every_example_is_a_recipe():
-    assert len(COMMANDS) == len(NAMES)
-    for name, command in zip(NAMES, COMMANDS, strict=True):
-        recipe = load(TOY, [f"hooks.on_change={json.dumps(command)}"])
-        assert name in recipe.hooks.on_change
-
-
-def test_what_is_posted(home):
-    whole = {**CONTENT, "text": TEXT}
-    for name, body in (("webhook", whole), ("slack", {"text": TEXT})):
-        arguments, content = said(name, home)
-        assert arguments[-1] == f"https://example.org/{name}"
-        assert json.loads(content) == body
-    arguments, _ = said("ntfy", home)
-    assert arguments[-3:] == ["--data-raw", TEXT, "https://example.org/ntfy"]
+@pytest.mark.parametrize("name", ["webhook", "slack", "ntfy"])
+def test_what_is_posted(run, tmp_path, monkeypatch, name):
+    """By a curl that writes down what it gets, from a home in which the address is kept."""
+    program(tmp_path / "curl", f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat > {tmp_path}/input\n')
+    (tmp_path / ".config/cldctl").mkdir(parents=True)
+    (tmp_path / ".config/cldctl" / name).write_text(f"https://example.org/{name}\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    run.ledger.append(ended("crashed", detail=REASON))
+    with_command(run, COMMANDS[name])
+    dispatch(run, "--decided")
+    *_, text, address = (tmp_path / "arguments").read_text().splitlines()
+    if name != "ntfy":
+        text = json.loads((tmp_path / "input").read_text())["text"]
+    assert (text, address) == (f"mine: FAILED (crashed) at step 30 of 100: {REASON}", f"https://example.org/{name}")
 
 
 def test_all_variables_are_documented():
-    for name in variables({**CONTENT, "text": TEXT}):
+    for name in variables({"path": ""}):
         assert f"`{name}`" in DOC

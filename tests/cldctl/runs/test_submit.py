@@ -190,19 +190,14 @@ def test_a_refused_evaluation_does_not_hide_that_the_training_goes_on(tmp_path):
 
 
 @pytest.fixture
-def sbatch(tmp_path, monkeypatch):
-    """An sbatch on PATH that notes that it was called, and refuses, and a configuration."""
-    (tmp_path / "slurm.conf").touch()
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
-    return clients(tmp_path, monkeypatch, "echo no >&2\nexit 1")
-
-
-@pytest.fixture
 def mine(tmp_path):
     return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
 
 
-def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(mine, sbatch, monkeypatch, tmp_path):
+def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(mine, monkeypatch, tmp_path):
+    (tmp_path / "slurm.conf").touch()
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    clients(tmp_path, monkeypatch)
     assert cluster_choice.chosen(None, mine).name == "slurm", "the default"
     mine.ledger.append(Submitted(job=JobRef(cluster="local", job_id="1")))
     assert cluster_choice.chosen(None, mine).name == "local"

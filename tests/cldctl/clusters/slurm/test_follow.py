@@ -10,6 +10,7 @@ import pytest
 from cld_core.config.cluster import ClusterSpec
 from cldctl.clusters.base import JobSpec
 from cldctl.clusters.slurm.cluster import SlurmCluster
+from tests.support.tools import program
 
 LIMIT = "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO TIME LIMIT ***"
 NODES = "n[1-2],m7"
@@ -63,7 +64,6 @@ class Start:
 def start(tmp_path, monkeypatch):
     """Run the script of job 7; ``clients`` are lines of shell."""
     bin_, logs = tmp_path / "bin", tmp_path / "logs"
-    bin_.mkdir()
     logs.mkdir()
     (logs / "7_0_log.err").write_text(f"{BEGUN}\n{LIMIT}\n")
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
@@ -73,8 +73,7 @@ def start(tmp_path, monkeypatch):
         says = f"echo '{wish}' >logs/7_wish_0\n" if wish else ""
         clients["srun"] = CLIENTS["srun"] + says + clients.get("srun", "")
         for name, lines in {**CLIENTS, **clients}.items():
-            (bin_ / name).write_text(f'#!/bin/bash\necho {name} "$@" >>called\n{lines}\n')
-            (bin_ / name).chmod(0o755)
+            program(bin_ / name, f'#!/bin/bash\necho {name} "$@" >>called\n{lines}\n')
         for name, answers in (("looks", looks), ("requests", requests)):
             (tmp_path / name).write_text("".join(f"{answer}\n" for answer in answers.split()))
         (tmp_path / "called").write_text("")
@@ -267,7 +266,7 @@ def test_what_ranks_and_trap_inherit(start):
 
 
 def test_nothing_of_a_code_folder_that_others_may_write_is_imported(start, tmp_path):
-    code = tmp_path / "code"
+    code = tmp_path / "it's mine"
     code.mkdir()
     code.chmod(0o777)
     end = start(code=code)

@@ -14,6 +14,7 @@ from cldctl.clusters.base import Nodes, SchedulerAway, SchedulerRefused, Wish
 from cldctl.clusters.slurm import client, job_env
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
+from tests.support.scheduler import clients
 
 CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
 
@@ -34,10 +35,7 @@ def test_a_client_that_does_not_answer_is_away(monkeypatch):
 )
 def test_clients_alone_are_not_the_default(monkeypatch, tmp_path, file, variable, answers, name):
     """A configuration makes Slurm one: in its usual place, in the variable, or with the controller that answers."""
-    for client_name in ("sbatch", "scontrol"):
-        (tmp_path / client_name).write_text(f"#!/bin/sh\nexit {int(not answers)}\n")
-        (tmp_path / client_name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    clients(tmp_path, monkeypatch, f"exit {int(not answers)}")
     monkeypatch.setattr(client, "_CONFIGURATIONS", (str(tmp_path / "slurm.conf"),))
     monkeypatch.setenv("SLURM_CONF", variable)
     if not variable:

@@ -13,7 +13,7 @@ from cldctl.clusters.slurm import client, job_env, poll, submit
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.support.clock import Clock
-from tests.support.scheduler import register
+from tests.support.scheduler import clients, register
 
 
 @pytest.fixture
@@ -173,13 +173,10 @@ print(SlurmCluster().survey([job], max_age_s=30.0).of(job).phase)
 
 def test_commands_that_begin_at_the_same_moment_ask_once(tmp_path, monkeypatch):
     monkeypatch.setenv("CLDCTL_ASK_EVERY_S", "36000")
-    squeue = tmp_path / "squeue"
-    squeue.write_text(f"#!/bin/sh\necho squeue >> {tmp_path}/calls\nsleep 1\necho '1|RUNNING|n1|None'\n")
-    squeue.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    calls = clients(tmp_path, monkeypatch, "sleep 1\necho '1|RUNNING|n1|None'")
     commands = [subprocess.Popen([sys.executable, "-c", LOOK], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert [command.communicate(timeout=120)[0] for command in commands] == ["running\n"] * 4
-    assert (tmp_path / "calls").read_text().split() == ["squeue"]
+    assert calls.read_text().count("squeue") == 1
 
 
 @pytest.mark.parametrize(

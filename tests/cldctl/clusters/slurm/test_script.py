@@ -1,7 +1,6 @@
 """What is asked of Slurm: scripts against golden files, byte for byte, but for the lines of follow.sh."""
 
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -75,13 +74,6 @@ def test_an_array_that_waits_and_avoids_nodes():
     for line in ("array=0-15%5", "dependency=afterany:42:43_1", "nodes=1", "gpus-per-node=1", "exclude=n1,n7,n8"):
         assert f"#SBATCH --{line}\n" in text
     assert "%A_%a_0_log.err" in text
-
-
-@pytest.mark.parametrize("code", [None, Path("/runs/it's mine/code")])
-def test_a_script_is_one_that_bash_understands(code):
-    text = script(code=code, size=ClusterSpec(setup=("sleep 60",)))
-    done = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_time_limit_within_its_own_notice_is_refused():
