@@ -5,7 +5,8 @@
 Ranks that exit cleanly have noted why and wished for what should follow; this is for those that could not. FOLDER is
 the run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output,
 CLUSTER the class of its launcher, "module:class". PHASE is what ended: ``work``, or ``setup`` if no rank ever began,
-with the byte of the job's log at which this start begins; ``refused`` says why a wish could not be carried out.
+with the byte of the job's log at which this start begins; ``refused`` says why a wish could not be carried out, and
+``preempted`` that this is why the job was told to end.
 The exit code is 0 if it is decided what follows, and 9 if no file could be read or written. Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
@@ -259,6 +260,9 @@ def main(arguments: Sequence[str]) -> int:
             ledger = run_folder.ledger if trains else open_work(folder).ledger
             reason = one_line(about, _MAX_REASON)
             ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S)
+        elif phase == "preempted":
+            if trains:
+                explain_previous(run_folder, job)
         elif phase == "setup" and code == TOLD and not met_limit:
             return 0
         elif met_limit and trains:

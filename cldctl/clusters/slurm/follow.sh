@@ -93,7 +93,12 @@ cldctl_carry_out() {
         cldctl_look
         found=$?
         if [ $found = 1 ]; then
-            [ -n "$only" ] || cldctl_say "does not start again: $cldctl_answer"
+            if [ -z "$only" ]; then
+                cldctl_say "does not start again: $cldctl_answer"
+            elif grep -q ' PreemptTime=[0-9]' "${cldctl_files}_shown"; then
+                # In a container nobody saw why: Slurm starts it again itself.
+                cldctl_ask "$code" preempted ""
+            fi
             return
         fi
         if [ $found = 0 ]; then
