@@ -76,12 +76,6 @@ class Processes:
                 wait_for(lambda: not _runs(process), timeout, 0.02)
             end([process])
 
-    def send(self, name, number):
-        """Send a signal to a daemon that is alive."""
-        process = self.daemon(name)
-        assert process is not None, f"{name} is not alive"
-        process.send_signal(number)
-
     def kill_tasks(self):
         """SIGKILL what jobs run, but not the slurmstepd around it, which then reports the end."""
         steps = [process for process in self.found() if _is_step(process)]
