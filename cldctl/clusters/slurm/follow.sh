@@ -1,8 +1,5 @@
-# Part of every batch script: what follows a start of its job. It runs on the node, outside of any container.
-#
-# The script defines before: cldctl_logs, the folder of the job's logs; cldctl_away, what clients say when slurmctld does
-# not answer; cldctl_ask, the command of `cldctl.jobs.aftermath`, which decides what follows a bad end.
-# A job only wishes to start again, by a file: a container has no clients, and the ranks must have ended first.
+# Part of every batch script (script.py): what follows a start of its job, carried out on the node, outside of any
+# container, when the ranks have ended. cldctl_ask, defined before, is `cldctl.jobs.aftermath`, which decides.
 
 cldctl_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 cldctl_job=${cldctl_job:-$SLURM_JOB_ID}
@@ -57,8 +54,7 @@ cldctl_limit() {
     [ "$(cldctl_shown Reason)" = TimeLimit ] || cldctl_logged "DUE TO TIME LIMIT"
 }
 
-# Looks whether the job may start again, as `cldctl_call`: nothing brings back what somebody cancelled.
-# A job that is cancelled is COMPLETING, and so is one that has reached its limit.
+# Whether the job may start again, as `cldctl_call`. Both who is cancelled and who has met its limit is COMPLETING.
 cldctl_look() {
     cldctl_state=
     if [ -e "${cldctl_files}_cancelled" ]; then cldctl_answer="it was cancelled" && return 1; fi
@@ -125,7 +121,7 @@ cldctl_carry_out() {
     refused=1
 }
 
-# What is wished for if nobody could be asked: the ranks had begun, and no other start would meet the same error.
+# What is wished for if nobody could be asked.
 cldctl_default() {
     case $code in 2 | 3 | 6 | 7) return 1 ;; esac
     if [ "$cldctl_restart" -ge 50 ]; then cldctl_say "was started 51 times: not started again" && return 1; fi
@@ -175,7 +171,7 @@ cldctl_succeed() {
         timeout 20 scontrol
 }
 
-# The next job is for one that was taken away, not for one that somebody cancelled or that fails by itself.
+# The next job is for one that was taken away, not for one that was cancelled or failed by itself.
 cldctl_withdraw() {
     local next
     next=$(cat "${cldctl_files}_successor" 2>/dev/null) || return
@@ -232,7 +228,7 @@ cldctl_follow() {
     exit $code
 }
 
-# The setup: a line that fails ends the job. Until it is done, a limit or a scancel has nobody else to end.
+# Until the setup is done, a limit or a scancel has nobody else to end.
 cldctl_phase=setup
 cldctl_patience=120
 cldctl_told=
