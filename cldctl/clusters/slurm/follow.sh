@@ -11,9 +11,7 @@ cldctl_log=${cldctl_files}_0_log.err
 cldctl_begin=$(stat -L -c %s "$cldctl_log" 2>/dev/null || echo 0)
 rm -f "$cldctl_files"_wish_*
 
-cldctl_say() {
-    echo "job $cldctl_job $*" >&2
-}
+cldctl_say() { echo "job $cldctl_job $*" >&2; }
 
 if [ -e "${cldctl_files}_cancelled" ]; then
     cldctl_say "was cancelled: nothing is done"
@@ -138,7 +136,7 @@ cldctl_see_nodes() {
     } >"${cldctl_files}_nodes" 2>/dev/null
 }
 
-# The next job, which begins only if this one fails: where preemption cancels jobs, nothing else brings the run back.
+# The next job, which begins only if this one fails, where preemption cancels jobs.
 cldctl_succeed() {
     local task=${SLURM_ARRAY_TASK_ID-} tries=0 next name
     if next=$(cat "${cldctl_files}_successor" 2>/dev/null); then
