@@ -106,16 +106,25 @@ def doctor(
     from rich.text import Text
 
     from cld_core.config import load
+    from cld_core.errors import CldError
     from cld_core.run import find_runs
     from cldctl import clusters, machine
-    from cldctl.clusters.base import DoctorOptions
+    from cldctl.clusters.base import Check, DoctorOptions
     from cldctl.jobs.specs import measured_saves
     from cldctl.lookup import find_profile, find_recipe
     from cldctl.runs import cluster_choice
 
     where = cluster_choice.default() if cluster is None else clusters.find(cluster)
-    settings = find_profile(profile or cluster_choice.default_profile(where))
-    wanted = load(find_recipe(recipe or "toy"), overrides or (), settings)
+    unusable: list[Check] = []
+    try:
+        settings = find_profile(profile or cluster_choice.default_profile(where))
+        wanted = load(find_recipe(recipe or "toy"), overrides or (), settings)
+    except CldError as error:
+        if recipe is not None or profile is not None:
+            raise
+        # A default that is wrong hides nothing of the rest.
+        unusable = [Check("profile", "fail", str(error), "Fix it, or $CLDCTL_PROFILE or the file of defaults.")]
+        wanted = load(find_recipe("toy"))
     with Working("checking this machine: torch, folders") as working:
         slowest_save_s, notice_s = measured_saves(find_runs(root))
         about = DoctorOptions(
@@ -128,7 +137,7 @@ def doctor(
             wait_s=wait,
             say=working.phase,
         )
-        checks = list(machine.checks(root, wanted if recipe else None, where.name))
+        checks = unusable + list(machine.checks(root, wanted if recipe else None, where.name))
         working.phase(f"asking the cluster ({where.name})")
         checks += where.checks(root, about)
         if gpu:

@@ -63,7 +63,8 @@ class JobSpec:
         parallel: tasks that may run at once; None for no limit.
         exclude: nodes to avoid, beside ``size.exclude``.
         code: the folder that the job's Python imports from before it looks elsewhere; None: what is installed.
-        aftermath: module and arguments of what is asked when a start has ended badly; the launcher adds the exit code.
+        aftermath: module and arguments of what is asked when a start has ended badly; the launcher adds what
+            `cldctl.jobs.aftermath` takes besides.
     """
 
     name: str
@@ -83,7 +84,7 @@ class Seen:
 
     Attributes:
         ended: a cause of the ledger, where the launcher says how the job ended.
-        reason: why it waits, or why nothing is known about it ("started on HOST").
+        reason: why it waits, or why nothing is known about it ("started on HOST", for a job of another machine).
         word: the launcher's own word for the state; shown to people, compared by nobody.
     """
 
@@ -148,14 +149,12 @@ class Wish:
         avoid: nodes that it avoids from now on, beside those that it avoids already.
         readmit: nodes that it need not avoid any longer.
         after_limit: only if the launcher says that the time limit ended it.
-        withdraw: the id of the successor that is not to begin; empty for none.
     """
 
     delay_s: float | None = 0.0
     avoid: tuple[str, ...] = ()
     readmit: tuple[str, ...] = ()
     after_limit: bool = False
-    withdraw: str = ""
 
 
 @dataclass(frozen=True)

@@ -95,22 +95,6 @@ def sweep(logs: Path) -> None:
                 file.unlink()
 
 
-def write_new(file: Path, content: bytes) -> Path:
-    """Write a file that does not exist yet, and that only this user may read or write; returns it.
-
-    Raises:
-        OSError: it cannot be written; nothing is left of it.
-    """
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-    except BaseException:
-        file.unlink(missing_ok=True)
-        raise
-    return file
-
-
 def _user() -> str:
     """The name of this user as part of a file's name; the number if there is no such name."""
     name = ownership.user_name(os.geteuid())

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cld_core.codec import whole
-from cld_core.errors import UsageError
 from cld_core.rendezvous import Place
 from cld_core.run.events import JobRef
-from cld_core.sanitize import is_count, one_line
+from cld_core.sanitize import one_line
 from cld_core.stop import StopFlag
 
 from . import job_logs, this_machine
@@ -58,15 +57,10 @@ class LocalCluster(Cluster):
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         this_machine.check_fits(spec)
         job_logs.check(spec.logs)
-        self._controllers_of(spec.after)
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
-        # What it waits for may have no number yet.
-        self.check(replace(spec, after=None), tasks)
-        others = ", ".join(job.job_id for job in spec.after.jobs) if spec.after is not None else ""
-        waits = f", after the end of job {others}" if others else ""
-        processes = tasks * spec.size.ranks_per_node
-        return f"# local: {processes} process(es) of {shlex.quote(sys.executable)}{waits}\n"
+        self.check(spec, tasks)
+        return f"# local: {tasks * spec.size.ranks_per_node} process(es) of {shlex.quote(sys.executable)}\n"
 
     def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
         self.check(spec, len(works))
@@ -133,7 +127,8 @@ class LocalCluster(Cluster):
 
         ranks, size = spec.size.ranks_per_node, spec.size
         shared_by = at_once if ranks == 1 else 1
-        task = _LocalTask(work, self, waits_for, size.time_min, spec.notice_s, _gpus(size.gpus_per_node, shared_by))
+        gpus, umask = _gpus(size.gpus_per_node, shared_by), os.umask(0o022)
+        task = _LocalTask(work, self, waits_for, size.time_min, spec.notice_s, gpus, umask)
         env = {**this_machine.path_from(spec.code), _SHARE: f"{number % shared_by}/{shared_by}"}
         job_logs.prepare(spec.logs)
         executor = submitit.LocalExecutor(folder=spec.logs)
@@ -142,6 +137,7 @@ class LocalCluster(Cluster):
             with this_machine.detached_children(env):
                 pid = int(executor.submit(task).job_id)
         finally:
+            os.umask(umask)
             job_logs.sweep(spec.logs)
         others = [dict(other) for other in waits_for]
         details = {**this_machine.details_of(pid), "waits_for": others, "ranks": ranks}
@@ -152,20 +148,14 @@ class LocalCluster(Cluster):
 
         Raises:
             SchedulerRefused: this machine cannot watch one of the jobs.
-            UsageError: a job that the user names is not alive, or it is not known how a job ended.
         """
         if after is None:
             return ()
-        if after.how == "succeeded":
-            (job, *_) = after.jobs
-            text = f"--after {job.job_id}: nobody tells whether a local job succeeded"
-            raise UsageError(f"{text}. Write {job.job_id}:any to start when it has ended.")
-        jobs = [job if job.details else _named(job) for job in after.jobs]
-        for job in jobs:
+        for job in after.jobs:
             if job.cluster != self.name or not this_machine.is_here(job.details):
                 text = f"a local job cannot wait for job {job.job_id} of {job.details.get('host', job.cluster)}"
                 raise SchedulerRefused(f"{text}. Submit it there, or when that job has ended.")
-        return tuple(map(_controller_of, jobs))
+        return tuple(map(_controller_of, after.jobs))
 
 
 @dataclass(frozen=True)
@@ -177,14 +167,17 @@ class _LocalTask(Task):
         time_min: limit of the work, minutes; None for no limit.
         notice_s: seconds before the limit at which SIGUSR2 asks it to save and end.
         gpus: those that it sees, for CUDA_VISIBLE_DEVICES.
+        umask: of whoever submitted it.
     """
 
     waits_for: tuple[_Controller, ...]
     time_min: int | None
     notice_s: float
     gpus: str
+    umask: int
 
     def __call__(self) -> None:
+        os.umask(self.umask)
         # submitit knows GPUs by number, and they may have other names.
         os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
         _wait_for(self.waits_for)
@@ -215,15 +208,6 @@ def _wait_for(controllers: Sequence[_Controller]) -> None:
     if stop.code != 0:
         print("asked to end before it began", flush=True)
         sys.exit(0)
-
-
-def _named(job: JobRef) -> JobRef:
-    """A job of which a user gave the id, which is that of its process."""
-    details = this_machine.details_of(int(job.job_id)) if is_count(job.job_id) else {}
-    if details.get("process_started") is None:
-        text = f"--after {job.job_id}: there is no such job on this machine, or it has ended"
-        raise UsageError(f"{text}. `cldctl status` shows the jobs of runs; without --after, it starts at once.")
-    return replace(job, details=details)
 
 
 def _controller_of(job: JobRef) -> _Controller:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import signal
 import socket
 import sys
@@ -22,11 +21,6 @@ from .base import JobSpec, SchedulerRefused
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-
-
-def python_command() -> str:
-    """The Python of this environment, which imports nothing from the working directory."""
-    return f"{shlex.quote(sys.executable)} -P"
 
 
 def place(init_method: str) -> Place:

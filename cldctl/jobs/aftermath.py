@@ -5,7 +5,8 @@
 Ranks that exit cleanly have noted why and wished for what should follow; this is for those that could not. FOLDER is
 the run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output,
 CLUSTER the class of its launcher, "module:class". PHASE is what ended: ``work``, or ``setup`` if no rank ever began,
-with the byte of the job's log at which this start begins; ``refused`` says why a wish could not be carried out.
+with the byte of the job's log at which this start begins; ``refused`` says why a wish could not be carried out, and
+``preempted`` that this is why the job was told to end.
 The exit code is 0 if it is decided what follows, and 9 if no file could be read or written. Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
@@ -29,8 +30,9 @@ from cld_core.run.events import CRASHES, Cause, Ended, Event, Failed, GivenUp, R
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import open_work
+from cld_core.sanitize import one_line
 from cld_core.stop import StopCode
-from cldctl.clusters.base import Cluster, InJob
+from cldctl.clusters.base import Cluster, InJob, Wish
 
 from . import failures, hooks, specs, successor
 from .process import BLIND, HOPELESS, NOT_REQUEUED, readable
@@ -45,6 +47,7 @@ UNFIT_STARTS, _MOST_UNFIT_S = 10, 300.0
 # Seconds for which something is tried to be read, and a line that the next start will need to be written: the batch
 # script waits for 20 s, and Slurm may kill it KillWait seconds (30 s by default) after it told it to end.
 _READ_WITHIN_S, _NOTE_WITHIN_S = 8.0, 3.0
+_MAX_REASON = 500  # characters
 # The exit code of a setup that was told to end.
 TOLD = 143
 _IN_SETUP = "the time limit came during cluster.setup"
@@ -83,6 +86,10 @@ def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
         return None
+    is_last = last.job_id == job_id and starts[-1].restart == job.restart
+    if is_last and last.cause in ("preempted", "timeout") and history.requeued is None:
+        # It failed while it was told to stop, before it could wish for anything.
+        return Retry(0.0, f"{last.cause}, and then ended badly", last.cause)
     has_crashed = last.job_id == job_id and last.cause in CRASHES
     if not (has_crashed if starts[-1].restart == job.restart else early):
         return None
@@ -184,22 +191,28 @@ def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
 
 
 def _follow(run: RunFolder, job: InJob) -> None:
-    """Do what is decided about a training job that ended badly."""
+    """Do what is decided about a training job that ended badly.
+
+    Raises:
+        OSError: the recipe cannot be read, or the wish cannot be written.
+    """
     recipe = run.recipe(within_s=_READ_WITHIN_S)
     history = run.ledger.full_history()
     decision = after_bad_end(history, job, recipe.train.max_retries, recipe.train.max_crashes_a_day)
     if isinstance(decision, GivenUp):
         is_bug = decision.reason == history.bug
-        _give_up(run.name, run.ledger, decision, "a fault in code or recipe" if is_bug else "the budget is spent")
+        _give_up(run.name, run.ledger, job, decision, "a fault in code or recipe" if is_bug else "the budget is spent")
         successor.withdraw(run, job)
     if isinstance(decision, Retry):
         failures.announce(run.name, decision.why, decision.delay_s)
         go_on(run, recipe, job, decision.cause, delay_s=decision.delay_s, within_s=_NOTE_WITHIN_S)
 
 
-def _give_up(name: str, ledger: Ledger, event: GivenUp, why: str = "the budget is spent") -> None:
+def _give_up(name: str, ledger: Ledger, job: InJob, event: GivenUp, why: str = "the budget is spent") -> None:
     ledger.note(event, within_s=_NOTE_WITHIN_S)
     print(f"{name}: {event.reason}; {why}: not started again", file=sys.stderr, flush=True)
+    # Whoever asked is told that this is decided, whatever takes long from here on.
+    job.wish(Wish(None))
 
 
 def after_shards(folder: Path, job: InJob, code: int) -> None:
@@ -219,7 +232,7 @@ def after_shards(folder: Path, job: InJob, code: int) -> None:
         work.ledger.note(crash, within_s=_NOTE_WITHIN_S)
     decision = after_crash(work.ledger.full_history().crashes.get(job.ref.job_id, 0), code, work.request.retries, job)
     if isinstance(decision, GivenUp):
-        _give_up(name, work.ledger, decision)
+        _give_up(name, work.ledger, job, decision)
     if isinstance(decision, Retry):
         failures.announce(name, decision.why, decision.delay_s)
         # Tasks of this work, or its run, may have failed there.
@@ -245,7 +258,11 @@ def main(arguments: Sequence[str]) -> int:
         met_limit = phase == "setup" and job.cause_of(StopCode.TERM, int(about)) == "timeout"
         if phase == "refused":
             ledger = run_folder.ledger if trains else open_work(folder).ledger
-            ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=about), within_s=_NOTE_WITHIN_S)
+            reason = one_line(about, _MAX_REASON)
+            ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S)
+        elif phase == "preempted":
+            if trains:
+                explain_previous(run_folder, job)
         elif phase == "setup" and code == TOLD and not met_limit:
             return 0
         elif met_limit and trains:
@@ -257,7 +274,8 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         print(f"{folder.name}: its files cannot be read or written ({error})", file=sys.stderr)
         return BLIND
-    hooks.end(run_folder) if trains else hooks.tell_of_works([folder])
+    # The batch script waits: for hooks no longer than for those of a job that is back in the queue.
+    hooks.end(run_folder, hooks.HURRY_S) if trains else hooks.tell_of_works([folder], hooks.HURRY_S)
     return 0
 
 

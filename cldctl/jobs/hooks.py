@@ -23,7 +23,7 @@ from cld_core.codec import find_record
 from cld_core.config import Recipe
 from cld_core.config.monitor import HooksSpec
 from cld_core.errors import CldError
-from cld_core.files import read_bytes
+from cld_core.files import read_bytes, write_text
 from cld_core.ownership import require_private
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, Event, GivenUp, Refused, Started, Wished
@@ -72,9 +72,12 @@ def _store(logs: Path, content: bytes | None) -> None:
         file.unlink(missing_ok=True)
         return
     job_logs.prepare(logs)
-    draft = logs / f".{SETTINGS}.{os.getpid()}.tmp"
-    draft.unlink(missing_ok=True)
-    job_logs.write_new(draft, content).replace(file)
+    # A command may hold the address of somebody's channel: nobody else reads it.
+    before = os.umask(0o077)
+    try:
+        write_text(file, content.decode())
+    finally:
+        os.umask(before)
 
 
 def allowed(logs: Path) -> HooksSpec | None:
@@ -154,16 +157,20 @@ def settled(job: InJob, tell: Callable[[], None]) -> Iterator[None]:
             tell()
 
 
-def end(run: RunFolder) -> None:
-    """Call the hook for what is left, such as an end that nothing followed, and wait for it. It never fails."""
+def end(run: RunFolder, within_s: float | None = None) -> None:
+    """Call the hook for what is left, such as an end that nothing followed, and wait for it. It never fails.
+
+    Args:
+        within_s: for at most so many seconds, and not as long as the hook may take.
+    """
     fire(run, is_decided=True)
-    within_s = None
     with contextlib.suppress(Exception):
-        within_s = HURRY_S if isinstance(run.ledger.full_history(within_s=0.0).verdict, Wished) else None
+        if isinstance(run.ledger.full_history(within_s=0.0).verdict, Wished):
+            within_s = HURRY_S
     settle(run, within_s)
 
 
-def tell_of_works(folders: Iterable[Path]) -> None:
+def tell_of_works(folders: Iterable[Path], within_s: float | None = None) -> None:
     """Call the hook for those evaluations that are finished or given up, and wait for it. It never fails."""
     from cld_core.run.evaluations import Evaluation
 
@@ -171,4 +178,4 @@ def tell_of_works(folders: Iterable[Path]) -> None:
         for work in map(open_work, folders):
             if isinstance(work, Evaluation) and (work.is_done or work.ledger.history().given_up is not None):
                 fire(work.run, evaluation=work.folder)
-                settle(work.run)
+                settle(work.run, within_s)

@@ -45,9 +45,12 @@ def training(
 
     Args:
         recipe: of any of them; their jobs are of the same size.
+        parallel: how many tasks run at once; without a queue, one unless it says otherwise.
         code: what the job imports from, as in `JobSpec`.
     """
     of = runs[0] if group is None else group
+    if group is not None and parallel is None and not cluster.queues:
+        parallel = 1
     logs = job_logs.folder_for(of.logs)
     kind, folder = "training", runs[0].path
     if group is not None:

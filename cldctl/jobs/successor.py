@@ -3,14 +3,12 @@
 The batch script submits it, where there are clients; here it is noted, and withdrawn.
 """
 
-import contextlib
-
 from cld_core.config import Recipe
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef, Submitted, TurnedAway
 from cld_core.run.work import evaluations_of
-from cldctl.clusters.base import InJob, Wish
+from cldctl.clusters.base import InJob
 
 from .process import NOTE_WITHIN_S
 
@@ -25,12 +23,12 @@ def note(run: RunFolder, job: InJob) -> None:
 
 
 def withdraw(run: RunFolder, job: InJob) -> None:
-    """See to it that the job that would follow this one does not: the run was cancelled, or is given up."""
+    """Note that the job that would follow this one has nothing to do: the run was cancelled, or is given up.
+
+    The batch script cancels it, which sees that nothing is wished for.
+    """
     for ref in run.ledger.full_history().successors_of(job.ref.job_id):
         run.ledger.note(TurnedAway(job_id=ref.job_id, why="withdrawn"), within_s=NOTE_WITHIN_S)
-        # It has nothing to do, should it begin.
-        with contextlib.suppress(OSError):
-            job.wish(Wish(None, withdraw=ref.job_id))
 
 
 def is_withdrawn(run: RunFolder, ref: JobRef) -> bool:

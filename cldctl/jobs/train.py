@@ -1,5 +1,6 @@
 """The work of a training job, in each of its processes, and what rank 0 does before and after it."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,17 +38,17 @@ class TrainWork:
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return
         stop_before_limit(job, stop)
-        with hooks.settled(job, lambda: hooks.end(run)):
-            with one_line_errors(job, lambda: hooks.end(run)), failures.noted(run, job):
-                recipe = run.recipe(within_s=READ_WITHIN_S, with_plugins=True)
-                _check_size(run, recipe, job)
-                ended = self._train(run, recipe, job, stop)
-            if job.place().rank == 0 and job.ref.restarts:
-                _follow(run, recipe, job, ended)
+        tell = functools.partial(hooks.end, run)
+        with hooks.settled(job, tell), one_line_errors(job, tell), failures.noted(run, job):
+            recipe = run.recipe(within_s=READ_WITHIN_S, with_plugins=True)
+            _check_size(run, recipe, job)
+            self._train(run, recipe, job, stop)
 
-    def _train(self, run: RunFolder, recipe: "Recipe", job: InJob, stop: StopFlag) -> "SessionResult":
+    def _train(self, run: RunFolder, recipe: "Recipe", job: InJob, stop: StopFlag) -> None:
         if job.place().rank == 0:
             explain_previous(run, job)
+            if job.ref.restarts:
+                successor.note(run, job)
 
         from cld_core.train import health, session
 
@@ -62,8 +63,6 @@ class TrainWork:
         )
         ranks.use_cores(recipe.cluster.cpus_per_task)
         try:
-            if job.place().rank == 0 and job.ref.restarts:
-                successor.note(run, job)
             ended = session.run(
                 run,
                 ranks,
@@ -77,9 +76,11 @@ class TrainWork:
                 node=job.node,
             )
             print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
+            # Before the ranks part, which may fail: the wish is only a file.
+            if job.place().rank == 0 and job.ref.restarts:
+                _follow(run, recipe, job, ended)
         finally:
             ranks.leave()
-        return ended
 
 
 def _check_size(run: RunFolder, recipe: "Recipe", job: InJob) -> None:

@@ -149,8 +149,8 @@ class SubmitOptions:
         if not _JOB_ID.fullmatch(job_id) or (how or "ok") not in _AFTER or (colon and not how):
             text = "write the number of a job, and perhaps how it must end"
             raise UsageError(f"--after '{self.after}': {text}: --after 1234, --after 1234:ok or --after 1234:any.")
-        if cluster.blocks:
-            text = f"on the cluster {cluster.name}, a training runs in the command itself and waits for no job"
+        if not cluster.queues:
+            text = f"the cluster {cluster.name} has no queue in which a training could wait for a job"
             raise UsageError(f"--after {self.after}: {text}. Leave it out, or use another --cluster.")
         return After((JobRef(cluster=cluster.name, job_id=job_id),), _AFTER[how or "ok"])
 

@@ -16,6 +16,7 @@ from cld_core.run.groups import find_group
 from cld_core.run.identity import identity
 from cldctl import locks
 from cldctl.clusters.base import Cluster, JobSpec
+from cldctl.jobs import specs
 
 from . import snapshot, training
 from .options import Cell, SubmitOptions, existing, settings
@@ -50,7 +51,8 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
         return Start(run=options.run(cell), recipe=cell.recipe, request=Requested(steps=cell.recipe.train.steps))
 
     starts = [start_of(cell) for cell in missing(options)]
-    spec = training.job_of(group, starts or [start_of(options.cells[0])], cluster, options.parallel, after)
+    first, runs = options.cells[0], [start.run for start in starts] or [options.run()]
+    spec = specs.training(runs, first.recipe, cluster, group=group, after=after, parallel=options.parallel)
     for array in training.by_submission(starts, cluster):
         cluster.check(spec, len(array))
     return spec
@@ -149,7 +151,10 @@ def submit(
             group.add({cell.name: cell.values for cell in new})
         if new:
             source = snapshot.of_checkout(options.root.absolute(), cluster, live=options.live_code)
-        like = next((code.folder_of(run.path) for run in found.values()), None)
+        like = None
+        for run in found.values():
+            with contextlib.suppress(OSError):
+                like = like or code.importable(code.folder_of(run.path))
         for cell in new:
             run = _create(options, cell)
             begun.found[run.name] = "new"

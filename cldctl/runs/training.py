@@ -22,7 +22,7 @@ from cld_core.run.events import JobRef, Refused, Requested, Submitted
 from cld_core.run.groups import Group
 from cld_core.run.work import Work, evaluations_of
 from cldctl import locks
-from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import After, Cluster, SchedulerAway, SchedulerRefused
 from cldctl.jobs import hooks, specs
 from cldctl.jobs.train import TrainWork
 
@@ -139,22 +139,6 @@ def by_submission(starts: Sequence[Start], cluster: Cluster) -> list[list[Start]
     return list(arrays.values())
 
 
-def job_of(
-    group: Group | None,
-    starts: Sequence[Start],
-    cluster: Cluster,
-    parallel: int | None = None,
-    after: After | None = None,
-) -> JobSpec:
-    """The job that trains a run, or runs of a group, without its code.
-
-    Without a queue, the tasks of an array run one after another unless ``parallel`` says otherwise.
-    """
-    at_once = parallel if group is None or parallel is not None or cluster.queues else 1
-    runs = [start.run for start in starts]
-    return specs.training(runs, starts[0].recipe, cluster, group=group, parallel=at_once, after=after)
-
-
 def train(begun: Begun, starts: Sequence[Start]) -> None:
     """Start the trainings of runs, or their continuations, and the evaluations that wait for each.
 
@@ -201,7 +185,8 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
     if begun.group is not None and stored is not None and not cluster.blocks:
         # Each of the runs may be removed while the others train.
         stored = snapshot.store(begun.group.path, snapshot.copy_of(stored), like=stored)
-    spec = replace(job_of(begun.group, starts, cluster, begun.parallel, begun.after), code=stored)
+    group, recipe = begun.group, starts[0].recipe
+    spec = specs.training(runs, recipe, cluster, group=group, after=begun.after, parallel=begun.parallel, code=stored)
     if begun.group is not None:
         specs.list_runs(spec, runs)
 

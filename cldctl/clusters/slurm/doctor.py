@@ -26,7 +26,7 @@ from cld_core.sanitize import is_count
 from cldctl.clusters import this_machine
 from cldctl.clusters.base import Check, DoctorOptions, SchedulerAway, SchedulerRefused, read_from
 
-from . import client, poll, submit
+from . import client, poll, script, submit
 
 QOS_COLUMNS = ("Name", "Preempt", "PreemptMode", "GraceTime")
 # At most so many names of nodes are looked up from a node.
@@ -352,7 +352,7 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], asked: Doc
 
 def probe_script(folder: Path, hosts: Sequence[str], size: ClusterSpec) -> str:
     """The script of the job, with the setup of a run, and Python in its container."""
-    python = f"{_into_container(size)} {this_machine.python_command()}"
+    python = f"{script.python_beside(size)} -P"
     token, errors, here = (shlex.quote(str(path)) for path in (folder / _TOKEN, folder / _ERRORS, folder))
     lines = (
         "#!/bin/bash",
@@ -370,15 +370,8 @@ def probe_script(folder: Path, hosts: Sequence[str], size: ClusterSpec) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _into_container(size: ClusterSpec) -> str:
-    """What leads from the batch script into the container, empty without one; that of Pyxis exists only in a step."""
-    pyxis = [argument for argument in size.srun_args if argument.startswith("--container")]
-    step = ["srun", "--nodes=1", "--ntasks=1", "--overlap", *pyxis] if pyxis else []
-    return " ".join(filter(None, (shlex.join(step), size.container)))
-
-
 def _where(size: ClusterSpec) -> str:
-    return " in the container" if _into_container(size) else ""
+    return " in the container" if script.python_beside(size) != script.python_beside(ClusterSpec()) else ""
 
 
 def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], FromNode | None]:

@@ -1,8 +1,5 @@
-# Part of every batch script: what follows a start of its job. It runs on the node, outside of any container.
-#
-# The script defines before: cldctl_logs, the folder of the job's logs; cldctl_away, what clients say when slurmctld does
-# not answer; cldctl_ask, the command of `cldctl.jobs.aftermath`, which decides what follows a bad end.
-# A job only wishes to start again, by a file: a container has no clients, and the ranks must have ended first.
+# Part of every batch script (script.py): what follows a start of its job, carried out on the node, outside of any
+# container, when the ranks have ended. cldctl_ask, defined before, is `cldctl.jobs.aftermath`, which decides.
 
 cldctl_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 cldctl_job=${cldctl_job:-$SLURM_JOB_ID}
@@ -18,6 +15,16 @@ cldctl_say() {
     echo "job $cldctl_job $*" >&2
 }
 
+if [ -e "${cldctl_files}_cancelled" ]; then
+    cldctl_say "was cancelled: nothing is done"
+    exit 0
+fi
+
+# Runs $2... for at most $1 seconds, deaf to the SIGTERM that follows a requeue; `timeout` alone passes it on.
+cldctl_within() {
+    timeout --signal=KILL "$1" bash -c 'trap "" TERM; exec "$@"' bash "${@:2}"
+}
+
 # Whether the log has a line of this start.
 cldctl_logged() {
     tail -c "+$((cldctl_begin + 1))" "$cldctl_log" 2>/dev/null | grep -q -e "$1"
@@ -28,10 +35,9 @@ cldctl_shown() {
     printf ' %s \n' "$cldctl_answer" | sed -n "s/.* $1=\([^ ]*\) .*/\1/p"
 }
 
-# Calls a client with a time limit, deaf to the SIGTERM that follows a requeue: 0 done, 1 refused, 2 nobody answers,
-# 3 there is nobody to ask.
+# Calls a client: 0 done, 1 refused, 2 nobody answers, 3 there is nobody to ask.
 cldctl_call() {
-    cldctl_answer=$(timeout --signal=KILL 20 bash -c 'trap "" TERM; exec "$@"' bash "$@" 2>&1)
+    cldctl_answer=$(cldctl_within 20 "$@" 2>&1)
     local found=$?
     [ $found != 0 ] || return 0
     printf %s "$cldctl_answer" | grep -qiE "configuration (source|file)|SRV lookup failed|cannot stat file" && return 3
@@ -43,19 +49,25 @@ cldctl_call() {
     return 1
 }
 
-# Looks whether the job may start again, as `cldctl_call`: nothing brings back what somebody cancelled.
-# A job that is cancelled is COMPLETING, and so is one that has reached its limit.
+# Whether the job has reached its limit; behind a look.
+cldctl_limit() {
+    [ "$(cldctl_shown Reason)" = TimeLimit ] || cldctl_logged "DUE TO TIME LIMIT"
+}
+
+# Whether the job may start again, as `cldctl_call`. Both who is cancelled and who has met its limit is COMPLETING.
 cldctl_look() {
+    cldctl_state=
     if [ -e "${cldctl_files}_cancelled" ]; then cldctl_answer="it was cancelled" && return 1; fi
     cldctl_call scontrol --oneliner show job "$cldctl_job" || return $?
     # The next start reads it to know why this one ended: a container may have nobody to ask.
     echo "$cldctl_answer" | grep -m1 JobId= >"${cldctl_files}_shown" 2>/dev/null
-    local state=$(cldctl_shown JobState)
-    if [ "$state" != RUNNING ] || [ -n "$only" ]; then
-        [ "$state" = RUNNING ] || [ "$state" = COMPLETING ] && cldctl_logged "DUE TO TIME LIMIT" && return 0
-        cldctl_answer="it is $state"
-        return 1
-    fi
+    cldctl_state=$(cldctl_shown JobState)
+    case $cldctl_state in
+    RUNNING) [ -n "$only" ] || return 0 ;;
+    COMPLETING) ;;
+    *) cldctl_answer="it is $cldctl_state" && return 1 ;;
+    esac
+    if ! cldctl_limit; then cldctl_answer="it is $cldctl_state" && return 1; fi
 }
 
 # One scontrol does everything: a second one would not begin before Slurm ends this script.
@@ -63,11 +75,11 @@ cldctl_requeue() {
     local nodes=$(cldctl_shown ExcNodeList) lines="requeue $cldctl_job\n"
     if [ "$delay" -gt 0 ]; then lines+="update jobid=$cldctl_job starttime=now+$delay\n"; fi
     if [ -n "$avoid$readmit" ]; then
-        nodes=$({ [ "$nodes" = "(null)" ] || timeout 20 scontrol show hostnames "$nodes"; tr , '\n' <<<"$avoid"; } |
+        nodes=$({ [ "$nodes" = "(null)" ] || timeout 20 scontrol show hostnames "$nodes"; echo "$avoid" | tr , '\n'; } |
             grep -vxF -e "" $(printf ' -e %s' ${readmit//,/ } x,) | sort -u | paste -sd,)
         lines+="update jobid=$cldctl_job excnodelist=$nodes\n"
     fi
-    cldctl_call scontrol <<<"$(printf "$lines")"
+    cldctl_call scontrol < <(printf "$lines")
 }
 
 # Does what the job wishes; asks again for up to an hour where nobody answers, each time with a look before.
@@ -77,17 +89,23 @@ cldctl_carry_out() {
         cldctl_look
         found=$?
         if [ $found = 1 ]; then
-            [ -n "$only" ] || cldctl_say "does not start again: $cldctl_answer"
+            if [ -z "$only" ]; then
+                cldctl_say "does not start again: $cldctl_answer"
+            elif grep -q ' PreemptTime=[0-9]' "${cldctl_files}_shown"; then
+                # In a container nobody saw why: Slurm starts it again itself.
+                cldctl_ask "$code" preempted ""
+            fi
             return
         fi
         if [ $found = 0 ]; then
             # It may live on for a moment.
             cldctl_requeue && exit $code
             found=$?
-            # An earlier request may have been heard late.
             if [ $found = 1 ]; then
                 local refusal=$cldctl_answer
-                cldctl_look || [ $? = 2 ] || exit $code
+                cldctl_look
+                # An earlier request may have been heard late.
+                case $cldctl_state in PENDING | REQUEUED | REQUEUE_HOLD) exit $code ;; esac
                 cldctl_answer=$refusal
             fi
         fi
@@ -100,9 +118,10 @@ cldctl_carry_out() {
     cldctl_ask "$code" refused "$cldctl_answer"
     # Badly, so that a successor begins.
     code=7
+    refused=1
 }
 
-# What is wished for if nobody could be asked: the ranks had begun, and no other start would meet the same error.
+# What is wished for if nobody could be asked.
 cldctl_default() {
     case $code in 2 | 3 | 6 | 7) return 1 ;; esac
     if [ "$cldctl_restart" -ge 50 ]; then cldctl_say "was started 51 times: not started again" && return 1; fi
@@ -129,6 +148,7 @@ cldctl_succeed() {
     cldctl_call scontrol --oneliner show job "$cldctl_job" || cldctl_answer=
     local nodes=$(cldctl_shown ExcNodeList)
     next=$(
+        trap '' TERM
         # Otherwise it would take itself for a task of this job.
         for name in $(compgen -e); do
             case $name in
@@ -136,74 +156,81 @@ cldctl_succeed() {
             SLURM_* | SLURMD_* | SRUN_*) unset "$name" ;;
             esac
         done
-        timeout 120 sbatch --parsable --dependency="afternotok:$cldctl_job" --kill-on-invalid-dep=yes \
+        cldctl_within 120 sbatch --parsable --dependency="afternotok:$cldctl_job" --kill-on-invalid-dep=yes \
             ${task:+--array="$task"} $([ -z "${nodes#(null)}" ] || echo "--exclude=$nodes") "$0" 2>&1
     ) || { cldctl_say "has no successor: $next" && return; }
-    next=$(grep -oE '^[0-9]+' <<<"$next" | tail -n1)${task:+_$task}
-    until cp "${cldctl_files}_submitted.pkl" "$cldctl_logs/${next}_submitted.pkl" 2>/dev/null || [ $((tries += 1)) = 60 ]; do
+    next=$(echo "$next" | grep -oE '^[0-9]+' | tail -n1)${task:+_$task}
+    # Nobody else may write what a job begins with.
+    until (umask 022 && cp "${cldctl_files}_submitted.pkl" "$cldctl_logs/${next}_submitted.pkl" 2>/dev/null) || [ $((tries += 1)) = 60 ]; do
         sleep 1
     done
     echo "$next" >"${cldctl_files}_successor"
-    # What waits for this job to end, such as an evaluation, waits for the next one.
+    # What waits for this job to end and for nothing else, such as an evaluation, waits for the next one.
     timeout 20 squeue --me --noheader --states=PENDING --format='%F|%E' | sort -u |
-        sed -nE "s/^([0-9]+)\|.*\b(after(any|ok)):$cldctl_job\b.*/update jobid=\1 dependency=\2:$next/p" | timeout 20 scontrol
+        sed -nE "s/^([0-9]+)\|afterany:$cldctl_job(\([a-z]*\))?$/update jobid=\1 dependency=afterany:$next/p" |
+        timeout 20 scontrol
 }
 
-cldctl_cancel() {
-    timeout 20 scancel "$1"
-    rm -f "${cldctl_files}_successor"
-}
-
-# The next job is for one that was taken away, not for one that somebody cancelled or that fails by itself.
+# The next job is for one that was taken away, not for one that was cancelled or failed by itself.
 cldctl_withdraw() {
     local next
     next=$(cat "${cldctl_files}_successor" 2>/dev/null) || return
     if [ ! -e "${cldctl_files}_cancelled" ]; then
         cldctl_call scontrol --oneliner show job "$cldctl_job" || return $?
         case $(cldctl_shown PreemptTime) in None | Unknown | "") ;; *) return ;; esac
-        if [ "$(cldctl_shown Reason)" = TimeLimit ] || cldctl_logged "DUE TO "; then return; fi
+        if cldctl_limit || cldctl_logged "DUE TO "; then return; fi
         case $(cldctl_shown JobState) in COMPLETING) ;; RUNNING) [ $code != 0 ] || return ;; *) return ;; esac
     fi
-    cldctl_cancel "$next"
+    cldctl_within 20 scancel "$next"
+    rm -f "${cldctl_files}_successor"
+}
+
+# Undoes what lines of the setup may have set.
+cldctl_plain() {
+    set +eEufC
+    set +o pipefail
+    unset IFS
 }
 
 cldctl_follow() {
     code=$?
-    set +eu
     trap '' TERM
     trap - EXIT ERR
-    delay= avoid= readmit= only= withdraw=
+    cldctl_plain
+    delay= avoid= readmit= only= refused=
     # A command of the setup may have died of the signal that the job gets.
     if [ "$cldctl_phase" = setup ] && [ -z "$cldctl_told" ] && [ $code != 143 ]; then
         cldctl_say "ended in cluster.setup with code $code${cldctl_line:+, in line: $(sed -n "${cldctl_line}p" "$0")}"
         [ $code != 0 ] || code=1
     fi
-    if [ $code = 9 ]; then
+    if [ $code = 9 ] && [ "$cldctl_phase" = work ]; then
         # It could not write down what it wishes for.
         cldctl_default
     elif [ $code != 0 ] && [ ! -s "$cldctl_wish" ] && { cldctl_look || [ $? != 1 ]; }; then
         cldctl_see_nodes
+        # Slurm kills a job that is ending, KillWait seconds after it told it so.
+        [ "$cldctl_state" != COMPLETING ] || cldctl_patience=20
         cldctl_ask "$code" "$cldctl_phase" "$cldctl_begin"
         case $? in
         0) ;;
         9) cldctl_default ;;
-        *) cldctl_logged "^--- start " && cldctl_default ;;
+        *) [ -s "$cldctl_wish" ] || ! cldctl_logged "^--- start " || cldctl_default ;;
         esac
     fi
     if [ -s "$cldctl_wish" ]; then
         while read -r name value; do
-            case $name in delay | avoid | readmit | only | withdraw) local "$name=$value" ;; esac
+            case $name in delay | avoid | readmit | only) local "$name=$value" ;; esac
         done <"$cldctl_wish"
     fi
-    if [ -n "$withdraw" ]; then cldctl_cancel "$withdraw"; fi
     if [ -n "$delay" ]; then cldctl_carry_out; fi
     # Where it could not be requeued, the next job is what is left.
-    [ $code = 7 ] || cldctl_withdraw
+    [ -n "$refused" ] || cldctl_withdraw
     exit $code
 }
 
-# The setup: a line that fails ends the job. Until it is done, a limit or a scancel has nobody else to end.
+# Until the setup is done, a limit or a scancel has nobody else to end.
 cldctl_phase=setup
+cldctl_patience=120
 cldctl_told=
 cldctl_line=
 trap cldctl_follow EXIT

@@ -122,7 +122,7 @@ class SlurmJob(InJob):
             "avoid": ",".join(wish.avoid),
             "readmit": ",".join(wish.readmit),
             "only": "limit" if wish.after_limit else "",
-            "withdraw": wish.withdraw,
+            "decided": "yes",
         }
         text = "".join(f"{name} {value}\n" for name, value in lines.items() if value)
         write_text(file_of(self.ref, f"wish_{self.restart}"), text)

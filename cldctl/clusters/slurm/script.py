@@ -161,12 +161,12 @@ def _setup(spec: JobSpec) -> list[str]:
 
 
 # Behind the lines of the recipe: from now on the job answers for itself.
-_PREPARED = ("set +eEu", "trap - ERR", "trap '' TERM", "trap cldctl_follow EXIT", "cldctl_phase=work")
+_PREPARED = ("cldctl_plain", "trap - ERR", "trap '' TERM", "trap cldctl_follow EXIT", "cldctl_phase=work")
 
 
 def _follow(spec: JobSpec) -> list[str]:
     """What follows a start, as far as the batch script does it: `follow.sh`, without its comments."""
-    ask = f'timeout 20 {python_beside(spec.size)} -m {shlex.join(spec.aftermath)} "$@"'
+    ask = f'cldctl_within "$cldctl_patience" {python_beside(spec.size)} -m {shlex.join(spec.aftermath)} "$@"'
     lines = resources.files(__package__).joinpath("follow.sh").read_text().splitlines()
     return [
         f"cldctl_logs={shlex.quote(str(spec.logs))}",
@@ -178,20 +178,32 @@ def _follow(spec: JobSpec) -> list[str]:
 
 def _imports(spec: JobSpec) -> list[str]:
     """What a job's Python imports: the code of the run, unless somebody has put other code into its place meanwhile."""
-    others = r'[ -n "$(find "$cldctl_code" -prune \( -perm -020 -o -perm -002 \))" ]'
-    text = "the code of the run is missing, or is not only yours to write: nothing of it was imported"
-    fix = f"Continue with that of your checkout: cldctl resume {spec.name} --update-code"
-    code = [
-        f"  local cldctl_code={shlex.quote(str(spec.code))}",
-        f'  if [ -L "$cldctl_code" ] || [ ! -O "$cldctl_code" ] || {others}; then',
-        f'    echo "$cldctl_code: {text}. {fix}" >&2',
-        "    return 1",
-        "  fi",
-        '  export PYTHONPATH="$cldctl_code${PYTHONPATH:+:$PYTHONPATH}"',
-    ]
+    text = "it is missing, or not only yours to write, and the job would run what is in it"
+    fix = f"chmod go-w, or continue with the code of your checkout: cldctl resume {spec.name} --update-code"
+    code = [] if spec.code is None else [shlex.quote(str(spec.code))]
+    folders = ['"$cldctl_logs"', *code]
+    path = (
+        [
+            f"  cldctl_code={code[0]}",
+            # A successor inherits it.
+            '  case ${PYTHONPATH-} in "$cldctl_code" | "$cldctl_code":*) ;; *)',
+            '    export PYTHONPATH="$cldctl_code${PYTHONPATH:+:$PYTHONPATH}" ;;',
+            "  esac",
+        ]
+        if code
+        else []
+    )
     return [
         "cldctl_import() {",
-        *(code if spec.code is not None else ()),
+        "  local folder",
+        f"  for folder in {' '.join(folders)}; do",
+        '    if [ -L "$folder" ] || [ ! -O "$folder" ] ||',
+        r'        [ -n "$(find "$folder" -prune \( -perm -020 -o -perm -002 \))" ]; then',
+        f'      echo "$folder: {text}. {fix}" >&2',
+        "      return 1",
+        "    fi",
+        "  done",
+        *path,
         # A job tells the signal of its time limit from that of a preemption by how early it comes.
         f"  export PYTHONSAFEPATH=1 CLDCTL_SIGNAL_S={spec.notice_s}",
         "}",

@@ -110,7 +110,9 @@ def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]], note: Callable[[Se
         said = f"no answer within {SBATCH_WITHIN_S} s" if code == -signal.SIGKILL else str(error).strip()
         raise _explained(spec.name, said or f"sbatch ended with {code}", began) from error
     except BaseException:
-        _forget(spec.name, jobs, began)
+        # submitit writes the script just before it calls sbatch.
+        if jobs or any(spec.logs.glob(".submission_file_*")):
+            _forget(spec.name, jobs, began)
         raise
     finally:
         job_logs.sweep(spec.logs)
@@ -123,6 +125,8 @@ def _shielded(spec: JobSpec) -> Iterator[None]:
     Meanwhile nobody else gets the right to write into new files: a job runs what is in them.
     """
     variables, umask = {**environment(), **this_machine.safe_path(spec.code)}, os.umask(0o022)
+    # The job itself has the umask of the user.
+    variables["SLURM_UMASK"] = f"{umask:04o}"
     before = dict(os.environ)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     timer = threading.Timer(SBATCH_WITHIN_S, _end_sbatch)

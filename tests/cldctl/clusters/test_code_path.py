@@ -31,13 +31,13 @@ def test_it_comes_first_and_once(monkeypatch, code, before, after):
 
 def batch(code, before=None):
     """What the lines of a batch script say, and what they leave in the variable."""
-    setup = script.parameters(JobSpec(name="mine", logs=Path("/logs"), size=ClusterSpec(setup=("true",)), code=code))
+    setup = script.parameters(JobSpec(name="mine", logs=code.parent, size=ClusterSpec(setup=("true",)), code=code))
     lines = setup["setup"]
     first, last = lines.index("cldctl_import() {"), lines.index("cldctl_import || exit 1")
     assert lines.index("true") < last, "behind the lines of the recipe, which may set the variable"
     start = "unset PYTHONPATH" if before is None else f"export PYTHONPATH={before}"
     function = lines[first : lines.index("}", first) + 1]
-    text = "\n".join([start, *function, lines[last], 'echo "$PYTHONPATH"'])
+    text = "\n".join([start, lines[0], *function, lines[last], 'echo "$PYTHONPATH"'])
     return subprocess.run(["bash", "-c", text], capture_output=True, text=True)
 
 
@@ -61,7 +61,7 @@ def test_what_somebody_else_may_have_put_there_is_not_imported(code, how):
             give_away(mine.rename(code))
     done = batch(code)
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"{code}: the code of the run is missing, or is not only yours to write" in done.stderr
+    assert f"{code}: it is missing, or not only yours to write" in done.stderr
     assert "cldctl resume mine --update-code" in done.stderr
     with pytest.raises(SchedulerRefused, match="my run/code: "), job_logs.refusals(Path("/logs")):
         this_machine.path_from(code)

@@ -162,12 +162,9 @@ def test_a_job_that_has_waited_ends_at_its_time_limit(submit):
 
 
 def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):
-    """Also for one that a user names."""
     (first,) = submit(submit.report("first"))
     (second,) = submit(submit.report("second"), after=After((first,)))
-    named = After((JobRef(cluster="local", job_id=first.job_id),))
-    (third,) = submit(submit.report("third"), after=named)
-    assert f"after the end of job {first.job_id}" in CLUSTER.script(replace(submit.spec, after=named))
+    (third,) = submit(submit.report("third"), after=After((first,)))
     seen = CLUSTER.survey([second]).of(second)
     assert (seen.phase, seen.reason) == ("pending", f"waits for job {first.job_id}")
     wait_for(lambda: any("waits for job" in file.read_text() for file in CLUSTER.log_files(third, 0)), PATIENCE_S)

@@ -41,7 +41,13 @@ def test_what_another_start_may_get_past(cause):
     assert isinstance(after(started(), ended(cause=cause)), Retry)
 
 
-@pytest.mark.parametrize("cause", ["finished", "preempted", "timeout", "cancelled", "nonfinite", "save_failed"])
+@pytest.mark.parametrize("cause", ["preempted", "timeout"])
+def test_a_training_that_failed_while_it_stopped_goes_on_unless_it_wished_for_that(cause):
+    assert after(started(), ended(cause=cause)).cause == cause
+    assert after(started(), ended(cause=cause), Wished(job_id="7", cause=cause)) is None
+
+
+@pytest.mark.parametrize("cause", ["finished", "cancelled", "nonfinite", "save_failed"])
 def test_an_end_that_explains_itself_is_left(cause):
     assert after(started(), ended(cause=cause)) is None
     assert after(started(job_id="6"), ended(), Submitted(job=REF)) is None, "nor one that never began"
@@ -89,7 +95,8 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     history = run.ledger.history()
     assert history.given_up == "2 crashes in a row without a new checkpoint (train.max_retries=1)"
     assert history.last.detail.startswith("no step finished within train.hang_timeout_s")
-    assert job.wishes == [Wish(None, withdraw="8")], "its successor is not to begin"
+    assert job.wishes == [Wish(None)]
+    assert history.turned_away == {"8": "withdrawn"}, "its successor is not to begin"
 
 
 def test_a_bug_is_given_up_at_once(run, capsys):
@@ -122,7 +129,7 @@ def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spen
     job = inside(restart=1)
     aftermath.after_shards(work.folder, job, 137)
     assert "task 7: 2 crashes (1 allowed); the budget is spent: not started again" in capsys.readouterr().err
-    assert job.wishes == []
+    assert job.wishes == [Wish(None)]
     assert work.ledger.history().crashes == {"7": 2}
 
 
@@ -188,7 +195,7 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
     assert isinstance(event, GivenUp)
     assert "11 starts in a row found an unfit machine" in event.reason
     assert isinstance(withdrawn, TurnedAway)
-    assert job.wishes == [Wish(None, withdraw="8")], "it would find unfit machines, too, and submit the next one"
+    assert job.wishes == [Wish(None)], "it would find unfit machines, too"
 
 
 @pytest.fixture
@@ -249,7 +256,7 @@ def test_a_time_limit_during_the_setup_costs_a_retry(end, run):
     assert (died.kind, wished.cause, end.job.wishes) == ("early", "timeout", [Wish(10.0)])
     end("training", 143, "setup", "1000")
     event = run.ledger.events()[-1]
-    assert (event.never_began, len(end.job.wishes)) == (True, 1)
+    assert (event.never_began, end.job.wishes[1:]) == (True, [Wish(None)])
     assert "the time limit came during cluster.setup, 2 times" in event.reason
     assert "cluster.time_min" in event.reason
 

@@ -102,7 +102,6 @@ def test_the_successor_is_noted_once_and_withdrawn_with_the_run(short, job):
     assert short.ledger.history().successors_of("7") == [job.next]
     assert not successor.is_withdrawn(short, job.next)
     successor.withdraw(short, job)
-    assert job.wishes == [Wish(None, withdraw="8")]
     assert successor.is_withdrawn(short, job.next)
 
 

@@ -166,9 +166,15 @@ def test_a_wish_of_an_earlier_start_counts_for_nothing(start, tmp_path):
     assert start(env={"SLURM_RESTART_COUNT": "1"}).requests == []
 
 
-def test_a_successor_that_is_not_wanted_any_more_is_cancelled(start):
-    end = start("withdraw 8", srun="exit 143")
-    assert (end.of("scancel"), end.requests, end.code) == (["8"], [], 143)
+def test_settings_of_the_setup_end_with_it(start):
+    end = start("delay 20", size={"setup": ("set -euo pipefail", "IFS=,", "set -f")})
+    assert end.requests == ["requeue 7", "update jobid=7 starttime=now+20"]
+
+
+def test_a_mark_that_a_job_was_cancelled_counts_at_its_next_start_too(start, tmp_path):
+    (tmp_path / "logs/7_cancelled").touch()
+    end = start()
+    assert (end.code, end.of("srun")) == (0, [])
 
 
 AGAIN = ["requeue 7", "update jobid=7 starttime=now+10"]
@@ -265,7 +271,7 @@ def test_nothing_of_a_code_folder_that_others_may_write_is_imported(start, tmp_p
     code.chmod(0o777)
     end = start(code=code)
     assert (end.code, end.of("srun"), end.of("python")) == (1, [], [])
-    assert "nothing of it was imported" in end.log
+    assert "not only yours to write" in end.log
 
 
 def succeeded(start, folder, job="7", **how):

@@ -174,14 +174,14 @@ def test_a_task_knows_that_its_last_start_was_preempted(logs):
         (Wish(), "delay 0\n"),
         (Wish(20.4, avoid=("n1", "n2"), readmit=("n3",)), "delay 20\navoid n1,n2\nreadmit n3\n"),
         (Wish(after_limit=True), "delay 0\nonly limit\n"),
-        (Wish(None, withdraw="8"), "withdraw 8\n"),
+        (Wish(None), ""),
     ],
 )
 def test_a_wish_is_a_file_of_this_start(logs, wish, text):
     task = SlurmCluster().current_job(logs)
     task.wish(Wish(5.0))
     task.wish(wish)
-    assert {file.name: file.read_text() for file in logs.iterdir()} == {"7_wish_1": text}
+    assert {file.name: file.read_text() for file in logs.iterdir()} == {"7_wish_1": f"{text}decided yes\n"}
 
 
 @pytest.mark.parametrize("error", [None, SchedulerRefused("no"), SchedulerAway("nobody answers")])

@@ -95,7 +95,8 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monke
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     submit(spec)
     left = [line for line in (tmp_path / "env").read_text().splitlines() if line.startswith("SLURM_")]
-    assert left == ["SLURM_CONF=/etc/slurm.conf"]
+    assert left[0] == "SLURM_CONF=/etc/slurm.conf"
+    assert [line.split("=")[0] for line in left[1:]] == ["SLURM_UMASK"], "that of the user"
     assert os.environ["SLURM_NTASKS"] == "8"
 
 
