@@ -120,7 +120,7 @@ def test_it_fails_hangs_or_floods(run):
     assert dispatch(run) == 0
     assert "mine: RUNNING at step 0 of 100: ended with exit code 3" in log(run)
     assert "  problem\n" in log(run)
-    with_command(run, "sleep 600 & echo pid $!; exec sleep 600", timeout_s=0.5)
+    with_command(run, "sleep 60 & echo pid $!; exec sleep 60", timeout_s=0.5)
     run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
     assert dispatch(run, "--decided") == 0
     assert "did not end within 0.5 s (hooks.timeout_s) and was ended" in log(run)
