@@ -20,22 +20,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls, and never raise it.
 CEILINGS = {
-    "cld_core": 14_665,
+    "cld_core": 14_637,
     "cldctl": 12_951,
-    "tests": 24_181,
-    "benchmarks": 2_932,
-    "files": 232,
-    "one importer": 23,
-    "same name": 16,
+    "tests": 24_151,
+    "benchmarks": 2_598,
+    "files": 203,
+    "one importer": 16,
+    "same name": 14,
     "cycles": 0,
     "cluster names compared": 0,
     "vague names": 0,
     "exceptions of import rules": 1,
     # A mean over packages, which differ: it rises when sparse ones shrink.
     "tokens per 10 lines, cld_core": 106,
-    "tokens per 10 lines, cldctl": 102,
+    "tokens per 10 lines, cldctl": 101,
     "tokens per 10 lines, tests": 114,
-    "fmt: off": 17,
+    "fmt: off": 14,
 }
 PACKAGES = ("cld_core", "cldctl")
 FOLDERS = (*PACKAGES, "tests", "benchmarks")
