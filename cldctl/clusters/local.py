@@ -127,12 +127,12 @@ class LocalCluster(Cluster):
 
         ranks, size = spec.size.ranks_per_node, spec.size
         shared_by = at_once if ranks == 1 else 1
-        gpus, umask = _gpus(size.gpus_per_node, shared_by), os.umask(0o022)
-        task = _LocalTask(work, self, waits_for, size.time_min, spec.notice_s, gpus, umask)
         env = {**this_machine.path_from(spec.code), _SHARE: f"{number % shared_by}/{shared_by}"}
         job_logs.prepare(spec.logs)
         executor = submitit.LocalExecutor(folder=spec.logs)
         executor.update_parameters(tasks_per_node=ranks, timeout_min=_FOREVER_MIN)
+        gpus, umask = _gpus(size.gpus_per_node, shared_by), os.umask(0o022)
+        task = _LocalTask(work, self, waits_for, size.time_min, spec.notice_s, gpus, umask)
         try:
             with this_machine.detached_children(env):
                 pid = int(executor.submit(task).job_id)

@@ -60,8 +60,9 @@ class ShardsWork:
             is_done = self._compute(job, stop)
         if is_done or not job.ref.restarts:
             return
-        cause = job.cause_of(stop.code, offset)
-        if stop.code is StopCode.USR2 or cause == "timeout":
+        # Nobody need be asked about a notice: it is one to go on.
+        cause = "timeout" if stop.code is StopCode.USR2 else job.cause_of(stop.code, offset)
+        if cause == "timeout":
             with process.written_down(job):
                 job.wish(Wish())
         else:
