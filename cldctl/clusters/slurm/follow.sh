@@ -10,6 +10,8 @@ cldctl_log=${cldctl_files}_0_log.err
 # Slurm appends to the log of earlier starts, in which its notices are about those.
 cldctl_begin=$(stat -L -c %s "$cldctl_log" 2>/dev/null || echo 0)
 rm -f "$cldctl_files"_wish_*
+# How much of its limit a start has used, whatever the time of day is on its node.
+export CLDCTL_BOOT_S=$(cut -d. -f1 /proc/uptime 2>/dev/null)
 
 cldctl_say() { echo "job $cldctl_job $*" >&2; }
 

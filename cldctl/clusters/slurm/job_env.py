@@ -87,7 +87,7 @@ class SlurmJob(InJob):
         if client.restarts_of(job) > self.restart:
             return notice_in(self._log_with_a_reason(log_offset)) or "requeued"
         if "COMPLETING" in job.get("JobState", "") or job.get("JobState") == "CANCELLED":
-            return "timeout" if 0 <= -_seconds_left(job) < 60 and _limit_reached(job) else "cancelled"
+            return "timeout" if _limit_reached(job) else "cancelled"
         return None
 
     def why_ended(self, attempt: Attempt) -> Cause | None:
@@ -180,12 +180,20 @@ def _notice_s() -> float:
 
 
 def _seconds_left(job: Mapping[str, str]) -> float:
-    """Until the job's end as the controller knows it; negative after it, large if it does not say."""
-    end = client.seconds_of(job.get("EndTime", ""))
-    if end is None:
-        known = os.environ.get("SLURM_JOB_END_TIME", "")
-        end = float(known) if is_count(known) else None
-    return 1e9 if end is None else end - time.time()
+    """Until the job's end as the controller knows it; negative after it, large if it does not say.
+
+    Counted from the start of the batch script on this node: its time of day may be wrong by hours.
+    """
+    times = [client.seconds_of(job.get(f"{which}Time", "")) for which in ("Start", "End")]
+    if None in times:
+        known = [os.environ.get(f"SLURM_JOB_{which}_TIME", "") for which in ("START", "END")]
+        times = [float(text) if is_count(text) else None for text in known]
+    start, end = times
+    if start is None or end is None:
+        return 1e9
+    booted = os.environ.get("CLDCTL_BOOT_S", "")
+    passed = time.clock_gettime(time.CLOCK_BOOTTIME) - float(booted) if is_count(booted) else time.time() - start
+    return end - start - passed
 
 
 def _limit_reached(job: Mapping[str, str]) -> bool:

@@ -54,7 +54,7 @@ SCANCEL = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:0
 
 @pytest.fixture
 def logs(tmp_path, monkeypatch):
-    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_END_TIME"):
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"JOB_ID": "7", "RESTART_COUNT": "1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
@@ -89,13 +89,14 @@ def test_who_it_is(logs, monkeypatch):
         (StopCode.TERM, {"Restarts": "2"}, NOTICE.format("NODE FAILURE"), "node_failure"),
         (StopCode.TERM, {"Restarts": "2"}, "", "requeued"),
         (StopCode.TERM, {"Restarts": "1", "JobState": "COMPLETING"}, SCANCEL, "cancelled"),
-        (StopCode.TERM, {"JobState": "COMPLETING", "Reason": "TimeLimit", "EndTime": -10}, "", "timeout"),
-        (StopCode.TERM, {"JobState": "COMPLETING", "Reason": "TimeLimit", "EndTime": -100}, "", "cancelled"),
+        (StopCode.USR2, {"EndTime": 200}, "", "preempted"),
+        (StopCode.TERM, {"JobState": "COMPLETING", "Reason": "TimeLimit"}, "", "timeout"),
         (StopCode.TERM, {"JobState": "RUNNING"}, "", None),
     ],
 )
 def test_what_a_signal_means(logs, monkeypatch, code, known, log, cause):
     times = {name: in_seconds(value) for name, value in known.items() if name == "EndTime"}
+    times |= {"StartTime": in_seconds(-10)} if times else {}
     monkeypatch.setattr(client, "show_job", lambda *_: {**known, **times})
     job = SlurmCluster().current_job(logs)
     job.log.write_text(f"{NOTICE.format('JOB REQUEUE')}{log}")
@@ -211,11 +212,16 @@ def test_who_waits_for_it_to_fail(logs, text, job_id):
     assert found == (replace(task.ref, job_id=job_id) if job_id else None)
 
 
+@pytest.mark.parametrize("clock", [0, 3600, -3600])
 @pytest.mark.parametrize(("left", "stop"), [(3600, None), (150, 75.0), (100, 50.0), (20, 10.0), (-5, 0.0)])
-def test_a_notice_that_nobody_heard_is_made_up_for(logs, monkeypatch, left, stop):
+def test_a_notice_that_nobody_heard_is_made_up_for(logs, monkeypatch, left, stop, clock):
+    """Whatever the time of day is on the node."""
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "90")
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(1000 + max(left, 0)))
-    monkeypatch.setattr(job_env.time, "time", lambda: 1000.0 + max(-left, 0))
+    monkeypatch.setenv("CLDCTL_BOOT_S", "500")
+    monkeypatch.setenv("SLURM_JOB_START_TIME", "1000")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(1060 + max(left, 0)))
+    monkeypatch.setattr(job_env.time, "clock_gettime", lambda _: 560.0 + max(-left, 0))
+    monkeypatch.setattr(job_env.time, "time", lambda: 1060.0 + clock)
     assert SlurmCluster().current_job(logs).late_notice_s() == stop
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     assert SlurmCluster().current_job(logs).late_notice_s() is None
