@@ -112,12 +112,11 @@ def doctor(
     from cldctl.clusters.base import Check, DoctorOptions
     from cldctl.jobs.specs import measured_saves
     from cldctl.lookup import find_profile, find_recipe
-    from cldctl.runs import cluster_choice
 
-    where = cluster_choice.default() if cluster is None else clusters.find(cluster)
+    where = clusters.default() if cluster is None else clusters.find(cluster)
     unusable: list[Check] = []
     try:
-        settings = find_profile(profile or cluster_choice.default_profile(where))
+        settings = find_profile(profile or clusters.default_profile(where))
         wanted = load(find_recipe(recipe or "toy"), overrides or (), settings)
     except CldError as error:
         if recipe is not None or profile is not None:
@@ -177,12 +176,13 @@ def data_stats(
     Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
     """
     from cld_core.evaluate.statistics import Statistics, StatsRequest
+    from cldctl import clusters
     from cldctl.lookup import recipe_or_run
-    from cldctl.runs import cluster_choice, sharded
+    from cldctl.runs import sharded
     from cldctl.show.follow import follow_statistics
 
     options.check_output(output, (".npz",), "statistics are")
-    where = cluster_choice.chosen(cluster)
+    where = clusters.chosen(cluster)
     recipe = recipe_or_run(name, overrides or [], root)
     with Working(f"looking at the training images of {recipe.data.name}"):
         request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)

@@ -46,19 +46,19 @@ def submit(
 
     Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
     """
-    from cldctl.runs import cluster_choice
+    from cldctl import clusters
     from cldctl.runs import submit as policy
     from cldctl.runs.options import SubmitOptions
     from cldctl.runs.training import require_native
     from cldctl.show import submission
 
-    where = cluster_choice.chosen(cluster)
+    where = clusters.chosen(cluster)
     wanted = SubmitOptions(
         recipe=recipe,
         root=root,
         name=name,
         given=tuple(overrides or ()),
-        profile=cluster_choice.default_profile(where) if profile is None else profile,
+        profile=clusters.default_profile(where) if profile is None else profile,
         sweep=tuple(sweep or ()),
         parallel=parallel,
         chained=tuple(metrics or ()),
@@ -68,7 +68,7 @@ def submit(
         after=after,
     )
     members = [] if wanted.group is None else wanted.group.runs()
-    where = cluster_choice.chosen(cluster, members[0]) if members else where
+    where = clusters.chosen(cluster, members[0]) if members else where
     with err.status("checking the recipe"):
         spec = policy.check(wanted, where, submission.remark)
     if dry_run:

@@ -5,6 +5,8 @@ The names are strings, so that naming a cluster loads nothing.
 
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.registration import resolve
+from cld_core.run import RunFolder
+from cldctl import config
 
 from .base import Cluster
 
@@ -31,6 +33,41 @@ def find(name: str) -> Cluster:
     return cluster
 
 
+def chosen(name: str | None, run: RunFolder | None = None) -> Cluster:
+    """The cluster of this name; without one the run's own (`History.cluster`), or the default.
+
+    Raises:
+        UsageError: there is no such cluster, or it cannot be used on this machine.
+    """
+    if name is None and run is not None:
+        name = run.ledger.history().cluster
+    cluster = default() if name is None else find(name)
+    if (reason := cluster.unavailable()) is not None:
+        raise UsageError(f"--cluster {cluster.name}: {reason}")
+    return cluster
+
+
 def default() -> Cluster:
-    """The first cluster that is configured on this machine."""
-    return next(cluster for cluster in map(find, CLUSTERS) if cluster.is_configured())
+    """Where new runs start unless somebody says otherwise: as the user's defaults say, or the first that is configured.
+
+    Raises:
+        UsageError: there is no such cluster.
+    """
+    name = config.setting("cluster")
+    if name is None:
+        return next(cluster for cluster in map(find, CLUSTERS) if cluster.is_configured())
+    try:
+        return find(name)
+    except UsageError as error:
+        places = " or ".join(map(str, filter(None, ("$CLDCTL_CLUSTER", config.file()))))
+        raise UsageError(f"{error} It is the default, in {places}.") from error
+
+
+def default_profile(cluster: Cluster) -> str | None:
+    """The profile for jobs of ``cluster`` unless somebody names one: it is for the default cluster alone.
+
+    Raises:
+        UsageError: the user's defaults cannot be used.
+    """
+    name = config.setting("profile")
+    return name if name is not None and cluster.name == default().name else None

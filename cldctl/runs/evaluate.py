@@ -23,12 +23,13 @@ from cld_core.run.recipe import trusted_recipe
 from cld_core.run.tunings import TuneRequest, Tuning
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
+from cldctl import clusters
 from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers
 from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation, require_average
 from cldctl.jobs import specs
 
-from . import cluster_choice, sharded, training
+from . import sharded, training
 from .options import as_typed, named_as_typed, refuse_twice
 from .sharded import Say
 from .status import work_state
@@ -253,7 +254,7 @@ def minutes(text: str) -> float | None:
 
 def _place(run: RunFolder, options: EvalOptions, overrides: Sequence[str]) -> tuple[Cluster, Recipe]:
     """Where evaluations of a run are computed, and its recipe with these settings."""
-    where, recipe = cluster_choice.chosen(options.cluster, run), trusted_recipe(run, allow_plugin=options.allow_plugin)
+    where, recipe = clusters.chosen(options.cluster, run), trusted_recipe(run, allow_plugin=options.allow_plugin)
     return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
 
 

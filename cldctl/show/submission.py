@@ -15,11 +15,11 @@ from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.tunings import Tuning
+from cldctl import clusters
 from cldctl.clusters.base import After, Cluster, JobSpec
 from cldctl.evals.samplers import Comparison
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
-from cldctl.runs import cluster_choice
 from cldctl.runs.evaluate import STATES, Planned
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
@@ -137,9 +137,9 @@ def submit_runs(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: 
 def resume_runs(which: RunFolder | Group, wanted: Continuation, cluster: str | None, follow: bool) -> int:
     """Continue a run, or those of a group; returns the exit code."""
     if isinstance(which, Group):
-        where = cluster_choice.chosen(cluster, which.runs()[-1])
+        where = clusters.chosen(cluster, which.runs()[-1])
         return finish(resume(which, wanted, where, continues, started), follow)
-    where = cluster_choice.chosen(cluster, which)
+    where = clusters.chosen(cluster, which)
     # Where a submission blocks, the training is in it, and has its own output.
     with nullcontext() if where.blocks else Working(f"checking the checkpoints of {which.name}"):
         begun = resume(which, wanted, where, continues)

@@ -29,8 +29,9 @@ from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import CAUSES, Submitted
 from cld_core.sanitize import local_time, printable
+from cldctl import clusters
 from cldctl.page.curves import LOSS, Curves
-from cldctl.runs import cluster_choice, why
+from cldctl.runs import why
 from cldctl.runs.selection import command
 from cldctl.runs.state import OVER, STATES, WAITS
 from cldctl.runs.status import RunStatus, said
@@ -280,7 +281,7 @@ class Command:
     def start(self, printed: Callable[[], object]) -> None:
         """Run to the end, and call ``printed`` whenever there is more output. It never raises."""
         try:
-            if self.run is not None and cluster_choice.chosen(None, self.run).blocks:
+            if self.run is not None and clusters.chosen(None, self.run).blocks:
                 typed = command(f"resume {Path(self.words[1]).name}", self.run)
                 raise UsageError(f"{self.run.name} trains inside the command that starts it. Type `{typed}`.")
             self._run(printed)

@@ -6,9 +6,8 @@ import pytest
 
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
-from cldctl import config, lookup
+from cldctl import clusters, config, lookup
 from cldctl.clusters.debug import DebugCluster
-from cldctl.runs import cluster_choice
 from cldctl.runs.selection import command
 from tests.support.made_up import run_with
 from tests.support.tools import ONE, invoke
@@ -33,16 +32,16 @@ def write(tmp_path, monkeypatch):
 def test_the_order(write, tmp_path, monkeypatch):
     write(f"cluster: debug\nruns_dir: {tmp_path / 'ours'}\nprofile: example\n")
     assert config.runs_dir() == tmp_path / "ours"
-    assert isinstance(cluster_choice.default(), DebugCluster)
-    assert cluster_choice.default_profile(cluster_choice.default()) == "example"
+    assert isinstance(clusters.default(), DebugCluster)
+    assert clusters.default_profile(clusters.default()) == "example"
     monkeypatch.setenv("CLDCTL_RUNS", str(tmp_path / "mine"))
     monkeypatch.setenv("CLDCTL_CLUSTER", "local")
     monkeypatch.setenv("CLDCTL_PROFILE", "other")
     assert config.runs_dir() == tmp_path / "mine"
-    assert cluster_choice.default().name == "local"
-    assert cluster_choice.default_profile(cluster_choice.default()) == "other"
-    assert cluster_choice.chosen("debug").name == "debug"
-    assert cluster_choice.default_profile(cluster_choice.chosen("debug")) is None, "a profile is for its cluster"
+    assert clusters.default().name == "local"
+    assert clusters.default_profile(clusters.default()) == "other"
+    assert clusters.chosen("debug").name == "debug"
+    assert clusters.default_profile(clusters.chosen("debug")) is None, "a profile is for its cluster"
 
 
 def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, monkeypatch):

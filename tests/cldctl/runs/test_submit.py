@@ -22,7 +22,7 @@ from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs import hooks
 from cldctl.jobs.successor import chained
-from cldctl.runs import cluster_choice, evaluate, sharded
+from cldctl.runs import evaluate, sharded
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import check, submit
 from cldctl.runs.training import Begun, Start, require_native, train
@@ -173,7 +173,7 @@ def jobs(run):
 )
 def test_what_goes_on_and_what_does_not_is_said(tmp_path, monkeypatch, times, said):
     cluster = interrupted(2, times)
-    monkeypatch.setattr(cluster_choice, "chosen", lambda *arguments: cluster)
+    monkeypatch.setattr(clusters, "chosen", lambda *arguments: cluster)
     words = ("submit", "toy", "train.steps=20", "eval.samples=32", "--name", "mine", "--eval", "elbo")
     done = invoke(*words, runs=tmp_path / "runs", code=130)
     assert "interrupted; mine is submitted as job 1_0 and goes on (`cldctl cancel mine" in done.stderr
@@ -198,15 +198,15 @@ def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(mi
     (tmp_path / "slurm.conf").touch()
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     clients(tmp_path, monkeypatch)
-    assert cluster_choice.chosen(None, mine).name == "slurm", "the default"
+    assert clusters.chosen(None, mine).name == "slurm", "the default"
     mine.ledger.append(Submitted(job=JobRef(cluster="local", job_id="1")))
-    assert cluster_choice.chosen(None, mine).name == "local"
-    assert cluster_choice.chosen("debug", mine).name == "debug"
+    assert clusters.chosen(None, mine).name == "local"
+    assert clusters.chosen("debug", mine).name == "debug"
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert cluster_choice.chosen(None).name == "local"
+    assert clusters.chosen(None).name == "local"
     mine.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="1")))
     with pytest.raises(UsageError, match=r"--cluster slurm: there is no sbatch .*Use --cluster local\."):
-        cluster_choice.chosen(None, mine)
+        clusters.chosen(None, mine)
 
 
 def test_whether_somebody_submits_at_this_moment(mine):
