@@ -32,7 +32,7 @@ KINDS = {
 # What computes them, with torch: called as `Work.compute` is, with the work before.
 COMPUTED_BY = {
     "evaluation": "cld_core.evaluate.rows:EvaluationTask.compute",
-    "tuning": "cld_core.tune.job:compute",
+    "tuning": "cld_core.tune:compute",
     "statistics": "cld_core.evaluate.statistics:StatisticsTask.compute",
 }
 # The most pieces that work is divided into: each is a task, or a part of one.
