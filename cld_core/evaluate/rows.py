@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cld_core import metrics as registry
 from cld_core import pictures
+from cld_core.config.eval import PUBLISHED_SHA256
 from cld_core.errors import RecipeError, UnusableSamplesError, UsageError
 from cld_core.files import write_json
 from cld_core.guidance import Conditional
@@ -30,7 +31,6 @@ from cld_core.solutions import moved_on
 from cld_core.tasks import Computer, Task, joined
 
 from . import stats_file
-from .extraction import PUBLISHED_SHA256
 
 
 def not_finite(x: Tensor) -> Tensor:
