@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cld_core import guidance, npz, numerics, samplers
+from cld_core import guidance, npz, samplers
 from cld_core.codec import RecordError, read_record, to_plain
 from cld_core.config.sampling import OdeSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_arrays, write_json
 from cld_core.model import Model
+from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.run import tunings
 from cld_core.run.checkpoints import required_digest
@@ -485,7 +486,7 @@ class Job:
             raise
         return True
 
-    @numerics.using(tf32=False)
+    @execution.using(tf32=False)
     @torch.no_grad()
     def step(self, stage: str) -> None:
         """Compute the next batch of the flow, or row of a stage."""

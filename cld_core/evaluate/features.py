@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from cld_core import metrics as registry
-from cld_core import numerics
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.eval import WEIGHTS_URL
 from cld_core.config.plugins import fingerprint
@@ -26,6 +25,7 @@ from cld_core.data.images import open_images, to_pixels
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.model import Model
+from cld_core.nets import execution
 from cld_core.registration import resolve, table
 from cld_core.run.evaluations import EvalRequest, Extraction, Files
 from cld_core.run.shards import Arrays
@@ -100,7 +100,7 @@ class Extractor:
         self._net = made.to(device)
         self.device = torch.device(device)
 
-    @numerics.using(tf32=False)
+    @execution.using(tf32=False)
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
         """``features`` (B, D), and ``scores`` (B, K) if wanted, float32, of images (B, 3, H, W), uint8."""

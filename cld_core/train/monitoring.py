@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from cld_core import metrics as registry
-from cld_core import numerics, pictures
+from cld_core import pictures
 from cld_core.errors import CldError
 from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.likelihood import ElboRows
@@ -22,12 +22,13 @@ from cld_core.evaluate.request import periodic_request
 from cld_core.evaluate.rows import RowComputer, Table, remark_on
 from cld_core.files import Dropping, write_json
 from cld_core.model import Model
-from cld_core.ranges import share
+from cld_core.nets import execution
 from cld_core.ranks import Consensus
 from cld_core.registration import resolve
 from cld_core.run import RunFolder, events
 from cld_core.run.evaluations import EvalRequest
 from cld_core.run.folder import ReportedProgress
+from cld_core.run.shards import share
 from cld_core.samplers import Samples, concatenated
 from cld_core.stop import StopCode, StopFlag
 from cld_core.tasks import joined
@@ -205,7 +206,7 @@ class Periodic:
         trainer.net.eval()
         try:
             # Batch sizes vary here, and each of them would be timed.
-            with trainer.ema.in_place(), numerics.using(tf32=trainer.recipe.train.tf32):
+            with trainer.ema.in_place(), execution.using(tf32=trainer.recipe.train.tf32):
                 for phase, work in works:
                     self._monitor.enter(phase, step)
                     work(model)

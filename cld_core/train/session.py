@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from cld_core import numerics, processor
+from cld_core import processor
 from cld_core.checkpoint import Writer, checkpoints, load, snapshots
 from cld_core.config import Recipe
 from cld_core.data.source import identity_or_nothing
@@ -35,6 +35,7 @@ from cld_core.errors import (
     UsageError,
 )
 from cld_core.files import passes, retried
+from cld_core.nets import execution
 from cld_core.ranks import Consensus, Ranks
 from cld_core.run import Lease, RunFolder, code, events
 from cld_core.run import recipe as frozen
@@ -133,7 +134,7 @@ class Training:
             self._open_writers(self.lease)
         # A run that is to be repeatable does not leave the choice of kernels to a stopwatch each time it starts.
         with (
-            numerics.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"),
+            execution.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"),
             closing(Watchdog(spec.hang_timeout_s)) as watchdog,
         ):
             step, code = self._segments(watchdog)

@@ -15,7 +15,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from cld_core import metrics as registry
-from cld_core import numerics
 from cld_core.data.images import to_pixels
 from cld_core.digests import digest_of
 from cld_core.errors import UnusableSamplesError
@@ -26,6 +25,7 @@ from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import not_finite, remark_on, require_few_lost
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
+from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.registration import resolve
 from cld_core.run.evaluations import Evaluation
@@ -210,7 +210,7 @@ def seen(net):
         backends = torch.backends
         found.add((backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark))
 
-    with net.register_forward_pre_hook(record), numerics.using(tf32=True, fixed_shapes=True):
+    with net.register_forward_pre_hook(record), execution.using(tf32=True, fixed_shapes=True):
         yield found
 
 
