@@ -164,10 +164,6 @@ class RunFolder:
         draft = cls(folder.path.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"))
         try:
             draft.path.mkdir(parents=True)
-        except OSError as error:
-            text = f"the run folder cannot be created ({error.strerror}). Use another --runs-dir."
-            raise CldError(f"{folder.path}: {text}") from error
-        try:
             draft._fill({"format": FORMAT, "name": folder.name, **identity}, dump(recipe.anchored(Path.cwd())))
             folder.require_free()
             draft.path.rename(folder.path)
@@ -175,7 +171,7 @@ class RunFolder:
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 folder.require_free()  # Another command was first.
-            text = f"the run folder cannot be filled ({error.strerror}). Free some space, or use another --runs-dir."
+            text = f"the run folder cannot be made ({error.strerror}). Free some space, or use another --runs-dir."
             raise CldError(f"{folder.path}: {text}") from error
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)

@@ -96,7 +96,7 @@ def test_every_name_leads_somewhere():
         assert {place.partition(".")[0] for place in depends} <= fields.keys()
     for kind in registry.ROWS:
         assert issubclass(resolve(registry.ROWS[kind].implementation), RowComputer)
-    for kind, name in KINDS.items():
+    for kind, (name, _) in KINDS.items():
         work = resolve(name)
         assert issubclass(work, Work)
         assert get_type_hints(work)["request"].kind == kind
