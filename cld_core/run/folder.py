@@ -42,7 +42,7 @@ class ReportedProgress(TypedDict, total=False):
 
     ``every_s`` are the seconds since the report before. ``phase`` is what the training does ("starting", "training",
     "saving", "evaluating" or "drawing samples"), and ``smoothed_loss`` the mean of the last losses
-    (`cld_core.train.monitoring`).
+    (`cld_core.train.loggers`).
     """
 
     attempt: int
