@@ -278,9 +278,8 @@ def from_pictures(picture: Path, mask: Path, shape: tuple[int, ...], sigma: floa
         UsageError: the mask is black or white everywhere, or sigma is not a standard deviation.
     """
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-        raise UsageError(
-            f"examples of shape {tuple(shape)} are not square pictures. Pass --observe with a file of arrays."
-        )
+        text = f"examples of shape {tuple(shape)} are not square pictures"
+        raise UsageError(f"{text}. Pass --observe with a file of arrays.")
     pixels = _picture(picture, shape)
     white = _picture(mask, shape).float().mean(0) > 127.5
     if white.all() or not (white.any() or sigma):

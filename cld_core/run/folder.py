@@ -73,9 +73,8 @@ def check_name(name: str) -> None:
         UsageError: it cannot be one folder, or could not be typed as the argument of a command.
     """
     if not is_name(name):
-        raise UsageError(
-            f"'{name}' cannot name a run: use letters, digits, '.', '_' and '-', at most 100, a letter or digit first."
-        )
+        fix = "use letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
+        raise UsageError(f"'{name}' cannot name a run: {fix}.")
 
 
 class _Inside:
@@ -228,9 +227,8 @@ class RunFolder:
                 return f"{self.path}: run.json is missing. Restore it from a backup, or remove the run."
             except OSError as error:
                 return f"{self.path}: run.json cannot be read ({error.strerror}). Ask its owner, or restore it."
-            return (
-                f"{self.path}: run.json is damaged or not that of a run. Restore it from a backup, or remove the run."
-            )
+            text = "run.json is damaged or not that of a run. Restore it from a backup, or remove the run."
+            return f"{self.path}: {text}"
         text = f"made by another version of cldctl (format {version}; this one reads {FORMAT})"
         return f"{self.path}: {text}. Use the version that made it."
 
