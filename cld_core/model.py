@@ -31,11 +31,11 @@ from .nets import execution
 from .nets.execution import Compiled
 from .run.folder import named
 from .run.recipe import trusted_recipe
+from .run.tunings import Network, Solutions
 from .samplers.path import Recorder, Watcher
 from .sanitize import one_line
 from .score import Score
 from .seeds import SampleNoise
-from .solutions import Network, Solutions
 from .version import __version__
 
 if TYPE_CHECKING:

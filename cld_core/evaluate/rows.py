@@ -25,9 +25,9 @@ from cld_core.registration import resolve
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import EvalRequest, Evaluation, Number, numbers, remarks
 from cld_core.run.shards import Arrays
+from cld_core.run.tunings import moved_on
 from cld_core.samplers import Samples
 from cld_core.score import Score
-from cld_core.solutions import moved_on
 from cld_core.tasks import Computer, Task, joined
 
 from . import stats_file

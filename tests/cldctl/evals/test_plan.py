@@ -7,8 +7,7 @@ from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluate import request
 from cld_core.files import write_json
 from cld_core.run.evaluations import FeatureInputs
-from cld_core.run.tunings import SOLUTION, Coefficients, Flow, Solution
-from cld_core.solutions import Solutions
+from cld_core.run.tunings import SOLUTION, Coefficients, Flow, Solution, Solutions
 from cldctl.evals import plan
 from tests.support.made_up import damage, run_with
 
