@@ -32,7 +32,7 @@ from .nets.execution import Compiled
 from .run.folder import named
 from .run.recipe import trusted_recipe
 from .run.tunings import Network, Solutions
-from .samplers.path import Recorder, Watcher
+from .samplers import Recorder, Watcher
 from .sanitize import one_line
 from .score import Score
 from .seeds import SampleNoise

@@ -37,8 +37,7 @@ from cld_core.ranks import Ranks
 from cld_core.run import tunings
 from cld_core.run.checkpoints import required_digest
 from cld_core.run.tunings import CANDIDATES, PLAIN, ROBUST, SPACINGS, STAGES, Row, Solution, State, Tuning
-from cld_core.samplers import tuned
-from cld_core.samplers.path import rest
+from cld_core.samplers import rest, tuned
 from cld_core.samplers.tuned import Linear, follow, stepped
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion, Schedule
@@ -130,7 +129,7 @@ class Fitted:
     points: int = 1
 
     def alpha(self, u: Tensor, t: float) -> Tensor:
-        """`path.rest` of u (B, nC, ...)."""
+        """`samplers.rest` of u (B, nC, ...)."""
         rows = torch.arange(len(u), device=u.device) % self.points
         alphas = []
         for part, which in zip(u.split(self.at_once), rows.split(self.at_once), strict=True):

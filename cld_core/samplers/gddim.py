@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cld_core.config.sampling import GddimSpec
-from cld_core.samplers import Draws
+from cld_core.samplers import UNWATCHED, Draws, Watcher, grid_of
 from cld_core.samplers.multistep import (
     Segment,
     Step,
@@ -25,7 +25,6 @@ from cld_core.samplers.multistep import (
     pulling,
     segments,
 )
-from cld_core.samplers.path import UNWATCHED, Watcher, grid_of
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.estimate import estimate

@@ -131,7 +131,7 @@ def follow(
     costs none.
 
     Args:
-        visit: `path.Watcher.visit`.
+        visit: `Watcher.visit`.
         evaluate_last: evaluate the field at times[-1], too, as the denoising step needs it.
     """
     history: list[Tensor] = []

@@ -10,8 +10,7 @@ from torch import Tensor
 from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
 from cld_core.run.tunings import Coefficients, Solution
-from cld_core.samplers import Draws, exponential
-from cld_core.samplers.path import UNWATCHED, Watcher, rest, score_from_rest
+from cld_core.samplers import UNWATCHED, Draws, Watcher, exponential, rest, score_from_rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion, Schedule
 from cld_core.sde.matrices import combined
