@@ -19,9 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Report, Row, Settings, interleaved, seconds
-from cld_core import nets, numerics, sde
+from cld_core import nets, sde
 from cld_core.config import Recipe
 from cld_core.model import Model
+from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.samplers import Samples
 from cld_core.train.step import Trainer
@@ -112,7 +113,7 @@ def _training(settings: Settings, recipe: Recipe, peak: float) -> Row:
     if settings.is_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    with numerics.using(tf32=recipe.train.tf32, fixed_shapes=True):
+    with execution.using(tf32=recipe.train.tf32, fixed_shapes=True):
         trainer = Trainer(recipe, Ranks(device=torch.device(settings.device)))
         try:
             first = seconds(lambda: trainer.step(next(numbers)), settings)

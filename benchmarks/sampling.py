@@ -12,7 +12,7 @@ from benchmarks import baseline, models
 from benchmarks.harness import BASELINE, Report, Settings, against_published, interleaved, rows_of
 from benchmarks.limits import product_rate
 from cld_core.model import Model
-from cld_core.samplers.path import ended
+from cld_core.samplers import ended
 from cld_core.score import at_each
 from cld_core.solver import Solution, solve
 

@@ -32,12 +32,11 @@ from cld_core.config.sampling import OdeSpec
 from cld_core.model import Model
 from cld_core.run import RunFolder
 from cld_core.run.tunings import CANDIDATES, SPACINGS, STAGES, Flow, Row, Solution, solutions_of
-from cld_core.samplers.tuned import Linear
+from cld_core.samplers.tuned import Linear, of_exponential, spaced
 from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 from cld_core.seeds import SampleNoise
-from cld_core.tune.job import Ends, Problem, best
-from cld_core.tune.linear import Fitted, of_exponential, shares_of, spaced, times_of
+from cld_core.tune import Ends, Fitted, Problem, best, shares_of, times_of
 
 EPS = 1e-3
 DIFFUSIONS: dict[str, Diffusion] = {"CLD": CLD(), "PSLD": PSLD(), "HOLD": HOLD(), "VPSDE": VPSDE()}

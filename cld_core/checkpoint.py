@@ -367,9 +367,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
     except Exception as error:
         if passes(error):  # What passes says nothing about the file.
             raise
-        raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint ({one_line(error)}). Resume from another step."
-        ) from error
+        text = f"cannot be read as a checkpoint ({one_line(error)})"
+        raise CheckpointError(f"{path}: {text}. Resume from another step.") from error
     if not isinstance(state, dict):
         text = f"holds a {type(state).__name__} instead of the state of a run. Resume from another step."
         raise CheckpointError(f"{path}: {text}")

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cld_core import loss as losses
-from cld_core import nets, numerics, sde, seeds
+from cld_core import nets, sde, seeds
 from cld_core.config import Recipe, load, shipped
+from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.score import Score
 from cld_core.train.step import replicated
@@ -78,7 +79,7 @@ def precisions(device: torch.device) -> Finding:
 
     def error(function: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor, tf32: bool) -> float:
         exact = function(left.double(), right.double())
-        with numerics.using(tf32=tf32):
+        with execution.using(tf32=tf32):
             found = function(left.to(device), right.to(device)).cpu().double()
         return float((found - exact).norm() / exact.norm())
 
@@ -141,7 +142,7 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
     x = 2 * torch.rand(train.batch_size, *shape, generator=noise).to(device) - 1
     draws = loss.draw(noise, train.batch_size, shape, device)
     scale = _SCALE if train.precision == "fp16" else 1.0
-    with numerics.using(tf32=train.tf32):
+    with execution.using(tf32=train.tf32):
         while True:
             net.zero_grad()
             mean = loss.per_sample(score, x, draws).mean()

@@ -14,7 +14,6 @@ import shutil
 import time
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,27 +42,16 @@ _STARTS = (b"PK", b"\x80")
 _SHOWN = 6
 
 
-@dataclass(frozen=True)
-class ImportedRun:
-    """A new run, the step of its checkpoint, and the number of its parameters."""
-
-    folder: RunFolder
-    step: int
-    parameters: int
-
-
-def import_published(
-    file: Path,
-    recipe: Recipe,
-    path: Path,
-    identity: dict[str, Any],
-) -> ImportedRun:
+def import_published(file: Path, recipe: Recipe, path: Path, identity: dict[str, Any]) -> tuple[RunFolder, int, int]:
     """Make the run at ``path`` of a published checkpoint: weights, their average, the optimiser's state and the step.
 
     Nothing is left of the run if a tensor does not fit the recipe, or if something cannot be written.
 
     Args:
         identity: what `run.json` is to hold, see `cld_core.run.identity`.
+
+    Returns:
+        The new run, the step of its checkpoint, and the number of its parameters.
 
     Raises:
         NotFoundError, CheckpointError: the file does not exist, has another layout, or does not fit the recipe.
@@ -86,7 +74,7 @@ def import_published(
         # A run without events would look as if it waited to be submitted.
         shutil.rmtree(folder.path, ignore_errors=True)
         raise
-    return ImportedRun(folder, step, sum(tensor.numel() for tensor in state["model"].values()))
+    return folder, step, sum(tensor.numel() for tensor in state["model"].values())
 
 
 class Mismatch(Exception):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cld_core.checkpoint import FORMAT, Weights, exported_weights, write_weights
 from cld_core.run.checkpoints import pick_checkpoint, weights_digest
 
-from . import guidance, likelihood, nets, numerics, pictures, samplers, sde
+from . import guidance, likelihood, nets, pictures, samplers, sde
 from .averages import averaged
 from .classes import Classes
 from .codec import from_plain, to_plain
@@ -31,11 +31,11 @@ from .nets import execution
 from .nets.execution import Compiled
 from .run.folder import named
 from .run.recipe import trusted_recipe
-from .samplers.path import Recorder, Watcher
+from .run.tunings import Network, Solutions
+from .samplers import Recorder, Watcher
 from .sanitize import one_line
 from .score import Score
 from .seeds import SampleNoise
-from .solutions import Network, Solutions
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -351,7 +351,7 @@ class Model:
         telling: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if progress is not None:
             telling = score.net.register_forward_hook(tell)
-        with numerics.using(tf32=spec.precision == "tf32"), telling:
+        with execution.using(tf32=spec.precision == "tf32"), telling:
             for start in range(first, first + n, size):
                 last, evaluations = min(start + size, first + n), 0
                 noise = SampleNoise(seed, "sample", first=start, last=last, device=self.device)
@@ -484,7 +484,7 @@ class Model:
         keys = {"velocities": velocities, "probes": probes, **settings}
         return self._likelihood(x, keys, seed, first, batch_size, exact_trace, "Model.likelihood", label)
 
-    @numerics.using(tf32=False)
+    @execution.using(tf32=False)
     def _likelihood(
         self,
         x: Tensor,

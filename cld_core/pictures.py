@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from .conditioning import Observation
     from .model import Model
 
 # Of pictures in a grid, in pixels.
@@ -108,6 +109,40 @@ def name_of(model: "Model", n: int, seed: int = 0, label: str | None = None) -> 
 def show(path: Path, x: Tensor, model: "Model", how: str) -> None:
     """Save samples: a grid of images, or a scatter of points over the true density. ``how`` ends the title."""
     write(path, pixels(x, model, how), title(x, model, how))
+
+
+def show_given(
+    path: Path,
+    x: Tensor,
+    model: "Model",
+    observation: "Observation",
+    line: tuple[Tensor, Tensor] | None,
+    how: str,
+    label: int | None = None,
+) -> None:
+    """Save samples given an observation; ``label``: the class of all of them.
+
+    Images: a grid whose first image is what was observed, grey where nothing is known. Toy data: the samples over the
+    density, beside the data or, with one coordinate known exactly, the distribution of the other one against the exact
+    ``line`` (`cld_core.evaluate.toy.ConditionalDensity`).
+    """
+    text, mask = title(x, model, how), observation.mask
+
+    def draw(figure: "Figure") -> None:
+        if line is None or mask is None:
+            beside_data(figure, x.cpu(), model, text, label)
+            return
+        right, left = figure.subplots(1, 2)
+        _against_line(left, x.cpu()[:, ~mask][:, 0], *line)
+        Plane.of(model.source, len(x), label).draw_samples(right, x.cpu())
+        figure.suptitle(text)
+
+    if model.is_image:
+        observed = to_pixels(observation.backprojected()[None])
+        made = enlarged(tile(torch.cat([observed, to_pixels(x).cpu()])))
+    else:
+        made = rendered(draw)
+    write(path, made, text)
 
 
 def title(x: Tensor, model: "Model", how: str) -> str:
@@ -260,6 +295,17 @@ class Plane:
         """Draw samples (n, 2) as `draw` does; the title says how many are outside of the picture."""
         outside = self.draw(axes, x, "tab:red")
         axes.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
+
+
+def _against_line(axes: "Axes", values: Tensor, nodes: Tensor, p: Tensor) -> None:
+    """A histogram of the unknown coordinate (n,), and its exact density p at nodes."""
+    shown = nodes[p > 1e-4 * p.max()]
+    low, high = float(shown[0]), float(shown[-1])
+    margin = 0.1 * (high - low)
+    axes.hist(values.numpy(), bins=120, range=(low - margin, high + margin), density=True, color="tab:red", alpha=0.5)
+    axes.plot(nodes.numpy(), p.numpy(), color="black", linewidth=1.0)
+    axes.set_xlim(low - margin, high + margin)
+    axes.set_title("unknown coordinate: samples, and the exact density")
 
 
 # The pictures of a run show the same square, and its density may take half a second.

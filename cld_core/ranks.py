@@ -16,8 +16,8 @@ import torch.distributed as dist
 from . import rendezvous
 from .errors import CldError, SaveError, UsageError
 from .files import passes, system_error
-from .ranges import share
 from .rendezvous import Place
+from .run.shards import share
 from .stop import StopCode
 
 T = TypeVar("T")

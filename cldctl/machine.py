@@ -148,15 +148,15 @@ def _data(recipe: Recipe, path: object) -> Check:
 
 def _fid_weights(given: str | None) -> Check:
     """The weights that FIDs are computed with: those that the recipe names, or the published ones."""
-    from cld_core.config.eval import WEIGHTS_URL
+    from cld_core.config.eval import PUBLISHED_SHA256, WEIGHTS_URL
     from cld_core.digests import digest_of
-    from cld_core.evaluate import extraction
+    from cld_core.evaluate.request import weights_path
 
-    path = extraction.weights_path() if given is None else Path(given)
+    path = weights_path() if given is None else Path(given)
     if not path.is_file():
         fix = f"For FIDs, download {WEIGHTS_URL} to that path, or name a file in eval.fid.weights."
         return Check("FID weights", "warn", f"{path} does not exist", fix)
-    if given is None and digest_of(path) != extraction.PUBLISHED_SHA256:
+    if given is None and digest_of(path) != PUBLISHED_SHA256:
         return Check("FID weights", "fail", f"{path} is a different file", f"Download {WEIGHTS_URL} again.")
     return Check("FID weights", "ok", str(path))
 

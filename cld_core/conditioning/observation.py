@@ -237,7 +237,7 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
 
     Raises:
         WrongSourceError: there is no such file, or it is not one of arrays.
-        UsageError: it has other arrays, or they do not fit the shape.
+        UsageError: it has other arrays, or they do not fit each other.
     """
     try:
         content, _ = npz.load(path)
@@ -249,21 +249,17 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
         raise UsageError(f"{path} has sigma, and --sigma is given. Leave out one of them.")
     try:
         std = float(content["sigma"]) if "sigma" in names else sigma or 0.0
-        if names - {"sigma"} == {"x", "mask"}:
-            made = Observation.masked(_numbers(content["x"]), _mask(content["mask"]), std)
-        elif names - {"sigma"} == {"y", "matrix"}:
-            made = Observation.linear(_numbers(content["matrix"]), _numbers(content["y"]), std, shape)
-        elif names - {"sigma"} == {"y", "factor"}:
-            made = Observation.downscaled(_numbers(content["y"]), _whole(content["factor"]), std)
-        else:
-            raise UsageError(f"it has the arrays {one_line(', '.join(sorted(names)), 200) or 'of nothing'}")
+        match sorted(names - {"sigma"}):
+            case ["mask", "x"]:
+                return Observation.masked(_numbers(content["x"]), _mask(content["mask"]), std)
+            case ["matrix", "y"]:
+                return Observation.linear(_numbers(content["matrix"]), _numbers(content["y"]), std, shape)
+            case ["factor", "y"]:
+                return Observation.downscaled(_numbers(content["y"]), _whole(content["factor"]), std)
+        raise UsageError(f"it has the arrays {one_line(', '.join(sorted(names)), 200) or 'of nothing'}")
     except (UsageError, ValueError, TypeError, RuntimeError) as error:
         text = f"{path}: {one_line(error).rstrip('.')}"
         raise UsageError(f"{text}. Pass {_FORMS}; an example has the shape {tuple(shape)}.") from error
-    if made.shape != tuple(shape):
-        text = f"{path} is about examples of shape {made.shape}, and the model draws {tuple(shape)}"
-        raise UsageError(f"{text}. Pass {_FORMS}.")
-    return made
 
 
 def from_pictures(picture: Path, mask: Path, shape: tuple[int, ...], sigma: float | None = None) -> Observation:
@@ -278,9 +274,8 @@ def from_pictures(picture: Path, mask: Path, shape: tuple[int, ...], sigma: floa
         UsageError: the mask is black or white everywhere, or sigma is not a standard deviation.
     """
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-        raise UsageError(
-            f"examples of shape {tuple(shape)} are not square pictures. Pass --observe with a file of arrays."
-        )
+        text = f"examples of shape {tuple(shape)} are not square pictures"
+        raise UsageError(f"{text}. Pass --observe with a file of arrays.")
     pixels = _picture(picture, shape)
     white = _picture(mask, shape).float().mean(0) > 127.5
     if white.all() or not (white.any() or sigma):

@@ -6,10 +6,11 @@ from typing import Literal
 from .keys import key, section
 
 INCEPTION = "inception-v3-compat"
-# Inception of 2015-12-05, which published FIDs are computed with; the first digits of its SHA-256 are in the name.
+# Inception of 2015-12-05, which published FIDs are computed with, and the SHA-256 of its weights.
 WEIGHTS_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
+PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ class SamplingSpec:
     Attributes:
         needs_split: the method needs a diffusion that is `splittable`.
         adaptive: each sample has its own steps.
-        needs_solution: the method needs a solution that was fitted to the network, `cld_core.solutions`.
+        needs_solution: the method needs a solution that was fitted to the network, `cld_core.run.tunings`.
     """
 
     needs_split: ClassVar[bool] = False

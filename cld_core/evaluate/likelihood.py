@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cld_core import numerics
 from cld_core.checkpoint import tensors_digest
 from cld_core.config.arguments import sampling_spec
 from cld_core.likelihood import likelihood
 from cld_core.loss import build as objective_of
+from cld_core.nets import execution
 from cld_core.run.shards import Arrays
 from cld_core.seeds import SampleNoise
 
@@ -29,7 +29,7 @@ _ENDS: dict[Any, tuple[Tensor, Tensor]] = {}
 class ElboRows(RowComputer):
     """Bounds of the test points ``first <= i < last``, each (last - first,); given their labels if they have some."""
 
-    @numerics.using(tf32=False)
+    @execution.using(tf32=False)
     def compute(self, first: int, last: int) -> Arrays:
         model = self.model
         seed = self.request.seed
@@ -95,7 +95,7 @@ def _against_truth(table: Table) -> dict[str, Any]:
 class LossRows(RowComputer):
     """The training objective ``loss`` of the test points ``first <= i < last``, (last - first,); draws are keyed."""
 
-    @numerics.using(tf32=False)
+    @execution.using(tf32=False)
     @torch.no_grad()
     def compute(self, first: int, last: int) -> Arrays:
         model = self.model

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cld_core import metrics as registry
 from cld_core import pictures
+from cld_core.config.eval import PUBLISHED_SHA256
 from cld_core.errors import RecipeError, UnusableSamplesError, UsageError
 from cld_core.files import write_json
 from cld_core.guidance import Conditional
@@ -24,13 +25,12 @@ from cld_core.registration import resolve
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import EvalRequest, Evaluation, Number, numbers, remarks
 from cld_core.run.shards import Arrays
+from cld_core.run.tunings import moved_on
 from cld_core.samplers import Samples
 from cld_core.score import Score
-from cld_core.solutions import moved_on
 from cld_core.tasks import Computer, Task, joined
 
 from . import stats_file
-from .extraction import PUBLISHED_SHA256
 
 
 def not_finite(x: Tensor) -> Tensor:
@@ -188,9 +188,8 @@ class EvaluationTask(Task):
         if request.fid is not None and request.fid.stats is not None:
             stats_file.reference_of(request)  # It is read last, and should be missed first.
         # Whoever started the work was asked whether plug-ins may run.
-        model = Model.from_run(
-            run.path, request.checkpoint_step, str(device), allow_plugin=True, ema_length=request.ema.length
-        )
+        step, length = request.checkpoint_step, request.ema.length
+        model = self.model = Model.from_run(run.path, step, str(device), allow_plugin=True, ema_length=length)
         model.recipe = dataclasses.replace(model.recipe, sampling=request.sampling)
         return {kind: resolve(registry.ROWS[kind].implementation)(model, request) for kind in request.sizes}
 
@@ -201,10 +200,7 @@ class EvaluationTask(Task):
             UsageError: statistics are gone or have changed.
             UnusableSamplesError: too many samples are not finite.
         """
-        work, request = self.work, self.work.request
-        first = next(iter(self.computers.values()))
-        assert isinstance(first, RowComputer), "an evaluation has no others"
-        model = first.model
+        work, request, model = self.work, self.work.request, self.model
         report: dict[str, Any] = {
             "id": work.name,
             "run": work.run.name,
@@ -214,7 +210,7 @@ class EvaluationTask(Task):
         }
         if model.ema_length is not None:
             report["ema"] = {"length": model.ema_length, "error": model.ema_error}
-        if (tuned := self._about_solution(model)) is not None:
+        if (tuned := self._about_solution()) is not None:
             report["tuned"] = tuned
         for kind in request.sizes:
             table = Table(model, request, joined(self.parts(kind)))
@@ -223,26 +219,26 @@ class EvaluationTask(Task):
         report["rows"] = self.made_of
         for remark in remarks(report):
             print(remark, flush=True)
-        self._draw(model)
+        self._draw()
         to_tensorboard(work.run, request, report)
         # Last: a reader who sees the report sees everything.
         write_json(work.folder / "report.json", report)
 
-    def _about_solution(self, model: Any) -> dict[str, Any] | None:
+    def _about_solution(self) -> dict[str, Any] | None:
         """Which tuned sampler has drawn the samples, and what readers should know of it; None if none has."""
-        request, network = self.work.request, model.network
+        request, network = self.work.request, self.model.network
         spec = request.sampling
         if not spec.needs_solution or not registry.draws_samples(request.metrics):
             return None
         try:
-            solution = model.solutions.chosen(spec, network)
+            solution = self.model.solutions.chosen(spec, network)
         except UsageError:  # It was removed after the samples were drawn.
             return None
         return {"solution": solution.digest, "step": solution.step, "remark": moved_on(solution, network)}
 
-    def _draw(self, model: Any) -> None:
+    def _draw(self) -> None:
         """Draw samples, unless it would take longer than the bounds of images did; points of toys cost nothing."""
-        request = self.work.request
+        request, model = self.work.request, self.model
         if registry.draws_samples(request.metrics) or not model.is_image:
             print("all shards are complete: drawing samples.png", flush=True)
             at_once = request.batch_size if model.is_image else None

@@ -18,7 +18,7 @@ from cld_core.run.evaluations import Extraction
 from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
 from cld_core.tasks import Computer, Task
 
-from .extraction import extractor
+from .request import extractor
 
 
 @dataclass(frozen=True, kw_only=True)

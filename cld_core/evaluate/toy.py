@@ -1,9 +1,12 @@
-"""Metrics of toy data, whose law is known: sliced W2 (docs/evaluation.md), true log-density, and both by class."""
+"""Metrics of toy data, whose law is known: sliced W2 (docs/evaluation.md), true log-density, and both by class.
+
+Samples given an observation are compared with the exact conditional density.
+"""
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cld_core.conditioning import Observation
 from cld_core.errors import UsageError
+from cld_core.model import Model
+from cld_core.pictures import Plane
 from cld_core.run.shards import Arrays
 
 from .rows import SampleRows, Table, standard_error
@@ -19,6 +25,12 @@ from .rows import SampleRows, Table, standard_error
 DIRECTIONS = 64
 # Test points that are searched for those of a class, in multiples of the samples.
 _FIRST, _MOST = 2, 64
+# Nodes of the integrals over what an observation leaves unknown: on a line, and on a side of the plane.
+_LINE, _SIDE = 20_001, 601
+# In nats: an integral that changes by more with half the nodes does not see the density's details.
+_RESOLVED = 0.01
+# How far beyond the data the integrals reach, in multiples of the data's range.
+_REACH = 0.5
 
 
 class VectorRows(SampleRows):
@@ -164,3 +176,71 @@ def from_sets(
 def sliced_w2(a: Tensor, b: Tensor, directions: int = DIRECTIONS) -> float:
     """The distance between two sets (n, d): the root of the squared W2 of their projections, averaged."""
     return distance(projections(a, directions), projections(b, directions))
+
+
+@dataclass(frozen=True)
+class ConditionalDensity:
+    """p(x | y) of a toy density on the plane, or of one of its classes, normalised by quadrature.
+
+    Attributes:
+        log_density: log p(x | y), (n,), float64, nats, of samples x (n, 2); an exact y is taken to hold.
+        line: for one coordinate known exactly, the nodes of the other one (k,) and the density there (k,), per unit
+            length; None otherwise, when densities are per unit area.
+        mean_log_density: that of true samples, in nats.
+    """
+
+    log_density: Callable[[Tensor], Tensor]
+    line: tuple[Tensor, Tensor] | None
+    mean_log_density: float
+
+    @classmethod
+    def of(cls, model: Model, observation: Observation, label: int | None = None) -> "ConditionalDensity | None":
+        """That of a model's data, or of those of a class.
+
+        None if it is not known: for lack of a density, or because the nodes are too few for its details.
+        """
+        exact, mask, toy = observation.sigma == 0, observation.mask, model.source.density
+        prior = None if toy is None else toy.log_density_of(label)
+        if prior is None or (exact and (mask is None or observation.count != 1)):
+            return None
+
+        def joint(x: Tensor) -> Tensor:
+            """log p(x, y), (n,); of an exact y, log p of x with it in its place."""
+            x = x.to(torch.float64)
+            if exact and mask is not None:
+                return prior(torch.where(mask, observation.transpose(observation.y[None]), x))
+            squares = (observation.residual(x) / observation.sigma).square().sum(1)
+            constant = observation.count * (math.log(observation.sigma) + 0.5 * math.log(2.0 * math.pi))
+            return prior(x) + (-0.5 * squares - constant)
+
+        plane = Plane.of(model.source)
+        low, high = (torch.as_tensor(corner, dtype=torch.float64) for corner in (plane.low, plane.high))
+        low, high = low - _REACH * (high - low), high + _REACH * (high - low)
+        free = [i for i in range(2) if not (exact and mask is not None and mask[i])]
+        nodes = _LINE if exact else _SIDE
+        axes = [torch.linspace(float(low[i]), float(high[i]), nodes, dtype=torch.float64) for i in free]
+        log_p = joint(torch.cartesian_prod(*axes).view(-1, len(axes)).expand(-1, 2))
+        weight = math.prod(float(axis[1] - axis[0]) for axis in axes)
+        evidence, mean = _normalised(log_p, weight)
+        every_other = log_p.view([len(axis) for axis in axes])[(slice(None, None, 2),) * len(axes)]
+        coarse, _ = _normalised(every_other.flatten(), 2.0 ** len(axes) * weight)
+        if not abs(coarse - evidence) < _RESOLVED:
+            return None
+        return cls(lambda x: joint(x) - evidence, (axes[0], (log_p - evidence).exp()) if exact else None, mean)
+
+
+def _normalised(log_p: Tensor, weight: float) -> tuple[float, float]:
+    """The log of the integral of p, and the mean of log p under p over its integral; ``weight`` is that of a node."""
+    evidence = float(torch.logsumexp(log_p, 0)) + math.log(weight)
+    p = (log_p - evidence).exp() * weight
+    return evidence, float(torch.where(p > 0, p * (log_p - evidence), 0.0).sum())
+
+
+def agreement(x: Tensor, observation: Observation, density: ConditionalDensity | None) -> str:
+    """How far samples are from what was observed, and for toy data how probable they are given it, in a line."""
+    distance = float(observation.residual(x.double()).square().mean().sqrt())
+    told = f"y - H x is {distance:.3g} (root mean square)"
+    if density is None:
+        return told
+    mean = float(density.log_density(x.cpu()).mean())
+    return f"{told}; mean conditional log-density {mean:.3f} nats, of true samples {density.mean_log_density:.3f}"

@@ -42,9 +42,8 @@ def build(
         RecipeError: the network does not take data of this shape, or no labels.
     """
     if classes and not spec.takes_labels:
-        raise RecipeError(
-            f"network.name={spec.name} takes no labels. Set data.labels=false, or use mlp, resnet or ncsnpp."
-        )
+        fix = "Set data.labels=false, or use mlp, resnet or ncsnpp"
+        raise RecipeError(f"network.name={spec.name} takes no labels. {fix}.")
     # Networks of plug-ins need not know of classes.
     more = {"classes": classes} if classes else {}
     net: nn.Module = registry.build("network", spec, data_shape, halves_in, halves_out, **more)

@@ -1,12 +1,17 @@
-"""How a network computes: its precision, the memory format of images, and `torch.compile`, called nowhere else."""
+"""How a network computes: its precision, the memory format of images, and `torch.compile`, called nowhere else.
 
+And how GPUs compute in float32 and cuDNN chooses its kernels, for the whole process (`using`).
+"""
+
+import contextlib
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# By the names of recipes. TF32 is a setting of the whole process (`cld_core.numerics`), not of a network.
+# By the names of recipes. TF32 is a setting of the whole process (`using`), not of a network.
 AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The adaptive solver's batch shrinks as rows finish. Each size is compiled separately, so there are only this many.
 SIZES = 4
@@ -15,6 +20,26 @@ SIZES = 4
 LIMIT = 64
 # What turns graphs into code.
 BACKEND = "inductor"
+
+
+@contextlib.contextmanager
+def using(*, tf32: bool, fixed_shapes: bool = False) -> Iterator[None]:
+    """Compute with these settings of torch inside the block, on all devices and in all threads of the process.
+
+    On CPUs they change nothing. They are changed here only.
+
+    Args:
+        tf32: let GPUs round the factors of float32 products and convolutions to 10 bits of mantissa (TF32).
+        fixed_shapes: the block computes with a few shapes many times, so that cuDNN may time its kernels and keep the
+            fastest. Two processes may choose differently, and every new shape is timed again.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
+    try:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, fixed_shapes
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
 class Autocast(nn.Module):

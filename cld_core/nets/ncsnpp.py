@@ -29,6 +29,8 @@ from cld_core.errors import RecipeError
 
 from . import embedding
 
+_FIX = "Set network.image_size and network.image_channels to those of the data"
+
 Activation = Callable[[Tensor], Tensor]
 Direction = Literal["down", "up"]
 
@@ -344,10 +346,8 @@ class Ncsnpp(nn.Module):
         super().__init__()
         wanted = (spec.image_channels, spec.image_size, spec.image_size)
         if data_shape != wanted:
-            raise RecipeError(
-                f"network ncsnpp takes images of shape {wanted}, but the data have shape {data_shape}. "
-                "Set network.image_size and network.image_channels to those of the data."
-            )
+            text = f"network ncsnpp takes images of shape {wanted}, but the data have shape {data_shape}"
+            raise RecipeError(f"{text}. {_FIX}.")
         self.spec = spec
         self.channels_in, self.channels_out = halves_in * spec.image_channels, halves_out * spec.image_channels
         self.act = ACTIVATIONS[spec.nonlinearity]
@@ -381,10 +381,8 @@ class Ncsnpp(nn.Module):
         """
         size = self.spec.image_size
         if u.ndim != 4 or u.shape[1:] != (self.channels_in, size, size):
-            raise ValueError(
-                f"NCSN++ got u of shape {tuple(u.shape)}, but was built for (B, {self.channels_in}, {size}, {size}): "
-                "set network.image_size and network.image_channels to those of the data"
-            )
+            built = f"(B, {self.channels_in}, {size}, {size})"
+            raise ValueError(f"NCSN++ got u of shape {tuple(u.shape)}, but was built for {built}. {_FIX}.")
         temb = self.embed(t, *label, augmented=augmented)
         h, skips = self._go_down(u, temb)
         first, attention, second = (self.all_modules[place] for place in self._middle)

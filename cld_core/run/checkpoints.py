@@ -206,10 +206,8 @@ def verify(folder: RunFolder, step: int, *, model_digest: str | None = None, wei
                 raise NotFoundError(f"{folder.path}: no checkpoint of step {step}. Existing ones: {_steps(folder)}.")
             raise CheckpointError(f"{path}: its sidecar {path.stem}.json is missing or unreadable. {_FIX}.")
         if sidecar.format != FORMAT:
-            text = (
-                f"has format version {sidecar.format}, this cldctl reads {FORMAT}. Install the version that wrote it."
-            )
-            raise CheckpointError(f"{path}: {text}")
+            text = f"has format version {sidecar.format}, this cldctl reads {FORMAT}"
+            raise CheckpointError(f"{path}: {text}. Install the version that wrote it.")
         promises = {weights_file(folder, step): sidecar.weights}
         for file, promised in (promises if weights_only else {path: sidecar.state, **promises}).items():
             path = file

@@ -24,7 +24,6 @@ from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError
 from cld_core.files import by_age, read_object, write_json
-from cld_core.ranges import POINTS_CHUNK
 from cld_core.sanitize import one_line
 
 from .checkpoints import TOLD_ABOVE, required_digest, weights_digest
@@ -137,7 +136,7 @@ class EvalRequest(ShardedRequest, EvalSpec):
         return {name: min(self.at(place) for place in (kind.over, kind.most) if place) for name, kind in kinds.items()}
 
     def chunk(self, kind: str) -> int:
-        return registry.ROWS[kind].chunk if self.images else POINTS_CHUNK
+        return registry.ROWS[kind].chunk if self.images else registry.POINTS_CHUNK
 
     def row_settings(self, kind: str) -> dict[str, Any]:
         """All that each single row of a kind depends on besides the weights, but not how many there are."""

@@ -42,7 +42,7 @@ class ReportedProgress(TypedDict, total=False):
 
     ``every_s`` are the seconds since the report before. ``phase`` is what the training does ("starting", "training",
     "saving", "evaluating" or "drawing samples"), and ``smoothed_loss`` the mean of the last losses
-    (`cld_core.train.monitoring`).
+    (`cld_core.train.loggers`).
     """
 
     attempt: int
@@ -73,9 +73,8 @@ def check_name(name: str) -> None:
         UsageError: it cannot be one folder, or could not be typed as the argument of a command.
     """
     if not is_name(name):
-        raise UsageError(
-            f"'{name}' cannot name a run: use letters, digits, '.', '_' and '-', at most 100, a letter or digit first."
-        )
+        fix = "use letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
+        raise UsageError(f"'{name}' cannot name a run: {fix}.")
 
 
 class _Inside:
@@ -164,10 +163,6 @@ class RunFolder:
         draft = cls(folder.path.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"))
         try:
             draft.path.mkdir(parents=True)
-        except OSError as error:
-            text = f"the run folder cannot be created ({error.strerror}). Use another --runs-dir."
-            raise CldError(f"{folder.path}: {text}") from error
-        try:
             draft._fill({"format": FORMAT, "name": folder.name, **identity}, dump(recipe.anchored(Path.cwd())))
             folder.require_free()
             draft.path.rename(folder.path)
@@ -175,7 +170,7 @@ class RunFolder:
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 folder.require_free()  # Another command was first.
-            text = f"the run folder cannot be filled ({error.strerror}). Free some space, or use another --runs-dir."
+            text = f"the run folder cannot be made ({error.strerror}). Free some space, or use another --runs-dir."
             raise CldError(f"{folder.path}: {text}") from error
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)
@@ -232,9 +227,8 @@ class RunFolder:
                 return f"{self.path}: run.json is missing. Restore it from a backup, or remove the run."
             except OSError as error:
                 return f"{self.path}: run.json cannot be read ({error.strerror}). Ask its owner, or restore it."
-            return (
-                f"{self.path}: run.json is damaged or not that of a run. Restore it from a backup, or remove the run."
-            )
+            text = "run.json is damaged or not that of a run. Restore it from a backup, or remove the run."
+            return f"{self.path}: {text}"
         text = f"made by another version of cldctl (format {version}; this one reads {FORMAT})"
         return f"{self.path}: {text}. Use the version that made it."
 

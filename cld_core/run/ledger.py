@@ -8,7 +8,6 @@ process until the file can be written, in order.
 """
 
 import json
-import os
 import re
 import threading
 from collections import defaultdict
@@ -88,14 +87,10 @@ class Ledger:
         lines = content.decode(errors="replace").split("\n")
         return [event for line in lines if (event := parse(line)) is not None]
 
-    def history(self, file: os.stat_result | None = None) -> History:
-        """The events read in one pass; see `History.of`.
-
-        Args:
-            file: its status, if the caller has just looked.
-        """
+    def history(self) -> History:
+        """The events read in one pass; see `History.of`."""
         try:
-            file = file or self.path.lstat()
+            file = self.path.lstat()
         except FileNotFoundError:
             return History()
         version = file.st_ino, file.st_size, file.st_mtime_ns

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Self
 
 from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.files import NO_FILE, write_arrays
-from cld_core.ranges import CHUNK, share
+from cld_core.metrics import CHUNK
 
 from .work import MAX_SHARDS, Request, Work
 
@@ -79,6 +79,15 @@ class ShardedRequest(Request):
             why = "since each is a task of the cluster, and files in the run"
             raise UsageError(f"{text}, {why}. Ask for fewer; more tasks than Slurm takes share shards anyway.")
         return replace(self, shards=min(shards, max(-(-size // self.chunk(kind)) for kind, size in self.sizes.items())))
+
+
+def share(n: int, part: int, parts: int) -> tuple[int, int]:
+    """First and last-plus-one of the items of one part. Shares are contiguous and differ by at most one item.
+
+    Where there are more parts than items, some shares are empty (first equals last).
+    """
+    assert 0 <= part < parts, f"part {part} of {parts}"
+    return n * part // parts, n * (part + 1) // parts
 
 
 def count_of(arrays: Arrays) -> int:

@@ -23,17 +23,12 @@ if TYPE_CHECKING:
     from .evaluations import Evaluation
     from .tunings import Tuning
 
-# By the ``kind`` field of their request.json.
+# By the ``kind`` field of their request.json: their class, and what computes them, with torch, which is called as
+# `Work.compute` is, with the work before.
 KINDS = {
-    "evaluation": "cld_core.run.evaluations:Evaluation",
-    "tuning": "cld_core.run.tunings:Tuning",
-    "statistics": "cld_core.evaluate.statistics:Statistics",
-}
-# What computes them, with torch: called as `Work.compute` is, with the work before.
-COMPUTED_BY = {
-    "evaluation": "cld_core.evaluate.rows:EvaluationTask.compute",
-    "tuning": "cld_core.tune.job:compute",
-    "statistics": "cld_core.evaluate.statistics:StatisticsTask.compute",
+    "evaluation": ("cld_core.run.evaluations:Evaluation", "cld_core.evaluate.rows:EvaluationTask.compute"),
+    "tuning": ("cld_core.run.tunings:Tuning", "cld_core.tune:compute"),
+    "statistics": ("cld_core.evaluate.statistics:Statistics", "cld_core.evaluate.statistics:StatisticsTask.compute"),
 }
 # The most pieces that work is divided into: each is a task, or a part of one.
 MAX_SHARDS = 10_000
@@ -55,7 +50,7 @@ def open_work(folder: Path) -> "Work":
     if kind not in KINDS:
         what = "there is no request here" if content is None else "its request was made by another version of cldctl"
         raise NotFoundError(f"{folder}: {what}. Start the work again.")
-    work: Work = resolve(KINDS[kind])(folder)
+    work: Work = resolve(KINDS[kind][0])(folder)
     return work
 
 
@@ -67,7 +62,7 @@ def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
     works = []
     for folder in folders:
         with contextlib.suppress(NotFoundError):
-            works.append(resolve(KINDS[kind])(folder))
+            works.append(resolve(KINDS[kind][0])(folder))
     return works
 
 
@@ -255,4 +250,4 @@ class Work(ABC):
         Raises:
             CldError: what is needed is gone or has changed, or the result cannot be made.
         """
-        return self.is_done or resolve(COMPUTED_BY[self.request.kind])(self, ranks, should_stop, only)
+        return self.is_done or resolve(KINDS[self.request.kind][1])(self, ranks, should_stop, only)

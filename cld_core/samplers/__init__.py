@@ -4,12 +4,15 @@ Each method is a module with a function ``sample(score, sde, spec, u, draws, wat
 
     u       (B, nC, ...), a draw of the prior at t = 1, which the function may overwrite
     draws   ``draws(count, halves)`` yields standard normal noise (B, halves * C, ...) ``count`` times
-    watcher is told where the sampler is (`path.Watcher`); only those who watch pass one
+    watcher is told where the sampler is (`Watcher`); only those who watch pass one
     solution, a keyword that methods with ``needs_solution`` have: `cld_core.run.tunings.Solution`
 
 It returns u at the end, denoised if ``spec.denoise``, and the evaluations of the network per sample, an int or (B,).
+Its results are bit-identical with and without a watcher. What samplers share is here, too: their grid and last step,
+and the split of the score into a known part and a rest.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,15 +22,16 @@ import torch
 from torch import Tensor
 
 from cld_core.config.registry import implementation_of
-from cld_core.config.sampling import SamplingSpec
+from cld_core.config.sampling import FixedStepSpec, SamplingSpec
+from cld_core.errors import RecipeError
 from cld_core.run.tunings import Solution
-from cld_core.samplers.path import Watcher
 from cld_core.score import ScoreFunction
-from cld_core.sde import Diffusion
-
-__all__ = ["Draws", "Noise", "Samples", "concatenated", "sample"]
+from cld_core.sde import Diffusion, Schedule
+from cld_core.sde.matrices import combined
+from cld_core.solver import Observer, Steps
 
 T = TypeVar("T", bound=Any)
+Nfe = TypeVar("Nfe", int, Tensor)
 
 # Numbers that are drawn at once for each sample. A constant of the format: changing it changes every sample.
 # The number of samples must not matter, or a sample would depend on its batch.
@@ -35,6 +39,24 @@ BLOCK = 4096
 
 # (count, halves) -> ``count`` tensors of standard normal noise, (B, halves * C, ...).
 Draws = Callable[[int, int], Iterator[Tensor]]
+
+
+class Watcher:
+    """Receives the states of a sampler; this one does nothing with them."""
+
+    def visit(self, t: float, u: Tensor, done: float) -> None:
+        """A method with fixed steps is at u (B, nC, ...) at time t; ``done`` is the share of its steps so far.
+
+        The first visit is the prior at t = 1, the last one the state at the end time before it is denoised. The sampler
+        may overwrite u afterwards.
+        """
+
+    def flow(self, u: Tensor, end: float) -> Observer | None:
+        """The adaptive flow starts from u (B, nC, ...) at t = 1 towards ``end``; what it returns is shown its steps."""
+        return None
+
+
+UNWATCHED = Watcher()
 
 
 class Noise(Protocol):
@@ -83,7 +105,7 @@ def sample(
         noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``, on the device that
             computes.
         data_shape: shape of one example, (C, ...).
-        watcher: is told where the sampler is, such as a `path.Recorder`.
+        watcher: is told where the sampler is, such as a `Recorder`.
         solution: what a method that `needs_solution` follows.
 
     Raises:
@@ -111,3 +133,90 @@ def stream(noise: Noise, shape: tuple[int, ...], steps: int) -> Iterator[Tensor]
     at_once = max(1, BLOCK // math.prod(shape))
     for first in range(0, steps, at_once):
         yield from noise.normal((min(at_once, steps - first), *shape)).transpose(0, 1).contiguous()
+
+
+class Recorder(Watcher):
+    """A `Watcher` that keeps up to ``points`` states, at least 2, evenly spread over the steps of the method.
+
+    Those of the adaptive flow, in which each sample has its own steps, are at equal distances in t, interpolated
+    between the steps by cubic polynomials.
+    """
+
+    def __init__(self, points: int) -> None:
+        self._points = points
+        self._times: list[float] = []
+        self._states: list[Tensor] = []
+
+    def visit(self, t: float, u: Tensor, done: float) -> None:
+        # The k-th state that is kept is the first one with k/(points - 1) of the steps behind it.
+        if done >= len(self._times) / (self._points - 1) - 1e-9:
+            self._times.append(t)
+            self._states.append(u.clone())
+
+    def flow(self, u: Tensor, end: float) -> Observer:
+        times = torch.linspace(1.0, end, self._points, dtype=torch.float64, device=u.device)
+        states = u.new_empty(len(times), *u.shape)
+        states[0] = u
+        self._times, self._states = times.tolist(), list(states)
+        return functools.partial(_interpolate, times, states.flatten(2))
+
+    def path(self) -> tuple[Tensor, Tensor]:
+        """Falling times (K,), float64, and the states at them (K, B, nC, ...), K <= points."""
+        return torch.tensor(self._times, dtype=torch.float64), torch.stack(self._states)
+
+
+def _interpolate(times: Tensor, states: Tensor, steps: Steps) -> None:
+    """Fill in the states (K, B, N) of the flow at the times (K,) in steps, by cubic Hermite polynomials."""
+    before, after = steps.t
+    inside = (times[:, None] < before) & (times[:, None] >= after) & steps.accepted
+    wanted, row = inside.nonzero(as_tuple=True)
+    h = (after - before)[row]
+    share = ((times[wanted] - before[row]) / h)[:, None]
+    (y0, y1), (s0, s1) = ((pair[0][row], pair[1][row]) for pair in (steps.y, steps.slope))
+    rest = 1.0 - share
+    blend = rest.square() * (1.0 + 2.0 * share) * y0 + share.square() * (3.0 - 2.0 * share) * y1
+    bend = share * rest * (rest * s0 - share * s1) * h[:, None]
+    states[wanted, steps.rows[row]] = (blend + bend).to(states.dtype)
+
+
+def grid_of(spec: FixedStepSpec, schedule: Schedule, *, per_step: int = 1) -> list[float]:
+    """The times of a recipe's fixed-step method, for as many whole steps as its evaluations allow.
+
+    Args:
+        per_step: evaluations of a step. The denoising step takes one more.
+
+    Raises:
+        RecipeError: there are not enough evaluations for one step.
+    """
+    own = spec.nfe - 1 if spec.denoise else spec.nfe
+    steps = own // per_step
+    if steps == 0:
+        least = per_step + spec.nfe - own
+        text = f"is too small for sampling.method={spec.method}, a step of which takes {per_step} evaluations here"
+        raise RecipeError(f"sampling.nfe={spec.nfe} {text}. Set sampling.nfe={least} or more.")
+    return schedule.grid(spec.spacing, steps, spec.eps, spec.grid_power)
+
+
+@functools.lru_cache(maxsize=4096)
+def _split(sde: Diffusion, t: float) -> tuple[Tensor, Tensor]:
+    """alpha of (s, u_S), and s of (alpha, u_S), (m, 2m) each: the times of a grid come again with every batch."""
+    target, known, inverse, shift = sde.known(t)
+    return -torch.cat([inverse, shift], dim=1), -torch.cat([target, known], dim=1)
+
+
+def rest(score: ScoreFunction, sde: Diffusion, u: Tensor, t: float) -> Tensor:
+    """alpha := -E^-1 (s + K u_S) at u and t, (B, mC, ...): the score without its known part (docs/math.md 7.2)."""
+    return combined(_split(sde, t)[0], (*sde.scored_halves(score(u, t)), *sde.scored_halves(sde.scored(u))))
+
+
+def score_from_rest(alpha: Tensor, sde: Diffusion, u: Tensor, t: float) -> Tensor:
+    """The score s = -E alpha - K u_S, (B, mC, ...)."""
+    return combined(_split(sde, t)[1], (*sde.scored_halves(alpha), *sde.scored_halves(sde.scored(u))))
+
+
+def ended(score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, nfe: Nfe) -> tuple[Tensor, Nfe]:
+    """The sample, from u at ``spec.eps`` after ``nfe`` evaluations, and the evaluations in all.
+
+    If ``spec.denoise``, it is the mean of one more Euler-Maruyama step to time 0 (docs/math.md section 7).
+    """
+    return (sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps), nfe + 1) if spec.denoise else (u, nfe)

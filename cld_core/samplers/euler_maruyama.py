@@ -6,8 +6,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from cld_core.config.sampling import EmSpec
-from cld_core.samplers import Draws
-from cld_core.samplers.path import UNWATCHED, Watcher, ended, grid_of
+from cld_core.samplers import UNWATCHED, Draws, Watcher, ended, grid_of
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 

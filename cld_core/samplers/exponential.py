@@ -1,7 +1,7 @@
 """The exponential multistep sampler (docs/math.md section 7.2).
 
 The reverse process is split into a known linear part, which is solved exactly, and a smooth rest: a multiple of alpha
-(`split.rest`), which is interpolated between evaluations. It works with any score, with one evaluation per step.
+(`samplers.rest`), which is interpolated between evaluations. It works with any score, with one evaluation per step.
 """
 
 import functools
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from cld_core.analytic import gaussian
 from cld_core.config.sampling import ExponentialSpec
-from cld_core.samplers import Draws
+from cld_core.samplers import UNWATCHED, Draws, Watcher, grid_of, rest, score_from_rest
 from cld_core.samplers.multistep import Step, alpha_fields, follow, interpolating, known_part, segments
-from cld_core.samplers.path import UNWATCHED, Watcher, grid_of, rest, score_from_rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 

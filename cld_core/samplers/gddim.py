@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cld_core.config.sampling import GddimSpec
-from cld_core.samplers import Draws
+from cld_core.samplers import UNWATCHED, Draws, Watcher, grid_of
 from cld_core.samplers.multistep import (
     Segment,
     Step,
@@ -22,10 +22,9 @@ from cld_core.samplers.multistep import (
     follow,
     interpolating,
     noise_factor,
+    pulling,
     segments,
-    strengths,
 )
-from cld_core.samplers.path import UNWATCHED, Watcher, grid_of
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.estimate import estimate
@@ -83,7 +82,7 @@ def coefficients(
             return tuple(_stochastic(sde, *part, eta) for part in parts), noises
         inside = [torch.linalg.solve(one.back, moved) for one, moved in zip(moving, roots[1:], strict=True)]
         fields = [
-            _pulling(sde, segment.times, torch.linalg.solve(kernel(sde, segment.times), moved))
+            pulling(sde, 0.0, segment.times, torch.linalg.solve(kernel(sde, segment.times), moved)[:, sde.n - sde.m :])
             for segment, moved in zip(plain, inside, strict=True)
         ]
     return interpolating(sde, times, plain, fields, order, corrector), noises
@@ -91,14 +90,7 @@ def coefficients(
 
 def _closed(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     """Matrix (K, n, n) of the reverse process of a single data point, relative to the mean: its score is linear."""
-    return drift(sde, t) + _pulling(sde, t, torch.linalg.inv(kernel(sde, t)), eta)
-
-
-def _pulling(sde: Diffusion, t: Tensor, matrix: Tensor, eta: float = 0.0) -> Tensor:
-    """The term in du/dt of ``matrix`` (K, n, k) as -score: its scored rows times their strengths, (K, n, k)."""
-    out = torch.zeros_like(matrix)
-    out[:, sde.n - sde.m :] = strengths(sde, eta, t) * matrix[:, sde.n - sde.m :]
-    return out
+    return drift(sde, t) + pulling(sde, eta, t, torch.linalg.inv(kernel(sde, t))[:, sde.n - sde.m :])
 
 
 def _noise(sde: Diffusion, t: float, root: Tensor) -> Noise:

@@ -131,7 +131,7 @@ def follow(
     costs none.
 
     Args:
-        visit: `path.Watcher.visit`.
+        visit: `Watcher.visit`.
         evaluate_last: evaluate the field at times[-1], too, as the denoising step needs it.
     """
     history: list[Tensor] = []
@@ -209,6 +209,11 @@ def strengths(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     return 0.5 * (1.0 + eta * eta) * sde.diffusion2(t)[:, :, None]
 
 
+def pulling(sde: Diffusion, eta: float, t: Tensor, scored: Tensor) -> Tensor:
+    """The term in du/dt of ``scored`` (K, m, k) as -s: times the `strengths`, and 0 in the other halves, (K, n, k)."""
+    return torch.nn.functional.pad(strengths(sde, eta, t) * scored, (0, 0, sde.n - sde.m, 0))
+
+
 def known_part(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     """The linear part that is solved exactly: the drift and what K adds to it, (K, n, n), float64."""
     first = sde.n - sde.m
@@ -219,9 +224,7 @@ def known_part(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
 
 def alpha_fields(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     """The factors of alpha in du/dt, (K, n, m), float64: E times the strengths, in the scored halves."""
-    fields = torch.zeros(len(t), sde.n, sde.m, dtype=torch.float64)
-    fields[:, sde.n - sde.m :] = strengths(sde, eta, t) * sde.target(t)
-    return fields
+    return pulling(sde, eta, t, sde.target(t))
 
 
 def drift(sde: Diffusion, t: Tensor) -> Tensor:

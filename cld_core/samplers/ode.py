@@ -5,8 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from cld_core.config.sampling import OdeSpec
-from cld_core.samplers import Draws
-from cld_core.samplers.path import UNWATCHED, Watcher, ended
+from cld_core.samplers import UNWATCHED, Draws, Watcher, ended
 from cld_core.score import ScoreFunction, at_each, for_rows
 from cld_core.sde import Diffusion
 from cld_core.solver import solve

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from cld_core.config.sampling import ConjugateSpec, SplittingSpec
-from cld_core.samplers import Draws
+from cld_core.samplers import UNWATCHED, Draws, Watcher, ended, grid_of, rest
 from cld_core.samplers.multistep import alpha_fields, known_part, segments
-from cld_core.samplers.path import UNWATCHED, Watcher, ended, grid_of, rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import add, apply

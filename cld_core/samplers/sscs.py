@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from cld_core.config.sampling import SscsSpec
-from cld_core.samplers import Draws
+from cld_core.samplers import UNWATCHED, Draws, Watcher, ended, grid_of, rest
 from cld_core.samplers.multistep import segments
-from cld_core.samplers.path import UNWATCHED, Watcher, ended, grid_of, rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, combined
@@ -81,8 +80,8 @@ def _first_order(sde: Diffusion, times: Sequence[float]) -> Kicks:
 def _second_order(sde: Diffusion, times: tuple[float, ...]) -> Kicks:
     """With an error that falls with the square of the number of steps.
 
-    They are exact in u_S for their linear part, and take alpha, that of `split.rest`, at the middle of the step, in t
-    and in u_S: the score part is G (K - P) u_S + G E alpha. The u_S there is predicted with the last step's alpha,
+    They are exact in u_S for their linear part, and take alpha, that of `samplers.rest`, at the middle of the step, in
+    t and in u_S: the score part is G (K - P) u_S + G E alpha. The u_S there is predicted with the last step's alpha,
     which is accurate enough for second order.
     """
 

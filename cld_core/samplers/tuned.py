@@ -1,4 +1,4 @@
-"""The sampler that `cldctl tune` has fitted to a network (docs/math.md section 7.5)."""
+"""Linear samplers: those that `cldctl tune` has fitted to a network, and where its fits start (docs/math.md 7.5)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,16 @@ from torch import Tensor
 from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
 from cld_core.run.tunings import Coefficients, Solution
-from cld_core.samplers import Draws
-from cld_core.samplers.path import UNWATCHED, Watcher, rest
+from cld_core.samplers import UNWATCHED, Draws, Watcher, exponential, rest, score_from_rest
 from cld_core.score import ScoreFunction
-from cld_core.sde import Diffusion
+from cld_core.sde import Diffusion, Schedule
 from cld_core.sde.matrices import combined
+
+# How many of the newest alphas have weights in every fit. Weights of older ones, which a solution of fewer evaluations
+# leads to, stay as they are.
+MEMORY = 4
+# Times are spread in B(t)^(1/6), in which the recommended grid is uniform.
+POWER = 6.0
 
 
 @dataclass(frozen=True)
@@ -98,3 +103,91 @@ def stepped(sde: Diffusion, matrix: Tensor, u: Tensor, alphas: Sequence[Tensor])
     """u (B, nC, ...) after a step."""
     parts = [*sde.halves(u), *(part for alpha in alphas for part in sde.scored_halves(alpha))]
     return combined(matrix, parts[: matrix.shape[1]])
+
+
+def spaced(sde: Diffusion, nfe: int, eps: float, denoise: bool, spacing: str) -> list[float]:
+    """The times of one of `cld_core.run.tunings.SPACINGS`, the end included."""
+    name, _, power = spacing.partition(" ")
+    return sde.schedule.grid(name, nfe - denoise, eps, float(power or 1.0))
+
+
+def of_exponential(sde: Diffusion, times: Sequence[float], order: int, corrector: bool, denoise: bool) -> Linear:
+    """The exponential sampler over a grid, without noise, in linear form.
+
+    The corrector's change of u becomes part of the next step.
+
+    Args:
+        times: the grid, its end included.
+    """
+    steps = exponential.steps(sde, tuple(times), order, corrector, 0.0)
+    parts = [(step.transition, step.predictor) for step in steps]
+    if denoise:
+        parts.append(_denoising(sde, times[-1]))
+    matrices, correction = [], torch.zeros(0, sde.n, sde.m, dtype=torch.float64)
+    for number, (transition, predictor) in enumerate(parts):
+        corrected = transition @ correction
+        weights = predictor.new_zeros(max(len(predictor), len(corrected)), sde.n, sde.m)
+        weights[: len(predictor)] += predictor
+        weights[: len(corrected)] += corrected
+        matrices.append(torch.cat([transition, *weights[: number + 1]], dim=1))
+        if number < len(steps):
+            correction = steps[number].correction
+    evaluated = times if denoise else times[:-1]
+    return Linear(torch.tensor(evaluated, dtype=torch.float64), tuple(matrices))
+
+
+def _denoising(sde: Diffusion, eps: float) -> tuple[Tensor, Tensor]:
+    """The matrices of the denoising step, of u (n, n) and of the last alpha (1, n, m), from images of unit vectors."""
+    units = torch.eye(sde.n + sde.m, dtype=torch.float64)
+    u, alpha = units[:, : sde.n].contiguous(), units[:, sde.n :].contiguous()
+    images = sde.euler_step(u, score_from_rest(alpha, sde, u, eps), eps, eps).T
+    return images[:, : sde.n], images[None, :, sde.n :]
+
+
+def with_memory(linear: Linear) -> Linear:
+    """The same sampler with weights for all alphas that every fit uses."""
+    n, first = linear.matrices[0].shape
+    each = (n + (first - n) * min(number, MEMORY) for number in range(1, len(linear.matrices) + 1))
+    padded = (
+        torch.nn.functional.pad(matrix, (0, max(0, columns - matrix.shape[1])))
+        for matrix, columns in zip(linear.matrices, each, strict=True)
+    )
+    return Linear(linear.times, tuple(padded))
+
+
+def extended(linear: Linear, sde: Diffusion, nfe: int, eps: float, denoise: bool) -> Linear:
+    """The same sampler with more evaluations, ``nfe`` in all: its samples are the same to rounding.
+
+    The step that is the longest in B(t)^(1/6) is divided: the exponential sampler of order 0 leads to its middle, and
+    the rest of the step from there to where it led before. What is evaluated in the middle has no weight yet.
+    """
+    while len(linear.times) < nfe:
+        linear = _divided(linear, sde, eps, denoise)
+    return linear
+
+
+def _divided(linear: Linear, sde: Diffusion, eps: float, denoise: bool) -> Linear:
+    n = sde.n
+    times = linear.times.tolist()
+    matrices = list(linear.matrices)
+    spread = places(sde.schedule, times if denoise else [*times, eps])
+    number = int((spread[:-1] - spread[1:]).argmax())
+    middle = sde.schedule.time(float(spread[number : number + 2].mean()) ** POWER)
+    (first,) = of_exponential(sde, (times[number], middle), 1, False, False).matrices
+    last = matrices[number].clone()
+    last[:, :n] @= torch.linalg.inv(first[:, :n])
+    last[:, n : n + sde.m] -= last[:, :n] @ first[:, n:]
+    for step, old in enumerate([last, *matrices[number + 1 :]]):
+        # The new alpha comes after those of the steps from `number` + 1 to this one.
+        at = n + sde.m * step
+        if old.shape[1] > at:
+            old = torch.cat([old[:, :at], old.new_zeros(n, sde.m), old[:, at:]], dim=1)
+        matrices[number + step] = old
+    matrices.insert(number, first)
+    times.insert(number + 1, middle)
+    return Linear(torch.tensor(times, dtype=torch.float64), tuple(matrices))
+
+
+def places(schedule: Schedule, times: Sequence[float]) -> Tensor:
+    """B(t)^(1/6) at each of the times."""
+    return torch.tensor([schedule.integral(t) ** (1.0 / POWER) for t in times], dtype=torch.float64)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import torch
@@ -28,8 +27,6 @@ from cld_core.errors import UnfitError
 from cld_core.files import passes
 from cld_core.ranks import Ranks
 from cld_core.rendezvous import Place
-
-T = TypeVar("T")
 
 # Memory without which no training begins, bytes: of the machine, and of a GPU.
 HOST_BYTES, GPU_BYTES = 256 * 2**20, 512 * 2**20
@@ -54,8 +51,8 @@ _SIZE = 512  # rows and columns of the matrices, and numbers that are added up
 _CONTENT = b"cldctl health check\n" * 200
 
 
-class _Failed(Exception):
-    """What is wrong with this machine, for the reason of an `UnfitError`."""
+# Returns what is wrong with this machine, for the reason of an `UnfitError`; None if nothing is.
+Check = Callable[[], str | None]
 
 
 def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str) -> None:
@@ -69,16 +66,14 @@ def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str) -
     Raises:
         UnfitError: one of the checks failed, or took too long.
     """
-    checks: dict[str, tuple[float, Callable[[], None]]] = {
+    checks: dict[str, tuple[float, Check]] = {
         "memory": (MEMORY_WITHIN_S, _memory),
         **({"gpu": (GPU_WITHIN_S, lambda: _gpu(place, allotted))} if gpu else {}),
         "folder": (FOLDER_WITHIN_S, lambda: _folder(folder, place.rank)),
     }
     for name, (within_s, check) in checks.items():
-        try:
-            _within(within_s, check)
-        except _Failed as error:
-            raise UnfitError(f"{node}: {name}: {error}", name, {place.rank: node}) from error
+        if (problem := _within(within_s, check)) is not None:
+            raise UnfitError(f"{node}: {name}: {problem}", name, {place.rank: node})
 
 
 def together(ranks: Ranks, *, node: str) -> list[str]:
@@ -89,10 +84,7 @@ def together(ranks: Ranks, *, node: str) -> list[str]:
     """
     if ranks.world_size == 1:
         return []
-    try:
-        problem = _within(SUM_WITHIN_S, lambda: _sum(ranks))
-    except _Failed as error:
-        problem = str(error)
+    problem = _within(SUM_WITHIN_S, lambda: _sum(ranks))
     told: list[tuple[str, str | None, float]] = [("", None, 0.0)] * ranks.world_size
     dist.barrier(group=ranks.control)
     dist.all_gather_object(told, (node, problem, time.time()), group=ranks.control)
@@ -108,66 +100,51 @@ def together(ranks: Ranks, *, node: str) -> list[str]:
     return warnings if ranks.is_first else []
 
 
-def _within(seconds: float, work: Callable[[], T]) -> T:
-    """What ``work`` returns, in a thread of its own: a driver or a network file system may hang for ever.
-
-    Raises:
-        _Failed: it did, or it failed.
-    """
-    future: Future[T] = Future()
+def _within(seconds: float, check: Check) -> str | None:
+    """What a check finds, in a thread of its own: a driver or a network file system may hang for ever."""
+    future: Future[str | None] = Future()
 
     def run() -> None:
         try:
-            future.set_result(work())
+            future.set_result(check())
         except BaseException as error:
-            future.set_exception(error)
+            text = str(error).strip().partition("\n")[0]
+            future.set_result(f"{type(error).__name__}: {text}")
 
     threading.Thread(target=run, name="health check", daemon=True).start()
     try:
-        error = future.exception(seconds)
+        return future.result(seconds)
     except TimeoutError:
-        raise _Failed(f"no answer within {seconds:.0f} s") from None
-    if error is not None and not isinstance(error, _Failed):
-        text = str(error).strip().partition("\n")[0]
-        raise _Failed(f"{type(error).__name__}: {text}") from error
-    return future.result()
+        return f"no answer within {seconds:.0f} s"
 
 
-def _memory() -> None:
+def _memory() -> str | None:
     # What programs can still get.
-    if (free := psutil.virtual_memory().available) < HOST_BYTES:
-        raise _Failed(f"only {free // 2**20} MiB of memory are free")
+    free = psutil.virtual_memory().available
+    return f"only {free // 2**20} MiB of memory are free" if free < HOST_BYTES else None
 
 
-def _gpu(place: Place, allotted: bool) -> None:
+def _gpu(place: Place, allotted: bool) -> str | None:
     if not torch.cuda.is_available():
-        if allotted and torch.version.cuda is not None:
-            raise _Failed("the job was given a GPU, and torch sees none")
-        return
+        lacks_one = allotted and torch.version.cuda is not None
+        return "the job was given a GPU, and torch sees none" if lacks_one else None
     device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
     with torch.cuda.device(device):
         free, _ = torch.cuda.mem_get_info()
-        if free < GPU_BYTES:
-            raise _Failed(f"only {free // 2**20} MiB of GPU {device.index} are free")
-        require_product(device)
+        return f"only {free // 2**20} MiB of GPU {device.index} are free" if free < GPU_BYTES else product(device)
 
 
-def require_product(device: torch.device) -> None:
-    """Multiply two matrices of small whole numbers, which every precision holds exactly.
-
-    Raises:
-        _Failed: the product is wrong.
-    """
+def product(device: torch.device) -> str | None:
+    """Multiply two matrices of small whole numbers, which every precision holds exactly; what is wrong with it."""
     rows = torch.arange(_SIZE, dtype=torch.int64)
     left = (rows[:, None] * 3 + rows[None, :] * 5) % 7 - 3
     right = (rows[:, None] * 2 + rows[None, :]) % 5 - 2
-    product = (left.float().to(device) @ right.float().to(device)).cpu().to(torch.int64)
-    wrong = int((product != left @ right).sum())
-    if wrong:
-        raise _Failed(f"a matrix product has {wrong} wrong numbers of {product.numel()}")
+    made = (left.float().to(device) @ right.float().to(device)).cpu().to(torch.int64)
+    wrong = int((made != left @ right).sum())
+    return f"a matrix product has {wrong} wrong numbers of {made.numel()}" if wrong else None
 
 
-def _folder(folder: Path, rank: int) -> None:
+def _folder(folder: Path, rank: int) -> str | None:
     """Write, read and delete a file. What may pass, such as a full disk, is left to those who repeat it."""
     file = folder / f".health_{rank}_{socket.gethostname()}_{os.getpid()}"
     try:
@@ -175,11 +152,8 @@ def _folder(folder: Path, rank: int) -> None:
         content = file.read_bytes()
         file.unlink()
     except OSError as error:
-        if passes(error):
-            return
-        raise _Failed(f"{folder} cannot be written: {error.strerror or error}") from error
-    if content != _CONTENT:
-        raise _Failed(f"{folder}: a file has another content than was written")
+        return None if passes(error) else f"{folder} cannot be written: {error.strerror or error}"
+    return None if content == _CONTENT else f"{folder}: a file has another content than was written"
 
 
 def _sum(ranks: Ranks) -> str | None:

@@ -1,5 +1,7 @@
 """One attempt of a run: take the lease, choose where to start, train, and record how it ended.
 
+Samples, likelihood bounds and FIDs of the averaged weights are computed now and then, by all ranks together.
+
 The train loop (`Training`) never submits, requeues or polls: it gets a stop flag and returns why it ended. When a loss
 or gradient explodes, it continues from the last good checkpoint with fresh noise. The number of rollbacks is bounded:
 the ledger counts those to each checkpoint, so a new attempt does not start from zero. Reaching a later checkpoint gives
@@ -7,6 +9,7 @@ new credit, so that a run that makes progress is not given up.
 """
 
 import contextlib
+import dataclasses
 import os
 import re
 import socket
@@ -17,11 +20,12 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from cld_core import numerics, processor
+from cld_core import metrics as registry
+from cld_core import pictures, processor
 from cld_core.checkpoint import Writer, checkpoints, load, snapshots
 from cld_core.config import Recipe
 from cld_core.data.source import identity_or_nothing
@@ -34,19 +38,30 @@ from cld_core.errors import (
     SaveError,
     UsageError,
 )
+from cld_core.evaluate.request import periodic_request
+from cld_core.evaluate.rows import Table, remark_on
 from cld_core.files import passes, retried
+from cld_core.model import Model
+from cld_core.nets import execution
 from cld_core.ranks import Consensus, Ranks
+from cld_core.registration import resolve
 from cld_core.run import Lease, RunFolder, code, events
 from cld_core.run import recipe as frozen
 from cld_core.run.checkpoints import clear_unfinished, newest_good, set_aside, verify
+from cld_core.run.evaluations import EvalRequest
 from cld_core.run.events import Cause
 from cld_core.run.identity import are_other_data, versions
+from cld_core.run.shards import share
+from cld_core.samplers import Samples, concatenated
 from cld_core.stop import StopCode, StopFlag
+from cld_core.tasks import joined
 
 from .health import EVERY, Stragglers, Watchdog
-from .loggers import About
-from .monitoring import Monitor, Periodic
+from .loggers import About, Monitor
 from .step import Trainer
+
+T = TypeVar("T")
+
 
 # Errors that are written in code or recipe, the same at each start: another attempt would meet them again.
 _BUGS = (
@@ -95,6 +110,148 @@ class SessionResult:
     code: StopCode = StopCode.NONE
 
 
+class Periodic:
+    """Called after every step; computes something at the steps that the recipe's `periodic` section names.
+
+    The results depend on the weights and on `eval.seed`, not on the number of ranks. A failure, such as a solver that
+    does not converge, is reported and training continues. A request to stop ends the work between two batches.
+
+    Args:
+        heartbeat: called after each batch.
+    """
+
+    def __init__(
+        self, trainer: Trainer, folder: RunFolder, monitor: Monitor, stop: StopFlag, heartbeat: Callable[[], None]
+    ) -> None:
+        self._trainer = trainer
+        self._folder = folder
+        self._monitor = monitor
+        self._stop, self._heartbeat = stop, heartbeat
+        self._spec = trainer.recipe.periodic
+        # What FID needs is looked for now, not at the step where it is due.
+        self._fid_request = periodic_request(trainer.recipe, "fid")
+
+    def __call__(self, step: int) -> None:
+        spec = self._spec
+        works = [("drawing samples", self._sample)] * spec.wants("samples", step)
+        works += [("evaluating", self._bound)] * spec.wants("elbo", step)
+        works += [("evaluating", self._fid)] * spec.wants("fid", step)
+        if not works:
+            return
+        trainer = self._trainer
+        model = Model(trainer.recipe, trainer.ranks.device, net=trainer.net, data=trainer.source, step=step)
+        model.path = self._folder.path
+        trainer.net.eval()
+        try:
+            # Batch sizes vary here, and each of them would be timed.
+            with trainer.ema.in_place(), execution.using(tf32=trainer.recipe.train.tf32):
+                for phase, work in works:
+                    self._monitor.enter(phase, step)
+                    work(model)
+        finally:
+            trainer.net.train()
+        self._monitor.resume_clock(step)
+        self._monitor.enter("training", step)
+
+    def _sample(self, model: Model) -> None:
+        seed, labels = model.recipe.eval.seed, pictures.in_rows(model, self._spec.samples)
+
+        def draw(first: int, last: int) -> Samples:
+            rows = None if labels is None else labels[first:last]
+            drawn = model.draw(last - first, seed=seed, first=first, label=rows)
+            return Samples(drawn.x.cpu(), None, drawn.nfe_each.cpu())
+
+        parts = self._shared("samples", self._spec.samples, draw)
+        if parts is None:
+            return
+        drawn = concatenated(parts)
+        if (remark := remark_on(drawn.x)) is not None:
+            self._monitor.say(f"step {model.step}: {remark}")
+        how = pictures.how(model, drawn)
+        file, monitor = self._folder.samples / pictures.periodic_name(model.step), self._monitor
+
+        def show() -> None:
+            # Drawing opens files, too: fonts, on a disk that may be full.
+            pixels = pictures.pixels(drawn.x, model, how)
+            monitor.tell(lambda logger: logger.picture("periodic/samples", pixels, model.step))
+            pictures.write(file, pixels, pictures.title(drawn.x, model, how))
+
+        monitor.pictures.attempt(show)
+        monitor.plot("periodic", {"nfe": drawn.nfe}, model.step)
+
+    def _bound(self, model: Model) -> None:
+        try:
+            request = periodic_request(model.recipe, "elbo")
+        except (CldError, OSError) as error:  # The same on all ranks, which see the same data.
+            self._monitor.say(f"no likelihood bound this time: {error}")
+            return
+        assert request is not None, "a recipe that wants the bound has a request for it"
+        if (section := self._section("elbo", model, request, "likelihood bound")) is None:
+            return
+        names = [name for name in ("bpd", "nll", "stderr") if section.get(name) is not None]
+        self._monitor.plot("periodic", {name: section[name] for name in names}, model.step)
+        values = " ".join(f"{name} {section[name]:.4f}" for name in names)
+        self._monitor.say(f"step {model.step}: likelihood bound of {request.points} test points: {values}")
+
+    def _fid(self, model: Model) -> None:
+        assert self._fid_request is not None, "a recipe that wants FID has a request for it"
+        request = dataclasses.replace(self._fid_request, checkpoint_step=model.step)
+        if (section := self._section("fid", model, request, "FID")) is None:
+            return
+        self._monitor.plot("periodic", {"fid": section["value"], "fid_nfe": section["nfe_mean"]}, model.step)
+        self._monitor.say(f"step {model.step}: FID {section['value']:.4f} of {section['samples']} samples")
+
+    def _section(self, name: str, model: Model, request: EvalRequest, what: str) -> dict[str, Any] | None:
+        """The section of a report that a metric makes of rows that all ranks compute; None if there is none.
+
+        There is none on ranks other than the first, nor anywhere if a rank was asked to stop or failed.
+        """
+        metric = registry.metric(name)
+        rows = resolve(registry.ROWS[metric.rows].implementation)
+        # What they need may be gone, which is found when they are made.
+        parts = self._shared(what, request.sizes[metric.rows], lambda i, j: rows(model, request).compute(i, j))
+        if parts is None:
+            return None
+        try:
+            section: dict[str, Any] = resolve(metric.section)(Table(model, request, joined(parts)))
+        except (CldError, OSError) as error:
+            self._monitor.say(f"no {what} this time: {error}")
+            return None
+        if (remark := metric.remark(section)) is not None:
+            self._monitor.say(f"step {model.step}: {remark}")
+        return section
+
+    def _shared(self, what: str, n: int, compute: Callable[[int, int], T]) -> list[T] | None:
+        """``compute`` over 0..n in batches, each rank a contiguous share; all parts in order on rank 0.
+
+        None on the other ranks, and everywhere if a rank was asked to stop or failed.
+        """
+        ranks, size = self._trainer.ranks, self._spec.batch_size
+        first, last = share(n, ranks.rank, ranks.world_size)
+        largest = -(-n // ranks.world_size)
+        rounds = -(-largest // size)
+        consensus, own = Consensus(ranks), []
+        problem: str | None = None
+        for start in range(first, first + rounds * size, size):
+            consensus.begin(self._stop.code)
+            try:
+                if start < last and problem is None:
+                    own.append(compute(start, min(start + size, last)))
+            except (CldError, OSError, torch.OutOfMemoryError) as error:
+                problem = str(error)
+            self._heartbeat()
+            if consensus.result() is not StopCode.NONE:
+                return None
+        gathered: list[Any] | None = ranks.gather((own, problem))
+        if gathered is None:
+            return None
+        for _, failure in gathered:
+            if failure is not None:
+                self._monitor.say(f"no {what} this time: {failure}")
+                return None
+        return [part for parts, _ in gathered for part in parts]
+
+
 @dataclass(frozen=True)
 class Training:
     """The training of one attempt on this rank: a segment, and one more after each rollback.
@@ -133,7 +290,7 @@ class Training:
             self._open_writers(self.lease)
         # A run that is to be repeatable does not leave the choice of kernels to a stopwatch each time it starts.
         with (
-            numerics.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"),
+            execution.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"),
             closing(Watchdog(spec.hang_timeout_s)) as watchdog,
         ):
             step, code = self._segments(watchdog)

@@ -355,9 +355,8 @@ def import_(
         from cld_core.importing import import_published
 
         about = identity(resolved.name, wanted.file)
-        made = import_published(file, resolved, wanted.run().path, about)
-    run = made.folder
-    done = f" in {run.path}: step {made.step}, {made.parameters:,} parameters"
+        run, step, parameters = import_published(file, resolved, wanted.run().path, about)
+    done = f" in {run.path}: step {step}, {parameters:,} parameters"
     err.print(strong("run ", run.name, done))
     if resolved.optim.name != "adam":
         text = f"published checkpoints were trained with adam; resuming uses their state for {resolved.optim.name}"

@@ -15,8 +15,8 @@ from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import DamagedCheckpoint, all_whole, newest_good, verify, weights_digest
 from cld_core.run.evaluations import Axis, Cell, EvalRequest, Sweep, current_report
+from cld_core.run.tunings import Network, Solutions
 from cld_core.sanitize import is_count, one_line
-from cld_core.solutions import Network, Solutions
 
 CHANGEABLE = ("eval", "sampling", "ema", "cluster")
 SWEEPABLE = ("sampling", "eval", "ema")

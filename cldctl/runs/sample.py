@@ -197,8 +197,8 @@ def draw(options: SampleOptions, working: Progress) -> Drawn:
     run, recipe, observed, label = options.run, options.recipe(), options.observed, options.label
     import cld_core
     from cld_core import pictures
-    from cld_core.evaluate import conditional
     from cld_core.evaluate.rows import remark_on
+    from cld_core.evaluate.toy import ConditionalDensity, agreement
 
     model = cld_core.load(run.path, options.checkpoint, allow_plugin=options.allow_plugin, ema_length=recipe.ema.length)
     model.recipe = replace(model.recipe, sampling=recipe.sampling)
@@ -212,7 +212,7 @@ def draw(options: SampleOptions, working: Progress) -> Drawn:
     by = observed.way() if given is not None else None
     drawn = _drawn(model, count, options.seed, working, label=labels, observation=given, by=by)
     number = None if label is None or model.classes is None else model.classes.index(label)
-    density = None if given is None else conditional.ConditionalDensity.of(model, given, number)
+    density = None if given is None else ConditionalDensity.of(model, given, number)
     working.phase(f"writing {target.name}")
     how = pictures.how(model, drawn, label)
     if target.suffix == ".npz":
@@ -220,10 +220,11 @@ def draw(options: SampleOptions, working: Progress) -> Drawn:
     elif given is None:
         pictures.show(target.absolute(), drawn.x, model, how)
     else:
-        conditional.show(target.absolute(), drawn.x, model, given, density, f"{observed.told} ({how})", number)
+        line = None if density is None else density.line
+        pictures.show_given(target.absolute(), drawn.x, model, given, line, f"{observed.told} ({how})", number)
     weights = ", ".join(filter(None, [f"step {model.step}", recipe.ema.words]))
     evaluations = f"{drawn.nfe:.0f} network evaluations each ({recipe.sampling.method})"
-    found = None if given is None else f"{observed.told}: {conditional.agreement(drawn.x, given, density)}"
+    found = None if given is None else f"{observed.told}: {agreement(drawn.x, given, density)}"
     return Drawn(target, f"{count:,} samples of {weights}, {evaluations}", remark_on(drawn.x), found)
 
 

@@ -10,8 +10,7 @@ from cld_core.config.eval import ElboSpec
 from cld_core.config.sampling import ExponentialSpec
 from cld_core.guidance import Conditional, Guided, bound, counted
 from cld_core.likelihood import likelihood
-from cld_core.samplers import sample
-from cld_core.samplers.path import grid_of
+from cld_core.samplers import grid_of, sample
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise, generator
 from tests.support.affine import spec_of

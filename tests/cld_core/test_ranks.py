@@ -15,9 +15,9 @@ from cld_core import ranks as distributed
 from cld_core import rendezvous
 from cld_core.config import load
 from cld_core.errors import LeaseLostError, SaveError, UsageError
-from cld_core.ranges import share
 from cld_core.ranks import Consensus, RankError, Ranks, alone, join
 from cld_core.rendezvous import Place
+from cld_core.run.shards import share
 from cld_core.stop import StopCode
 from tests.support.paths import TOY
 from tests.support.spawned import spawned

@@ -21,7 +21,7 @@ from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
 from cld_core.run import work as works
 from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
-from cld_core.run.work import COMPUTED_BY, KINDS, open_work
+from cld_core.run.work import KINDS, open_work
 from cld_core.tasks import Computer, Task
 from tests.support.clock import Clock
 from tests.support.failing import Failing
@@ -94,8 +94,7 @@ class SquaresTask(Task):
 @pytest.fixture(scope="module", autouse=True)
 def known():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(KINDS, "squares", Squares)
-        patch.setitem(COMPUTED_BY, "squares", SquaresTask.compute)
+        patch.setitem(KINDS, "squares", (Squares, SquaresTask.compute))
         yield
 
 

@@ -7,8 +7,7 @@ import pytest
 
 from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
-from cld_core.run.tunings import Coefficients, Flow, Solution
-from cld_core.solutions import Network, Solutions, moved_on
+from cld_core.run.tunings import Coefficients, Flow, Network, Solution, Solutions, moved_on
 
 FLOW = Flow(eps=1e-3, denoise=True)
 SOLUTION = Solution(

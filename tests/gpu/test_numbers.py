@@ -11,7 +11,7 @@ from benchmarks.harness import Settings
 from cld_core import gpu
 from cld_core.config.eval import INCEPTION
 from cld_core.digests import digest_of
-from cld_core.evaluate.extractors import Extractor
+from cld_core.evaluate.features import Extractor
 from cld_core.run.evaluations import Extraction
 from tests.support.extractor import random_inception
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.gpu import halved
-from cld_core import numerics
 from cld_core.checkpoint import checkpoints
 from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
@@ -52,7 +51,7 @@ RESUME_TOLERANCE = 2.0**-7
 
 @contextlib.contextmanager
 def trainer_of(recipe, *, fixed_shapes=True):
-    with numerics.using(tf32=recipe.train.tf32, fixed_shapes=fixed_shapes):
+    with execution.using(tf32=recipe.train.tf32, fixed_shapes=fixed_shapes):
         made = Trainer(recipe, Ranks(device=DEVICE))
         try:
             yield made
@@ -174,7 +173,7 @@ def _in_step(ranks, recipe):
 def trained(recipe, ranks):
     """The gradients of the first step, and the weights after some, on the CPU."""
     gradients = {}
-    with numerics.using(tf32=False):
+    with execution.using(tf32=False):
         made = Trainer(recipe, ranks)
         made.warm_up()
 

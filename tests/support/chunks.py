@@ -10,4 +10,4 @@ def cut(monkeypatch, rows):
     for kind, it in list(registry.ROWS.items()):
         monkeypatch.setitem(registry.ROWS, kind, replace(it, chunk=rows))
     monkeypatch.setattr("cld_core.run.shards.CHUNK", rows)
-    monkeypatch.setattr("cld_core.run.evaluations.POINTS_CHUNK", rows)
+    monkeypatch.setattr(registry, "POINTS_CHUNK", rows)

@@ -1,10 +1,11 @@
-"""What shows a training while it runs: TensorBoard, and what the `monitor` section of the recipe adds.
+"""What a run reports while it trains: `progress.json`, TensorBoard, and what the `monitor` section of the recipe adds.
 
-A logger belongs to rank 0, and to one attempt. A further one is a file with a class that has the methods of `Logger`,
-its keys in `cld_core.config.monitor`, and a line in `LOGGERS`.
+Only rank 0 reports. A logger belongs to one attempt. A further one is a file with a class that has the methods of
+`Logger`, its keys in `cld_core.config.monitor`, and a line in `LOGGERS`.
 """
 
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import methodcaller
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -19,9 +21,10 @@ from torch import Tensor
 from cld_core.config import Recipe
 from cld_core.config.loader import to_yaml
 from cld_core.config.schema import leaves
-from cld_core.files import Dropping
+from cld_core.files import Dropping, write_json
 from cld_core.registration import resolve, table
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, events
+from cld_core.run.folder import ReportedProgress
 from cld_core.sanitize import fenced, local_time, one_line
 
 # By name, "module:attribute" of a class that is called with an `About`. Each of them may be slow or fail: they run in
@@ -39,6 +42,10 @@ _MOST = 2_000
 _AGAIN_S = 30.0
 # Seconds that the end of an attempt waits for loggers. SIGTERM leaves 30 for all that there is to do.
 CLOSE_S = 10.0
+# Seconds between two writes of `progress.json`: often enough for status, rarely enough for a shared disk.
+PROGRESS_EVERY_S = 1.0
+# The weight of the newest loss in the smoothed one, an exponential mean over reports. The first ten have equal weights.
+_NEWEST = 0.1
 # The sections that a model and its training depend on.
 _SECTIONS = ("data", "sde", "network", "objective", "optim", "train", "sampling")
 # Characters of a text from a ledger.
@@ -87,17 +94,146 @@ class Logger(Protocol):
 Work = Callable[[Logger], object]
 
 
-def opened(about: About, over: Callable[[str, int, str], object]) -> list["Background"]:
-    """TensorBoard, the loggers that the recipe switches on, and those of its plug-ins.
+class Monitor:
+    """Measures the rate of training, and writes it with the loss to `progress.json`, its loggers and the log.
+
+    What cannot be written is dropped, and noted in the log and in the ledger: none of it is worth a training.
 
     Args:
-        over: called with the name of a logger, how often something of it was dropped, and the first reason.
-    """
-    # Its packages take seconds to load, which in a thread would hold up the first steps.
-    import torch.utils.tensorboard  # noqa: F401
+        may_write: whether this process still owns the run folder; checked before `progress.json` is replaced. None on
+            ranks other than the first, which report nothing.
 
-    names = ["tensorboard", *about.recipe.monitor.chosen(), *(name for name in LOGGERS if name not in _SHIPPED)]
-    return [Background(TITLES.get(name, name), partial(_made, name, about), partial(over, name)) for name in names]
+    Attributes:
+        pictures: writes pictures of samples into the run folder, or drops them.
+    """
+
+    def __init__(self, about: About, *, may_write: Callable[[], bool] | None) -> None:
+        self._folder, self._steps = about.folder, about.recipe.train.steps
+        self._may_write = may_write
+        self._loggers: list[Background] = []
+        if may_write is not None:
+            self._open_loggers(about)
+        self._writing = Dropping("progress.json", partial(self._dropped, "progress.json"))
+        self.pictures = Dropping("a picture of samples", partial(self._dropped, "pictures"))
+        self._since = time.perf_counter()
+        self._since_step = about.first_step
+        self._written = 0.0
+        self._losses = 0
+        self._progress = ReportedProgress(
+            attempt=about.attempt,
+            step=about.first_step,
+            steps=self._steps,
+            loss=None,
+            steps_per_s=None,
+            time=time.time(),
+            phase="starting",
+        )
+
+    def _open_loggers(self, about: About) -> None:
+        """TensorBoard, the loggers that the recipe switches on, and those of its plug-ins."""
+        # Its packages take seconds to load, which in a thread would hold up the first steps.
+        import torch.utils.tensorboard  # noqa: F401
+
+        for name in [
+            "tensorboard",
+            *about.recipe.monitor.chosen(),
+            *(name for name in LOGGERS if name not in _SHIPPED),
+        ]:
+            made, over = partial(_made, name, about), partial(self._dropped, name)
+            self._loggers.append(Background(TITLES.get(name, name), made, over))
+        for name, text in texts_about(about).items():
+            self.tell(methodcaller("text", f"run/{name}", text, about.first_step))
+
+    def report(self, step: int, scalars: dict[str, float]) -> None:
+        """Report that ``step`` steps are done; ``scalars["loss"]``, if any, is the mean since the last report."""
+        now = time.perf_counter()
+        progress = self._progress
+        loss = scalars.get("loss")
+        rate = progress["steps_per_s"]
+        if step > self._since_step:
+            fresh = (step - self._since_step) / max(now - self._since, 1e-9)
+            rate = progress["steps_per_s"] = fresh if rate is None else 0.7 * rate + 0.3 * fresh
+        self._since, self._since_step = now, step
+        progress["loss"] = loss
+        if loss is not None and math.isfinite(loss):
+            self._losses += 1
+            before = progress.get("smoothed_loss", loss)
+            progress["smoothed_loss"] = before + max(_NEWEST, 1 / self._losses) * (loss - before)
+        self.plot("train", scalars if rate is None else {**scalars, "steps_per_s": rate}, step)
+        if now - self._written > PROGRESS_EVERY_S:
+            self.write(step)
+
+    def say(self, line: str) -> None:
+        """Write a line to the log."""
+        if self._may_write is not None:
+            print(line, flush=True)
+
+    def enter(self, phase: str, step: int) -> None:
+        """Say in `progress.json` what the training does from now on ("saving", "evaluating", ...), if that is new."""
+        if phase != self._progress["phase"]:
+            self._progress["phase"] = phase
+            self._replace(step)
+
+    def warn(self, line: str, warning: str | None) -> None:
+        """Write a line to the log; what is wrong, if anything, is part of `progress.json` until the next call."""
+        self.say(line)
+        if warning is None:
+            self._progress.pop("warning", None)
+        elif warning != self._progress.get("warning"):
+            self.say(f"warning: {warning}")
+            self._progress["warning"] = warning
+
+    def plot(self, group: str, scalars: Mapping[str, float], step: int) -> None:
+        """Plot values of a group: "train", or "periodic" for what is computed now and then."""
+        values = {f"{group}/{name}": value for name, value in scalars.items()}
+        self.tell(lambda logger: logger.scalars(values, step))
+
+    def tell(self, work: Work) -> None:
+        """Let each logger do something."""
+        for logger in self._loggers:
+            logger.tell(work)
+
+    def started(self, step: int, seconds: float) -> None:
+        """Report how long it took from loading to the end of the first step, which compiles; the rate leaves it out."""
+        self.plot("train", {"first_step_s": seconds}, step)
+        self.say(f"first step done after {seconds:.1f} s")
+        self.resume_clock(step)
+        self.enter("training", step)
+
+    def resume_clock(self, step: int) -> None:
+        """Do not count the time since the last report, at the same step, as training time."""
+        self._since, self._since_step = time.perf_counter(), step
+
+    def write(self, step: int, phase: str | None = None) -> None:
+        """Replace `progress.json`, and print the same to the log; ``phase`` as for `enter`."""
+        progress = self._progress
+        progress["phase"] = phase or progress["phase"]
+        before, self._written = self._written, time.perf_counter()
+        if before > 0:
+            progress["every_s"] = round(self._written - before, 3)
+        self._replace(step)
+        loss = "-" if progress["loss"] is None else f"{progress['loss']:.5g}"
+        if "smoothed_loss" in progress:
+            loss += f" (smoothed {progress['smoothed_loss']:.5g})"
+        rate = "-" if progress["steps_per_s"] is None else f"{progress['steps_per_s']:.4g}"
+        self.say(f"step {step}/{self._steps} loss {loss} steps/s {rate}")
+
+    def _replace(self, step: int) -> None:
+        self._progress["step"], self._progress["time"] = step, time.time()
+        if self._may_write is not None and self._may_write():
+            self._writing.attempt(lambda: write_json(self._folder.progress_file, self._progress))
+
+    def close(self, kind: type[BaseException] | None = None, *error: object) -> None:
+        """Let the loggers write what is left. Those that are slow get a few seconds.
+
+        At the end of a `with` block, what it ended by, and the last step, say how the training ended.
+        """
+        done: End = "finished" if self._since_step >= self._steps else "stopped"
+        close(self._loggers, done if kind is None else "failed", CLOSE_S)
+
+    def _dropped(self, what: str, count: int, reason: str) -> None:
+        """Note in the ledger that something was dropped for a while."""
+        self._folder.ledger.note(events.Remarked("dropped", what=what, count=count, reason=reason))
 
 
 def close(loggers: Sequence["Background"], end: End, within_s: float) -> None:

@@ -42,7 +42,7 @@ def recipe(*overrides):
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
-    return import_published(FILE, recipe(), tmp_path_factory.mktemp("runs") / "pub", {"created": 1.0}).folder
+    return import_published(FILE, recipe(), tmp_path_factory.mktemp("runs") / "pub", {"created": 1.0})[0]
 
 
 def read(file, *overrides):
@@ -193,15 +193,15 @@ def saved(content, path):
 
 def test_it_becomes_a_run_that_is_sampled_and_resumed(content, data, tmp_path):
     made = psld(f"data.path={data}")
-    run = import_published(saved(content, tmp_path), made, tmp_path / "runs" / "psld", {"created": 1.0})
-    model = cld_core.load(run.folder.path)
-    assert run.step == model.step == 3
+    run, step, _ = import_published(saved(content, tmp_path), made, tmp_path / "runs" / "psld", {"created": 1.0})
+    model = cld_core.load(run.path)
+    assert step == model.step == 3
     assert model.net.state_dict().keys() == {n[9:] for n in content["state_dict"] if n[0] == "s"}
     for name, parameter in model.net.named_parameters():
         assert torch.equal(parameter, content["state_dict"][f"ema_score_fn.{name}"])
     assert model.sample(2, method="em", nfe=3).shape == (2, 3, 16, 16)
     trainer = Trainer(made, Ranks())
-    trainer.load_state_dict(load_checkpoint(run.folder, 3))
+    trainer.load_state_dict(load_checkpoint(run, 3))
     for name, tensor in trainer.net.state_dict().items():
         assert torch.equal(tensor, content["state_dict"][f"score_fn.{name}"])
     moments = content["optimizer_states"][0]["state"]

@@ -113,17 +113,17 @@ def test_the_plugins_of_the_recipe_that_was_read_last_are_in_force(heavy, tmp_pa
 def test_what_a_plugin_may_register(tmp_path, capsys):
     (tmp_path / "everything.py").write_text(EVERYTHING)
     load(TOY, [f"plugins={tmp_path}/everything.py"])
-    from cld_core.evaluate import extractors
+    from cld_core.evaluate import features
     from cld_core.train.loggers import LOGGERS
 
     try:
         assert metrics.parse_metrics(("mine,loss",)) == ("loss", "mine")
         assert metrics.metric("mine").rows == "loss"
         assert LOGGERS["mine"] == "somewhere:Logger"
-        assert extractors._REGISTERED["mine"] == "somewhere:Extractor"
+        assert features._REGISTERED["mine"] == "somewhere:Extractor"
         assert not capsys.readouterr().out, "stdout is for the data of a command"
     finally:
-        for table in (metrics.METRICS, LOGGERS, extractors._REGISTERED):
+        for table in (metrics.METRICS, LOGGERS, features._REGISTERED):
             del table["mine"]
 
 

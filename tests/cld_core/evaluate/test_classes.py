@@ -40,10 +40,10 @@ def test_each_class_is_compared_with_its_own_images(labelled, chunks):
     assert reports[1]["classes"] == section
     model = Model.from_run(labelled.path)
     label = np.array(model.classes.drawn(0, 60))
-    from cld_core.evaluate import extractors
+    from cld_core.evaluate.features import load
 
     asked = request(labelled, metrics=("classes",))
-    features = extractors.load(asked.fid, asked.files, torch.device("cpu"))(to_pixels(model.sample(60)))["features"]
+    features = load(asked.fid, asked.files, torch.device("cpu"))(to_pixels(model.sample(60)))["features"]
     for number, name in enumerate(reference.outline.classes):
         ours, theirs = features[label == number], reference.features[reference.labels == number]
         values = section["classes"][name]

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from cld_core import pictures
 from cld_core.analytic import GaussianMixture, diamond
 from cld_core.conditioning import GradientGuidance, Observation, Replacement
 from cld_core.config import load
 from cld_core.data import toy
-from cld_core.evaluate import conditional
+from cld_core.evaluate.toy import ConditionalDensity, agreement
 from cld_core.model import Model
+from tests.support.numeric import given
 from tests.support.paths import RECIPES
 
 MASK = torch.tensor([True, False])
@@ -31,27 +33,27 @@ def test_log_densities_are_those_of_the_mixture_or_of_a_component(model, name, l
     observation, law = CASES[name], diamond()
     matrix = observation.apply(torch.eye(2)).T
     law = law if label is None else GaussianMixture(law.means[label : label + 1], law.std)
-    given = law.given(matrix, observation.y, observation.sigma)
-    density = conditional.ConditionalDensity.of(model, observation, label)
-    x = given.sample(2000, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(density.log_density(x), given.log_density(x), rtol=0, atol=1e-5)
-    assert density.mean_log_density == pytest.approx(float(given.log_density(x).mean()), abs=0.1)
+    exact = given(law, matrix, observation.y, observation.sigma)
+    density = ConditionalDensity.of(model, observation, label)
+    x = exact.sample(2000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(density.log_density(x), exact.log_density(x), rtol=0, atol=1e-5)
+    assert density.mean_log_density == pytest.approx(float(exact.log_density(x).mean()), abs=0.1)
 
 
 def test_nothing_is_claimed_without_a_density(model, monkeypatch):
     oblique = Observation.linear(torch.tensor([[0.5, 0.5]]), torch.tensor([0.2]))
-    assert conditional.ConditionalDensity.of(model, oblique) is None
+    assert ConditionalDensity.of(model, oblique) is None
     monkeypatch.setattr(model.source, "density", toy.Toy("none", lambda n, g: torch.zeros(n, 2)))
-    assert conditional.ConditionalDensity.of(model, FIRST) is None
+    assert ConditionalDensity.of(model, FIRST) is None
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_pictures_and_words(model, tmp_path, name):
     x = diamond().sample(50, torch.Generator().manual_seed(0))
-    density = conditional.ConditionalDensity.of(model, CASES[name])
-    conditional.show(tmp_path / "p.png", x, model, CASES[name], density, "by hand")
+    density = ConditionalDensity.of(model, CASES[name])
+    pictures.show_given(tmp_path / "p.png", x, model, CASES[name], density.line, "by hand")
     assert (tmp_path / "p.png").stat().st_size > 10_000
-    said = conditional.agreement(x, CASES[name], density)
+    said = agreement(x, CASES[name], density)
     assert "mean conditional log-density" in said
 
 

@@ -15,17 +15,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from cld_core import metrics as registry
-from cld_core import numerics
 from cld_core.data.images import to_pixels
 from cld_core.digests import digest_of
 from cld_core.errors import UnusableSamplesError
-from cld_core.evaluate import extractors, likelihood, stats_file
-from cld_core.evaluate.features import FeatureRows, frechet
+from cld_core.evaluate import likelihood, stats_file
+from cld_core.evaluate.features import FeatureRows, frechet, load
 from cld_core.evaluate.likelihood import LossRows
 from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import not_finite, remark_on, require_few_lost
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
+from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.registration import resolve
 from cld_core.run.evaluations import Evaluation
@@ -140,7 +140,7 @@ def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, chunks):
     assert work.compute(Ranks(rank=1, world_size=2))
     assert (work.is_done, work.to_start(), work.rows_done()) == (True, [], (20, 20))
     made = stats_file.read(Path(work.request.output), features=True)
-    extractor = extractors.load(work.request.extraction, work.request.files, "cpu")
+    extractor = load(work.request.extraction, work.request.files, "cpu")
     features = extractor(data.batch(torch.arange(data.n)))["features"]
     assert_allclose(made.features, features, rtol=1e-6)
     assert_allclose(made.mu, features.astype(float).mean(0), rtol=1e-12)
@@ -210,7 +210,7 @@ def seen(net):
         backends = torch.backends
         found.add((backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark))
 
-    with net.register_forward_pre_hook(record), numerics.using(tf32=True, fixed_shapes=True):
+    with net.register_forward_pre_hook(record), execution.using(tf32=True, fixed_shapes=True):
         yield found
 
 
@@ -227,7 +227,7 @@ def test_rows_have_their_own_precision_within_training(run, kind, precision):
 
 def test_features_are_exact(run):
     model, asked = Model.from_run(run.path), request(run, metrics=("fid",))
-    with seen(extractors.load(asked.inputs, asked.files, model.device)._net) as found:
+    with seen(load(asked.inputs, asked.files, model.device)._net) as found:
         FeatureRows(model, asked).compute(0, 2)
     assert found == {EXACT}
 

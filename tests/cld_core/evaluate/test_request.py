@@ -16,15 +16,15 @@ from cld_core.config.sampling import EmSpec, OdeSpec
 from cld_core.config.train import EmaSpec
 from cld_core.digests import digest, digest_of
 from cld_core.errors import DataError, NotFoundError, UsageError
-from cld_core.evaluate import extraction, extractors, stats_file
-from cld_core.evaluate.extraction import Extraction
+from cld_core.evaluate import features, stats_file
+from cld_core.evaluate import request as made_of
 from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import RowComputer
 from cld_core.evaluate.statistics import StatsRequest
 from cld_core.metrics import Metric, Quantity, RowKind
 from cld_core.ranks import Ranks
 from cld_core.registration import resolve
-from cld_core.run.evaluations import EvalRequest, Evaluation, numbers
+from cld_core.run.evaluations import EvalRequest, Evaluation, Extraction, numbers
 from cld_core.run.work import KINDS, Work
 from tests.support.crafted import KINDS as PICKLES
 from tests.support.crafted import crafted
@@ -96,7 +96,7 @@ def test_every_name_leads_somewhere():
         assert {place.partition(".")[0] for place in depends} <= fields.keys()
     for kind in registry.ROWS:
         assert issubclass(resolve(registry.ROWS[kind].implementation), RowComputer)
-    for kind, name in KINDS.items():
+    for kind, (name, _) in KINDS.items():
         work = resolve(name)
         assert issubclass(work, Work)
         assert get_type_hints(work)["request"].kind == kind
@@ -159,9 +159,9 @@ def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
     (tmp_path / "there").write_bytes(b"weights")
     source, kept = (tmp_path / "there").as_uri(), tmp_path / "hub" / "kept.pth"
     with pytest.raises(UsageError, match=f"cannot be downloaded.*Put the file at {kept} by hand"):
-        extractors.download(source, kept, extraction.PUBLISHED_SHA256)
+        features.download(source, kept, made_of.PUBLISHED_SHA256)
     assert not kept.exists()
-    extractors.download(source, kept, digest_of(tmp_path / "there"))
+    features.download(source, kept, digest_of(tmp_path / "there"))
     assert kept.read_bytes() == b"weights"
 
 
@@ -223,27 +223,27 @@ def test_a_crafted_file_that_is_named(run, tmp_path, kind, extractor):
 
 def test_a_crafted_file_where_torch_keeps_downloads(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    place = extraction.weights_path()
+    place = made_of.weights_path()
     place.parent.mkdir(parents=True)
     crafted(place, "zip", tmp_path / "marker")
     with pytest.raises(UsageError, match=rf"{place}: not the published weights.*Remove it and download https://"):
         StatsRequest.of(recipe_of(run), tmp_path / "s.npz", features=False, shards=1)
     # A request that somebody else wrote names none.
     for name in (INCEPTION, "vgg16", "clip-vit-b-32", "dinov2-vit-s-14"):
-        layer = extractors.find(name).get_provided_features_list()[0]
+        layer = features.find(name).get_provided_features_list()[0]
         with pytest.raises(UsageError, match=f"{name} needs weights"):
-            extractors.load(Extraction(extractor=name, layer=layer), {}, "cpu")
+            features.load(Extraction(extractor=name, layer=layer), {}, "cpu")
     assert not (tmp_path / "marker").exists()
 
 
 def test_only_all_digits_make_a_file_the_published_one(run, tmp_path, monkeypatch):
-    assert len(extraction.PUBLISHED_SHA256) == 64
+    assert len(made_of.PUBLISHED_SHA256) == 64
     # torch's own weights there are accepted without being loaded, as far as their digest says that they are those.
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    place = extraction.weights_path()
+    place = made_of.weights_path()
     place.parent.mkdir(parents=True)
     place.write_bytes(b"published")
-    monkeypatch.setattr(extraction, "PUBLISHED_SHA256", digest_of(place))
+    monkeypatch.setattr(made_of, "PUBLISHED_SHA256", digest_of(place))
     made = StatsRequest.of(recipe_of(run), tmp_path / "s.npz", features=False, shards=1)
     assert (made.extraction.weights, made.files["weights"]) == (digest_of(place), str(place))
 
@@ -258,4 +258,4 @@ def test_extractors_whose_files_are_programs(run, tmp_path, name):
 
 def test_files_of_old_versions_of_torch_are_read(tmp_path):
     torch.save({"a": torch.arange(3)}, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
-    assert torch.equal(extractors.tensors_of(tmp_path / "w.pth", INCEPTION)["a"], torch.arange(3))
+    assert torch.equal(features.tensors_of(tmp_path / "w.pth", INCEPTION)["a"], torch.arange(3))

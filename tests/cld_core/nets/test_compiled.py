@@ -9,7 +9,6 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
-from cld_core import numerics
 from cld_core.config import load
 from cld_core.likelihood import likelihood
 from cld_core.model import Model
@@ -95,7 +94,7 @@ def test_training_samples_and_bounds_are_each_compiled_once():
     def period():
         before = counters["stats"]["unique_graphs"]
         for step in (0, 1):
-            with numerics.using(tf32=True, fixed_shapes=True):
+            with execution.using(tf32=True, fixed_shapes=True):
                 trainer.step(step)
         trainer.net.eval()
         # As periodic work does, with a model of its own each time.
@@ -103,9 +102,9 @@ def test_training_samples_and_bounds_are_each_compiled_once():
         score = model.score_of(compiled=True)
         for rows in (8, 7, 6, 5, 4, 3, 2, 1):
             u, t = torch.randn(rows, 4), torch.full((rows,), 0.5, dtype=torch.float64)
-            with torch.no_grad(), numerics.using(tf32=True):
+            with torch.no_grad(), execution.using(tf32=True):
                 score(u, t)
-            with numerics.using(tf32=False):
+            with execution.using(tf32=False):
                 likelihood(score, model.sde, spec, SampleNoise(0, first=0, last=rows), u[:, :2])
         trainer.net.train()
         return counters["stats"]["unique_graphs"] - before

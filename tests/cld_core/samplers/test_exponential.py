@@ -8,10 +8,9 @@ import torch
 from scipy.integrate import solve_ivp
 
 from cld_core.analytic import diamond, gaussian
-from cld_core.samplers import exponential, sample
+from cld_core.samplers import Recorder, exponential, sample
 from cld_core.samplers.exponential import steps, widening
 from cld_core.samplers.multistep import lagrange
-from cld_core.samplers.path import Recorder
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity

@@ -9,8 +9,7 @@ from torch.testing import assert_close
 from torchdiffeq import odeint
 
 from cld_core.analytic import diamond, gaussian
-from cld_core.samplers import BLOCK, sample, stream
-from cld_core.samplers.path import Recorder
+from cld_core.samplers import BLOCK, Recorder, sample, stream
 from cld_core.samplers.sscs import exact_part
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise

@@ -12,7 +12,7 @@ from cld_core.errors import NonFiniteError
 from cld_core.ranks import Ranks
 from cld_core.run import events
 from cld_core.train import session
-from cld_core.train.monitoring import Monitor
+from cld_core.train.loggers import Monitor
 from cld_core.train.step import GradientFilter, Trainer
 from tests.cld_core.train.conftest import attempt
 from tests.support.images import clone, run_folder, tiny_recipe

@@ -48,16 +48,15 @@ def test_a_gpu_that_is_gone(tmp_path, monkeypatch):
 
 
 def test_products_are_compared_with_whole_numbers(monkeypatch):
-    health.require_product(torch.device("cpu"))
-    product = torch.Tensor.__matmul__
+    assert health.product(torch.device("cpu")) is None
+    multiplied = torch.Tensor.__matmul__
 
     def wrong(left, right):
-        result = product(left, right)
+        result = multiplied(left, right)
         return result + 1 if result.is_floating_point() else result
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", wrong)
-    with pytest.raises(health._Failed, match="has 262144 wrong numbers of 262144"):
-        health.require_product(torch.device("cpu"))
+    assert "has 262144 wrong numbers of 262144" in health.product(torch.device("cpu"))
 
 
 def test_a_check_that_hangs_is_given_up(tmp_path, monkeypatch):

@@ -15,9 +15,8 @@ from cld_core.errors import RecipeError
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Remarked, Started
 from cld_core.run.history import History
-from cld_core.train import loggers, monitoring
-from cld_core.train.loggers import About, Background, close
-from cld_core.train.monitoring import Monitor
+from cld_core.train import loggers
+from cld_core.train.loggers import About, Background, Monitor, close
 from tests.cld_core.train.conftest import attempt
 from tests.support.clock import Clock
 from tests.support.logged import REPORTED, in_mlflow, in_wandb, killed_and_resumed
@@ -233,7 +232,7 @@ def dropped(reporting):
 def test_progress_that_cannot_be_written_is_dropped_and_noted_later(reporting, monitor, monkeypatch, capsys):
     with monkeypatch.context() as patched:
         full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        patched.setattr(monitoring, "write_json", full)
+        patched.setattr(loggers, "write_json", full)
         monitor.write(1)
         monitor.write(2)
     assert reporting.progress() == {}

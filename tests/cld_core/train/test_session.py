@@ -22,7 +22,7 @@ from cld_core.run import Lease, RunFolder, events
 from cld_core.run.checkpoints import verify
 from cld_core.run.lease import newest
 from cld_core.stop import StopCode, StopFlag
-from cld_core.train import monitoring, session
+from cld_core.train import loggers, session
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import at_step, attempt
 from tests.support.made_up import run_with, vouch
@@ -255,14 +255,14 @@ def test_progress_and_tensorboard(make):
 
 @pytest.mark.parametrize("is_slow", [False, True], ids=["quick disk", "slow disk"])
 def test_a_training_tells_what_it_does(make, monkeypatch, is_slow):
-    phases, write = [], monitoring.write_json
+    phases, write = [], loggers.write_json
 
     def noted(path, content):
         if content["phase"] not in phases[-1:]:
             phases.append(content["phase"])
         write(path, content)
 
-    monkeypatch.setattr(monitoring, "write_json", noted)
+    monkeypatch.setattr(loggers, "write_json", noted)
     if is_slow:
         monkeypatch.setattr(Writer, "is_busy", True)
     few = ("periodic.samples=4", "periodic.elbo_points=4", "sampling.method=em", "sampling.nfe=2")

@@ -7,28 +7,24 @@ import math
 import pytest
 import torch
 
-from cld_core import samplers
+from cld_core import samplers, tune
 from cld_core.analytic import GaussianMixture, diamond, gaussian
 from cld_core.config.sampling import ExponentialSpec, TunedSpec
 from cld_core.run.tunings import CANDIDATES, STAGES, Coefficients, Flow, Row, Solution
-from cld_core.samplers.tuned import Linear, sample
+from cld_core.samplers.tuned import MEMORY, Linear, extended, of_exponential, sample, spaced, with_memory
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
-from cld_core.tune import job as fit
-from cld_core.tune.job import Ends, Problem, advanced
-from cld_core.tune.linear import (
-    MEMORY,
+from cld_core.tune import (
+    Ends,
     Fitted,
+    Problem,
+    advanced,
     by_backpropagation,
     by_copies,
-    extended,
-    of_exponential,
     packed,
     shares_of,
-    spaced,
     times_of,
     unpacked,
-    with_memory,
 )
 from tests.support.numeric import BothScored, ThirdOrder
 
@@ -65,11 +61,11 @@ def test_on_normal_data_four_evaluations_follow_the_flow(sde):
     # For a standard deviation of 0.5, the untuned sampler is exact if both halves are scored.
     task = problem(gaussian(0.4 if sde.m == 2 else 0.5, d=1), sde, 4, 24)
     rows = fitted(task)
-    rms = {stage: fit.best(rows[stage]).held for stage in STAGES if rows[stage]}
+    rms = {stage: tune.best(rows[stage]).held for stage in STAGES if rows[stage]}
     assert rms["grid"] < rms["untuned"]
     assert rms["coefficients"] < 0.02 * rms["untuned"]
-    assert fit.kept(rows) == "coefficients"
-    best = fit.best(rows["coefficients"])
+    assert tune.kept(rows) == "coefficients"
+    best = tune.best(rows["coefficients"])
     x = task.fitted.samples(Linear.of(best.sampler), task.held.u)
     assert float((x - task.held.x).square().mean().sqrt()) == pytest.approx(best.held, rel=1e-9)
 
@@ -91,11 +87,11 @@ def row(held, which=0, fit_=0.0):
 
 def test_held_out_noise_decides_what_is_kept():
     rows = {"untuned": [row(0.3), row(0.2)], "fewer": [], "grid": [row(0.1)], "coefficients": [row(0.15), row(0.12)]}
-    assert fit.kept(rows) == "grid"
-    assert fit.kept({**rows, "coefficients": [row(0.09)]}) == "coefficients"
-    assert fit.kept({**rows, "grid": [row(0.5)], "coefficients": [row(math.inf)]}) == "untuned"
+    assert tune.kept(rows) == "grid"
+    assert tune.kept({**rows, "coefficients": [row(0.09)]}) == "coefficients"
+    assert tune.kept({**rows, "grid": [row(0.5)], "coefficients": [row(math.inf)]}) == "untuned"
     # Of equals the simplest.
-    assert fit.kept({stage: [row(0.2)] for stage in STAGES}) == "untuned"
+    assert tune.kept({stage: [row(0.2)] for stage in STAGES}) == "untuned"
 
 
 def test_what_does_not_hold_for_other_noise_is_not_kept():
@@ -104,7 +100,7 @@ def test_what_does_not_hold_for_other_noise_is_not_kept():
     task = dataclasses.replace(task, fit=Ends(task.fit.u, 5.0 * task.fit.x))
     rows = fitted(task)
     assert min(one.fit for one in rows["coefficients"]) < min(one.fit for one in rows["untuned"])
-    assert fit.kept(rows) == "untuned"
+    assert tune.kept(rows) == "untuned"
 
 
 def test_an_iteration_solves_a_linear_problem():

@@ -15,9 +15,7 @@ from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.run.tunings import STAGES, STATE, State, TuneRequest, Tuning
 from cld_core.run.work import open_work, tunings_of
-from cld_core.tune import job
-from cld_core.tune.job import Job
-from cld_core.tune.linear import Fitted
+from cld_core.tune import Fitted, Job
 from tests.support.tools import ONE, told_by_solution, trained
 
 
@@ -118,7 +116,7 @@ def test_the_flow_does_not_count_against_the_budget(run, monkeypatch):
     now = [0.0]
     solved = Job._batch
     monkeypatch.setattr(Job, "_batch", lambda self, first: (now.append(3600.0), solved(self, first))[1])
-    monkeypatch.setattr(job.time, "monotonic", lambda: sum(now))
+    monkeypatch.setattr("cld_core.tune.time.monotonic", lambda: sum(now))
     compute(work := tuning(run, nfe=2, budget_min=1.0))
     assert len(now) > 1
     assert not work.solution.cut_off

@@ -4,11 +4,10 @@ import pytest
 
 from cld_core.config.sampling import OdeSpec
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
-from cld_core.evaluate import extraction
+from cld_core.evaluate import request
 from cld_core.files import write_json
 from cld_core.run.evaluations import FeatureInputs
-from cld_core.run.tunings import SOLUTION, Coefficients, Flow, Solution
-from cld_core.solutions import Solutions
+from cld_core.run.tunings import SOLUTION, Coefficients, Flow, Solution, Solutions
 from cldctl.evals import plan
 from tests.support.made_up import damage, run_with
 
@@ -57,7 +56,7 @@ def test_every_combination_is_a_request_and_an_invalid_one_is_named(run):
 def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, monkeypatch):
     # Weights and statistics that nobody looks for.
     ref = FeatureInputs(extractor="tiny", layer="all", quantisation="round", stats="abc")
-    monkeypatch.setattr(extraction, "of", lambda recipe, metrics: (ref, {}))
+    monkeypatch.setattr(request, "feature_inputs", lambda recipe, metrics: (ref, {}))
     axes = plan.parse(["sampling.method=em,exponential,ode", "sampling.nfe=20,50"])
     # The keys of the recipe's own method do not get in the way of the others.
     run = run_with(tmp_path / "mine", 30, overrides=("sampling.method=sscs", "sampling.sscs_order=2"))

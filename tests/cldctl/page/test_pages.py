@@ -15,8 +15,7 @@ from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Labelled
 from cld_core.run.folder import FORMAT
-from cld_core.train.loggers import About
-from cld_core.train.monitoring import Monitor
+from cld_core.train.loggers import About, Monitor
 from cldctl.page import curves, document
 from cldctl.page import report as pages
 from cldctl.page.document import chart

@@ -1,6 +1,15 @@
-"""The job of a tuning: the flow's ends, then the rows of the fit, one after another, then the solution.
+"""Tuning: fitting the times and coefficients of a sampler to one network (docs/math.md section 7.5).
 
-Each row follows from those before it, so a fit can be continued after any row.
+Its job solves the flow's ends, then computes the rows of the fit, one after another, and then the solution. Each row
+follows from those before it, so a fit can be continued after any row.
+
+There are two ways to the derivatives of samples, because the cheaper one depends on the number of coordinates of an
+example (docs/math.md section 7.5 has measurements). `by_copies`: for each parameter of a step, a copy of the samples is
+changed by a small amount there and taken to the end; the copies of a step are evaluated together. `by_backpropagation`:
+one backward pass for each coordinate of x gives an example's derivatives with respect to what is added to u after each
+step. Those with respect to the coefficients are products of these with the factors of the coefficients. So a point in
+the plane costs two passes, however many parameters there are, and no finite differences of a float32 network are taken
+(except for the times).
 """
 
 import dataclasses
@@ -17,26 +26,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cld_core import guidance, npz, numerics, samplers
+from cld_core import guidance, npz, samplers
 from cld_core.codec import RecordError, read_record, to_plain
 from cld_core.config.sampling import OdeSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_arrays, write_json
 from cld_core.model import Model
+from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.run import tunings
 from cld_core.run.checkpoints import required_digest
 from cld_core.run.tunings import CANDIDATES, PLAIN, ROBUST, SPACINGS, STAGES, Row, Solution, State, Tuning
-from cld_core.score import ScoreFunction
+from cld_core.samplers import rest, tuned
+from cld_core.samplers.tuned import Linear, follow, stepped
+from cld_core.score import ScoreFunction, for_rows
+from cld_core.sde import Diffusion, Schedule
 from cld_core.seeds import SampleNoise
 from cld_core.tasks import PATIENCE_S, joined
 
-from . import linear
-from .linear import Fitted, Linear
-
 Rows = Mapping[str, Sequence[Row]]
+# How many of the newest alphas have weights in a fit from order 3 with the corrector (`tuned.MEMORY` in every other).
+MOST_MEMORY = 5
+# The most coordinates of an example for which one backward pass each is worth it.
+_MOST_NUMBERS = 8
+# Larger examples are copied for so many of them at a time, which bounds the memory.
+_COPIED_AT_ONCE = 16
+# The change of a coefficient, or of the logarithm of a time, in a copy. Later steps amplify it. A larger one would be
+# affected by the curvature of the flow, a smaller one by the rounding of a float32 network, 1e-7 of alpha.
+_STEP = 1e-5
+# Of the central difference in the logarithm of a time, beside backpropagation.
+_TIME_STEP = 3e-4
 # Of the finite differences in the shares of a grid.
-_STEP = 1e-3
+_SHARE_STEP = 1e-3
 FIRST_DAMPING = 1e-2
 _LEAST_DAMPING, _EASE, _STIFFEN = 1e-8, 0.2, 8.0
 # With more damping than this, an iteration no longer changes anything.
@@ -46,6 +67,158 @@ _TRIALS = 8
 # Examples whose errors exceed this many times the median count less and less.
 _USUAL = 10.0
 _NOISE = "tune"
+
+
+def free(linear: Linear, denoise: bool) -> range:
+    """The steps whose times are parameters: not the first, at t = 1, nor denoising, at eps."""
+    return range(1, len(linear.times) - denoise)
+
+
+def blocks(linear: Linear) -> Iterator[Tensor]:
+    """What is fitted of the matrix of each step, a view: of its newest alphas, and of the last step the row of x."""
+    n, first = linear.matrices[0].shape
+    for number, matrix in enumerate(linear.matrices, start=1):
+        rows = 1 if number == len(linear.matrices) else n
+        yield matrix[:rows, : n + (first - n) * MOST_MEMORY]
+
+
+def packed(linear: Linear, denoise: bool) -> Tensor:
+    """The parameters (P,): logarithms of the free times, then the `blocks`."""
+    times = linear.times[list(free(linear, denoise))].log()
+    return torch.cat([times, *(block.flatten() for block in blocks(linear))])
+
+
+def unpacked(parameters: Tensor, like: Linear, denoise: bool, eps: float) -> Linear:
+    """The sampler with these parameters; times are kept between eps and 1."""
+    made = Linear(like.times.clone(), tuple(matrix.clone() for matrix in like.matrices))
+    at, targets = list(free(like, denoise)), list(blocks(made))
+    times, *parts = parameters.split([len(at), *(target.numel() for target in targets)])
+    made.times[at] = times.exp().clamp(eps, 1.0)
+    for target, part in zip(targets, parts, strict=True):
+        target.copy_(part.view_as(target))
+    return made
+
+
+def shares_of(schedule: Schedule, times: Sequence[float]) -> Tensor:
+    """Parameters of a grid: logarithms of its steps relative to the last one, which is left out: (steps - 1,)."""
+    steps = (-tuned.places(schedule, times).diff()).log()
+    return steps[:-1] - steps[-1]
+
+
+def times_of(schedule: Schedule, shares: Tensor, eps: float) -> list[float]:
+    """The grid of such shares from 1 to ``eps``: the times decrease whatever the shares are."""
+    first, last = tuned.places(schedule, (1.0, eps)).tolist()
+    passed = torch.softmax(torch.cat([shares, shares.new_zeros(1)]), 0).cumsum(0)[:-1].tolist()
+    return [1.0, *(schedule.time((first + (last - first) * share) ** tuned.POWER) for share in passed), eps]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A score to which a sampler is fitted. Evaluations are counted, and batched by at most ``at_once`` examples.
+
+    Attributes:
+        count: called with the number of evaluations of the network; guidance takes two at the times at which it acts.
+        points: it is evaluated for copies of so many points, or of as many others with the same labels: row i belongs
+            to point i modulo ``points``.
+    """
+
+    score: ScoreFunction
+    sde: Diffusion
+    at_once: int
+    count: Callable[[int], object] = lambda examples: None
+    points: int = 1
+
+    def alpha(self, u: Tensor, t: float) -> Tensor:
+        """`samplers.rest` of u (B, nC, ...)."""
+        rows = torch.arange(len(u), device=u.device) % self.points
+        alphas = []
+        for part, which in zip(u.split(self.at_once), rows.split(self.at_once), strict=True):
+            score = for_rows(self.score, which)
+            self.count(len(part) * (score.networks(t) if isinstance(score, guidance.Guided) else 1))
+            alphas.append(rest(score, self.sde, part, t))
+        return torch.cat(alphas)
+
+    def samples(self, linear: Linear, u: Tensor) -> Tensor:
+        """x (B, C, ...) at the end, from the prior's draw u."""
+        return self.sde.halves(follow(linear, self.sde, self.alpha, u))[0]
+
+    def slopes(self, linear: Linear, u: Tensor, denoise: bool) -> Iterator[Tensor]:
+        """The derivatives (P, b, C, ...) of the samples with respect to the parameters, for some rows after others."""
+        few = u[0].numel() // self.sde.n <= _MOST_NUMBERS
+        way, size = (by_backpropagation, self.at_once) if few else (by_copies, _COPIED_AT_ONCE)
+        for rows in torch.arange(len(u)).split(size):
+            fitted = dataclasses.replace(self, score=for_rows(self.score, rows), points=len(rows))
+            yield way(fitted, linear, u[rows], denoise)
+
+
+def by_copies(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> Tensor:
+    """The derivatives (P, B, C, ...) of the samples by the parameters of `packed`, from differences."""
+    sde, passed, alphas = fitted.sde, [], list[Tensor]()
+    for t, matrix in zip(linear.times.tolist(), linear.matrices, strict=True):
+        alphas = [fitted.alpha(u, t), *alphas][: linear.memory]
+        passed.append((t, matrix, u, alphas))
+        u = stepped(sde, matrix, u, alphas)
+    x, of_times, of_blocks = sde.halves(u)[0], [], []
+    for number, ((t, matrix, u, alphas), block) in enumerate(zip(passed, blocks(linear), strict=True)):
+        changed = split(stepped(sde, matrix, u, alphas), sde.n).repeat(*block.shape, *[1] * (u.ndim + 1))
+        sources = _sources(sde, u, alphas)[:, : block.shape[1]].transpose(0, 1)
+        for row, copies in enumerate(changed):
+            copies[:, :, row] += _STEP * sources
+        copies = changed.flatten(0, 2).flatten(1, 2)
+        history = [alpha.repeat(block.numel(), *[1] * (alpha.ndim - 1)) for alpha in alphas]
+        if number in free(linear, denoise):
+            later = [fitted.alpha(u, t * (1.0 + _STEP)), *alphas[1:]]
+            copies = torch.cat([copies, stepped(sde, matrix, u, later)])
+            history = [torch.cat(pair) for pair in zip(history, later, strict=True)]
+        ends = sde.halves(follow(linear, sde, fitted.alpha, copies, number + 1, history))[0]
+        slopes = (ends.unflatten(0, (-1, len(u))) - x) / _STEP
+        of_blocks.append(slopes[: block.numel()])
+        of_times.append(slopes[block.numel() :])
+    return torch.cat([*of_times, *of_blocks])
+
+
+@torch.enable_grad()
+def by_backpropagation(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> Tensor:
+    """As `by_copies`; the score is differentiated with respect to u."""
+    sde, alphas = fitted.sde, list[Tensor]()
+    sources, added, shifts = list[Tensor](), list[Tensor](), list[Tensor]()
+    for number, (t, matrix) in enumerate(zip(linear.times.tolist(), linear.matrices, strict=True)):
+        alpha = fitted.alpha(u, t)
+        if number in free(linear, denoise):
+            shifts.append(u.new_zeros(len(u), *[1] * (u.ndim - 1), requires_grad=True))  # of log t
+            alpha = alpha + shifts[-1] * _by_log_time(fitted, u.detach(), t)
+        alphas = [alpha, *alphas][: linear.memory]
+        sources.append(_sources(sde, u, alphas).detach().flatten(2))
+        added.append(torch.zeros_like(u, requires_grad=True))
+        u = stepped(sde, matrix, u, alphas) + added[-1]
+    x = sde.halves(u)[0]
+    passes = [
+        torch.autograd.grad(one, [*shifts, *added], retain_graph=True, materialize_grads=True)
+        for one in x.flatten(1).sum(0)
+    ]
+    fitted.count(len(u) * len(sources) * len(passes))
+    columns = [torch.stack(column, -1) for column in zip(*passes, strict=True)]  # (B, ..., D)
+    slopes = [column.flatten(1)[None] for column in columns[: len(shifts)]]
+    for by_added, source, block in zip(columns[len(shifts) :], sources, blocks(linear), strict=True):
+        rows, count = block.shape
+        by_row = split(by_added, sde.n)[:, :rows].flatten(2, -2)  # (B, rows, C..., D)
+        slopes.append(torch.einsum("brcd,bjc->rjbd", by_row, source[:, :count]).flatten(0, 1))
+    return torch.cat(slopes).unflatten(2, x.shape[1:])
+
+
+def split(u: Tensor, halves: int) -> Tensor:
+    """(B, halves, C, ...), a view."""
+    return u.unflatten(1, (halves, u.shape[1] // halves))
+
+
+def _sources(sde: Diffusion, u: Tensor, alphas: list[Tensor]) -> Tensor:
+    """What the columns of a step's matrix are multiplied by, (B, n + km, C, ...)."""
+    return torch.cat([split(u, sde.n), *(split(alpha, sde.m) for alpha in alphas)], 1)
+
+
+@torch.no_grad()
+def _by_log_time(fitted: Fitted, u: Tensor, t: float) -> Tensor:
+    return (fitted.alpha(u, t * (1.0 + _TIME_STEP)) - fitted.alpha(u, t * (1.0 - _TIME_STEP))) / (2.0 * _TIME_STEP)
 
 
 @dataclass(frozen=True)
@@ -64,7 +237,7 @@ class Problem:
         nfe: evaluations, that of the denoising step included.
         eps: time at which the flow ends.
         denoise: whether its end is denoised.
-        neighbour: a solution of fewer evaluations, with idle ones up to ``nfe`` (`linear.extended`).
+        neighbour: a solution of fewer evaluations, with idle ones up to ``nfe`` (`tuned.extended`).
     """
 
     fitted: Fitted
@@ -91,7 +264,7 @@ class Problem:
 
     def _untuned(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
         pair = len(rows["untuned"])
-        times = linear.spaced(self.fitted.sde, self.nfe, self.eps, self.denoise, SPACINGS[pair % len(SPACINGS)])
+        times = tuned.spaced(self.fitted.sde, self.nfe, self.eps, self.denoise, SPACINGS[pair % len(SPACINGS)])
         sampler = self._over(times, pair // len(SPACINGS))
         return pair, sampler, FIRST_DAMPING, self._errors(self.fit, sampler)
 
@@ -110,14 +283,14 @@ class Problem:
         before = done[-1] if done else min(starts, key=lambda row: row.fit)
 
         def sampler(shares: Tensor) -> Linear:
-            return self._over(linear.times_of(schedule, shares, self.eps), which)
+            return self._over(times_of(schedule, shares, self.eps), which)
 
         def slopes(shares: Tensor, errors: Tensor) -> Iterator[Tensor]:
-            moved = (shares + _STEP * unit for unit in torch.eye(len(shares), dtype=torch.float64))
-            yield torch.stack([(self._errors(self.fit, sampler(there)) - errors) / _STEP for there in moved])
+            moved = (shares + _SHARE_STEP * unit for unit in torch.eye(len(shares), dtype=torch.float64))
+            yield torch.stack([(self._errors(self.fit, sampler(there)) - errors) / _SHARE_STEP for there in moved])
 
         times = before.sampler.times if self.denoise else (*before.sampler.times, self.eps)
-        return which, *self._moved(linear.shares_of(schedule, times), before.damping, sampler, slopes, robust=False)
+        return which, *self._moved(shares_of(schedule, times), before.damping, sampler, slopes, robust=False)
 
     def _coefficients(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
         which = _next_start(rows["grid"], rows["coefficients"])
@@ -131,16 +304,16 @@ class Problem:
 
     def _fitted(self, start: Linear, damping: float, *, robust: bool) -> tuple[Linear, float, Tensor]:
         """After an iteration of times and coefficients: the sampler, the damping of the next one, and errors."""
-        start = linear.with_memory(start)
+        start = tuned.with_memory(start)
 
         def sampler(parameters: Tensor) -> Linear:
-            return linear.unpacked(parameters, start, self.denoise, self.eps)
+            return unpacked(parameters, start, self.denoise, self.eps)
 
         def slopes(parameters: Tensor, errors: Tensor) -> Iterator[Tensor]:
             for part in self.fitted.slopes(sampler(parameters), self.fit.u, self.denoise):
                 yield part.flatten(2)
 
-        return self._moved(linear.packed(start, self.denoise), damping, sampler, slopes, robust=robust)
+        return self._moved(packed(start, self.denoise), damping, sampler, slopes, robust=robust)
 
     def _moved(
         self,
@@ -160,7 +333,7 @@ class Problem:
         return sampler(parameters), damping, errors
 
     def _over(self, times: Sequence[float], candidate: int) -> Linear:
-        return linear.of_exponential(self.fitted.sde, times, *CANDIDATES[candidate], self.denoise)
+        return tuned.of_exponential(self.fitted.sde, times, *CANDIDATES[candidate], self.denoise)
 
     def _errors(self, ends: Ends, sampler: Linear) -> Tensor:
         """(B, D): differences from the flow."""
@@ -312,7 +485,7 @@ class Job:
             raise
         return True
 
-    @numerics.using(tf32=False)
+    @execution.using(tf32=False)
     @torch.no_grad()
     def step(self, stage: str) -> None:
         """Compute the next batch of the flow, or row of a stage."""
@@ -452,5 +625,5 @@ class Job:
         fitted = Fitted(score, model.sde, request.batch_size, self._evaluated.append, points=request.points)
         flow, start = request.flow, None
         if neighbour is not None:
-            start = linear.extended(Linear.of(neighbour), model.sde, request.nfe, flow.eps, flow.denoise)
+            start = tuned.extended(Linear.of(neighbour), model.sde, request.nfe, flow.eps, flow.denoise)
         return Problem(fitted, fit, held, request.nfe, flow.eps, flow.denoise, start)
