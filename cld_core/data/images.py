@@ -24,8 +24,7 @@ from cld_core.errors import DataError
 from cld_core.sanitize import one_line
 
 from . import store, toy
-from .lmdb_images import LmdbReader, published
-from .store import ABOUT, IMAGES, PUBLISHED, About, Split, blake2b, find, prepare_hint
+from .store import ABOUT, IMAGES, PUBLISHED, About, LmdbReader, Split, blake2b, find, prepare_hint, published
 
 GREY_LEVELS = 256
 # Batches that are read ahead.
