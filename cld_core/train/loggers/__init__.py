@@ -1,7 +1,7 @@
 """What shows a training while it runs: TensorBoard, and what the `monitor` section of the recipe adds.
 
 A logger belongs to rank 0, and to one attempt. A further one is a file with a class that has the methods of `Logger`,
-its keys in `cld_core.config.monitor`, and a line in `LOGGERS`.
+its keys in `cld_core.config.train`, and a line in `LOGGERS`.
 """
 
 import contextlib
