@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cld_core import numerics
 from cld_core.checkpoint import tensors_digest
-from cld_core.config.arguments import sampling_spec
+from cld_core.config.loader import sampling_spec
 from cld_core.likelihood import likelihood
 from cld_core.loss import build as objective_of
 from cld_core.run.shards import Arrays
