@@ -19,11 +19,12 @@ import yaml
 
 from cld_core.errors import RecipeError, did_you_mean
 from cld_core.files import passes, read_bytes
+from cld_core.registration import import_plugins
 from cld_core.sanitize import printable
 
-from . import plugins, shipped
+from . import shipped
 from .eval import ElboSpec
-from .keys import WRONG, Entry, convert, entries, is_text, shown
+from .keys import WRONG, Entry, absolute, convert, entries, is_text, shown
 from .registry import SECTIONS, SELECTORS, default_specs, known, refusal, spec_of, specs_of
 from .sampling import SamplingSpec
 from .schema import Recipe, leaves, problems, walk
@@ -419,7 +420,18 @@ def read(path: Path, *, follow: bool = True) -> Layer:
     if not content or not isinstance(content, dict):
         what = "a recipe is a mapping of sections" if content else "the recipe is empty"
         raise RecipeError(f"{name}: {what}. `cldctl render toy` shows an example.")
-    return Layer(name, plugins.anchored(content, path.absolute().parent), lines, path)
+    return Layer(name, _anchored(content, path.absolute().parent), lines, path)
+
+
+def _anchored(keys: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The keys of a recipe with `plugins` as a list, of one if it is a text, and paths taken from ``folder``."""
+    found = keys.get("plugins")
+    names = [found] if isinstance(found, str) else found
+    if not isinstance(names, list):
+        return keys
+    return keys | {
+        "plugins": [absolute("plugins", name, folder) if str(name).endswith(".py") else name for name in names]
+    }
 
 
 def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
@@ -523,7 +535,7 @@ class _Assembly:
         if layer is None or not isinstance(named, list | tuple) or not all(map(is_text, named)):
             return  # Refused with all other values, if it is wrong.
         if self.with_plugins:
-            plugins.use(named, layer.place("plugins"))
+            import_plugins(named, layer.place("plugins"))
         self.is_lenient = bool(named) and not self.with_plugins
 
     def _add(self, layer: Layer) -> None:
@@ -632,7 +644,7 @@ def _in_order(overrides: Sequence[str]) -> list[str]:
 
 def _typed(text: str) -> Layer:
     """The layer of an override."""
-    return Layer(COMMAND_LINE, plugins.anchored(_nested(dict([override(text)])), Path.cwd()))
+    return Layer(COMMAND_LINE, _anchored(_nested(dict([override(text)])), Path.cwd()))
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from cld_core import metrics as registry
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.eval import INCEPTION, WEIGHTS_URL, FidSpec
-from cld_core.config.plugins import fingerprint
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
+from cld_core.registration import fingerprint
 from cld_core.run.evaluations import Extraction, FeatureInputs, Files
 from cld_core.sanitize import one_line
 

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from cld_core import numerics
 from cld_core.config.eval import WEIGHTS_URL
-from cld_core.config.plugins import fingerprint
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.registration import resolve, table
+from cld_core.registration import fingerprint, resolve, table
 from cld_core.sanitize import printable
 
 if TYPE_CHECKING:
