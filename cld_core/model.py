@@ -21,7 +21,7 @@ from .classes import Classes
 from .codec import from_plain, to_plain
 from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict
-from .config.arguments import elbo_spec, sampling_spec, whole_number
+from .config.loader import elbo_spec, sampling_spec, whole_number
 from .config.train import EmaSpec
 from .data.source import DescribedSource, Source, classes_of, describe, source
 from .errors import CheckpointError, RecipeError, UsageError

@@ -1,15 +1,24 @@
-"""What plug-ins register (docs/howto/plug-ins.md), beside what cldctl ships, in one table for each kind of thing.
+"""Plug-ins (docs/howto/plug-ins.md): what they register, beside what cldctl ships, and how they are imported.
 
-Tables name implementations as "module:attribute", which is imported when it is needed.
+There is one table for each kind of thing. Tables name implementations as "module:attribute", which is imported when it
+is needed. A plug-in is the user's own code, which a recipe names in `plugins`; it is imported before the recipe is
+checked, and calls `register`, or decorates a density with `cld_core.data.toy.toy`.
 """
 
+import contextlib
 import dataclasses
+import importlib
+import importlib.util
 import pkgutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from .errors import RecipeError
+from .digests import checksum, digest
+from .errors import CldError, RecipeError
+from .sanitize import one_line
 
 # Sections of a recipe, and what has no keys of its own.
 SECTIONS = ("data", "sde", "network", "objective", "sampling")
@@ -24,13 +33,13 @@ class Variant:
     implementation: str | Callable[..., Any]
 
 
-# The table, the name and the entry.
-Registration = tuple[str, str, Any]
-
 _TABLES: dict[str, dict[str, Any]] = {name: {} for name in (*SECTIONS, *OTHERS)}
 _SHIPPED: dict[str, frozenset[str]] = dict.fromkeys(_TABLES, frozenset())
-# All that was registered, in this order.
-registered: list[Registration] = []
+# All that was registered, in this order: the table, the name and the entry.
+_REGISTERED: list[tuple[str, str, Any]] = []
+# What each plug-in has registered when it was imported.
+_IMPORTED: dict[str, list[tuple[str, str, Any]]] = {}
+_FIX = "Give the path of a Python file, or a module that is installed."
 
 
 def register(section: str, name: str, implementation: Any, spec: type | None = None) -> None:
@@ -52,17 +61,12 @@ def register(section: str, name: str, implementation: Any, spec: type | None = N
     entry = implementation if spec is None else Variant(spec, implementation)
     if name in _SHIPPED[section] and _TABLES[section][name] != entry:
         raise _taken(section, name)
-    registered.append((section, name, entry))
-    put(section, name, entry)
+    _REGISTERED.append((section, name, entry))
+    _TABLES[section][name] = entry
 
 
 def _taken(table: str, name: str) -> RecipeError:
     return RecipeError(f"{table} {name!r} is already registered, by cldctl itself. Choose another name.")
-
-
-def put(table: str, name: str, entry: Any) -> None:
-    """Put into force what was registered, in place of what has had its name meanwhile."""
-    _TABLES[table][name] = entry
 
 
 def table(name: str, shipped: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,3 +99,70 @@ def resolve(name: Any) -> Any:
         AttributeError: the module has no such attribute.
     """
     return pkgutil.resolve_name(name) if isinstance(name, str) else name
+
+
+def import_plugins(plugins: Sequence[str], place: str) -> None:
+    """Import plug-ins, and put what they register in force, also if other versions were imported since.
+
+    Args:
+        place: what has named them, for messages.
+
+    Raises:
+        RecipeError: one cannot be imported, or two register the same name.
+    """
+    owners: dict[tuple[str, str], str] = {}
+    for plugin in plugins:
+        if "${" in plugin:
+            raise RecipeError(f"{place}: 'plugins' has {one_line(plugin)!r}. Write it out, without a reference.")
+        for table, name, entry in _imported(plugin, place):
+            if (other := owners.setdefault((table, name), plugin)) != plugin:
+                text = f"{one_line(plugin)} and {one_line(other)} both register the {table} {name!r}"
+                raise RecipeError(f"{place}: {text}. Choose another name.")
+            # In place of what has had its name meanwhile.
+            _TABLES[table][name] = entry
+
+
+def _imported(plugin: str, place: str) -> list[tuple[str, str, Any]]:
+    """What a plug-in registers. Copies of one file are one module, and another version of the file is another one."""
+    before = len(_REGISTERED)
+    # Data on stdout are those of the command.
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            name = _import_file(Path(plugin)) if plugin.endswith(".py") else importlib.import_module(plugin).__name__
+        except CldError as error:
+            raise RecipeError(f"{place}: plug-in {one_line(plugin)}: {error}") from error
+        except (Exception, SystemExit) as error:  # user code may raise anything
+            reason = one_line(f"{type(error).__name__}: {error}", 300)
+            raise RecipeError(f"{place}: plug-in {one_line(plugin)!r} cannot be imported: {reason}. {_FIX}") from error
+    return _IMPORTED.setdefault(name, _REGISTERED[before:])
+
+
+def _import_file(path: Path) -> str:
+    path = path.expanduser().resolve(strict=True)
+    name = f"cld_plugin_{path.stem}_{checksum(path)[:16]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None, f"{path} cannot be imported as Python"
+        assert spec.loader is not None, f"{path} cannot be imported as Python"
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return name
+
+
+def fingerprint(plugins: Sequence[str]) -> str | None:
+    """What tells plug-ins from others: of files, what is in them, and of modules, their names; None without any.
+
+    Raises:
+        RecipeError: a file cannot be read.
+    """
+    try:
+        parts = [checksum(Path(one)) if one.endswith(".py") else one for one in plugins]
+    except OSError as error:
+        raise RecipeError(
+            f"'plugins': {error.filename}: cannot be read ({error.strerror}). Correct the path."
+        ) from error
+    return digest(parts) if len(parts) > 1 else next(iter(parts), None)

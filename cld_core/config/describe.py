@@ -5,7 +5,6 @@ And how a recipe differs from the one that it builds on.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,23 +103,14 @@ def _beside(line: str, comment: str) -> str:
     return f"{line:<{_COLUMN}}  # {comment}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A key, its value and that of the base as YAML (None: the base has no such key), and what set it."""
-
-    key: str
-    value: str
-    before: str | None
-    place: str
-
-
 def from_base(
     path: Path, overrides: Sequence[str] = (), profile: Path | None = None
-) -> tuple[Path | None, list[Difference]]:
+) -> tuple[Path | None, dict[str, str]]:
     """The recipe at the end of the chain of `extends`, and how what `load` gives differs from it.
 
-    What the command line sets comes first. A file that extends nothing is its own base. If an ancestor is no complete
-    recipe by itself, the next one is the base; None if none is.
+    That is, by key, the value in YAML, that of the base if it has the key, and what set it. What the command line sets
+    comes first. A file that extends nothing is its own base. If an ancestor is no complete recipe by itself, the next
+    one is the base; None if none is.
 
     Raises:
         RecipeError: as `load`.
@@ -132,19 +122,15 @@ def from_base(
             before = leaves(load(base).to_dict())
             break
     else:
-        return None, []
-    found = [
-        Difference(
-            key=key,
-            value=_shown(value),
-            before=_shown(before[key]) if key in before else None,
-            place=origin(key, where),
-        )
-        for key, value in leaves(recipe.to_dict()).items()
-        if (key not in before or before[key] != value) and (key != "name" or key in where)
-    ]
+        return None, {}
+    places, found = {}, {}
+    for key, value in leaves(recipe.to_dict()).items():
+        if (key not in before or before[key] != value) and (key != "name" or key in where):
+            instead = f" instead of {_shown(before[key])}" if key in before else ""
+            places[key] = origin(key, where)
+            found[key] = f"{_shown(value)}{instead}  ({places[key]})"
     # First what was typed just now, which is what somebody looks for.
-    return base, sorted(found, key=lambda entry: entry.place != COMMAND_LINE)
+    return base, {key: found[key] for key in sorted(found, key=lambda key: places[key] != COMMAND_LINE)}
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-r"""From YAML files, what they extend, and overrides to a checked `Recipe`.
+r"""From YAML files, what they extend, overrides, and arguments of Python functions to a checked `Recipe`.
 
 A recipe is layers of keys: what it extends, itself, a profile, and each override. OmegaConf merges them and replaces
 references: ``${train.steps}`` is the value of that key, and ``\${`` stands for the text ``${``. There is nothing else
@@ -9,7 +9,8 @@ OmegaConf.
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,11 +19,14 @@ import yaml
 
 from cld_core.errors import RecipeError, did_you_mean
 from cld_core.files import passes, read_bytes
+from cld_core.registration import import_plugins
 from cld_core.sanitize import printable
 
-from . import plugins, shipped
-from .keys import WRONG, Entry, entries, is_text, shown
+from . import shipped
+from .eval import ElboSpec
+from .keys import WRONG, Entry, absolute, convert, entries, is_text, shown
 from .registry import SECTIONS, SELECTORS, default_specs, known, refusal, spec_of, specs_of
+from .sampling import SamplingSpec
 from .schema import Recipe, leaves, problems, walk
 
 # Reading a file of this size takes seconds; shipped recipes have 2 KiB.
@@ -154,14 +158,61 @@ def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = Fals
     return _Assembly(Path(source), with_plugins=with_plugins, frozen=True).recipe([Layer(source, content)], ())
 
 
-def changed_section(recipe: Recipe, section: str, changes: Mapping[str, Any], source: str) -> Recipe:
-    """A recipe with other values in a section, checked as those of a file are; another variant keeps common keys.
+def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> SamplingSpec:
+    """The `sampling` section of a recipe, changed by arguments of the function ``caller``. None changes nothing.
+
+    Another method keeps the keys that both methods have. Errors name the arguments.
 
     Raises:
-        RecipeError: a key or value is wrong.
+        RecipeError: there is no such argument with the method, its value is wrong, or it does not go with another.
     """
-    layers = [Layer("recipe", literal(recipe.to_dict())), Layer(source, _nested({section: literal(changes)}))]
-    return _Assembly(Path("recipe"), with_plugins=False, frozen=True).recipe(layers, ())
+    with _changed(recipe, "sampling", arguments, caller) as changed:
+        if changed is not recipe:
+            changed.sampling.require_usable()
+        return changed.sampling
+
+
+def elbo_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> ElboSpec:
+    """The `eval.elbo` section of a recipe, changed by arguments; as `sampling_spec`.
+
+    Its ``eps`` is never before `objective.loss_eps`: the network has seen no smaller t.
+    """
+    with _changed(recipe, "eval.elbo", arguments, caller) as changed:
+        spec = changed.eval.elbo
+    return replace(spec, eps=max(spec.eps, recipe.objective.loss_eps))
+
+
+@contextmanager
+def _changed(recipe: Recipe, section: str, arguments: Mapping[str, Any], caller: str) -> Iterator[Recipe]:
+    """The recipe with arguments in a section, checked as those of a file are; in the block, errors are about arguments.
+
+    In messages, sampling.corrector=true is corrector=True.
+    """
+    given = {name: _plain(value) for name, value in arguments.items() if value is not None}
+    layers = [Layer("recipe", literal(recipe.to_dict())), Layer(caller, _nested({section: literal(given)}))]
+    try:
+        yield _Assembly(Path("recipe"), with_plugins=False, frozen=True).recipe(layers, ()) if given else recipe
+    except RecipeError as error:
+        named = re.sub(rf"\b{re.escape(section)}\.(?=\w)", "", str(error))
+        named = re.sub(r"=(true|false)\b", lambda found: f"={found[1].title()}", named)
+        raise RecipeError(named if named.startswith(caller) else f"{caller}: {named}") from error
+
+
+def whole_number(value: Any, name: str, least: int, caller: str) -> int:
+    """An argument that counts something.
+
+    Raises:
+        RecipeError: it is not a whole number, or less than ``least``.
+    """
+    count = convert(_plain(value), int)
+    if count is WRONG or count < least:
+        raise RecipeError(f"{caller}: {name}={shown(value)}: expected a whole number of at least {least}.")
+    return int(count)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy or torch as one of Python."""
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def override(text: str) -> tuple[str, Any]:
@@ -369,7 +420,18 @@ def read(path: Path, *, follow: bool = True) -> Layer:
     if not content or not isinstance(content, dict):
         what = "a recipe is a mapping of sections" if content else "the recipe is empty"
         raise RecipeError(f"{name}: {what}. `cldctl render toy` shows an example.")
-    return Layer(name, plugins.anchored(content, path.absolute().parent), lines, path)
+    return Layer(name, _anchored(content, path.absolute().parent), lines, path)
+
+
+def _anchored(keys: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The keys of a recipe with `plugins` as a list, of one if it is a text, and paths taken from ``folder``."""
+    found = keys.get("plugins")
+    names = [found] if isinstance(found, str) else found
+    if not isinstance(names, list):
+        return keys
+    return keys | {
+        "plugins": [absolute("plugins", name, folder) if str(name).endswith(".py") else name for name in names]
+    }
 
 
 def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
@@ -473,7 +535,7 @@ class _Assembly:
         if layer is None or not isinstance(named, list | tuple) or not all(map(is_text, named)):
             return  # Refused with all other values, if it is wrong.
         if self.with_plugins:
-            plugins.use(named, layer.place("plugins"))
+            import_plugins(named, layer.place("plugins"))
         self.is_lenient = bool(named) and not self.with_plugins
 
     def _add(self, layer: Layer) -> None:
@@ -582,7 +644,7 @@ def _in_order(overrides: Sequence[str]) -> list[str]:
 
 def _typed(text: str) -> Layer:
     """The layer of an override."""
-    return Layer(COMMAND_LINE, plugins.anchored(_nested(dict([override(text)])), Path.cwd()))
+    return Layer(COMMAND_LINE, _anchored(_nested(dict([override(text)])), Path.cwd()))
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,10 @@ from .cluster import ClusterSpec
 from .data import DataSpec, ImageDataSpec, ToyDataSpec
 from .eval import EvalSpec
 from .keys import Problem, absolute, entries, key, section
-from .monitor import HooksSpec, MonitorSpec
 from .network import MlpSpec, NcsnppSpec, NetworkSpec
 from .sampling import OdeSpec, SamplingSpec
 from .sde import CldSpec, SdeSpec
-from .train import EmaSpec, ObjectiveSpec, OptimSpec, PeriodicSpec, TrainSpec
+from .train import EmaSpec, HooksSpec, MonitorSpec, ObjectiveSpec, OptimSpec, PeriodicSpec, TrainSpec
 
 # A picture of so many pixels takes 800 MB while it is made.
 MAX_PICTURE = 2**28

@@ -15,9 +15,8 @@ import numpy as np
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .lmdb_images import LmdbReader, published
 from .prepare import Member, Part, Plan, members
-from .store import CHANNELS, SPLITS, Split
+from .store import CHANNELS, SPLITS, LmdbReader, Split, published
 
 SIZE = 256
 OFFICIAL_COUNTS = {"train": 27_000, "validation": 3_000}

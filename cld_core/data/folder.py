@@ -103,18 +103,21 @@ def _is_picture(name: str) -> bool:
 
 
 def _splits(pictures: Sequence[Member], validation: float | None) -> dict[Split, list[Member]]:
-    if validation is None:
-        sorted_by_folder = _splits_by_folder(pictures)
-        if sorted_by_folder is not None:
-            return sorted_by_folder
-        validation = DEFAULT_VALIDATION
-    if validation == 0:
-        return {"train": list(pictures)}
-    below = int(validation * 2**63)
-    chosen: dict[Split, list[Member]] = {split: [] for split in SPLITS}
-    for picture in pictures:
-        chosen["validation" if key_of("split", as_text(picture.name)) < below else "train"].append(picture)
-    return chosen
+    """By the names of the top-level folders, if they say so and no share is given; else by hashes of names."""
+    tops = [place[0] for place in _places(pictures)]
+    if validation is None and {_SPLIT_FOLDERS[top] for top in tops if top in _SPLIT_FOLDERS} == set(SPLITS):
+        if others := sorted(set(tops) - set(_SPLIT_FOLDERS)):
+            raise WrongSourceError(
+                f"Besides the folders for training and validation, there are pictures in "
+                f"{one_line(as_text(', '.join(others[:5])))}. Pass --split 0.1 to mix all pictures, or remove those."
+            )
+        chosen = [_SPLIT_FOLDERS[top] for top in tops]
+    else:
+        below = int((DEFAULT_VALIDATION if validation is None else validation) * 2**63)
+        keys = [key_of("split", as_text(picture.name)) for picture in pictures]
+        chosen = ["validation" if key < below else "train" for key in keys]
+    splits = SPLITS[:1] if validation == 0 else SPLITS
+    return {split: [picture for picture, its in zip(pictures, chosen, strict=True) if its == split] for split in splits}
 
 
 def _places(pictures: Sequence[Member]) -> list[tuple[str, ...]]:
@@ -122,26 +125,6 @@ def _places(pictures: Sequence[Member]) -> list[tuple[str, ...]]:
     places = [PurePosixPath(picture.name).parts for picture in pictures]
     is_wrapped = len({place[0] for place in places}) == 1 and min(map(len, places)) > 1
     return [place[1:] for place in places] if is_wrapped else places
-
-
-def _splits_by_folder(pictures: Sequence[Member]) -> dict[Split, list[Member]] | None:
-    """The splits by the names of the top-level folders, or of those in a single wrapping folder; None without such."""
-    chosen: dict[Split, list[Member]] = {split: [] for split in SPLITS}
-    others = set()
-    for (top, *_), picture in zip(_places(pictures), pictures, strict=True):
-        if top in _SPLIT_FOLDERS:
-            chosen[_SPLIT_FOLDERS[top]].append(picture)
-        else:
-            others.add(top)
-    if not all(chosen.values()):
-        return None
-    if others:
-        raise WrongSourceError(
-            f"Besides the folders for training and validation, there are pictures in "
-            f"{one_line(as_text(', '.join(sorted(others)[:5])))}. "
-            "Pass --split 0.1 to mix all pictures, or remove those."
-        )
-    return chosen
 
 
 def _classes(pictures: Sequence[Member]) -> tuple[tuple[str, ...], dict[str, int]]:

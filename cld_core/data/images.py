@@ -24,8 +24,7 @@ from cld_core.errors import DataError
 from cld_core.sanitize import one_line
 
 from . import store, toy
-from .lmdb_images import LmdbReader, published
-from .store import ABOUT, IMAGES, PUBLISHED, About, Split, blake2b, find, prepare_hint
+from .store import ABOUT, IMAGES, PUBLISHED, About, LmdbReader, Split, blake2b, find, prepare_hint, published
 
 GREY_LEVELS = 256
 # Batches that are read ahead.
@@ -172,16 +171,13 @@ def order(step: int, batch_size: int, n: int, seed: int) -> tuple[Tensor, Tensor
         int64 of shape (batch_size,), each in [0, n), and bool of shape (batch_size,).
     """
     assert min(step + 1, batch_size, n) >= 1, f"no batch: step {step}, batch {batch_size}, images {n}"
-    chosen, flips = [], []
-    position, last = step * batch_size, (step + 1) * batch_size
-    while position < last:
-        epoch, offset = divmod(position, n)
-        rows = slice(offset, min(n, offset + last - position))
-        permutation, mirrored = _epoch(n, seed, epoch)
-        chosen.append(permutation[rows])
-        flips.append(mirrored[rows])
-        position += rows.stop - offset
-    return torch.cat(chosen), torch.cat(flips)
+    first, last = step * batch_size, (step + 1) * batch_size
+    parts = [
+        [of_all[max(first - epoch * n, 0) : last - epoch * n] for of_all in _epoch(n, seed, epoch)]
+        for epoch in range(first // n, (last - 1) // n + 1)
+    ]
+    chosen, flips = map(torch.cat, zip(*parts, strict=True))
+    return chosen, flips
 
 
 class ImageSource:

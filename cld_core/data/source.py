@@ -13,8 +13,8 @@ from cld_core import seeds
 from cld_core.classes import Classes
 from cld_core.config import registry
 from cld_core.config.data import DataSpec, ImageDataSpec, ToyDataSpec
-from cld_core.config.plugins import fingerprint
 from cld_core.errors import DataError
+from cld_core.registration import fingerprint
 from cld_core.run.identity import IMAGES, MEANS, PLUGIN, POINTS
 
 from . import store, toy

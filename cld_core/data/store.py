@@ -1,18 +1,21 @@
-"""Prepared images on disk, and whether those of a recipe are there. Loads no torch, and numpy for labels only.
+"""Prepared images on disk, and whether those of a recipe are there. Loads no torch, and numpy for what is read only.
 
     DIR/about.json     name, size, numbers and digests of the images of each split, names of the classes, the source
     DIR/images.npy     uint8 of shape (N, 3, H, W): the images for training, and after them those for validation
     DIR/labels.npy     if the images have classes: int64 of shape (N,), the index of each image's class
 
-LMDB files in the published form are used as they are (`cld_core.data.lmdb_images`). While a data set is being
-prepared it is called DIR.partial, so a folder DIR is always complete.
+LMDB files in the published form are used as they are: in DIR/train.lmdb or DIR/train, and likewise for validation, raw
+bytes (H, W, 3) under the keys "0", "1", ... While a data set is being prepared it is called DIR.partial, so a folder
+DIR is always complete.
 """
 
+import functools
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cld_core.classes import Classes
 from cld_core.codec import from_plain
@@ -22,13 +25,17 @@ from cld_core.files import parse_json, read_bytes
 from cld_core.sanitize import one_line
 
 if TYPE_CHECKING:
+    import lmdb
     import numpy as np
 
-FORMAT, PUBLISHED = "cld-arrays/1", "lmdb"
+PUBLISHED: Final = "lmdb"
 ABOUT, IMAGES, LABELS = "about.json", "images.npy", "labels.npy"
 # The finished parts of a preparation; removed when it is complete.
 PROGRESS = "progress.json"
 CHANNELS = 3
+# LMDB may leave pages that it freed at once unwritten at the end of a sound file.
+_UNWRITTEN_PAGES = 16
+_AGAIN = "Copy or prepare it again."
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -63,7 +70,7 @@ class About:
     labels: str = ""
     source: str = ""
     source_digest: str = ""
-    format: str = FORMAT
+    format: Literal["cld-arrays/1", "lmdb"] = "cld-arrays/1"
 
     def __post_init__(self) -> None:
         """Raises ValueError: it cannot be that of a data set."""
@@ -79,19 +86,16 @@ class About:
         """Of the array of all images."""
         return (sum(info.count for info in self.splits.values()), CHANNELS, self.size, self.size)
 
-    def rows(self, split: str) -> slice:
+    def rows(self, split: Split) -> slice:
         """The place of a split among the images.
 
         Raises:
             DataError: there is no such split.
         """
-        first = 0
-        for name in SPLITS:
-            count = self.splits[name].count if name in self.splits else 0
-            if name == split and count:
-                return slice(first, first + count)
-            first += count
-        raise DataError(f"there is no {split} split, only {', '.join(self.splits)}.")
+        if split not in self.splits:
+            raise DataError(f"there is no {split} split, only {', '.join(self.splits)}.")
+        counts = [self.splits[name].count for name in SPLITS[: SPLITS.index(split)] if name in self.splits]
+        return slice(sum(counts), sum(counts) + self.splits[split].count)
 
 
 def blake2b(content: Any) -> str:
@@ -119,19 +123,12 @@ def read_about(root: Path) -> About | None:
     """
     path = root / ABOUT
     try:
-        content = parse_json(read_bytes(path, follow=True))
-        form = content.get("format") if isinstance(content, dict) else FORMAT
-        if form == FORMAT:
-            return from_plain(About, content)
+        return from_plain(About, parse_json(read_bytes(path, follow=True)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        text = f"{path} does not describe a prepared data set ({one_line(error)})"
-        raise DataError(f"{text}. Remove {root} and prepare the data again.") from error
-    raise DataError(
-        f"{path} has the format {one_line(repr(form), 40)}; this version reads {FORMAT!r}. "
-        "Prepare the data again, into another folder."
-    )
+        text = f"{path} does not describe a prepared data set of this version ({one_line(error)})"
+        raise DataError(f"{text}. Prepare the data again, into another folder.") from error
 
 
 def find(path: str | Path, name: str = "folder", pixels: int | None = None) -> About:
@@ -168,8 +165,6 @@ def bytes_of(file: Path) -> int:
 
 def _published(root: Path) -> About:
     """What LMDB files in the published form hold."""
-    from .lmdb_images import published
-
     readers = {split: reader for split in SPLITS if (reader := published(root, split)) is not None}
     if "train" not in readers:
         if partial_path(root).is_dir():
@@ -217,7 +212,7 @@ def split_of(spec: ImageDataSpec, split: Split) -> SplitInfo:
     return splits[split]
 
 
-def read_labels(root: Path, about: About, split: str) -> "np.ndarray":
+def read_labels(root: Path, about: About, split: Split) -> "np.ndarray":
     """The labels of a split, int64 of shape (count,), each an index of ``about.classes``.
 
     Raises:
@@ -233,3 +228,82 @@ def read_labels(root: Path, about: About, split: str) -> "np.ndarray":
     if blake2b(labels.tobytes()) != about.labels:
         raise DataError(f"{path} does not hold the labels that {ABOUT} describes. Copy or prepare the data again.")
     return labels[about.rows(split)]
+
+
+def published(root: Path, split: str) -> "LmdbReader | None":
+    """The images of a split in a folder of LMDB files, `SPLIT.lmdb` or `SPLIT`; None if there are none.
+
+    Raises:
+        DataError: they cannot be read, or are something else.
+    """
+    for folder in (root / f"{split}.lmdb", root / split):
+        if (folder / "data.mdb").is_file():
+            return LmdbReader(folder)
+    return None
+
+
+class LmdbReader:
+    """The images of an LMDB folder, by index, for any number of threads.
+
+    Attributes:
+        shape: (n, 3, H, W) of all of them.
+        bytes: size of the file.
+        about: the number of images and the size of the file in words, by which other files are told from it.
+
+    Raises:
+        DataError: the file is cut short, or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import lmdb
+
+        self.path = path.resolve()
+        file = (self.path / "data.mdb").stat()
+        self.bytes = file.st_size
+        try:
+            self._env = _environment(str(self.path), file.st_dev, file.st_ino)
+            count, info = self._env.stat()["entries"], self._env.info()
+            # Reading beyond the end of a mapped file would end this process without a message.
+            expected = (info["last_pgno"] + 1 - _UNWRITTEN_PAGES) * self._env.stat()["psize"]
+            if self.bytes < expected:
+                raise DataError(f"{path} is cut short: {self.bytes} bytes of about {expected}. {_AGAIN}")
+            with self._env.begin(buffers=True) as transaction:
+                length = len(transaction.get(b"0") or b"")
+        except (lmdb.Error, OSError) as error:
+            raise DataError(f"{path} cannot be opened as an LMDB file: {error}. {_AGAIN}") from error
+        size = math.isqrt(length // CHANNELS)
+        if not size or CHANNELS * size**2 != length:
+            raise DataError(f"{path} has values of {length} bytes under '0', which are not square raw RGB images.")
+        self.shape, self.about = (count, CHANNELS, size, size), f"{count} images, {self.bytes} bytes"
+        self[[count - 1]]
+
+    def __getitem__(self, indices: "Sequence[int] | np.ndarray") -> "np.ndarray":
+        """Images by index, uint8 of shape (number of indices, 3, H, W).
+
+        Raises:
+            DataError: an index is missing, or its value has another length.
+        """
+        import lmdb
+        import numpy as np
+
+        images = np.empty((len(indices), *self.shape[1:]), dtype=np.uint8)
+        try:
+            with self._env.begin(buffers=True) as transaction:
+                for image, index in zip(images, indices, strict=True):
+                    value = transaction.get(str(index).encode()) or b""
+                    if len(value) != image.nbytes:
+                        text = f"has {len(value)} bytes, not {image.nbytes}"
+                        raise DataError(f"Image {index} of {self.path} {text}. {_AGAIN}")
+                    pixels = np.frombuffer(value, dtype=np.uint8).reshape(*self.shape[2:], CHANNELS)
+                    image[:] = pixels.transpose(2, 0, 1)
+        except (lmdb.Error, OSError) as error:
+            raise DataError(f"{self.path} cannot be read: {error}. {_AGAIN}") from error
+        return images
+
+
+@functools.cache
+def _environment(path: str, device: int, inode: int) -> "lmdb.Environment":
+    """An open environment, of which LMDB allows one for each file in a process."""
+    import lmdb
+
+    return lmdb.open(path, readonly=True, create=False, lock=False, readahead=False)

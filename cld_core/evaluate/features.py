@@ -20,13 +20,12 @@ from torch import Tensor
 from cld_core import metrics as registry
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.eval import WEIGHTS_URL
-from cld_core.config.plugins import fingerprint
 from cld_core.data.images import open_images, to_pixels
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.model import Model
 from cld_core.nets import execution
-from cld_core.registration import resolve, table
+from cld_core.registration import fingerprint, resolve, table
 from cld_core.run.evaluations import EvalRequest, Extraction, Files
 from cld_core.run.shards import Arrays
 from cld_core.sanitize import printable

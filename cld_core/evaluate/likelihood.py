@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cld_core.checkpoint import tensors_digest
-from cld_core.config.arguments import sampling_spec
+from cld_core.config.loader import sampling_spec
 from cld_core.likelihood import likelihood
 from cld_core.loss import build as objective_of
 from cld_core.nets import execution

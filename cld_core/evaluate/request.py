@@ -15,13 +15,12 @@ from cld_core import metrics as registry
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.eval import INCEPTION, PUBLISHED_SHA256, WEIGHTS_URL, FidSpec
-from cld_core.config.plugins import fingerprint
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec
 from cld_core.data import store
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.registration import is_shipped
+from cld_core.registration import fingerprint, is_shipped
 from cld_core.run.evaluations import EvalRequest, Extraction, FeatureInputs, Files
 from cld_core.sanitize import one_line
 

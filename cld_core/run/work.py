@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from cld_core.codec import from_plain, text, to_plain
 from cld_core.errors import NotFoundError
 from cld_core.files import by_age, existing_object, passes, retried, write_json
-from cld_core.registration import resolve
+from cld_core.registration import import_plugins, resolve
 from cld_core.sanitize import one_line
 
 from .folder import RunFolder
@@ -102,11 +102,9 @@ def use_plugins(folder: Path) -> None:
     Raises:
         RecipeError: one cannot be imported.
     """
-    from cld_core.config import plugins
-
     files = (content_of(folder) or {}).get("files") or {}
     named = [path for place, path in files.items() if place.startswith("plugin ") and isinstance(path, str)]
-    plugins.use(named, f"{folder}/request.json")
+    import_plugins(named, f"{folder}/request.json")
 
 
 @dataclass(frozen=True, kw_only=True)

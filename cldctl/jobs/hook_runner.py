@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.codec import find_record, to_plain
-from cld_core.config.monitor import HooksSpec
+from cld_core.config.train import HooksSpec
 from cld_core.errors import CldError
 from cld_core.files import descriptor_for_writing, read_bytes, write_json, write_text
 from cld_core.run import RunFolder, events

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cld_core.codec import find_record
 from cld_core.config import Recipe
-from cld_core.config.monitor import HooksSpec
+from cld_core.config.train import HooksSpec
 from cld_core.errors import CldError
 from cld_core.files import read_bytes, write_text
 from cld_core.ownership import require_private

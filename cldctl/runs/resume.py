@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cld_core.config import Recipe, plugins, with_overrides
+from cld_core.config import Recipe, with_overrides
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.loader import anchored_overrides, as_overrides
 from cld_core.data import store
 from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
-from cld_core.registration import is_shipped
+from cld_core.registration import import_plugins, is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run import recipe as frozen
 from cld_core.run.checkpoints import DamagedCheckpoint, newest_good
@@ -327,5 +327,5 @@ def _data_of(
     from cld_core.data.source import identity
 
     found = [file for file, _ in snapshot.plugin_files(run, recipe.plugins, renew=update)]
-    plugins.use(found, "--update-code" if update else "command line")
+    import_plugins(found, "--update-code" if update else "command line")
     return identity(data, found), f"the data of {data.name}, as {', '.join(found)} makes them,"

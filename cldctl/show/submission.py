@@ -89,9 +89,8 @@ def _differences(file: Path, given: Sequence[str], profile: Path | None) -> None
     if base is None:
         return
     out.print(f"# {keys_differ(len(found))} from {called(base)}:" if found else f"# same as {called(base)}")
-    for entry in found:
-        before = "" if entry.before is None else f" instead of {entry.before}"
-        out.print(f"#   {entry.key}: {entry.value}{before}  ({entry.place})")
+    for key, text in found.items():
+        out.print(f"#   {key}: {text}")
 
 
 def _show(text: str) -> None:

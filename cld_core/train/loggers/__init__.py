@@ -1,7 +1,7 @@
 """What a run reports while it trains: `progress.json`, TensorBoard, and what the `monitor` section of the recipe adds.
 
 Only rank 0 reports. A logger belongs to one attempt. A further one is a file with a class that has the methods of
-`Logger`, its keys in `cld_core.config.monitor`, and a line in `LOGGERS`.
+`Logger`, its keys in `cld_core.config.train`, and a line in `LOGGERS`.
 """
 
 import contextlib

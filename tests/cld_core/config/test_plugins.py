@@ -12,7 +12,7 @@ import cld_core
 from cld_core import metrics, registration
 from cld_core import model as model_module
 from cld_core.checkpoint import FORMAT
-from cld_core.config import dump, from_dict, load, load_frozen, plugins, registry, with_overrides
+from cld_core.config import dump, from_dict, load, load_frozen, registry, with_overrides
 from cld_core.errors import CheckpointError, DataError, RecipeError
 from cld_core.model import Model
 from tests.support.paths import RECIPES, TOY
@@ -155,15 +155,15 @@ def test_what_cannot_be_imported(plugin):
 def test_fingerprints(tmp_path):
     file = tmp_path / "a.py"
     file.write_text("x = 1")
-    first = plugins.fingerprint([str(file)])
-    assert plugins.fingerprint([]) is None
-    assert plugins.fingerprint(["json"]) == "json"
-    both = plugins.fingerprint([str(file), "json"])
+    first = registration.fingerprint([str(file)])
+    assert registration.fingerprint([]) is None
+    assert registration.fingerprint(["json"]) == "json"
+    both = registration.fingerprint([str(file), "json"])
     file.write_text("x = 2")
-    assert first not in (None, plugins.fingerprint([str(file)]))
-    assert plugins.fingerprint([str(file), "json"]) != both
+    assert first not in (None, registration.fingerprint([str(file)]))
+    assert registration.fingerprint([str(file), "json"]) != both
     with pytest.raises(RecipeError, match="cannot be read"):
-        plugins.fingerprint([str(tmp_path / "gone.py")])
+        registration.fingerprint([str(tmp_path / "gone.py")])
 
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=2", "train.checkpoint_every=2", "train.batch_size=16"]

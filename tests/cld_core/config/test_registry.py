@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from cld_core.config import dump, load, with_overrides
-from cld_core.config.arguments import elbo_spec, sampling_spec
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import key
+from cld_core.config.loader import elbo_spec, sampling_spec
 from cld_core.config.network import MlpSpec, ResnetSpec
 from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import EmSpec, ExponentialSpec, FixedStepSpec, OdeSpec, SscsSpec

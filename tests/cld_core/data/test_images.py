@@ -152,7 +152,7 @@ def test_a_copy_that_is_not_whole(copied):
     with pytest.raises(DataError, match=r"does not describe a prepared data set.*cldctl data prepare"):
         opened(copied, "train")
     (copied / ABOUT).write_text(json.dumps({"format": "cld-images/1"}))
-    with pytest.raises(DataError, match=r"format 'cld-images/1'.*Prepare the data again"):
+    with pytest.raises(DataError, match=r"format is 'cld-images/1'.*Prepare the data again"):
         opened(copied, "train")
 
 

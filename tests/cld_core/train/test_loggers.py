@@ -135,7 +135,7 @@ def run(make):
 def test_a_training_ends_well_whatever_a_logger_does(make, monkeypatch, problem):
     monkeypatch.setitem(loggers.LOGGERS, "wandb", f"{__name__}:Recorder")
     monkeypatch.setattr(loggers, "resolve", lambda name: Mock(side_effect=problem))
-    monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: True)
+    monkeypatch.setattr("cld_core.config.train.find_spec", lambda name: True)
     run = make("train.steps=10", "monitor.wandb.project=p")
     assert attempt(run).cause == "finished"
     dropped = {event.what: event.count for event in run.ledger.events() if isinstance(event, Remarked)}
@@ -144,7 +144,7 @@ def test_a_training_ends_well_whatever_a_logger_does(make, monkeypatch, problem)
 
 
 def test_a_missing_package_is_said_before_training_begins(make, monkeypatch):
-    monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: None)
+    monkeypatch.setattr("cld_core.config.train.find_spec", lambda name: None)
     run = make("train.steps=10", "monitor.wandb.project=p")
     with pytest.raises(RecipeError, match=r"needs the package wandb.*pip install 'cldctl\[wandb\]'"):
         attempt(run)

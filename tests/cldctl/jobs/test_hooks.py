@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from cld_core.config import load
-from cld_core.config.monitor import HooksSpec
+from cld_core.config.train import HooksSpec
 from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder, events
 from cld_core.run.evaluations import Evaluation
