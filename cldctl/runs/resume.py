@@ -24,7 +24,7 @@ from cld_core.run.recipe import require_own_plugin, trusted_recipe
 from cldctl import locks
 from cldctl.clusters.base import Cluster
 from cldctl.jobs import specs
-from cldctl.jobs.successor import chained
+from cldctl.jobs.train import chained
 from cldctl.lookup import find_profile
 
 from . import snapshot, survey
