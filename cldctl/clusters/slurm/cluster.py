@@ -31,7 +31,7 @@ from cldctl.clusters.base import (
     Work,
 )
 
-from . import client, doctor, job_env, poll, script, submit
+from . import client, doctor, job_env, poll, submit
 
 # What srun says about tasks that ended badly, apart from those that it ends itself: "srun: error: n2: task 1: Killed".
 _ENDED = re.compile(
@@ -62,14 +62,14 @@ class SlurmCluster(Cluster):
         return submit.most_tasks(spec.size.account, spec.size.qos)
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
-        script.parameters(spec)
+        submit.parameters(spec)
         job_logs.check(spec.logs)
         if tasks > 1 and tasks > (limit := self.most_tasks(spec)).tasks:
             text = f"{tasks} tasks do not fit into one array of Slurm: {limit.why}"
             raise RecipeError(f"{text}. Submit at most {limit.tasks}.")
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
-        return script.text(spec, tasks)
+        return submit.script(spec, tasks)
 
     def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
         def note_ids(job_ids: Sequence[str]) -> None:
