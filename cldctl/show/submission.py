@@ -16,9 +16,9 @@ from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.tunings import Tuning
 from cldctl.clusters.base import After, Cluster, JobSpec
+from cldctl.config import called, find_profile
 from cldctl.evals.samplers import Comparison
 from cldctl.jobs import specs
-from cldctl.lookup import called, find_profile
 from cldctl.runs import cluster_choice
 from cldctl.runs.evaluate import STATES, Planned
 from cldctl.runs.options import SubmitOptions

@@ -6,7 +6,7 @@ import pytest
 
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
-from cldctl import config, lookup
+from cldctl import config
 from cldctl.clusters.debug import DebugCluster
 from cldctl.runs import cluster_choice
 from cldctl.runs.selection import command
@@ -59,7 +59,7 @@ def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, mo
     run_with(tmp_path / "ours" / "mine", 10)
     assert "mine" in invoke("status", "--all", runs="").stdout
     assert command("status mine", RunFolder(tmp_path / "ours" / "mine")) == "cldctl status mine"
-    assert "site" in lookup.profile_files()
+    assert "site" in config.profile_files()
 
 
 @pytest.mark.parametrize(
