@@ -71,7 +71,22 @@ def read() -> dict[str, str]:
     path = file()
     if path is None or not os.path.lexists(path):
         return {}
-    return _checked(path, _content(path))
+    content = _content(path)
+    if not isinstance(content, dict | None):
+        raise UsageError(f"{path}: not a mapping. Write lines such as `cluster: slurm`.")
+    given = dict(content or {})
+    for name, value in given.items():
+        if name not in KEYS:
+            fix = did_you_mean(name, KEYS) or f" It has {', '.join(KEYS)}."
+            raise UsageError(f"{path}: unknown key '{one_line(name, 60)}'.{fix}")
+        if value is not None and (not isinstance(value, str) or not value or one_line(value, 4096) != value):
+            raise UsageError(f"{path}: '{name}' cannot be {one_line(repr(value), 60)}; expected a string. Correct it.")
+    if runs := given.get("runs_dir"):
+        given["runs_dir"] = os.path.expanduser(runs)
+        if not os.path.isabs(given["runs_dir"]):
+            fix = "which is not absolute. Write a path from / or ~"
+            raise UsageError(f"{path}: 'runs_dir' cannot be {runs!r}, {fix}.")
+    return {name: given[name] for name in KEYS if given.get(name) is not None}
 
 
 def setting(name: str) -> str | None:
@@ -96,40 +111,18 @@ def runs_dir() -> Path:
 def _content(path: Path) -> Any:
     # Nobody without such a file pays for these.
     from cld_core.config.loader import parse
-    from cld_core.files import opened
+    from cld_core.files import read_bytes
 
     try:
-        with opened(path, follow=True) as file:
-            problem, content = shared_with(os.fstat(file.fileno())), file.read(_MAX_BYTES + 1)
+        problem, content = shared_with(path.stat()), read_bytes(path, limit=_MAX_BYTES, follow=True)
+        if problem is not None:
+            text = f"{path}: {problem}, and jobs would run what the profile in it says"
+            raise UsageError(f"{text}. Make it yours alone, or set $XDG_CONFIG_HOME to another folder.")
+        return parse(content.decode("utf-8-sig"), str(path))[0]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}). Correct or remove it.") from error
-    if problem is not None:
-        text = f"{path}: {problem}, and jobs would run what the profile in it says"
-        raise UsageError(f"{text}. Make it yours alone, or set $XDG_CONFIG_HOME to another folder.")
-    if len(content) > _MAX_BYTES:
-        raise UsageError(f"{path}: has more than {_MAX_BYTES} bytes. Shorten it.")
-    try:
-        return parse(content.decode("utf-8-sig"), str(path))[0]
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not valid YAML. Write lines such as `cluster: slurm`.") from error
-
-
-def _checked(path: Path, content: Any) -> dict[str, str]:
-    if not isinstance(content, dict | None):
-        raise UsageError(f"{path}: not a mapping. Write lines such as `cluster: slurm`.")
-    given = dict(content or {})
-    for name, value in given.items():
-        if name not in KEYS:
-            fix = did_you_mean(name, KEYS) or f" It has {', '.join(KEYS)}."
-            raise UsageError(f"{path}: unknown key '{one_line(name, 60)}'.{fix}")
-        if value is not None and (not isinstance(value, str) or not value or one_line(value, 4096) != value):
-            raise UsageError(f"{path}: '{name}' cannot be {one_line(repr(value), 60)}; expected a string. Correct it.")
-    if runs := given.get("runs_dir"):
-        given["runs_dir"] = os.path.expanduser(runs)
-        if not os.path.isabs(given["runs_dir"]):
-            fix = "which is not absolute. Write a path from / or ~"
-            raise UsageError(f"{path}: 'runs_dir' cannot be {runs!r}, {fix}.")
-    return {name: given[name] for name in KEYS if given.get(name) is not None}
 
 
 def find_recipe(name: str) -> Path:

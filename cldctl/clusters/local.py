@@ -245,17 +245,13 @@ def _key(job: JobRef) -> tuple[str, str]:
 
 
 def _seen(job: JobRef, *, has_ranks: bool) -> Seen:
-    host = str(job.details.get("host", ""))
-    if not this_machine.is_here(job.details):
-        return Seen("unknown", node=host, reason=f"started on {host}")
-    if not has_ranks and this_machine.find(job.details) is None:
-        return Seen("gone", node=host)
+    seen = this_machine.seen(job, is_alive=has_ranks or this_machine.find(job.details) is not None)
     others = job.details.get("waits_for", ())
     known = [other for other in others if isinstance(other, dict)] if isinstance(others, tuple | list) else []
     waits_for = [str(other["pid"]) for other in known if this_machine.find(other) is not None]
-    if waits_for:
-        return Seen("pending", node=host, reason=f"waits for job {one_line(', '.join(waits_for), 60)}")
-    return Seen("running", node=host)
+    if seen.phase == "running" and waits_for:
+        return replace(seen, phase="pending", reason=f"waits for job {one_line(', '.join(waits_for), 60)}")
+    return seen
 
 
 def _has_begun(job: JobRef) -> bool:

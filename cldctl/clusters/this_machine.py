@@ -16,8 +16,9 @@ from cld_core.errors import RecipeError
 from cld_core.ownership import require_private
 from cld_core.rendezvous import Place
 from cld_core.run import process as processes
+from cld_core.run.events import JobRef
 
-from .base import JobSpec, SchedulerRefused
+from .base import JobSpec, SchedulerRefused, Seen
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -119,6 +120,14 @@ def find(details: Mapping[str, Any]) -> Any:
     """
     pid, started = whole(details.get("pid"), least=2), real(details.get("process_started"))
     return processes.find(pid, started) if is_here(details) and pid is not None and started is not None else None
+
+
+def seen(job: JobRef, *, is_alive: bool) -> Seen:
+    """What is known of a job that is processes of the machine that it was started on."""
+    host = str(job.details.get("host", ""))
+    if not is_here(job.details):
+        return Seen("unknown", node=host, reason=f"started on {host}")
+    return Seen("running" if is_alive else "gone", node=host)
 
 
 def require_ours(process: Any) -> None:

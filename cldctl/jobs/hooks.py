@@ -30,7 +30,7 @@ from cld_core.codec import find_record, to_plain
 from cld_core.config import Recipe
 from cld_core.config.monitor import HooksSpec
 from cld_core.errors import CldError
-from cld_core.files import descriptor_for_writing, read_bytes, write_json, write_text
+from cld_core.files import read_bytes, write_json, write_text
 from cld_core.ownership import require_private
 from cld_core.run import RunFolder, events
 from cld_core.run.evaluations import Evaluation, numbers
@@ -39,10 +39,10 @@ from cld_core.run.history import Attempt, History
 from cld_core.run.work import open_work
 from cld_core.sanitize import one_line, printable
 from cld_core.version import __version__
+from cldctl import locks
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import InJob
 from cldctl.clusters.this_machine import SAFE_PATH
-from cldctl.locks import locked_within
 
 SETTINGS, LOG = "hooks.json", "hooks.log"
 RUNNER = "cldctl.jobs.hooks"
@@ -210,10 +210,8 @@ def main(arguments: Sequence[str]) -> int:
     if hook is None or hook.on_change is None:
         return 0
     try:
-        with open(descriptor_for_writing(logs / _LOCK)) as lock:
-            # Of several processes one calls the hook at a time; without locks, or after a while, nobody waits.
-            with contextlib.suppress(OSError):
-                locked_within(lock.fileno(), _PATIENCE_S)
+        # Of several processes one calls the hook at a time; without locks, or after a while, nobody waits.
+        with locks.holding(logs / _LOCK, _PATIENCE_S):
             told = find_record(_Told, logs / _DONE) or _Told()
             news = _of_run(run, told, options) if evaluation is None else _of_evaluation(evaluation, told)
             for content, now_told in news:
