@@ -121,29 +121,22 @@ def heard(run: Path) -> Callable[[Event], None]:
     return lambda event: fire(RunFolder(run)) if isinstance(event, DECISIONS) else None
 
 
-def fire(run: RunFolder, *, evaluation: Path | None = None, is_decided: bool = False, is_over: bool = False) -> None:
+def fire(run: RunFolder, *options: str) -> None:
     """Call the hook for what has changed, without waiting for it. It never fails.
 
     Args:
-        evaluation: the folder of one that may have ended, to tell of it instead.
-        is_decided: whether nobody decides any more what follows the last end, so that it is told.
-        is_over: the same, and jobs that were cancelled are known to be gone, although they did not say so.
+        options: ``--evaluation`` and the folder of one that may have ended, to tell of it instead; ``--decided`` if
+            nobody decides any more what follows the last end, so that it is told; ``--over`` if, too, jobs that were
+            cancelled are known to be gone, although they did not say so.
     """
     with contextlib.suppress(Exception):
         logs = job_logs.folder_for(run.logs)
         if not os.path.lexists(logs / SETTINGS):
             return
         command = ["/bin/sh", "-c", _DEAF, "sh", sys.executable, "-P", "-m", RUNNER, str(run.path), str(logs)]
-        command += ["--evaluation", str(evaluation)] if evaluation is not None else []
-        command += ["--decided"] if is_decided else []
-        command += ["--over"] if is_over else []
-        nowhere = subprocess.DEVNULL
-        environment = {**os.environ, **SAFE_PATH}
-        _started.append(
-            subprocess.Popen(
-                command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True, cwd="/", env=environment
-            )
-        )
+        nowhere, env = subprocess.DEVNULL, {**os.environ, **SAFE_PATH}
+        streams: Any = {"stdin": nowhere, "stdout": nowhere, "stderr": nowhere}
+        _started.append(subprocess.Popen([*command, *options], **streams, start_new_session=True, cwd="/", env=env))
 
 
 def settle(run: RunFolder, within_s: float | None = None) -> None:
@@ -184,7 +177,7 @@ def end(run: RunFolder, within_s: float | None = None) -> None:
     Args:
         within_s: for at most so many seconds, and not as long as the hook may take.
     """
-    fire(run, is_decided=True)
+    fire(run, "--decided")
     with contextlib.suppress(Exception):
         if isinstance(run.ledger.full_history(within_s=0.0).verdict, Wished):
             within_s = HURRY_S
@@ -196,7 +189,7 @@ def tell_of_works(folders: Iterable[Path], within_s: float | None = None) -> Non
     with contextlib.suppress(Exception):
         for work in map(open_work, folders):
             if isinstance(work, Evaluation) and (work.is_done or work.ledger.history().given_up is not None):
-                fire(work.run, evaluation=work.folder)
+                fire(work.run, "--evaluation", str(work.folder))
                 settle(work.run, within_s)
 
 
