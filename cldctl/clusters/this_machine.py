@@ -219,14 +219,18 @@ def detached_children(env: Mapping[str, str]) -> Iterator[None]:
             after.callback(os.close, kept)
             os.dup2(nowhere, descriptor)
             after.callback(os.dup2, kept, descriptor)
-        for name, value in {**safe_path(), **env, **SAFE_PATH}.items():
-            after.callback(_set_variable, name, os.environ.get(name))
-            os.environ[name] = value
+        after.enter_context(variables({**os.environ, **safe_path(), **env, **SAFE_PATH}))
         yield
 
 
-def _set_variable(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
+@contextlib.contextmanager
+def variables(only: Mapping[str, str]) -> Iterator[None]:
+    """In this block, this process and those that it starts have these variables alone."""
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(only)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -65,15 +65,12 @@ def run(
     stdin: str = "",
     environment: Mapping[str, str] | None = None,
     within_s: float | None = None,
-    *,
-    detached: bool = False,
 ) -> Answer:
     """Call a client; what it prints may be in any encoding.
 
     Args:
         environment: its variables; default: those of this process, and `TIMES`.
         within_s: seconds after which it is killed; default: `TIMEOUT_S`.
-        detached: whether Ctrl-C in the terminal does not reach it.
     """
     begin = time.monotonic()
     within_s = within_s or TIMEOUT_S
@@ -87,7 +84,6 @@ def run(
             timeout=within_s,
             input=stdin,
             env=environment or {**os.environ, **TIMES},
-            start_new_session=detached,
         )
     except subprocess.TimeoutExpired:
         return Answer(-1, f"no answer within {within_s:.0f} s", away=True)

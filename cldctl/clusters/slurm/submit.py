@@ -284,49 +284,41 @@ def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]], note: Callable[[Se
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = _executor(spec)
-    job_logs.prepare(spec.logs)
-    began, jobs = time.time(), []
+    executor, began, jobs, is_asked = _executor(spec), time.time(), [], False
     try:
-        with _shielded(spec):
-            jobs = [str(job.job_id) for job in executor.submit_array(calls)]
+        with job_logs.submission(spec.logs) as umask, _shielded(spec, umask):
+            try:
+                jobs = [str(job.job_id) for job in executor.submit_array(calls)]
+            finally:
+                # submitit writes the script just before it calls sbatch.
+                is_asked = any(spec.logs.glob(".submission_file_*"))
         note(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
         code = getattr(error.__cause__, "returncode", 1)
         said = f"no answer within {SBATCH_WITHIN_S} s" if code == -signal.SIGKILL else str(error).strip()
         raise _explained(spec.name, said or f"sbatch ended with {code}", began) from error
     except BaseException:
-        # submitit writes the script just before it calls sbatch.
-        if jobs or any(spec.logs.glob(".submission_file_*")):
+        if jobs or is_asked:
             _forget(spec.name, jobs, began)
         raise
-    finally:
-        job_logs.sweep(spec.logs)
 
 
 @contextlib.contextmanager
-def _shielded(spec: JobSpec) -> Iterator[None]:
+def _shielded(spec: JobSpec, umask: int) -> Iterator[None]:
     """What sbatch gets of this process: its variables, no Ctrl-C, and so much time. It says what is wrong in its error.
 
-    Meanwhile nobody else gets the right to write into new files: a job runs what is in them.
+    Args:
+        umask: of the job.
     """
-    variables, umask = {**environment(), **this_machine.safe_path(spec.code)}, os.umask(0o022)
-    # The job itself has the umask of the user.
-    variables["SLURM_UMASK"] = f"{umask:04o}"
-    before = dict(os.environ)
+    variables = {**environment(), **this_machine.safe_path(spec.code), "SLURM_UMASK": f"{umask:04o}"}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     timer = threading.Timer(SBATCH_WITHIN_S, _end_sbatch)
     timer.start()
     try:
-        os.environ.clear()
-        os.environ.update(variables)
-        with contextlib.redirect_stderr(io.StringIO()):
+        with this_machine.variables(variables), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         timer.cancel()
-        os.environ.clear()
-        os.environ.update(before)
-        os.umask(umask)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
