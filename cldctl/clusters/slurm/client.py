@@ -105,10 +105,14 @@ def configuration() -> str:
     return os.environ.get("SLURM_CONF") or next(filter(os.path.exists, _CONFIGURATIONS), "")
 
 
-@functools.cache
 def is_configured() -> bool:
     """Whether Slurm's clients know a cluster: by $SLURM_CONF, a file, or a controller that answers within 2 s."""
-    return bool(configuration()) or output_of(["scontrol", "show", "config"], _CONFIGURED_WITHIN_S) is not None
+    return bool(configuration()) or _answers()
+
+
+@functools.cache
+def _answers() -> bool:
+    return output_of(["scontrol", "show", "config"], _CONFIGURED_WITHIN_S) is not None
 
 
 def output_of(command: Sequence[str], within_s: float | None = None) -> str | None:

@@ -42,10 +42,10 @@ def test_clients_alone_are_not_the_default(monkeypatch, tmp_path, file, variable
         monkeypatch.delenv("SLURM_CONF")
     if file:
         (tmp_path / "slurm.conf").touch()
-    client.is_configured.cache_clear()
+    client._answers.cache_clear()
     assert SlurmCluster.unavailable() is None
     assert clusters.default().name == name
-    client.is_configured.cache_clear()
+    client._answers.cache_clear()
 
 
 NOTICE = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO {} ***\n"
