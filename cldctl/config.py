@@ -1,20 +1,24 @@
-"""What belongs to this user: the defaults in `~/.config/cldctl/config.yaml`, and a folder for caches.
+"""What belongs to this user: the defaults in `~/.config/cldctl/config.yaml`, profiles, recipes, a folder for caches.
 
-An option and the environment go over the defaults. A cache may be deleted at any time.
+An option and the environment go over the defaults. A cache may be deleted at any time. Recipes and profiles are found
+by name; those of the user take precedence over those that ship with cldctl.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cld_core.errors import CldError, UsageError, did_you_mean
+from cld_core.config import shipped
+from cld_core.errors import CldError, RecipeError, UsageError, did_you_mean
 from cld_core.ownership import is_mine, make_private, shared_with
 from cld_core.run.folder import default_root
 from cld_core.sanitize import one_line
 
+if TYPE_CHECKING:
+    from cld_core.config import Recipe
+
 _MAX_BYTES = 64 * 2**10
-
-
 # Where new runs start; the folder of the runs, absolute; the settings of that cluster for its jobs.
 KEYS = ("cluster", "runs_dir", "profile")
 
@@ -67,7 +71,22 @@ def read() -> dict[str, str]:
     path = file()
     if path is None or not os.path.lexists(path):
         return {}
-    return _checked(path, _content(path))
+    content = _content(path)
+    if not isinstance(content, dict | None):
+        raise UsageError(f"{path}: not a mapping. Write lines such as `cluster: slurm`.")
+    given = dict(content or {})
+    for name, value in given.items():
+        if name not in KEYS:
+            fix = did_you_mean(name, KEYS) or f" It has {', '.join(KEYS)}."
+            raise UsageError(f"{path}: unknown key '{one_line(name, 60)}'.{fix}")
+        if value is not None and (not isinstance(value, str) or not value or one_line(value, 4096) != value):
+            raise UsageError(f"{path}: '{name}' cannot be {one_line(repr(value), 60)}; expected a string. Correct it.")
+    if runs := given.get("runs_dir"):
+        given["runs_dir"] = os.path.expanduser(runs)
+        if not os.path.isabs(given["runs_dir"]):
+            fix = "which is not absolute. Write a path from / or ~"
+            raise UsageError(f"{path}: 'runs_dir' cannot be {runs!r}, {fix}.")
+    return {name: given[name] for name in KEYS if given.get(name) is not None}
 
 
 def setting(name: str) -> str | None:
@@ -92,37 +111,98 @@ def runs_dir() -> Path:
 def _content(path: Path) -> Any:
     # Nobody without such a file pays for these.
     from cld_core.config.loader import parse
-    from cld_core.files import opened
+    from cld_core.files import read_bytes
 
     try:
-        with opened(path, follow=True) as file:
-            problem, content = shared_with(os.fstat(file.fileno())), file.read(_MAX_BYTES + 1)
+        problem, content = shared_with(path.stat()), read_bytes(path, limit=_MAX_BYTES, follow=True)
+        if problem is not None:
+            text = f"{path}: {problem}, and jobs would run what the profile in it says"
+            raise UsageError(f"{text}. Make it yours alone, or set $XDG_CONFIG_HOME to another folder.")
+        return parse(content.decode("utf-8-sig"), str(path))[0]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}). Correct or remove it.") from error
-    if problem is not None:
-        text = f"{path}: {problem}, and jobs would run what the profile in it says"
-        raise UsageError(f"{text}. Make it yours alone, or set $XDG_CONFIG_HOME to another folder.")
-    if len(content) > _MAX_BYTES:
-        raise UsageError(f"{path}: has more than {_MAX_BYTES} bytes. Shorten it.")
-    try:
-        return parse(content.decode("utf-8-sig"), str(path))[0]
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not valid YAML. Write lines such as `cluster: slurm`.") from error
 
 
-def _checked(path: Path, content: Any) -> dict[str, str]:
-    if not isinstance(content, dict | None):
-        raise UsageError(f"{path}: not a mapping. Write lines such as `cluster: slurm`.")
-    given = dict(content or {})
-    for name, value in given.items():
-        if name not in KEYS:
-            fix = did_you_mean(name, KEYS) or f" It has {', '.join(KEYS)}."
-            raise UsageError(f"{path}: unknown key '{one_line(name, 60)}'.{fix}")
-        if value is not None and (not isinstance(value, str) or not value or one_line(value, 4096) != value):
-            raise UsageError(f"{path}: '{name}' cannot be {one_line(repr(value), 60)}; expected a string. Correct it.")
-    if runs := given.get("runs_dir"):
-        given["runs_dir"] = os.path.expanduser(runs)
-        if not os.path.isabs(given["runs_dir"]):
-            fix = "which is not absolute. Write a path from / or ~"
-            raise UsageError(f"{path}: 'runs_dir' cannot be {runs!r}, {fix}.")
-    return {name: given[name] for name in KEYS if given.get(name) is not None}
+def find_recipe(name: str) -> Path:
+    """The file of a recipe, given as a path or by its name.
+
+    Raises:
+        RecipeError: there is no such recipe; names the nearest.
+    """
+    by_name = shipped.recipes()
+    if (file := shipped.named(name, by_name)) is not None:
+        return file
+    if os.path.isfile(beside := f"{name}.yaml"):
+        raise RecipeError(f"{name}: there is no recipe of this name. Did you mean '{os.path.join('.', beside)}'?")
+    fix = did_you_mean(Path(name).stem, by_name) or " `cldctl recipes` lists the available ones."
+    raise RecipeError(f"{name}: {_missing(name, 'recipe')}.{fix}")
+
+
+def find_profile(name: str | None) -> Path | None:
+    """The file of a profile, what one cluster needs for its jobs, given as a path or by its name; None without a name.
+
+    Raises:
+        RecipeError: there is no such profile; names the nearest.
+    """
+    if name is None:
+        return None
+    by_name = profile_files()
+    if (file := shipped.named(name, by_name)) is not None:
+        return file
+    fix = did_you_mean(Path(name).stem, by_name) or (f" There are: {', '.join(by_name)}." if by_name else "")
+    own = _own_profiles()
+    is_name = not shipped.is_path(name) and own is not None
+    where = f", neither in {own} nor among those that come with cldctl" if is_name else ""
+    raise RecipeError(f"--profile {name}: {_missing(name, 'profile')}{where}.{fix}")
+
+
+def _missing(name: str, what: str) -> str:
+    return "it is a folder" if os.path.isdir(name) else f"there is no such {'file' if shipped.is_path(name) else what}"
+
+
+def profile_files() -> dict[str, Path]:
+    """The files of all profiles by name, sorted; the user's own take precedence."""
+    own = _own_profiles()
+    return shipped.files(*([] if own is None else [own]), shipped.folder() / "profiles")
+
+
+def _own_profiles() -> Path | None:
+    own = folder()
+    return None if own is None else own / "profiles"
+
+
+def place(file: Path) -> str:
+    """Where a recipe is: "cldctl" if it comes with it, else its path, from the working directory if it is below it."""
+    if file.absolute().parent == shipped.folder():
+        return "cldctl"
+    below = file.absolute().is_relative_to(Path.cwd())
+    return str(file.absolute().relative_to(Path.cwd()) if below else file)
+
+
+def called(file: Path) -> str:
+    """What people call a recipe: by its name if it comes with cldctl, else by its path."""
+    return file.stem if place(file) == "cldctl" else place(file)
+
+
+def recipe_or_run(name: str, overrides: Sequence[str], runs: Path) -> "Recipe":
+    """The recipe of a run of this name in the folder ``runs``, or else the recipe of this name, with overrides.
+
+    Raises:
+        RecipeError: there is neither.
+    """
+    from cld_core.config import load, with_overrides
+    from cld_core.run import RunFolder
+    from cld_core.run.folder import meant
+    from cld_core.run.recipe import trusted_recipe
+
+    run = meant(name, runs)
+    if run.exists:
+        run = RunFolder.open(run.path)
+        return with_overrides(trusted_recipe(run), overrides, str(run.recipe_file))
+    try:
+        file = find_recipe(name)
+    except RecipeError as error:
+        raise RecipeError(f"{error} Nor is there such a run in {runs.absolute()}.") from error
+    return load(file, overrides)

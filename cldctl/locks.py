@@ -42,6 +42,21 @@ def locked_within(descriptor: int, patience_s: float) -> bool:
 
 
 @contextlib.contextmanager
+def holding(file: Path, patience_s: float) -> Iterator[bool]:
+    """Whether this process alone holds the lock of a file, also where the file system has none; waits for others.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    with open(descriptor_for_writing(file)) as lock:
+        try:
+            is_mine = locked_within(lock.fileno(), patience_s)
+        except OSError:
+            is_mine = True
+        yield is_mine
+
+
+@contextlib.contextmanager
 def only_one(folder: Path, cluster: "Cluster | None" = None, *, makes: bool = False) -> Iterator[None]:
     """Of several people who start jobs in a folder at the same moment, one at a time gets past here.
 

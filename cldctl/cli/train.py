@@ -192,7 +192,7 @@ def cancel(
         err.print(policy.outcome(ending))
         working.at(sum(it.is_over for it in waiting), len(waiting), "runs")
         if ending.is_over and ending.trains:
-            hooks.fire(ending.run, is_over=True)
+            hooks.fire(ending.run, "--over")
 
     try:
         if waiting:

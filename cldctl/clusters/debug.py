@@ -9,7 +9,7 @@ from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 
 from . import this_machine
-from .base import Cluster, InJob, JobSpec, Limit, Seen, Survey, Work
+from .base import Cluster, InJob, JobSpec, Limit, Survey, Work
 
 
 class DebugCluster(Cluster):
@@ -37,7 +37,9 @@ class DebugCluster(Cluster):
             work(InJob(cluster=self, ref=job, node=details["host"], in_process=True), StopFlag().listen(interrupt=True))
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
-        return Survey({job.job_id: _seen(job) for job in jobs})
+        # `submit` blocks: a process that can ask has left it.
+        alive = [job for job in jobs if job.details.get("pid") != os.getpid() and this_machine.find(job.details)]
+        return Survey({job.job_id: this_machine.seen(job, is_alive=job in alive) for job in jobs})
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
@@ -48,12 +50,3 @@ class DebugCluster(Cluster):
     def kill(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
             this_machine.send(this_machine.find(job.details), signal.SIGKILL, family=True)
-
-
-def _seen(job: JobRef) -> Seen:
-    host = str(job.details.get("host", ""))
-    if not this_machine.is_here(job.details):
-        return Seen("unknown", node=host, reason=f"started on {host}")
-    # `submit` blocks: a process that can ask has left it.
-    own = job.details.get("pid") == os.getpid()
-    return Seen("running" if this_machine.find(job.details) and not own else "gone", node=host)

@@ -87,12 +87,26 @@ def refusals(logs: Path) -> Iterator[None]:
         raise SchedulerRefused(f"{error.filename or logs}: {text}.") from error
 
 
-def sweep(logs: Path) -> None:
-    """Remove what submitit has left behind of a submission that did not become a job."""
-    for file in logs.iterdir():
-        if _UNUSED.fullmatch(file.name):
-            with contextlib.suppress(OSError):
-                file.unlink()
+@contextlib.contextmanager
+def submission(logs: Path) -> Iterator[int]:
+    """What submitit writes in this block, nobody else can change: a job runs it. What became no job's is removed.
+
+    Returns:
+        The umask that jobs are to have: that of the user.
+
+    Raises:
+        CldError, OSError: as `prepare`.
+    """
+    prepare(logs)
+    umask = os.umask(0o022)
+    try:
+        yield umask
+    finally:
+        os.umask(umask)
+        for file in logs.iterdir():
+            if _UNUSED.fullmatch(file.name):
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
 
 def _user() -> str:

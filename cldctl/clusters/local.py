@@ -128,17 +128,12 @@ class LocalCluster(Cluster):
         ranks, size = spec.size.ranks_per_node, spec.size
         shared_by = at_once if ranks == 1 else 1
         env = {**this_machine.path_from(spec.code), _SHARE: f"{number % shared_by}/{shared_by}"}
-        job_logs.prepare(spec.logs)
-        executor = submitit.LocalExecutor(folder=spec.logs)
-        executor.update_parameters(tasks_per_node=ranks, timeout_min=_FOREVER_MIN)
-        gpus, umask = _gpus(size.gpus_per_node, shared_by), os.umask(0o022)
-        task = _LocalTask(work, self, waits_for, size.time_min, spec.notice_s, gpus, umask)
-        try:
-            with this_machine.detached_children(env):
-                pid = int(executor.submit(task).job_id)
-        finally:
-            os.umask(umask)
-            job_logs.sweep(spec.logs)
+        gpus = _gpus(size.gpus_per_node, shared_by)
+        with job_logs.submission(spec.logs) as umask, this_machine.detached_children(env):
+            executor = submitit.LocalExecutor(folder=spec.logs)
+            executor.update_parameters(tasks_per_node=ranks, timeout_min=_FOREVER_MIN)
+            task = _LocalTask(work, self, waits_for, size.time_min, spec.notice_s, gpus, umask)
+            pid = int(executor.submit(task).job_id)
         others = [dict(other) for other in waits_for]
         details = {**this_machine.details_of(pid), "waits_for": others, "ranks": ranks}
         return JobRef(cluster=self.name, job_id=str(pid), logs=str(spec.logs), details=details)
@@ -245,17 +240,13 @@ def _key(job: JobRef) -> tuple[str, str]:
 
 
 def _seen(job: JobRef, *, has_ranks: bool) -> Seen:
-    host = str(job.details.get("host", ""))
-    if not this_machine.is_here(job.details):
-        return Seen("unknown", node=host, reason=f"started on {host}")
-    if not has_ranks and this_machine.find(job.details) is None:
-        return Seen("gone", node=host)
+    seen = this_machine.seen(job, is_alive=has_ranks or this_machine.find(job.details) is not None)
     others = job.details.get("waits_for", ())
     known = [other for other in others if isinstance(other, dict)] if isinstance(others, tuple | list) else []
     waits_for = [str(other["pid"]) for other in known if this_machine.find(other) is not None]
-    if waits_for:
-        return Seen("pending", node=host, reason=f"waits for job {one_line(', '.join(waits_for), 60)}")
-    return Seen("running", node=host)
+    if seen.phase == "running" and waits_for:
+        return replace(seen, phase="pending", reason=f"waits for job {one_line(', '.join(waits_for), 60)}")
+    return seen
 
 
 def _has_begun(job: JobRef) -> bool:

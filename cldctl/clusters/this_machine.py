@@ -16,8 +16,9 @@ from cld_core.errors import RecipeError
 from cld_core.ownership import require_private
 from cld_core.rendezvous import Place
 from cld_core.run import process as processes
+from cld_core.run.events import JobRef
 
-from .base import JobSpec, SchedulerRefused
+from .base import JobSpec, SchedulerRefused, Seen
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -121,6 +122,14 @@ def find(details: Mapping[str, Any]) -> Any:
     return processes.find(pid, started) if is_here(details) and pid is not None and started is not None else None
 
 
+def seen(job: JobRef, *, is_alive: bool) -> Seen:
+    """What is known of a job that is processes of the machine that it was started on."""
+    host = str(job.details.get("host", ""))
+    if not is_here(job.details):
+        return Seen("unknown", node=host, reason=f"started on {host}")
+    return Seen("running" if is_alive else "gone", node=host)
+
+
 def require_ours(process: Any) -> None:
     """Refuse to signal a process that is not one of ours (`processes.not_ours`); None is fine.
 
@@ -210,14 +219,18 @@ def detached_children(env: Mapping[str, str]) -> Iterator[None]:
             after.callback(os.close, kept)
             os.dup2(nowhere, descriptor)
             after.callback(os.dup2, kept, descriptor)
-        for name, value in {**safe_path(), **env, **SAFE_PATH}.items():
-            after.callback(_set_variable, name, os.environ.get(name))
-            os.environ[name] = value
+        after.enter_context(variables({**os.environ, **safe_path(), **env, **SAFE_PATH}))
         yield
 
 
-def _set_variable(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
+@contextlib.contextmanager
+def variables(only: Mapping[str, str]) -> Iterator[None]:
+    """In this block, this process and those that it starts have these variables alone."""
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(only)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

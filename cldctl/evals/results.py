@@ -16,16 +16,7 @@ from cld_core.errors import CldError, NotFoundError
 from cld_core.files import replacing, write_text
 from cld_core.metrics import Quantity
 from cld_core.run import RunFolder
-from cld_core.run.evaluations import (
-    EvalRequest,
-    Evaluation,
-    Number,
-    Sweep,
-    current_report,
-    numbers,
-    remark_on,
-    sweeps_of,
-)
+from cld_core.run.evaluations import Evaluation, Number, Sweep, current_report, numbers, remark_on, sweeps_of
 from cld_core.run.groups import Group, values_of
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import is_count, one_line
@@ -315,7 +306,7 @@ def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any
                     number=values[quantity.key],
                     how=", ".join(filter(None, [metric.how(request), request.ema.words])),
                     remark=remark_on(metric, report[metric.name]),
-                    question={"data": data, **_settings(request, metric.same), **of_training},
+                    question={"data": data, **_settings(work, metric.same), **of_training},
                     keys=keys,
                     truth=report[metric.name].get("true_entropy") if quantity.key == "nll" else None,
                     ema_length=request.ema.length,
@@ -324,9 +315,9 @@ def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any
     return results
 
 
-def _settings(request: EvalRequest, places: Sequence[str]) -> dict[str, Any]:
+def _settings(work: Evaluation, places: Sequence[str]) -> dict[str, Any]:
     """The values at places of a request; sections are split into keys, so that only keys that differ are named."""
-    values = {place: request.at(place) for place in places}
+    values = {place: work.request.at(place) for place in places}
     parts = {place: value for place, value in values.items() if isinstance(value, dict)}
     inner = {f"{place}.{name}": value for place, part in parts.items() for name, value in part.items()}
     return {place: value for place, value in values.items() if place not in parts} | inner

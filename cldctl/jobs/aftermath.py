@@ -34,9 +34,9 @@ from cld_core.sanitize import one_line
 from cld_core.stop import StopCode
 from cldctl.clusters.base import Cluster, InJob, Wish
 
-from . import failures, hooks, specs, successor
+from . import failures, hooks, specs
 from .process import BLIND, HOPELESS, NOT_REQUEUED, readable
-from .train import explain_previous, go_on, log_offset
+from .train import explain_previous, go_on, log_offset, withdraw_successors
 
 # Seconds before a crashed job begins again; doubled with every crash in a row.
 BACK_OFF_S = 10.0
@@ -202,7 +202,7 @@ def _follow(run: RunFolder, job: InJob) -> None:
     if isinstance(decision, GivenUp):
         is_bug = decision.reason == history.bug
         _give_up(run.name, run.ledger, job, decision, "a fault in code or recipe" if is_bug else "the budget is spent")
-        successor.withdraw(run, job)
+        withdraw_successors(run, job)
     if isinstance(decision, Retry):
         failures.announce(run.name, decision.why, decision.delay_s)
         go_on(run, recipe, job, decision.cause, delay_s=decision.delay_s, within_s=_NOTE_WITHIN_S)

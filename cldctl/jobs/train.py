@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from cld_core.errors import UsageError
 from cld_core.files import forgive_output
 from cld_core.run import RunFolder
-from cld_core.run.events import Cause, Ended, GivenUp
+from cld_core.run.evaluations import Evaluation
+from cld_core.run.events import Cause, Ended, GivenUp, Submitted, TurnedAway
+from cld_core.run.work import evaluations_of
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
-from . import failures, hooks, process, successor
+from . import failures, hooks, process
 from .process import NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors, stop_before_limit
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ class TrainWork:
         if not job.in_process:
             forgive_output()
         process.begin(job)
-        if successor.is_withdrawn(run, job.ref):
+        # The scheduler did not take the cancellation of a successor.
+        if run.ledger.full_history().turned_away.get(job.ref.job_id) == "withdrawn":
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return
         stop_before_limit(job, stop)
@@ -48,7 +51,7 @@ class TrainWork:
         if job.place().rank == 0:
             explain_previous(run, job)
             if job.ref.restarts:
-                successor.note(run, job)
+                note_successor(run, job)
 
         from cld_core.train import health, session
 
@@ -113,7 +116,7 @@ def explain_previous(run: RunFolder, job: InJob) -> None:
 def _follow(run: RunFolder, recipe: "Recipe", job: InJob, ended: "SessionResult") -> None:
     """Wish for what is to follow when all ranks have ended, after a training that a signal has stopped, or none has."""
     if ended.cause == "cancelled":
-        successor.withdraw(run, job)
+        withdraw_successors(run, job)
     # The notice may have come before there was anybody to hear it, so the limit itself ends the training.
     elif ended.code is StopCode.USR2 or ended.cause == "timeout":
         with process.written_down(job):
@@ -150,3 +153,30 @@ def go_on(
         print(f"{run.name}: {reason}", flush=True)
         return
     failures.begin_again(run.name, run.ledger, job, cause, delay_s, recipe.cluster.nodes, within_s=within_s)
+
+
+def note_successor(run: RunFolder, job: InJob) -> None:
+    """Note the job that waits for this one to end badly, if there is one that the ledger does not know.
+
+    The batch script submits it, where preemption cancels jobs.
+    """
+    history, successor = run.ledger.full_history(), job.successor()
+    if successor is None or successor in history.successors_of(job.ref.job_id):
+        return
+    exclude = history.avoided.get(job.ref.job_id, ())
+    run.ledger.note(Submitted(job=successor, successor_of=job.ref.job_id, exclude=exclude), within_s=60.0)
+
+
+def withdraw_successors(run: RunFolder, job: InJob) -> None:
+    """Note that the jobs that would follow this one have nothing to do: the run was cancelled, or is given up.
+
+    The batch script cancels them, which sees that nothing is wished for.
+    """
+    for ref in run.ledger.full_history().successors_of(job.ref.job_id):
+        run.ledger.note(TurnedAway(job_id=ref.job_id, why="withdrawn"), within_s=NOTE_WITHIN_S)
+
+
+def chained(run: RunFolder, recipe: "Recipe") -> list[Evaluation]:
+    """Evaluations of the run's last step that have no result yet: they wait for the training to finish."""
+    steps = recipe.train.steps
+    return [work for work in evaluations_of(run) if work.request.checkpoint_step == steps and not work.is_done]

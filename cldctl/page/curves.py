@@ -160,23 +160,20 @@ def tensorboard(runs: Sequence[RunFolder], port: int | None = None) -> Iterator[
                 (Path(folder) / run.name).symlink_to(run.tensorboard.absolute())
             except FileExistsError as error:
                 raise UsageError(f"two runs are called {run.name}. Name one of them at a time.") from error
-        yield _launched(folder, _free_port(port))
+        port = _free_port(port)
+        # It remarks on requests that clients break off.
+        logging.getLogger().addHandler(logging.NullHandler())
+        try:
+            from tensorboard import program
 
-
-def _launched(folder: str, port: int) -> int:
-    # It remarks on requests that clients break off.
-    logging.getLogger().addHandler(logging.NullHandler())
-    try:
-        from tensorboard import program
-
-        board = program.TensorBoard()
-        board.configure(logdir=folder, host=HOST, port=port, reload_interval=10)
-        with _aside():
-            board.launch()
-    # Its plug-ins may raise anything, and its server exits.
-    except (Exception, SystemExit) as error:
-        raise CldError(f"TensorBoard does not start: {type(error).__name__}: {one_line(error)}.") from error
-    return port
+            board = program.TensorBoard()
+            board.configure(logdir=folder, host=HOST, port=port, reload_interval=10)
+            with _aside():
+                board.launch()
+        # Its plug-ins may raise anything, and its server exits.
+        except (Exception, SystemExit) as error:
+            raise CldError(f"TensorBoard does not start: {type(error).__name__}: {one_line(error)}.") from error
+        yield port
 
 
 @contextlib.contextmanager
@@ -195,15 +192,13 @@ def _aside() -> Iterator[None]:
 def _free_port(wanted: int | None) -> int:
     """``wanted``, or else the usual port, or any that is free: TensorBoard starts to read before it finds one taken."""
     for port in (USUAL_PORT, 0) if wanted is None else (wanted,):
-        with socket.socket() as tried:
-            try:
-                tried.bind((HOST, port))
-            except OSError as error:
-                if wanted is not None:
-                    text = f"--port {wanted} cannot be used ({error.strerror})"
-                    raise UsageError(f"{text}. Use another one, or leave it out.") from error
-                continue
-            return int(tried.getsockname()[1])
+        try:
+            with socket.create_server((HOST, port)) as server:
+                return int(server.getsockname()[1])
+        except OSError as error:
+            if wanted is not None:
+                text = f"--port {wanted} cannot be used ({os.strerror(error.errno or 0)})"
+                raise UsageError(f"{text}. Use another one, or leave it out.") from error
     raise CldError("this machine has no free port. Try again.")
 
 

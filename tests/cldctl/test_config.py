@@ -6,7 +6,7 @@ import pytest
 
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
-from cldctl import clusters, config, lookup
+from cldctl import clusters, config
 from cldctl.clusters.debug import DebugCluster
 from cldctl.runs.selection import command
 from tests.support.made_up import run_with
@@ -58,7 +58,7 @@ def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, mo
     run_with(tmp_path / "ours" / "mine", 10)
     assert "mine" in invoke("status", "--all", runs="").stdout
     assert command("status mine", RunFolder(tmp_path / "ours" / "mine")) == "cldctl status mine"
-    assert "site" in lookup.profile_files()
+    assert "site" in config.profile_files()
 
 
 @pytest.mark.parametrize(

@@ -65,15 +65,12 @@ def run(
     stdin: str = "",
     environment: Mapping[str, str] | None = None,
     within_s: float | None = None,
-    *,
-    detached: bool = False,
 ) -> Answer:
     """Call a client; what it prints may be in any encoding.
 
     Args:
         environment: its variables; default: those of this process, and `TIMES`.
         within_s: seconds after which it is killed; default: `TIMEOUT_S`.
-        detached: whether Ctrl-C in the terminal does not reach it.
     """
     begin = time.monotonic()
     within_s = within_s or TIMEOUT_S
@@ -87,7 +84,6 @@ def run(
             timeout=within_s,
             input=stdin,
             env=environment or {**os.environ, **TIMES},
-            start_new_session=detached,
         )
     except subprocess.TimeoutExpired:
         return Answer(-1, f"no answer within {within_s:.0f} s", away=True)
@@ -116,7 +112,7 @@ def is_configured() -> bool:
 
 @functools.cache
 def _answers() -> bool:
-    return run(["scontrol", "show", "config"], within_s=_CONFIGURED_WITHIN_S).code == 0
+    return output_of(["scontrol", "show", "config"], _CONFIGURED_WITHIN_S) is not None
 
 
 def output_of(command: Sequence[str], within_s: float | None = None) -> str | None:
@@ -162,9 +158,16 @@ def cancel(job_ids: Collection[str]) -> None:
     Raises:
         SchedulerRefused, SchedulerAway
     """
-    require_job_ids(job_ids)
-    if job_ids:
-        _must(run(["scancel", *job_ids]), f"scancel refused job {', '.join(job_ids)}")
+    # Anything else, a client would take for an option or for other jobs.
+    for job_id in job_ids:
+        if not is_job_id(job_id):
+            raise SchedulerRefused(f"'{job_id}' is not a job of Slurm. Its ledger is damaged: see `squeue --me`.")
+    answer = run(["scancel", *job_ids]) if job_ids else Answer(0, "")
+    if answer.away:
+        raise SchedulerAway(f"slurmctld does not answer ({answer.last_line}). Try again when it does.")
+    if answer.code != 0:
+        problem = f"scancel refused job {', '.join(job_ids)}"
+        raise SchedulerRefused(f"{problem}: {answer.text.strip() or answer.last_line}")
 
 
 def nodes_in(expression: str) -> tuple[str, ...] | None:
@@ -243,24 +246,6 @@ def sacct(fields: str, job_ids: Sequence[str]) -> str | None:
     )
 
 
-def _must(answer: Answer, problem: str) -> None:
-    if answer.away:
-        raise SchedulerAway(f"slurmctld does not answer ({answer.last_line}). Try again when it does.")
-    if answer.code != 0:
-        raise SchedulerRefused(f"{problem}: {answer.text.strip() or answer.last_line}")
-
-
 def is_job_id(text: str) -> bool:
     """Whether a text can name a job or a task of an array, and nothing else that a client of Slurm understands."""
     return _JOB_ID.fullmatch(text) is not None
-
-
-def require_job_ids(job_ids: Collection[str]) -> None:
-    """Refuse what a client would take for an option or for other jobs.
-
-    Raises:
-        SchedulerRefused
-    """
-    for job_id in job_ids:
-        if not is_job_id(job_id):
-            raise SchedulerRefused(f"'{job_id}' is not a job of Slurm. Its ledger is damaged: see `squeue --me`.")

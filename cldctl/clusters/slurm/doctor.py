@@ -26,12 +26,12 @@ from cld_core.sanitize import is_count
 from cldctl.clusters import this_machine
 from cldctl.clusters.base import Check, DoctorOptions, SchedulerAway, SchedulerRefused, read_from
 
-from . import client, poll, script, submit
+from . import client, poll, submit
 
 QOS_COLUMNS = ("Name", "Preempt", "PreemptMode", "GraceTime")
 # At most so many names of nodes are looked up from a node.
 MAX_HOSTS = 64
-_ANSWER, _TOKEN, _ERRORS = "answer.json", "token", "errors"
+_ANSWER, _ERRORS = "answer.json", "errors"
 # Exit codes of the batch script.
 _NOT_SHARED, _NO_PYTHON, _NO_CLDCTL, _NO_SETUP = 20, 21, 22, 23
 # Where SLURM_CONF names a file that is not there, clients look for it for a minute.
@@ -50,10 +50,8 @@ Facts = Mapping[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class FromNode:
-    """What a job finds on a node: its host, the type of the runs' file system there, and further checks."""
+    """What a job finds on a node."""
 
-    host: str
-    file_system: str
     checks: tuple[Check, ...]
 
 
@@ -320,7 +318,6 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], asked: Doc
         hosts: names that the node should resolve.
         options: of sbatch.
     """
-    (folder / _TOKEN).write_text("here\n")
     command = [
         *("sbatch", "--parsable", "--job-name=cldctl-doctor", "--nodes=1", "--ntasks=1", "--requeue"),
         *(f"--time={math.ceil(asked.wait_s / 60)}", "--output=/dev/null", *options),
@@ -343,21 +340,18 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], asked: Doc
     if answer is None:
         yield _without_an_answer(f"job {job_id}", job, folder, _where(asked.size))
         return
-    # A node that is this machine proves nothing about the others.
-    here = ", but that node is this machine" if answer.host == platform.node() else ""
-    yield Check(_FOLDER, "ok", f"seen and written there ({answer.file_system}){here}")
     yield from answer.checks
     yield _requeueable(job)
 
 
 def probe_script(folder: Path, hosts: Sequence[str], size: ClusterSpec) -> str:
     """The script of the job, with the setup of a run, and Python in its container."""
-    python = f"{script.python_beside(size)} -P"
-    token, errors, here = (shlex.quote(str(path)) for path in (folder / _TOKEN, folder / _ERRORS, folder))
+    python = f"{submit.python_beside(size)} -P"
+    here, arguments = shlex.quote(str(folder)), shlex.join([platform.node(), *hosts])
     lines = (
         "#!/bin/bash",
-        f"test -e {token} || exit {_NOT_SHARED}",
-        f"exec 2>{errors}",
+        f"test -d {here} || exit {_NOT_SHARED}",
+        f"exec 2>{here}/{_ERRORS}",
         f"trap 'exit {_NO_SETUP}' EXIT",
         "set -e",
         *size.setup,
@@ -365,13 +359,13 @@ def probe_script(folder: Path, hosts: Sequence[str], size: ClusterSpec) -> str:
         "trap - EXIT",
         f"problem=$(timeout {_PING_WITHIN_S} scontrol ping 2>&1) && problem=",
         f"{python} -c pass || exit {_NO_PYTHON}",
-        f'{python} -m {__name__} {here} "{_where(size)}" "$problem" {shlex.join(hosts)} || exit {_NO_CLDCTL}',
+        f'{python} -m {__name__} {here} "{_where(size)}" "$problem" {arguments} || exit {_NO_CLDCTL}',
     )
     return "".join(f"{line}\n" for line in lines)
 
 
 def _where(size: ClusterSpec) -> str:
-    return " in the container" if script.python_beside(size) != script.python_beside(ClusterSpec()) else ""
+    return " in the container" if submit.python_beside(size) != submit.python_beside(ClusterSpec()) else ""
 
 
 def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], FromNode | None]:
@@ -416,15 +410,20 @@ def _requeueable(job: Mapping[str, str]) -> Check:
     return Check("--requeue", "fail", "this cluster drops it", advice)
 
 
-def _on_this_node(where: str, problem: str, hosts: Sequence[str]) -> Iterator[Check]:
+def _on_this_node(folder: Path, where: str, problem: str, asker: str, hosts: Sequence[str]) -> Iterator[Check]:
     """What the job says.
 
     Args:
+        folder: beside the runs.
         where: " in the container" if it is in one; ``problem``: why scontrol does not answer outside of it, if so.
+        asker: the machine that submitted it.
         hosts: names that should resolve.
     """
     host = socket.gethostname()
     job, node = (os.environ.get(name, "?") for name in ("SLURM_JOB_ID", "SLURMD_NODENAME"))
+    # A node that is this machine proves nothing about the others.
+    here = ", but that node is this machine" if host == asker else ""
+    yield Check(_FOLDER, "ok", f"seen and written there ({this_machine.file_system_of(folder)[0]}){here}")
     yield Check(_JOB, "ok", f"job {job} ran on {node}, Python {platform.python_version()}{where}")
     yield _scontrol(node, where, problem)
     yield _names(hosts)
@@ -483,10 +482,9 @@ def _interface(variable: str, value: str) -> Check:
 
 
 def main() -> int:
-    folder, where, problem, *hosts = sys.argv[1:]
-    file_system, seen = this_machine.file_system_of(Path(folder))[0], tuple(_on_this_node(where, problem, hosts))
-    answer = FromNode(host=socket.gethostname(), file_system=file_system, checks=seen)
-    write_json(Path(folder) / _ANSWER, to_plain(answer))
+    folder, where, problem, asker, *hosts = sys.argv[1:]
+    seen = tuple(_on_this_node(Path(folder), where, problem, asker, hosts))
+    write_json(Path(folder) / _ANSWER, to_plain(FromNode(checks=seen)))
     return 0
 
 

@@ -20,6 +20,25 @@ if [ -e "${cldctl_files}_cancelled" ]; then
     exit 0
 fi
 
+# What a job's Python imports: the code of the run, unless somebody has put other code into its place meanwhile.
+cldctl_import() {
+    local folder
+    for folder in "$cldctl_logs" ${cldctl_code:+"$cldctl_code"}; do
+        if [ -L "$folder" ] || [ ! -O "$folder" ] ||
+            [ -n "$(find "$folder" -prune \( -perm -020 -o -perm -002 \))" ]; then
+            echo "$folder: it is missing, or not only yours to write, and the job would run what is in it. chmod go-w, or" \
+                "continue with the code of your checkout: cldctl resume $SLURM_JOB_NAME --update-code" >&2
+            return 1
+        fi
+    done
+    # A successor inherits it.
+    if [ -n "$cldctl_code" ] && [[ ${PYTHONPATH-}: != "$cldctl_code":* ]]; then
+        export PYTHONPATH="$cldctl_code${PYTHONPATH:+:$PYTHONPATH}"
+    fi
+    # A job tells the signal of its time limit from that of a preemption by how early it comes.
+    export PYTHONSAFEPATH=1 CLDCTL_SIGNAL_S=$cldctl_notice
+}
+
 # Runs $2... for at most $1 seconds, deaf to the SIGTERM that follows a requeue; `timeout` alone passes it on.
 cldctl_within() {
     timeout --signal=KILL "$1" bash -c 'trap "" TERM; exec "$@"' bash "${@:2}"

@@ -18,11 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.codec import from_plain, to_plain
-from cld_core.files import descriptor_for_writing, opened, parse_json, write_text
+from cld_core.files import opened, parse_json, write_text
 from cld_core.run.events import Cause, JobRef
-from cldctl import config
+from cldctl import config, locks
 from cldctl.clusters.base import Held, Phase, Seen, Survey, Waiting
-from cldctl.locks import locked_within
 
 from . import client
 
@@ -234,21 +233,14 @@ class Memory:
     @contextlib.contextmanager
     def asking(self, patience_s: float) -> Iterator[bool]:
         """Whether this process is the one that asks; others may have asked while it waited up to ``patience_s``."""
-        try:
-            descriptor = None if self._file is None else descriptor_for_writing(self._file.with_suffix(".lock"))
-        except OSError:
-            self._file = descriptor = None
-        if descriptor is None:
-            yield True
-            return
-        try:
-            try:
-                is_mine = locked_within(descriptor, patience_s)
-            except OSError:
-                is_mine = True  # A file system without locks: several may ask at once.
+        with contextlib.ExitStack() as held:
+            is_mine = True
+            if self._file is not None:
+                try:
+                    is_mine = held.enter_context(locks.holding(self._file.with_suffix(".lock"), patience_s))
+                except OSError:
+                    self._file = None
             yield is_mine
-        finally:
-            os.close(descriptor)
 
 
 def memory_of_this_user() -> Memory:

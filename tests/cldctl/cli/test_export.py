@@ -120,6 +120,13 @@ def test_all_numbers_are_there_those_of_the_weights_first(made):
     assert result["metrics"] == [{"type": "nll", "name": "NLL bound, nats", "value": 2.0}]
 
 
+@pytest.mark.parametrize(("samples", "is_biased"), [(64, True), (50_000, False)])
+def test_an_fid_of_few_samples_is_no_published_one(made, samples, is_biased):
+    request = replace(asked(made, "elbo", 20), samples=samples)
+    report(made, request, elbo={"nll": 2.0, "stderr": 0.25}, fid={"value": 9.5, "samples": samples})
+    assert ("FIDs of fewer than 50,000 samples are biased" in section(card_of(made), "Limits")) == is_biased
+
+
 def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
     secrets = ("cluster.account=secret-account", "cluster.setup=[export TOKEN=secret-token]")
     hook = "hooks.on_change=curl secret-address"

@@ -9,7 +9,7 @@ import pytest
 from cld_core.config.cluster import ClusterSpec
 from cldctl.clusters import job_logs, this_machine
 from cldctl.clusters.base import JobSpec, SchedulerRefused
-from cldctl.clusters.slurm import script
+from cldctl.clusters.slurm import submit
 from tests.support.other_users import give_away
 
 
@@ -31,17 +31,18 @@ def test_it_comes_first_and_once(monkeypatch, code, before, after):
 
 def batch(code, before=None):
     """What the lines of a batch script say, and what they leave in the variable."""
-    setup = script.parameters(JobSpec(name="mine", logs=code.parent, size=ClusterSpec(setup=("true",)), code=code))
+    setup = submit.parameters(JobSpec(name="mine", logs=code.parent, size=ClusterSpec(setup=("true",)), code=code))
     lines = setup["setup"]
     first, last = lines.index("cldctl_import() {"), lines.index("cldctl_import || exit 1")
     assert lines.index("true") < last, "behind the lines of the recipe, which may set the variable"
-    start = "unset PYTHONPATH" if before is None else f"export PYTHONPATH={before}"
+    start = "unset PYTHONPATH" if before is None else f"export PYTHONPATH={before.format(code=code)}"
     function = lines[first : lines.index("}", first) + 1]
-    text = "\n".join([start, lines[0], *function, lines[last], 'echo "$PYTHONPATH"'])
-    return subprocess.run(["bash", "-c", text], capture_output=True, text=True)
+    text = "\n".join([start, *lines[:3], *function, lines[last], 'echo "$PYTHONPATH"'])
+    environment = {**os.environ, "SLURM_JOB_NAME": "mine"}
+    return subprocess.run(["bash", "-c", text], capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, ""), ("", ""), ("/a", ":/a")])
+@pytest.mark.parametrize(("before", "after"), [(None, ""), ("", ""), ("/a", ":/a"), ("'{code}':/a", ":/a")])
 def test_the_lines_of_a_batch_script(code, before, after):
     done = batch(code, before)
     assert (done.stdout, done.stderr) == (f"{code}{after}\n", "")

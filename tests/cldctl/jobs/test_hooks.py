@@ -18,8 +18,8 @@ from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.process import find
 from cldctl.clusters.base import Seen, Survey
-from cldctl.jobs import hook_runner, hooks
-from cldctl.jobs.hook_runner import KEPT_BYTES, call, changes, variables
+from cldctl.jobs import hooks
+from cldctl.jobs.hooks import KEPT_BYTES, call, changes, variables
 from cldctl.jobs.train import go_on
 from cldctl.runs.state import Situation, state_of
 from cldctl.runs.survey import Answers
@@ -42,7 +42,7 @@ def run(tmp_path):
 
 
 def dispatch(run, *options):
-    return hook_runner.main([str(run.path), str(run.logs), *options])
+    return hooks.main([str(run.path), str(run.logs), *options])
 
 
 def told(run):
@@ -55,7 +55,7 @@ def states(run):
 
 
 def log(run):
-    file = run.logs / hook_runner.LOG
+    file = run.logs / hooks.LOG
     return file.read_text() if file.exists() else ""
 
 
@@ -85,7 +85,7 @@ def test_each_change_once(run):
 
 
 def test_what_a_process_that_was_killed_did_not_get_to_is_told_by_the_next(run, monkeypatch):
-    monkeypatch.setattr(hook_runner, "call", Mock(side_effect=SystemExit))
+    monkeypatch.setattr(hooks, "call", Mock(side_effect=SystemExit))
     with pytest.raises(SystemExit):
         dispatch(run)
     monkeypatch.undo()
@@ -139,10 +139,10 @@ def test_others_may_write_where_it_is_stored(run, which):
 
 def test_a_log_that_is_a_link_to_a_secret(run, tmp_path):
     (tmp_path / "secret").write_text("a key")
-    (run.logs / hook_runner.LOG).symlink_to(tmp_path / "secret")
+    (run.logs / hooks.LOG).symlink_to(tmp_path / "secret")
     dispatch(run)
     assert states(run) == ["RUNNING"]
-    assert (run.logs / hook_runner.LOG).is_symlink(), "it was not replaced by a copy"
+    assert (run.logs / hooks.LOG).is_symlink(), "it was not replaced by a copy"
     assert (tmp_path / "secret").read_text() == "a key"
 
 

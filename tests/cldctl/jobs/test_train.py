@@ -22,7 +22,7 @@ from cld_core.stop import StopCode, StopFlag
 from cld_core.train.session import SessionResult
 from cldctl.clusters.base import Wish
 from cldctl.clusters.debug import DebugCluster
-from cldctl.jobs import specs, successor, train
+from cldctl.jobs import specs, train
 from cldctl.jobs.process import BLIND, HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
 from cldctl.jobs.train import TrainWork, explain_previous, go_on
@@ -94,15 +94,15 @@ def short(tmp_path):
 
 def test_the_successor_is_noted_once_and_withdrawn_with_the_run(short, job):
     """The batch script has submitted it."""
-    successor.note(short, job)
+    train.note_successor(short, job)
     assert short.ledger.history().successors_of("7") == []
     job.next = replace(REF, job_id="8")
     for _ in range(2):
-        successor.note(short, job)
+        train.note_successor(short, job)
     assert short.ledger.history().successors_of("7") == [job.next]
-    assert not successor.is_withdrawn(short, job.next)
-    successor.withdraw(short, job)
-    assert successor.is_withdrawn(short, job.next)
+    assert short.ledger.history().turned_away == {}
+    train.withdraw_successors(short, job)
+    assert short.ledger.history().turned_away == {"8": "withdrawn"}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from cldctl import clusters, locks
 from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs import hooks
-from cldctl.jobs.successor import chained
+from cldctl.jobs.train import chained
 from cldctl.runs import evaluate, sharded
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import check, submit

@@ -11,7 +11,7 @@ from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl import clusters
 from cldctl.clusters.base import Nodes, SchedulerAway, SchedulerRefused, Wish
-from cldctl.clusters.slurm import client, job_env
+from cldctl.clusters.slurm import client, cluster
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.support.scheduler import clients
@@ -60,7 +60,7 @@ def logs(tmp_path, monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURMD_NODENAME", "n1")
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "60")
-    monkeypatch.setattr(job_env, "_NOTICE_WITHIN_S", 0.0)
+    monkeypatch.setattr(cluster, "_NOTICE_WITHIN_S", 0.0)
     return tmp_path
 
 
@@ -220,8 +220,8 @@ def test_a_notice_that_nobody_heard_is_made_up_for(logs, monkeypatch, left, stop
     monkeypatch.setenv("CLDCTL_BOOT_S", "500")
     monkeypatch.setenv("SLURM_JOB_START_TIME", "1000")
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(1060 + max(left, 0)))
-    monkeypatch.setattr(job_env.time, "clock_gettime", lambda _: 560.0 + max(-left, 0))
-    monkeypatch.setattr(job_env.time, "time", lambda: 1060.0 + clock)
+    monkeypatch.setattr(cluster.time, "clock_gettime", lambda _: 560.0 + max(-left, 0))
+    monkeypatch.setattr(cluster.time, "time", lambda: 1060.0 + clock)
     assert SlurmCluster().current_job(logs).late_notice_s() == stop
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     assert SlurmCluster().current_job(logs).late_notice_s() is None

@@ -14,21 +14,12 @@
 
 # setup
 cldctl_logs=/runs/mine/logs
+cldctl_code=''
+cldctl_notice=90
 cldctl_away='unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes were transmitted|could not establish a configuration source|dns srv lookup failed|standby mode|communication connection failure|temporarily un(able|available)|protocol authentication error|transport endpoint is not connected|no route to host|network is unreachable|connection reset'
 cldctl_ask() { (cldctl_import && cldctl_within "$cldctl_patience" PYTHON -m cldctl.jobs.aftermath /runs/mine "$@"); }
 # follow.sh
 set -eE
-cldctl_import() {
-  local folder
-  for folder in "$cldctl_logs"; do
-    if [ -L "$folder" ] || [ ! -O "$folder" ] ||
-        [ -n "$(find "$folder" -prune \( -perm -020 -o -perm -002 \))" ]; then
-      echo "$folder: it is missing, or not only yours to write, and the job would run what is in it. chmod go-w, or continue with the code of your checkout: cldctl resume mine --update-code" >&2
-      return 1
-    fi
-  done
-  export PYTHONSAFEPATH=1 CLDCTL_SIGNAL_S=90
-}
 cldctl_plain
 trap - ERR
 trap '' TERM
