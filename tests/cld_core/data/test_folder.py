@@ -26,8 +26,10 @@ def picture(width, height, seed=0, mode="RGB"):
 
 @pytest.fixture
 def source(tmp_path):
-    """Twenty pictures of 40 x 32 pixels."""
+    """Twenty pictures of 40 x 32 pixels, beside other files."""
     (tmp_path / "pictures" / "more").mkdir(parents=True)
+    for name in ("README.txt", ".hidden.png"):
+        (tmp_path / "pictures" / name).write_text("no picture")
     for number in range(20):
         place = "more/" if number % 3 else ""
         picture(40, 32, number).save(tmp_path / "pictures" / f"{place}{number:02d}.png")
@@ -109,14 +111,6 @@ def test_upright_opaque_and_of_three_channels(tmp_path):
     assert (made[1] == 255).all()
     assert (made[2] == 77).all()
     assert len(made) == 5
-
-
-def test_other_files_are_skipped(source, tmp_path):
-    for name in (".DS_Store", "README.txt", ".hidden.png"):
-        (source / name).write_bytes(b"no picture")
-    about = prepare("folder", source, tmp_path / "out", size=8, split=0)
-    assert about.splits["train"].count == 20
-    assert "validation" not in about.splits
 
 
 def test_a_bad_picture_may_simply_be_removed(source, tmp_path):
