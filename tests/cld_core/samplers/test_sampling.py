@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from torchdiffeq import odeint
 
 from cld_core.analytic import diamond, gaussian
-from cld_core.samplers import BLOCK, sample, stream
+from cld_core.samplers import sample
 from cld_core.samplers.path import Recorder
 from cld_core.samplers.sscs import exact_part
 from cld_core.sde import CLD, VPSDE
@@ -148,21 +148,6 @@ def test_nfe_counts_every_evaluation_denoising_included(method, denoise):
     assert sum(calls) == int(out.nfe_each.sum())
     if spec.method != "ode":
         assert out.nfe == 30 == len(calls)
-
-
-def test_noise_comes_in_blocks_that_do_not_depend_on_the_batch():
-    asked = []
-
-    class Recorder:
-        def normal(self, shape):
-            asked.append(shape)
-            return torch.randn(2, *shape)
-
-    for shape, steps in (((2,), 20), ((2,), BLOCK // 2 + 5), ((3, 64, 64), 2)):
-        drawn = list(stream(Recorder(), shape, steps))
-        assert len(drawn) == steps
-        assert all(one.shape == (2, *shape) for one in drawn)
-    assert asked == [(20, 2), (BLOCK // 2, 2), (5, 2), (1, 3, 64, 64), (1, 3, 64, 64)]
 
 
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VPSDE()], ids=["constant", "rising", "vpsde"])
