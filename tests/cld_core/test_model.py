@@ -119,6 +119,7 @@ def test_exported_weights_come_back(run, tmp_path):
     model.export(tmp_path / "w.safetensors")
     again = cld_core.load(tmp_path / "w.safetensors")
     assert (again.step, again.recipe) == (20, model.recipe)
+    assert repr(again).startswith("Model toy of w.safetensors, step 20\n")
     assert_close(again.net.state_dict(), model.net.state_dict(), rtol=0, atol=0)
     settings = {"method": "em", "nfe": 3}
     assert torch.equal(model.sample(2, **settings), again.sample(2, **settings))

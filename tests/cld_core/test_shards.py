@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -289,10 +290,14 @@ def test_one_error_of_the_file_system_does_not_mean_that_work_was_never_asked_fo
         open_work(folder)
 
 
-def test_a_disk_that_fails_now_and_then_costs_no_row(folder, monkeypatch):
-    work, full = Squares(folder), OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr("os.fsync", Failing(os.fsync, lambda call: call % 3 == 0, full))
+def test_a_disk_that_fails_now_and_then_costs_no_row_and_one_that_stays_full_ends_the_task(folder, monkeypatch):
+    work, full, fsync = Squares(folder), OSError(errno.ENOSPC, "No space left on device"), os.fsync
     monkeypatch.setattr("cld_core.files.time", Clock())
+    monkeypatch.setattr("os.fsync", Mock(side_effect=full))
+    with pytest.raises(OSError, match="No space left"):
+        work.compute(Ranks())
+    work.computed.clear()
+    monkeypatch.setattr("os.fsync", Failing(fsync, lambda call: call % 3 == 0, full))
     assert work.compute(Ranks())
     assert result(folder) == SUM
     assert sum(last - first for first, last in work.computed) == N, "nothing is computed twice"

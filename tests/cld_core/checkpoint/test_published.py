@@ -1,5 +1,6 @@
 """Published checkpoints are read completely, and what does not fit is named."""
 
+import zipfile
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -129,6 +130,11 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     with pytest.raises(CheckpointError, match="plain tensors"):
         read(crafted(tmp_path / "evil.pth", "zip", tmp_path / "it-ran"))
     assert not (tmp_path / "it-ran").exists()
+    with zipfile.ZipFile(FILE) as whole, zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as compressed:
+        for name in whole.namelist():
+            compressed.writestr(name, whole.read(name))
+    with pytest.raises(CheckpointError, match=r"plain tensors \(BadZipFile\)"):
+        read(tmp_path / "a.pth")
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(WrongCheckpointError, match="plain tensors"):
         read(tmp_path / "text.pth")

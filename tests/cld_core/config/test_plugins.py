@@ -207,3 +207,9 @@ def test_a_described_network_takes_no_memory_before_it_fits(tmp_path, recipe, mo
         cld_core.load(file)
     assert str(caught.value).startswith(str(file))
     assert "\n" not in str(caught.value)
+
+
+def test_a_shape_of_data_that_cannot_be(tmp_path):
+    recipe = {**changed("data", name="some"), "plugins": ["some.py"]}
+    with pytest.raises(CheckpointError, match="shape"):
+        cld_core.load(saved(tmp_path / "w.safetensors", recipe, data='{"shape": [0]}'))

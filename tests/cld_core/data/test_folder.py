@@ -12,9 +12,8 @@ from cld_core.data.prepare import members, prepare, verify
 from cld_core.data.store import read_about
 from cld_core.errors import DataError, UsageError
 from tests.support.images import opened
-from tests.support.paths import FIXTURES, ROOT
+from tests.support.paths import ROOT
 
-CIFAR_FEW = FIXTURES / "cifar"
 CIFAR_SUBSET = ROOT.parent / "shared" / "data" / "cifar10-subset.zip"
 
 
@@ -44,14 +43,6 @@ def images(path, split):
 def names_of(source, split, validation):
     plan = folder_module._splits(members(source, ""), validation)
     return {Path(picture.name).name for picture in plan[split]}
-
-
-def test_real_pictures_with_their_own_splits(tmp_path):
-    about = prepare("folder", CIFAR_FEW, tmp_path / "out", size=32)
-    assert {split: info.count for split, info in about.splits.items()} == {"train": 30, "validation": 10}
-    for split, top in (("train", "train"), ("validation", "test")):
-        expected = [np.asarray(Image.open(path)) for path in sorted((CIFAR_FEW / top).rglob("*.jpg"))]
-        assert np.array_equal(images(tmp_path / "out", split), np.stack(expected))
 
 
 @pytest.mark.skipif(not CIFAR_SUBSET.exists(), reason="needs ../shared/data/cifar10-subset.zip")

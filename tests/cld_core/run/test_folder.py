@@ -8,20 +8,12 @@ import pytest
 from cld_core.config import load
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.files import write_json
-from cld_core.run import RunFolder, events, find_runs
+from cld_core.run import RunFolder, find_runs
 from cld_core.run import identity as identities
 from cld_core.run.folder import FORMAT, FormatError, named
 from cld_core.run.identity import identity
 from tests.support.made_up import run_with
 from tests.support.paths import TOY
-
-
-def test_a_new_run_holds_its_recipe(run):
-    assert run.recipe() == load(TOY)
-    assert run.identity()["name"] == "mine"
-    assert run.progress() == {}
-    assert run.checkpoint_steps() == []
-    assert RunFolder.open(run.path).name == "mine"
 
 
 def test_names_that_are_taken_or_cannot_be(tmp_path, run):
@@ -52,13 +44,6 @@ def test_a_folder_of_another_version_says_so_in_one_line_and_breaks_no_other_run
     assert caught.value.exit_code == 2
     runs = {found.name: found.format_problem() for found in find_runs(tmp_path)}
     assert runs == {"another": str(caught.value), "mine": None}
-
-
-def test_overrides_of_continuations_add_up(run):
-    run.ledger.append(events.Requested(steps=5, overrides=("train.steps=5", "optim.lr=0.1")))
-    run.ledger.append(events.Requested(steps=9, overrides=("train.steps=9",)))
-    recipe = run.recipe()
-    assert (recipe.train.steps, recipe.optim.lr) == (9, 0.1)
 
 
 def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(tmp_path, monkeypatch):

@@ -197,13 +197,6 @@ def test_who_is_watched_draws_the_same_to_the_last_bit(method, denoise):
         assert torch.equal(u[-1], torch.cat([seen.x, seen.v], dim=1))
 
 
-@pytest.mark.parametrize("method", [WATCHED[0], WATCHED[4]], ids=str)
-def test_all_states_are_kept_if_there_is_room_for_them(method):
-    _, _, t, u = watched(method, 1000, denoise=False, grid="linear")
-    assert len(t) == len(u) == 22
-    assert_close(t, torch.tensor(CLD().schedule.grid("linear", 21, 1e-3), dtype=torch.float64))
-
-
 @pytest.mark.parametrize("sde", [CLD(), VPSDE()], ids=["cld", "vpsde"])
 def test_states_of_the_flow_are_on_its_solution(sde):
     """Whatever steps the solver takes: with tiny ones, what is between them hardly matters."""

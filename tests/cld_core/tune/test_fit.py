@@ -73,17 +73,6 @@ def test_on_normal_data_four_evaluations_follow_the_flow(sde):
     assert float((x - task.held.x).square().mean().sqrt()) == pytest.approx(best.held, rel=1e-9)
 
 
-def test_a_row_follows_from_those_before_it():
-    """So a fit that was interrupted anywhere goes on to the same bits."""
-    task = problem(gaussian(0.3, d=1), CLD(), 3, 8)
-    rows = fitted(task, grid=8, coefficients=3)
-    for stage in STAGES:
-        for number in {1, len(rows[stage]) - 1} if rows[stage] else ():
-            before = {**rows, stage: rows[stage][:number]}
-            again = task.row(stage, before)
-            assert again == rows[stage][number]
-
-
 def row(held, which=0, fit_=0.0):
     return Row(which, Coefficients((), ()), 0.1, fit_, held)
 
