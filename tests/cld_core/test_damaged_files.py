@@ -89,17 +89,6 @@ def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(
         read_all(run)
 
 
-def test_a_damaged_report_keeps_what_can_be_read(run):
-    (work,) = evaluations_of(run)
-    content = json.loads((work.folder / "report.json").read_text())
-    content["elbo"] = {"nll": [1], "stderr": 0.1, "n": 3, "nfe_mean": "many"}
-    spoilt = {**content, "fid": "none", "loss": {"value": 10**400}, "ema": "x"}
-    (work.folder / "report.json").write_text(json.dumps(spoilt))
-    read = current_report(work.folder)
-    assert not {"fid", "ema"} & read.keys()
-    assert read["elbo"] == {"stderr": 0.1, "n": 3}
-
-
 # Checkpoints.
 
 

@@ -12,7 +12,7 @@ from cld_core.config.network import NcsnppSpec
 from cld_core.config.sde import CldSpec, PsldSpec
 from cld_core.config.train import ObjectiveSpec, OptimSpec
 from tests.cld_core.config.test_loading import refused
-from tests.support.paths import RECIPES, TOY
+from tests.support.paths import RECIPES
 
 CIFAR = {
     "data": Cifar10Spec(path="data/cifar10", flip=True),
@@ -132,16 +132,6 @@ def test_recipes_to_compare_diffusions_differ_in_them_alone(name, base, allowed)
     assert {key for key in ours["objective"] if ours["objective"][key] != theirs["objective"][key]} <= {"name"}
     if "vpsde" in name:
         assert ours["sde"] == {"name": "vpsde", "beta0": 0.1, "beta1": 19.9, "numerical_eps": 0.0}
-
-
-def test_periodic_work_is_due_from_its_threshold_on():
-    periodic = load(RECIPES / "cifar10.yaml", ["periodic.elbo_every=50000", "periodic.elbo_from=300000"]).periodic
-    assert [step for step in (0, 250_000, 300_000, 310_000, 350_000) if periodic.wants("elbo", step)] == [
-        300_000,
-        350_000,
-    ]
-    assert [periodic.wants("samples", step) for step in (10_000, 10_001)] == [True, False]
-    assert not load(TOY).periodic.wants("samples", 10_000)
 
 
 @pytest.mark.parametrize(

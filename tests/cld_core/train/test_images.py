@@ -28,6 +28,7 @@ from cld_core.stop import StopCode, StopFlag
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import attempt
 from tests.support.extractor import TINY
+from tests.support.failing import Failing
 from tests.support.images import make_images, run_folder, tiny_recipe
 from tests.support.paths import RECIPES
 from tests.support.spawned import spawned
@@ -232,15 +233,8 @@ DUE = ("periodic.samples_every=2", "periodic.samples=50", "sampling.method=em", 
 
 
 def test_a_picture_that_cannot_be_drawn_ends_no_training(make, monkeypatch):
-    draw, calls = pictures.pixels, []
-
-    def full_at_first(*arguments):
-        calls.append(arguments)
-        if len(calls) == 1:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return draw(*arguments)
-
-    monkeypatch.setattr(pictures, "pixels", full_at_first)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(pictures, "pixels", Failing(pictures.pixels, lambda call: call == 1, full))
     run = make("train.steps=4", *DUE)
     assert attempt(run).cause == "finished"
     assert [file.name for file in run.samples.glob("*.png")] == ["step_00000004.png"]
