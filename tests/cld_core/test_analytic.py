@@ -42,13 +42,6 @@ def test_entropy_by_quadrature():
     assert law.entropy() == pytest.approx(law.entropy(per_std=8.0), abs=1e-9)
 
 
-def test_samples_have_the_moments_of_the_law():
-    law = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), 0.2, torch.tensor([1.0, 3.0]))
-    x = law.sample(20_000, torch.Generator().manual_seed(0)).double()
-    assert_close(x.mean(0), (law.weights[:, None] * law.means).sum(0), rtol=0, atol=0.03)
-    assert float(law.log_density(x).mean()) == pytest.approx(-law.entropy(), abs=0.03)
-
-
 @pytest.mark.parametrize("sigma", [0.0, 0.3])
 def test_a_mixture_given_a_linear_observation(sigma):
     """Against Bayes' rule on the exact joint density of x and y, and on a line if y is exact."""

@@ -13,46 +13,32 @@ import zlib
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from cld_core import npz
-from cld_core.config.train import OptimSpec
 from cld_core.data import folder as folder_module
 from cld_core.data.folder import MOST_PIXELS
 from cld_core.data.prepare import prepare
 from cld_core.digests import checksum
-from cld_core.errors import CheckpointError, CldError, DataError
-from cld_core.importing import read as read_published
+from cld_core.errors import CldError, DataError
 from cld_core.npz import DamagedError
 from cld_core.run import RunFolder, code
 from cld_core.run.checkpoints import newest_good, sidecar_of
 from cld_core.run.evaluations import current_report, sweeps_of
 from cld_core.run.tunings import solutions_of
 from cld_core.run.work import evaluations_of
-from tests.fuzz import tensors
-from tests.fuzz.campaign import one
+from tests.fuzz.campaign import campaign
 from tests.fuzz.mutations import changed, damaged, json_bytes
 from tests.fuzz.targets import TARGETS
+from tests.fuzz.tensors import array_bytes
 from tests.support.paths import FIXTURES
 
-steadily = settings(derandomize=True, deadline=None, max_examples=15, database=None)
+CASES = 15
 
 
 @pytest.mark.parametrize("kind", TARGETS)
 def test_whatever_a_file_holds_it_is_read_or_refused_in_one_line(kind):
-    target = TARGETS[kind]
-    target.prepare()
-
-    @steadily
-    @given(st.integers(0, 2**31))
-    def holds(number):
-        verdict = one(target, 1, number)
-        assert verdict.is_good, f"--target {kind} --replay 1:{number}: {verdict.detail}"
-
-    holds()
+    assert campaign(TARGETS[kind], seed=1, cases=CASES) == []
 
 
 # Records: the JSON files of a run and the lines of its ledgers.
@@ -94,9 +80,7 @@ RECORDS = [file.relative_to(FIXTURES / "run") for file in (FIXTURES / "run").rgl
 def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(run, file):
     sound = (run.path / file).read_bytes()
 
-    @steadily
-    @given(st.integers(0, 2**31))
-    def holds(number):
+    for number in range(CASES):
         rng = random.Random(number)
         lines = sound.splitlines() if file.suffix == ".jsonl" else [sound]
         place = rng.randrange(len(lines))
@@ -104,42 +88,8 @@ def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(
         (run.path / file).write_bytes(b"\n".join(lines))
         read_all(run)
 
-    holds()
-
-
-def test_a_damaged_report_keeps_what_can_be_read(run):
-    (work,) = evaluations_of(run)
-    content = json.loads((work.folder / "report.json").read_text())
-    content["elbo"] = {"nll": [1], "stderr": 0.1, "n": 3, "nfe_mean": "many"}
-    spoilt = {**content, "fid": "none", "loss": {"value": 10**400}, "ema": "x"}
-    (work.folder / "report.json").write_text(json.dumps(spoilt))
-    read = current_report(work.folder)
-    assert not {"fid", "ema"} & read.keys()
-    assert read["elbo"] == {"stderr": 0.1, "n": 3}
-
 
 # Checkpoints.
-
-
-def published(path, change=bytes, method=zipfile.ZIP_STORED):
-    """A published checkpoint whose pickle is changed, or which is compressed."""
-    torch.save({**tensors.published()[1], "step": torch.arange(4, dtype=torch.int32)}, path)
-    with zipfile.ZipFile(path) as archive:
-        members = {entry.filename: archive.read(entry) for entry in archive.infolist()}
-    changed = {name: change(content) if name.endswith("data.pkl") else content for name, content in members.items()}
-    return with_members(path, changed, method)
-
-
-@pytest.mark.parametrize(
-    ("change", "method"),
-    [
-        (bytes, zipfile.ZIP_DEFLATED),
-        (lambda raw: raw.replace(b"K\x04", b"\x8a\x06" + (2**44).to_bytes(6, "little")), zipfile.ZIP_STORED),
-    ],
-)
-def test_archives_that_would_unpack_to_terabytes_are_refused(tmp_path, change, method):
-    with pytest.raises(CheckpointError, match="cannot be read as plain tensors"):
-        read_published(published(tmp_path / "p.pth", change, method), tensors.published()[0], OptimSpec())
 
 
 @pytest.mark.parametrize(
@@ -199,13 +149,6 @@ def test_a_zip_bomb(tmp_path, monkeypatch):
         prepare("folder", source, tmp_path / "out", size=8, split=0)
 
 
-def test_names_in_an_archive_lead_nowhere(tmp_path):
-    source = with_members(tmp_path / "p.zip", {"../../a.png": encoded(), "/etc/b.png": encoded(), "c.png": encoded()})
-    before = sorted(path.name for path in tmp_path.iterdir())
-    prepare("folder", source, tmp_path / "out", size=8, split=0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "out"])
-
-
 ARRAYS = {
     "floats": np.arange(12.0).reshape(3, 4),
     "fortran": np.asfortranarray(np.arange(6, dtype=np.int32).reshape(2, 3)),
@@ -213,12 +156,6 @@ ARRAYS = {
     "text": np.array("über"),
     "empty": np.empty((0, 5), np.float32),
 }
-
-
-def member(array):
-    out = io.BytesIO()
-    np.save(out, array, allow_pickle=True)
-    return out.getvalue()
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -234,31 +171,16 @@ def test_arrays_come_back(tmp_path, save):
         assert read[name].flags.writeable
 
 
-@pytest.mark.parametrize(
-    "members",
-    [
-        {"a.npy": member(np.array([{}]))},
-        {"a.npy": member(np.zeros(3))[:-8]},
-        {"a.npy": b"\x93NUMPY\1\0\x10\0{'descr': '<f8'}"},
-        {"a.npy": b"text"},
-        {"a.txt": b"text"},
-    ],
-    ids=["object", "cut", "header", "text", "other"],
-)
-def test_what_is_not_an_array(tmp_path, members):
-    with pytest.raises(DamagedError) as caught:
-        npz.load(with_members(tmp_path / "a.npz", members))
-    assert "\n" not in str(caught.value)
-
-
 def test_a_flipped_bit_is_noticed(tmp_path):
-    path = with_members(tmp_path / "a.npz", {"a.npy": member(np.full(24, 7, np.uint8))})
+    path = with_members(tmp_path / "a.npz", {"a.npy": array_bytes(np.full(24, 7, np.uint8))})
     content = bytearray(path.read_bytes())
     content[content.index(b"\7" * 24) + 3] ^= 1
     path.write_bytes(content)
     with pytest.raises(DamagedError, match="CRC"):
         npz.load(path)
-    for other in (b"", b"text", member(np.zeros(3)), bytes(content[:100])):
+    for other in (b"text", array_bytes(np.zeros(3)), bytes(content[:100])):
         path.write_bytes(other)
         with pytest.raises(DamagedError):
             npz.load(path)
+    with pytest.raises(DamagedError, match="allow_pickle"):
+        npz.load(with_members(path, {"a.npy": array_bytes(np.array([{}]))}))

@@ -74,14 +74,6 @@ def test_what_is_not_json(text):
         files.parse_json(text)
 
 
-@pytest.mark.parametrize(("text", "content"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ("null", {}), ("{", {})])
-def test_an_object(text, content, tmp_path):
-    file = tmp_path / "file.json"
-    file.write_text(text)
-    assert files.read_object(file) == content
-    assert files.read_object(tmp_path / "none") == {}
-
-
 def test_a_file_is_changed_in_place_unless_it_is_a_link(tmp_path):
     file, link, pipe = tmp_path / "file", tmp_path / "link", tmp_path / "pipe"
     os.close(files.descriptor_for_writing(file))
@@ -166,18 +158,6 @@ def test_what_does_not_pass_is_not_waited_for(error, clock):
         files.retried(failing(1, error), 60.0)
     assert clock.now == 0
     assert not files.passes(ValueError())
-
-
-def test_what_is_dropped_is_counted_and_reported_twice(capsys):
-    noted = []
-    dropping = files.Dropping("progress.json", lambda count, reason: noted.append((count, reason)))
-    call = failing(3)
-    assert [dropping.attempt(call) for _ in range(5)] == [False, False, False, True, True]
-    assert noted == [(3, "the disk")]
-    assert capsys.readouterr().out.splitlines() == [
-        "progress.json cannot be written (the disk); going on without",
-        "progress.json can be written again; dropped 3 time(s)",
-    ]
 
 
 def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch):

@@ -2,16 +2,12 @@
 
 import json
 import math
-import re
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import cld_core
-import cldctl
 from cld_core import gpu
 from cld_core.nets import execution
 from cld_core.nets.ncsnpp import Attention
@@ -138,11 +134,3 @@ def test_settings_hold_inside_the_block_and_are_restored(tf32, fixed_shapes):
             assert current() == (not tf32, not tf32, False)
         assert current() == (tf32, tf32, fixed_shapes)
     assert current() == before
-
-
-def test_nothing_else_sets_them():
-    setting = re.compile(r"allow_tf32\s*=|cudnn\.benchmark\s*=|set_float32_matmul_precision|fp32_precision")
-    folders = [Path(package.__file__).parent for package in (cld_core, cldctl)]
-    files = [file for folder in folders for file in folder.rglob("*.py") if file.name != "execution.py"]
-    assert len(files) > 100
-    assert [str(file) for file in files if setting.search(file.read_text())] == []

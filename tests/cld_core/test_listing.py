@@ -111,10 +111,8 @@ def test_texts_of_others_stay_texts(root):
 def test_no_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("CLDCTL_RUNS", str(tmp_path / "none"))
     runs = cld_core.runs()
-    where = f"no runs in {tmp_path / 'none'}"
-    assert (len(runs), runs.to_dicts(), repr(runs)) == (0, [], f"{where}: there is no such folder")
-    (tmp_path / "none").mkdir()
-    assert repr(cld_core.runs()) == where
+    assert (len(runs), runs.to_dicts()) == (0, [])
+    assert "there is no such folder" in repr(runs)
 
 
 def test_listing_loads_no_torch(root):

@@ -55,30 +55,14 @@ def test_processes_on_one_machine_share_its_cores(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    alone(Place(), gpu=False)
-    alone(Place(world_size=2, local_world_size=2), gpu=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    alone(Place(world_size=2, local_world_size=2), gpu=False)
-    assert threads == [4], "a process on its own keeps torch's default, and the environment wins"
-
-
-def test_a_rank_computes_in_as_many_threads_as_it_has_cores(monkeypatch):
-    threads = []
-    monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     ranks = alone(Place(), gpu=False)
+    alone(Place(world_size=2, local_world_size=2), gpu=False)
     ranks.use_cores(None)
     ranks.use_cores(1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    ranks.use_cores(1)
-    assert threads == [1]
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
-def test_the_rows_of_all_ranks_are_the_batch(world_size):
-    rows = [range(10)[Ranks(rank, world_size).rows(10)] for rank in range(world_size)]
-    assert [row for share in rows for row in share] == list(range(10))
-    assert {len(share) for share in rows} <= {10 // world_size, -(-10 // world_size)}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    alone(Place(world_size=2, local_world_size=2), gpu=False)
+    ranks.use_cores(2)
+    assert threads == [4, 1], "a process on its own keeps torch's default, and the environment wins"
 
 
 def test_a_batch_smaller_than_the_world_is_refused():
@@ -97,37 +81,21 @@ def test_what_requests_gpus(key, uses):
     assert load(TOY, [f"cluster.{key}"]).cluster.uses_gpu is uses
 
 
-@pytest.fixture
-def groups(monkeypatch):
-    """The timeouts, in seconds, of what `join` sets up, without setting it up."""
-    seen = {}
-
-    def rendezvous(*_, timeout):
-        seen["meeting"] = timeout.total_seconds()
-        yield dist.HashStore(), 0, 2
-
-    def remember(name):
-        return lambda *_, timeout, **__: seen.update({name: timeout.total_seconds()})
-
-    monkeypatch.setattr(dist, "rendezvous", rendezvous)
-    monkeypatch.setattr(dist, "init_process_group", remember("default"))
-    monkeypatch.setattr(dist, "new_group", remember("control"))
-    return seen
-
-
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(("timeout_s", "expected"), [(7200.5, 7200.5), (30.0, 600.0)])
-def test_every_group_waits_as_long_as_the_recipe_says_but_no_less_than_ten_minutes(
-    groups, monkeypatch, timeout_s, expected
-):
-    monkeypatch.setenv("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", "5")
+def test_every_group_waits_as_long_as_the_recipe_says_but_no_less_than_ten_minutes(monkeypatch, timeout_s, expected):
+    waits, heartbeat = [], "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
+    for name in ("rendezvous", "init_process_group", "new_group"):
+        made = iter([(dist.HashStore(), 0, 2)] * 2)
+        monkeypatch.setattr(dist, name, lambda *_, timeout, made=made, **__: waits.append(timeout) or made)
+    monkeypatch.setenv(heartbeat, "5")
     join(Place(0, 2, init_method="file:///meeting"), gpu=True, timeout_s=timeout_s)
-    assert groups == dict.fromkeys(("meeting", "default", "control"), expected)
-    assert os.environ["TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"] == "5", "the user's"
-    monkeypatch.delenv("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC")
+    assert [wait.total_seconds() for wait in waits] == [expected] * 3
+    assert os.environ[heartbeat] == "5", "the user's"
+    monkeypatch.delenv(heartbeat)
     join(Place(0, 2, init_method="file:///meeting"), gpu=True, timeout_s=timeout_s)
-    assert int(os.environ["TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"]) >= expected
-    monkeypatch.delenv("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC")
+    assert int(os.environ[heartbeat]) >= expected
+    monkeypatch.delenv(heartbeat)
 
 
 def test_gloo_listens_where_the_other_machines_are(monkeypatch):
@@ -189,18 +157,9 @@ def test_where_processes_meet(init_method, host, monkeypatch):
     assert rendezvous.meeting_host("env://") is None
 
 
-@pytest.mark.parametrize(
-    ("address", "name"),
-    [
-        ("10.0.0.7", "eth0"),
-        ("172.16.3.7", "ib0"),
-        ("fd00::7", "ib0"),
-        ("127.0.0.1", "lo"),
-        ("10.0.0.8", None),
-    ],
-)
-def test_the_interface_with_an_address(address, name):
-    assert rendezvous.interface_with(address, MACHINE) == name
+def test_the_interface_with_an_address():
+    named = {"10.0.0.7": "eth0", "172.16.3.7": "ib0", "fd00::7": "ib0", "127.0.0.1": "lo", "10.0.0.8": None}
+    assert {address: rendezvous.interface_with(address, MACHINE) for address in named} == named
 
 
 def test_this_machine():

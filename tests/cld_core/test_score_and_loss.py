@@ -78,19 +78,12 @@ def test_the_score_at_many_times_is_that_at_each(name):
 
 
 def test_draws_are_of_the_global_batch_and_ranks_take_rows():
-    matching = ScoreMatching(CLD(), ObjectiveSpec(name="dsm", loss_eps=1e-3))
-    whole = matching.draw(torch.Generator().manual_seed(1), 8, (3, 4, 4))
-    again = matching.draw(torch.Generator().manual_seed(1), 8, (3, 4, 4))
-    share = again.rows(slice(2, 5))
-    assert whole.noise.shape == (8, 6, 4, 4)
-    assert whole.initial.shape == (8, 3, 4, 4)
-    assert torch.equal(share.t, whole.t[2:5])
-    assert torch.equal(share.noise, whole.noise[2:5])
-    assert torch.equal(share.initial, whole.initial[2:5])
-    assert whole.t.dtype == torch.float64
+    matching = ScoreMatching(CLD(), ObjectiveSpec(name="dsm"))
+    whole, again = (matching.draw(torch.Generator().manual_seed(1), 8, (3, 4, 4)) for _ in range(2))
+    assert (whole.noise.shape, whole.initial.shape) == ((8, 6, 4, 4), (8, 3, 4, 4))
+    for name in ("t", "noise", "initial"):
+        assert torch.equal(getattr(again.rows(slice(2, 5)), name), getattr(whole, name)[2:5])
     many = matching.draw(torch.Generator().manual_seed(2), 10_000, (1,))
-    assert 1e-3 <= float(many.t.min()) < 2e-3
-    assert float(many.t.max()) <= 1.0
     assert float(many.initial.std()) == pytest.approx(0.1, rel=0.03)
     assert ScoreMatching(VPSDE(), ObjectiveSpec(name="dsm")).draw(torch.Generator(), 2, (2,)).initial is None
 

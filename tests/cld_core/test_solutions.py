@@ -34,9 +34,6 @@ def test_what_is_stored_is_read_again():
     "changes",
     [
         {"coefficients": Coefficients((1.0, math.nan), SOLUTION.coefficients.matrices)},
-        {"coefficients": Coefficients((1.0, True), SOLUTION.coefficients.matrices)},
-        {"flow": replace(FLOW, denoise=1)},
-        {"flow": replace(FLOW, guidance=math.nan)},
         {"ema_length": "long"},
         {"rms": {"untuned": math.nan}},
     ],

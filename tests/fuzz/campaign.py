@@ -1,6 +1,6 @@
 """Many cases of a target, seeded and replayable, each in a process of its own.
 
-    python -m tests.fuzz --target recipes --cases 2000 --seed 7     a campaign
+    python -m tests.fuzz --target recipes --seconds 600 --seed 7    a campaign
     python -m tests.fuzz --target recipes --replay 7:1234           one case of it again
 
 A target (`TARGETS` in `tests.fuzz.targets`) makes case number i of a seed from `random.Random(f"{seed}:{i}")` alone.
@@ -10,14 +10,11 @@ more memory than allowed, start a process, or write outside its folder.
 
 import collections
 import contextlib
-import faulthandler
 import io
+import multiprocessing
 import os
 import random
 import resource
-import select
-import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -32,6 +29,7 @@ from cld_core.errors import CldError
 # What one case may use, of memory beyond what the process had before it.
 TIME_S = 20.0
 MEMORY_BYTES = 2 * 2**30
+_FORK = multiprocessing.get_context("fork")
 _PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn")
 # Operations on paths, and where among their arguments each changed path is.
 _CHANGES = {
@@ -102,43 +100,23 @@ def one(target, seed, number):
 
     It is a fork of this process: whatever it needs, such as torch, should be imported before.
     """
-    folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{target.name}-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f"fuzz-{target.name}-", ignore_cleanup_errors=True) as name:
+        folder, (reading, writing) = Path(name), _FORK.Pipe(duplex=False)
         case = target.make(random.Random(f"{seed}:{number}"), folder)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            verdict = _inside(case, folder)
-            os.write(writing, f"{verdict.outcome}\0{verdict.detail}".encode(errors="replace")[:60000])
-            os._exit(0)
-        os.close(writing)
-        with os.fdopen(reading, "rb") as pipe:
-            return _answer(child, pipe)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        child = _FORK.Process(target=_inside, args=(case, folder, writing))
+        child.start()
+        writing.close()
+        try:
+            return reading.recv() if reading.poll(TIME_S) else Verdict("hang", f"longer than {TIME_S:.0f} s")
+        except EOFError:
+            return Verdict("killed")
+        finally:
+            child.kill()
+            child.join()
 
 
-def _answer(child, pipe):
-    """What the child writes before it ends; one that takes too long is killed."""
-    ready, _, _ = select.select([pipe], [], [], TIME_S)
-    if not ready:
-        os.kill(child, signal.SIGUSR1)  # The stacks, see `_inside`.
-        time.sleep(0.2)
-        os.kill(child, signal.SIGKILL)
-    content = pipe.read() if ready else b""
-    _, status = os.waitpid(child, 0)
-    if not ready:
-        return Verdict("hang", f"longer than {TIME_S:.0f} s")
-    if not content:
-        return Verdict("killed", f"wait status {status}")
-    outcome, _, detail = content.decode(errors="replace").partition("\0")
-    return Verdict(outcome, detail)
-
-
-def _inside(case, folder):
-    faulthandler.register(signal.SIGUSR1)
+def _inside(case, folder, writing):
+    """Sends the verdict of a case."""
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -150,15 +128,14 @@ def _inside(case, folder):
             case()
         outcome, detail = "ok", ""
     except CldError as error:
-        lines = str(error).strip().splitlines()
-        outcome, detail = "refused" if len(lines) == 1 else "several lines", str(error)
+        outcome, detail = "refused" if len(str(error).strip().splitlines()) == 1 else "several lines", str(error)
     except BaseException as error:
         # torch reports a refused allocation as a RuntimeError.
         memory = isinstance(error, MemoryError) or ("alloc" in str(error) and isinstance(error, RuntimeError))
         outcome = str(error.args[0]) if isinstance(error, Forbidden) else "memory" if memory else "traceback"
         detail = "".join(traceback.format_exception(error))
     guard.on = False
-    return Verdict(outcome, detail)
+    writing.send(Verdict(outcome, detail))
 
 
 class Guard:

@@ -31,15 +31,11 @@ def _pictures():
 
     Image.init()
     base = Image.radial_gradient("L").resize((20, 24)).convert("RGB")
-    made = {"EPS": [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(x) (w) file\nshowpage\n"]}
+    made = [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(x) (w) file\nshowpage\n"]
     for form in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "ICO", "TGA", "DDS", "PDF", "EPS", "JPEG2000"):
-        for mode in ("RGB", "RGBA", "L", "P", "I;16", "F"):
-            out = io.BytesIO()
-            try:
-                base.convert(mode).save(out, form)
-            except (OSError, ValueError, KeyError, SystemError):
-                continue
-            made.setdefault(form, []).append(out.getvalue())
+        for mode in ("RGB", "L"):
+            base.convert(mode).save(out := io.BytesIO(), form)
+            made.append(out.getvalue())
     return made
 
 
@@ -50,7 +46,7 @@ def _archive(rng, folder):
     out, source = folder / "out", folder / "p.zip"
     with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(4):
-            content = rng.choice(rng.choice(list(_pictures().values())))
+            content = rng.choice(_pictures())
             archive.writestr(f"{number}.png", damaged(rng, content) if rng.random() < 0.2 else content)
     if rng.random() < 0.5:
         source.write_bytes(damaged(rng, source.read_bytes()))

@@ -67,11 +67,7 @@ def literal_of(rng):
 
 
 def _value(rng):
-    return rng.choice(SNIPPETS) if rng.random() < 0.5 else str(_short(rng.choice(ODD_VALUES)))
-
-
-def _short(value):
-    return "9" * 400 if value == 10**400 else value
+    return rng.choice(SNIPPETS) if rng.random() < 0.5 else str(rng.choice(ODD_VALUES))
 
 
 def override_of(rng):

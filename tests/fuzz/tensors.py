@@ -189,7 +189,8 @@ def _safetensors(rng, folder):
 # --- arrays
 
 
-def _array(value):
+def array_bytes(value):
+    """A file of an array, of objects, too."""
     out = io.BytesIO()
     np.save(out, value, allow_pickle=True)
     return out.getvalue()
@@ -203,7 +204,7 @@ def _arrays():
     moments = {"mu": rows.mean(0), "sigma": np.cov(rows.T), "about": np.array(json.dumps(about))}
     sharded = {"n": np.array(6), "mean": rows.mean(0), "scatter": np.cov(rows.T), "nfe": np.ones(6)}
     sets = [moments, {"pool_3": rows.astype(np.float32)}, {**moments, "pool_3": rows}, sharded]
-    return [{name: _array(value) for name, value in one.items()} for one in sets]
+    return [{name: array_bytes(value) for name, value in one.items()} for one in sets]
 
 
 def _npz(rng, folder):
@@ -215,7 +216,7 @@ def _npz(rng, folder):
     shape = rng.choice(((3,), (3, 3), (6, 3), (0, 3), (9000,), ()))
     odd = np.zeros(shape, rng.choice(("f8", "i8", "U3", "O")))
     members[name] = rng.choice(
-        (damaged(rng, members[name]), _array(odd), _array(np.array(rng.choice(ODD_VALUES[:12]))))
+        (damaged(rng, members[name]), array_bytes(odd), array_bytes(np.array(rng.choice(ODD_VALUES[:12]))))
     )
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:

@@ -1,5 +1,6 @@
 """Published checkpoints are read completely, and what does not fit is named."""
 
+import zipfile
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
 from tests.support.crafted import crafted
 from tests.support.images import make_images, tiny_recipe
-from tests.support.paths import FIXTURES, RECIPES, TOY
+from tests.support.paths import FIXTURES, RECIPES
 from tests.support.tools import stepped
 
 FILE = FIXTURES / "parity" / "published_checkpoint_ncsnpp.pth"
@@ -66,8 +67,7 @@ def test_the_imported_run_computes_what_the_published_one_did(imported):
     assert_close(model.score(u, t.double()), score, rtol=0, atol=2e-5)
 
 
-def test_the_imported_run_continues_where_the_published_one_stopped(imported, tmp_path):
-    data = make_images(tmp_path / "set", size=16)
+def test_the_imported_run_continues_where_the_published_one_stopped(imported, data):
     trainer = Trainer(recipe(f"data.path={data}"), Ranks())
     state = load_checkpoint(imported, 3)
     trainer.load_state_dict(state)
@@ -100,7 +100,6 @@ def test_the_step_counts_of_apex_are_read_too(tmp_path):
     ("overrides", "words"),
     [
         (["network.channels=32"], ["'all_modules.0.W' is 16, but 32"]),
-        (["network.multipliers=[1,1]"], ["'all_modules.", " is 32x", ", but 16x"]),
         (["optim.name=adamax"], ["exp_inf", "optim.name=adamax"]),
         (["network.embedding=positional"], ["'all_modules.0.weight'", "has no tensor"]),
     ],
@@ -115,16 +114,10 @@ def test_a_checkpoint_of_another_network_is_named_by_its_first_wrong_tensor(over
     ("change", "words"),
     [
         (lambda content: content["ema"]["shadow_params"].pop(), ["averages 155 tensors", "156"]),
-        (lambda content: content["ema"]["shadow_params"].__setitem__(0, torch.zeros(3)), ["average", "3, but 64x32"]),
         (lambda content: content["optimizer"]["state"][1].update(exp_avg=torch.zeros(3)), ["exp_avg", "3, but 64x32"]),
         (lambda content: content["model"].update({"module.more": torch.zeros(2, 3)}), ["'more', 2x3"]),
         (lambda content: content["optimizer"]["param_groups"][0].update(params=[0, 1]), ["2 parameters", "157"]),
-        (lambda content: content.update(step="abc"), ["published layout", "abc"]),
         (lambda content: content.pop("ema"), ["it holds model, optimizer, step; a"]),
-        (
-            lambda content: content.update(dict.fromkeys(range(20), 0)) or content.pop("ema"),
-            ["it holds 0, 1, 10, 11, 12, 13 and 17 more;"],
-        ),
     ],
 )
 def test_a_damaged_layout_is_refused(tmp_path, change, words):
@@ -137,6 +130,11 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     with pytest.raises(CheckpointError, match="plain tensors"):
         read(crafted(tmp_path / "evil.pth", "zip", tmp_path / "it-ran"))
     assert not (tmp_path / "it-ran").exists()
+    with zipfile.ZipFile(FILE) as whole, zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as compressed:
+        for name in whole.namelist():
+            compressed.writestr(name, whole.read(name))
+    with pytest.raises(CheckpointError, match=r"plain tensors \(BadZipFile\)"):
+        read(tmp_path / "a.pth")
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(WrongCheckpointError, match="plain tensors"):
         read(tmp_path / "text.pth")
@@ -223,7 +221,6 @@ def without(content, name):
         (lambda c: {**c, "state_dict": {"clf_fn.weight": torch.ones(1)}}, "'clf_fn.weight' belongs neither"),
         (lambda c: {**c, "optimizer_states": []}, "the states of 0 optimisers, not of one"),
         (lambda c: {**c, "global_step": "3"}, "its step is '3', not a whole number"),
-        (lambda c: {"state_dict": {}, "epoch": 3}, "it holds epoch, state_dict; a published checkpoint holds model"),
     ],
 )
 def test_what_does_not_fit_is_named(content, tmp_path, change, words):
@@ -234,33 +231,9 @@ def test_what_does_not_fit_is_named(content, tmp_path, change, words):
     assert not (tmp_path / "runs").exists()
 
 
-SMALL_TOY = ("network.width=8", "network.layers=2", "train.batch_size=4", "train.checkpoint_every=10", "train.keep=1")
-
-
-def published(path, step):
-    """A checkpoint in the published layout of the toy's network, after one optimiser step."""
-    trainer = Trainer(load(TOY, SMALL_TOY), Ranks())
-    trainer.step(0)
-    state = trainer.state_dict()
-    content = {
-        "step": step,
-        "model": {f"module.{name}": tensor for name, tensor in state["model"].items()},
-        "ema": {"shadow_params": list(state["ema"]["average"].values()), "num_updates": step},
-        "optimizer": state["optimiser"],
-    }
-    torch.save(content, path)
-    return path
-
-
-def made(tmp_path, step, *overrides):
-    recipe = load(TOY, [*SMALL_TOY, *overrides])
-    file = published(tmp_path / "checkpoint_20.pth", step)
-    return import_published(file, recipe, tmp_path / "runs" / "mine", {"created": 1.0})
-
-
 def test_a_checkpoint_later_than_the_recipes_end_is_refused_and_leaves_nothing(tmp_path):
-    with pytest.raises(UsageError, match=r"is of step 20, later than train\.steps=10\. Add train\.steps=20"):
-        made(tmp_path, 20, "train.steps=10")
+    with pytest.raises(UsageError, match=r"is of step 3, later than train\.steps=2\. Add train\.steps=3"):
+        import_published(FILE, recipe("train.steps=2"), tmp_path / "runs" / "mine", {"created": 1.0})
     assert not (tmp_path / "runs").exists()
 
 
@@ -268,5 +241,5 @@ def test_nothing_is_left_of_an_import_that_cannot_be_written(tmp_path, monkeypat
     full, save = Mock(side_effect=OSError(28, "No space left on device")), torch.save
     monkeypatch.setattr("torch.save", lambda content, to: save(content, to) if isinstance(to, Path) else full())
     with pytest.raises(SaveError, match="no space left on the disk"):
-        made(tmp_path, 20)
+        import_published(FILE, recipe(), tmp_path / "runs" / "mine", {"created": 1.0})
     assert list((tmp_path / "runs").iterdir()) == []

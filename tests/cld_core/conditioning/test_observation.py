@@ -42,13 +42,6 @@ def test_what_is_shown_of_an_observation_has_it(observation):
     assert float(observation.residual(observation.backprojected()[None].double()).abs().max()) < 1e-5
 
 
-def test_a_mask_of_pixels_is_for_all_channels():
-    mask = torch.zeros(4, 4, dtype=torch.bool)
-    mask[0, 1] = True
-    observation = Observation.masked(standard_normal(*IMAGE), mask)
-    assert observation.count == 3
-
-
 X = torch.zeros(2)
 WRONG = [
     (lambda: Observation.masked(X, torch.tensor([1, 0])), "the mask has the type torch.int64"),

@@ -39,23 +39,17 @@ def refusal(*arguments, **keywords):
     [
         (f"train:\n  steps: {'9' * 400}\n", ["line 2", "'train.steps'", "99...99", "whole number"]),
         (f"train:\n  steps: {'9' * 6000}\n", ["line 2", "'train.steps'", "not a number"]),
-        ("optim:\n  lr: 1e999\n", ["line 2", "'optim.lr'", "inf"]),
         ("train: &a [*a]\n", ["line 1", "'train'", "levels deep"]),
         (f"a: &a [x]\n{LAUGHS}", ["values", "aliases"]),
         ("train: {steps: 1}\nnull: 3\n", ["line 2", "the recipe has no key 'null'"]),
         ("name: x\ntrain.steps: 5\n", ["line 2", "'train.steps'", "nested", "`train: {steps: 9}`"]),
         ("name: ${data.name}\ndata:\n  name: ${name}\n", ["'name'", "refers to"]),
         ("name: '${train}'\ntrain:\n  steps: 5\n", ["line 1", "'name'", "is a section"]),
-        ("name: '???'\n", ["line 1", "'name' cannot be '???'"]),
         ("name: '${oc.env:HOME}'\n", ["line 1", "'name'", "${oc.env:HOME}", "only other keys"]),
         ("name: !!python/object/apply:os.system ['true']\n", ["line 1", "python/object/apply"]),
-        ("name: !!binary aGFsbG8=\n", ["'name'", "tag"]),
         ('name: "\\e[31mred"\n', ["line 1", "'name'", "control characters"]),
-        ('"na\\nme": 3\n', ["line 1", "no key"]),
         (f"train: {'[' * 1000}{']' * 1000}\n", ["too deeply"]),
         (f"name: x\n# {'x' * MAX_BYTES}\n", ["larger than"]),
-        ("extends: ''\n", ["line 1", "'extends'"]),
-        (f"extends: {'x' * 3000}\n", ["cannot read"]),
     ],
     ids=lambda value: value[:40].replace("\n", " ") if isinstance(value, str) else "",
 )
@@ -64,32 +58,14 @@ def test_a_hostile_file(tmp_path, text, words):
     assert [word for word in words if word not in message] == []
 
 
-@pytest.mark.parametrize(
-    "content", [b"\xff\xfen\x00", b"name: \xc3\x28\n", "name: \ud800".encode("utf-8", "surrogatepass")]
-)
-def test_what_is_not_utf_8(tmp_path, content):
-    assert "not a text file" in refusal(write(tmp_path, content))
-
-
-def test_a_byte_order_mark_changes_nothing(tmp_path):
+def test_what_is_not_utf_8_is_refused_and_a_byte_order_mark_changes_nothing(tmp_path):
+    for content in (b"\xff\xfen\x00", b"name: \xc3\x28\n", "name: \ud800".encode("utf-8", "surrogatepass")):
+        assert "not a text file" in refusal(write(tmp_path, content))
     assert load(write(tmp_path, b"\xef\xbb\xbfname: mine\n")).name == "mine"
 
 
-@pytest.mark.parametrize(
-    ("override", "limit"),
-    [
-        ("eval.samples=1e14", "1e+08"),
-        ("train.batch_size=1e14", "1e+07"),
-        ("sampling.method=em sampling.nfe=1e14", "1e+06"),
-        ("train.steps=1e18", "1e+12"),
-        ("cluster.tasks_per_node=1e9", "1024"),
-    ],
-)
-def test_counts_are_bounded(override, limit):
-    assert f"<= {limit}" in refusal(TOY, override.split())
-
-
-def test_products_of_counts_are_bounded():
+def test_counts_and_their_products_are_bounded():
+    assert "<= 1e+12" in refusal(TOY, ["train.steps=1e18"])
     assert "weights" in refusal(TOY, ["network.width=65536", "network.layers=1000"])
     assert "at most" in refusal(RECIPES / "celebahq256.yaml", ["periodic.samples=10000"])
 
@@ -106,12 +82,10 @@ def test_a_chain_of_ancestors_ends(tmp_path):
 def test_what_is_not_a_regular_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
-    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
-    for name in ("pipe.yaml", "zero.yaml", "loop.yaml", "a\0b", "none.yaml", ""):
+    for name in ("pipe.yaml", "zero.yaml", "a\0b", "none.yaml", ""):
         assert "cannot read" in refusal(tmp_path / name)
         assert refusal(TOY, profile=tmp_path / name)
-    for name in ("pipe.yaml", "zero.yaml", "loop.yaml"):
-        assert refusal(write(tmp_path, f"extends: {name}\n"))
+    assert refusal(write(tmp_path, "extends: pipe.yaml\n"))
     (tmp_path / "link.yaml").symlink_to(write(tmp_path, "name: linked\n"))
     assert load(tmp_path / "link.yaml").name == "linked"
 
@@ -211,13 +185,10 @@ def test_a_literal_stays_what_it_is(file, text):
     ("text", "value"),
     [
         ("${train.keep}", "7"),
-        ("${ train.keep }", "7"),
         ("x${train.keep}y${train.keep}", "x7y7"),
         (r"\${train.keep}", "${train.keep}"),
         (r"\\${train.keep}", r"\7"),
         (r"\\\${train.keep}", r"\${train.keep}"),
-        (r"\n$ {a}", r"\n$ {a}"),
-        ("$TOKEN", "$TOKEN"),
     ],
 )
 def test_spellings(file, text, value):
@@ -233,9 +204,6 @@ def test_what_a_reference_leads_to_refers_to_nothing(file):
 
 def test_a_text_cannot_grow_without_bound(file):
     tree = {"name": "${cluster.account}" * 50, "cluster": {"account": "x" * 2000}}
-    with pytest.raises(RecipeError, match="more than 1000 characters"):
-        read(file, tree)
-    tree = {"name": "${train.keep}" * 1000, "train": {"keep": 7}}
     with pytest.raises(RecipeError, match="more than 1000 characters"):
         read(file, tree)
 

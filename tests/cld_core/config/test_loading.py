@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.config import dump, load, with_overrides
+from cld_core.config import load, with_overrides
 from cld_core.config.cluster import ClusterSpec
 from cld_core.config.loader import anchored_overrides
 from cld_core.config.network import MlpSpec
@@ -26,13 +26,6 @@ def refused(*arguments, **keywords):
         load(*arguments, **keywords)
     assert caught.value.exit_code == 2
     return str(caught.value)
-
-
-@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_shipped_recipe_survives_a_round_trip(file, tmp_path):
-    recipe = load(file)
-    assert recipe.name == file.stem
-    assert load(write(tmp_path, dump(recipe))) == recipe
 
 
 def test_the_toy_recipes_carry_the_published_settings():
@@ -65,14 +58,11 @@ def test_extends_overrides_and_defaults(tmp_path):
         ("train=3", ["'train' is a section", "batch_size"]),
         ("xyzzy.q=1", ["'xyzzy.q'", "Keys of a recipe", "sampling"]),
         ("train.steps=abc", ["'abc'", "whole number"]),
-        ("train.steps='3'", ["'3'", "whole number"]),
         ("optim.lr=-1", ["-1", "> 0"]),
-        ("train.ema=1", ["< 1"]),
         ("network.name=resnt", ["'resnet'"]),
         ("network.hidden=3", ["with network.name=mlp"]),
         ("data.name=diamnd", ["'diamond'", "plugins"]),
         ("data.plugin=ring.py", ["'data.plugin' has become 'plugins'", "plugins=FILE.py"]),
-        ("plugins=3", ["'plugins' cannot be 3", "a list, each a text"]),
         ("plugins=nowhere.py", ["nowhere.py' cannot be imported", "Python file"]),
         ("cluster.partition='low x #'", ["'cluster.partition' cannot be 'low x #': "]),
         *((f"monitor.wandb.project={name}", ["'monitor.wandb.project' cannot be"]) for name in ("a/b", "'a:b'", "' '")),
@@ -159,16 +149,11 @@ def test_numbers_that_yaml_misreads_are_refused(tmp_path, value):
     assert load(TOY, [f"cluster.account='{value}'"]).cluster.account == value
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("1e-4", 1e-4), ("1.5e3", 1500.0), (".5", 0.5), ("2", 2.0), ("1E-4", 1e-4)]
-)
-def test_numbers_may_have_an_exponent(text, value):
-    assert load(TOY, [f"optim.lr={text}"]).optim.lr == value
-
-
-@pytest.mark.parametrize("text", ["12345", "2026-01-31"])
-def test_a_name_like_a_number_or_a_date_needs_no_quotes(text):
-    assert load(TOY, [f"cluster.account={text}"]).cluster.account == text
+def test_numbers_may_have_an_exponent_and_names_like_numbers_or_dates_need_no_quotes():
+    for text in ("1e-4", "1.5e3", ".5", "2", "1E-4"):
+        assert load(TOY, [f"optim.lr={text}"]).optim.lr == float(text)
+    for text in ("12345", "2026-01-31"):
+        assert load(TOY, [f"cluster.account={text}"]).cluster.account == text
 
 
 @pytest.mark.parametrize("place", ["beside", "recipes", "shipped"])
@@ -203,29 +188,6 @@ def test_a_parent_that_is_not_there_is_answered_with_the_nearest_name(tmp_path, 
     assert f"mine.yaml, line 2: extends '{name}', but there is no {where}. Did you mean 'toy'?" in message
 
 
-KEYS = {
-    "toy": ["eval.fid.weights=w.pth", "eval.fid.stats=s.npz"],
-    "cifar10": ["data.path=images", "eval.fid.stats=s.npz"],
-}
-
-
-def at(recipe, path):
-    for name in path.split("."):
-        recipe = getattr(recipe, name)
-    return recipe
-
-
-@pytest.mark.parametrize("name", KEYS)
-def test_every_path_of_a_recipe_is_anchored(name, tmp_path):
-    recipe = load(RECIPES / f"{name}.yaml", KEYS[name])
-    anchored = recipe.anchored(tmp_path)
-    for text in KEYS[name]:
-        key, value = text.split("=")
-        assert at(recipe, key) == value
-        assert at(anchored, key) == str(tmp_path / value)
-    assert anchored.anchored(tmp_path / "elsewhere") == anchored
-
-
 def test_what_is_not_a_relative_path_stays(tmp_path):
     recipe = load(TOY, ["plugins=json.tool", "eval.fid.stats=/x/s.npz"])
     assert recipe.plugins == ("json.tool",)
@@ -235,9 +197,12 @@ def test_what_is_not_a_relative_path_stays(tmp_path):
     assert not home.data.path.startswith(str(tmp_path))
 
 
-def test_overrides_are_anchored_as_text(tmp_path):
+def test_every_path_is_anchored_and_in_overrides_as_text(tmp_path):
     overrides = ["data.path=images", "train.steps=5", "eval.fid.weights=null", "eval.fid.stats=s.npz"]
-    recipe = with_overrides(load(RECIPES / "cifar10.yaml").anchored(tmp_path), overrides)
+    recipe = with_overrides(load(RECIPES / "cifar10.yaml"), overrides)
+    anchored = recipe.anchored(tmp_path)
+    assert (anchored.data.path, anchored.eval.fid.stats) == (str(tmp_path / "images"), str(tmp_path / "s.npz"))
+    assert anchored.anchored(tmp_path / "elsewhere") == anchored
     assert anchored_overrides(overrides, recipe, tmp_path) == [
         f"data.path={tmp_path / 'images'}",
         "train.steps=5",
@@ -254,22 +219,11 @@ def test_paths_that_lead_nowhere():
 ON = ["monitor.wandb.project=p", "monitor.mlflow.tracking_uri=https://host/m"]
 
 
-def test_nothing_is_on_by_itself():
+def test_nothing_is_on_by_itself_or_shared():
+    assert "monitor" not in load(TOY, ON).to_share()
     assert load(TOY).monitor.chosen() == ()
     assert load(TOY, ON).monitor.chosen() == ("wandb", "mlflow")
     assert load(TOY, [*ON, "monitor.wandb.mode=disabled"]).monitor.chosen() == ("mlflow",)
-
-
-def test_it_does_not_belong_to_what_is_shared():
-    assert "monitor" not in load(TOY, ON).to_share()
-
-
-URIS = "http://host:5000 https://user@host/path databricks databricks://profile sqlite:////home/me/m.db"
-
-
-@pytest.mark.parametrize("uri", [*URIS.split(), "file:///home/me/mlruns", "postgresql+psycopg2://host/db"])
-def test_addresses(uri):
-    assert load(TOY, [f"monitor.mlflow.tracking_uri={uri}"]).monitor.mlflow.tracking_uri == uri
 
 
 @pytest.mark.parametrize(
@@ -277,13 +231,13 @@ def test_addresses(uri):
     [
         ("https://me:secret@host", "holds a password.*MLFLOW_TRACKING_PASSWORD"),
         ("sqlite:///m.db", r"relative path.*sqlite:////ABSOLUTE/PATH"),
-        ("file:mlruns", r"relative path.*file:///ABSOLUTE/PATH"),
         ("mlruns", "cannot be 'mlruns'; expected http://HOST:PORT"),
-        ("http://", "cannot be 'http://'"),
         ("http://[", "is not an address"),
     ],
 )
-def test_other_addresses_are_refused(uri, words):
+def test_other_addresses_than_those_of_trackers_are_refused(uri, words):
+    for good in ("https://user@host/path", "databricks", "sqlite:////home/me/m.db", "postgresql+psycopg2://host/db"):
+        assert load(TOY, [f"monitor.mlflow.tracking_uri={good}"]).monitor.mlflow.tracking_uri == good
     with pytest.raises(RecipeError, match=f"'monitor.mlflow.tracking_uri' .*{words}") as refused:
         load(TOY, [f"monitor.mlflow.tracking_uri='{uri}'"])
     assert "secret" not in str(refused.value)

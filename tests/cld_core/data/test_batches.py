@@ -165,10 +165,6 @@ def test_missing_data_are_noticed_before_anything_is_submitted(data, tmp_path):
         require(Cifar10Spec(path=str(data)))
     with pytest.raises(DataError, match="8x8, not 16x16"):
         require(ImageDataSpec(path=str(data), size=16))
-    (tmp_path / "published" / "train.lmdb").mkdir(parents=True)
-    (tmp_path / "published" / "train.lmdb" / "data.mdb").touch()
-    with pytest.raises(DataError, match=r"train.lmdb cannot be opened as an LMDB file.*cldctl data prepare cifar10"):
-        require(Cifar10Spec(path=str(tmp_path / "published")))
     (tmp_path / "half.partial").mkdir()
     (tmp_path / "half.partial" / PROGRESS).touch()
     with pytest.raises(DataError, match=r"unfinished.*--out \S*half$"):

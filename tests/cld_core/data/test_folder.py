@@ -12,9 +12,8 @@ from cld_core.data.prepare import members, prepare, verify
 from cld_core.data.store import read_about
 from cld_core.errors import DataError, UsageError
 from tests.support.images import opened
-from tests.support.paths import FIXTURES, ROOT
+from tests.support.paths import ROOT
 
-CIFAR_FEW = FIXTURES / "cifar"
 CIFAR_SUBSET = ROOT.parent / "shared" / "data" / "cifar10-subset.zip"
 
 
@@ -26,8 +25,10 @@ def picture(width, height, seed=0, mode="RGB"):
 
 @pytest.fixture
 def source(tmp_path):
-    """Twenty pictures of 40 x 32 pixels."""
+    """Twenty pictures of 40 x 32 pixels, beside other files."""
     (tmp_path / "pictures" / "more").mkdir(parents=True)
+    for name in ("README.txt", ".hidden.png"):
+        (tmp_path / "pictures" / name).write_text("no picture")
     for number in range(20):
         place = "more/" if number % 3 else ""
         picture(40, 32, number).save(tmp_path / "pictures" / f"{place}{number:02d}.png")
@@ -42,14 +43,6 @@ def images(path, split):
 def names_of(source, split, validation):
     plan = folder_module._splits(members(source, ""), validation)
     return {Path(picture.name).name for picture in plan[split]}
-
-
-def test_real_pictures_with_their_own_splits(tmp_path):
-    about = prepare("folder", CIFAR_FEW, tmp_path / "out", size=32)
-    assert {split: info.count for split, info in about.splits.items()} == {"train": 30, "validation": 10}
-    for split, top in (("train", "train"), ("validation", "test")):
-        expected = [np.asarray(Image.open(path)) for path in sorted((CIFAR_FEW / top).rglob("*.jpg"))]
-        assert np.array_equal(images(tmp_path / "out", split), np.stack(expected))
 
 
 @pytest.mark.skipif(not CIFAR_SUBSET.exists(), reason="needs ../shared/data/cifar10-subset.zip")
@@ -109,14 +102,6 @@ def test_upright_opaque_and_of_three_channels(tmp_path):
     assert (made[1] == 255).all()
     assert (made[2] == 77).all()
     assert len(made) == 5
-
-
-def test_other_files_are_skipped(source, tmp_path):
-    for name in (".DS_Store", "README.txt", ".hidden.png"):
-        (source / name).write_bytes(b"no picture")
-    about = prepare("folder", source, tmp_path / "out", size=8, split=0)
-    assert about.splits["train"].count == 20
-    assert "validation" not in about.splits
 
 
 def test_a_bad_picture_may_simply_be_removed(source, tmp_path):

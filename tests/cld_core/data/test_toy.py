@@ -12,6 +12,7 @@ from cld_core.data import toy
 from cld_core.data.toy import ToySource
 from cld_core.errors import DataError
 from tests.support.paths import TOY
+from tests.support.plugin import toy_plugin
 
 TOY_DATA = [name for name, variant in SECTIONS["data"].variants.items() if variant.spec is ToyDataSpec]
 
@@ -96,41 +97,28 @@ def test_unknown_name_lists_what_there_is():
         toy.get("zzz")
 
 
-PLUGIN = """
-import torch
-from cld_core.data.toy import toy
-
-@toy("{name}", entropy=lambda: 0.0)
-def square(n, generator):
-    return torch.rand(n, 2, generator=generator)
-"""
-
-
 def recipe_with(plugin, name):
     return load(TOY, [f"plugins={plugin}", f"data.name={name}"])
 
 
 def test_plugin_file(tmp_path):
-    path = tmp_path / "mine.py"
-    path.write_text(PLUGIN.format(name="test_square"))
+    path = toy_plugin(tmp_path / "mine.py", "test_square")
     for _ in range(2):  # importing it twice is no conflict
         assert recipe_with(path, "test_square").data == ToyDataSpec(name="test_square")
     density = toy.get("test_square")
     assert density.sample(3, torch.Generator()).shape == (3, 2)
     assert density.log_density is None
-    assert density.entropy() == 0.0
 
 
 def test_plugin_module(tmp_path, monkeypatch):
-    (tmp_path / "toy_plugin_for_test.py").write_text(PLUGIN.format(name="test_module"))
+    toy_plugin(tmp_path / "toy_plugin_for_test.py", "test_module")
     monkeypatch.syspath_prepend(tmp_path)
     recipe_with("toy_plugin_for_test", "test_module")
     assert toy.get("test_module").name == "test_module"
 
 
 def test_data_of_another_shape_are_refused(tmp_path):
-    path = tmp_path / "solid.py"
-    path.write_text(PLUGIN.format(name="test_solid").replace("2", "3"))
+    path = toy_plugin(tmp_path / "solid.py", "test_solid", points="torch.randn(n, 3, generator=generator)")
     drawn = ToySource(recipe_with(path, "test_solid").data)
     with pytest.raises(DataError, match=r"'test_solid' returned shape \(8, 3\) for n = 8, not \(8, 2\)"):
         drawn.batch(0, 0, 0, 8, slice(0, 8))

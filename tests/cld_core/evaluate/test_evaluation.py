@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from cld_core.analytic import gaussian
 from cld_core.checkpoint import write
@@ -18,6 +20,7 @@ from cld_core.config.train import EmaSpec
 from cld_core.data.source import source
 from cld_core.errors import NotFoundError
 from cld_core.evaluate.request import periodic_request, request_of
+from cld_core.evaluate.rows import to_tensorboard
 from cld_core.files import read_object, write_json
 from cld_core.likelihood import likelihood
 from cld_core.model import Model
@@ -29,6 +32,7 @@ from cld_core.run.evaluations import EvalRequest, Evaluation, remarks, unnamed_r
 from cld_core.run.work import evaluations_of
 from cld_core.sde import build
 from cld_core.seeds import SampleNoise
+from tests.support.made_up import run_with
 from tests.support.paths import TOY
 from tests.support.tools import trained
 
@@ -44,15 +48,8 @@ def run(toy, no_pictures):
     return toy
 
 
-def evaluation(run, *overrides, shards=1, metrics=("elbo",)):
-    request = request_of(load(run.recipe_file, [*LOOSE, *overrides]), metrics, 20, shards)
-    return Evaluation(request.save(run))
-
-
 def computed(run, *overrides, shards=1, metrics=("elbo",)):
-    work = evaluation(run, *overrides, shards=shards, metrics=metrics)
-    assert work.compute(Ranks())
-    return work
+    return on_images.computed(run, metrics, *LOOSE, *overrides, shards=shards)
 
 
 def bounds(work):
@@ -133,8 +130,7 @@ def test_a_request_is_read_back_as_it_was_asked(run):
 
 
 def test_a_request_for_a_sampler_that_is_not_registered_here_is_not_read_as_another(run):
-    work = evaluation(run, "sampling.method=em")
-    file = work.folder / "request.json"
+    file = request_of(load(run.recipe_file, ["sampling.method=em"]), ("elbo",), 20).save(run) / "request.json"
     content = read_object(file)
     write_json(file, {**content, "sampling": {**content["sampling"], "method": "heun"}})
     (other,) = evaluations_of(run)
@@ -287,6 +283,17 @@ def test_the_report_says_where_it_starts_and_users_of_the_library_may_start_earl
     }
     assert_allclose(gather(work)["elbo"]["elbo"], at[1e-3].numpy(), rtol=1e-5)
     assert float((at[1e-3] - at[1e-5]).abs().max()) > 1e-3
-    later_still = on_images.computed(toy, ("elbo",), "eval.samples=10", "eval.elbo.eps=0.01")
-    assert later_still.report["elbo"]["eps"] == 1e-2
-    assert remarks(later_still.report) == []
+
+
+def test_bounds_of_several_steps_are_one_curve(tmp_path, monkeypatch):
+    # Files of one second are read in the order of a counter of the process, as texts: 10 comes before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+    run = run_with(tmp_path / "mine", 20, 40)
+    for step in (20, 40):
+        report = {"elbo": {"nll": step / 16, "stderr": 0.5, "n": 512, "nfe_mean": 101.6}}
+        to_tensorboard(run, request_of(run.recipe(), ("elbo",), step), report)
+    (folder,) = run.tensorboard.iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    assert [(point.step, point.value) for point in events.Scalars("evaluation/nll (n=512)")] == [(20, 1.25), (40, 2.5)]
+    text = events.Tensors("evaluation/results/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert "| 2.5 | 0.5 | 512 | 102 |" in text

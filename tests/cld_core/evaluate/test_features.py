@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +14,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from cld_core import metrics as registry
+from cld_core import pictures
 from cld_core.data.images import to_pixels
 from cld_core.digests import digest_of
-from cld_core.errors import UnusableSamplesError
+from cld_core.errors import UnusableSamplesError, UsageError
 from cld_core.evaluate import likelihood, stats_file
-from cld_core.evaluate.features import FeatureRows, frechet, load
+from cld_core.evaluate.features import FeatureRows, _precision_and_recall, frechet, load
 from cld_core.evaluate.likelihood import LossRows
 from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import not_finite, remark_on, require_few_lost
@@ -30,11 +30,12 @@ from cld_core.ranks import Ranks
 from cld_core.registration import resolve
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.work import open_work
-from tests.support.extractor import random_inception
-from tests.support.images import make_images, opened, tiny_recipe
+from tests.support.extractor import TINY, random_inception
+from tests.support.images import labelled_images, make_images, opened, run_folder, tiny_recipe
 from tests.support.spoiled import spoil
+from tests.support.tools import train
 
-from .on_images import evaluated, gather, request, stats_of
+from .on_images import SETTINGS, evaluated, request, stats_of
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -91,42 +92,6 @@ def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_p
     assert (fid["stats"]["file"], fid["stats"]["images"]) == (str(stats), data.n)
 
 
-def test_shards_and_batches_change_rounding_only(run, chunks):
-    """Eight shards equal one array of features to 1e-6, by torch-fidelity's own functions."""
-    chunks(5)
-    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-    from torch_fidelity.metric_kid import kid_features_to_metric
-
-    results = []
-    for shards, batch in ((1, 64), (1, 7), (3, 7), (8, 64)):
-        both = request(run, f"eval.batch_size={batch}", shards=shards)
-        report = evaluated(run, f"eval.batch_size={batch}", shards=shards)
-        arrays = gather(Evaluation(run.evals / both.id))
-        results.append((arrays["features"]["features"], report["fid"]["value"], report["kid"]["value"]))
-        shutil.rmtree(run.evals)
-        run.evals.mkdir()
-    first = torch.from_numpy(results[0][0])
-    assert results[1][1:] == results[2][1:], "to the last bit"
-    theirs = stats_file.read(Path(str(both.files["stats"])), features=True)
-    reference = torch.from_numpy(theirs.features)
-    fid = fid_statistics_to_metric(*(fid_features_to_statistics(rows.double()) for rows in (first, reference)), False)
-    kid = kid_features_to_metric(first, reference, kid_subsets=5, kid_subset_size=8, verbose=False)
-    for features, fid_value, kid_value in results:
-        assert_allclose(features, first, rtol=1e-5, atol=1e-5)
-        assert fid_value == pytest.approx(fid["frechet_inception_distance"], rel=1e-6)
-        assert kid_value == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-6)
-
-
-def test_features_are_shared_by_metrics_and_a_shard_may_lack_a_kind_of_rows(run, monkeypatch, chunks):
-    """The loss of three images, divided into five shards like the samples."""
-    chunks(8)
-    before = evaluated(run, metrics=("fid",), shards=5)["fid"]
-    monkeypatch.setattr(Model, "draw", None)
-    report = evaluated(run, "eval.points=3", metrics=("fid", "kid", "loss"), shards=5)
-    assert report["fid"] == before
-    assert report["loss"]["n"] == 3
-
-
 def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, chunks):
     chunks(5)
     recipe = trained.recipe()
@@ -134,11 +99,8 @@ def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, chunks):
     folder = StatsRequest.of(recipe, tmp_path / "s.npz", features=True, shards=4).save()
     work = open_work(folder)
     assert isinstance(work, Statistics)
-    assert (work.name, work.request) == ("s.npz", StatsRequest.of(recipe, tmp_path / "s.npz", features=True, shards=4))
-    assert work.compute(Ranks(rank=0, world_size=2))
-    assert (work.missing(), work.rows_done()) == ([1, 3], (10, 20))
-    assert work.compute(Ranks(rank=1, world_size=2))
-    assert (work.is_done, work.to_start(), work.rows_done()) == (True, [], (20, 20))
+    assert work.name == "s.npz"
+    assert work.compute(Ranks())
     made = stats_file.read(Path(work.request.output), features=True)
     extractor = load(work.request.extraction, work.request.files, "cpu")
     features = extractor(data.batch(torch.arange(data.n)))["features"]
@@ -223,13 +185,10 @@ def test_rows_have_their_own_precision_within_training(run, kind, precision):
     with seen(model.net) as found:
         resolve(registry.ROWS[kind].implementation)(model, asked).compute(0, 2)
     assert found == {TF32 if (kind, precision) == ("features", "tf32") else EXACT}
-
-
-def test_features_are_exact(run):
-    model, asked = Model.from_run(run.path), request(run, metrics=("fid",))
-    with seen(load(asked.inputs, asked.files, model.device)._net) as found:
-        FeatureRows(model, asked).compute(0, 2)
-    assert found == {EXACT}
+    if kind == "features":
+        with seen(load(asked.inputs, asked.files, model.device)._net) as found:
+            FeatureRows(model, asked).compute(0, 2)
+        assert found == {EXACT}, "the extractor's"
 
 
 BAD = (0, 17, 39)
@@ -276,14 +235,9 @@ def test_too_many_end_the_work_at_once_and_nothing_is_lost(run, monkeypatch, ran
         work.compute(Ranks())
     assert (ranges, work.report) == ([(0, 16)], None)
     # The same evaluation, which continues where it was ended.
-    more = work_of(run, "eval.max_nonfinite=0.05", "eval.batch_size=23")
-    assert more.folder == work.folder
-    with pytest.raises(UnusableSamplesError, match=r"3 of 40 samples are not finite, a fraction of 0\.075, but"):
-        more.compute(Ranks())
-    assert (ranges[1:], more.report) == ([(16, 39), (39, 40)], None)
-    enough = work_of(run, SOME)
-    assert (enough.folder, enough.compute(Ranks())) == (work.folder, True)
-    assert (enough.report["fid"]["nonfinite"], len(ranges)) == (3, 3)
+    more = work_of(run, SOME, "eval.batch_size=23")
+    assert (more.folder, more.compute(Ranks())) == (work.folder, True)
+    assert (more.report["fid"]["nonfinite"], ranges[1:]) == (3, [(16, 39), (39, 40)])
 
 
 def test_processes_that_each_see_few_are_refused_when_merged(run, monkeypatch, ranges, chunks):
@@ -297,3 +251,69 @@ def test_processes_that_each_see_few_are_refused_when_merged(run, monkeypatch, r
     assert (work.missing(), work.to_start(), work.report, len(ranges)) == ([], [0], None, 4)
     assert work_of(run, SOME).compute(Ranks(), only=[0])
     assert (work.report["fid"]["nonfinite"], len(ranges)) == (3, 4)
+
+
+LABELLED = ("data.labels=true", "eval.samples=60")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("classes")
+    data = labelled_images(root / "set", {"train": 40, "validation": 10})
+    settings = [text for text in SETTINGS if not text.startswith("eval.samples")]
+    return train(run_folder(root, data, *settings, *TINY, *LABELLED))
+
+
+def test_each_class_is_compared_with_its_own_images(labelled, chunks):
+    chunks(20)
+    file = stats_of(labelled)
+    reference = stats_file.read(file, features=True)
+    assert reference.outline.classes == ("even", "odd", "rest")
+    reports = [evaluated(labelled, metrics=("fid", "classes"), shards=shards) for shards in (1, 3)]
+    section = reports[0]["classes"]
+    assert reports[1]["classes"] == section
+    model = Model.from_run(labelled.path)
+    label = np.array(model.classes.drawn(0, 60))
+    asked = request(labelled, metrics=("classes",))
+    features = load(asked.fid, asked.files, torch.device("cpu"))(to_pixels(model.sample(60)))["features"]
+    for number, name in enumerate(reference.outline.classes):
+        ours, theirs = features[label == number], reference.features[reference.labels == number]
+        values = section["classes"][name]
+        assert (values["samples"], values["images"]) == (len(ours), len(theirs))
+        wide = theirs.astype(float)
+        assert values["fid"] == pytest.approx(frechet(ours, wide.mean(0), np.cov(wide.T)), rel=1e-3)
+        precision, recall, _ = _precision_and_recall(torch.from_numpy(ours), torch.from_numpy(theirs), 3)
+        assert (values["precision"], values["recall"]) == (precision, recall)
+    assert section["fid"] == pytest.approx(np.mean([values["fid"] for values in section["classes"].values()]))
+
+
+def test_classes_with_few_samples_are_left_out_and_counted(labelled):
+    stats_of(labelled)
+    section = evaluated(labelled, "eval.samples=28", metrics=("classes",))["classes"]
+    drawn = np.bincount(Model.from_run(labelled.path).classes.drawn(0, 28), minlength=3)
+    assert (section["left_out"], len(section["classes"])) == (int((drawn < 10).sum()), int((drawn >= 10).sum()))
+    assert 0 < section["left_out"] < 3
+    assert registry.metric("classes").remark(section).startswith(f"{section['left_out']} of 3 classes have too few")
+
+
+def test_statistics_without_labels_are_computed_again_when_there_are_some(labelled):
+    file = stats_of(labelled)
+    content = stats_file.read(file, features=True)
+    about = stats_file.outline(file).about
+    request_ = StatsRequest.of(labelled.recipe(), None, features=True, shards=1)
+    asked = Statistics(request_.folder, request_)
+    assert asked.is_done
+    old = {name: value for name, value in about.items() if name != "classes"}
+    stats_file.write(file, old, {"mu": content.mu, "sigma": content.sigma, "pool_3": content.features})
+    assert not asked.is_done
+    with pytest.raises(UsageError, match=r"does not know the classes of its images\. Prepare the data again"):
+        request(labelled, metrics=("classes",))
+    assert request(labelled, metrics=("fid", "prc"))
+    assert stats_of(labelled) == file
+    assert asked.is_done
+
+
+def test_each_row_of_a_picture_has_one_class(labelled):
+    model = Model.from_run(labelled.path)
+    assert pictures.in_rows(model, 16).tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [0] * 4

@@ -115,7 +115,6 @@ def test_training_samples_and_bounds_are_each_compiled_once():
 
 
 TOY = load(RECIPES / "toy.yaml", ["network.width=16", "network.layers=2"])
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -170,16 +169,6 @@ def test_the_score_has_the_precision_of_its_input(model):
     exact = model.score(u, 0.5)
     assert_close(score(u, 0.5), exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
     assert score(u.double(), 0.5).dtype == torch.float64
-    assert model.score_of(compiled=False, precision="bf16") is score
-    assert model.score_of(compiled=False) is model.score
-
-
-def test_on_the_cpu_nothing_is_changed(images):
-    made = images()
-    assert made.score.net is made.net
-    assert all(weight.is_contiguous() for weight in made.net.parameters())
-    execution.store(made.net, channels_last=True)  # as `train.channels_last` does
-    assert execution.prepared(made.net, CPU, "fp32") is made.net
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])

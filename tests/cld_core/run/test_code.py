@@ -2,7 +2,7 @@
 
 import json
 
-import pytest
+import torch
 
 from cld_core.digests import digest
 from cld_core.run import code
@@ -22,18 +22,10 @@ def test_a_manifest(tmp_path):
     assert (it.kind, it.files, it.code, it.commit, it.dirty) == ("copy", FILES, digest(FILES), "abc", True)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"kind": "other"},
-        {"digest": "b" * 64},
-        {"files": {"../a.py": "a" * 64}, "digest": digest({"../a.py": "a" * 64})},
-        {"files": {"/a.py": "a" * 64}, "digest": digest({"/a.py": "a" * 64})},
-        {"files": []},
-    ],
-)
-def test_a_damaged_manifest_is_none(tmp_path, changes):
-    assert manifest(tmp_path, **changes) is None
+def test_a_damaged_manifest_is_none(tmp_path):
+    outside = [{"files": files, "digest": digest(files)} for files in ({"../a.py": "a" * 64}, {"/a.py": "a" * 64})]
+    for changes in ({"kind": "other"}, {"digest": "b" * 64}, {"files": []}, *outside):
+        assert manifest(tmp_path, **changes) is None
 
 
 def test_plugins_outside_of_the_folder_are_damage(tmp_path):
@@ -50,19 +42,14 @@ def test_a_checkout_says_that_it_is_live_and_what_it_is(tmp_path, monkeypatch):
     assert (kind, len(told)) == ("live", 64)
 
 
-@pytest.mark.parametrize(
-    ("text", "version"),
-    [
+def test_the_version_of_a_driver(tmp_path):
+    file = tmp_path / "version"
+    for text, version in (
         ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\nGCC", "535.104.05"),
         ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54  Release Build  (dvs)\n", "550.54"),
         ("something else\n", None),
-    ],
-)
-def test_the_version_of_a_driver(tmp_path, text, version):
-    import torch
-
-    file = tmp_path / "version"
-    file.write_text(text)
-    assert session.driver(torch.device("cuda"), file) == version
+    ):
+        file.write_text(text)
+        assert session.driver(torch.device("cuda"), file) == version
     assert session.driver(torch.device("cuda"), tmp_path / "missing") is None
     assert session.driver(torch.device("cpu"), file) is None

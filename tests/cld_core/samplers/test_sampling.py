@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from torchdiffeq import odeint
 
 from cld_core.analytic import diamond, gaussian
-from cld_core.samplers import BLOCK, Recorder, sample, stream
+from cld_core.samplers import Recorder, sample
 from cld_core.samplers.sscs import exact_part
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
@@ -149,21 +149,6 @@ def test_nfe_counts_every_evaluation_denoising_included(method, denoise):
         assert out.nfe == 30 == len(calls)
 
 
-def test_noise_comes_in_blocks_that_do_not_depend_on_the_batch():
-    asked = []
-
-    class Recorder:
-        def normal(self, shape):
-            asked.append(shape)
-            return torch.randn(2, *shape)
-
-    for shape, steps in (((2,), 20), ((2,), BLOCK // 2 + 5), ((3, 64, 64), 2)):
-        drawn = list(stream(Recorder(), shape, steps))
-        assert len(drawn) == steps
-        assert all(one.shape == (2, *shape) for one in drawn)
-    assert asked == [(20, 2), (BLOCK // 2, 2), (5, 2), (1, 3, 64, 64), (1, 3, 64, 64)]
-
-
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VPSDE()], ids=["constant", "rising", "vpsde"])
 def test_the_flow_agrees_with_torchdiffeq(sde):
     """Its dopri5 is the same method as ours with other step control."""
@@ -209,13 +194,6 @@ def test_who_is_watched_draws_the_same_to_the_last_bit(method, denoise):
     assert torch.equal(u[0], prior)
     if not denoise:
         assert torch.equal(u[-1], torch.cat([seen.x, seen.v], dim=1))
-
-
-@pytest.mark.parametrize("method", [WATCHED[0], WATCHED[4]], ids=str)
-def test_all_states_are_kept_if_there_is_room_for_them(method):
-    _, _, t, u = watched(method, 1000, denoise=False, grid="linear")
-    assert len(t) == len(u) == 22
-    assert_close(t, torch.tensor(CLD().schedule.grid("linear", 21, 1e-3), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("sde", [CLD(), VPSDE()], ids=["cld", "vpsde"])

@@ -7,12 +7,10 @@ from importlib.util import find_spec
 from unittest.mock import Mock
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cld_core.config import load
 from cld_core.errors import RecipeError
-from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Remarked, Started
 from cld_core.run.history import History
 from cld_core.train import loggers
@@ -64,22 +62,6 @@ def scalars(step):
     return lambda logger: logger.scalars({}, step)
 
 
-def test_everything_arrives_in_order(recorder, over):
-    pixels = torch.zeros(2, 2, 3)
-    logger = background_of(lambda: recorder, over)
-    logger.tell(scalars(5))
-    logger.tell(lambda logger: logger.text("run/recipe", "x", 0))
-    logger.tell(lambda logger: logger.picture("periodic/samples", pixels, 5))
-    close([logger], "finished", within_s=60)
-    assert recorder.calls == [
-        ("scalars", {}, 5),
-        ("text", "run/recipe", "x", 0),
-        ("picture", "periodic/samples", pixels, 5),
-        ("close", "finished"),
-    ]
-    assert over == []
-
-
 def test_one_that_hangs_is_left_behind(recorder, over, monkeypatch, capsys):
     monkeypatch.setattr(loggers, "_MOST", 3)
     recorder.gate.clear()
@@ -100,14 +82,7 @@ def test_one_that_hangs_is_left_behind(recorder, over, monkeypatch, capsys):
 def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypatch, capsys):
     clock = Clock()
     monkeypatch.setattr(loggers, "time", clock)
-    opened = [ConnectionError("no\nnetwork"), recorder]
-
-    def make():
-        found = opened.pop(0)
-        if isinstance(found, Exception):
-            raise found
-        return found
-
+    make = Mock(side_effect=[ConnectionError("no\nnetwork"), recorder])
     logger = background_of(make, over)
 
     def report(step):
@@ -117,7 +92,7 @@ def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypa
 
     report(1)
     report(2)
-    assert len(opened) == 1, "not at each report"
+    make.assert_called_once_with()  # not at each report
     clock.sleep(61.0)
     report(3)
     close([logger], "finished", within_s=60)
@@ -165,8 +140,6 @@ def test_tensorboard_has_the_recipe_and_why_the_attempt_before_ended(run):
     }
     assert "```yaml\nname: toy\n" in texts["recipe"]
     assert "secret-command" not in texts["recipe"]
-    assert "| attempt | 1 |" in texts["attempt"]
-    assert "| machines | there |" in texts["attempt"]
     assert r"| the one before | crashed at step 19: \<b\>\`x\`\| second |" in texts["attempt"]
 
 
@@ -183,89 +156,72 @@ def test_a_server_out_of_reach_leaves_wandb_offline(run, tmp_path, monkeypatch, 
 
     from cld_core.train.loggers.wandb_logger import WandbLogger
 
-    asked, logged = [], []
-
-    class Away:
-        def define_metric(self, *names, **settings): ...
-
-        def log(self, values):
-            logged.append(values)
-
-    def init(*, mode, id, resume, dir, config, **more):
-        asked.append(mode)
-        assert (id, resume, dir, "hooks" in config) == ("mine", "allow", str(run.path), False)
-        if mode == "online":
-            raise OSError("no route")
-        return Away()
-
+    away = Mock()
+    init = Mock(side_effect=[OSError("no route"), away])
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr(wandb, "teardown", lambda exit_code: None)
     recipe = load(TOY, ["monitor.wandb.project=p"])
     logger = WandbLogger(About(folder=run, recipe=recipe, attempt=3, first_step=0))
     logger.scalars({"train/loss": 1.0}, 7)
-    assert asked == ["online", "offline"]
-    assert logged == [{"train/loss": 1.0, "step": 7, "attempt": 3}]
+    asked = [call.kwargs for call in init.call_args_list]
+    assert [it["mode"] for it in asked] == ["online", "offline"]
+    assert all((it["id"], it["resume"], it["dir"]) == ("mine", "allow", str(run.path)) for it in asked)
+    assert "hooks" not in asked[1]["config"]
+    away.log.assert_called_once_with({"train/loss": 1.0, "step": 7, "attempt": 3})
     said = capsys.readouterr().out
     assert "out of reach (no route)" in said
     assert "wandb sync" in said
 
 
 @pytest.fixture
-def reporting(tmp_path):
-    return RunFolder.create(tmp_path / "mine", load(TOY, ["train.steps=100"]), {"created": 1.0})
-
-
-@pytest.fixture
-def monitor(reporting):
-    about = About(folder=reporting, recipe=reporting.recipe(), attempt=0, first_step=0)
+def monitor(run):
+    about = About(folder=run, recipe=run.recipe(), attempt=0, first_step=0)
     monitor = Monitor(about, may_write=lambda: True)
     yield monitor
     monitor.close()
 
 
-def dropped(reporting):
-    return [
-        (event.what, event.count, event.reason) for event in reporting.ledger.events() if isinstance(event, Remarked)
-    ]
+def dropped(run):
+    return [(event.what, event.count, event.reason) for event in run.ledger.events() if isinstance(event, Remarked)]
 
 
-def test_progress_that_cannot_be_written_is_dropped_and_noted_later(reporting, monitor, monkeypatch, capsys):
+def test_progress_that_cannot_be_written_is_dropped_and_noted_later(run, monitor, monkeypatch, capsys):
     with monkeypatch.context() as patched:
         full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         patched.setattr(loggers, "write_json", full)
         monitor.write(1)
         monitor.write(2)
-    assert reporting.progress() == {}
+    assert run.progress() == {}
     monitor.write(3)
-    assert reporting.progress()["step"] == 3
-    assert dropped(reporting) == [("progress.json", 2, "No space left on device")]
+    assert run.progress()["step"] == 3
+    assert dropped(run) == [("progress.json", 2, "No space left on device")]
     said = capsys.readouterr().out
     assert said.count("progress.json cannot be written (No space left on device); going on without") == 1
-    assert "step 2/100" in said
+    assert "step 2/10" in said
 
 
-def test_the_smoothed_loss_is_a_mean_that_forgets(reporting, monitor):
+def test_the_smoothed_loss_is_a_mean_that_forgets(run, monitor):
     for step in range(1, 11):
         monitor.report(step, {"loss": float(step)})
     monitor.write(10)
-    assert reporting.progress()["smoothed_loss"] == pytest.approx(5.5), "the first ten count the same"
+    assert run.progress()["smoothed_loss"] == pytest.approx(5.5), "the first ten count the same"
     monitor.report(11, {"loss": 15.5})
     monitor.report(12, {"loss": float("nan")})
     monitor.report(13, {})
     monitor.write(13)
-    assert reporting.progress()["smoothed_loss"] == pytest.approx(6.5), "then the newest counts a tenth"
+    assert run.progress()["smoothed_loss"] == pytest.approx(6.5), "then the newest counts a tenth"
 
 
-def test_the_warning_is_part_of_the_progress_and_of_the_attempt(reporting, monitor, capsys):
+def test_the_warning_is_part_of_the_progress_and_of_the_attempt(run, monitor, capsys):
     monitor.warn("own step time: ...", "rank 2 on n3 is slow")
     monitor.warn("own step time: ...", "rank 2 on n3 is slow")
     monitor.write(5)
     assert capsys.readouterr().out.count("warning: rank 2 on n3 is slow") == 1
-    history = History.of([Started(attempt=0, job_id="7", step=0)]).with_progress(reporting.progress())
+    history = History.of([Started(attempt=0, job_id="7", step=0)]).with_progress(run.progress())
     assert history.attempts[0].warning == "rank 2 on n3 is slow"
     monitor.warn("own step time: ...", None)
     monitor.write(6)
-    assert "warning" not in reporting.progress()
+    assert "warning" not in run.progress()
 
 
 @pytest.mark.slow

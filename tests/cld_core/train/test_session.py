@@ -12,21 +12,19 @@ import pytest
 import torch
 
 from cld_core import processor
-from cld_core.checkpoint import Writer, read_tensors, write
+from cld_core.checkpoint import Writer, read_tensors
 from cld_core.checkpoint import load as load_checkpoint
-from cld_core.config import load
-from cld_core.errors import CheckpointError, LeaseHeldError, LeaseLostError, NotFoundError, SaveError
+from cld_core.errors import CheckpointError, LeaseHeldError, LeaseLostError, NonFiniteError, NotFoundError, SaveError
 from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
-from cld_core.run import Lease, RunFolder, events
-from cld_core.run.checkpoints import verify
+from cld_core.run import Lease, events
+from cld_core.run.checkpoints import StoredAverages, sidecar_of, usable, verify
 from cld_core.run.lease import newest
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import loggers, session
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import at_step, attempt
 from tests.support.made_up import run_with, vouch
-from tests.support.paths import TOY
 from tests.support.tools import same, signal_handlers, wait_for
 
 
@@ -253,8 +251,8 @@ def test_progress_and_tensorboard(make):
     assert [point.step for point in board.Scalars("train/first_step_s")] == [1]
 
 
-@pytest.mark.parametrize("is_slow", [False, True], ids=["quick disk", "slow disk"])
-def test_a_training_tells_what_it_does(make, monkeypatch, is_slow):
+def test_a_training_tells_what_it_does(make, monkeypatch):
+    """On a slow disk, where it waits for its saves."""
     phases, write = [], loggers.write_json
 
     def noted(path, content):
@@ -263,16 +261,13 @@ def test_a_training_tells_what_it_does(make, monkeypatch, is_slow):
         write(path, content)
 
     monkeypatch.setattr(loggers, "write_json", noted)
-    if is_slow:
-        monkeypatch.setattr(Writer, "is_busy", True)
+    monkeypatch.setattr(Writer, "is_busy", True)
     few = ("periodic.samples=4", "periodic.elbo_points=4", "sampling.method=em", "sampling.nfe=2")
     few += ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05")
     run = make("train.steps=8", "train.checkpoint_every=8", "periodic.samples_every=4", "periodic.elbo_every=8", *few)
     attempt(run)
-    saving = ["saving", "training"] if is_slow else []
-    pictures = ["drawing samples", "training"]
-    last = ["drawing samples", "evaluating", "training", "saving"]
-    assert phases == ["starting", "training", *pictures, *saving, *last]
+    first = ["starting", "training", "drawing samples", "training", "saving", "training"]
+    assert phases == [*first, "drawing samples", "evaluating", "training", "saving"]
 
 
 def test_a_rank_without_progress_shows_its_stacks_and_ends(tmp_path):
@@ -292,15 +287,11 @@ def test_handlers_set_the_flag():
         assert flag.code is StopCode.TERM
 
 
-RECIPE = load(TOY)
-WEIGHTS = {"model": {"w": torch.ones(3)}, "ema": {"updates": 1, "average": {"w": torch.ones(3)}}}
-
-
 @pytest.fixture
 def run(tmp_path):
-    run = RunFolder.create(tmp_path / "mine", RECIPE, {"created": 1.0})
+    run = run_with(tmp_path / "mine", 10, 20)
     for step in (10, 20):
-        write(run, step, {**WEIGHTS, "model_digest": RECIPE.model_digest()})
+        vouch(run, step, model=run.recipe().model_digest())
     return run
 
 
@@ -311,12 +302,12 @@ def test_checkpoints_that_cannot_be_listed_are_not_missing(run, monkeypatch):
     """The run would begin again at step 0, and set all of them aside."""
     with monkeypatch.context() as patched:
         patched.setattr(Path, "iterdir", stale)
-        assert session.choose(run, RECIPE)[1] == 20
+        assert session.choose(run, run.recipe())[1] == 20
     with monkeypatch.context() as patched:
         patched.setattr("os.listdir", stale)
         with pytest.raises(OSError, match="Stale"):
-            session.choose(run, RECIPE)
-    assert session.choose(run, RECIPE)[1] == 20
+            session.choose(run, run.recipe())
+    assert session.choose(run, run.recipe())[1] == 20
     assert run.checkpoint_steps() == [10, 20]
 
 
@@ -330,14 +321,14 @@ def test_a_sidecar_that_cannot_be_read_is_not_damaged(run, monkeypatch):
         patched.setattr("cld_core.files.os.open", opened)
         patched.setattr(Path, "open", lambda path, mode="r", **more: os.fdopen(os.open(path, os.O_RDONLY), mode))
         with pytest.raises(OSError, match="Stale"):
-            session.choose(run, RECIPE)
-    assert session.choose(run, RECIPE)[1] == 20
+            session.choose(run, run.recipe())
+    assert session.choose(run, run.recipe())[1] == 20
 
 
 def test_an_empty_folder_that_a_copy_left_out(tmp_path):
-    run = RunFolder.create(tmp_path / "new", RECIPE, {"created": 1.0})
+    run = run_with(tmp_path / "new")
     run.checkpoints.rmdir()
-    assert session.choose(run, RECIPE)[1] == 0
+    assert session.choose(run, run.recipe())[1] == 0
     assert run.checkpoints.is_dir()
 
 
@@ -350,3 +341,72 @@ def test_a_run_whose_end_is_not_in_its_ledger_is_finished_when_it_starts_again(t
     assert attempt(run) == session.SessionResult("finished", 10)
     assert run.ledger.history().state == "FINISHED"
     assert causes(run) == ["killed", "finished"][-1 - len(happened) :]
+
+
+KEPT = ("train.ema_every=4", "train.ema_lengths=[0.05,0.1]")
+
+
+def crash(run, step):
+    """An attempt that crashes while it computes a step."""
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, step, Mock(side_effect=MemoryError("no more")))
+        with pytest.raises(MemoryError):
+            attempt(run)
+
+
+def test_snapshots_are_the_averages_of_their_steps_and_outlive_checkpoints(make):
+    run = make(*KEPT, "train.keep=1")
+    attempt(run)
+    assert run.snapshot_steps() == list(range(4, 41, 4))
+    assert run.checkpoint_steps() == [40]
+    assert same(read_tensors(run.snapshot_file(40))["power"], load_checkpoint(run, 40)["power"])
+    assert sidecar_of(run.checkpoint_file(40)).averages == StoredAverages((0.05, 0.1), 0, 40)
+    assert [one.step for one in usable(run, 40)] == [*range(4, 40, 4), 40]
+
+
+def test_lengths_that_are_added_or_changed_begin_where_the_run_continues(make, capsys):
+    run = make("train.steps=20")
+    attempt(run)
+    longer = ("train.steps=40", "train.ema_lengths=[0.1]", "train.ema_every=4")
+    run.ledger.append(events.Requested(steps=40, overrides=longer))
+    attempt(run)
+    assert "the power-function averages begin at step 20" in capsys.readouterr().out
+    assert sidecar_of(run.checkpoint_file(40)).averages == StoredAverages((0.1,), 20, 20)
+    assert [one.step for one in usable(run, 40)] == [24, 28, 32, 36, 40]
+    run.ledger.append(events.Requested(steps=50, overrides=("train.steps=50", "train.ema_lengths=[0.1,0.2]")))
+    attempt(run)
+    assert sidecar_of(run.checkpoint_file(50)).averages == StoredAverages((0.1, 0.2), 40, 10)
+    assert [one.step for one in usable(run, 50)] == [44, 48, 50]
+
+
+def test_what_a_crash_or_a_request_gives_up_is_set_aside(make):
+    run = make(*KEPT)
+
+    crash(run, 19)
+    wait_for(lambda: run.snapshot_steps() == [4, 8, 12, 16])
+    assert run.checkpoint_steps() == [10]
+    crash(run, 11)
+    assert run.snapshot_steps() == [4, 8]
+    assert {path.stem for path in (run.averages / "set_aside").iterdir()} == {"step_00000012", "step_00000016"}
+    attempt(run)
+    run.ledger.append(events.Requested(steps=40, from_step=20))
+    crash(run, 20)
+    assert run.snapshot_steps() == [4, 8, 12, 16, 20]
+
+
+def test_a_rollback_sets_aside_what_it_gives_up(make, monkeypatch):
+    run, original, seen = make(*KEPT, "train.max_rollbacks=1", "train.log_every=1"), Trainer._backward, []
+
+    def poisoned(self, step):
+        loss = original(self, step)
+        if step == 18:
+            next(self.net.parameters()).grad.fill_(torch.nan)
+        if step == 10:
+            seen.append(run.snapshot_steps())
+        return loss
+
+    monkeypatch.setattr(Trainer, "_backward", poisoned)
+    with pytest.raises(NonFiniteError, match="1 rollbacks to step 10"):
+        attempt(run)
+    assert seen[1] == [4, 8], "what was stored at 12 and 16 belongs to another trajectory"
+    assert (run.averages / "set_aside" / "step_00000012.pt").exists()

@@ -1,6 +1,5 @@
 """A fit: its stages, its linear problem and its gradients."""
 
-import dataclasses
 import functools
 import math
 
@@ -70,17 +69,6 @@ def test_on_normal_data_four_evaluations_follow_the_flow(sde):
     assert float((x - task.held.x).square().mean().sqrt()) == pytest.approx(best.held, rel=1e-9)
 
 
-def test_a_row_follows_from_those_before_it():
-    """So a fit that was interrupted anywhere goes on to the same bits."""
-    task = problem(gaussian(0.3, d=1), CLD(), 3, 8)
-    rows = fitted(task, grid=8, coefficients=3)
-    for stage in STAGES:
-        for number in {1, len(rows[stage]) - 1} if rows[stage] else ():
-            before = {**rows, stage: rows[stage][:number]}
-            again = task.row(stage, before)
-            assert again == rows[stage][number]
-
-
 def row(held, which=0, fit_=0.0):
     return Row(which, Coefficients((), ()), 0.1, fit_, held)
 
@@ -92,15 +80,6 @@ def test_held_out_noise_decides_what_is_kept():
     assert tune.kept({**rows, "grid": [row(0.5)], "coefficients": [row(math.inf)]}) == "untuned"
     # Of equals the simplest.
     assert tune.kept({stage: [row(0.2)] for stage in STAGES}) == "untuned"
-
-
-def test_what_does_not_hold_for_other_noise_is_not_kept():
-    task = problem(diamond(), CLD(), 5, 8)
-    # The points that are fitted lead to ends that no others lead to.
-    task = dataclasses.replace(task, fit=Ends(task.fit.u, 5.0 * task.fit.x))
-    rows = fitted(task)
-    assert min(one.fit for one in rows["coefficients"]) < min(one.fit for one in rows["untuned"])
-    assert tune.kept(rows) == "untuned"
 
 
 def test_an_iteration_solves_a_linear_problem():
