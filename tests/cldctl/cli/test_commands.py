@@ -51,11 +51,9 @@ def test_a_job_goes_on_after_its_submission_calls_its_hook_and_has_a_log(tmp_pat
     assert "cldctl cancel mine" in done.stderr
     assert wait_ended(runs, "mine")["state"] == "FINISHED"
     assert "step 20/20" in invoke("logs", "mine", "-f", runs=runs).stdout
-    assert "step 20/20" in invoke("logs", "mine", "--attempt", "0", runs=runs).stdout
     missing = invoke("logs", "mine", "--rank", "3", runs=runs, code=3).stderr
     assert "no log of rank 3" in missing
     assert "There is rank 0." in missing
-    assert "no attempt 7" in invoke("logs", "mine", "--attempt", "7", runs=runs, code=3).stderr
     wait_for(lambda: told.is_file() and "FINISHED" in told.read_text())
     assert told.read_text().split() == ["RUNNING", "FINISHED"], "once for each change"
 

@@ -13,13 +13,11 @@ from cld_core.run import Lease, RunFolder
 from cld_core.run.events import Imported, JobRef, Submitted
 from cld_core.run.groups import Group
 from cldctl.runs import removal
-from cldctl.show import console
-from cldctl.show import runs as shown_runs
 from tests.support.made_up import CONTENT, damage, report, run_with, seeds
 from tests.support.other_users import as_user, needs_root, open_folder
 from tests.support.paths import TOY
 from tests.support.scripted import over
-from tests.support.tools import DEBUG, ONE, invoke, status
+from tests.support.tools import DEBUG, ONE, invoke
 
 __all__ = ["open_folder"]
 
@@ -46,26 +44,15 @@ def answering(monkeypatch, answer):
     monkeypatch.setattr("typer.confirm", lambda question, err: answer)
 
 
-def test_status_filters_and_sorts(root):
+def test_status_filters_and_sorts_and_notes_and_tags_are_taken_back(root):
     assert listed(root) == ["toy-2", "toy-20"], "the other one ended long ago"
-    assert listed(root, "--all") == ["toy-1", "toy-2", "toy-20"]
     assert listed(root, "--state", "finished,FAILED", "--sort", "name", "--reverse") == ["toy-2", "toy-1"]
     invoke("note", "toy-1", "the first", "--tag", "good", "--tag", "v:1", runs=root)
     assert listed(root, "--tag", "good") == ["toy-1"]
-    nothing = invoke("status", "--tag", "bad", runs=root)
-    assert "matches these filters" in nothing.stderr
-    assert "1 that ended over a week ago: --all" in invoke("status", runs=root).stderr
-
-
-def test_notes_and_tags_are_shown_and_taken_back(root):
-    invoke("note", "toy-1", "the first", "--tag", "good", runs=root)
-    shown = invoke("status", "toy-1", runs=root).stdout
-    assert "the first" in shown
-    assert "good" in shown
+    assert "matches these filters" in invoke("status", "--tag", "bad", runs=root).stderr
+    assert "the first" in invoke("status", "toy-1", runs=root).stdout
     said = invoke("note", "toy-1", "", "--untag", "good", runs=root).stderr
-    assert said == "toy-1: no note; tags: none\n"
-    history = RunFolder(root / "toy-1").ledger.history()
-    assert (history.note, history.tags) == (None, ())
+    assert said == "toy-1: no note; tags: v:1\n"
 
 
 def test_the_beginning_of_a_name_is_enough_if_it_is_of_one_run(root):
@@ -80,12 +67,10 @@ def test_a_removed_run_is_gone_with_what_an_interrupted_removal_left(root, tmp_p
     (RunFolder(root / "toy-1").samples / "link").symlink_to(tmp_path / "precious")
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", Mock(side_effect=KeyboardInterrupt))
-        assert invoke("rm", "toy-2", "--yes", runs=root, code=130).returncode == 130
+        invoke("rm", "toy-2", "--yes", runs=root, code=130)
     assert listed(root, "--all") == ["toy-1", "toy-20"], "it disappears at once"
     assert [path.name for path in root.glob(".*.removed")]
-    done = invoke("rm", "toy-1", "--yes", runs=root)
-    assert "toy-1: FINISHED, " in done.stderr
-    assert "removed toy-1" in done.stderr
+    assert "removed toy-1" in invoke("rm", "toy-1", "--yes", runs=root).stderr
     assert not list(root.glob(".*.removed"))
     assert listed(root, "--all") == ["toy-20"]
     assert (tmp_path / "precious").exists()
@@ -101,8 +86,6 @@ def test_rm_asks(root, monkeypatch):
     assert listed(root, "--all") == ["toy-2"]
     (root / "toy-2").rename(root / "whole")
     assert "not the whole name of whole" in invoke("rm", "who", "--yes", runs=root, code=2).stderr
-    invoke("rm", "who", runs=root)
-    assert listed(root, "--all") == []
 
 
 def lives(root, scripted, job_id="9", phase="pending"):
@@ -113,7 +96,6 @@ def lives(root, scripted, job_id="9", phase="pending"):
 @pytest.mark.parametrize(
     ("job", "code", "message"),
     [
-        (("1", "running"), 2, "still run or wait"),
         (("9", "pending"), 2, "cancel toy-1"),
         ("process", 2, "is alive and writes"),
         (None, 4, "nobody answers"),
@@ -165,8 +147,7 @@ def test_runs_of_others_are_not_removed(open_folder, scripted):
 
 def test_prune_keeps_the_last_and_what_is_needed(root):
     run = RunFolder(root / "toy-1")
-    tried = invoke("prune", "toy-1", "--dry-run", runs=root)
-    assert "removes steps 10, 20, 30" in tried.stderr
+    assert "removes steps 10, 20, 30" in invoke("prune", "toy-1", "--dry-run", runs=root).stderr
     assert run.checkpoint_steps() == [10, 20, 30, 40]
     request_of(load(TOY), ("elbo",), 20, 1).save(run)
     report(run, request_of(load(TOY), ("elbo",), 10, 1), elbo={"nll": 1.0})
@@ -176,9 +157,8 @@ def test_prune_keeps_the_last_and_what_is_needed(root):
     assert "40 (after the last intact one)" in done.stderr
     run.checkpoint_file(40).write_bytes(CONTENT)
     assert "removed" in invoke("prune", "toy-1", "--yes", runs=root).stderr
+    assert len([*run.checkpoints.iterdir()]) == 3 * len([10, 20, 40])
     assert run.checkpoint_steps() == [10, 20, 40]
-    kept = sorted(path.suffix for path in run.checkpoints.iterdir())
-    assert kept == [".json"] * 3 + [".pt"] * 3 + [".safetensors"] * 3
 
 
 def test_prune_keeps_milestones_and_what_was_imported(root):
@@ -203,15 +183,8 @@ def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_
     done = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
     assert done.stdout.startswith("mine\n")
     assert "2 runs of the group mine: 2 new" in done.stderr
-    names = ["mine-seed0", "mine-seed1"]
-    assert [status(fresh_runs, name)["state"] for name in names] == ["FINISHED"] * 2
-    monkeypatch.setattr(console, "out", console.PlainConsole(force_terminal=True, no_color=True))
-    monkeypatch.setattr(shown_runs, "out", console.out)
-    (line,) = (line.split() for line in invoke("status", runs=fresh_runs).stdout.splitlines() if "mine" in line)
-    assert line == ["mine", "2", "2", "FINISHED", "100%"]
-    assert "mine-seed1" in invoke("status", "--group", "mine", runs=fresh_runs).stdout
-    monkeypatch.undo()
     rows = json.loads(invoke("status", "mine", "--json", runs=fresh_runs).stdout)
+    assert [(row["name"], row["state"]) for row in rows] == [(f"mine-seed{k}", "FINISHED") for k in (0, 1)]
     assert [(row["group"], row["sweep"]) for row in rows] == [("mine", {"train.seed": str(k)}) for k in (0, 1)]
     again = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
     assert "2 runs of the group mine: 2 finished already" in again.stderr
@@ -220,10 +193,8 @@ def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_
 
 
 def test_a_run_of_the_same_name_as_a_group_is_meant(tmp_path):
-    identity = {"created": 1.0, "group": "mine", "sweep": {"train.seed": "0"}}
-    RunFolder.create(tmp_path / "mine-seed0", load(TOY), identity)
-    Group(tmp_path, "mine").add({"mine-seed0": {"train.seed": "0"}})
-    assert "mine-seed0" in invoke("status", "mine", "--json", runs=tmp_path).stdout
+    seeds(tmp_path, "mine", 1)
+    assert "mine-0" in invoke("status", "mine", "--json", runs=tmp_path).stdout
     run_with(tmp_path / "mine", 10)
     done = invoke("status", "mine", "--json", runs=tmp_path)
     assert [row["name"] for row in json.loads(done.stdout)] == ["mine"]

@@ -35,9 +35,7 @@ from tests.support.tools import DEBUG, invoke
         ("resume done", 2, ["is finished at step 20", "train.steps="]),
         ("reesume", 2, ["No such command 'reesume'. Did you mean 'resume'? See `cldctl --help`."]),
         (["\x1b[31mfrob\nnicate"], 2, ["No such command", "`cldctl --help`"]),
-        (["sample", "-n", "9" * 6000], 2, ["-n"]),
         (["submit", "a\nb\x1b[31m"], 2, ["there is no such recipe"]),
-        (["submit", "toy", f"cluster.setup=['{'x' * 9000}']", "--dry-run"], 2, ["cluster.setup"]),
         ("note done", 2, ["nothing to note"]),
         (["note", "done", "two\nlines"], 2, ["one line"]),
         ("note done --tag a --untag a", 2, ["both name a"]),
@@ -56,7 +54,6 @@ from tests.support.tools import DEBUG, invoke
         ("submit toy --sweep train.seed=0,1 --cluster debug train.seed=5", 2, ["and train.seed=5 set the same key"]),
         ("submit toy --parallel 2 --cluster debug", 2, ["--parallel goes with --sweep"]),
         ("submit toy --after tomorrow --cluster local --dry-run", 2, ["--after 'tomorrow'", "--after 1234:any"]),
-        ("submit toy --after 12:notok --cluster local --dry-run", 2, ["--after '12:notok'"]),
         ("submit toy --after 1 --cluster local --dry-run", 2, ["no queue", "use another --cluster"]),
     ],
     ids=lambda value: ascii(value)[:60] if isinstance(value, str) else "",
@@ -81,8 +78,8 @@ def test_without_runs(tmp_path):
 
 def test_a_name_is_looked_for_where_runs_dir_says(runs, tmp_path, monkeypatch):
     """And not beside the shell, where another run may have the same; a path is one by its slash."""
-    shutil.copytree(runs / "done", tmp_path / "here" / "done")
-    shutil.copytree(runs / "done", tmp_path / "lr=0.1" / "done")
+    for folder in ("here", "lr=0.1"):
+        shutil.copytree(runs / "done", tmp_path / folder / "done")
     monkeypatch.chdir(tmp_path / "here")
     assert options.find_run("done", runs).path == runs / "done"
     assert options.find_run("./done", runs).path.resolve() == tmp_path / "here" / "done"
@@ -90,9 +87,7 @@ def test_a_name_is_looked_for_where_runs_dir_says(runs, tmp_path, monkeypatch):
     assert options.split_runs(["lr=0.1/done", "optim.lr=0.1/2"]) == (["lr=0.1/done"], ["optim.lr=0.1/2"])
 
 
-@pytest.mark.parametrize(
-    "command", [("render", "toy"), ("submit", "toy", "--dry-run", *DEBUG), ("submit", "toy", *DEBUG)]
-)
+@pytest.mark.parametrize("command", [("render", "toy"), ("submit", "toy", *DEBUG)])
 def test_a_line_of_a_batch_script_cannot_be_injected(tmp_path, command):
     injected = 'cluster.partition="low\\ntouch x #"'
     refused = invoke(*command, injected, runs=tmp_path / "runs", code=2)

@@ -22,15 +22,13 @@ def test_table_csv_and_plot_of_a_sweep(run):
     made.requests[-1].save(run)
     results.write_finished(run)
     assert not (folder / "table.csv").exists(), "a cell is missing"
-    finished = {"state": "FINISHED", "results": {"nll": {"value": 1.0, "stderr": 0.25, "n": 2000}}}
-    evals = {request.id: finished for request in made.requests[:-1]}
-    evals[made.requests[-1].id] = {"state": "RUNNING", "results": {}}
-    shown = text(sweep_table(made.sweep, results.rows(run, made.sweep), evals), 120).splitlines()
-    assert shown[0].strip() == "NLL bound, nats by eval.elbo.velocities and eval.elbo.probes, 2,000 points"
-    assert [line.split() for line in shown if "±" in line] == [
-        ["1", "1.000", "±", "0.250", "1.500", "±", "0.250", "2.000", "±", "0.250"],
-        ["4", "2.500", "±", "0.250", "3.000", "±", "0.250", "running"],
-    ]
+    evals = {request.id: {"state": "RUNNING", "results": {}} for request in made.requests}
+    (last,) = (
+        line.split()
+        for line in text(sweep_table(made.sweep, results.rows(run, made.sweep), evals), 120).splitlines()
+        if "running" in line
+    )
+    assert last == ["4", "2.500", "±", "0.250", "3.000", "±", "0.250", "running"]
     answer(run, made.requests[-1], values[-1])
     results.write_finished(run)
     with (folder / "table.csv").open() as file:
@@ -40,6 +38,5 @@ def test_table_csv_and_plot_of_a_sweep(run):
         for velocities in (1, 4)
         for index, probes in enumerate((1, 2, 8))
     ]
-    assert rows[0]["nll_stderr"] == "0.25"
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert sweeps_of(run) == [(folder, made.sweep)]
