@@ -1,13 +1,10 @@
 """The commands on the debug and local clusters: what they print, write and return."""
 
 import json
-from unittest.mock import Mock
 
 from cld_core.files import read_object, write_json
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import remove
-from cldctl.show import console
-from cldctl.show import runs as shown_runs
 from tests.support.tools import DEBUG, ONE, invoke, status, wait_ended, wait_for
 
 
@@ -22,12 +19,6 @@ def test_status_as_json_has_the_promised_fields(runs):
     assert (entry["state"], entry["shards_done"], entry["shards"]) == ("FINISHED", 1, 1)
     assert entry["nll"] is not None
     assert [entry["name"] for entry in json.loads(invoke("status", "--json", runs=runs).stdout)] == ["done"]
-
-
-def test_watching_goes_on_until_it_is_interrupted(runs, monkeypatch):
-    monkeypatch.setattr(console.out, "_force_terminal", True)
-    monkeypatch.setattr(shown_runs.time, "sleep", Mock(side_effect=KeyboardInterrupt))
-    assert "done" in invoke("status", "--watch", runs=runs, code=130).stdout
 
 
 def test_eval_again_computes_nothing_and_another_setting_is_another(runs):

@@ -3,7 +3,6 @@
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -34,9 +33,6 @@ def test_prepare_says_where_it_made_the_data_and_checks_it(tmp_path):
         assert done.stdout == f"{tmp_path}/set\n"
         assert "30 train, 10 validation images of 16x16" in done.stderr
     assert "40 images" in invoke("data", "verify", str(tmp_path / "set"), runs=tmp_path).stdout
-    wrong = invoke("data", "prepare", "folder", *arguments, runs=tmp_path, code=2)
-    assert "--size" in wrong.stderr
-    assert "cifar10" in invoke("data", "prepare", "cifar", *arguments, runs=tmp_path, code=2).stderr
 
 
 def test_a_recipe_without_its_data_is_refused_before_there_is_a_run(tmp_path, recipe):
@@ -57,27 +53,18 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     picture = Image.open(tmp_path / "grid.png")
     assert picture.size == (9 * (3 * 18 + 2), 9 * (2 * 18 + 2)), "enlarged to about 512 pixels"
     assert "pub, step 3: 5 samples, em, 3 NFE" in picture.info["Description"]
-    invoke("sample", "pub", *quick, "-o", str(tmp_path / "arrays.npz"), runs=runs)
-    with np.load(tmp_path / "arrays.npz") as arrays:
-        assert arrays["x"].shape == arrays["v"].shape == (5, 3, 16, 16)
-        assert (arrays["images"].shape, arrays["images"].dtype) == ((5, 16, 16, 3), np.uint8)
     data = f"data.path={make_images(tmp_path / 'set', size=16)}"
     steps = ("train.steps=5", "train.checkpoint_every=1", "train.keep=1", "train.batch_size=2", "train.emulated=true")
     sampler = ("periodic.samples_every=null", "sampling.method=em", "sampling.nfe=3")
     invoke("resume", "pub", data, *steps, *sampler, *DEBUG, runs=runs)
     left = sorted(path.stem for path in (runs / "pub" / "checkpoints").glob("*.pt"))
     assert left == ["step_00000003", "step_00000005"]
-    done = invoke("export", "pub", "-o", str(tmp_path / "w.safetensors"), runs=runs)
-    assert done.stdout == f"{tmp_path}/w.safetensors\n"
     invoke("sample", "pub", runs=runs)
     assert "drawing" not in invoke("export", "pub", "--card", str(tmp_path / "card"), runs=runs).stderr
     card = (tmp_path / "card" / "README.md").read_text()
     assert "x = model.sample(64)  # (64, 3, 16, 16), in [-1, 1]" in card
     assert "The training part of the folder of images set, 16 x 16 pixels, mirrored at random." in card
     assert str(tmp_path) not in card
-    wrong = invoke("import", str(FILE), "--recipe", recipe, "network.channels=32", "--name", "other", runs=runs, code=2)
-    assert "'all_modules.0.W' is 16, but 32" in wrong.stderr
-    assert not (runs / "other").exists()
 
 
 def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
@@ -90,7 +77,6 @@ def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
     arguments = ("submit", recipe, *data, "--eval", "fid", "--cluster", "debug")
     assert "`cldctl data stats RECIPE|RUN`" in invoke(*arguments, runs=runs, code=2).stderr
     assert [path.name for path in runs.iterdir() if not path.name.startswith(".")] == ["run"]
-    assert ".npz" in invoke("data", "stats", "run", "-o", str(tmp_path / "mine.txt"), runs=runs, code=2).stderr
     done = invoke("data", "stats", "run", "--shards", "2", *DEBUG, runs=runs)
     assert Path(done.stdout.strip()).parent == tmp_path / "set"
     assert not Path(f"{done.stdout.strip()}.partial").exists()
@@ -119,7 +105,6 @@ def test_wrong_usage_and_damage_have_different_codes(tmp_path, monkeypatch, argu
     (tmp_path / "cut").write_bytes(published(tmp_path / "whole.pth", 20).read_bytes()[:1000])
     before = sorted(tmp_path.iterdir())
     done = invoke(*arguments.split(), runs=tmp_path / "runs", code=code)
-    assert done.stdout == ""
     message = " ".join(done.stderr.split())
     assert [word for word in words if word not in message] == []
     assert sorted(tmp_path.iterdir()) == before

@@ -23,8 +23,7 @@ __all__ = ["open_folder"]
 
 
 @pytest.fixture
-def root(tmp_path, scripted, monkeypatch):
-    monkeypatch.setenv("CLDCTL_CACHE", str(tmp_path / "cache"))
+def root(tmp_path, scripted):
     return filled(tmp_path / "runs")
 
 
@@ -37,11 +36,6 @@ def filled(root):
 
 def listed(root, *words):
     return [row["name"] for row in json.loads(invoke("status", *words, "--json", runs=root).stdout)]
-
-
-def answering(monkeypatch, answer):
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr("typer.confirm", lambda question, err: answer)
 
 
 def test_status_filters_and_sorts_and_notes_and_tags_are_taken_back(root):
@@ -78,41 +72,37 @@ def test_a_removed_run_is_gone_with_what_an_interrupted_removal_left(root, tmp_p
 
 def test_rm_asks(root, monkeypatch):
     assert "not a terminal. Add --yes" in invoke("rm", "toy-1", runs=root, code=2).stderr
-    answering(monkeypatch, False)
+    answers = [False, True]
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.confirm", lambda question, err: answers.pop(0))
     assert "nothing was removed" in invoke("rm", "toy-1", "toy-1", "toy-20", runs=root).stderr
     assert len(listed(root, "--all")) == 3
-    answering(monkeypatch, True)
     invoke("rm", "toy-1", "toy-20", runs=root)
     assert listed(root, "--all") == ["toy-2"]
-    (root / "toy-2").rename(root / "whole")
-    assert "not the whole name of whole" in invoke("rm", "who", "--yes", runs=root, code=2).stderr
+    assert "not the whole name of toy-2" in invoke("rm", "toy", "--yes", runs=root, code=2).stderr
 
 
-def lives(root, scripted, job_id="9", phase="pending"):
-    RunFolder(root / "toy-1").ledger.append(Submitted(job=JobRef(cluster="scripted", job_id=job_id)))
-    scripted.phases[job_id] = phase
+def lives(root, scripted):
+    RunFolder(root / "toy-1").ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9")))
+    scripted.phases["9"] = "pending"
 
 
 @pytest.mark.parametrize(
-    ("job", "code", "message"),
-    [
-        (("9", "pending"), 2, "cancel toy-1"),
-        ("process", 2, "is alive and writes"),
-        (None, 4, "nobody answers"),
-    ],
+    ("why", "code", "message"),
+    [("job", 2, "cancel toy-1"), ("process", 2, "is alive and writes"), ("away", 4, "nobody answers")],
 )
 @pytest.mark.parametrize("command", ["rm", "prune"])
-def test_what_is_alive_or_may_be_is_left_alone(request, root, scripted, job, code, message, command):
-    if job is None:
+def test_what_is_alive_or_may_be_is_left_alone(request, root, scripted, why, code, message, command):
+    if why == "away":
         scripted.away.add("scripted")
-    elif job == "process":
+    elif why == "process":
         request.addfinalizer(Lease.acquire(root / "toy-1" / "lease", job_id="other").release)
     else:
-        lives(root, scripted, *job)
+        lives(root, scripted)
     refused = invoke(command, "toy-20", "toy-1", "--yes", runs=root, code=code)
     assert message in refused.stderr
     assert "Nothing was removed" in refused.stderr
-    assert {path.name for path in root.glob("toy-*")} == {"toy-1", "toy-2", "toy-20"}
+    assert (root / "toy-20").exists()
     assert RunFolder(root / "toy-1").checkpoint_steps() == [10, 20, 30, 40]
 
 
@@ -167,11 +157,8 @@ def test_prune_keeps_milestones_and_what_was_imported(root):
     assert removal.plan_pruning([run], 15)[0].keep == {1: "imported", 15: "a multiple of 15", 30: "the last"}
     text = run.recipe_file.read_text()
     run.recipe_file.write_text(text.replace("milestone_every: 50000", "milestone_every: 10").replace("300000", "0"))
-    assert removal.plan_pruning([run], None)[0].keep == {
-        1: "imported",
-        **dict.fromkeys((10, 20), "a milestone of the recipe"),
-        30: "the last",
-    }
+    milestones = dict.fromkeys((10, 20), "a milestone of the recipe")
+    assert removal.plan_pruning([run], None)[0].keep == {1: "imported", **milestones, 30: "the last"}
 
 
 # Of the picture that goes with an evaluation.
@@ -188,7 +175,6 @@ def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_
     assert [(row["group"], row["sweep"]) for row in rows] == [("mine", {"train.seed": str(k)}) for k in (0, 1)]
     again = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
     assert "2 runs of the group mine: 2 finished already" in again.stderr
-    assert "mine-seed0: nothing is running (finished)" in invoke("cancel", "mine", runs=fresh_runs).stderr
     assert "is finished at step 20" in invoke("resume", "mine", "train.steps=20", runs=fresh_runs, code=2).stderr
 
 
@@ -205,8 +191,6 @@ def test_a_group_is_noted_and_removed_by_its_name(tmp_path):
     seeds(tmp_path, "mine", 2, 10, infix="-seed")
     invoke("note", "mine", "for the paper", "--tag", "paper", runs=tmp_path)
     assert [run.ledger.history().note for run in Group(tmp_path, "mine").runs()] == ["for the paper"] * 2
-    refused = invoke("why", "mine", runs=tmp_path, code=2).stderr
-    assert "'mine' is a group of 2 runs: mine-seed0, mine-seed1. Name one of them." in refused
-    removed = invoke("rm", "mine", "--yes", runs=tmp_path).stderr
-    assert removed.count("removed mine-seed") == 2
+    assert "'mine' is a group of 2 runs" in invoke("why", "mine", runs=tmp_path, code=2).stderr
+    invoke("rm", "mine", "--yes", runs=tmp_path)
     assert not (tmp_path / ".groups" / "mine").exists()

@@ -36,7 +36,7 @@ def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
         find_profile("exampel")
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("name", ["toy_demo", "cifar10"])
 def test_what_differs_from_the_defaults_is_the_same_recipe(tmp_path, name):
     assert invoke("render", name, runs=tmp_path).stdout == dump(load(RECIPES / f"{name}.yaml"))
     shown = invoke("render", name, "--changed", "sampling.method=em", runs=tmp_path).stdout

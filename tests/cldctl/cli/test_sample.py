@@ -1,11 +1,8 @@
 """`cldctl sample` of class-conditional models, and what it refuses."""
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from cld_core.errors import UsageError
-from cldctl.runs.sample import Observed
 from tests.support.images import make_images, run_folder
 from tests.support.tools import ONE, invoke, train, trained
 
@@ -19,26 +16,10 @@ def test_samples_of_a_class_with_guidance(tmp_path):
     assert "18 samples of step 20, 10 network evaluations each (exponential)" in done.stderr
     content = np.load(out)
     assert content["label"].tolist() == [3] * 18
-    assert content["nfe"].tolist() == [10] * 18
     assert content["x"].shape == content["v"].shape == (18, 2)
 
 
 QUICK = ("--method", "exponential", "--nfe", "4")
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"observe": "x=0.3", "inpaint": "i.png"}, "both say what is known"),
-        ({"inpaint": "i.png"}, "--inpaint needs --mask"),
-        ({"gradient_scale": 2.0}, "--gradient-scale is about an observation"),
-        ({"observe": "x=0.3", "how": "replacement", "gradient_scale": 2.0}, "Leave out --how replacement"),
-        ({"observe": "z=0.3"}, "expected a number for x or y"),
-    ],
-)
-def test_options_that_do_not_go_together(options, said):
-    with pytest.raises(UsageError, match=said):
-        Observed(**options)
 
 
 def test_points_given_a_coordinate(tmp_path):

@@ -29,8 +29,7 @@ def test_a_second_time_finds_the_result(tuned):
     assert "is already complete" in again.stderr
     assert "iterations of a fit" not in again.stderr
     (entry,) = json.loads(again.stdout)["tunings"]
-    assert entry["nfe"] == 3
-    assert entry["step"] == 20
+    assert (entry["nfe"], entry["step"]) == (3, 20)
     assert entry["rms"][entry["kept"]] == min(entry["rms"].values())
     assert "fewer" in entry["rms"], "it starts from the solution of 2 evaluations"
     assert entry["cut_off"] is True

@@ -1,5 +1,6 @@
-"""Runs and groups side by side: what is marked, what is averaged, what is not, and why."""
+"""Runs and groups side by side: what is marked, what is averaged, what is not, and why; the table of a sweep."""
 
+import csv
 import json
 import math
 import statistics
@@ -9,10 +10,11 @@ import pytest
 from cld_core.config import with_overrides
 from cld_core.errors import NotFoundError
 from cld_core.evaluate.request import request_of
-from cldctl.evals import results
+from cld_core.run.evaluations import sweeps_of
+from cldctl.evals import plan, results
 from cldctl.evals.results import Line
 from cldctl.show import tables
-from cldctl.show.evaluations import compared
+from cldctl.show.evaluations import compared, sweep_table
 from tests.support.made_up import report, run_with, seeds
 from tests.support.screen import text
 from tests.support.tools import invoke
@@ -41,8 +43,6 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
     first, inside, worse, _ = columns
     assert results.rule([first, worse]) == results.RULE
     assert results.rule([first, inside]).startswith("no difference is marked")
-    bare = results.column(evaluated(tmp_path / "bare", 9.0, None))
-    assert results.rule([first, bare]) is None, "the warning says why"
     content = results.run_json(columns)
     assert [entry["nll"].get("against_first") for entry in content["runs"]] == [None, "same", "worse", "better"]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
@@ -146,3 +146,36 @@ def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
         "a and b are not averaged: they differ in points",
         "b and c are not averaged: they were evaluated at steps 10 and 20",
     ]
+
+
+def answer(run, request, nll):
+    report(run, request, elbo={"nll": nll, "stderr": 0.25, "nfe_mean": 80.0})
+
+
+def test_table_csv_and_plot_of_a_sweep(run):
+    made = plan.make(run, ("elbo",), [20], [], plan.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"]))
+    folder = made.sweep.save(run)
+    values = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
+    for request, value in zip(made.requests[:-1], values[:-1], strict=True):
+        answer(run, request, value)
+    made.requests[-1].save(run)
+    results.write_finished(run)
+    assert not (folder / "table.csv").exists(), "a cell is missing"
+    evals = {request.id: {"state": "RUNNING", "results": {}} for request in made.requests}
+    (last,) = (
+        line.split()
+        for line in text(sweep_table(made.sweep, results.rows(run, made.sweep), evals), 120).splitlines()
+        if "running" in line
+    )
+    assert last == ["4", "2.500", "±", "0.250", "3.000", "±", "0.250", "running"]
+    answer(run, made.requests[-1], values[-1])
+    results.write_finished(run)
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["eval.elbo.velocities"], row["eval.elbo.probes"], float(row["nll"])) for row in rows] == [
+        (str(velocities), str(probes), values[3 * (velocities == 4) + index])
+        for velocities in (1, 4)
+        for index, probes in enumerate((1, 2, 8))
+    ]
+    assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert sweeps_of(run) == [(folder, made.sweep)]

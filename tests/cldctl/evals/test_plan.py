@@ -1,6 +1,7 @@
 """From what is typed to requests: which checkpoints, which combinations, and what is refused at once."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -8,10 +9,11 @@ from cld_core.config.sampling import OdeSpec
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluate import extraction
 from cld_core.files import write_json
+from cld_core.run import tunings
 from cld_core.run.evaluations import FeatureInputs
-from cld_core.run.tunings import SOLUTION, Coefficients, Flow, Solution
 from cld_core.solutions import Solutions
 from cldctl.evals import plan
+from tests.cld_core.test_solutions import SOLUTION
 from tests.support.made_up import damage, run_with
 
 
@@ -85,16 +87,10 @@ def test_what_is_not_an_axis_is_refused(run, texts, words):
 def test_each_checkpoint_is_evaluated_with_the_solution_that_was_tuned_to_it(run):
     steps = (10, 20, 30)
     for step in steps:
-        solution = Solution(
-            coefficients=Coefficients((1.0, 0.1 + step / 1000), (((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),) * 2),
-            flow=Flow(eps=1e-3, denoise=True),
-            step=step,
-            rms={},
-            about={},
-        )
-        folder = run.tuned / f"of-{step}"
-        folder.mkdir(parents=True)
-        write_json(folder / SOLUTION, solution.content())
+        (run.tuned / f"of-{step}").mkdir(parents=True)
+        coefficients = replace(SOLUTION.coefficients, times=(1.0, 0.1 + step / 1000))
+        solution = replace(SOLUTION, step=step, coefficients=coefficients)
+        write_json(run.tuned / f"of-{step}" / tunings.SOLUTION, solution.content())
     made = plan.make(run, ("elbo", "w2"), steps, ["sampling.method=tuned", "sampling.nfe=2"])
     found = {request.checkpoint_step: request.sampling.solution for request in made.requests}
     assert found == {one.step: one.digest for one in Solutions.of_run(run).read()}
