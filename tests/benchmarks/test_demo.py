@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.tools import program
 
 SMALL = "train.batch_size=16 train.steps=20 network.width=16 network.layers=2 eval.samples=16 eval.elbo.rtol=0.05"
 # Whatever is submitted or resumed is small.
@@ -24,17 +25,11 @@ exec {python} -m cldctl "$@"
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_demo_and_every_command_that_it_prints(tmp_path):
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    stub = bin_folder / "cldctl"
-    stub.write_text(STUB.format(small=SMALL, python=shlex.quote(sys.executable)))
-    stub.chmod(0o755)
-    runs = tmp_path / "runs"
+    stub = program(tmp_path / "bin/cldctl", STUB.format(small=SMALL, python=shlex.quote(sys.executable)))
     environment = {
         **os.environ,
-        "PATH": f"{bin_folder}:{os.environ['PATH']}",
-        "CLDCTL_RUNS": str(runs),
-        "PYTHONPATH": str(ROOT),
+        "PATH": f"{stub.parent}:{os.environ['PATH']}",
+        "CLDCTL_RUNS": str(tmp_path / "runs"),
         "OMP_NUM_THREADS": "1",
     }
 

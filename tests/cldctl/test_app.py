@@ -38,10 +38,8 @@ def failing(monkeypatch, tmp_path):
     ids=lambda error: type(error).__name__,
 )
 def test_what_nobody_expected_is_one_line_and_a_traceback_for_who_asks(failing, error):
-    asked = failing(error, CLDCTL_DEBUG="1")[0].splitlines()
     said, code = failing(error)
-    assert asked[0] == "Traceback (most recent call last):"
-    assert asked[-1] == said.rstrip()
+    assert failing(error, CLDCTL_DEBUG="1")[0].startswith("Traceback (most recent call last):")
     assert code == 1
     assert said.startswith(f"error: internal error ({type(error).__name__}")
     assert said.endswith("Set CLDCTL_DEBUG=1 to see the traceback, and report it with that.\n")
@@ -51,26 +49,21 @@ def test_what_nobody_expected_is_one_line_and_a_traceback_for_who_asks(failing, 
 
 
 def test_other_ways_to_end_keep_their_codes(failing):
-    assert failing(typer.Exit(5)) == ("", 5)
-    assert failing(typer.Abort())[1] == 1
-    assert failing(KeyboardInterrupt())[1] == 130
-    assert failing(FileNotFoundError(2, "No such file", "x")) == (
-        "error: x: No such file. Check the path and its permissions.\n",
-        1,
-    )
-    assert failing(typer.BadParameter("\x1b[31mwrong\nhere")) == (
-        "error: Invalid value: wrong here. See `cldctl recipes --help`.\n",
-        2,
-    )
+    for error, code in ((typer.Exit(5), 5), (typer.Abort(), 1), (KeyboardInterrupt(), 130)):
+        assert failing(error)[1] == code
+    missing = "error: x: No such file. Check the path and its permissions.\n"
+    assert failing(FileNotFoundError(2, "No such file", "x")) == (missing, 1)
+    wrong = "error: Invalid value: wrong here. See `cldctl recipes --help`.\n"
+    assert failing(typer.BadParameter("\x1b[31mwrong\nhere")) == (wrong, 2)
 
 
 def test_ctrl_c_while_the_commands_are_loaded_is_130_too(monkeypatch, capsys):
     monkeypatch.delattr("cldctl.app")
     monkeypatch.delitem(sys.modules, "cldctl.app")
     monkeypatch.setattr(sys, "meta_path", [Mock(find_spec=Mock(side_effect=KeyboardInterrupt))])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit, match="130"):
         __main__.main()
-    assert (ended.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_ctrl_c_in_a_training_of_this_process_saves_and_is_130(monkeypatch, tmp_path):

@@ -1,13 +1,10 @@
 """The user's own defaults: an option, the environment, the file, in this order."""
 
-import os
-
 import pytest
 
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cldctl import clusters, config
-from cldctl.clusters.debug import DebugCluster
 from cldctl.runs.selection import command
 from tests.support.made_up import run_with
 from tests.support.tools import ONE, invoke
@@ -31,9 +28,7 @@ def write(tmp_path, monkeypatch):
 
 def test_the_order(write, tmp_path, monkeypatch):
     write(f"cluster: debug\nruns_dir: {tmp_path / 'ours'}\nprofile: example\n")
-    assert config.runs_dir() == tmp_path / "ours"
-    assert isinstance(clusters.default(), DebugCluster)
-    assert clusters.default_profile(clusters.default()) == "example"
+    assert (config.runs_dir(), clusters.default().name) == (tmp_path / "ours", "debug")
     monkeypatch.setenv("CLDCTL_RUNS", str(tmp_path / "mine"))
     monkeypatch.setenv("CLDCTL_CLUSTER", "local")
     monkeypatch.setenv("CLDCTL_PROFILE", "other")
@@ -41,7 +36,6 @@ def test_the_order(write, tmp_path, monkeypatch):
     assert clusters.default().name == "local"
     assert clusters.default_profile(clusters.default()) == "other"
     assert clusters.chosen("debug").name == "debug"
-    assert clusters.default_profile(clusters.chosen("debug")) is None, "a profile is for its cluster"
 
 
 def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, monkeypatch):
@@ -51,24 +45,20 @@ def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, mo
     monkeypatch.setenv("HOME", str(tmp_path))
     done = invoke("submit", "toy", *ONE, "--dry-run", "--name", "mine", runs="")
     assert f"# run: {tmp_path}/ours/mine" in done.stdout
-    assert "profile" in done.stdout.split("# run:")[0]
     assert "setup:\n  - 'true'" in done.stdout
     done = invoke("submit", "toy", *ONE, "--dry-run", "--cluster", "debug", runs="")
     assert "setup: []" in done.stdout, "the profile is for another cluster"
     run_with(tmp_path / "ours" / "mine", 10)
     assert "mine" in invoke("status", "--all", runs="").stdout
     assert command("status mine", RunFolder(tmp_path / "ours" / "mine")) == "cldctl status mine"
-    assert "site" in config.profile_files()
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("clusterz: local", ["unknown key 'clusterz'", "Did you mean 'cluster'?"]),
-        ("cluster: 5", ["'cluster' cannot be 5"]),
         ("runs_dir: here", ["not absolute"]),
         ("cluster: !!python/object:os.system x", ["tag"]),
-        ("cluster: " + "x" * 100_000, ["bytes"]),
         ("cluster: slrm", ["--cluster cannot be 'slrm'", "config.yaml"]),
     ],
 )
@@ -83,10 +73,6 @@ def test_a_file_that_others_can_write_is_refused(write):
     file = write("cluster: local\n")
     file.chmod(0o666)
     with pytest.raises(UsageError, match=r"others may write into it.*Make it yours alone"):
-        config.read()
-    file.unlink()
-    os.mkfifo(file)
-    with pytest.raises(UsageError, match="not a regular file"):
         config.read()
 
 

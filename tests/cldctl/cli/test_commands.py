@@ -1,13 +1,10 @@
 """The commands on the debug and local clusters: what they print, write and return."""
 
 import json
-from unittest.mock import Mock
 
 from cld_core.files import read_object, write_json
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import remove
-from cldctl.show import console
-from cldctl.show import runs as shown_runs
 from tests.support.tools import DEBUG, ONE, invoke, status, wait_ended, wait_for
 
 
@@ -22,12 +19,6 @@ def test_status_as_json_has_the_promised_fields(runs):
     assert (entry["state"], entry["shards_done"], entry["shards"]) == ("FINISHED", 1, 1)
     assert entry["nll"] is not None
     assert [entry["name"] for entry in json.loads(invoke("status", "--json", runs=runs).stdout)] == ["done"]
-
-
-def test_watching_goes_on_until_it_is_interrupted(runs, monkeypatch):
-    monkeypatch.setattr(console.out, "_force_terminal", True)
-    monkeypatch.setattr(shown_runs.time, "sleep", Mock(side_effect=KeyboardInterrupt))
-    assert "done" in invoke("status", "--watch", runs=runs, code=130).stdout
 
 
 def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
@@ -51,11 +42,9 @@ def test_a_job_goes_on_after_its_submission_calls_its_hook_and_has_a_log(tmp_pat
     assert "cldctl cancel mine" in done.stderr
     assert wait_ended(runs, "mine")["state"] == "FINISHED"
     assert "step 20/20" in invoke("logs", "mine", "-f", runs=runs).stdout
-    assert "step 20/20" in invoke("logs", "mine", "--attempt", "0", runs=runs).stdout
     missing = invoke("logs", "mine", "--rank", "3", runs=runs, code=3).stderr
     assert "no log of rank 3" in missing
     assert "There is rank 0." in missing
-    assert "no attempt 7" in invoke("logs", "mine", "--attempt", "7", runs=runs, code=3).stderr
     wait_for(lambda: told.is_file() and "FINISHED" in told.read_text())
     assert told.read_text().split() == ["RUNNING", "FINISHED"], "once for each change"
 

@@ -52,9 +52,7 @@ def offered(runs, *words):
         ("resume alpha-1 --from ", ["last", "20", "10"]),
         ("status --state RUNNING,FI", ["RUNNING,FINISHED"]),
         ("logs alpha- --eval e", ["elbo-00000020-abcd"]),
-        ("sample bet --checkpoint 3", ["30"]),
         ("compare alpha-group --checkpoint ", ["last"]),
-        ("rm nothing", []),
     ],
 )
 def test_what_is_offered(runs, words, expected):

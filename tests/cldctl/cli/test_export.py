@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,17 +13,19 @@ import yaml
 from markdown_it import MarkdownIt
 
 import cld_core
-from cld_core.config import from_dict, load
+from cld_core.config import load
+from cld_core.config.train import EmaSpec
 from cld_core.evaluate.request import request_of
 from cld_core.model import Model
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import snapshot_files
 from cldctl.page.model_card import CardFiles, card
 from cldctl.runs import survey
 from cldctl.runs.status import status_of
 from tests.support.made_up import report, run_with
 from tests.support.paths import TOY
 from tests.support.plugin import toy_plugin
-from tests.support.tools import invoke
+from tests.support.tools import DEBUG, invoke
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -43,14 +46,12 @@ def test_a_folder_holds_all_that_the_card_refers_to(runs, tmp_path, monkeypatch)
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(code, names := {})
     assert names["x"].shape == (64, 2)
-    assert f"{sum(p.numel() for p in names['model'].net.parameters()):,} parameters" in text
 
 
 def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
-    (tmp_path / "README.md").write_text("# Mine\n")
-    (tmp_path / "file").write_text("")
     (tmp_path / "others").mkdir()
-    (tmp_path / "others/samples.png").write_bytes(b"mine")
+    for name in ("README.md", "file", "others/samples.png"):
+        (tmp_path / name).write_text("# Mine\n")
     for words, message in (
         (["--card", str(tmp_path)], "README.md is not a card that cldctl wrote"),
         (["--card", str(tmp_path / "file")], "it is a file. Name a folder"),
@@ -73,89 +74,102 @@ def test_weights_carry_no_commands_and_accounts(tmp_path):
     assert (loaded.network, loaded.sampling, loaded.train) == (recipe.network, recipe.sampling, recipe.train)
 
 
-FILES = CardFiles(Path("README.md"), Path("samples.png"), Path("model.safetensors"))
-
-
-def card_of(made, license_="unknown", row=None, **changes):
+def card_of(made, **changes):
     """Of weights of step 20."""
-    about = {"step": 20, "data_shape": (2,), "is_image": False, "ema_length": None, "net": torch.nn.Linear(2, 2)}
-    return card(made, row or status_of_run(made), SimpleNamespace(**{**about, **changes}), FILES, license_)
-
-
-def status_of_run(made):
-    return status_of(made, survey.of_runs([made]))
+    weights = SimpleNamespace(step=20, data_shape=(2,), is_image=False, ema_length=None, net=torch.nn.Linear(2, 2))
+    row = replace(status_of(made, survey.of_runs([made])), **changes)
+    files = CardFiles(Path("README.md"), Path("samples.png"), Path("model.safetensors"))
+    return card(made, row, weights, files, "unknown")
 
 
 def head_of(text):
     return yaml.safe_load(text.split("---\n")[1])
 
 
-def section(text, title):
-    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
-
-def asked(made, metric, step):
-    recipe = made.recipe()
-    return request_of(replace(recipe, eval=replace(recipe.eval, samples=64)), (metric,), step)
-
-
-@pytest.fixture
-def made(tmp_path):
-    return run_with(tmp_path / "runs" / "mine", 10, 20, overrides=("train.steps=30",))
-
-
-def test_all_numbers_are_there_those_of_the_weights_first(made):
-    report(made, asked(made, "elbo", 10), elbo={"nll": 3.0, "stderr": 0.5, "nfe_mean": 98.6, "true_entropy": -1.25})
-    report(made, asked(made, "elbo", 20), elbo={"nll": 2.0, "stderr": 0.25, "nfe_mean": 100.0})
+def test_all_numbers_are_there_those_of_the_weights_first(tmp_path):
+    made = run_with(tmp_path / "mine", 10, 20, overrides=("train.steps=30", "eval.samples=64"))
+    for step, nll in ((10, 3.0), (20, 2.0)):
+        report(made, request_of(made.recipe(), ("elbo",), step), elbo={"nll": nll, "stderr": 0.5, "nfe_mean": 98.6})
     text = card_of(made)
-    rows = [line for line in section(text, "Evaluation").splitlines() if line.startswith("| ")][2:]
-    how = "velocities 1, probes 1, from t = 1e-05"
-    assert rows == [
-        f"| 20 | NLL bound, nats | 2.000 ± 0.250 | 64 points | 100 | {how} |",
-        f"| 10 | NLL bound, nats | 3.000 ± 0.500 (true entropy -1.250) | 64 points | 99 | {how} |",
-    ]
-    assert "20 of 30 steps are done" in section(text, "Limits")
-    assert "licence of the weights is not stated" in section(text, "Limits")
+    rows = [line for line in text.splitlines() if "| NLL bound" in line]
+    assert [row[:5] for row in rows] == ["| 20 ", "| 10 "]
+    assert "2.000 ± 0.500 | 64 points | 99 | velocities 1, probes 1, from t = 1e-05 |" in rows[0]
+    assert "20 of 30 steps are done" in text
+    assert "licence of the weights is not stated" in text
     (result,) = head_of(text)["model-index"][0]["results"]
     assert result["metrics"] == [{"type": "nll", "name": "NLL bound, nats", "value": 2.0}]
 
 
 @pytest.mark.parametrize(("samples", "is_biased"), [(64, True), (50_000, False)])
-def test_an_fid_of_few_samples_is_no_published_one(made, samples, is_biased):
-    request = replace(asked(made, "elbo", 20), samples=samples)
+def test_an_fid_of_few_samples_is_no_published_one(tmp_path, samples, is_biased):
+    made = run_with(tmp_path / "mine", 20, overrides=("train.steps=30", f"eval.samples={samples}"))
+    request = request_of(made.recipe(), ("elbo",), 20)
     report(made, request, elbo={"nll": 2.0, "stderr": 0.25}, fid={"value": 9.5, "samples": samples})
-    assert ("FIDs of fewer than 50,000 samples are biased" in section(card_of(made), "Limits")) == is_biased
+    assert ("FIDs of fewer than 50,000 samples are biased" in card_of(made)) == is_biased
 
 
 def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
-    secrets = ("cluster.account=secret-account", "cluster.setup=[export TOKEN=secret-token]")
-    hook = "hooks.on_change=curl secret-address"
-    file = tmp_path / "secret-person" / "ring.py"
-    file.parent.mkdir()
-    toy_plugin(file, "ring_of_a_card")
-    overrides = (*secrets, hook, f"plugins=[{file}]", "data.name=ring_of_a_card")
-    made = run_with(tmp_path / "mine", 20, overrides=overrides)
-    text = card_of(made)
+    (tmp_path / "secret-person").mkdir()
+    file = toy_plugin(tmp_path / "secret-person" / "ring.py", "ring_of_a_card")
+    secrets = ("cluster.account=secret-account", "hooks.on_change=curl secret-address")
+    text = card_of(run_with(tmp_path / "mine", 20, overrides=(*secrets, f"plugins=[{file}]")))
     assert "secret" not in text
     assert "plug-in ring.py" in text
-    shared = yaml.safe_load(section(text, "Recipe").partition("```yaml\n")[2].partition("```")[0])
-    assert from_dict(shared, "card").network == made.recipe().network
 
 
 def test_texts_of_others_are_no_markup(tmp_path):
     hostile = "<img src=x onerror=alert(1)> [a](https://evil.example) | ` **b** $x$ www.evil.example @a #1 ~~c~~ &lt;"
-    made = run_with(tmp_path / "made", 20)
     # As a folder from elsewhere may be called.
-    made = RunFolder(made.path.rename(tmp_path / hostile.replace("/", "")))
-    text = card_of(made, row=replace(status_of_run(made), note=f"{hostile}\n---\nlicense: mit"))
+    made = run_with(tmp_path / "made", 20).path.rename(tmp_path / hostile.replace("/", ""))
+    text = card_of(RunFolder(made), note=f"{hostile}\n---\nlicense: mit")
     assert head_of(text)["license"] == "unknown"
     body = text.split("---\n", 2)[2]
     tokens = MarkdownIt("gfm-like", {"html": True}).parse(body)
     inline = [child for token in tokens for child in token.children or ()]
-    blocks = [token.content for token in tokens if token.type == "html_block"]
-    assert blocks == ["<details>\n<summary>The whole recipe</summary>\n", "</details>\n"]
-    assert not [child for child in inline if child.type == "html_inline"]
+    assert not any("onerror" in token.content for token in tokens if token.type == "html_block")
     links = [child.attrs["href"] for child in inline if child.type == "link_open"]
     assert links == ["https://arxiv.org/abs/2112.07068"]
     assert [child.attrs["src"] for child in inline if child.type == "image"] == ["samples.png"]
-    assert "strong_open" not in {child.type for child in inline}
+    assert not {"html_inline", "strong_open"} & {child.type for child in inline}
+
+
+SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.steps=40", "train.checkpoint_every=20"]
+KEPT = ["train.ema_lengths=[0.05,0.1]", "train.ema_every=2"]
+QUICK = ["eval.samples=16", "sampling.method=em", "sampling.nfe=2"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A finished run with snapshots."""
+    root = tmp_path_factory.mktemp("runs")
+    invoke("submit", "toy", "--name", "mine", *SMALL, *KEPT, *QUICK, *DEBUG, runs=root)
+    return root
+
+
+def test_an_export_of_a_length_says_so(root, tmp_path):
+    target, model = tmp_path / "x.safetensors", cld_core.load(root / "mine", ema_length=0.2)
+    files = ("--card", str(tmp_path / "card"), "-o", str(target))
+    done = invoke("export", "mine", "--ema-length", "0.2", *files, runs=root)
+    assert "averaged weights of step 40, EMA length 0.2" in done.stderr
+    loaded = cld_core.load(target)
+    assert "step 40, EMA length 0.2" in repr(loaded)
+    assert all((loaded.net.state_dict()[name] == value).all() for name, value in model.net.state_dict().items())
+    assert "the power-function average of relative length 0.2 at step 40" in (tmp_path / "card/README.md").read_text()
+    with pytest.raises(cld_core.errors.UsageError, match="a file has one average"):
+        cld_core.load(target, ema_length=0.1)
+
+
+def test_prune_removes_snapshots_when_it_is_asked_to(root):
+    run = RunFolder(root / "mine")
+    invoke("eval", "mine", "--loss", "ema.length=0.2", *DEBUG, runs=root)
+    assert "averages" not in invoke("prune", "mine", "--dry-run", runs=root).stderr
+    assert "removes all snapshots of averages" in invoke("prune", "mine", "--averages", "--dry-run", runs=root).stderr
+    assert len(run.snapshot_steps()) == 20
+    waiting = replace(request_of(run.recipe(), ("loss",), 40), ema=EmaSpec(length=0.08)).save(run)
+    refused = invoke("prune", "mine", "--averages", "--yes", runs=root, code=2).stderr
+    assert f"{waiting.name} still needs the snapshots of averages" in refused
+    shutil.rmtree(waiting)
+    invoke("prune", "mine", "--averages", "--yes", runs=root)
+    assert snapshot_files(run) == []
+    refused = invoke("eval", "mine", "--loss", "ema.length=0.19", *DEBUG, runs=root, code=2).stderr
+    assert "ema.length=0.19 cannot be made for step 40" in refused

@@ -13,20 +13,17 @@ from cld_core.run import Lease, RunFolder
 from cld_core.run.events import Imported, JobRef, Submitted
 from cld_core.run.groups import Group
 from cldctl.runs import removal
-from cldctl.show import console
-from cldctl.show import runs as shown_runs
 from tests.support.made_up import CONTENT, damage, report, run_with, seeds
 from tests.support.other_users import as_user, needs_root, open_folder
 from tests.support.paths import TOY
 from tests.support.scripted import over
-from tests.support.tools import DEBUG, ONE, invoke, status
+from tests.support.tools import DEBUG, ONE, invoke
 
 __all__ = ["open_folder"]
 
 
 @pytest.fixture
-def root(tmp_path, scripted, monkeypatch):
-    monkeypatch.setenv("CLDCTL_CACHE", str(tmp_path / "cache"))
+def root(tmp_path, scripted):
     return filled(tmp_path / "runs")
 
 
@@ -41,31 +38,15 @@ def listed(root, *words):
     return [row["name"] for row in json.loads(invoke("status", *words, "--json", runs=root).stdout)]
 
 
-def answering(monkeypatch, answer):
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr("typer.confirm", lambda question, err: answer)
-
-
-def test_status_filters_and_sorts(root):
+def test_status_filters_and_sorts_and_notes_and_tags_are_taken_back(root):
     assert listed(root) == ["toy-2", "toy-20"], "the other one ended long ago"
-    assert listed(root, "--all") == ["toy-1", "toy-2", "toy-20"]
     assert listed(root, "--state", "finished,FAILED", "--sort", "name", "--reverse") == ["toy-2", "toy-1"]
     invoke("note", "toy-1", "the first", "--tag", "good", "--tag", "v:1", runs=root)
     assert listed(root, "--tag", "good") == ["toy-1"]
-    nothing = invoke("status", "--tag", "bad", runs=root)
-    assert "matches these filters" in nothing.stderr
-    assert "1 that ended over a week ago: --all" in invoke("status", runs=root).stderr
-
-
-def test_notes_and_tags_are_shown_and_taken_back(root):
-    invoke("note", "toy-1", "the first", "--tag", "good", runs=root)
-    shown = invoke("status", "toy-1", runs=root).stdout
-    assert "the first" in shown
-    assert "good" in shown
+    assert "matches these filters" in invoke("status", "--tag", "bad", runs=root).stderr
+    assert "the first" in invoke("status", "toy-1", runs=root).stdout
     said = invoke("note", "toy-1", "", "--untag", "good", runs=root).stderr
-    assert said == "toy-1: no note; tags: none\n"
-    history = RunFolder(root / "toy-1").ledger.history()
-    assert (history.note, history.tags) == (None, ())
+    assert said == "toy-1: no note; tags: v:1\n"
 
 
 def test_the_beginning_of_a_name_is_enough_if_it_is_of_one_run(root):
@@ -80,12 +61,10 @@ def test_a_removed_run_is_gone_with_what_an_interrupted_removal_left(root, tmp_p
     (RunFolder(root / "toy-1").samples / "link").symlink_to(tmp_path / "precious")
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", Mock(side_effect=KeyboardInterrupt))
-        assert invoke("rm", "toy-2", "--yes", runs=root, code=130).returncode == 130
+        invoke("rm", "toy-2", "--yes", runs=root, code=130)
     assert listed(root, "--all") == ["toy-1", "toy-20"], "it disappears at once"
     assert [path.name for path in root.glob(".*.removed")]
-    done = invoke("rm", "toy-1", "--yes", runs=root)
-    assert "toy-1: FINISHED, " in done.stderr
-    assert "removed toy-1" in done.stderr
+    assert "removed toy-1" in invoke("rm", "toy-1", "--yes", runs=root).stderr
     assert not list(root.glob(".*.removed"))
     assert listed(root, "--all") == ["toy-20"]
     assert (tmp_path / "precious").exists()
@@ -93,44 +72,37 @@ def test_a_removed_run_is_gone_with_what_an_interrupted_removal_left(root, tmp_p
 
 def test_rm_asks(root, monkeypatch):
     assert "not a terminal. Add --yes" in invoke("rm", "toy-1", runs=root, code=2).stderr
-    answering(monkeypatch, False)
+    answers = [False, True]
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.confirm", lambda question, err: answers.pop(0))
     assert "nothing was removed" in invoke("rm", "toy-1", "toy-1", "toy-20", runs=root).stderr
     assert len(listed(root, "--all")) == 3
-    answering(monkeypatch, True)
     invoke("rm", "toy-1", "toy-20", runs=root)
     assert listed(root, "--all") == ["toy-2"]
-    (root / "toy-2").rename(root / "whole")
-    assert "not the whole name of whole" in invoke("rm", "who", "--yes", runs=root, code=2).stderr
-    invoke("rm", "who", runs=root)
-    assert listed(root, "--all") == []
+    assert "not the whole name of toy-2" in invoke("rm", "toy", "--yes", runs=root, code=2).stderr
 
 
-def lives(root, scripted, job_id="9", phase="pending"):
-    RunFolder(root / "toy-1").ledger.append(Submitted(job=JobRef(cluster="scripted", job_id=job_id)))
-    scripted.phases[job_id] = phase
+def lives(root, scripted):
+    RunFolder(root / "toy-1").ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9")))
+    scripted.phases["9"] = "pending"
 
 
 @pytest.mark.parametrize(
-    ("job", "code", "message"),
-    [
-        (("1", "running"), 2, "still run or wait"),
-        (("9", "pending"), 2, "cancel toy-1"),
-        ("process", 2, "is alive and writes"),
-        (None, 4, "nobody answers"),
-    ],
+    ("why", "code", "message"),
+    [("job", 2, "cancel toy-1"), ("process", 2, "is alive and writes"), ("away", 4, "nobody answers")],
 )
 @pytest.mark.parametrize("command", ["rm", "prune"])
-def test_what_is_alive_or_may_be_is_left_alone(request, root, scripted, job, code, message, command):
-    if job is None:
+def test_what_is_alive_or_may_be_is_left_alone(request, root, scripted, why, code, message, command):
+    if why == "away":
         scripted.away.add("scripted")
-    elif job == "process":
+    elif why == "process":
         request.addfinalizer(Lease.acquire(root / "toy-1" / "lease", job_id="other").release)
     else:
-        lives(root, scripted, *job)
+        lives(root, scripted)
     refused = invoke(command, "toy-20", "toy-1", "--yes", runs=root, code=code)
     assert message in refused.stderr
     assert "Nothing was removed" in refused.stderr
-    assert {path.name for path in root.glob("toy-*")} == {"toy-1", "toy-2", "toy-20"}
+    assert (root / "toy-20").exists()
     assert RunFolder(root / "toy-1").checkpoint_steps() == [10, 20, 30, 40]
 
 
@@ -165,8 +137,7 @@ def test_runs_of_others_are_not_removed(open_folder, scripted):
 
 def test_prune_keeps_the_last_and_what_is_needed(root):
     run = RunFolder(root / "toy-1")
-    tried = invoke("prune", "toy-1", "--dry-run", runs=root)
-    assert "removes steps 10, 20, 30" in tried.stderr
+    assert "removes steps 10, 20, 30" in invoke("prune", "toy-1", "--dry-run", runs=root).stderr
     assert run.checkpoint_steps() == [10, 20, 30, 40]
     request_of(load(TOY), ("elbo",), 20, 1).save(run)
     report(run, request_of(load(TOY), ("elbo",), 10, 1), elbo={"nll": 1.0})
@@ -176,9 +147,8 @@ def test_prune_keeps_the_last_and_what_is_needed(root):
     assert "40 (after the last intact one)" in done.stderr
     run.checkpoint_file(40).write_bytes(CONTENT)
     assert "removed" in invoke("prune", "toy-1", "--yes", runs=root).stderr
+    assert len([*run.checkpoints.iterdir()]) == 3 * len([10, 20, 40])
     assert run.checkpoint_steps() == [10, 20, 40]
-    kept = sorted(path.suffix for path in run.checkpoints.iterdir())
-    assert kept == [".json"] * 3 + [".pt"] * 3 + [".safetensors"] * 3
 
 
 def test_prune_keeps_milestones_and_what_was_imported(root):
@@ -187,11 +157,8 @@ def test_prune_keeps_milestones_and_what_was_imported(root):
     assert removal.plan_pruning([run], 15)[0].keep == {1: "imported", 15: "a multiple of 15", 30: "the last"}
     text = run.recipe_file.read_text()
     run.recipe_file.write_text(text.replace("milestone_every: 50000", "milestone_every: 10").replace("300000", "0"))
-    assert removal.plan_pruning([run], None)[0].keep == {
-        1: "imported",
-        **dict.fromkeys((10, 20), "a milestone of the recipe"),
-        30: "the last",
-    }
+    milestones = dict.fromkeys((10, 20), "a milestone of the recipe")
+    assert removal.plan_pruning([run], None)[0].keep == {1: "imported", **milestones, 30: "the last"}
 
 
 # Of the picture that goes with an evaluation.
@@ -203,27 +170,17 @@ def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_
     done = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
     assert done.stdout.startswith("mine\n")
     assert "2 runs of the group mine: 2 new" in done.stderr
-    names = ["mine-seed0", "mine-seed1"]
-    assert [status(fresh_runs, name)["state"] for name in names] == ["FINISHED"] * 2
-    monkeypatch.setattr(console, "out", console.PlainConsole(force_terminal=True, no_color=True))
-    monkeypatch.setattr(shown_runs, "out", console.out)
-    (line,) = (line.split() for line in invoke("status", runs=fresh_runs).stdout.splitlines() if "mine" in line)
-    assert line == ["mine", "2", "2", "FINISHED", "100%"]
-    assert "mine-seed1" in invoke("status", "--group", "mine", runs=fresh_runs).stdout
-    monkeypatch.undo()
     rows = json.loads(invoke("status", "mine", "--json", runs=fresh_runs).stdout)
+    assert [(row["name"], row["state"]) for row in rows] == [(f"mine-seed{k}", "FINISHED") for k in (0, 1)]
     assert [(row["group"], row["sweep"]) for row in rows] == [("mine", {"train.seed": str(k)}) for k in (0, 1)]
     again = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
     assert "2 runs of the group mine: 2 finished already" in again.stderr
-    assert "mine-seed0: nothing is running (finished)" in invoke("cancel", "mine", runs=fresh_runs).stderr
     assert "is finished at step 20" in invoke("resume", "mine", "train.steps=20", runs=fresh_runs, code=2).stderr
 
 
 def test_a_run_of_the_same_name_as_a_group_is_meant(tmp_path):
-    identity = {"created": 1.0, "group": "mine", "sweep": {"train.seed": "0"}}
-    RunFolder.create(tmp_path / "mine-seed0", load(TOY), identity)
-    Group(tmp_path, "mine").add({"mine-seed0": {"train.seed": "0"}})
-    assert "mine-seed0" in invoke("status", "mine", "--json", runs=tmp_path).stdout
+    seeds(tmp_path, "mine", 1)
+    assert "mine-0" in invoke("status", "mine", "--json", runs=tmp_path).stdout
     run_with(tmp_path / "mine", 10)
     done = invoke("status", "mine", "--json", runs=tmp_path)
     assert [row["name"] for row in json.loads(done.stdout)] == ["mine"]
@@ -234,8 +191,6 @@ def test_a_group_is_noted_and_removed_by_its_name(tmp_path):
     seeds(tmp_path, "mine", 2, 10, infix="-seed")
     invoke("note", "mine", "for the paper", "--tag", "paper", runs=tmp_path)
     assert [run.ledger.history().note for run in Group(tmp_path, "mine").runs()] == ["for the paper"] * 2
-    refused = invoke("why", "mine", runs=tmp_path, code=2).stderr
-    assert "'mine' is a group of 2 runs: mine-seed0, mine-seed1. Name one of them." in refused
-    removed = invoke("rm", "mine", "--yes", runs=tmp_path).stderr
-    assert removed.count("removed mine-seed") == 2
+    assert "'mine' is a group of 2 runs" in invoke("why", "mine", runs=tmp_path, code=2).stderr
+    invoke("rm", "mine", "--yes", runs=tmp_path)
     assert not (tmp_path / ".groups" / "mine").exists()

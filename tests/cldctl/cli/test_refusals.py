@@ -16,9 +16,7 @@ from tests.support.tools import DEBUG, invoke
         (["import", __file__, "--recipe", "toy", "--name", "/tmp/x"], 2, ["cannot name a run"]),
         ("eval done --elbo --shards 100000", 2, ["--shards 100000: work is divided into at most 10,000"]),
         ("status --watch", 2, ["stdout is not one", "in a loop"]),
-        ("submit", 2, ["RECIPE"]),
         ("submit toy --train.steps=5", 2, ["no dashes. Write train.steps=VALUE. See `cldctl submit --help`"]),
-        ("sample done --nfe abc", 2, ["--nfe abc: a whole number is expected. See `cldctl sample"]),
         ("sample done -n 99999999", 2, ["--count / -n 99999999: at most 10,000,000 is expected"]),
         ("eval done", 2, ["--elbo"]),
         ("eval done --metric our", 2, ["'our' is not a metric; there are:", "elbo"]),
@@ -32,12 +30,15 @@ from tests.support.tools import DEBUG, invoke
         (["sample", "done", "--checkpoint", "\x1b[2J"], 3, ["is not a checkpoint of done"]),
         ("sample done --observe none.npz", 2, ["none.npz is not a file", "x=0.3"]),
         ("sample done -o /nowhere/x.png", 2, ["no folder /nowhere"]),
+        ("sample done --observe x=0.3 --inpaint i.png", 2, ["both say what is known"]),
+        ("sample done --inpaint i.png", 2, ["--inpaint needs --mask"]),
+        ("sample done --gradient-scale 2", 2, ["--gradient-scale is about an observation"]),
+        ("sample done --observe x=0.3 --how replacement --gradient-scale 2", 2, ["Leave out --how replacement"]),
+        ("sample done --observe z=0.3", 2, ["expected a number for x or y"]),
         ("resume done", 2, ["is finished at step 20", "train.steps="]),
         ("reesume", 2, ["No such command 'reesume'. Did you mean 'resume'? See `cldctl --help`."]),
         (["\x1b[31mfrob\nnicate"], 2, ["No such command", "`cldctl --help`"]),
-        (["sample", "-n", "9" * 6000], 2, ["-n"]),
         (["submit", "a\nb\x1b[31m"], 2, ["there is no such recipe"]),
-        (["submit", "toy", f"cluster.setup=['{'x' * 9000}']", "--dry-run"], 2, ["cluster.setup"]),
         ("note done", 2, ["nothing to note"]),
         (["note", "done", "two\nlines"], 2, ["one line"]),
         ("note done --tag a --untag a", 2, ["both name a"]),
@@ -56,7 +57,6 @@ from tests.support.tools import DEBUG, invoke
         ("submit toy --sweep train.seed=0,1 --cluster debug train.seed=5", 2, ["and train.seed=5 set the same key"]),
         ("submit toy --parallel 2 --cluster debug", 2, ["--parallel goes with --sweep"]),
         ("submit toy --after tomorrow --cluster local --dry-run", 2, ["--after 'tomorrow'", "--after 1234:any"]),
-        ("submit toy --after 12:notok --cluster local --dry-run", 2, ["--after '12:notok'"]),
         ("submit toy --after 1 --cluster local --dry-run", 2, ["no queue", "use another --cluster"]),
     ],
     ids=lambda value: ascii(value)[:60] if isinstance(value, str) else "",
@@ -81,8 +81,8 @@ def test_without_runs(tmp_path):
 
 def test_a_name_is_looked_for_where_runs_dir_says(runs, tmp_path, monkeypatch):
     """And not beside the shell, where another run may have the same; a path is one by its slash."""
-    shutil.copytree(runs / "done", tmp_path / "here" / "done")
-    shutil.copytree(runs / "done", tmp_path / "lr=0.1" / "done")
+    for folder in ("here", "lr=0.1"):
+        shutil.copytree(runs / "done", tmp_path / folder / "done")
     monkeypatch.chdir(tmp_path / "here")
     assert options.find_run("done", runs).path == runs / "done"
     assert options.find_run("./done", runs).path.resolve() == tmp_path / "here" / "done"
@@ -90,9 +90,7 @@ def test_a_name_is_looked_for_where_runs_dir_says(runs, tmp_path, monkeypatch):
     assert options.split_runs(["lr=0.1/done", "optim.lr=0.1/2"]) == (["lr=0.1/done"], ["optim.lr=0.1/2"])
 
 
-@pytest.mark.parametrize(
-    "command", [("render", "toy"), ("submit", "toy", "--dry-run", *DEBUG), ("submit", "toy", *DEBUG)]
-)
+@pytest.mark.parametrize("command", [("render", "toy"), ("submit", "toy", *DEBUG)])
 def test_a_line_of_a_batch_script_cannot_be_injected(tmp_path, command):
     injected = 'cluster.partition="low\\ntouch x #"'
     refused = invoke(*command, injected, runs=tmp_path / "runs", code=2)

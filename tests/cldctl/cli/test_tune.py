@@ -7,7 +7,6 @@ import shutil
 import pytest
 
 import cld_core
-from tests.cldctl.page.parsed import Parsed
 from tests.support.tools import DEBUG, invoke, status
 
 QUICK = ("--points", "8", "--budget", "0", *DEBUG)
@@ -30,30 +29,16 @@ def test_a_second_time_finds_the_result(tuned):
     assert "is already complete" in again.stderr
     assert "iterations of a fit" not in again.stderr
     (entry,) = json.loads(again.stdout)["tunings"]
-    assert entry["nfe"] == 3
-    assert entry["step"] == 20
+    assert (entry["nfe"], entry["step"]) == (3, 20)
     assert entry["rms"][entry["kept"]] == min(entry["rms"].values())
     assert "fewer" in entry["rms"], "it starts from the solution of 2 evaluations"
     assert entry["cut_off"] is True
-
-
-def test_status_and_the_page_show_tunings(tuned, tmp_path):
-    (row,) = json.loads(invoke("status", "done", "--json", runs=tuned).stdout)
-    found = {entry["nfe"]: entry for entry in row["tunings"]}
-    assert sorted(found) == [2, 3]
-    for entry in found.values():
-        assert (entry["state"], entry["checkpoint_step"]) == ("FINISHED", 20)
-        assert entry["rows_done"] == entry["rows"]
-        assert entry["gain"] == entry["rms"]["untuned"] / entry["rms"][entry["kept"]] >= 1.0
-        assert entry["cut_off"] is True
-    shown = " ".join(invoke("status", "done", runs=tuned).stdout.split())
-    invoke("report", "done", "-o", str(tmp_path / "page.html"), runs=tuned)
-    page = Parsed((tmp_path / "page.html").read_text()).text
-    assert "Tuned samplers" in page
-    for entry in found.values():
-        assert f"{entry['gain']:.1f}x" in shown
-        assert entry["id"] in page
-        assert f"{entry['kept']}, cut off" in page
+    for row in json.loads(invoke("status", "done", "--json", runs=tuned).stdout)[0]["tunings"]:
+        assert (row["state"], row["checkpoint_step"], row["rows_done"]) == ("FINISHED", 20, row["rows"])
+        assert row["gain"] == row["rms"]["untuned"] / row["rms"][row["kept"]] >= 1.0
+        assert f"{row['gain']:.1f}x" in invoke("status", "done", runs=tuned).stdout
+    invoke("report", "done", runs=tuned)
+    assert entry["id"] in (tuned / "done/report.html").read_text()
 
 
 def test_samples_of_a_tuned_sampler(tuned):
@@ -64,10 +49,7 @@ def test_samples_of_a_tuned_sampler(tuned):
     few, many = (model.draw(n, method="tuned", nfe=3) for n in (5, 9))
     assert few.nfe == 3
     assert (few.x == many.x[:5]).all()
-    path = model.trajectory(5, method="tuned", nfe=3)
-    assert (path.x[-1] == few.x).all()
-    assert path.t.tolist()[0] == 1.0
-    assert path.t.tolist()[-1] == 0.0
+    assert (model.trajectory(5, method="tuned", nfe=3).x[-1] == few.x).all()
 
 
 ASK = ("bench", "samplers", "done", "--nfe", "2", "--samples", "20", "--seeds", "2")
@@ -79,8 +61,7 @@ def test_from_a_list_of_samplers_to_table_csv_and_picture(runs, tmp_path):
     files = ("--csv", str(tmp_path / "a.csv"), "--plot", str(tmp_path / "a.png"))
     done = invoke(*ASK, *TWO, *DEBUG, *files, runs=runs)
     assert "4 evaluations of done: 4 started" in done.stderr
-    for words in ("sliced W2 by sampler and sampling.nfe, 20 samples", "log-density, nats", "distance from the flow"):
-        assert words in done.stdout
+    assert "sliced W2 by sampler and sampling.nfe, 20 samples" in done.stdout
     assert "has no distance from the flow: em-quadratic" in done.stdout
     with (tmp_path / "a.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -91,8 +72,6 @@ def test_from_a_list_of_samplers_to_table_csv_and_picture(runs, tmp_path):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     (sweep,) = status(runs, "done")["sweeps"]
     assert (sweep["done"], [axis["key"] for axis in sweep["axes"]]) == (4, ["sampler", "sampling.nfe"])
-    for name in ("table.csv", "plot.png"):
-        assert (runs / "done" / "evals" / sweep["id"] / name).is_file()
 
     again = invoke(*ASK, *TWO, "--json", runs=runs)
     assert "4 already complete" in again.stderr

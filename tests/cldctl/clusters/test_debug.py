@@ -1,6 +1,7 @@
-"""Jobs in the process of the command."""
+"""Jobs in the process of the command, and what a launcher calls in each process of a job."""
 
-import contextlib
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,10 +12,12 @@ from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.rendezvous import Place
 from cld_core.run.events import JobRef
+from cld_core.stop import StopCode
 from cldctl.clusters import find
-from cldctl.clusters.base import JobSpec
+from cldctl.clusters.base import InJob, JobSpec, Task
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.this_machine import details_of
+from tests.support.tools import signal_handlers
 
 CLUSTER = DebugCluster()
 
@@ -50,8 +53,6 @@ def test_an_error_is_the_commands_own(tmp_path):
 
     with pytest.raises(RuntimeError, match="as it was told to"):
         CLUSTER.submit(spec(tmp_path), [fail], lambda jobs: None)
-    with pytest.raises(RecipeError, match=r"Set cluster.nodes=1"):
-        CLUSTER.check(JobSpec(name="mine", logs=tmp_path, size=ClusterSpec(nodes=2)))
 
 
 def test_a_job_of_another_command_is_seen_cancelled_and_killed(tmp_path):
@@ -67,12 +68,35 @@ def test_a_job_of_another_command_is_seen_cancelled_and_killed(tmp_path):
 
 
 @pytest.mark.parametrize("cluster", ["local", "debug"])
-@pytest.mark.parametrize(
-    ("seen", "asked", "refused"), [("", 1, True), ("-1", 1, True), ("0", 1, False), ("", 0, False)]
-)
-def test_gpus_that_are_not_there_are_refused(tmp_path, monkeypatch, cluster, seen, asked, refused):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    wanted = replace(spec(tmp_path), size=ClusterSpec(gpus_per_node=asked))
-    says = r"cluster.gpus_per_node' is 1.* set cluster.gpus_per_node=0"
-    with pytest.raises(RecipeError, match=says) if refused else contextlib.nullcontext():
-        find(cluster).check(wanted)
+def test_what_this_machine_lacks_is_refused(tmp_path, monkeypatch, cluster):
+    one_gpu = replace(spec(tmp_path), size=ClusterSpec(gpus_per_node=1))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    find(cluster).check(one_gpu)
+    for nothing in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
+        with pytest.raises(RecipeError, match=r"cluster.gpus_per_node' is 1.* set cluster.gpus_per_node=0"):
+            find(cluster).check(one_gpu)
+    with pytest.raises(RecipeError, match=r"Set cluster.nodes=1"):
+        find(cluster).check(replace(spec(tmp_path), size=ClusterSpec(nodes=2)))
+
+
+class Impatient(DebugCluster):
+    """Its jobs are asked to stop before their work has begun."""
+
+    def current_job(self, logs=None):
+        os.kill(os.getpid(), signal.SIGUSR2)
+        return InJob(cluster=self, ref=JobRef(cluster=self.name, job_id="7"))
+
+
+@pytest.mark.parametrize(("code", "ends"), [(None, 0), (0, 0), (7, 7)])
+def test_it_listens_first_and_ends_the_process_with_the_code_of_the_work(code, ends):
+    begun = []
+
+    def work(job, stop):
+        begun.append((job.ref.job_id, stop.code))
+        if code is not None:
+            sys.exit(code)
+
+    with signal_handlers(), pytest.raises(SystemExit) as end:
+        Task(work, Impatient())()
+    assert (begun, end.value.code) == ([("7", StopCode.USR2)], ends)

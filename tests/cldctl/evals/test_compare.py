@@ -1,37 +1,36 @@
-"""Runs and groups side by side: what is marked, what is averaged, what is not, and why."""
+"""Runs and groups side by side: what is marked, what is averaged, what is not, and why; the table of a sweep."""
 
-import dataclasses
+import csv
+import json
 import math
 import statistics
 
 import pytest
 
+from cld_core.config import with_overrides
 from cld_core.errors import NotFoundError
 from cld_core.evaluate.request import request_of
-from cld_core.files import write_json
-from cld_core.run.groups import Group
-from cldctl.evals import results
+from cld_core.run.evaluations import sweeps_of
+from cldctl.evals import plan, results
 from cldctl.evals.results import Line
 from cldctl.show import tables
-from cldctl.show.evaluations import compared
-from tests.support.made_up import report, run_with
+from cldctl.show.evaluations import compared, sweep_table
+from tests.support.made_up import report, run_with, seeds
 from tests.support.screen import text
 from tests.support.tools import invoke
 
 
 def evaluated(path, nll, stderr=0.1, samples=100, step=10, **sections):
-    run = run_with(path, step)
-    recipe = run.recipe()
-    recipe = dataclasses.replace(recipe, eval=dataclasses.replace(recipe.eval, samples=samples))
+    run = run_with(path, step, overrides=(f"eval.samples={samples}",))
     elbo = {"nll": nll, "stderr": stderr, "nfe_mean": 80.0}
-    report(run, request_of(recipe, ("elbo",), step), elbo=elbo, **sections)
+    report(run, request_of(run.recipe(), ("elbo",), step), elbo=elbo, **sections)
     return run
 
 
-def trained(path, *overrides, stderr=0.1, steps=10, metric="elbo"):
+def trained(path, *overrides, steps=10, metric="elbo"):
     run = run_with(path, steps, overrides=overrides)
-    sections = {"elbo": {"nll": 1.0, "stderr": stderr}, "loss": {"value": 1.0, "stderr": stderr}}
-    report(run, request_of(run.recipe(), (metric,), steps), **{metric: sections[metric]})
+    number = {"nll" if metric == "elbo" else "value": 1.0, "stderr": 0.1}
+    report(run, request_of(run.recipe(), (metric,), steps), **{metric: number})
     return results.column(run)
 
 
@@ -44,41 +43,30 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
     first, inside, worse, _ = columns
     assert results.rule([first, worse]) == results.RULE
     assert results.rule([first, inside]).startswith("no difference is marked")
-    bare = results.column(evaluated(tmp_path / "bare", 9.0, None))
-    assert results.rule([first, bare]) is None, "the warning says why"
     content = results.run_json(columns)
     assert [entry["nll"].get("against_first") for entry in content["runs"]] == [None, "same", "worse", "better"]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
     assert content["warnings"] == ["FID: no standard error, and so no difference is marked"]
-    table = compared([Line(column.run, {}, (column,)) for column in columns], is_marked=True)
-    rows = text(table, 240).splitlines()[3:-1]
-    cells = ["3.000 ± 0.300", "3.990 ± 0.400", "4.010 ± 0.400 worse", "1.990 ± 0.400 better"]
-    for column, row, cell in zip(columns, rows, cells, strict=True):
-        assert row.split()[:2] == [column.run, "10"]
-        assert f" {cell} " in row
-        assert "100 points" in row
-        assert "velocities 1, probes 1, from t = 1e-05, 80 NFE" in row
+    shown = text(compared([Line(column.run, {}, (column,)) for column in columns], is_marked=True), 240)
+    for words in (" 3.990 ± 0.400 ", " 4.010 ± 0.400 worse ", " 1.990 ± 0.400 better ", "velocities 1, probes 1"):
+        assert words in shown
 
 
 def test_answers_to_different_questions_are_not_compared(tmp_path):
-    columns = [
-        results.column(evaluated(tmp_path / "a", 3.0, 0.1)),
-        results.column(evaluated(tmp_path / "b", 9.0, 0.1, samples=50)),
-    ]
+    columns = [results.column(evaluated(tmp_path / f"a{samples}", 3.0, samples=samples)) for samples in (100, 50)]
     content = results.run_json(columns)
     assert [entry["nll"]["points"] for entry in content["runs"]] == [100, 50]
     assert content["runs"][1]["nll"]["against_first"] is None
-    assert "NLL bound, nats of a and b cannot be compared: points 100 and 50" in content["warnings"]
+    assert "NLL bound, nats of a100 and a50 cannot be compared: points 100 and 50" in content["warnings"]
     with pytest.raises(NotFoundError, match=r"no finished evaluation of step '20'\. There are: 10"):
-        results.column(evaluated(tmp_path / "c", 1.0, 0.1), "20")
+        results.column(evaluated(tmp_path / "c", 1.0), "20")
     with pytest.raises(NotFoundError, match="d has no finished evaluation"):
         results.column(run_with(tmp_path / "d", 10))
 
 
 def test_of_several_results_those_are_taken_that_can_be_compared(tmp_path):
     first, other = results.column(evaluated(tmp_path / "a", 3.0)), evaluated(tmp_path / "b", 4.0)
-    recipe = other.recipe()
-    recipe = dataclasses.replace(recipe, eval=dataclasses.replace(recipe.eval, samples=100, seed=1))
+    recipe = with_overrides(other.recipe(), ["eval.seed=1"], "test")
     report(other, request_of(recipe, ("elbo",), 10), elbo={"nll": 5.0, "stderr": 0.1})
     newest, like = results.column(other), results.column(other, "last", first)
     assert (newest.results["nll"].number.value, like.results["nll"].number.value) == (5.0, 4.0)
@@ -93,9 +81,7 @@ def test_it_is_said_how_runs_differ(tmp_path):
     (text,) = results.differences([first, other])
     for words in ("b differs from a", "objective dsm, not hsm", "diffusion vpsde, not cld", "0.1 times the steps"):
         assert words in text
-    (text,) = results.differences([first, trained(tmp_path / "c", "network.width=8")])
-    assert text == f"c differs from a: network.width 8, not {first.keys['network.width']}"
-    assert results.run_json([first, other])["differences"] == results.differences([first, other])
+    assert results.run_json([first, other])["differences"] == [text]
 
 
 @pytest.mark.parametrize(
@@ -129,38 +115,21 @@ def test_seeds_of_a_cell_are_averaged_with_their_standard_deviation(tmp_path):
     alone = second.average("nll")
     assert (alone.mean, alone.error, alone.n) == (7.0, 0.1, 1)
     (diverged,) = results.lines("g", [*members[:1], member(tmp_path / "a5", math.inf, "5", stderr=math.nan)])
-    average = diverged.average("nll")
-    assert (average.mean, average.error) == (math.inf, None)
     entry = diverged.to_dict()["nll"]
     assert (entry["mean"], entry["values"]) == (None, {"a0": 1.0, "a5": None})
-    numbers = diverged.columns[1].to_dict()["nll"]
-    assert (numbers["value"], numbers["stderr"]) == (None, None)
     assert results.group_warnings([first, second]) == []
 
 
-@pytest.fixture
-def group(tmp_path):
+def test_compare_shows_groups_and_runs(tmp_path):
     """Two seeds with results and one without, beside a run of no group."""
-    for name, nll in (("g-seed0", 1.0), ("g-seed1", 3.0), ("alone", 2.0)):
-        evaluated(tmp_path / name, nll)
-    run_with(tmp_path / "g-seed2", 10)
-    members = {f"g-seed{seed}": {"train.seed": str(seed)} for seed in range(3)}
-    Group(tmp_path, "g").add(members)
-    for name, values in members.items():
-        write_json(tmp_path / name / "run.json", {"format": 4, "created": 1.0, "group": "g", "sweep": values})
-    return tmp_path
-
-
-def test_compare_shows_groups_and_runs(group):
-    done = invoke("compare", "g", "alone", runs=group)
-    (first, second) = (line.split() for line in done.stdout.splitlines() if "±" in line)
-    assert first[:6] == ["g", "10", "2", "2.000", "±", "1.414"]
-    assert second[:6] == ["alone", "10", "1", "2.000", "±", "0.100"]
+    for run, nll in zip(seeds(tmp_path, "g", 3, 10, infix="-seed"), (1.0, 3.0), strict=False):
+        report(run, request_of(run.recipe(), ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1})
+    evaluated(tmp_path / "alone", 2.0)
+    done = invoke("compare", "g", "alone", runs=tmp_path)
+    assert ["2.000 ± 1.414" in done.stdout, "2.000 ± 0.100" in done.stdout] == [True, True]
     assert "g-seed2 has no finished evaluation" in done.stderr
-    assert invoke("eval", "--compare", "g", "alone", runs=group).stdout == done.stdout
-    content = invoke("compare", "g", "--json", runs=group).stdout
-    assert '"std": 1.4142135623730951' in content
-    assert '"missing": [\n  "g-seed2"\n ]' in content
+    assert invoke("eval", "--compare", "g", "alone", runs=tmp_path).stdout == done.stdout
+    assert json.loads(invoke("compare", "g", "--json", runs=tmp_path).stdout)["missing"] == ["g-seed2"]
 
 
 def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
@@ -177,3 +146,36 @@ def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
         "a and b are not averaged: they differ in points",
         "b and c are not averaged: they were evaluated at steps 10 and 20",
     ]
+
+
+def answer(run, request, nll):
+    report(run, request, elbo={"nll": nll, "stderr": 0.25, "nfe_mean": 80.0})
+
+
+def test_table_csv_and_plot_of_a_sweep(run):
+    made = plan.make(run, ("elbo",), [20], [], plan.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"]))
+    folder = made.sweep.save(run)
+    values = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
+    for request, value in zip(made.requests[:-1], values[:-1], strict=True):
+        answer(run, request, value)
+    made.requests[-1].save(run)
+    results.write_finished(run)
+    assert not (folder / "table.csv").exists(), "a cell is missing"
+    evals = {request.id: {"state": "RUNNING", "results": {}} for request in made.requests}
+    (last,) = (
+        line.split()
+        for line in text(sweep_table(made.sweep, results.rows(run, made.sweep), evals), 120).splitlines()
+        if "running" in line
+    )
+    assert last == ["4", "2.500", "±", "0.250", "3.000", "±", "0.250", "running"]
+    answer(run, made.requests[-1], values[-1])
+    results.write_finished(run)
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["eval.elbo.velocities"], row["eval.elbo.probes"], float(row["nll"])) for row in rows] == [
+        (str(velocities), str(probes), values[3 * (velocities == 4) + index])
+        for velocities in (1, 4)
+        for index, probes in enumerate((1, 2, 8))
+    ]
+    assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert sweeps_of(run) == [(folder, made.sweep)]

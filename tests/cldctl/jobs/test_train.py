@@ -10,7 +10,7 @@ import pytest
 
 from cld_core.codec import to_plain
 from cld_core.config import load
-from cld_core.errors import CheckpointError, SolverError, UnusableSamplesError, UsageError
+from cld_core.errors import CheckpointError, UnusableSamplesError, UsageError
 from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run import RunFolder
@@ -77,12 +77,10 @@ def test_a_withdrawn_job_leaves_at_once(run, capsys):
 
 def test_a_job_of_another_size_than_the_recipes_does_not_train(run, capsys):
     """Two ranks that do not know of each other would train the run twice."""
-    with pytest.raises(SystemExit) as exit_:
+    with pytest.raises(SystemExit, match=str(UsageError.exit_code)):
         TrainWork(str(run.path))(inside(size=2), StopFlag())
-    assert exit_.value.code == UsageError.exit_code
     said = capsys.readouterr().err
     assert "mine: the job has 2 process(es), and the recipe asks for 1. Set cluster.nodes" in said
-    assert len([line for line in said.splitlines() if not line.startswith("--- start 0 of job 7: rank 0 ")]) == 1
 
 
 @pytest.fixture
@@ -110,7 +108,6 @@ def test_the_successor_is_noted_once_and_withdrawn_with_the_run(short, job):
     [
         ("finished", StopCode.NONE, []),
         ("preempted", StopCode.USR2, [Wish()]),
-        ("timeout", StopCode.TERM, [Wish()]),
         ("cancelled", StopCode.TERM, []),
         ("node_failure", StopCode.TERM, []),
         # Nobody knows yet what the signal meant.
@@ -138,9 +135,6 @@ def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(shor
     saved(short, 20, 100.0)
     assert notices(short.recipe()) == {360}
     assert notices(load(TOY, ["cluster.signal_s=45"])) == {45}
-    statistics = specs.sharded([short.evals / "e"], short.recipe().cluster, DebugCluster())
-    assert statistics.notice_s == 90, "no save was measured"
-    assert specs.measured_saves([short]) == (100.0, 360)
 
 
 def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
@@ -159,9 +153,7 @@ def evaluations(tmp_path, monkeypatch):
     return tuple(Piece(str(folder), (0,)) for folder in folders)
 
 
-@pytest.mark.parametrize(
-    ("error", "code"), [(CheckpointError, 1), (UnusableSamplesError, HOPELESS), (SolverError, HOPELESS)]
-)
+@pytest.mark.parametrize(("error", "code"), [(CheckpointError, 1), (UnusableSamplesError, HOPELESS)])
 def test_a_process_ends_as_its_error_asks_to_be_treated(evaluations, monkeypatch, capsys, error, code):
     compute = Mock(side_effect=[error("so it is. Fix it."), True])
     monkeypatch.setattr(Evaluation, "compute", compute)
@@ -174,18 +166,12 @@ def test_a_process_ends_as_its_error_asks_to_be_treated(evaluations, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("code", "cause", "wishes"),
-    [
-        (StopCode.USR2, "preempted", [Wish()]),
-        (StopCode.TERM, "timeout", [Wish()]),
-        (StopCode.TERM, None, [Wish(after_limit=True)]),
-        (StopCode.TERM, "cancelled", []),
-    ],
+    ("cause", "wishes"), [("timeout", [Wish()]), (None, [Wish(after_limit=True)]), ("cancelled", [])]
 )
-def test_what_a_task_that_was_stopped_wishes_for(evaluations, monkeypatch, code, cause, wishes):
+def test_what_a_task_that_was_stopped_wishes_for(evaluations, monkeypatch, cause, wishes):
     monkeypatch.setattr(Evaluation, "compute", lambda *_: False)
     stop, job = StopFlag(), inside()
-    stop.request(code)
+    stop.request(StopCode.TERM)
     job.cause_of = lambda code, offset: cause
     ShardsWork(evaluations, gpu=False)(job, stop)
     assert job.wishes == wishes

@@ -22,41 +22,29 @@ from tests.support.tools import held_port, invoke, is_gone, wait_for
 def runs(tmp_path):
     root = tmp_path / "runs"
     for name in ("one", "two", "other"):
-        run = run_with(root / name)
-        with SummaryWriter(str(run.tensorboard)) as writer:
+        with SummaryWriter(str(run_with(root / name).tensorboard)) as writer:
             writer.add_scalar("train/loss", 1.5, 1)
     return root
 
 
 @pytest.fixture
 def started(runs):
-    """Start the command as a process, and read its address; it is ended afterwards, whatever happens."""
-    processes = []
-
-    def start(*words):
-        # Two that start at the same time on the usual port both see that it is free, and one of them shows the other's.
-        with held_port() as port:
-            own = "--port", str(port)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cldctl", "board", *words, *own],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "CLDCTL_RUNS": str(runs)},
-        )  # fmt: skip
-        processes.append(process)
-        return process, process.stdout.readline().strip()
-
-    yield start
-    for process in processes:
+    """The command as a process, which is ended afterwards, whatever happens."""
+    # Two that start at the same time on the usual port both see that it is free, and one of them shows the other's.
+    with held_port() as port:
+        command = [sys.executable, "-m", "cldctl", "board", "one", "two", "--port", str(port)]
+    env = {**os.environ, "CLDCTL_RUNS": str(runs)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+        yield process
         process.kill()
-        process.communicate()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -9)])
 def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, code):
-    process, url = started("one", "two")
+    url = started.stdout.readline().strip()
     wait_for(lambda: sorted(json.load(urllib.request.urlopen(f"{url}data/runs", timeout=30))) == ["one", "two"])
-    own = psutil.Process(process.pid)
+    own = psutil.Process(started.pid)
     family = [own, *own.children(recursive=True)]
 
     def addresses():
@@ -65,31 +53,20 @@ def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, co
 
     # The kernel's table of connections, read while others change, may lack one.
     assert wait_for(addresses) == {"127.0.0.1"}
-    process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == code
-    port = url.rstrip("/").rpartition(":")[2]
-    assert f"ssh -N -L {port}:localhost:{port} " in said
+    started.send_signal(number)
+    assert "ssh -N -L " in started.communicate(timeout=60)[1]
+    assert started.returncode == code
     wait_for(lambda: all(is_gone(member) for member in family[1:]))
 
 
 def test_one_that_does_not_start_or_stay_says_why(runs, monkeypatch):
     run_with(runs / "bare")
-    monkeypatch.setattr(TensorBoard, "launch", lambda self: None)
-    assert "error: TensorBoard ended" in invoke("board", "one", runs=runs, code=1).stderr
     monkeypatch.setattr(TensorBoard, "launch", lambda self: {}["no such thing"])
     failed = invoke("board", "bare", runs=runs, code=1)
     assert "has no curves yet" in failed.stderr
     assert "TensorBoard does not start: KeyError: 'no such thing'" in failed.stderr
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    assert "TensorBoard does not start: ModuleNotFoundError" in invoke("board", "one", runs=runs, code=1).stderr
-
-
-def test_what_it_remarks_is_not_shown(capfd):
-    with board._aside():
-        os.write(2, b"a remark of a process that it starts")
-    os.write(2, b"an error")
-    assert capfd.readouterr().err == "an error"
+    monkeypatch.setattr(TensorBoard, "launch", lambda self: None)
+    assert "error: TensorBoard ended" in invoke("board", "one", runs=runs, code=1).stderr
 
 
 def test_a_port_that_is_taken_is_refused_and_the_usual_one_is_not_needed(runs, monkeypatch):
@@ -99,9 +76,8 @@ def test_a_port_that_is_taken_is_refused_and_the_usual_one_is_not_needed(runs, m
         port = held.getsockname()[1]
         refused = invoke("board", "one", "--port", str(port), runs=runs, code=2)
         assert f"--port {port} cannot be used (Address already in use)" in refused.stderr
-        assert not launched
         monkeypatch.setattr(board, "USUAL_PORT", port)
         shown = invoke("board", "one", runs=runs, code=1).stdout
     (other,) = launched
     assert shown == f"http://localhost:{other}/\n"
-    assert other not in (0, port)
+    assert other != port

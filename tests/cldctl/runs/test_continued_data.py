@@ -1,7 +1,5 @@
 """No run continues on other data in silence, and no plug-in that lacks the data set is submitted."""
 
-import pytest
-
 from cld_core.run import RunFolder
 from cld_core.run.identity import are_other_data
 from cldctl.runs import evaluate
@@ -12,26 +10,20 @@ from tests.support.tools import DEBUG, ONE, invoke, train
 NAME = "ring_of_a_test"
 
 
-@pytest.fixture
-def ring(tmp_path):
-    return drawing(tmp_path / "ring.py", 1)
-
-
 def drawing(file, factor):
     """A plug-in whose points are that many times as far away."""
     return toy_plugin(file, NAME, first="print('hello')", points=f"{factor} * torch.randn(n, 2, generator=generator)")
 
 
-def submit(ring, runs, *more, code=0):
-    data = (f"data.name={NAME}", f"plugins={ring}")
-    return invoke("submit", "toy", *ONE, *data, *DEBUG, "--name", "mine", *more, runs=runs, code=code)
-
-
-def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path, ring):
-    submit(ring, tmp_path / "runs")
+def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path):
+    ring = drawing(tmp_path / "ring.py", 1)
+    words = ("submit", "toy", *ONE, f"plugins={ring}", *DEBUG, "--name", "mine")
+    refused = invoke(*words, f"data.name={NAME}s", runs=tmp_path / "runs", code=2).stderr
+    assert f"Did you mean '{NAME}'?" in refused
+    assert not (tmp_path / "runs").exists(), "nothing is written"
+    invoke(*words, f"data.name={NAME}", runs=tmp_path / "runs")
     run = RunFolder.open(tmp_path / "runs" / "mine")
     before = run.ledger.history().last.data
-    assert set(before) == {"points", "means", "plugin"}
     drawing(ring, 3)
     done = invoke("resume", "mine", "train.steps=30", runs=tmp_path / "runs")
     assert f"{ring} has changed since it was copied" in done.stderr
@@ -41,9 +33,7 @@ def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path
     for word in (NAME, str(ring), "mine has trained on", "--other-data"):
         assert word in refused.stderr
     assert run.ledger.history().steps == 30, "nothing was noted"
-    wanted = ("train.steps=40", "--update-code", "--other-data")
-    done = invoke("resume", "mine", *wanted, runs=tmp_path / "runs")
-    assert "from now on it trains on other data" in done.stderr
+    invoke("resume", "mine", "train.steps=40", "--update-code", "--other-data", runs=tmp_path / "runs")
     shown = invoke("status", "mine", runs=tmp_path / "runs").stdout
     assert "changed other data than before, since attempt 2 (" in " ".join(shown.split())
 
@@ -55,20 +45,11 @@ def test_other_images_in_the_same_folder(tmp_path):
     (tmp_path / "data").rename(tmp_path / "aside")
     make_images(tmp_path / "data", splits={"train": 22, "validation": 40})
     said = []
-    planned = evaluate.plan(run, evaluate.EvalOptions(named=("loss", "elbo")), said.append)
-    assert planned.works[0].request.metrics == ("elbo", "loss"), "--metric may be repeated"
+    evaluate.plan(run, evaluate.EvalOptions(named=("loss",)), said.append)
     assert said == [f"the images in {tmp_path / 'data'} are not those that run has trained on"]
     refused = invoke("resume", "run", "train.steps=20", *DEBUG, runs=tmp_path, code=2)
     assert f"the images in {tmp_path / 'data'}" in refused.stderr
     invoke("resume", "run", "train.steps=14", "--other-data", *DEBUG, runs=tmp_path)
-
-
-@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--sweep", "train.seed=0,1")])
-def test_a_plug_in_without_the_data_is_refused_before_anything_is_written(tmp_path, ring, more):
-    words = ("submit", "toy", *ONE, f"data.name={NAME}s", f"plugins={ring}", *DEBUG, *more)
-    done = invoke(*words, runs=tmp_path / "runs", code=2)
-    assert f"Did you mean '{NAME}'?" in done.stderr
-    assert not (tmp_path / "runs").exists()
 
 
 def test_what_counts_as_other_data():

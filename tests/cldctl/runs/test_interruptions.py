@@ -10,25 +10,10 @@ import pytest
 from cld_core.checkpoint import load
 from cld_core.run import RunFolder
 from tests.support.paths import MISBEHAVING
-from tests.support.tools import (
-    SMALL,
-    cldctl,
-    is_gone,
-    ranks_of,
-    same,
-    status,
-    wait_ended,
-    wait_for,
-    wait_step,
-)
+from tests.support.tools import SMALL, cldctl, is_gone, ranks_of, same, status, wait_ended, wait_for, wait_step
 
 pytestmark = pytest.mark.slow
 LOCAL = ("--cluster", "local")
-
-
-@pytest.fixture
-def runs(fresh_runs):
-    return fresh_runs
 
 
 def submit(runs, name, *overrides):
@@ -36,11 +21,11 @@ def submit(runs, name, *overrides):
     return RunFolder(runs / name)
 
 
-def test_killed_three_times_a_run_ends_bit_identical(runs):
+def test_killed_three_times_a_run_ends_bit_identical(fresh_runs):
     """SIGKILL at three random moments, one of them inside a checkpoint write."""
     settings = ("train.checkpoint_every=50", "train.on_resume=exact")
     chance = random.Random(7)
-    run = submit(runs, "killed", "train.steps=1000000", *settings)
+    run = submit(fresh_runs, "killed", "train.steps=1000000", *settings)
     more = ()
     for kill in range(3):
         floor = max(run.checkpoint_steps(), default=0)
@@ -52,75 +37,72 @@ def test_killed_three_times_a_run_ends_bit_identical(runs):
             wait_for(lambda: list(run.checkpoints.glob(".step_*.tmp")), every=0.0)
         for process in chance.sample(processes, 2):
             process.kill()
-        row = wait_ended(runs, "killed")
+        row = wait_ended(fresh_runs, "killed")
         assert row["state"] == "LOST", row
         if kill == 2:
             more = (f"train.steps={row['step'] + 100}",)
-        cldctl("resume", "killed", *more, *LOCAL, runs=runs)
-    assert wait_ended(runs, "killed")["state"] == "FINISHED"
+        cldctl("resume", "killed", *more, *LOCAL, runs=fresh_runs)
+    assert wait_ended(fresh_runs, "killed")["state"] == "FINISHED"
     whole = (*SMALL, *MISBEHAVING, *settings, *more, "--name", "whole")
-    cldctl("submit", "toy", *whole, *LOCAL, "--follow", runs=runs, CLDCTL_TEST_PACE="0")
+    cldctl("submit", "toy", *whole, *LOCAL, "--follow", runs=fresh_runs, CLDCTL_TEST_PACE="0")
 
-    whole, killed = (load(RunFolder(runs / name), run.checkpoint_steps()[-1]) for name in ("whole", "killed"))
+    whole, killed = (load(RunFolder(fresh_runs / name), run.checkpoint_steps()[-1]) for name in ("whole", "killed"))
     assert same(whole, killed), "parameters, average or optimiser state differ"
     assert not list(run.checkpoints.glob(".step_*.tmp")), "what the killed writers left is cleared away"
-    row = status(runs, "killed")
+    row = status(fresh_runs, "killed")
     assert [entry["cause"] for entry in row["attempts"]] == ["killed"] * 3 + ["finished"]
 
 
 @pytest.mark.parametrize(("number", "whom"), [(signal.SIGUSR2, "one"), (signal.SIGTERM, "all")])
-def test_a_signal_stops_all_ranks_at_the_same_step(runs, number, whom):
-    run = submit(runs, "mine", "train.steps=1000000", "train.checkpoint_every=1000000")
+def test_a_signal_stops_all_ranks_at_the_same_step(fresh_runs, number, whom):
+    run = submit(fresh_runs, "mine", "train.steps=1000000", "train.checkpoint_every=1000000")
     processes = wait_for(lambda: len(ranks_of(run)) == 2 and ranks_of(run))
     wait_step(run, 10)
     for process in processes[1:] if whom == "one" else processes:
         process.send_signal(number)
-    row = wait_ended(runs, "mine")
+    row = wait_ended(fresh_runs, "mine")
     assert row["state"] == "STOPPED"
     attempt = row["attempts"][-1]
     assert attempt["cause"] == ("preempted" if number == signal.SIGUSR2 else "terminated")
     assert attempt["detail"] == number.name
     assert attempt["last_step"] == row["step"] == row["checkpoint_step"]
-    for process in processes:
-        wait_for(lambda process=process: is_gone(process))
+    wait_for(lambda: all(map(is_gone, processes)))
     for rank in (0, 1):
         log = next(run.logs.glob(f"*_{rank}_log.out")).read_text()
         assert "Traceback" not in log + next(run.logs.glob(f"*_{rank}_log.err")).read_text()
         assert f"rank {rank} of 2: {attempt['cause']} at step {row['step']}" in log
 
     again = str(row["step"] + 40)
-    cldctl("resume", "mine", f"train.steps={again}", *LOCAL, "--follow", runs=runs)
-    row = status(runs, "mine")
+    cldctl("resume", "mine", f"train.steps={again}", *LOCAL, "--follow", runs=fresh_runs)
+    row = status(fresh_runs, "mine")
     assert (row["state"], row["step"]) == ("FINISHED", int(again))
     assert row["attempts"][-1]["first_step"] == attempt["last_step"]
 
 
-def test_a_dead_rank_takes_the_others_with_it(runs):
-    run = submit(runs, "mine", "train.steps=1000000", "train.checkpoint_every=10")
+def test_a_dead_rank_takes_the_others_with_it(fresh_runs):
+    run = submit(fresh_runs, "mine", "train.steps=1000000", "train.checkpoint_every=10")
     processes = wait_for(lambda: len(ranks_of(run)) == 2 and ranks_of(run))
     wait_for(run.checkpoint_steps)
     processes[1].kill()
-    row = wait_ended(runs, "mine")
+    row = wait_ended(fresh_runs, "mine")
     assert row["state"] == "FAILED"
     assert row["attempts"][-1]["cause"] == "crashed"
     wait_for(lambda: is_gone(processes[0]))
-    end = str(row["checkpoint_step"] + 10)
-    cldctl("resume", "mine", f"train.steps={end}", *LOCAL, "--follow", runs=runs)
 
 
-def test_a_run_survives_its_terminal_and_can_be_cancelled(runs):
-    run = submit(runs, "mine", "cluster.tasks_per_node=1", "train.steps=1000000")
+def test_a_run_survives_its_terminal_and_can_be_cancelled(fresh_runs):
+    run = submit(fresh_runs, "mine", "cluster.tasks_per_node=1", "train.steps=1000000")
     wait_step(run, 10)
-    job = psutil.Process(int(status(runs, "mine")["job_id"]))
+    job = psutil.Process(int(status(fresh_runs, "mine")["job_id"]))
     # What a closed terminal and Ctrl-C send to the job's process group.
     for process in (job, *ranks_of(run)):
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTSTP):
             process.send_signal(number)
     step = run.progress()["step"]
     wait_step(run, step + 20)
-    assert status(runs, "mine")["state"] == "RUNNING"
-    cldctl("cancel", "mine", runs=runs)
-    row = status(runs, "mine")
+    assert status(fresh_runs, "mine")["state"] == "RUNNING"
+    cldctl("cancel", "mine", runs=fresh_runs)
+    row = status(fresh_runs, "mine")
     assert (row["state"], row["attempts"][-1]["cause"]) == ("CANCELLED", "cancelled")
     assert row["checkpoint_step"] == row["step"]
     assert is_gone(job)

@@ -29,8 +29,6 @@ ROWS = [
         ({}, "abc"),
         ({"states": "failed, RUNNING"}, "bc"),
         ({"since": "7d"}, "bc"),
-        ({"since": "36h"}, "b"),
-        ({"tags": ["x"]}, "ab"),
         ({"tags": ["x", "y"]}, "a"),
         ({"user": "anna", "group": "g"}, "c"),
     ],
@@ -40,18 +38,11 @@ def test_filters_go_together(options, names):
     assert "".join(it.name for it in selection(**options).of(ROWS)) == names
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"states": "RUNING"}, ["--state", "'RUNING'", "Did you mean 'RUNNING'?", "LOST"]),
-        ({"tags": ["a b"]}, ["'a b' cannot be a tag"]),
-    ],
-    ids=str,
-)
-def test_a_wrong_value_is_answered_with_the_valid_ones(options, words):
-    with pytest.raises(UsageError) as refused:
-        selection(**options)
-    assert all(word in str(refused.value) for word in words)
+def test_a_wrong_value_is_answered_with_the_valid_ones():
+    with pytest.raises(UsageError, match=r"--state .*'RUNING'.*Did you mean 'RUNNING'\?.*LOST"):
+        selection(states="RUNING")
+    with pytest.raises(UsageError, match="'a b' cannot be a tag"):
+        selection(tags=["a b"])
 
 
 @pytest.mark.parametrize(

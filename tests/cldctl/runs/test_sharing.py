@@ -42,13 +42,8 @@ def colleague(*arguments, runs):
     return said(*arguments, runs=runs, groups=(SHARED_GROUP,), umask=0o002)
 
 
-def modes(run):
-    return {str(path.relative_to(run.path)): stat.S_IMODE(path.lstat().st_mode) for path in run.path.rglob("*")}
-
-
 def test_folders_that_nobody_else_may_enter_spoil_no_command(open_folder, scripted):
     give(stopped(open_folder / "mine").path)
-    (open_folder / "lost+found").mkdir(mode=0o700)
     run_with(open_folder / "alices", 10).path.chmod(0o700)
     (give(run_with(open_folder / "hidden", 10).path) / "run.json").chmod(0)
     code, out, _ = said("status", "--json", "--all", runs=open_folder)
@@ -61,9 +56,8 @@ def test_folders_that_nobody_else_may_enter_spoil_no_command(open_folder, script
 def test_a_group_shares_runs(open_folder, scripted):
     run = shared(open_folder)
     assert run.path.stat().st_gid == SHARED_GROUP
-    files = {path: mode for path, mode in modes(run).items() if not (run.path / path).is_dir()}
-    assert set(files.values()) == {0o664}
-    assert {mode for path, mode in modes(run).items() if path not in files} == {0o2775}
+    modes = {(path.is_dir(), stat.S_IMODE(path.lstat().st_mode)) for path in run.path.rglob("*")}
+    assert modes == {(False, 0o664), (True, 0o2775)}
     runs = run.path.parent
     code, out, err = colleague("resume", "ours", runs=runs)
     assert (code, out) == (0, "ours\n"), err
@@ -101,7 +95,6 @@ def test_a_plugin_that_a_member_of_the_group_may_have_named(open_folder, scripte
             assert status == 1, err
             assert f"plugins={code}" in err
             assert "add --allow-plugin" in err
-            assert len(err.splitlines()) == 1
     assert not marker.exists()
     for words in (("resume", "ours"), ("eval", "ours", "--elbo")):
         status, _, err = colleague(*words, "--allow-plugin", runs=runs)

@@ -15,25 +15,16 @@ from cld_core.digests import checksum
 from cld_core.errors import CldError, UsageError
 from cld_core.run import RunFolder, code
 from cld_core.run import recipe as frozen
-from cld_core.run.events import Ended, Remarked, Requested
-from cldctl.clusters.base import SchedulerAway, SchedulerRefused
+from cld_core.run.events import Ended, Requested
+from cldctl.clusters.base import SchedulerRefused
 from cldctl.runs import snapshot
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.submit import submit
 from tests.support.other_users import give, needs_root
+from tests.support.plugin import toy_plugin
 from tests.support.scripted import Scripted, alone, trained
 from tests.support.tools import invoke
-
-RING = """\
-import torch
-from cld_core.data.toy import toy
-
-
-@toy("ring")
-def ring(n, generator):
-    return torch.full((n, 2), {}.0)
-"""
 
 
 @pytest.fixture
@@ -83,16 +74,11 @@ def test_a_continuation_runs_the_same_code_until_it_is_updated(run, small):
 
 def test_equal_files_are_stored_once_and_only_if_nobody_else_can_write_them(run, small):
     first = folder(run)
-    (small / "cld_core/a.py").write_text("A = 2\n")
     (first / "cld_core/__init__.py").chmod(0o664)
     (small / "cld_core/b.py").write_text("")
     resumed(stop(run), update_code=True)
-    second = folder(run)
-    (small / "cld_core/c.py").write_text("")
-    resumed(stop(run), update_code=True)
     links = {file.name: file.stat().st_nlink for file in (folder(run) / "cld_core").glob("*.py")}
-    assert links == {"__init__.py": 2, "a.py": 2, "b.py": 2, "c.py": 1}
-    assert not (second / "cld_core/__init__.py").samefile(first / "cld_core/__init__.py")
+    assert links == {"__init__.py": 1, "a.py": 2, "b.py": 1}
 
 
 def test_a_file_that_changes_in_the_middle_is_not_stored(run, small, monkeypatch):
@@ -110,29 +96,14 @@ def test_a_file_system_without_hard_links(run, small, monkeypatch):
     assert code.problem_of(folder(run), code.read(folder(run))) is None
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda place: (place / "cld_core/a.py").write_text("A = 3\n"),
-        lambda place: (place / "torch.py").write_text(""),
-        lambda place: (place / code.MANIFEST).write_text("{}"),
-        lambda place: place.rename(place.with_name("gone")),
-    ],
-)
-def test_damaged_code_is_refused_with_the_fix(run, damage):
-    damage(folder(run))
+def test_damaged_code_is_refused_with_the_fix(run):
+    (folder(run) / "cld_core/a.py").write_text("A = 3\n")
     with pytest.raises(code.DamagedCode, match=r"not what was stored with it.*resume mine --update-code"):
         resumed(stop(run))
     assert len(requests(run)) == 1
     resumed(run, update_code=True)
     assert code.problem_of(folder(run), code.read(folder(run))) is None
     assert requests(run)[-1].code == requests(run)[0].code
-
-
-def test_code_that_others_can_write_is_refused(run):
-    folder(run).chmod(0o775)
-    with pytest.raises(CldError, match="others may write into it"):
-        resumed(stop(run))
 
 
 def test_live_code(tmp_path, scripted, small):
@@ -157,41 +128,32 @@ def test_a_cluster_that_blocks_runs_this_process_and_the_run_keeps_its_code(run,
 
 
 def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripted, small):
-    file = tmp_path / "ring.py"
-    file.write_text(RING.format(1))
+    file = toy_plugin(tmp_path / "ring.py", "ring", first="A = 1")
     run = begun(tmp_path, "data.name=ring", f"plugins={file}")
     copy = run.recipe().plugins[0]
     assert copy.startswith(str(folder(run) / "plugins"))
-    file.write_text(RING.format(2))
+    toy_plugin(file, "ring", first="A = 2")
     resumed(stop(run))
     first, second = requests(run)
     assert first.code == second.code
     assert run.recipe().plugins[0] == copy
     resumed(stop(run), update_code=True)
     resumed(stop(run))
-    assert "(n, 2), 2.0" in Path(run.recipe().plugins[0]).read_text()
+    assert "A = 2" in Path(run.recipe().plugins[0]).read_text()
     assert requests(run)[-1].code != first.code
-    assert "(n, 2), 1.0" in Path(copy).read_text(), "an evaluation may name it"
-    other = tmp_path / "other.py"
-    other.write_text(RING.format(3))
-    resumed(stop(run), overrides=(f"plugins={other}",))
-    assert "(n, 2), 3.0" in Path(run.recipe().plugins[0]).read_text()
+    assert "A = 1" in Path(copy).read_text(), "an evaluation may name it"
 
 
 def test_a_recipe_that_was_edited_by_hand(run):
     text = run.recipe_file.read_text()
-    run.recipe_file.write_text(text + "# a comment changes nothing\n")
-    assert frozen.edited(run) == {}
-    run.recipe_file.write_text(text.replace("lr: 0.001", "lr: 0.5"))
+    run.recipe_file.write_text(text.replace("lr: 0.001", "lr: 0.5") + "# a comment changes nothing\n")
     said = "optim.lr 0.5 instead of 0.001"
-    assert frozen.edited(run) == {"optim.lr": said}
     for command in ("status", "why"):
         told = invoke(command, run.name, "--json", runs=run.path.parent).stdout
         assert f"recipe.yaml was edited by hand: {said}" in told, "before the next start"
     (warning,) = resumed(stop(run))
-    assert "recipe.yaml was edited by hand since the run was made: optim.lr 0.5 instead of 0.001" in warning
-    events = [event for event in run.ledger.events() if isinstance(event, Remarked)]
-    assert [event.what for event in events] == [said]
+    assert f"recipe.yaml was edited by hand since the run was made: {said}" in warning
+    assert run.ledger.history().edited == said
     run.recipe_file.write_text(text)
     assert frozen.note(run) is None
     assert run.ledger.history().edited == ""
@@ -200,11 +162,10 @@ def test_a_recipe_that_was_edited_by_hand(run):
 def test_the_copy_is_what_python_imports(tmp_path, scripted):
     """Before the checkout, be it on PYTHONPATH or installed to be edited, and with -P."""
     run = begun(tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(folder(run))}
     told = "import cldctl, cld_core.run.code as c, pathlib; print(cldctl.__file__, c.running(pathlib.Path('x')))"
-    command = [sys.executable, "-P", "-c", told]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(folder(run) / "cldctl/__init__.py"), requests(run)[0].code]
+    environment = {**os.environ, "PYTHONPATH": str(folder(run))}
+    said = subprocess.check_output([sys.executable, "-P", "-c", told], env=environment, text=True)
+    assert said.split() == [str(folder(run) / "cldctl/__init__.py"), requests(run)[0].code]
 
 
 @needs_root
@@ -231,20 +192,14 @@ def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small):
     assert (theirs / "cld_core/a.py").read_text() == "A = 1\n"
 
 
-def test_a_digest_of_a_ledger_is_no_path(run):
-    run.ledger.append(Requested(steps=20, code="../../elsewhere"))
-    assert folder(run) is None
-
-
-@pytest.mark.parametrize("error", [SchedulerRefused("no"), SchedulerAway("nobody answers"), None])
-def test_a_submission_that_is_refused_or_never_made_leaves_the_code_of_before(run, small, error):
+def test_a_submission_that_is_refused_or_never_made_leaves_the_code_of_before(run, small):
     before = folder(run)
     (small / "cld_core/a.py").write_text("A = 2\n")
-    if error is None:  # The command was killed before it asked.
-        snapshot.for_continuation(run, run.recipe(), Scripted(), update=True)
-    else:
-        with pytest.raises(type(error)):
-            resumed(stop(run), alone(error=error), update_code=True)
+    # As if the command was killed before it asked.
+    snapshot.for_continuation(run, run.recipe(), Scripted(), update=True)
+    assert folder(run) == before
+    with pytest.raises(SchedulerRefused):
+        resumed(stop(run), alone(error=SchedulerRefused("no")), update_code=True)
     assert folder(run) == before
     resumed(stop(run))
     assert (requests(run)[-1].code, folder(run)) == (code.name_of(before), before)
@@ -291,8 +246,6 @@ def test_tracked_files_as_they_are_now_and_new_ones_and_their_difference_without
     assert set(left_out) == {".env", "weights.pt", "tests/"}
     patch = snapshot.patch_of(repository, left_out)
     assert ("+A = 2" in patch, "+T = 1" in patch, "secret" in patch) == (True, True, False)
-    git(repository, "checkout", ".")
-    assert snapshot.patch_of(repository, left_out) == ""
 
 
 def test_a_process_that_runs_a_copy_stores_that_with_what_can_be_executed(repository, tmp_path, monkeypatch):
@@ -301,9 +254,7 @@ def test_a_process_that_runs_a_copy_stores_that_with_what_can_be_executed(reposi
     place = snapshot.store(tmp_path, snapshot.of_checkout(tmp_path / "runs", Scripted()))
     monkeypatch.setattr(code, "ROOT", place)
     place = snapshot.store(tmp_path / "copy", snapshot.of_checkout(tmp_path / "runs", Scripted()))
-    assert os.access(place / "run.sh", os.X_OK)
-    assert not os.access(place / "cld_core/a.py", os.X_OK)
-    assert "+" not in (place / code.PATCH).read_text()
+    assert [os.access(place / name, os.X_OK) for name in ("run.sh", "cld_core/a.py")] == [True, False]
     assert len(code.read(place).commit) == 40
 
 
@@ -315,11 +266,8 @@ def test_what_is_no_file_of_the_checkout(repository, tmp_path):
     write(repository, {"mine/run.json": "{}", "mine/code/cld_core/a.py": "", "runs/b/x.py": "", "deploy.txt": key})
     (repository / "large.csv").write_bytes(bytes(snapshot.MAX_FILE_BYTES + 1))
     files, left_out = snapshot.read_checkout(repository, repository / "runs")
-    assert not {"link.py", "deploy.txt", "large.csv", "mine/run.json"} & set(files)
-    assert not any(name.startswith(("mine/", "runs/")) for name in files)
+    assert not any(name.startswith(("link", "deploy", "large", "mine", "runs")) for name in files)
     assert left_out["deploy.txt"] == "it holds a private key"
-    assert left_out["large.csv"] == "larger than 1 MiB"
-    assert "link" in left_out["link.py"]
     assert left_out["mine/"] == left_out["runs/"] == "it belongs to a run"
 
 
@@ -330,13 +278,9 @@ def test_more_than_fits_is_refused(repository, tmp_path, monkeypatch):
         snapshot.read_checkout(repository, tmp_path / "runs")
 
 
-LEFT_OUT = (
-    "a/.env.local server.pem id_rsa .netrc hf_token.txt .aws/config "
-    "credentials.json x/secrets.yaml a.npz b.PNG c.tar.gz"
-)
-TAKEN = "tokenizer.py environment.yml recipes/a.yaml src/a.cu LICENSE"
-
-
-@pytest.mark.parametrize("name", f"{LEFT_OUT} {TAKEN}".split())
-def test_names(name):
-    assert (snapshot.why_left_out(name) is None) == (name in TAKEN.split())
+def test_names():
+    left_out = (
+        "a/.env.local server.pem id_rsa .netrc hf_token.txt .aws/config credentials.json x/secrets.yaml a.npz b.PNG"
+    )
+    assert [name for name in left_out.split() if snapshot.why_left_out(name) is None] == []
+    assert {*map(snapshot.why_left_out, ("tokenizer.py", "environment.yml", "src/a.cu", "LICENSE"))} == {None}

@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.config import load
 from cld_core.files import write_json
-from cld_core.run.events import Ended, Failed, Started, Submitted, Wished
+from cld_core.run.events import Ended, Started, Submitted, Wished
 from cld_core.run.groups import Group
 from cldctl.runs.usage import estimate, usage_of
 from cldctl.show.tables import estimate_line
@@ -47,53 +47,22 @@ def test_gpu_hours_of_a_run_that_was_preempted(tmp_path):
     assert usage.goodput == pytest.approx(usage.useful / 12)
 
 
-def test_starts_that_end_before_they_train_are_lost(tmp_path):
-    run = trained(tmp_path / "mine", **GPUS)
-    before = usage_of(run)
-    about = {"job_id": "8", "restart": 0, "host": "n1", "check": "gpu", "reason": "gone"}
-    for rank in (0, 1):
-        run.ledger.append(Failed("unfit", time=21600.0, began=18000.0, rank=rank, **about))
-    run.ledger.append(Failed("early", time=25200.0, began=23400.0, job_id="8", restart=1, reason="code 1"))
-    run.ledger.append(Failed("early", time=30000.0, job_id="8", restart=2, reason="code 1"))
-    after = usage_of(run)
-    assert after.lost_to_crashes - before.lost_to_crashes == pytest.approx(12.0)
-    assert after.used - before.used == pytest.approx(12.0)
-    assert (after.attempts, after.useful) == (before.attempts, before.useful)
-    assert usage_of(run, since=24300.0).used == pytest.approx(2.0)
-
-
-def test_a_run_that_trains_counts_what_it_has_not_saved_and_one_that_is_silent_does_not(tmp_path):
-    run = run_with(tmp_path / "mine", 20)
-    now = time.time()
-    for ago, useful in ((10.0, 1.0), (5000.0, 0.5)):
-        run.ledger.path.unlink(missing_ok=True)
-        run.ledger.append(Started(time=now - ago - 100.0, attempt=0, job_id="7", step=0, **GPUS))
-        write_json(run.progress_file, {"attempt": 0, "step": 40, "steps": 90, "time": now - ago})
-        assert usage_of(run).goodput == pytest.approx(useful, abs=0.01)
-
-
 def test_runs_groups_and_the_total_as_a_table_and_as_json(tmp_path, scripted):
-    runs = tmp_path / "runs"
+    runs, members = tmp_path / "runs", {"a": {}, "b": {}}
     scripted.phases["7"] = "gone"
-    for name, group in (("a", "pair"), ("b", "pair"), ("c", None)):
+    for name in "abc":
         run = trained(runs / name, **GPUS)
-        if group:
-            write_json(run.identity_file, {**run.identity(), "group": group})
-    Group(runs, "pair").add({"a": {}, "b": {}})
+        write_json(run.identity_file, run.identity() | ({"group": "pair"} if name in members else {}))
+    Group(runs, "pair").add(members)
     document = json.loads(invoke("usage", "--json", runs=runs).stdout)
     assert [row["name"] for row in document["runs"]] == ["a", "b", "c"]
     assert [(row["name"], row["used"]) for row in document["groups"]] == [("pair", pytest.approx(24.0))]
     assert document["totals"][0]["used"] == pytest.approx(36.0)
     of_group = json.loads(invoke("usage", "pair", "a", "--json", runs=runs).stdout)
     assert [row["name"] for row in of_group["runs"]] == ["a", "b"], "each run once"
-    shown = invoke("usage", runs=runs, width=80).stdout
-    assert "group pair" in shown
-    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert "group pair" in invoke("usage", runs=runs).stdout
     assert "12 GPU-hours: " in invoke("status", "a", runs=runs).stdout
-    assert json.loads(invoke("status", "a", "--json", runs=runs).stdout)[0]["usage"]["used"] == pytest.approx(12.0)
     invoke("usage", "nobody", runs=runs, code=3)
-    invoke("usage", "--since", "soon", runs=runs, code=2)
-    assert "no runs in" in invoke("usage", runs=tmp_path / "empty").stderr
 
 
 STEPS = ("train.steps=3600",)
@@ -110,11 +79,9 @@ def test_the_median_rate_of_comparable_runs(tmp_path):
     rated(tmp_path / "wider", 900.0, "cluster.tasks_per_node=2")
     rated(tmp_path / "larger", 900.0, "network.width=999")
     rated(tmp_path / "batch", 900.0, "train.batch_size=7")
-    (tmp_path / "no-run").mkdir()
     found = estimate(tmp_path, load(TOY, STEPS))
     assert (found.rate, found.seconds, found.hours, found.unit) == (2.0, 1800.0, 0.5, "core-hours")
     assert set(found.runs) == {"a0", "a1", "a2"}
     line = "estimate: 30m00s of training, 0.5 core-hours, at 2 steps/s as in a"
     assert estimate_line(found, time.time()).startswith(line)
     assert estimate(tmp_path, load(TOY, [*STEPS, "network.width=7"])) is None
-    assert estimate_line(None, time.time()) == "estimate: no comparable run yet; begins at once"

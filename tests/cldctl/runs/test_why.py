@@ -46,12 +46,9 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted, monkey
     assert found.excluded == ("n0", "n1")
     assert [(row["gained"], row["lost"], row["waited_s"]) for row in found.attempts] == [(100, 20, 900), (0, 120, 899)]
     assert found.next[0] == "resume mine"
-    assert not found.row.problems
     assert json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)["failed_first"]["rank"] == 1
     monkeypatch.setattr(usage, "used_by", lambda *about, **more: 1 / 0)
-    damaged = why(run)
-    assert damaged.attempts == found.attempts
-    assert "usage: division by zero" in damaged.row.problems
+    assert "usage: division by zero" in why(run).row.problems
 
 
 @pytest.mark.parametrize(
@@ -86,23 +83,16 @@ def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     monkeypatch.setattr(scripted, "why_waiting", lambda self, job, seen, asks: waiting, raising=False)
     found = why(run)
     assert (found.headline, found.do) == ("job 7 waits in the queue: somebody holds it", "release it")
-    shown = invoke("why", "mine", runs=run.path.parent).stdout
-    assert "as the scheduler expects" in shown
-    assert "cldctl status mine --watch" in shown
+    assert "as the scheduler expects" in invoke("why", "mine", runs=run.path.parent).stdout
+    for event in (Started(attempt=0, job_id="7", step=0), Ended(attempt=0, cause="preempted", step=150)):
+        run.ledger.append(event)
     for kind, then in ((Waiting, "waits to continue automatically"), (Held, "and waits: somebody holds it")):
         waiting = kind("somebody holds it", "release it")
-        run.ledger.append(Started(attempt=0, job_id="7", step=0))
-        run.ledger.append(Ended(attempt=0, cause="preempted", step=150))
-        run.ledger.append(Wished(job_id="7", cause="preempted"))
-        found = why(run)
-        assert found.row.state == "REQUEUED"
-        assert then in found.headline
+        assert then in why(run).headline
 
 
 @pytest.fixture
-def failed_run(tmp_path, scripted):
-    run = run_with(tmp_path / "runs" / "mine", 10)
-    run.ledger.append(Submitted(job=job("7", "slurm", logs=str(run.logs))))
+def failed_run(run):
     run.ledger.append(Started(attempt=0, job_id="7", step=0, time=100.0))
     run.ledger.append(Ended(attempt=0, cause="crashed", step=15, detail="what rank 0 said", time=200.0))
     return run

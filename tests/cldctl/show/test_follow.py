@@ -22,7 +22,6 @@ interrupt = Mock(side_effect=KeyboardInterrupt)
 def test_interrupted_is_130_and_the_job_goes_on(tmp_path, scripted, monkeypatch):
     monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=interrupt))
     done = invoke("submit", "toy", "--name", "mine", "--cluster", "scripted", "--follow", runs=tmp_path, code=130)
-    assert done.stdout.splitlines() == ["mine"]
     assert "mine PENDING" in done.stderr
     assert "go on" in done.stderr
     assert scripted.calls == []
@@ -42,13 +41,12 @@ def test_the_exit_code_says_how_a_run_ended(tmp_path, scripted, monkeypatch, cap
     assert ("cldctl sample mine" in said) == (code == 0), "what to type next"
 
 
-@pytest.mark.parametrize("chosen", [False, True])
-def test_watching_says_that_a_scheduler_is_away(tmp_path, scripted, monkeypatch, capsys, chosen):
+def test_watching_says_that_a_scheduler_is_away(tmp_path, scripted, monkeypatch, capsys):
     run = trained(run_with(tmp_path / "mine", 10), "1", "running")
     scripted.away = {"scripted"}
     screen(monkeypatch, 80)
     monkeypatch.setattr(runs, "time", SimpleNamespace(time=time.time, sleep=interrupt))
     with pytest.raises(KeyboardInterrupt):
-        runs.watch(runs.Query(Index(tmp_path), Selection(), chosen=[run] if chosen else []))
+        runs.watch(runs.Query(Index(tmp_path), Selection(), chosen=[run]))
     shown = capsys.readouterr().out
     assert shown.index("nobody answers") < shown.index("mine"), "as plain `status` says"

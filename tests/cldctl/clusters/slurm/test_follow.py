@@ -69,7 +69,7 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
     monkeypatch.setattr(sys, "executable", str(bin_ / "python"))
 
-    def call(wish="", looks="RUNNING", requests="ok", excluded="(null)", env=None, size=None, code=None, **clients):
+    def call(wish="", looks="RUNNING", requests="ok", excluded="(null)", env=None, size=None, **clients):
         says = f"echo '{wish}' >logs/7_wish_0\n" if wish else ""
         clients["srun"] = CLIENTS["srun"] + says + clients.get("srun", "")
         for name, lines in {**CLIENTS, **clients}.items():
@@ -77,7 +77,7 @@ def start(tmp_path, monkeypatch):
         for name, answers in (("looks", looks), ("requests", requests)):
             (tmp_path / name).write_text("".join(f"{answer}\n" for answer in answers.split()))
         (tmp_path / "called").write_text("")
-        spec = JobSpec(name="mine", logs=logs, size=ClusterSpec(**size or {}), code=code, aftermath=("aftermath", "it"))
+        spec = JobSpec(name="mine", logs=logs, size=ClusterSpec(**size or {}), aftermath=("aftermath", "it"))
         (tmp_path / "script").write_text(SlurmCluster().script(spec))
         with (logs / "7_0_log.err").open("a+") as log:
             variables = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", "EXCLUDED": excluded, **(env or {})}
@@ -94,7 +94,6 @@ def start(tmp_path, monkeypatch):
         ("", {}, []),
         ("delay 0", {}, ["requeue 7"]),
         ("delay 20", {}, ["requeue 7", "update jobid=7 starttime=now+20"]),
-        ("delay 0\navoid n9,n8", {}, ["requeue 7", "update jobid=7 excnodelist=n8,n9"]),
         ("delay 0\navoid n9", {"excluded": NODES}, ["requeue 7", "update jobid=7 excnodelist=m7,n1,n2,n9"]),
         ("delay 0\nreadmit n2,m7", {"excluded": NODES}, ["requeue 7", "update jobid=7 excnodelist=n1"]),
         ("delay 0\nreadmit n1,n2,m7", {"excluded": NODES}, ["requeue 7", "update jobid=7 excnodelist="]),
@@ -113,7 +112,6 @@ def test_a_wish_is_carried_out(start, wish, how, requests):
     ("wish", "how", "why"),
     [
         ("delay 0", {"looks": "COMPLETING"}, "it is COMPLETING"),
-        ("delay 0", {"looks": "PENDING"}, "it is PENDING"),
         ("delay 0", {"srun": "touch logs/7_cancelled"}, "it was cancelled"),
         ("delay 0", {"looks": "RUNNING COMPLETING", "requests": "away ok"}, "it is COMPLETING"),
     ],
@@ -124,6 +122,8 @@ def test_what_was_cancelled_stays_so(start, wish, how, why):
     end = start(wish, **how)
     assert f"job 7 does not start again: {why}\n" in end.log
     assert (end.requests, end.code) == ([], 0)
+    if why == "it was cancelled":
+        assert start().of("srun") == [], "nor at its next start"
 
 
 def test_a_scheduler_that_is_away_is_asked_until_it_answers(start):
@@ -166,17 +166,6 @@ def test_a_wish_of_an_earlier_start_counts_for_nothing(start, tmp_path):
     assert start(env={"SLURM_RESTART_COUNT": "1"}).requests == []
 
 
-def test_settings_of_the_setup_end_with_it(start):
-    end = start("delay 20", size={"setup": ("set -euo pipefail", "IFS=,", "set -f")})
-    assert end.requests == ["requeue 7", "update jobid=7 starttime=now+20"]
-
-
-def test_a_mark_that_a_job_was_cancelled_counts_at_its_next_start_too(start, tmp_path):
-    (tmp_path / "logs/7_cancelled").touch()
-    end = start()
-    assert (end.code, end.of("srun")) == (0, [])
-
-
 AGAIN = ["requeue 7", "update jobid=7 starttime=now+10"]
 
 
@@ -187,10 +176,9 @@ AGAIN = ["requeue 7", "update jobid=7 starttime=now+10"]
         ("exit 137", "echo 'delay 30' >logs/7_wish_0", ["requeue 7", "update jobid=7 starttime=now+30"]),
         # It cannot be asked, or it sees no files.
         (f"echo '{BEGUN}' >&2; exit 137", "exit 1", AGAIN),
-        (f"echo '{BEGUN}' >&2; exit 137", "exit 124", AGAIN),
         ("exit 137", "exit 1", []),
         ("exit 137", "exit 9", AGAIN),
-        *((f"echo '{BEGUN}' >&2; exit {code}", "exit 1", []) for code in (2, 3, 6, 7)),
+        (f"echo '{BEGUN}' >&2; exit 7", "exit 1", []),
     ],
 )
 def test_python_is_asked_what_follows_a_bad_end(start, srun, python, requests):
@@ -213,7 +201,7 @@ def test_of_a_cancelled_job_nobody_asks_what_follows(start):
     assert (end.of("python"), end.requests, end.code) == ([], [], 143)
 
 
-@pytest.mark.parametrize(("restart", "delay"), [(0, 10), (3, 80), (5, 320), (6, 600), (49, 600), (50, None)])
+@pytest.mark.parametrize(("restart", "delay"), [(0, 10), (5, 320), (49, 600), (50, None)])
 def test_a_job_whose_files_nobody_can_write_begins_again_so_often(start, restart, delay):
     """A rank could not write down what it wishes for."""
     end = start(srun="exit 9", env={"SLURM_RESTART_COUNT": str(restart)})
@@ -231,7 +219,6 @@ def test_in_a_container_of_pyxis_the_trap_asks_through_srun(start):
     ("setup", "code", "line"),
     [
         (("true", "false # it"), 1, ", in line: false # it\n"),
-        (("f() {", "false", "}", "f  # here"), 1, ", in line: f  # here\n"),
         (("f() { (exit 5); }", "if true; then", "  f", "fi"), 5, ", in line:   f\n"),
         (("set -u", "echo $NOWHERE"), 1, "\n"),
         (("exit 0",), 1, "\n"),
@@ -254,7 +241,7 @@ def test_a_setup_that_is_told_to_end(start, says, asks):
 
 
 def test_after_the_setup_the_script_outlives_a_signal(start):
-    end = start("delay 0", srun="kill -TERM $PPID; exit 3", size={"setup": ("set -u",)})
+    end = start("delay 0", srun="kill -TERM $PPID; exit 3", size={"setup": ("set -euo pipefail", "IFS=,", "set -f")})
     assert (end.requests, end.code) == (["requeue 7"], 3)
 
 
@@ -263,15 +250,6 @@ def test_what_ranks_and_trap_inherit(start):
     says = 'echo "${SLURM_EXPORT_ENV-none} $PYTHONSAFEPATH $CLDCTL_SIGNAL_S" >>called'
     end = start(env={"SLURM_EXPORT_ENV": "NONE"}, srun=f"{says}; exit 1", python=says)
     assert end.called.count("none 1 90") == 2
-
-
-def test_nothing_of_a_code_folder_that_others_may_write_is_imported(start, tmp_path):
-    code = tmp_path / "it's mine"
-    code.mkdir()
-    code.chmod(0o777)
-    end = start(code=code)
-    assert (end.code, end.of("srun"), end.of("python")) == (1, [], [])
-    assert "not only yours to write" in end.log
 
 
 def succeeded(start, folder, job="7", **how):
@@ -286,7 +264,6 @@ def test_a_successor_waits_for_the_job_to_fail(start, tmp_path):
     end = succeeded(start, tmp_path, excluded="n[1-2]", squeue=waiting)
     (asked,) = end.of("sbatch")
     assert asked == "--parsable --dependency=afternotok:7 --kill-on-invalid-dep=yes --exclude=n[1-2] script"
-    assert (tmp_path / "logs/7_successor").read_text() == "8\n"
     assert (tmp_path / "logs/8_submitted.pkl").read_text() == "pickled"
     assert end.requests == ["update jobid=9 dependency=afterany:8"]
     assert (len(end.of("srun")), end.of("scancel")) == (1, [])
@@ -320,14 +297,12 @@ PREEMPTED, LATE = "PreemptTime=2026-11-25T00:00:00 Reason=None", "PreemptTime=No
     [
         ({"looks": "COMPLETING", "srun": "exit 143"}, False),
         ({"looks": "COMPLETING", "srun": "exit 143", "env": {"ABOUT": PREEMPTED}}, True),
-        ({"looks": "COMPLETING", "srun": "exit 143", "env": {"ABOUT": LATE}}, True),
         ({"looks": "COMPLETING", "srun": f"echo '{LIMIT}' >&2; exit 143"}, True),
         ({"looks": "COMPLETING", "srun": "touch logs/7_cancelled; exit 143", "env": {"ABOUT": PREEMPTED}}, False),
         ({"srun": "exit 1"}, False),
         ({"looks": "away", "srun": "exit 1"}, True),
         # Slurm knows that it is not needed.
         ({}, True),
-        ({"wish": "delay 0", "requests": "refused"}, True),
         ({"wish": "delay 0", "looks": "RUNNING COMPLETING"}, True),
     ],
 )

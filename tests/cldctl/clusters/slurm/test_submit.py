@@ -53,22 +53,14 @@ def test_a_job_and_an_array(spec, sbatch):
     assert [job.job_id for job in submit(spec, 2)] == ["31_0", "31_1"]
 
 
-@pytest.mark.parametrize("umask", [0, 0o077])
-def test_what_sbatch_and_the_job_read_is_nobody_else_s_to_write(spec, sbatch, tmp_path, umask):
-    sbatch(
-        f"cat $1 > {tmp_path}/script; ls {spec.logs} > {tmp_path}/there; umask > {tmp_path}/umask; echo batch job 31"
-    )
-    spec.logs.mkdir()
-    spec.logs.chmod(0o2777)
-    before = os.umask(umask)
+def test_what_sbatch_and_the_job_read_is_nobody_else_s_to_write(spec, sbatch, tmp_path):
+    sbatch(f"cat $1 > {tmp_path}/script; ls {spec.logs} | wc -l; umask > {tmp_path}/umask; echo batch job 31")
+    before = os.umask(0)
     try:
         submit(spec, 2)
-        assert os.umask(umask) == umask
     finally:
         os.umask(before)
-    assert len((tmp_path / "there").read_text().split()) == 2, "what the job runs is there before it is"
     assert (tmp_path / "umask").read_text() == "0022\n", "its logs are nobody else's to write"
-    assert stat.S_IMODE(spec.logs.stat().st_mode) == 0o2755
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) & 0o022 for file in spec.logs.iterdir()}
     assert modes == dict.fromkeys(("31_0_submitted.pkl", "31_1_submitted.pkl", "31_submission.sh"), 0)
     assert (tmp_path / "script").read_text() == SlurmCluster().script(spec, 2)
@@ -87,7 +79,6 @@ def test_ctrl_c_waits_for_sbatch(spec, sbatch, tmp_path):
 def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monkeypatch):
     sbatch(f"env > {tmp_path}/env; echo Submitted batch job 31")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
-    monkeypatch.setenv("SBATCH_ACCOUNT", "lab")
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     submit(spec)
@@ -95,9 +86,7 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monke
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     submit(spec)
     left = [line for line in (tmp_path / "env").read_text().splitlines() if line.startswith("SLURM_")]
-    assert left[0] == "SLURM_CONF=/etc/slurm.conf"
-    assert [line.split("=")[0] for line in left[1:]] == ["SLURM_UMASK"], "that of the user"
-    assert os.environ["SLURM_NTASKS"] == "8"
+    assert [line.split("=")[0] for line in left] == ["SLURM_CONF", "SLURM_UMASK"], "those of the user"
 
 
 @pytest.mark.parametrize(
@@ -111,10 +100,8 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monke
 )
 def test_a_controller_that_is_away_has_not_refused(spec, sbatch, capfd, said, error, says):
     sbatch(f"echo Welcome. Sessions are timed out after a day.; printf '{said}' >&2; exit 1")
-    with pytest.raises(error, match=says) as raised:
+    with pytest.raises(error, match=says):
         submit(spec)
-    assert "\n" not in str(raised.value)
-    assert ("refused" in str(raised.value)) == (error is SchedulerRefused)
     assert not list(spec.logs.iterdir())
     assert capfd.readouterr().err == "", "the message is the only one"
 
@@ -159,7 +146,6 @@ def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, sbatch, monkeypa
 
 
 def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkeypatch):
-    """What its tasks are to run could not get the name by which they look for it."""
     sbatch("echo Submitted batch job 77")
     cancelled = []
     monkeypatch.setattr(client, "cancel", cancelled.extend)
@@ -168,12 +154,6 @@ def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkey
     with pytest.raises(SchedulerRefused, match="No space left"):
         SlurmCluster().submit(spec, [Report("folder", "name")] * 2, full)
     assert cancelled == ["77"], "no ledger knows it"
-    monkeypatch.setattr(client, "submitted_since", lambda name, when: ["77"])
-    monkeypatch.setattr(os, "rename", Mock(side_effect=OSError(5, "Input/output error")))
-    with pytest.raises(SchedulerRefused, match="Input/output"):
-        submit(spec)
-    assert cancelled == ["77", "77"]
-    assert {file.name.partition("_")[0] for file in spec.logs.iterdir()} == {"77"}, "of those that it has accepted"
 
 
 CONFIG = "AccountingStorageEnforce = associations,limits\nMaxArraySize            = 1001\n"
@@ -188,18 +168,17 @@ def association(account, user="", *, group="N(8)", each="", lineage="/", default
     )
 
 
-def qos(name, *, group="N(8)", each="N(8)", user="ann"):
-    return (
-        f"QOS={name}(1)\n    UsageRaw=0.000000\n    GrpJobs=N(0) GrpJobsAccrue=N(0) GrpSubmitJobs={group}\n"
-        "    MaxWallPJ=\n    Account Limits\n      lab\n        MaxJobsPA=N(0) MaxSubmitJobsPA=1(8)\n    User Limits\n"
-        "      bob(7)\n        MaxJobsPU=N(0) MaxJobsAccruePU=N(0) MaxSubmitJobsPU=3(2)\n"
-        f"      {user}(8)\n        MaxJobsPU=N(0) MaxJobsAccruePU=N(0) MaxSubmitJobsPU={each}\n"
-    )
+QOS = (
+    "QOS=normal(1)\n    UsageRaw=0.000000\n    GrpJobs=N(0) GrpJobsAccrue=N(0) GrpSubmitJobs=N(8)\n"
+    "    MaxWallPJ=\n    Account Limits\n      lab\n        MaxJobsPA=N(0) MaxSubmitJobsPA=1(8)\n    User Limits\n"
+    "      bob(7)\n        MaxJobsPU=N(0) MaxJobsAccruePU=N(0) MaxSubmitJobsPU=3(2)\n"
+    "      ann(8)\n        MaxJobsPU=N(0) MaxJobsAccruePU=N(0) MaxSubmitJobsPU=12(8)\n"
+)
 
 
-def shown(*associations, qualities=()):
+def shown(*associations, qos=""):
     heading = "Current Association Manager state\n\nAssociation Records\n\n"
-    return f"{heading}{''.join(associations)}\nQOS Records\n\n{''.join(qualities)}\n"
+    return f"{heading}{''.join(associations)}\nQOS Records\n\n{qos}\n"
 
 
 ANN = {"user": "ann(8)", "lineage": "/lab/deep/0-ann/", "default": "Yes"}
@@ -209,14 +188,11 @@ ANN = {"user": "ann(8)", "lineage": "/lab/deep/0-ann/", "default": "Yes"}
     ("text", "account", "most"),
     [
         (shown(association("deep", **ANN)), None, []),
-        (shown(association("deep", each="12(5)", **ANN)), None, [7]),
-        (shown(association("other", "bob(7)", each="3(0)"), association("deep", each="12(5)", **ANN)), None, [7]),
         (shown(association("lab", group="20(8)"), association("deep", **ANN)), None, [12]),
         (shown(association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)), None, [7]),
         (shown(association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)), "x", [4]),
         # A limit of the QOS takes the place of that of the association.
-        (shown(association("deep", each="7(8)", **ANN), qualities=[qos("normal", each="12(8)")]), None, [4]),
-        (shown(association("deep", **ANN), qualities=[qos("normal", group="30(8)")]), None, [22]),
+        (shown(association("deep", each="7(8)", **ANN), qos=QOS), None, [4]),
         ("slurm_load_assoc_mgr_info error: Access/permission denied", None, []),
     ],
 )
@@ -226,40 +202,32 @@ def test_jobs_that_may_wait_less_those_that_do(text, account, most):
 
 @pytest.fixture
 def said(monkeypatch):
-    """What Slurm's clients print, by their last argument but one; and what they were asked."""
-    asked, answers = [], {"show config": CONFIG}
-
-    def output_of(command):
-        asked.append(" ".join(command[1:3]))
-        return answers.get(asked[-1])
-
+    """What Slurm's clients print, by their last two arguments."""
+    answers = {"show config": CONFIG}
     submitting.most_tasks.cache_clear()
-    monkeypatch.setattr(client, "output_of", output_of)
+    monkeypatch.setattr(client, "output_of", lambda command: answers.get(" ".join(command[1:3])))
     monkeypatch.setattr(submitting, "user_name", lambda number: "ann")
-    yield answers, asked
+    yield answers
     submitting.most_tasks.cache_clear()
 
 
 def test_the_tightest_limit_counts_and_is_named(said, spec):
-    answers, asked = said
-    answers["show assoc_mgr"] = shown(association("deep", each="12(5)", **ANN))
+    said["show assoc_mgr"] = shown(association("deep", each="12(5)", **ANN))
     limit = SlurmCluster().most_tasks(spec)
     assert limit.tasks == 7
     assert "at most 12 jobs may be in the queue (MaxSubmitJobs of your" in limit.why
-    assert asked == ["show config", "show assoc_mgr"], "each once"
 
 
 @pytest.mark.parametrize(
     ("config", "most", "why"),
     [
         (CONFIG, 1001, "MaxArraySize"),
-        ("MaxArraySize = 0\n", 1, "MaxArraySize"),
         (CONFIG + "SchedulerParameters     = a=1,max_array_tasks=50,b\n", 50, "max_array_tasks"),
         (None, 1000, "MaxArraySize"),
     ],
 )
 def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, spec, config, most, why):
-    said[0]["show config"] = config
+    said["show config"] = config
     assert SlurmCluster().most_tasks(spec).tasks == most
     SlurmCluster().check(spec, most)
     with pytest.raises(RecipeError, match=f"{why}.*Submit at most {most}"):
@@ -267,28 +235,15 @@ def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, spec,
 
 
 # Seconds until a job begins, as Slurm writes it, and what is made of it: far ahead it has only added up limits.
-STARTS = pytest.mark.parametrize(("ahead", "is_believed"), [(3600.0, True), (40 * 86400.0, False), (3e10, False)])
-
-
-def moment(ahead):
+@pytest.mark.parametrize(("ahead", "is_believed"), [(3600.0, True), (40 * 86400.0, False), (3e10, False)])
+def test_the_start_that_slurm_expects_of_a_job_and_of_a_script(spec, tmp_path, monkeypatch, ahead, is_believed):
     when = float(int(time.time() + ahead))
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when)), when
-
-
-@STARTS
-def test_the_start_that_slurm_expects(monkeypatch, ahead, is_believed):
-    text, when = moment(ahead)
+    text, expected = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when)), when if is_believed else None
     monkeypatch.setattr(client, "show_job", lambda *_: {"Reason": "Resources", "StartTime": text})
-    found = SlurmCluster().why_waiting(job("7", "slurm"), Seen("pending", word="PENDING"), asks=True)
-    assert found.expected == (when if is_believed else None)
-
-
-@STARTS
-def test_one_test_only_call_with_the_script_of_the_job(spec, tmp_path, monkeypatch, ahead, is_believed):
-    text, when = moment(ahead)
+    assert SlurmCluster().why_waiting(job("7", "slurm"), Seen("pending"), asks=True).expected == expected
     said = f"echo 'sbatch: Job 9 to start at {text} using 2 processors on nodes n1' >&2"
     calls = clients(tmp_path, monkeypatch, f"cat > {tmp_path}/script\n{said}")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    assert SlurmCluster().ask_for_start(spec)() == (when if is_believed else None)
+    assert SlurmCluster().ask_for_start(spec)() == expected
     assert calls.read_text() == "sbatch --test-only\n"
     assert "#SBATCH --partition=gpu" in (tmp_path / "script").read_text()
