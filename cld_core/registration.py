@@ -15,6 +15,9 @@ from .errors import RecipeError
 SECTIONS = ("data", "sde", "network", "objective", "sampling")
 OTHERS = ("metrics", "rows", "loggers", "extractors", "toys")
 
+# What is registered in them.
+_CLASSES = {"metrics": "cld_core.metrics.Metric", "rows": "cld_core.metrics.RowKind"}
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -43,10 +46,13 @@ def register(section: str, name: str, implementation: Any, spec: type | None = N
         spec: of the sections of a recipe, the frozen dataclass of the section's keys.
 
     Raises:
-        RecipeError: there is no such section, it needs a spec, or the name belongs to what cldctl ships.
+        RecipeError: there is no such section, it needs a spec or takes no such object, or the name belongs to what
+            cldctl ships.
     """
     if section in SECTIONS and (spec is None or not dataclasses.is_dataclass(spec)):
         raise RecipeError(f"{section} {name!r} is registered without its spec. Pass the dataclass of its keys.")
+    if section in _CLASSES and not isinstance(implementation, (str, resolve(_CLASSES[section]))):
+        raise RecipeError(f"{section} {name!r} is not a {_CLASSES[section]}. Pass one, or where one is: 'MODULE:NAME'.")
     if section not in _TABLES:
         raise RecipeError(f"nothing is registered in {section!r}. Choose one of {', '.join(_TABLES)}.")
     entry = implementation if spec is None else Variant(spec, implementation)

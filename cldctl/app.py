@@ -348,7 +348,12 @@ def _unforeseen(error: Exception) -> int:
     if os.environ.get("CLDCTL_DEBUG") == "1":
         err.print("".join(traceback.format_exception(error)), end="")
     what = one_line(f"{type(error).__name__}: {error}")
-    err.error(f"internal error ({what}). Set CLDCTL_DEBUG=1 to see the traceback, and report it with that.")
+    from cld_core.config import plugins
+
+    if (plugin := plugins.raised_in(error)) is not None:
+        err.error(f"plug-in {plugin}: {what}. Correct it; CLDCTL_DEBUG=1 shows the traceback.")
+    else:
+        err.error(f"internal error ({what}). Set CLDCTL_DEBUG=1 to see the traceback, and report it with that.")
     return 1
 
 

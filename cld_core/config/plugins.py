@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,13 @@ def _import_file(path: Path) -> str:
             del sys.modules[name]
             raise
     return name
+
+
+def raised_in(error: BaseException) -> str | None:
+    """The file of the plug-in that raised an error, or called what did; None if there is none."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    files = [frame.f_code.co_filename for frame in frames if frame.f_globals.get("__name__") in _IMPORTED]
+    return files[-1] if files else None
 
 
 def fingerprint(plugins: Sequence[str]) -> str | None:

@@ -151,6 +151,9 @@ def _already_there(plan: Plan, out: Path) -> About | None:
     about = store.read_about(out)
     if about is not None:
         if (about.name, about.size, about.source_digest) == (plan.name, plan.size, plan.digest()):
+            about = store.find(out, plan.name, plan.size)
+            if about.classes:
+                store.read_labels(out, about, "train")
             return about
         raise WrongSourceError(
             f"{out} already holds {about.name} at {about.size}x{about.size}, made from {about.source}. "

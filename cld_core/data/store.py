@@ -225,11 +225,11 @@ def read_labels(root: Path, about: About, split: str) -> "np.ndarray":
     """
     import numpy as np
 
-    path = root / LABELS
+    path, fix = root / LABELS, f"Copy or prepare the data again, after removing {root}"
     try:
         labels: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({one_line(error)}). Copy or prepare the data again.") from error
+        raise DataError(f"{path} cannot be read ({one_line(error)}). {fix}.") from error
     if blake2b(labels.tobytes()) != about.labels:
-        raise DataError(f"{path} does not hold the labels that {ABOUT} describes. Copy or prepare the data again.")
+        raise DataError(f"{path} does not hold the labels that {ABOUT} describes. {fix}.")
     return labels[about.rows(split)]

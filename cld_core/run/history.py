@@ -178,6 +178,12 @@ class History:
         return self.attempts[-1] if self.attempts else None
 
     @property
+    def by_other_launcher(self) -> bool:
+        """Whether no job that was submitted runs the newest attempt, or was submitted since: torchrun started it."""
+        last, jobs = self.last, {event.job.job_id: event.time for event in self.submitted}
+        return last is not None and last.job_id not in (None, *jobs) and max(jobs.values(), default=0.0) < last.time
+
+    @property
     def cause(self) -> str | None:
         """Why the newest attempt ended; None if it has not, or there is none."""
         return None if self.last is None else self.last.cause

@@ -494,16 +494,16 @@ def _failure(training: Training, error: BaseException) -> events.Ended:
         attempt=training.attempt,
         cause=cause,
         step=reached,
-        detail=_message(error)[:_MAX_DETAIL],
+        detail=_message(error, training.folder.name)[:_MAX_DETAIL],
         bug=isinstance(error, _BUGS),
     )
 
 
-def _message(error: BaseException) -> str:
+def _message(error: BaseException, run: str) -> str:
     text = str(error) if isinstance(error, CldError) else traceback.format_exception_only(error)[-1].strip()
     # If a peer has died, gloo and NCCL report sockets.
     if "gloo" in text or "NCCL" in text:
-        return "another rank is gone, killed or crashed; `cldctl logs --rank N` shows the last output of each"
+        return f"another rank is gone, killed or crashed; `cldctl logs {run} --rank N` shows the last output of each"
     return text
 
 

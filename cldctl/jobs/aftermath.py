@@ -6,7 +6,7 @@ Ranks that exit cleanly have noted why and wished for what should follow; this i
 the run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output,
 CLUSTER the class of its launcher, "module:class". PHASE is what ended: ``work``, or ``setup`` if no rank ever began,
 with the byte of the job's log at which this start begins; ``refused`` says why a wish could not be carried out, and
-``preempted`` that this is why the job was told to end.
+``told`` that the job was told to end, and Slurm knows by now why.
 The exit code is 0 if it is decided what follows, and 9 if no file could be read or written. Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
@@ -15,6 +15,7 @@ The time limit may come while `cluster.setup` is still at work, before there is 
 to steps alone, and there is none yet: at the limit it ends the batch script, whose trap calls this.
 """
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ _MAX_REASON = 500  # characters
 # The exit code of a setup that was told to end.
 TOLD = 143
 _IN_SETUP = "the time limit came during cluster.setup"
+# What the batch script says (follow.sh).
+_SETUP_ENDED = re.compile(r"ended in cluster\.setup (with code .*)")
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_
     if crashes > max_crashes_a_day:
         return GivenUp(reason=f"{how} (train.max_crashes_a_day={max_crashes_a_day})", job_id=job_id)
     reason = f"{count} crashes in a row without a new checkpoint (train.max_retries={max_retries})"
+    reason += "" if early is None else f"; the last one: {early.reason}"
     cause = "crashed" if early else last.cause or "crashed"
     return _within(count, max_retries, job, reason, f"crash {count} of {max_retries} allowed", cause)
 
@@ -119,23 +123,27 @@ def _within(count: int, allowed: int, job: InJob, reason: str, why: str, cause: 
     return Retry(min(delay_s, _MOST_UNFIT_S) if cause == "unfit" else delay_s, why, cause)
 
 
-def missing_event(history: History, job: InJob, code: int, *, hung: bool, step: int) -> Event | None:
+def missing_event(
+    history: History, job: InJob, code: int, *, hung: bool, step: int, setup: str | None = None
+) -> Event | None:
     """What a training job that ended badly could not note itself; None if nothing is missing.
 
     Args:
         hung: whether the watchdog ended it.
         step: the last step that it reported.
+        setup: how `cluster.setup` failed, if that is what ended.
     """
     job_id, restart = job.ref.job_id, job.restart
     last = history.last
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
-        return None  # It never began: a wrong recipe or environment.
+        # It never began: a wrong recipe or environment.
+        return None if setup is None else GivenUp(reason=setup, job_id=job_id, never_began=True)
     if starts[-1].restart != restart:
-        heard = history.last_of[job_id]
-        if code in _HOPELESS or isinstance(heard, TurnedAway) or (isinstance(heard, GivenUp) and heard.never_began):
+        heard, hopeless = history.last_of[job_id], code in _HOPELESS and setup is None
+        if hopeless or isinstance(heard, TurnedAway) or (isinstance(heard, GivenUp) and heard.never_began):
             return None
-        reason = f"start {restart} ended with code {code} before it trained; see cldctl logs"
+        reason = setup or f"start {restart} ended with code {code} before it trained; see cldctl logs"
         return Failed("early", job_id=job_id, restart=restart, reason=reason, began=job.began)
     if last.job_id != job_id or last.cause is not None:
         return None
@@ -143,8 +151,11 @@ def missing_event(history: History, job: InJob, code: int, *, hung: bool, step: 
     return Ended(attempt=last.attempt, cause="crashed", step=step, detail=f"{how}; see cldctl logs")
 
 
-def after_training(run: RunFolder, job: InJob, code: int) -> None:
+def after_training(run: RunFolder, job: InJob, code: int, setup: str | None = None) -> None:
     """Note how a training job ended, and start it again or give the run up.
+
+    Args:
+        setup: as in `missing_event`.
 
     Raises:
         OSError: nothing can be read, or the wish cannot be written.
@@ -156,8 +167,14 @@ def after_training(run: RunFolder, job: InJob, code: int) -> None:
         for event in found:
             run.ledger.note(event, within_s=_NOTE_WITHIN_S)
         if not found:
-            _note_end(run, job, code, offset)
+            _note_end(run, job, code, offset, setup)
     _follow(run, job)
+
+
+def _failed_setup(job: InJob, code: int, offset: int) -> str:
+    """How a line of `cluster.setup` ended, as the batch script wrote it into the log, ``offset`` bytes into it."""
+    said = _SETUP_ENDED.findall(job.log_since(offset)) or [f"with code {code}"]
+    return one_line(f"{failures.SETUP_FAILED} {said[-1]}", _MAX_REASON)
 
 
 def after_setup(run: RunFolder, job: InJob) -> None:
@@ -167,7 +184,7 @@ def after_setup(run: RunFolder, job: InJob) -> None:
     _follow(run, job)
 
 
-def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
+def _note_end(run: RunFolder, job: InJob, code: int, offset: int, setup: str | None) -> None:
     """Note how a start ended that could not do so itself, and which rank failed first, if only the launcher knows."""
     ledger = run.ledger
     start = job.ref.job_id, job.restart
@@ -176,7 +193,7 @@ def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
     # The watchdog (faulthandler) ended rank 0 in this attempt, and left the stacks in its log.
     hung = "Timeout (" in job.log_since(offset)
     step = int(run.progress().get("step", 0))
-    event = missing_event(ledger.full_history(), job, code, hung=hung, step=step)
+    event = missing_event(ledger.full_history(), job, code, hung=hung, step=step, setup=setup)
     if event is not None:
         ledger.note(event, within_s=_NOTE_WITHIN_S)
     trained = not isinstance(event, Failed)
@@ -260,7 +277,7 @@ def main(arguments: Sequence[str]) -> int:
             ledger = run_folder.ledger if trains else open_work(folder).ledger
             reason = one_line(about, _MAX_REASON)
             ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S)
-        elif phase == "preempted":
+        elif phase == "told":
             if trains:
                 explain_previous(run_folder, job)
         elif phase == "setup" and code == TOLD and not met_limit:
@@ -268,7 +285,7 @@ def main(arguments: Sequence[str]) -> int:
         elif met_limit and trains:
             after_setup(run_folder, job)
         elif trains:
-            after_training(run_folder, job, code)
+            after_training(run_folder, job, code, _failed_setup(job, code, int(about)) if phase == "setup" else None)
         else:
             after_shards(folder, job, code)
     except OSError as error:

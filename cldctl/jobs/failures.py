@@ -38,6 +38,8 @@ _NOTE_WITHIN_S = 5.0
 # Errors that all ranks meet at the same moment, or that say nothing about the machine.
 _SHARED = (LeaseHeldError, LeaseLostError, NonFiniteError, NotFoundError, SaveError, UsageError)
 _HANGING = "Killed"
+# How the reason begins for which a job did not get beyond `cluster.setup`.
+SETUP_FAILED = "cluster.setup failed"
 # In the line with which an aftermath announces the next start.
 AGAIN = "; again in "
 # What a rank says whose peers are gone: gloo, NCCL, the store that ranks meet at, and our own watcher.

@@ -38,6 +38,7 @@ MOST_BYTES = 64 * 2**20
 _SEARCHED_BYTES = 2**28
 _LINE_BYTES = 2**20
 _BLOCK = 2**16
+_ELSEWHERE = "another launcher started it, and has its output. The same command again continues it."
 # Times as Python's logging, submitit, Slurm and our marks write them, and as glog does for torch.
 _ISO = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?", re.ASCII)
 _GLOG = re.compile(r"\b[IWEF](\d\d)(\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,9})?)", re.ASCII)
@@ -178,30 +179,35 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
     """The log of an attempt, or of the newest job that was not turned away.
 
     Raises:
-        NotFoundError: there is no such attempt, or no job at all.
+        NotFoundError: there is no such attempt, no job at all, or another launcher started the attempt.
     """
     history = run.ledger.history()
     of_start: dict[str, Any] = {}
     jobs = {event.job.job_id: event.job for event in history.submitted}
-    if attempt is None:
-        if not jobs:
-            raise NotFoundError(f"{run.name} was never submitted, so it has no log. Try `cldctl resume {run.name}`.")
-        job = (history.jobs or history.submitted)[-1].job
-    else:
+    if attempt is not None:
         made = {entry.attempt: entry for entry in history.attempts}
         if attempt not in made:
             existing = ", ".join(map(str, made)) or "none"
             raise NotFoundError(f"{run.name} has no attempt {attempt}. It has: {existing}.")
         job_id = str(made[attempt].job_id)
-        # An attempt that was started by hand, with torchrun, belongs to no submitted job.
-        if job_id not in jobs and not is_name(job_id):
-            raise NotFoundError(f"{run.name}: attempt {attempt} names no job, so it has no log here. Choose another.")
         job = jobs.get(job_id) or JobRef(cluster=clusters.default().name, job_id=job_id)
         of_start = {"restart": made[attempt].restart, "is_newest": attempt == history.attempts[-1].attempt}
+    elif jobs:
+        job = (history.jobs or history.submitted)[-1].job
+    elif history.by_other_launcher:
+        raise NotFoundError(f"{run.name}: {_ELSEWHERE}")
+    else:
+        raise NotFoundError(f"{run.name} was never submitted, so it has no log. Try `cldctl resume {run.name}`.")
     event = history.last_of.get(job.job_id)
-    note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else None
-    job = replace(job, logs=str(job_logs.moved(run.logs, job.logs)))
-    return Log(job, rank, note, run=run, attempt=attempt, **of_start)
+    note = f"the newest attempt: {_ELSEWHERE}" if attempt is None and history.by_other_launcher else None
+    note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else note
+    log = Log(
+        replace(job, logs=str(job_logs.moved(run.logs, job.logs))), rank, note, run=run, attempt=attempt, **of_start
+    )
+    # The line of its submission may be damaged.
+    if job.job_id not in jobs and not (is_name(job.job_id) and log.files()):
+        raise NotFoundError(f"{run.name}, attempt {attempt}: {_ELSEWHERE}")
+    return log
 
 
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:
@@ -493,10 +499,11 @@ def _last_words(printed: Sequence[tuple[Part, list[str]]]) -> tuple[tuple[str, .
 
     Those of its errors, up to the error itself: what its launcher and its watchers wrote afterwards says less.
     """
-    for part, lines in reversed(printed):
+    said = [(part, [line for line in lines if not line.startswith("submitit ")]) for part, lines in reversed(printed)]
+    for part, lines in said:
         if places := [place for place, line in enumerate(lines) if _ERROR.match(line)]:
             return tuple(lines[max(0, places[-1] + 1 - _LAST_LINES) : places[-1] + 1]), part.file
-    return next(((tuple(lines[-_LAST_LINES:]), part.file) for part, lines in reversed(printed) if lines), ((), None))
+    return next(((tuple(lines[-_LAST_LINES:]), part.file) for part, lines in said if lines), ((), None))
 
 
 def _by_launcher(history: History, attempt: Attempt, printed: _Printed) -> _Culprit | None:

@@ -82,7 +82,7 @@ class Situation:
         self.current: JobRef | None = None
         self.answer = Seen("unknown")
         self.restarts = self.back = self.given_up = self.stuck = False
-        if submitted is None:
+        if submitted is None or (history.by_other_launcher and self.seen(submitted.job).is_gone):
             return
         self.current = submitted.job
         self.job = "first" if submitted.successor_of is None else "successor"
@@ -156,7 +156,7 @@ def _writer(situation: Situation) -> str | None:
 def _never_began(situation: Situation) -> str | None:
     assert situation.current is not None, "a job that did not begin"
     word = f" (its launcher says {situation.answer.word})" if situation.answer.word else ""
-    unexplained = f"the job ended before it began{word}; see `cldctl logs`"
+    unexplained = f"the job ended before it began{word}; see `cldctl logs {situation.run.name}`"
     return situation.history.not_begun.get(situation.current.job_id, unexplained)
 
 
@@ -168,7 +168,9 @@ def _warning(situation: Situation) -> str | None:
 
 
 def _launchers_word(situation: Situation) -> str | None:
-    return f"its launcher says {situation.answer.word or situation.answer.ended}; see `cldctl logs`"
+    return (
+        f"its launcher says {situation.answer.word or situation.answer.ended}; see `cldctl logs {situation.run.name}`"
+    )
 
 
 def _detail(situation: Situation) -> str | None:

@@ -363,12 +363,15 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
 
 def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
-    from cld_core.run.evaluations import numbers, remarks
+    from cld_core.run.evaluations import numbers, read_report, remarks
 
     request, report, history = work.request, work.report or {}, work.ledger.history()
     state = "FINISHED" if report else work_state(work, answers)
     done = request.shards - (0 if report else len(work.missing()))
     about = _work_status(work, state, done, request.shards, "shards")
+    if about["cause"] == "stopped" and read_report(work.folder):
+        text = f"the checkpoint of step {request.checkpoint_step} was trained again after it was evaluated"
+        about |= {"cause": "outdated", "reason": f"{text}; re-run the same `{work.command}`"}
     unusual = [text for text in (history.other_code, about["reason"]) if text is not None]
     elbo = report.get("elbo") or {}
     return {

@@ -350,3 +350,9 @@ def test_a_run_whose_end_is_not_in_its_ledger_is_finished_when_it_starts_again(t
     assert attempt(run) == session.SessionResult("finished", 10)
     assert run.ledger.history().state == "FINISHED"
     assert causes(run) == ["killed", "finished"][-1 - len(happened) :]
+
+
+def test_who_fails_with_its_peers_says_which_command_shows_their_output():
+    said = session._message(RuntimeError("[gloo] Connection closed by peer"), "mine")
+    assert said.startswith("another rank is gone")
+    assert "`cldctl logs mine --rank N`" in said

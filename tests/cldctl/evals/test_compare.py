@@ -163,6 +163,20 @@ def test_compare_shows_groups_and_runs(group):
     assert '"missing": [\n  "g-seed2"\n ]' in content
 
 
+def test_a_run_that_cannot_be_read_is_left_out_and_named(group):
+    for name in ("other", "third"):
+        evaluated(group / name, 2.0)
+    for name in ("g-seed1", "other"):
+        (group / name / "recipe.yaml").write_text("sde: [")
+    for names, damaged in ((("g", "alone"), "g-seed1"), (("other", "alone", "third"), "other")):
+        done = invoke("compare", *names, runs=group)
+        assert f"{damaged} is left out: " in done.stderr
+        assert "alone" in done.stdout
+        assert damaged not in done.stdout
+    (group / "third" / "recipe.yaml").write_text("sde: [")
+    assert "recipe.yaml" in invoke("compare", "other", "third", runs=group, code=2).stderr, "none is left"
+
+
 def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
     members = [
         member(tmp_path / "a", 1.0, "0"),

@@ -118,3 +118,4 @@ def test_the_median_rate_of_comparable_runs(tmp_path):
     assert estimate_line(found, time.time()).startswith(line)
     assert estimate(tmp_path, load(TOY, [*STEPS, "network.width=7"])) is None
     assert estimate_line(None, time.time()) == "estimate: no comparable run yet; begins at once"
+    assert "or earlier if other jobs end" in estimate_line(None, time.time() + 900)

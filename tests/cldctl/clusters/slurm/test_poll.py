@@ -8,7 +8,7 @@ import pytest
 
 from cld_core.run.events import JobRef
 from cldctl import config
-from cldctl.clusters.base import Seen
+from cldctl.clusters.base import HELD, Seen
 from cldctl.clusters.slurm import client, job_env, poll, submit
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
@@ -204,7 +204,7 @@ def test_squeue_and_sacct():
         "12": Seen("running", node="n[1-2]", word="RUNNING"),
         "13_4": Seen("pending", reason="Priority", word="PENDING"),
         "13_5": Seen("gone", node="n3", word="COMPLETED"),
-        "14": Seen("pending", reason="JobHeldUser; held: release it: `scontrol release 14`", word="PENDING"),
+        "14": Seen("pending", reason=f"JobHeldUser{HELD}release it: `scontrol release 14`", word="PENDING"),
     }
     assert poll.parse_sacct(SACCT) == {"12": ["PREEMPTED", "NODE_FAIL", "CANCELLED"], "14": ["COMPLETED"]}
 
