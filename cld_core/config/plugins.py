@@ -88,9 +88,8 @@ def _import_file(path: Path) -> str:
 
 def raised_in(error: BaseException) -> str | None:
     """The file of the plug-in that raised an error, or called what did; None if there is none."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    files = [frame.f_code.co_filename for frame in frames if frame.f_globals.get("__name__") in _IMPORTED]
-    return files[-1] if files else None
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][::-1]
+    return next((it.f_code.co_filename for it in frames if it.f_globals.get("__name__") in _IMPORTED), None)
 
 
 def fingerprint(plugins: Sequence[str]) -> str | None:

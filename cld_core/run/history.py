@@ -364,6 +364,7 @@ class History:
         self.failures.append(event)
         if event.kind == "early":
             self.died_early, self.bug, self.verdict = self.died_early + 1, None, event
+            self.not_begun[event.job_id] = event.reason
         elif event.kind == "unfit":
             if event.start not in [it.start for it in self.unfit]:
                 self.verdict = event

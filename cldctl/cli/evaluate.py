@@ -78,9 +78,8 @@ def eval_(
     from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
 
     if compared:
-        given: dict[str, object] = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
-        given |= {"metric": metric, "cluster": cluster, "profile": profile, "follow": follow}
-        given["allow-plugin"] = allow_plugin
+        given = dict[str, object](samples=samples, shards=shards, sweep=sweep, metric=metric, cluster=cluster)
+        given |= {"profile": profile, "follow": follow, "max-parallel": max_parallel, "allow-plugin": allow_plugin}
         if left := [*metrics, *(name for name, value in given.items() if value)]:
             raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(left)}.")
         names, overrides = options.split_runs(words)

@@ -123,27 +123,23 @@ def _within(count: int, allowed: int, job: InJob, reason: str, why: str, cause: 
     return Retry(min(delay_s, _MOST_UNFIT_S) if cause == "unfit" else delay_s, why, cause)
 
 
-def missing_event(
-    history: History, job: InJob, code: int, *, hung: bool, step: int, setup: str | None = None
-) -> Event | None:
+def missing_event(history: History, job: InJob, code: int, *, hung: bool, step: int) -> Event | None:
     """What a training job that ended badly could not note itself; None if nothing is missing.
 
     Args:
         hung: whether the watchdog ended it.
         step: the last step that it reported.
-        setup: how `cluster.setup` failed, if that is what ended.
     """
     job_id, restart = job.ref.job_id, job.restart
     last = history.last
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
-        # It never began: a wrong recipe or environment.
-        return None if setup is None else GivenUp(reason=setup, job_id=job_id, never_began=True)
+        return None  # It never began: a wrong recipe or environment.
     if starts[-1].restart != restart:
-        heard, hopeless = history.last_of[job_id], code in _HOPELESS and setup is None
-        if hopeless or isinstance(heard, TurnedAway) or (isinstance(heard, GivenUp) and heard.never_began):
+        heard = history.last_of[job_id]
+        if code in _HOPELESS or isinstance(heard, TurnedAway) or (isinstance(heard, GivenUp) and heard.never_began):
             return None
-        reason = setup or f"start {restart} ended with code {code} before it trained; see cldctl logs"
+        reason = f"start {restart} ended with code {code} before it trained; see cldctl logs"
         return Failed("early", job_id=job_id, restart=restart, reason=reason, began=job.began)
     if last.job_id != job_id or last.cause is not None:
         return None
@@ -151,11 +147,8 @@ def missing_event(
     return Ended(attempt=last.attempt, cause="crashed", step=step, detail=f"{how}; see cldctl logs")
 
 
-def after_training(run: RunFolder, job: InJob, code: int, setup: str | None = None) -> None:
+def after_training(run: RunFolder, job: InJob, code: int) -> None:
     """Note how a training job ended, and start it again or give the run up.
-
-    Args:
-        setup: as in `missing_event`.
 
     Raises:
         OSError: nothing can be read, or the wish cannot be written.
@@ -167,7 +160,7 @@ def after_training(run: RunFolder, job: InJob, code: int, setup: str | None = No
         for event in found:
             run.ledger.note(event, within_s=_NOTE_WITHIN_S)
         if not found:
-            _note_end(run, job, code, offset, setup)
+            _note_end(run, job, code, offset)
     _follow(run, job)
 
 
@@ -177,14 +170,17 @@ def _failed_setup(job: InJob, code: int, offset: int) -> str:
     return one_line(f"{failures.SETUP_FAILED} {said[-1]}", _MAX_REASON)
 
 
-def after_setup(run: RunFolder, job: InJob) -> None:
-    """Start a job again whose setup took until the time limit, within `train.max_retries`."""
-    event = Failed("early", job_id=job.ref.job_id, restart=job.restart, reason=_IN_SETUP, began=job.began)
+def after_setup(run: RunFolder, job: InJob, reason: str) -> None:
+    """Note that a start did not get beyond its setup, and start the job again, within `train.max_retries`.
+
+    A line that fails in a job that has not trained would fail again.
+    """
+    event = Failed("early", job_id=job.ref.job_id, restart=job.restart, reason=reason, began=job.began)
     run.ledger.note(event, within_s=_NOTE_WITHIN_S)
     _follow(run, job)
 
 
-def _note_end(run: RunFolder, job: InJob, code: int, offset: int, setup: str | None) -> None:
+def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
     """Note how a start ended that could not do so itself, and which rank failed first, if only the launcher knows."""
     ledger = run.ledger
     start = job.ref.job_id, job.restart
@@ -193,7 +189,7 @@ def _note_end(run: RunFolder, job: InJob, code: int, offset: int, setup: str | N
     # The watchdog (faulthandler) ended rank 0 in this attempt, and left the stacks in its log.
     hung = "Timeout (" in job.log_since(offset)
     step = int(run.progress().get("step", 0))
-    event = missing_event(ledger.full_history(), job, code, hung=hung, step=step, setup=setup)
+    event = missing_event(ledger.full_history(), job, code, hung=hung, step=step)
     if event is not None:
         ledger.note(event, within_s=_NOTE_WITHIN_S)
     trained = not isinstance(event, Failed)
@@ -282,10 +278,10 @@ def main(arguments: Sequence[str]) -> int:
                 explain_previous(run_folder, job)
         elif phase == "setup" and code == TOLD and not met_limit:
             return 0
-        elif met_limit and trains:
-            after_setup(run_folder, job)
+        elif phase == "setup" and trains:
+            after_setup(run_folder, job, _IN_SETUP if met_limit else _failed_setup(job, code, int(about)))
         elif trains:
-            after_training(run_folder, job, code, _failed_setup(job, code, int(about)) if phase == "setup" else None)
+            after_training(run_folder, job, code)
         else:
             after_shards(folder, job, code)
     except OSError as error:

@@ -88,9 +88,8 @@ def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
     if not tasks and code != UNFIT:
         return []
     reason = "its ranks could not write down which health check failed; see cldctl logs"
-    if tasks:
-        return [_failure("unfit", job, tasks[0].rank, tasks[0].node, reason, "folder")]
-    return [_failure("unfit", job, 0, "", reason, "unknown")]
+    rank, node, check = (tasks[0].rank, tasks[0].node, "folder") if tasks else (0, "", "unknown")
+    return [_failure("unfit", job, rank, node, reason, check)]
 
 
 def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed | None:

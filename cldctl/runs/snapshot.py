@@ -171,7 +171,10 @@ def read_checkout(root: Path, runs: Path) -> tuple[dict[str, str], dict[str, str
             continue
         sizes[name.partition("/")[0]] += len(content)
         files[name] = hashlib.sha256(content).hexdigest()
-        _require_small(root, sizes, len(files))
+        if len(files) > MAX_FILES or sizes.total() > MAX_BYTES:
+            most = ", ".join(top for top, _ in sizes.most_common(3))
+            limit = f"{MAX_BYTES // 2**20} MiB or {MAX_FILES} files, and this is more; most is in {most}"
+            raise UsageError(f"{root}: the code of a run may have {limit}. {_FIX}.")
     if more := max(len(left_out) - _MAX_LEFT_OUT, 0):
         left_out = {**dict(list(left_out.items())[:_MAX_LEFT_OUT]), "...": f"and {more} more"}
     return files, left_out
@@ -195,13 +198,6 @@ def _names(root: Path) -> Sequence[str]:
     names = set() if listed is None else {name for name in listed.split("\0") if name}
     # If a repository around an environment ignores it, nothing of it is listed.
     return sorted(names) if "cld_core/__init__.py" in names else code.sources()
-
-
-def _require_small(root: Path, sizes: Counter[str], files: int) -> None:
-    if files > MAX_FILES or sizes.total() > MAX_BYTES:
-        largest = ", ".join(top for top, _ in sizes.most_common(3))
-        limit = f"{MAX_BYTES // 2**20} MiB or {MAX_FILES} files"
-        raise UsageError(f"{root}: the code of a run may have {limit}, and this is more; most is in {largest}. {_FIX}.")
 
 
 def _git(root: Path, *words: str) -> str | None:

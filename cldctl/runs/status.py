@@ -29,10 +29,7 @@ if TYPE_CHECKING:
     from cld_core.run.tunings import Tuning
 
 # What ``--json`` shows of an attempt.
-_ATTEMPT = (
-    *("attempt", "job_id", "started", "ended", "cause", "first_step", "last_step"),
-    *("detail", "host", "warning"),
-)
+_ATTEMPT = ("attempt", "job_id", "started", "ended", "cause", "first_step", "last_step", "detail", "host", "warning")
 # A run that is silent for so many times its usual pause between reports, and so many seconds, stands still or waits.
 _SILENCE, _LEAST_SILENCE_S = 10, 20.0
 # While it evaluates, draws, saves or compiles, it reports nothing.

@@ -9,7 +9,7 @@ from rich.console import RenderableType, group
 from rich.text import Text
 
 from cld_core import metrics as registry
-from cld_core.errors import CldError, NotFoundError
+from cld_core.errors import NotFoundError, RecipeError
 from cld_core.evaluate.published import published_samplers
 from cld_core.files import write_text
 from cld_core.run import RunFolder
@@ -252,14 +252,11 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
     A run that cannot be read is left out, and named on stderr.
 
     Raises:
-        NotFoundError: a run, or all of the groups, have no results.
+        NotFoundError: a run, or all of the groups, have no results, or none can be read.
         UsageError: these cannot be compared.
-        CldError, OSError: none can be read.
     """
-    damaged: list[Exception] = []
 
     def spare(run: RunFolder, error: Exception) -> None:
-        damaged.append(error)
         err.print(f"{run.name} is left out: {said(error)}", style="yellow")
 
     of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
@@ -275,15 +272,11 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
             first = lines[0].columns[0] if lines else None
             try:
                 lines.append(results.Line(one.name, {}, (results.column(one, checkpoint, first),)))
-            except NotFoundError:
-                raise
-            except (CldError, OSError) as error:
+            except (RecipeError, OSError) as error:
                 spare(one, error)
-    if damaged and not lines:
-        raise damaged[0]
     if not lines:
         names, fix = ", ".join(it.name for it in chosen), f"Make some: `cldctl eval {chosen[0].name} --elbo`."
-        raise NotFoundError(f"no run of {names} has a finished evaluation{of_step}. {fix}")
+        raise NotFoundError(f"no run of {names} has a finished evaluation{of_step} that can be read. {fix}")
     if has_groups:
         content, is_marked = results.group_json(lines, missing), False
         texts = [f"{name} has no finished evaluation{of_step}" for name in missing]

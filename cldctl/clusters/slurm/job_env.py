@@ -44,12 +44,14 @@ _OUT_OF_MEMORY = re.compile(
 def current(cluster: Cluster, logs: Path | None) -> "SlurmJob":
     """The task of this cluster that this process belongs to, from its environment; see `Cluster.current_job`."""
     logs = logs or Path(os.environ["SUBMITIT_FOLDER"])
-    job_id = _job_id(os.environ)
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    # To requeue a bare array id would requeue every task.
+    job_id = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
     start = os.environ.get("SLURM_JOB_START_TIME", "")
     return SlurmJob(
         cluster=cluster,
         ref=JobRef(cluster=cluster.name, job_id=job_id, logs=str(logs), restarts=cluster.restarts),
-        task=int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0),
+        task=int(task or 0),
         # The variable is not set at the first start.
         restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         node=os.environ.get("SLURMD_NODENAME", ""),
@@ -87,7 +89,8 @@ class SlurmJob(InJob):
         if client.restarts_of(job) > self.restart:
             return notice_in(self._log_with_a_reason(log_offset)) or "requeued"
         if "COMPLETING" in job.get("JobState", "") or job.get("JobState") == "CANCELLED":
-            return "timeout" if _limit_reached(job) else "cancelled"
+            met_limit = job["JobState"].startswith("TIMEOUT") or job.get("Reason") == "TimeLimit"
+            return "timeout" if met_limit else "cancelled"
         return None
 
     def why_ended(self, attempt: Attempt) -> Cause | None:
@@ -101,7 +104,8 @@ class SlurmJob(InJob):
         is_of_it = client.restarts_of(shown) == attempt.restart
         if is_of_it and shown.get("PreemptTime", "None") not in _NOT_PREEMPTED:
             return "preempted"
-        states = states_of_starts(attempt.job_id)
+        # From accounting, the state in which every start ended, oldest first.
+        states = poll.parse_sacct(client.sacct("JobID,State", [attempt.job_id]) or "").get(attempt.job_id, [])
         if attempt.restart < len(states):
             # A job that exited on its own within the grace time is COMPLETED or FAILED, which is not a cause.
             cause = poll.CAUSE_OF_STATE.get(states[attempt.restart])
@@ -143,12 +147,6 @@ class SlurmJob(InJob):
         while " DUE TO " not in (text := self.log_since(offset)) and time.monotonic() < deadline:
             time.sleep(0.05)
         return text
-
-
-def _job_id(environment: Mapping[str, str]) -> str:
-    """The id of this job, ARRAY_TASK for a task of an array: to requeue a bare array id requeues every task."""
-    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else environment["SLURM_JOB_ID"]
 
 
 def _log_file(logs: Path, job: str) -> Path:
@@ -194,15 +192,6 @@ def _seconds_left(job: Mapping[str, str]) -> float:
     booted = os.environ.get("CLDCTL_BOOT_S", "")
     passed = time.clock_gettime(time.CLOCK_BOOTTIME) - float(booted) if is_count(booted) else time.time() - start
     return end - start - passed
-
-
-def _limit_reached(job: Mapping[str, str]) -> bool:
-    return job.get("JobState", "").startswith("TIMEOUT") or job.get("Reason") == "TimeLimit"
-
-
-def states_of_starts(job_id: str) -> list[str]:
-    """From accounting, the state in which every start of a job ended, oldest first; empty without accounting."""
-    return poll.parse_sacct(client.sacct("JobID,State", [job_id]) or "").get(job_id, [])
 
 
 def notice_in(log: str) -> Cause | None:

@@ -102,9 +102,8 @@ def survey(jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: flo
     known, is_new = _known(ids - ended, max_age_s)
     found |= known.of(ids, ended)
     advice = _ELSEWHERE if known.problem == NOT_HERE else Survey.advice
-    if is_new:
-        return Survey(found, known.problem, advice=advice)
-    return Survey(found, known.problem, known.as_of, known.remark(time.time()), advice)
+    as_of, remark = (None, None) if is_new else (known.as_of, known.remark(time.time()))
+    return Survey(found, known.problem, as_of, remark, advice)
 
 
 def _known(job_ids: Collection[str], max_age_s: float) -> tuple["Known", bool]:
@@ -412,6 +411,7 @@ _LIMITS = "wait for your other jobs, or cancel some"
 _SMALLER = "fewer nodes, or a shorter cluster.time_min, begin earlier"
 # A job that nobody releases, or whose turn cannot come, waits for ever; `Held` is known by one of these.
 _HELD, _NEVER = "it is held", "it never begins"
+_THAN = f"than its partition allows: {_NEVER}"
 _RELEASE = "release it: `scontrol release {id}`"
 _OR_ASK = "or ask an administrator if that is refused"
 # The first pattern that the reason begins with decides; {id} and {dependency} are of the job.
@@ -442,14 +442,10 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
     ),
     ("Reservation", "it waits for its reservation", "`scontrol show reservation` shows when that begins"),
     ("PartitionDown|PartitionInactive", "its partition takes no jobs now", "use another cluster.partition"),
-    (
-        "PartitionTimeLimit",
-        f"it asks for more time than its partition allows: {_NEVER}",
-        "lower cluster.time_min, cancel it and resume",
-    ),
+    ("PartitionTimeLimit", f"it asks for more time {_THAN}", "lower cluster.time_min, cancel it and resume"),
     (
         "PartitionNodeLimit|PartitionConfig",
-        f"it asks for more nodes than its partition allows: {_NEVER}",
+        f"it asks for more nodes {_THAN}",
         "lower cluster.nodes, or use another cluster.partition",
     ),
     ("QOSMax|QOSUser", "you have as much running as the quality of service allows one user", _LIMITS),

@@ -64,6 +64,8 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
     size = spec.size
     _check_time(spec)
     _check_texts(spec)
+    # Once more: between 22.05 and 23.02, srun does not take the cores of a rank over from sbatch.
+    cores = [] if size.cpus_per_task is None else [f"--cpus-per-task={size.cpus_per_task}"]
     wanted: dict[str, Any] = {
         "job_name": spec.name,
         "nodes": size.nodes,
@@ -81,7 +83,7 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
         "dependency": None if spec.after is None else dependency(spec.after),
         "setup": _setup(spec),
         "signal_delay_s": spec.notice_s,
-        "srun_args": ["--kill-on-bad-exit=1", *_cores(size), *size.srun_args],
+        "srun_args": ["--kill-on-bad-exit=1", *cores, *size.srun_args],
         "array_parallelism": spec.parallel,
         # submitit's own mark, which sites that track these keys would refuse.
         "wckey": None,
@@ -96,11 +98,6 @@ def dependency(after: After) -> str:
     assert after.jobs, "a dependency needs a job"
     how = {"ended": "afterany", "succeeded": "afterok"}[after.how]
     return ":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)])
-
-
-def _cores(size: ClusterSpec) -> list[str]:
-    """The cores of a rank once more: between 22.05 and 23.02, srun does not take them over from sbatch."""
-    return [] if size.cpus_per_task is None else [f"--cpus-per-task={size.cpus_per_task}"]
 
 
 def _check_time(spec: JobSpec) -> None:

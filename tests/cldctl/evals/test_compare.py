@@ -174,7 +174,7 @@ def test_a_run_that_cannot_be_read_is_left_out_and_named(group):
         assert "alone" in done.stdout
         assert damaged not in done.stdout
     (group / "third" / "recipe.yaml").write_text("sde: [")
-    assert "recipe.yaml" in invoke("compare", "other", "third", runs=group, code=2).stderr, "none is left"
+    assert "no run of other, third" in invoke("compare", "other", "third", runs=group, code=3).stderr
 
 
 def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
