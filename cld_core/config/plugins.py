@@ -30,9 +30,8 @@ def anchored(keys: dict[str, Any], folder: Path) -> dict[str, Any]:
     names = [found] if isinstance(found, str) else found
     if not isinstance(names, list):
         return keys
-    return keys | {
-        "plugins": [absolute("plugins", name, folder) if str(name).endswith(".py") else name for name in names]
-    }
+    paths = [absolute("plugins", name, folder) if str(name).endswith(".py") else name for name in names]
+    return keys | {"plugins": paths}
 
 
 def use(plugins: Sequence[str], place: str) -> None:
@@ -88,8 +87,11 @@ def _import_file(path: Path) -> str:
 
 def raised_in(error: BaseException) -> str | None:
     """The file of the plug-in that raised an error, or called what did; None if there is none."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][::-1]
-    return next((it.f_code.co_filename for it in frames if it.f_globals.get("__name__") in _IMPORTED), None)
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__") in _IMPORTED:
+            found = frame.f_code.co_filename
+    return found
 
 
 def fingerprint(plugins: Sequence[str]) -> str | None:
@@ -101,7 +103,6 @@ def fingerprint(plugins: Sequence[str]) -> str | None:
     try:
         parts = [checksum(Path(one)) if one.endswith(".py") else one for one in plugins]
     except OSError as error:
-        raise RecipeError(
-            f"'plugins': {error.filename}: cannot be read ({error.strerror}). Correct the path."
-        ) from error
+        text = f"'plugins': {error.filename}: cannot be read ({error.strerror})"
+        raise RecipeError(f"{text}. Correct the path.") from error
     return digest(parts) if len(parts) > 1 else next(iter(parts), None)

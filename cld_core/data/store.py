@@ -128,10 +128,8 @@ def read_about(root: Path) -> About | None:
     except (OSError, ValueError) as error:
         text = f"{path} does not describe a prepared data set ({one_line(error)})"
         raise DataError(f"{text}. Remove {root} and prepare the data again.") from error
-    raise DataError(
-        f"{path} has the format {one_line(repr(form), 40)}; this version reads {FORMAT!r}. "
-        "Prepare the data again, into another folder."
-    )
+    text = f"{path} has the format {one_line(repr(form), 40)}; this version reads {FORMAT!r}"
+    raise DataError(f"{text}. Prepare the data again, into another folder.")
 
 
 def find(path: str | Path, name: str = "folder", pixels: int | None = None) -> About:
@@ -225,11 +223,11 @@ def read_labels(root: Path, about: About, split: str) -> "np.ndarray":
     """
     import numpy as np
 
-    path, fix = root / LABELS, f"Copy or prepare the data again, after removing {root}"
+    path = root / LABELS
     try:
         labels: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({one_line(error)}). {fix}.") from error
+        raise DataError(f"{path} cannot be read ({one_line(error)}). Remove {root} and prepare it again.") from error
     if blake2b(labels.tobytes()) != about.labels:
-        raise DataError(f"{path} does not hold the labels that {ABOUT} describes. {fix}.")
+        raise DataError(f"{path} does not hold the labels that {ABOUT} describes. Remove {root} and prepare it again.")
     return labels[about.rows(split)]

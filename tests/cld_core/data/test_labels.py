@@ -116,7 +116,7 @@ def test_damaged_labels_are_found(tmp_path, damage):
         lambda: classes_of(source(spec_of(tmp_path / "set"))),
         lambda: prepare("folder", tmp_path / "all", tmp_path / "set", size=8),
     ):
-        with pytest.raises(DataError, match=r"labels\.npy .* Copy or prepare the data again"):
+        with pytest.raises(DataError, match=r"labels\.npy .* Remove .* and prepare it again"):
             look()
 
 

@@ -260,8 +260,8 @@ def test_a_line_of_the_setup_that_fails_is_named_with_its_exit_code(end, run):
     end.job.said = "job 7 ended in cluster.setup with code 2, in line: module load cuda\n"
     said = "cluster.setup failed with code 2, in line: module load cuda"
     assert end("training", 2, "setup", "1000") == 0
-    event = run.ledger.events()[-1]
-    assert (event.reason, event.never_began, end.job.wishes) == (said, True, [])
+    history = run.ledger.history()
+    assert (history.not_begun, history.state, end.job.wishes) == ({"7": said}, "FAILED", [])
     # Of a later start of the job, it counts as a crash.
     run.ledger.append(started())
     run.ledger.append(ended(cause="preempted"))

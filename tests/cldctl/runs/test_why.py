@@ -84,8 +84,9 @@ def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
 
 def test_a_setup_line_that_failed_is_to_be_corrected(run):
     said = f"{SETUP_FAILED} with code 1, in line: module load cuda"
-    run.ledger.append(GivenUp(never_began=True, job_id="7", reason=said))
+    run.ledger.append(Failed("early", job_id="7", reason=said))
     found = why(run)
+    assert found.row.state == "FAILED"
     assert said in found.headline
     assert found.do == "correct cluster.setup"
     assert found.next[0].startswith("resume mine cluster.setup=")
