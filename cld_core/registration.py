@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from .sanitize import one_line
 # Sections of a recipe, and what has no keys of its own.
 SECTIONS = ("data", "sde", "network", "objective", "sampling")
 OTHERS = ("metrics", "rows", "loggers", "extractors", "toys")
+
+# What is registered in them.
+_CLASSES = {"metrics": "cld_core.metrics.Metric", "rows": "cld_core.metrics.RowKind"}
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,13 @@ def register(section: str, name: str, implementation: Any, spec: type | None = N
         spec: of the sections of a recipe, the frozen dataclass of the section's keys.
 
     Raises:
-        RecipeError: there is no such section, it needs a spec, or the name belongs to what cldctl ships.
+        RecipeError: there is no such section, it needs a spec or takes no such object, or the name belongs to what
+            cldctl ships.
     """
     if section in SECTIONS and (spec is None or not dataclasses.is_dataclass(spec)):
         raise RecipeError(f"{section} {name!r} is registered without its spec. Pass the dataclass of its keys.")
+    if section in _CLASSES and not isinstance(implementation, (str, resolve(_CLASSES[section]))):
+        raise RecipeError(f"{section} {name!r} is not a {_CLASSES[section]}. Pass one, or where one is: 'MODULE:NAME'.")
     if section not in _TABLES:
         raise RecipeError(f"nothing is registered in {section!r}. Choose one of {', '.join(_TABLES)}.")
     entry = implementation if spec is None else Variant(spec, implementation)
@@ -151,6 +158,15 @@ def _import_file(path: Path) -> str:
             del sys.modules[name]
             raise
     return name
+
+
+def raised_in(error: BaseException) -> str | None:
+    """The file of the plug-in that raised an error, or called what did; None if there is none."""
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__") in _IMPORTED:
+            found = frame.f_code.co_filename
+    return found
 
 
 def fingerprint(plugins: Sequence[str]) -> str | None:

@@ -347,8 +347,11 @@ def _unforeseen(error: Exception) -> int:
         return int(error.exit_code)
     if os.environ.get("CLDCTL_DEBUG") == "1":
         err.print("".join(traceback.format_exception(error)), end="")
-    what = one_line(f"{type(error).__name__}: {error}")
-    err.error(f"internal error ({what}). Set CLDCTL_DEBUG=1 to see the traceback, and report it with that.")
+    from cld_core.registration import raised_in
+
+    plugin, what = raised_in(error), one_line(f"{type(error).__name__}: {error}")
+    text = f"internal error ({what}). Set CLDCTL_DEBUG=1 to see the traceback, and report it with that."
+    err.error(text if plugin is None else f"plug-in {plugin}: {what}. Correct it; CLDCTL_DEBUG=1 shows the traceback.")
     return 1
 
 

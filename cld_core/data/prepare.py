@@ -133,10 +133,9 @@ def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -
         except (DataError, OSError) as error:
             kept = "0 images were finished, so nothing is kept. Fix that and run the same command again."
             if (done := job.done).parts:
-                kept = (
-                    f"The finished part is kept in {partial}: {done.images} images, {done.parts} of "
-                    f"{len(plan.parts)} pieces. Fix the source and run the same command again to continue from there."
-                )
+                part = f"{done.images} images, {done.parts} of {len(plan.parts)} pieces"
+                fix = "Fix the source and run the same command again to continue from there."
+                kept = f"The finished part is kept in {partial}: {part}. {fix}"
             raise DataError(f"{one_line(error, 1000).rstrip('.')}. {kept}") from error
         finally:
             # Without a finished part there is nothing to continue.
@@ -151,11 +150,12 @@ def _already_there(plan: Plan, out: Path) -> About | None:
     about = store.read_about(out)
     if about is not None:
         if (about.name, about.size, about.source_digest) == (plan.name, plan.size, plan.digest()):
+            store.find(out, plan.name)
+            if about.classes:
+                store.read_labels(out, about, "train")
             return about
-        raise WrongSourceError(
-            f"{out} already holds {about.name} at {about.size}x{about.size}, made from {about.source}. "
-            "Remove that folder or choose another --out."
-        )
+        text = f"{out} already holds {about.name} at {about.size}x{about.size}, made from {about.source}"
+        raise WrongSourceError(f"{text}. Remove that folder or choose another --out.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WrongSourceError(f"{out} exists and is not a prepared data set. Choose another --out.")
     return None
@@ -392,10 +392,8 @@ def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: N
     images = np.load(root / store.IMAGES, mmap_mode="r", allow_pickle=False)
     for split, info in about.splits.items():
         if _hash(images, about.rows(split), progress).hexdigest() != info.digest:
-            raise DataError(
-                f"The {split} images in {root} are not those that were prepared. Remove {root} and prepare it again: "
-                f"{store.prepare_hint(about.name, root)}"
-            )
+            again = f"Remove {root} and prepare it again: {store.prepare_hint(about.name, root)}"
+            raise DataError(f"The {split} images in {root} are not those that were prepared. {again}")
         if about.classes:
             store.read_labels(root, about, split)
     return about

@@ -224,9 +224,9 @@ def read_labels(root: Path, about: About, split: Split) -> "np.ndarray":
     try:
         labels: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({one_line(error)}). Copy or prepare the data again.") from error
+        raise DataError(f"{path} cannot be read ({one_line(error)}). Remove {root} and prepare it again.") from error
     if blake2b(labels.tobytes()) != about.labels:
-        raise DataError(f"{path} does not hold the labels that {ABOUT} describes. Copy or prepare the data again.")
+        raise DataError(f"{path} does not hold the labels that {ABOUT} describes. Remove {root} and prepare it again.")
     return labels[about.rows(split)]
 
 

@@ -640,27 +640,22 @@ def _failure(training: Training, error: BaseException) -> events.Ended:
     # Checkpoints beyond the first step are this attempt's, and may be later than what it last reported.
     reported = training.folder.progress()
     mine = reported.get("attempt") == training.attempt
-    saved = training.folder.checkpoint_steps()
-    reached = max(training.first_step, reported.get("step", 0) if mine else 0, *saved[-1:])
+    reached = max(training.first_step, reported.get("step", 0) if mine else 0, *training.folder.checkpoint_steps()[-1:])
     cause: Cause = "crashed"
     if isinstance(error, NonFiniteError):
         cause = "nonfinite"
     elif isinstance(error, SaveError):
         cause, reached = "save_failed", max(reached, error.step)
-    return events.Ended(
-        attempt=training.attempt,
-        cause=cause,
-        step=reached,
-        detail=_message(error)[:_MAX_DETAIL],
-        bug=isinstance(error, _BUGS),
-    )
+    detail = _message(error, training.folder.name)[:_MAX_DETAIL]
+    bug = isinstance(error, _BUGS)
+    return events.Ended(attempt=training.attempt, cause=cause, step=reached, detail=detail, bug=bug)
 
 
-def _message(error: BaseException) -> str:
+def _message(error: BaseException, run: str) -> str:
     text = str(error) if isinstance(error, CldError) else traceback.format_exception_only(error)[-1].strip()
     # If a peer has died, gloo and NCCL report sockets.
     if "gloo" in text or "NCCL" in text:
-        return "another rank is gone, killed or crashed; `cldctl logs --rank N` shows the last output of each"
+        return f"another rank is gone, killed or crashed; `cldctl logs {run} --rank N` shows the last output of each"
     return text
 
 

@@ -63,6 +63,7 @@ def eval_(
     as_json: bool = Option(False, "--json", help="With --compare: one JSON document."),
     max_parallel: int | None = options.MAX_PARALLEL,
     cluster: str | None = options.CLUSTER_OF_RUN,
+    profile: str | None = options.PROFILE_OF_RUN,
     follow: bool = options.FOLLOW,
     allow_plugin: bool = options.ALLOW_PLUGIN,
     root: Path = options.RUNS_DIR,
@@ -73,11 +74,12 @@ def eval_(
     """
     from cld_core import metrics as registry
     from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start
+    from cldctl.runs.resume import with_profile
     from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
 
     if compared:
-        given: dict[str, object] = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
-        given |= {"metric": metric, "cluster": cluster, "follow": follow, "allow-plugin": allow_plugin}
+        given = dict[str, object](samples=samples, shards=shards, sweep=sweep, metric=metric, cluster=cluster)
+        given |= {"profile": profile, "follow": follow, "max-parallel": max_parallel, "allow-plugin": allow_plugin}
         if left := [*metrics, *(name for name, value in given.items() if value)]:
             raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(left)}.")
         names, overrides = options.split_runs(words)
@@ -93,7 +95,7 @@ def eval_(
     wanted = EvalOptions(
         metrics=metrics,
         named=tuple(metric or ()),
-        overrides=tuple(overrides),
+        overrides=with_profile(profile, overrides),
         samples=samples,
         sweep=tuple(sweep or ()),
         checkpoint=checkpoint,

@@ -50,6 +50,7 @@ CLUSTER_OF_RUN = Option(None, metavar="slurm|local|debug", help="Where to run; d
 PROFILE = Option(
     None, help="File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of the config file."
 )
+PROFILE_OF_RUN = Option(None, help="File or name of settings for jobs of this cluster; default: those of the run.")
 NEW_NAME = Option(None, "--name", help="Name of the run; default: the recipe's and a suffix.")
 FOLLOW = Option(False, "--follow", "-f", help="Stay and show the progress until the end.")
 SHARDS = Option(

@@ -90,7 +90,7 @@ def resume(
     follow: bool = options.FOLLOW,
     yes: bool = options.YES,
     allow_plugin: bool = options.ALLOW_PLUGIN,
-    profile: str | None = options.PROFILE,
+    profile: str | None = options.PROFILE_OF_RUN,
     update_code: bool = Option(False, help="Run the code of the checkout from now on, not the run's own."),
     other_data: bool = Option(False, help="Continue although the data have changed."),
     root: Path = options.RUNS_DIR,

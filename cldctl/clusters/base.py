@@ -178,7 +178,11 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Held(Waiting):
-    """Why a job waits that does not go on until somebody, whom ``advice`` names, releases it."""
+    """Why a job waits that never begins by itself; ``advice`` says who can help it."""
+
+
+# In the reason of a job that is `Held`, before the advice.
+HELD = "; it never begins by itself: "
 
 
 class SchedulerRefused(CldError):

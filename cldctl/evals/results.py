@@ -518,12 +518,12 @@ def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> lis
 
 
 def lines_of_group(
-    group: Group, checkpoint: str = "last", spare: Callable[[RunFolder, Exception], object] | None = None
+    group: Group, checkpoint: str, spare: Callable[[RunFolder, Exception], object]
 ) -> tuple[list[Line], list[str]]:
     """The lines of a group, and the names of its runs without results of a checkpoint.
 
     Args:
-        spare: called with a run that cannot be read, which is then left out; None to raise.
+        spare: called with a run that cannot be read, which is left out.
     """
     members, missing = [], []
     for run in group.runs():
@@ -532,8 +532,6 @@ def lines_of_group(
         except NotFoundError:
             missing.append(run.name)
         except (CldError, OSError) as error:
-            if spare is None:
-                raise
             spare(run, error)
     return lines(group.name, members), missing
 

@@ -6,7 +6,7 @@ Ranks that exit cleanly have noted why and wished for what should follow; this i
 the run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output,
 CLUSTER the class of its launcher, "module:class". PHASE is what ended: ``work``, or ``setup`` if no rank ever began,
 with the byte of the job's log at which this start begins; ``refused`` says why a wish could not be carried out, and
-``preempted`` that this is why the job was told to end.
+``told`` that the job was told to end, and Slurm knows by now why.
 The exit code is 0 if it is decided what follows, and 9 if no file could be read or written. Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
@@ -15,6 +15,7 @@ The time limit may come while `cluster.setup` is still at work, before there is 
 to steps alone, and there is none yet: at the limit it ends the batch script, whose trap calls this.
 """
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ _MAX_REASON = 500  # characters
 # The exit code of a setup that was told to end.
 TOLD = 143
 _IN_SETUP = "the time limit came during cluster.setup"
+# What the batch script says (follow.sh).
+_SETUP_ENDED = re.compile(r"ended in cluster\.setup (with code .*)")
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_
     if crashes > max_crashes_a_day:
         return GivenUp(reason=f"{how} (train.max_crashes_a_day={max_crashes_a_day})", job_id=job_id)
     reason = f"{count} crashes in a row without a new checkpoint (train.max_retries={max_retries})"
+    reason += "" if early is None else f"; the last one: {early.reason}"
     cause = "crashed" if early else last.cause or "crashed"
     return _within(count, max_retries, job, reason, f"crash {count} of {max_retries} allowed", cause)
 
@@ -160,9 +164,18 @@ def after_training(run: RunFolder, job: InJob, code: int) -> None:
     _follow(run, job)
 
 
-def after_setup(run: RunFolder, job: InJob) -> None:
-    """Start a job again whose setup took until the time limit, within `train.max_retries`."""
-    event = Failed("early", job_id=job.ref.job_id, restart=job.restart, reason=_IN_SETUP, began=job.began)
+def _failed_setup(job: InJob, code: int, offset: int) -> str:
+    """How a line of `cluster.setup` ended, as the batch script wrote it into the log, ``offset`` bytes into it."""
+    said = _SETUP_ENDED.findall(job.log_since(offset)) or [f"with code {code}"]
+    return one_line(f"{failures.SETUP_FAILED} {said[-1]}", _MAX_REASON)
+
+
+def after_setup(run: RunFolder, job: InJob, reason: str) -> None:
+    """Note that a start did not get beyond its setup, and start the job again, within `train.max_retries`.
+
+    A line that fails in a job that has not trained would fail again.
+    """
+    event = Failed("early", job_id=job.ref.job_id, restart=job.restart, reason=reason, began=job.began)
     run.ledger.note(event, within_s=_NOTE_WITHIN_S)
     _follow(run, job)
 
@@ -260,13 +273,13 @@ def main(arguments: Sequence[str]) -> int:
             ledger = run_folder.ledger if trains else open_work(folder).ledger
             reason = one_line(about, _MAX_REASON)
             ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S)
-        elif phase == "preempted":
+        elif phase == "told":
             if trains:
                 explain_previous(run_folder, job)
         elif phase == "setup" and code == TOLD and not met_limit:
             return 0
-        elif met_limit and trains:
-            after_setup(run_folder, job)
+        elif phase == "setup" and trains:
+            after_setup(run_folder, job, _IN_SETUP if met_limit else _failed_setup(job, code, int(about)))
         elif trains:
             after_training(run_folder, job, code)
         else:

@@ -38,6 +38,8 @@ _NOTE_WITHIN_S = 5.0
 # Errors that all ranks meet at the same moment, or that say nothing about the machine.
 _SHARED = (LeaseHeldError, LeaseLostError, NonFiniteError, NotFoundError, SaveError, UsageError)
 _HANGING = "Killed"
+# How the reason begins for which a job did not get beyond `cluster.setup`.
+SETUP_FAILED = "cluster.setup failed"
 # In the line with which an aftermath announces the next start.
 AGAIN = "; again in "
 # What a rank says whose peers are gone: gloo, NCCL, the store that ranks meet at, and our own watcher.
@@ -86,9 +88,8 @@ def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
     if not tasks and code != UNFIT:
         return []
     reason = "its ranks could not write down which health check failed; see cldctl logs"
-    if tasks:
-        return [_failure("unfit", job, tasks[0].rank, tasks[0].node, reason, "folder")]
-    return [_failure("unfit", job, 0, "", reason, "unknown")]
+    rank, node, check = (tasks[0].rank, tasks[0].node, "folder") if tasks else (0, "", "unknown")
+    return [_failure("unfit", job, rank, node, reason, check)]
 
 
 def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed | None:

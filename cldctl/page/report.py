@@ -542,7 +542,7 @@ def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
     lines: list[Line] = []
     left_out: dict[str, Exception] = {}
     for group in groups:
-        lines += lines_of_group(group, spare=lambda run, error: left_out.update({run.name: error}))[0]
+        lines += lines_of_group(group, "last", lambda run, error: left_out.update({run.name: error}))[0]
     yield table(AVERAGES[:1].upper() + AVERAGES[1:], average_columns(lines))
     for name, error in left_out.items():
         yield text(f"{name} is left out, because it cannot be read: {one_line(error)}", "warning")

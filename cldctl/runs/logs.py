@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from cld_core.errors import NotFoundError
 from cld_core.files import opened
@@ -38,6 +37,7 @@ MOST_BYTES = 64 * 2**20
 _SEARCHED_BYTES = 2**28
 _LINE_BYTES = 2**20
 _BLOCK = 2**16
+_ELSEWHERE = "another launcher started it, and has its output. The same command again continues it."
 # Times as Python's logging, submitit, Slurm and our marks write them, and as glog does for torch.
 _ISO = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?", re.ASCII)
 _GLOG = re.compile(r"\b[IWEF](\d\d)(\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,9})?)", re.ASCII)
@@ -145,10 +145,7 @@ class Log:
         Raises:
             OSError: a file cannot be read.
         """
-        files = self.files()
-        if self.restart is None:
-            return [Part(file) for file in files]
-        return [cut(file, self.restart) for file in files]
+        return [Part(file) if self.restart is None else cut(file, self.restart) for file in self.files()]
 
     def missing(self, run: RunFolder) -> NotFoundError:
         """The error if there are no `files`; says of which ranks there are some."""
@@ -178,30 +175,30 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
     """The log of an attempt, or of the newest job that was not turned away.
 
     Raises:
-        NotFoundError: there is no such attempt, or no job at all.
+        NotFoundError: there is no such attempt, no job at all, or another launcher started the attempt.
     """
     history = run.ledger.history()
-    of_start: dict[str, Any] = {}
     jobs = {event.job.job_id: event.job for event in history.submitted}
-    if attempt is None:
-        if not jobs:
-            raise NotFoundError(f"{run.name} was never submitted, so it has no log. Try `cldctl resume {run.name}`.")
+    made = next((it for it in history.attempts if it.attempt == attempt), None)
+    if made is not None:
+        job = jobs.get(str(made.job_id)) or JobRef(cluster=clusters.default().name, job_id=str(made.job_id))
+    elif attempt is not None:
+        existing = ", ".join(str(it.attempt) for it in history.attempts) or "none"
+        raise NotFoundError(f"{run.name} has no attempt {attempt}. It has: {existing}.")
+    elif jobs:
         job = (history.jobs or history.submitted)[-1].job
     else:
-        made = {entry.attempt: entry for entry in history.attempts}
-        if attempt not in made:
-            existing = ", ".join(map(str, made)) or "none"
-            raise NotFoundError(f"{run.name} has no attempt {attempt}. It has: {existing}.")
-        job_id = str(made[attempt].job_id)
-        # An attempt that was started by hand, with torchrun, belongs to no submitted job.
-        if job_id not in jobs and not is_name(job_id):
-            raise NotFoundError(f"{run.name}: attempt {attempt} names no job, so it has no log here. Choose another.")
-        job = jobs.get(job_id) or JobRef(cluster=clusters.default().name, job_id=job_id)
-        of_start = {"restart": made[attempt].restart, "is_newest": attempt == history.attempts[-1].attempt}
+        never = f"{run.name} was never submitted, so it has no log. Try `cldctl resume {run.name}`."
+        raise NotFoundError(f"{run.name}: {_ELSEWHERE}" if history.by_other_launcher else never)
     event = history.last_of.get(job.job_id)
-    note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else None
-    job = replace(job, logs=str(job_logs.moved(run.logs, job.logs)))
-    return Log(job, rank, note, run=run, attempt=attempt, **of_start)
+    note = f"the newest attempt: {_ELSEWHERE}" if attempt is None and history.by_other_launcher else None
+    note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else note
+    job, is_newest = replace(job, logs=str(job_logs.moved(run.logs, job.logs))), made in (None, history.last)
+    log = Log(job, rank, note, None if made is None else made.restart, is_newest, run, attempt)
+    # The line of its submission may be damaged.
+    if job.job_id not in jobs and not (is_name(job.job_id) and log.files()):
+        raise NotFoundError(f"{run.name}, attempt {attempt}: {_ELSEWHERE}")
+    return log
 
 
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:
@@ -220,8 +217,7 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
         raise NotFoundError(f"{name} has no shard {shard}. It has: 0 to {last}.")
     mine = [event for event in jobs if shard is None or shard in (event.shards or ())]
     if not mine:
-        text = f"no job of {name} computes shard {shard}, which was complete before it"
-        raise NotFoundError(f"{text}. Choose another shard.")
+        raise NotFoundError(f"no job of {name} computes shard {shard}, which was complete before. Choose another.")
     job = mine[-1].job
     # The logs lie in the folder of the first evaluation or of the sweep. The run may have been moved or copied.
     own = Path(job.logs).parent.name
@@ -470,10 +466,9 @@ def _noted(history: History, attempt: Attempt) -> Failed | None:
 
     Of what the peers of a rank that was killed have noted, nothing says who that was.
     """
-    told = [
-        event for event in history.failures if event.kind == "rank" and event.start == (attempt.job_id, attempt.restart)
-    ]
-    return min((it for it in told if not is_secondary(it.reason)), key=lambda it: it.time, default=None)
+    start = attempt.job_id, attempt.restart
+    told = (it for it in history.failures if it.kind == "rank" and it.start == start and not is_secondary(it.reason))
+    return min(told, key=lambda it: it.time, default=None)
 
 
 def with_culprits(history: History) -> History:
@@ -493,16 +488,16 @@ def _last_words(printed: Sequence[tuple[Part, list[str]]]) -> tuple[tuple[str, .
 
     Those of its errors, up to the error itself: what its launcher and its watchers wrote afterwards says less.
     """
-    for part, lines in reversed(printed):
+    said = [(part, [line for line in lines if not line.startswith("submitit ")]) for part, lines in reversed(printed)]
+    for part, lines in said:
         if places := [place for place, line in enumerate(lines) if _ERROR.match(line)]:
             return tuple(lines[max(0, places[-1] + 1 - _LAST_LINES) : places[-1] + 1]), part.file
-    return next(((tuple(lines[-_LAST_LINES:]), part.file) for part, lines in reversed(printed) if lines), ((), None))
+    return next(((tuple(lines[-_LAST_LINES:]), part.file) for part, lines in said if lines), ((), None))
 
 
 def _by_launcher(history: History, attempt: Attempt, printed: _Printed) -> _Culprit | None:
     """The task that the launcher saw end badly first."""
-    jobs = (event.job for event in history.submitted if event.job.job_id == attempt.job_id)
-    name = next((job.cluster for job in jobs), None)
+    name = next((it.job.cluster for it in history.submitted if it.job.job_id == attempt.job_id), None)
     if name not in clusters.CLUSTERS:
         return None
     for part, lines in printed(0):

@@ -37,7 +37,7 @@ _MAX_LEFT_OUT = 200
 # Those of a hook would lead git to another repository.
 _MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 _GIT_WITHIN_S = 20.0
-_FIX = "List it in .gitignore if it is data, or pass --live-code to run the checkout itself"
+_FIX = "List it in .gitignore if it is data, or submit with --live-code, which runs the checkout itself"
 _SECRET_FOLDERS = (".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".docker", ".secrets", "secrets")
 _DATA = (
     *(".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".npy", ".lmdb", ".mdb", ".h5", ".hdf5", ".parquet", ".arrow"),
@@ -171,7 +171,10 @@ def read_checkout(root: Path, runs: Path) -> tuple[dict[str, str], dict[str, str
             continue
         sizes[name.partition("/")[0]] += len(content)
         files[name] = hashlib.sha256(content).hexdigest()
-        _require_small(root, sizes, len(files))
+        if len(files) > MAX_FILES or sizes.total() > MAX_BYTES:
+            most = ", ".join(top for top, _ in sizes.most_common(3))
+            limit = f"{MAX_BYTES // 2**20} MiB or {MAX_FILES} files, and this is more; most is in {most}"
+            raise UsageError(f"{root}: the code of a run may have {limit}. {_FIX}.")
     if more := max(len(left_out) - _MAX_LEFT_OUT, 0):
         left_out = {**dict(list(left_out.items())[:_MAX_LEFT_OUT]), "...": f"and {more} more"}
     return files, left_out
@@ -195,13 +198,6 @@ def _names(root: Path) -> Sequence[str]:
     names = set() if listed is None else {name for name in listed.split("\0") if name}
     # If a repository around an environment ignores it, nothing of it is listed.
     return sorted(names) if "cld_core/__init__.py" in names else code.sources()
-
-
-def _require_small(root: Path, sizes: Counter[str], files: int) -> None:
-    if files > MAX_FILES or sizes.total() > MAX_BYTES:
-        largest = ", ".join(top for top, _ in sizes.most_common(3))
-        limit = f"{MAX_BYTES // 2**20} MiB or {MAX_FILES} files"
-        raise UsageError(f"{root}: the code of a run may have {limit}, and this is more; most is in {largest}. {_FIX}.")
 
 
 def _git(root: Path, *words: str) -> str | None:
@@ -267,7 +263,7 @@ def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
     manifest, folder = wanted.manifest, code.own_folder(place, wanted.manifest.code)
     if manifest.kind == "copy" and os.pathsep in str(folder):
         text = f"Python cannot import from a path with '{os.pathsep}'"
-        raise UsageError(f"{place}: {text}. Use another --runs-dir, or pass --live-code.")
+        raise UsageError(f"{place}: {text}. Use another --runs-dir, or submit with --live-code.")
     if _is_kept(folder, manifest):
         return folder
     draft = folder.parent / f".{os.getpid()}.{secrets.token_hex(4)}.tmp"
@@ -320,7 +316,7 @@ def _fill(target: Path, source: Path, sha256: str, equal: Path | None) -> None:
     if hashlib.sha256(content).hexdigest() != sha256:
         content = read_bytes(source, follow=True)
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise CldError(f"{source}: it has changed since the code was listed. Try again, or pass --live-code.")
+        raise CldError(f"{source}: it has changed since the code was listed. Try again, or submit with --live-code.")
     mode = 0o777 if is_executable else 0o666
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
         stream.write(content)
@@ -333,7 +329,7 @@ def _storing(place: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         text = f"{error.filename or place}: the code of the run cannot be stored ({error.strerror or error})"
-        raise CldError(f"{text}. Fix that, or pass --live-code.") from error
+        raise CldError(f"{text}. Fix that, or submit with --live-code.") from error
 
 
 def for_continuation(

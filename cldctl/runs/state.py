@@ -38,7 +38,6 @@ OVER = RESUMABLE | {"FINISHED"}
 _FAILURES = ("crashed", "out_of_memory")
 _HERE = "pending|running|suspended|ending|unknown"
 _BACK = "running|suspended|ending|unknown"
-_INTERRUPTED = "the submission was interrupted before it reached the scheduler; resume it"
 _VANISHED = "the job is gone without a message: it was killed, or its node failed"
 _TOO_LATE = "the time limit killed its job before it could save; only a successor or `cldctl resume` continues the run"
 _DECIDING = "the attempt failed; its job is deciding whether to start again"
@@ -56,8 +55,8 @@ class Situation:
         run: what its folder says besides the ledger is read only if a row depends on it.
         seen: what is known about a job.
         current: the job that counts, and ``answer``, what is known about it.
-        request: of a request that no job or attempt followed: "refused", "open", or "stale" after `SUBMITTING_S`.
-            Of a ledger that holds nothing: "lost" if there was more, else "unasked" after that time.
+        request: of a request that no job or attempt followed, or a ledger that holds nothing: "refused", "open", or
+            "stale" after `SUBMITTING_S`; "lost" if the ledger held more.
         job: "none", or whether the current job is the "first" or a "successor" that waited for another to fail.
         attempt: of the current job: "none", "open" or "ended"; "other" if the newest belongs to an earlier job.
             Without a job, of the newest attempt.
@@ -82,7 +81,7 @@ class Situation:
         self.current: JobRef | None = None
         self.answer = Seen("unknown")
         self.restarts = self.back = self.given_up = self.stuck = False
-        if submitted is None:
+        if submitted is None or (history.by_other_launcher and self.seen(submitted.job).is_gone):
             return
         self.current = submitted.job
         self.job = "first" if submitted.successor_of is None else "successor"
@@ -129,8 +128,8 @@ def _submitter(situation: Situation) -> str | None:
     return f"being submitted by process {request.pid} on {request.host}"
 
 
-def _unasked(situation: Situation) -> str:
-    return f"the submission was interrupted before it asked for a job; `cldctl resume {situation.run.name}` does"
+def _interrupted(situation: Situation) -> str:
+    return f"the submission was interrupted before it got a job; `cldctl resume {situation.run.name}` asks for one"
 
 
 def _lost(situation: Situation) -> str:
@@ -156,7 +155,7 @@ def _writer(situation: Situation) -> str | None:
 def _never_began(situation: Situation) -> str | None:
     assert situation.current is not None, "a job that did not begin"
     word = f" (its launcher says {situation.answer.word})" if situation.answer.word else ""
-    unexplained = f"the job ended before it began{word}; see `cldctl logs`"
+    unexplained = f"the job ended before it began{word}; see `cldctl logs {situation.run.name}`"
     return situation.history.not_begun.get(situation.current.job_id, unexplained)
 
 
@@ -168,7 +167,9 @@ def _warning(situation: Situation) -> str | None:
 
 
 def _launchers_word(situation: Situation) -> str | None:
-    return f"its launcher says {situation.answer.word or situation.answer.ended}; see `cldctl logs`"
+    return (
+        f"its launcher says {situation.answer.word or situation.answer.ended}; see `cldctl logs {situation.run.name}`"
+    )
 
 
 def _detail(situation: Situation) -> str | None:
@@ -208,10 +209,9 @@ def _waits(situation: Situation) -> str | None:
 
 # The first row that matches decides.
 TABLE = (
-    Row("RUNNING", _writer, request="refused|stale|unasked|lost", writer=True),
+    Row("RUNNING", _writer, request="refused|stale|lost", writer=True),
     Row("FAILED", lambda it: getattr(it.history.request, "reason", None), request="refused"),
-    Row("FAILED", _INTERRUPTED, request="stale"),
-    Row("FAILED", _unasked, request="unasked"),
+    Row("FAILED", _interrupted, request="stale"),
     Row("LOST", _lost, request="lost"),
     Row("PENDING", _submitter, request="open"),
     Row("PENDING", job="none", attempt="none"),
@@ -272,7 +272,7 @@ def _request(run: RunFolder, history: History, now: float) -> str:
     begun = run.identity().get("created", 0.0) if request is None else request.time
     if not (was_more or now - begun > SUBMITTING_S) or locks.is_starting(run):
         return "open"
-    return "stale" if not is_empty else "lost" if was_more else "unasked"
+    return "lost" if was_more else "stale"
 
 
 def seen_by(history: History, answers: Answers, now: float) -> Callable[[JobRef], Seen]:

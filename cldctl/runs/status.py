@@ -29,10 +29,7 @@ if TYPE_CHECKING:
     from cld_core.run.tunings import Tuning
 
 # What ``--json`` shows of an attempt.
-_ATTEMPT = (
-    *("attempt", "job_id", "started", "ended", "cause", "first_step", "last_step"),
-    *("detail", "host", "warning"),
-)
+_ATTEMPT = ("attempt", "job_id", "started", "ended", "cause", "first_step", "last_step", "detail", "host", "warning")
 # A run that is silent for so many times its usual pause between reports, and so many seconds, stands still or waits.
 _SILENCE, _LEAST_SILENCE_S = 10, 20.0
 # While it evaluates, draws, saves or compiles, it reports nothing.
@@ -363,12 +360,15 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
 
 def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
-    from cld_core.run.evaluations import numbers, remarks
+    from cld_core.run.evaluations import numbers, read_report, remarks
 
     request, report, history = work.request, work.report or {}, work.ledger.history()
     state = "FINISHED" if report else work_state(work, answers)
     done = request.shards - (0 if report else len(work.missing()))
     about = _work_status(work, state, done, request.shards, "shards")
+    if about["cause"] == "stopped" and read_report(work.folder):
+        text = f"the checkpoint of step {request.checkpoint_step} was trained again after it was evaluated"
+        about |= {"cause": "outdated", "reason": f"{text}; re-run the same `{work.command}`"}
     unusual = [text for text in (history.other_code, about["reason"]) if text is not None]
     elbo = report.get("elbo") or {}
     return {

@@ -32,6 +32,7 @@ from .sharded import Say
 
 # What is said of the runs of a group.
 FOUND = ("new", "resumed", "running already", "finished already")
+_STOPPED = ("terminated", "cancelled", "timeout", "preempted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,13 +167,9 @@ def train(begun: Begun, starts: Sequence[Start]) -> None:
             # Those without a job, or whose evaluations have none; on a cluster that blocks, the one that failed.
             left = [start.run for start in array if start.run.name not in begun.evaluations]
             begun.skipped += [Skipped(run, str(error), error.exit_code) for run in left]
-        if cluster.blocks and any(_was_stopped(start.run) for start in array):
+        # Somebody ended the run, and with it the command that trains the others.
+        if cluster.blocks and any(start.run.ledger.history().cause in _STOPPED for start in array):
             return
-
-
-def _was_stopped(run: RunFolder) -> bool:
-    """Whether somebody ended the run, and with it the command that trains the others."""
-    return run.ledger.history().cause in ("terminated", "cancelled", "timeout", "preempted")
 
 
 def _submit(begun: Begun, starts: Sequence[Start]) -> None:

@@ -13,6 +13,7 @@ from cld_core.run.timeline import Stretch, stretches
 from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters.base import Held, Waiting
+from cldctl.jobs.failures import SETUP_FAILED
 
 from . import survey, usage
 from .logs import FirstFailure, first_failure, last_failed
@@ -138,7 +139,9 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
     do, following = _next(row, history, waiting, failed)
     if row.is_readable and row.state in OVER and any(run.recipe_file.name in problem for problem in damaged):
-        do, following = _recipe_fix(run), [text for text in following if text.startswith(("logs ", "report "))]
+        copy = run.submitted_recipe
+        do = f"restore recipe.yaml{f': {copy} is how it was submitted' if os.path.lexists(copy) else ' from a backup'}"
+        following = [text for text in following if text.startswith(("logs ", "report "))]
     used = None
     if attempts is not None:
         used = tried("usage", lambda: usage.used_by(run, history, attempts, alive=alive).to_dict(), None)
@@ -227,28 +230,25 @@ def _next(
     """What somebody has to do first, if anything, and the commands to type next, the most useful one first."""
     name = row.name
     if not row.is_readable:
-        return "restore what is damaged, from a backup", [f"logs {name} --tail 50"]
+        return "restore what is damaged, from a backup", []
     if row.state in WAITS:
-        return (waiting.advice or None) if waiting is not None else None, [f"status {name} --watch", f"cancel {name}"]
-    if row.state == "RUNNING":
+        follows = [f"cancel {name}"] if isinstance(waiting, Held) else [f"status {name} --watch", f"cancel {name}"]
+        return (waiting.advice or None) if waiting is not None else None, follows
+    if row.state == "RUNNING" and not history.by_other_launcher:
         return None, [f"logs {name} -f", *([f"logs {name} --failed"] if failed is not None else [])]
     if row.state == "FINISHED":
         done = any(entry["state"] == "FINISHED" for entry in row.evals)
         return None, [f"sample {name}" if done else f"eval {name} --elbo", f"report {name}"]
-    see = [f"logs {name} --failed --tail 50"] if failed is not None else [f"logs {name} --tail 50"]
+    see = [] if history.by_other_launcher else [f"logs {name} {'' if failed is None else '--failed '}--tail 50"]
     if row.state not in RESUMABLE:
-        return None, see
+        return None, see or [f"status {name} --watch"]
     heard = history.last_of.get(row.job_id or "")
-    could_not_begin = isinstance(heard, GivenUp) and heard.never_began
-    if row.state == "FAILED" and (history.bug is not None or could_not_begin):
+    if row.state == "FAILED" and SETUP_FAILED in (row.reason or ""):
+        return "correct cluster.setup", [f"resume {name} cluster.setup='[LINE, ...]'", *see]
+    if row.state == "FAILED" and (history.bug is not None or (isinstance(heard, GivenUp) and heard.never_began)):
         return "fix the error first: another start would meet it again", [*see, f"resume {name}"]
     if any(attempt.cause == "nonfinite" for attempt in history.attempts[-1:]):
         return "lower optim.lr, or go back to an earlier step", [f"resume {name} --from STEP", *see]
-    return None, [f"resume {name}", *(see if row.state in ("FAILED", "LOST") else [])]
-
-
-def _recipe_fix(run: RunFolder) -> str:
-    """What to do about a damaged recipe."""
-    copy = run.submitted_recipe
-    where = f": {copy} is how it was submitted" if os.path.lexists(copy) else " from a backup"
-    return f"restore recipe.yaml{where}"
+    again = "give its launcher, which has its output, the same command again; or continue it as a job of cldctl's"
+    see = see if row.state in ("FAILED", "LOST") else []
+    return again if history.by_other_launcher else None, [f"resume {name}", *see]

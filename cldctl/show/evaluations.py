@@ -9,7 +9,7 @@ from rich.console import RenderableType, group
 from rich.text import Text
 
 from cld_core import metrics as registry
-from cld_core.errors import NotFoundError
+from cld_core.errors import NotFoundError, RecipeError
 from cld_core.evaluate.published import published_samplers
 from cld_core.files import write_text
 from cld_core.run import RunFolder
@@ -21,7 +21,7 @@ from cldctl.evals.results import keys_of, quantities_in
 from cldctl.evals.samplers import Comparison, best, references, to_json, to_table
 from cldctl.runs import survey
 from cldctl.runs.selection import command
-from cldctl.runs.status import evaluation_status, tuning_status
+from cldctl.runs.status import evaluation_status, said, tuning_status
 
 from .console import count, err, number, out, say_next
 from .tables import Cell, short_keys, state_text, table
@@ -249,25 +249,34 @@ def _how(it: results.Result) -> str:
 def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:
     """Print results side by side: of groups, averaged over seeds; of runs alone, marked against the first one.
 
+    A run that cannot be read is left out, and named on stderr.
+
     Raises:
-        NotFoundError: a run, or all of the groups, have no results.
+        NotFoundError: a run, or all of the groups, have no results, or none can be read.
         UsageError: these cannot be compared.
     """
+
+    def spare(run: RunFolder, error: Exception) -> None:
+        err.print(f"{run.name} is left out: {said(error)}", style="yellow")
+
     of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
     lines: list[results.Line] = []
     missing: list[str] = []
     has_groups = any(isinstance(one, Group) for one in chosen)
     for one in {one.name: one for one in chosen}.values() if has_groups else chosen:
         if isinstance(one, Group):
-            found, without = results.lines_of_group(one, checkpoint)
+            found, without = results.lines_of_group(one, checkpoint, spare)
             lines += found
             missing += without
         else:
             first = lines[0].columns[0] if lines else None
-            lines.append(results.Line(one.name, {}, (results.column(one, checkpoint, first),)))
+            try:
+                lines.append(results.Line(one.name, {}, (results.column(one, checkpoint, first),)))
+            except (RecipeError, OSError) as error:
+                spare(one, error)
     if not lines:
         names, fix = ", ".join(it.name for it in chosen), f"Make some: `cldctl eval {chosen[0].name} --elbo`."
-        raise NotFoundError(f"no run of {names} has a finished evaluation{of_step}. {fix}")
+        raise NotFoundError(f"no run of {names} has a finished evaluation{of_step} that can be read. {fix}")
     if has_groups:
         content, is_marked = results.group_json(lines, missing), False
         texts = [f"{name} has no finished evaluation{of_step}" for name in missing]

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cld_core.run import RunFolder
 from cld_core.sanitize import one_line
+from cldctl.clusters.base import HELD
 from cldctl.runs import selection, survey
 from cldctl.runs.index import Found, Index
 from cldctl.runs.logs import FirstFailure
@@ -358,7 +359,7 @@ def show(query: Query) -> None:
     if look.older:
         err.print(f"{look.older:,} that ended over a week ago: --all", style="dim")
     for row in look.rows:
-        if not row.is_readable:
+        if not row.is_readable or HELD in (row.reason or ""):
             err.print(f"{row.name}: {row.reason}", style="yellow")
 
 

@@ -219,17 +219,20 @@ def usage_table(folder: Folder) -> RenderableType:
     return Group(table(columns, left=("run", "group"), optional=optional, names="run"), Text(note, style="dim"))
 
 
+_IF = "as the scheduler expects, or earlier if other jobs end before their limits"
+
+
 def estimate_line(estimate: Estimate | None, start: float | None) -> str:
     """The line, which says also what nobody knows.
 
     Args:
         start: when the job would begin, seconds since 1970; None if nobody knows.
     """
-    wait = None if start is None else start - time.time()
-    begins = None if wait is None else "begins at once" if wait < AT_ONCE_S else f"begins in about {duration(wait)}"
+    wait = 0.0 if start is None else start - time.time()
+    begins = "" if start is None else "; begins at once" if wait < AT_ONCE_S else f"; begins in {duration(wait)}, {_IF}"
     if estimate is None:
-        return "estimate: no comparable run yet" + (f"; {begins}" if begins else "")
+        return f"estimate: no comparable run yet{begins}"
     others = f" and {len(estimate.runs) - 1} more" if len(estimate.runs) > 1 else ""
     source = f"at {number(estimate.rate, 3)} steps/s as in {estimate.runs[0]}{others}"
     cost = f"{duration(estimate.seconds)} of training, {hours(estimate.hours)} {estimate.unit}, {source}"
-    return f"estimate: {cost}" + (f"; {begins}" if begins else "")
+    return f"estimate: {cost}{begins}"

@@ -110,9 +110,9 @@ cldctl_carry_out() {
         if [ $found = 1 ]; then
             if [ -z "$only" ]; then
                 cldctl_say "does not start again: $cldctl_answer"
-            elif grep -q ' PreemptTime=[0-9]' "${cldctl_files}_shown"; then
-                # In a container nobody saw why: Slurm starts it again itself.
-                cldctl_ask "$code" preempted ""
+            elif [ ! -e "${cldctl_files}_cancelled" ]; then
+                # In a container nobody saw why: a preemption, or a scancel.
+                cldctl_patience=20 cldctl_ask "$code" told ""
             fi
             return
         fi

@@ -21,7 +21,7 @@ from cld_core.codec import from_plain, to_plain
 from cld_core.files import opened, parse_json, write_text
 from cld_core.run.events import Cause, JobRef
 from cldctl import config, locks
-from cldctl.clusters.base import Held, Phase, Seen, Survey, Waiting
+from cldctl.clusters.base import HELD, Held, Phase, Seen, Survey, Waiting
 
 from . import client
 
@@ -101,9 +101,8 @@ def survey(jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: flo
     known, is_new = _known(ids - ended, max_age_s)
     found |= known.of(ids, ended)
     advice = _ELSEWHERE if known.problem == NOT_HERE else Survey.advice
-    if is_new:
-        return Survey(found, known.problem, advice=advice)
-    return Survey(found, known.problem, known.as_of, known.remark(time.time()), advice)
+    as_of, remark = (None, None) if is_new else (known.as_of, known.remark(time.time()))
+    return Survey(found, known.problem, as_of, remark, advice)
 
 
 def _known(job_ids: Collection[str], max_age_s: float) -> tuple["Known", bool]:
@@ -402,10 +401,9 @@ def seen_of(state: str, node: str = "", reason: str = "") -> Seen:
 # Why a job waits, in plain words, and what somebody can do about it.
 _LIMITS = "wait for your other jobs, or cancel some"
 _SMALLER = "fewer nodes, or a shorter cluster.time_min, begin earlier"
-# A job that nobody releases waits for ever; `Held` is known by it.
-_HELD = "it is held"
-# What `told` puts behind the reason of such a job.
-_TO_RELEASE = "; held: "
+# A job that nobody releases, or whose turn cannot come, waits for ever; `Held` is known by one of these.
+_HELD, _NEVER = "it is held", "it never begins"
+_THAN = f"than its partition allows: {_NEVER}"
 _RELEASE = "release it: `scontrol release {id}`"
 _OR_ASK = "or ask an administrator if that is refused"
 # The first pattern that the reason begins with decides; {id} and {dependency} are of the job.
@@ -415,8 +413,8 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
     ("Resources", "it is next, and waits for nodes to become free", _SMALLER),
     (
         "DependencyNeverSatisfied",
-        "the job that it waits for ended in another way than it needs: it never begins",
-        "let it begin all the same: `scontrol update jobid={id} dependency=`; or cancel it and submit it again",
+        f"the job that it waits for ended in another way than it needs: {_NEVER}",
+        "cancel it and submit it again; or let it begin all the same: `scontrol update jobid={id} dependency=`",
     ),
     ("Dependency", "it waits for another job to end ({dependency})", ""),
     ("BeginTime", "it may not begin yet: a pause after a crash, or a requeue that Slurm is still doing", ""),
@@ -436,14 +434,10 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
     ),
     ("Reservation", "it waits for its reservation", "`scontrol show reservation` shows when that begins"),
     ("PartitionDown|PartitionInactive", "its partition takes no jobs now", "use another cluster.partition"),
-    (
-        "PartitionTimeLimit",
-        "it asks for more time than its partition allows: it never begins",
-        "lower cluster.time_min, cancel it and resume",
-    ),
+    ("PartitionTimeLimit", f"it asks for more time {_THAN}", "lower cluster.time_min, cancel it and resume"),
     (
         "PartitionNodeLimit|PartitionConfig",
-        "it asks for more nodes than its partition allows: it never begins",
+        f"it asks for more nodes {_THAN}",
         "lower cluster.nodes, or use another cluster.partition",
     ),
     ("QOSMax|QOSUser", "you have as much running as the quality of service allows one user", _LIMITS),
@@ -475,7 +469,7 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
 
 
 def explained(job_id: str, job: Mapping[str, str], seen: Seen) -> Waiting | None:
-    """Why a job waits; `Held` if somebody has to release it.
+    """Why a job waits; `Held` if it never begins by itself.
 
     Args:
         job: what `client.show_job` says about it; empty if nothing.
@@ -485,21 +479,19 @@ def explained(job_id: str, job: Mapping[str, str], seen: Seen) -> Waiting | None
     if not word:
         return None
     # scontrol writes what squeue says without its blanks, and names of nodes as they are; `told` may have added to it.
-    said, colon, nodes = word.partition(_TO_RELEASE)[0].partition(":")
+    said, colon, nodes = word.partition(HELD)[0].partition(":")
     word = said.replace("_", " ") + colon + nodes
     begin = client.start_of(job.get("StartTime", ""))
     values = {"id": job_id, "dependency": job.get("Dependency", "squeue --format=%E names it")}
     for pattern, reason, advice in _WORDS:
         if re.match(pattern, word):
             said = "" if word == "None" else f" ({word})"
-            kind = Held if reason.startswith(_HELD) else Waiting
+            kind = Held if _HELD in reason or _NEVER in reason else Waiting
             return kind(reason.format_map(values) + said, advice.format_map(values), begin)
     return Waiting(f"Slurm says {word}", "`man squeue`, section JOB REASON CODES, explains it", begin)
 
 
 def told(job_id: str, reason: str) -> str:
-    """What squeue says about a job that waits, and of one that is held what to do: it does not go on by itself."""
-    if re.search("held|hold", reason, re.IGNORECASE) is None:
-        return reason
+    """What squeue says about a job that waits, and of one that never begins by itself what to do."""
     waiting = explained(job_id, {}, Seen("pending", reason=reason))
-    return f"{reason}{_TO_RELEASE}{waiting.advice}" if isinstance(waiting, Held) else reason
+    return f"{reason}{HELD}{waiting.advice}" if isinstance(waiting, Held) else reason

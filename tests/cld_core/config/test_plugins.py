@@ -80,6 +80,24 @@ def test_a_name_of_cldctl_is_taken_although_a_plugin_was_imported_first(monkeypa
         registration.table("metrics", {"fid": "shipped"})
 
 
+@pytest.mark.parametrize("section", ["metrics", "rows"])
+def test_what_a_section_cannot_use_is_refused(section):
+    with pytest.raises(RecipeError, match=rf"{section} 'x' is not a cld_core\.metrics\."):
+        cld_core.register(section, "x", print)
+    assert "x" not in registration._TABLES[section]
+
+
+def test_an_error_names_the_plugin_that_raised_it_or_called_what_did(tmp_path):
+    file = tmp_path / "failing.py"
+    file.write_text("import json\n\ndef read(text):\n    return json.loads(text)\n")
+    registration.use_plugins([str(file)], "here")
+    (module,) = (it for name, it in sys.modules.items() if name.startswith("cld_plugin_failing_"))
+    for fail, found in ((module.read, str(file)), (json.loads, None)):
+        with pytest.raises(ValueError, match="Expecting value") as error:
+            fail("")
+        assert registration.raised_in(error.value) == found
+
+
 def test_those_who_look_import_nothing(heavy, tmp_path):
     (tmp_path / "frozen.yaml").write_text(dump(load(heavy)))
     whole = load_frozen(tmp_path / "frozen.yaml", with_plugins=True)

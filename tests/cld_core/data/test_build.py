@@ -145,6 +145,13 @@ def test_parts_that_changed_are_made_again_and_those_before_them_are_not(out):
         build(other, out)
 
 
+def test_a_set_that_was_cut_short_is_not_called_complete(out):
+    build(plan(), out)
+    os.truncate(out / IMAGES, 200)
+    with pytest.raises(DataError, match=rf"has 200 bytes.*copied incompletely.*Remove {out} and prepare it again"):
+        build(plan(), out)
+
+
 @pytest.mark.parametrize("damage", ["text", "images", "pixels"])
 def test_a_list_of_finished_parts_that_is_wrong_counts_as_none(out, whole, damage):
     run_and_die(out, 2)

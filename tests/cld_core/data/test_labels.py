@@ -111,8 +111,12 @@ def test_damaged_labels_are_found(tmp_path, damage):
         path.unlink()
     else:
         path.write_bytes(content[:-2] if damage == "cut" else content[:-8] + bytes([9]) * 8)
-    for look in (lambda: verify(tmp_path / "set"), lambda: classes_of(source(spec_of(tmp_path / "set")))):
-        with pytest.raises(DataError, match=r"labels\.npy .* Copy or prepare the data again"):
+    for look in (
+        lambda: verify(tmp_path / "set"),
+        lambda: classes_of(source(spec_of(tmp_path / "set"))),
+        lambda: prepare("folder", tmp_path / "all", tmp_path / "set", size=8),
+    ):
+        with pytest.raises(DataError, match=r"labels\.npy .* Remove .* and prepare it again"):
             look()
 
 

@@ -410,3 +410,9 @@ def test_a_rollback_sets_aside_what_it_gives_up(make, monkeypatch):
         attempt(run)
     assert seen[1] == [4, 8], "what was stored at 12 and 16 belongs to another trajectory"
     assert (run.averages / "set_aside" / "step_00000012.pt").exists()
+
+
+def test_who_fails_with_its_peers_says_which_command_shows_their_output():
+    said = session._message(RuntimeError("[gloo] Connection closed by peer"), "mine")
+    assert said.startswith("another rank is gone")
+    assert "`cldctl logs mine --rank N`" in said

@@ -132,6 +132,20 @@ def test_compare_shows_groups_and_runs(tmp_path):
     assert json.loads(invoke("compare", "g", "--json", runs=tmp_path).stdout)["missing"] == ["g-seed2"]
 
 
+def test_a_run_that_cannot_be_read_is_left_out_and_named(group):
+    for name in ("other", "third"):
+        evaluated(group / name, 2.0)
+    for name in ("g-seed1", "other"):
+        (group / name / "recipe.yaml").write_text("sde: [")
+    for names, damaged in ((("g", "alone"), "g-seed1"), (("other", "alone", "third"), "other")):
+        done = invoke("compare", *names, runs=group)
+        assert f"{damaged} is left out: " in done.stderr
+        assert "alone" in done.stdout
+        assert damaged not in done.stdout
+    (group / "third" / "recipe.yaml").write_text("sde: [")
+    assert "no run of other, third" in invoke("compare", "other", "third", runs=group, code=3).stderr
+
+
 def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
     members = [
         member(tmp_path / "a", 1.0, "0"),

@@ -219,6 +219,32 @@ def test_what_was_cancelled_does_not_begin_again(end, run, capsys):
     assert "job 7 was cancelled: not started again" in capsys.readouterr().err
 
 
+def test_what_a_signal_meant_is_noted_once_it_is_known(end, run):
+    run.ledger.append(started())
+    run.ledger.append(ended(cause="terminated"))
+    end.job.cause = "cancelled"
+    assert end("training", 143, "told", "") == 0
+    history = run.ledger.history()
+    assert (history.cause, history.state, end.job.wishes) == ("cancelled", "CANCELLED", [])
+
+
+def test_a_line_of_the_setup_that_fails_is_named_with_its_exit_code(end, run):
+    end.job.said = "job 7 ended in cluster.setup with code 2, in line: module load cuda\n"
+    said = "cluster.setup failed with code 2, in line: module load cuda"
+    assert end("training", 2, "setup", "1000") == 0
+    history = run.ledger.history()
+    assert (history.not_begun, history.state, end.job.wishes) == ({"7": said}, "FAILED", [])
+    # Of a later start of the job, it counts as a crash.
+    run.ledger.append(started())
+    run.ledger.append(ended(cause="preempted"))
+    for restart in (1, 2):
+        end.job.restart = restart
+        end("training", 2, "setup", "1000")
+    assert run.ledger.history().failures[-1].reason == said
+    assert end.job.wishes == [Wish(10.0), Wish(None)]
+    assert run.ledger.history().given_up.endswith(f"; the last one: {said}")
+
+
 def test_a_time_limit_during_the_setup_costs_a_retry(end, run):
     end("training", 143, "setup", "1000")
     assert end.job.wishes == [], "a signal for another reason"

@@ -12,6 +12,7 @@ from cldctl.evals import plan
 from cldctl.runs import evaluate
 from cldctl.runs.status import why_stopped
 from tests.support.scripted import Scripted, alone
+from tests.support.tools import invoke
 
 ASKED = ("eval.samples=8192",)
 
@@ -114,3 +115,11 @@ def test_why_an_evaluation_has_stopped(happened, done, cause, why):
     found = why_stopped(History.of(happened), done, 3)
     assert found[0] == cause
     assert why in found[1]
+
+
+def test_a_profile_describes_the_jobs_of_an_evaluation_too(run, scripted, tmp_path):
+    (tmp_path / "site.yaml").write_text("cluster: {partition: low, mem_gb: 8}\n")
+    words = ("--elbo", "--cluster", "scripted", "--profile", str(tmp_path / "site.yaml"), "cluster.partition=high")
+    invoke("eval", "mine", *words, runs=run.path.parent)
+    ((spec, _),) = scripted.submissions
+    assert (spec.size.partition, spec.size.mem_gb) == ("high", 8)

@@ -45,6 +45,17 @@ def test_the_log_of_an_attempt_is_that_of_its_job(run):
         logs.of_training(run, 2, 0)
 
 
+def test_the_output_of_an_attempt_that_another_launcher_started_is_there(run):
+    run.ledger.append(Started(attempt=0, job_id="torchrun", step=0))
+    for attempt in (None, 0):
+        with pytest.raises(NotFoundError, match=r"another launcher started it.*same command again"):
+            logs.of_training(run, attempt, 0)
+    run.ledger.append(submitted("7", run.logs))
+    assert logs.of_training(run, None, 0).note is None
+    write(run.logs, "torchrun")
+    assert logs.of_training(run, 0, 0).files(), "the line of its submission was lost"
+
+
 def test_the_logs_of_a_colleague_s_job_are_in_a_folder_of_their_own(run, tmp_path):
     """Wherever the ledger says that it is, it is looked for in this run."""
     run.ledger.append(submitted("7", run.path / "logs-anna"))

@@ -8,6 +8,7 @@ from cld_core.config import load
 from cld_core.evaluate.request import request_of
 from cld_core.files import read_object, write_json
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import weights_file
 from cld_core.run.events import Ended, GivenUp, JobRef, Started, Submitted, Wished
 from cld_core.run.work import evaluations_of
 from cldctl import locks
@@ -17,7 +18,7 @@ from cldctl.runs.status import evaluation_status, named_status, status_of
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
 from cldctl.show.runs import details
-from tests.support.made_up import report, run_with
+from tests.support.made_up import report, run_with, vouch
 from tests.support.paths import TOY
 from tests.support.screen import text
 from tests.support.scripted import trained
@@ -65,7 +66,13 @@ def test_the_state_of_an_evaluation(tmp_path):
         row = evaluation_status(work, saying(Seen(phase)))
         assert (row["state"], row["shards_done"], row["shards"]) == (state, 0, 2)
     report(run, request, elbo={"nll": 1.5, "stderr": 0.5})
-    assert evaluation_status(work, GONE)["state"] == "FINISHED"
+    row = evaluation_status(work, GONE)
+    assert (row["state"], row["nll"], row["shards_done"]) == ("FINISHED", 1.5, 2)
+    weights_file(run, 10).write_bytes(b"other")
+    vouch(run, 10)
+    row = evaluation_status(work, GONE)
+    assert (row["state"], row["cause"], row["nll"]) == ("STOPPED", "outdated", None)
+    assert "step 10 was trained again after it was evaluated; re-run the same `cldctl eval`" in row["reason"]
 
 
 @pytest.mark.parametrize(("every_s", "ago", "reason"), [(1.0, 5, None), (1.0, 40, "no report for 4"), (30.0, 40, None)])

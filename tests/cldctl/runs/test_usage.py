@@ -85,3 +85,4 @@ def test_the_median_rate_of_comparable_runs(tmp_path):
     line = "estimate: 30m00s of training, 0.5 core-hours, at 2 steps/s as in a"
     assert estimate_line(found, time.time()).startswith(line)
     assert estimate(tmp_path, load(TOY, [*STEPS, "network.width=7"])) is None
+    assert "or earlier if other jobs end" in estimate_line(None, time.time() + 900)

@@ -1,11 +1,13 @@
 """Why a run is where it is."""
 
 import json
+import time
 
 import pytest
 
 from cld_core.run.events import Ended, Failed, GivenUp, Started, Submitted, Wished
-from cldctl.clusters.base import Held, Waiting
+from cldctl.clusters.base import HELD, Held, Seen, Survey, Waiting
+from cldctl.jobs.failures import SETUP_FAILED
 from cldctl.runs import usage
 from cldctl.runs.logs import first_failure, last_failed
 from cldctl.runs.why import why
@@ -77,6 +79,33 @@ def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
     assert found.next[0].startswith("logs mine")
 
 
+def test_a_setup_line_that_failed_is_to_be_corrected(run):
+    said = f"{SETUP_FAILED} with code 1, in line: module load cuda"
+    run.ledger.append(Failed("early", job_id="7", reason=said))
+    found = why(run)
+    assert found.row.state == "FAILED"
+    assert said in found.headline
+    assert found.do == "correct cluster.setup"
+    assert found.next[0].startswith("resume mine cluster.setup=")
+
+
+def test_a_run_of_another_launcher_goes_on_there(tmp_path, scripted):
+    run = run_with(tmp_path / "runs" / "mine", 100)
+    run.ledger.append(Started(attempt=0, job_id="torchrun", step=0))
+    run.ledger.append(Ended(attempt=0, cause="crashed", step=150, detail="OSError: disk"))
+    found = why(run)
+    assert "the same command again" in found.do
+    assert found.next == ["resume mine"], "its launcher has the output"
+    # It counts, too, if an earlier job was cldctl's.
+    run.ledger.append(Submitted(job=job("7", logs=str(run.logs))))
+    scripted.phases["7"] = "gone"
+    for number, job_id, cause in ((1, "7", "preempted"), (2, "torchrun", "terminated")):
+        run.ledger.append(Started(attempt=number, job_id=job_id, step=100, time=time.time() + number))
+        run.ledger.append(Ended(attempt=number, cause=cause, step=150))
+    found = why(run)
+    assert (found.row.state, found.next) == ("STOPPED", ["resume mine"])
+
+
 def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     scripted.phases["7"] = "pending"
     waiting = Waiting("somebody holds it", "release it", 2e9)
@@ -88,7 +117,22 @@ def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
         run.ledger.append(event)
     for kind, then in ((Waiting, "waits to continue automatically"), (Held, "and waits: somebody holds it")):
         waiting = kind("somebody holds it", "release it")
-        assert then in why(run).headline
+        run.ledger.append(Started(attempt=0, job_id="7", step=0))
+        run.ledger.append(Ended(attempt=0, cause="preempted", step=150))
+        run.ledger.append(Wished(job_id="7", cause="preempted"))
+        found = why(run)
+        assert found.row.state == "REQUEUED"
+        assert then in found.headline
+        assert ("status mine --watch" in found.next) == (kind is Waiting), "nothing would change"
+
+
+def test_status_says_below_its_table_what_never_begins(run, scripted, monkeypatch):
+    seen = Seen("pending", reason=f"DependencyNeverSatisfied{HELD}cancel it")
+    monkeypatch.setattr(scripted, "survey", lambda self, jobs, **how: Survey({job.job_id: seen for job in jobs}))
+    assert (
+        "mine: DependencyNeverSatisfied; it never begins by itself: cancel it"
+        in invoke("status", "--all", runs=run.path.parent).stderr
+    )
 
 
 @pytest.fixture
@@ -128,3 +172,13 @@ def test_else_the_logs_of_the_ranks_tell(failed_run):
     found = first(failed_run)
     assert (found.rank, found.reason) == (1, "cld_core.errors.DataError: no such images")
     assert found.file == failed_run.logs / "7_1_log.err"
+
+
+def test_of_a_rank_that_was_killed_the_launcher_s_own_lines_are_no_last_words(failed_run):
+    failed(failed_run, 150.0, 1, "Killed")
+    launched = "submitit INFO (2026-11-26 08:00:00,1) - Loading pickle\n"
+    log_of(failed_run, 1, f"step 5/20\n{launched}", "out")
+    log_of(failed_run, 1, launched)
+    assert first(failed_run).lines == ("step 5/20",)
+    log_of(failed_run, 1, launched, "out")
+    assert (first(failed_run).lines, first(failed_run).file) == ((), None)

@@ -6,7 +6,7 @@ from cldctl.runs.status import RunStatus
 from cldctl.show import runs
 from tests.support.screen import screen
 
-SENTENCE = "another rank is gone, killed or crashed; `cldctl logs --rank N` shows the last output of each"
+SENTENCE = "another rank is gone, killed or crashed; `cldctl logs mine --rank N` shows the last output of each"
 
 # A name as `submit` makes it: 30 characters.
 NAME = "toy_published-1125-1020{:02d}-11{:02x}"

@@ -126,6 +126,14 @@ def test_what_was_cancelled_stays_so(start, wish, how, why):
         assert start().of("srun") == [], "nor at its next start"
 
 
+def test_who_was_told_to_end_without_knowing_why_learns_it_from_outside(start):
+    """By the notice in the log and by what Slurm said, as a container may have no client; `cancel` knows it itself."""
+    end = start("delay 0\nonly limit", looks="COMPLETING")
+    assert (end.of("python"), end.requests, end.code) == (["-m aftermath it 0 told"], [], 0)
+    end = start("delay 0\nonly limit", looks="COMPLETING", srun="touch logs/7_cancelled")
+    assert end.of("python") == []
+
+
 def test_a_scheduler_that_is_away_is_asked_until_it_answers(start):
     end = start("delay 0", looks="away late away away RUNNING", requests="away ok", srun="exit 143")
     assert end.of("sleep") == ["2", "4", "8", "10", "10"]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import Held, Seen
+from cldctl.clusters.base import HELD, Held, Seen
 from cldctl.clusters.slurm import client, cluster, poll, submit
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
@@ -163,11 +163,12 @@ SUBMITTED = "12|2026-11-25T00:57:43\n13|2026-11-25T01:57:43\n"
 
 
 def test_squeue_and_sacct():
-    found = poll.parse_squeue(f"{SQUEUE}rubbish\n")
-    phases = {"12": "running", "13_4": "pending", "13_5": "gone", "14": "pending"}
-    assert {name: seen.phase for name, seen in found.items()} == phases
-    assert found["12"].node == "n[1-2]"
-    assert "release it: `scontrol release 14`" in found["14"].reason
+    assert poll.parse_squeue(f"{SQUEUE}rubbish\n") == {
+        "12": Seen("running", node="n[1-2]", word="RUNNING"),
+        "13_4": Seen("pending", reason="Priority", word="PENDING"),
+        "13_5": Seen("gone", node="n3", word="COMPLETED"),
+        "14": Seen("pending", reason=f"JobHeldUser{HELD}release it: `scontrol release 14`", word="PENDING"),
+    }
     ends = {word: poll.seen_of(word).ended for word in ("CANCELLED by 1000", "NODE_FAIL", "OUT_OF_MEMORY")}
     assert [*ends.values()] == ["cancelled", "node_failure", "out_of_memory"]
     assert poll.parse_sacct(SACCT) == {"12": ["PREEMPTED", "NODE_FAIL", "CANCELLED"], "14": ["COMPLETED"]}
@@ -224,7 +225,7 @@ def test_every_reason_is_said_in_words_with_what_to_do(word, reason, advice):
     assert reason in found.reason
     assert advice in found.advice
     assert found.expected is None
-    assert isinstance(found, Held) == ("held" in found.reason)
+    assert isinstance(found, Held) == ("held" in found.reason or "never" in found.reason)
 
 
 def test_without_scontrol_the_survey_s_word_is_explained_and_without_any_nothing():
