@@ -230,8 +230,6 @@ def lose_a_node(campaign):
     # A job that Slurm itself starts again avoids the same nodes as before: it may need this one, too.
     avoided = campaign.folder.ledger.history().avoided.get(campaign.job, ())
     if len(NODES) - len({*avoided, node}) < RANKS:
-        # A controller that has just been restarted may call it mixed for a while.
-        campaign.until(lambda: "down" in slurm.node_states("-n", node)[0], f"{node} to be down")
         slurm.restore_node(node)
     return lambda: slurm.restore_node(node)
 

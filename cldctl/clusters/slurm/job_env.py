@@ -23,6 +23,7 @@ from . import client, poll
 # Slurm may send the signal of the time limit up to a minute early.
 _EARLY_S = 90.0
 _ANSWER_WITHIN_S = 5.0
+_UPTIME = Path("/proc/uptime")
 _NOT_PREEMPTED = ("None", "Unknown", "")
 # How long slurmstepd, which writes at its own pace, may take to say why a job was requeued.
 _NOTICE_WITHIN_S = 1.0
@@ -191,8 +192,9 @@ def _seconds_left(job: Mapping[str, str]) -> float:
     start, end = times
     if start is None or end is None:
         return 1e9
-    booted = os.environ.get("CLDCTL_BOOT_S", "")
-    passed = time.clock_gettime(time.CLOCK_BOOTTIME) - float(booted) if is_count(booted) else time.time() - start
+    # From the same file as the script: where a node is a container itself, CLOCK_BOOTTIME is that of its host.
+    booted, now = os.environ.get("CLDCTL_BOOT_S", ""), read_from(_UPTIME, 0).partition(".")[0]
+    passed = float(now) - float(booted) if is_count(booted) and is_count(now) else time.time() - start
     return end - start - passed
 
 
