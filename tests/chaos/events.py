@@ -12,10 +12,11 @@ import psutil
 
 from cld_core.files import write_text
 from cldctl.runs.state import OVER
+from tests.slurm.config import NODES
 from tests.support.tools import is_gone
 
 from .shim import CLASSES, GROWING, WRITING
-from .stage import KILL_WAIT_S
+from .stage import KILL_WAIT_S, RANKS
 
 NAME = "chaos"
 # Seconds for which a disk or a process is out of order: many steps, several reports and some checkpoints.
@@ -226,6 +227,10 @@ def lose_a_node(campaign):
     hosts = slurm.run(["scontrol", "show", "hostnames", slurm.job_info(campaign.job)["NodeList"]]).stdout.split()
     node = campaign.rng.choice(hosts)
     slurm.kill_node(node)
+    # A job that Slurm itself starts again avoids the same nodes as before: it may need this one, too.
+    avoided = campaign.folder.ledger.history().avoided.get(campaign.job, ())
+    if len(NODES) - len({*avoided, node}) < RANKS:
+        slurm.restore_node(node)
     return lambda: slurm.restore_node(node)
 
 

@@ -201,6 +201,8 @@ class SlurmCluster:
         """Bring a node back from whatever state it is in; returns when it accepts jobs."""
         if not self.processes.daemon(f"slurmd.{name}"):
             self._start_slurmd(name)
+            # A controller that was restarted while the node ran a job goes on calling it mixed when it is down.
+            self.run(["scontrol", "update", f"nodename={name}", "state=resume"], check=False)
 
         def is_up():
             (state,) = self.node_states("-n", name)

@@ -200,14 +200,15 @@ def test_who_waits_for_it_to_fail(logs, text, job_id):
 
 @pytest.mark.parametrize("clock", [0, 3600, -3600])
 @pytest.mark.parametrize(("left", "stop"), [(3600, None), (150, 75.0), (100, 50.0), (20, 10.0), (-5, 0.0)])
-def test_a_notice_that_nobody_heard_is_made_up_for(logs, monkeypatch, left, stop, clock):
+def test_a_notice_that_nobody_heard_is_made_up_for(logs, tmp_path, monkeypatch, left, stop, clock):
     """Whatever the time of day is on the node."""
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "90")
     monkeypatch.setenv("CLDCTL_BOOT_S", "500")
     monkeypatch.setenv("SLURM_JOB_START_TIME", "1000")
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(1060 + max(left, 0)))
-    monkeypatch.setattr(cluster.time, "clock_gettime", lambda _: 560.0 + max(-left, 0))
-    monkeypatch.setattr(cluster.time, "time", lambda: 1060.0 + clock)
+    (tmp_path / "uptime").write_text(f"{560 + max(-left, 0)}.25 900.00\n")
+    monkeypatch.setattr(job_env, "_UPTIME", tmp_path / "uptime")
+    monkeypatch.setattr(job_env.time, "time", lambda: 1060.0 + clock)
     assert SlurmCluster().current_job(logs).late_notice_s() == stop
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     assert SlurmCluster().current_job(logs).late_notice_s() is None
