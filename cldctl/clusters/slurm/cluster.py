@@ -15,7 +15,7 @@ from cld_core.run.events import JobRef
 from cldctl.clusters import base, job_logs
 from cldctl.clusters.base import JobSpec, Nodes, Seen, Survey
 
-from . import client, doctor, job_env, poll, submit
+from . import client, doctor, job_env, poll, script, submit
 
 # What srun says about tasks that ended badly, apart from those that it ends itself: "srun: error: n2: task 1: Killed".
 _ENDED = re.compile(
@@ -46,14 +46,14 @@ class SlurmCluster(base.Cluster):
         return submit.most_tasks(spec.size.account, spec.size.qos)
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
-        submit.parameters(spec)
+        script.parameters(spec)
         job_logs.check(spec.logs)
         if tasks > 1 and tasks > (limit := self.most_tasks(spec)).tasks:
             text = f"{tasks} tasks do not fit into one array of Slurm: {limit.why}"
             raise RecipeError(f"{text}. Submit at most {limit.tasks}.")
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
-        return submit.script(spec, tasks)
+        return script.text(spec, tasks)
 
     def submit(self, spec: JobSpec, works: Sequence[base.Work], note: Callable[[Sequence[JobRef]], None]) -> None:
         def note_ids(job_ids: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from cld_core.sanitize import is_count
 from cldctl.clusters import this_machine
 from cldctl.clusters.base import Check, DoctorOptions, SchedulerAway, SchedulerRefused, read_from
 
-from . import client, poll, submit
+from . import client, poll, script, submit
 
 QOS_COLUMNS = ("Name", "Preempt", "PreemptMode", "GraceTime")
 # At most so many names of nodes are looked up from a node.
@@ -346,7 +346,7 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], asked: Doc
 
 def probe_script(folder: Path, hosts: Sequence[str], size: ClusterSpec) -> str:
     """The script of the job, with the setup of a run, and Python in its container."""
-    python = f"{submit.python_beside(size)} -P"
+    python = f"{script.python_beside(size)} -P"
     here, arguments = shlex.quote(str(folder)), shlex.join([platform.node(), *hosts])
     lines = (
         "#!/bin/bash",
@@ -365,7 +365,7 @@ def probe_script(folder: Path, hosts: Sequence[str], size: ClusterSpec) -> str:
 
 
 def _where(size: ClusterSpec) -> str:
-    return " in the container" if submit.python_beside(size) != submit.python_beside(ClusterSpec()) else ""
+    return " in the container" if script.python_beside(size) != script.python_beside(ClusterSpec()) else ""
 
 
 def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], FromNode | None]:

@@ -9,7 +9,7 @@ import pytest
 from cld_core.config.cluster import ClusterSpec
 from cldctl.clusters import job_logs, this_machine
 from cldctl.clusters.base import JobSpec, SchedulerRefused
-from cldctl.clusters.slurm import submit
+from cldctl.clusters.slurm import script
 from tests.support.other_users import give_away
 
 
@@ -31,7 +31,7 @@ def test_it_comes_first_and_once(monkeypatch, code, before, after):
 
 def batch(code, before=None):
     """What the lines of a batch script say, and what they leave in the variable."""
-    setup = submit.parameters(JobSpec(name="mine", logs=code.parent, size=ClusterSpec(setup=("true",)), code=code))
+    setup = script.parameters(JobSpec(name="mine", logs=code.parent, size=ClusterSpec(setup=("true",)), code=code))
     lines = setup["setup"]
     first, last = lines.index("cldctl_import() {"), lines.index("cldctl_import || exit 1")
     assert lines.index("true") < last, "behind the lines of the recipe, which may set the variable"

@@ -5,7 +5,7 @@ import pytest
 from cld_core.config import load
 from cld_core.errors import RecipeError
 from cldctl.clusters.base import JobSpec
-from cldctl.clusters.slurm import client, doctor, submit
+from cldctl.clusters.slurm import client, doctor, script
 from cldctl.clusters.slurm.client import Answer
 from tests.support.paths import TOY
 
@@ -83,7 +83,7 @@ def test_what_a_job_gets_that_asks_for_nothing():
 
 def test_several_partitions_are_one_key_of_the_recipe(monkeypatch, tmp_path):
     recipe = load(TOY, ["cluster.partition=spot,gpu"])
-    assert submit.parameters(JobSpec(name="it", logs=tmp_path, size=recipe.cluster))["partition"] == "spot,gpu"
+    assert script.parameters(JobSpec(name="it", logs=tmp_path, size=recipe.cluster))["partition"] == "spot,gpu"
     with pytest.raises(RecipeError, match="with commas between them"):
         load(TOY, ["cluster.partition=[spot,gpu]"])
     texts = {"config": SCONTROL, "partition": PARTITIONS}

@@ -11,7 +11,7 @@ from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl import clusters
 from cldctl.clusters.base import Nodes, SchedulerAway, Wish
-from cldctl.clusters.slurm import client, cluster
+from cldctl.clusters.slurm import client, job_env
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.support.scheduler import clients
@@ -56,7 +56,7 @@ def logs(tmp_path, monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURMD_NODENAME", "n1")
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "60")
-    monkeypatch.setattr(cluster, "_NOTICE_WITHIN_S", 0.0)
+    monkeypatch.setattr(job_env, "_NOTICE_WITHIN_S", 0.0)
     return tmp_path
 
 
