@@ -13,7 +13,6 @@ from tests.support.tools import DEBUG, invoke
     [
         (["submit", "toy", "--eval", "", *DEBUG], 2, ["--eval names no metric", "elbo"]),
         (["submit", "toy", "--name", "a b", "--dry-run", *DEBUG], 2, ["'a b' cannot name a run", "letters"]),
-        (["import", __file__, "--recipe", "toy", "--name", "/tmp/x"], 2, ["cannot name a run"]),
         ("eval done --elbo --shards 100000", 2, ["--shards 100000: work is divided into at most 10,000"]),
         ("status --watch", 2, ["stdout is not one", "in a loop"]),
         ("submit toy --train.steps=5", 2, ["no dashes. Write train.steps=VALUE. See `cldctl submit --help`"]),

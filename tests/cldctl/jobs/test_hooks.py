@@ -125,7 +125,9 @@ def test_it_fails_hangs_or_floods(run):
     assert "did not end within 0.5 s (hooks.timeout_s) and was ended" in log(run)
     pid = int(log(run).partition("  pid ")[2].split()[0])
     wait_for(lambda: find(pid) is None, what="the end of what it had started")
-    output, problem = call("yes", environment=dict(os.environ), content="{}", timeout_s=60.0, folder=run.path)
+    how = {"environment": dict(os.environ), "content": "{}", "timeout_s": 60.0, "folder": run.path}
+    assert "could not be started" in call("nul\0", **how)[1]
+    output, problem = call("yes", **how)
     assert "wrote more than" in problem
     assert len(output) == KEPT_BYTES
 
@@ -200,6 +202,7 @@ def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
 
 
 BEGUN = submitted(), started()
+DIED_EARLY = events.Failed("early", job_id="7", restart=0, reason="the setup")
 NOT_CANCELLED = events.Cancelled(job_id="7"), events.Refused("cancellation", job_id="7", reason="nobody answers")
 
 # What happened, and the phase of the newest job.
@@ -209,8 +212,10 @@ LEDGERS = {
     "preempted": ((*BEGUN, ended("preempted")), "pending"),
     "given up": ((*BEGUN, ended("crashed"), events.GivenUp(job_id="7", reason="4 crashes")), "gone"),
     "not begun": ((submitted(), events.GivenUp(never_began=True, job_id="7", reason="no checkpoint")), "gone"),
+    "unfit without a scheduler": ((submitted(restarts=False), unfit()), "gone"),
     "crashed, unfit": ((*BEGUN, ended("crashed"), requeued("crashed"), unfit(restart=1), requeued("unfit")), "pending"),
     "unfit, cancelled": ((submitted(), unfit(), requeued("unfit"), events.Cancelled(job_id="7")), "gone"),
+    "setup too long": ((submitted(), DIED_EARLY, requeued("timeout")), "pending"),
     "cancelled": ((*BEGUN, events.Cancelled(job_id="7"), ended("terminated")), "gone"),
     "not cancelled": ((*BEGUN, *NOT_CANCELLED), "running"),
     "cancelled at the second try": ((submitted(), *NOT_CANCELLED, events.Cancelled(job_id="7")), "gone"),

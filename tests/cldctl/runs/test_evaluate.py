@@ -107,6 +107,7 @@ NOT_REQUEUED = events.Refused("requeue", job_id="8_0", reason="nobody answers")
         ([task(0), events.Cancelled(job_id="8_1")], 1, "cancelled", "cancelled"),
         ([task(0), CRASH, events.GivenUp(reason="4 crashes", job_id="8_0")], 2, "crashed", "4 crashes"),
         ([task(0), events.GivenUp(reason="no weights", job_id="8_0")], 2, "failed", "no weights"),
+        ([task(0), events.GivenUp(reason="shard 1 is damaged", job_id="8_0")], 3, "not merged", "is damaged"),
         ([task(0), NOT_REQUEUED], 2, "not requeued", "requeued: nobody"),
         ([task(0), events.GivenUp(reason="x", job_id="8_0"), task(0, "9")], 2, "stopped", "its jobs have ended"),
     ],

@@ -96,6 +96,12 @@ def test_a_file_system_without_hard_links(run, small, monkeypatch):
     assert code.problem_of(folder(run), code.read(folder(run))) is None
 
 
+def test_code_that_others_can_write_is_refused(run):
+    folder(run).chmod(0o775)
+    with pytest.raises(CldError, match="others may write into it"):
+        resumed(stop(run))
+
+
 def test_damaged_code_is_refused_with_the_fix(run):
     (folder(run) / "cld_core/a.py").write_text("A = 3\n")
     with pytest.raises(code.DamagedCode, match=r"not what was stored with it.*resume mine --update-code"):

@@ -43,6 +43,7 @@ def test_modes_of_preemption():
         partition = SPOT | {"PreemptMode": mode}
         return doctor.on_preemption("it", partition, [partition, GPU], SLURM | dict(changes), 1.0)
 
+    assert outcome("OFF").verdict == "ok"
     assert outcome("").found.startswith("SUSPEND"), "the cluster's mode, since the partition has none"
     assert "requeued by the run itself" in outcome("CANCEL").found
     assert "not restarted" in outcome("CANCEL", ("SlurmctldParameters", "")).found

@@ -186,7 +186,7 @@ AGAIN = ["requeue 7", "update jobid=7 starttime=now+10"]
         (f"echo '{BEGUN}' >&2; exit 137", "exit 1", AGAIN),
         ("exit 137", "exit 1", []),
         ("exit 137", "exit 9", AGAIN),
-        (f"echo '{BEGUN}' >&2; exit 7", "exit 1", []),
+        *((f"echo '{BEGUN}' >&2; exit {code}", "exit 1", []) for code in (2, 3, 6, 7)),
     ],
 )
 def test_python_is_asked_what_follows_a_bad_end(start, srun, python, requests):
@@ -305,6 +305,7 @@ PREEMPTED, LATE = "PreemptTime=2026-11-25T00:00:00 Reason=None", "PreemptTime=No
     [
         ({"looks": "COMPLETING", "srun": "exit 143"}, False),
         ({"looks": "COMPLETING", "srun": "exit 143", "env": {"ABOUT": PREEMPTED}}, True),
+        ({"looks": "COMPLETING", "srun": "exit 143", "env": {"ABOUT": LATE}}, True),
         ({"looks": "COMPLETING", "srun": f"echo '{LIMIT}' >&2; exit 143"}, True),
         ({"looks": "COMPLETING", "srun": "touch logs/7_cancelled; exit 143", "env": {"ABOUT": PREEMPTED}}, False),
         ({"srun": "exit 1"}, False),

@@ -113,7 +113,10 @@ def attempt(**changes):
         ({}, f"..{SCANCEL.replace('JOB 7', 'STEP 7.0')}", "", None),
         ({}, f"..{NOTICE.format('JOB REQUEUE').replace('JOB 7', 'STEP 7.0')}", "", "requeued"),
         ({}, "..slurmstepd: error: Detected 1 oom_kill event in StepId=4.0\n", "", "out_of_memory"),
+        ({}, f"..{NOTICE.format('PREEMPTION')}", "", "preempted"),
+        ({}, f"..{NOTICE.format('NODE FAILURE, SEE SLURMCTLD LOG')}", "", "node_failure"),
         ({"cause": "crashed"}, f"..{SCANCEL}", "", None),
+        ({"cause": "crashed"}, "..srun: error: n1: task 0: Out Of Memory\n", "", "out_of_memory"),
         ({"log_offset": None}, f"..{NOTICE.format('NODE FAILURE')}", "5|NODE_FAIL\n5|NODE_FAIL\n", None),
     ],
 )

@@ -171,6 +171,7 @@ def test_squeue_and_sacct():
     }
     ends = {word: poll.seen_of(word).ended for word in ("CANCELLED by 1000", "NODE_FAIL", "OUT_OF_MEMORY")}
     assert [*ends.values()] == ["cancelled", "node_failure", "out_of_memory"]
+    assert [poll.seen_of(word).phase for word in ("REQUEUE_HOLD", "SUSPENDED")] == ["pending", "suspended"]
     assert poll.parse_sacct(SACCT) == {"12": ["PREEMPTED", "NODE_FAIL", "CANCELLED"], "14": ["COMPLETED"]}
 
 
@@ -216,6 +217,8 @@ PENDING = Seen("pending", word="PENDING")
         ("DependencyNeverSatisfied", "it never begins", "cancel it"),
         ("JobHeldUser", "it is held by its user", "scontrol release 7"),
         ("launch_failed_requeued_held", "it is held, because its last start failed on the node", "excnodelist"),
+        ("JobHeldAdmin", "it is held by an administrator", "only they can release it"),
+        ("Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs", "down, drained or reserved", "sinfo -R"),
         ("PartitionTimeLimit", "it never begins", "lower cluster.time_min"),
         ("SomethingNew", "Slurm says SomethingNew", "man squeue"),
     ],

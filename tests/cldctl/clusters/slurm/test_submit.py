@@ -169,7 +169,7 @@ def association(account, user="", *, group="N(8)", each="", lineage="/", default
 
 
 QOS = (
-    "QOS=normal(1)\n    UsageRaw=0.000000\n    GrpJobs=N(0) GrpJobsAccrue=N(0) GrpSubmitJobs=N(8)\n"
+    "QOS=normal(1)\n    UsageRaw=0.000000\n    GrpJobs=N(0) GrpJobsAccrue=N(0) GrpSubmitJobs=30(8)\n"
     "    MaxWallPJ=\n    Account Limits\n      lab\n        MaxJobsPA=N(0) MaxSubmitJobsPA=1(8)\n    User Limits\n"
     "      bob(7)\n        MaxJobsPU=N(0) MaxJobsAccruePU=N(0) MaxSubmitJobsPU=3(2)\n"
     "      ann(8)\n        MaxJobsPU=N(0) MaxJobsAccruePU=N(0) MaxSubmitJobsPU=12(8)\n"
@@ -188,11 +188,12 @@ ANN = {"user": "ann(8)", "lineage": "/lab/deep/0-ann/", "default": "Yes"}
     ("text", "account", "most"),
     [
         (shown(association("deep", **ANN)), None, []),
+        (shown(association("other", "bob(7)", each="3(0)"), association("deep", each="12(5)", **ANN)), None, [7]),
         (shown(association("lab", group="20(8)"), association("deep", **ANN)), None, [12]),
         (shown(association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)), None, [7]),
         (shown(association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)), "x", [4]),
         # A limit of the QOS takes the place of that of the association.
-        (shown(association("deep", each="7(8)", **ANN), qos=QOS), None, [4]),
+        (shown(association("deep", each="7(8)", **ANN), qos=QOS), None, [4, 22]),
         ("slurm_load_assoc_mgr_info error: Access/permission denied", None, []),
     ],
 )
@@ -222,6 +223,7 @@ def test_the_tightest_limit_counts_and_is_named(said, spec):
     ("config", "most", "why"),
     [
         (CONFIG, 1001, "MaxArraySize"),
+        ("MaxArraySize = 0\n", 1, "MaxArraySize"),
         (CONFIG + "SchedulerParameters     = a=1,max_array_tasks=50,b\n", 50, "max_array_tasks"),
         (None, 1000, "MaxArraySize"),
     ],
