@@ -3,6 +3,7 @@
 import random
 import signal
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -12,7 +13,7 @@ from cld_core.run import RunFolder
 from tests.support.paths import MISBEHAVING
 from tests.support.tools import (
     SMALL,
-    cldctl,
+    invoke,
     is_gone,
     ranks_of,
     same,
@@ -24,6 +25,8 @@ from tests.support.tools import (
 
 pytestmark = pytest.mark.slow
 LOCAL = ("--cluster", "local")
+# The jobs are processes; the commands, which would take seconds to import torch, need not be.
+cldctl = partial(invoke, OMP_NUM_THREADS="1")
 
 
 @pytest.fixture
