@@ -1,4 +1,4 @@
-"""The fixture `slurm`: one real cluster for the whole test run, reset before each test, and cldctl on it."""
+"""The fixture `slurm`: one real cluster for each worker of a test run, reset after each test, and cldctl on it."""
 
 import os
 from pathlib import Path
