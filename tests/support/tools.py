@@ -118,7 +118,7 @@ def status(runs, name):
     return json.loads(invoke("status", name, "--json", runs=runs).stdout)[0]
 
 
-def wait_for(condition, timeout=90, every=0.05, *, what="something", last_seen=lambda: ""):
+def wait_for(condition, timeout=240, every=0.05, *, what="something", last_seen=lambda: ""):
     """The first true value of ``condition``; fails after ``timeout`` seconds, and says ``what`` was waited for."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
