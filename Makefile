@@ -35,11 +35,11 @@ demo: $(VENV)/.product
 
 # What a newcomer runs, without Slurm.
 test: $(VENV)/.installed
-	$(BIN)/pytest -n 2 -m "not slurm and not slow and not gpu and not by_hand"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slurm and not slow and not gpu and not by_hand"
 
 # The Slurm laboratory (tests/slurm/README.md), which mostly waits, and whatever is slow.
 test-lab: $(VENV)/.installed
-	$(BIN)/pytest -n 3 -m "(slurm or slow) and not gpu and not by_hand"
+	$(BIN)/pytest -n 3 --maxschedchunk 1 -m "(slurm or slow) and not gpu and not by_hand"
 
 # Before an issue is resolved and before a release: those two, and browser, wheel, site, notebook, fuzz, chaos and what takes minutes.
 test-all: export CLDCTL_REQUIRE_SLURM := 1

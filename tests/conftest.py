@@ -1,4 +1,4 @@
-"""The whole run: the Slurm tests on two workers, each with a cluster, everything else beside them on the rest."""
+"""The whole run: what its tests share, and what one leaves to the next."""
 
 import itertools
 import os
@@ -76,23 +76,6 @@ def small(monkeypatch, tmp_path_factory):
     (root / "cld_core/a.py").write_text("A = 1\n")
     monkeypatch.setattr(code, "ROOT", root)
     return root
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Two workers for the Slurm tests, each with a cluster, because they mostly wait; the others have the rest."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    # Quick tests of a file share what the file makes and what a process computes once. A slow one is dealt alone.
-    quick = "not slow" in config.getoption("markexpr")
-
-    class FewClusters(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            if nodeid.startswith("tests/slurm/"):
-                return "slurm interruptions" if "test_interruptions.py" in nodeid else "slurm"
-            return nodeid.partition("::")[0] if quick else nodeid
-
-    return FewClusters(config, log)
 
 
 def pytest_unconfigure(config):

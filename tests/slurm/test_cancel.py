@@ -61,7 +61,6 @@ class Stage:
         container = program(folder / "container", CONTAINER.format(hold=hold))
         scontrol = program(folder / "bin/scontrol", SCONTROL.format(hold=hold, scontrol=shutil.which("scontrol")))
         self.overrides = (
-            "cluster.nodes=1",
             f"cluster.container={container}",
             f"cluster.setup=['export PATH={scontrol.parent}:$PATH', '{hold} setup']",
         )
@@ -92,8 +91,7 @@ class Stage:
 
 
 @pytest.mark.parametrize("kind", ["jobs", "tasks"])
-def test_nothing_comes_back(lab, tmp_path, monkeypatch, kind):
-    monkeypatch.setenv("CLDCTL_TEST_PACE", "0.05")
+def test_nothing_comes_back(lab, tmp_path, kind):
     stage = Stage(lab, tmp_path)
     names = [f"{phase}-{way}" if kind == "jobs" else f"mine-seed{n}" for n, (phase, way) in enumerate(CASES)]
     keys = [f"{name}-" if kind == "jobs" else f"mine-{n}" for n, name in enumerate(names)]
@@ -123,4 +121,4 @@ def test_nothing_comes_back(lab, tmp_path, monkeypatch, kind):
         assert int(lab.slurm.job_info(job)["Restarts"]) == (phase == "late"), name
         starts = [event for event in RunFolder(lab.runs / name).ledger.events() if isinstance(event, Started)]
         assert len(starts) == (0 if phase == "setup" else 1), name
-        assert lab.status(name)["state"] in OVER, name
+        assert lab.status(name)["state"] in (("CANCELLED",) if phase == "work" else OVER), name

@@ -9,21 +9,18 @@ from tests.support.tools import wait_for
 from .containers import Containers
 from .lab import ENDLESS
 
-ALONE = "cluster.nodes=1"
-
 
 @pytest.fixture
 def containers(tmp_path, monkeypatch):
-    """Also has each Python of a job note where it runs, and lets runs be gentle to the processor."""
+    """Also has each Python of a job note where it runs."""
     containers = Containers(tmp_path / "containers")
     monkeypatch.setenv("PYTHONPATH", str(containers.path), prepend=os.pathsep)
-    monkeypatch.setenv("CLDCTL_TEST_PACE", "0.05")
     return containers
 
 
 def sweep(lab, *overrides):
     """Two runs as tasks of one array; returns their names."""
-    settings = (*ENDLESS, ALONE, "cluster.partition=low", *overrides)
+    settings = (*ENDLESS, "cluster.partition=low", *overrides)
     lab.cldctl("submit", "toy", *settings, "--sweep", "train.seed=0,1", "--name", "mine")
     return "mine-seed0", "mine-seed1"
 
@@ -40,12 +37,11 @@ def came_back(lab, name, *causes, attempt=1):
 def test_crashes(lab, containers, monkeypatch):
     """A rank is killed; and a node is left on which a run crashed twice."""
     monkeypatch.setenv("CLDCTL_TEST_BAD_NODE", "n1")
-    broken = lab.submit("broken", ALONE, "train.steps=60", *containers.apptainer)
+    broken = lab.submit("broken", "train.steps=60", *containers.apptainer)
     monkeypatch.delenv("CLDCTL_TEST_BAD_NODE")
-    elsewhere = (ALONE, "cluster.exclude=n1")
-    names = ["apptainer", "unconfigured", "pyxis"]
+    names = ["unconfigured", "pyxis"]
     for name in names:
-        lab.submit(name, *elsewhere, *getattr(containers, name))
+        lab.submit(name, "cluster.exclude=n1", *getattr(containers, name))
     names += sweep(lab, "cluster.exclude=n1", *containers.apptainer)
     for name in names:
         lab.training(name)
@@ -71,11 +67,11 @@ def test_time_limits(lab, containers, tmp_path):
     """During the training, and during the setup. What has no scontrol knows the limit that the job began with."""
     begun = tmp_path / "begun"
     slow = f"cluster.setup=['[ -e {begun} ] || {{ touch {begun}; sleep 600; }}']"
-    setup = lab.submit("setup", ALONE, slow, *containers.apptainer)
+    setup = lab.submit("setup", slow, *containers.apptainer)
     short = ("cluster.time_min=1", "cluster.signal_s=5")
-    names = ["apptainer", "unconfigured", "pyxis"]
+    names = ["unconfigured", "pyxis"]
     for name in names:
-        lab.submit(name, ALONE, *short, *getattr(containers, name))
+        lab.submit(name, *short, *getattr(containers, name))
     names += sweep(lab, *short, *containers.apptainer)
     wait_for(begun.exists, timeout=60, what="the setup")
     job = lab.status("setup")["job_id"]
@@ -90,11 +86,11 @@ def test_time_limits(lab, containers, tmp_path):
 
 def test_preemption(lab, containers):
     """Where it is final, the successor follows, which the container cannot submit."""
-    names = ["apptainer", "unconfigured", "pyxis"]
+    names = ["unconfigured", "pyxis"]
     for name in names:
-        lab.submit(name, ALONE, *getattr(containers, name))
+        lab.submit(name, *getattr(containers, name))
     names += sweep(lab, *containers.apptainer)
-    lab.submit("final", ALONE, "cluster.successor=true", *containers.apptainer, partition="cancel")
+    lab.submit("final", "cluster.successor=true", *containers.apptainer, partition="cancel")
     for name in (*names, "final"):
         lab.training(name)
     lab.slurm.preempt_all(1)

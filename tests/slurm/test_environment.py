@@ -2,16 +2,14 @@
 
 from cld_core.run.events import JobRef, Submitted
 
-SHORT = ("cluster.nodes=1", "train.steps=30")
-
 
 def test_a_job_that_inherits_no_variables_trains(lab, monkeypatch):
     """srun passes on what the batch script has, whatever sbatch was told."""
     # As on a site, where it is in its usual place.
     setup = f"cluster.setup=[export SLURM_CONF={lab.slurm.env['SLURM_CONF']}]"
-    lab.submit("option", *SHORT, setup, "cluster.sbatch_args=[--export=NONE]")
+    lab.submit("option", "train.steps=20", setup, "cluster.sbatch_args=[--export=NONE]")
     lab.more["SBATCH_EXPORT"] = "NONE"
-    lab.submit("variable", *SHORT, setup)
+    lab.submit("variable", "train.steps=20", setup)
     for name in ("option", "variable"):
         assert lab.ended(name)["state"] == "FINISHED", lab.cldctl("logs", name, code=None).stderr
 

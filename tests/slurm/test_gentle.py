@@ -26,8 +26,8 @@ class Watchers:
         real = shutil.which("squeue", path=SEARCH_PATH)
         text = f'#!/bin/sh\necho squeue >> {self.calls}\nexec {real} "$@"\n'
         path = f"{program(folder / 'bin' / 'squeue', text).parent}:{SEARCH_PATH}"
-        more = {"CLDCTL_RUNS": str(lab.runs), "PATH": path, "CLDCTL_ASK_EVERY_S": ONCE, "COLUMNS": "200"}
-        self._env, self._folder = lab.slurm.env | more, folder
+        more = {"PATH": path, "CLDCTL_ASK_EVERY_S": ONCE, "COLUMNS": "200"}
+        self._env, self._folder = lab.slurm.env | lab.environment | more, folder
         self.processes = []
 
     def start(self, *arguments, terminal=False):
@@ -80,5 +80,5 @@ def test_everything_is_seen_with_one_question(lab, watchers):
     for screen in screens:
         until(screen, "CANCELLED")
     assert watchers.processes[1].wait(60) == 0, "the log of a job that has ended does not grow"
-    assert "rank 0 of 2" in log.read_text()
+    assert "rank 0 of 1" in log.read_text()
     assert watchers.calls.read_text().split() == ["squeue"]

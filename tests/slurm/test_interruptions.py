@@ -1,16 +1,17 @@
 """Everything that a cluster can do to a run, done by a real Slurm: each case ends as docs/slurm.md promises."""
 
+import json
 import os
 import re
 import time
 
+from cld_core.checkpoint import load
+from cld_core.run import RunFolder
 from cld_core.run.events import Failed, TurnedAway
-from tests.support.tools import wait_for
+from tests.support.tools import DEBUG, same, wait_for
 
-from .lab import give
+from .lab import ENDLESS, PAIR, give
 
-# For what one rank shows as well as two.
-ALONE = "cluster.nodes=1"
 # Health checks of n1 cannot write into the run folder.
 BROKEN = """
 import os, pathlib
@@ -33,16 +34,29 @@ def went_on(lab, name, cause, attempt=1, *, saved=True):
     assert now["job_id"] == before["job_id"], "it is the same job"
 
 
+def told(run):
+    file = run.path / "told"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(content["state"], content["cause"]) for content in map(json.loads, lines)]
+
+
 def test_preempted(lab):
-    """With SIGTERM alone, and without grace; the user signal comes below, where the run ends bit-identical."""
-    lab.submit("mine", ALONE, partition="low0")
+    """With SIGTERM alone, and without grace; the user signal comes below, where the run ends bit-identical.
+
+    Each change is told once, that it is cancelled in the end, too.
+    """
+    run = lab.submit("mine", 'hooks.on_change=cat >> "$CLDCTL_RUN_PATH/told"', partition="low0")
     lab.training("mine")
     lab.slurm.preempt_all(1)
     went_on(lab, "mine", "preempted")
+    lab.cldctl("cancel", "mine")
+    expected = [("RUNNING", None), ("REQUEUED", "preempted"), ("RUNNING", "preempted"), ("CANCELLED", "cancelled")]
+    wait_for(lambda: len(told(run)) >= 4, timeout=60, what="the cancellation to be told", last_seen=lambda: told(run))
+    assert told(run) == expected
 
 
 def test_time_limit(lab):
-    run = lab.submit("mine")
+    run = lab.submit("mine", PAIR)
     row = lab.training("mine")
     lab.slurm.expire(row["job_id"], 40)
     went_on(lab, "mine", "timeout")
@@ -51,7 +65,7 @@ def test_time_limit(lab):
 
 def test_a_time_limit_that_no_rank_hears(lab, orders):
     """Slurm kills the batch script together with the ranks: nobody is left to requeue the job."""
-    lab.submit("mine", ALONE)
+    lab.submit("mine")
     row = lab.training("mine")
     give(orders, 0, "sleep")
     wait_for(lambda: not (orders / "rank0").exists(), what="the order to be read")
@@ -64,19 +78,19 @@ def test_a_time_limit_that_no_rank_hears(lab, orders):
 
 
 def test_node_failure(lab):
-    lab.submit("mine")
-    row = lab.training("mine", steps=250)
+    lab.submit("mine", PAIR)
+    row = lab.training("mine")
     lab.slurm.kill_node(row["host"] if row["host"] in ("n1", "n2") else "n2")
     went_on(lab, "mine", "node_failure", saved=False)
     first, second = lab.status("mine")["attempts"]
-    assert second["first_step"] % 200 == 0
-    assert (first["last_step"] or 0) - second["first_step"] <= 200 + 100, "at most checkpoint_every steps are lost"
+    assert second["first_step"] % 20 == 0
+    assert (first["last_step"] or 0) - second["first_step"] <= 20 + 100, "at most checkpoint_every steps are lost"
 
 
 def test_an_unfit_node_costs_nothing(lab, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(BROKEN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    run = lab.submit("mine", "train.max_retries=0", "train.steps=60")
+    run = lab.submit("mine", PAIR, "train.max_retries=0", "train.steps=20")
     row = lab.ended("mine", timeout=120)
     assert row["state"] == "FINISHED", run.ledger.path.read_text()
     (unfit,) = run.ledger.history().failures
@@ -87,8 +101,8 @@ def test_an_unfit_node_costs_nothing(lab, tmp_path, monkeypatch):
 
 def test_a_rank_that_crashes(lab, orders):
     """It dies while rank 0 is busy, which srun kills before it can report anything; `set -e` changes nothing."""
-    run = lab.submit("mine", "cluster.setup=[set -euo pipefail]")
-    lab.training("mine", steps=250)
+    run = lab.submit("mine", PAIR, "cluster.setup=[set -euo pipefail]")
+    lab.training("mine")
     give(orders, 0, "nap")
     give(orders, 1, "die")
     went_on(lab, "mine", "crashed", saved=False)
@@ -98,7 +112,7 @@ def test_a_rank_that_crashes(lab, orders):
 
 def test_a_bug_is_not_retried(lab, orders):
     give(orders, 0, "always bug")
-    lab.submit("mine", ALONE, "cluster.successor=true")
+    lab.submit("mine", "cluster.successor=true")
     lab.ended("mine")
     lab.slurm.wait_idle(60)
     row = lab.status("mine")
@@ -107,15 +121,15 @@ def test_a_bug_is_not_retried(lab, orders):
 
 
 def test_out_of_memory(lab, orders):
-    lab.submit("mine", "cluster.mem_gb=1.5")
-    lab.training("mine", steps=250)
+    lab.submit("mine", PAIR, "cluster.mem_gb=1.5")
+    lab.training("mine")
     give(orders, 1, "hog")
     went_on(lab, "mine", "out_of_memory", saved=False)
 
 
 def test_a_rank_that_hangs(lab, orders):
-    run = lab.submit("mine", "train.hang_timeout_s=20")
-    lab.training("mine", steps=250)
+    run = lab.submit("mine", PAIR, "train.hang_timeout_s=20")
+    lab.training("mine")
     give(orders, 1, "hang")
     went_on(lab, "mine", "crashed", saved=False)
     log = (run.logs / f"{lab.status('mine')['job_id']}_0_log.err").read_text()
@@ -125,8 +139,9 @@ def test_a_rank_that_hangs(lab, orders):
 
 
 def test_cancelled(lab):
-    """By scancel; other tests use `cldctl cancel`. The job that waits for it to fail does not begin."""
-    lab.submit("mine", ALONE, "cluster.successor=true")
+    """By scancel, on a cluster without accounting. The job that waits for it to fail does not begin."""
+    lab.slurm.configure(accounting=False)
+    lab.submit("mine", "cluster.successor=true")
     lab.slurm.run(["scancel", lab.training("mine")["job_id"]])
     row = lab.ended("mine")
     assert (row["state"], row["attempts"][0]["cause"]) == ("CANCELLED", "cancelled")
@@ -137,7 +152,7 @@ def test_cancelled(lab):
 
 
 def test_the_controller_is_restarted_in_the_middle(lab):
-    lab.submit("mine", ALONE)
+    lab.submit("mine")
     lab.training("mine")
     lab.slurm.kill_controller()
     away = lab.cldctl("status", "mine")
@@ -154,7 +169,7 @@ def test_the_controller_is_restarted_in_the_middle(lab):
 
 
 def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab):
-    run = lab.submit("mine", ALONE, "train.steps=400")
+    run = lab.submit("mine", "train.steps=20")
     assert lab.ended("mine")["state"] == "FINISHED"
     job = lab.status("mine")["job_id"]
     lab.slurm.wait_end(job)
@@ -167,9 +182,6 @@ def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab):
 
 def test_exact_over_a_preemption_ends_bit_identical(lab):
     """Where preemption cancels, but sends the user's signal first: the run requeues itself."""
-    from cld_core.checkpoint import load
-    from tests.support.tools import same
-
     lab.slurm.configure(user_signal=True, grace_time=20)
     cut = lab.submit("cut", partition="cancel")
     lab.training("cut")
@@ -177,13 +189,6 @@ def test_exact_over_a_preemption_ends_bit_identical(lab):
     went_on(lab, "cut", "preempted")
     lab.cldctl("cancel", "cut")
     steps = lab.ended("cut")["checkpoint_step"]
-    whole = lab.submit("whole", f"train.steps={steps}", partition="high")
-    assert lab.ended("whole", 200)["state"] == "FINISHED"
-    assert same(load(whole, steps), load(cut, steps))
-
-
-def test_without_accounting_states_are_still_right(lab):
-    lab.slurm.configure(accounting=False)
-    lab.submit("mine", ALONE)
-    lab.slurm.run(["scancel", lab.training("mine")["job_id"]])
-    assert lab.ended("mine")["state"] == "CANCELLED"
+    lab.more["CLDCTL_TEST_PACE"] = "0"
+    lab.cldctl("submit", "toy", *ENDLESS, f"train.steps={steps}", "--name", "whole", *DEBUG)
+    assert same(load(RunFolder(lab.runs / "whole"), steps), load(cut, steps))

@@ -15,20 +15,17 @@ import torch
 from cld_core.data import source
 from cld_core.data.toy import toy
 
-_orders = Path(os.environ.get("CLDCTL_TEST_ORDERS", "/nonexistent"))
-_rank = os.environ.get("SLURM_PROCID", os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0"))
-_pace = float(os.environ.get("CLDCTL_TEST_PACE", "0.01"))
-
 
 @toy("misbehaving")
 def misbehaving(n, generator):
     if n in (source.COUNT, source.MANY):
         # No batch has so many: the start of a job looks at what the data are, and is not to be disturbed.
         return torch.randn(n, 2, generator=generator)
-    time.sleep(_pace)
+    time.sleep(float(os.environ.get("CLDCTL_TEST_PACE", "0.01")))
     if os.environ.get("SLURMD_NODENAME", "none") == os.environ.get("CLDCTL_TEST_BAD_NODE"):
         raise RuntimeError("this node is broken")
-    order = _orders / f"rank{_rank}"
+    rank = os.environ.get("SLURM_PROCID", os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0"))
+    order = Path(os.environ.get("CLDCTL_TEST_ORDERS", "/nonexistent")) / f"rank{rank}"
     if order.exists():
         what = order.read_text().strip()
         if not what.startswith("always "):

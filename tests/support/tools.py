@@ -1,6 +1,7 @@
 """What several tests use: the command line, in this process or in one of its own, and waiting with a deadline."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -14,6 +15,7 @@ from unittest import mock
 import psutil
 import pytest
 import torch
+import typer.main
 
 from cld_core.config import load
 from cld_core.ranks import Ranks
@@ -22,6 +24,9 @@ from cld_core.run.process import is_up
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from tests.support.paths import RECIPES
+
+# Every call of the command line would make all of its commands again, which takes longer than most of them.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 # A toy that trains in no time, on two processes.
 SMALL = (
@@ -113,7 +118,7 @@ def status(runs, name):
     return json.loads(invoke("status", name, "--json", runs=runs).stdout)[0]
 
 
-def wait_for(condition, timeout=90, every=0.05, *, what="something", last_seen=lambda: ""):
+def wait_for(condition, timeout=240, every=0.05, *, what="something", last_seen=lambda: ""):
     """The first true value of ``condition``; fails after ``timeout`` seconds, and says ``what`` was waited for."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):

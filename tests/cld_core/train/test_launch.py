@@ -12,9 +12,10 @@ import pytest
 from cld_core.checkpoint import load as load_checkpoint
 from cld_core.run import RunFolder
 from cld_core.stop import StopCode, StopFlag
-from cld_core.train import __main__
+from cld_core.train import __main__, session
 from tests.support.paths import MISBEHAVING
 from tests.support.plugin import toy_plugin
+from tests.support.spawned import spawned
 from tests.support.tools import same, wait_for
 
 QUICK = ("train.steps=4", "train.checkpoint_every=2", "periodic.samples_every=null", "train.on_resume=exact")
@@ -90,9 +91,14 @@ def ended(process, code=0):
     return said + errors
 
 
+def _trained(ranks, path):
+    session.run(RunFolder(path), ranks, StopFlag(), job_id="whole")
+    return {}
+
+
 @pytest.mark.slow
 def test_torchrun_that_is_ended_saves_and_the_same_command_comes_to_the_same_result(tmp_path):
-    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    parts = RunFolder(tmp_path / "parts")
     words = (*TOY, *MISBEHAVING, "train.steps=300", "train.checkpoint_every=300", "train.log_every=1")
     # At this pace the run does not end while the test is at work.
     first = started(*TORCHRUN, str(parts.path), *words, pace=2.0)
@@ -105,6 +111,7 @@ def test_torchrun_that_is_ended_saves_and_the_same_command_comes_to_the_same_res
     (stopped,) = parts.ledger.history().attempts
     assert (stopped.cause, parts.checkpoint_steps()) == ("terminated", [stopped.last_step])
     ended(started(*TORCHRUN, str(parts.path), *words))
-    ended(started(*TORCHRUN, str(whole.path), *words))
+    whole = RunFolder.create(tmp_path / "whole", parts.recipe(), {"created": 1.0})
+    spawned(_trained, tmp_path, 2, whole.path)
     assert [entry.cause for entry in parts.ledger.history().attempts] == ["terminated", "finished"]
     assert same(load_checkpoint(whole, 300), load_checkpoint(parts, 300))

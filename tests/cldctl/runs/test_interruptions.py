@@ -3,6 +3,7 @@
 import random
 import signal
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -10,10 +11,22 @@ import pytest
 from cld_core.checkpoint import load
 from cld_core.run import RunFolder
 from tests.support.paths import MISBEHAVING
-from tests.support.tools import SMALL, cldctl, is_gone, ranks_of, same, status, wait_ended, wait_for, wait_step
+from tests.support.tools import (
+    SMALL,
+    invoke,
+    is_gone,
+    ranks_of,
+    same,
+    status,
+    wait_ended,
+    wait_for,
+    wait_step,
+)
 
 pytestmark = pytest.mark.slow
 LOCAL = ("--cluster", "local")
+# The jobs are processes; the commands, which would take seconds to import torch, need not be.
+cldctl = partial(invoke, OMP_NUM_THREADS="1")
 
 
 def submit(runs, name, *overrides):
