@@ -133,15 +133,11 @@ def test_what_a_plugin_may_register(tmp_path, capsys):
     from cld_core.evaluate import features
     from cld_core.train.loggers import LOGGERS
 
-    try:
-        assert metrics.parse_metrics(("mine,loss",)) == ("loss", "mine")
-        assert metrics.metric("mine").rows == "loss"
-        assert LOGGERS["mine"] == "somewhere:Logger"
-        assert features._REGISTERED["mine"] == "somewhere:Extractor"
-        assert not capsys.readouterr().out, "stdout is for the data of a command"
-    finally:
-        for table in (metrics.METRICS, LOGGERS, features._REGISTERED):
-            del table["mine"]
+    assert metrics.parse_metrics(("mine,loss",)) == ("loss", "mine")
+    assert metrics.metric("mine").rows == "loss"
+    assert LOGGERS["mine"] == "somewhere:Logger"
+    assert features._REGISTERED["mine"] == "somewhere:Extractor"
+    assert not capsys.readouterr().out, "stdout is for the data of a command"
 
 
 @pytest.mark.parametrize(
