@@ -123,14 +123,14 @@ def from_base(
             break
     else:
         return None, {}
-    places, found = {}, {}
-    for key, value in leaves(recipe.to_dict()).items():
-        if (key not in before or before[key] != value) and (key != "name" or key in where):
-            instead = f" instead of {_shown(before[key])}" if key in before else ""
-            places[key] = origin(key, where)
-            found[key] = f"{_shown(value)}{instead}  ({places[key]})"
+    values, found = leaves(recipe.to_dict()), {}
+    changed = [key for key, value in values.items() if (key, value) not in before.items()]
     # First what was typed just now, which is what somebody looks for.
-    return base, {key: found[key] for key in sorted(found, key=lambda key: places[key] != COMMAND_LINE)}
+    for key in sorted(changed, key=lambda key: origin(key, where) != COMMAND_LINE):
+        if key != "name" or key in where:
+            instead = f" instead of {_shown(before[key])}" if key in before else ""
+            found[key] = f"{_shown(values[key])}{instead}  ({origin(key, where)})"
+    return base, found
 
 
 def _shown(value: Any) -> str:

@@ -70,7 +70,7 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
         raise WrongSourceError(f"{text}. Pass a folder that has some as --source.")
     by_split = _splits(pictures, validation)
     for split, chosen in by_split.items():
-        if not chosen:
+        if not chosen and validation != 0:
             raise WrongSourceError(
                 f"{source}: no picture is left for {split} ({len(pictures)} in all). Use another --split, or sort the "
                 "pictures into folders train and validation."
@@ -105,7 +105,7 @@ def _is_picture(name: str) -> bool:
 def _splits(pictures: Sequence[Member], validation: float | None) -> dict[Split, list[Member]]:
     """By the names of the top-level folders, if they say so and no share is given; else by hashes of names."""
     tops = [place[0] for place in _places(pictures)]
-    if validation is None and {_SPLIT_FOLDERS[top] for top in tops if top in _SPLIT_FOLDERS} == set(SPLITS):
+    if validation is None and {_SPLIT_FOLDERS.get(top) for top in tops} >= set(SPLITS):
         if others := sorted(set(tops) - set(_SPLIT_FOLDERS)):
             raise WrongSourceError(
                 f"Besides the folders for training and validation, there are pictures in "
@@ -116,8 +116,7 @@ def _splits(pictures: Sequence[Member], validation: float | None) -> dict[Split,
         below = int((DEFAULT_VALIDATION if validation is None else validation) * 2**63)
         keys = [key_of("split", as_text(picture.name)) for picture in pictures]
         chosen = ["validation" if key < below else "train" for key in keys]
-    splits = SPLITS[:1] if validation == 0 else SPLITS
-    return {split: [picture for picture, its in zip(pictures, chosen, strict=True) if its == split] for split in splits}
+    return {split: [picture for picture, its in zip(pictures, chosen, strict=True) if its == split] for split in SPLITS}
 
 
 def _places(pictures: Sequence[Member]) -> list[tuple[str, ...]]:
