@@ -15,13 +15,12 @@ from torch import Tensor
 
 import cld_core
 from benchmarks.diamond import sliced_w2
-from cld_core.analytic import diamond
+from cld_core.analytic import ConditionalMixture, diamond
 from cld_core.conditioning import GradientGuidance, Observation, Replacement, Way
 from cld_core.config.registry import SECTIONS
 from cld_core.samplers import sample
 from cld_core.sde import CLD, VPSDE, Diffusion
 from cld_core.seeds import SampleNoise, generator
-from tests.support.numeric import ConditionalMixture, given
 
 LAW = diamond()
 FIRST = torch.tensor([[1.0, 0.0]])
@@ -76,7 +75,7 @@ def rows(draw: Sampler, error: float, n: int) -> Iterator[list[str]]:
         observation = Observation.linear(matrix, value, sigma)
         if masked:
             observation = Observation.masked(torch.tensor([y, 0.0]), torch.tensor([True, False]), sigma)
-        law = given(LAW, matrix, value, sigma)
+        law = LAW.given(matrix, value, sigma)
         yield [name, "true samples", cell(law.sample(n, generator(0, "true")), law), ""]
         for how, way in WAYS:
             if masked or not how.startswith("replacement"):

@@ -7,7 +7,6 @@ from torch.testing import assert_close
 
 from cld_core.analytic import GaussianMixture, gaussian
 from cld_core.sde import CLD, VPSDE
-from tests.support.numeric import given
 
 LAW = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
 SDES = (CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE())
@@ -46,7 +45,7 @@ def test_entropy_by_quadrature():
 def test_a_mixture_given_a_linear_observation(sigma):
     """Against Bayes' rule on the exact joint density of x and y, and on a line if y is exact."""
     h, y = torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64)
-    law = given(LAW, h, y, sigma)
+    given = LAW.given(h, y, sigma)
     axis = torch.linspace(-4, 4, 1601, dtype=torch.float64)
     if sigma:
         nodes = torch.cartesian_prod(axis[::4], axis[::4])
@@ -58,8 +57,8 @@ def test_a_mixture_given_a_linear_observation(sigma):
         joint, area = LAW.log_density(nodes), float(axis[1] - axis[0])
     expected = joint - torch.logsumexp(joint, 0) - math.log(area)
     near = expected > -20
-    assert_close(law.log_density(nodes[near]), expected[near], rtol=0, atol=1e-6)
-    x = law.sample(20_000, torch.Generator().manual_seed(0)).double()
+    assert_close(given.log_density(nodes[near]), expected[near], rtol=0, atol=1e-6)
+    x = given.sample(20_000, torch.Generator().manual_seed(0)).double()
     p = expected.exp() * area
     assert_close(x.mean(0), p @ nodes, rtol=0, atol=0.01)
     if not sigma:

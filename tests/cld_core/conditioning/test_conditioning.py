@@ -12,7 +12,7 @@ from cld_core.sde import CLD, VPSDE
 from cld_core.sde.estimate import estimate, posterior_mean
 from cld_core.seeds import SampleNoise
 from tests.support.affine import spec_of
-from tests.support.numeric import BothScored, ThirdOrder, given, standard_normal
+from tests.support.numeric import BothScored, ThirdOrder, standard_normal
 from tests.support.parity import InjectedNoise
 
 CLD_EXACT = CLD(numerical_eps=0.0)
@@ -45,13 +45,13 @@ def drawn(law, sde, observation, way, n, **keys):
 def test_on_normal_data_guidance_is_the_exact_score_given_y(sde, name, sigma, matrix):
     d, y = matrix.shape[1], torch.tensor([0.4, -0.7])[: len(matrix)]
     law, u = gaussian(0.5, d), standard_normal(5, sde.n * d)
-    known = given(law, matrix, y, sigma)
+    given = law.given(matrix, y, sigma)
     guided = EXACT[name].conditioned(law.score(sde), sde, Observation.linear(matrix, y, sigma), None)
     for t in (0.01, 0.3, 1.0):
         psi, factor = sde.mean(t)[:, 0], sde.factor(t)
-        covariance = torch.kron(torch.outer(psi, psi), known.covariance)
+        covariance = torch.kron(torch.outer(psi, psi), given.covariance)
         covariance += torch.kron(factor @ factor.T, torch.eye(d).double())
-        exact = -torch.linalg.solve(covariance, (u - torch.kron(psi, known.means[0])).T).T
+        exact = -torch.linalg.solve(covariance, (u - torch.kron(psi, given.means[0])).T).T
         assert_close(guided(u, t), sde.scored(exact), rtol=1e-6, atol=1e-6)
 
 
@@ -59,14 +59,14 @@ def test_on_normal_data_guidance_is_the_exact_score_given_y(sde, name, sigma, ma
 def test_samples_of_normal_data_have_the_conditional_mean_and_covariance(sde):
     """A sampler without noise is an affine map of the prior's, so it shows them without sampling."""
     law, observation = gaussian(0.5), Observation.linear(H, torch.tensor([0.6]), 0.2)
-    known = given(law, H, observation.y, 0.2)
+    given = law.given(H, observation.y, 0.2)
     guided = EXACT["jacobian"].conditioned(law.score(sde), sde, observation, None)
     spec = spec_of("exponential", nfe=100, order=3, corrector=False, grid_power=3.0)
     zero_and_units = torch.cat([torch.zeros(1, sde.n * 2), torch.eye(sde.n * 2)]).double()
     x = sample(guided, sde, spec, InjectedNoise(zero_and_units), (2,)).x
     columns = x[1:] - x[0]
-    assert_close(x[:1], known.means, rtol=0, atol=6e-3)
-    assert_close(columns.T @ columns, known.covariance, rtol=0, atol=6e-3)
+    assert_close(x[:1], given.means, rtol=0, atol=6e-3)
+    assert_close(columns.T @ columns, given.covariance, rtol=0, atol=6e-3)
 
 
 def test_gradient_scale_is_a_factor_of_the_gradient():
@@ -136,13 +136,13 @@ def test_on_the_diamond_samples_are_near_the_conditional_law(keys):
     """x = 0.3 leaves two modes. docs/howto/inpainting.md has the distances of more samples."""
     law, n, y = diamond(), 600, torch.tensor([0.3])
     observation = of_first(0.3)
-    known = given(law, torch.tensor([[1.0, 0.0]]), y, 0.0)
-    true = known.sample(n, torch.Generator().manual_seed(0))[:, 1].sort().values
+    given = law.given(torch.tensor([[1.0, 0.0]]), y, 0.0)
+    true = given.sample(n, torch.Generator().manual_seed(0))[:, 1].sort().values
     for way, far, least in ((GradientGuidance(score_error=0.0), 0.09, -0.6), (Replacement(), 0.12, -2.5)):
         x = drawn(law, CLD_EXACT, observation, way, n, **keys)
         distance = float((x[:, 1].sort().values - true).square().mean().sqrt())
         assert distance < far
-        assert least < float(known.log_density(x).mean()) < 1.3
+        assert least < float(given.log_density(x).mean()) < 1.3
         assert float(observation.residual(x).abs().max()) < 0.02
 
 
