@@ -126,7 +126,9 @@ class History:
     # By the order of lines, not by their times: clocks jump.
     _queue: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
     _newest_start: int | None = field(default=None, repr=False, compare=False)
-    _before_request: tuple[Any, ...] = field(default=(None,) * 4, repr=False, compare=False)
+    _before_request: tuple[int | None, int | None, str | None, str | None] = field(
+        default=(None,) * 4, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "History":
@@ -147,7 +149,7 @@ class History:
             progress: what an attempt has reported, `RunFolder.progress`.
             saved: the steps of the checkpoints, ascending; one may be later than the last report.
         """
-        number, reached, warning = map(progress.get, ("attempt", "step", "warning"))
+        number, reached, warning = progress.get("attempt"), progress.get("step"), progress.get("warning")
         is_newest = self.last is not None and self.last.attempt == number
         if reached is not None and self.last is not None and is_newest:
             reached = max(reached, *saved[-1:], self.last.first_step)
@@ -178,8 +180,10 @@ class History:
     @property
     def by_other_launcher(self) -> bool:
         """Whether no job that was submitted runs the newest attempt, or was submitted since: torchrun started it."""
-        is_theirs = (last := self.last) is not None and last.job_id is not None and self.queued[last.attempt][0] is None
-        return is_theirs and all(event.time < self.attempts[-1].time for event in self.submitted)
+        last = self.last
+        if last is None or last.job_id is None or self.queued[last.attempt][0] is not None:
+            return False
+        return all(event.time < last.time for event in self.submitted)
 
     @property
     def cause(self) -> str | None:
@@ -305,7 +309,8 @@ class History:
             case events.Wished():
                 self.requeues.append(event)
                 self._queue[event.job_id] = event.time, event.delay_s
-                self.requeued, self.not_requeued, self.verdict = event, None, event
+                self.requeued = self.verdict = event
+                self.not_requeued = None
                 self.avoided[event.job_id] = event.exclude
                 # By the order of lines, not by their times: clocks jump.
                 if self.newest is not None and self.newest.job_id == event.job_id:
@@ -394,10 +399,11 @@ class History:
 
     def _started(self, event: events.Started) -> None:
         rewound = self.from_step is not None
-        self.unfit, self.died_early = [], 0
+        self.unfit = []
         # A job that was held for a moment, and starts after all, counts.
         self.turned_away.pop(event.job_id or "", None)
         self.request = self.from_step = self.bug = self.not_requeued = None
+        self.died_early = 0
         if self.newest is not None and self.newest.cause is None:
             self._set(self.newest, cause="killed", ended=event.time)
         self._newest_start, self.verdict = event.attempt, event

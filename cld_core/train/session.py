@@ -640,7 +640,8 @@ def _failure(training: Training, error: BaseException) -> events.Ended:
     # Checkpoints beyond the first step are this attempt's, and may be later than what it last reported.
     reported = training.folder.progress()
     mine = reported.get("attempt") == training.attempt
-    reached = max(training.first_step, reported.get("step", 0) if mine else 0, *training.folder.checkpoint_steps()[-1:])
+    saved = training.folder.checkpoint_steps()
+    reached = max(training.first_step, reported.get("step", 0) if mine else 0, *saved[-1:])
     cause: Cause = "crashed"
     if isinstance(error, NonFiniteError):
         cause = "nonfinite"
