@@ -90,7 +90,7 @@ def test_what_a_section_cannot_use_is_refused(section):
 def test_an_error_names_the_plugin_that_raised_it_or_called_what_did(tmp_path):
     file = tmp_path / "failing.py"
     file.write_text("import json\n\ndef read(text):\n    return json.loads(text)\n")
-    registration.use_plugins([str(file)], "here")
+    registration.import_plugins([str(file)], "here")
     (module,) = (it for name, it in sys.modules.items() if name.startswith("cld_plugin_failing_"))
     for fail, found in ((module.read, str(file)), (json.loads, None)):
         with pytest.raises(ValueError, match="Expecting value") as error:

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from cld_core.files import read_object
-from tests.cld_core.checkpoint.test_published import published
 from tests.support.extractor import TINY
 from tests.support.images import SMALL_RECIPE, make_images, run_folder
 from tests.support.paths import FIXTURES
@@ -102,7 +101,7 @@ def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
 def test_wrong_usage_and_damage_have_different_codes(tmp_path, monkeypatch, arguments, code, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("not an archive\n" * 100)
-    (tmp_path / "cut").write_bytes(published(tmp_path / "whole.pth", 20).read_bytes()[:1000])
+    (tmp_path / "cut").write_bytes(FILE.read_bytes()[:1000])
     before = sorted(tmp_path.iterdir())
     done = invoke(*arguments.split(), runs=tmp_path / "runs", code=code)
     message = " ".join(done.stderr.split())

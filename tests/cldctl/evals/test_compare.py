@@ -132,18 +132,20 @@ def test_compare_shows_groups_and_runs(tmp_path):
     assert json.loads(invoke("compare", "g", "--json", runs=tmp_path).stdout)["missing"] == ["g-seed2"]
 
 
-def test_a_run_that_cannot_be_read_is_left_out_and_named(group):
-    for name in ("other", "third"):
-        evaluated(group / name, 2.0)
+def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):
+    for run in seeds(tmp_path, "g", 2, 10, infix="-seed"):
+        report(run, request_of(run.recipe(), ("elbo",), 10), elbo={"nll": 1.0, "stderr": 0.1})
+    for name in ("alone", "other", "third"):
+        evaluated(tmp_path / name, 2.0)
     for name in ("g-seed1", "other"):
-        (group / name / "recipe.yaml").write_text("sde: [")
+        (tmp_path / name / "recipe.yaml").write_text("sde: [")
     for names, damaged in ((("g", "alone"), "g-seed1"), (("other", "alone", "third"), "other")):
-        done = invoke("compare", *names, runs=group)
+        done = invoke("compare", *names, runs=tmp_path)
         assert f"{damaged} is left out: " in done.stderr
         assert "alone" in done.stdout
         assert damaged not in done.stdout
-    (group / "third" / "recipe.yaml").write_text("sde: [")
-    assert "no run of other, third" in invoke("compare", "other", "third", runs=group, code=3).stderr
+    (tmp_path / "third" / "recipe.yaml").write_text("sde: [")
+    assert "no run of other, third" in invoke("compare", "other", "third", runs=tmp_path, code=3).stderr
 
 
 def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):

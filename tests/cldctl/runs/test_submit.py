@@ -136,6 +136,13 @@ def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
     assert natively(here) == []
 
 
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def jobs(run):
     (work,) = evaluations_of(run)
     ledgers = run.ledger, work.ledger
