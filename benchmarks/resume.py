@@ -12,7 +12,7 @@ from benchmarks.cli import processes
 from benchmarks.harness import Report, Row, Settings
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
-from cldctl.clusters import this_machine
+from cldctl.clusters import local_processes
 from tests.support.tools import cldctl, wait_for
 
 
@@ -64,7 +64,7 @@ def _start(runs: Path) -> RunFolder:
 
 def _kill(run: RunFolder) -> None:
     """Send SIGKILL to all processes of the run's job."""
-    controller = this_machine.find(run.ledger.history().jobs[-1].job.details)
+    controller = local_processes.find(run.ledger.history().jobs[-1].job.details)
     if controller is None:
         return
     family = [controller, *controller.children(recursive=True)]

@@ -13,9 +13,9 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .likelihood import Likelihood
-    from .listing import Runs
     from .model import Model, Trajectory
     from .registration import register
+    from .runs_table import Runs
     from .samplers import Samples
 
 __all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "errors", "load", "register", "runs"]
@@ -24,7 +24,7 @@ __all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__"
 _LAZY = {
     "Likelihood": "cld_core.likelihood:Likelihood",
     "Model": "cld_core.model:Model",
-    "Runs": "cld_core.listing:Runs",
+    "Runs": "cld_core.runs_table:Runs",
     "Samples": "cld_core.samplers:Samples",
     "Trajectory": "cld_core.model:Trajectory",
     "register": "cld_core.registration:register",
@@ -67,12 +67,12 @@ def load(
 
 
 def runs(runs_dir: str | Path | None = None) -> "Runs":
-    """The runs of a folder as a table, oldest first; see `cld_core.listing.Runs`. Asks no scheduler and loads no torch.
+    """The runs of a folder, oldest first; see `cld_core.runs_table.Runs`. Asks no scheduler and loads no torch.
 
     Args:
         runs_dir: the folder; default: $CLDCTL_RUNS, else runs/.
     """
-    from .listing import Runs
+    from .runs_table import Runs
 
     return Runs.under(runs_dir)
 

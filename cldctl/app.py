@@ -23,7 +23,7 @@ from typer import Option
 from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo
 
-from cld_core import processor
+from cld_core import cpu
 from cld_core.errors import CldError
 from cld_core.sanitize import one_line
 from cld_core.stop import StopFlag
@@ -403,5 +403,5 @@ def _about_value(error: Any) -> str | None:
 
 def main() -> None:
     """What the entry point calls: the process ends with the exit code of the command."""
-    processor.wait_briefly()
+    cpu.wait_briefly()
     sys.exit(run())

@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cld_core import processor
+from cld_core import cpu
 from cld_core.config import Recipe
 from cld_core.errors import CldError
 
 from . import config
-from .clusters import this_machine
+from .clusters import local_processes
 from .clusters.base import Check
 
 TORCH_TIMEOUT_S = 120.0
@@ -92,21 +92,21 @@ def _torch() -> Check:
 
 def _processor(recipe: Recipe | None) -> Check:
     """In which precisions this machine's processor computes itself; with a recipe, whether it trains in one of them."""
-    native = [name for name in ("bf16", "fp16") if not processor.emulates(name)]
+    native = [name for name in ("bf16", "fp16") if not cpu.emulates(name)]
     found = f"computes in {', '.join(['fp32', *native])}"
-    if recipe is None or recipe.cluster.uses_gpu or not processor.emulates(recipe.train.precision):
+    if recipe is None or recipe.cluster.uses_gpu or not cpu.emulates(recipe.train.precision):
         return Check("processor", "ok", found)
-    warning, _, advice = processor.warning(recipe.train.precision, "the processor of this machine").partition(". ")
+    warning, _, advice = cpu.warning(recipe.train.precision, "the processor of this machine").partition(". ")
     return Check("processor", "warn", warning, f"{advice}.")
 
 
 def _runs_folder(runs: Path) -> Check:
     """Whether files can be written, linked (the lease) and locked (`resume`) there, and how much room there is."""
-    kind, device = this_machine.file_system_of(this_machine.nearest_folder(runs))
+    kind, device = local_processes.file_system_of(local_processes.nearest_folder(runs))
     where = f"{runs.absolute()} on {kind}" + (f" ({device})" if ":" in device else "")
     advice = "Choose another --runs-dir, or set $CLDCTL_RUNS."
     try:
-        with this_machine.scratch_folder(runs) as folder:
+        with local_processes.scratch_folder(runs) as folder:
             problem = _missing_feature(Path(folder))
             room = shutil.disk_usage(folder).free
     except OSError as error:
@@ -188,7 +188,7 @@ def _answers(command: Sequence[str], timeout_s: float) -> tuple[list[dict[str, A
             errors="replace",
             timeout=timeout_s,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **this_machine.safe_path()},
+            env={**os.environ, **local_processes.safe_path()},
         )
         printed, reason = done.stdout, (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         killed = done.returncode < 0 and f"killed by {signal.Signals(-done.returncode).name}"

@@ -155,8 +155,8 @@ cancel-wins: a job that is cancelled does not begin again
   + if false; then
   tests/cldctl/clusters/slurm/test_follow.py
 array-task: a task of an array requeues itself, not the array
-  - return f"{array}_{task}" if array and task else
-  + return array if array and task else
+  - job_id = f"{array}_{task}" if array and task else
+  + job_id = array if array and task else
   tests/cldctl/clusters/slurm/test_job_env.py
 setup-limit: a time limit that falls into the setup lines is heard
   - trap 'cldctl_told=1; exit 143' TERM

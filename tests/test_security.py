@@ -25,13 +25,13 @@ from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import weights_file
 from cld_core.run.events import Ended, JobRef, Labelled, Requested, Submitted
-from cld_core.run.process import not_ours
+from cld_core.run.pids import not_ours
 from cld_core.run.recipe import require_own_plugin
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import JobSpec, SchedulerRefused
 from cldctl.clusters.local import LocalCluster
+from cldctl.clusters.local_processes import details_of
 from cldctl.clusters.slurm.cluster import SlurmCluster
-from cldctl.clusters.this_machine import details_of
 from cldctl.runs import cancel
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import submit

@@ -73,7 +73,7 @@ class JobRef:
     """A submitted task, and what finds it again from another process.
 
     Attributes:
-        job_id: the launcher's name for it; ``ARRAY_TASK`` for a task of a Slurm array.
+        job_id: the launcher's name for it, digits; ``ARRAY_TASK`` for a task of an array.
         logs: the folder that the job's output goes to.
         restarts: whether the launcher may start the job again, on its own or when asked from inside.
         details: what only the job's own cluster reads, such as host, process id and its start time.

@@ -25,7 +25,7 @@ from cld_core.codec import from_plain
 from cld_core.errors import LeaseHeldError, LeaseLostError
 from cld_core.files import existing_object, retried, write_json
 
-from . import process
+from . import pids
 
 HEARTBEAT_S, STALE_AFTER_S = 5.0, 45.0
 # Seconds between two looks at another owner.
@@ -87,7 +87,7 @@ class Lease:
             "restart": restart,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "process_started": process.start_time(os.getpid()),
+            "process_started": pids.start_time(os.getpid()),
             "since": time.time(),
             # Tells a file that was created, although the file system said that it was not, from another owner's.
             "token": secrets.token_hex(16),
@@ -292,4 +292,4 @@ def _known_to_live(holder: dict[str, Any]) -> bool | None:
     """Whether the holder's process is alive; None if it is on another host."""
     if holder["host"] != socket.gethostname() or holder["pid"] <= 0:
         return None
-    return process.find(holder["pid"], holder["process_started"]) is not None
+    return pids.find(holder["pid"], holder["process_started"]) is not None

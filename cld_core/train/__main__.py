@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from cld_core import processor
+from cld_core import cpu
 from cld_core.config import Recipe, load, shipped
 from cld_core.errors import CldError, NotFoundError
 from cld_core.files import passes
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--recipe", help="recipe (a file or a name) to create the run from, if it does not exist")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys to change, for a new run only")
     arguments = parser.parse_intermixed_args()
-    processor.wait_briefly()
+    cpu.wait_briefly()
     # Before torch is loaded, which takes seconds: an early signal must not kill.
     stop = StopFlag().listen()
     from cld_core.ranks import exit_code, join

@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from cld_core import cpu, pictures
 from cld_core import metrics as registry
-from cld_core import pictures, processor
 from cld_core.checkpoint import Writer, checkpoints, load, snapshots
 from cld_core.config import Recipe
 from cld_core.data.source import identity_or_nothing
@@ -611,8 +611,8 @@ def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int]:
 def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
     """What makes this machine slow for the recipe; printed, too."""
     lacking = ranks.lacks_gpu(recipe.cluster.uses_gpu)
-    emulated = ranks.device.type == "cpu" and processor.emulates(recipe.train.precision)
-    slow = processor.warning(recipe.train.precision) if emulated else None
+    emulated = ranks.device.type == "cpu" and cpu.emulates(recipe.train.precision)
+    slow = cpu.warning(recipe.train.precision) if emulated else None
     warning = "; ".join(text for text in (lacking, slow) if text is not None) or None
     if warning is not None:
         print(f"warning: {warning}", flush=True)

@@ -6,6 +6,7 @@ The names are strings, so that naming a cluster loads nothing.
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.registration import resolve
 from cld_core.run import RunFolder
+from cld_core.sanitize import one_line
 from cldctl import config
 
 from .base import Cluster
@@ -41,6 +42,9 @@ def chosen(name: str | None, run: RunFolder | None = None) -> Cluster:
     """
     if name is None and run is not None:
         name = run.ledger.history().cluster
+        if name is not None and name not in CLUSTERS:
+            text = f"{run.name} belongs to the cluster '{one_line(name)}', which this cldctl does not know"
+            raise UsageError(f"{text}. Name another one: --cluster {'|'.join(CLUSTERS)}.")
     cluster = default() if name is None else find(name)
     if (reason := cluster.unavailable()) is not None:
         raise UsageError(f"--cluster {cluster.name}: {reason}")

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from cld_core import processor
+from cld_core import cpu
 from cld_core.errors import CldError
 from cld_core.rendezvous import Place
 from cld_core.run.events import Cause, JobRef
@@ -56,10 +56,12 @@ class JobSpec:
     """What one submission of one or many tasks needs.
 
     Attributes:
-        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants its jobs. Where
+        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants its jobs: a task is
+            ``size.world_size`` processes, ``size.ranks_per_node`` on each node; its `Place` says which. Where
             several one-GPU tasks share the GPUs of a machine, task k is shown all of them and works on the k-th, its
             `Place.local_rank`.
-        notice_s: seconds before its time limit at which a task is told to save and end.
+        notice_s: seconds before its time limit at which a task is told to save and end. Refuse a limit that is not
+            longer, or tell it at half of the limit, which counts from the start of the work.
         parallel: tasks that may run at once; None for no limit.
         exclude: nodes to avoid, beside ``size.exclude``.
         code: the folder that the job's Python imports from before it looks elsewhere; None: what is installed.
@@ -257,7 +259,8 @@ class Cluster(ABC):
     Attributes:
         blocks: `submit` returns when the work is done: no lock is held during it, and there is nothing to follow.
         restarts: it carries out wishes, runs an aftermath, and keeps a successor waiting.
-        queues: what is submitted waits until there is room for it, so that any number of tasks may be submitted.
+        queues: what is submitted waits until there is room for it, so that any number of tasks may be submitted, also
+            behind a job that ``--after`` names by its id alone: `submit` refuses one that it does not know.
         looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is believed.
         question_s: seconds at least between two looks of ``--follow``, or of those who wait for jobs to end.
     """
@@ -281,7 +284,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def most_tasks(self, spec: JobSpec) -> Limit:
-        """The most tasks that one submission should be divided into.
+        """The most tasks that the shards of one submission should be divided into. Of a sweep, `check` is asked.
 
         Ask with the ``size`` of the recipe, not yet reduced to a single task: on one machine, its ranks are the
         processes to use.
@@ -446,7 +449,8 @@ class InJob:
 class Task:
     """What a launcher pickles and each process calls: the work, and its cluster, so that a job looks up no name.
 
-    It is unpickled by the code that the run was submitted with, which may be older.
+    It is unpickled by the code that the run was submitted with, which may be older: `resume --update-code` or
+    ``--live-code`` tries a change.
     """
 
     work: Work
@@ -460,7 +464,7 @@ class Task:
         """
         # First of all: a launcher's own handlers would requeue the job, or ignore the signal.
         stop = StopFlag().listen()
-        processor.wait_briefly()
+        cpu.wait_briefly()
         self.work(self.cluster.current_job(), stop)
         sys.exit(0)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 
-from . import this_machine
+from . import local_processes
 from .base import Cluster, InJob, JobSpec, Limit, Survey, Work
 
 
@@ -21,7 +21,7 @@ class DebugCluster(Cluster):
         return Limit(1)
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
-        this_machine.check_fits(spec)
+        local_processes.check_fits(spec)
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         return "# debug: in the process of the command itself\n"
@@ -29,7 +29,7 @@ class DebugCluster(Cluster):
     def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
         """Run the works; an error of one of them is raised, and those after it do not run."""
         pid = os.getpid()
-        details = this_machine.details_of(pid)
+        details = local_processes.details_of(pid)
         ids = [str(pid)] if len(works) == 1 else [f"{pid}_{number}" for number in range(len(works))]
         jobs = [JobRef(cluster=self.name, job_id=job_id, logs=str(spec.logs), details=details) for job_id in ids]
         note(jobs)
@@ -38,15 +38,15 @@ class DebugCluster(Cluster):
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
         # `submit` blocks: a process that can ask has left it.
-        alive = [job for job in jobs if job.details.get("pid") != os.getpid() and this_machine.find(job.details)]
-        return Survey({job.job_id: this_machine.seen(job, is_alive=job in alive) for job in jobs})
+        alive = [job for job in jobs if job.details.get("pid") != os.getpid() and local_processes.find(job.details)]
+        return Survey({job.job_id: local_processes.seen(job, is_alive=job in alive) for job in jobs})
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
-            this_machine.require_ours(this_machine.find(job.details))
+            local_processes.require_ours(local_processes.find(job.details))
         for job in jobs:
-            this_machine.send(this_machine.find(job.details), signal.SIGTERM)
+            local_processes.send(local_processes.find(job.details), signal.SIGTERM)
 
     def kill(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
-            this_machine.send(this_machine.find(job.details), signal.SIGKILL, family=True)
+            local_processes.send(local_processes.find(job.details), signal.SIGKILL, family=True)

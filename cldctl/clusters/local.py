@@ -23,7 +23,7 @@ from cld_core.run.events import JobRef
 from cld_core.sanitize import one_line
 from cld_core.stop import StopFlag
 
-from . import job_logs, this_machine
+from . import job_logs, local_processes
 from .base import After, Cluster, InJob, JobSpec, Limit, SchedulerRefused, Seen, Survey, Task, Work
 
 # The number of a task of one process among those that share the GPUs and cores, and how many those are.
@@ -34,14 +34,14 @@ _MODULE = "submitit.core._submit"
 _FOREVER_MIN = 10 * 365 * 24 * 60
 # Seconds in which a controller starts its processes, also on a busy machine.
 _STARTING_S = 30.0
-# What `this_machine.details_of` says about one.
+# What `local_processes.details_of` says about one.
 _Controller = Mapping[str, Any]
 
 
 class LocalJob(InJob):
     def place(self) -> Place:
         # A file rather than a port: nothing else on this machine can be using it.
-        place = this_machine.place(f"file://{Path(self.ref.logs) / f'.meeting_{self.ref.job_id}'}")
+        place = local_processes.place(f"file://{Path(self.ref.logs) / f'.meeting_{self.ref.job_id}'}")
         number, tasks = map(int, os.environ[_SHARE].split("/"))
         return place if tasks == 1 else replace(place, local_rank=number, local_world_size=tasks)
 
@@ -55,7 +55,7 @@ class LocalCluster(Cluster):
         return Limit(min(spec.size.ranks_per_node, spec.size.gpus_per_node or spec.size.ranks_per_node))
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
-        this_machine.check_fits(spec)
+        local_processes.check_fits(spec)
         job_logs.check(spec.logs)
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
@@ -76,7 +76,7 @@ class LocalCluster(Cluster):
                 note(jobs)
             except BaseException:
                 for job in jobs:
-                    this_machine.send(this_machine.find(job.details), signal.SIGKILL, family=True)
+                    local_processes.send(local_processes.find(job.details), signal.SIGKILL, family=True)
                 raise
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
@@ -85,27 +85,27 @@ class LocalCluster(Cluster):
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
-            this_machine.require_ours(this_machine.find(job.details))
+            local_processes.require_ours(local_processes.find(job.details))
         # A signal that comes while the processes are being started would be lost.
         deadline = time.monotonic() + _STARTING_S + len(jobs)
         for job in jobs:
-            while this_machine.find(job.details) and not _has_begun(job) and time.monotonic() < deadline:
+            while local_processes.find(job.details) and not _has_begun(job) and time.monotonic() < deadline:
                 time.sleep(0.05)
         ranks = _ranks()
         for job in jobs:
             # A controller passes the signal on to processes that cannot be seen.
-            for process in ranks.get(_key(job)) or [this_machine.find(job.details)]:
-                this_machine.send(process, signal.SIGTERM)
+            for process in ranks.get(_key(job)) or [local_processes.find(job.details)]:
+                local_processes.send(process, signal.SIGTERM)
 
     def kill(self, jobs: Collection[JobRef]) -> None:
         ranks = _ranks()
         for job in jobs:
-            for process in [*ranks.get(_key(job), ()), this_machine.find(job.details)]:
-                this_machine.send(process, signal.SIGKILL, family=True)
+            for process in [*ranks.get(_key(job), ()), local_processes.find(job.details)]:
+                local_processes.send(process, signal.SIGKILL, family=True)
 
     def current_job(self, logs: Path | None = None) -> InJob:
         job_id = os.environ["SUBMITIT_LOCAL_JOB_ID"]
-        details = this_machine.details_of(int(job_id))
+        details = local_processes.details_of(int(job_id))
         folder = str(logs or os.environ["SUBMITIT_FOLDER"])
         ref = JobRef(cluster=self.name, job_id=job_id, logs=folder, details=details)
         return LocalJob(cluster=self, ref=ref, node=details["host"])
@@ -127,15 +127,15 @@ class LocalCluster(Cluster):
 
         ranks, size = spec.size.ranks_per_node, spec.size
         shared_by = at_once if ranks == 1 else 1
-        env = {**this_machine.path_from(spec.code), _SHARE: f"{number % shared_by}/{shared_by}"}
+        env = {**local_processes.path_from(spec.code), _SHARE: f"{number % shared_by}/{shared_by}"}
         gpus = _gpus(size.gpus_per_node, shared_by)
-        with job_logs.submission(spec.logs) as umask, this_machine.detached_children(env):
+        with job_logs.submission(spec.logs) as umask, local_processes.detached_children(env):
             executor = submitit.LocalExecutor(folder=spec.logs)
             executor.update_parameters(tasks_per_node=ranks, timeout_min=_FOREVER_MIN)
             task = _LocalTask(work, self, waits_for, size.time_min, spec.notice_s, gpus, umask)
             pid = int(executor.submit(task).job_id)
         others = [dict(other) for other in waits_for]
-        details = {**this_machine.details_of(pid), "waits_for": others, "ranks": ranks}
+        details = {**local_processes.details_of(pid), "waits_for": others, "ranks": ranks}
         return JobRef(cluster=self.name, job_id=str(pid), logs=str(spec.logs), details=details)
 
     def _controllers_of(self, after: After | None) -> tuple[_Controller, ...]:
@@ -147,7 +147,7 @@ class LocalCluster(Cluster):
         if after is None:
             return ()
         for job in after.jobs:
-            if job.cluster != self.name or not this_machine.is_here(job.details):
+            if job.cluster != self.name or not local_processes.is_here(job.details):
                 text = f"a local job cannot wait for job {job.job_id} of {job.details.get('host', job.cluster)}"
                 raise SchedulerRefused(f"{text}. Submit it there, or when that job has ended.")
         return tuple(map(_controller_of, after.jobs))
@@ -195,7 +195,7 @@ def _wait_for(controllers: Sequence[_Controller]) -> None:
     stop = StopFlag().listen()
     if controllers:
         print(f"waits for job {', '.join(str(controller['pid']) for controller in controllers)}", flush=True)
-    while stop.code == 0 and any(map(this_machine.find, controllers)):
+    while stop.code == 0 and any(map(local_processes.find, controllers)):
         time.sleep(0.2)
     # Nothing has begun: until the work listens, a signal may end the process at once. submitit would ignore it.
     for number in (signal.SIGTERM, signal.SIGUSR2):
@@ -240,10 +240,10 @@ def _key(job: JobRef) -> tuple[str, str]:
 
 
 def _seen(job: JobRef, *, has_ranks: bool) -> Seen:
-    seen = this_machine.seen(job, is_alive=has_ranks or this_machine.find(job.details) is not None)
+    seen = local_processes.seen(job, is_alive=has_ranks or local_processes.find(job.details) is not None)
     others = job.details.get("waits_for", ())
     known = [other for other in others if isinstance(other, dict)] if isinstance(others, tuple | list) else []
-    waits_for = [str(other["pid"]) for other in known if this_machine.find(other) is not None]
+    waits_for = [str(other["pid"]) for other in known if local_processes.find(other) is not None]
     if seen.phase == "running" and waits_for:
         return replace(seen, phase="pending", reason=f"waits for job {one_line(', '.join(waits_for), 60)}")
     return seen

@@ -42,7 +42,7 @@ from cld_core.version import __version__
 from cldctl import locks
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import InJob
-from cldctl.clusters.this_machine import SAFE_PATH
+from cldctl.clusters.local_processes import SAFE_PATH
 
 SETTINGS, LOG = "hooks.json", "hooks.log"
 RUNNER = "cldctl.jobs.hooks"

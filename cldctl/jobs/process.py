@@ -14,7 +14,7 @@ from cld_core import files
 from cld_core.errors import CldError, SolverError, UnfitError, UnusableSamplesError
 from cld_core.files import passes, retried
 from cld_core.run.events import Cause
-from cld_core.run.process import start_time
+from cld_core.run.pids import start_time
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, Wish
 

@@ -16,7 +16,7 @@ from cld_core.run.lease import local_holder
 from cld_core.run.work import Work, works_of
 from cld_core.sanitize import one_line
 from cldctl import clusters
-from cldctl.clusters import this_machine
+from cldctl.clusters import local_processes
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 from . import survey
@@ -324,13 +324,13 @@ def _end_process(ending: Ending, answers: Answers) -> None:
     if holder is None:
         ending.said = f"nothing is running ({status_or_reason(run, answers).state.lower()})"
         return
-    process = this_machine.find(holder)
+    process = local_processes.find(holder)
     try:
-        this_machine.require_ours(process)
+        local_processes.require_ours(process)
     except SchedulerRefused as error:
         ending.problem = error
         return
     with or_warned(f"could not note that {run.name} is cancelled"):
         run.ledger.append(Cancelled(job_id=holder["job_id"]))
-    this_machine.end(process, GRACE_S)
+    local_processes.end(process, GRACE_S)
     ending.said = f"ended process {holder['pid']}, which cldctl did not start"

@@ -150,9 +150,11 @@ class Log:
     def missing(self, run: RunFolder) -> NotFoundError:
         """The error if there are no `files`; says of which ranks there are some."""
         ranks = self.ranks()
-        known = f"There {'is rank' if len(ranks) == 1 else 'are ranks'} {', '.join(ranks)}."
+        why = f"There {'is rank' if len(ranks) == 1 else 'are ranks'} {', '.join(ranks)}"
+        if not ranks:
+            why = "The job has not begun; try -f" if self.is_growing() else "The job ended without any output"
         where = f"rank {self.rank} of job {self.job.job_id} in {self.job.logs}"
-        return NotFoundError(f"{run.name}: no log of {where}. {known if ranks else 'The job has not begun; try -f.'}")
+        return NotFoundError(f"{run.name}: no log of {where}. {why}.")
 
     def all_ranks(self) -> list["Log"]:
         """The logs of every rank of the job, in their order."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
-from cld_core import processor
+from cld_core import cpu
 from cld_core.config import Recipe
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError
@@ -120,9 +120,9 @@ def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:
     if precision == "fp32" or recipe.cluster.uses_gpu:
         return
     if cluster.queues:
-        say(f"{processor.warning(precision, 'most processors')} unless those of the nodes have instructions for it.")
-    elif processor.emulates(precision):
-        warning = processor.warning(precision)
+        say(f"{cpu.warning(precision, 'most processors')} unless those of the nodes have instructions for it.")
+    elif cpu.emulates(precision):
+        warning = cpu.warning(precision)
         if not recipe.train.emulated:
             raise RecipeError(f"{warning}, or train.emulated=true.")
         say(f"{warning}.")

@@ -20,7 +20,7 @@ NAMES = {
         "cld_core.conditioning.Replacement",
         "cld_core.sde.estimate.posterior_mean",
     ),
-    "Runs": ("cld_core.runs", "cld_core.Runs", "cld_core.listing.Run"),
+    "Runs": ("cld_core.runs", "cld_core.Runs", "cld_core.runs_table.Run"),
     "Own data": ("cld_core.data.toy.toy",),
     "Plug-ins": ("cld_core.register",),
     "Diffusions and scores": ("cld_core.sde.base.Diffusion", "cld_core.score.Score", "cld_core.analytic.MixtureScore"),

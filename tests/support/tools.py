@@ -20,7 +20,7 @@ import typer.main
 from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.run.process import is_up
+from cld_core.run.pids import is_up
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from tests.support.paths import RECIPES

@@ -23,7 +23,7 @@ from cld_core.codec import find_record, to_plain
 from cld_core.config.cluster import ClusterSpec
 from cld_core.files import write_json
 from cld_core.sanitize import is_count
-from cldctl.clusters import this_machine
+from cldctl.clusters import local_processes
 from cldctl.clusters.base import Check, DoctorOptions, SchedulerAway, SchedulerRefused, read_from
 
 from . import client, poll, script, submit
@@ -304,7 +304,7 @@ def _from_a_node(runs: Path, partition: Facts, options: Sequence[str], asked: Do
     hosts = (client.output_of(["scontrol", "show", "hostnames", partition["Nodes"]]) or "").split()[:MAX_HOSTS]
     asked.say(f"waiting for a small job on partition {partition['PartitionName']}, at most {asked.wait_s:.0f} s")
     try:
-        with this_machine.scratch_folder(runs) as folder:
+        with local_processes.scratch_folder(runs) as folder:
             yield from probe(Path(folder), hosts, options, asked)
     except OSError as error:
         yield Check(_JOB, "fail", str(error), "Fix the folder, or choose another --runs-dir.")
@@ -322,7 +322,7 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], asked: Doc
         *("sbatch", "--parsable", "--job-name=cldctl-doctor", "--nodes=1", "--ntasks=1", "--requeue"),
         *(f"--time={math.ceil(asked.wait_s / 60)}", "--output=/dev/null", *options),
     ]
-    environment = {**submit.environment(), **this_machine.safe_path()}
+    environment = {**submit.environment(), **local_processes.safe_path()}
     submitted = client.run(command, probe_script(folder, hosts, asked.size), environment)
     job_id = submitted.last_line.split(";")[0].strip()
     if submitted.code != 0 or not is_count(job_id):
@@ -423,7 +423,7 @@ def _on_this_node(folder: Path, where: str, problem: str, asker: str, hosts: Seq
     job, node = (os.environ.get(name, "?") for name in ("SLURM_JOB_ID", "SLURMD_NODENAME"))
     # A node that is this machine proves nothing about the others.
     here = ", but that node is this machine" if host == asker else ""
-    yield Check(_FOLDER, "ok", f"seen and written there ({this_machine.file_system_of(folder)[0]}){here}")
+    yield Check(_FOLDER, "ok", f"seen and written there ({local_processes.file_system_of(folder)[0]}){here}")
     yield Check(_JOB, "ok", f"job {job} ran on {node}, Python {platform.python_version()}{where}")
     yield _scontrol(node, where, problem)
     yield _names(hosts)

@@ -15,7 +15,7 @@ from cld_core.run.events import Cause, JobRef
 from cld_core.run.history import Attempt
 from cld_core.sanitize import is_count
 from cld_core.stop import StopCode
-from cldctl.clusters import base, this_machine
+from cldctl.clusters import base, local_processes
 from cldctl.clusters.base import Nodes, read_from
 
 from . import client, poll
@@ -47,12 +47,15 @@ _OUT_OF_MEMORY = re.compile(
 def current(cluster: base.Cluster, logs: Path | None) -> "SlurmJob":
     """The task of this cluster that this process belongs to, from its environment; see `Cluster.current_job`."""
     logs = logs or Path(os.environ["SUBMITIT_FOLDER"])
-    ref = JobRef(cluster=cluster.name, job_id=_job_id(os.environ), logs=str(logs), restarts=cluster.restarts)
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    # To requeue a bare array id requeues every task.
+    job_id = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+    ref = JobRef(cluster=cluster.name, job_id=job_id, logs=str(logs), restarts=cluster.restarts)
     start = os.environ.get("SLURM_JOB_START_TIME", "")
     return SlurmJob(
         cluster=cluster,
         ref=ref,
-        task=int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0),
+        task=int(task or 0),
         # The variable is not set at the first start.
         restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         node=os.environ.get("SLURMD_NODENAME", ""),
@@ -66,7 +69,7 @@ class SlurmJob(base.InJob):
     def place(self) -> Place:
         import submitit
 
-        return this_machine.place(f"tcp://{submitit.JobEnvironment().hostnames[0]}:{self._port()}")
+        return local_processes.place(f"tcp://{submitit.JobEnvironment().hostnames[0]}:{self._port()}")
 
     def _port(self) -> int:
         """Where the ranks meet: the same for all of a start, another one at the next, in case this one is taken.
@@ -106,7 +109,8 @@ class SlurmJob(base.InJob):
         is_of_it = client.restarts_of(shown) == attempt.restart
         if is_of_it and shown.get("PreemptTime", "None") not in _NOT_PREEMPTED:
             return "preempted"
-        states = states_of_starts(attempt.job_id)
+        # From accounting, the state in which every start ended, oldest first.
+        states = poll.parse_sacct(client.sacct("JobID,State", [attempt.job_id]) or "").get(attempt.job_id, [])
         if attempt.restart < len(states):
             # A job that exited on its own within the grace time is COMPLETED or FAILED, which is not a cause.
             cause = poll.CAUSE_OF_STATE.get(states[attempt.restart])
@@ -150,12 +154,6 @@ class SlurmJob(base.InJob):
         return text
 
 
-def _job_id(environment: Mapping[str, str]) -> str:
-    """The id of this job, ARRAY_TASK for a task of an array: to requeue a bare array id requeues every task."""
-    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else environment["SLURM_JOB_ID"]
-
-
 def file_of(job: JobRef, what: str) -> Path:
     """A file of a job beside its logs, which its batch script knows, too."""
     return Path(job.logs) / f"{job.job_id}_{what}"
@@ -195,11 +193,6 @@ def _seconds_left(job: Mapping[str, str]) -> float:
     booted, now = os.environ.get("CLDCTL_BOOT_S", ""), read_from(_UPTIME, 0).partition(".")[0]
     passed = float(now) - float(booted) if is_count(booted) and is_count(now) else time.time() - start
     return end - start - passed
-
-
-def states_of_starts(job_id: str) -> list[str]:
-    """From accounting, the state in which every start of a job ended, oldest first; empty without accounting."""
-    return poll.parse_sacct(client.sacct("JobID,State", [job_id]) or "").get(job_id, [])
 
 
 def notice_in(log: str) -> Cause | None:

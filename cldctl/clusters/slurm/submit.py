@@ -10,16 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cld_core.ownership import user_name
-from cldctl.clusters import job_logs, this_machine
+from cldctl.clusters import job_logs, local_processes
 from cldctl.clusters.base import JobSpec, Limit, SchedulerAway, SchedulerRefused, TooManyTasks
 
 from . import client, script
-
-if TYPE_CHECKING:
-    pass
 
 # Seconds that sbatch may take.
 SBATCH_WITHIN_S = 120
@@ -127,12 +124,12 @@ def _shielded(spec: JobSpec, umask: int) -> Iterator[None]:
     Args:
         umask: of the job.
     """
-    variables = {**environment(), **this_machine.safe_path(spec.code), "SLURM_UMASK": f"{umask:04o}"}
+    variables = {**environment(), **local_processes.safe_path(spec.code), "SLURM_UMASK": f"{umask:04o}"}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     timer = threading.Timer(SBATCH_WITHIN_S, _end_sbatch)
     timer.start()
     try:
-        with this_machine.variables(variables), contextlib.redirect_stderr(io.StringIO()):
+        with local_processes.variables(variables), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         timer.cancel()

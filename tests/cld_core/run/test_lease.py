@@ -13,7 +13,7 @@ from cld_core.errors import LeaseHeldError, LeaseLostError
 from cld_core.files import write_json
 from cld_core.run import lease as leases
 from cld_core.run.lease import Lease, newest, seems_alive
-from cld_core.run.process import start_time
+from cld_core.run.pids import start_time
 from tests.support.clock import Clock
 from tests.support.failing import Failing
 from tests.support.tools import wait_for

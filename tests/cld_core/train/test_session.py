@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from cld_core import processor
+from cld_core import cpu
 from cld_core.checkpoint import Writer, read_tensors
 from cld_core.checkpoint import load as load_checkpoint
 from cld_core.errors import CheckpointError, LeaseHeldError, LeaseLostError, NonFiniteError, NotFoundError, SaveError
@@ -229,7 +229,7 @@ def test_the_last_step_of_a_silent_attempt_is_at_least_that_of_its_newest_checkp
 
 
 def test_a_precision_that_the_processor_emulates_is_a_warning_of_the_attempt(make, monkeypatch, capsys):
-    monkeypatch.setattr(processor, "emulates", lambda precision: precision == "bf16")
+    monkeypatch.setattr(cpu, "emulates", lambda precision: precision == "bf16")
     run = make("train.precision=bf16", "train.steps=5")
     attempt(run)
     assert "emulated" in attempts(run)[0].warning

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cld_core.config.cluster import ClusterSpec
-from cldctl.clusters import job_logs, this_machine
+from cldctl.clusters import job_logs, local_processes
 from cldctl.clusters.base import JobSpec, SchedulerRefused
 from cldctl.clusters.slurm import script
 from tests.support.other_users import give_away
@@ -26,7 +26,7 @@ def code(tmp_path):
 )
 def test_it_comes_first_and_once(monkeypatch, code, before, after):
     monkeypatch.setenv("PYTHONPATH", before.format(code=code))
-    assert this_machine.path_from(code) == {"PYTHONPATH": f"{code}{after}"}
+    assert local_processes.path_from(code) == {"PYTHONPATH": f"{code}{after}"}
 
 
 def batch(code, before=None):
@@ -65,4 +65,4 @@ def test_what_somebody_else_may_have_put_there_is_not_imported(code, how):
     assert f"{code}: it is missing, or not only yours to write" in done.stderr
     assert "cldctl resume mine --update-code" in done.stderr
     with pytest.raises(SchedulerRefused, match="my run/code: "), job_logs.refusals(Path("/logs")):
-        this_machine.path_from(code)
+        local_processes.path_from(code)

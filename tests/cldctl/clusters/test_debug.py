@@ -16,7 +16,7 @@ from cld_core.stop import StopCode
 from cldctl.clusters import find
 from cldctl.clusters.base import InJob, JobSpec, Task
 from cldctl.clusters.debug import DebugCluster
-from cldctl.clusters.this_machine import details_of
+from cldctl.clusters.local_processes import details_of
 from tests.support.tools import signal_handlers
 
 CLUSTER = DebugCluster()

@@ -16,7 +16,7 @@ from cld_core.run import RunFolder, events
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
-from cld_core.run.process import find
+from cld_core.run.pids import find
 from cldctl.clusters.base import Seen, Survey
 from cldctl.jobs import hooks
 from cldctl.jobs.hooks import KEPT_BYTES, call, changes, variables

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from cld_core import processor
+from cld_core import cpu
 from cld_core.config import load
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.run import RunFolder, ledger
@@ -123,7 +123,7 @@ def natively(cluster, *overrides):
 
 def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
     emulated = ["bf16"]
-    monkeypatch.setattr(processor, "emulates", emulated.__contains__)
+    monkeypatch.setattr(cpu, "emulates", emulated.__contains__)
     here, elsewhere = alone(), alone()
     here.queues, elsewhere.queues = False, True
     with pytest.raises(RecipeError, match=r"train.precision=bf16 .*train.precision=fp32, or train.emulated=true"):
@@ -189,6 +189,9 @@ def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(mi
     assert clusters.chosen(None).name == "local"
     mine.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="1")))
     with pytest.raises(UsageError, match=r"--cluster slurm: there is no sbatch .*Use --cluster local\."):
+        clusters.chosen(None, mine)
+    mine.ledger.append(Submitted(job=JobRef(cluster="theirs", job_id="1")))
+    with pytest.raises(UsageError, match="mine belongs to the cluster 'theirs'"):
         clusters.chosen(None, mine)
 
 

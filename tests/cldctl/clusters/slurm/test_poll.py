@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import HELD, Held, Seen
-from cldctl.clusters.slurm import client, job_env, poll, submit
+from cldctl.clusters.slurm import client, poll, submit
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.slurm.poll import explained
@@ -190,7 +190,7 @@ def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
     assert {*phases("12", "13_4", max_age_s=0)} <= {"gone", "unknown"}
     client.submitted_since("toy", 0.0)
     client.show_job("12")
-    job_env.states_of_starts("12")
+    poll.parse_sacct(client.sacct("JobID,State", ["12"]) or "")
     submit.most_tasks.cache_clear()
     assert submit.most_tasks().tasks > 0
     submit.most_tasks.cache_clear()

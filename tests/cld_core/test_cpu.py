@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cld_core import processor
+from cld_core import cpu
 
 _SCRIPT = """
 import os, sys
@@ -51,6 +51,6 @@ def test_they_wait_briefly(main):
 def test_precisions_that_a_processor_emulates(tmp_path, monkeypatch, machine, line, emulated):
     file = tmp_path / "cpuinfo"
     file.write_text(f"processor\t: 0\n{line}\n")
-    monkeypatch.setattr(processor, "_INFORMATION", file)
+    monkeypatch.setattr(cpu, "_INFORMATION", file)
     monkeypatch.setattr("platform.machine", lambda: machine)
-    assert [name for name in ("fp32", "bf16", "fp16") if processor.emulates(name)] == emulated
+    assert [name for name in ("fp32", "bf16", "fp16") if cpu.emulates(name)] == emulated

@@ -15,7 +15,7 @@ from cld_core.codec import real, whole
 from cld_core.errors import RecipeError
 from cld_core.ownership import require_private
 from cld_core.rendezvous import Place
-from cld_core.run import process as processes
+from cld_core.run import pids as processes
 from cld_core.run.events import JobRef
 
 from .base import JobSpec, SchedulerRefused, Seen
