@@ -164,7 +164,8 @@ def raised_in(error: BaseException) -> str | None:
     """The file of the plug-in that raised an error, or called what did; None if there is none."""
     found = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_globals.get("__name__") in _IMPORTED:
+        name = str(frame.f_globals.get("__name__"))
+        if any(name == plugin or name.startswith(f"{plugin}.") for plugin in _IMPORTED):
             found = frame.f_code.co_filename
     return found
 

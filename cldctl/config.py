@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cld_core.config import shipped
 from cld_core.errors import CldError, RecipeError, UsageError, did_you_mean
 from cld_core.ownership import is_mine, make_private, shared_with
 from cld_core.run.folder import default_root
@@ -111,10 +110,13 @@ def runs_dir() -> Path:
 def _content(path: Path) -> Any:
     # Nobody without such a file pays for these.
     from cld_core.config.loader import parse
-    from cld_core.files import read_bytes
+    from cld_core.files import opened
 
     try:
-        problem, content = shared_with(path.stat()), read_bytes(path, limit=_MAX_BYTES, follow=True)
+        with opened(path, follow=True) as file:
+            problem, content = shared_with(os.fstat(file.fileno())), file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise UsageError(f"{path}: has more than {_MAX_BYTES} bytes. Shorten it.")
         if problem is not None:
             text = f"{path}: {problem}, and jobs would run what the profile in it says"
             raise UsageError(f"{text}. Make it yours alone, or set $XDG_CONFIG_HOME to another folder.")
@@ -131,6 +133,8 @@ def find_recipe(name: str) -> Path:
     Raises:
         RecipeError: there is no such recipe; names the nearest.
     """
+    from cld_core.config import shipped
+
     by_name = shipped.recipes()
     if (file := shipped.named(name, by_name)) is not None:
         return file
@@ -146,6 +150,8 @@ def find_profile(name: str | None) -> Path | None:
     Raises:
         RecipeError: there is no such profile; names the nearest.
     """
+    from cld_core.config import shipped
+
     if name is None:
         return None
     by_name = profile_files()
@@ -159,11 +165,15 @@ def find_profile(name: str | None) -> Path | None:
 
 
 def _missing(name: str, what: str) -> str:
+    from cld_core.config import shipped
+
     return "it is a folder" if os.path.isdir(name) else f"there is no such {'file' if shipped.is_path(name) else what}"
 
 
 def profile_files() -> dict[str, Path]:
     """The files of all profiles by name, sorted; the user's own take precedence."""
+    from cld_core.config import shipped
+
     own = _own_profiles()
     return shipped.files(*([] if own is None else [own]), shipped.folder() / "profiles")
 
@@ -175,6 +185,8 @@ def _own_profiles() -> Path | None:
 
 def place(file: Path) -> str:
     """Where a recipe is: "cldctl" if it comes with it, else its path, from the working directory if it is below it."""
+    from cld_core.config import shipped
+
     if file.absolute().parent == shipped.folder():
         return "cldctl"
     below = file.absolute().is_relative_to(Path.cwd())

@@ -140,8 +140,19 @@ def test_folders_of_jobs_and_code_are_nobody_elses_to_write_whatever_the_umask(t
     assert len(code) > 2
     assert not any(path.stat().st_mode & 0o022 for path in code)
     (tmp_path / "link").symlink_to(run.path / "logs")
-    with pytest.raises(CldError, match="symbolic link"):
-        job_logs.prepare(tmp_path / "link")
+    for refuse in (job_logs.check, job_logs.prepare):
+        with pytest.raises(CldError, match="symbolic link"):
+            refuse(tmp_path / "link")
+
+
+@needs_root
+def test_folders_of_others_are_no_folders_for_jobs(tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    give_away(logs)
+    assert job_logs.folder_for(logs) != logs
+    with pytest.raises(CldError, match="belongs to user"):
+        job_logs.prepare(logs)
 
 
 # A damaged or odd run spoils no other row.

@@ -251,12 +251,16 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
         std = float(content["sigma"]) if "sigma" in names else sigma or 0.0
         match sorted(names - {"sigma"}):
             case ["mask", "x"]:
-                return Observation.masked(_numbers(content["x"]), _mask(content["mask"]), std)
+                made = Observation.masked(_numbers(content["x"]), _mask(content["mask"]), std)
             case ["matrix", "y"]:
-                return Observation.linear(_numbers(content["matrix"]), _numbers(content["y"]), std, shape)
+                made = Observation.linear(_numbers(content["matrix"]), _numbers(content["y"]), std, shape)
             case ["factor", "y"]:
-                return Observation.downscaled(_numbers(content["y"]), _whole(content["factor"]), std)
-        raise UsageError(f"it has the arrays {one_line(', '.join(sorted(names)), 200) or 'of nothing'}")
+                made = Observation.downscaled(_numbers(content["y"]), _whole(content["factor"]), std)
+            case _:
+                raise UsageError(f"it has the arrays {one_line(', '.join(sorted(names)), 200) or 'of nothing'}")
+        if made.shape != tuple(shape):
+            raise UsageError(f"it is about examples of shape {made.shape}")
+        return made
     except (UsageError, ValueError, TypeError, RuntimeError) as error:
         text = f"{path}: {one_line(error).rstrip('.')}"
         raise UsageError(f"{text}. Pass {_FORMS}; an example has the shape {tuple(shape)}.") from error

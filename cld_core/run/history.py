@@ -126,6 +126,7 @@ class History:
     # By the order of lines, not by their times: clocks jump.
     _queue: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
     _newest_start: int | None = field(default=None, repr=False, compare=False)
+    _submitted_before: int = field(default=0, repr=False, compare=False)
     _before_request: tuple[int | None, int | None, str | None, str | None] = field(
         default=(None,) * 4, repr=False, compare=False
     )
@@ -180,10 +181,9 @@ class History:
     @property
     def by_other_launcher(self) -> bool:
         """Whether no job that was submitted runs the newest attempt, or was submitted since: torchrun started it."""
-        last = self.last
-        if last is None or last.job_id is None or self.queued[last.attempt][0] is not None:
-            return False
-        return all(event.time < last.time for event in self.submitted)
+        job_id = None if self.last is None else self.last.job_id
+        submitted = [event.job.job_id for event in self.submitted]
+        return job_id is not None and job_id not in submitted and len(submitted) == self._submitted_before
 
     @property
     def cause(self) -> str | None:
@@ -407,6 +407,7 @@ class History:
         if self.newest is not None and self.newest.cause is None:
             self._set(self.newest, cause="killed", ended=event.time)
         self._newest_start, self.verdict = event.attempt, event
+        self._submitted_before = len(self.submitted)
         self.queued[event.attempt] = self._queue.get(event.job_id or "", (None, 0.0))
         before = self._by_number.get(event.attempt - 1)
         if before is not None and before.last_step is None:

@@ -18,7 +18,7 @@ from cldctl.jobs.failures import SETUP_FAILED
 from . import survey, usage
 from .logs import FirstFailure, first_failure, last_failed
 from .state import OVER, RESUMABLE, WAITS
-from .status import RunStatus, changed_by_now, damages, status_or_reason
+from .status import STARTING, RunStatus, changed_by_now, damages, status_or_reason
 from .survey import Answers
 
 _Part = TypeVar("_Part")
@@ -148,7 +148,7 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     changes = tried("the changes", lambda: changed_by_now(run, history), list[str]())
     return Why(
         row=replace(row, usage=used, changes=changes, problems=problems),
-        headline=_headline(row, waiting),
+        headline=_headline(row, waiting) + _early(row, history, waiting),
         history=history,
         stretches=attempts or (),
         failed=failed,
@@ -205,6 +205,8 @@ def _headline(row: RunStatus, waiting: Waiting | None) -> str:
             text = f"all {row.step:,} steps are done"
         case "RUNNING":
             text = f"it trains{f' on {row.host}' if row.host else ''}, {done}"
+        case "PENDING" | "REQUEUED" if row.phase == STARTING:
+            text = f"job {row.job_id} is starting{f' on {row.host}' if row.host else ''}"
         case "PENDING":
             text = f"job {row.job_id} waits in the queue" if row.job_id else "no job exists yet"
         case "REQUEUED":
@@ -222,6 +224,12 @@ def _headline(row: RunStatus, waiting: Waiting | None) -> str:
             reason = ""
     said = waiting.reason if waiting is not None else reason
     return f"{text}: {said}" if said else text
+
+
+def _early(row: RunStatus, history: History, waiting: Waiting | None) -> str:
+    """Why the last start of a job that waits did not train, if what is said of its waiting hides that."""
+    why_not = history.not_begun.get(row.job_id or "") if history.died_early and waiting is not None else None
+    return "" if why_not is None else f"; its last start did not train: {one_line(why_not, 300)}"
 
 
 def _next(

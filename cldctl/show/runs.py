@@ -359,8 +359,16 @@ def show(query: Query) -> None:
     if look.older:
         err.print(f"{look.older:,} that ended over a week ago: --all", style="dim")
     for row in look.rows:
-        if not row.is_readable or HELD in (row.reason or ""):
+        if not row.is_readable:
             err.print(f"{row.name}: {row.reason}", style="yellow")
+    # Tasks of an array are held by the hundred.
+    held: dict[str, list[RunStatus]] = {}
+    for row in look.rows:
+        if HELD in (row.reason or ""):
+            held.setdefault(str(row.reason).partition(HELD)[0], []).append(row)
+    for rows in held.values():
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        err.print(f"{rows[0].name}{more}: {rows[0].reason}", style="yellow")
 
 
 def nothing(root: Path, which: selection.Selection, older: int) -> str:

@@ -137,7 +137,9 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
         # As the log is now: a newer job may have begun.
         options = [int(rank) for rank in _log(run, **shown).ranks()]
     elif what == "attempt":
-        options = [*(it.attempt for it in run.ledger.history().attempts if it.job_id is not None), None]
+        # Of one that another launcher started, the output is elsewhere.
+        history = run.ledger.history()
+        options = [*(it.attempt for it in history.attempts if history.queued[it.attempt][0] is not None), None]
     else:
         options = [None, *(work.name for work in reversed(evaluations_of(run)) if work.ledger.history().jobs)]
     if len(options) < 2:

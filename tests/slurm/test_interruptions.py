@@ -45,7 +45,7 @@ def test_preempted(lab):
 
     Each change is told once, that it is cancelled in the end, too.
     """
-    run = lab.submit("mine", 'hooks.on_change=cat >> "$CLDCTL_RUN_PATH/told"', partition="low0")
+    run = lab.submit("mine", PAIR, 'hooks.on_change=cat >> "$CLDCTL_RUN_PATH/told"', partition="low0")
     lab.training("mine")
     lab.slurm.preempt_all(1)
     went_on(lab, "mine", "preempted")

@@ -414,7 +414,8 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
     (
         "DependencyNeverSatisfied",
         f"the job that it waits for ended in another way than it needs: {_NEVER}",
-        "cancel it and submit it again; or let it begin all the same: `scontrol update jobid={id} dependency=`",
+        "cancel it, then submit it under another name, or resume it, which waits for nothing; or let it begin all the "
+        "same: `scontrol update jobid={id} dependency=`",
     ),
     ("Dependency", "it waits for another job to end ({dependency})", ""),
     ("BeginTime", "it may not begin yet: a pause after a crash, or a requeue that Slurm is still doing", ""),
@@ -476,7 +477,8 @@ def explained(job_id: str, job: Mapping[str, str], seen: Seen) -> Waiting | None
         seen: what the last survey said.
     """
     word = job.get("Reason") or seen.reason or ("None" if job.get("JobState") == "PENDING" else "")
-    if not word:
+    # It may have begun, or ended, since the survey.
+    if not word or (job and seen_of(job.get("JobState", "PENDING")).phase in ("running", "ending", "gone")):
         return None
     # scontrol writes what squeue says without its blanks, and names of nodes as they are; `told` may have added to it.
     said, colon, nodes = word.partition(HELD)[0].partition(":")

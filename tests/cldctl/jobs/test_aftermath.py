@@ -247,6 +247,7 @@ def test_a_line_of_the_setup_that_fails_is_named_with_its_exit_code(end, run):
 
 def test_a_time_limit_during_the_setup_costs_a_retry(end, run):
     end("training", 143, "setup", "1000")
+    end("shards", 143, "setup", "1000")
     assert end.job.wishes == [], "a signal for another reason"
     end.job.cause = "timeout"
     end("training", 143, "setup", "1000")

@@ -199,6 +199,9 @@ def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
     last = changes([*happened, events.Refused("requeue", job_id="7", reason="no")])[-1]
     assert last["state"] == "STOPPED"
     assert last["place"] > before, "so that a hook that has heard of the requeue hears of this, too"
+    never = events.GivenUp(job_id="7", reason="no checkpoint", never_began=True)
+    last = changes([*happened, never])[-1]
+    assert (last["state"], last["place"] > before) == ("FAILED", True)
 
 
 BEGUN = submitted(), started()

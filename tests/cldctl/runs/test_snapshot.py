@@ -198,6 +198,11 @@ def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small):
     assert (theirs / "cld_core/a.py").read_text() == "A = 1\n"
 
 
+def test_a_digest_of_a_ledger_is_no_path(run):
+    run.ledger.append(Requested(steps=20, code="../../elsewhere"))
+    assert folder(run) is None
+
+
 def test_a_submission_that_is_refused_or_never_made_leaves_the_code_of_before(run, small):
     before = folder(run)
     (small / "cld_core/a.py").write_text("A = 2\n")

@@ -124,6 +124,14 @@ def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
         assert found.row.state == "REQUEUED"
         assert then in found.headline
         assert ("status mine --watch" in found.next) == (kind is Waiting), "nothing would change"
+    run.ledger.append(Failed("early", job_id="7", reason="cluster.setup failed with code 1"))
+    run.ledger.append(Wished(job_id="7", cause="crashed"))
+    assert "its last start did not train: cluster.setup failed with code 1" in why(run).headline
+
+
+def test_a_job_that_is_being_set_up_does_not_wait(run, scripted):
+    scripted.phases["7"] = "running"
+    assert why(run).headline.startswith("job 7 is starting")
 
 
 def test_status_says_below_its_table_what_never_begins(run, scripted, monkeypatch):

@@ -234,3 +234,4 @@ def test_every_reason_is_said_in_words_with_what_to_do(word, reason, advice):
 def test_without_scontrol_the_survey_s_word_is_explained_and_without_any_nothing():
     assert "higher priority" in explained("7", {}, Seen("pending", reason="Priority")).reason
     assert explained("7", {}, PENDING) is None
+    assert explained("7", {"JobState": "FAILED", "Reason": "NonZeroExitCode"}, PENDING) is None, "it has ended since"
