@@ -17,7 +17,7 @@ def test_a_job_that_inherits_no_variables_trains(lab, monkeypatch):
 def test_options_reach_slurm_as_they_were_written(lab):
     comment = "two words #1, $HOME; `x` & (y) 100%"
     run = lab.submit("mine", f"cluster.sbatch_args=[--hold, '--comment={comment}']")
-    row = lab.until("mine", "it to be held", lambda row: "held" in (row["reason"] or ""))
+    row = lab.until("mine", "it to be held", lambda row: "JobHeld" in (row["reason"] or ""))
     shown = lab.slurm.run(["scontrol", "show", "job", row["job_id"]]).stdout
     assert f"Comment={comment}" in [line.strip() for line in shown.splitlines()]
     run.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="999999")))
