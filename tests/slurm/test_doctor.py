@@ -12,7 +12,7 @@ from cldctl.clusters.base import Check, DoctorOptions
 from cldctl.clusters.slurm import doctor
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.support.paths import TOY
-from tests.support.tools import program
+from tests.support.tools import program, wait_for
 
 from .containers import Containers
 from .lab import Lab
@@ -61,7 +61,7 @@ def test_every_partition_and_a_job_on_a_node(lab):
     bare = found["partition low: a job without --time and --mem"]
     assert (bare.verdict, "time limit 1 h, memory 900 MB (DefMemPerCPU)" in bare.found) == ("warn", True), bare
     assert "cluster.mem_gb" in bare.advice
-    assert lab.slurm.run("squeue -h").stdout == ""
+    wait_for(lambda: not lab.slurm.run("squeue -h").stdout, what="the job to leave the queue")
     assert not list(lab.runs.parent.glob(".cldctl-doctor-*")), "it leaves nothing behind"
 
 
