@@ -210,7 +210,7 @@ _OFFERED: dict[str, str | Callable[[typer.Context, str], Iterable[str]]] = {
     "sampler": "cldctl.evals.samplers:SETTINGS",
     "RECIPE": "cld_core.config.shipped:recipes",
     "recipe": "cld_core.config.shipped:recipes",
-    "profile": "cldctl.config:profile_files",
+    "profile": "cldctl.lookup:profile_files",
 }
 
 

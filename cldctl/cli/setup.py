@@ -22,7 +22,7 @@ def recipes() -> None:
     Example: cldctl recipes
     """
     from cld_core.config import load, shipped
-    from cldctl.config import place
+    from cldctl.lookup import place
     from cldctl.show.tables import table
 
     rows = []
@@ -56,7 +56,7 @@ def render(
     from cld_core.config import dump, load
     from cld_core.config.describe import dump_with_comments
     from cld_core.config.loader import dump_changed
-    from cldctl.config import find_recipe
+    from cldctl.lookup import find_recipe
 
     if comments and changed:
         raise UsageError("--comments explains all keys, and --changed shows some. Leave one out.")
@@ -110,8 +110,8 @@ def doctor(
     from cld_core.run import find_runs
     from cldctl import clusters, machine
     from cldctl.clusters.base import Check, DoctorOptions
-    from cldctl.config import find_profile, find_recipe
     from cldctl.jobs.specs import measured_saves
+    from cldctl.lookup import find_profile, find_recipe
 
     where = clusters.default() if cluster is None else clusters.find(cluster)
     unusable: list[Check] = []
@@ -177,7 +177,7 @@ def data_stats(
     """
     from cld_core.evaluate.statistics import Statistics, StatsRequest
     from cldctl import clusters
-    from cldctl.config import recipe_or_run
+    from cldctl.lookup import recipe_or_run
     from cldctl.runs import sharded
     from cldctl.show.follow import follow_statistics
 

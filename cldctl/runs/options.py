@@ -23,8 +23,8 @@ from cld_core.run.groups import Group, values_of
 from cld_core.run.identity import new_name
 from cld_core.sanitize import is_count
 from cldctl.clusters.base import After, Cluster
-from cldctl.config import find_profile, find_recipe
 from cldctl.evals.plan import combinations, meaning, named, parse
+from cldctl.lookup import find_profile, find_recipe
 
 from . import selection
 

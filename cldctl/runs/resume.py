@@ -23,9 +23,9 @@ from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.recipe import require_own_plugin, trusted_recipe
 from cldctl import locks
 from cldctl.clusters.base import Cluster
-from cldctl.config import find_profile
 from cldctl.jobs import specs
 from cldctl.jobs.train import chained
+from cldctl.lookup import find_profile
 
 from . import snapshot, survey
 from .index import Index, side_by_side

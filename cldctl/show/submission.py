@@ -17,9 +17,9 @@ from cld_core.run.groups import Group
 from cld_core.run.tunings import Tuning
 from cldctl import clusters
 from cldctl.clusters.base import After, Cluster, JobSpec
-from cldctl.config import called, find_profile
 from cldctl.evals.samplers import Comparison
 from cldctl.jobs import specs
+from cldctl.lookup import called, find_profile
 from cldctl.runs.evaluate import STATES, Planned
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume

@@ -6,7 +6,7 @@ import pytest
 
 from cld_core.config import dump, load, shipped
 from cld_core.errors import RecipeError
-from cldctl.config import find_profile, find_recipe
+from cldctl.lookup import find_profile, find_recipe
 from tests.support.paths import RECIPES, TOY
 from tests.support.tools import invoke
 
