@@ -148,6 +148,12 @@ def lately(history: History, now: float) -> tuple[int, str]:
     return count, f"crashed {'once' if count == 1 else f'{count} times'} in {took}, {steps / count:.0f} steps each"
 
 
+def in_vain(history: History, job_id: str | None) -> str | None:
+    """That the last start of a job ended before it trained, and why, in words; None if it did not."""
+    why = history.not_begun.get(job_id or "") if history.died_early else None
+    return None if why is None else f"its last start did not train: {one_line(why, 300)}"
+
+
 def _duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{max(1, round(seconds / 60))} min"

@@ -255,8 +255,8 @@ def with_trouble(reason: str | None, state: str, history: History, job_id: str |
         return reason
     now = time.time()
     parts = [reason] if reason else []
-    if history.died_early and (why_not := history.not_begun.get(job_id or "")) is not None:
-        parts.append(f"its last start did not train: {why_not}")
+    if (early := failures.in_vain(history, job_id)) is not None:
+        parts.append(early)
     crashes, how = failures.lately(history, now)
     if crashes >= failures.WORTH_TELLING:
         parts.append(how)

@@ -13,7 +13,7 @@ from cld_core.run.timeline import Stretch, stretches
 from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters.base import Held, Waiting
-from cldctl.jobs.failures import SETUP_FAILED
+from cldctl.jobs import failures
 
 from . import survey, usage
 from .logs import FirstFailure, first_failure, last_failed
@@ -148,7 +148,7 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     changes = tried("the changes", lambda: changed_by_now(run, history), list[str]())
     return Why(
         row=replace(row, usage=used, changes=changes, problems=problems),
-        headline=_headline(row, waiting) + _early(row, history, waiting),
+        headline=_headline(row, waiting, failures.in_vain(history, row.job_id)),
         history=history,
         stretches=attempts or (),
         failed=failed,
@@ -191,8 +191,8 @@ def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str
     return tuple(dict.fromkeys(filter(None, nodes)))
 
 
-def _headline(row: RunStatus, waiting: Waiting | None) -> str:
-    """State and reason in one sentence."""
+def _headline(row: RunStatus, waiting: Waiting | None, in_vain: str | None) -> str:
+    """State and reason in one sentence; of a job that waits, also that its last start was ``in_vain``."""
     done = f"step {row.step:,}" + (f" of {row.steps:,}" if row.steps else "")
     saved = "nothing is saved" if row.checkpoint_step is None else f"step {row.checkpoint_step:,} is saved"
     last = row.attempts[-1] if row.attempts else None
@@ -222,14 +222,8 @@ def _headline(row: RunStatus, waiting: Waiting | None) -> str:
         case _:
             text = f"{reason or f'it {ended}'}, at {done}; {saved}"
             reason = ""
-    said = waiting.reason if waiting is not None else reason
+    said = reason if waiting is None else "; ".join(filter(None, (waiting.reason, in_vain)))
     return f"{text}: {said}" if said else text
-
-
-def _early(row: RunStatus, history: History, waiting: Waiting | None) -> str:
-    """Why the last start of a job that waits did not train, if what is said of its waiting hides that."""
-    why_not = history.not_begun.get(row.job_id or "") if history.died_early and waiting is not None else None
-    return "" if why_not is None else f"; its last start did not train: {one_line(why_not, 300)}"
 
 
 def _next(
@@ -251,7 +245,7 @@ def _next(
     if row.state not in RESUMABLE:
         return None, see or [f"status {name} --watch"]
     heard = history.last_of.get(row.job_id or "")
-    if row.state == "FAILED" and SETUP_FAILED in (row.reason or ""):
+    if row.state == "FAILED" and failures.SETUP_FAILED in (row.reason or ""):
         return "correct cluster.setup", [f"resume {name} cluster.setup='[LINE, ...]'", *see]
     if row.state == "FAILED" and (history.bug is not None or (isinstance(heard, GivenUp) and heard.never_began)):
         return "fix the error first: another start would meet it again", [*see, f"resume {name}"]

@@ -101,8 +101,9 @@ def survey(jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: flo
     known, is_new = _known(ids - ended, max_age_s)
     found |= known.of(ids, ended)
     advice = _ELSEWHERE if known.problem == NOT_HERE else Survey.advice
-    as_of, remark = (None, None) if is_new else (known.as_of, known.remark(time.time()))
-    return Survey(found, known.problem, as_of, remark, advice)
+    if is_new:
+        return Survey(found, known.problem, advice=advice)
+    return Survey(found, known.problem, known.as_of, known.remark(time.time()), advice)
 
 
 def _known(job_ids: Collection[str], max_age_s: float) -> tuple["Known", bool]:

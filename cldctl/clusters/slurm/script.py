@@ -113,17 +113,22 @@ def _check_texts(spec: JobSpec) -> None:
     if "%" in logs:
         text = "Slurm replaces what follows a '%' in the names of logs. Use another --runs-dir"
         raise UsageError(f"{printable(logs, keep='')}: {text}.")
-    options = [("run", spec.name), ("folder", logs), *(("node", node) for node in spec.exclude)]
-    found = [(what, it, misread(it)) for what, it in options]
-    found += [("path", it, not_plain(it)) for it in (*spec.aftermath, sys.executable, str(spec.code or ""))]
-    for what, it, problem in found:
-        if problem is not None:
-            raise UsageError(f"the {what} {it!r} cannot be part of a batch script: {problem}.")
+    _require("run", spec.name, misread(spec.name))
+    _require("folder", logs, misread(logs))
+    for node in spec.exclude:
+        _require("node", node, misread(node))
+    for path in (*spec.aftermath, sys.executable, str(spec.code or "")):
+        _require("path", path, not_plain(path))
     # Again, since the spec may be made in another way than from a recipe.
     for key, _, problem in spec.size.problems():
         empty = "[]" if isinstance(getattr(spec.size, key), tuple) else "null"
         fix = f"`cldctl resume {spec.name} cluster.{key}={empty}` changes that of a run"
         raise RecipeError(f"recipe: 'cluster.{key}' {problem} {fix}.")
+
+
+def _require(what: str, text: str, problem: str | None) -> None:
+    if problem is not None:
+        raise UsageError(f"the {what} {text!r} cannot be part of a batch script: {problem}.")
 
 
 def _python(size: ClusterSpec) -> str:
