@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cld_core.codec import find_record, to_plain
 from cld_core.config import Recipe
@@ -121,22 +121,23 @@ def heard(run: Path) -> Callable[[Event], None]:
     return lambda event: fire(RunFolder(run)) if isinstance(event, DECISIONS) else None
 
 
-def fire(run: RunFolder, *options: str) -> None:
+def fire(run: RunFolder, *options: Literal["--decided", "--over"], evaluation: Path | None = None) -> None:
     """Call the hook for what has changed, without waiting for it. It never fails.
 
     Args:
-        options: ``--evaluation`` and the folder of one that may have ended, to tell of it instead; ``--decided`` if
-            nobody decides any more what follows the last end, so that it is told; ``--over`` if, too, jobs that were
-            cancelled are known to be gone, although they did not say so.
+        options: ``--decided`` if nobody decides any more what follows the last end, so that it is told; ``--over`` if,
+            too, jobs that were cancelled are known to be gone, although they did not say so.
+        evaluation: the folder of one that may have ended, to tell of it instead.
     """
     with contextlib.suppress(Exception):
         logs = job_logs.folder_for(run.logs)
         if not os.path.lexists(logs / SETTINGS):
             return
         command = ["/bin/sh", "-c", _DEAF, "sh", sys.executable, "-P", "-m", RUNNER, str(run.path), str(logs)]
+        command += [*options, *([] if evaluation is None else ["--evaluation", str(evaluation)])]
         nowhere, env = subprocess.DEVNULL, {**os.environ, **SAFE_PATH}
         streams: Any = {"stdin": nowhere, "stdout": nowhere, "stderr": nowhere}
-        _started.append(subprocess.Popen([*command, *options], **streams, start_new_session=True, cwd="/", env=env))
+        _started.append(subprocess.Popen(command, **streams, start_new_session=True, cwd="/", env=env))
 
 
 def settle(run: RunFolder, within_s: float | None = None) -> None:
@@ -189,7 +190,7 @@ def tell_of_works(folders: Iterable[Path], within_s: float | None = None) -> Non
     with contextlib.suppress(Exception):
         for work in map(open_work, folders):
             if isinstance(work, Evaluation) and (work.is_done or work.ledger.history().given_up is not None):
-                fire(work.run, "--evaluation", str(work.folder))
+                fire(work.run, evaluation=work.folder)
                 settle(work.run, within_s)
 
 
