@@ -134,8 +134,8 @@ def _training(settings: Settings, recipe: Recipe, peak: float) -> Row:
 
 def flops(recipe: Recipe) -> float:
     """FLOP of the products and convolutions of a step, forward and backward, in any form; computed without numbers."""
-    rows, diffusion, network = recipe.train.batch_size, sde.build(recipe.sde), recipe.network
-    shape = (network.image_channels, network.image_size, network.image_size)
+    rows, diffusion, shape = recipe.train.batch_size, sde.build(recipe.sde), recipe.data.shape
+    assert shape is not None, "recipes of images say how large they are"
     # torch does not count the fused attention of CPUs.
     with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         net = nets.of_recipe(recipe, shape)

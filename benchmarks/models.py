@@ -66,7 +66,6 @@ def ncsnpp_recipe(quick: bool, *overrides: str) -> Recipe:
 
 
 def image_net(recipe: Recipe) -> Ncsnpp:
-    size = recipe.network.image_size
-    made = nets.of_recipe(recipe, (3, size, size))
+    made = nets.of_recipe(recipe, recipe.data.shape)
     assert isinstance(made, Ncsnpp), "an image recipe has NCSN++"
     return made

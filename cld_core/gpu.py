@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -130,8 +130,8 @@ class Numbers:
 
 def numbers(recipe: Recipe, device: torch.device) -> Numbers:
     """A step of a new network on random images: the same weights, images, times and noise on every device."""
-    network: Any = recipe.network
-    train, shape = recipe.train, (network.image_channels, network.image_size, network.image_size)
+    train, shape = recipe.train, recipe.data.shape
+    assert shape is not None, "recipes of images say how large they are"
     diffusion = sde.build(recipe.sde)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -23,7 +23,8 @@ from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict
 from .config.loader import elbo_spec, sampling_spec, whole_number
 from .config.train import EmaSpec
-from .data.source import DescribedSource, Source, classes_of, describe, source
+from .data.form import Form
+from .data.source import DescribedSource, Source, classes_of, form_of, source
 from .errors import CheckpointError, RecipeError, UsageError
 from .files import replacing
 from .likelihood import Likelihood
@@ -77,6 +78,7 @@ class Model:
         ema_error: how well that average could be made (`average_profiles.Mixture`); None if nothing had to be.
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
+        form: of the data, and how the model sees them.
         classes: those of a class-conditional model, which takes labels; None for any other.
         solutions: samplers that were tuned to the network.
     """
@@ -105,6 +107,7 @@ class Model:
         self.ema_error: float | None = None
         self.solutions = Solutions()
         self.source = data or source(recipe.data)
+        self.form = form_of(self.source)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
         self.classes = classes if classes is not None or not recipe.data.labels else classes_of(self.source)
@@ -233,7 +236,7 @@ class Model:
         """Write weights, recipe, tuned samplers and the form of the data, all that sampling needs, to one file."""
         recipe = json.dumps(self.recipe.to_share())
         about = {"format": FORMAT, "version": __version__, "step": str(self.step), "weights": "ema", "recipe": recipe}
-        about["data"] = describe(self.source)
+        about["data"] = json.dumps(to_plain(self.form))
         if self.ema_length is not None:
             about["ema_length"] = repr(self.ema_length)
         if self.classes is not None:
@@ -595,7 +598,7 @@ def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -
     why = f'{text}. If you trust it: cld_core.load("{path}", allow_plugin=True).'
     if "data" not in weights.about:
         raise CheckpointError(why)
-    return from_plain(DescribedSource, {**weights.described("data"), "why": why})
+    return DescribedSource(from_plain(Form, weights.described("data")), why)
 
 
 def _described(spec: object, names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The `data` section: toy densities, and prepared sets of images."""
+"""The `data` section: toy densities, prepared sets of images, and arrays."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +19,11 @@ class ToyDataSpec:
     name: str = key("multimodal_swissroll", "a registered toy density")
     labels: bool = key(False, _LABELS)
 
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of one example; None where only the data know it."""
+        return (2,)
+
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
         if self.labels and self.name in TOYS_WITHOUT_LABELS:
@@ -26,11 +31,45 @@ class ToyDataSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageDataSpec:
+class StoredDataSpec:
+    """Examples in files, each with its number, in a training set and a test set."""
+
+    name: str
+    path: str | None
+    flip: bool = key(True, "mirror training images at random, left to right")
+    cache: Literal["auto", "memory", "disk"] = key("auto", "hold the examples in memory; auto: up to 2 GiB")
+    threads: int = key(2, "threads of a rank that read examples from the disk", ge=1, le=1024)
+    labels: bool = key(False, _LABELS)
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of one example; None where only the data know it."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraysSpec(StoredDataSpec):
+    """Arrays of numbers: vectors (d), curves (C, L) or pictures and fields (C, H, W)."""
+
+    name: str = key("arrays", "examples in a .npy, .npz or .safetensors file, or a folder of them")
+    path: str | None = key(
+        None, "file of the examples, or folder with train and test; null: data given in Python", is_path=True
+    )
+    test: str | None = key(None, "file of the test examples; null: in `path`, or else a share of it", is_path=True)
+    test_share: float = key(0.1, "share of the examples kept for tests where there is no test set", gt=0, lt=1)
+    scaling: Literal["standard", "range", "none"] = key(
+        "standard",
+        "how the model sees each feature or channel: mean 0 and standard deviation 1; from -1 to 1; or as it is",
+    )
+    flip: bool = key(False, "mirror training examples (C, H, W) at random, left to right")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDataSpec(StoredDataSpec):
     """A prepared set of images. One of a known size derives from this class and sets ``own_pixels``.
 
     Attributes:
-        own_pixels: height and width of the images; None: `size` must be set.
+        own_pixels: height and width of the images; None: `size`, or as they were prepared.
         preparation: the function that plans `cldctl data prepare`, as "module:attribute".
         has_labels: its examples may have labels.
     """
@@ -44,10 +83,11 @@ class ImageDataSpec:
     size: int | None = key(
         None, "height and width in pixels; needed for folder; null: cifar10 32, celebahq256 256", ge=1, le=4096
     )
-    flip: bool = key(True, "mirror training images at random, left to right")
-    cache: Literal["auto", "memory", "disk"] = key("auto", "hold the images in memory; auto: up to 2 GiB")
-    threads: int = key(2, "threads of a rank that read images from the disk", ge=1, le=1024)
-    labels: bool = key(False, _LABELS)
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of one image."""
+        return (3, self.pixels, self.pixels)
 
     @property
     def pixels(self) -> int:
@@ -87,4 +127,4 @@ class CelebaHq256Spec(ImageDataSpec):
     path: str = key("data/celebahq256", _PATH, is_path=True)
 
 
-DataSpec = ToyDataSpec | ImageDataSpec
+DataSpec = ToyDataSpec | ImageDataSpec | ArraysSpec

@@ -6,10 +6,15 @@ from typing import ClassVar, Literal
 
 from .keys import Problem, key, shown
 
+# A key of a network, and what is wrong with it for examples of some shape, with how to fix it.
+Misfit = tuple[str, str]
+
 # Weights of a network for toy data: with gradients and moments, so many take 160 GB.
 MAX_WEIGHTS = 10**10
 # Numbers by which the network is told how an image was changed (`cld_core.train.step`).
 CONDITIONS = 9
+# Where nothing else is said, images of so many pixels a side, or the first that are smaller, get self-attention.
+ATTENTION = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +22,24 @@ class NetworkSpec:
     """What every network has.
 
     Attributes:
-        images: it takes images; otherwise vectors.
         takes_labels: it can be built for the classes of labelled data.
     """
 
-    images: ClassVar[bool] = False
     takes_labels: ClassVar[bool] = False
 
     name: str
+
+    def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
+        """Why it cannot take examples of a shape, (d), (C, L) or (C, H, W); nothing if it can."""
+        yield from ()
+
+
+def _of_axes(spec: NetworkSpec, shape: tuple[int, ...], axes: int) -> Iterator[Misfit]:
+    """The misfit of a network for examples with so many axes, if they have others."""
+    if len(shape) != axes:
+        fix = {1: "mlp", 2: "unet1d", 3: "ncsnpp"}.get(len(shape))
+        way = f"Set network.name={fix}" if fix is not None else "Reshape the examples to (d), (C, L) or (C, H, W)"
+        yield "name", f"cannot be {spec.name} for examples of shape {shape}. {way}."
 
 
 def _problems(spec: "MlpSpec | ResnetSpec") -> Iterator[Problem]:
@@ -55,6 +70,9 @@ class MlpSpec(NetworkSpec):
 
     problems = _problems
 
+    def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
+        yield from _of_axes(self, shape, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResnetSpec(NetworkSpec):
@@ -66,21 +84,28 @@ class ResnetSpec(NetworkSpec):
 
     problems = _problems
 
+    def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
+        yield from _of_axes(self, shape, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
-class NcsnppSpec(NetworkSpec):
-    """NCSN++ (Song et al. 2021, appendix H). The defaults are those of CLD's CIFAR-10 model."""
+class UnetSpec(NetworkSpec):
+    """NCSN++ (Song et al. 2021, appendix H) in one or two dimensions. The defaults are those of CLD's CIFAR-10 model.
 
-    images: ClassVar[bool] = True
+    Attributes:
+        axes: of an example: 3 for (C, H, W), 2 for (C, L).
+    """
+
+    axes: ClassVar[int] = 3
     takes_labels: ClassVar[bool] = True
 
-    name: Literal["ncsnpp"] = key("ncsnpp", "NCSN++, the U-Net for images")
-    image_size: int = key(32, "height and width of an image in pixels", ge=1, le=4096)
-    image_channels: int = key(3, "colour channels of an image", ge=1, le=64)
     channels: int = key(128, "channels at full resolution", ge=4, le=8192)
     multipliers: tuple[int, ...] = key((1, 2, 2, 2), "channels of each resolution, as multiples of `channels`")
     blocks: int = key(8, "residual blocks of each resolution on the way down; one more on the way up", ge=1, le=256)
-    attention: tuple[int, ...] = key((16,), "resolutions, in pixels, that get self-attention")
+    attention: tuple[int, ...] | None = key(
+        None, "resolutions, the longer side in folded pixels, that get self-attention; null: the first of at most 16"
+    )
+    patch: int = key(1, "fold squares of so many pixels a side into channels; the network works on these", ge=1, le=16)
     resblock: Literal["biggan", "ddpm"] = key("biggan", "what resamples: a residual block, or a separate layer")
     fir: bool = key(True, "resample with the FIR filter; false: nearest neighbour and 2x2 average")
     fir_kernel: tuple[int, ...] = key((1, 3, 3, 1), "taps of the FIR filter: symmetric, and an even number of them")
@@ -98,6 +123,55 @@ class NcsnppSpec(NetworkSpec):
     skip_rescale: bool = key(True, "divide every sum of two branches by the square root of 2")
     dropout: float = key(0.1, "probability of dropping a unit between a block's convolutions", ge=0, lt=1)
     init_scale: float = key(0.0, "initial variance scale of each branch's last layer; 0: nearly zero", ge=0)
+
+    def problems(self) -> Iterator[Problem]:
+        multipliers = self.multipliers
+        taps = self.fir_kernel
+        if not 1 <= len(multipliers) <= 12 or not 1 <= min(multipliers) <= max(multipliers) <= 256:
+            text = "give at least one whole number >= 1, at most 12, none above 256"
+            yield "multipliers", "multipliers", f"cannot be {shown(list(multipliers))}: {text}."
+        if not taps or len(taps) % 2 or taps != taps[::-1] or sum(taps) == 0:
+            text = "give an even number of symmetric taps, such as [1, 3, 3, 1]"
+            yield "fir_kernel", "fir_kernel", f"cannot be {shown(list(taps))}: {text}."
+        if self.embedding == "positional" and self.channels % 2:
+            text = f"is {self.channels}, but the positional embedding needs an even number. Change it by one."
+            yield "channels", "embedding", text
+
+    def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
+        yield from _of_axes(self, shape, self.axes)
+        if len(shape) == self.axes:
+            yield from self.misfits_of_sides(shape[1:])
+
+    def misfits_of_sides(self, sides: tuple[int, ...]) -> Iterator[Misfit]:
+        """Why it cannot work on examples with these numbers of pixels."""
+        unit, pixels = self.patch * 2 ** (len(self.multipliers) - 1), " x ".join(map(str, sides))
+        if any(side % unit for side in sides):
+            text = f"are {shown(list(self.multipliers))} with network.patch={self.patch}: {pixels} pixels cannot be"
+            yield "multipliers", f"{text} divided by {unit}. Use fewer multipliers, or examples of other sides."
+        elif unknown := sorted(set(self.attention or ()) - set(self.resolutions(sides))):
+            text = f"is {shown(list(self.attention or ()))}, but the network never has {shown(unknown)} pixels"
+            yield "attention", f"{text}: choose among {list(self.resolutions(sides))}, or set it to null."
+
+    def resolutions(self, sides: tuple[int, ...]) -> tuple[int, ...]:
+        """The longer side of each level in folded pixels, full resolution first, for examples with these sides."""
+        return tuple(max(sides) // self.patch >> level for level in range(len(self.multipliers)))
+
+    def attends(self, sides: tuple[int, ...]) -> tuple[bool, ...]:
+        """Whether each level has self-attention, for examples with these sides."""
+        sizes = self.resolutions(sides)
+        chosen = self.attention
+        if chosen is None:
+            chosen = next(((size,) for size in sizes if size <= ATTENTION), ())
+        return tuple(size in chosen for size in sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NcsnppSpec(UnetSpec):
+    """NCSN++ for images."""
+
+    name: Literal["ncsnpp"] = key("ncsnpp", "NCSN++, the U-Net for images and other data (C, H, W)")
+    image_size: int | None = key(None, "height and width in pixels; null: those of the data", ge=1, le=4096)
+    image_channels: int | None = key(None, "channels of the data; null: as many as they have", ge=1, le=4096)
     augment: float = key(
         0.0,
         "probability of each geometric augmentation, on which the network is conditioned; 0: no augmentation",
@@ -106,26 +180,40 @@ class NcsnppSpec(NetworkSpec):
     )
 
     def problems(self) -> Iterator[Problem]:
-        multipliers = self.multipliers
-        taps = self.fir_kernel
-        halvings = len(self.multipliers) - 1
-        if not 1 <= len(multipliers) <= 12 or not 1 <= min(multipliers) <= max(multipliers) <= 256:
-            text = "give at least one whole number >= 1, at most 12, none above 256"
-            yield "multipliers", "multipliers", f"cannot be {shown(list(multipliers))}: {text}."
-        elif self.image_size % 2**halvings:
-            text = f"is {self.image_size}, which cannot be halved {halvings} times"
-            yield "image_size", "multipliers", f"{text}: use a multiple of {2**halvings} or fewer multipliers."
-        elif unknown := sorted(set(self.attention) - set(self.resolutions)):
-            text = f"is {shown(list(self.attention))}, but the network never has {shown(unknown)} pixels"
-            yield "attention", "multipliers", f"{text}: choose among {list(self.resolutions)}."
-        if not taps or len(taps) % 2 or taps != taps[::-1] or sum(taps) == 0:
-            text = "give an even number of symmetric taps, such as [1, 3, 3, 1]"
-            yield "fir_kernel", "fir_kernel", f"cannot be {shown(list(taps))}: {text}."
-        if self.embedding == "positional" and self.channels % 2:
-            text = f"is {self.channels}, but the positional embedding needs an even number. Change it by one."
-            yield "channels", "embedding", text
+        yield from super().problems()
+        if self.image_size is not None:
+            for name, text in self.misfits_of_sides((self.image_size,) * 2):
+                yield name, "image_size", text
 
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """Height and width of each level in pixels, full resolution first."""
-        return tuple(self.image_size >> level for level in range(len(self.multipliers)))
+    def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
+        yield from _of_axes(self, shape, self.axes)
+        if len(shape) != self.axes:
+            return
+        channels, *sides = shape
+        if self.image_size is not None and sides != [self.image_size] * 2:
+            text = f"is {self.image_size}, but the images have {sides[0]} x {sides[1]} pixels"
+            yield "image_size", f"{text}. Set it to null, for those of the data."
+        elif self.image_size is None:
+            yield from self.misfits_of_sides(tuple(sides))
+        if self.image_channels not in (None, channels):
+            text = f"is {self.image_channels}, but the data have {channels}"
+            yield "image_channels", f"{text}. Set it to null, for those of the data."
+        if self.augment > 0 and sides[0] != sides[1]:
+            text = (
+                f"is {self.augment:g}, which turns images: {sides[0]} x {sides[1]} pixels are no square. Set it to 0."
+            )
+            yield "augment", text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unet1dSpec(UnetSpec):
+    """The same network in one dimension."""
+
+    axes: ClassVar[int] = 2
+
+    name: Literal["unet1d"] = key("unet1d", "the U-Net of ncsnpp in one dimension, for curves and series (C, L)")
+    channels: int = key(64, "channels at full resolution", ge=4, le=8192)
+    multipliers: tuple[int, ...] = key((1, 2, 2), "channels of each resolution, as multiples of `channels`")
+    blocks: int = key(2, "residual blocks of each resolution on the way down; one more on the way up", ge=1, le=256)
+    dropout: float = key(0.0, "probability of dropping a unit between a block's convolutions", ge=0, lt=1)
+    fourier_scale: float = key(1.0, "standard deviation of the Fourier frequencies", gt=0)

@@ -21,9 +21,9 @@ from typing import Any, Literal
 from cld_core.errors import RecipeError, UsageError, nearest
 from cld_core.registration import Variant, resolve, table
 
-from .data import CelebaHq256Spec, Cifar10Spec, ImageDataSpec, ToyDataSpec
+from .data import ArraysSpec, CelebaHq256Spec, Cifar10Spec, ImageDataSpec, ToyDataSpec
 from .keys import Entry, entries, key
-from .network import MlpSpec, NcsnppSpec, NetworkSpec, ResnetSpec
+from .network import MlpSpec, NcsnppSpec, NetworkSpec, ResnetSpec, Unet1dSpec
 from .sampling import (
     ConjugateSpec,
     EmSpec,
@@ -96,6 +96,7 @@ _DATA = {
     "cifar10": Variant(Cifar10Spec, _IMAGES),
     "celebahq256": Variant(CelebaHq256Spec, _IMAGES),
     "folder": Variant(ImageDataSpec, _IMAGES),
+    "arrays": Variant(ArraysSpec, "cld_core.data.arrays:ArraySource"),
 }
 _SDE = {
     "cld": Variant(CldSpec, "cld_core.sde.diffusions:CLD"),
@@ -107,6 +108,7 @@ _NETWORK = {
     "mlp": Variant(MlpSpec, "cld_core.nets.mlp:MLP"),
     "resnet": Variant(ResnetSpec, "cld_core.nets.mlp:ResNet"),
     "ncsnpp": Variant(NcsnppSpec, "cld_core.nets.ncsnpp:Ncsnpp"),
+    "unet1d": Variant(Unet1dSpec, "cld_core.nets.ncsnpp:Ncsnpp"),
 }
 _OBJECTIVE = dict.fromkeys(("hsm", "dsm"), Variant(ObjectiveSpec, "cld_core.loss:ScoreMatching"))
 _SAMPLING = {

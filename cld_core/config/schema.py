@@ -15,7 +15,7 @@ from .cluster import ClusterSpec
 from .data import DataSpec, ImageDataSpec, ToyDataSpec
 from .eval import EvalSpec
 from .keys import Problem, absolute, entries, key, section
-from .network import MlpSpec, NcsnppSpec, NetworkSpec
+from .network import MlpSpec, NetworkSpec
 from .sampling import OdeSpec, SamplingSpec
 from .sde import CldSpec, SdeSpec
 from .train import EmaSpec, HooksSpec, MonitorSpec, ObjectiveSpec, OptimSpec, PeriodicSpec, TrainSpec
@@ -142,26 +142,14 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
 
 def _data(recipe: Recipe) -> Iterator[Problem]:
     data = recipe.data
-    network = recipe.network
     samples = recipe.periodic.samples
-    are_images = isinstance(data, ImageDataSpec)
-    if network.images != are_images:
-        kind, fix = ("images", "ncsnpp") if are_images else ("vectors", "mlp")
-        text = f"cannot be {network.name} with data.name={data.name}, which are {kind}. Set network.name={fix}."
-        yield "network.name", "data.name", text
-    if not isinstance(data, ImageDataSpec):
-        if recipe.periodic.fid_every is not None:
-            text = f"compares images, but data.name={data.name} are vectors. Set it to null."
-            yield "periodic.fid_every", "data.name", text
-        return
-    if isinstance(network, NcsnppSpec):
-        if data.pixels != network.image_size:
-            text = f"is {network.image_size}, but the images have {data.pixels} pixels. Set it to {data.pixels}."
-            yield "network.image_size", "data.size", text
-        if network.image_channels != 3:
-            text = f"is {network.image_channels}, but images are prepared as RGB. Set it to 3."
-            yield "network.image_channels", "data.name", text
-    if samples * data.pixels**2 > MAX_PICTURE:
+    if (shape := data.shape) is not None:
+        for name, text in recipe.network.misfits(shape):
+            yield f"network.{name}", "data.name", text
+    if isinstance(data, ToyDataSpec) and recipe.periodic.fid_every is not None:
+        text = f"compares images, but data.name={data.name} are vectors. Set it to null."
+        yield "periodic.fid_every", "data.name", text
+    if isinstance(data, ImageDataSpec) and samples * data.pixels**2 > MAX_PICTURE:
         most = MAX_PICTURE // data.pixels**2
         text = f"is {samples}: with images of {data.pixels} pixels, a picture shows at most {most}. Lower it."
         yield "periodic.samples", "data.size", text

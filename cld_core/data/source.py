@@ -1,9 +1,6 @@
 """The interface through which training and evaluation get their data, whatever the data set."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -18,10 +15,9 @@ from cld_core.registration import fingerprint
 from cld_core.run.identity import IMAGES, MEANS, PLUGIN, POINTS
 
 from . import store, toy
+from .form import Form
 from .toy import Toy
 
-# Of one example: no model that fits a machine has more numbers, or more axes.
-_MOST_NUMBERS, _MOST_AXES = 2**28, 4
 # Points of a density that identify it, one by one; and how many more, of which the means of GROUP do: a density that
 # differs in few of its points, as by the weight of a part, differs in some of the means.
 COUNT, MANY, GROUP = 8, 240, 16
@@ -30,7 +26,8 @@ COUNT, MANY, GROUP = 8, 240, 16
 class Source(Protocol):
     """Examples by number: a batch is a function of its arguments alone.
 
-    Sources without labels need not have what is about them: see `classes_of`.
+    Sources without labels need not have what is about them: see `classes_of`. What batches and test data hold is what
+    the model sees: a source that scales its data has a ``form``, see `form_of`.
     """
 
     shape: tuple[int, ...]  # of one example, (C, ...)
@@ -80,35 +77,26 @@ def source(spec: DataSpec, device: torch.device | str = "cpu") -> Source:
     return made
 
 
-def describe(source: Source) -> str:
-    """The form of examples, as JSON: their shape, and the grey levels of images."""
-    return json.dumps({"shape": list(source.shape), "grey_levels": source.grey_levels})
+def form_of(source: Source) -> Form:
+    """The form of a source's examples."""
+    made: Form | None = getattr(source, "form", None)
+    return Form(shape=tuple(source.shape), grey_levels=source.grey_levels) if made is None else made
 
 
-@dataclass
 class DescribedSource:
-    """Data of which only the form is known, as `describe` wrote it: enough to sample, nothing to train on.
+    """Data of which only the form is known: enough to sample, nothing to train on.
 
-    Attributes:
+    Args:
         why: the error of whoever asks for examples.
-
-    Raises:
-        ValueError: it cannot be the form of data.
     """
 
-    shape: tuple[int, ...]
-    why: str
-    grey_levels: int | None = None
-    density: Toy | None = field(default=None, init=False)
-    wait_s: float = field(default=0.0, init=False)
-    classes: Classes | None = field(default=None, init=False)
+    density: Toy | None = None
+    wait_s = 0.0
+    classes: Classes | None = None
 
-    def __post_init__(self) -> None:
-        size = math.prod(self.shape)
-        if not 1 <= len(self.shape) <= _MOST_AXES or min(self.shape) < 1 or size > _MOST_NUMBERS:
-            raise ValueError("its data have a shape that cannot be")
-        if self.grey_levels not in (None, 256):
-            raise ValueError(f"its data have {self.grey_levels} grey levels")
+    def __init__(self, form: Form, why: str) -> None:
+        self.form, self.why = form, why
+        self.shape, self.grey_levels = form.shape, form.grey_levels
 
     def batch(self, *arguments: Any, **more: Any) -> NoReturn:
         """Raises DataError, as the others do."""

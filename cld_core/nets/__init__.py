@@ -15,7 +15,7 @@ from cld_core.config import Recipe, registry
 from cld_core.config.network import NetworkSpec
 from cld_core.errors import RecipeError
 
-__all__ = ["build", "dimension", "of_recipe"]
+__all__ = ["build", "of_recipe"]
 # Numbers that stand for a label where they are appended to an input.
 LABEL_FEATURES = 16
 
@@ -42,24 +42,14 @@ def build(
         RecipeError: the network does not take data of this shape, or no labels.
     """
     if classes and not spec.takes_labels:
-        fix = "Set data.labels=false, or use mlp, resnet or ncsnpp"
+        fix = "Set data.labels=false, or use mlp, resnet, ncsnpp or unet1d"
         raise RecipeError(f"network.name={spec.name} takes no labels. {fix}.")
+    for name, text in spec.misfits(data_shape):
+        raise RecipeError(f"'network.{name}' {text}")
     # Networks of plug-ins need not know of classes.
     more = {"classes": classes} if classes else {}
     net: nn.Module = registry.build("network", spec, data_shape, halves_in, halves_out, **more)
     return net
-
-
-def dimension(data_shape: tuple[int, ...], name: str) -> int:
-    """d of data of shape (d,).
-
-    Raises:
-        RecipeError: the data are not vectors; names the network.
-    """
-    if len(data_shape) != 1:
-        text = f"network {name} takes vectors, but the data have shape {data_shape}"
-        raise RecipeError(f"{text}. Choose a network for images, or a toy data set.")
-    return data_shape[0]
 
 
 class LabelEmbedding(nn.Embedding):

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from cld_core.config.network import MlpSpec, ResnetSpec
 
-from . import LABEL_FEATURES, dimension, embedding
+from . import LABEL_FEATURES, embedding
 
 FREQUENCIES = 8
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -62,7 +62,7 @@ class MLP(nn.Module):
         self, spec: MlpSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0
     ) -> None:
         super().__init__()
-        d, features = dimension(data_shape, spec.name), spec.input_features
+        (d,), features = data_shape, spec.input_features
         self.time_input = spec.time_input
         # Without features, nothing is drawn: the weights stay what the seed makes of them.
         self.frequencies: Tensor | None
@@ -228,7 +228,7 @@ class ResNet(nn.Module):
         self, spec: ResnetSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0
     ) -> None:
         super().__init__()
-        d, width = dimension(data_shape, spec.name), spec.width
+        (d,), width = data_shape, spec.width
         more = 1 + (LABEL_FEATURES if classes else 0)
         hidden = [nn.Linear(width + more, width) for _ in range(spec.layers)]
         first, last = nn.Linear(halves_in * d + more, width), nn.Linear(width + more, halves_out * d)

@@ -25,11 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cld_core.config.network import CONDITIONS, NcsnppSpec
-from cld_core.errors import RecipeError
 
 from . import embedding
-
-_FIX = "Set network.image_size and network.image_channels to those of the data"
 
 Activation = Callable[[Tensor], Tensor]
 Direction = Literal["down", "up"]
@@ -335,21 +332,15 @@ class Ncsnpp(nn.Module):
     Args:
         spec: the recipe's `network` section; the other arguments are those of `cld_core.nets.build`.
         classes: number of labels, whose embeddings are added to that of the time; 0: none.
-
-    Raises:
-        RecipeError: the network was configured for other images.
     """
 
     def __init__(
         self, spec: NcsnppSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0
     ) -> None:
         super().__init__()
-        wanted = (spec.image_channels, spec.image_size, spec.image_size)
-        if data_shape != wanted:
-            text = f"network ncsnpp takes images of shape {wanted}, but the data have shape {data_shape}"
-            raise RecipeError(f"{text}. {_FIX}.")
-        self.spec = spec
-        self.channels_in, self.channels_out = halves_in * spec.image_channels, halves_out * spec.image_channels
+        channels, *self._sides = data_shape
+        self.spec, self._attends = spec, spec.attends(data_shape[1:])
+        self.channels_in, self.channels_out = halves_in * channels, halves_out * channels
         self.act = ACTIVATIONS[spec.nonlinearity]
         self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
         self.all_modules = nn.ModuleList()
@@ -379,10 +370,8 @@ class Ncsnpp(nn.Module):
         Raises:
             ValueError: u does not have the shape that the network was built for.
         """
-        size = self.spec.image_size
-        if u.ndim != 4 or u.shape[1:] != (self.channels_in, size, size):
-            built = f"(B, {self.channels_in}, {size}, {size})"
-            raise ValueError(f"NCSN++ got u of shape {tuple(u.shape)}, but was built for {built}. {_FIX}.")
+        if u.shape[1:] != (built := (self.channels_in, *self._sides)):
+            raise ValueError(f"NCSN++ got u of shape {tuple(u.shape)}, but was built for (B, *{built}).")
         temb = self.embed(t, *label, augmented=augmented)
         h, skips = self._go_down(u, temb)
         first, attention, second = (self.all_modules[place] for place in self._middle)
@@ -512,8 +501,7 @@ class Ncsnpp(nn.Module):
         return levels, channels
 
     def _add_attention(self, channels: int, level: int) -> int | None:
-        wanted = self.spec.resolutions[level] in self.spec.attention
-        return self._add(Attention(self.spec, channels)) if wanted else None
+        return self._add(Attention(self.spec, channels)) if self._attends[level] else None
 
     def _add_resample(self, direction: Direction, channels: int) -> int:
         spec = self.spec

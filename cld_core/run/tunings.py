@@ -28,6 +28,7 @@ from typing import Any, ClassVar, Self
 
 from cld_core.codec import find_record, from_plain, real, to_plain
 from cld_core.config import Recipe
+from cld_core.config.network import UnetSpec
 from cld_core.config.sampling import SamplingSpec, TunedSpec
 from cld_core.digests import digest
 from cld_core.errors import UsageError
@@ -347,7 +348,7 @@ class TuneRequest(Request):
         """
         if not 2 <= nfe <= MOST_NFE:
             raise UsageError(f"--nfe {nfe}: a sampler is tuned for 2 to {MOST_NFE} evaluations. Ask for one of those.")
-        usual = POINTS_OF_IMAGES if recipe.network.images else POINTS_OF_TOYS
+        usual = POINTS_OF_IMAGES if isinstance(recipe.network, UnetSpec) else POINTS_OF_TOYS
         wanted = usual if points is None else points
         if not LEAST_POINTS <= wanted <= MOST_POINTS:
             raise UsageError(f"--points {wanted}: it takes {LEAST_POINTS} to {MOST_POINTS:,} points. Ask for as many.")
