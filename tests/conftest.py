@@ -11,11 +11,16 @@ from unittest import mock
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from cld_core import registration
 
 # The tensors of the tests are small: a second thread costs more than it brings, and much where others compute.
 torch.set_num_threads(1)
+
+# Examples are the same each time, however busy the machine is.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 # A plug-in that a test writes anew within a second is not to be taken for what was compiled before.
 sys.dont_write_bytecode = True

@@ -11,7 +11,7 @@ from cld_core.errors import did_you_mean, nearest
 from cld_core.sanitize import has_control, is_count, local_time, one_line, printable
 
 ANY = st.text(st.characters(codec=None), max_size=60)
-steadily = settings(derandomize=True, deadline=None, max_examples=300)
+steadily = settings(max_examples=300)
 
 
 @steadily

@@ -136,7 +136,7 @@ def test_the_process_that_finds_all_shards_complete_merges(folder):
     assert chunks(folder) == [f"{number:06d}-000004.npz" for number in range(5)] + ["000005-000002.npz"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(1, 30), few=st.integers(0, 6), shards=st.integers(1, 9), batch=st.integers(1, 9), data=st.data())
 def test_however_it_is_divided_and_interrupted_the_result_is_that_of_one_task(n, few, shards, batch, data):
     with tempfile.TemporaryDirectory() as place:
