@@ -168,7 +168,8 @@ def find(path: str | Path, name: str = "folder", pixels: int | None = None, chan
             raise DataError(f"{root} has images of {about.size}x{about.size}, not {pixels}x{pixels}.")
         if channels not in (None, about.channels):
             fix = "Set data.channels=null, or prepare it again"
-            raise DataError(f"{root} has images with {about.channels} channels, not {channels}.")
+            plural = "channel" if about.channels == 1 else "channels"
+            raise DataError(f"{root} has images with {about.channels} {plural}, not {channels}.")
     except DataError as error:
         raise DataError(f"{error} {fix}: {prepare_hint(name, path, pixels)}") from error
     return about
