@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
@@ -141,9 +141,9 @@ def trained(data: Path, *, seed: int = 0, epochs: int = EPOCHS, say: Callable[[s
             loss.backward()
             optimizer.step()
             schedule.step()
-        say(f"epoch {epoch + 1} of {epochs}: loss {float(loss):.3f}, {time.monotonic() - begun:.0f} s")
+        say(f"epoch {epoch + 1} of {epochs}: loss {float(loss.detach()):.3f}, {time.monotonic() - begun:.0f} s")
     with replacing(file) as out:
-        save_file({name: value.contiguous() for name, value in net.state_dict().items()}, out)
+        out.write(save(net.state_dict()))
     return net.eval()
 
 

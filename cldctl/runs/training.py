@@ -108,8 +108,8 @@ def require_inputs(recipe: Recipe) -> None:
         # Nothing has failed yet: the recipe names what is not there.
         raise RecipeError(f"'data.path': {error}") from error
     # What the recipe leaves to the data is known now.
-    if found := [f"'{key}' {text}" for key, _, text in problems(replace(recipe, data=data))]:
-        raise RecipeError(" ".join(found))
+    for key, _, text in problems(replace(recipe, data=data)):
+        raise RecipeError(f"'{key}' {text}")
     periodic_request(recipe, "fid")
     periodic_request(recipe, "elbo")
 

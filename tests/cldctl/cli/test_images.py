@@ -103,8 +103,8 @@ def test_grey_pictures_of_any_size_from_a_folder_to_samples_bounds_and_fid(tmp_p
     quick = ("sampling.nfe=3", "eval.samples=8", "eval.points=4", "eval.elbo.rtol=0.1", "eval.elbo.atol=0.1")
     short = ("train.steps=2", "train.batch_size=4", "periodic.samples_every=2")
     wrong = invoke("submit", *recipe, "network.multipliers=[1,2,2,2]", *DEBUG, runs=runs, code=2)
-    assert "'network.multipliers'" in wrong.stderr
-    assert "12 x 12 pixels cannot be divided by 8" in wrong.stderr
+    assert "'network.multipliers' is [1,2,2,2], which does not fit examples of shape (1, 12, 12)" in wrong.stderr
+    assert "Set network.multipliers=[1,2,2]" in wrong.stderr
     invoke("submit", *recipe, *quick, *short, "--name", "grey", *DEBUG, runs=runs)
     periodic = Image.open(runs / "grey" / "samples" / "step_00000002.png")
     assert periodic.mode == "L"
