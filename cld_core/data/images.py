@@ -106,7 +106,7 @@ def open_images(spec: ImageDataSpec, split: Split, device: torch.device | str = 
     Raises:
         DataError: there is no such data set, or it is a different one. The message names the command that prepares it.
     """
-    about = find(spec.path, spec.name, spec.pixels)
+    about = find(spec.path, spec.name, spec.pixels, spec.channels)
     root = Path(spec.path).expanduser()
     try:
         on_disk = _on_disk(root, about, split)
@@ -192,7 +192,6 @@ class ImageSource:
     grey_levels: int | None = GREY_LEVELS
 
     def __init__(self, spec: ImageDataSpec, device: torch.device | str = "cpu") -> None:
-        self.shape: tuple[int, ...] = (store.CHANNELS, spec.pixels, spec.pixels)
         self.wait_s = 0.0
         self._spec = spec
         self._root = Path(spec.path).expanduser()
@@ -201,6 +200,23 @@ class ImageSource:
         self._pool: ThreadPoolExecutor | None = None
         # Batches that are read ahead, by their arguments.
         self._ahead: dict[tuple[int, int, int, int, int], Future[Tensor]] = {}
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of an image.
+
+        Raises:
+            DataError: the recipe does not say it, and the images are missing.
+        """
+        if self._spec.shape is not None:
+            return self._spec.shape
+        try:
+            return store.about_of(self._spec).shape[1:]
+        except DataError:
+            if self._spec.size is None:
+                raise
+            # Earlier versions had no grey images, and their recipes say the size alone.
+            return (store.CHANNELS, self._spec.size, self._spec.size)
 
     @cached_property
     def classes(self) -> Classes | None:

@@ -214,7 +214,8 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         return made, LAYERS[layer], files
     from . import features
 
-    return made, features.dimensions(made, files, recipe.data.pixels), files
+    pixels = recipe.data.pixels or store.about_of(recipe.data).size
+    return made, features.dimensions(made, files, pixels), files
 
 
 def _given_weights(spec: FidSpec) -> Path | None:

@@ -14,6 +14,7 @@ from types import FrameType
 
 from cld_core import cpu
 from cld_core.config import Recipe
+from cld_core.config.schema import problems
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluate.request import periodic_request
@@ -102,10 +103,13 @@ def require_inputs(recipe: Recipe) -> None:
     """
     recipe.monitor.require_installed()
     try:
-        store.require(recipe.data)
+        data = store.require(recipe.data)
     except DataError as error:
         # Nothing has failed yet: the recipe names what is not there.
         raise RecipeError(f"'data.path': {error}") from error
+    # What the recipe leaves to the data is known now.
+    for key, _, text in problems(replace(recipe, data=data)):
+        raise RecipeError(f"'{key}' {text}")
     periodic_request(recipe, "fid")
     periodic_request(recipe, "elbo")
 
