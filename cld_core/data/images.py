@@ -399,7 +399,7 @@ class ArraySource(StoredSource):
     def form(self) -> Form:
         """Theirs; raises DataError if it was not set, and the data are missing or cannot be used."""
         if self._form is None:
-            self._form = self.arrays.form(self._spec.scaling, warn=lambda text: _log.warning("warning: %s", text))
+            self._form = self.arrays.form(self._spec.scaling, warn=_log.warning)
         return self._form
 
     @form.setter
