@@ -24,7 +24,9 @@ from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
 from cld_core.sanitize import one_line
 
+from .form import SPLITS as SPLITS
 from .form import Form
+from .form import Split as Split
 
 if TYPE_CHECKING:
     import lmdb
@@ -40,9 +42,6 @@ CHANNELS = 3
 # LMDB may leave pages that it freed at once unwritten at the end of a sound file.
 _UNWRITTEN_PAGES = 16
 _AGAIN = "Copy or prepare it again."
-
-Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +279,8 @@ def split_of(spec: StoredDataSpec, split: Split) -> SplitInfo:
         DataError: the data or the split are missing.
     """
     if isinstance(spec, ArraysSpec):
-        return arrays_of(spec).info(split)
+        part = arrays_of(spec).splits[split]
+        return SplitInfo(count=len(part), digest=part.digest)
     assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
     splits = about_of(spec).splits
     if split not in splits:

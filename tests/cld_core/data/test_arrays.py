@@ -227,7 +227,7 @@ def test_other_numbers_or_labels_have_another_digest(tmp_path):
     assert identity(spec) != first
     saved(tmp_path)
     assert identity(spec) == first
-    with_labels = {text: of(drawn(), labels=[text] * 400).arrays.info("train").digest for text in "ab"}
+    with_labels = {text: of(drawn(), labels=[text] * 400).arrays.splits["train"].digest for text in "ab"}
     assert len({first["images"], *with_labels.values()}) == 3
 
 
