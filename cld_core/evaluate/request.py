@@ -18,7 +18,6 @@ from cld_core.config.eval import INCEPTION, PUBLISHED_SHA256, WEIGHTS_URL, FidSp
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec
 from cld_core.data import store
-from cld_core.data.form import Form
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.registration import fingerprint, is_shipped
@@ -57,7 +56,6 @@ def request_of(
         _require_flow(recipe.sampling, names)
     fid, files = feature_inputs(recipe.anchored(Path.cwd()), names)
     points = _points(recipe, points_key) if "points" in over else 0
-    images = recipe.data if isinstance(recipe.data, ImageDataSpec) else None
     stored = recipe.data if isinstance(recipe.data, StoredDataSpec) else None
     reads_test = points or any(registry.ROWS[metric.rows].of == "vectors" for metric in registry.metrics(names))
     eps = max(spec.elbo.eps, recipe.objective.loss_eps)
@@ -68,7 +66,7 @@ def request_of(
     request = EvalRequest(
         **{**vars(spec), **resolved},
         plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
-        images=images is not None,
+        images=stored is not None and not store.are_vectors(stored),
         test_set=store.split_of(stored, "validation").digest if stored is not None and reads_test else None,
         metrics=names,
         checkpoint_step=checkpoint_step,
@@ -111,12 +109,12 @@ def _require_flow(sampling: SamplingSpec, metrics: Sequence[str]) -> None:
 def _points(recipe: Recipe, key: str) -> int:
     """How many test points there are to be: as many as ``key`` asks for, or all."""
     wanted = recipe.eval.points
-    if not isinstance(recipe.data, ImageDataSpec):
+    if not isinstance(recipe.data, StoredDataSpec):
         return wanted or recipe.eval.samples
-    present = store.split_of(recipe.data, "validation").count
+    present = store.count_of(recipe.data, "validation")
     if wanted is not None and wanted > present:
         all_of_them = ", or null for all of them" if key == "eval.points" else ""
-        text = f"is {wanted}, but {recipe.data.path} has {present} test images"
+        text = f"is {wanted}, but {recipe.data.path} has {present} test examples"
         raise UsageError(f"'{key}' {text}. Set {key}={present}{all_of_them}.")
     return wanted or present
 
@@ -163,8 +161,7 @@ def kinds_of(data: DataSpec) -> tuple[registry.Kind, ...]:
         return ("images",)
     if not isinstance(data, StoredDataSpec):
         return ("vectors", "law")
-    shape = store.shape_of(data)
-    return ("vectors", "images") if shape is not None and Form(shape=shape).are_pictures else ("vectors",)
+    return ("vectors", "images") if store.are_pictures(data) else ("vectors",)
 
 
 def _refuse_other_data(recipe: Recipe, metrics: Sequence[registry.Metric]) -> None:
@@ -213,7 +210,6 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
     Raises:
         UsageError: it is not registered, or its weights are missing or those of another network.
     """
-    assert isinstance(recipe.data, ImageDataSpec), "features are of images"
     spec = recipe.eval.fid
     plugin: str | None = None
     layer = "2048" if spec.layer is None else str(spec.layer)
@@ -240,7 +236,9 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         return made, LAYERS[layer], files
     from . import features
 
-    return made, features.dimensions(made, files, recipe.data.pixels), files
+    shape = store.shape_of(recipe.data)
+    assert shape is not None, "features are of images"
+    return made, features.dimensions(made, files, shape), files
 
 
 def _given_weights(spec: FidSpec) -> Path | None:
