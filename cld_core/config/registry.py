@@ -96,7 +96,7 @@ _DATA = {
     "cifar10": Variant(Cifar10Spec, _IMAGES),
     "celebahq256": Variant(CelebaHq256Spec, _IMAGES),
     "folder": Variant(ImageDataSpec, _IMAGES),
-    "arrays": Variant(ArraysSpec, "cld_core.data.arrays:ArraySource"),
+    "arrays": Variant(ArraysSpec, "cld_core.data.images:ArraySource"),
 }
 _SDE = {
     "cld": Variant(CldSpec, "cld_core.sde.diffusions:CLD"),

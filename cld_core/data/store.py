@@ -12,14 +12,14 @@ DIR is always complete.
 import functools
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cld_core.classes import Classes
 from cld_core.codec import from_plain
-from cld_core.config.data import DataSpec, ImageDataSpec
+from cld_core.config.data import ArraysSpec, DataSpec, ImageDataSpec, StoredDataSpec
 from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
 from cld_core.sanitize import one_line
@@ -179,14 +179,41 @@ def _published(root: Path) -> About:
     )
 
 
-def require(spec: DataSpec) -> None:
+def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> None:
     """Check that the images of a recipe are there and look right, without reading them; toy data always pass.
 
+    Arrays are read, and if they are many, some of them.
+
+    Args:
+        say: told what people should know about arrays.
+
     Raises:
-        DataError: they are missing or not those of the recipe; the message ends with the command that prepares them.
+        DataError: they are missing or not those of the recipe; the message ends with the fix, for images with the
+            command that prepares them.
     """
     if isinstance(spec, ImageDataSpec):
         about_of(spec)
+    elif isinstance(spec, ArraysSpec):
+        from . import arrays
+
+        for text in arrays.find(spec).look():
+            say(text)
+
+
+def shape_of(spec: DataSpec) -> tuple[int, ...] | None:
+    """Of one example, (C, ...), as the recipe or the stored data say; None if only a plug-in knows it.
+
+    Raises:
+        DataError: stored data are missing.
+    """
+    if isinstance(spec, ImageDataSpec):
+        return about_of(spec).shape[1:]
+    if isinstance(spec, ArraysSpec):
+        from . import arrays
+
+        return arrays.find(spec).shape
+    found: tuple[int, ...] | None = getattr(spec, "shape", None)
+    return found
 
 
 def about_of(spec: ImageDataSpec) -> About:
@@ -199,12 +226,26 @@ def about_of(spec: ImageDataSpec) -> About:
     return about
 
 
-def split_of(spec: ImageDataSpec, split: Split) -> SplitInfo:
-    """How many images a split of a recipe's data has, and their digest.
+def count_of(spec: StoredDataSpec, split: Split) -> int:
+    """How many examples a split of a recipe's data has; raises as `split_of` does."""
+    if isinstance(spec, ArraysSpec):
+        from . import arrays
+
+        return len(arrays.find(spec).splits[split])
+    return split_of(spec, split).count
+
+
+def split_of(spec: StoredDataSpec, split: Split) -> SplitInfo:
+    """How many examples a split of a recipe's data has, and their digest.
 
     Raises:
         DataError: the data or the split are missing.
     """
+    if isinstance(spec, ArraysSpec):
+        from . import arrays
+
+        return arrays.find(spec).info(split)
+    assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
     splits = about_of(spec).splits
     if split not in splits:
         hint = prepare_hint(spec.name, spec.path, spec.pixels)

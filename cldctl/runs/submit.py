@@ -98,7 +98,7 @@ def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> Non
     """
     for cell in options.cells:
         recipe = cell.recipe
-        require_inputs(recipe)
+        require_inputs(recipe, say)
         # Continuing a run that has such settings is allowed: it may do without samples.
         recipe.sampling.require_usable()
         if recipe.sampling.needs_solution:
