@@ -28,7 +28,7 @@ CONSOLES = {block.place for block in BLOCKS if block.language == "console"}
 _KEY = re.compile(r"(?P<key>[a-z_]+(?:\.[a-z_]+)+)=")
 _PRINTED = re.compile(r"print\(\w+\)  # (.+)$", re.MULTILINE)
 _NAME = re.compile(r"^name: (\S+)$", re.MULTILINE)
-_PLUGIN = re.compile(r'^(?:@toy\(|register\("\w+", )"(\w+)"', re.MULTILINE)
+_PLUGIN = re.compile(r'^(?:@toy\(|register\(\s*"\w+",\s*)"(\w+)"', re.MULTILINE)
 
 
 def of(language):
