@@ -1,8 +1,9 @@
 """The `network` section: one spec for each network."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 from .keys import Problem, key, shown
 
@@ -40,6 +41,22 @@ def _of_axes(spec: NetworkSpec, shape: tuple[int, ...], axes: int) -> Iterator[M
         fix = {1: "mlp", 2: "unet1d", 3: "ncsnpp"}.get(len(shape))
         way = f"Set network.name={fix}" if fix is not None else "Reshape the examples to (d), (C, L) or (C, H, W)"
         yield "name", f"cannot be {spec.name} for examples of shape {shape}. {way}."
+
+
+# Keys that may not go with the shape of examples, in the order in which they are named, and why they do not.
+_REASONS = {
+    "image_size": "it is the length of both sides",
+    "image_channels": "it is how many channels they have",
+    "patch": "it has to divide every side",
+    "multipliers": "each but the first halves every side",
+    "attention": "the network works on {sizes} pixels",
+    "augment": "it turns images, which have to be square",
+}
+
+
+def _typed(value: Any) -> str:
+    """A value of a key, as one types it on the command line."""
+    return shown(list(value) if isinstance(value, tuple) else value).replace(" ", "")
 
 
 def _problems(spec: "MlpSpec | ResnetSpec") -> Iterator[Problem]:
@@ -139,18 +156,24 @@ class UnetSpec(NetworkSpec):
 
     def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
         yield from _of_axes(self, shape, self.axes)
-        if len(shape) == self.axes:
-            yield from self.misfits_of_sides(shape[1:])
+        if len(shape) != self.axes:
+            return
+        fitting, sides = self.fitting(shape), shape[1:]
+        changed = [name for name in _REASONS if getattr(self, name, None) != getattr(fitting, name, None)]
+        fix = " ".join(f"network.{name}={_typed(getattr(fitting, name))}" for name in changed)
+        for name in changed:
+            reason = _REASONS[name].format(sizes=list(fitting.resolutions(sides)))
+            text = f"is {_typed(getattr(self, name))}, which does not fit examples of shape {shape}: {reason}"
+            yield name, f"{text}. Set {fix}."
 
-    def misfits_of_sides(self, sides: tuple[int, ...]) -> Iterator[Misfit]:
-        """Why it cannot work on examples with these numbers of pixels."""
-        unit, pixels = self.patch * 2 ** (len(self.multipliers) - 1), " x ".join(map(str, sides))
-        if any(side % unit for side in sides):
-            text = f"are {shown(list(self.multipliers))} with network.patch={self.patch}: {pixels} pixels cannot be"
-            yield "multipliers", f"{text} divided by {unit}. Use fewer multipliers, or examples of other sides."
-        elif unknown := sorted(set(self.attention or ()) - set(self.resolutions(sides))):
-            text = f"is {shown(list(self.attention or ()))}, but the network never has {shown(unknown)} pixels"
-            yield "attention", f"{text}: choose among {list(self.resolutions(sides))}, or set it to null."
+    def fitting(self, shape: tuple[int, ...]) -> Self:
+        """The same for examples of a shape: levels that their sides cannot have are left out, for instance."""
+        size = math.gcd(*shape[1:])
+        patch = next(n for n in range(self.patch, 0, -1) if size % n == 0)
+        levels = next(n for n in range(len(self.multipliers), 0, -1) if size % (patch * 2 ** (n - 1)) == 0)
+        made = replace(self, patch=patch, multipliers=self.multipliers[:levels])
+        lacks = not set(self.attention or ()) <= set(made.resolutions(shape[1:]))
+        return replace(made, attention=None) if lacks else made
 
     def resolutions(self, sides: tuple[int, ...]) -> tuple[int, ...]:
         """The longer side of each level in folded pixels, full resolution first, for examples with these sides."""
@@ -179,30 +202,14 @@ class NcsnppSpec(UnetSpec):
         le=1,
     )
 
-    def problems(self) -> Iterator[Problem]:
-        yield from super().problems()
-        if self.image_size is not None:
-            for name, text in self.misfits_of_sides((self.image_size,) * 2):
-                yield name, "image_size", text
-
-    def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
-        yield from _of_axes(self, shape, self.axes)
-        if len(shape) != self.axes:
-            return
+    def fitting(self, shape: tuple[int, ...]) -> Self:
         channels, *sides = shape
-        if self.image_size is not None and sides != [self.image_size] * 2:
-            text = f"is {self.image_size}, but the images have {sides[0]} x {sides[1]} pixels"
-            yield "image_size", f"{text}. Set it to null, for those of the data."
-        elif self.image_size is None:
-            yield from self.misfits_of_sides(tuple(sides))
-        if self.image_channels not in (None, channels):
-            text = f"is {self.image_channels}, but the data have {channels}"
-            yield "image_channels", f"{text}. Set it to null, for those of the data."
-        if self.augment > 0 and sides[0] != sides[1]:
-            text = (
-                f"is {self.augment:g}, which turns images: {sides[0]} x {sides[1]} pixels are no square. Set it to 0."
-            )
-            yield "augment", text
+        return replace(
+            super().fitting(shape),
+            image_size=None if sides != [self.image_size] * 2 else self.image_size,
+            image_channels=None if channels != self.image_channels else channels,
+            augment=0.0 if sides[0] != sides[1] else self.augment,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

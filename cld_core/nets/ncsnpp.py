@@ -1,4 +1,4 @@
-"""NCSN++: the U-Net for images of Song et al. 2021 (arXiv 2011.13456, appendix H).
+"""NCSN++: the U-Net for images of Song et al. 2021 (arXiv 2011.13456, appendix H), and the same in one dimension.
 
 On the way down, every resolution has `blocks` residual blocks, each followed by attention if configured, and then
 one that halves the resolution. Each of them passes its output to the way up, which has one more block at every
@@ -9,6 +9,8 @@ All layers are in one list, `all_modules`, in the order of their use: together w
 this gives the state dict of the published checkpoints. Only the layers of the published models could be checked
 against such checkpoints; the positions of the others (ddpm blocks, input_skip, progressive outputs) follow the same
 rule, order of use.
+
+Shapes are given for images, (B, C, H, W); with one dimension they are (B, C, L), and filters have one axis less.
 
 Weights start uniform with variance scale / fan_avg and biases at zero (Ho et al. 2020, appendix B). Attribute names
 such as `GroupNorm_0` and `NIN_3` are those of the published checkpoints, which are loaded with strict names.
@@ -24,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cld_core.config.network import CONDITIONS, NcsnppSpec
+from cld_core.config.network import CONDITIONS, UnetSpec
 
 from . import embedding
 
@@ -39,6 +41,11 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+# Convolutions, by the number of axes of a batch.
+CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d}
+TRANSPOSED: dict[int, Callable[..., Tensor]] = {3: F.conv_transpose1d, 4: F.conv_transpose2d}
+
+
 def init_uniform_(weight: Tensor, scale: float = 1.0) -> None:
     """Fill (out, in, ...) with uniform numbers of variance scale / fan_avg; scale 0 means 1e-10.
 
@@ -50,11 +57,12 @@ def init_uniform_(weight: Tensor, scale: float = 1.0) -> None:
     nn.init.uniform_(weight, -bound, bound)
 
 
-def conv(channels_in: int, channels_out: int, size: int, scale: float = 1.0) -> nn.Conv2d:
+def conv(channels_in: int, channels_out: int, size: int, scale: float = 1.0, *, axes: int) -> nn.Conv1d | nn.Conv2d:
     """A convolution that keeps the resolution: (B, channels_in, H, W) -> (B, channels_out, H, W); `size` is odd."""
-    layer = nn.Conv2d(channels_in, channels_out, size, padding=size // 2)
+    made = nn.Conv2d if axes == 3 else nn.Conv1d
+    layer = made(channels_in, channels_out, size, padding=size // 2)
     init_uniform_(layer.weight, scale)
-    assert layer.bias is not None, "nn.Conv2d has a bias by default"
+    assert layer.bias is not None, "convolutions have a bias by default"
     nn.init.zeros_(layer.bias)
     return layer
 
@@ -76,6 +84,25 @@ def group_norm(channels: int) -> nn.GroupNorm:
     most = max(1, min(channels // 4, 32))
     groups = next(n for n in range(most, 0, -1) if channels % n == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def spread(numbers: Tensor, like: Tensor) -> Tensor:
+    """(..., C) -> (..., C, 1, 1), to go with features ``like`` (B, C, H, W)."""
+    return numbers.view(*numbers.shape, *[1] * (like.ndim - 2))
+
+
+def fold(x: Tensor, size: int) -> Tensor:
+    """Squares of `size` x `size` pixels as channels: (B, C, H, W) -> (B, C size^2, H/size, W/size)."""
+    if x.ndim == 4:
+        return F.pixel_unshuffle(x, size)
+    return x.unflatten(2, (-1, size)).transpose(2, 3).flatten(1, 2)
+
+
+def unfold(x: Tensor, size: int) -> Tensor:
+    """The inverse of `fold`."""
+    if x.ndim == 4:
+        return F.pixel_shuffle(x, size)
+    return x.unflatten(1, (-1, size)).transpose(2, 3).flatten(2)
 
 
 def scaled_sum(x: Tensor, h: Tensor, scale: float) -> Tensor:
@@ -134,7 +161,7 @@ class Attention(nn.Module):
     `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`: the fused kernels of PyTorch have none.
     """
 
-    def __init__(self, spec: NcsnppSpec, channels: int) -> None:
+    def __init__(self, spec: UnetSpec, channels: int) -> None:
         super().__init__()
         self.GroupNorm_0 = group_norm(channels)
         self.NIN_0 = NIN(channels, channels)
@@ -145,18 +172,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # (B, heads = 1, H W, C): a view if x is channels_last.
-        pixels = self.GroupNorm_0(x).permute(0, 2, 3, 1).flatten(1, 2).unsqueeze(1)
+        pixels = self.GroupNorm_0(x).flatten(2).transpose(1, 2).unsqueeze(1)
         query, key, value = self.NIN_0(pixels), self.NIN_1(pixels), self.NIN_2(pixels)
         h = self.NIN_3(F.scaled_dot_product_attention(query, key, value))
-        h = h.squeeze(1).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        h = h.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
         return scaled_sum(x, h, self.skip_scale)
 
 
-def fir_kernel(taps: Sequence[float]) -> Tensor:
+def fir_kernel(taps: Sequence[float], axes: int = 3) -> Tensor:
     """The separable filter with these taps, normalised to sum 1: (K, K), K = len(taps) even."""
     h = torch.tensor(taps, dtype=torch.get_default_dtype())
     h = h / h.sum()
-    return torch.outer(h, h)
+    return torch.outer(h, h) if axes == 3 else h
 
 
 def fir_filter(x: Tensor, kernel: Tensor, *, stride: int, padding: int, transposed: bool = False) -> Tensor:
@@ -172,8 +199,8 @@ def fir_filter(x: Tensor, kernel: Tensor, *, stride: int, padding: int, transpos
 def _depthwise(x: Tensor, kernel: Tensor, stride: int, padding: int, transposed: bool) -> Tensor:
     channels = x.shape[1]
     weight = kernel.to(x.dtype).expand(channels, 1, *kernel.shape).contiguous()
-    convolve = F.conv_transpose2d if transposed else F.conv2d
-    return convolve(x, weight, stride=stride, padding=padding, groups=channels)
+    convolve = TRANSPOSED if transposed else CONVOLVE
+    return convolve[x.ndim](x, weight, stride=stride, padding=padding, groups=channels)
 
 
 class Resample(nn.Module):
@@ -191,21 +218,23 @@ class Resample(nn.Module):
     Args:
         direction: "down" or "up".
         fir: taps of the FIR filter; None: 2x2 average down, nearest neighbour up.
+        axes: of an example: 3 for images (C, H, W), 2 in one dimension.
     """
 
     kernel: Tensor | None
 
-    def __init__(self, direction: Direction, fir: Sequence[float] | None) -> None:
+    def __init__(self, direction: Direction, fir: Sequence[float] | None, axes: int = 3) -> None:
         super().__init__()
         self.direction = direction
-        self.register_buffer("kernel", None if fir is None else fir_kernel(fir), persistent=False)
+        self.register_buffer("kernel", None if fir is None else fir_kernel(fir, axes), persistent=False)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
         down = self.direction == "down"
         if self.kernel is None:
-            return F.avg_pool2d(x, 2) if down else F.interpolate(x, scale_factor=2, mode="nearest")
-        kernel, padding = (self.kernel if down else 4 * self.kernel), len(self.kernel) // 2 - 1
+            pool = F.avg_pool2d if x.ndim == 4 else F.avg_pool1d
+            return pool(x, 2) if down else F.interpolate(x, scale_factor=2, mode="nearest")
+        kernel, padding = (self.kernel if down else 2**self.kernel.ndim * self.kernel), len(self.kernel) // 2 - 1
         return fir_filter(x, kernel, stride=2, padding=padding, transposed=not down)
 
 
@@ -221,30 +250,39 @@ class ConvResample(Resample):
         fir: taps of the FIR filter, or None.
         channels_in: C.
         channels_out: C'.
+        axes: as of `Resample`.
     """
 
-    def __init__(self, direction: Direction, fir: Sequence[float] | None, channels_in: int, channels_out: int) -> None:
-        super().__init__(direction, fir)
+    def __init__(
+        self,
+        direction: Direction,
+        fir: Sequence[float] | None,
+        channels_in: int,
+        channels_out: int,
+        axes: int = 3,
+    ) -> None:
+        super().__init__(direction, fir, axes)
         # Published checkpoints use different names for the filtered and the plain layer.
         self.layer_name = "Conv_0" if fir is None else "Conv2d_0"
-        self.add_module(self.layer_name, conv(channels_in, channels_out, 3))
+        self.add_module(self.layer_name, conv(channels_in, channels_out, 3, axes=axes))
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
         layer = getattr(self, self.layer_name)
         weight, bias = layer.weight, layer.bias
-        down = self.direction == "down"
+        down, convolve = self.direction == "down", CONVOLVE[x.ndim]
         if self.kernel is None:
             if down:
-                return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
-            return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+                return convolve(F.pad(x, (0, 1) * (x.ndim - 2)), weight, bias, stride=2)
+            return convolve(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
         half = self.kernel.shape[0] // 2
         if down:
             blurred = fir_filter(x, self.kernel, stride=1, padding=half)
-            return F.conv2d(blurred, weight, bias, stride=2)
-        interleaved = F.conv_transpose2d(x, weight.flip(2, 3).transpose(0, 1), stride=2)
-        blurred = fir_filter(interleaved, 4 * self.kernel, stride=1, padding=half - 1)
-        return blurred + bias[:, None, None].to(blurred.dtype)
+            return convolve(blurred, weight, bias, stride=2)
+        flipped = weight.flip(tuple(range(2, x.ndim))).transpose(0, 1)
+        interleaved = TRANSPOSED[x.ndim](x, flipped, stride=2)
+        blurred = fir_filter(interleaved, 2**self.kernel.ndim * self.kernel, stride=1, padding=half - 1)
+        return blurred + spread(bias, x).to(blurred.dtype)
 
 
 class ResBlock(nn.Module):
@@ -257,22 +295,21 @@ class ResBlock(nn.Module):
         resample: BigGAN blocks only: "down" or "up" changes both branches' resolution by 2.
     """
 
-    def __init__(
-        self, spec: NcsnppSpec, channels_in: int, channels_out: int, resample: Direction | None = None
-    ) -> None:
+    def __init__(self, spec: UnetSpec, channels_in: int, channels_out: int, resample: Direction | None = None) -> None:
         super().__init__()
+        axes, fir = spec.axes, spec.fir_kernel if spec.fir else None
         self.act = ACTIVATIONS[spec.nonlinearity]
         self.dropout = spec.dropout
         self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
         self.GroupNorm_0 = group_norm(channels_in)
-        self.resample = None if resample is None else Resample(resample, spec.fir_kernel if spec.fir else None)
-        self.Conv_0 = conv(channels_in, channels_out, 3)
+        self.resample = None if resample is None else Resample(resample, fir, axes)
+        self.Conv_0 = conv(channels_in, channels_out, 3, axes=axes)
         self.Dense_0 = dense(4 * spec.channels, channels_out)
         self.GroupNorm_1 = group_norm(channels_out)
-        self.Conv_1 = conv(channels_out, channels_out, 3, spec.init_scale)
+        self.Conv_1 = conv(channels_out, channels_out, 3, spec.init_scale, axes=axes)
         if channels_in != channels_out or resample is not None:
             if spec.resblock == "biggan":
-                self.Conv_2 = conv(channels_in, channels_out, 1)
+                self.Conv_2 = conv(channels_in, channels_out, 1, axes=axes)
             else:
                 self.NIN_0 = NIN(channels_in, channels_out)
 
@@ -281,7 +318,7 @@ class ResBlock(nn.Module):
         h = self.act(self.GroupNorm_0(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = self.Conv_0(h) + self.Dense_0(temb)[:, :, None, None]
+        h = self.Conv_0(h) + spread(self.Dense_0(temb), h)
         h = F.dropout(self.act(self.GroupNorm_1(h)), self.dropout, self.training)
         return scaled_sum(self._shortcut(x), self.Conv_1(h), self.skip_scale)
 
@@ -289,7 +326,7 @@ class ResBlock(nn.Module):
         if hasattr(self, "Conv_2"):
             return self.Conv_2(x)
         if hasattr(self, "NIN_0"):
-            return self.NIN_0(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return self.NIN_0(x.movedim(1, -1)).movedim(-1, 1)
         return x
 
 
@@ -299,9 +336,9 @@ class Combine(nn.Module):
     h (B, C, H, W), image (B, A, H, W) -> (B, C, H, W) for "sum", (B, 2C, H, W) for "cat".
     """
 
-    def __init__(self, channels_image: int, channels: int, method: str) -> None:
+    def __init__(self, channels_image: int, channels: int, method: str, axes: int) -> None:
         super().__init__()
-        self.Conv_0 = conv(channels_image, channels, 1)
+        self.Conv_0 = conv(channels_image, channels, 1, axes=axes)
         self.method = method
 
     def forward(self, h: Tensor, image: Tensor) -> Tensor:
@@ -327,7 +364,7 @@ class _Level:
 
 
 class Ncsnpp(nn.Module):
-    """The network alpha(u, t): u (B, channels_in, S, S), t (B,) in (0, 1] -> (B, channels_out, S, S), S = image_size.
+    """The network alpha(u, t): u (B, nC, H, W), t (B,) in (0, 1] -> (B, mC, H, W); with `spec.axes` of 2, (B, nC, L).
 
     Args:
         spec: the recipe's `network` section; the other arguments are those of `cld_core.nets.build`.
@@ -335,21 +372,23 @@ class Ncsnpp(nn.Module):
     """
 
     def __init__(
-        self, spec: NcsnppSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0
+        self, spec: UnetSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0
     ) -> None:
         super().__init__()
-        channels, *self._sides = data_shape
+        channels, *sides = data_shape
         self.spec, self._attends = spec, spec.attends(data_shape[1:])
-        self.channels_in, self.channels_out = halves_in * channels, halves_out * channels
+        self._shape = (halves_in * channels, *sides)
+        folded = channels * spec.patch ** len(sides)
+        self.channels_in, self.channels_out = halves_in * folded, halves_out * folded
         self.act = ACTIVATIONS[spec.nonlinearity]
         self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
         self.all_modules = nn.ModuleList()
         self._fir = spec.fir_kernel if spec.fir else None
-        self.image_down = Resample("down", self._fir) if spec.progressive_input == "input_skip" else None
-        self.image_up = Resample("up", self._fir) if spec.progressive_output == "output_skip" else None
+        self.image_down = Resample("down", self._fir, spec.axes) if spec.progressive_input == "input_skip" else None
+        self.image_up = Resample("up", self._fir, spec.axes) if spec.progressive_output == "output_skip" else None
 
         self._embedding = self._add_embedding()
-        self._first = self._add(conv(self.channels_in, spec.channels, 3))
+        self._first = self._add(conv(self.channels_in, spec.channels, 3, axes=spec.axes))
         self._down, skips, channels = self._add_down()
         first, attention = self._add(ResBlock(spec, channels, channels)), self._add(Attention(spec, channels))
         self._middle = first, attention, self._add(ResBlock(spec, channels, channels))
@@ -358,7 +397,8 @@ class Ncsnpp(nn.Module):
         self.label_embedding = embedding(classes, 4 * spec.channels)
         if self.label_embedding is not None:
             nn.init.zeros_(self.label_embedding.weight)  # it begins as a network without labels
-        self.augmentation = dense(CONDITIONS, 4 * spec.channels, bias=False) if spec.augment > 0 else None
+        told = getattr(spec, "augment", 0.0) > 0
+        self.augmentation = dense(CONDITIONS, 4 * spec.channels, bias=False) if told else None
 
     def forward(self, u: Tensor, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
         """The result has the type of u, even under autocast; t may have any floating type, and float64 is kept.
@@ -370,12 +410,15 @@ class Ncsnpp(nn.Module):
         Raises:
             ValueError: u does not have the shape that the network was built for.
         """
-        if u.shape[1:] != (built := (self.channels_in, *self._sides)):
-            raise ValueError(f"NCSN++ got u of shape {tuple(u.shape)}, but was built for (B, *{built}).")
+        if u.shape[1:] != self._shape:
+            built = ", ".join(map(str, self._shape))
+            raise ValueError(f"{self.spec.name} got u of shape {tuple(u.shape)}, but was built for (B, {built}).")
         temb = self.embed(t, *label, augmented=augmented)
-        h, skips = self._go_down(u, temb)
+        patch = self.spec.patch
+        h, skips = self._go_down(fold(u, patch) if patch > 1 else u, temb)
         first, attention, second = (self.all_modules[place] for place in self._middle)
-        return self._go_up(second(attention(first(h, temb)), temb), skips, temb).to(u.dtype)
+        alpha = self._go_up(second(attention(first(h, temb)), temb), skips, temb).to(u.dtype)
+        return unfold(alpha, patch) if patch > 1 else alpha
 
     def embed(self, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
         """Time and label, (B,) each, in the form that every residual block gets: (B, 4 channels), of the weights' type.
@@ -467,10 +510,10 @@ class Ncsnpp(nn.Module):
             if level < len(spec.multipliers) - 1:
                 resample = self._add_resample("down", channels)
                 if spec.progressive_input == "input_skip":
-                    merge = self._add(Combine(image_channels, channels, spec.combine))
+                    merge = self._add(Combine(image_channels, channels, spec.combine, spec.axes))
                     channels *= 2 if spec.combine == "cat" else 1
                 elif spec.progressive_input == "residual":
-                    merge = self._add(ConvResample("down", self._fir, image_channels, channels))
+                    merge = self._add(ConvResample("down", self._fir, image_channels, channels, spec.axes))
                     image_channels = channels
                 skips.append(channels)
             levels.append(_Level(blocks, resample, merge))
@@ -494,7 +537,7 @@ class Ncsnpp(nn.Module):
                 if level == lowest:
                     read_out = self._add_read_out(channels, channels, 1.0)
                 else:
-                    merge = self._add(ConvResample("up", self._fir, image_channels, channels))
+                    merge = self._add(ConvResample("up", self._fir, image_channels, channels, spec.axes))
                 image_channels = channels
             resample = self._add_resample("up", channels) if level else None
             levels.append(_Level(blocks, resample, merge, read_out))
@@ -508,8 +551,9 @@ class Ncsnpp(nn.Module):
         if spec.resblock == "biggan":
             return self._add(ResBlock(spec, channels, channels, direction))
         if spec.resample_with_conv:
-            return self._add(ConvResample(direction, self._fir, channels, channels))
-        return self._add(Resample(direction, self._fir))
+            return self._add(ConvResample(direction, self._fir, channels, channels, spec.axes))
+        return self._add(Resample(direction, self._fir, spec.axes))
 
     def _add_read_out(self, channels: int, channels_out: int, scale: float) -> ReadOut:
-        return self._add(group_norm(channels)), self._add(conv(channels, channels_out, 3, scale))
+        layer = conv(channels, channels_out, 3, scale, axes=self.spec.axes)
+        return self._add(group_norm(channels)), self._add(layer)

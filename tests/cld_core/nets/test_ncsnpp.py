@@ -14,7 +14,15 @@ TAPS = (1, 3, 3, 1)
 
 def tiny(**changes):
     """A network of milliseconds, whose residual branches do not start at zero."""
-    keys = {"image_size": 4, "channels": 4, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "init_scale": 1.0}
+    keys = {
+        "image_size": 4,
+        "image_channels": 3,
+        "channels": 4,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "attention": (2,),
+        "init_scale": 1.0,
+    }
     return NcsnppSpec(**(keys | changes))
 
 
