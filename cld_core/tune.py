@@ -467,7 +467,10 @@ class Fitting:
         self, model: Model, request: TuneRequest, neighbour: Coefficients | None = None, checkpoint: str = ""
     ) -> None:
         self._model, self._request, self._checkpoint = model, request, checkpoint
-        self._flow = {"x": np.empty((0, *model.data_shape), np.float32), "nfe": np.empty(0, np.int64)}
+        self._flow: dict[str, np.ndarray] = {
+            "x": np.empty((0, *model.data_shape), np.float32),
+            "nfe": np.empty(0, np.int64),
+        }
         self._state = State("", neighbour)
         self._evaluated: list[int] = []
 

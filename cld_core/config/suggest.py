@@ -43,7 +43,7 @@ _WIDEST = 1024
 def suggested(
     shape: tuple[int, ...],
     examples: int | None = None,
-    size: Size = "s",
+    size: str = "s",
     *,
     tests: int | None = None,
     data_std: float = 1.0,
