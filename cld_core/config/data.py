@@ -129,4 +129,4 @@ class CelebaHq256Spec(ImageDataSpec):
     path: str = key("data/celebahq256", _PATH, is_path=True)
 
 
-DataSpec = ToyDataSpec | ImageDataSpec | ArraysSpec
+DataSpec = ToyDataSpec | StoredDataSpec

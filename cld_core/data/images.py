@@ -351,8 +351,7 @@ class ImageSource(StoredSource):
     def _labels(self) -> dict[Split, Tensor]:
         """Those of each split."""
         about = store.about_of(self._spec)
-        root = Path(self._spec.path).expanduser()
-        return {split: torch.from_numpy(store.read_labels(root, about, split)) for split in about.splits}
+        return {split: torch.from_numpy(store.labels_of(self._spec, split)) for split in about.splits}
 
     @cached_property
     def train(self) -> ImageSet:

@@ -24,9 +24,13 @@ from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
 from cld_core.sanitize import one_line
 
+from .form import Form
+
 if TYPE_CHECKING:
     import lmdb
     import numpy as np
+
+    from .arrays import Arrays
 
 PUBLISHED: Final = "lmdb"
 ABOUT, IMAGES, LABELS = "about.json", "images.npy", "labels.npy"
@@ -194,9 +198,7 @@ def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) ->
     if isinstance(spec, ImageDataSpec):
         about_of(spec)
     elif isinstance(spec, ArraysSpec):
-        from . import arrays
-
-        for text in arrays.find(spec).look():
+        for text in arrays_of(spec).look():
             say(text)
 
 
@@ -220,9 +222,7 @@ def shape_of(spec: DataSpec) -> tuple[int, ...] | None:
     if isinstance(spec, ImageDataSpec):
         return about_of(spec).shape[1:]
     if isinstance(spec, ArraysSpec):
-        from . import arrays
-
-        return arrays.find(spec).shape
+        return arrays_of(spec).shape
     found: tuple[int, ...] | None = getattr(spec, "shape", None)
     return found
 
@@ -237,12 +237,50 @@ def about_of(spec: ImageDataSpec) -> About:
     return about
 
 
+def are_pictures(spec: DataSpec) -> bool:
+    """Whether examples are images, or arrays of their shape; raises as `shape_of` does."""
+    if isinstance(spec, ImageDataSpec):
+        return True
+    return isinstance(spec, ArraysSpec) and Form(shape=arrays_of(spec).shape).are_pictures
+
+
+def are_vectors(spec: StoredDataSpec) -> bool:
+    """Whether examples are vectors (d); raises as `shape_of` does."""
+    return isinstance(spec, ArraysSpec) and len(arrays_of(spec).shape) == 1
+
+
+def arrays_of(spec: ArraysSpec) -> "Arrays":
+    """The arrays that a recipe names; raises as `arrays.find` does."""
+    from . import arrays
+
+    return arrays.find(spec)
+
+
+def class_names(spec: StoredDataSpec) -> tuple[str, ...]:
+    """The names of the classes of stored data; empty if they have none, or arrays whose recipe wants none."""
+    if isinstance(spec, ArraysSpec):
+        classes = arrays_of(spec).classes
+        return () if classes is None else classes.names
+    assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
+    return about_of(spec).classes
+
+
+def labels_of(spec: StoredDataSpec, split: Split) -> "np.ndarray":
+    """Their labels, (n,), int64, each an index of the classes.
+
+    Raises:
+        DataError: they are missing, or not those that were written.
+    """
+    if isinstance(spec, ArraysSpec):
+        return arrays_of(spec).labels(split)
+    assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
+    return read_labels(Path(spec.path).expanduser(), about_of(spec), split)
+
+
 def count_of(spec: StoredDataSpec, split: Split) -> int:
     """How many examples a split of a recipe's data has; raises as `split_of` does."""
     if isinstance(spec, ArraysSpec):
-        from . import arrays
-
-        return len(arrays.find(spec).splits[split])
+        return len(arrays_of(spec).splits[split])
     return split_of(spec, split).count
 
 
@@ -253,9 +291,7 @@ def split_of(spec: StoredDataSpec, split: Split) -> SplitInfo:
         DataError: the data or the split are missing.
     """
     if isinstance(spec, ArraysSpec):
-        from . import arrays
-
-        return arrays.find(spec).info(split)
+        return arrays_of(spec).info(split)
     assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
     splits = about_of(spec).splits
     if split not in splits:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from cld_core import metrics as registry
 from cld_core.config import Recipe
-from cld_core.config.data import ImageDataSpec
+from cld_core.config.data import StoredDataSpec
 from cld_core.config.eval import INCEPTION, PUBLISHED_SHA256, WEIGHTS_URL, FidSpec
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec
@@ -56,7 +56,7 @@ def request_of(
         _require_flow(recipe.sampling, names)
     fid, files = feature_inputs(recipe.anchored(Path.cwd()), names)
     points = _points(recipe, points_key) if "points" in over else 0
-    images = recipe.data if isinstance(recipe.data, ImageDataSpec) else None
+    stored = recipe.data if isinstance(recipe.data, StoredDataSpec) else None
     eps = max(spec.elbo.eps, recipe.objective.loss_eps)
     named = [("metrics", name) for name in names]
     named += [("sampling", recipe.sampling.method)] if "samples" in over else []
@@ -65,8 +65,8 @@ def request_of(
     request = EvalRequest(
         **{**vars(spec), **resolved},
         plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
-        images=images is not None,
-        test_set=store.split_of(images, "validation").digest if images is not None and points else None,
+        images=stored is not None and not store.are_vectors(stored),
+        test_set=store.split_of(stored, "validation").digest if stored is not None and points else None,
         metrics=names,
         checkpoint_step=checkpoint_step,
         model_digest=recipe.model_digest(),
@@ -108,12 +108,12 @@ def _require_flow(sampling: SamplingSpec, metrics: Sequence[str]) -> None:
 def _points(recipe: Recipe, key: str) -> int:
     """How many test points there are to be: as many as ``key`` asks for, or all."""
     wanted = recipe.eval.points
-    if not isinstance(recipe.data, ImageDataSpec):
+    if not isinstance(recipe.data, StoredDataSpec):
         return wanted or recipe.eval.samples
-    present = store.split_of(recipe.data, "validation").count
+    present = store.count_of(recipe.data, "validation")
     if wanted is not None and wanted > present:
         all_of_them = ", or null for all of them" if key == "eval.points" else ""
-        text = f"is {wanted}, but {recipe.data.path} has {present} test images"
+        text = f"is {wanted}, but {recipe.data.path} has {present} test examples"
         raise UsageError(f"'{key}' {text}. Set {key}={present}{all_of_them}.")
     return wanted or present
 
@@ -152,7 +152,7 @@ def feature_inputs(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInput
 
 def _refuse_other_data(recipe: Recipe, metrics: Sequence[registry.Metric]) -> None:
     """Refuse metrics of images for vectors, the other way round, and those of classes where there are none."""
-    images = isinstance(recipe.data, ImageDataSpec)
+    images = store.are_pictures(recipe.data)
     fitting = registry.fitting(images=images)
     if others := [metric for metric in metrics if metric not in fitting]:
         flags, fit = ", ".join(it.flag for it in others), " or ".join(it.flag for it in fitting)
@@ -187,7 +187,6 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
     Raises:
         UsageError: it is not registered, or its weights are missing or those of another network.
     """
-    assert isinstance(recipe.data, ImageDataSpec), "features are of images"
     spec = recipe.eval.fid
     plugin: str | None = None
     layer = "2048" if spec.layer is None else str(spec.layer)
@@ -214,7 +213,9 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         return made, LAYERS[layer], files
     from . import features
 
-    return made, features.dimensions(made, files, recipe.data.pixels), files
+    shape = store.shape_of(recipe.data)
+    assert shape is not None, "features are of images"
+    return made, features.dimensions(made, files, shape), files
 
 
 def _given_weights(spec: FidSpec) -> Path | None:
