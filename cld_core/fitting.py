@@ -7,7 +7,7 @@ import copy
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,12 +16,13 @@ import torch
 from tqdm import tqdm
 
 from .config import Recipe, describe, from_dict
+from .config.data import ArraysSpec, StoredDataSpec
 from .config.loader import whole_number
 from .config.registry import SECTIONS
 from .config.schema import leaves
-from .config.suggest import SIZES, Size, suggested
+from .config.suggest import SIZES, suggested
 from .data import arrays, store
-from .data.images import ArraySource
+from .data.images import ArraySource, StoredSource
 from .data.source import Source, form_of, source
 from .errors import DataError, RecipeError, did_you_mean
 from .model import Model
@@ -62,7 +63,7 @@ def fit(
     network: str | Mapping[str, Any] | None = None,
     *,
     labels: Any = None,
-    size: Size = "s",
+    size: str = "s",
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool | None = None,
@@ -108,12 +109,12 @@ def fit_steps(
     network: str | Mapping[str, Any] | None = None,
     *,
     labels: Any = None,
-    size: Size = "s",
+    size: str = "s",
     seed: int = 0,
     device: torch.device | str | None = None,
     every: int = 1,
     **keys: Any,
-) -> "Iterator[Step]":
+) -> Generator[Step, None, None]:
     """What `fit` does, step by step: yields a `Step` after every ``every`` steps, and after the last one.
 
     The model can be sampled, evaluated and saved at each of them. Whoever stops early keeps it: it changes no more.
@@ -138,7 +139,7 @@ def fit_steps(
     return _trained(trainer, every)
 
 
-def _trained(trainer: Trainer, every: int) -> Iterator[Step]:
+def _trained(trainer: Trainer, every: int) -> Generator[Step, None, None]:
     recipe, device = trainer.recipe, trainer.ranks.device
     model = Model(recipe, device, net=_averaged(trainer), data=trainer.source, classes=trainer.classes)
     gpus = [device] if device.type == "cuda" else []
@@ -181,38 +182,36 @@ def _averaged(trainer: Trainer) -> torch.nn.Module:
 
 def _data(data: Any, labels: Any, more: Mapping[str, Any], device: torch.device) -> tuple[dict[str, Any], Source]:
     """The `data` section of a recipe, and its examples."""
-    toys = [name for name, it in SECTIONS["data"].variants.items() if not hasattr(it.spec, "path")]
+    toys = [name for name, it in SECTIONS["data"].variants.items() if not issubclass(it.spec, StoredDataSpec)]
     if isinstance(data, str | os.PathLike):
         path, name = Path(data).expanduser(), os.fspath(data)
         if name not in toys and not path.exists():
             fix = did_you_mean(name, toys) or f" Toy densities are {', '.join(toys)}."
             raise DataError(f"data={name!r}: there is no such file, folder or toy density.{fix}")
         data = {"name": name} if name in toys else store.keys_of(path.absolute())
-    in_memory = not isinstance(data, Mapping)
-    section = {**({"name": "arrays"} if in_memory else data), "labels": labels is not None and labels is not False}
-    spec = from_dict({"data": {**section, **more}}, _CALLER).data
-    if not in_memory:
-        return {**section, **more}, source(spec, device)
-    found = arrays.given(data, labels, share=spec.test_share, where="data")
-    return {**section, **more}, ArraySource(spec, device, found)
+    section = {**({} if labels is None or labels is False else {"labels": True}), **more}
+    if isinstance(data, Mapping):
+        if not isinstance(labels, bool | None):
+            raise RecipeError("labels: these data have their own. Pass labels=True, or the examples as an array.")
+        section = {**data, **section}
+        return section, source(from_dict({"data": section}, _CALLER).data, device)
+    section = {"name": "arrays", **section}
+    spec = from_dict({"data": section}, _CALLER).data
+    assert isinstance(spec, ArraysSpec), "data in memory are arrays"
+    return section, ArraySource(spec, device, arrays.given(data, labels, share=spec.test_share, where="data"))
 
 
-def _recipe(section: Mapping[str, Any], examples: Source, given: Mapping[str, Any], size: Size) -> Recipe:
+def _recipe(section: Mapping[str, Any], examples: Source, given: Mapping[str, Any], size: str) -> Recipe:
     """The suggested keys for data, and over them those that were given."""
-    count = getattr(examples, "train", None)
+    train = test = None
+    if isinstance(examples, StoredSource):
+        train, test = examples.train.n, examples.test.n
     std = 1.0
-    if section.get("scaling", "standard") != "standard" or form_of(examples).scaling is None:
-        rows = min(_JUDGED, _JUDGED if count is None else count.n)
-        std = float(f"{float(examples.batch(0, 0, 0, rows, slice(0, rows)).square().mean().sqrt()):.2g}") or 1.0
-    keys: dict[str, Any] = suggested(
-        examples.shape,
-        None if count is None else count.n,
-        size,
-        tests=None if count is None else examples.test.n,
-        data_std=std,
-        sde=given["sde"].get("name", "cld"),
-        steps=given["train"]["steps"],
-    )
+    if form_of(examples).scaling is None or section.get("scaling", "standard") != "standard":
+        count = min(_JUDGED, train or _JUDGED)
+        std = float(f"{float(examples.batch(0, 0, 0, count, slice(0, count)).square().mean().sqrt()):.2g}") or 1.0
+    sde, steps = given.get("sde", {}).get("name", "cld"), given["train"]["steps"]
+    keys: dict[str, Any] = suggested(examples.shape, train, size, tests=test, data_std=std, sde=sde, steps=steps)
     merged = {name: _over(name, keys.get(name, {}), own) for name, own in given.items()}
     return from_dict({"name": "fit", "data": section, **keys, **merged}, _CALLER)
 

@@ -91,6 +91,10 @@ def dump_with_comments(recipe: Recipe, only: Collection[str] | None = None) -> s
         if path in SELECTORS:
             comment = _choice(value, SECTIONS[section].docs)
         own = [f"{indent}{line}" for line in to_yaml({name: value}).rstrip("\n").split("\n")]
+        if only is not None:
+            # Whoever writes few keys shows what is chosen, and leaves what else there is to `cldctl explain`.
+            comment = SECTIONS[section].docs[value] if path in SELECTORS else entry.doc
+            own = [f"{indent}{name}: {to_yaml_line(value)}"]
         beside = _beside(own[0], comment)
         # Nothing can be behind the first line of a list, or of a text that goes on.
         lines += [beside] if len(own) == 1 and len(beside) <= _WIDTH else [f"{indent}# {comment}", *own]

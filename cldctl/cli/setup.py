@@ -95,7 +95,9 @@ def _look(data: Path, size: str) -> _Data:
         about = store.find(data)
         return _images(keys, {split: info.count for split, info in about.splits.items()}, about.classes)
     has_arrays = any((data / f"train{suffix}").is_file() for suffix in arrays.SUFFIXES)
-    return _pictures(data, size) if data.is_dir() and not has_arrays or data.suffix in (".zip", ".tar") else _arrays(keys)
+    if data.suffix in (".zip", ".tar") or (data.is_dir() and not has_arrays):
+        return _pictures(data, size)
+    return _arrays(keys)
 
 
 def _images(keys: dict[str, Any], counts: "Mapping[Any, int]", classes: "Sequence[str]", **more: Any) -> _Data:
@@ -133,9 +135,9 @@ def _arrays(keys: dict[str, Any]) -> _Data:
     warnings += found.look()
     train, tests = (len(found.splits[split]) for split in ("train", "validation"))
     classes = () if found.classes is None else found.classes.names
-    named = f" in {len(classes)} classes ({listed(classes)})" if classes else ", without labels"
-    kind = found.splits["train"].x.dtype
-    said = f"{train + tests:,} examples of shape {found.shape}, {kind}{named}: {train:,} for training, {tests:,} for tests"
+    named = f"in {len(classes)} classes ({listed(classes)})" if classes else "without labels"
+    kind, counts = found.splits["train"].x.dtype, f"{train:,} for training, {tests:,} for tests"
+    said = f"{train + tests:,} examples of shape {found.shape}, {kind}, {named}: {counts}"
     own: dict[str, Any] = keys | ({"labels": True} if classes else {})
     if found.grey_levels is None:
         how = "mean 0 and standard deviation 1 in each " + ("column" if len(found.shape) == 1 else "channel")
