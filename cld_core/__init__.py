@@ -12,13 +12,27 @@ from . import errors
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .fitting import fit, fit_steps
     from .likelihood import Likelihood
     from .model import Model, Trajectory
     from .registration import register
     from .runs_table import Runs
     from .samplers import Samples
 
-__all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "errors", "load", "register", "runs"]
+__all__ = [
+    "Likelihood",
+    "Model",
+    "Runs",
+    "Samples",
+    "Trajectory",
+    "__version__",
+    "errors",
+    "fit",
+    "fit_steps",
+    "load",
+    "register",
+    "runs",
+]
 
 # Imported when they are asked for: `import cld_core` loads no torch.
 _LAZY = {
@@ -27,6 +41,8 @@ _LAZY = {
     "Runs": "cld_core.runs_table:Runs",
     "Samples": "cld_core.samplers:Samples",
     "Trajectory": "cld_core.model:Trajectory",
+    "fit": "cld_core.fitting:fit",
+    "fit_steps": "cld_core.fitting:fit_steps",
     "register": "cld_core.registration:register",
 }
 
