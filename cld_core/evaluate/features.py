@@ -103,8 +103,12 @@ class Extractor:
     @execution.using(tf32=False)
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
-        """``features`` (B, D), and ``scores`` (B, K) if wanted, float32, of images (B, 3, H, W), uint8."""
-        outputs = self._net.convert_features_tuple_to_dict(self._net(pixels.to(self.device)))
+        """``features`` (B, D), and ``scores`` (B, K) if wanted, float32, of images (B, C, H, W), uint8.
+
+        The network gets grey images (B, 1, H, W) with this channel three times.
+        """
+        coloured = pixels.to(self.device).expand(-1, 3, -1, -1)
+        outputs = self._net.convert_features_tuple_to_dict(self._net(coloured))
         return {key: outputs[layer].float().cpu().numpy() for key, layer in self.layers.items()}
 
 

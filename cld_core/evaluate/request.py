@@ -13,7 +13,7 @@ from typing import Literal
 
 from cld_core import metrics as registry
 from cld_core.config import Recipe
-from cld_core.config.data import StoredDataSpec
+from cld_core.config.data import DataSpec, ImageDataSpec, StoredDataSpec
 from cld_core.config.eval import INCEPTION, PUBLISHED_SHA256, WEIGHTS_URL, FidSpec
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec
@@ -57,6 +57,7 @@ def request_of(
     fid, files = feature_inputs(recipe.anchored(Path.cwd()), names)
     points = _points(recipe, points_key) if "points" in over else 0
     stored = recipe.data if isinstance(recipe.data, StoredDataSpec) else None
+    reads_test = points or any(registry.ROWS[metric.rows].of == "vectors" for metric in registry.metrics(names))
     eps = max(spec.elbo.eps, recipe.objective.loss_eps)
     named = [("metrics", name) for name in names]
     named += [("sampling", recipe.sampling.method)] if "samples" in over else []
@@ -66,7 +67,7 @@ def request_of(
         **{**vars(spec), **resolved},
         plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
         images=stored is not None and not store.are_vectors(stored),
-        test_set=store.split_of(stored, "validation").digest if stored is not None and points else None,
+        test_set=store.split_of(stored, "validation").digest if stored is not None and reads_test else None,
         metrics=names,
         checkpoint_step=checkpoint_step,
         model_digest=recipe.model_digest(),
@@ -150,14 +151,29 @@ def feature_inputs(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInput
     return made, files
 
 
+def kinds_of(data: DataSpec) -> tuple[registry.Kind, ...]:
+    """What the examples of a recipe's data are to metrics.
+
+    Raises:
+        DataError: arrays are missing.
+    """
+    if isinstance(data, ImageDataSpec):
+        return ("images",)
+    if not isinstance(data, StoredDataSpec):
+        return ("vectors", "law")
+    return ("vectors", "images") if store.are_pictures(data) else ("vectors",)
+
+
 def _refuse_other_data(recipe: Recipe, metrics: Sequence[registry.Metric]) -> None:
-    """Refuse metrics of images for vectors, the other way round, and those of classes where there are none."""
-    images = store.are_pictures(recipe.data)
-    fitting = registry.fitting(images=images)
+    """Refuse metrics for other kinds of data, those of a law that nobody knows, and those of classes without any."""
+    kinds, name = kinds_of(recipe.data), recipe.data.name
+    fitting = registry.fitting(kinds)
     if others := [metric for metric in metrics if metric not in fitting]:
         flags, fit = ", ".join(it.flag for it in others), " or ".join(it.flag for it in fitting)
-        wanted, found = ("vectors", "images") if images else ("images", "vectors")
-        text = f"compares {wanted}, but the examples of data.name={recipe.data.name} are {found}"
+        wanted = registry.ROWS[others[0].rows].of
+        text = f"compares {wanted}, but the examples of data.name={name} are {' and '.join(kinds[:1])}"
+        if wanted in kinds:
+            text = f"needs the density of the data, and that of data.name={name} is not known"
         raise UsageError(f"{flags} {text}. Ask for {fit}.")
     by_class = [metric.flag for metric in metrics if metric.needs_labels]
     if by_class and not recipe.data.labels:
@@ -167,6 +183,13 @@ def _refuse_other_data(recipe: Recipe, metrics: Sequence[registry.Metric]) -> No
 
 def _refuse_too_few(recipe: Recipe, metrics: Sequence[registry.Metric], references: int | None) -> None:
     """Refuse settings that the number of samples, or of features of training images, is too small for."""
+    sets, data = recipe.eval.w2.sets, recipe.data
+    if isinstance(data, StoredDataSpec) and any(registry.ROWS[metric.rows].of == "vectors" for metric in metrics):
+        counts = {"samples": recipe.eval.samples, "test examples": store.count_of(data, "validation")}
+        what = min(counts, key=lambda name: counts[name])
+        if counts[what] < 2 * sets:
+            fix = f"Set it to at most {counts[what] // 2}, which must be 2 or more"
+            raise UsageError(f"'eval.w2.sets' is {sets}, too many for {counts[what]} {what}. {fix}.")
     for metric in metrics:
         if metric.least is None:
             continue
