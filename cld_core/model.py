@@ -609,10 +609,10 @@ class Model:
         label: Label = None,
         **settings: Any,
     ) -> "Figure":
-        """Draw samples, and a picture of them: points over the true density beside the data, or a grid of images.
+        """Draw samples, and a picture of them: vectors or curves beside the data, or a grid of images.
 
         Args:
-            n: how many; None: 2,000 points, or 64 images.
+            n: how many; None: 2,000 points, 16 curves, or 64 images.
             ax: axes for the samples alone; None: a new figure of pyplot.
 
         The other arguments are those of `sample`, and so are the errors. In a notebook, end the line with a semicolon
@@ -626,9 +626,10 @@ class Model:
         if ax is None:
             from matplotlib import pyplot
 
-            size_in = (6.0, 6.4) if self.is_image else pictures.SIDE_BY_SIDE
+            alone = pictures.is_grid(self.form)
+            size_in = (6.0, 6.4) if alone else pictures.size_in(self.form)
             figure, how = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(x, self, how)
-            if not self.is_image:
+            if not alone:
                 pictures.beside_data(figure, x, self, how)
                 return figure
             ax = figure.subplots()

@@ -1,8 +1,11 @@
-"""Pictures of samples: grids of images, and points of toy data over the true density, beside the data."""
+"""Pictures of samples, beside the data if they are there.
+
+Grids of images; points in the plane, over the true density of toy data; histograms of pairs of features; curves.
+"""
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +18,11 @@ from torch import Tensor
 
 from .config.schema import MAX_PICTURE
 from .config.train import EmaSpec
-from .data.images import to_pixels
+from .data.form import Form
+from .data.images import to_grey
 from .data.source import Source, form_of, test_count
 from .data.toy import Toy
-from .errors import UsageError
+from .errors import DataError, UsageError
 from .files import replacing
 from .samplers import Samples
 from .sanitize import one_line
@@ -40,13 +44,20 @@ _GRID = 480
 _DOT = 1.6
 # The limits of the axes come from so many test points at least; more than the second number are never drawn.
 _EXAMPLES, _MOST_EXAMPLES = 2048, 20_000
+# Test data that are searched for those of a class, in multiples of the samples.
+_SEARCHED = 16
 
 Array = npt.NDArray[Any]
 # Of a figure with data and samples, in inches.
 SIDE_BY_SIDE = (10.0, 5.4)
 _DPI = 140
+# Of vectors, how wide a picture with a histogram for each feature is.
+_SQUARE = (10.0, 10.0)
 # Of a grid of images.
 _MOST_ROWS = 16
+# How many features of vectors, channels of curves, and curves a picture shows.
+_FEATURES, _CHANNELS, _CURVES = 6, 4, 16
+_BINS = 40
 
 
 # --- pictures of a model's samples
@@ -59,16 +70,21 @@ def samples(model: "Model", path: Path, *, seed: int = 0, batch_size: int | None
     show(path, drawn.x, model, how(model, drawn))
 
 
+def is_grid(form: Form) -> bool:
+    """Whether samples are shown as a grid of images: if they are (C, H, W)."""
+    return len(form.shape) == 3
+
+
 def default_count(model: "Model") -> int:
     """How many samples a picture shows: of images with classes, a row of each class, as far as there is room."""
-    if not model.is_image:
-        return 2000
+    if not is_grid(model.form):
+        return _CURVES if len(model.data_shape) == 2 else 2000
     return min(max(8, len(model.classes or ())), _MOST_ROWS) ** 2
 
 
 def in_rows(model: "Model", n: int) -> Tensor | None:
-    """Labels with which each row of a picture of n images has one class; None for points, and without classes."""
-    if model.classes is None or not model.is_image:
+    """Labels with which each row of a picture of n images has one class; None for others, and without classes."""
+    if model.classes is None or not is_grid(model.form):
         return None
     return torch.arange(n) // columns_of(n) % len(model.classes)
 
@@ -107,7 +123,7 @@ def name_of(model: "Model", n: int, seed: int = 0, label: str | None = None) -> 
 
 
 def show(path: Path, x: Tensor, model: "Model", how: str) -> None:
-    """Save samples: a grid of images, or a scatter of points over the true density. ``how`` ends the title."""
+    """Save samples: a grid of images, or a figure as `beside_data` draws it. ``how`` ends the title."""
     write(path, pixels(x, model, how), title(x, model, how))
 
 
@@ -137,11 +153,11 @@ def show_given(
         Plane.of(model.source, len(x), label).draw_samples(right, x.cpu())
         figure.suptitle(text)
 
-    if model.is_image:
-        observed = to_pixels(observation.backprojected()[None])
-        made = enlarged(tile(torch.cat([observed, to_pixels(x).cpu()])))
+    if is_grid(model.form):
+        observed = _grey(observation.backprojected()[None], model.form)
+        made = enlarged(tile(torch.cat([observed, _grey(x, model.form).cpu()])))
     else:
-        made = rendered(draw)
+        made = rendered(draw, size_in(model.form))
     write(path, made, text)
 
 
@@ -152,22 +168,41 @@ def title(x: Tensor, model: "Model", how: str) -> str:
     average = EmaSpec(length=model.ema_length).words
     weights = f"step {model.step:,}" + (f", {average}" if average else "")
     name = model.recipe.name if model.path is None else model.path.name.removesuffix(".safetensors")
-    return f"{one_line(name, 60)}, {weights}: {len(x):,} samples{some}, {how}"
+    return f"{one_line(name, 60)}, {weights}: {len(x):,} samples{some}{_left_out(model.form)}, {how}"
+
+
+def _left_out(form: Form) -> str:
+    """In words, after a comma, which part of each sample a picture shows; empty if it shows all of it."""
+    parts = form.shape[0]
+    if is_grid(form):
+        return "" if form.are_pictures else f", channel 0 of {parts}"
+    what, most = ("channels", _CHANNELS) if len(form.shape) == 2 else ("features", _FEATURES)
+    return f", {what} 0 to {most - 1} of {parts}" if parts > most else ""
 
 
 def pixels(x: Tensor, model: "Model", how: str) -> Tensor:
     """The picture that `show` saves: uint8, (H, W, C)."""
-    if model.is_image:
-        return enlarged(tile(to_pixels(x)))
-    return rendered(lambda figure: beside_data(figure, x.cpu(), model, title(x, model, how)))
+    if is_grid(model.form):
+        return enlarged(tile(_grey(x, model.form)))
+    return rendered(lambda figure: beside_data(figure, x.cpu(), model, title(x, model, how)), size_in(model.form))
 
 
-def rendered(draw: "Callable[[Figure], object]") -> Tensor:
-    """What ``draw`` draws into a figure with room for two squares: uint8, (H, W, 3)."""
+def _grey(x: Tensor, form: Form) -> Tensor:
+    """Samples (n, C, H, W) as uint8 images, (n, 1 or 3, H, W)."""
+    return to_grey(x if form.are_pictures else x[:, :1], form)
+
+
+def size_in(form: Form) -> tuple[float, float]:
+    """Width and height of a figure with samples and data, in inches: there is room for two squares, or for pairs."""
+    return _SQUARE if len(form.shape) == 1 and form.shape[0] > 2 else SIDE_BY_SIDE
+
+
+def rendered(draw: "Callable[[Figure], object]", size: tuple[float, float] = SIDE_BY_SIDE) -> Tensor:
+    """What ``draw`` draws into a figure of this size, in inches: uint8, (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIDE_BY_SIDE, dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     draw(figure)
     canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves its methods untyped.
     canvas.draw()
@@ -175,23 +210,126 @@ def rendered(draw: "Callable[[Figure], object]") -> Tensor:
 
 
 def beside_data(figure: "Figure", x: Tensor, model: "Model", title: str, label: int | None = None) -> None:
-    """Draw test data, of a class if there is a ``label``, and samples x (n, 2) side by side, on equal axes."""
-    plane = Plane.of(model.source, len(x), label)
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    plane.draw(left, plane.examples, "tab:gray")
-    left.set_title("data" if label is None else f"data of label {label}")
-    plane.draw_samples(right, x)
+    """Draw samples x (n, ...), and test data, of a class if there is a ``label``, for comparison.
+
+    Points in the plane and curves are side by side, on equal axes. Of other vectors, there are histograms of features
+    and scatters of pairs of them. Data that are not there are left out.
+    """
     figure.suptitle(title)
+    if model.data_shape == (2,):
+        plane = Plane.of_model(model, x, label)
+        *others, right = figure.subplots(1, 1 + bool(len(plane.examples)), sharex=True, sharey=True, squeeze=False)[0]
+        for left in others:
+            plane.draw(left, plane.examples, "tab:gray")
+            left.set_title(_data_of(label))
+        plane.draw_samples(right, x)
+        return
+    shown = {"samples": ("tab:red", x.double())}
+    if (examples := _examples(model, len(x), label)) is not None:
+        shown = {_data_of(label): ("black", examples.double()), **shown}
+    (_curves if len(model.data_shape) == 2 else _pairs)(figure, shown)
+
+
+def _data_of(label: int | None) -> str:
+    return "data" if label is None else f"data of label {label}"
+
+
+def _examples(model: "Model", n: int, label: int | None) -> Tensor | None:
+    """Test data (m, ...), of a class if there is a ``label``, to show beside n samples; None if they are missing."""
+    source = model.source
+    try:
+        wanted = n if label is None else _SEARCHED * n
+        count = min(wanted, test_count(source) or wanted)
+        x = model.form.to_data(source.test_data(0, 0, count))
+        return x[:n] if label is None else x[source.test_labels(0, 0, count) == label][:n]
+    except (DataError, OSError):
+        return None
 
 
 def on_axes(axes: "Axes", x: Tensor, model: "Model", title: str) -> None:
-    """Draw samples alone: a grid of images (n, C, H, W) in [-1, 1], without ticks, or points over their density."""
+    """Draw samples alone: a grid of images (n, C, H, W) without ticks, points over their density, curves of channel 0.
+
+    Of vectors of one number, that is a histogram, and of more than two the first two features.
+    """
     axes.set_title(title)
-    if not model.is_image:
-        Plane.of(model.source).draw(axes, x, "tab:red")
-        return
-    axes.imshow(tile(to_pixels(x)).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_axis_off()
+    if is_grid(model.form):
+        pixels = tile(_grey(x, model.form)).squeeze(-1).numpy()
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_axis_off()
+    elif model.data_shape == (2,):
+        Plane.of_model(model, x).draw(axes, x, "tab:red")
+    elif len(model.data_shape) == 2:
+        axes.plot(x[:_CURVES, 0].T.numpy(), color="tab:red", alpha=0.6, linewidth=0.8)
+    elif model.data_shape == (1,):
+        axes.hist(x[x.isfinite()].numpy(), bins=_BINS, color="tab:red", alpha=0.6)
+    else:
+        first, second = x.flatten(1)[:, :2].T.numpy()
+        axes.scatter(first, second, s=_DOT, c="tab:red", alpha=0.6, linewidths=0)
+        axes.set(xlabel="feature 0", ylabel="feature 1")
+
+
+# --- vectors and curves
+
+# Data and samples (n, ...), float64, by what they are called, each with a colour; samples are last.
+Shown = Mapping[str, tuple[str, Tensor]]
+
+
+def _pairs(figure: "Figure", shown: Shown) -> None:
+    """Histograms of features of vectors on a diagonal, and scatters of pairs of them below; of one, a histogram."""
+    vectors = {name: x.flatten(1)[:, :_FEATURES].numpy() for name, (_, x) in shown.items()}
+    low, high = _limits(next(iter(vectors.values())), margin=0.2)
+    d = len(low)
+    grid = figure.subplots(d, d, squeeze=False)
+    for name, (colour, _) in shown.items():
+        x = vectors[name]
+        lost = len(x) - int(((x > low) & (x < high)).all(1).sum())
+        size = _DOT if name == "samples" else 4 * _DOT
+        for row in range(d):
+            weights = np.full(len(x), 1.0 / max(len(x), 1))
+            limits, style = (low[row], high[row]), {"color": colour, "alpha": 0.5}
+            grid[row, row].hist(x[:, row], bins=_BINS, range=limits, weights=weights, **style)
+            for column in range(row):
+                grid[row, column].scatter(x[:, column], x[:, row], s=size, c=colour, alpha=0.5, linewidths=0)
+        grid[0, 0].plot([], [], "s", color=colour, label=name + (f" ({lost} outside the picture)" if lost else ""))
+    for row in range(d):
+        for column in range(d):
+            axes = grid[row, column]
+            axes.set_visible(column <= row)
+            axes.set_xlim(low[column], high[column])
+            axes.tick_params(labelbottom=row == d - 1, labelleft=column == 0 < row, labelsize="small")
+            if row == column:
+                axes.set_yticks([])
+            else:
+                axes.set_ylim(low[row], high[row])
+        grid[d - 1, row].set_xlabel(f"feature {row}")
+        if row > 0:
+            grid[row, 0].set_ylabel(f"feature {row}")
+    figure.legend(loc="upper right", bbox_to_anchor=(0.98, 0.94))
+
+
+def _curves(figure: "Figure", shown: Shown) -> None:
+    """Some curves (C, L) of each, side by side, with a row for each channel; the axes are those of the first."""
+    channels = min(next(iter(shown.values()))[1].shape[1], _CHANNELS)
+    grid = figure.subplots(channels, len(shown), sharex=True, sharey="row", squeeze=False)
+    for column, (name, (colour, x)) in enumerate(shown.items()):
+        some = x[:_CURVES]
+        grid[0, column].set_title(f"{name}, {len(some)} of {len(x):,}" if len(some) < len(x) else name)
+        for channel in range(channels):
+            axes = grid[channel, column]
+            axes.plot(some[:, channel].T.numpy(), color=colour, alpha=0.6, linewidth=0.8)
+            if column == 0:
+                axes.set_ylabel(f"channel {channel}")
+                (low,), (high,) = _limits(some[:, channel].reshape(-1, 1).numpy(), margin=0.1)
+                axes.set_ylim(low, high)
+
+
+def _limits(points: Array, margin: float) -> tuple[Array, Array]:
+    """The lowest and highest of points (n, d) that are finite, with a margin relative to their range, (d,) each."""
+    finite = points[np.isfinite(points).all(1)]
+    finite = finite if len(finite) else np.zeros((1, points.shape[1]))
+    low, high = finite.min(0), finite.max(0)
+    more = np.where(high > low, margin * (high - low), 1.0)
+    return low - more, high + more
 
 
 # --- grids of images
@@ -270,13 +408,19 @@ class Plane:
         """
         count = min(max(_EXAMPLES, min(n, _MOST_EXAMPLES)), test_count(source) or _MOST_EXAMPLES)
         examples = form_of(source).to_data(source.dequantised_test_data(0, 0, count).double()).numpy()
-        low, high = examples.min(0), examples.max(0)
-        middle, half = (low + high) / 2, 0.55 * (high - low).max()
-        low, high = middle - half, middle + half
+        low, high = _square(examples)
         shade = None if source.density is None else _shade(source.density, tuple(low), tuple(high), label)
         if label is not None:
             examples = examples[source.test_labels(0, 0, len(examples)).numpy() == label]
         return cls(low, high, examples[:n] if n else examples, shade)
+
+    @classmethod
+    def of_model(cls, model: "Model", x: Tensor, label: int | None = None) -> "Plane":
+        """As `of`, for samples x (n, 2) of a model; a square around them, without examples, if its data are missing."""
+        try:
+            return cls.of(model.source, len(x), label)
+        except (DataError, OSError):
+            return cls(*_square(x.double().numpy()), np.zeros((0, 2)), None)
 
     def draw(self, axes: "Axes", points: Tensor | Array, colour: str) -> int:
         """Draw points (n, 2) over the density; returns how many are outside of the picture, or not finite."""
@@ -296,6 +440,14 @@ class Plane:
         """Draw samples (n, 2) as `draw` does; the title says how many are outside of the picture."""
         outside = self.draw(axes, x, "tab:red")
         axes.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
+
+
+def _square(points: Array) -> tuple[Array, Array]:
+    """Two corners, (2,) each, of a square around points (n, 2), those that are finite, with a margin."""
+    finite = points[np.isfinite(points).all(1)]
+    low, high = (finite.min(0), finite.max(0)) if len(finite) else (np.zeros(2), np.ones(2))
+    middle, half = (low + high) / 2, 0.55 * (high - low).max()
+    return middle - half, middle + half
 
 
 def _against_line(axes: "Axes", values: Tensor, nodes: Tensor, p: Tensor) -> None:

@@ -237,11 +237,12 @@ class EvaluationTask(Task):
         return {"solution": solution.digest, "step": solution.step, "remark": moved_on(solution, network)}
 
     def _draw(self) -> None:
-        """Draw samples, unless it would take longer than the bounds of images did; points of toys cost nothing."""
+        """Draw samples, unless it would take longer than the bounds of images did; vectors cost nothing."""
         request, model = self.work.request, self.model
-        if registry.draws_samples(request.metrics) or not model.is_image:
+        are_vectors = len(model.data_shape) == 1
+        if registry.draws_samples(request.metrics) or are_vectors:
             print("all shards are complete: drawing samples.png", flush=True)
-            at_once = request.batch_size if model.is_image else None
+            at_once = None if are_vectors else request.batch_size
             try:
                 pictures.samples(model, self.work.folder / "samples.png", seed=request.seed, batch_size=at_once)
             except (RecipeError, UsageError) as error:  # Bounds do not depend on how samples are drawn.

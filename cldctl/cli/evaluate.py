@@ -153,7 +153,7 @@ def sample(
         metavar="N",
         min=1,
         max=MAX_SAMPLES,
-        help="Number of samples; default: 64 images, 2,000 points.",
+        help="Number of samples; default: 64 images, 16 curves, 2,000 points.",
     ),
     output: Path | None = Option(
         None, "--output", "-o", metavar="FILE.png|.npz", help="Where to write; an existing file is replaced."
@@ -198,10 +198,12 @@ def sample(
 ) -> None:
     """Draw samples: a grid of images, a scatter over the true density (toy data), or arrays (.npz).
 
+    Vectors of other sizes are histograms and scatters of pairs of features; curves are beside those of the test data.
+
     Without -o, the picture is written to samples/ of the run, in a file named after its settings.
 
-    An .npz file has the arrays x (in [-1, 1] for images), v, nfe, for images their pixels as uint8
-    (n, height, width, 3), and for class-conditional models the labels.
+    An .npz file has the arrays x (in the units and shape of the data, images in [-1, 1]), v, nfe, for images their
+    pixels as uint8 (n, height, width, 3), and for class-conditional models the labels.
 
     With --observe or --inpaint, samples agree with what is known about x.
 

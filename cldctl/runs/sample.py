@@ -265,7 +265,7 @@ def _require_room(count: int, model: "Model", target: Path) -> None:
     from cld_core import pictures
 
     pixels = math.prod(model.data_shape[1:])
-    if model.is_image and target.suffix == ".png":
+    if pictures.is_grid(model.form) and target.suffix == ".png":
         pictures.require_size(count, pixels)
     # float32: positions, velocities, and what is written of them.
     most = psutil.virtual_memory().total // (16 * math.prod(model.data_shape))
