@@ -185,11 +185,13 @@ class Averaged(NamedTuple):
     Attributes:
         tensors: all those of the network, by name.
         classes: those of the model as plain values; None if it has none.
+        form: that of the data as plain values; None if the file does not say.
         error: the relative error of the average's profile; None if it was not made of others.
     """
 
     tensors: dict[str, Tensor]
     classes: Any
+    form: Any = None
     error: float | None = None
 
 
@@ -206,7 +208,8 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
         OSError: a file cannot be read at this moment.
     """
     weights = averaged_weights(run, step)
-    usual = Averaged(weights.tensors, weights.described(ABOUT).get("classes"))
+    said = weights.described(ABOUT)
+    usual = Averaged(weights.tensors, said.get("classes"), said.get("form"))
     if length is None:
         return usual
     require_length(run, length)

@@ -231,7 +231,7 @@ def write(
     """
     ema = state["ema"]
     rest = {**state, "ema": {"updates": ema["updates"], "names": list(ema["average"])}}
-    about = {"classes": state["classes"]} if "classes" in state else {}
+    about = {name: state[name] for name in ("classes", "form") if name in state}
     averaged = weights_file(folder, step), {**state["model"], **ema["average"]}, {ABOUT: json.dumps(about)}
     _write(folder.checkpoint_file(step), "checkpoint", step, rest, check_owner, averaged)
 

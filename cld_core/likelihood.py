@@ -5,7 +5,7 @@ density of x itself; code that knows about pixels converts them to bits/dim.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,10 @@ class Likelihood:
     log_q: Tensor  # (B, K): log q(v_k) of the law that v_k was drawn from; 0 for x alone
     entropy: float  # of q; 0 for x alone
     nfe_each: Tensor  # (B, K), int64
+
+    def rescaled(self, log_det: float) -> "Likelihood":
+        """The same of data x = S z + shift, of which this is about z; ``log_det`` is log |S|, in nats."""
+        return replace(self, log_joint=self.log_joint - log_det)
 
     @property
     def elbo(self) -> Tensor:

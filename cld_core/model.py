@@ -176,7 +176,9 @@ class Model:
         step = pick_checkpoint(folder, recipe.model_digest(), checkpoint)
         try:
             weights = averaged(folder, step, ema_length)
-            model = cls._of_tensors(recipe, weights.tensors, source(recipe.data), weights.classes, step, device)
+            form = None if weights.form is None else from_plain(Form, weights.form)
+            data = source(recipe.data, form=form)
+            model = cls._of_tensors(recipe, weights.tensors, data, weights.classes, step, device)
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
             text = f"does not fit the recipe: {one_line(error, 400).rstrip('.')}. Use the recipe that wrote it."
             raise CheckpointError(f"{folder.checkpoint_file(step)}: {text}") from error
@@ -340,6 +342,7 @@ class Model:
         way = by or GradientGuidance()
         if observation is not None:
             observation.require_fit(self.data_shape, is_image=self.is_image)
+            observation = observation.of_model(self.form)
             way.require_usable(observation, spec)
         score = self.score_of(compiled=spec.compile, precision=spec.precision)
         solution = self.solutions.followed(spec, self.network)
@@ -366,9 +369,8 @@ class Model:
                     conditioned = way.conditioned(bound, self.sde, observation, apart)
                 scored = conditioned or bound
                 drawn = samplers.sample(scored, self.sde, spec, noise, self.data_shape, watcher, solution)
-                if conditioned is not None:
-                    drawn = replace(drawn, x=conditioned.finished(drawn.x))
-                parts.append(guidance.counted(drawn, bound))
+                z = drawn.x if conditioned is None else conditioned.finished(drawn.x)
+                parts.append(guidance.counted(replace(drawn, x=self.form.to_data(z)), bound))
         return samplers.concatenated(parts)
 
     def labels(self, label: Label, n: int, first: int = 0, caller: str = "Model.labels") -> Tensor | None:
@@ -423,11 +425,13 @@ class Model:
         recorder = Recorder(points - 1 if spec.denoise else points)
         drawn = self._draw(n, keys, seed, first, None, caller, recorder, label=label)
         t, u = recorder.path()
-        if spec.denoise:
-            end = drawn.x if drawn.v is None else torch.cat([drawn.x, drawn.v], dim=1)
-            t, u = torch.cat([t, t.new_zeros(1)]), torch.cat([u, end[None]])
         channels = self.data_shape[0]
-        return Trajectory(t, u[:, :, :channels], u[:, :, channels:] if self.sde.n > 1 else None)
+        z, v = u[:, :, :channels], u[:, :, channels:]
+        x = self.form.to_data(z.flatten(0, 1)).view_as(z)
+        if spec.denoise:
+            t, x = torch.cat([t, t.new_zeros(1)]), torch.cat([x, drawn.x[None]])
+            v = v if drawn.v is None else torch.cat([v, drawn.v[None]])
+        return Trajectory(t, x, v if self.sde.n > 1 else None)
 
     def log_likelihood(
         self,
@@ -519,7 +523,9 @@ class Model:
             noise = SampleNoise(seed, "elbo", **numbers, device=self.device)
             given = None if labels is None else labels[start : start + size].to(self.device)
             of = score if given is None else guidance.Conditional(score, given)
-            parts.append(likelihood.likelihood(of, self.sde, spec, noise, rows, exact_trace=exact_trace))
+            z = self.form.to_model(rows)
+            found = likelihood.likelihood(of, self.sde, spec, noise, z, exact_trace=exact_trace)
+            parts.append(found.rescaled(self.form.log_det))
         return samplers.concatenated(parts)
 
     def bits_per_dim(self, log_likelihood: Tensor) -> Tensor:
@@ -591,14 +597,15 @@ def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -
     Raises:
         CheckpointError: the plug-in is needed and not allowed.
     """
+    form = from_plain(Form, weights.described("data")) if "data" in weights.about else None
     if not recipe.plugins or allow_plugin:
-        return source(recipe.data)
+        return source(recipe.data, form=form)
     named = one_line(", ".join(recipe.plugins))
     text = f"{path}: its recipe names the plug-in {named}, which is code and does not run unasked"
     why = f'{text}. If you trust it: cld_core.load("{path}", allow_plugin=True).'
-    if "data" not in weights.about:
+    if form is None:
         raise CheckpointError(why)
-    return DescribedSource(from_plain(Form, weights.described("data")), why)
+    return DescribedSource(form, why)
 
 
 def _described(spec: object, names: Iterable[str]) -> str:

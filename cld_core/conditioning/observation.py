@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from cld_core import npz
 from cld_core.data.folder import read_exactly
+from cld_core.data.form import Form
 from cld_core.data.images import to_model
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
@@ -204,6 +205,39 @@ class Observation:
         largest = float(self.y.abs().max())
         if is_image and self.sigma == 0 and self.mask is not None and largest > 1 + _TOLERANCE:
             raise UsageError(f"a pixel of the observation is {largest:g}. Scale images to [-1, 1].")
+
+    def of_model(self, form: Form) -> "Observation":
+        """The same observation as one of z, which the model sees in place of x = S z + shift.
+
+        Raises:
+            UsageError: the factors of what is observed differ, and there are too many of them to compute H S S H^T.
+        """
+        if form.scaling is None:
+            return self
+        shift = form.to_data(torch.zeros(1, *self.shape, dtype=torch.float64))
+        factor = form.to_data(torch.ones(1, *self.shape, dtype=torch.float64)) - shift
+        y, mask = self.y - self.apply(shift)[0], self.mask
+        if mask is not None:
+            seen = factor[0][mask]
+            if self.sigma == 0 or bool((seen == seen[0]).all()):
+                # Numbers that are observed as they are stay so, each with its factor.
+                made = self.transpose((y / seen)[None])[0]
+                return Observation.masked(made, mask, self.sigma / float(seen[0]))
+        alike = bool((factor == factor.flatten()[0]).all())
+        if not alike and self.count > MOST_VALUES:
+            text = f"{self.count} values are observed with noise, or as sums, of channels with different scales"
+            raise UsageError(f"{text}. Observe at most {MOST_VALUES}, or numbers as they are, with sigma=0.")
+
+        def apply(z: Tensor) -> Tensor:
+            return self.apply(z * factor.to(z))
+
+        def transpose(w: Tensor) -> Tensor:
+            return self.transpose(w) * factor.to(w)
+
+        gram = self.gram * float(factor.flatten()[0]) ** 2
+        if not alike:
+            gram = apply(transpose(torch.eye(self.count, dtype=torch.float64)))
+        return Observation(y=y, sigma=self.sigma, shape=self.shape, apply=apply, transpose=transpose, gram=gram)
 
     def residual(self, x: Tensor) -> Tensor:
         """y - H x, (B, k), in the type of x (B, C, ...)."""

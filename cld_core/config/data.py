@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from cld_core.registration import is_shipped
+
 from .keys import Problem, key
 
 _PATH = "folder of the prepared data; absolute in a run folder"
@@ -22,7 +24,7 @@ class ToyDataSpec:
     @property
     def shape(self) -> tuple[int, ...] | None:
         """Of one example; None where only the data know it."""
-        return (2,)
+        return (2,) if is_shipped("data", self.name) else None
 
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
@@ -138,4 +140,4 @@ class IdxSpec(ImageDataSpec):
     path: str = key("data/idx", _PATH, is_path=True)
 
 
-DataSpec = ToyDataSpec | ImageDataSpec | ArraysSpec
+DataSpec = ToyDataSpec | StoredDataSpec

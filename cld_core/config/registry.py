@@ -97,7 +97,7 @@ _DATA = {
     "celebahq256": Variant(CelebaHq256Spec, _IMAGES),
     "folder": Variant(ImageDataSpec, _IMAGES),
     "idx": Variant(IdxSpec, _IMAGES),
-    "arrays": Variant(ArraysSpec, "cld_core.data.arrays:ArraySource"),
+    "arrays": Variant(ArraysSpec, "cld_core.data.images:ArraySource"),
 }
 _SDE = {
     "cld": Variant(CldSpec, "cld_core.sde.diffusions:CLD"),

@@ -143,7 +143,8 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
 def _data(recipe: Recipe) -> Iterator[Problem]:
     data = recipe.data
     samples = recipe.periodic.samples
-    if (shape := data.shape) is not None:
+    # Specs of plug-ins need not say.
+    if (shape := getattr(data, "shape", None)) is not None:
         for name, text in recipe.network.misfits(shape):
             yield f"network.{name}", "data.name", text
     if isinstance(data, ToyDataSpec) and recipe.periodic.fid_every is not None:

@@ -1,13 +1,17 @@
-"""Images as training and evaluation use them: sets of uint8 by index, batches of a step, and dequantised test images.
+"""Stored examples as training and evaluation use them: sets by index, batches of a step, and test data.
+
+Images are uint8 until they are used, and dequantised for densities. Arrays of real numbers are scaled.
 
 Training is one endless sequence of epochs, each a fresh permutation keyed by (seed, epoch). Step s takes positions
 s B to (s + 1) B - 1, where B is the global batch, and each rank takes a slice of them. So the images of a step depend
 on the step alone: not on the ranks, and not on where training was interrupted.
 """
 
+import logging
 import math
 import time
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -19,20 +23,22 @@ from torch import Tensor
 
 from cld_core import seeds
 from cld_core.classes import Classes
-from cld_core.config.data import ImageDataSpec
+from cld_core.config.data import ArraysSpec, ImageDataSpec, StoredDataSpec
 from cld_core.errors import DataError
 from cld_core.sanitize import one_line
 
-from . import store, toy
+from . import arrays, store, toy
+from .arrays import GREY_LEVELS as GREY_LEVELS
+from .arrays import MEMORY_BYTES as MEMORY_BYTES
+from .arrays import Arrays
+from .form import Form
 from .store import ABOUT, IMAGES, PUBLISHED, About, LmdbReader, Split, blake2b, find, prepare_hint, published
 
-GREY_LEVELS = 256
 # Batches that are read ahead.
 _AHEAD = 4
-# A set larger than this stays on disk: every rank of a machine holds its own copy.
-MEMORY_BYTES = 2 << 30
 # The share of a GPU's free memory that a set may take.
 _DEVICE_SHARE = 0.1
+_log = logging.getLogger(__name__)
 
 
 def to_model(images: Tensor) -> Tensor:
@@ -54,20 +60,38 @@ def to_pixels(x: Tensor, *, floor: bool = False) -> Tensor:
     return levels.nan_to_num_(nan=0.0).to(torch.uint8)
 
 
+def to_grey(x: Tensor, form: Form, *, floor: bool = False) -> Tensor:
+    """Data of any shape as uint8, as `to_pixels`: real numbers are black at the smallest of the training data."""
+    if form.grey_levels is None and form.bounds is not None:
+        low, high = form.bounds
+        x = (x.double() - low) / (0.5 * (high - low or 1.0)) - 1.0
+    return to_pixels(x, floor=floor)
+
+
 class ImageSet:
-    """Images of the same size, by index.
+    """Images, or other examples, of the same shape, by index.
 
     Attributes:
         n: number of images.
-        shape: (C, H, W) of each.
+        shape: (C, ...) of each.
         in_memory: a batch needs no reading.
         device: where batches are made.
     """
 
-    def __init__(self, images: "Tensor | np.ndarray | LmdbReader") -> None:
-        """Images as uint8 of shape (n, C, H, W): a tensor in memory, on the host or on a GPU, or an array on disk."""
-        self._images = images
-        self.n: int = images.shape[0]
+    def __init__(
+        self,
+        images: "Tensor | np.ndarray | LmdbReader",
+        rows: np.ndarray | None = None,
+        made_of: Callable[[np.ndarray], Tensor] = torch.from_numpy,
+    ) -> None:
+        """Images of shape (n, C, ...): a tensor in memory, on the host or on a GPU, or an array on disk.
+
+        Args:
+            rows: (n,), those of the array that are meant; None: all.
+            made_of: makes a tensor of what was read.
+        """
+        self._images, self._rows, self._made_of = images, rows, made_of
+        self.n: int = images.shape[0] if rows is None else len(rows)
         self.shape, self.in_memory = tuple(images.shape[1:]), isinstance(images, Tensor)
         self.device = images.device if isinstance(images, Tensor) else torch.device("cpu")
 
@@ -79,12 +103,13 @@ class ImageSet:
             flips: which of them are mirrored left to right, bool of shape (B,); None: none.
 
         Returns:
-            uint8 of shape (B, C, H, W) on ``device``, the caller's own.
+            uint8, or what an array on disk is made into, of shape (B, C, ...) on ``device``, the caller's own.
         """
         if isinstance(self._images, Tensor):
             chosen = self._images.index_select(0, indices.to(self.device, non_blocking=True))
         else:
-            chosen = torch.from_numpy(self._images[indices.numpy()])
+            places = indices.numpy() if self._rows is None else self._rows[indices.numpy()]
+            chosen = self._made_of(self._images[places])
         return chosen if flips is None else _mirror(chosen, flips.to(self.device, non_blocking=True))
 
 
@@ -180,8 +205,8 @@ def order(step: int, batch_size: int, n: int, seed: int) -> tuple[Tensor, Tensor
     return chosen, flips
 
 
-class ImageSource:
-    """A prepared data set. Order and mirroring are keyed by the seed and the step, never by ``restart``.
+class StoredSource(ABC):
+    """Examples by number. Order and mirroring are keyed by the seed and the step, never by ``restart``.
 
     So a resumed epoch shows every image once, even if each attempt gets fresh noise. Images that are on the source's
     device already are indexed there. Others are read ahead by threads, into pinned memory if the device is a GPU, and
@@ -189,27 +214,129 @@ class ImageSource:
     """
 
     density: toy.Toy | None = None
-    grey_levels: int | None = GREY_LEVELS
 
-    def __init__(self, spec: ImageDataSpec, device: torch.device | str = "cpu") -> None:
+    def __init__(self, spec: StoredDataSpec, device: torch.device | str = "cpu") -> None:
         self.wait_s = 0.0
         self._spec = spec
-        self._root = Path(spec.path).expanduser()
         self._device = torch.device(device)
         self._pinned = self._device.type == "cuda"
         self._pool: ThreadPoolExecutor | None = None
         # Batches that are read ahead, by their arguments.
         self._ahead: dict[tuple[int, int, int, int, int], Future[Tensor]] = {}
 
-    @cached_property
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of one example, (C, ...)."""
+
+    @property
+    @abstractmethod
+    def train(self) -> ImageSet:
+        """The training examples.
+
+        Raises:
+            DataError: they are missing or not those of the recipe.
+        """
+
+    @property
+    @abstractmethod
+    def test(self) -> ImageSet:
+        """The test examples; raises as `train` does."""
+
+    @property
+    @abstractmethod
+    def _labels(self) -> dict[Split, Tensor]:
+        """Those of each split."""
+
+    def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
+        """As in `cld_core.data.source.Source`; float32 on the source's device. Steps in order are fast."""
+        started = time.monotonic()
+        wanted = [(seed, it, size, rows.start, rows.stop) for it in range(step, step + _AHEAD)]
+        # For a set in memory on a CPU, threads would only take cores from the model.
+        direct = self.train.in_memory and self.train.device.type == self._device.type
+        images = self._read(*wanted[0]) if direct else self._read_ahead(wanted)
+        self.wait_s = time.monotonic() - started
+        return self._seen(images.to(self._device, non_blocking=self._pinned))
+
+    def _seen(self, images: Tensor) -> Tensor:
+        """What the model sees of examples as `ImageSet` has them."""
+        return to_model(images)
+
+    def _read_ahead(self, wanted: Sequence[tuple[int, int, int, int, int]]) -> Tensor:
+        """The first of the wanted batches; the others are read meanwhile, and those that nobody wants are dropped."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._spec.threads, thread_name_prefix="examples")
+        for other in self._ahead.keys() - set(wanted):
+            self._ahead.pop(other).cancel()
+        for one in wanted:
+            if one not in self._ahead:
+                self._ahead[one] = self._pool.submit(self._read, *one)
+        return self._ahead.pop(wanted[0]).result()
+
+    def _read(self, seed: int, step: int, size: int, first: int, last: int) -> Tensor:
+        chosen, flips = (of_all[first:last] for of_all in order(step, size, self.train.n, seed))
+        if self._pinned:
+            chosen, flips = chosen.pin_memory(), flips.pin_memory()
+        batch = self.train.batch(chosen, flips if self._spec.flip else None)
+        return batch.pin_memory() if self._pinned and batch.device.type == "cpu" else batch
+
+    def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
+        """As `batch`, with the labels, which are on the CPU."""
+        x = self.batch(seed, restart, step, size, rows)
+        return x, self._labels["train"][order(step, size, self.train.n, seed)[0][rows]]
+
+    def test_labels(self, seed: int, first: int, last: int) -> Tensor:
+        """The labels of the test examples ``first <= i < last``."""
+        return self._labels["validation"][first:last]
+
+    def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
+        """Test examples ``first <= i < last``, dequantised; example i has its own noise.
+
+        Raises:
+            DataError: there are fewer.
+        """
+        images = self._test_examples(first, last)
+        noise = seeds.SampleNoise(seed, "dequantise", first=first, last=last).uniform(self.shape)
+        return dequantise(images, noise)
+
+    def test_data(self, seed: int, first: int, last: int) -> Tensor:
+        """Test examples ``first <= i < last`` as training sees its own; raises as `dequantised_test_data` does."""
+        return self._seen(self._test_examples(first, last))
+
+    def _test_examples(self, first: int, last: int) -> Tensor:
+        if last > self.test.n:
+            raise DataError(
+                f"{self._spec.path} has {self.test.n} test examples, fewer than the {last} asked for. "
+                f"Evaluate at most that many: eval.points={self.test.n}, periodic.elbo_points={self.test.n}."
+            )
+        return self.test.batch(torch.arange(first, last))
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._pool = None
+        self._ahead.clear()
+
+
+class ImageSource(StoredSource):
+    """A prepared data set."""
+
+    grey_levels: int | None = GREY_LEVELS
+    form: Form | None = None
+    _spec: ImageDataSpec
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of an image.
 
         Raises:
-            DataError: the recipe does not say it, and the images are missing.
+            DataError: neither the recipe nor a form that was set says it, and the images are missing.
         """
-        if self._spec.shape is not None:
-            return self._spec.shape
+        return self._spec.shape or self._shape if self.form is None else self.form.shape
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
         try:
             return store.about_of(self._spec).shape[1:]
         except DataError:
@@ -235,7 +362,7 @@ class ImageSource:
     def _labels(self) -> dict[Split, Tensor]:
         """Those of each split."""
         about = store.about_of(self._spec)
-        return {split: torch.from_numpy(store.read_labels(self._root, about, split)) for split in about.splits}
+        return {split: torch.from_numpy(store.labels_of(self._spec, split)) for split in about.splits}
 
     @cached_property
     def train(self) -> ImageSet:
@@ -252,68 +379,93 @@ class ImageSource:
         # Evaluation reads an image once in minutes: not worth the memory.
         return open_images(replace(self._spec, cache="disk"), "validation")
 
-    def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
-        """As in `cld_core.data.source.Source`; float32 in [-1, 1] on the source's device. Steps in order are fast."""
-        started = time.monotonic()
-        wanted = [(seed, it, size, rows.start, rows.stop) for it in range(step, step + _AHEAD)]
-        # For a set in memory on a CPU, threads would only take cores from the model.
-        direct = self.train.in_memory and self.train.device.type == self._device.type
-        images = self._read(*wanted[0]) if direct else self._read_ahead(wanted)
-        self.wait_s = time.monotonic() - started
-        return to_model(images.to(self._device, non_blocking=self._pinned))
 
-    def _read_ahead(self, wanted: Sequence[tuple[int, int, int, int, int]]) -> Tensor:
-        """The first of the wanted batches; the others are read meanwhile, and those that nobody wants are dropped."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._spec.threads, thread_name_prefix="images")
-        for other in self._ahead.keys() - set(wanted):
-            self._ahead.pop(other).cancel()
-        for one in wanted:
-            if one not in self._ahead:
-                self._ahead[one] = self._pool.submit(self._read, *one)
-        return self._ahead.pop(wanted[0]).result()
+class ArraySource(StoredSource):
+    """Arrays of numbers, in files or in memory; bytes (1 or 3, H, W) are images, and all else is real numbers.
 
-    def _read(self, seed: int, step: int, size: int, first: int, last: int) -> Tensor:
-        chosen, flips = (of_all[first:last] for of_all in order(step, size, self.train.n, seed))
-        if self._pinned:
-            chosen, flips = chosen.pin_memory(), flips.pin_memory()
-        batch = self.train.batch(chosen, flips if self._spec.flip else None)
-        return batch.pin_memory() if self._pinned and batch.device.type == "cpu" else batch
+    The model sees real numbers scaled. The scaling is fitted to the training examples when it is first needed, unless
+    `form` was set to that of a checkpoint; then the data may be missing as long as none is asked for.
 
-    def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
-        """As `batch`, with the labels, which are on the CPU."""
-        x = self.batch(seed, restart, step, size, rows)
-        return x, self._labels["train"][order(step, size, self.train.n, seed)[0][rows]]
+    Args:
+        given: examples in memory; None: those of the recipe's files.
+    """
 
-    def test_labels(self, seed: int, first: int, last: int) -> Tensor:
-        """The labels of the validation images ``first <= i < last``."""
-        return self._labels["validation"][first:last]
+    _spec: ArraysSpec
+    _form: Form | None
 
-    def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """Validation images ``first <= i < last``, dequantised; image i has its own noise.
+    def __init__(self, spec: ArraysSpec, device: torch.device | str = "cpu", given: Arrays | None = None) -> None:
+        super().__init__(spec, device)
+        self._given, self._form = given, None
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The examples.
 
         Raises:
-            DataError: there are fewer.
+            DataError: they are missing, or not those of the form that was set.
         """
-        images = self._test_images(first, last)
-        noise = seeds.SampleNoise(seed, "dequantise", first=first, last=last).uniform(self.shape)
-        return dequantise(images, noise)
+        return self._given or arrays.find(self._spec)
 
-    def test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """Validation images ``first <= i < last`` as training sees its own; raises as `dequantised_test_data` does."""
-        return to_model(self._test_images(first, last))
+    @property
+    def form(self) -> Form:
+        """Theirs; raises DataError if it was not set, and the data are missing or cannot be used."""
+        if self._form is None:
+            self._form = self.arrays.form(self._spec.scaling, warn=_log.warning)
+        return self._form
 
-    def _test_images(self, first: int, last: int) -> Tensor:
-        if last > self.test.n:
-            raise DataError(
-                f"{self._spec.path} has {self.test.n} validation images, fewer than the {last} asked for. "
-                f"Evaluate at most that many: eval.points={self.test.n}, periodic.elbo_points={self.test.n}."
-            )
-        return self.test.batch(torch.arange(first, last))
+    @form.setter
+    def form(self, form: Form) -> None:
+        self._form = form
+        for name in ("train", "test"):
+            self.__dict__.pop(name, None)
 
-    def close(self) -> None:
-        """Stop reading ahead."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-        self._pool = None
-        self._ahead.clear()
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.arrays.shape if self._form is None else self._form.shape
+
+    @property
+    def grey_levels(self) -> int | None:
+        return self.arrays.grey_levels if self._form is None else self._form.grey_levels
+
+    @property
+    def classes(self) -> Classes | None:
+        return self.arrays.classes if self._spec.labels else None
+
+    @cached_property
+    def _labels(self) -> dict[Split, Tensor]:
+        return {split: torch.from_numpy(self.arrays.labels(split)) for split in store.SPLITS}
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The training examples: of images uint8, otherwise float32 as the model sees them."""
+        on_disk = self._on_disk("train")
+        n_bytes = on_disk.n * math.prod(self.shape) * (4 if self.grey_levels is None else 1)
+        if self._spec.cache == "disk" or (self._spec.cache == "auto" and n_bytes > MEMORY_BYTES):
+            return on_disk
+        images = on_disk.batch(torch.arange(on_disk.n))
+        return ImageSet(images.to(self._device) if _fits(n_bytes, self._device) else images)
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The test examples; as `train`."""
+        return self._on_disk("validation")
+
+    def _on_disk(self, split: Split) -> ImageSet:
+        part, form = self.arrays.splits[split], self.form
+        if self.arrays.shape != form.shape or self.arrays.grey_levels != form.grey_levels:
+            text = f"has examples of shape {self.arrays.shape}, and the run began with {form.shape}"
+            raise DataError(f"{self.arrays.where} {text}. Put back the data, or start a new run.")
+        return ImageSet(part.x, part.rows, torch.from_numpy if form.grey_levels is not None else self._scaled)
+
+    def _scaled(self, x: np.ndarray) -> Tensor:
+        """Real numbers as the model sees them, float32: scaled in float64, unless float32 holds them exactly."""
+        exact = x.dtype.itemsize < 4 or x.dtype in (np.float32, np.float16)
+        return self.form.to_model(torch.from_numpy(x.astype(np.float32 if exact else np.float64))).float()
+
+    def _seen(self, images: Tensor) -> Tensor:
+        return images if self.grey_levels is None else to_model(images)
+
+    def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
+        if self.grey_levels is None:
+            return self.test_data(seed, first, last)
+        return super().dequantised_test_data(seed, first, last)

@@ -9,10 +9,11 @@ from torch import Tensor
 from cld_core import seeds
 from cld_core.classes import Classes
 from cld_core.config import registry
-from cld_core.config.data import DataSpec, ImageDataSpec, ToyDataSpec
+from cld_core.config.data import DataSpec, StoredDataSpec, ToyDataSpec
 from cld_core.errors import DataError
 from cld_core.registration import fingerprint
 from cld_core.run.identity import IMAGES, MEANS, PLUGIN, POINTS
+from cld_core.sanitize import one_line
 
 from . import store, toy
 from .form import Form
@@ -21,6 +22,8 @@ from .toy import Toy
 # Points of a density that identify it, one by one; and how many more, of which the means of GROUP do: a density that
 # differs in few of its points, as by the weight of a part, differs in some of the means.
 COUNT, MANY, GROUP = 8, 240, 16
+# Examples of a plug-in that are looked at.
+_TRIED = 16
 
 
 class Source(Protocol):
@@ -30,11 +33,20 @@ class Source(Protocol):
     the model sees: a source that scales its data has a ``form``, see `form_of`.
     """
 
-    shape: tuple[int, ...]  # of one example, (C, ...)
     density: Toy | None  # if the distribution of the data is known by name
-    grey_levels: int | None  # of an image's pixel, over [-1, 1]; None if data are real numbers
     wait_s: float  # seconds spent waiting for the last batch
-    classes: Classes | None  # that labels are indices of; None if there are no labels, or the recipe wants none
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example, (C, ...)."""
+
+    @property
+    def grey_levels(self) -> int | None:
+        """Of an image's pixel, over [-1, 1]; None if data are real numbers."""
+
+    @property
+    def classes(self) -> Classes | None:
+        """That labels are indices of; None if there are no labels, or the recipe wants none."""
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
         """Rows ``rows`` of the global batch of ``size`` examples of a step, (len(rows), C, ...)."""
@@ -64,23 +76,69 @@ def classes_of(source: Source) -> Classes | None:
     return getattr(source, "classes", None)
 
 
-def source(spec: DataSpec, device: torch.device | str = "cpu") -> Source:
-    """The data of a recipe's `data` section; images are read when they are first needed.
+def source(spec: DataSpec, device: torch.device | str = "cpu", form: Form | None = None) -> Source:
+    """The data of a recipe's `data` section; stored examples are read when they are first needed.
 
     Args:
-        device: where batches are wanted. Those of images are made there.
+        device: where batches are wanted. Those of stored examples are made there.
+        form: of the data that a model was trained on; None: of the data as they are now.
 
     Raises:
         DataError: there is no such toy density.
     """
-    made: Source = registry.build("data", spec, device)
-    return made
+    made: Any = registry.build("data", spec, device)
+    if form is not None:
+        made.form = form
+    found: Source = made
+    return found
+
+
+def tried(spec: DataSpec) -> tuple[int, ...]:
+    """The shape of an example of a plug-in's data, of which one small batch is looked at.
+
+    Raises:
+        DataError: the batch, or its labels, cannot be trained on; or what makes it fails.
+    """
+    fix = "Correct the plug-in"
+    try:
+        made = source(spec)
+        shape, n, classes = tuple(made.shape), _TRIED, classes_of(made)
+        asked = (0, 0, 0, n, slice(0, n))
+        x, label = (made.batch(*asked), None) if classes is None else made.labelled_batch(*asked)
+        made.close()
+    except DataError:
+        raise
+    except Exception as error:  # user code may raise anything
+        text = f"data.name={spec.name} fails ({type(error).__name__}: {one_line(error)})"
+        raise DataError(f"{text}. {fix}.") from error
+    if not isinstance(x, Tensor) or tuple(x.shape) != (n, *shape):
+        found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise DataError(f"data.name={spec.name} gives {found} for {n} examples, not {(n, *shape)}. {fix}.")
+    if not x.is_floating_point() or not bool(x.isfinite().all()):
+        found = "numbers that are not finite" if x.is_floating_point() else f"{x.dtype}, not float32"
+        raise DataError(f"data.name={spec.name} gives {found}. {fix}.")
+    if classes is not None and label is not None:
+        within = label.dtype == torch.int64 and bool(((label >= 0) & (label < len(classes))).all())
+        if tuple(label.shape) != (n,) or not within:
+            text = f"gives labels that are not whole numbers (int64) from 0 to {len(classes) - 1}, one an example"
+            raise DataError(f"data.name={spec.name} {text}. {fix}.")
+    return shape
 
 
 def form_of(source: Source) -> Form:
     """The form of a source's examples."""
     made: Form | None = getattr(source, "form", None)
     return Form(shape=tuple(source.shape), grey_levels=source.grey_levels) if made is None else made
+
+
+def test_count(source: Source) -> int | None:
+    """How many test examples there are; None if as many as are wanted, as of a density.
+
+    Raises:
+        DataError: the data are missing.
+    """
+    test = getattr(source, "test", None)
+    return None if test is None else int(test.n)
 
 
 class DescribedSource:
@@ -111,8 +169,9 @@ class DescribedSource:
 def identity(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
     """What identifies these data.
 
-    Of images the checksum that their preparation noted, of toy data some points and the means of more. A plug-in that
-    draws its noise from elsewhere than its generator has no such points: then only the digest of its file is there.
+    Of images the checksum that their preparation noted, of arrays that of their examples, of toy data some points and
+    the means of more. A plug-in that draws its noise from elsewhere than its generator has no such points: then only
+    the digest of its file is there.
 
     Args:
         plugins: of the recipe, which have been imported.
@@ -120,7 +179,7 @@ def identity(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
     Raises:
         DataError: there are no such data.
     """
-    if isinstance(spec, ImageDataSpec):
+    if isinstance(spec, StoredDataSpec):
         return {IMAGES: store.split_of(spec, "train").digest}
     assert isinstance(spec, ToyDataSpec), f"unknown kind of data: {type(spec).__name__}"
     about = _drawn(toy.get(spec.name))

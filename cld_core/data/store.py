@@ -13,21 +13,27 @@ DIR is always complete.
 import functools
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cld_core.classes import Classes
 from cld_core.codec import from_plain
-from cld_core.config.data import DataSpec, ImageDataSpec
+from cld_core.config.data import ArraysSpec, DataSpec, ImageDataSpec, StoredDataSpec
 from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
 from cld_core.sanitize import one_line
 
+from .form import SPLITS as SPLITS
+from .form import Form
+from .form import Split as Split
+
 if TYPE_CHECKING:
     import lmdb
     import numpy as np
+
+    from .arrays import Arrays
 
 PUBLISHED: Final = "lmdb"
 ABOUT, IMAGES, LABELS = "about.json", "images.npy", "labels.npy"
@@ -38,9 +44,6 @@ CHANNELS = 3
 # LMDB may leave pages that it freed at once unwritten at the end of a sound file.
 _UNWRITTEN_PAGES = 16
 _AGAIN = "Copy or prepare it again."
-
-Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,19 +198,42 @@ def _published(root: Path) -> About:
     )
 
 
-def require(spec: DataSpec) -> DataSpec:
+def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> DataSpec:
     """Check that the images of a recipe are there and look right, without reading them; toy data always pass.
 
+    Arrays are read, and if they are many, some of them.
+
+    Args:
+        say: told what people should know about arrays.
+
     Returns:
-        The spec with the size and the channels of the prepared images.
+        The spec, of images with the size and the channels of the prepared ones.
 
     Raises:
-        DataError: they are missing or not those of the recipe; the message ends with the command that prepares them.
+        DataError: they are missing or not those of the recipe; the message ends with the fix, for images with the
+            command that prepares them.
     """
+    if isinstance(spec, ArraysSpec):
+        for text in arrays_of(spec).look():
+            say(text)
     if not isinstance(spec, ImageDataSpec):
         return spec
     _, channels, size, _ = about_of(spec).shape
     return replace(spec, size=size, channels=channels)
+
+
+def shape_of(spec: DataSpec) -> tuple[int, ...] | None:
+    """Of one example, (C, ...), as the recipe or the stored data say; None if only a plug-in knows it.
+
+    Raises:
+        DataError: stored data are missing.
+    """
+    if isinstance(spec, ImageDataSpec):
+        return about_of(spec).shape[1:]
+    if isinstance(spec, ArraysSpec):
+        return arrays_of(spec).shape
+    found: tuple[int, ...] | None = getattr(spec, "shape", None)
+    return found
 
 
 def about_of(spec: ImageDataSpec) -> About:
@@ -220,12 +246,63 @@ def about_of(spec: ImageDataSpec) -> About:
     return about
 
 
-def split_of(spec: ImageDataSpec, split: Split) -> SplitInfo:
-    """How many images a split of a recipe's data has, and their digest.
+def are_pictures(spec: DataSpec) -> bool:
+    """Whether examples are images, or arrays of their shape; raises as `shape_of` does."""
+    if isinstance(spec, ImageDataSpec):
+        return True
+    return isinstance(spec, ArraysSpec) and Form(shape=arrays_of(spec).shape).are_pictures
+
+
+def are_vectors(spec: StoredDataSpec) -> bool:
+    """Whether examples are vectors (d); raises as `shape_of` does."""
+    return isinstance(spec, ArraysSpec) and len(arrays_of(spec).shape) == 1
+
+
+def arrays_of(spec: ArraysSpec) -> "Arrays":
+    """The arrays that a recipe names; raises as `arrays.find` does."""
+    from . import arrays
+
+    return arrays.find(spec)
+
+
+def class_names(spec: StoredDataSpec) -> tuple[str, ...]:
+    """The names of the classes of stored data; empty if they have none, or arrays whose recipe wants none."""
+    if isinstance(spec, ArraysSpec):
+        classes = arrays_of(spec).classes
+        return () if classes is None else classes.names
+    assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
+    return about_of(spec).classes
+
+
+def labels_of(spec: StoredDataSpec, split: Split) -> "np.ndarray":
+    """Their labels, (n,), int64, each an index of the classes.
+
+    Raises:
+        DataError: they are missing, or not those that were written.
+    """
+    if isinstance(spec, ArraysSpec):
+        return arrays_of(spec).labels(split)
+    assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
+    return read_labels(Path(spec.path).expanduser(), about_of(spec), split)
+
+
+def count_of(spec: StoredDataSpec, split: Split) -> int:
+    """How many examples a split of a recipe's data has; raises as `split_of` does."""
+    if isinstance(spec, ArraysSpec):
+        return len(arrays_of(spec).splits[split])
+    return split_of(spec, split).count
+
+
+def split_of(spec: StoredDataSpec, split: Split) -> SplitInfo:
+    """How many examples a split of a recipe's data has, and their digest.
 
     Raises:
         DataError: the data or the split are missing.
     """
+    if isinstance(spec, ArraysSpec):
+        part = arrays_of(spec).splits[split]
+        return SplitInfo(count=len(part), digest=part.digest)
+    assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
     splits = about_of(spec).splits
     if split not in splits:
         hint = prepare_hint(spec.name, spec.path, spec.pixels)

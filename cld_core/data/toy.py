@@ -30,10 +30,10 @@ Sampler = Callable[[int, torch.Generator], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Toy:
-    """A registered density on R^2."""
+    """A registered density, on R^2 unless it has another shape."""
 
     name: str
-    sample: Sampler  # (n, generator) -> (n, 2), float32
+    sample: Sampler  # (n, generator) -> (n, *data_shape), float32
     log_density: Callable[[Tensor], Tensor] | None = None  # (n, 2) -> (n,), float64, nats
     entropy: Callable[[], float] | None = None  # nats; computed on first use, then kept
     on_grid: Callable[[Tensor, Tensor], Tensor] | None = None  # x (n,), y (m,) -> density (n, m), if that is faster
@@ -76,10 +76,14 @@ def toy(
     label: Callable[[Tensor], Tensor] | None = None,
     classes: Sequence[float] | None = None,
     given: Callable[[Tensor, int], Tensor] | None = None,
+    shape: Sequence[int] = (2,),
 ) -> Callable[[Sampler], Sampler]:
     """Register a sampling function (n, generator) -> (n, 2) float32 under ``name``, for the recipe's data.name.
 
     The other arguments are the attributes of `Toy`, except for ``classes``: the probabilities of the labels 0, 1, ...
+
+    Args:
+        shape: of one example, if it is not a point in the plane; ``on_grid`` is for those alone.
 
     Raises:
         DataError: only one of ``label`` and ``classes`` is given.
@@ -91,7 +95,7 @@ def toy(
 
     def register(sampler: Sampler) -> Sampler:
         cached = functools.cache(entropy) if entropy is not None else None
-        mine = Toy(name, sampler, log_density, cached, on_grid, label, known, given)
+        mine = Toy(name, sampler, log_density, cached, on_grid, label, known, given, tuple(shape))
         if sampler.__module__ == __name__:
             _REGISTRY[name] = mine
         else:
@@ -139,8 +143,9 @@ class ToySource:
     def _sample(self, size: int, generator: torch.Generator) -> Tensor:
         x = self._toy.sample(size, generator)
         if x.shape != (size, *self.shape):
-            text = f"returned shape {tuple(x.shape)} for n = {size}, not {(size, *self.shape)}. Fix its function"
-            raise DataError(f"toy data {self._toy.name!r} {text}.")
+            text = f"returned shape {tuple(x.shape)} for n = {size}, not {(size, *self.shape)}"
+            fix = f"Fix its function, or declare what it returns: @toy({self._toy.name!r}, shape={tuple(x.shape[1:])})"
+            raise DataError(f"toy data {self._toy.name!r} {text}. {fix}.")
         return x
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:

@@ -37,7 +37,7 @@ class ElboRows(RowComputer):
         x = model.source.dequantised_test_data(seed, first, last).to(model.device)
         noise = SampleNoise(seed, "elbo", first=first, last=last, device=model.device)
         score = given_labels(model.score_of(compiled=spec.compile), model, seed, first, last)
-        bounds = likelihood(score, model.sde, spec, noise, x)
+        bounds = likelihood(score, model.sde, spec, noise, x).rescaled(model.form.log_det)
         values = (bounds.elbo, bounds.paper_elbo, bounds.importance_bound, bounds.nfe_each.double().mean(1))
         return {name: value.double().cpu().numpy() for name, value in zip(_BOUNDS, values, strict=True)}
 
@@ -82,7 +82,8 @@ def _against_truth(table: Table) -> dict[str, Any]:
     if density is not None and density.log_density is not None:
         # The same examples on both sides, so that their scatter cancels.
         seed, n = table.request.seed, len(bound)
-        truth = density.log_density(source.dequantised_test_data(seed, 0, n)).numpy()
+        x = table.model.form.to_data(source.dequantised_test_data(seed, 0, n))
+        truth = density.log_density(x).numpy()
         if classes is not None:
             # A toy's label is a function of the point: p(x | label) = p(x)/p(label).
             truth = truth - np.log(classes.shares)[source.test_labels(seed, 0, n).numpy()]
@@ -138,7 +139,9 @@ class FlowRows(SampleRows):
     def compute(self, first: int, last: int) -> Arrays:
         drawn = self.draw(first, last)
         end, nfe = self._flow(first, last)
-        square = (drawn.x.cpu().double() - end.double()).flatten(1).square().mean(1)
+        # In the units of the model, whatever those of the data are.
+        samples, end = (self.model.form.to_model(x.cpu().double()) for x in (drawn.x, end))
+        square = (samples - end).flatten(1).square().mean(1)
         return {"square": square.numpy(), "flow_nfe": nfe.double().numpy(), **self.about(drawn)}
 
     def _flow(self, first: int, last: int) -> tuple[Tensor, Tensor]:

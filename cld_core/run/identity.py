@@ -15,8 +15,8 @@ from typing import Any, TypedDict
 from cld_core.version import __version__
 
 _PACKAGES = ("torch", "numpy", "submitit")
-# What identifies data (`cld_core.data.source.identity`): points of toy data and means of more, the checksum of images,
-# the digest of a plug-in file.
+# What identifies data (`cld_core.data.source.identity`): points of toy data and means of more, the checksum of images
+# or arrays, the digest of a plug-in file.
 POINTS, MEANS, IMAGES, PLUGIN = "points", "means", "images", "plugin"
 # Machines differ in the last bits of what they compute, relative to the size of the largest number.
 _TOLERANCE = 1e-3
@@ -27,6 +27,13 @@ class Commit(TypedDict, total=False):
 
     commit: str
     dirty: bool
+
+
+class Origin(TypedDict, total=False):
+    """The run or the file whose weights a run started from, and their step."""
+
+    path: str
+    step: int
 
 
 class Identity(TypedDict, total=False):
@@ -43,6 +50,7 @@ class Identity(TypedDict, total=False):
     user: str
     host: str
     imported: str
+    started_from: Origin
     group: str
     sweep: Mapping[str, str]
 

@@ -15,11 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from cld_core import loss, nets, optim, sde, seeds
 from cld_core import ranks as distributed
 from cld_core.averages import Ema, PowerAverages
-from cld_core.codec import to_plain
+from cld_core.codec import from_plain, to_plain
 from cld_core.config import Recipe
 from cld_core.config.network import CONDITIONS
 from cld_core.config.train import TrainSpec
-from cld_core.data.source import classes_of, source
+from cld_core.data.form import Form
+from cld_core.data.source import classes_of, form_of, source
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
 from cld_core.nets import execution
@@ -64,7 +65,7 @@ class Trainer:
         self.recipe = recipe
         self.ranks = ranks
         self._key = (train.seed, noise_key)
-        self.source = source(recipe.data, device)
+        self.source: Any = source(recipe.data, device)
         self.sde = sde.build(recipe.sde)
         self.classes = classes_of(self.source)
         self.loss = loss.build(self.sde, recipe.objective)
@@ -86,12 +87,16 @@ class Trainer:
         self.interval = Interval(ranks)
 
     def warm_up(self) -> None:
-        """Let `DistributedDataParallel` (DDP) choose how it groups gradients into buckets, by two discarded passes.
+        """Fit the scaling of the data; let `DistributedDataParallel` (DDP) group gradients, by two discarded passes.
 
-        The buckets decide how sums over three or more ranks are rounded. Choosing them before the first step of every
-        attempt makes them the same for a resumed and an uninterrupted run.
+        Rank 0 fits the scaling, if there is one and no checkpoint has it, and gives it to the others. The groups of
+        gradients, which DDP calls buckets, decide how sums over three or more ranks are rounded. Choosing them before
+        the first step of every attempt makes them the same for a resumed and an uninterrupted run.
         """
+        # Of a source that scales its data, the form is what this asks for.
+        form = self.ranks.on_first(lambda: form_of(self.source))
         if self.ranks.world_size > 1:
+            self.source.form = form
             # DDP sees in the first backward pass in which order gradients arrive, and regroups in the next forward.
             for _ in range(2):
                 self._backward(0)
@@ -176,6 +181,7 @@ class Trainer:
             "optimiser": optim.portable(self.optimiser.state_dict()),
             "scaler": self.scaler.state_dict(),
             "gradients": self.gradients.state_dict(),
+            "form": to_plain(form_of(self.source)),
             **self.averages_dict(),
             **({} if self.classes is None else {"classes": to_plain(self.classes)}),
         }
@@ -194,6 +200,8 @@ class Trainer:
         """
         self._require_same_classes(state)
         try:
+            if "form" in state:
+                self.source.form = from_plain(Form, state["form"])
             self.net.load_state_dict(state["model"], strict=True)
             self.ema.load_state_dict(state["ema"])
             self.power.load_state_dict(state.get("power"), state.get("step", 0))

@@ -378,9 +378,10 @@ def bench_samplers(
         None,
         "--metric",
         metavar="A,B,...",
-        help="fid, kid, isc and prc for images; w2 and density for toys; flow-distance for both; "
+        help="fid, kid, isc and prc for images; w2 and energy for toys and arrays; density for toys; "
+        "flow-distance for all; "
         "classes and class-law for models with classes. "
-        "Default: fid for images, w2,density,flow-distance for toys; without density for data of a plug-in.",
+        "Default: fid for images, else w2,density,flow-distance; without density for arrays and data of a plug-in.",
     ),
     samples: int | None = Option(None, min=2, help="Samples per seed; default: eval.samples."),
     seeds: int | None = Option(

@@ -10,7 +10,7 @@ from typing import Self
 from cld_core import metrics as registry
 from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec
-from cld_core.config.data import ImageDataSpec
+from cld_core.config.data import StoredDataSpec
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
 from cld_core.ownership import require_may_change
@@ -368,13 +368,13 @@ def _begun(work: Work) -> Work | None:
 
 
 def _other_images(run: RunFolder, recipe: Recipe) -> Iterator[str]:
-    """Whether the images were prepared again since the run has trained on them, in a line."""
+    """Whether stored data have changed since the run has trained on them, in a line."""
     data = recipe.data
     with contextlib.suppress(DataError):  # A metric that reads them says so.
-        if isinstance(data, ImageDataSpec):
+        if isinstance(data, StoredDataSpec):
             now = {IMAGES: store.split_of(data, "train").digest}
             if are_other_data(now, run.ledger.history().data):
-                yield f"the images in {data.path} are not those that {run.name} has trained on"
+                yield f"the examples in {data.path} are not those that {run.name} has trained on"
 
 
 def _division(planned: Planned, asked: int | None) -> Iterator[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core.config import Recipe, with_overrides
-from cld_core.config.data import ImageDataSpec
+from cld_core.config.data import StoredDataSpec
 from cld_core.config.loader import anchored_overrides, as_overrides
 from cld_core.data import store
 from cld_core.digests import checksum
@@ -195,8 +195,8 @@ def _ready(
         which = " ".join(text for text in overrides if _makes_another(before, text)) or " ".join(overrides)
         text = "its checkpoints depend on data, sde, network, the objective's score and the optimiser"
         raise RecipeError(f"{run.name}: {which} would make it another run: {text}. Submit a new run instead.")
-    require_inputs(recipe)
     warnings: list[str] = []
+    require_inputs(recipe, warnings.append)
     require_native(recipe, cluster, warnings.append)
     step, damaged = _first_step(run, recipe, status, asked.from_step)
     # Before anything is noted.
@@ -320,8 +320,8 @@ def _data_of(
     Those of a plug-in are drawn from, which loads torch: not if it is the run's own copy.
     """
     data = recipe.data
-    if isinstance(data, ImageDataSpec):
-        return {IMAGES: store.split_of(data, "train").digest}, f"the images in {data.path}"
+    if isinstance(data, StoredDataSpec):
+        return {IMAGES: store.split_of(data, "train").digest}, f"the examples in {data.path}"
     if is_shipped("data", data.name) or (not update and all(plugin in copies for plugin in recipe.plugins)):
         return {}, ""
     from cld_core.data.source import identity

@@ -14,10 +14,12 @@ from types import FrameType
 
 from cld_core import cpu
 from cld_core.config import Recipe
+from cld_core.config.data import StoredDataSpec
 from cld_core.config.schema import problems
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluate.request import periodic_request
+from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, Refused, Requested, Submitted
 from cld_core.run.groups import Group
@@ -94,20 +96,33 @@ class Begun:
     said: list[str] = field(default_factory=list)
 
 
-def require_inputs(recipe: Recipe) -> None:
-    """Refuse a recipe whose data, loggers, or what its periodic evaluations need, is missing.
+def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
+    """Refuse a recipe whose data, loggers, or what its periodic evaluations need, is missing or does not fit.
+
+    Args:
+        say: told what people should know about the data.
 
     Raises:
         UsageError
-        RecipeError: data are not there, or a logger's package is not installed.
+        RecipeError: data are not there or not usable, the network does not take them, or a logger's package is not
+            installed.
     """
     recipe.monitor.require_installed()
     try:
-        data = store.require(recipe.data)
+        data = store.require(recipe.data, say)
+        shape = store.shape_of(data)
+        if not is_shipped("data", data.name):
+            from cld_core.data.source import tried
+
+            shape = tried(data)
     except DataError as error:
         # Nothing has failed yet: the recipe names what is not there.
-        raise RecipeError(f"'data.path': {error}") from error
+        key = "path" if isinstance(recipe.data, StoredDataSpec) else "name"
+        raise RecipeError(f"'data.{key}': {error}") from error
     # What the recipe leaves to the data is known now.
+    misfits = () if shape is None else recipe.network.misfits(shape)
+    for name, text in misfits:
+        raise RecipeError(f"'network.{name}' {text}")
     for key, _, text in problems(replace(recipe, data=data)):
         raise RecipeError(f"'{key}' {text}")
     periodic_request(recipe, "fid")
