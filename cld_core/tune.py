@@ -36,7 +36,19 @@ from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.run import tunings
 from cld_core.run.checkpoints import required_digest
-from cld_core.run.tunings import CANDIDATES, PLAIN, ROBUST, SPACINGS, STAGES, Row, Solution, State, Tuning
+from cld_core.run.tunings import (
+    CANDIDATES,
+    PLAIN,
+    ROBUST,
+    SPACINGS,
+    STAGES,
+    Coefficients,
+    Row,
+    Solution,
+    State,
+    TuneRequest,
+    Tuning,
+)
 from cld_core.samplers import rest, tuned
 from cld_core.samplers.tuned import Linear, follow, stepped
 from cld_core.score import ScoreFunction, for_rows
@@ -443,107 +455,49 @@ def compute(work: Tuning, ranks: Ranks, should_stop: Callable[[], bool], only: C
     return Job(work, ranks.device, should_stop).run()
 
 
-class Job:
-    """Saves after every step, and goes on from there after an interruption.
+class Fitting:
+    """A fit to a model, step by step: batches of the flow, then the rows of each stage, then the solution.
 
-    Raises:
-        NotFoundError: the checkpoint is gone.
-        CheckpointError: it is damaged.
+    Args:
+        neighbour: a sampler of fewer evaluations that was fitted to the same flow.
+        checkpoint: what `Solution.checkpoint` is to be.
     """
 
-    def __init__(self, work: Tuning, device: torch.device, should_stop: Callable[[], bool]) -> None:
-        self._work = work
-        self._request = work.request
-        self._should_stop = should_stop
-        self._patiently = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
-        run, step = work.run, work.request.checkpoint_step
-        length, fix = work.request.ema_length, "Tune to another step."
-        self._checkpoint = self._patiently(lambda: required_digest(run, step, fix))
-        self._weights = self._patiently(lambda: required_digest(run, step, fix, length))
-        # Permission for plug-ins was checked when the work was started.
-        self._model = self._patiently(
-            lambda: Model.from_run(run.path, step, str(device), allow_plugin=True, ema_length=length)
-        )
-        self._flow = self._solved()
-        self._state = self._begun()
+    def __init__(
+        self, model: Model, request: TuneRequest, neighbour: Coefficients | None = None, checkpoint: str = ""
+    ) -> None:
+        self._model, self._request, self._checkpoint = model, request, checkpoint
+        self._flow: dict[str, np.ndarray] = {
+            "x": np.empty((0, *model.data_shape), np.float32),
+            "nfe": np.empty(0, np.int64),
+        }
+        self._state = State("", neighbour)
         self._evaluated: list[int] = []
 
-    def run(self) -> bool:
-        """Do what is missing; False if it was asked to stop before."""
-        print(self._request.cost, flush=True)
-        try:
-            self._save()
-            for stage in ("flow", *STAGES):
-                while self._lacks(stage):
-                    if self._should_stop():
-                        return False
-                    self.step(stage)
-            self._finish()
-        except OSError:
-            if self._should_stop():
-                return False
-            raise
-        return True
-
-    @execution.using(tf32=False)
-    @torch.no_grad()
-    def step(self, stage: str) -> None:
-        """Compute the next batch of the flow, or row of a stage."""
-        if stage == "flow":
-            self._flow = joined([self._flow, self._batch(len(self._flow["x"]))])
-            self._patiently(lambda: write_arrays(self.flow_file, self._flow))
-            self._state = replace(self._state, flow=self._batches())
-            found = f"flow {self._state.flow}/{self._request.sizes['flow']}"
-        else:
-            row = self._next_row(stage)
-            rows = (*self._state.rows[stage], row)
-            self._state = replace(self._state, rows={**self._state.rows, stage: rows})
-            settings = settings_of(stage, row)
-            found = f"{stage} {len(rows)}/{STAGES[stage]}: {settings}, rms {row.fit:.4g}, held out {row.held:.4g}"
-        self._save()
-        print(found, flush=True)
-
-    @property
-    def flow_file(self) -> Path:
-        """Where the ends of the flow are; another network has another one."""
-        return self._work.run.tuned / f"flow-{digest([self._request.flow_id, self._weights])[:16]}.npz"
-
-    def _solved(self) -> dict[str, np.ndarray]:
-        """Ends of the flow, x (k, C, ...), that this tuning or another one has computed, and their evaluations (k,)."""
-        try:
-            arrays, _ = self._patiently(lambda: npz.load(self.flow_file))
-            return {name: arrays[name][: 2 * self._request.points] for name in ("x", "nfe")}
-        except (FileNotFoundError, KeyError, ValueError):
-            return {"x": np.empty((0, *self._model.data_shape), np.float32), "nfe": np.empty(0, np.int64)}
-
-    def _batches(self) -> int:
-        """How many batches of the flow are computed."""
-        done, request = len(self._flow["x"]), self._request
-        return request.sizes["flow"] if done == 2 * request.points else done // request.batch_size
-
-    def _begun(self) -> State:
-        """What is done, unless it is that of other weights."""
-        state = State(self._weights)
-        with suppress(FileNotFoundError, RecordError):  # There is none, or it is damaged.
-            stored = self._patiently(lambda: read_record(State, self._work.folder / tunings.STATE))
-            state = stored if stored.weights == self._weights else state
-        neighbour = state.neighbour
-        if neighbour is None and (solution := self._work.neighbour(self._checkpoint)) is not None:
-            neighbour = solution.coefficients
-        # Rows of later stages followed from what a spent budget had left.
-        late = list(itertools.dropwhile(lambda stage: not state.lacks(stage, None), STAGES))[1:]
-        rows = {stage: () if stage in late else state.rows.get(stage, ()) for stage in STAGES}
-        return replace(state, neighbour=neighbour, flow=self._batches(), rows=rows)
-
-    def _lacks(self, stage: str) -> bool:
+    def lacks(self, stage: str) -> bool:
         """Whether a further batch of the flow or row of a stage is to be computed."""
         if stage == "flow":
             return self._state.flow < self._request.sizes[stage]
         return self._state.lacks(stage, self._request.budget_min)
 
-    def _save(self) -> None:
-        content = to_plain(self._state)
-        self._patiently(lambda: write_json(self._work.folder / tunings.STATE, content))
+    @execution.using(tf32=False)
+    @torch.no_grad()
+    def step(self, stage: str) -> str:
+        """Compute the next batch of the flow, or row of a stage; returns what was found, in words."""
+        if stage == "flow":
+            self._flow = joined([self._flow, self._batch(len(self._flow["x"]))])
+            self._state = replace(self._state, flow=self._batches())
+            return f"flow {self._state.flow}/{self._request.sizes['flow']}"
+        row = self._next_row(stage)
+        rows = (*self._state.rows[stage], row)
+        self._state = replace(self._state, rows={**self._state.rows, stage: rows})
+        settings = settings_of(stage, row)
+        return f"{stage} {len(rows)}/{STAGES[stage]}: {settings}, rms {row.fit:.4g}, held out {row.held:.4g}"
+
+    def _batches(self) -> int:
+        """How many batches of the flow are computed."""
+        done, request = len(self._flow["x"]), self._request
+        return request.sizes["flow"] if done == 2 * request.points else done // request.batch_size
 
     def _next_row(self, stage: str) -> Row:
         started = time.monotonic()
@@ -552,8 +506,9 @@ class Job:
         evaluations = sum(self._evaluated) / self._request.points
         return replace(row, evaluations=evaluations, seconds=time.monotonic() - started)
 
-    def _finish(self) -> None:
-        """Write the solution: among the best rows of all stages, the one that is closest on held-out noise."""
+    @property
+    def solution(self) -> Solution:
+        """Among the best rows of all stages, the one that is closest on held-out noise."""
         request, state = self._request, self._state
         tops, chosen = {stage: best(done) for stage, done in state.rows.items() if done}, kept(state.rows)
         every = [row for done in state.rows.values() for row in done]
@@ -570,7 +525,7 @@ class Job:
             "sde": dataclasses.asdict(self._model.recipe.sde),
             "created": time.time(),
         }
-        solution = Solution(
+        return Solution(
             coefficients=tops[chosen].sampler,
             flow=request.flow,
             step=request.checkpoint_step,
@@ -581,7 +536,6 @@ class Job:
             rms={stage: row.held for stage, row in tops.items() if row.held < tunings.FAR},
             about=about,
         )
-        self._patiently(lambda: write_json(self._work.folder / tunings.SOLUTION, solution.content()))
 
     @property
     def _spec(self) -> OdeSpec:
@@ -627,3 +581,108 @@ class Job:
         if neighbour is not None:
             start = tuned.extended(Linear.of(neighbour), model.sde, request.nfe, flow.eps, flow.denoise)
         return Problem(fitted, fit, held, request.nfe, flow.eps, flow.denoise, start)
+
+
+def fitted(
+    model: Model,
+    nfe: int,
+    points: int | None,
+    budget_min: float | None,
+    seed: int,
+    progress: Callable[[int, int], object] | None,
+) -> Solution:
+    """The solution for a model in memory; see `Model.fit_sampler`."""
+    request = TuneRequest.of(model.recipe, model.step, nfe, points=points, budget_min=budget_min, seed=seed)
+    request = replace(request, ema_length=model.ema_length)
+    fewer = tunings.neighbour(model.solutions.read(), request, model.checkpoint)
+    fitting = Fitting(model, request, None if fewer is None else fewer.coefficients, model.checkpoint)
+    total, done = sum(request.sizes.values()), 0
+    for stage in ("flow", *STAGES):
+        while fitting.lacks(stage):
+            fitting.step(stage)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    return fitting.solution
+
+
+class Job(Fitting):
+    """Saves after every step, and goes on from there after an interruption.
+
+    Raises:
+        NotFoundError: the checkpoint is gone.
+        CheckpointError: it is damaged.
+    """
+
+    def __init__(self, work: Tuning, device: torch.device, should_stop: Callable[[], bool]) -> None:
+        self._work = work
+        self._should_stop = should_stop
+        self._patiently = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
+        run, step = work.run, work.request.checkpoint_step
+        length, fix = work.request.ema_length, "Tune to another step."
+        checkpoint = self._patiently(lambda: required_digest(run, step, fix))
+        self._weights = self._patiently(lambda: required_digest(run, step, fix, length))
+        # Permission for plug-ins was checked when the work was started.
+        model = self._patiently(
+            lambda: Model.from_run(run.path, step, str(device), allow_plugin=True, ema_length=length)
+        )
+        super().__init__(model, work.request, checkpoint=checkpoint)
+        self._flow = self._solved()
+        self._state = self._begun()
+
+    def run(self) -> bool:
+        """Do what is missing; False if it was asked to stop before."""
+        print(self._request.cost, flush=True)
+        try:
+            self._save()
+            for stage in ("flow", *STAGES):
+                while self.lacks(stage):
+                    if self._should_stop():
+                        return False
+                    print(self.step(stage), flush=True)
+            content = self.solution.content()
+            self._patiently(lambda: write_json(self._work.folder / tunings.SOLUTION, content))
+        except OSError:
+            if self._should_stop():
+                return False
+            raise
+        return True
+
+    def step(self, stage: str) -> str:
+        found = super().step(stage)
+        if stage == "flow":
+            self._patiently(lambda: write_arrays(self.flow_file, self._flow))
+        self._save()
+        return found
+
+    @property
+    def flow_file(self) -> Path:
+        """Where the ends of the flow are; another network has another one."""
+        return self._work.run.tuned / f"flow-{digest([self._request.flow_id, self._weights])[:16]}.npz"
+
+    def _solved(self) -> dict[str, np.ndarray]:
+        """Ends of the flow, x (k, C, ...), that this tuning or another one has computed, and their evaluations (k,)."""
+        try:
+            arrays, _ = self._patiently(lambda: npz.load(self.flow_file))
+            return {name: arrays[name][: 2 * self._request.points] for name in ("x", "nfe")}
+        except (FileNotFoundError, KeyError, ValueError):
+            return self._flow
+
+    def _begun(self) -> State:
+        """What is done, unless it is that of other weights."""
+        state = State(self._weights)
+        with suppress(FileNotFoundError, RecordError):  # There is none, or it is damaged.
+            stored = self._patiently(lambda: read_record(State, self._work.folder / tunings.STATE))
+            state = stored if stored.weights == self._weights else state
+        neighbour = state.neighbour
+        if neighbour is None:
+            fewer = tunings.neighbour(tunings.solutions_of(self._work.run), self._request, self._checkpoint)
+            neighbour = None if fewer is None else fewer.coefficients
+        # Rows of later stages followed from what a spent budget had left.
+        late = list(itertools.dropwhile(lambda stage: not state.lacks(stage, None), STAGES))[1:]
+        rows = {stage: () if stage in late else state.rows.get(stage, ()) for stage in STAGES}
+        return replace(state, neighbour=neighbour, flow=self._batches(), rows=rows)
+
+    def _save(self) -> None:
+        content = to_plain(self._state)
+        self._patiently(lambda: write_json(self._work.folder / tunings.STATE, content))

@@ -3,7 +3,7 @@
 And how a recipe differs from the one that it builds on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -72,12 +72,18 @@ def find(name: str) -> tuple[str, str]:
     raise RecipeError(f"a recipe has no key and no section '{name}'. {fix}")
 
 
-def dump_with_comments(recipe: Recipe) -> str:
-    """The recipe as `dump` writes it, with a comment on each key and section."""
+def dump_with_comments(recipe: Recipe, only: Collection[str] | None = None) -> str:
+    """The recipe as `dump` writes it, with a comment on each key and section.
+
+    Args:
+        only: the dotted keys to write; None: all.
+    """
     found, lines = known(specs_of(recipe)), list[str]()
     for path, value in walk(literal(recipe.to_dict())):
         section, _, name = path.rpartition(".")
         entry, indent = found[path], "  " * path.count(".")
+        if only is not None and not any(key == path or key.startswith(f"{path}.") for key in only):
+            continue
         if entry.is_section:
             lines.append(_beside(f"{indent}{name}:", entry.doc))
             continue
@@ -85,6 +91,10 @@ def dump_with_comments(recipe: Recipe) -> str:
         if path in SELECTORS:
             comment = _choice(value, SECTIONS[section].docs)
         own = [f"{indent}{line}" for line in to_yaml({name: value}).rstrip("\n").split("\n")]
+        if only is not None:
+            # Whoever writes few keys shows what is chosen, and leaves what else there is to `cldctl explain`.
+            comment = SECTIONS[section].docs[value] if path in SELECTORS else entry.doc
+            own = [f"{indent}{name}: {to_yaml_line(value)}"]
         beside = _beside(own[0], comment)
         # Nothing can be behind the first line of a list, or of a text that goes on.
         lines += [beside] if len(own) == 1 and len(beside) <= _WIDTH else [f"{indent}# {comment}", *own]

@@ -69,7 +69,7 @@ def _problems(spec: "MlpSpec | ResnetSpec") -> Iterator[Problem]:
 class MlpSpec(NetworkSpec):
     takes_labels: ClassVar[bool] = True
 
-    name: Literal["mlp"] = key("mlp", "fully connected network for toy data")
+    name: Literal["mlp"] = key("mlp", "fully connected network for vectors")
     width: int = key(128, "units of a hidden layer", ge=1, le=65_536)
     layers: int = key(5, "linear layers, including the output layer", ge=2, le=1000)
     time_input: Literal["raw", "log", "fourier"] = key(
@@ -95,7 +95,7 @@ class MlpSpec(NetworkSpec):
 class ResnetSpec(NetworkSpec):
     takes_labels: ClassVar[bool] = True
 
-    name: Literal["resnet"] = key("resnet", "residual network for toy data, with log t at every layer")
+    name: Literal["resnet"] = key("resnet", "residual network for vectors, with log t at every layer")
     width: int = key(64, "units of a hidden layer", ge=1, le=65_536)
     layers: int = key(20, "residual layers between the first and the last", ge=1, le=1000)
 

@@ -71,11 +71,7 @@ def plan_folder(source: Path, size: int, validation: float | None = None, channe
         )
     if channels not in (None, 1, CHANNELS):
         raise UsageError(f"Images have 1 channel or {CHANNELS}, not {channels}. Pass --channels 1, for example.")
-    listed = members(source, "a folder, a zip file or a .tar of pictures")
-    pictures = [picture for picture in listed if _is_picture(picture.name)]
-    if not pictures:
-        text = f"{source} has no pictures ({', '.join(SUFFIXES)})"
-        raise WrongSourceError(f"{text}. Pass a folder that has some as --source.")
+    pictures = _pictures(source)
     by_split = _splits(pictures, validation)
     for split, chosen in by_split.items():
         if not chosen and validation != 0:
@@ -104,6 +100,30 @@ def plan_folder(source: Path, size: int, validation: float | None = None, channe
         expect={split: len(chosen) for split, chosen in by_split.items()},
         classes=classes,
     )
+
+
+def shorter_side(source: Path) -> int:
+    """Of the first picture in a folder, zip file or .tar, in pixels.
+
+    Raises:
+        DataError, WrongSourceError: as `plan_folder`; or it is not a picture.
+    """
+    first = _pictures(source)[0]
+    try:
+        with Image.open(io.BytesIO(first.read()), formats=FORMATS) as opened:
+            return min(opened.size)
+    except Exception as error:  # decoders of pictures raise whatever they like
+        shown = one_line(as_text(first.name))
+        raise DataError(f"{source}: {shown} cannot be used as a picture ({one_line(error)}). Remove it.") from error
+
+
+def _pictures(source: Path) -> list[Member]:
+    listed = members(source, "a folder, a zip file or a .tar of pictures")
+    pictures = [picture for picture in listed if _is_picture(picture.name)]
+    if not pictures:
+        text = f"{source} has no pictures ({', '.join(SUFFIXES)})"
+        raise WrongSourceError(f"{text}. Pass a folder that has some as --source.")
+    return pictures
 
 
 def _is_picture(name: str) -> bool:

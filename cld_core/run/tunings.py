@@ -197,11 +197,11 @@ class Solutions:
 
     Attributes:
         read: reads them when they are needed.
-        name: of the run, for messages.
+        run: the name of the run, for messages; None: the model is of none.
     """
 
     read: Callable[[], Sequence[Solution]] = tuple
-    name: str = "RUN"
+    run: str | None = None
 
     @classmethod
     def of_run(cls, run: RunFolder) -> Self:
@@ -209,14 +209,14 @@ class Solutions:
         return cls(lambda: solutions_of(run), run.name)
 
     @classmethod
-    def of_file(cls, about: Mapping[str, str], name: str) -> Self:
+    def of_file(cls, about: Mapping[str, str]) -> Self:
         """Those in the metadata of an exported file; damaged ones are left out."""
         found: list[Solution] = []
         with contextlib.suppress(ValueError):
             for content in from_plain(tuple[dict[str, Any], ...], parse_json(about.get(_CARRIED, "[]"))):
                 with contextlib.suppress(ValueError):
                     found.append(Solution.of_content(content))
-        return cls(lambda: found, name)
+        return cls(lambda: found)
 
     def carried(self, network: Network) -> dict[str, str]:
         """The metadata for an exported file of a network; empty if no solution was tuned to it."""
@@ -232,18 +232,19 @@ class Solutions:
         assert isinstance(spec, TunedSpec), "only a tuned sampler has a solution"
         found = self.read()
         fitting = [one for one in found if one.nfe == spec.nfe and spec.solution in (None, one.digest)]
-        tune = f"cldctl tune {self.name} --nfe {spec.nfe}"
+        tune = self._tune(spec.nfe)
         if not fitting:
             which = f"{spec.nfe} evaluations" if spec.solution is None else f"sampling.solution={spec.solution}"
             there = ", ".join(map(str, sorted({one.nfe for one in found}))) or "none"
-            text = f"{self.name} has no tuned sampler of {which}"
+            text = f"{self.run or 'the model'} has no tuned sampler of {which}"
             raise UsageError(f"{text} (sampling.nfe; there are: {there}). Make one: `{tune}`.")
         best = min(fitting, key=lambda one: (any(_unlike(spec, network, one)), _distance(one, network)))
         for name, asked, has in _unlike(spec, network, best):
             text = f"the tuned sampler of {spec.nfe} evaluations was fitted"
             if name == "labels":
                 raise UsageError(f"{text} {'with' if has else 'without'} labels. Tune again: `{tune}`.")
-            fix = f"Leave that key alone, or tune again with it: `{tune} sampling.{name}={asked}`"
+            again = f"{tune} sampling.{name}={asked}" if self.run else tune
+            fix = f"Leave that key alone, or tune again with it: `{again}`"
             raise UsageError(f"{text} with sampling.{name}={has}, not {asked}. {fix}.")
         return best
 
@@ -256,9 +257,13 @@ class Solutions:
             return None
         solution = self.chosen(spec, network)
         if (how := moved_on(solution, network)) is not None:
-            average = "" if network.ema_length is None else f" ema.length={network.ema_length:g}"
-            _warn(f"{how}. Tune again: `cldctl tune {self.name} --nfe {solution.nfe}{average}`.")
+            average = "" if network.ema_length is None or self.run is None else f" ema.length={network.ema_length:g}"
+            _warn(f"{how}. Tune again: `{self._tune(solution.nfe)}{average}`.")
         return solution
+
+    def _tune(self, nfe: int) -> str:
+        """What makes a solution."""
+        return f"model.fit_sampler({nfe})" if self.run is None else f"cldctl tune {self.run} --nfe {nfe}"
 
 
 def _unlike(spec: TunedSpec, network: Network, solution: Solution) -> Iterator[tuple[str, Any, Any]]:
@@ -395,6 +400,17 @@ class TuneRequest(Request):
         return {"flow": -(-2 * self.points // self.batch_size), **STAGES}
 
 
+def neighbour(solutions: Sequence[Solution], request: TuneRequest, checkpoint: str) -> Solution | None:
+    """The solution of the next smaller number of evaluations for the same flow of the same weights."""
+    wanted = request.flow, request.ema_length, request.checkpoint_step, checkpoint
+    fewer = [
+        one
+        for one in solutions
+        if one.nfe < request.nfe and (one.flow, one.ema_length, one.step, one.checkpoint) == wanted
+    ]
+    return max(fewer, key=lambda one: (one.nfe, -one.distance), default=None)
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a stage.
@@ -474,17 +490,6 @@ class Tuning(Work):
         if found is None or not found.cut_off:
             return found is not None
         return budget_min is not None and budget_min <= (real(found.about.get("budget_min")) or 0.0)
-
-    def neighbour(self, checksum: str) -> Solution | None:
-        """The solution of the next smaller number of evaluations for the same flow of the same weights."""
-        request = self.request
-        wanted = request.flow, request.ema_length, checksum
-        fewer = [
-            one
-            for one in solutions_of(self.run)
-            if one.nfe < request.nfe and (one.flow, one.ema_length, one.checkpoint) == wanted
-        ]
-        return max(fewer, key=lambda one: (one.nfe, -one.distance), default=None)
 
     def to_start(self) -> list[int]:
         """The pieces that are to be started: the one that it is, or none."""

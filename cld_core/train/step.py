@@ -20,7 +20,7 @@ from cld_core.config import Recipe
 from cld_core.config.network import CONDITIONS
 from cld_core.config.train import TrainSpec
 from cld_core.data.form import Form
-from cld_core.data.source import classes_of, form_of, source
+from cld_core.data.source import Source, classes_of, form_of, source
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
 from cld_core.nets import execution
@@ -54,18 +54,19 @@ class Trainer:
         recipe: the experiment.
         ranks: this process among its peers.
         noise_key: 0, or a number of its own for each segment of training that is to have fresh noise.
+        data: the examples; None: those of the recipe.
 
     Attributes:
         deferred: whether the host does not wait to learn if a step was skipped: the device skips it, and `check`
             reports it later. True on GPUs if the optimiser can skip there; tests set it on the CPU.
     """
 
-    def __init__(self, recipe: Recipe, ranks: Ranks, noise_key: int = 0) -> None:
+    def __init__(self, recipe: Recipe, ranks: Ranks, noise_key: int = 0, data: Source | None = None) -> None:
         train, device = recipe.train, ranks.device
         self.recipe = recipe
         self.ranks = ranks
         self._key = (train.seed, noise_key)
-        self.source: Any = source(recipe.data, device)
+        self.source: Any = data or source(recipe.data, device)
         self.sde = sde.build(recipe.sde)
         self.classes = classes_of(self.source)
         self.loss = loss.build(self.sde, recipe.objective)

@@ -1,19 +1,166 @@
-"""What is needed before a training: `cldctl recipes`, `render`, `explain`, `doctor` and `data`."""
+"""What is needed before a training: `cldctl init`, `recipes`, `render`, `explain`, `doctor` and `data`."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer import Argument, Option
 
 from cld_core.errors import RecipeError, UsageError
-from cldctl.show.console import Working, err, out
+from cld_core.sanitize import one_line
+from cldctl.show.console import Working, err, listed, out
 
 from . import options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from cld_core.data.prepare import Part
+
+
+def init(
+    data: Path = Argument(..., metavar="DATA", help="A file of arrays, a folder of them, prepared images or pictures."),
+    output: Path | None = Option(
+        None, "--output", "-o", metavar="RECIPE.yaml", help="Where to write; default: named after the data."
+    ),
+    size: str = Option("s", metavar="s|m|l", help="s: minutes on two cores; m: an hour or so; l: for a GPU."),
+) -> None:
+    """Look at data, and write a recipe that trains on them.
+
+    Arrays are .npy, .npz or .safetensors files with examples (N, d), (N, C, L) or (N, C, H, W).
+
+    Example: cldctl init data.npy -o mine.yaml
+    """
+    from cld_core.config import from_dict
+    from cld_core.config.describe import dump_with_comments
+    from cld_core.config.schema import leaves
+    from cld_core.config.suggest import SIZES, suggested
+    from cld_core.files import write_text
+
+    target = output or Path(f"{data.absolute().name.partition('.')[0]}.yaml")
+    options.check_output(target, (".yaml", ".yml"), "recipes are")
+    if size not in SIZES:
+        raise UsageError(f"--size {size}: expected one of {', '.join(SIZES)}. Pass --size s, for example.")
+    if target.exists():
+        raise UsageError(f"{target} exists already. Pass -o with another name, or remove it.")
+    with Working(f"looking at {data.name}"):
+        found = _look(data, size)
+    keys = {"data": found.keys, **suggested(found.shape, found.examples, size, tests=found.tests, data_std=found.std)}
+    recipe = from_dict({"name": target.stem, **keys}, str(target))
+    about = f"`cldctl init {data} --size {size}` wrote this; `cldctl explain KEY` says more about a key."
+    head = "".join(f"# {one_line(line)}\n" for line in (*found.said, about))
+    write_text(target, head + dump_with_comments(recipe, leaves(keys)))
+    for line in found.said:
+        err.print(line)
+    for line in found.warnings:
+        err.print(f"warning: {line}", style="yellow")
+    out.print(str(target), no_wrap=True)
+    commands = (*found.before, f"cldctl submit {target} --follow")
+    err.print("next:\n" + "\n".join(f"  {command}" for command in commands))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """What `init` has found.
+
+    Attributes:
+        keys: the `data` section.
+        std: standard deviation of the numbers that the model sees.
+        said: about them, a line each; ``warnings``, likewise.
+        before: commands to run before the training.
+    """
+
+    keys: dict[str, Any]
+    shape: tuple[int, ...]
+    examples: int
+    tests: int
+    std: float = 0.5
+    said: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+
+
+# Pixels of a side of pictures that are not prepared yet, at most.
+_PIXELS = {"s": 32, "m": 64, "l": 128}
+
+
+def _look(data: Path, size: str) -> _Data:
+    """At arrays, prepared images, or pictures that are to be prepared."""
+    from cld_core.data import arrays, store
+
+    keys = store.keys_of(data.absolute())
+    if keys["name"] == "folder":
+        about = store.find(data)
+        return _images(keys, {split: info.count for split, info in about.splits.items()}, about.classes)
+    has_arrays = any((data / f"train{suffix}").is_file() for suffix in arrays.SUFFIXES)
+    if data.suffix in (".zip", ".tar") or (data.is_dir() and not has_arrays):
+        return _pictures(data, size)
+    return _arrays(keys)
+
+
+def _images(keys: dict[str, Any], counts: "Mapping[Any, int]", classes: "Sequence[str]", **more: Any) -> _Data:
+    train, tests, pixels = counts["train"], counts.get("validation", 0), keys["size"]
+    named = f" in {len(classes)} classes ({listed(classes)})" if classes else ""
+    said = f"{train + tests:,} images of {pixels} x {pixels} pixels{named}: {train:,} for training, {tests:,} for tests"
+    own = keys | ({"labels": True} if classes else {})
+    return _Data(keys=own, shape=(3, pixels, pixels), examples=train, tests=tests, said=(said,), **more)
+
+
+def _pictures(data: Path, size: str) -> _Data:
+    from cld_core.data.folder import plan_folder, shorter_side
+
+    pixels = min(_PIXELS[size], max(4, shorter_side(data) // 4 * 4))
+    plan, prepared = plan_folder(data, pixels), Path("data", data.absolute().name.partition(".")[0])
+    keys = {"name": "folder", "path": str(prepared.absolute()), "size": pixels}
+    command = f"cldctl data prepare folder --source {data} --size {pixels} --out {prepared}"
+    return _images(keys, plan.expect, plan.classes, before=(command,))
+
+
+def _arrays(keys: dict[str, Any]) -> _Data:
+    import numpy as np
+
+    from cld_core.config.data import ArraysSpec
+    from cld_core.data import arrays
+    from cld_core.errors import DataError, WrongSourceError
+
+    warnings: list[str] = []
+    try:
+        found = arrays.find(ArraysSpec(path=keys["path"], labels=True))
+    except DataError as error:
+        found = arrays.find(ArraysSpec(path=keys["path"]))
+        if not isinstance(error, WrongSourceError):
+            warnings.append(f"labels are left out: {error}")
+    warnings += found.look()
+    train, tests = (len(found.splits[split]) for split in ("train", "validation"))
+    classes = () if found.classes is None else found.classes.names
+    named = f"in {len(classes)} classes ({listed(classes)})" if classes else "without labels"
+    kind, counts = found.splits["train"].x.dtype, f"{train:,} for training, {tests:,} for tests"
+    said = f"{train + tests:,} examples of shape {found.shape}, {kind}, {named}: {counts}"
+    own: dict[str, Any] = keys | ({"labels": True} if classes else {})
+    if found.grey_levels is None:
+        how = "mean 0 and standard deviation 1 in each " + ("column" if len(found.shape) == 1 else "channel")
+        return _Data(
+            keys=own | {"scaling": "standard"},
+            shape=found.shape,
+            examples=train,
+            tests=tests,
+            std=1.0,
+            said=(said, f"scaled to {how} while it trains; samples and bounds are those of the data as they are"),
+            warnings=tuple(warnings),
+        )
+    rows = found.splits["train"].x[:1000]
+    std = float(np.sqrt(np.square(rows / 127.5 - 1.0).mean()))
+    return _Data(
+        keys=own,
+        shape=found.shape,
+        examples=train,
+        tests=tests,
+        std=round(std, 2) or 1.0,
+        said=(said, "images of 256 grey levels"),
+        warnings=tuple(warnings),
+    )
 
 
 def recipes() -> None:

@@ -75,7 +75,7 @@ def test_a_file_carries_the_solutions_of_its_weights_only():
     solutions = of(SOLUTION, average, replace(SOLUTION, checkpoint="replaced"), replace(SOLUTION, step=10))
 
     def carried(network):
-        return list(Solutions.of_file(solutions.carried(network), "file").read())
+        return list(Solutions.of_file(solutions.carried(network)).read())
 
     assert carried(NETWORK) == [SOLUTION]
     assert carried(replace(NETWORK, ema_length=0.1)) == [average]

@@ -1,0 +1,257 @@
+"""Training in Python: `fit` returns a model, `fit_steps` yields it while it trains. No run folder, no files.
+
+The same seed, data and recipe give the same numbers as a run on one rank (`cld_core.train.step.Trainer`).
+"""
+
+import copy
+import os
+import re
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from .config import Recipe, describe, from_dict
+from .config.data import ArraysSpec, StoredDataSpec
+from .config.loader import whole_number
+from .config.registry import SECTIONS
+from .config.schema import leaves
+from .config.suggest import SIZES, suggested
+from .data import arrays, store
+from .data.images import ArraySource, StoredSource
+from .data.source import Source, form_of, source
+from .errors import DataError, RecipeError, did_you_mean
+from .model import Model
+from .nets import execution
+from .ranks import Ranks
+from .train.step import Trainer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Examples by which the standard deviation of data is judged that are not scaled to 1.
+_JUDGED = 1000
+# Lines of a progress bar, at most.
+_SHOWN = 200
+# Recipe keys that have arguments of their own.
+_ARGUMENTS = {"train.steps": "steps", "train.seed": "seed", "sde.name": "sde", "network.name": "network"}
+_CALLER = "cld_core.fit"
+
+
+class Step(NamedTuple):
+    """How far a training is.
+
+    Attributes:
+        step: optimiser steps that are done.
+        loss: the mean loss of the steps since the last one that was yielded.
+        model: with the averaged weights of this moment; it is the same object each time.
+    """
+
+    step: int
+    loss: float
+    model: Model
+
+
+def fit(
+    data: "np.ndarray | torch.Tensor | str | Path | Mapping[str, Any]",
+    steps: int = 2000,
+    sde: str | Mapping[str, Any] = "cld",
+    network: str | Mapping[str, Any] | None = None,
+    *,
+    labels: Any = None,
+    size: str = "s",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool | None = None,
+    **keys: Any,
+) -> Model:
+    """Train a model on data, with settings that suit their shape; ``keys`` are recipe keys that change them.
+
+    Args:
+        data: examples (N, d), (N, C, L) or (N, C, H, W); or a file of them, or a folder, as `data.path` of
+            `data.name: arrays` takes, or of prepared images; or the name of a toy density; or a `data` section.
+        steps: optimiser steps.
+        sde: the diffusion, by its name or as the `sde` section of a recipe.
+        network: likewise; None: one that suits the shape of the data.
+        labels: the class of each example (N,), whole numbers or texts; True: those that come with the data.
+        size: s, m or l: of the network, and of all else that follows from it.
+        seed: key of every random draw.
+        device: where to compute; None: a GPU if one is available.
+        progress: show a bar on stderr; None: in a terminal and in a notebook.
+        keys: other recipe keys with "__" for dots, such as ``optim__lr=1e-3``; or sections, such as
+            ``optim={"lr": 1e-3}``.
+
+    Raises:
+        RecipeError: an argument is wrong; names it.
+        DataError: the data cannot be used.
+        NonFiniteError: a gradient was not finite.
+    """
+    every = max(1, whole_number(steps, "steps", 1, _CALLER) // _SHOWN)
+    training = fit_steps(
+        data, steps, sde, network, labels=labels, size=size, seed=seed, device=device, every=every, **keys
+    )
+    is_seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    with closing(training), tqdm(total=int(steps), disable=not (is_seen if progress is None else progress)) as bar:
+        for it in training:
+            bar.set_postfix(loss=f"{it.loss:.4g}", refresh=False)
+            bar.update(it.step - bar.n)
+    return it.model
+
+
+def fit_steps(
+    data: "np.ndarray | torch.Tensor | str | Path | Mapping[str, Any]",
+    steps: int = 2000,
+    sde: str | Mapping[str, Any] = "cld",
+    network: str | Mapping[str, Any] | None = None,
+    *,
+    labels: Any = None,
+    size: str = "s",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    every: int = 1,
+    **keys: Any,
+) -> Generator[Step, None, None]:
+    """What `fit` does, step by step: yields a `Step` after every ``every`` steps, and after the last one.
+
+    The model can be sampled, evaluated and saved at each of them. Whoever stops early keeps it: it changes no more.
+
+    Raises:
+        RecipeError, DataError: as `fit`, at once.
+        NonFiniteError: as `fit`, at its step.
+    """
+    steps, every = whole_number(steps, "steps", 1, _CALLER), whole_number(every, "every", 1, _CALLER)
+    seed = whole_number(seed, "seed", 0, _CALLER)
+    if size not in SIZES:
+        raise RecipeError(f"{_CALLER}: size={size!r}: expected one of {', '.join(SIZES)}.")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    from_dict({"plugins": keys.get("plugins", ())}, _CALLER, with_plugins=True)
+    given = _nested({"train": {"steps": steps, "seed": seed}, "sde": sde, "network": network, **keys})
+    try:
+        section, examples = _data(data, labels, given.pop("data", {}), place)
+        recipe = _recipe(section, examples, given, size)
+        trainer = Trainer(recipe, Ranks(device=place), data=examples)
+    except (RecipeError, DataError) as error:
+        raise type(error)(_as_arguments(str(error), given)) from error
+    return _trained(trainer, every)
+
+
+def _trained(trainer: Trainer, every: int) -> Generator[Step, None, None]:
+    recipe, device = trainer.recipe, trainer.ranks.device
+    model = Model(recipe, device, net=_averaged(trainer), data=trainer.source, classes=trainer.classes)
+    gpus = [device] if device.type == "cuda" else []
+    with closing(trainer):
+        trainer.warm_up()
+        for step in range(1, recipe.train.steps + 1):
+            with (
+                execution.using(tf32=recipe.train.tf32, fixed_shapes=True),
+                torch.random.fork_rng(gpus),
+                _threads(recipe.cluster.cpus_per_task, device),
+            ):
+                trainer.step(step - 1)
+            if step % every == 0 or step == recipe.train.steps:
+                trainer.check(step - 1)
+                loss = trainer.interval.take().get("loss", float("nan"))
+                trainer.check(step - 1, loss)
+                model.step = step
+                yield Step(step, loss, model)
+
+
+@contextmanager
+def _threads(count: int | None, device: torch.device) -> Iterator[None]:
+    """On a CPU, compute in so many threads inside the block, as a rank of a run does."""
+    before = torch.get_num_threads()
+    Ranks(device=device).use_cores(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _averaged(trainer: Trainer) -> torch.nn.Module:
+    """A second network whose parameters are the averages themselves, which follow those of the first."""
+    net = copy.deepcopy(trainer.net).eval().requires_grad_(False)
+    parameters = dict(net.named_parameters())
+    for name, average in zip(trainer.ema.names, trainer.ema.average, strict=True):
+        parameters[name].data = average
+    return net
+
+
+def _data(data: Any, labels: Any, more: Mapping[str, Any], device: torch.device) -> tuple[dict[str, Any], Source]:
+    """The `data` section of a recipe, and its examples."""
+    toys = [name for name, it in SECTIONS["data"].variants.items() if not issubclass(it.spec, StoredDataSpec)]
+    if isinstance(data, str | os.PathLike):
+        path, name = Path(data).expanduser(), os.fspath(data)
+        if name not in toys and not path.exists():
+            fix = did_you_mean(name, toys) or f" Toy densities are {', '.join(toys)}."
+            raise DataError(f"data={name!r}: there is no such file, folder or toy density.{fix}")
+        data = {"name": name} if name in toys else store.keys_of(path.absolute())
+    section = {**({} if labels is None or labels is False else {"labels": True}), **more}
+    if isinstance(data, Mapping):
+        if not isinstance(labels, bool | None):
+            raise RecipeError("labels: these data have their own. Pass labels=True, or the examples as an array.")
+        section = {**data, **section}
+        return section, source(from_dict({"data": section}, _CALLER).data, device)
+    section = {"name": "arrays", **section}
+    spec = from_dict({"data": section}, _CALLER).data
+    assert isinstance(spec, ArraysSpec), "data in memory are arrays"
+    return section, ArraySource(spec, device, arrays.given(data, labels, share=spec.test_share, where="data"))
+
+
+def _recipe(section: Mapping[str, Any], examples: Source, given: Mapping[str, Any], size: str) -> Recipe:
+    """The suggested keys for data, and over them those that were given."""
+    train = test = None
+    if isinstance(examples, StoredSource):
+        train, test = examples.train.n, examples.test.n
+    std = 1.0
+    if form_of(examples).scaling is None or section.get("scaling", "standard") != "standard":
+        count = min(_JUDGED, train or _JUDGED)
+        std = float(f"{float(examples.batch(0, 0, 0, count, slice(0, count)).square().mean().sqrt()):.2g}") or 1.0
+    sde, steps = given.get("sde", {}).get("name", "cld"), given["train"]["steps"]
+    keys: dict[str, Any] = suggested(examples.shape, train, size, tests=test, data_std=std, sde=sde, steps=steps)
+    merged = {name: _over(name, keys.get(name, {}), own) for name, own in given.items()}
+    return from_dict({"name": "fit", "data": section, **keys, **merged}, _CALLER)
+
+
+def _over(name: str, old: Mapping[str, Any], own: Any) -> Any:
+    """Keys of a section over others: of these, another variant keeps those that it has."""
+    if not isinstance(own, Mapping):
+        return own
+    kept = set(old)
+    if (section := SECTIONS.get(name)) is not None:
+        before, now = (section.find(keys.get(section.key)).spec for keys in (old, {**old, **own}))
+        kept = set(section.kept(before, now))
+    inner = {key: _over("", old[key], value) for key, value in own.items() if isinstance(old.get(key), Mapping)}
+    return {**{key: value for key, value in old.items() if key in kept}, **own, **inner}
+
+
+def _nested(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Recipe keys with "__" or dots as nested plain values; None is left out where it means the default."""
+    tree: dict[str, Any] = {}
+    for path, value in keys.items():
+        *above, last = path.replace("__", ".").split(".")
+        if not above and last in ("sde", "network"):
+            if value is None:
+                continue
+            value = value if isinstance(value, Mapping) else {"name": value}
+        node = tree
+        for name in above:
+            node = node.setdefault(name, {})
+        value = value.item() if getattr(value, "shape", None) == () else value
+        old = node.get(last)
+        node[last] = {**old, **value} if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return tree
+
+
+def _as_arguments(text: str, given: Mapping[str, Any]) -> str:
+    """A message about keys of a recipe as one about arguments: optim.lr is optim__lr, and train.steps is steps."""
+    names = {*describe.keys(), *leaves(given)}
+
+    def argument(found: re.Match[str]) -> str:
+        return _ARGUMENTS.get(found[0], found[0].replace(".", "__")) if found[0] in names else found[0]
+
+    text = re.sub(r"\b(true|false)\b", lambda found: found[0].title(), re.sub(r"\w+(?:\.\w+)+", argument, text))
+    return text if text.startswith(_CALLER) else f"{_CALLER}: {text}"

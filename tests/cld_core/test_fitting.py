@@ -1,0 +1,182 @@
+"""Training in Python: `cld_core.fit` and `fit_steps`."""
+
+import itertools
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+import cld_core
+from cld_core.config import from_dict
+from cld_core.errors import DataError, RecipeError, UsageError
+from cld_core.ranks import Ranks
+from cld_core.train.step import Trainer
+from tests.support.tools import same
+
+SMALL = {"network": {"width": 8, "layers": 2}, "train__batch_size": 16}
+ROWS = np.random.default_rng(0).standard_normal((200, 3)) * [1.0, 10.0, 100.0] + [0.0, 5.0, 1000.0]
+
+
+def test_losses_and_average_are_those_of_a_run_with_the_same_recipe_and_data(tmp_path):
+    np.save(tmp_path / "rows.npy", ROWS)
+    given = {**SMALL, "seed": 3, "train__ema": 0.9, "optim": {"lr": 0.01}}
+    seen = [(step, loss) for step, loss, _ in cld_core.fit_steps(ROWS, 12, **given)]
+    (*_, last) = cld_core.fit_steps(ROWS, 12, **given, every=5)
+    tree = last.model.recipe.to_dict()
+    run = Trainer(from_dict(tree | {"data": tree["data"] | {"path": str(tmp_path / "rows.npy")}}, "run"), Ranks())
+    losses = []
+    for step in range(12):
+        run.step(step)
+        losses.append(run.take_scalars()["loss"])
+    assert seen == list(enumerate(losses, start=1))
+    assert last.step == last.model.step == 12
+    assert last.loss == pytest.approx(np.mean(losses[10:]), abs=1e-12), "since the last one that was yielded"
+    with run.ema.in_place():
+        assert same(last.model.net.state_dict(), run.net.state_dict())
+
+
+def test_the_model_can_be_used_while_it_trains_and_after_an_early_end():
+    before = torch.get_rng_state(), torch.get_num_threads()
+    with closing(cld_core.fit_steps(ROWS, **SMALL, network__time_input="raw")) as training:
+        models, drawn = [], []
+        for _, _, model in itertools.islice(training, 3):
+            models.append(model)
+            drawn.append(model.sample(4, nfe=3))
+    assert models[0] is models[1] is models[2]
+    assert not torch.equal(drawn[0], drawn[1]), "it has learned meanwhile"
+    assert torch.equal(model.sample(4, nfe=3), drawn[2])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.get_num_threads() == before[1]
+
+
+def test_samples_and_bounds_are_those_of_data_as_they_were_given():
+    model = cld_core.fit(ROWS, 60, **SMALL, optim__lr=0.01)
+    x = model.sample(1000).double().numpy()
+    assert x.mean(0) == pytest.approx(ROWS.mean(0), abs=0.3 * ROWS.std(0).max())
+    assert x.std(0) == pytest.approx(ROWS.std(0), rel=0.3)
+    entropy = np.log(ROWS.std(0)).sum() + 1.5 * np.log(2 * np.pi * np.e)
+    assert -float(model.log_likelihood(torch.from_numpy(ROWS)).mean()) == pytest.approx(entropy, abs=0.5)
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (1, 8, 8)], ids=str)
+def test_the_network_suits_the_shape(shape):
+    x = torch.rand(20, *shape)
+    model = cld_core.fit(x, 1, network={"channels": 4, "multipliers": [1]}, train__batch_size=2)
+    assert model.sample(2, nfe=2).shape == (2, *shape)
+
+
+def test_images_of_bytes_have_grey_levels():
+    x = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
+    model = cld_core.fit(x, 1, network={"channels": 4, "multipliers": [1]}, train__batch_size=2)
+    assert model.is_image
+    assert model.recipe.objective.data_std == pytest.approx(0.58, abs=0.03), "of uniform ones in [-1, 1]"
+
+
+def test_labels_make_it_class_conditional():
+    model = cld_core.fit(ROWS, 2, labels=["a", "b"] * 100, **SMALL)
+    assert model.classes.names == ("a", "b")
+    assert model.sample(3, label="b", nfe=2).shape == (3, 3)
+
+
+@pytest.mark.parametrize("data", ["gaussian", {"name": "diamond", "labels": True}, "rows.npy"], ids=str)
+def test_data_by_name(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", ROWS)
+    model = cld_core.fit(data, 1, **SMALL)
+    assert model.data_shape == ((3,) if data == "rows.npy" else (2,))
+    assert (model.classes is not None) == isinstance(data, dict)
+
+
+def test_keys_go_over_what_is_suggested():
+    given = {"optim.lr": np.float32(0.25), "optim__warmup_steps": 1, "eval": {"elbo": {"rtol": 0.5}}}
+    recipe = cld_core.fit(ROWS, 1, "vpsde", "resnet", **given, sampling__method="ode", seed=7).recipe
+    assert (recipe.optim.lr, recipe.optim.warmup_steps, recipe.optim.decay) == (0.25, 1, "cosine")
+    assert (recipe.eval.elbo.rtol, recipe.eval.elbo.atol) == (0.5, 1e-4)
+    assert (recipe.sde.name, recipe.network.name, recipe.sampling.method) == ("vpsde", "resnet", "ode")
+    assert (recipe.objective.name, recipe.train.seed, recipe.train.steps) == ("dsm", 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optim__lrr": 1}, "cld_core.fit: unknown key 'optim__lrr'. Did you mean 'optim__lr'"),
+        ({"optim": {"lr": -1}}, "'optim__lr' cannot be -1"),
+        ({"sde": "cl"}, "'sde' cannot be 'cl'"),
+        ({"network": "unet1d"}, r"'network' cannot be unet1d for examples of shape \(3,\)\. Set network=mlp"),
+        ({"objective__mixed_score": True}, "objective__mixed_score=False"),
+        ({"sampling": {"method": "ode"}, "sampling__nfe": 3}, "not a key of sampling__method=ode"),
+        ({"steps": 0}, "steps=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"every": 1.5}, "every=1.5"),
+        ({"size": "xl"}, "size='xl': expected one of s, m, l"),
+        ({"plugins": ["none.py"]}, "plug-in 'none.py' cannot be imported"),
+        ({"data": "gaussian", "labels": [1, 2]}, "Pass labels=True"),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_is_named_at_once(given, message):
+    with pytest.raises(RecipeError, match=message):
+        cld_core.fit_steps(**{"data": ROWS, **given})
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "message"),
+    [
+        ("rows.npz", {}, r"data='rows.npz': there is no such file, folder or toy density\. Toy densities are"),
+        ("gausian", {}, "Did you mean 'gaussian'"),
+        (ROWS[0], {}, r"x\[:, None\]"),
+        (np.where(ROWS > 0, np.nan, ROWS), {}, "not finite"),
+        (ROWS, {"labels": [1]}, r"labels of shape \(1,\)"),
+        (ROWS[:2], {"data__test_share": 0.9}, "Raise data__test_share|too few"),
+    ],
+    ids=str,
+)
+def test_data_that_cannot_be_used_are_refused_at_once(data, more, message):
+    with pytest.raises(DataError, match=message):
+        cld_core.fit_steps(data, **more)
+
+
+def test_a_bar_is_shown_where_somebody_looks(capsys):
+    cld_core.fit(ROWS, 2, **SMALL)
+    assert capsys.readouterr() == ("", "")
+    cld_core.fit(ROWS, 2, **SMALL, progress=True)
+    said = capsys.readouterr()
+    assert "2/2" in said.err
+    assert "loss=" in said.err
+    assert not said.out
+
+
+def test_a_saved_model_needs_no_data_and_keeps_its_fitted_sampler(tmp_path):
+    model = cld_core.fit(ROWS, 20, **SMALL)
+    with pytest.raises(UsageError, match=r"the model has no tuned sampler of 3 .* `model\.fit_sampler\(3\)`"):
+        model.sample(2, method="tuned", nfe=3)
+    done = []
+    for nfe in (2, 3):
+        model.fit_sampler(nfe, points=8, progress=lambda *counts: done.append(counts))
+    assert done[0] == (1, done[0][1])
+    fewer, more = model.solutions.read()
+    assert "fewer" in more.rms, "it begins with that of fewer evaluations"
+    assert "fewer" not in fewer.rms
+    assert more.distance < more.rms["untuned"]
+    model.save(str(tmp_path / "model.safetensors"))
+    again = cld_core.load(tmp_path / "model.safetensors")
+    for how in ({"method": "tuned", "nfe": 3}, {"nfe": 4}):
+        assert torch.equal(again.sample(5, **how), model.sample(5, **how))
+    with pytest.raises(UsageError, match=r"weights\.pt: weights are written as \.safetensors"):
+        model.save(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"nfe": 1}, "nfe=1: a sampler is tuned for 2 to 50"),
+        ({"nfe": 3, "points": 2}, "points=2: it takes 8 to"),
+        ({"nfe": 3, "budget_min": -1}, "budget_min=-1: a fit takes"),
+        ({"nfe": 2.5}, "nfe=2.5: expected a whole number"),
+    ],
+    ids=str,
+)
+def test_a_sampler_that_cannot_be_fitted_is_refused(given, message):
+    with pytest.raises(UsageError, match=f"^Model.fit_sampler: {message}"):
+        cld_core.fit("gaussian", 1, **SMALL).fit_sampler(**given)

@@ -1,0 +1,97 @@
+"""`cldctl init`: from data to a recipe that trains."""
+
+import shlex
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cld_core.config import load
+from tests.support.tools import DEBUG, ONE, invoke
+
+ROWS = np.random.default_rng(0).standard_normal((150, 5))
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", ROWS)
+
+
+def pictures(tmp_path):
+    for number in range(12):
+        file = tmp_path / "photos" / ("cat", "dog")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), 20 * number, np.uint8)).save(file)
+
+
+def test_a_recipe_for_a_file_trains_without_a_further_key(tmp_path, monkeypatch):
+    said = invoke("init", "rows.npy", "-o", "mine.yaml", runs="runs")
+    assert said.stdout == "mine.yaml\n"
+    assert "150 examples of shape (5,), float64, without labels: " in said.stderr
+    assert said.stderr.endswith("next:\n  cldctl submit mine.yaml --follow\n")
+    assert "cldctl init rows.npy --size s" in (tmp_path / "mine.yaml").read_text()
+    recipe = load("mine.yaml")
+    assert (recipe.data.name, recipe.network.name, recipe.data.scaling) == ("arrays", "mlp", "standard")
+    monkeypatch.chdir("/")
+    invoke("submit", str(tmp_path / "mine.yaml"), *ONE, *DEBUG, "--name", "mine", runs=tmp_path / "runs")
+    said = invoke("eval", "mine", "--elbo", "--loss", *DEBUG, runs=tmp_path / "runs")
+    assert "{0}/{0} points".format(2 * recipe.eval.points) in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words", "keys"),
+    [
+        ({"x": ROWS, "labels": np.arange(150) % 3}, "in 3 classes (0, 1, 2)", {"labels": True}),
+        ({"x": ROWS, "labels": ROWS[:, 0]}, "warning: labels are left out: ", {"labels": False}),
+        ({"x": ROWS[:20]}, "are few", {}),
+        ({"x": ROWS[:, :, None].astype(np.float32)}, "mean 0 and standard deviation 1 in each channel", {}),
+        ({"x": np.zeros((150, 1, 8, 8), np.uint8)}, "images of 256 grey levels", {}),
+    ],
+    ids=["labels", "values", "few", "curves", "images"],
+)
+def test_what_it_sees_is_said(arrays, words, keys):
+    np.savez("it.npz", **arrays)
+    said = invoke("init", "it.npz", "--size", "m", runs="runs")
+    assert words in said.stderr
+    made = load("it.yaml")
+    assert {name: getattr(made.data, name) for name in keys} == keys
+    assert not list(made.network.misfits(arrays["x"].shape[1:]))
+
+
+def test_pictures_are_prepared_first(tmp_path):
+    pictures(tmp_path)
+    said = invoke("init", "photos", "--size", "l", runs="runs")
+    assert "12 images of 20 x 20 pixels in 2 classes (cat, dog)" in said.stderr
+    command, submit = said.stderr.partition("next:\n")[2].splitlines()
+    assert submit == "  cldctl submit photos.yaml --follow"
+    invoke(*shlex.split(command)[1:], runs="runs")
+    recipe = load("photos.yaml")
+    assert recipe.data.labels
+    assert recipe.cluster.gpus_per_node == 1
+    invoke("submit", "photos.yaml", "--dry-run", "cluster.gpus_per_node=0", *DEBUG, runs="runs")
+    said = invoke("init", recipe.data.path, "-o", "again.yaml", "--size", "l", runs="runs")
+    assert said.stderr.endswith("next:\n  cldctl submit again.yaml --follow\n"), "they are prepared"
+    assert load("again.yaml").data == recipe.data
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code"),
+    [
+        (("rows.npy", "-o", "rows.npy"), "written as .yaml or .yml", 2),
+        (("rows.npy", "-o", "none/rows.yaml"), "Create it first", 2),
+        (("rows.npy", "--size", "xl"), "--size xl: expected one of s, m, l", 2),
+        (("rows.npy", "-o", "mine.yaml"), "mine.yaml exists already", 2),
+        (("none.npy",), "there is no such file", 2),
+        (("empty",), "has no pictures", 2),
+        (("nan.npy",), "not finite", 1),
+    ],
+    ids=lambda it: " ".join(it) if isinstance(it, tuple) else "",
+)
+def test_what_cannot_be_done_is_refused_and_nothing_is_written(tmp_path, words, message, code):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine.yaml").write_text("train: {steps: 1}\n")
+    np.save("nan.npy", np.where(ROWS > 0, np.nan, ROWS))
+    assert message in invoke("init", *words, runs="runs", code=code).stderr
+    assert [file.name for file in tmp_path.glob("*.yaml")] == ["mine.yaml"]
+    assert load("mine.yaml").train.steps == 1
