@@ -35,7 +35,7 @@ _TESTS = ("test", "validation", "valid", "val")
 # Of what is in a file, beside the examples.
 _OTHERS = ("labels", "test", "test_labels")
 # Numbers that are looked at together, and bytes of large arrays that are looked at or hashed, evenly spread.
-_BLOCK, _SAMPLE_BYTES = 1 << 23, 256 << 20
+_BLOCK, _SAMPLE_BYTES = 1 << 20, 256 << 20
 # A test share of fewer examples says little.
 _FEW = 100
 _SHOWN = 8
