@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cld_core import cpu
@@ -24,10 +25,11 @@ from cldctl.jobs.train import chained
 from cldctl.runs import evaluate
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import check, submit
-from cldctl.runs.training import Begun, Start, require_native, train
+from cldctl.runs.training import Begun, Start, require_inputs, require_native, train
 from tests.support.failing import Failing
 from tests.support.made_up import report, run_with
 from tests.support.paths import ROOT, TOY
+from tests.support.plugin import toy_plugin
 from tests.support.scheduler import clients
 from tests.support.scripted import alone
 from tests.support.tools import invoke
@@ -129,6 +131,22 @@ def natively(cluster, *overrides):
     said = []
     require_native(load(TOY, ["train.precision=bf16", *overrides]), cluster, said.append)
     return said
+
+
+def test_data_are_looked_at_before_anything_is_written(tmp_path):
+    numbers, said = np.random.default_rng(0).normal(size=(60, 2, 8)), []
+    np.save(tmp_path / "curves.npy", numbers)
+    np.save(tmp_path / "rows.npy", numbers[:, 0])
+    five = toy_plugin(tmp_path / "five.py", "test_five", points="torch.randn(n, 5)")
+    for wrong, words in [
+        (["data.name=arrays", f"data.path={tmp_path}/gone.npy"], "'data.path': .*no such file"),
+        (["data.name=arrays", f"data.path={tmp_path}/curves.npy"], r"'network.name' .*\(2, 8\).*unet1d"),
+        ([f"plugins={five}", "data.name=test_five"], r"'data.name': .*shape=\(5,\)"),
+    ]:
+        with pytest.raises(RecipeError, match=words):
+            require_inputs(load(TOY, wrong))
+    require_inputs(load(TOY, ["data.name=arrays", f"data.path={tmp_path}/rows.npy"]), said.append)
+    assert "53 training examples are few" in said[0]
 
 
 def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
