@@ -327,6 +327,8 @@ def export(
         model.export(target)
     step = ", ".join(filter(None, [f"step {model.step}", EmaSpec(length=ema_length).words]))
     err.print(f"averaged weights of {step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
+    if plugins := ", ".join(map(one_line, model.recipe.plugins)):
+        err.print(f"the file names the plug-in {plugins}: who loads it needs that, too")
     out.print(str(target), no_wrap=True)
     if files is not None:
         saying = f"drawing samples of step {model.step}, of which the run has no picture"
