@@ -1,45 +1,181 @@
-"""Making a run of a checkpoint in the layout of the published code.
+"""What runs begin with from elsewhere: a checkpoint in the layout of the published code, or the weights of another run.
 
-The layout: ``model`` (names under `module.`), ``optimizer`` (of all parameters, in order), ``ema`` (``shadow_params``,
-a list of the trainable parameters in order, and ``num_updates``) and ``step``.
+The published layout: ``model`` (names under `module.`), ``optimizer`` (of all parameters, in order), ``ema``
+(``shadow_params``, a list of the trainable parameters in order, and ``num_updates``) and ``step``.
 
 That of PSLD's code, which PyTorch Lightning writes, is brought into it: ``state_dict`` (names under `score_fn.` for the
 network and `ema_score_fn.` for the average of its weights), ``optimizer_states`` (one, of all parameters of the network
 in order), ``global_step`` and ``epoch``.
 
-Read with `weights_only`, so a downloaded file cannot run code.
+Read with `weights_only`, or as safetensors, so a downloaded file cannot run code.
 """
 
+import re
 import shutil
 import time
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from cld_core.checkpoint import write
+from cld_core.checkpoint import averaged_weights, exported_weights, write
 
-from . import optim
+from . import nets, optim
 from .codec import whole
 from .config import Recipe
 from .config.train import OptimSpec
+from .data.source import classes_of, source
 from .errors import CheckpointError, NotFoundError, UsageError, WrongCheckpointError
 from .files import write_json
 from .model import Model
-from .run import RunFolder, events
-from .run.folder import ReportedProgress
-from .sanitize import one_line
+from .ranks import Ranks
+from .run import RunFolder, events, identity
+from .run.checkpoints import pick_checkpoint
+from .run.folder import ReportedProgress, meant
+from .sanitize import is_count, one_line
+from .train.step import Trainer
 
 _KEYS = ("model", "optimizer", "ema", "step")
 _LIGHTNING = ("state_dict", "optimizer_states", "global_step")
 _LIVE, _AVERAGE = "score_fn.", "ema_score_fn."
 # How a zip archive begins, which torch writes, and a pickle, which it wrote before 1.6.
 _STARTS = (b"PK", b"\x80")
-# How many keys of another kind of file a message shows.
+# How many keys of another kind of file, or tensors of a kind, a message shows.
 _SHOWN = 6
+# The weights of a step: RUN@STEP.
+_AT_STEP = re.compile(r"(.+)@(last|[0-9]{1,18})")
+
+
+# --- weights of another run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Averaged weights that new runs start from: of a checkpoint of another run, or of an exported file.
+
+    Attributes:
+        path: the run or the file.
+        step: the optimiser step of the weights.
+        tensors: by name, on the CPU.
+    """
+
+    path: Path
+    step: int
+    tensors: Mapping[str, Tensor]
+
+    def __str__(self) -> str:
+        return f"{self.path.name} at step {self.step:,}"
+
+    @property
+    def identity(self) -> identity.Origin:
+        """As `run.json` holds it."""
+        return {"path": str(self.path), "step": self.step}
+
+    @classmethod
+    def of(cls, text: str, root: Path) -> Self:
+        """The weights that `--from` names. Neither the recipe of the run or file is used, nor any code of it.
+
+        Args:
+            text: RUN, RUN@STEP or FILE.safetensors; RUN is a name in the folder ``root``, or a path with a slash.
+
+        Raises:
+            NotFoundError: there is no such run, checkpoint or file.
+            CheckpointError, CldError, OSError: it is damaged, or cannot be read.
+        """
+        if text.endswith(".safetensors"):
+            path = Path(text).absolute()
+            weights = exported_weights(path)
+            if not is_count(step := weights.about.get("step", "")):
+                raise CheckpointError(f"{path}: it does not say of which step it is. Export it again.")
+            return cls(path=path, step=int(step), tensors=weights.tensors)
+        match = _AT_STEP.fullmatch(text)
+        name, checkpoint = (text, "last") if match is None else match.groups()
+        folder = RunFolder.open(meant(name, root).path)
+        of = pick_checkpoint(folder, None, checkpoint)
+        return cls(path=folder.path, step=of, tensors=averaged_weights(folder, of).tensors)
+
+    def require_fit(self, recipe: Recipe, *, partial: bool) -> str:
+        """What starting a run of ``recipe`` from these weights does, in a line.
+
+        Args:
+            partial: whether tensors that do not fit may start afresh.
+
+        Raises:
+            UsageError: not all tensors fit, or none; names them, grouped by why.
+            RecipeError, DataError: the network or the data of the recipe cannot be used.
+        """
+        data = source(recipe.data)
+        with torch.device("meta"):
+            own = nets.of_recipe(recipe, data.shape, classes_of(data)).state_dict()
+        others = self._others(own)
+        if not others:
+            return f"starts from {self}"
+        described = _described({name: (self.tensors.get(name), own.get(name)) for name in others})
+        if len(others.keys() & own.keys()) == len(own):
+            text = f"no tensor of {self} fits the network of the recipe: {described}"
+            raise UsageError(f"{text}. Use weights of the same network, or leave out --from.")
+        if not partial:
+            fix = "Add --partial to start these afresh, or use weights of the same network"
+            raise UsageError(f"{self} does not fit the network of the recipe: {described}. {fix}.")
+        return f"starts from {self}, except for what does not fit: {described}"
+
+    def begin(self, run: RunFolder, recipe: Recipe) -> None:
+        """Give a new run a checkpoint of step 0 with these weights, live and averaged, and a new optimiser.
+
+        What does not fit is as `train.seed` makes it. The ledger says so.
+
+        Raises:
+            SaveError: it cannot be written.
+        """
+        trainer = Trainer(recipe, Ranks())
+        try:
+            state = trainer.state_dict()
+        finally:
+            trainer.close()
+        own: dict[str, Tensor] = state["model"]
+        fresh = [name for name in self._others(own) if name in own]
+        state["model"] = {name: own[name] if name in fresh else self.tensors[name].to(own[name].dtype) for name in own}
+        state["ema"]["average"] = {name: state["model"][name] for name in state["ema"]["average"]}
+        # Averages that have not been updated begin with the first step.
+        state.pop("power", None)
+        write(run, 0, state)
+        event = events.Imported(step=0, source=self.path.name, source_step=self.step, fresh=tuple(fresh))
+        run.ledger.append(event)
+
+    def _others(self, own: Mapping[str, Tensor]) -> dict[str, None]:
+        """The names of tensors, of the network ``own`` first, that it and these weights do not have alike."""
+        names = dict.fromkeys((*own, *self.tensors))
+        return {name: None for name in names if not _alike(self.tensors.get(name), own.get(name))}
+
+
+def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return False
+    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
+
+
+def _described(pairs: Mapping[str, tuple[Tensor | None, Tensor | None]]) -> str:
+    """Tensors of some weights and of a network, by name, grouped by why they are not alike; a few of each group."""
+    groups: dict[str, list[str]] = {}
+    for name, (theirs, own) in pairs.items():
+        group = "other shapes"
+        if "label" in name:
+            group = "labels"
+        elif theirs is None or own is None:
+            group = "only here" if theirs is None else "only there"
+        there, here = ("none" if tensor is None else tuple(tensor.shape) for tensor in (theirs, own))
+        groups.setdefault(group, []).append(f"{one_line(name, 80)} {there}, here {here}")
+    return "; ".join(
+        f"{group}: {', '.join(texts[:_SHOWN])}{f' and {len(texts) - _SHOWN} more' if len(texts) > _SHOWN else ''}"
+        for group, texts in groups.items()
+    )
+
+
+# --- published checkpoints
 
 
 def import_published(file: Path, recipe: Recipe, path: Path, identity: dict[str, Any]) -> tuple[RunFolder, int, int]:

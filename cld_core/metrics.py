@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from cld_core.evaluate.rows import Table
     from cld_core.run.evaluations import EvalRequest
 
+# What examples are to metrics: pictures; vectors, which arrays of any shape are when they are flattened; and of these,
+# whether their law is known, or so many true ones as are wanted.
+Kind = Literal["images", "vectors", "law"]
 # Rows of images in a file, if their kind has no other number: few enough that a killed task loses little.
 CHUNK = 128
 # Rows of points in the plane, which are computed at once: likelihood bounds of fewer take 1.7 times as long each.
@@ -100,6 +103,7 @@ class Metric:
         reads: the arrays that it needs of rows that are not always complete.
         reference: what it needs of the statistics of the training set; "classes": features and labels of the images.
         needs_labels: whether it is only for class-conditional models.
+        needs_law: whether it is only for data whose density is known.
         same: places in a request ("kid.subsets") that must be equal for two results to be comparable. All that its
             numbers depend on, besides what its rows depend on, is among them.
         least: (key, spare): the value of this key in its section of the recipe may be at most samples - spare.
@@ -116,6 +120,7 @@ class Metric:
     reads: tuple[str, ...] = ()
     reference: Literal["moments", "features", "classes"] | None = None
     needs_labels: bool = False
+    needs_law: bool = False
     same: tuple[str, ...] = ()
     least: tuple[str, int] | None = None
     version: int = 1
@@ -142,6 +147,12 @@ def _left_out(section: Mapping[str, Any]) -> str | None:
     small = f"{left_out} of {number} classes have too few samples or images, and are left out of the means"
     texts = [small if left_out else None, _nonfinite(section)]
     return "; ".join(text for text in texts if text is not None) or None
+
+
+def _on_units(section: Mapping[str, Any]) -> str | None:
+    """In words: in which units a distance is, if not in those of the samples, and how many samples are not finite."""
+    units = f"distances are in {section['units']}" if "units" in section else None
+    return "; ".join(filter(None, (units, _nonfinite(section)))) or None
 
 
 def _on_bound(section: Mapping[str, Any]) -> str | None:
@@ -218,12 +229,13 @@ _METRICS = (
     ),
     Metric(
         name="w2",
-        help="Sliced Wasserstein-2 distance from true samples (toy data).",
+        help="Sliced Wasserstein-2 distance from true samples (toy data), or from test data (arrays).",
         rows="vectors",
         section="cld_core.evaluate.toy:w2",
         same=("samples", "w2"),
+        remark=_on_units,
         quantities=(
-            Quantity(key="w2", label="sliced W2", digits=4),
+            Quantity(key="w2", label="sliced W2", stderr="stderr", digits=4),
             Quantity(
                 key="w2_floor",
                 field="floor",
@@ -235,10 +247,20 @@ _METRICS = (
         ),
     ),
     Metric(
+        name="energy",
+        help="Energy distance from true samples (toy data), or from test data (arrays).",
+        rows="vectors",
+        section="cld_core.evaluate.toy:energy",
+        same=("samples", "w2"),
+        remark=_on_units,
+        quantities=(Quantity(key="energy", label="energy distance", stderr="stderr", digits=4),),
+    ),
+    Metric(
         name="density",
         help="Mean true log-density of the samples (toy data).",
         rows="vectors",
         section="cld_core.evaluate.toy:density",
+        needs_law=True,
         same=("samples",),
         quantities=(Quantity(key="density", label="log-density, nats", stderr="stderr", larger_is_better=True),),
     ),
@@ -259,6 +281,7 @@ _METRICS = (
         section="cld_core.evaluate.toy:class_law",
         same=("samples", "w2"),
         needs_labels=True,
+        needs_law=True,
         quantities=(
             Quantity(key="class_w2", field="w2", label="sliced W2 in a class", digits=4),
             Quantity(
@@ -362,10 +385,10 @@ def quantity(key: str) -> Quantity:
     return next(quantity for _, quantity in quantities() if quantity.key == key)
 
 
-def fitting(*, images: bool) -> list[Metric]:
-    """The metrics that images, or vectors, can have."""
-    of = "images" if images else "vectors"
-    return [metric for metric in metrics() if ROWS[metric.rows].of in (None, of)]
+def fitting(kinds: Collection[Kind]) -> list[Metric]:
+    """The metrics that examples can have which are all of these."""
+    found = [metric for metric in metrics() if ROWS[metric.rows].of in (None, *kinds)]
+    return [metric for metric in found if "law" in kinds or not metric.needs_law]
 
 
 def draws_samples(names: Iterable[str]) -> bool:

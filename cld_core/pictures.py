@@ -16,7 +16,7 @@ from torch import Tensor
 from .config.schema import MAX_PICTURE
 from .config.train import EmaSpec
 from .data.images import to_pixels
-from .data.source import Source
+from .data.source import Source, form_of, test_count
 from .data.toy import Toy
 from .errors import UsageError
 from .files import replacing
@@ -268,7 +268,8 @@ class Plane:
         Args:
             label: shows the examples of this class alone, over their density.
         """
-        examples = source.dequantised_test_data(0, 0, max(_EXAMPLES, min(n, _MOST_EXAMPLES))).double().numpy()
+        count = min(max(_EXAMPLES, min(n, _MOST_EXAMPLES)), test_count(source) or _MOST_EXAMPLES)
+        examples = form_of(source).to_data(source.dequantised_test_data(0, 0, count).double()).numpy()
         low, high = examples.min(0), examples.max(0)
         middle, half = (low + high) / 2, 0.55 * (high - low).max()
         low, high = middle - half, middle + half

@@ -304,18 +304,18 @@ def from_pictures(picture: Path, mask: Path, shape: tuple[int, ...], sigma: floa
     """Inpainting: a picture, and a mask that is white where it is to be painted and black where it is known.
 
     Args:
-        shape: of one example, (3, H, W); both files have H x W pixels.
+        shape: of one example, (C, H, W) with C of 1, for which colours become grey, or 3; both files have H x W pixels.
 
     Raises:
         WrongSourceError: there is no such file, or it has another size.
         DataError: one is not a picture.
         UsageError: the mask is black or white everywhere, or sigma is not a standard deviation.
     """
-    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
         text = f"examples of shape {tuple(shape)} are not square pictures"
         raise UsageError(f"{text}. Pass --observe with a file of arrays.")
     pixels = _picture(picture, shape)
-    white = _picture(mask, shape).float().mean(0) > 127.5
+    white = _picture(mask, (3, *shape[1:])).float().mean(0) > 127.5
     if white.all() or not (white.any() or sigma):
         what = "white everywhere: nothing is known" if white.all() else "black everywhere: there is nothing to paint"
         raise UsageError(f"{mask} is {what}. Make it black where the picture is known, white elsewhere.")
@@ -323,11 +323,11 @@ def from_pictures(picture: Path, mask: Path, shape: tuple[int, ...], sigma: floa
 
 
 def _picture(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """uint8, (3, H, W)."""
+    """uint8, (C, H, W)."""
     if not path.is_file():
         raise WrongSourceError(f"{path} is not a file. Pass a picture of {shape[2]} x {shape[1]} pixels.")
     try:
-        pixels = read_exactly(path, shape[2])
+        pixels = read_exactly(path, shape[2], shape[0])
     except OSError as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}. Check its permissions.") from error
     return torch.from_numpy(pixels[0].copy())

@@ -71,7 +71,7 @@ class ImageDataSpec(StoredDataSpec):
     """A prepared set of images. One of a known size derives from this class and sets ``own_pixels``.
 
     Attributes:
-        own_pixels: height and width of the images; None: `size`, or as they were prepared.
+        own_pixels: height and width of the images, which have colours; None: `size`, or as they were prepared.
         preparation: the function that plans `cldctl data prepare`, as "module:attribute".
         has_labels: its examples may have labels.
     """
@@ -82,30 +82,33 @@ class ImageDataSpec(StoredDataSpec):
 
     name: str = key("folder", "a data set that `cldctl data prepare` makes")
     path: str = key("data/folder", _PATH, is_path=True)
-    size: int | None = key(
-        None, "height and width in pixels; needed for folder; null: cifar10 32, celebahq256 256", ge=1, le=4096
+    size: int | None = key(None, "height and width in pixels; null: as the images were prepared", ge=1, le=4096)
+    channels: int | None = key(
+        None, "1 for grey images, 3 for coloured ones; null: as the images were prepared", ge=1, le=3
     )
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Of one image."""
-        return (3, self.pixels, self.pixels)
+        """Of one image; None where only the prepared images know it."""
+        channels = self.channels or (None if self.own_pixels is None else 3)
+        return None if channels is None or self.pixels is None else (channels, self.pixels, self.pixels)
 
     @property
-    def pixels(self) -> int:
-        """Height and width of an image."""
-        pixels = self.own_pixels or self.size
-        assert pixels is not None, "the check of a recipe refuses a folder of images without a size"
-        return pixels
+    def pixels(self) -> int | None:
+        """Height and width of an image; None: as they were prepared."""
+        return self.own_pixels or self.size
 
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
+        if self.channels == 2:
+            yield (
+                "channels",
+                "channels",
+                "cannot be 2. Set it to 1 for grey images, to 3 for coloured ones, or to null.",
+            )
         if self.labels and not self.has_labels:
             yield "labels", "name", f"cannot be true with data.name={self.name}, which has none. Set it to false."
-        if self.own_pixels is None and self.size is None:
-            text = "must be set to how many pixels the images in the folder have. Set data.size=64, for example."
-            yield "size", "name", text
-        elif self.own_pixels is not None and self.size not in (None, self.own_pixels):
+        if self.own_pixels is not None and self.size not in (None, self.own_pixels):
             text = f"is {self.size}, but {self.name} has {self.own_pixels} pixels. Set it to null, or prepare a folder."
             yield "size", "name", text
 
@@ -129,4 +132,12 @@ class CelebaHq256Spec(ImageDataSpec):
     path: str = key("data/celebahq256", _PATH, is_path=True)
 
 
-DataSpec = ToyDataSpec | ImageDataSpec | ArraysSpec
+@dataclass(frozen=True, kw_only=True)
+class IdxSpec(ImageDataSpec):
+    preparation: ClassVar[str] = "cld_core.data.idx:plan_idx"
+
+    name: str = key("idx", "MNIST, Fashion-MNIST and others in idx files")
+    path: str = key("data/idx", _PATH, is_path=True)
+
+
+DataSpec = ToyDataSpec | StoredDataSpec

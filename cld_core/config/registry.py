@@ -21,7 +21,7 @@ from typing import Any, Literal
 from cld_core.errors import RecipeError, UsageError, nearest
 from cld_core.registration import Variant, resolve, table
 
-from .data import ArraysSpec, CelebaHq256Spec, Cifar10Spec, ImageDataSpec, ToyDataSpec
+from .data import ArraysSpec, CelebaHq256Spec, Cifar10Spec, IdxSpec, ImageDataSpec, ToyDataSpec
 from .keys import Entry, entries, key
 from .network import MlpSpec, NcsnppSpec, NetworkSpec, ResnetSpec, Unet1dSpec
 from .sampling import (
@@ -96,6 +96,7 @@ _DATA = {
     "cifar10": Variant(Cifar10Spec, _IMAGES),
     "celebahq256": Variant(CelebaHq256Spec, _IMAGES),
     "folder": Variant(ImageDataSpec, _IMAGES),
+    "idx": Variant(IdxSpec, _IMAGES),
     "arrays": Variant(ArraysSpec, "cld_core.data.images:ArraySource"),
 }
 _SDE = {

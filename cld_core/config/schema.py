@@ -150,9 +150,10 @@ def _data(recipe: Recipe) -> Iterator[Problem]:
     if isinstance(data, ToyDataSpec) and recipe.periodic.fid_every is not None:
         text = f"compares images, but data.name={data.name} are vectors. Set it to null."
         yield "periodic.fid_every", "data.name", text
-    if isinstance(data, ImageDataSpec) and samples * data.pixels**2 > MAX_PICTURE:
-        most = MAX_PICTURE // data.pixels**2
-        text = f"is {samples}: with images of {data.pixels} pixels, a picture shows at most {most}. Lower it."
+    pixels = data.pixels if isinstance(data, ImageDataSpec) else None
+    if pixels is not None and samples * pixels**2 > MAX_PICTURE:
+        most = MAX_PICTURE // pixels**2
+        text = f"is {samples}: with images of {pixels} pixels, a picture shows at most {most}. Lower it."
         yield "periodic.samples", "data.size", text
 
 

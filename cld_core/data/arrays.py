@@ -25,8 +25,7 @@ from cld_core.config.data import ArraysSpec
 from cld_core.errors import DataError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .form import Form, Scaling
-from .store import SPLITS, Split, SplitInfo
+from .form import SPLITS, Form, Scaling, Split
 
 GREY_LEVELS = 256
 # Larger arrays stay on disk: every rank of a machine holds its own copy. They are not looked at as a whole.
@@ -157,10 +156,6 @@ class Arrays:
         """256 for images (1 or 3, H, W) of bytes; None for real numbers."""
         are_bytes = self.splits["train"].x.dtype == np.uint8
         return GREY_LEVELS if are_bytes and Form(shape=self.shape).are_pictures else None
-
-    def info(self, split: Split) -> SplitInfo:
-        """The number of examples of a split, and their digest."""
-        return SplitInfo(count=len(self.splits[split]), digest=self.splits[split].digest)
 
     def labels(self, split: Split) -> np.ndarray:
         """Those of the examples of a split, (n,), int64, each the index of a class."""

@@ -1,8 +1,11 @@
-"""Pictures of usual formats (`FORMATS`), in a folder, a zip file or a .tar, turned into square RGB images of one size.
+"""Pictures of usual formats (`FORMATS`), in a folder, a zip file or a .tar, turned into square images of one size.
 
 Splits: top-level folders called `train` and `validation` (or `val`, `valid`, `test`) are used as they are.
 Otherwise a picture's split is decided by a hash of its name alone, so adding and removing pictures never moves
 others between training and validation.
+
+Colours: if every picture is stored as a grey one, the images are grey, with one channel; as soon as one is not, all are
+RGB. The headers of the pictures say it, so that a grey picture that was stored as RGB counts as coloured.
 
 Classes: if all pictures lie in two or more folders, below those of the splits if there are such, the names of these
 folders are the classes.
@@ -23,7 +26,7 @@ from cld_core.sanitize import has_control, one_line
 from cld_core.seeds import key_of
 
 from .prepare import Member, Part, Plan, members
-from .store import SPLITS, Split
+from .store import CHANNELS, SPLITS, Split
 
 DEFAULT_VALIDATION = 0.1
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -43,19 +46,22 @@ _SPLIT_FOLDERS: dict[str, Split] = {
 }
 # Height and width in pixels; beyond it a single image takes 50 MB and more.
 LARGEST = 4096
+# Pillow's modes of grey pictures: of one bit or eight a pixel, the last with transparency.
+_GREY = ("1", "L", "LA")
 
 
-def plan_folder(source: Path, size: int, validation: float | None = None) -> Plan:
+def plan_folder(source: Path, size: int, validation: float | None = None, channels: int | None = None) -> Plan:
     """The pictures in the folder, zip file or .tar ``source``, resized to ``size`` x ``size`` pixels.
 
     Args:
         validation: the share of pictures kept for validation, in [0, 1). None: the split given by the
             top-level folders, or else 0.1.
+        channels: 1 for grey images, 3 for RGB; None: 1 if every picture is grey.
 
     Raises:
         DataError: it is damaged, or cannot be read.
         WrongSourceError: there are no pictures, or a split would be empty.
-        UsageError: ``size`` or ``validation`` is out of range.
+        UsageError: ``size``, ``validation`` or ``channels`` is out of range.
     """
     if not 1 <= size <= LARGEST:
         raise UsageError(f"--size is 1 to {LARGEST} pixels, not {size}. Pass --size 64, for example.")
@@ -63,6 +69,8 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
         raise UsageError(
             f"The share kept for validation is in [0, 1), not {validation}. Pass --split 0.1, for example."
         )
+    if channels not in (None, 1, CHANNELS):
+        raise UsageError(f"Images have 1 channel or {CHANNELS}, not {channels}. Pass --channels 1, for example.")
     listed = members(source, "a folder, a zip file or a .tar of pictures")
     pictures = [picture for picture in listed if _is_picture(picture.name)]
     if not pictures:
@@ -76,16 +84,18 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
                 "pictures into folders train and validation."
             )
     classes, labels = _classes(pictures)
+    made = channels or (1 if all(map(_is_grey, pictures)) else CHANNELS)
     return Plan(
         name="folder",
         size=size,
+        channels=made,
         source=source.name,
         parts=[
             Part(
                 split=split,
                 name=one_line(as_text(picture.name)),
                 fingerprint=str(picture.length),
-                read=partial(_make, picture, size),
+                read=partial(_make, picture, size, made),
                 labels=(labels[picture.name],) if labels else (),
             )
             for split, chosen in by_split.items()
@@ -146,8 +156,17 @@ def as_text(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _make(picture: Member, size: int) -> np.ndarray:
-    """The picture, uint8 (1, 3, size, size): upright, transparent parts on white, the middle square, resized.
+def _is_grey(picture: Member) -> bool:
+    """By its header; what cannot be read counts as grey, and `_make` refuses it."""
+    try:
+        with Image.open(picture.path or io.BytesIO(picture.read()), formats=FORMATS) as opened:
+            return opened.mode in _GREY
+    except Exception:  # decoders of pictures raise whatever they like
+        return True
+
+
+def _make(picture: Member, size: int, channels: int = CHANNELS) -> np.ndarray:
+    """The picture, uint8 (1, channels, size, size): upright, transparent parts on white, the middle square, resized.
 
     Raises:
         DataError: it is not a picture, or too large.
@@ -161,10 +180,11 @@ def _make(picture: Member, size: int) -> np.ndarray:
             if opened.mode.startswith(("I", "F")):
                 raise ValueError("it has more than 8 bits a channel")
             upright = ImageOps.exif_transpose(opened)
-            rgb = _on_white(upright) if upright.has_transparency_data else upright.convert("RGB")
-            if rgb.size != (size, size):
-                rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
-            return np.asarray(rgb).transpose(2, 0, 1)[None]
+            opaque = _on_white(upright) if upright.has_transparency_data else upright
+            made = opaque.convert("L" if channels == 1 else "RGB")
+            if made.size != (size, size):
+                made = ImageOps.fit(made, (size, size), Image.Resampling.LANCZOS)
+            return np.atleast_3d(np.asarray(made)).transpose(2, 0, 1)[None]
     except UnidentifiedImageError:
         text = f"its format is unknown, or not one of {', '.join(FORMATS)}"
     except Exception as error:  # decoders of pictures raise whatever they like
@@ -173,15 +193,15 @@ def _make(picture: Member, size: int) -> np.ndarray:
     raise DataError(f"{shown} cannot be used as a picture: {text}. Remove it or replace it by a PNG or JPEG.")
 
 
-def read_exactly(path: Path, size: int) -> np.ndarray:
-    """The picture in a file of ``size`` x ``size`` pixels, uint8 (1, 3, size, size); transparent parts on white.
+def read_exactly(path: Path, size: int, channels: int = CHANNELS) -> np.ndarray:
+    """The picture in a file of ``size`` x ``size`` pixels, uint8 (1, channels, size, size); transparent parts on white.
 
     Raises:
         OSError: it cannot be read.
         DataError: it is not a picture.
         WrongSourceError: it has another size.
     """
-    pixels = _make(Member(str(path), path.stat().st_size, path.read_bytes), size)
+    pixels = _make(Member(str(path), path.stat().st_size, path.read_bytes), size, channels)
     with Image.open(path, formats=FORMATS) as opened:
         if opened.size != (size, size):
             text = f"{path} has {opened.width} x {opened.height} pixels, and {size} x {size} are needed"

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
 # Of one example: no model that fits a machine has more numbers, or more axes.
 _MOST_NUMBERS, _MOST_AXES = 2**28, 4
 

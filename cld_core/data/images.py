@@ -131,7 +131,7 @@ def open_images(spec: ImageDataSpec, split: Split, device: torch.device | str = 
     Raises:
         DataError: there is no such data set, or it is a different one. The message names the command that prepares it.
     """
-    about = find(spec.path, spec.name, spec.pixels)
+    about = find(spec.path, spec.name, spec.pixels, spec.channels)
     root = Path(spec.path).expanduser()
     try:
         on_disk = _on_disk(root, about, split)
@@ -323,16 +323,27 @@ class ImageSource(StoredSource):
     """A prepared data set."""
 
     grey_levels: int | None = GREY_LEVELS
+    form: Form | None = None
     _spec: ImageDataSpec
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of an image.
 
         Raises:
-            DataError: the recipe does not say it, and the images are missing.
+            DataError: neither the recipe nor a form that was set says it, and the images are missing.
         """
-        return self._spec.shape or store.about_of(self._spec).shape[1:]
+        return self._spec.shape or self._shape if self.form is None else self.form.shape
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
+        try:
+            return store.about_of(self._spec).shape[1:]
+        except DataError:
+            if self._spec.size is None:
+                raise
+            # Earlier versions had no grey images, and their recipes say the size alone.
+            return (store.CHANNELS, self._spec.size, self._spec.size)
 
     @cached_property
     def classes(self) -> Classes | None:
@@ -351,8 +362,7 @@ class ImageSource(StoredSource):
     def _labels(self) -> dict[Split, Tensor]:
         """Those of each split."""
         about = store.about_of(self._spec)
-        root = Path(self._spec.path).expanduser()
-        return {split: torch.from_numpy(store.read_labels(root, about, split)) for split in about.splits}
+        return {split: torch.from_numpy(store.labels_of(self._spec, split)) for split in about.splits}
 
     @cached_property
     def train(self) -> ImageSet:
@@ -400,7 +410,7 @@ class ArraySource(StoredSource):
     def form(self) -> Form:
         """Theirs; raises DataError if it was not set, and the data are missing or cannot be used."""
         if self._form is None:
-            self._form = self.arrays.form(self._spec.scaling, warn=lambda text: _log.warning("warning: %s", text))
+            self._form = self.arrays.form(self._spec.scaling, warn=_log.warning)
         return self._form
 
     @form.setter

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import io
 import itertools
+import math
 import os
 import tarfile
 import zipfile
@@ -55,7 +56,7 @@ class Part:
 
     Attributes:
         fingerprint: changes when the part does.
-        read: gives its images, uint8 of shape (n, 3, size, size); called in a thread.
+        read: gives its images, uint8 of shape (n, channels, size, size); called in a thread.
         labels: the classes of its images, in the same order, if the plan has classes.
     """
 
@@ -71,6 +72,7 @@ class Plan:
     """What to make: the parts, first those for training, and the number of images that each split must have.
 
     Attributes:
+        channels: 1 if the images are grey, 3 if they have colours.
         expect: by split; a split that is missing may have any number.
         classes: the names of the classes of the images; empty if they have no labels.
     """
@@ -79,6 +81,7 @@ class Plan:
     size: int
     source: str
     parts: Sequence[Part]
+    channels: int = CHANNELS
     expect: Mapping[str, int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
 
@@ -86,6 +89,11 @@ class Plan:
         """Digest of the first ``count`` parts or of all, by which a later preparation sees what is left to do."""
         texts = (text for part in self.parts[:count] for text in (part.split, part.name, part.fingerprint))
         return blake2b("\x1f".join(texts).encode())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image."""
+        return (self.channels, self.size, self.size)
 
 
 # Gets the part that is being made, how many images of all splits are there, and how many there will be, if known.
@@ -100,6 +108,7 @@ class _Done:
     parts: int
     digest: str
     splits: Mapping[Split, SplitInfo]
+    channels: int = CHANNELS
 
     @property
     def images(self) -> int:
@@ -149,12 +158,12 @@ def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -
 def _already_there(plan: Plan, out: Path) -> About | None:
     about = store.read_about(out)
     if about is not None:
-        if (about.name, about.size, about.source_digest) == (plan.name, plan.size, plan.digest()):
+        if (about.name, about.shape[1:], about.source_digest) == (plan.name, plan.shape, plan.digest()):
             store.find(out, plan.name)
             if about.classes:
                 store.read_labels(out, about, "train")
             return about
-        text = f"{out} already holds {about.name} at {about.size}x{about.size}, made from {about.source}"
+        text = f"{out} already holds {about.words} ({about.name}), made from {about.source}"
         raise WrongSourceError(f"{text}. Remove that folder or choose another --out.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WrongSourceError(f"{out} exists and is not a prepared data set. Choose another --out.")
@@ -185,21 +194,20 @@ class _Job:
         self._partial = partial
         self._progress = progress
         self._images_file = partial / IMAGES
-        self._shape = (CHANNELS, plan.size, plan.size)
-        self._header_bytes = len(_npy_header(0, self._shape))
+        self._header_bytes = len(_npy_header(0, plan.shape))
         self.done, self._hashes = self._kept()
 
     def run(self) -> About:
         plan = self._plan
         with open(self._images_file, "r+b" if self.done.parts else "w+b") as file:
-            file.write(_npy_header(0, self._shape))
+            file.write(_npy_header(0, plan.shape))
             file.truncate(self._end_of(self.done.images))
             file.seek(0, os.SEEK_END)
             with closing(self._read()) as parts:
                 self._append(file, parts)
             self._require_expected()
             file.seek(0)
-            file.write(_npy_header(self.done.images, self._shape))
+            file.write(_npy_header(self.done.images, plan.shape))
             file.flush()
             os.fsync(file.fileno())
         about = About(
@@ -207,6 +215,7 @@ class _Job:
             size=plan.size,
             splits=self.done.splits,
             bytes=self._end_of(self.done.images),
+            channels=plan.channels,
             classes=plan.classes,
             labels=self._write_labels() if plan.classes else "",
             source=plan.source,
@@ -220,13 +229,13 @@ class _Job:
 
         It is nothing if the source does not begin with it any more, or if the images are not those that were written.
         """
-        size, digest, file = self._plan.size, self._plan.digest, self._images_file
-        nothing, done = _Done(size, 0, digest(0), {}), find_record(_Done, self._partial / PROGRESS)
-        if done is None or (done.size, done.digest) != (size, digest(done.parts)):
+        shape, digest, file = self._plan.shape, self._plan.digest, self._images_file
+        nothing, done = self._done(0, {}), find_record(_Done, self._partial / PROGRESS)
+        if done is None or (done.channels, done.size, done.digest) != (*shape[:2], digest(done.parts)):
             return nothing, {}
         if not self._header_bytes < self._end_of(done.images) <= store.bytes_of(file):
             return nothing, {}
-        images = np.memmap(file, np.uint8, "r", self._header_bytes, (done.images, *self._shape))
+        images = np.memmap(file, np.uint8, "r", self._header_bytes, (done.images, *shape))
         hashes, first = dict[Split, Any](), 0
         for split, info in done.splits.items():
             hashes[split] = _hash(images, slice(first, first + info.count))
@@ -235,9 +244,12 @@ class _Job:
             first += info.count
         return done, hashes
 
+    def _done(self, parts: int, splits: Mapping[Split, SplitInfo]) -> _Done:
+        return _Done(self._plan.size, parts, self._plan.digest(parts), splits, self._plan.channels)
+
     def _end_of(self, images: int) -> int:
         """Bytes of the file with so many images."""
-        return self._header_bytes + images * CHANNELS * self._plan.size**2
+        return self._header_bytes + images * math.prod(self._plan.shape)
 
     def _append(self, file: IO[bytes], parts: Iterable[tuple[Part, np.ndarray]]) -> None:
         number, images = self.done.parts, Counter({split: info.count for split, info in self.done.splits.items()})
@@ -245,9 +257,9 @@ class _Job:
         expected = sum(self._plan.expect[it] for it in splits) if splits <= set(self._plan.expect) else None
         try:
             for part, some in parts:
-                if some.dtype != np.uint8 or some.shape[1:] != self._shape:
+                if some.dtype != np.uint8 or some.shape[1:] != self._plan.shape:
                     text = f"{part.name} has images of {some.dtype} and shape {some.shape[1:]}"
-                    raise DataError(f"{text}, not uint8 of shape {self._shape}.")
+                    raise DataError(f"{text}, not uint8 of shape {self._plan.shape}.")
                 if self._plan.classes and len(part.labels) != len(some):
                     raise DataError(f"{part.name} has {len(part.labels)} labels for {len(some)} images.")
                 content = np.ascontiguousarray(some)
@@ -270,9 +282,8 @@ class _Job:
         os.fsync(file.fileno())
         if parts:
             splits = {name: SplitInfo(count=images[name], digest=it.hexdigest()) for name, it in self._hashes.items()}
-            done = _Done(self._plan.size, parts, self._plan.digest(parts), splits)
-            write_json(self._partial / PROGRESS, to_plain(done))
-            self.done = done
+            self.done = self._done(parts, splits)
+            write_json(self._partial / PROGRESS, to_plain(self.done))
 
     def _read(self) -> Generator[tuple[Part, np.ndarray], None, None]:
         """The parts that are left, with their images."""
@@ -333,6 +344,7 @@ def prepare(
     *,
     size: int | None = None,
     split: float | None = None,
+    channels: int | None = None,
     expect: Mapping[str, int] | None = None,
     progress: ProgressCallback = lambda *_: None,
 ) -> About:
@@ -341,9 +353,11 @@ def prepare(
     Args:
         name: one of `names`.
         source: for cifar10 the official archive or its folder, for celebahq256 GLOW's TFRecords in a folder or a
-            .tar, or a folder of published LMDB files, for folder a folder, a zip file or a .tar of pictures.
+            .tar, or a folder of published LMDB files, for folder a folder, a zip file or a .tar of pictures, for idx
+            a folder of idx files (`cld_core.data.idx`).
         size: height and width in pixels; required for a folder, fixed for the others.
         split: share of a folder's pictures kept for validation (`cld_core.data.folder`).
+        channels: what a folder's pictures become: 1, grey, or 3, coloured; None: 1 if all of them are grey.
         expect: number of images that each split must have; None: as published; {}: any number.
         progress: called often; see `ProgressCallback`.
 
@@ -355,22 +369,32 @@ def prepare(
     if name not in names():
         guess = did_you_mean(name, names())
         raise UsageError(f"No data set {name!r} can be prepared.{guess} Available: {', '.join(names())}.")
-    plan = _plan(name, Path(source).expanduser(), size, split, expect)
+    plan = _plan(name, Path(source).expanduser(), size, split, channels, expect)
     return build(plan, Path(out).expanduser(), progress)
 
 
-def _plan(name: str, source: Path, size: int | None, split: float | None, expect: Mapping[str, int] | None) -> Plan:
+def _plan(
+    name: str,
+    source: Path,
+    size: int | None,
+    split: float | None,
+    channels: int | None,
+    expect: Mapping[str, int] | None,
+) -> Plan:
     spec = SECTIONS["data"].variants[name].spec
     assert issubclass(spec, ImageDataSpec), f"{name} is not a set of images"
     plan: Callable[..., Plan] = resolve(spec.preparation)
-    if spec.own_pixels is None:
+    if spec is ImageDataSpec:
         if size is None:
             raise UsageError("Pictures in a folder can be resized to any size. Choose one: --size 64, for example.")
-        return plan(source, size, split)
+        return plan(source, size, split, channels)
     if size not in (None, spec.own_pixels):
-        raise UsageError(f"{name} has {spec.own_pixels} pixels, not {size}. Omit --size, or prepare it as a folder.")
+        own = "the size in its files" if spec.own_pixels is None else f"{spec.own_pixels} pixels"
+        raise UsageError(f"{name} has {own}, not {size}. Omit --size, or prepare it as a folder.")
     if split is not None:
         raise UsageError(f"{name} has its own validation split. Omit --split.")
+    if channels is not None:
+        raise UsageError(f"{name} has its own channels. Omit --channels.")
     return plan(source, expect=expect)
 
 

@@ -131,6 +131,16 @@ def form_of(source: Source) -> Form:
     return Form(shape=tuple(source.shape), grey_levels=source.grey_levels) if made is None else made
 
 
+def test_count(source: Source) -> int | None:
+    """How many test examples there are; None if as many as are wanted, as of a density.
+
+    Raises:
+        DataError: the data are missing.
+    """
+    test = getattr(source, "test", None)
+    return None if test is None else int(test.n)
+
+
 class DescribedSource:
     """Data of which only the form is known: enough to sample, nothing to train on.
 

@@ -1,7 +1,8 @@
 """Prepared images on disk, and whether those of a recipe are there. Loads no torch, and numpy for what is read only.
 
     DIR/about.json     name, size, numbers and digests of the images of each split, names of the classes, the source
-    DIR/images.npy     uint8 of shape (N, 3, H, W): the images for training, and after them those for validation
+    DIR/images.npy     uint8 of shape (N, C, H, W): the images for training, and after them those for validation;
+                       C is 1 for grey images and 3 for others
     DIR/labels.npy     if the images have classes: int64 of shape (N,), the index of each image's class
 
 LMDB files in the published form are used as they are: in DIR/train.lmdb or DIR/train, and likewise for validation, raw
@@ -13,7 +14,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -24,21 +25,25 @@ from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
 from cld_core.sanitize import one_line
 
+from .form import SPLITS as SPLITS
+from .form import Form
+from .form import Split as Split
+
 if TYPE_CHECKING:
     import lmdb
     import numpy as np
+
+    from .arrays import Arrays
 
 PUBLISHED: Final = "lmdb"
 ABOUT, IMAGES, LABELS = "about.json", "images.npy", "labels.npy"
 # The finished parts of a preparation; removed when it is complete.
 PROGRESS = "progress.json"
+# Of coloured images.
 CHANNELS = 3
 # LMDB may leave pages that it freed at once unwritten at the end of a sound file.
 _UNWRITTEN_PAGES = 16
 _AGAIN = "Copy or prepare it again."
-
-Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,7 @@ class About:
 
     Attributes:
         size: height and width in pixels.
+        channels: 1 if the images are grey, 3 if they have colours.
         bytes: size of the file of images; of LMDB files in the published form, of that for training.
         classes: names of the classes; empty if the images have no labels.
         labels: digest of the labels.
@@ -66,6 +72,7 @@ class About:
     size: int
     splits: Mapping[Split, SplitInfo]
     bytes: int
+    channels: int = CHANNELS
     classes: tuple[str, ...] = ()
     labels: str = ""
     source: str = ""
@@ -78,13 +85,20 @@ class About:
             raise ValueError(f"its splits are not among {', '.join(SPLITS)}")
         if min(self.size, self.bytes, *(info.count for info in self.splits.values())) < 1:
             raise ValueError("a number in it is below 1")
+        if self.channels not in (1, CHANNELS):
+            raise ValueError(f"its images have {self.channels} channels")
         if self.classes:
             Classes(self.classes, (1.0,) * len(self.classes))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Of the array of all images."""
-        return (sum(info.count for info in self.splits.values()), CHANNELS, self.size, self.size)
+        return (sum(info.count for info in self.splits.values()), self.channels, self.size, self.size)
+
+    @property
+    def words(self) -> str:
+        """What the images are, as "grey images of 28x28"."""
+        return f"{'grey ' if self.channels == 1 else ''}images of {self.size}x{self.size}"
 
     def rows(self, split: Split) -> slice:
         """The place of a split among the images.
@@ -131,12 +145,13 @@ def read_about(root: Path) -> About | None:
         raise DataError(f"{text}. Prepare the data again, into another folder.") from error
 
 
-def find(path: str | Path, name: str = "folder", pixels: int | None = None) -> About:
+def find(path: str | Path, name: str = "folder", pixels: int | None = None, channels: int | None = None) -> About:
     """What is known of the images in a folder, which are not read.
 
     Args:
         name: the data set of the recipe; "folder" accepts any.
         pixels: height and width; None accepts any.
+        channels: 1 or 3; None accepts either.
 
     Raises:
         DataError: there are no images, or other ones; the message ends with the command that prepares them.
@@ -154,6 +169,10 @@ def find(path: str | Path, name: str = "folder", pixels: int | None = None) -> A
             raise DataError(f"{root.absolute() / IMAGES} {text}.")
         if pixels not in (None, about.size):
             raise DataError(f"{root} has images of {about.size}x{about.size}, not {pixels}x{pixels}.")
+        if channels not in (None, about.channels):
+            fix = "Set data.channels=null, or prepare it again"
+            plural = "channel" if about.channels == 1 else "channels"
+            raise DataError(f"{root} has images with {about.channels} {plural}, not {channels}.")
     except DataError as error:
         raise DataError(f"{error} {fix}: {prepare_hint(name, path, pixels)}") from error
     return about
@@ -179,7 +198,7 @@ def _published(root: Path) -> About:
     )
 
 
-def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> None:
+def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> DataSpec:
     """Check that the images of a recipe are there and look right, without reading them; toy data always pass.
 
     Arrays are read, and if they are many, some of them.
@@ -187,17 +206,20 @@ def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) ->
     Args:
         say: told what people should know about arrays.
 
+    Returns:
+        The spec, of images with the size and the channels of the prepared ones.
+
     Raises:
         DataError: they are missing or not those of the recipe; the message ends with the fix, for images with the
             command that prepares them.
     """
-    if isinstance(spec, ImageDataSpec):
-        about_of(spec)
-    elif isinstance(spec, ArraysSpec):
-        from . import arrays
-
-        for text in arrays.find(spec).look():
+    if isinstance(spec, ArraysSpec):
+        for text in arrays_of(spec).look():
             say(text)
+    if not isinstance(spec, ImageDataSpec):
+        return spec
+    _, channels, size, _ = about_of(spec).shape
+    return replace(spec, size=size, channels=channels)
 
 
 def shape_of(spec: DataSpec) -> tuple[int, ...] | None:
@@ -209,16 +231,14 @@ def shape_of(spec: DataSpec) -> tuple[int, ...] | None:
     if isinstance(spec, ImageDataSpec):
         return about_of(spec).shape[1:]
     if isinstance(spec, ArraysSpec):
-        from . import arrays
-
-        return arrays.find(spec).shape
+        return arrays_of(spec).shape
     found: tuple[int, ...] | None = getattr(spec, "shape", None)
     return found
 
 
 def about_of(spec: ImageDataSpec) -> About:
     """What is known of the images of a recipe; raises as `require` does."""
-    about = find(spec.path, spec.name, spec.pixels)
+    about = find(spec.path, spec.name, spec.pixels, spec.channels)
     if spec.labels and not about.classes:
         why = "it was prepared from pictures that do not lie in folders of classes"
         text = f"{Path(spec.path).absolute()} has no labels, which data.labels=true needs: {why}"
@@ -226,12 +246,50 @@ def about_of(spec: ImageDataSpec) -> About:
     return about
 
 
+def are_pictures(spec: DataSpec) -> bool:
+    """Whether examples are images, or arrays of their shape; raises as `shape_of` does."""
+    if isinstance(spec, ImageDataSpec):
+        return True
+    return isinstance(spec, ArraysSpec) and Form(shape=arrays_of(spec).shape).are_pictures
+
+
+def are_vectors(spec: StoredDataSpec) -> bool:
+    """Whether examples are vectors (d); raises as `shape_of` does."""
+    return isinstance(spec, ArraysSpec) and len(arrays_of(spec).shape) == 1
+
+
+def arrays_of(spec: ArraysSpec) -> "Arrays":
+    """The arrays that a recipe names; raises as `arrays.find` does."""
+    from . import arrays
+
+    return arrays.find(spec)
+
+
+def class_names(spec: StoredDataSpec) -> tuple[str, ...]:
+    """The names of the classes of stored data; empty if they have none, or arrays whose recipe wants none."""
+    if isinstance(spec, ArraysSpec):
+        classes = arrays_of(spec).classes
+        return () if classes is None else classes.names
+    assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
+    return about_of(spec).classes
+
+
+def labels_of(spec: StoredDataSpec, split: Split) -> "np.ndarray":
+    """Their labels, (n,), int64, each an index of the classes.
+
+    Raises:
+        DataError: they are missing, or not those that were written.
+    """
+    if isinstance(spec, ArraysSpec):
+        return arrays_of(spec).labels(split)
+    assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
+    return read_labels(Path(spec.path).expanduser(), about_of(spec), split)
+
+
 def count_of(spec: StoredDataSpec, split: Split) -> int:
     """How many examples a split of a recipe's data has; raises as `split_of` does."""
     if isinstance(spec, ArraysSpec):
-        from . import arrays
-
-        return len(arrays.find(spec).splits[split])
+        return len(arrays_of(spec).splits[split])
     return split_of(spec, split).count
 
 
@@ -242,9 +300,8 @@ def split_of(spec: StoredDataSpec, split: Split) -> SplitInfo:
         DataError: the data or the split are missing.
     """
     if isinstance(spec, ArraysSpec):
-        from . import arrays
-
-        return arrays.find(spec).info(split)
+        part = arrays_of(spec).splits[split]
+        return SplitInfo(count=len(part), digest=part.digest)
     assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
     splits = about_of(spec).splits
     if split not in splits:

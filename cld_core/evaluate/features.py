@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from cld_core import metrics as registry
-from cld_core.config.data import ImageDataSpec
+from cld_core.config.data import StoredDataSpec
 from cld_core.config.eval import WEIGHTS_URL
-from cld_core.data.images import open_images, to_pixels
+from cld_core.data.images import to_grey
+from cld_core.data.source import form_of, source
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.model import Model
@@ -102,8 +103,12 @@ class Extractor:
     @execution.using(tf32=False)
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
-        """``features`` (B, D), and ``scores`` (B, K) if wanted, float32, of images (B, 3, H, W), uint8."""
-        outputs = self._net.convert_features_tuple_to_dict(self._net(pixels.to(self.device)))
+        """``features`` (B, D), and ``scores`` (B, K) if wanted, float32, of images (B, C, H, W), uint8.
+
+        The network gets grey images (B, 1, H, W) with this channel three times.
+        """
+        coloured = pixels.to(self.device).expand(-1, 3, -1, -1)
+        outputs = self._net.convert_features_tuple_to_dict(self._net(coloured))
         return {key: outputs[layer].float().cpu().numpy() for key, layer in self.layers.items()}
 
 
@@ -185,9 +190,9 @@ def load(extraction: Extraction, files: Files, device: torch.device | str, score
     return _cached(extraction, tuple(files.items()), str(device), scores)
 
 
-def dimensions(extraction: Extraction, files: Files, pixels: int) -> int:
-    """The number of features, found by trying the extractor, which reveals wrong weights, too."""
-    image = torch.zeros(1, 3, pixels, pixels, dtype=torch.uint8)
+def dimensions(extraction: Extraction, files: Files, shape: tuple[int, ...]) -> int:
+    """The number of features, found by trying the extractor on an image (C, H, W), which reveals wrong weights, too."""
+    image = torch.zeros(1, *shape, dtype=torch.uint8)
     return int(load(extraction, files, "cpu")(image)["features"].shape[1])
 
 
@@ -222,25 +227,30 @@ class FeatureRows(SampleRows):
 
     def compute(self, first: int, last: int) -> Arrays:
         drawn = self.draw(first, last)
-        pixels = to_pixels(drawn.x, floor=self.request.inputs.quantisation == "floor")
+        pixels = to_grey(drawn.x, self.model.form, floor=self.request.inputs.quantisation == "floor")
         return {**self.about(drawn), **self._extractor(pixels)}
 
 
 class ImageRows(Computer):
     """The features of training images, ``features`` (last - first, D); there are ``n`` images.
 
+    Real numbers are rounded to grey levels, as those of samples are.
+
     Raises:
         DataError: the images are gone.
         UsageError: the weights are gone or have changed.
     """
 
-    def __init__(self, data: ImageDataSpec, extraction: Extraction, files: Files, device: torch.device) -> None:
+    def __init__(self, data: StoredDataSpec, extraction: Extraction, files: Files, device: torch.device) -> None:
         self._extractor = load(extraction, files, device)
-        self._images = open_images(replace(data, cache="disk"), "train")
-        self.n = self._images.n
+        stored: Any = source(replace(data, cache="disk"))
+        self._images, self._form = stored.train, form_of(stored)
+        self.n: int = self._images.n
 
     def compute(self, first: int, last: int) -> Arrays:
-        return self._extractor(self._images.batch(torch.arange(first, last)))
+        examples = self._images.batch(torch.arange(first, last))
+        is_grey = examples.dtype == torch.uint8
+        return self._extractor(examples if is_grey else to_grey(self._form.to_data(examples), self._form))
 
 
 def fid(table: Table) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from cld_core import metrics as registry
 from cld_core.config import Recipe
-from cld_core.config.data import ImageDataSpec
+from cld_core.config.data import DataSpec, ImageDataSpec, StoredDataSpec
 from cld_core.config.eval import INCEPTION, PUBLISHED_SHA256, WEIGHTS_URL, FidSpec
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec
@@ -56,7 +56,8 @@ def request_of(
         _require_flow(recipe.sampling, names)
     fid, files = feature_inputs(recipe.anchored(Path.cwd()), names)
     points = _points(recipe, points_key) if "points" in over else 0
-    images = recipe.data if isinstance(recipe.data, ImageDataSpec) else None
+    stored = recipe.data if isinstance(recipe.data, StoredDataSpec) else None
+    reads_test = points or any(registry.ROWS[metric.rows].of == "vectors" for metric in registry.metrics(names))
     eps = max(spec.elbo.eps, recipe.objective.loss_eps)
     named = [("metrics", name) for name in names]
     named += [("sampling", recipe.sampling.method)] if "samples" in over else []
@@ -65,8 +66,8 @@ def request_of(
     request = EvalRequest(
         **{**vars(spec), **resolved},
         plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
-        images=images is not None,
-        test_set=store.split_of(images, "validation").digest if images is not None and points else None,
+        images=stored is not None and not store.are_vectors(stored),
+        test_set=store.split_of(stored, "validation").digest if stored is not None and reads_test else None,
         metrics=names,
         checkpoint_step=checkpoint_step,
         model_digest=recipe.model_digest(),
@@ -108,12 +109,12 @@ def _require_flow(sampling: SamplingSpec, metrics: Sequence[str]) -> None:
 def _points(recipe: Recipe, key: str) -> int:
     """How many test points there are to be: as many as ``key`` asks for, or all."""
     wanted = recipe.eval.points
-    if not isinstance(recipe.data, ImageDataSpec):
+    if not isinstance(recipe.data, StoredDataSpec):
         return wanted or recipe.eval.samples
-    present = store.split_of(recipe.data, "validation").count
+    present = store.count_of(recipe.data, "validation")
     if wanted is not None and wanted > present:
         all_of_them = ", or null for all of them" if key == "eval.points" else ""
-        text = f"is {wanted}, but {recipe.data.path} has {present} test images"
+        text = f"is {wanted}, but {recipe.data.path} has {present} test examples"
         raise UsageError(f"'{key}' {text}. Set {key}={present}{all_of_them}.")
     return wanted or present
 
@@ -150,14 +151,29 @@ def feature_inputs(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInput
     return made, files
 
 
+def kinds_of(data: DataSpec) -> tuple[registry.Kind, ...]:
+    """What the examples of a recipe's data are to metrics.
+
+    Raises:
+        DataError: arrays are missing.
+    """
+    if isinstance(data, ImageDataSpec):
+        return ("images",)
+    if not isinstance(data, StoredDataSpec):
+        return ("vectors", "law")
+    return ("vectors", "images") if store.are_pictures(data) else ("vectors",)
+
+
 def _refuse_other_data(recipe: Recipe, metrics: Sequence[registry.Metric]) -> None:
-    """Refuse metrics of images for vectors, the other way round, and those of classes where there are none."""
-    images = isinstance(recipe.data, ImageDataSpec)
-    fitting = registry.fitting(images=images)
+    """Refuse metrics for other kinds of data, those of a law that nobody knows, and those of classes without any."""
+    kinds, name = kinds_of(recipe.data), recipe.data.name
+    fitting = registry.fitting(kinds)
     if others := [metric for metric in metrics if metric not in fitting]:
         flags, fit = ", ".join(it.flag for it in others), " or ".join(it.flag for it in fitting)
-        wanted, found = ("vectors", "images") if images else ("images", "vectors")
-        text = f"compares {wanted}, but the examples of data.name={recipe.data.name} are {found}"
+        wanted = registry.ROWS[others[0].rows].of
+        text = f"compares {wanted}, but the examples of data.name={name} are {' and '.join(kinds[:1])}"
+        if wanted in kinds:
+            text = f"needs the density of the data, and that of data.name={name} is not known"
         raise UsageError(f"{flags} {text}. Ask for {fit}.")
     by_class = [metric.flag for metric in metrics if metric.needs_labels]
     if by_class and not recipe.data.labels:
@@ -167,6 +183,13 @@ def _refuse_other_data(recipe: Recipe, metrics: Sequence[registry.Metric]) -> No
 
 def _refuse_too_few(recipe: Recipe, metrics: Sequence[registry.Metric], references: int | None) -> None:
     """Refuse settings that the number of samples, or of features of training images, is too small for."""
+    sets, data = recipe.eval.w2.sets, recipe.data
+    if isinstance(data, StoredDataSpec) and any(registry.ROWS[metric.rows].of == "vectors" for metric in metrics):
+        counts = {"samples": recipe.eval.samples, "test examples": store.count_of(data, "validation")}
+        what = min(counts, key=lambda name: counts[name])
+        if counts[what] < 2 * sets:
+            fix = f"Set it to at most {counts[what] // 2}, which must be 2 or more"
+            raise UsageError(f"'eval.w2.sets' is {sets}, too many for {counts[what]} {what}. {fix}.")
     for metric in metrics:
         if metric.least is None:
             continue
@@ -187,7 +210,6 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
     Raises:
         UsageError: it is not registered, or its weights are missing or those of another network.
     """
-    assert isinstance(recipe.data, ImageDataSpec), "features are of images"
     spec = recipe.eval.fid
     plugin: str | None = None
     layer = "2048" if spec.layer is None else str(spec.layer)
@@ -214,7 +236,9 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         return made, LAYERS[layer], files
     from . import features
 
-    return made, features.dimensions(made, files, recipe.data.pixels), files
+    shape = store.shape_of(recipe.data)
+    assert shape is not None, "features are of images"
+    return made, features.dimensions(made, files, shape), files
 
 
 def _given_weights(spec: FidSpec) -> Path | None:

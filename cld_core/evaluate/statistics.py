@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from cld_core import ownership
 from cld_core.config import Recipe
-from cld_core.config.data import ImageDataSpec
+from cld_core.config.data import StoredDataSpec
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, UsageError
 from cld_core.run.evaluations import Extraction
@@ -37,7 +37,7 @@ class StatsRequest(ShardedRequest):
     sections: ClassVar[tuple[str, ...]] = ("data",)
 
     output: str
-    data: ImageDataSpec
+    data: StoredDataSpec
     data_fingerprint: str
     images: int
     extraction: Extraction
@@ -57,8 +57,8 @@ class StatsRequest(ShardedRequest):
         """
         recipe = recipe.anchored(Path.cwd())
         data = recipe.data
-        if not isinstance(data, ImageDataSpec):
-            text = f"the examples of data.name={data.name} are vectors; statistics are of images"
+        if not isinstance(data, StoredDataSpec) or not store.are_pictures(data):
+            text = f"the examples of data.name={data.name} are not pictures; statistics are of images"
             raise UsageError(f"{text}. Name an image recipe.")
         images = store.split_of(data, "train")
         extraction, _, files = extractor(recipe)
@@ -74,7 +74,7 @@ class StatsRequest(ShardedRequest):
             extraction=extraction,
             files=files,
             features=features,
-            classes=store.about_of(data).classes if features else (),
+            classes=store.class_names(data) if features else (),
             batch_size=recipe.eval.batch_size,
             retries=recipe.train.max_retries,
         )
@@ -172,8 +172,7 @@ class StatisticsTask(Task):
         if request.features:
             arrays[stats_file.FEATURES] = np.concatenate(kept)
         if request.classes:
-            root = Path(request.data.path)
-            arrays[stats_file.LABELS] = store.read_labels(root, store.find(root), "train")
+            arrays[stats_file.LABELS] = store.labels_of(request.data, "train")
             about["classes"] = list(request.classes)
         stats_file.write(Path(request.output), about, arrays)
         shutil.rmtree(self.work.folder / "rows", ignore_errors=True)

@@ -20,7 +20,7 @@ import numpy as np
 from cld_core import npz
 from cld_core.codec import from_plain
 from cld_core.config import Recipe
-from cld_core.config.data import ImageDataSpec
+from cld_core.config.data import StoredDataSpec
 from cld_core.data import store
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
@@ -98,10 +98,12 @@ class Reference:
     labels: np.ndarray | None
 
 
-def default_file(data: ImageDataSpec, extraction: Extraction) -> Path:
+def default_file(data: StoredDataSpec, extraction: Extraction) -> Path:
     """Where the statistics of a data set lie by default: beside the images."""
     fingerprint = extraction.fingerprint_of_stats(store.split_of(data, "train").digest)
-    return Path(data.path) / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
+    path = Path(str(data.path))
+    folder = path.parent if path.is_file() else path
+    return folder / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
 
 
 def find(
@@ -117,7 +119,7 @@ def find(
     Raises:
         UsageError: they are missing, of another size, of another extractor, or without features or labels.
     """
-    assert isinstance(recipe.data, ImageDataSpec), "statistics are of images"
+    assert isinstance(recipe.data, StoredDataSpec), "statistics are of images"
     given = recipe.eval.fid.stats
     path = default_file(recipe.data, extraction) if given is None else Path(given)
     command = f"`cldctl data stats RECIPE|RUN{' --features' if flags else ''}`"

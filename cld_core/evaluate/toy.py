@@ -1,4 +1,4 @@
-"""Metrics of toy data, whose law is known: sliced W2 (docs/evaluation.md), true log-density, and both by class.
+"""Metrics of vectors: distances from true samples or test data (docs/evaluation.md), and true densities of toy data.
 
 Samples given an observation are compared with the exact conditional density.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cld_core.conditioning import Observation
+from cld_core.data.source import test_count
 from cld_core.errors import UsageError
 from cld_core.model import Model
 from cld_core.pictures import Plane
@@ -23,6 +24,8 @@ from cld_core.run.shards import Arrays
 from .rows import SampleRows, Table, standard_error
 
 DIRECTIONS = 64
+# Numbers of distances that are computed at once, and points of a part between which energy distances are.
+_BLOCK, _ENERGY_POINTS = 1 << 22, 4096
 # Test points that are searched for those of a class, in multiples of the samples.
 _FIRST, _MOST = 2, 64
 # Nodes of the integrals over what an observation leaves unknown: on a line, and on a side of the plane.
@@ -45,17 +48,57 @@ def w2(table: Table) -> dict[str, Any]:
     """Sliced 2-Wasserstein distance of samples from as many true samples, and that of two true sets.
 
     It is the mean over the true sets, and the floor is the mean over the pairs of them. The true sets are the same for
-    every request of as many samples, so that samplers are compared with the same points.
+    every request of as many samples, so that samplers are compared with the same points. If test data are finite, both
+    are cut into parts instead, see `w2_of`.
     """
     x = table.finite()
     source = table.model.source
     spec = table.request.w2
+    if test_count(source) is not None:
+        return _of_parts(table, lambda ours, true: w2_of(ours, true, spec.directions))
     value, floor = math.inf, {}
     if len(x):
         sets = [source.dequantised_test_data(number, 0, len(x)) for number in range(spec.sets)]
         value, between = from_sets(torch.from_numpy(x), sets, spec.directions)
         floor = {"floor": float(between.mean()), "floor_stderr": standard_error(between)}
     return {"value": value, **floor, **asdict(spec), **table.about_drawn()}
+
+
+def energy(table: Table) -> dict[str, Any]:
+    """Energy distance of samples from true samples or test data, with its standard error; see `energy_of`."""
+    return _of_parts(table, energy_of, _ENERGY_POINTS)
+
+
+def _of_parts(
+    table: Table, compare: Callable[[Sequence[Tensor], Sequence[Tensor]], dict[str, Any]], most: int | None = None
+) -> dict[str, Any]:
+    """The section of a metric that compares disjoint parts of samples with disjoint parts of true examples.
+
+    There are `eval.w2.sets` parts of each, all with the same number k of points, at most ``most``, (k, d), in units of
+    the standard deviation of each feature (d), or of each channel (C, ...), of these true examples.
+    """
+    source, form, spec = table.model.source, table.model.form, table.request.w2
+    x, held = torch.from_numpy(table.finite()), test_count(source)
+    size = min(len(x), len(x) if held is None else held) // spec.sets
+    size = size if most is None else min(size, most)
+    whole = "test data" if held is not None else "true samples"
+    about = {"units": f"standard deviations of the {whole}", "points": size, **asdict(spec), **table.about_drawn()}
+    if size < 2:
+        return {"value": math.inf, **about}
+    places = [(number * size, (number + 1) * size) for number in range(spec.sets)]
+    if held is None:
+        drawn = [source.dequantised_test_data(number, 0, size) for number in range(spec.sets)]
+    else:
+        drawn = [source.test_data(0, *place) for place in places]
+    # Of three axes: examples, channels or features, and the rest.
+    truth = form.to_data(torch.cat(drawn).cpu()).double().view(spec.sets * size, form.shape[0], -1)
+    mean, std = truth.mean((0, 2), keepdim=True), truth.std((0, 2), keepdim=True)
+    unit = torch.where(std > 0, std, 1.0)
+    ours, true = (
+        [((of[first:last].view(size, *truth.shape[1:]) - mean) / unit).flatten(1) for first, last in places]
+        for of in (x, truth)
+    )
+    return {**compare(ours, true), **about}
 
 
 def density(table: Table) -> dict[str, Any]:
@@ -171,6 +214,45 @@ def from_sets(
         return math.inf, between
     ours = projections(points, directions)
     return float(np.mean([distance(ours, one) for one in others])), between
+
+
+def w2_of(ours: Sequence[Tensor], true: Sequence[Tensor], directions: int = DIRECTIONS) -> dict[str, float | None]:
+    """Sliced W2 of parts of samples from parts of true examples, each (k, d), and the floor: that of true ones.
+
+    Both are means over all pairs of parts. Standard errors are those of the jackknife that leaves parts out.
+    """
+    a, b = ([projections(part, directions) for part in parts] for parts in (ours, true))
+    value, stderr = _across(np.array([[distance(x, y) for y in b] for x in a]))
+    floor = np.array([[distance(x, y) for y in b] for x in b])
+    n = len(b)
+    # Of each part, the mean distance from the others.
+    means = floor.sum(1) / (n - 1)
+    error = standard_error(means) if n > 2 else None
+    floor_stderr = None if error is None else 2.0 * (n - 1) / (n - 2) * error
+    return {"value": value, "stderr": stderr, "floor": float(means.mean()), "floor_stderr": floor_stderr}
+
+
+def energy_of(ours: Sequence[Tensor], true: Sequence[Tensor]) -> dict[str, float | None]:
+    """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of parts of samples x and of true examples y, each (k, d).
+
+    It has no bias, so it is around 0 for samples of the same law. Value and standard error are as in `w2_of`.
+    """
+    within = [np.array([_mean_distance(part, part) for part in parts]) for parts in (ours, true)]
+    between = np.array([[_mean_distance(x, y) for y in true] for x in ours])
+    value, stderr = _across(2.0 * between - within[0][:, None] - within[1])
+    return {"value": value, "stderr": stderr}
+
+
+def _across(pairs: npt.NDArray[np.float64]) -> tuple[float, float | None]:
+    """The mean over pairs of parts (s, s), and its standard error: rows and columns are drawn independently."""
+    errors = standard_error(pairs.mean(0)), standard_error(pairs.mean(1))
+    return float(pairs.mean()), None if None in errors else math.hypot(*filter(None, errors))
+
+
+def _mean_distance(a: Tensor, b: Tensor) -> float:
+    """E|x - y| of points (k, d) of two sets; of a set and itself, of two different points."""
+    total = sum(float(torch.cdist(rows, b).sum()) for rows in torch.split(a, max(1, _BLOCK // len(b))))
+    return total / (len(a) * (len(b) - 1 if a is b else len(b)))
 
 
 def sliced_w2(a: Tensor, b: Tensor, directions: int = DIRECTIONS) -> float:

@@ -275,7 +275,7 @@ def _verified(
             yield found
 
 
-def pick_checkpoint(folder: RunFolder, model_digest: str, checkpoint: int | str) -> int:
+def pick_checkpoint(folder: RunFolder, model_digest: str | None, checkpoint: int | str) -> int:
     """The step that ``checkpoint`` (a step or "last") means, whose averaged weights are verified.
 
     Raises:

@@ -94,7 +94,7 @@ class EvalRequest(ShardedRequest, EvalSpec):
         elbo_eps_asked: `eval.elbo.eps` if that is another one.
         ema: which average of the weights.
         images: whether the data are images, not points.
-        test_set: what the checksum of the test images is, if a metric reads them.
+        test_set: what the checksum of the test examples is, if a metric reads them.
         plugins: what tells the plug-ins that compute a part of it from others; None if none does.
     """
 
@@ -157,7 +157,7 @@ class EvalRequest(ShardedRequest, EvalSpec):
         return self.store(run.evals / self.id)
 
     def _digest(self, metrics: Sequence[str], *more: str) -> str:
-        names = {"model_digest", "seed", "ema", *(["plugins"] if self.plugins else []), *more}
+        names = {"model_digest", "seed", "ema", *(name for name in ("plugins", "test_set") if self.at(name)), *more}
         for metric in registry.metrics(metrics):
             rows = registry.ROWS[metric.rows]
             names |= {*rows.depends, *metric.same, rows.over, *([rows.most] if rows.most else [])}

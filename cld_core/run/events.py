@@ -138,11 +138,29 @@ class Submitted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Imported(Event):
-    """The run begins with a checkpoint from elsewhere. It counts as attempt 0, so the first start is attempt 1."""
+    """The run begins with a checkpoint from elsewhere. It counts as attempt 0, so the first start is attempt 1.
+
+    Attributes:
+        step: of the checkpoint; 0 if the run starts from weights alone.
+        source: the name of the file or run that it is from.
+        source_step: if the run starts from weights alone, the step of ``source`` that they are of.
+        fresh: tensors of the network that start afresh, because those of ``source`` do not fit.
+    """
 
     step: int
     source: str
     finished: bool = False
+    source_step: int | None = None
+    fresh: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """Where the checkpoint is from."""
+        if self.source_step is None:
+            return f"imported from {self.source}"
+        count = len(self.fresh)
+        afresh = f", {count} tensor{'' if count == 1 else 's'} afresh" if count else ""
+        return f"started from {self.source} at step {self.source_step:,}{afresh}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ class History:
         code: the digest of the code that was last asked for; "live" if that is the checkout, or the process's own.
         stored: what the folder of the run has that code as, `Requested.code`.
         edited: what somebody has changed by hand in the frozen recipe since the run was made, in words.
-        imported_step: the step of the checkpoint that the run was imported with; None for other runs.
+        imported: the checkpoint from elsewhere that the run begins with; None for other runs.
         cancelled: ids of the jobs that somebody asked to end.
         not_begun: by job id, why it could not begin.
         requeued: the last wish of the job to begin again, if that was after the last attempt ended.
@@ -95,7 +95,7 @@ class History:
     code: str | None = None
     stored: str | None = None
     edited: str = ""
-    imported_step: int | None = None
+    imported: events.Imported | None = None
     cancelled: set[str] = field(default_factory=set)
     not_begun: dict[str, str] = field(default_factory=dict)
     requeued: Wished | None = None
@@ -177,6 +177,11 @@ class History:
     def last(self) -> Attempt | None:
         """The newest attempt."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def imported_step(self) -> int | None:
+        """The step of the checkpoint that the run was imported with, or 0 if it started from weights."""
+        return None if self.imported is None else self.imported.step
 
     @property
     def by_other_launcher(self) -> bool:
@@ -384,7 +389,7 @@ class History:
         self._by_number[attempt.attempt] = replace(attempt, **known)
 
     def _imported(self, event: events.Imported) -> None:
-        self.imported_step = event.step
+        self.imported = event
         self._by_number[0] = Attempt(
             time=event.time,
             attempt=0,
@@ -393,7 +398,7 @@ class History:
             ended=event.time,
             cause="finished" if event.finished else "imported",
             last_step=event.step,
-            detail=f"imported from {event.source}",
+            detail=event.words,
             noted_end=True,
         )
 

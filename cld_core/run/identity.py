@@ -29,6 +29,13 @@ class Commit(TypedDict, total=False):
     dirty: bool
 
 
+class Origin(TypedDict, total=False):
+    """The run or the file whose weights a run started from, and their step."""
+
+    path: str
+    step: int
+
+
 class Identity(TypedDict, total=False):
     """What `run.json` holds; ``created`` in seconds since 1970, and the others as in `identity`."""
 
@@ -43,6 +50,7 @@ class Identity(TypedDict, total=False):
     user: str
     host: str
     imported: str
+    started_from: Origin
     group: str
     sweep: Mapping[str, str]
 

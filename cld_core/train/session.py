@@ -94,6 +94,8 @@ _START_WITHIN_S, _NOTE_WITHIN_S = 60.0, 10.0
 _AT_THE_END_S = 480.0
 _TERM_S = 20.0
 _NOTICE_S, _SHARE = 90, 2 / 3
+# In the identity of a run that was not made without any checkpoint.
+_FROM_ELSEWHERE = {"imported", "started_from"}
 # Runs have far fewer attempts.
 _ROLLBACK_KEY = 1_000_000
 
@@ -258,6 +260,7 @@ class Training:
 
     Attributes:
         attempt: its number, from 0.
+        checkpoint: the step of the checkpoint that it continues from; None: it begins with new weights.
         lease: held on rank 0 alone.
         hosts: on rank 0, what the launcher calls the machine of each rank; empty on the others.
     """
@@ -267,7 +270,7 @@ class Training:
     ranks: Ranks
     stop: StopFlag
     attempt: int
-    first_step: int
+    checkpoint: int | None
     lease: Lease | None
     hosts: Sequence[str]
     # On rank 0 alone, by the kind of file; each has at most one write in flight.
@@ -313,16 +316,16 @@ class Training:
 
     def _segments(self, watchdog: Watchdog) -> tuple[int, StopCode]:
         """Train, and roll back as often as allowed."""
-        step = self.first_step
+        checkpoint = self.checkpoint
         rollbacks = self.ranks.on_first(lambda: self.folder.ledger.full_history().rollbacks())
         while True:
             try:
-                return self._segment(step, rollbacks, watchdog)
+                return self._segment(checkpoint, rollbacks, watchdog)
             except NonFiniteError as error:
-                step = self.ranks.on_first(partial(self._roll_back, error))
+                checkpoint = self.ranks.on_first(partial(self._roll_back, error))
                 rollbacks += 1
 
-    def _segment(self, first_step: int, rollbacks: int, watchdog: Watchdog) -> tuple[int, StopCode]:
+    def _segment(self, checkpoint: int | None, rollbacks: int, watchdog: Watchdog) -> tuple[int, StopCode]:
         """Train until `train.steps` or until a rank is asked to stop; all ranks end at the same step.
 
         Unless a rank failed, a checkpoint of the last step is being written when this returns.
@@ -331,13 +334,13 @@ class Training:
             NonFiniteError: a gradient or loss was not finite or exploded; on all ranks, and nothing was changed by it.
         """
         spec = self.recipe.train
-        stop = self.stop
+        stop, first_step = self.stop, checkpoint or 0
         began = self._now()
         consensus = Consensus(self.ranks)
         stragglers = Stragglers(self.ranks, self.hosts)
         with ExitStack() as stack:
             watchdog.reset()
-            trainer = self._trainer(first_step, rollbacks, watchdog)
+            trainer = self._trainer(checkpoint, rollbacks, watchdog)
             stack.callback(trainer.close)
             monitor = self._monitor(first_step, stack)
             periodic = Periodic(trainer, self.folder, monitor, stop, watchdog.reset)
@@ -380,15 +383,15 @@ class Training:
             monitor.write(done, "saving")
             return done, code
 
-    def _trainer(self, first_step: int, rollbacks: int, watchdog: Watchdog) -> Trainer:
+    def _trainer(self, checkpoint: int | None, rollbacks: int, watchdog: Watchdog) -> Trainer:
         attempt = self.attempt if self.recipe.train.on_resume == "reseed" else 0
         # No other segment has the same key.
         trainer = Trainer(self.recipe, self.ranks, attempt + _ROLLBACK_KEY * rollbacks)
-        if first_step > 0:
+        if checkpoint is not None:
             # Mapped, not read at once, and copied from there to the device, so that no second copy takes its memory.
-            trainer.load_state_dict(load(self.folder, first_step, model_digest=self.recipe.model_digest()))
+            trainer.load_state_dict(load(self.folder, checkpoint, model_digest=self.recipe.model_digest()))
             if self.ranks.is_first and trainer.power.begins:
-                print(f"the power-function averages begin at step {first_step}", flush=True)
+                print(f"the power-function averages begin at step {checkpoint}", flush=True)
         watchdog.reset()
         trainer.warm_up()
         return trainer
@@ -418,8 +421,8 @@ class Training:
             for writer in reversed(self._writers.values()):
                 stack.callback(wait, writer)
 
-    def _roll_back(self, error: NonFiniteError) -> int:
-        """The step to continue from, recorded in the ledger.
+    def _roll_back(self, error: NonFiniteError) -> int | None:
+        """The step of the checkpoint to continue from, if there is one, recorded in the ledger.
 
         Raises:
             NonFiniteError: rolling back is of no use; says why.
@@ -440,7 +443,7 @@ class Training:
         print(f"{error}\nrollback {before + 1} of at most {limit} to step {target}, with fresh noise", flush=True)
         event = events.RolledBack(attempt=self.attempt, to_step=target, reason=str(error)[:500])
         folder.ledger.note(event)
-        return target
+        return newest
 
     def _settle(self, code: StopCode) -> None:
         """Wait until everything is saved, for so long that there is time for what follows."""
@@ -497,7 +500,8 @@ def run(
     node = node or socket.gethostname()
     if recipe is None:
         recipe = folder.recipe(within_s=_START_WITHIN_S, with_plugins=True)
-    with _started(folder, recipe, ranks, job_id, restart) as (number, first_step, lease):
+    with _started(folder, recipe, ranks, job_id, restart) as (number, checkpoint, lease):
+        first_step = checkpoint or 0
         # Before anything that may fail on one rank alone.
         hosts = tuple(ranks.gather(node) or ())
         if first_step >= recipe.train.steps:
@@ -509,7 +513,7 @@ def run(
                 folder.ledger.note(events.Started(attempt=number, job_id=job_id, step=first_step, restart=restart))
                 folder.ledger.note(events.Ended(attempt=number, cause="finished", step=first_step))
             return SessionResult("finished", first_step)
-        training = Training(folder, recipe, ranks, stop, number, first_step, lease, hosts)
+        training = Training(folder, recipe, ranks, stop, number, checkpoint, lease, hosts)
         if lease is None:
             step, signal = training.run()
             return SessionResult(_CAUSE_OF_CODE[signal], step, signal)
@@ -551,11 +555,11 @@ def run(
 @contextlib.contextmanager
 def _started(
     folder: RunFolder, recipe: Recipe, ranks: Ranks, job_id: str, restart: int
-) -> Iterator[tuple[int, int, Lease | None]]:
-    """Number and first step of the attempt of all ranks, and on rank 0 the lease, which is held during the block."""
+) -> Iterator[tuple[int, int | None, Lease | None]]:
+    """What `choose` says of the attempt, on all ranks, and on rank 0 the lease, which is held during the block."""
     held: list[Lease] = []
 
-    def start() -> tuple[int, int]:
+    def start() -> tuple[int, int | None]:
         try:
             held.append(Lease.acquire(folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S))
             recipe.monitor.require_installed()
@@ -577,10 +581,11 @@ def _started(
             lease.release()
 
 
-def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int]:
-    """Number and first step of an attempt: it starts from the newest good checkpoint, or the one of `resume --from`.
+def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int | None]:
+    """Number of an attempt, and the step of its checkpoint: the newest good one, or the one of `resume --from`.
 
-    Records damaged checkpoints, and sets those aside that are later than the first step.
+    Without any checkpoint, a new run begins with new weights. Records damaged checkpoints, and sets those aside that
+    are later than the chosen one.
 
     Raises:
         OSError: the checkpoints cannot be read at this moment. They are not taken for missing or damaged.
@@ -601,11 +606,13 @@ def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int]:
     elif newest is None and any(entry.finished for entry in damaged):
         text = f"none of its {len(damaged)} checkpoints is intact: {damaged[0].reason}"
         raise CheckpointError(f"{folder.path}: {text} To start over, submit the recipe again.")
-    step = newest or 0
-    moved = set_aside(folder, after=step)
+    elif newest is None and folder.identity().keys() & _FROM_ELSEWHERE:
+        text = "the checkpoint that it was made with is missing, and new weights would be another run"
+        raise CheckpointError(f"{folder.path}: {text}. Submit or import it again.")
+    moved = set_aside(folder, after=newest or 0)
     if moved:
         print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
-    return len(history.attempts), step
+    return len(history.attempts), newest
 
 
 def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
@@ -641,7 +648,7 @@ def _failure(training: Training, error: BaseException) -> events.Ended:
     reported = training.folder.progress()
     mine = reported.get("attempt") == training.attempt
     saved = training.folder.checkpoint_steps()
-    reached = max(training.first_step, reported.get("step", 0) if mine else 0, *saved[-1:])
+    reached = max(training.checkpoint or 0, reported.get("step", 0) if mine else 0, *saved[-1:])
     cause: Cause = "crashed"
     if isinstance(error, NonFiniteError):
         cause = "nonfinite"

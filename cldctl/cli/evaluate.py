@@ -10,6 +10,7 @@ import typer
 from typer import Argument, Option
 
 from cld_core.errors import UsageError
+from cld_core.sanitize import one_line
 from cldctl.show.console import Working, err, out, strong
 
 from . import options
@@ -380,9 +381,10 @@ def bench_samplers(
         None,
         "--metric",
         metavar="A,B,...",
-        help="fid, kid, isc and prc for images; w2 and density for toys; flow-distance for both; "
+        help="fid, kid, isc and prc for images; w2 and energy for toys and arrays; density for toys; "
+        "flow-distance for all; "
         "classes and class-law for models with classes. "
-        "Default: fid for images, w2,density,flow-distance for toys; without density for data of a plug-in.",
+        "Default: fid for images, else w2,density,flow-distance; without density for arrays and data of a plug-in.",
     ),
     samples: int | None = Option(None, min=2, help="Samples per seed; default: eval.samples."),
     seeds: int | None = Option(

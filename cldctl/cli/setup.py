@@ -207,11 +207,14 @@ def data_stats(
 
 
 def data_prepare(
-    name: str = Argument(..., metavar="NAME", help="cifar10, celebahq256 or folder."),
+    name: str = Argument(..., metavar="NAME", help="cifar10, celebahq256, folder or idx."),
     source: Path = Option(..., help="The archive, folder, zip file or .tar that holds the data."),
     output: Path = Option(..., "--out", help="Folder to make; a recipe's data.path."),
     size: int | None = Option(None, min=1, help="Pixels of a side; for folder only."),
     split: float | None = Option(None, help="Share kept for validation (default: 0.1); for folder only."),
+    channels: int | None = Option(
+        None, help="1: grey images, 3: RGB (default: grey if all pictures are); for folder only."
+    ),
     download: bool = Option(False, help="Fetch CIFAR-10's archive into --source first."),
     any_count: bool = Option(False, help="Accept another number of images."),
 ) -> None:
@@ -219,7 +222,7 @@ def data_prepare(
 
     cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar, or
     from published LMDB files. folder: from any folder, zip or .tar of pictures, which are scaled and cut to squares.
-    Folders in it are classes.
+    Folders in it are classes. idx: from a folder of the idx files of MNIST, Fashion-MNIST and their like.
 
     Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
     """
@@ -238,13 +241,15 @@ def data_prepare(
             source = download_cifar10(source)
         expect: dict[str, int] | None = {} if any_count else None
         try:
-            about = prepare(name, source, output, progress=show, size=size, split=split, expect=expect)
+            about = prepare(
+                name, source, output, progress=show, size=size, split=split, channels=channels, expect=expect
+            )
         except KeyboardInterrupt:
             err.print("interrupted: the same command continues")
             raise typer.Exit(130) from None
     counts = ", ".join(f"{info.count:,} {split}" for split, info in about.splits.items())
     classes = f" in {len(about.classes)} classes" if about.classes else ""
-    err.print(f"{about.name}: {counts} images of {about.size}x{about.size}{classes}")
+    err.print(f"{about.name}: {counts} {about.words}{classes}")
     out.print(str(output), no_wrap=True)
 
 

@@ -38,11 +38,20 @@ def submit(
     after: str | None = Option(
         None, metavar="JOBID[:ok|any]", help="Start when this job has succeeded (ok, the default) or ended (any)."
     ),
+    weights: str | None = Option(
+        None,
+        "--from",
+        metavar="RUN[@STEP] | FILE.safetensors",
+        help="Start from the averaged weights of another run, or of an exported file.",
+    ),
+    partial: bool = Option(False, help="With --from: what does not fit the network starts afresh."),
     root: Path = options.RUNS_DIR,
 ) -> None:
     """Train a recipe.
 
     Example: cldctl submit toy train.steps=20000 --follow --eval elbo
+
+    Example: cldctl submit toy data.name=checkerboard --from toy-0102-101112-ab12
 
     Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
     """
@@ -66,6 +75,8 @@ def submit(
         note=note,
         live_code=live_code,
         after=after,
+        weights=weights,
+        partial=partial,
     )
     members = [] if wanted.group is None else wanted.group.runs()
     where = clusters.chosen(cluster, members[0]) if members else where

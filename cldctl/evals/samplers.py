@@ -7,13 +7,12 @@ from typing import Any
 
 from cld_core import metrics as registry
 from cld_core.config import Recipe
-from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import entries
 from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
 from cld_core.evaluate.published import published_samplers
-from cld_core.evaluate.request import request_of
+from cld_core.evaluate.request import kinds_of, request_of
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Axis, Cell, EvalRequest, Sweep, current_report, numbers
@@ -81,11 +80,12 @@ def suited(recipe: Recipe, listed: Sequence[str]) -> tuple[tuple[str, ...], int]
     Raises:
         UsageError: a metric is unknown, does not use samples, or is not for such data.
     """
-    images = isinstance(recipe.data, ImageDataSpec)
+    kinds = kinds_of(recipe.data)
+    images = "vectors" not in kinds
     usual: tuple[str, ...] = ("fid",) if images else ("w2", "density", "flow-distance")
     if not is_shipped("data", recipe.data.name):
         usual = tuple(name for name in usual if name != "density")
-    fit = [it.name for it in registry.fitting(images=images) if registry.draws_samples([it.name])]
+    fit = [it.name for it in registry.fitting(kinds) if registry.draws_samples([it.name])]
     requested = registry.parse_metrics(listed, "--metric", fit)
     for name in requested:
         if name not in fit:

@@ -379,6 +379,7 @@ def _facts(run: RunFolder, found: Why) -> Markup:
     facts = {
         "recipe": row.recipe,
         "created": " by ".join(filter(None, (local_time(row.created, unknown=""), row.user))),
+        "begun": row.started_from,
         "submitted from": run.identity().get("host"),
         "group": " ".join([row.group or "", *(f"{key}={value}" for key, value in row.sweep.items())]).strip(),
         "newest checkpoint": row.checkpoint_step and f"step {count(row.checkpoint_step)}",

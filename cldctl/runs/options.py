@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cld_core.config import Recipe, load, load_frozen
 from cld_core.config.loader import COMMAND_LINE
@@ -27,6 +27,9 @@ from cldctl.evals.plan import combinations, meaning, named, parse
 from cldctl.lookup import find_profile, find_recipe
 
 from . import selection
+
+if TYPE_CHECKING:
+    from cld_core.importing import Origin
 
 # Each is a run with a folder of its own, which is locked while the jobs are submitted.
 MAX_CELLS = 500
@@ -72,6 +75,8 @@ class SubmitOptions:
         tags: to find it again by; ``note``: what it is for.
         live_code: run the checkout itself, in place of a copy in the run's folder.
         after: "JOBID[:ok|any]", a job of the same cluster that must succeed, or end, before a training starts.
+        weights: "RUN[@STEP]" or "FILE.safetensors", whose weights the runs start from; ``partial``: what does not fit
+            may start afresh.
     """
 
     recipe: str
@@ -86,6 +91,8 @@ class SubmitOptions:
     note: str | None = None
     live_code: bool = False
     after: str | None = None
+    weights: str | None = None
+    partial: bool = False
 
     @cached_property
     def file(self) -> Path:
@@ -131,6 +138,22 @@ class SubmitOptions:
     def metrics(self) -> tuple[str, ...]:
         """Those of the evaluation that follows each training; plug-ins of the recipe may have registered some."""
         return parse_metrics(self.chained if self.cells else ())
+
+    @cached_property
+    def origin(self) -> "Origin | None":
+        """The weights that the runs start from; None if those are new.
+
+        Raises:
+            UsageError: --partial goes with --from.
+            CldError: as `Origin.of`.
+        """
+        if self.weights is None:
+            if self.partial:
+                raise UsageError("--partial goes with --from. Leave it out.")
+            return None
+        from cld_core.importing import Origin
+
+        return Origin.of(self.weights, self.root)
 
     @property
     def group(self) -> Group | None:
@@ -226,6 +249,7 @@ def existing(options: SubmitOptions) -> dict[str, RunFolder]:
         run = by_values.get(meaning(cell.values))
         if run is not None:
             _check_same(run, cell)
+            _check_origin(run, options.origin)
             found[cell.name] = run
         elif (other := options.run(cell)).exists:
             text = f"a run of this name exists, and is not part of the group {options.group.name}"
@@ -244,6 +268,14 @@ def _check_same(run: RunFolder, cell: Cell) -> None:
     texts = [f"{key}={recipes[0].get(key)}" for key in differing[:3]]
     fix = "Use another --name, or the settings that the group was submitted with"
     raise UsageError(f"{run.name} exists, and was submitted with {', '.join(texts)}. {fix}.")
+
+
+def _check_origin(run: RunFolder, origin: "Origin | None") -> None:
+    """Refuse to take a run for a cell if it started from other weights."""
+    known = run.identity().get("started_from", {}).get("path")
+    if known != (None if origin is None else str(origin.path)):
+        text = f"{run.name} exists, and started from {'new weights' if known is None else known}"
+        raise UsageError(f"{text}. Use another --name, or the --from that the group was submitted with.")
 
 
 def _comparable(recipe: Recipe) -> dict[str, object]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core.config import Recipe, with_overrides
-from cld_core.config.data import ImageDataSpec, StoredDataSpec
+from cld_core.config.data import StoredDataSpec
 from cld_core.config.loader import anchored_overrides, as_overrides
 from cld_core.data import store
 from cld_core.digests import checksum
@@ -321,8 +321,7 @@ def _data_of(
     """
     data = recipe.data
     if isinstance(data, StoredDataSpec):
-        kind = "images" if isinstance(data, ImageDataSpec) else "examples"
-        return {IMAGES: store.split_of(data, "train").digest}, f"the {kind} in {data.path}"
+        return {IMAGES: store.split_of(data, "train").digest}, f"the examples in {data.path}"
     if is_shipped("data", data.name) or (not update and all(plugin in copies for plugin in recipe.plugins)):
         return {}, ""
     from cld_core.data.source import identity

@@ -44,6 +44,7 @@ class RunStatus:
     """One row of `cldctl status`; the fields are those of ``--json``.
 
     Attributes:
+        started_from: the run or file, and the step, whose weights it started from, in words; None for other runs.
         changes: what changed between attempts and may change results, such as the code, a line each.
         problems: damaged files that the state does not tell of; only of runs that somebody names.
         phase: what a run that is alive does, such as "training" or "saving"; else None.
@@ -63,6 +64,7 @@ class RunStatus:
     tags: list[str] = field(default_factory=list)
     note: str | None = None
     created: float | None = None
+    started_from: str | None = None
     step: int = 0
     steps: int | None = None
     loss: float | None = None
@@ -167,6 +169,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         state=state,
         **made,
         sweep=identity.get("sweep") or {},
+        started_from=None if (imported := history.imported) is None else imported.words,
         tags=list(history.tags),
         note=history.note,
         step=step,

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cld_core.config import Recipe
 from cld_core.errors import CldError, RecipeError, UsageError
@@ -16,6 +17,7 @@ from cld_core.run.groups import find_group
 from cld_core.run.identity import identity
 from cldctl import locks
 from cldctl.clusters.base import Cluster, JobSpec
+from cldctl.evals.plan import named
 from cldctl.jobs import specs
 
 from . import snapshot, training
@@ -23,6 +25,9 @@ from .options import Cell, SubmitOptions, existing, settings
 from .resume import About, Continuation, continued
 from .sharded import Say
 from .training import Begun, Start, require_inputs, require_native
+
+if TYPE_CHECKING:
+    from cld_core.importing import Origin
 
 
 def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
@@ -34,10 +39,12 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
         say: told what is unusual about the runs of a sweep.
 
     Raises:
-        CldError: the name is taken, a cell lacks what it needs, or the cluster has no such jobs or not so many.
+        CldError: the name is taken, a cell lacks what it needs, the weights that the runs are to start from are
+            missing or do not fit, or the cluster has no such jobs or not so many.
     """
     after = options.waits_for(cluster)
     group, _ = options.group, options.metrics  # An unknown metric is refused first.
+    origin = options.origin
     if group is None:
         options.run().require_free()
         if find_group(options.root, options.run().name) is not None:
@@ -50,12 +57,29 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     def start_of(cell: Cell) -> Start:
         return Start(run=options.run(cell), recipe=cell.recipe, request=Requested(steps=cell.recipe.train.steps))
 
+    if origin is not None:
+        for text in _fits(options, origin):
+            say(text)
     starts = [start_of(cell) for cell in missing(options)]
     first, runs = options.cells[0], [start.run for start in starts] or [options.run()]
     spec = specs.training(runs, first.recipe, cluster, group=group, after=after, parallel=options.parallel)
     for array in training.by_submission(starts, cluster):
         cluster.check(spec, len(array))
     return spec
+
+
+def _fits(options: SubmitOptions, origin: "Origin") -> list[str]:
+    """What starting new runs from these weights does, a line for each kind of network.
+
+    Raises:
+        CldError: as `Origin.require_fit`.
+    """
+    found, said = existing(options), dict[str, None]()
+    for cell in (cell for cell in options.cells if cell.name not in found):
+        with named(settings(cell.values)):
+            require_inputs(cell.recipe)
+            said[origin.require_fit(cell.recipe, partial=options.partial)] = None
+    return list(said)
 
 
 def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpec:
@@ -178,8 +202,10 @@ def _create(options: SubmitOptions, cell: Cell) -> RunFolder:
         CldError: it cannot be made.
     """
     group = None if options.group is None else options.group.name
-    named = identity(cell.recipe.name, options.file, group=group, sweep=cell.values)
-    return RunFolder.create(options.run(cell).path, cell.recipe, named)
+    about = identity(cell.recipe.name, options.file, group=group, sweep=cell.values)
+    if options.origin is not None:
+        about["started_from"] = options.origin.identity
+    return RunFolder.create(options.run(cell).path, cell.recipe, about)
 
 
 def _prepare(run: RunFolder, options: SubmitOptions, cell: Cell, cluster: Cluster, stored: Path) -> Start:
@@ -195,6 +221,8 @@ def _prepare(run: RunFolder, options: SubmitOptions, cell: Cell, cluster: Cluste
     recipe = replace(cell.recipe, plugins=code.with_copies(cell.recipe.plugins, stored))
     if options.tags or options.note:
         run.ledger.append(Labelled(note=options.note or None, add=options.tags))
+    if options.origin is not None:
+        options.origin.begin(run, cell.recipe)
     chained = following(recipe, options.metrics)
     request = Requested(
         steps=recipe.train.steps,

@@ -15,6 +15,7 @@ from types import FrameType
 from cld_core import cpu
 from cld_core.config import Recipe
 from cld_core.config.data import StoredDataSpec
+from cld_core.config.schema import problems
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluate.request import periodic_request
@@ -108,18 +109,22 @@ def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
     """
     recipe.monitor.require_installed()
     try:
-        store.require(recipe.data, say)
-        shape = store.shape_of(recipe.data)
-        if not is_shipped("data", recipe.data.name):
+        data = store.require(recipe.data, say)
+        shape = store.shape_of(data)
+        if not is_shipped("data", data.name):
             from cld_core.data.source import tried
 
-            shape = tried(recipe.data)
+            shape = tried(data)
     except DataError as error:
         # Nothing has failed yet: the recipe names what is not there.
         key = "path" if isinstance(recipe.data, StoredDataSpec) else "name"
         raise RecipeError(f"'data.{key}': {error}") from error
-    for name, text in recipe.network.misfits(shape) if shape is not None else ():
+    # What the recipe leaves to the data is known now.
+    misfits = () if shape is None else recipe.network.misfits(shape)
+    for name, text in misfits:
         raise RecipeError(f"'network.{name}' {text}")
+    for key, _, text in problems(replace(recipe, data=data)):
+        raise RecipeError(f"'{key}' {text}")
     if shape is not None:
         _require_usable(recipe, shape)
     periodic_request(recipe, "fid")

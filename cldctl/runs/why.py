@@ -249,6 +249,9 @@ def _next(
         return "correct cluster.setup", [f"resume {name} cluster.setup='[LINE, ...]'", *see]
     if row.state == "FAILED" and (history.bug is not None or (isinstance(heard, GivenUp) and heard.never_began)):
         return "fix the error first: another start would meet it again", [*see, f"resume {name}"]
+    last = [(attempt.cause, attempt.detail, attempt.first_step) for attempt in history.attempts[-2:]]
+    if len(last) == 2 and last[0] == last[1] and last[0][0] == "crashed" and last[0][1]:
+        return "correct the cause first: the same error has ended the last two starts", see
     if any(attempt.cause == "nonfinite" for attempt in history.attempts[-1:]):
         return "lower optim.lr, or go back to an earlier step", [f"resume {name} --from STEP", *see]
     again = "give its launcher, which has its output, the same command again; or continue it as a job of cldctl's"

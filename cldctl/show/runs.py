@@ -244,6 +244,8 @@ def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
 
 def _remarks(row: RunStatus) -> Iterator[tuple[str, Text]]:
     """What a run has used, and what is to be known about it before it goes on."""
+    if row.started_from is not None:
+        yield "begun", Text(row.started_from)
     if row.usage is not None and row.usage["used"] > 0:
         yield "usage", Text(usage_line(row.usage))
     if row.code == "live":

@@ -34,7 +34,7 @@ cluster: {{nodes: 1, gpus_per_node: 0, tasks_per_node: 1}}
 
 
 def store_images(root, images, *, name="folder", labels=None, classes=()):
-    """A prepared data set of these images, uint8 of shape (n, 3, H, W)."""
+    """A prepared data set of these images, uint8 of shape (n, C, H, W)."""
     parts = [
         Part(
             split=split,
@@ -45,8 +45,9 @@ def store_images(root, images, *, name="folder", labels=None, classes=()):
         )
         for split, some in images.items()
     ]
-    size = next(iter(images.values())).shape[2]
-    build(Plan(name=name, size=size, source="tests", parts=parts, classes=tuple(classes)), root)
+    _, channels, size, _ = next(iter(images.values())).shape
+    plan = Plan(name=name, size=size, channels=channels, source="tests", parts=parts, classes=tuple(classes))
+    build(plan, root)
     return root
 
 
@@ -55,11 +56,11 @@ def opened(path, split, **keys):
     return open_images(ImageDataSpec(path=str(path), **{"size": 8, **keys}), split)
 
 
-def make_images(root, *, size=8, splits=None):
+def make_images(root, *, size=8, splits=None, channels=3):
     """A prepared folder of smooth random images; by default 20 for training and 40 for validation."""
 
     def smooth(count, seed):
-        coarse = np.random.default_rng(seed).integers(0, 256, (count, 2, 2, 3)).transpose(0, 3, 1, 2)
+        coarse = np.random.default_rng(seed).integers(0, 256, (count, 2, 2, channels)).transpose(0, 3, 1, 2)
         return np.kron(coarse, np.ones((size // 2, size // 2))).astype(np.uint8)
 
     counts = splits or {"train": 20, "validation": 40}

@@ -78,7 +78,7 @@ class MlflowLogger:
         self._client.log_text(self._id, markdown, f"{name}/step_{step:08d}.md")
 
     def picture(self, name: str, pixels: Tensor, step: int) -> None:
-        self._client.log_image(self._id, Image.fromarray(pixels.numpy()), f"{name}/step_{step:08d}.png")
+        self._client.log_image(self._id, Image.fromarray(pixels.squeeze(-1).numpy()), f"{name}/step_{step:08d}.png")
 
     def close(self, end: End) -> None:
         self._client.set_terminated(self._id, _STATUS[end])

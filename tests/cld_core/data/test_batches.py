@@ -126,7 +126,7 @@ def test_test_images_are_dequantised_each_with_its_own_noise(data, cache):
         assert points.min() >= -1.0
         assert points.max() < 1.0
         assert not torch.equal(points, smooth.dequantised_test_data(1, 0, 40))
-        with pytest.raises(DataError, match=r"40 validation images.*eval\.points=40"):
+        with pytest.raises(DataError, match=r"40 test examples.*eval\.points=40"):
             smooth.dequantised_test_data(0, 30, 41)
 
 

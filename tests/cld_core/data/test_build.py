@@ -141,7 +141,7 @@ def test_parts_that_changed_are_made_again_and_those_before_them_are_not(out):
     assert read == [2, 3]
     other = plan()
     other.parts[1] = Part(**{**vars(other.parts[1]), "fingerprint": "new"})
-    with pytest.raises(WrongSourceError, match=r"already holds folder at 4x4.*choose another --out"):
+    with pytest.raises(WrongSourceError, match=r"already holds images of 4x4.*choose another --out"):
         build(other, out)
 
 

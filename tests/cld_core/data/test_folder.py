@@ -104,6 +104,47 @@ def test_upright_opaque_and_of_three_channels(tmp_path):
     assert len(made) == 5
 
 
+def grey_pictures(folder):
+    """Three pictures of 8 x 8 pixels, of all modes that grey pictures are stored in."""
+    folder.mkdir()
+    Image.new("L", (8, 8), 77).save(folder / "0.png")
+    Image.new("LA", (8, 8), (77, 0)).save(folder / "1.png")
+    Image.new("1", (8, 8), 0).save(folder / "2.png")
+    return folder
+
+
+def test_grey_pictures_stay_grey(tmp_path):
+    grey = prepare("folder", grey_pictures(tmp_path / "p"), tmp_path / "out", size=4, split=0)
+    assert grey.channels == 1
+    assert grey.shape == (3, 1, 4, 4)
+    assert grey.words == "grey images of 4x4"
+    made = opened(tmp_path / "out", "train", size=4).batch(torch.arange(3))
+    assert made[:, 0, 0, 0].tolist() == [77, 255, 0]
+    assert verify(tmp_path / "out") == grey
+
+
+def test_one_picture_with_colours_makes_all_of_them_coloured_unless_told_otherwise(tmp_path):
+    picture(8, 8).save(grey_pictures(tmp_path / "p") / "3.png")
+    coloured = prepare("folder", tmp_path / "p", tmp_path / "a", size=8, split=0)
+    assert coloured.shape == (4, 3, 8, 8)
+    assert (images(tmp_path / "a", "train")[0] == 77).all()
+    grey = prepare("folder", tmp_path / "p", tmp_path / "b", size=8, split=0, channels=1)
+    assert grey.shape == (4, 1, 8, 8)
+    with pytest.raises(DataError, match=r"already holds grey images of 8x8 \(folder\).*Remove that folder"):
+        prepare("folder", tmp_path / "p", tmp_path / "b", size=8, split=0)
+
+
+def test_colours_that_come_later_make_an_unfinished_preparation_begin_again(tmp_path):
+    bad = grey_pictures(tmp_path / "p") / "3.png"
+    bad.write_bytes(b"hello")
+    with pytest.raises(DataError, match=r"3\.png cannot be used.*finished part is kept"):
+        prepare("folder", tmp_path / "p", tmp_path / "out", size=8, split=0)
+    picture(8, 8).save(bad)
+    about = prepare("folder", tmp_path / "p", tmp_path / "out", size=8, split=0)
+    assert about.shape == (4, 3, 8, 8)
+    assert (images(tmp_path / "out", "train")[0] == 77).all()
+
+
 def test_a_bad_picture_may_simply_be_removed(source, tmp_path):
     bad = source / "more" / "11.png"
     bad.write_bytes(b"hello")
@@ -148,8 +189,10 @@ def test_folders_that_name_splits(source, tmp_path):
         ("folders", {"size": 8}, "Did you mean .folder"),
         ("folder", {"size": 0}, "1 to 4096 pixels, not 0"),
         ("folder", {"size": 8, "split": 1.0}, r"\[0, 1\)"),
+        ("folder", {"size": 8, "channels": 2}, "1 channel or 3, not 2"),
         ("cifar10", {"size": 64}, "has 32 pixels"),
         ("cifar10", {"split": 0.1}, "its own validation"),
+        ("cifar10", {"channels": 1}, "its own channels"),
     ],
 )
 def test_wrong_usage(source, tmp_path, name, options, match):

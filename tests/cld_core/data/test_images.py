@@ -2,7 +2,7 @@ import json
 import os
 import shutil
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -192,6 +192,26 @@ def greys(tmp_path):
 def small(path):
     overrides = ["data.name=greys", f"data.path={path}", "network.image_size=8", "network.attention=[4]"]
     return load(RECIPES / "cifar10_smoke.yaml", [*overrides, "data.size=null"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_size_and_channels_are_those_of_the_prepared_images(tmp_path, channels):
+    images = {"train": TRAIN[:, :channels], "validation": VALIDATION[:, :channels]}
+    spec = ImageDataSpec(path=str(store_images(tmp_path / "set", images)))
+    assert spec.shape is None
+    assert store.require(spec).shape == source(spec).shape == (channels, SIZE, SIZE)
+    assert source(spec).test_data(0, 0, 2).shape == (2, channels, SIZE, SIZE)
+    with pytest.raises(DataError, match=f"with {channels} channels?, not {4 - channels}.*data.channels=null"):
+        store.require(replace(spec, channels=4 - channels))
+
+
+def test_a_set_of_an_earlier_version_is_one_of_coloured_images(copied):
+    about = json.loads((copied / ABOUT).read_text())
+    del about["channels"]
+    (copied / ABOUT).write_text(json.dumps(about))
+    assert read_about(copied).channels == 3
+    shutil.rmtree(copied)
+    assert source(ImageDataSpec(path=str(copied), size=SIZE)).shape == (3, SIZE, SIZE), "to sample without the data"
 
 
 def test_a_set_of_images_is_added_in_one_file(greys):

@@ -146,7 +146,7 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, 
     refused(run, "not an .npz file of statistics", f"eval.fid.stats={tmp_path / 'text.pth'}")
     refused(run, "subset_size' is 30, too many for 20 features", "eval.kid.subset_size=30", metrics=("kid",))
     refused(run, "splits' is 50, too many for 40 samples", "eval.isc.splits=50", metrics=("isc",))
-    refused(run, "'eval.points' is 41, but .* has 40 test images", "eval.points=41", metrics=("loss",))
+    refused(run, "'eval.points' is 41, but .* has 40 test examples", "eval.points=41", metrics=("loss",))
     with pytest.raises(UsageError, match=r"--fid compares images, but .*data\.name=diamond are vectors"):
         request_of(load(RECIPES / "toy_diamond.yaml"), ("fid", "elbo"), 1)
 

@@ -328,7 +328,7 @@ def test_a_sidecar_that_cannot_be_read_is_not_damaged(run, monkeypatch):
 def test_an_empty_folder_that_a_copy_left_out(tmp_path):
     run = run_with(tmp_path / "new")
     run.checkpoints.rmdir()
-    assert session.choose(run, run.recipe())[1] == 0
+    assert session.choose(run, run.recipe())[1] is None
     assert run.checkpoints.is_dir()
 
 

@@ -46,9 +46,9 @@ def test_other_images_in_the_same_folder(tmp_path):
     make_images(tmp_path / "data", splits={"train": 22, "validation": 40})
     said = []
     evaluate.plan(run, evaluate.EvalOptions(named=("loss",)), said.append)
-    assert said == [f"the images in {tmp_path / 'data'} are not those that run has trained on"]
+    assert said == [f"the examples in {tmp_path / 'data'} are not those that run has trained on"]
     refused = invoke("resume", "run", "train.steps=20", *DEBUG, runs=tmp_path, code=2)
-    assert f"the images in {tmp_path / 'data'}" in refused.stderr
+    assert f"the examples in {tmp_path / 'data'}" in refused.stderr
     invoke("resume", "run", "train.steps=14", "--other-data", *DEBUG, runs=tmp_path)
 
 

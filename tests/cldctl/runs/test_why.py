@@ -79,6 +79,17 @@ def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
     assert found.next[0].startswith("logs mine")
 
 
+def test_what_has_failed_twice_is_not_advised(run):
+    for number in range(2):
+        begin = 1000.0 * (number + 1)
+        run.ledger.append(Started(attempt=number, job_id="7", step=100, time=begin))
+        end = {"cause": "crashed", "detail": "DataError: toy data have another shape"}
+        run.ledger.append(Ended(attempt=number, step=100, time=begin + 9, **end))
+        found = why(run)
+        assert ("resume mine" in found.next) == (number == 0)
+    assert "correct the cause first" in found.do
+
+
 def test_a_setup_line_that_failed_is_to_be_corrected(run):
     said = f"{SETUP_FAILED} with code 1, in line: module load cuda"
     run.ledger.append(Failed("early", job_id="7", reason=said))

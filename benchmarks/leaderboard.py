@@ -1,0 +1,242 @@
+"""CLD, PSLD, HOLD and VPSDE on grey images, at equal network and equal time of training: docs/leaderboard.md.
+
+    python -m benchmarks.leaderboard --data data/fashion_mnist --row cld --seed 0     # a row; 15 minutes of training
+    python -m benchmarks.leaderboard --data data/fashion_mnist --row cld --seed 0 --samplers   # samplers of that row
+    python -m benchmarks.leaderboard --table                                          # the tables of what is there
+
+A row measures how long its steps take, trains as many as fill the time, and stores a file in --results. Run the command
+again if it was interrupted: it continues. Rows may be computed one after another, in any order, on several machines of
+one kind that do nothing else; the steps of a diffusion are measured for its first seed, and the others take as many.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cld_core
+from benchmarks import harness, judge
+from benchmarks.samplers_docs import replaced
+from cld_core.config import Recipe, load
+from cld_core.files import read_object, write_json
+from cld_core.ranks import Ranks
+from cld_core.train.step import Trainer
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "fashion_mnist.yaml"
+# What differs from the recipe: the settings of the recipes cifar10_psld, cifar10_hold and cifar10_vpsde.
+ROWS: dict[str, tuple[str, ...]] = {
+    "cld": (),
+    "psld": ("sde={name: psld, beta0: 8.0, beta1: 0.0, friction: 0.01, nu: 4.01, kappa: 0.04, numerical_eps: 1e-9}",),
+    "hold": ("sde={name: hold, beta0: 4.0, beta1: 0.0, m_inv: 4.0, kappa: 0.04, numerical_eps: 1e-9}",),
+    "vpsde": ("sde={name: vpsde, beta0: 0.1, beta1: 19.9, numerical_eps: 0.0}", "objective.name=dsm"),
+}
+# The samplers that are compared: keys of `Model.sample`; and their network evaluations.
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "exponential": {"method": "exponential"},
+    "exponential, order 3": {"method": "exponential", "order": 3, "corrector": False, "grid_power": 3.0},
+    "gddim": {"method": "gddim"},
+    "em, quadratic": {"method": "em", "grid": "quadratic"},
+    "tuned": {"method": "tuned"},
+}
+NFE = (5, 7, 10, 20, 50)
+# Evaluations for which a sampler is fitted: with more, there is little to gain.
+TUNED = (5, 7, 10)
+# Steps before and while their time is measured.
+_WARM, _MEASURED = 5, 40
+# Of the table of diffusions: key of a result, heading, factor and digits.
+_COLUMNS: tuple[tuple[str, str, float, int], ...] = (
+    ("fid", "FID", 1.0, 2),
+    ("bpd", "bits/dim", 1.0, 3),
+    ("accuracy", "of their class, %", 100.0, 1),
+    ("steps", "steps", 1.0, 0),
+)
+
+
+def overrides(parsed: argparse.Namespace) -> list[str]:
+    """Of the recipe, for a row, but for the number of steps."""
+    given = ["cluster.tasks_per_node=1", f"data.path={parsed.data.absolute()}", f"train.seed={parsed.seed}"]
+    return [*ROWS[parsed.row], *given, "periodic.samples_every=null", *parsed.overrides]
+
+
+def seconds_per_step(recipe: Recipe, clock: Callable[[], float] = time.perf_counter) -> float:
+    """The median over single steps of training."""
+    trainer, times = Trainer(recipe, Ranks()), []
+    for step in range(_WARM + _MEASURED):
+        begun = clock()
+        trainer.step(step)
+        times.append(clock() - begun)
+    trainer.close()
+    return statistics.median(times[_WARM:])
+
+
+def steps_of(parsed: argparse.Namespace) -> int:
+    """As many as fill the time: what was measured for the first seed of the row, or is now."""
+    file = parsed.results / f"{parsed.row}-steps.json"
+    if not file.is_file():
+        took = seconds_per_step(load(RECIPE, overrides(parsed)))
+        write_json(file, {"seconds_per_step": took, "minutes": parsed.minutes, "machine": harness.machine()})
+    known = read_object(file)
+    if known["minutes"] != parsed.minutes:
+        raise SystemExit(
+            f"{file} is of {known['minutes']:g} minutes, not {parsed.minutes:g}. Choose another --results."
+        )
+    return max(1, int(60.0 * known["minutes"] / known["seconds_per_step"]))
+
+
+def command(*words: str) -> None:
+    """Run a command of this checkout, which may take long; its output goes to stderr."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", *words], check=True, stdout=sys.stderr, env=environment)
+
+
+def name_of(parsed: argparse.Namespace) -> str:
+    return f"{parsed.row}-seed{parsed.seed}"
+
+
+def trained(parsed: argparse.Namespace) -> tuple[Path, int]:
+    """The run of a row, which has all its steps, and their number."""
+    run, steps = parsed.runs_dir / name_of(parsed), steps_of(parsed)
+    keys = [*overrides(parsed), f"train.steps={steps}"]
+    command("cld_core.train", str(run), "--recipe", str(RECIPE), *keys)
+    return run, steps
+
+
+def bound(run: Path) -> dict[str, float]:
+    """Of a run on test images, in bits/dim, with its standard error."""
+    command("cldctl", "eval", run.name, "--elbo", "--runs-dir", str(run.parent), "--cluster", "debug")
+    reports = [read_object(file) for file in (run / "evals").glob("*/report.json")]
+    elbo: Mapping[str, float] = next(report["elbo"] for report in reports if "elbo" in report)
+    return {"bpd": elbo["bpd"], "bpd_stderr": elbo["stderr"]}
+
+
+def row(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Train and evaluate: what is stored of a row."""
+    begun = time.monotonic()
+    run, steps = trained(parsed)
+    took, net = time.monotonic() - begun, judge.trained(parsed.data)
+    model = cld_core.load(run)
+    about = {"row": parsed.row, "seed": parsed.seed, "minutes": parsed.minutes, "n": parsed.samples}
+    training = {"steps": steps, "batch_size": model.recipe.train.batch_size, "train_s": round(took, 1)}
+    said = judge.of_model(net, model, parsed.data, parsed.samples)
+    real = {name: asdict(it) for name, it in judge.references(net, parsed.data, parsed.samples).items()}
+    machine = {"machine": harness.machine(), "version": cld_core.__version__}
+    sampler = {"sampler": pretty(asdict(model.recipe.sampling))}
+    return {**about, **training, **asdict(said), **bound(run), **sampler, "real": real, **machine}
+
+
+def pretty(sampling: Mapping[str, Any]) -> str:
+    return f"{sampling['method']}, {sampling['nfe']} evaluations"
+
+
+def samplers(parsed: argparse.Namespace) -> dict[str, Any]:
+    """FID and accuracy of a trained row by sampler and network evaluations; those of tuned samplers are fitted."""
+    run = parsed.runs_dir / name_of(parsed)
+    for nfe in TUNED:
+        command("cldctl", "tune", run.name, "--nfe", str(nfe), "--runs-dir", str(run.parent), "--cluster", "debug")
+    net, model = judge.trained(parsed.data), cld_core.load(run)
+    found: dict[str, dict[str, Any]] = {}
+    for name, keys in SAMPLERS.items():
+        for nfe in TUNED if name == "tuned" else NFE:
+            said = judge.of_model(net, model, parsed.data, parsed.samples, nfe=nfe, **keys)
+            found.setdefault(name, {})[str(nfe)] = {"fid": said.fid, "accuracy": said.accuracy}
+            print(f"{name}, {nfe}: FID {said.fid:.2f}, {100 * said.accuracy:.1f} %", file=sys.stderr, flush=True)
+    return {"row": parsed.row, "seed": parsed.seed, "n": parsed.samples, "samplers": found}
+
+
+def cell(values: Sequence[float], factor: float, digits: int) -> str:
+    """Mean and standard deviation."""
+    scaled = [factor * value for value in values]
+    spread = f" ± {statistics.stdev(scaled):.{digits}f}" if len(scaled) > 1 else ""
+    return f"{statistics.mean(scaled):,.{digits}f}{spread}"
+
+
+def table(results: Path) -> str:
+    """The tables of all stored rows, in Markdown."""
+    files = sorted(results.glob("*-seed*.json")) if results.is_dir() else []
+    stored = [read_object(file) for file in files if not file.stem.endswith("-samplers")]
+    compared = [read_object(file) for file in files if file.stem.endswith("-samplers")]
+    if not stored:
+        return "No results yet."
+    by_row = {name: [it for it in stored if it["row"] == name] for name in ROWS}
+    lines = [f"| diffusion | seeds | {' | '.join(heading for _, heading, *_ in _COLUMNS)} |", "| -- " * 6 + "|"]
+    for name, those in by_row.items():
+        if those:
+            cells = [cell([it[key] for it in those], factor, digits) for key, _, factor, digits in _COLUMNS]
+            lines.append(f"| {name} | {len(those)} | {' | '.join(cells)} |")
+    for name, it in stored[0]["real"].items():
+        lines.append(f"| {name} |  | {it['fid']:.2f} |  | {100 * it['accuracy']:.1f} |  |")
+    return "\n".join([*lines, "", *_about(stored), *map(_samplers, compared)])
+
+
+def _about(stored: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How the rows were made."""
+    first = stored[0]
+    machines = {f"{it['machine']['cpu']}, {it['machine']['threads']} threads" for it in stored}
+    errors = statistics.mean(it["bpd_stderr"] for it in stored)
+    training = f"{first['minutes']:g} minutes of training with batches of {first['batch_size']}"
+    where = f"on {' and '.join(sorted(machines))}, torch {first['machine']['torch']}"
+    judged = f"FID and judge: {first['n']:,} samples ({first['sampler']})"
+    return [f"{training} {where}. {judged}. The standard error of a bound is {errors:.3f}."]
+
+
+def _samplers(it: Mapping[str, Any]) -> str:
+    """The table of the samplers of a row: FID, and the share of samples of their class."""
+    lines = [
+        f"\n**{it['row']}**, seed {it['seed']}, {it['n']:,} samples: FID / of their class, %.\n",
+        f"| sampler | {' | '.join(f'{nfe} evaluations' for nfe in NFE)} |",
+        "| -- " * (1 + len(NFE)) + "|",
+    ]
+    for name, of in it["samplers"].items():
+        cells = [
+            f"{of[key]['fid']:.2f} / {100 * of[key]['accuracy']:.1f}" if key in of else "" for key in map(str, NFE)
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys, to try something")
+    parser.add_argument("--row", choices=list(ROWS))
+    parser.add_argument("--seed", type=int, default=0, help="train.seed of the row")
+    parser.add_argument("--samplers", action="store_true", help="compare samplers of a row that has been computed")
+    parser.add_argument("--minutes", type=float, default=15.0, help="time of training of a row")
+    parser.add_argument("--samples", type=int, default=2000, help="samples for judge and FID")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/fashion_mnist"), help="prepared grey images with labels"
+    )
+    parser.add_argument("--results", type=Path, default=Path("results/leaderboard"), help="folder of stored rows")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs/leaderboard"), help="folder of their runs")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--table", action="store_true", help="print the tables of what is stored")
+    parser.add_argument("--page", type=Path, help="with --table: write them into this page")
+    parsed = parser.parse_intermixed_args()
+    if parsed.table:
+        text = table(parsed.results)
+        print(text)
+        if parsed.page is not None:
+            parsed.page.write_text(replaced(parsed.page.read_text(), "leaderboard", text))
+        return
+    if parsed.row is None:
+        parser.error("pass --row, or --table")
+    torch.set_num_threads(parsed.threads)
+    os.environ["OMP_NUM_THREADS"] = str(parsed.threads)
+    parsed.results.mkdir(parents=True, exist_ok=True)
+    suffix, compute = ("-samplers", samplers) if parsed.samplers else ("", row)
+    file = parsed.results / f"{name_of(parsed)}{suffix}.json"
+    if not file.is_file():
+        write_json(file, compute(parsed))
+    print(file)
+
+
+if __name__ == "__main__":
+    main()

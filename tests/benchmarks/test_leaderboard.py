@@ -1,0 +1,107 @@
+"""The judge of class-conditional models, and the rows and tables of docs/leaderboard.md."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import judge, leaderboard
+from benchmarks.judge import Images
+from tests.support.images import store_images
+
+COUNTS = {"train": 96, "validation": 48}
+# A row of milliseconds.
+TINY = ("network.channels=8", "network.patch=1", "train.batch_size=4", "eval.points=2", "sampling.nfe=2")
+COARSE = ("eval.elbo.rtol=1.0", "eval.elbo.atol=1.0")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Grey images of 8 x 8 pixels in three classes: dark, medium and bright, with some noise."""
+    generator = np.random.default_rng(0)
+    labels = {split: [number % 3 for number in range(count)] for split, count in COUNTS.items()}
+    images = {
+        split: (100 * np.reshape(its, (-1, 1, 1, 1)) + generator.integers(0, 50, (len(its), 1, 8, 8))).astype(np.uint8)
+        for split, its in labels.items()
+    }
+    root = tmp_path_factory.mktemp("data") / "set"
+    return store_images(root, images, name="idx", labels=labels, classes=("dark", "medium", "bright"))
+
+
+@pytest.fixture(scope="module")
+def net(data):
+    return judge.trained(data, epochs=40, say=lambda text: None)
+
+
+def test_the_judge_knows_the_classes_of_images_that_it_has_not_seen(data, net):
+    test = Images.of(data, "validation")
+    features, _ = judge.seen(net, test.pixels)
+    right = judge.verdict(net, test, features)
+    assert right.accuracy == 1
+    assert right.by_class == (1, 1, 1)
+    assert right.fid == pytest.approx(0, abs=1e-3)
+    wrong = judge.verdict(net, Images(test.pixels, torch.zeros_like(test.labels)), features)
+    assert wrong.accuracy == pytest.approx(1 / 3)
+    dark = judge.verdict(net, test[slice(0, None, 3)], features)
+    assert dark.by_class == (1,)
+    assert dark.fid > 10 * max(it.fid for it in judge.references(net, data, 48).values())
+
+
+def test_the_judge_is_the_same_again(data, net, tmp_path):
+    (data / judge.FILE).rename(tmp_path / judge.FILE)
+    again = judge.trained(data, epochs=40, say=lambda text: None)
+    kept = judge.loaded(tmp_path / judge.FILE)
+    for name, weight in again.state_dict().items():
+        assert torch.equal(weight, kept.state_dict()[name]), name
+
+
+def test_its_features_are_an_extractor(data, net):
+    made = judge.Judge("judge", ["scores", "features"], str(data / judge.FILE))
+    grey = Images.of(data, "validation").pixels
+    scores, features = made(grey.expand(-1, 3, -1, -1))
+    assert (scores.argmax(1) == judge.seen(net, grey)[1]).all()
+    assert torch.equal(features, judge.seen(net, grey)[0])
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["leaderboard", *map(str, words)])
+    leaderboard.main()
+
+
+def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capfd):
+    places = ("--results", tmp_path / "results", "--runs-dir", tmp_path / "runs", "--data", data)
+    page = tmp_path / "page.md"
+    page.write_text((leaderboard.ROOT / "docs" / "leaderboard.md").read_text())
+    run(monkeypatch, "--table", *places)
+    assert capfd.readouterr().out == "No results yet.\n"
+
+    monkeypatch.setattr(leaderboard, "seconds_per_step", lambda recipe: 0.03)
+    asked = ("--row", "psld", "--minutes", 0.001, "--samples", 12, "--threads", 1, *TINY, *COARSE)
+    run(monkeypatch, *asked, *places)
+    row = json.loads((tmp_path / "results" / "psld-seed0.json").read_text())
+    assert (row["steps"], row["batch_size"], row["n"]) == (2, 4, 12)
+    assert row["bpd"] > 0
+    with pytest.raises(SystemExit, match=r"is of 0\.001 minutes, not 1\. Choose another --results"):
+        run(monkeypatch, "--row", "psld", "--seed", 1, "--minutes", 1, *places)
+
+    other = {**row, "seed": 1, "fid": row["fid"] + 2, "bpd": row["bpd"] + 1}
+    (tmp_path / "results" / "psld-seed1.json").write_text(json.dumps(other))
+    compared = {"row": "psld", "seed": 0, "n": 12, "samplers": {"tuned": {"5": {"fid": 1.5, "accuracy": 0.875}}}}
+    (tmp_path / "results" / "psld-seed0-samplers.json").write_text(json.dumps(compared))
+    run(monkeypatch, "--table", "--page", page, *places)
+    shown = page.read_text()
+    assert f"| psld | 2 | {row['fid'] + 1:.2f} ± 1.41 | {row['bpd'] + 0.5:.3f} ± 0.707 |" in shown
+    assert "| tuned | 1.50 / 87.5 |" in shown
+    assert "No results yet" not in shown
+
+
+def test_rows_differ_in_the_diffusion_alone():
+    recipes = {name: leaderboard.load(leaderboard.RECIPE, keys) for name, keys in leaderboard.ROWS.items()}
+    assert {name: recipe.sde.name for name, recipe in recipes.items()} == {name: name for name in recipes}
+    for name, recipe in recipes.items():
+        published = leaderboard.load(
+            leaderboard.ROOT / "recipes" / f"cifar10{'' if name == 'cld' else f'_{name}'}.yaml"
+        )
+        assert recipe.sde == published.sde, name

@@ -1,0 +1,104 @@
+"""The idx files of MNIST and Fashion-MNIST."""
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+
+from cld_core.data.idx import FASHION_CLASSES, NAMES
+from cld_core.data.prepare import prepare
+from cld_core.data.store import read_labels
+from cld_core.errors import DataError, WrongSourceError
+from tests.support.images import opened
+
+SIZE = 4
+TRAIN = np.random.default_rng(0).integers(0, 256, (7, SIZE, SIZE), dtype=np.uint8)
+TEST = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE), dtype=np.uint8)
+LABELS = {"train": [0, 1, 2, 0, 1, 2, 2], "t10k": [2, 0, 1]}
+
+
+def idx(array, code=8):
+    """An idx file of unsigned bytes, after its description on the page of MNIST."""
+    array = np.asarray(array, np.uint8)
+    header = bytes((0, 0, code, array.ndim)) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+    return header + array.tobytes()
+
+
+FILES = {
+    "train-images-idx3-ubyte": idx(TRAIN),
+    "train-labels-idx1-ubyte": idx(LABELS["train"]),
+    "t10k-images-idx3-ubyte": idx(TEST),
+    "t10k-labels-idx1-ubyte": idx(LABELS["t10k"]),
+}
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder with the four files, two of them compressed."""
+    for name, content in FILES.items():
+        compressed = name.startswith("t10k")
+        (tmp_path / f"{name}{'.gz' if compressed else ''}").write_bytes(
+            gzip.compress(content) if compressed else content
+        )
+    return tmp_path
+
+
+def test_images_and_labels_arrive_in_order(source):
+    about = prepare("idx", source, source / "out")
+    assert (about.name, about.shape, about.classes) == ("idx", (10, 1, SIZE, SIZE), ("0", "1", "2"))
+    for split, images, file in (("train", TRAIN, "train"), ("validation", TEST, "t10k")):
+        some = opened(source / "out", split, name="idx", size=None)
+        assert (some.batch(torch.arange(some.n))[:, 0].numpy() == images).all()
+        assert read_labels(source / "out", about, split).tolist() == LABELS[file]
+    assert prepare("idx", source, source / "out") == about
+
+
+def test_names_with_dots_and_a_file_of_class_names(source):
+    (source / "train-images-idx3-ubyte").rename(source / "train-images.idx3-ubyte")
+    (source / NAMES).write_text("cat\ndog\n\nT-shirt/top\n")
+    assert prepare("idx", source, source / "out").classes == ("cat", "dog", "T-shirt/top")
+    (source / NAMES).write_text("cat\ndog\n")
+    with pytest.raises(DataError, match=rf"labels up to 2 for 7 images in 2 classes.*correct {NAMES}"):
+        prepare("idx", source, source / "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("train-images-idx3-ubyte", FILES["train-images-idx3-ubyte"][:-1], r"has not the 112 bytes of 7 x 4 x 4"),
+        ("train-images-idx3-ubyte", FILES["train-images-idx3-ubyte"] + b"x", "has not the 112 bytes"),
+        ("train-images-idx3-ubyte", b"", "not a complete idx file of images.*Fetch it again"),
+        ("train-images-idx3-ubyte", FILES["train-labels-idx1-ubyte"], "begins with 00000801, not 00000803"),
+        ("train-labels-idx1-ubyte", idx(LABELS["train"], code=13), "idx file of labels .*begins with 00000d01"),
+        ("train-labels-idx1-ubyte", idx([0] * 6), "has 6 labels up to 0 for 7 images"),
+        ("train-images-idx3-ubyte", idx(np.zeros((7, 4, 5))), "images of 5 x 4 pixels.*Only square"),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(FILES["t10k-images-idx3-ubyte"])[:-9], "t10k-images.*complete"),
+        (
+            "t10k-images-idx3-ubyte.gz",
+            gzip.compress(idx(np.zeros((3, 8, 8)))),
+            "8 x 8 pixels, where 4 x 4 are expected",
+        ),
+    ],
+)
+def test_damaged_files(source, name, content, match):
+    (source / name).write_bytes(content)
+    with pytest.raises(DataError, match=match):
+        prepare("idx", source, source / "out")
+    assert not (source / "out").exists()
+
+
+def test_missing_files(source, tmp_path):
+    (source / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataError, match=r"has no t10k-labels-idx1-ubyte \(or \.gz\)"):
+        prepare("idx", source, source / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WrongSourceError, match="has no train-images"):
+        prepare("idx", tmp_path / "empty", source / "out")
+
+
+def test_the_classes_of_fashion_mnist_have_names(source, monkeypatch):
+    from cld_core.data.store import blake2b
+
+    monkeypatch.setattr("cld_core.data.idx._FASHION", blake2b(np.array(LABELS["train"], np.uint8)))
+    assert prepare("idx", source, source / "out").classes == FASHION_CLASSES

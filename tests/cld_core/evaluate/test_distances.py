@@ -1,0 +1,163 @@
+"""Sliced W2 and energy distance from test data: closed forms, honest standard errors, and what an evaluation makes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cld_core.config import load
+from cld_core.errors import UsageError
+from cld_core.evaluate import toy as distances
+from cld_core.evaluate.request import request_of
+from cld_core.evaluate.rows import SampleRows
+from cld_core.evaluate.toy import energy_of, sliced_w2, w2_of
+from cld_core.metrics import fitting
+from cld_core.model import Model
+from cld_core.run import RunFolder
+from cld_core.samplers import Samples
+from cld_core.seeds import generator
+from tests.support.tools import ONE, trained
+
+from .on_images import computed
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+SCALES = torch.tensor([1.0, 100.0, 0.01, 7.0, 3.0])
+
+
+def normal(*size, seed=0, mean=0.0, std=1.0):
+    return mean + std * torch.randn(*size, generator=generator(seed, "test"), dtype=torch.float64)
+
+
+def test_sliced_w2_of_a_translation():
+    """Along each direction it is the shift's projection, whose mean square is |shift|^2/d."""
+    x, shift = normal(40, 5), torch.tensor([0.3, -0.4, 1.2, 0.0, 0.5], dtype=torch.float64)
+    wanted = float(shift.norm()) / math.sqrt(5)
+    assert sliced_w2(x, x + shift, 20_000) == pytest.approx(wanted, rel=0.02)
+    parts = w2_of([x + shift] * 2, [x] * 2, 20_000)
+    assert (parts["value"], parts["stderr"], parts["floor"]) == (pytest.approx(wanted, rel=0.02), 0.0, 0.0)
+
+
+def test_sliced_w2_of_two_widths_in_one_dimension():
+    """It is the distance of the quantile functions: |s - s'| for normal laws."""
+    quantiles = torch.special.ndtri((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000)[:, None]
+    assert sliced_w2(0.5 * quantiles, 2.0 * quantiles) == pytest.approx(1.5, rel=1e-4)
+
+
+def test_energy_distance_of_normal_laws():
+    """2 E|x - y| - E|x - x'| - E|y - y'|, each of them the mean of |N(m, s^2)|."""
+
+    def folded(mean, std):
+        return std * math.sqrt(2 / math.pi) * math.exp(-0.5 * (mean / std) ** 2) + mean * math.erf(
+            mean / (std * math.sqrt(2))
+        )
+
+    wanted = 2 * folded(0.7, math.hypot(1.0, 1.5)) - folded(0, math.sqrt(2)) - folded(0, 1.5 * math.sqrt(2))
+    ours = [normal(500, 1, seed=seed, mean=0.7, std=1.5) for seed in range(4)]
+    true = [normal(500, 1, seed=seed) for seed in range(4, 8)]
+    found = energy_of(ours, true)
+    assert 0.005 < found["stderr"] < 0.1
+    assert abs(found["value"] - wanted) < 3 * found["stderr"]
+    same = energy_of(
+        [normal(500, 3, seed=seed) for seed in range(8, 12)], [normal(500, 3, seed=seed) for seed in range(12, 16)]
+    )
+    assert abs(same["value"]) < 3 * same["stderr"], "it has no bias"
+
+
+def test_energy_distance_is_over_all_pairs_however_many_are_computed_at_once(monkeypatch):
+    a, b = torch.tensor([[0.0], [1.0], [3.0]]).double(), torch.tensor([[2.0], [5.0]]).double()
+    wanted = 2 * (2 + 5 + 1 + 4 + 1 + 2) / 6 - (1 + 3 + 2) / 3 - 3
+    for block in (1 << 22, 1):
+        monkeypatch.setattr(distances, "_BLOCK", block)
+        assert energy_of([a], [b]) == {"value": pytest.approx(wanted, rel=1e-12), "stderr": None}
+
+
+@pytest.mark.parametrize("compare", [energy_of, lambda ours, true: w2_of(ours, true, 8)], ids=["energy", "w2"])
+def test_standard_errors_are_the_spread_of_repetitions(compare):
+    found = []
+    for seed in range(150):
+        ours, true = normal(4, 30, 2, seed=2 * seed, mean=0.5), normal(4, 30, 2, seed=2 * seed + 1)
+        found.append(compare([*ours], [*true]))
+    for name, error in (("value", "stderr"), ("floor", "floor_stderr")):
+        if name in found[0]:
+            spread = np.std([one[name] for one in found], ddof=1)
+            told = math.sqrt(np.mean([one[error] ** 2 for one in found]))
+            assert 0.8 < told / spread < 1.35, name
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    """A run on vectors of five features with very different scales; 60 of 400 rows are for tests."""
+    folder = tmp_path_factory.mktemp("arrays")
+    x = normal(400, 5, mean=2.0).float() * SCALES
+    np.savez(folder / "x.npz", x=x[:340].numpy(), test=x[340:].numpy())
+    data = f"data={{name: arrays, path: {folder / 'x.npz'}}}"
+    return trained(folder / "run", "toy", data, *ONE, "sampling.method=em", "sampling.nfe=4").path
+
+
+def test_an_evaluation_compares_parts_of_samples_with_parts_of_test_data_in_their_units(arrays, monkeypatch):
+    run = RunFolder(arrays)
+    source = Model.from_run(arrays, device="cpu")
+    truth = source.form.to_data(source.source.test_data(0, 0, 60)).double()
+    shift = 0.25 * SCALES
+
+    def draw(self, first, last):
+        return Samples((truth[first:last].flip(0) + shift).float(), None, torch.full((last - first,), 5))
+
+    monkeypatch.setattr(SampleRows, "draw", draw)
+    settings = ("eval.samples=48", "eval.w2.sets=3", "eval.w2.directions=200")
+    report = computed(run, ("w2", "energy"), *settings).report
+    used = truth[:48]
+    parts, moved = (list(((of - used.mean(0)) / used.std(0)).split(16)) for of in (used, truth[:48].flip(0) + shift))
+    wanted = w2_of(moved, parts, 200)
+    assert {name: report["w2"][name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
+    wanted = energy_of(moved, parts)
+    assert {name: report["energy"][name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
+    for section in (report["w2"], report["energy"]):
+        assert (section["points"], section["units"]) == (16, "standard deviations of the test data")
+
+
+def test_test_data_that_change_are_another_evaluation(arrays, tmp_path):
+    recipe = RunFolder(arrays).recipe()
+    before = request_of(recipe, ("energy",), 20).id
+    with np.load(recipe.data.path) as file:
+        np.savez(tmp_path / "x.npz", x=file["x"], test=file["test"] + 1)
+    other = load(RunFolder(arrays).recipe_file, [f"data.path={tmp_path / 'x.npz'}"])
+    assert request_of(other, ("energy",), 20).id != before
+
+
+@pytest.mark.parametrize(
+    ("metric", "override", "words"),
+    [
+        ("density", "eval.samples=64", "--density needs the density of the data, and that of data.name=arrays is not"),
+        ("class-law", "eval.samples=64", "--class-law needs the density of the data"),
+        ("fid", "eval.samples=64", "--fid compares images, but the examples of data.name=arrays are vectors"),
+        ("w2", "eval.w2.sets=31", "'eval.w2.sets' is 31, too many for 32 samples. Set it to at most 16"),
+        ("energy", "eval.samples=7", "too many for 7 samples"),
+    ],
+)
+def test_what_arrays_do_not_have_is_refused(arrays, metric, override, words):
+    with pytest.raises(UsageError) as caught:
+        request_of(load(RunFolder(arrays).recipe_file, [override]), (metric,), 20)
+    assert words in str(caught.value)
+
+
+def test_of_toys_the_energy_distance_is_from_fresh_true_samples(toy, monkeypatch):
+    source = Model.from_run(toy.path, device="cpu").source
+
+    def draw(self, first, last):
+        return Samples(source.dequantised_test_data(17, first, last), None, torch.full((last - first,), 5))
+
+    monkeypatch.setattr(SampleRows, "draw", draw)
+    found = computed(toy, ("energy",), "eval.samples=400").report["energy"]
+    assert (found["points"], found["units"]) == (100, "standard deviations of the true samples")
+    assert abs(found["value"]) < 3 * found["stderr"]
+
+
+def test_metrics_for_each_kind_of_data():
+    def names(*kinds):
+        return {metric.name for metric in fitting(kinds)}
+
+    assert names("vectors", "law") - names("vectors") == {"density", "class-law"}
+    assert names("vectors", "images") == names("vectors") | names("images")
+    assert names("vectors") & names("images") == {"flow-distance", "elbo", "loss"}

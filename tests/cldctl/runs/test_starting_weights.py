@@ -1,0 +1,199 @@
+"""`submit --from`: what a run starts from, what is refused before anything is written, and what is said of it."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+import cld_core
+from cld_core.checkpoint import averaged_weights, load, write_weights
+from cld_core.errors import CheckpointError, UsageError
+from cld_core.ranks import Ranks
+from cld_core.run import events
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from cld_core.train.step import GradientFilter, Trainer
+from cldctl.runs.options import SubmitOptions
+from cldctl.runs.submit import check, submit
+from cldctl.runs.why import why
+from tests.support.made_up import run_with
+from tests.support.plugin import toy_plugin
+from tests.support.scripted import alone
+from tests.support.tools import ONE, invoke, same, status, trained
+
+pytestmark = pytest.mark.usefixtures("small")
+LABELLED = ("data.labels=true",)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A run whose weights and averages differ, with checkpoints of steps 10 and 20, and an exported file."""
+    run = trained(tmp_path_factory.mktemp("sources") / "source", "toy", *ONE)
+    cld_core.load(run.path, 10).export(run.path.parent / "weights.safetensors")
+    return run
+
+
+def wanted(root, weights, *overrides, name="mine", **more):
+    return SubmitOptions(recipe="toy", root=root, name=name, given=(*ONE, *overrides), weights=str(weights), **more)
+
+
+def made(root, weights, *overrides, **more):
+    """A new run that starts from weights, and has not trained."""
+    options = wanted(root, weights, *overrides, **more)
+    check(options, alone())
+    return submit(options, alone()).runs[0]
+
+
+def train(run):
+    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+
+
+def refused(root, weights, *overrides, code=2, **more):
+    """The message of a submission that is refused, and writes nothing."""
+    done = invoke(
+        *("submit", "toy", *ONE, *overrides, "--name", "no", "--from", str(weights), *more.get("options", ())),
+        runs=root,
+        code=code,
+    )
+    assert not (root / "no").exists()
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", ["{}@10", "weights.safetensors"])
+def test_with_no_step_trained_it_samples_the_same_and_with_one_it_does_not(tmp_path, source, name):
+    place = source.path if name == "{}@10" else source.path.parent
+    weights = name.format(place) if name == "{}@10" else place / name
+    run = made(tmp_path, weights, "train.steps=1", "train.checkpoint_every=1", "train.seed=5")
+    expected = cld_core.load(source.path, 10).sample(40, method="em", nfe=8)
+    assert torch.equal(cld_core.load(run.path, 0).sample(40, method="em", nfe=8), expected)
+    train(run)
+    assert torch.equal(cld_core.load(run.path, 0).sample(40, method="em", nfe=8), expected), "it is kept"
+    one = averaged_weights(run, 1).tensors
+    assert not any(torch.equal(one[name], tensor) for name, tensor in averaged_weights(run, 0).tensors.items())
+    assert not torch.equal(cld_core.load(run.path, 1).sample(40, method="em", nfe=8), expected)
+
+
+def test_weights_and_averages_start_from_the_averages_and_everything_else_is_new(tmp_path, source):
+    run = made(tmp_path, source.path, "train.ema_lengths=[0.1]")
+    state, averages = load(run, 0), averaged_weights(source, 20).tensors
+    assert not same(dict(load(source, 20)["model"]), averages), "or the test would say nothing"
+    assert same(dict(state["model"]), averages)
+    assert same(dict(state["ema"]), {"updates": 0, "average": averages})
+    assert state["optimiser"]["state"] == {}
+    assert "power" not in state
+    trainer = Trainer(run.recipe(), Ranks())
+    trainer.load_state_dict(state)
+    assert (trainer.power.began, trainer.power.updates) == (0, 0)
+
+
+def test_what_is_said_of_it(tmp_path, source):
+    shutil.copytree(source.path, tmp_path / "source")
+    run = made(tmp_path, "source", *LABELLED, partial=True)
+    words = "started from source at step 20, 2 tensors afresh"
+    (event,) = [event for event in run.ledger.events() if isinstance(event, events.Imported)]
+    assert (event.step, event.source_step, event.words) == (0, 20, words)
+    assert event.fresh == ("main.0.weight", "label_embedding.weight")
+    assert run.identity()["started_from"] == {"path": str(tmp_path / "source"), "step": 20}
+    assert status(tmp_path, "mine")["started_from"] == why(run).row.started_from == words
+    for command in (("status", "mine"), ("why", "mine")):
+        assert words in invoke(*command, runs=tmp_path).stdout
+    invoke("report", "mine", runs=tmp_path)
+    assert words in (run.path / "report.html").read_text()
+
+
+def test_what_does_not_fit_starts_as_the_seed_makes_it(tmp_path, source):
+    run = made(tmp_path, source.path, *LABELLED, "train.seed=3", partial=True)
+    trainer, theirs = Trainer(run.recipe(), Ranks()), averaged_weights(source, 20).tensors
+    fresh = {"main.0.weight", "label_embedding.weight"}
+    for name, tensor in load(run, 0)["model"].items():
+        assert torch.equal(tensor, (trainer.net.state_dict() if name in fresh else theirs)[name])
+
+
+def test_a_network_that_does_not_fit_is_refused_by_name_and_shape(tmp_path, source):
+    text = refused(tmp_path, source.path, *LABELLED)
+    shapes = "main.0.weight (16, 5), here (16, 21)"
+    assert f"other shapes: {shapes}; labels: label_embedding.weight none, here (6, 16). Add --partial" in text
+    many = refused(tmp_path, source.path, "network.width=32", "network.layers=9")
+    assert "only here: main.6.weight none, here (32, 32)" in many
+    assert "and 6 more. Use weights of the same" in many
+    resnet = "network={name: resnet, width: 16, layers: 3}"
+    assert "no tensor of source at step 20 fits" in refused(tmp_path, source.path, resnet, options=("--partial",))
+
+
+def test_what_is_not_there_is_refused(tmp_path, source):
+    assert "no run at" in refused(tmp_path, "nowhere", code=3)
+    assert "no checkpoint of step 11. Existing ones: 10, 20" in refused(tmp_path, f"{source.path}@11", code=3)
+    assert "no such file" in refused(tmp_path, tmp_path / "gone.safetensors", code=3)
+    (tmp_path / "bad.safetensors").write_bytes(b"\x08")
+    assert "cannot be read as safetensors" in refused(tmp_path, tmp_path / "bad.safetensors", code=1)
+    assert "it does not say of which step" in refused(tmp_path, forged(tmp_path, source, step="-1"), code=1)
+    invoke("submit", "toy", "--partial", "--name", "no", runs=tmp_path, code=2)
+
+
+def forged(folder, source, **about):
+    """A file of the source's weights that says other things of itself."""
+    with (folder / "forged.safetensors").open("wb") as file:
+        said = {"format": "cldctl-weights/1", "step": "10", **about}
+        write_weights(file, averaged_weights(source, 10).tensors, said)
+    return folder / "forged.safetensors"
+
+
+def test_the_recipe_in_a_file_is_not_needed_and_its_code_does_not_run(tmp_path, source):
+    plugin = toy_plugin(tmp_path / "ring.py", "ring", first=f"import os\nos.mkdir({str(tmp_path / 'ran')!r})")
+    recipe = json.dumps({"data": {"name": "ring"}, "plugins": [str(plugin)]})
+    made(tmp_path, forged(tmp_path, source, recipe=recipe))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_preview_says_it_and_writes_nothing(tmp_path, source):
+    options = ("submit", "toy", *ONE, *LABELLED, "--name", "no", "--from", str(source.path), "--dry-run")
+    assert "does not fit" in invoke(*options, runs=tmp_path, code=2).stderr
+    done = invoke(*options, "--partial", runs=tmp_path)
+    assert "starts from source at step 20, except for what does not fit: other shapes" in done.stderr
+    assert not (tmp_path / "no").exists()
+
+
+def test_each_run_of_a_sweep_starts_from_the_weights(tmp_path, source):
+    sweep = ("data.name=diamond,gaussian",)
+    options = wanted(tmp_path, source.path, sweep=sweep)
+    said = []
+    check(options, alone(most=4), said.append)
+    assert said == ["starts from source at step 20"]
+    runs = submit(options, alone(most=4)).runs
+    averages = averaged_weights(source, 20).tensors
+    assert [same(dict(load(run, 0)["model"]), averages) for run in runs] == [True, True]
+    with pytest.raises(UsageError, match=r"started from .*source\. Use another --name"):
+        check(replace(options, weights=None), alone(most=4))
+    with pytest.raises(UsageError, match=r"--sweep, at data.labels=true: source at step 20 does not fit"):
+        check(wanted(tmp_path, source.path, name="other", sweep=("data.labels=false,true",)), alone(most=4))
+
+
+def test_a_rollback_before_the_first_checkpoint_goes_back_to_the_weights(tmp_path, source, monkeypatch):
+    run = made(tmp_path, source.path, "train.steps=2", "train.checkpoint_every=2")
+    bad, norms = GradientFilter.check, []
+
+    def explodes_once(self, norm):
+        norms.append(float(norm))
+        return bad(self, norm * math.inf if len(norms) == 2 else norm)
+
+    monkeypatch.setattr(GradientFilter, "check", explodes_once)
+    begun = []
+    real = Trainer.load_state_dict
+    monkeypatch.setattr(
+        Trainer, "load_state_dict", lambda self, state: begun.append(state["step"]) or real(self, state)
+    )
+    train(run)
+    assert begun == [0, 0]
+    assert run.ledger.history().rolled_back_to == (0,)
+
+
+@pytest.mark.parametrize("origin", ["started_from", "imported"])
+def test_a_run_that_has_lost_its_first_checkpoint_does_not_begin_with_new_weights(tmp_path, origin):
+    run = run_with(tmp_path / "mine")
+    about = json.loads(run.identity_file.read_text())
+    run.identity_file.write_text(json.dumps({**about, origin: {"path": "a"} if origin == "started_from" else "a"}))
+    with pytest.raises(CheckpointError, match="made with is missing"):
+        session.choose(run, run.recipe())
