@@ -39,7 +39,7 @@ print(f"mean log-likelihood in nats: rows {usual.mean():.2f}, mixed-up rows {odd
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
 for ax, rows, title in ((axes[0], x[:2000], "table"), (axes[1], drawn[:2000], "samples")):
     ax.scatter(rows[:, 1], rows[:, 2], s=2)
-    ax.set(xscale="log", xlabel=names[1], ylabel=names[2], xlim=(2e3, 1e6), ylim=(0, 4000), title=title)
+    ax.set(xscale="log", xlabel=names[1], ylabel=names[2], xlim=(2e3, 1e6), ylim=(0, 2500), title=title)
 axes[2].hist([usual, odd], bins=np.linspace(-45, -20, 40), label=["rows", "mixed-up rows"])
 axes[2].set(xlabel="log-likelihood, nats")
 axes[2].legend()

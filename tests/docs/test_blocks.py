@@ -27,6 +27,8 @@ BLOCKS = list(blocks())
 COMMANDS = commands()
 CONSOLES = {block.place for block in BLOCKS if block.language == "console"}
 _KEY = re.compile(r"(?P<key>[a-z_]+(?:\.[a-z_]+)+)=")
+_SECTION = re.compile(r'^register\("(\w+)"', re.MULTILINE)
+_OWN_KEY = re.compile(r"^    (\w+): \w+ = key\(", re.MULTILINE)
 _PRINTED = re.compile(r"print\(\w+\)  # (.+)$", re.MULTILINE)
 _NAME = re.compile(r"^name: (\S+)$", re.MULTILINE)
 _PLUGIN = re.compile(r'^(?:@toy\(|register\(\s*"\w+",\s*)"(\w+)"', re.MULTILINE)
@@ -166,7 +168,9 @@ def test_a_command_is_one_of_ours_and_takes_what_it_is_given(command):
 def test_commands_set_keys_that_exist():
     """Except for those that show what a wrong one gives."""
     words = {word for command in COMMANDS if command.place not in CONSOLES for word in command.words}
-    assert {found["key"] for found in map(_KEY.match, words) if found} <= {*recipe_keys.names()}
+    sections = [(_SECTION.search(block.text), block.text) for block in BLOCKS if block.language == "python"]
+    own = {f"{found[1]}.{name}" for found, text in sections if found for name in _OWN_KEY.findall(text)}
+    assert {found["key"] for found in map(_KEY.match, words) if found} <= {*recipe_keys.names(), *own}
 
 
 def dry(command):

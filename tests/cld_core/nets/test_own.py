@@ -111,7 +111,7 @@ register("sde", "bad", Bad, BadSpec)
     [
         ("found.weighted", "objective.name=mine", None),
         ("found.weighted.mean()", "objective.name=mine", "'objective.name': mine of .* weighted losses of 2 examples"),
-        ("found.wieghted", "objective.name=mine", "'objective.name': mine of .*AttributeError: 'Losses' object has no"),
+        ("found.losses", "objective.name=mine", "'objective.name': mine of .*AttributeError: 'Losses' object has no"),
         ("found.weighted", "sde.name=bad", "'sde.name': bad of .*cannot be used: .*nan"),
     ],
 )
