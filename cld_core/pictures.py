@@ -279,31 +279,30 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
     vectors = {name: x.flatten(1)[:, :_FEATURES].numpy() for name, (_, x) in shown.items()}
     low, high = _limits(next(iter(vectors.values())), margin=0.2)
     d = len(low)
-    grid = figure.subplots(d, d, squeeze=False)
+    places = figure.add_gridspec(d, d)
+    grid = {(row, column): figure.add_subplot(places[row, column]) for row in range(d) for column in range(row + 1)}
     for name, (colour, _) in shown.items():
         x = vectors[name]
         lost = len(x) - int(((x > low) & (x < high)).all(1).sum())
         size = _DOT if name == "samples" else 4 * _DOT
         for row in range(d):
             weights = np.full(len(x), 1.0 / max(len(x), 1))
-            limits, style = (low[row], high[row]), {"color": colour, "alpha": 0.5}
-            grid[row, row].hist(x[:, row], bins=_BINS, range=limits, weights=weights, **style)
+            bins = list(np.linspace(low[row], high[row], _BINS + 1))
+            grid[row, row].hist(x[:, row], bins, weights=weights, color=colour, alpha=0.5)
             for column in range(row):
                 grid[row, column].scatter(x[:, column], x[:, row], s=size, c=colour, alpha=0.5, linewidths=0)
         grid[0, 0].plot([], [], "s", color=colour, label=name + (f" ({lost} outside the picture)" if lost else ""))
-    for row in range(d):
-        for column in range(d):
-            axes = grid[row, column]
-            axes.set_visible(column <= row)
-            axes.set_xlim(low[column], high[column])
-            axes.tick_params(labelbottom=row == d - 1, labelleft=column == 0 < row, labelsize="small")
-            if row == column:
-                axes.set_yticks([])
-            else:
-                axes.set_ylim(low[row], high[row])
-        grid[d - 1, row].set_xlabel(f"feature {row}")
-        if row > 0:
-            grid[row, 0].set_ylabel(f"feature {row}")
+    for (row, column), axes in grid.items():
+        axes.set_xlim(low[column], high[column])
+        axes.tick_params(labelbottom=row == d - 1, labelleft=column == 0 < row, labelsize="small")
+        if row == column:
+            axes.set_yticks([])
+        else:
+            axes.set_ylim(low[row], high[row])
+        if row == d - 1:
+            axes.set_xlabel(f"feature {column}")
+        if column == 0 < row:
+            axes.set_ylabel(f"feature {row}")
     figure.legend(loc="upper right", bbox_to_anchor=(0.98, 0.94))
 
 

@@ -35,7 +35,7 @@ _TESTS = ("test", "validation", "valid", "val")
 # Of what is in a file, beside the examples.
 _OTHERS = ("labels", "test", "test_labels")
 # Numbers that are looked at together, and bytes of large arrays that are looked at or hashed, evenly spread.
-_BLOCK, _SAMPLE_BYTES = 1 << 23, 256 << 20
+_BLOCK, _SAMPLE_BYTES = 1 << 20, 256 << 20
 # A test share of fewer examples says little.
 _FEW = 100
 _SHOWN = 8
@@ -276,7 +276,7 @@ class Arrays:
             said.append(f"{text}: a likelihood bound says nothing about such data. Remove them from the array")
         if len(train) < _FEW:
             said.append(f"{len(train)} training examples are few: the model will repeat them")
-        if len(shape) == 3 and shape[0] > 4 >= shape[2]:
+        if len(shape) == 3 and min(shape[:2]) > 4 and shape[2] in (1, 3, 4):
             said.append(f"examples of shape {shape} look like (H, W, C). If they are: x.transpose(0, 3, 1, 2)")
         if len(shape) == 2 and shape[0] == shape[1] and train.x.dtype == np.uint8:
             said.append(f"examples of shape {shape} are curves (C, L). If they are grey pictures: x[:, None]")

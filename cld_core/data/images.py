@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,7 +137,7 @@ def open_images(spec: ImageDataSpec, split: Split, device: torch.device | str = 
     try:
         on_disk = _on_disk(root, about, split)
         n_bytes = on_disk.n * math.prod(on_disk.shape)
-        if spec.cache == "disk" or (spec.cache == "auto" and n_bytes > MEMORY_BYTES):
+        if not _is_loaded(spec, n_bytes):
             return on_disk
         images = on_disk.batch(torch.arange(on_disk.n))
         if about.format != PUBLISHED and blake2b(images.numpy()) != about.splits[split].digest:
@@ -144,6 +145,10 @@ def open_images(spec: ImageDataSpec, split: Split, device: torch.device | str = 
     except DataError as error:
         raise DataError(f"{error} To prepare it: {prepare_hint(spec.name, spec.path, spec.pixels)}") from error
     return ImageSet(images.to(device) if _fits(n_bytes, torch.device(device)) else images)
+
+
+def _is_loaded(spec: StoredDataSpec, n_bytes: int) -> bool:
+    return spec.cache == "memory" or (spec.cache == "auto" and n_bytes <= MEMORY_BYTES)
 
 
 def _on_disk(root: Path, about: About, split: Split) -> ImageSet:
@@ -229,24 +234,29 @@ class StoredSource(ABC):
     def shape(self) -> tuple[int, ...]:
         """Of one example, (C, ...)."""
 
-    @property
     @abstractmethod
-    def train(self) -> ImageSet:
-        """The training examples.
-
-        Raises:
-            DataError: they are missing or not those of the recipe.
-        """
-
-    @property
-    @abstractmethod
-    def test(self) -> ImageSet:
-        """The test examples; raises as `train` does."""
+    def _opened(self, split: Split, spec: Any) -> ImageSet:
+        """The examples of a split, in memory or on disk as the spec says."""
 
     @property
     @abstractmethod
     def _labels(self) -> dict[Split, Tensor]:
         """Those of each split."""
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The training examples.
+
+        Raises:
+            DataError: they are missing or not those of the recipe; names the fix.
+        """
+        return self._opened("train", self._spec)
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The test examples; raises as `train` does."""
+        # Evaluation reads one in minutes: not worth the memory.
+        return self._opened("validation", replace(self._spec, cache="disk"))
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
         """As in `cld_core.data.source.Source`; float32 on the source's device. Steps in order are fast."""
@@ -364,20 +374,8 @@ class ImageSource(StoredSource):
         about = store.about_of(self._spec)
         return {split: torch.from_numpy(store.labels_of(self._spec, split)) for split in about.splits}
 
-    @cached_property
-    def train(self) -> ImageSet:
-        """The training images.
-
-        Raises:
-            DataError: they are missing or not those of the recipe; names the command that prepares them.
-        """
-        return open_images(self._spec, "train", self._device)
-
-    @cached_property
-    def test(self) -> ImageSet:
-        """The images of the validation split; raises as `train` does."""
-        # Evaluation reads an image once in minutes: not worth the memory.
-        return open_images(replace(self._spec, cache="disk"), "validation")
+    def _opened(self, split: Split, spec: ImageDataSpec) -> ImageSet:
+        return open_images(spec, split, self._device)
 
 
 class ArraySource(StoredSource):
@@ -435,27 +433,18 @@ class ArraySource(StoredSource):
     def _labels(self) -> dict[Split, Tensor]:
         return {split: torch.from_numpy(self.arrays.labels(split)) for split in store.SPLITS}
 
-    @cached_property
-    def train(self) -> ImageSet:
-        """The training examples: of images uint8, otherwise float32 as the model sees them."""
-        on_disk = self._on_disk("train")
-        n_bytes = on_disk.n * math.prod(self.shape) * (4 if self.grey_levels is None else 1)
-        if self._spec.cache == "disk" or (self._spec.cache == "auto" and n_bytes > MEMORY_BYTES):
-            return on_disk
-        images = on_disk.batch(torch.arange(on_disk.n))
-        return ImageSet(images.to(self._device) if _fits(n_bytes, self._device) else images)
-
-    @cached_property
-    def test(self) -> ImageSet:
-        """The test examples; as `train`."""
-        return self._on_disk("validation")
-
-    def _on_disk(self, split: Split) -> ImageSet:
+    def _opened(self, split: Split, spec: ArraysSpec) -> ImageSet:
+        """Images are uint8, and numbers float32 as the model sees them."""
         part, form = self.arrays.splits[split], self.form
         if self.arrays.shape != form.shape or self.arrays.grey_levels != form.grey_levels:
             text = f"has examples of shape {self.arrays.shape}, and the run began with {form.shape}"
             raise DataError(f"{self.arrays.where} {text}. Put back the data, or start a new run.")
-        return ImageSet(part.x, part.rows, torch.from_numpy if form.grey_levels is not None else self._scaled)
+        on_disk = ImageSet(part.x, part.rows, torch.from_numpy if form.grey_levels is not None else self._scaled)
+        n_bytes = on_disk.n * math.prod(form.shape) * (4 if form.grey_levels is None else 1)
+        if not _is_loaded(spec, n_bytes):
+            return on_disk
+        examples = on_disk.batch(torch.arange(on_disk.n))
+        return ImageSet(examples.to(self._device) if _fits(n_bytes, self._device) else examples)
 
     def _scaled(self, x: np.ndarray) -> Tensor:
         """Real numbers as the model sees them, float32: scaled in float64, unless float32 holds them exactly."""

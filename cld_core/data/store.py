@@ -223,14 +223,9 @@ def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) ->
 
 
 def keys_of(path: Path) -> dict[str, Any]:
-    """The `data` section of a recipe for what is at a path: prepared images, or arrays.
-
-    Raises:
-        DataError: images are damaged.
-    """
-    if any((path / name).is_file() for name in (ABOUT, "train/data.mdb", "train.lmdb/data.mdb")):
-        return {"name": "folder", "path": str(path), "size": find(path).size}
-    return {"name": "arrays", "path": str(path)}
+    """The `data` section of a recipe for what is at a path: prepared images, or else arrays."""
+    is_prepared = any((path / name).is_file() for name in (ABOUT, "train/data.mdb", "train.lmdb/data.mdb"))
+    return {"name": "folder" if is_prepared else "arrays", "path": str(path)}
 
 
 def shape_of(spec: DataSpec) -> tuple[int, ...] | None:

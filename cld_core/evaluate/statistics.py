@@ -18,7 +18,7 @@ from cld_core.run.evaluations import Extraction
 from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
 from cld_core.tasks import Computer, Task
 
-from .request import extractor
+from .request import extractor, kinds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class StatsRequest(ShardedRequest):
         """
         recipe = recipe.anchored(Path.cwd())
         data = recipe.data
-        if not isinstance(data, StoredDataSpec) or not store.are_pictures(data):
+        if not isinstance(data, StoredDataSpec) or "images" not in kinds_of(data):
             text = f"the examples of data.name={data.name} are not pictures; statistics are of images"
             raise UsageError(f"{text}. Name an image recipe.")
         images = store.split_of(data, "train")

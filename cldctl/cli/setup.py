@@ -87,35 +87,47 @@ _PIXELS = {"s": 32, "m": 64, "l": 128}
 
 
 def _look(data: Path, size: str) -> _Data:
-    """At arrays, prepared images, or pictures that are to be prepared."""
+    """At arrays, prepared images, or what is to be prepared: pictures, and idx files."""
     from cld_core.data import arrays, store
 
     keys = store.keys_of(data.absolute())
     if keys["name"] == "folder":
         about = store.find(data)
-        return _images(keys, {split: info.count for split, info in about.splits.items()}, about.classes)
+        counts = {split: info.count for split, info in about.splits.items()}
+        return _images(keys, about.shape[1:], counts, about.classes)
     has_arrays = any((data / f"train{suffix}").is_file() for suffix in arrays.SUFFIXES)
     if data.suffix in (".zip", ".tar") or (data.is_dir() and not has_arrays):
-        return _pictures(data, size)
+        return _unprepared(data, size)
     return _arrays(keys)
 
 
-def _images(keys: dict[str, Any], counts: "Mapping[Any, int]", classes: "Sequence[str]", **more: Any) -> _Data:
-    train, tests, pixels = counts["train"], counts.get("validation", 0), keys["size"]
-    named = f" in {len(classes)} classes ({listed(classes)})" if classes else ""
-    said = f"{train + tests:,} images of {pixels} x {pixels} pixels{named}: {train:,} for training, {tests:,} for tests"
-    own = keys | ({"labels": True} if classes else {})
-    return _Data(keys=own, shape=(3, pixels, pixels), examples=train, tests=tests, said=(said,), **more)
-
-
-def _pictures(data: Path, size: str) -> _Data:
+def _unprepared(data: Path, size: str) -> _Data:
     from cld_core.data.folder import plan_folder, shorter_side
+    from cld_core.data.idx import plan_idx
+    from cld_core.data.store import SPLITS
 
-    pixels = min(_PIXELS[size], max(4, shorter_side(data) // 4 * 4))
-    plan, prepared = plan_folder(data, pixels), Path("data", data.absolute().name.partition(".")[0])
-    keys = {"name": "folder", "path": str(prepared.absolute()), "size": pixels}
-    command = f"cldctl data prepare folder --source {data} --size {pixels} --out {prepared}"
-    return _images(keys, plan.expect, plan.classes, before=(command,))
+    prepared = Path("data", data.absolute().name.partition(".")[0])
+    command = f"cldctl data prepare {{}} --source {data} --out {prepared}"
+    if data.is_dir() and list(data.glob("*-idx3-ubyte*")):
+        plan, command = plan_idx(data), command.format("idx")
+    else:
+        pixels = min(_PIXELS[size], max(4, shorter_side(data) // 4 * 4))
+        # Whether they are all grey is found when they are prepared.
+        plan, command = plan_folder(data, pixels, channels=3), command.format("folder") + f" --size {pixels}"
+    keys = {"name": "folder", "path": str(prepared.absolute())}
+    labelled = {split: sum(len(part.labels) for part in plan.parts if part.split == split) for split in SPLITS}
+    return _images(keys, plan.shape, plan.expect or labelled, plan.classes, before=(command,))
+
+
+def _images(
+    keys: dict[str, Any], shape: tuple[int, ...], counts: "Mapping[Any, int]", classes: "Sequence[str]", **more: Any
+) -> _Data:
+    train, tests = counts["train"], counts.get("validation", 0)
+    named = f" in {len(classes)} classes ({listed(classes)})" if classes else ""
+    kind = f"{train + tests:,} images of {shape[1]} x {shape[2]} pixels{named}"
+    said = f"{kind}: {train:,} for training, {tests:,} for tests"
+    own = keys | ({"labels": True} if classes else {})
+    return _Data(keys=own, shape=shape, examples=train, tests=tests, said=(said,), **more)
 
 
 def _arrays(keys: dict[str, Any]) -> _Data:

@@ -13,6 +13,7 @@ Generated from the docstrings of the code. `import cld_core` loads no torch; `cl
 # What other programs may rely on, by heading.
 NAMES = {
     "Loading a model": ("cld_core.load",),
+    "Training": ("cld_core.fit", "cld_core.fit_steps"),
     "A trained model": ("cld_core.Model", "cld_core.Samples", "cld_core.Trajectory", "cld_core.Likelihood"),
     "Samples given an observation": (
         "cld_core.conditioning.observation.Observation",

@@ -37,7 +37,6 @@ def test_losses_and_average_are_those_of_a_run_with_the_same_recipe_and_data(tmp
 
 
 def test_the_model_can_be_used_while_it_trains_and_after_an_early_end():
-    before = torch.get_rng_state(), torch.get_num_threads()
     with closing(cld_core.fit_steps(ROWS, **SMALL, network__time_input="raw")) as training:
         models, drawn = [], []
         for _, _, model in itertools.islice(training, 3):
@@ -46,8 +45,22 @@ def test_the_model_can_be_used_while_it_trains_and_after_an_early_end():
     assert models[0] is models[1] is models[2]
     assert not torch.equal(drawn[0], drawn[1]), "it has learned meanwhile"
     assert torch.equal(model.sample(4, nfe=3), drawn[2])
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert torch.get_num_threads() == before[1]
+
+
+def test_nothing_else_of_the_process_changes(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    x, seen, step, threads = torch.rand(20, 1, 8), [], Trainer.step, torch.get_num_threads()
+    monkeypatch.setattr(Trainer, "step", lambda *it: seen.append(torch.get_num_threads()) or step(*it))
+    network = {"channels": 4, "multipliers": [1], "dropout": 0.5}
+    torch.set_num_threads(3)
+    try:
+        before = torch.get_rng_state()
+        for _ in cld_core.fit_steps(x, 2, network=network, cluster__cpus_per_task=1):
+            assert torch.equal(torch.get_rng_state(), before), "dropout has a seed of its own"
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [1, 1], "as in a run"
 
 
 def test_samples_and_bounds_are_those_of_data_as_they_were_given():

@@ -138,7 +138,7 @@ def test_recipes_to_compare_diffusions_differ_in_them_alone(name, base, allowed)
     ("recipe", "overrides", "words"),
     [
         ("cifar10", ["data.size=64"], ["'data.size'", "cifar10 has 32"]),
-        ("cifar10", ["data.name=folder"], ["'data.size'", "how many pixels"]),
+        ("cifar10_smoke", ["data.channels=2"], ["'data.channels'", "1 for grey images"]),
         ("cifar10", ["network.image_channels=1"], ["'network.image_channels'", "(3, 32, 32)"]),
         ("toy", ["data.name=cifar10"], ["'network.name'", "(3, 32, 32)", "network.name=ncsnpp"]),
         ("toy", ["network.name=ncsnpp"], ["'network.name'", "(2,)", "network.name=mlp"]),

@@ -15,13 +15,15 @@ from PIL import Image
 
 from cld_core import metrics as registry
 from cld_core import pictures
-from cld_core.data.images import to_pixels
+from cld_core.config import load as load_recipe
+from cld_core.data.images import to_grey, to_model, to_pixels
+from cld_core.data.source import form_of, source
 from cld_core.digests import digest_of
 from cld_core.errors import UnusableSamplesError, UsageError
 from cld_core.evaluate import likelihood, stats_file
-from cld_core.evaluate.features import FeatureRows, _precision_and_recall, frechet, load
+from cld_core.evaluate.features import FeatureRows, ImageRows, _precision_and_recall, frechet, load
 from cld_core.evaluate.likelihood import LossRows
-from cld_core.evaluate.request import request_of
+from cld_core.evaluate.request import extractor, request_of
 from cld_core.evaluate.rows import not_finite, remark_on, require_few_lost
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
@@ -32,6 +34,7 @@ from cld_core.run.evaluations import Evaluation
 from cld_core.run.work import open_work
 from tests.support.extractor import TINY, random_inception
 from tests.support.images import labelled_images, make_images, opened, run_folder, tiny_recipe
+from tests.support.paths import RECIPES
 from tests.support.spoiled import spoil
 from tests.support.tools import train
 
@@ -317,3 +320,20 @@ def test_statistics_without_labels_are_computed_again_when_there_are_some(labell
 def test_each_row_of_a_picture_has_one_class(labelled):
     model = Model.from_run(labelled.path)
     assert pictures.in_rows(model, 16).tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [0] * 4
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.uint8])
+def test_arrays_of_pictures_have_features_as_their_samples_do(tmp_path, kind):
+    x = np.random.default_rng(0).normal(size=(30, 1, 8, 6)) * 40 + 128
+    np.savez(tmp_path / "x.npz", x=x.clip(0, 255).astype(kind), test=x[:4].astype(kind))
+    recipe = load_recipe(RECIPES / "cifar10_smoke.yaml", ["data.name=arrays", f"data.path={tmp_path}/x.npz", *TINY])
+    extraction, _, files = extractor(recipe)
+    rows = ImageRows(recipe.data, extraction, files, torch.device("cpu"))
+    form, stored = form_of(source(recipe.data)), np.load(tmp_path / "x.npz")["x"]
+    low, high = (stored.min(), stored.max()) if kind == np.float32 else (0, 255)
+    grey = torch.from_numpy(((stored.astype(np.float64) - low) / (high - low) * 255).round().astype(np.uint8))
+    expected = load(extraction, files, "cpu")(grey)["features"]
+    assert_allclose(rows.compute(3, 9)["features"], expected[3:9], rtol=1e-5, atol=1e-5)
+    z = to_model(grey) if kind == np.uint8 else form.to_model(torch.from_numpy(stored))
+    assert_array_equal(to_grey(form.to_data(z), form), grey)
+    assert rows.n == 30

@@ -32,7 +32,7 @@ EXAMPLES = [
 
 NAMES = """
 submit resume cancel status top logs why usage board report eval compare sample tune export import note rm prune
-recipes render explain doctor bench samplers data stats data prepare data verify
+init recipes render explain doctor bench samplers data stats data prepare data verify
 """
 
 

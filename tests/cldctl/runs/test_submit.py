@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cld_core import cpu
@@ -24,10 +25,11 @@ from cldctl.jobs.train import chained
 from cldctl.runs import evaluate
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import check, submit
-from cldctl.runs.training import Begun, Start, require_native, train
+from cldctl.runs.training import Begun, Start, require_inputs, require_native, train
 from tests.support.failing import Failing
 from tests.support.made_up import report, run_with
-from tests.support.paths import TOY
+from tests.support.paths import ROOT, TOY
+from tests.support.plugin import toy_plugin
 from tests.support.scheduler import clients
 from tests.support.scripted import alone
 from tests.support.tools import invoke
@@ -75,6 +77,16 @@ def test_a_training_waits_for_another_job_and_its_evaluation_for_the_training(tm
     assert evaluations == [After((job,)) for job in begun.jobs.values()]
 
 
+def test_a_network_of_ones_own_that_is_wrong_makes_no_run(tmp_path):
+    file, runs = tmp_path / "mine.py", tmp_path / "runs"
+    text = (ROOT / "examples" / "own_network.py").read_text()
+    file.write_text(text.replace("unflatten(1, self.shape)", "sum(1)"))
+    own = (f"plugins={file}", "network.name=gated", "--cluster", "debug")
+    said = invoke("submit", "toy", *own, "--name", "mine", runs=runs, code=2).stderr
+    assert f"'network.name': gated of {file} cannot be used: for u of shape (2, 4) it returns float32 of" in said
+    assert not (runs / "mine").exists()
+
+
 @pytest.mark.parametrize(("error", "away"), [(SchedulerRefused("no"), False), (SchedulerAway("no answer"), True)])
 def test_a_new_run_that_was_not_submitted_leaves_its_name_free_and_another_one_says_so(tmp_path, error, away):
     with pytest.raises(type(error)):
@@ -119,6 +131,22 @@ def natively(cluster, *overrides):
     said = []
     require_native(load(TOY, ["train.precision=bf16", *overrides]), cluster, said.append)
     return said
+
+
+def test_data_are_looked_at_before_anything_is_written(tmp_path):
+    numbers, said = np.random.default_rng(0).normal(size=(60, 2, 8)), []
+    np.save(tmp_path / "curves.npy", numbers)
+    np.save(tmp_path / "rows.npy", numbers[:, 0])
+    five = toy_plugin(tmp_path / "five.py", "test_five", points="torch.randn(n, 5)")
+    for wrong, words in [
+        (["data.name=arrays", f"data.path={tmp_path}/gone.npy"], "'data.path': .*no such file"),
+        (["data.name=arrays", f"data.path={tmp_path}/curves.npy"], r"'network.name' .*\(2, 8\).*unet1d"),
+        ([f"plugins={five}", "data.name=test_five"], r"'data.name': .*shape=\(5,\)"),
+    ]:
+        with pytest.raises(RecipeError, match=words):
+            require_inputs(load(TOY, wrong))
+    require_inputs(load(TOY, ["data.name=arrays", f"data.path={tmp_path}/rows.npy"]), said.append)
+    assert "53 training examples are few" in said[0]
 
 
 def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
