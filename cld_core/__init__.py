@@ -47,14 +47,16 @@ def load(
         checkpoint: a step, or "last" for the newest good one; a file has only one.
         device: where to compute; default: a GPU if one is available.
         allow_plugin: whether the code that the recipe names in `plugins` may run. That of a run which nobody
-            else can write always may. A file that `export` wrote can be sampled without its plug-in.
+            else can write always may. A file that `export` wrote can be sampled without a plug-in that has no more than
+            its data; a plug-in is looked for where it was, then beside the file.
         ema_length: relative length of the average of the weights, for a run that was trained with `train.ema_lengths`
             (docs/howto/ema.md); None: the average of `train.ema`. A file has only one.
 
     Raises:
         NotFoundError: there is no such run, file or checkpoint; names the places that were looked at.
         UsageError: the average of this length cannot be made; says which can.
-        CheckpointError: the checkpoint is damaged, belongs to another recipe, or needs a plug-in that is not allowed.
+        CheckpointError: the checkpoint is damaged, belongs to another recipe, or needs a plug-in that is not allowed
+            or not there.
     """
     from .model import Model
 

@@ -20,7 +20,7 @@ from .averages import averaged
 from .classes import Classes
 from .codec import from_plain, to_plain
 from .conditioning import GradientGuidance, Observation, Way
-from .config import Recipe, from_dict
+from .config import Recipe, from_dict, registry
 from .config.loader import elbo_spec, sampling_spec, whole_number
 from .config.train import EmaSpec
 from .data.form import Form
@@ -193,7 +193,7 @@ class Model:
         path = Path(file)
         weights = exported_weights(path)
         try:
-            recipe = from_dict(weights.described("recipe"), str(path), with_plugins=allow_plugin)
+            recipe = _recipe_of(path, weights, allow_plugin)
             data = _data_of(path, recipe, weights, allow_plugin)
             classes = weights.described("classes") if "classes" in weights.about else None
             model = cls._of_tensors(recipe, weights.tensors, data, classes, int(weights.about["step"]), device)
@@ -591,6 +591,43 @@ class Model:
         return root
 
 
+def _recipe_of(path: Path, weights: Weights, allow_plugin: bool) -> Recipe:
+    """The recipe of an exported model; its plug-ins are imported from where it was trained, or from beside the file.
+
+    Raises:
+        CheckpointError: the network needs a plug-in that is not allowed, is not there or cannot be imported.
+    """
+    tree = weights.described("recipe")
+    recipe = from_dict(tree, str(path))
+    if recipe.plugins and allow_plugin:
+        found = [_plugin_of(path, plugin) for plugin in recipe.plugins]
+        try:
+            return from_dict({**tree, "plugins": found}, str(path), with_plugins=True)
+        except RecipeError as error:
+            raise CheckpointError(str(error)) from error
+    for section in ("network", "sde", "objective") if recipe.plugins else ():
+        if (name := getattr(recipe, section).name) not in registry.SECTIONS[section].variants:
+            raise CheckpointError(_not_allowed(path, recipe, f"{section}.name={one_line(name)} is of"))
+    return recipe
+
+
+def _plugin_of(path: Path, plugin: str) -> str:
+    """The plug-in that the exported model in ``path`` needs: its module or, where it is now, its file."""
+    places = [Path(plugin), path.absolute().parent / Path(plugin).name]
+    if not plugin.endswith(".py"):
+        return plugin
+    if (place := next((place for place in places if place.is_file()), None)) is None:
+        text = f"its plug-in is neither {one_line(plugin)}, where it was, nor {places[1]}. Put the file there"
+        raise CheckpointError(f"{path}: {text}.")
+    return str(place)
+
+
+def _not_allowed(path: Path, recipe: Recipe, what: str) -> str:
+    named = one_line(", ".join(recipe.plugins))
+    text = f"{path}: {what} the plug-in {named}, which is code and does not run unasked"
+    return f'{text}. If you trust it: cld_core.load("{path}", allow_plugin=True).'
+
+
 def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -> Source:
     """The data of an exported model: without its plug-in, only their form is known.
 
@@ -600,9 +637,7 @@ def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -
     form = from_plain(Form, weights.described("data")) if "data" in weights.about else None
     if not recipe.plugins or allow_plugin:
         return source(recipe.data, form=form)
-    named = one_line(", ".join(recipe.plugins))
-    text = f"{path}: its recipe names the plug-in {named}, which is code and does not run unasked"
-    why = f'{text}. If you trust it: cld_core.load("{path}", allow_plugin=True).'
+    why = _not_allowed(path, recipe, "its recipe names")
     if form is None:
         raise CheckpointError(why)
     return DescribedSource(form, why)

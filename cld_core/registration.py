@@ -12,7 +12,7 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,26 @@ def _import_file(path: Path) -> str:
             del sys.modules[name]
             raise
     return name
+
+
+@contextlib.contextmanager
+def trial(key: str, name: str, plugins: Sequence[str]) -> Iterator[None]:
+    """A try of what a plug-in has registered: what the block raises is put down to it.
+
+    Args:
+        key: of the recipe, whose value is ``name``.
+
+    Raises:
+        RecipeError: the block failed.
+    """
+    try:
+        yield
+    except CldError:
+        raise
+    except Exception as error:  # user code may raise anything
+        reason = one_line(f"{type(error).__name__}: {error}", 400).removeprefix("ValueError: ").rstrip(".")
+        text = f"'{key}': {name} of {one_line(', '.join(plugins))} cannot be used: {reason}"
+        raise RecipeError(f"{text}. Correct it: docs/howto/plug-ins.md says what it has to be.") from error
 
 
 def raised_in(error: BaseException) -> str | None:

@@ -1,9 +1,20 @@
-"""The networks alpha(u, t): ``net(u, t)`` with u (B, nC, ...) and t (B,) gives (B, mC, ...).
+"""The networks alpha(u, t), and what one of your own has to be (docs/howto/own-network.md).
 
-n counts the halves of the state u and m those whose score is learned: 2 and 1 for CLD, 1 and 1 for VPSDE.
+A network is a `torch.nn.Module` that is made as ``Network(spec, data_shape, halves_in, halves_out)``, with these
+arguments of `build`, and called as ``net(u, t)``:
 
-A network that is built for K classes also takes ``net(u, t, label)`` with labels (B,), int64, from 0 to K - 1; K, or no
-label, stands for none.
+    u       (B, nC, ...), in the type of the network's weights: n halves of an example (C, ...), one after another
+    t       (B,), of the same type, in (0, 1]: 0 is data, 1 is noise; it can be as small as `objective.loss_eps`
+    result  (B, mC, ...), any floating type: for each of the m halves whose score is learned, the noise in it, or what
+            is left of it by `objective.mixed_score` or `objective.precondition`
+
+n and m are `halves_in` and `halves_out`: 2 and 1 for CLD, whose halves are x and its velocity, 1 and 1 for VPSDE.
+Examples are vectors (d), curves (C, L) or images (C, H, W), about as large as a standard normal number.
+
+A network whose spec has ``takes_labels = True`` may also be made with ``classes=K``, if the data are labelled. Then it
+is called as ``net(u, t, label)``, too, with labels (B,), int64, from 0 to K - 1; K, or no label, stands for none.
+
+The examples of a batch do not affect each other, and nothing but weights and buffers is kept between calls.
 """
 
 import torch
@@ -14,8 +25,9 @@ from cld_core.classes import Classes
 from cld_core.config import Recipe, registry
 from cld_core.config.network import NetworkSpec
 from cld_core.errors import RecipeError
+from cld_core.registration import trial
 
-__all__ = ["build", "of_recipe"]
+__all__ = ["build", "of_recipe", "require_usable"]
 # Numbers that stand for a label where they are appended to an input.
 LABEL_FEATURES = 16
 
@@ -50,6 +62,31 @@ def build(
     more = {"classes": classes} if classes else {}
     net: nn.Module = registry.build("network", spec, data_shape, halves_in, halves_out, **more)
     return net
+
+
+def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
+    """Call the network of a recipe once, on two examples of noise of this shape, as training would.
+
+    Raises:
+        RecipeError: it cannot be made, it fails, or it returns something else than this module says.
+    """
+    diffusion, (channels, *rest) = sde.build(recipe.sde), data_shape
+    classes = 3 if recipe.data.labels else 0  # any number
+    label = [torch.tensor([0, classes])] if classes else []
+    with trial("network.name", recipe.network.name, recipe.plugins), torch.random.fork_rng(devices=[]), torch.no_grad():
+        sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": classes}
+        net = build(recipe.network, data_shape=data_shape, **sizes)
+        if (weight := next(net.parameters(), None)) is None:
+            raise ValueError("it has no weights")
+        u = torch.randn(2, diffusion.n * channels, *rest).to(weight.dtype)
+        alpha = net(u, u.new_tensor([recipe.objective.loss_eps, 1.0]), *label)
+        wanted, found = (2, diffusion.m * channels, *rest), type(alpha).__name__
+        if isinstance(alpha, Tensor):
+            found = f"{str(alpha.dtype).removeprefix('torch.')} of shape {tuple(alpha.shape)}"
+        if not isinstance(alpha, Tensor) or tuple(alpha.shape) != wanted or not alpha.is_floating_point():
+            raise ValueError(f"for u of shape {tuple(u.shape)} it returns {found}, not floats of shape {wanted}")
+        if not alpha.isfinite().all():
+            raise ValueError("it returns numbers that are not finite")
 
 
 class LabelEmbedding(nn.Embedding):

@@ -10,6 +10,7 @@ import typer
 from typer import Argument, Option
 
 from cld_core.errors import UsageError
+from cld_core.sanitize import one_line
 from cldctl.show.console import Working, err, out, strong
 
 from . import options
@@ -327,6 +328,8 @@ def export(
         model.export(target)
     step = ", ".join(filter(None, [f"step {model.step}", EmaSpec(length=ema_length).words]))
     err.print(f"averaged weights of {step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
+    if plugins := ", ".join(map(one_line, model.recipe.plugins)):
+        err.print(f"the file names the plug-in {plugins}: who loads it needs that, too")
     out.print(str(target), no_wrap=True)
     if files is not None:
         saying = f"drawing samples of step {model.step}, of which the run has no picture"

@@ -179,7 +179,9 @@ def plan_samplers(
     typed = {samplers.NFE: "--nfe"}
     settings = samplers.chosen(named)
     samplers.require_numbers(nfe)
-    metrics, usual = samplers.suited(run.recipe(), options.named)
+    # Metrics that are named may be those of a plug-in, which is then imported.
+    of_run = trusted_recipe(run, allow_plugin=options.allow_plugin) if options.named else run.recipe()
+    metrics, usual = samplers.suited(of_run, options.named)
     overrides = _with_samples(options, metrics)
     with named_as_typed(run, typed):
         # The other keys are those of all samplers, which are looked at one by one.

@@ -125,8 +125,26 @@ def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
         raise RecipeError(f"'network.{name}' {text}")
     for key, _, text in problems(replace(recipe, data=data)):
         raise RecipeError(f"'{key}' {text}")
+    if shape is not None:
+        _require_usable(recipe, shape)
     periodic_request(recipe, "fid")
     periodic_request(recipe, "elbo")
+
+
+def _require_usable(recipe: Recipe, shape: tuple[int, ...]) -> None:
+    """Try what plug-ins have registered once, on examples of this shape; loads torch if they have.
+
+    Raises:
+        RecipeError: it fails.
+    """
+    if not is_shipped("network", recipe.network.name):
+        from cld_core import nets
+
+        nets.require_usable(recipe, shape)
+    if not (is_shipped("sde", recipe.sde.name) and is_shipped("objective", recipe.objective.name)):
+        from cld_core import loss
+
+        loss.require_usable(recipe, shape)
 
 
 def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:

@@ -14,6 +14,7 @@ import typer
 import yaml
 from matplotlib import pyplot
 
+import cld_core
 from cld_core.config import load
 from cld_core.config.registry import SECTIONS
 from cld_core.data import toy as toys
@@ -26,9 +27,11 @@ BLOCKS = list(blocks())
 COMMANDS = commands()
 CONSOLES = {block.place for block in BLOCKS if block.language == "console"}
 _KEY = re.compile(r"(?P<key>[a-z_]+(?:\.[a-z_]+)+)=")
+_SECTION = re.compile(r'^register\("(\w+)"', re.MULTILINE)
+_OWN_KEY = re.compile(r"^    (\w+): \w+ = key\(", re.MULTILINE)
 _PRINTED = re.compile(r"print\(\w+\)  # (.+)$", re.MULTILINE)
 _NAME = re.compile(r"^name: (\S+)$", re.MULTILINE)
-_PLUGIN = re.compile(r'^(?:@toy\(|register\("\w+", )"(\w+)"', re.MULTILINE)
+_PLUGIN = re.compile(r'^(?:@toy\(|register\(\s*"\w+",\s*)"(\w+)"', re.MULTILINE)
 
 
 def of(language):
@@ -49,8 +52,10 @@ def made(tmp_path_factory):
             (folder / f"{recipe[1]}.yaml").write_text(block.text)
         if block.language == "python" and density:
             (folder / f"{density[1]}.py").write_text(block.text)
-    for name in ("recipes", "docs"):
+    for name in ("recipes", "docs", "examples"):
         (folder / name).symlink_to(ROOT / name)
+    for example in (ROOT / "examples").glob("*.py"):
+        shutil.copy(example, folder)
     profiles = folder / ".config" / "cldctl" / "profiles"
     profiles.mkdir(parents=True)
     (profiles / "mine.yaml").write_text("cluster:\n  partition: gpu\n")
@@ -98,6 +103,29 @@ def test_python_runs(page, reader, capsys):
     pyplot.close("all")
 
 
+# Pages with a complete plug-in, which their commands use.
+OWN = ("own-network", "own-diffusion", "own-objective", "own-metric", "plug-ins")
+QUICK = (*ONE, "train.steps=4", "train.checkpoint_every=4")
+
+
+@pytest.mark.parametrize("page", OWN)
+def test_what_is_ones_own_goes_from_its_file_to_samples(page, reader, tmp_path):
+    """The commands of the page in their order, as a reader types them, with fewer steps."""
+    file = f"docs/howto/{page}.md"
+    typed = [command.words for command in COMMANDS if command.place.startswith(f"{file}:") and not command.prose]
+    assert {"submit"} < {words[0] for words in typed}
+    quick = {"submit": (*QUICK, *DEBUG), "eval": ("eval.points=16", *DEBUG), "sample": ("-n", "16"), "export": ()}
+    for words in typed:
+        keys = {word.partition("=")[0] for word in words if "=" in word}
+        more = [word for word in quick[words[0]] if word.partition("=")[0] not in keys]
+        invoke(*words, *more, runs=tmp_path)
+    if page == "own-network":
+        (block,) = (it for it in BLOCKS if it.page == file and it.language == "python" and it.run)
+        assert (reader / "examples" / "own_network.py").read_text().endswith(block.text)
+        model = cld_core.load("own.safetensors", allow_plugin=True)
+        assert model.sample(2, method="em", nfe=3).shape == (2, 2)
+
+
 @pytest.mark.parametrize("block", of("yaml"))
 def test_yaml_is_a_recipe_or_a_profile(block, reader):
     keys = yaml.safe_load(block.text)
@@ -140,7 +168,9 @@ def test_a_command_is_one_of_ours_and_takes_what_it_is_given(command):
 def test_commands_set_keys_that_exist():
     """Except for those that show what a wrong one gives."""
     words = {word for command in COMMANDS if command.place not in CONSOLES for word in command.words}
-    assert {found["key"] for found in map(_KEY.match, words) if found} <= {*recipe_keys.names()}
+    sections = [(_SECTION.search(block.text), block.text) for block in BLOCKS if block.language == "python"]
+    own = {f"{found[1]}.{name}" for found, text in sections if found for name in _OWN_KEY.findall(text)}
+    assert {found["key"] for found in map(_KEY.match, words) if found} <= {*recipe_keys.names(), *own}
 
 
 def dry(command):

@@ -5,40 +5,31 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cld_core.config.network import NcsnppSpec
+from cld_core.config.network import NcsnppSpec, Unet1dSpec
 from cld_core.nets.ncsnpp import ConvResample, FourierEmbedding, Ncsnpp, Resample, positional_embedding
 from tests.support import parity
 
 TAPS = (1, 3, 3, 1)
 
 
+# A network of milliseconds, whose residual branches do not start at zero.
+TINY = {"channels": 4, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "init_scale": 1.0}
+SHAPE = (3, 4, 4)
+
+
 def tiny(**changes):
-    """A network of milliseconds, whose residual branches do not start at zero."""
-    keys = {
-        "image_size": 4,
-        "image_channels": 3,
-        "channels": 4,
-        "multipliers": (1, 2),
-        "blocks": 1,
-        "attention": (2,),
-        "init_scale": 1.0,
-    }
-    return NcsnppSpec(**(keys | changes))
+    return NcsnppSpec(**(TINY | changes))
 
 
-def inputs(spec, *, batch=2, dtype=torch.float32):
+def inputs(shape=SHAPE, *, batch=2, dtype=torch.float32):
     torch.manual_seed(1)
-    u = torch.randn(batch, 2 * spec.image_channels, spec.image_size, spec.image_size, dtype=dtype)
+    u = torch.randn(batch, 2 * shape[0], *shape[1:], dtype=dtype)
     return u, torch.rand(batch, dtype=torch.float64) * 0.9 + 0.1
 
 
-def network(spec):
-    return Ncsnpp(spec, (spec.image_channels, spec.image_size, spec.image_size), halves_in=2, halves_out=1)
-
-
-def build(spec, dtype=torch.float32):
+def build(spec, shape=SHAPE, dtype=torch.float32):
     torch.manual_seed(0)
-    return network(spec).to(dtype).eval()
+    return Ncsnpp(spec, shape, halves_in=2, halves_out=1).to(dtype).eval()
 
 
 # Our keys, and their names in the settings of the published code.
@@ -54,10 +45,15 @@ def published_spec(settings):
     return NcsnppSpec(**{name: settings[its] for name, its in THEIRS.items()}, **lists)
 
 
+def published(settings):
+    spec = published_spec(settings)
+    return build(spec, (spec.image_channels, spec.image_size, spec.image_size))
+
+
 @pytest.mark.parametrize("name", ["ncsnpp_cifar_like", "ncsnpp_celeba_like"])
 def test_computes_what_the_published_network_computes(name):
     arrays, settings = parity.arrays(name)
-    net = build(published_spec(settings))
+    net = published(settings)
     state = {key.removeprefix("state/"): array for key, array in arrays.items() if key.startswith("state/")}
     net.load_state_dict(state)
     with torch.no_grad():
@@ -69,7 +65,7 @@ def test_computes_what_the_published_network_computes(name):
 def test_published_checkpoint_loads_with_strict_names_and_its_ema_in_the_order_of_the_parameters():
     arrays, settings = parity.arrays("published_checkpoint_ncsnpp")
     checkpoint = torch.load(parity.FOLDER / "published_checkpoint_ncsnpp.pth", map_location="cpu", weights_only=True)
-    net = build(published_spec(settings))
+    net = published(settings)
     net.load_state_dict({name.removeprefix("module."): array for name, array in checkpoint["model"].items()})
     assert list(net.state_dict()) == [name.removeprefix("module.") for name in checkpoint["model"]]
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
@@ -92,17 +88,20 @@ def test_every_combination_of_options_computes_and_trains_all_of_its_parameters(
         # Read by these kinds of network only.
         "resample_with_conv": [True, False] if resblock == "ddpm" else [True],
         "combine": ["sum", "cat"] if progressive_input == "input_skip" else ["sum"],
-        # No layer reads both.
-        "embedding, skip_rescale": [("fourier", True), ("positional", False)],
+        # No layer reads two of these.
+        "embedding, skip_rescale, network": [
+            ("fourier", True, (NcsnppSpec, SHAPE, 1)),
+            ("positional", False, (Unet1dSpec, (3, 8), 2)),
+        ],
     }
     for chosen in itertools.product(*choices.values()):
         options = dict(zip(choices, chosen, strict=True))
-        options["embedding"], options["skip_rescale"] = options.pop("embedding, skip_rescale")
-        spec = tiny(**fixed, **options)
-        net = build(spec).train()
-        u, t = inputs(spec)
-        output = net(u, t)
-        assert output.shape == (2, 3, 4, 4)
+        options["embedding"], options["skip_rescale"], (made, shape, patch) = options.pop(
+            "embedding, skip_rescale, network"
+        )
+        net = build(made(**TINY, **fixed, **options, patch=patch), shape).train()
+        output = net(*inputs(shape))
+        assert output.shape == (2, *shape)
         output.square().sum().backward()
         without = [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
         assert not without, f"{options}: {without} take no part"
@@ -113,7 +112,7 @@ def test_every_combination_of_options_computes_and_trains_all_of_its_parameters(
 def test_other_nonlinearities_compute_something_else(nonlinearity):
     swish, other = build(tiny()), build(tiny(nonlinearity=nonlinearity))
     other.load_state_dict(swish.state_dict())
-    arrays = inputs(swish.spec)
+    arrays = inputs()
     assert not torch.allclose(swish(*arrays), other(*arrays), atol=1e-3)
 
 
@@ -170,24 +169,26 @@ def resampled_by_direct_sum(x, taps, direction):
 
 @pytest.mark.parametrize("taps", [(1, 1), TAPS, (-1, 3, 7, 7, 3, -1)])
 @pytest.mark.parametrize("direction", ["down", "up"])
-def test_fir_resampling_is_the_direct_sum_along_both_axes(taps, direction):
+def test_fir_resampling_is_the_direct_sum_along_all_axes(taps, direction):
     x = np.random.default_rng(0).standard_normal((6, 8))
-    expected = np.apply_along_axis(resampled_by_direct_sum, 0, x, taps, direction)
-    expected = np.apply_along_axis(resampled_by_direct_sum, 1, expected, taps, direction)
+    rows = np.apply_along_axis(resampled_by_direct_sum, 1, x, taps, direction)
+    in_one = Resample(direction, taps, axes=2).double()(torch.from_numpy(x)[None])
+    assert_close(in_one, torch.from_numpy(rows)[None])
+    expected = np.apply_along_axis(resampled_by_direct_sum, 0, rows, taps, direction)
     layer = Resample(direction, taps).double()
     image = torch.from_numpy(x)[None, None].expand(2, 3, 6, 8)
     assert_close(layer(image), torch.from_numpy(expected).expand(2, 3, *expected.shape))
 
 
+@pytest.mark.parametrize("axes", [2, 3])
 @pytest.mark.parametrize("direction", ["down", "up"])
-def test_resampling_with_a_convolution_that_does_nothing_is_resampling(direction):
-    layer = ConvResample(direction, TAPS, 3, 3)
-    identity = torch.zeros(3, 3, 3, 3)
-    identity[range(3), range(3), 1, 1] = 1
-    layer.Conv2d_0.weight.data = identity
+def test_resampling_with_a_convolution_that_does_nothing_is_resampling(direction, axes):
+    layer, sides = ConvResample(direction, TAPS, 3, 3, axes), (1,) * (axes - 1)
+    layer.Conv2d_0.weight.data.zero_()
+    layer.Conv2d_0.weight.data[(range(3), range(3), *sides)] = 1
     layer.Conv2d_0.bias.data = torch.tensor([0.0, 1.0, 2.0])
-    x = torch.randn(2, 3, 8, 8)
-    expected = Resample(direction, TAPS)(x) + torch.tensor([0.0, 1.0, 2.0])[:, None, None]
+    x = torch.randn(2, 3, *[8] * (axes - 1))
+    expected = Resample(direction, TAPS, axes)(x) + torch.tensor([0.0, 1.0, 2.0]).view(3, *sides)
     assert_close(layer(x), expected)
 
 

@@ -27,7 +27,7 @@ from cldctl.runs.submit import check, submit
 from cldctl.runs.training import Begun, Start, require_native, train
 from tests.support.failing import Failing
 from tests.support.made_up import report, run_with
-from tests.support.paths import TOY
+from tests.support.paths import ROOT, TOY
 from tests.support.scheduler import clients
 from tests.support.scripted import alone
 from tests.support.tools import invoke
@@ -73,6 +73,16 @@ def test_a_training_waits_for_another_job_and_its_evaluation_for_the_training(tm
     trainings, *evaluations = [spec.after for spec, _ in cluster.submissions]
     assert trainings == check(replace(wanted, name="other"), cluster).after
     assert evaluations == [After((job,)) for job in begun.jobs.values()]
+
+
+def test_a_network_of_ones_own_that_is_wrong_makes_no_run(tmp_path):
+    file, runs = tmp_path / "mine.py", tmp_path / "runs"
+    text = (ROOT / "examples" / "own_network.py").read_text()
+    file.write_text(text.replace("unflatten(1, self.shape)", "sum(1)"))
+    own = (f"plugins={file}", "network.name=gated", "--cluster", "debug")
+    said = invoke("submit", "toy", *own, "--name", "mine", runs=runs, code=2).stderr
+    assert f"'network.name': gated of {file} cannot be used: for u of shape (2, 4) it returns float32 of" in said
+    assert not (runs / "mine").exists()
 
 
 @pytest.mark.parametrize(("error", "away"), [(SchedulerRefused("no"), False), (SchedulerAway("no answer"), True)])

@@ -1,0 +1,180 @@
+"""A network of one's own: tried before it trains, named in exported weights, and loaded if that is allowed."""
+
+import shutil
+
+import pytest
+import torch
+
+import cld_core
+from cld_core import loss, nets
+from cld_core.config import load
+from cld_core.errors import CheckpointError, RecipeError
+from cld_core.model import Model
+from tests.support.paths import ROOT, TOY
+
+EXAMPLE = ROOT / "examples" / "own_network.py"
+SHAPED = "return self.last(h).unflatten(1, self.shape)"
+LABELS = (
+    ("    width:", "    takes_labels: typing.ClassVar = True\n    width:"),
+    ("import math", "import math, typing"),
+    ("halves_out):", "halves_out, classes=0):"),
+    ("        self.shape", "        self.label = nn.Embedding(classes + 1, width)\n        self.shape"),
+    ("forward(self, u, t)", "forward(self, u, t, label)"),
+    ("        for", "        h = h + self.label(label)\n        for"),
+)
+
+
+def own(tmp_path, *changes, overrides=("network.width=8",)):
+    """A recipe with the network of the how-to, with changes of its text."""
+    text = EXAMPLE.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "mine.py").write_text(text)
+    return load(TOY, [f"plugins={tmp_path}/mine.py", "network.name=gated", *overrides])
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 8), (2, 4, 6)])
+def test_a_network_for_examples_of_any_shape(tmp_path, shape):
+    recipe, before = own(tmp_path), torch.get_rng_state()
+    nets.require_usable(recipe, shape)
+    assert torch.equal(torch.get_rng_state(), before), "what is drawn for the trial changes nothing else"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (SHAPED, "return h", r"u of shape \(2, 4\) it returns float32 of shape \(2, 8\), not floats of shape \(2, 2\)"),
+        (SHAPED, "return (h,)", "it returns tuple, not"),
+        (SHAPED, f"{SHAPED}.long()", "it returns int64 of shape"),
+        (SHAPED, f"{SHAPED} / 0", "numbers that are not finite"),
+        ("halves_in * numbers + 1", "3", r"RuntimeError: mat1 and mat2 .*\(2x5 and 3x8\)"),
+        ("u.flatten(1)", "u.flatten(1).double()", "must have the same dtype"),
+        ("forward(self, u, t)", "forward(self, u)", r"TypeError: .*forward\(\) takes 2 positional"),
+        ("    def forward", "    parameters = lambda self: iter(())\n\n    def forward", "it has no weights"),
+    ],
+)
+def test_a_wrong_one_is_refused_with_what_it_gives_and_should(tmp_path, old, new, words):
+    recipe = own(tmp_path, (old, new))
+    with pytest.raises(RecipeError, match=words) as error:
+        nets.require_usable(recipe, (2,))
+    assert str(error.value).startswith(f"'network.name': gated of {tmp_path}/mine.py cannot be used: ")
+    assert str(error.value).endswith("Correct it: docs/howto/plug-ins.md says what it has to be.")
+
+
+def test_labels_are_tried_too(tmp_path):
+    labels = ("data.labels=true", "network.width=8")
+    nets.require_usable(own(tmp_path, *LABELS, overrides=labels), (2,))
+    with pytest.raises(RecipeError, match=r"'data\.labels' cannot be true with network\.name=gated"):
+        own(tmp_path, overrides=labels)
+
+
+OBJECTIVE = """
+from typing import Literal
+import dataclasses
+from cld_core import register
+from cld_core.config.keys import key
+from cld_core.config.sde import CldSpec
+from cld_core.config.train import ObjectiveSpec
+from cld_core.loss import Losses, ScoreMatching
+from cld_core.sde import CLD
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MineSpec(ObjectiveSpec):
+    name: str = "mine"
+
+
+class Mine(ScoreMatching):
+    def losses(self, score, x, draws):
+        found = super().losses(score, x, draws)
+        return Losses({losses}, found.plain)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BadSpec(CldSpec):
+    name: str = "bad"
+
+
+class Bad(CLD):
+    def moments(self, big_b):
+        return (float("nan") * part for part in super().moments(big_b))
+
+
+register("objective", "mine", Mine, MineSpec)
+register("sde", "bad", Bad, BadSpec)
+"""
+
+
+@pytest.mark.parametrize(
+    ("losses", "override", "words"),
+    [
+        ("found.weighted", "objective.name=mine", None),
+        ("found.weighted.mean()", "objective.name=mine", "'objective.name': mine of .* weighted losses of 2 examples"),
+        ("found.losses", "objective.name=mine", "'objective.name': mine of .*AttributeError: 'Losses' object has no"),
+        ("found.weighted", "sde.name=bad", "'sde.name': bad of .*cannot be used: .*nan"),
+    ],
+)
+def test_an_objective_and_a_diffusion_are_tried_too(tmp_path, losses, override, words):
+    (tmp_path / "mine.py").write_text(OBJECTIVE.format(losses=losses))
+    recipe = load(TOY, [f"plugins={tmp_path}/mine.py", override])
+    if words is None:
+        loss.require_usable(recipe, (1, 4, 4))
+        return
+    with pytest.raises(RecipeError, match=words):
+        loss.require_usable(recipe, (2,))
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """Weights of a network of one's own, its recipe's plug-in, and samples."""
+    recipe = own(tmp_path)
+    model = Model(recipe)
+    file = tmp_path / "shared" / "mine.safetensors"
+    file.parent.mkdir()
+    model.export(file)
+    return file, tmp_path / "mine.py", model.sample(3, method="em", nfe=3)
+
+
+def forget():
+    """What plug-ins have registered, as in another process."""
+    for section in ("network", "sde", "objective"):
+        for name in ("gated", "mine", "bad"):
+            cld_core.registration._TABLES[section].pop(name, None)
+
+
+def test_exported_weights_name_the_plugin_and_load_if_it_may_run(exported):
+    file, plugin, samples = exported
+    forget()
+    with pytest.raises(CheckpointError) as error:
+        cld_core.load(file)
+    assert str(error.value).startswith(f"{file}: network.name=gated is of the plug-in {plugin}, which is code")
+    assert str(error.value).endswith(f'If you trust it: cld_core.load("{file}", allow_plugin=True).')
+    assert torch.equal(cld_core.load(file, allow_plugin=True).sample(3, method="em", nfe=3), samples)
+
+
+def test_a_plugin_is_looked_for_beside_the_weights(exported, tmp_path):
+    file, plugin, samples = exported
+    moved = shutil.move(plugin, tmp_path / "moved.py")
+    with pytest.raises(CheckpointError) as error:
+        cld_core.load(file, allow_plugin=True)
+    assert str(error.value) == (
+        f"{file}: its plug-in is neither {plugin}, where it was, nor {file.parent}/mine.py. Put the file there."
+    )
+    shutil.move(moved, file.parent / "mine.py")
+    model = cld_core.load(file, allow_plugin=True)
+    assert torch.equal(model.sample(3, method="em", nfe=3), samples)
+    assert model.recipe.plugins == (str(file.parent / "mine.py"),)
+    (file.parent / "mine.py").write_text("import nothing_like_that")
+    with pytest.raises(CheckpointError, match=r"mine\.py' cannot be imported: ModuleNotFoundError"):
+        cld_core.load(file, allow_plugin=True)
+
+
+@pytest.mark.parametrize("override", ["objective.name=mine", "sde.name=bad"])
+def test_weights_need_the_plugin_of_their_diffusion_or_objective(tmp_path, override):
+    (tmp_path / "mine.py").write_text(OBJECTIVE.format(losses="found.weighted"))
+    Model(load(TOY, [f"plugins={tmp_path}/mine.py", override])).export(tmp_path / "x.safetensors")
+    forget()
+    with pytest.raises(CheckpointError, match=rf"{override} is of the plug-in"):
+        cld_core.load(tmp_path / "x.safetensors")
+    assert cld_core.load(tmp_path / "x.safetensors", allow_plugin=True).data_shape == (2,)
