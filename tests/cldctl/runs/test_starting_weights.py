@@ -5,6 +5,7 @@ import math
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -197,3 +198,19 @@ def test_a_run_that_has_lost_its_first_checkpoint_does_not_begin_with_new_weight
     run.identity_file.write_text(json.dumps({**about, origin: {"path": "a"} if origin == "started_from" else "a"}))
     with pytest.raises(CheckpointError, match="made with is missing"):
         session.choose(run, run.recipe())
+
+
+def test_the_scaling_is_that_of_the_new_data(tmp_path):
+    x = np.random.default_rng(0).normal(size=(200, 3)).astype("f4")
+    np.save(tmp_path / "a.npy", x)
+    np.save(tmp_path / "b.npy", 7 * x + 100)
+    source = trained(tmp_path / "source", "toy", arrays(tmp_path / "a.npy"), *ONE)
+    run = made(tmp_path, "source", arrays(tmp_path / "b.npy"))
+    drawn = [
+        cld_core.load(path, step).sample(40, method="em", nfe=8) for path, step in ((source.path, 20), (run.path, 0))
+    ]
+    torch.testing.assert_close(drawn[1], 7 * drawn[0] + 100, rtol=1e-4, atol=1e-3)
+
+
+def arrays(path):
+    return f"data={{name: arrays, path: {path}}}"
