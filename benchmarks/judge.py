@@ -160,7 +160,7 @@ class Verdict:
 
     Attributes:
         accuracy: the share that is of its class.
-        by_class: this share within each class, in their order.
+        by_class: this share within each class that there are images of, in their order.
         fid: Fréchet distance from the test images in the judge's features.
     """
 
