@@ -6,7 +6,7 @@
 It is trained on the first half of the training images; the second half is held out from it. The weights are kept in
 DATA/judge.safetensors. As a plug-in, this file registers the features before its last layer, for the FID in shards:
 
-    cldctl data stats RUN plugins=benchmarks/judge.py eval.fid.extractor=judge eval.fid.weights=DATA/judge.safetensors
+    cldctl submit RECIPE plugins=benchmarks/judge.py eval.fid.extractor=judge eval.fid.weights=DATA/judge.safetensors
 """
 
 import argparse
