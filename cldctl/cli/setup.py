@@ -155,9 +155,7 @@ def _arrays(keys: dict[str, Any]) -> _Data:
     if found.grey_levels is None:
         own["scaling"] = "standard"
         axis = "column" if len(found.shape) == 1 else "channel"
-        how = (
-            f"scaled to mean 0 and standard deviation 1 in each {axis}; samples and bounds are in the units of the data"
-        )
+        how = f"scaled to mean 0, standard deviation 1 in each {axis}; samples and bounds are in the units of the data"
     else:
         std = round(float(np.sqrt(np.square(found.splits["train"].x[:1000] / 127.5 - 1.0).mean())), 1) or 1.0
     about, more = (said, how), tuple(warnings)

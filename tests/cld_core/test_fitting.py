@@ -137,7 +137,7 @@ def test_a_wrong_argument_is_named_at_once(given, message):
     ("data", "more", "message"),
     [
         ("rows.npz", {}, r"data='rows.npz': there is no such file, folder or toy density\. Toy densities are"),
-        ("gausian", {}, "Did you mean 'gaussian'"),
+        ("gaussia", {}, "Did you mean 'gaussian'"),
         (ROWS[0], {}, r"x\[:, None\]"),
         (np.where(ROWS > 0, np.nan, ROWS), {}, "not finite"),
         (ROWS, {"labels": [1]}, r"labels of shape \(1,\)"),
