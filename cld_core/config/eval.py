@@ -78,7 +78,7 @@ class FlowSpec:
 class EvalSpec:
     samples: int = key(2000, "samples to draw", ge=2, le=100_000_000)
     points: int | None = key(
-        None, "test points of ELBO and loss; null: all images, for toys eval.samples", ge=1, le=100_000_000
+        None, "test points of ELBO and loss; null: all, for toys eval.samples", ge=1, le=100_000_000
     )
     batch_size: int = key(2048, "samples or test points computed at once", ge=1, le=1_000_000)
     seed: int = key(0, "key of every random draw of an evaluation", ge=0)
