@@ -60,6 +60,7 @@ def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
     section = "sde" if is_shipped("objective", recipe.objective.name) else "objective"
     with trial(f"{section}.name", getattr(recipe, section).name, recipe.plugins):
         diffusion, generator = sde.build(recipe.sde), torch.Generator().manual_seed(0)
+        sde.require_stationary(diffusion)
         objective = build(diffusion, recipe.objective)
         x = torch.randn(2, *data_shape, generator=generator)
         score = Score(diffusion, recipe.objective, _Silent(diffusion.m * data_shape[0]))

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import numpy as np
+
 from cld_core.config.registry import implementation_of
 from cld_core.config.sde import SdeSpec
 from cld_core.sde.base import Diffusion, Schedule
 from cld_core.sde.diffusions import CLD, HOLD, PSLD, VPSDE
 
-__all__ = ["CLD", "HOLD", "PSLD", "VPSDE", "Diffusion", "Schedule", "build"]
+__all__ = ["CLD", "HOLD", "PSLD", "VPSDE", "Diffusion", "Schedule", "build", "require_stationary"]
 
 
 def build(spec: SdeSpec) -> Diffusion:
@@ -15,3 +17,16 @@ def build(spec: SdeSpec) -> Diffusion:
     keys = {entry.name: getattr(spec, entry.name) for entry in dataclasses.fields(spec) if entry.name != "name"}
     made: Diffusion = implementation_of("sde", spec)(**keys)
     return made
+
+
+def require_stationary(sde: Diffusion) -> None:
+    """Check that the prior is the law that the dynamics leave as it is, which samples and bounds rely on.
+
+    Raises:
+        ValueError: A S + S A^T + D is not 0 for the covariance S of the prior.
+    """
+    drift, covariance = np.array(sde.A), np.diag(np.square(sde.prior_std))
+    diffusion = np.diag([*[0.0] * (sde.n - sde.m), *sde.D])
+    if not np.allclose(drift @ covariance + covariance @ drift.T, -diffusion, rtol=1e-6, atol=1e-9):
+        text = "prior_std is not that of the stationary law"
+        raise ValueError(f"{text}: A S + S A^T + D is not 0 for the covariance S of the prior")

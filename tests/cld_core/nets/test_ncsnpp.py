@@ -188,8 +188,11 @@ def test_resampling_with_a_convolution_that_does_nothing_is_resampling(direction
     layer.Conv2d_0.weight.data[(range(3), range(3), *sides)] = 1
     layer.Conv2d_0.bias.data = torch.tensor([0.0, 1.0, 2.0])
     x = torch.randn(2, 3, *[8] * (axes - 1))
-    expected = Resample(direction, TAPS, axes)(x) + torch.tensor([0.0, 1.0, 2.0]).view(3, *sides)
-    assert_close(layer(x), expected)
+    plain, bias = Resample(direction, TAPS, axes)(x), torch.tensor([0.0, 1.0, 2.0]).view(3, *sides)
+    assert_close(layer(x), plain + bias)
+    if direction == "up":
+        layer.Conv2d_0.weight.data = layer.Conv2d_0.weight.data.roll(-1, -1)
+        assert_close(layer(x)[..., 4:12], (plain.roll(1, -1) + bias)[..., 4:12], msg="it moves by one pixel")
 
 
 @pytest.mark.parametrize("direction", ["down", "up"])

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import cld_core
-from cld_core import loss, nets
+from cld_core import loss, nets, registration
 from cld_core.config import load
 from cld_core.errors import CheckpointError, RecipeError
 from cld_core.model import Model
-from tests.support.paths import ROOT, TOY
+from tests.docs.blocks import blocks
+from tests.support.paths import TOY
 
-EXAMPLE = ROOT / "examples" / "own_network.py"
 SHAPED = "return self.last(h).unflatten(1, self.shape)"
 LABELS = (
     ("    width:", "    takes_labels: typing.ClassVar = True\n    width:"),
@@ -24,14 +24,19 @@ LABELS = (
 )
 
 
-def own(tmp_path, *changes, overrides=("network.width=8",)):
-    """A recipe with the network of the how-to, with changes of its text."""
-    text = EXAMPLE.read_text()
+def written(tmp_path, page, *changes):
+    """The file that a how-to page has, with changes of its text."""
+    text = next(it.text for it in blocks() if it.page == f"docs/howto/{page}.md" and "\nregister(" in it.text)
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
     (tmp_path / "mine.py").write_text(text)
-    return load(TOY, [f"plugins={tmp_path}/mine.py", "network.name=gated", *overrides])
+    return tmp_path / "mine.py"
+
+
+def own(tmp_path, *changes, overrides=("network.width=8",)):
+    """A recipe with the network of the how-to."""
+    return load(TOY, [f"plugins={written(tmp_path, 'own-network', *changes)}", "network.name=gated", *overrides])
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 8), (2, 4, 6)])
@@ -69,59 +74,32 @@ def test_labels_are_tried_too(tmp_path):
         own(tmp_path, overrides=labels)
 
 
-OBJECTIVE = """
-from typing import Literal
-import dataclasses
-from cld_core import register
-from cld_core.config.keys import key
-from cld_core.config.sde import CldSpec
-from cld_core.config.train import ObjectiveSpec
-from cld_core.loss import Losses, ScoreMatching
-from cld_core.sde import CLD
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MineSpec(ObjectiveSpec):
-    name: str = "mine"
-
-
-class Mine(ScoreMatching):
-    def losses(self, score, x, draws):
-        found = super().losses(score, x, draws)
-        return Losses({losses}, found.plain)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BadSpec(CldSpec):
-    name: str = "bad"
-
-
-class Bad(CLD):
-    def moments(self, big_b):
-        return (float("nan") * part for part in super().moments(big_b))
-
-
-register("objective", "mine", Mine, MineSpec)
-register("sde", "bad", Bad, BadSpec)
-"""
+WEIGHTED = "weight * found.weighted"
 
 
 @pytest.mark.parametrize(
-    ("losses", "override", "words"),
+    ("page", "key", "old", "new", "words"),
     [
-        ("found.weighted", "objective.name=mine", None),
-        ("found.weighted.mean()", "objective.name=mine", "'objective.name': mine of .* weighted losses of 2 examples"),
-        ("found.losses", "objective.name=mine", "'objective.name': mine of .*AttributeError: 'Losses' object has no"),
-        ("found.weighted", "sde.name=bad", "'sde.name': bad of .*cannot be used: .*nan"),
+        ("own-objective", "objective.name=powered", WEIGHTED, WEIGHTED, None),
+        ("own-objective", "objective.name=powered", WEIGHTED, f"({WEIGHTED}).mean()", "the weighted losses of 2 examp"),
+        ("own-objective", "objective.name=powered", WEIGHTED, "found.other", "AttributeError: 'Losses' object has no"),
+        (
+            "own-diffusion",
+            "sde.name=damped",
+            "return 1.0, 1",
+            "return 2.0, 1",
+            "prior_std is not that of the stationary law",
+        ),
+        ("own-diffusion", "sde.name=damped", "(0.0, self.m_inv),", "(0.0,),", "cannot be used: .*shape"),
     ],
 )
-def test_an_objective_and_a_diffusion_are_tried_too(tmp_path, losses, override, words):
-    (tmp_path / "mine.py").write_text(OBJECTIVE.format(losses=losses))
-    recipe = load(TOY, [f"plugins={tmp_path}/mine.py", override])
+def test_an_objective_and_a_diffusion_are_tried_too(tmp_path, page, key, old, new, words):
+    recipe = load(TOY, [f"plugins={written(tmp_path, page, (old, new))}", key])
     if words is None:
         loss.require_usable(recipe, (1, 4, 4))
         return
-    with pytest.raises(RecipeError, match=words):
+    name, value = key.split("=")
+    with pytest.raises(RecipeError, match=rf"^'{name}': {value} of .*{words}"):
         loss.require_usable(recipe, (2,))
 
 
@@ -138,9 +116,8 @@ def exported(tmp_path):
 
 def forget():
     """What plug-ins have registered, as in another process."""
-    for section in ("network", "sde", "objective"):
-        for name in ("gated", "mine", "bad"):
-            cld_core.registration._TABLES[section].pop(name, None)
+    for section, name in (("network", "gated"), ("sde", "damped"), ("objective", "powered")):
+        registration._TABLES[section].pop(name, None)
 
 
 def test_exported_weights_name_the_plugin_and_load_if_it_may_run(exported):
@@ -170,11 +147,12 @@ def test_a_plugin_is_looked_for_beside_the_weights(exported, tmp_path):
         cld_core.load(file, allow_plugin=True)
 
 
-@pytest.mark.parametrize("override", ["objective.name=mine", "sde.name=bad"])
-def test_weights_need_the_plugin_of_their_diffusion_or_objective(tmp_path, override):
-    (tmp_path / "mine.py").write_text(OBJECTIVE.format(losses="found.weighted"))
-    Model(load(TOY, [f"plugins={tmp_path}/mine.py", override])).export(tmp_path / "x.safetensors")
+@pytest.mark.parametrize(
+    ("page", "key"), [("own-objective", "objective.name=powered"), ("own-diffusion", "sde.name=damped")]
+)
+def test_weights_need_the_plugin_of_their_diffusion_or_objective(tmp_path, page, key):
+    Model(load(TOY, [f"plugins={written(tmp_path, page)}", key])).export(tmp_path / "x.safetensors")
     forget()
-    with pytest.raises(CheckpointError, match=rf"{override} is of the plug-in"):
+    with pytest.raises(CheckpointError, match=rf"{key} is of the plug-in"):
         cld_core.load(tmp_path / "x.safetensors")
     assert cld_core.load(tmp_path / "x.safetensors", allow_plugin=True).data_shape == (2,)

@@ -74,6 +74,7 @@ def test_sides_of_two_lengths_and_any_number_of_channels():
         (NcsnppSpec(patch=8), (1, 28, 28), "patch=7 multipliers=[1,2,2]"),
         (NcsnppSpec(augment=0.1), (3, 32, 64), "augment=0.0"),
         (NcsnppSpec(image_size=32), (3, 32, 64), "image_size=null"),
+        (NcsnppSpec(), (3, 28, 32), "multipliers=[1,2,2]"),
         (Unet1dSpec(), (2, 130), "multipliers=[1,2]"),
         (Unet1dSpec(patch=2), (2, 7), "patch=1 multipliers=[1]"),
     ],
