@@ -6,7 +6,7 @@
 It is trained on the first half of the training images; the second half is held out from it. The weights are kept in
 DATA/judge.safetensors. As a plug-in, this file registers the features before its last layer, for the FID in shards:
 
-    cldctl data stats RUN plugins=benchmarks/judge.py eval.fid.extractor=judge eval.fid.weights=DATA/judge.safetensors
+    cldctl submit RECIPE plugins=benchmarks/judge.py eval.fid.extractor=judge eval.fid.weights=DATA/judge.safetensors
 """
 
 import argparse
@@ -160,7 +160,7 @@ class Verdict:
 
     Attributes:
         accuracy: the share that is of its class.
-        by_class: this share within each class, in their order.
+        by_class: this share within each class that there are images of, in their order.
         fid: Fréchet distance from the test images in the judge's features.
     """
 

@@ -63,8 +63,8 @@ _COLUMNS: tuple[tuple[str, str, float, int], ...] = (
 
 def overrides(parsed: argparse.Namespace) -> list[str]:
     """Of the recipe, for a row, but for the number of steps."""
-    given = ["cluster.tasks_per_node=1", f"data.path={parsed.data.absolute()}", f"train.seed={parsed.seed}"]
-    return [*ROWS[parsed.row], *given, "periodic.samples_every=null", *parsed.overrides]
+    given = [f"cluster.cpus_per_task={parsed.threads}", f"data.path={parsed.data.absolute()}"]
+    return [*ROWS[parsed.row], *given, f"train.seed={parsed.seed}", "periodic.samples_every=null", *parsed.overrides]
 
 
 def seconds_per_step(recipe: Recipe, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -70,12 +70,15 @@ class Recipe:
 
     def model_digest(self) -> str:
         """Digest of what a checkpoint's tensors depend on; it does not change in the course of a run."""
-        names = ("name", "mixed_score", "precondition", "data_std")
+        names, network = ("name", "mixed_score", "precondition", "data_std"), asdict(self.network)
+        if network.get("patch") == 1:
+            # So that checkpoints of earlier versions, which knew no patches, are those of their recipes.
+            del network["patch"]
         parts = {
             "data": self.data.name,
             "labels": self.data.labels,
             "sde": asdict(self.sde),
-            "network": asdict(self.network),
+            "network": network,
             "objective": {name: getattr(self.objective, name) for name in names},
             "optim": self.optim.name,
         }

@@ -108,7 +108,6 @@ class _Done:
     parts: int
     digest: str
     splits: Mapping[Split, SplitInfo]
-    channels: int = CHANNELS
 
     @property
     def images(self) -> int:
@@ -229,13 +228,13 @@ class _Job:
 
         It is nothing if the source does not begin with it any more, or if the images are not those that were written.
         """
-        shape, digest, file = self._plan.shape, self._plan.digest, self._images_file
-        nothing, done = self._done(0, {}), find_record(_Done, self._partial / PROGRESS)
-        if done is None or (done.channels, done.size, done.digest) != (*shape[:2], digest(done.parts)):
+        size, digest, file = self._plan.size, self._plan.digest, self._images_file
+        nothing, done = _Done(size, 0, digest(0), {}), find_record(_Done, self._partial / PROGRESS)
+        if done is None or (done.size, done.digest) != (size, digest(done.parts)):
             return nothing, {}
         if not self._header_bytes < self._end_of(done.images) <= store.bytes_of(file):
             return nothing, {}
-        images = np.memmap(file, np.uint8, "r", self._header_bytes, (done.images, *shape))
+        images = np.memmap(file, np.uint8, "r", self._header_bytes, (done.images, *self._plan.shape))
         hashes, first = dict[Split, Any](), 0
         for split, info in done.splits.items():
             hashes[split] = _hash(images, slice(first, first + info.count))
@@ -243,9 +242,6 @@ class _Job:
                 return nothing, {}
             first += info.count
         return done, hashes
-
-    def _done(self, parts: int, splits: Mapping[Split, SplitInfo]) -> _Done:
-        return _Done(self._plan.size, parts, self._plan.digest(parts), splits, self._plan.channels)
 
     def _end_of(self, images: int) -> int:
         """Bytes of the file with so many images."""
@@ -282,8 +278,9 @@ class _Job:
         os.fsync(file.fileno())
         if parts:
             splits = {name: SplitInfo(count=images[name], digest=it.hexdigest()) for name, it in self._hashes.items()}
-            self.done = self._done(parts, splits)
-            write_json(self._partial / PROGRESS, to_plain(self.done))
+            done = _Done(self._plan.size, parts, self._plan.digest(parts), splits)
+            write_json(self._partial / PROGRESS, to_plain(done))
+            self.done = done
 
     def _read(self) -> Generator[tuple[Part, np.ndarray], None, None]:
         """The parts that are left, with their images."""

@@ -167,3 +167,10 @@ def test_what_makes_it_another_model(name, same, other):
     recipe = load(RECIPES / f"{name}.yaml")
     assert all(with_overrides(recipe, [text]).model_digest() == recipe.model_digest() for text in same)
     assert all(with_overrides(recipe, [text]).model_digest() != recipe.model_digest() for text in other)
+
+
+def test_checkpoints_of_earlier_versions_fit_their_recipes():
+    """The digest that the version before patches noted in each of them; its frozen recipes name the channels."""
+    recipe = load(RECIPES / "cifar10.yaml", ["network.image_channels=3"])
+    assert recipe.model_digest() == "08ad9278cbfb9e64"
+    assert with_overrides(recipe, ["network.patch=2"], "test").model_digest() != recipe.model_digest()
