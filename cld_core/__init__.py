@@ -19,20 +19,8 @@ if TYPE_CHECKING:
     from .runs_table import Runs
     from .samplers import Samples
 
-__all__ = [
-    "Likelihood",
-    "Model",
-    "Runs",
-    "Samples",
-    "Trajectory",
-    "__version__",
-    "errors",
-    "fit",
-    "fit_steps",
-    "load",
-    "register",
-    "runs",
-]
+__all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "errors", "load", "register", "runs"]
+__all__ += ["fit", "fit_steps"]
 
 # Imported when they are asked for: `import cld_core` loads no torch.
 _LAZY = {

@@ -10,20 +10,19 @@ import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from tqdm import tqdm
 
-from .config import Recipe, describe, from_dict
+from .config import describe
 from .config.data import ArraysSpec, StoredDataSpec
-from .config.loader import whole_number
+from .config.loader import from_arguments, whole_number
 from .config.registry import SECTIONS
-from .config.schema import leaves
 from .config.suggest import SIZES, suggested
 from .data import arrays, store
 from .data.images import ArraySource, StoredSource
-from .data.source import Source, form_of, source
+from .data.source import Source, source
 from .errors import DataError, RecipeError, did_you_mean
 from .model import Model
 from .nets import execution
@@ -31,9 +30,13 @@ from .ranks import Ranks
 from .train.step import Trainer
 
 if TYPE_CHECKING:
-    import numpy as np
+    import numpy
 
-# Examples by which the standard deviation of data is judged that are not scaled to 1.
+Data: TypeAlias = "numpy.ndarray | torch.Tensor | str | Path | Mapping[str, Any]"
+# The name of a variant, or its section.
+Keys: TypeAlias = str | Mapping[str, Any]
+
+# Examples by which the standard deviation of what the model sees is judged.
 _JUDGED = 1000
 # Lines of a progress bar, at most.
 _SHOWN = 200
@@ -57,19 +60,15 @@ class Step(NamedTuple):
 
 
 def fit(
-    data: "np.ndarray | torch.Tensor | str | Path | Mapping[str, Any]",
+    data: Data,
     steps: int = 2000,
-    sde: str | Mapping[str, Any] = "cld",
-    network: str | Mapping[str, Any] | None = None,
+    sde: Keys = "cld",
+    network: Keys | None = None,
     *,
-    labels: Any = None,
-    size: str = "s",
-    seed: int = 0,
-    device: torch.device | str | None = None,
     progress: bool | None = None,
-    **keys: Any,
+    **more: Any,
 ) -> Model:
-    """Train a model on data, with settings that suit their shape; ``keys`` are recipe keys that change them.
+    """Train a model on data, with settings that suit their shape, unless recipe keys among ``more`` change them.
 
     Args:
         data: examples (N, d), (N, C, L) or (N, C, H, W); or a file of them, or a folder, as `data.path` of
@@ -77,13 +76,9 @@ def fit(
         steps: optimiser steps.
         sde: the diffusion, by its name or as the `sde` section of a recipe.
         network: likewise; None: one that suits the shape of the data.
-        labels: the class of each example (N,), whole numbers or texts; True: those that come with the data.
-        size: s, m or l: of the network, and of all else that follows from it.
-        seed: key of every random draw.
-        device: where to compute; None: a GPU if one is available.
         progress: show a bar on stderr; None: in a terminal and in a notebook.
-        keys: other recipe keys with "__" for dots, such as ``optim__lr=1e-3``; or sections, such as
-            ``optim={"lr": 1e-3}``.
+        more: arguments of `fit_steps` (``labels``, ``size``, ``seed``, ``device``), and other recipe keys with "__" for
+            dots, such as ``optim__lr=1e-3``; or sections, such as ``optim={"lr": 1e-3}``.
 
     Raises:
         RecipeError: an argument is wrong; names it.
@@ -91,9 +86,7 @@ def fit(
         NonFiniteError: a gradient was not finite.
     """
     every = max(1, whole_number(steps, "steps", 1, _CALLER) // _SHOWN)
-    training = fit_steps(
-        data, steps, sde, network, labels=labels, size=size, seed=seed, device=device, every=every, **keys
-    )
+    training = fit_steps(data, steps, sde, network, every=every, **more)
     is_seen = sys.stderr.isatty() or "ipykernel" in sys.modules
     with closing(training), tqdm(total=int(steps), disable=not (is_seen if progress is None else progress)) as bar:
         for it in training:
@@ -103,10 +96,10 @@ def fit(
 
 
 def fit_steps(
-    data: "np.ndarray | torch.Tensor | str | Path | Mapping[str, Any]",
+    data: Data,
     steps: int = 2000,
-    sde: str | Mapping[str, Any] = "cld",
-    network: str | Mapping[str, Any] | None = None,
+    sde: Keys = "cld",
+    network: Keys | None = None,
     *,
     labels: Any = None,
     size: str = "s",
@@ -119,20 +112,29 @@ def fit_steps(
 
     The model can be sampled, evaluated and saved at each of them. Whoever stops early keeps it: it changes no more.
 
+    Args:
+        labels: the class of each example (N,), whole numbers or texts; True: those that come with the data.
+        size: s, m or l: of the network, and of all else that follows from it.
+        seed: key of every random draw.
+        device: where to compute; None: a GPU if one is available.
+        keys: as in `fit`, and so are the other arguments.
+
     Raises:
         RecipeError, DataError: as `fit`, at once.
         NonFiniteError: as `fit`, at its step.
     """
     steps, every = whole_number(steps, "steps", 1, _CALLER), whole_number(every, "every", 1, _CALLER)
-    seed = whole_number(seed, "seed", 0, _CALLER)
     if size not in SIZES:
         raise RecipeError(f"{_CALLER}: size={size!r}: expected one of {', '.join(SIZES)}.")
+    given: dict[str, Any] = {"train.steps": steps, "train.seed": whole_number(seed, "seed", 0, _CALLER)}
+    for name, value in (("sde", sde), ("network", network)):
+        if value is not None:
+            given[f"{name}.name" if isinstance(value, str) else name] = value
+    given |= {name.replace("__", "."): value for name, value in keys.items()}
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    from_dict({"plugins": keys.get("plugins", ())}, _CALLER, with_plugins=True)
-    given = _nested({"train": {"steps": steps, "seed": seed}, "sde": sde, "network": network, **keys})
     try:
-        section, examples = _data(data, labels, given.pop("data", {}), place)
-        recipe = _recipe(section, examples, given, size)
+        section, examples = _data(data, labels, given, place)
+        recipe = from_arguments("fit", {"data": section, **_suggested(examples, given, size)}, given, _CALLER)
         trainer = Trainer(recipe, Ranks(device=place), data=examples)
     except (RecipeError, DataError) as error:
         raise type(error)(_as_arguments(str(error), given)) from error
@@ -180,75 +182,49 @@ def _averaged(trainer: Trainer) -> torch.nn.Module:
     return net
 
 
-def _data(data: Any, labels: Any, more: Mapping[str, Any], device: torch.device) -> tuple[dict[str, Any], Source]:
-    """The `data` section of a recipe, and its examples."""
+def _data(data: Any, labels: Any, given: Mapping[str, Any], device: torch.device) -> tuple[Mapping[str, Any], Source]:
+    """The `data` section of a recipe as far as ``data`` says it, and the examples."""
+    more = {key: value for key, value in given.items() if key.partition(".")[0] in ("data", "plugins")}
+    from_arguments("fit", {}, {"plugins": more.pop("plugins", ())}, _CALLER)
     toys = [name for name, it in SECTIONS["data"].variants.items() if not issubclass(it.spec, StoredDataSpec)]
+    section: dict[str, Any] = {} if labels is None or labels is False else {"labels": True}
     if isinstance(data, str | os.PathLike):
         path, name = Path(data).expanduser(), os.fspath(data)
         if name not in toys and not path.exists():
             fix = did_you_mean(name, toys) or f" Toy densities are {', '.join(toys)}."
             raise DataError(f"data={name!r}: there is no such file, folder or toy density.{fix}")
         data = {"name": name} if name in toys else store.keys_of(path.absolute())
-    section = {**({} if labels is None or labels is False else {"labels": True}), **more}
     if isinstance(data, Mapping):
         if not isinstance(labels, bool | None):
             raise RecipeError("labels: these data have their own. Pass labels=True, or the examples as an array.")
         section = {**data, **section}
-        return section, source(from_dict({"data": section}, _CALLER).data, device)
+        return section, source(from_arguments("fit", {"data": section}, more, _CALLER).data, device)
     section = {"name": "arrays", **section}
-    spec = from_dict({"data": section}, _CALLER).data
+    spec = from_arguments("fit", {"data": section}, more, _CALLER).data
     assert isinstance(spec, ArraysSpec), "data in memory are arrays"
     return section, ArraySource(spec, device, arrays.given(data, labels, share=spec.test_share, where="data"))
 
 
-def _recipe(section: Mapping[str, Any], examples: Source, given: Mapping[str, Any], size: str) -> Recipe:
-    """The suggested keys for data, and over them those that were given."""
+def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping[str, Any]:
+    """Keys that suit the examples."""
     train = test = None
     if isinstance(examples, StoredSource):
         train, test = examples.train.n, examples.test.n
-    std = 1.0
-    if form_of(examples).scaling is None or section.get("scaling", "standard") != "standard":
-        count = min(_JUDGED, train or _JUDGED)
-        std = float(f"{float(examples.batch(0, 0, 0, count, slice(0, count)).square().mean().sqrt()):.2g}") or 1.0
-    sde, steps = given.get("sde", {}).get("name", "cld"), given["train"]["steps"]
-    keys: dict[str, Any] = suggested(examples.shape, train, size, tests=test, data_std=std, sde=sde, steps=steps)
-    merged = {name: _over(name, keys.get(name, {}), own) for name, own in given.items()}
-    return from_dict({"name": "fit", "data": section, **keys, **merged}, _CALLER)
-
-
-def _over(name: str, old: Mapping[str, Any], own: Any) -> Any:
-    """Keys of a section over others: of these, another variant keeps those that it has."""
-    if not isinstance(own, Mapping):
-        return own
-    kept = set(old)
-    if (section := SECTIONS.get(name)) is not None:
-        before, now = (section.find(keys.get(section.key)).spec for keys in (old, {**old, **own}))
-        kept = set(section.kept(before, now))
-    inner = {key: _over("", old[key], value) for key, value in own.items() if isinstance(old.get(key), Mapping)}
-    return {**{key: value for key, value in old.items() if key in kept}, **own, **inner}
-
-
-def _nested(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Recipe keys with "__" or dots as nested plain values; None is left out where it means the default."""
-    tree: dict[str, Any] = {}
-    for path, value in keys.items():
-        *above, last = path.replace("__", ".").split(".")
-        if not above and last in ("sde", "network"):
-            if value is None:
-                continue
-            value = value if isinstance(value, Mapping) else {"name": value}
-        node = tree
-        for name in above:
-            node = node.setdefault(name, {})
-        value = value.item() if getattr(value, "shape", None) == () else value
-        old = node.get(last)
-        node[last] = {**old, **value} if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return tree
+    rows = min(_JUDGED, train or _JUDGED)
+    std = float(examples.batch(0, 0, 0, rows, slice(0, rows)).square().mean().sqrt())
+    sde = given.get("sde.name") or given["sde"].get("name", "cld")
+    std, steps = float(f"{std:.1g}") or 1.0, given["train.steps"]
+    keys = suggested(examples.shape, train, size, tests=test, data_std=std, sde=sde, steps=steps)
+    own = {**given.get("objective", {}), **{key.removeprefix("objective."): value for key, value in given.items()}}
+    if own.get("mixed_score") or own.get("precondition") == "none":
+        # Another way to a score of Gaussian data, or none.
+        del keys["objective"]["precondition"], keys["objective"]["data_std"]
+    return keys
 
 
 def _as_arguments(text: str, given: Mapping[str, Any]) -> str:
     """A message about keys of a recipe as one about arguments: optim.lr is optim__lr, and train.steps is steps."""
-    names = {*describe.keys(), *leaves(given)}
+    names = {*describe.keys(), *given}
 
     def argument(found: re.Match[str]) -> str:
         return _ARGUMENTS.get(found[0], found[0].replace(".", "__")) if found[0] in names else found[0]

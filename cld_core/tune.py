@@ -36,19 +36,7 @@ from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.run import tunings
 from cld_core.run.checkpoints import required_digest
-from cld_core.run.tunings import (
-    CANDIDATES,
-    PLAIN,
-    ROBUST,
-    SPACINGS,
-    STAGES,
-    Coefficients,
-    Row,
-    Solution,
-    State,
-    TuneRequest,
-    Tuning,
-)
+from cld_core.run.tunings import CANDIDATES, PLAIN, ROBUST, SPACINGS, STAGES, Row, Solution, State, Tuning
 from cld_core.samplers import rest, tuned
 from cld_core.samplers.tuned import Linear, follow, stepped
 from cld_core.score import ScoreFunction, for_rows
@@ -459,19 +447,17 @@ class Fitting:
     """A fit to a model, step by step: batches of the flow, then the rows of each stage, then the solution.
 
     Args:
-        neighbour: a sampler of fewer evaluations that was fitted to the same flow.
+        fewer: a solution of fewer evaluations for the same flow.
         checkpoint: what `Solution.checkpoint` is to be.
     """
 
     def __init__(
-        self, model: Model, request: TuneRequest, neighbour: Coefficients | None = None, checkpoint: str = ""
+        self, model: Model, request: tunings.TuneRequest, fewer: Solution | None = None, checkpoint: str = ""
     ) -> None:
         self._model, self._request, self._checkpoint = model, request, checkpoint
-        self._flow: dict[str, np.ndarray] = {
-            "x": np.empty((0, *model.data_shape), np.float32),
-            "nfe": np.empty(0, np.int64),
-        }
-        self._state = State("", neighbour)
+        self._flow: dict[str, np.ndarray] = {"x": np.empty((0, *model.data_shape), np.float32)}
+        self._flow["nfe"] = np.empty(0, np.int64)
+        self._state = State("", None if fewer is None else fewer.coefficients)
         self._evaluated: list[int] = []
 
     def lacks(self, stage: str) -> bool:
@@ -592,10 +578,10 @@ def fitted(
     progress: Callable[[int, int], object] | None,
 ) -> Solution:
     """The solution for a model in memory; see `Model.fit_sampler`."""
-    request = TuneRequest.of(model.recipe, model.step, nfe, points=points, budget_min=budget_min, seed=seed)
+    request = tunings.TuneRequest.of(model.recipe, model.step, nfe, points=points, budget_min=budget_min, seed=seed)
     request = replace(request, ema_length=model.ema_length)
     fewer = tunings.neighbour(model.solutions.read(), request, model.checkpoint)
-    fitting = Fitting(model, request, None if fewer is None else fewer.coefficients, model.checkpoint)
+    fitting = Fitting(model, request, fewer, model.checkpoint)
     total, done = sum(request.sizes.values()), 0
     for stage in ("flow", *STAGES):
         while fitting.lacks(stage):

@@ -158,6 +158,19 @@ def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = Fals
     return _Assembly(Path(source), with_plugins=with_plugins, frozen=True).recipe([Layer(source, content)], ())
 
 
+def from_arguments(name: str, keys: Mapping[str, Any], arguments: Mapping[str, Any], caller: str) -> Recipe:
+    """The recipe of nested keys, and over them arguments of the function ``caller`` by dotted key or section.
+
+    Plug-ins are imported.
+
+    Raises:
+        RecipeError: a key or value is wrong; names it.
+    """
+    given = sorted(arguments.items(), key=lambda it: it[0] not in SELECTORS)
+    trees = [keys, *(_nested({key: _plain(value)}) for key, value in given)]
+    return _Assembly(Path(name), frozen=True).recipe([Layer(caller, literal(tree)) for tree in trees], ())
+
+
 def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> SamplingSpec:
     """The `sampling` section of a recipe, changed by arguments of the function ``caller``. None changes nothing.
 

@@ -151,28 +151,15 @@ def _arrays(keys: dict[str, Any]) -> _Data:
     kind, counts = found.splits["train"].x.dtype, f"{train:,} for training, {tests:,} for tests"
     said = f"{train + tests:,} examples of shape {found.shape}, {kind}, {named}: {counts}"
     own: dict[str, Any] = keys | ({"labels": True} if classes else {})
+    how, std = "images of 256 grey levels", 1.0
     if found.grey_levels is None:
-        how = "mean 0 and standard deviation 1 in each " + ("column" if len(found.shape) == 1 else "channel")
-        return _Data(
-            keys=own | {"scaling": "standard"},
-            shape=found.shape,
-            examples=train,
-            tests=tests,
-            std=1.0,
-            said=(said, f"scaled to {how} while it trains; samples and bounds are those of the data as they are"),
-            warnings=tuple(warnings),
-        )
-    rows = found.splits["train"].x[:1000]
-    std = float(np.sqrt(np.square(rows / 127.5 - 1.0).mean()))
-    return _Data(
-        keys=own,
-        shape=found.shape,
-        examples=train,
-        tests=tests,
-        std=round(std, 2) or 1.0,
-        said=(said, "images of 256 grey levels"),
-        warnings=tuple(warnings),
-    )
+        own["scaling"] = "standard"
+        axis = "column" if len(found.shape) == 1 else "channel"
+        how = f"scaled to mean 0, standard deviation 1 in each {axis}; samples and bounds are in the units of the data"
+    else:
+        std = round(float(np.sqrt(np.square(found.splits["train"].x[:1000] / 127.5 - 1.0).mean())), 1) or 1.0
+    about, more = (said, how), tuple(warnings)
+    return _Data(keys=own, shape=found.shape, examples=train, tests=tests, std=std, said=about, warnings=more)
 
 
 def recipes() -> None:
