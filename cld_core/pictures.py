@@ -443,8 +443,7 @@ class Plane:
 
 def _square(points: Array) -> tuple[Array, Array]:
     """Two corners, (2,) each, of a square around points (n, 2), those that are finite, with a margin."""
-    finite = points[np.isfinite(points).all(1)]
-    low, high = (finite.min(0), finite.max(0)) if len(finite) else (np.zeros(2), np.ones(2))
+    low, high = _limits(points, margin=0.0)
     middle, half = (low + high) / 2, 0.55 * (high - low).max()
     return middle - half, middle + half
 

@@ -382,7 +382,7 @@ def _facts(run: RunFolder, found: Why) -> Markup:
         "begun": row.started_from,
         "submitted from": run.identity().get("host"),
         "group": " ".join([row.group or "", *(f"{key}={value}" for key, value in row.sweep.items())]).strip(),
-        "newest checkpoint": row.checkpoint_step and f"step {count(row.checkpoint_step)}",
+        "newest checkpoint": None if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}",
         "used": usage_line(row.usage),
         "code": row.code if row.code == "live" else (row.code or "")[:12],
         **software(run, attempts),

@@ -102,7 +102,9 @@ def test_what_is_said_of_it(tmp_path, source):
     for command in (("status", "mine"), ("why", "mine")):
         assert words in invoke(*command, runs=tmp_path).stdout
     invoke("report", "mine", runs=tmp_path)
-    assert words in (run.path / "report.html").read_text()
+    page = (run.path / "report.html").read_text()
+    assert words in page
+    assert "newest checkpoint" in page, "though its step is 0"
 
 
 def test_what_does_not_fit_starts_as_the_seed_makes_it(tmp_path, source):
