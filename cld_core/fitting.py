@@ -214,7 +214,12 @@ def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping
     std = float(examples.batch(0, 0, 0, rows, slice(0, rows)).square().mean().sqrt())
     sde = given.get("sde.name") or given["sde"].get("name", "cld")
     std, steps = float(f"{std:.1g}") or 1.0, given["train.steps"]
-    return suggested(examples.shape, train, size, tests=test, data_std=std, sde=sde, steps=steps)
+    keys = suggested(examples.shape, train, size, tests=test, data_std=std, sde=sde, steps=steps)
+    own = {**given.get("objective", {}), **{key.removeprefix("objective."): value for key, value in given.items()}}
+    if own.get("mixed_score") or own.get("precondition") == "none":
+        # Another way to a score of Gaussian data, or none.
+        del keys["objective"]["precondition"], keys["objective"]["data_std"]
+    return keys
 
 
 def _as_arguments(text: str, given: Mapping[str, Any]) -> str:

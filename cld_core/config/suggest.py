@@ -64,16 +64,19 @@ def suggested(
     if steps is None:
         most = math.inf if examples is None else max(_MOST_PASSES[len(shape)] * examples // batch, 1)
         steps = rounded(min(dials["steps"], most))
-    points = {1: 1000, 2: 200, 3: 100}[len(shape)]
-    objectives: tuple[str, ...] = getattr(SECTIONS["sde"].find(sde).spec, "objectives", ())
-    tolerance = 1e-4 if len(shape) == 1 else 1e-3
+    points = {1: 1000, 2: 100, 3: 64}[len(shape)]
+    objectives: tuple[str, ...] = getattr(SECTIONS["sde"].find(sde).spec, "objectives", (ObjectiveSpec.name,))
+    is_vector = len(shape) == 1
+    tolerance = 1e-4 if is_vector else 1e-3
     keys: Keys = {
         "network": _network(shape, dials),
         "objective": {
             **({} if ObjectiveSpec.name in objectives else {"name": objectives[0]}),
             "precondition": "data",
             "data_std": data_std,
-            "times": "log",
+            # Small t are where vectors differ most from normal ones. What is large in curves and pictures is decided
+            # at large t.
+            **({"times": "log"} if is_vector else {}),
         },
         "optim": {"lr": dials["lr"], "warmup_steps": min(100, steps // 10), "decay": "cosine"},
         "train": {
@@ -84,15 +87,15 @@ def suggested(
             "checkpoint_every": rounded(steps / 4),
         },
         "periodic": {"samples_every": rounded(steps / 4)},
-        "sampling": {"method": "exponential", "nfe": 30},
+        "sampling": {"method": "exponential", **({"nfe": 30} if is_vector else {"nfe": 50, "grid": "quadratic"})},
         "eval": {
-            "samples": 2000 if len(shape) == 1 else 500,
+            "samples": 2000 if is_vector else 500,
             "points": points if tests is None else max(1, min(points, tests)),
-            "batch_size": 2000 if len(shape) == 1 else 100,
+            "batch_size": 2000 if is_vector else 100,
             "elbo": {"rtol": tolerance, "atol": tolerance},
         },
     }
-    if len(shape) == 1 and size == "s":
+    if is_vector and size == "s":
         # Threads of so small a network would wait for each other.
         keys["cluster"] = {"cpus_per_task": 1}
     if size == "l":

@@ -200,9 +200,9 @@ class Arrays:
         for split, part in self.splits.items():
             labels = part.labels
             if labels is None:
-                raise self._error(f"the {split} examples have no labels", "Add some, or set data.labels=false")
+                raise self._error(f"the {_WORDS[split]} examples have no labels", "Add some, or set data.labels=false")
             if labels.shape != part.x.shape[:1]:
-                found = f"labels of shape {labels.shape} for {len(part.x)} {split} examples"
+                found = f"labels of shape {labels.shape} for {len(part.x)} {_WORDS[split]} examples"
                 raise self._error(found, "Give one label for each example")
             if labels.dtype.kind not in "biuUS":
                 raise self._error(f"labels are {labels.dtype}", "Save whole numbers or texts")
@@ -219,15 +219,17 @@ class Arrays:
     def _require_numbers(self, split: Split, part: Part) -> None:
         x, fix = part.x, _SAVE
         if x.dtype.kind not in "biuf":
-            raise self._error(f"{split} examples are {x.dtype}, not real numbers", "Save them as float32")
+            raise self._error(f"{_WORDS[split]} examples are {x.dtype}, not real numbers", "Save them as float32")
         if x.ndim == 1:
-            raise self._error(f"{split} examples are single numbers", "Save x[:, None], for vectors of one number")
+            raise self._error(
+                f"{_WORDS[split]} examples are single numbers", "Save x[:, None], for vectors of one number"
+            )
         if not 2 <= x.ndim <= 4:
-            raise self._error(f"{split} examples have shape {x.shape[1:]}", fix)
+            raise self._error(f"{_WORDS[split]} examples have shape {x.shape[1:]}", fix)
         try:
             Form(shape=x.shape[1:])
         except ValueError as error:
-            raise self._error(f"{split}: {error}: {x.shape[1:]}", fix) from error
+            raise self._error(f"{_WORDS[split]} examples: {error}: {x.shape[1:]}", fix) from error
 
     def _measured(self, *, whole: bool) -> Measure | None:
         """Of the training examples; None for images of grey levels, which have nothing to measure."""
@@ -259,10 +261,12 @@ class Arrays:
             count += size
         if first_bad is not None:
             row = first_bad if part.rows is None else int(part.rows[first_bad])
-            text = f"{bad:,} {split} examples have numbers that are not finite; the first is row {row}"
+            text = f"{bad:,} of {len(part):,} {_WORDS[split]} examples are not finite, row {row} is the first"
             raise self._error(text, "Remove or correct them: x[numpy.isfinite(x).reshape(len(x), -1).all(1)]")
         if (largest := max(abs(low.min()), abs(high.max()))) > _LARGEST:
-            raise self._error(f"{split} examples have numbers up to {largest:.3g}", "Rescale them to fit float32")
+            raise self._error(
+                f"{_WORDS[split]} examples have numbers up to {largest:.3g}", "Rescale them to fit float32"
+            )
         return Measure(mean=mean, std=np.sqrt(square / max(count, 1)), low=low, high=high)
 
     def _warnings(self, measure: Measure | None) -> list[str]:
@@ -287,6 +291,9 @@ class Arrays:
 
 
 _SAVE = "Save an array of examples (N, d), (N, C, L) or (N, C, H, W), for both splits alike"
+
+
+_WORDS: dict[Split, str] = {"train": "training", "validation": "test"}
 
 
 def _kind(x: np.ndarray) -> str:

@@ -30,7 +30,7 @@ class Source(Protocol):
     """Examples by number: a batch is a function of its arguments alone.
 
     Sources without labels need not have what is about them: see `classes_of`. What batches and test data hold is what
-    the model sees: a source that scales its data has a ``form``, see `form_of`.
+    the model sees: a source that scales its data has a ``form``, see `form_of`, which is set to that of a checkpoint.
     """
 
     density: Toy | None  # if the distribution of the data is known by name

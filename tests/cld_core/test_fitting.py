@@ -108,6 +108,8 @@ def test_keys_go_over_what_is_suggested():
     assert (recipe.eval.elbo.rtol, recipe.eval.elbo.atol) == (0.5, 1e-4)
     assert (recipe.sde.name, recipe.network.name, recipe.sampling.method) == ("vpsde", "resnet", "ode")
     assert (recipe.objective.name, recipe.train.seed, recipe.train.steps) == ("dsm", 7, 1)
+    for given in ({"objective__mixed_score": True}, {"objective": {"precondition": "none"}}):
+        assert cld_core.fit(ROWS, 1, **given).recipe.objective.precondition == "none"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_keys_go_over_what_is_suggested():
         ({"optim": {"lr": -1}}, "'optim__lr' cannot be -1"),
         ({"sde": "cl"}, "'sde' cannot be 'cl'"),
         ({"network": "unet1d"}, r"'network' cannot be unet1d for examples of shape \(3,\)\. Set network=mlp"),
-        ({"objective__mixed_score": True}, "objective__mixed_score=False"),
+        ({"objective": {"mixed_score": True, "precondition": "data"}}, "objective__mixed_score=False"),
         ({"sampling": {"method": "ode"}, "sampling__nfe": 3}, "not a key of sampling__method=ode"),
         ({"steps": 0}, "steps=0"),
         ({"seed": -1}, "seed=-1"),

@@ -44,7 +44,7 @@ def test_few_examples_are_not_seen_too_often_and_bound_what_is_evaluated():
     few, many = recipe((3, 32, 32), 40, tests=4), recipe((3, 32, 32), 40_000, tests=4000)
     assert few.train.batch_size == 40
     assert few.train.steps * few.train.batch_size <= 500 * 40 < many.train.steps * many.train.batch_size
-    assert (few.eval.points, many.eval.points) == (4, 100)
+    assert (few.eval.points, many.eval.points) == (4, 64)
 
 
 def test_a_larger_size_is_a_larger_network_that_trains_for_longer():

@@ -160,7 +160,7 @@ NAN[[17, 300], 1] = np.nan
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"x": NAN}, r"2 train.*not finite.*row 17"),
+        ({"x": NAN}, r"2 of 369 training.*not finite.*row 17"),
         ({"x": drawn() * 1e300}, "numbers up to .*float32"),
         ({"x": drawn() + 0j}, "complex128"),
         ({"x": np.array([["a"]] * 9)}, "not real numbers"),
