@@ -136,7 +136,7 @@ def toy():
 
 @pytest.fixture(scope="module")
 def images():
-    return Model(load(RECIPES / "cifar10_smoke.yaml", ["data.path=nowhere"]))
+    return Model(load(RECIPES / "cifar10_smoke.yaml", ["data.path=nowhere", "data.size=32"]))
 
 
 @pytest.mark.parametrize("method", SAMPLED, ids=lambda it: it["method"])
