@@ -20,7 +20,7 @@ ATTENTION = 16
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """What every network has.
+    """What every network has. The keys of one of your own derive from it (docs/howto/own-network.md).
 
     Attributes:
         takes_labels: it can be built for the classes of labelled data.
