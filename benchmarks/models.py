@@ -54,7 +54,7 @@ def ncsnpp_recipe(quick: bool, *overrides: str) -> Recipe:
     size = 8 if quick else 32
     shape = ["channels=8", "multipliers=[1,2]", "blocks=1", "attention=[4]"] if quick else ["channels=64", "blocks=2"]
     network = [f"network.{text}" for text in [*shape, f"image_size={size}"]]
-    data = ["data.name=folder", f"data.size={size}"]
+    data = ["data.name=folder", f"data.size={size}", "data.channels=3"]
     train = [
         "train.precision=fp32",
         "train.channels_last=false",

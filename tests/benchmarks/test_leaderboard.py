@@ -13,7 +13,14 @@ from tests.support.images import store_images
 
 COUNTS = {"train": 96, "validation": 48}
 # A row of milliseconds.
-TINY = ("network.channels=8", "network.patch=1", "train.batch_size=4", "eval.points=2", "sampling.nfe=2")
+TINY = (
+    "network.channels=8",
+    "network.attention=null",
+    "network.patch=1",
+    "train.batch_size=4",
+    "eval.points=2",
+    "sampling.nfe=2",
+)
 COARSE = ("eval.elbo.rtol=1.0", "eval.elbo.atol=1.0")
 
 

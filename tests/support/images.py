@@ -22,7 +22,7 @@ TINY = (
     "cluster.tasks_per_node=1",
 )
 # The same of any recipe for images.
-SMALL = (*TINY, "data.name=folder", "network.blocks=1")
+SMALL = (*TINY, "data.name=folder", "data.channels=3", "network.blocks=1")
 # A file of a recipe on pictures of 16 x 16 pixels in the folder `set`, with the network of the published checkpoint.
 SMALL_RECIPE = f"""
 extends: {RECIPES}/cifar10.yaml
@@ -84,7 +84,8 @@ def image_recipe(folder, name, *overrides, small=False, gpus=1):
     size, rows = 8 if small else network.image_size, published.train.batch_size // published.cluster.world_size
     images = make_images(folder / f"images-{size}", size=size)
     own = [f"train.batch_size={rows}", "cluster.nodes=1", f"cluster.gpus_per_node={gpus}", f"data.path={images}"]
-    return load(file, ["data.name=folder", f"data.size={size}", *(SMALL if small else ()), *own, *overrides])
+    shape = ["data.name=folder", f"data.size={size}", "data.channels=3"]
+    return load(file, [*shape, *(SMALL if small else ()), *own, *overrides])
 
 
 def run_folder(folder, data, *overrides):
