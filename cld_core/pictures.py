@@ -279,8 +279,9 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
     vectors = {name: x.flatten(1)[:, :_FEATURES].numpy() for name, (_, x) in shown.items()}
     low, high = _limits(next(iter(vectors.values())), margin=0.2)
     d = len(low)
-    places = figure.add_gridspec(d, d)
-    grid = {(row, column): figure.add_subplot(places[row, column]) for row in range(d) for column in range(row + 1)}
+    grid = figure.subplots(d, d, sharex="col", squeeze=False)
+    for place in zip(*np.triu_indices(d, 1), strict=True):
+        grid[place].remove()
     for name, (colour, _) in shown.items():
         x = vectors[name]
         lost = len(x) - int(((x > low) & (x < high)).all(1).sum())
@@ -292,17 +293,14 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
             for column in range(row):
                 grid[row, column].scatter(x[:, column], x[:, row], s=size, c=colour, alpha=0.5, linewidths=0)
         grid[0, 0].plot([], [], "s", color=colour, label=name + (f" ({lost} outside the picture)" if lost else ""))
-    for (row, column), axes in grid.items():
-        axes.set_xlim(low[column], high[column])
-        axes.tick_params(labelbottom=row == d - 1, labelleft=column == 0 < row, labelsize="small")
-        if row == column:
-            axes.set_yticks([])
-        else:
-            axes.set_ylim(low[row], high[row])
-        if row == d - 1:
-            axes.set_xlabel(f"feature {column}")
-        if column == 0 < row:
-            axes.set_ylabel(f"feature {row}")
+    for row in range(d):
+        grid[row, row].set_yticks([])
+        grid[d - 1, row].set(xlabel=f"feature {row}", xlim=(low[row], high[row]))
+        for column in range(row):
+            grid[row, column].set_ylim(low[row], high[row])
+            grid[row, column].tick_params(labelleft=column == 0)
+        if row:
+            grid[row, 0].set_ylabel(f"feature {row}")
     figure.legend(loc="upper right", bbox_to_anchor=(0.98, 0.94))
 
 
@@ -318,8 +316,7 @@ def _curves(figure: "Figure", shown: Shown) -> None:
             axes.plot(some[:, channel].T.numpy(), color=colour, alpha=0.6, linewidth=0.8)
             if column == 0:
                 axes.set_ylabel(f"channel {channel}")
-                (low,), (high,) = _limits(some[:, channel].reshape(-1, 1).numpy(), margin=0.1)
-                axes.set_ylim(low, high)
+                axes.set_ylim(axes.get_ylim())
 
 
 def _limits(points: Array, margin: float) -> tuple[Array, Array]:
@@ -443,9 +440,8 @@ class Plane:
 
 def _square(points: Array) -> tuple[Array, Array]:
     """Two corners, (2,) each, of a square around points (n, 2), those that are finite, with a margin."""
-    finite = points[np.isfinite(points).all(1)]
-    low, high = (finite.min(0), finite.max(0)) if len(finite) else (np.zeros(2), np.ones(2))
-    middle, half = (low + high) / 2, 0.55 * (high - low).max()
+    low, high = _limits(points, margin=0.05)
+    middle, half = (low + high) / 2, 0.5 * (high - low).max()
     return middle - half, middle + half
 
 
