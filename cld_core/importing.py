@@ -44,7 +44,7 @@ _LIGHTNING = ("state_dict", "optimizer_states", "global_step")
 _LIVE, _AVERAGE = "score_fn.", "ema_score_fn."
 # How a zip archive begins, which torch writes, and a pickle, which it wrote before 1.6.
 _STARTS = (b"PK", b"\x80")
-# How many keys of another kind of file, or tensors of a kind, a message shows.
+# How many keys of another kind of file, or tensors, a message shows.
 _SHOWN = 6
 # The weights of a step: RUN@STEP.
 _AT_STEP = re.compile(r"(.+)@(last|[0-9]{1,18})")
@@ -105,7 +105,7 @@ class Origin:
             partial: whether tensors that do not fit may start afresh.
 
         Raises:
-            UsageError: not all tensors fit, or none; names them, grouped by why.
+            UsageError: not all tensors fit, or none; names them.
             RecipeError, DataError: the network or the data of the recipe cannot be used.
         """
         data = source(recipe.data)
@@ -114,7 +114,10 @@ class Origin:
         others = self._others(own)
         if not others:
             return f"starts from {self}"
-        described = _described({name: (self.tensors.get(name), own.get(name)) for name in others})
+        shapes = [
+            f"{one_line(name, 80)} {_shape_in(self.tensors, name)}, here {_shape_in(own, name)}" for name in others
+        ]
+        described = "; ".join(shapes[:_SHOWN]) + (f" and {len(shapes) - _SHOWN} more" if len(shapes) > _SHOWN else "")
         if len(others.keys() & own.keys()) == len(own):
             text = f"no tensor of {self} fits the network of the recipe: {described}"
             raise UsageError(f"{text}. Use weights of the same network, or leave out --from.")
@@ -158,21 +161,8 @@ def _alike(one: Tensor | None, other: Tensor | None) -> bool:
     return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
 
 
-def _described(pairs: Mapping[str, tuple[Tensor | None, Tensor | None]]) -> str:
-    """Tensors of some weights and of a network, by name, grouped by why they are not alike; a few of each group."""
-    groups: dict[str, list[str]] = {}
-    for name, (theirs, own) in pairs.items():
-        group = "other shapes"
-        if "label" in name:
-            group = "labels"
-        elif theirs is None or own is None:
-            group = "only here" if theirs is None else "only there"
-        there, here = ("none" if tensor is None else tuple(tensor.shape) for tensor in (theirs, own))
-        groups.setdefault(group, []).append(f"{one_line(name, 80)} {there}, here {here}")
-    return "; ".join(
-        f"{group}: {', '.join(texts[:_SHOWN])}{f' and {len(texts) - _SHOWN} more' if len(texts) > _SHOWN else ''}"
-        for group, texts in groups.items()
-    )
+def _shape_in(tensors: Mapping[str, Tensor], name: str) -> str:
+    return str(tuple(tensors[name].shape)) if name in tensors else "none"
 
 
 # --- published checkpoints
