@@ -114,9 +114,7 @@ class Origin:
         others = self._others(own)
         if not others:
             return f"starts from {self}"
-        shapes = [
-            f"{one_line(name, 80)} {_shape_in(self.tensors, name)}, here {_shape_in(own, name)}" for name in others
-        ]
+        shapes = [f"{one_line(name, 80)} {_kind_in(self.tensors, name)}, here {_kind_in(own, name)}" for name in others]
         described = "; ".join(shapes[:_SHOWN]) + (f" and {len(shapes) - _SHOWN} more" if len(shapes) > _SHOWN else "")
         if len(others.keys() & own.keys()) == len(own):
             text = f"no tensor of {self} fits the network of the recipe: {described}"
@@ -152,17 +150,14 @@ class Origin:
     def _others(self, own: Mapping[str, Tensor]) -> dict[str, None]:
         """The names of tensors, of the network ``own`` first, that it and these weights do not have alike."""
         names = dict.fromkeys((*own, *self.tensors))
-        return {name: None for name in names if not _alike(self.tensors.get(name), own.get(name))}
+        return {name: None for name in names if _kind_in(self.tensors, name) != _kind_in(own, name)}
 
 
-def _alike(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None:
-        return False
-    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
-
-
-def _shape_in(tensors: Mapping[str, Tensor], name: str) -> str:
-    return str(tuple(tensors[name].shape)) if name in tensors else "none"
+def _kind_in(tensors: Mapping[str, Tensor], name: str) -> str:
+    """What has to be alike: that a tensor is there, its shape, and whether it holds whole numbers."""
+    if name not in tensors:
+        return "none"
+    return f"{tuple(tensors[name].shape)}{'' if tensors[name].is_floating_point() else ' of whole numbers'}"
 
 
 # --- published checkpoints
