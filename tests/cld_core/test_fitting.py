@@ -115,7 +115,7 @@ def test_a_wrong_argument_is_named_at_once(given, message):
     ("data", "more", "message"),
     [
         ("rows.npz", {}, r"data='rows.npz': there is no such file, folder or toy density\. Toy densities are"),
-        ("gausian", {}, "Did you mean 'gaussian'"),
+        ("gaussiann", {}, "Did you mean 'gaussian'"),
         (ROWS[:2], {"data__test_share": 0.9}, "Raise data__test_share|too few"),
     ],
     ids=str,
