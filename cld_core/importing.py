@@ -33,7 +33,7 @@ from .errors import CheckpointError, NotFoundError, UsageError, WrongCheckpointE
 from .files import write_json
 from .model import Model
 from .ranks import Ranks
-from .run import RunFolder, events, identity
+from .run import RunFolder, events
 from .run.checkpoints import pick_checkpoint
 from .run.folder import ReportedProgress, meant
 from .sanitize import is_count, one_line
@@ -69,11 +69,6 @@ class Origin:
 
     def __str__(self) -> str:
         return f"{self.path.name} at step {self.step:,}"
-
-    @property
-    def identity(self) -> identity.Origin:
-        """As `run.json` holds it."""
-        return {"path": str(self.path), "step": self.step}
 
     @classmethod
     def of(cls, text: str, root: Path) -> Self:
