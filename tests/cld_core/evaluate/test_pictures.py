@@ -69,7 +69,10 @@ def test_numbers_are_a_histogram_and_those_that_are_outside_are_counted(tmp_path
 
 def test_curves_are_beside_those_of_test_data(tmp_path):
     model, data = modelled(tmp_path, numbers(90, 5, 12))
-    axes = np.array(drawn(model, x := data + 1)).reshape(4, 2)
+    x = data + 1
+    x[0] *= 1e6
+    axes = np.array(drawn(model, x)).reshape(4, 2)
+    assert axes[3, 1].get_ylim()[1] < 100, "as those of the data"
     for ax, of in zip(axes[3], (data, x), strict=True):
         np.testing.assert_allclose([line.get_ydata() for line in ax.lines], of[:16, 3], rtol=1e-4)
     assert [one.get_title() for one in axes[0]] == ["data, 16 of 30", "samples, 16 of 30"]

@@ -13,6 +13,7 @@ import torch
 import cld_core
 from cld_core.checkpoint import averaged_weights, load, write_weights
 from cld_core.errors import CheckpointError, UsageError
+from cld_core.importing import Origin
 from cld_core.ranks import Ranks
 from cld_core.run import events
 from cld_core.train import session
@@ -109,6 +110,9 @@ def test_a_network_that_does_not_fit_is_refused_by_name_and_shape(tmp_path, sour
     assert f"{shapes}. Add --partial" in text
     many = refused(tmp_path, source.path, "network.width=32", "network.layers=9")
     assert "main.4.bias (2,), here (32,) and 12 more. Use weights of the same" in many
+    whole = {name: tensor.long() for name, tensor in averaged_weights(source, 20).tensors.items()}
+    with pytest.raises(UsageError, match="of whole numbers, here"):
+        Origin(path=source.path, step=20, tensors=whole).require_fit(source.recipe(), partial=False)
     resnet = "network={name: resnet, width: 16, layers: 3}"
     assert "no tensor of source at step 20 fits" in refused(tmp_path, source.path, resnet, options=("--partial",))
 
