@@ -89,7 +89,7 @@ def _of_parts(
     truth = form.to_data(source.test_data(0, 0, n).cpu()).double().view(n, form.shape[0], -1)
     mean, std = truth.mean((0, 2), keepdim=True), truth.std((0, 2), keepdim=True)
     unit = torch.where(std > 0, std, 1.0)
-    ours, true = (((of[:n].view(truth.shape) - mean) / unit).flatten(1).split(size) for of in (x, truth))
+    ours, true = (torch.split(((of[:n].view(truth.shape) - mean) / unit).flatten(1), size) for of in (x, truth))
     return {**compare(ours, true), **about}
 
 
