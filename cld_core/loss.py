@@ -3,18 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cld_core import sde
 from cld_core.config import Recipe
 from cld_core.config.registry import implementation_of
 from cld_core.config.train import ObjectiveSpec
 from cld_core.registration import is_shipped, trial
-from cld_core.score import NoiseModel
+from cld_core.score import NoiseModel, Score
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, combined, spread
 from cld_core.seeds import SampleNoise
@@ -54,7 +53,7 @@ def build(sde: Diffusion, objective: ObjectiveSpec) -> "ScoreMatching":
 
 
 def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
-    """Compute the losses of two examples of noise of this shape once, without a network: no noise is predicted.
+    """Compute the losses of two examples of noise of this shape once, with a network that predicts no noise.
 
     Raises:
         RecipeError: objective or diffusion, whichever is of a plug-in, fails or returns something else than `Losses`.
@@ -65,8 +64,10 @@ def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
         sde.require_stationary(diffusion)
         objective = build(diffusion, recipe.objective)
         x = torch.randn(2, *data_shape, generator=generator)
-        silent: Any = SimpleNamespace(predicted_noise=lambda u, t, **more: 0.0 * diffusion.scored(u))
-        found = objective.losses(silent, x, objective.draw(generator, 2, data_shape))
+        silent: Any = nn.Module()
+        silent.forward = lambda u, t: 0.0 * diffusion.scored(u)
+        score = Score(diffusion, recipe.objective, silent)
+        found = objective.losses(score, x, objective.draw(generator, 2, data_shape))
         for name, losses in (("weighted", found.weighted), ("plain", found.plain)):
             if losses.shape != (2,) or not losses.isfinite().all():
                 raise ValueError(f"the {name} losses of 2 examples are {losses.tolist()}, not 2 finite numbers")
