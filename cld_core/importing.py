@@ -111,7 +111,7 @@ class Origin:
             return f"starts from {self}"
         shapes = [f"{one_line(name, 80)} {_kind_in(self.tensors, name)}, here {_kind_in(own, name)}" for name in others]
         described = "; ".join(shapes[:_SHOWN]) + (f" and {len(shapes) - _SHOWN} more" if len(shapes) > _SHOWN else "")
-        if len(others.keys() & own.keys()) == len(own):
+        if own.keys() <= set(others):
             text = f"no tensor of {self} fits the network of the recipe: {described}"
             raise UsageError(f"{text}. Use weights of the same network, or leave out --from.")
         if not partial:
@@ -142,10 +142,10 @@ class Origin:
         event = events.Imported(step=0, source=self.path.name, source_step=self.step, fresh=tuple(fresh))
         run.ledger.append(event)
 
-    def _others(self, own: Mapping[str, Tensor]) -> dict[str, None]:
+    def _others(self, own: Mapping[str, Tensor]) -> list[str]:
         """The names of tensors, of the network ``own`` first, that it and these weights do not have alike."""
         names = dict.fromkeys((*own, *self.tensors))
-        return {name: None for name in names if _kind_in(self.tensors, name) != _kind_in(own, name)}
+        return [name for name in names if _kind_in(self.tensors, name) != _kind_in(own, name)]
 
 
 def _kind_in(tensors: Mapping[str, Tensor], name: str) -> str:

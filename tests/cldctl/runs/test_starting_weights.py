@@ -49,13 +49,9 @@ def made(root, weights, *overrides, **more):
     return submit(options, alone()).runs[0]
 
 
-def refused(root, weights, *overrides, code=2, **more):
-    """The message of a submission that is refused, and writes nothing."""
-    done = invoke(
-        *("submit", "toy", *ONE, *overrides, "--name", "no", "--from", str(weights), *more.get("options", ())),
-        runs=root,
-        code=code,
-    )
+def refused(root, weights, *words, code=2):
+    """What a submission says that writes nothing."""
+    done = invoke("submit", "toy", *ONE, *words, "--name", "no", "--from", str(weights), runs=root, code=code)
     assert not (root / "no").exists()
     return done.stderr
 
@@ -114,7 +110,7 @@ def test_a_network_that_does_not_fit_is_refused_by_name_and_shape(tmp_path, sour
     with pytest.raises(UsageError, match="of whole numbers, here"):
         Origin(path=source.path, step=20, tensors=whole).require_fit(source.recipe(), partial=False)
     resnet = "network={name: resnet, width: 16, layers: 3}"
-    assert "no tensor of source at step 20 fits" in refused(tmp_path, source.path, resnet, options=("--partial",))
+    assert "no tensor of source at step 20 fits" in refused(tmp_path, source.path, resnet, "--partial")
 
 
 def test_what_is_not_there_is_refused(tmp_path, source):
@@ -139,7 +135,7 @@ def test_the_recipe_in_a_file_is_not_needed_and_its_code_does_not_run(tmp_path, 
 
 
 def test_a_preview_says_it_and_writes_nothing(tmp_path, source):
-    said = refused(tmp_path, source.path, *LABELLED, options=("--partial", "--dry-run"), code=0)
+    said = refused(tmp_path, source.path, *LABELLED, "--partial", "--dry-run", code=0)
     assert "starts from source at step 20, except for what does not fit: main.0" in said
 
 
