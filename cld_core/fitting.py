@@ -5,17 +5,15 @@ The same seed, data and recipe give the same numbers as a run on one rank (`cld_
 
 import copy
 import os
-import re
 import sys
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from tqdm import tqdm
 
-from .config import describe
 from .config.data import ArraysSpec, StoredDataSpec
 from .config.loader import from_arguments, whole_number
 from .config.registry import SECTIONS
@@ -40,8 +38,6 @@ Keys: TypeAlias = str | Mapping[str, Any]
 _JUDGED = 1000
 # Lines of a progress bar, at most.
 _SHOWN = 200
-# Recipe keys that have arguments of their own.
-_ARGUMENTS = {"train.steps": "steps", "train.seed": "seed", "sde.name": "sde", "network.name": "network"}
 _CALLER = "cld_core.fit"
 
 
@@ -81,7 +77,7 @@ def fit(
             dots, such as ``optim__lr=1e-3``; or sections, such as ``optim={"lr": 1e-3}``.
 
     Raises:
-        RecipeError: an argument is wrong; names it.
+        RecipeError: an argument is wrong; names it, as the recipe key that it is.
         DataError: the data cannot be used.
         NonFiniteError: a gradient was not finite.
     """
@@ -132,13 +128,9 @@ def fit_steps(
             given[f"{name}.name" if isinstance(value, str) else name] = value
     given |= {name.replace("__", "."): value for name, value in keys.items()}
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    try:
-        section, examples = _data(data, labels, given, place)
-        recipe = from_arguments("fit", {"data": section, **_suggested(examples, given, size)}, given, _CALLER)
-        trainer = Trainer(recipe, Ranks(device=place), data=examples)
-    except (RecipeError, DataError) as error:
-        raise type(error)(_as_arguments(str(error), given)) from error
-    return _trained(trainer, every)
+    section, examples = _data(data, labels, given, place)
+    recipe = from_arguments("fit", {"data": section, **_suggested(examples, given, size)}, given, _CALLER)
+    return _trained(Trainer(recipe, Ranks(device=place), data=examples), every)
 
 
 def _trained(trainer: Trainer, every: int) -> Generator[Step, None, None]:
@@ -148,29 +140,20 @@ def _trained(trainer: Trainer, every: int) -> Generator[Step, None, None]:
     with closing(trainer):
         trainer.warm_up()
         for step in range(1, recipe.train.steps + 1):
-            with (
-                execution.using(tf32=recipe.train.tf32, fixed_shapes=True),
-                torch.random.fork_rng(gpus),
-                _threads(recipe.cluster.cpus_per_task, device),
-            ):
-                trainer.step(step - 1)
+            threads = torch.get_num_threads()
+            with execution.using(tf32=recipe.train.tf32, fixed_shapes=True), torch.random.fork_rng(gpus):
+                # On a CPU, compute in so many threads, as a rank of a run does.
+                trainer.ranks.use_cores(recipe.cluster.cpus_per_task)
+                try:
+                    trainer.step(step - 1)
+                finally:
+                    torch.set_num_threads(threads)
             if step % every == 0 or step == recipe.train.steps:
                 trainer.check(step - 1)
                 loss = trainer.interval.take().get("loss", float("nan"))
                 trainer.check(step - 1, loss)
                 model.step = step
                 yield Step(step, loss, model)
-
-
-@contextmanager
-def _threads(count: int | None, device: torch.device) -> Iterator[None]:
-    """On a CPU, compute in so many threads inside the block, as a rank of a run does."""
-    before = torch.get_num_threads()
-    Ranks(device=device).use_cores(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _averaged(trainer: Trainer) -> torch.nn.Module:
@@ -220,14 +203,3 @@ def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping
         # Another way to a score of Gaussian data, or none.
         del keys["objective"]["precondition"], keys["objective"]["data_std"]
     return keys
-
-
-def _as_arguments(text: str, given: Mapping[str, Any]) -> str:
-    """A message about keys of a recipe as one about arguments: optim.lr is optim__lr, and train.steps is steps."""
-    names = {*describe.keys(), *given}
-
-    def argument(found: re.Match[str]) -> str:
-        return _ARGUMENTS.get(found[0], found[0].replace(".", "__")) if found[0] in names else found[0]
-
-    text = re.sub(r"\b(true|false)\b", lambda found: found[0].title(), re.sub(r"\w+(?:\.\w+)+", argument, text))
-    return text if text.startswith(_CALLER) else f"{_CALLER}: {text}"

@@ -33,7 +33,7 @@ from .errors import CheckpointError, NotFoundError, UsageError, WrongCheckpointE
 from .files import write_json
 from .model import Model
 from .ranks import Ranks
-from .run import RunFolder, events, identity
+from .run import RunFolder, events
 from .run.checkpoints import pick_checkpoint
 from .run.folder import ReportedProgress, meant
 from .sanitize import is_count, one_line
@@ -44,7 +44,7 @@ _LIGHTNING = ("state_dict", "optimizer_states", "global_step")
 _LIVE, _AVERAGE = "score_fn.", "ema_score_fn."
 # How a zip archive begins, which torch writes, and a pickle, which it wrote before 1.6.
 _STARTS = (b"PK", b"\x80")
-# How many keys of another kind of file, or tensors of a kind, a message shows.
+# How many keys of another kind of file, or tensors, a message shows.
 _SHOWN = 6
 # The weights of a step: RUN@STEP.
 _AT_STEP = re.compile(r"(.+)@(last|[0-9]{1,18})")
@@ -69,11 +69,6 @@ class Origin:
 
     def __str__(self) -> str:
         return f"{self.path.name} at step {self.step:,}"
-
-    @property
-    def identity(self) -> identity.Origin:
-        """As `run.json` holds it."""
-        return {"path": str(self.path), "step": self.step}
 
     @classmethod
     def of(cls, text: str, root: Path) -> Self:
@@ -105,7 +100,7 @@ class Origin:
             partial: whether tensors that do not fit may start afresh.
 
         Raises:
-            UsageError: not all tensors fit, or none; names them, grouped by why.
+            UsageError: not all tensors fit, or none; names them.
             RecipeError, DataError: the network or the data of the recipe cannot be used.
         """
         data = source(recipe.data)
@@ -114,8 +109,9 @@ class Origin:
         others = self._others(own)
         if not others:
             return f"starts from {self}"
-        described = _described({name: (self.tensors.get(name), own.get(name)) for name in others})
-        if len(others.keys() & own.keys()) == len(own):
+        shapes = [f"{one_line(name, 80)} {_kind_in(self.tensors, name)}, here {_kind_in(own, name)}" for name in others]
+        described = "; ".join(shapes[:_SHOWN]) + (f" and {len(shapes) - _SHOWN} more" if len(shapes) > _SHOWN else "")
+        if own.keys() <= set(others):
             text = f"no tensor of {self} fits the network of the recipe: {described}"
             raise UsageError(f"{text}. Use weights of the same network, or leave out --from.")
         if not partial:
@@ -146,33 +142,17 @@ class Origin:
         event = events.Imported(step=0, source=self.path.name, source_step=self.step, fresh=tuple(fresh))
         run.ledger.append(event)
 
-    def _others(self, own: Mapping[str, Tensor]) -> dict[str, None]:
+    def _others(self, own: Mapping[str, Tensor]) -> list[str]:
         """The names of tensors, of the network ``own`` first, that it and these weights do not have alike."""
         names = dict.fromkeys((*own, *self.tensors))
-        return {name: None for name in names if not _alike(self.tensors.get(name), own.get(name))}
+        return [name for name in names if _kind_in(self.tensors, name) != _kind_in(own, name)]
 
 
-def _alike(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None:
-        return False
-    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
-
-
-def _described(pairs: Mapping[str, tuple[Tensor | None, Tensor | None]]) -> str:
-    """Tensors of some weights and of a network, by name, grouped by why they are not alike; a few of each group."""
-    groups: dict[str, list[str]] = {}
-    for name, (theirs, own) in pairs.items():
-        group = "other shapes"
-        if "label" in name:
-            group = "labels"
-        elif theirs is None or own is None:
-            group = "only here" if theirs is None else "only there"
-        there, here = ("none" if tensor is None else tuple(tensor.shape) for tensor in (theirs, own))
-        groups.setdefault(group, []).append(f"{one_line(name, 80)} {there}, here {here}")
-    return "; ".join(
-        f"{group}: {', '.join(texts[:_SHOWN])}{f' and {len(texts) - _SHOWN} more' if len(texts) > _SHOWN else ''}"
-        for group, texts in groups.items()
-    )
+def _kind_in(tensors: Mapping[str, Tensor], name: str) -> str:
+    """What has to be alike: that a tensor is there, its shape, and whether it holds whole numbers."""
+    if name not in tensors:
+        return "none"
+    return f"{tuple(tensors[name].shape)}{'' if tensors[name].is_floating_point() else ' of whole numbers'}"
 
 
 # --- published checkpoints

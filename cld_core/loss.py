@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,22 +64,13 @@ def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
         sde.require_stationary(diffusion)
         objective = build(diffusion, recipe.objective)
         x = torch.randn(2, *data_shape, generator=generator)
-        score = Score(diffusion, recipe.objective, _Silent(diffusion.m * data_shape[0]))
+        silent: Any = nn.Module()
+        silent.forward = lambda u, t: 0.0 * diffusion.scored(u)
+        score = Score(diffusion, recipe.objective, silent)
         found = objective.losses(score, x, objective.draw(generator, 2, data_shape))
         for name, losses in (("weighted", found.weighted), ("plain", found.plain)):
             if losses.shape != (2,) or not losses.isfinite().all():
                 raise ValueError(f"the {name} losses of 2 examples are {losses.tolist()}, not 2 finite numbers")
-
-
-class _Silent(nn.Module):
-    """A network that predicts no noise: u (B, nC, ...) and t (B,) to zeros (B, channels, ...), if u is finite."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self._channels = channels
-
-    def forward(self, u: Tensor, t: Tensor) -> Tensor:
-        return 0.0 * u[:, : self._channels]
 
 
 class Importance:

@@ -627,7 +627,7 @@ class Model:
             from matplotlib import pyplot
 
             alone = pictures.is_grid(self.form)
-            size_in = (6.0, 6.4) if alone else pictures.size_in(self.form)
+            size_in = (6.0, 6.4) if alone else pictures.SIDE_BY_SIDE
             figure, how = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(x, self, how)
             if not alone:
                 pictures.beside_data(figure, x, self, how)

@@ -51,8 +51,6 @@ Array = npt.NDArray[Any]
 # Of a figure with data and samples, in inches.
 SIDE_BY_SIDE = (10.0, 5.4)
 _DPI = 140
-# Of vectors, how wide a picture with a histogram for each feature is.
-_SQUARE = (10.0, 10.0)
 # Of a grid of images.
 _MOST_ROWS = 16
 # How many features of vectors, channels of curves, and curves a picture shows.
@@ -157,7 +155,7 @@ def show_given(
         observed = _grey(observation.backprojected()[None], model.form)
         made = enlarged(tile(torch.cat([observed, _grey(x, model.form).cpu()])))
     else:
-        made = rendered(draw, size_in(model.form))
+        made = rendered(draw)
     write(path, made, text)
 
 
@@ -184,7 +182,7 @@ def pixels(x: Tensor, model: "Model", how: str) -> Tensor:
     """The picture that `show` saves: uint8, (H, W, C)."""
     if is_grid(model.form):
         return enlarged(tile(_grey(x, model.form)))
-    return rendered(lambda figure: beside_data(figure, x.cpu(), model, title(x, model, how)), size_in(model.form))
+    return rendered(lambda figure: beside_data(figure, x.cpu(), model, title(x, model, how)))
 
 
 def _grey(x: Tensor, form: Form) -> Tensor:
@@ -192,17 +190,12 @@ def _grey(x: Tensor, form: Form) -> Tensor:
     return to_grey(x if form.are_pictures else x[:, :1], form)
 
 
-def size_in(form: Form) -> tuple[float, float]:
-    """Width and height of a figure with samples and data, in inches: there is room for two squares, or for pairs."""
-    return _SQUARE if len(form.shape) == 1 and form.shape[0] > 2 else SIDE_BY_SIDE
-
-
-def rendered(draw: "Callable[[Figure], object]", size: tuple[float, float] = SIDE_BY_SIDE) -> Tensor:
-    """What ``draw`` draws into a figure of this size, in inches: uint8, (H, W, 3)."""
+def rendered(draw: "Callable[[Figure], object]") -> Tensor:
+    """What ``draw`` draws into a figure with room for two squares, unless it is resized: uint8, (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=SIDE_BY_SIDE, dpi=_DPI, layout="constrained")
     draw(figure)
     canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves its methods untyped.
     canvas.draw()
@@ -224,9 +217,9 @@ def beside_data(figure: "Figure", x: Tensor, model: "Model", title: str, label: 
             left.set_title(_data_of(label))
         plane.draw_samples(right, x)
         return
-    shown = {"samples": ("tab:red", x.double())}
+    shown = {"samples": x.double()}
     if (examples := _examples(model, len(x), label)) is not None:
-        shown = {_data_of(label): ("black", examples.double()), **shown}
+        shown = {_data_of(label): examples.double(), **shown}
     (_curves if len(model.data_shape) == 2 else _pairs)(figure, shown)
 
 
@@ -270,21 +263,23 @@ def on_axes(axes: "Axes", x: Tensor, model: "Model", title: str) -> None:
 
 # --- vectors and curves
 
-# Data and samples (n, ...), float64, by what they are called, each with a colour; samples are last.
-Shown = Mapping[str, tuple[str, Tensor]]
+# Data, if they are there, and samples (n, ...), float64, by what they are called.
+Shown = Mapping[str, Tensor]
 
 
 def _pairs(figure: "Figure", shown: Shown) -> None:
     """Histograms of features of vectors on a diagonal, and scatters of pairs of them below; of one, a histogram."""
-    vectors = {name: x.flatten(1)[:, :_FEATURES].numpy() for name, (_, x) in shown.items()}
+    vectors = {name: x.flatten(1)[:, :_FEATURES].numpy() for name, x in shown.items()}
     low, high = _limits(next(iter(vectors.values())), margin=0.2)
-    d = len(low)
-    places = figure.add_gridspec(d, d)
-    grid = {(row, column): figure.add_subplot(places[row, column]) for row in range(d) for column in range(row + 1)}
-    for name, (colour, _) in shown.items():
-        x = vectors[name]
+    d, (width, _) = len(low), SIDE_BY_SIDE
+    if d > 1:
+        figure.set_size_inches(width, width)
+    grid = figure.subplots(d, d, sharex="col", squeeze=False)
+    for place in zip(*np.triu_indices(d, 1), strict=True):
+        grid[place].remove()
+    for name, x in vectors.items():
+        colour, size = ("tab:red", _DOT) if name == "samples" else ("black", 4 * _DOT)
         lost = len(x) - int(((x > low) & (x < high)).all(1).sum())
-        size = _DOT if name == "samples" else 4 * _DOT
         for row in range(d):
             weights = np.full(len(x), 1.0 / max(len(x), 1))
             bins = list(np.linspace(low[row], high[row], _BINS + 1))
@@ -292,34 +287,30 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
             for column in range(row):
                 grid[row, column].scatter(x[:, column], x[:, row], s=size, c=colour, alpha=0.5, linewidths=0)
         grid[0, 0].plot([], [], "s", color=colour, label=name + (f" ({lost} outside the picture)" if lost else ""))
-    for (row, column), axes in grid.items():
-        axes.set_xlim(low[column], high[column])
-        axes.tick_params(labelbottom=row == d - 1, labelleft=column == 0 < row, labelsize="small")
-        if row == column:
-            axes.set_yticks([])
-        else:
-            axes.set_ylim(low[row], high[row])
-        if row == d - 1:
-            axes.set_xlabel(f"feature {column}")
-        if column == 0 < row:
-            axes.set_ylabel(f"feature {row}")
+    for row in range(d):
+        grid[row, row].set_yticks([])
+        grid[d - 1, row].set(xlabel=f"feature {row}", xlim=(low[row], high[row]))
+        for column in range(row):
+            grid[row, column].set_ylim(low[row], high[row])
+            grid[row, column].tick_params(labelleft=column == 0)
+        if row:
+            grid[row, 0].set_ylabel(f"feature {row}")
     figure.legend(loc="upper right", bbox_to_anchor=(0.98, 0.94))
 
 
 def _curves(figure: "Figure", shown: Shown) -> None:
     """Some curves (C, L) of each, side by side, with a row for each channel; the axes are those of the first."""
-    channels = min(next(iter(shown.values()))[1].shape[1], _CHANNELS)
+    channels = min(shown["samples"].shape[1], _CHANNELS)
     grid = figure.subplots(channels, len(shown), sharex=True, sharey="row", squeeze=False)
-    for column, (name, (colour, x)) in enumerate(shown.items()):
-        some = x[:_CURVES]
+    for column, (name, x) in enumerate(shown.items()):
+        some, colour = x[:_CURVES], "tab:red" if name == "samples" else "black"
         grid[0, column].set_title(f"{name}, {len(some)} of {len(x):,}" if len(some) < len(x) else name)
         for channel in range(channels):
             axes = grid[channel, column]
             axes.plot(some[:, channel].T.numpy(), color=colour, alpha=0.6, linewidth=0.8)
             if column == 0:
                 axes.set_ylabel(f"channel {channel}")
-                (low,), (high,) = _limits(some[:, channel].reshape(-1, 1).numpy(), margin=0.1)
-                axes.set_ylim(low, high)
+                axes.set_ylim(axes.get_ylim())
 
 
 def _limits(points: Array, margin: float) -> tuple[Array, Array]:
@@ -443,8 +434,8 @@ class Plane:
 
 def _square(points: Array) -> tuple[Array, Array]:
     """Two corners, (2,) each, of a square around points (n, 2), those that are finite, with a margin."""
-    low, high = _limits(points, margin=0.0)
-    middle, half = (low + high) / 2, 0.55 * (high - low).max()
+    low, high = _limits(points, margin=0.05)
+    middle, half = (low + high) / 2, 0.5 * (high - low).max()
     return middle - half, middle + half
 
 

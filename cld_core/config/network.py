@@ -24,23 +24,20 @@ class NetworkSpec:
 
     Attributes:
         takes_labels: it can be built for the classes of labelled data.
+        axes: of an example that it takes: 1 for (d), 2 for (C, L), 3 for (C, H, W); 0 for any.
     """
 
     takes_labels: ClassVar[bool] = False
+    axes: ClassVar[int] = 0
 
     name: str
 
     def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
         """Why it cannot take examples of a shape, (d), (C, L) or (C, H, W); nothing if it can."""
-        yield from ()
-
-
-def _of_axes(spec: NetworkSpec, shape: tuple[int, ...], axes: int) -> Iterator[Misfit]:
-    """The misfit of a network for examples with so many axes, if they have others."""
-    if len(shape) != axes:
-        fix = {1: "mlp", 2: "unet1d", 3: "ncsnpp"}.get(len(shape))
-        way = f"Set network.name={fix}" if fix is not None else "Reshape the examples to (d), (C, L) or (C, H, W)"
-        yield "name", f"cannot be {spec.name} for examples of shape {shape}. {way}."
+        if self.axes not in (0, len(shape)):
+            fix = {1: "mlp", 2: "unet1d", 3: "ncsnpp"}.get(len(shape))
+            way = f"Set network.name={fix}" if fix is not None else "Reshape the examples to (d), (C, L) or (C, H, W)"
+            yield "name", f"cannot be {self.name} for examples of shape {shape}. {way}."
 
 
 # Keys that may not go with the shape of examples, in the order in which they are named, and why they do not.
@@ -68,6 +65,7 @@ def _problems(spec: "MlpSpec | ResnetSpec") -> Iterator[Problem]:
 @dataclass(frozen=True, kw_only=True)
 class MlpSpec(NetworkSpec):
     takes_labels: ClassVar[bool] = True
+    axes: ClassVar[int] = 1
 
     name: Literal["mlp"] = key("mlp", "fully connected network for vectors")
     width: int = key(128, "units of a hidden layer", ge=1, le=65_536)
@@ -87,13 +85,11 @@ class MlpSpec(NetworkSpec):
 
     problems = _problems
 
-    def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
-        yield from _of_axes(self, shape, 1)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ResnetSpec(NetworkSpec):
     takes_labels: ClassVar[bool] = True
+    axes: ClassVar[int] = 1
 
     name: Literal["resnet"] = key("resnet", "residual network for vectors, with log t at every layer")
     width: int = key(64, "units of a hidden layer", ge=1, le=65_536)
@@ -101,17 +97,10 @@ class ResnetSpec(NetworkSpec):
 
     problems = _problems
 
-    def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
-        yield from _of_axes(self, shape, 1)
-
 
 @dataclass(frozen=True, kw_only=True)
 class UnetSpec(NetworkSpec):
-    """NCSN++ (Song et al. 2021, appendix H) in one or two dimensions. The defaults are those of CLD's CIFAR-10 model.
-
-    Attributes:
-        axes: of an example: 3 for (C, H, W), 2 for (C, L).
-    """
+    """NCSN++ (Song et al. 2021, appendix H) in one or two dimensions; the defaults are those of CLD on CIFAR-10."""
 
     axes: ClassVar[int] = 3
     takes_labels: ClassVar[bool] = True
@@ -155,7 +144,7 @@ class UnetSpec(NetworkSpec):
             yield "channels", "embedding", text
 
     def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
-        yield from _of_axes(self, shape, self.axes)
+        yield from super().misfits(shape)
         if len(shape) != self.axes:
             return
         fitting, sides = self.fitting(shape), shape[1:]

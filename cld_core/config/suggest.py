@@ -15,27 +15,23 @@ SIZES = ("s", "m", "l")
 # Nested plain values, as in a recipe.
 Keys = dict[str, dict[str, Any]]
 
-# By the size.
+# By the size: of vectors, and of curves and images, whose networks have three or four resolutions.
 _VECTORS: dict[str, dict[str, Any]] = {
     "s": {"width": 128, "layers": 5, "steps": 8_000, "batch": 512, "lr": 2e-3},
     "m": {"width": 256, "layers": 6, "steps": 40_000, "batch": 512, "lr": 1e-3},
     "l": {"width": 512, "layers": 8, "steps": 200_000, "batch": 1024, "lr": 5e-4},
 }
-# `side`: pixels of the longer side at full resolution, more of them are folded; `levels`: resolutions.
-_CURVES: dict[str, dict[str, Any]] = {
-    "s": {"channels": 32, "levels": 3, "blocks": 1, "side": 96, "steps": 3_000, "batch": 64, "lr": 1e-3},
-    "m": {"channels": 64, "levels": 3, "blocks": 2, "side": 192, "steps": 20_000, "batch": 128, "lr": 5e-4},
-    "l": {"channels": 128, "levels": 4, "blocks": 4, "side": 384, "steps": 100_000, "batch": 256, "lr": 2e-4},
-}
-_PICTURES: dict[str, dict[str, Any]] = {
-    "s": {"channels": 32, "levels": 3, "blocks": 1, "side": 24, "steps": 3_000, "batch": 64, "lr": 1e-3},
-    "m": {"channels": 64, "levels": 3, "blocks": 2, "side": 48, "steps": 30_000, "batch": 128, "lr": 5e-4},
-    "l": {"channels": 128, "levels": 4, "blocks": 4, "side": 96, "steps": 300_000, "batch": 128, "lr": 2e-4},
+_GRIDS: dict[str, dict[str, Any]] = {
+    "s": {"channels": 32, "levels": 3, "blocks": 1, "steps": 3_000, "batch": 64, "lr": 1e-3},
+    "m": {"channels": 64, "levels": 3, "blocks": 2, "steps": 30_000, "batch": 128, "lr": 5e-4},
+    "l": {"channels": 128, "levels": 4, "blocks": 4, "steps": 300_000, "batch": 128, "lr": 2e-4},
 }
 # How often each example is seen, at most: a network that sees few too often learns them by heart.
 _MOST_PASSES = {1: 5000, 2: 1000, 3: 500}
-# Folded pixels of the shorter side at the lowest resolution, and pixels that are folded into one along a side.
-_LEAST_SIDE, _MOST_FOLDED = 4, {2: 8, 3: 4}
+# Numbers of the longer side, in multiples of the channels: more of them are folded, by so many into one at most.
+_LONGEST, _MOST_FOLDED = {2: 3, 3: 0.75}, {2: 8, 3: 4}
+# Folded ones of the shorter side at the lowest resolution.
+_LEAST_SIDE = 4
 _WIDEST = 1024
 
 
@@ -59,15 +55,15 @@ def suggested(
         sde: the name of the diffusion.
         steps: of training; None: as many as go with data and size.
     """
-    dials = {1: _VECTORS, 2: _CURVES, 3: _PICTURES}[len(shape)][size]
+    dials = (_VECTORS if len(shape) == 1 else _GRIDS)[size]
     batch = min(dials["batch"], examples or dials["batch"])
     if steps is None:
         most = math.inf if examples is None else max(_MOST_PASSES[len(shape)] * examples // batch, 1)
         steps = rounded(min(dials["steps"], most))
-    points = {1: 1000, 2: 100, 3: 64}[len(shape)]
     objectives: tuple[str, ...] = getattr(SECTIONS["sde"].find(sde).spec, "objectives", (ObjectiveSpec.name,))
     is_vector = len(shape) == 1
-    tolerance = 1e-4 if is_vector else 1e-3
+    samples, at_once, tolerance = (2000, 2000, 1e-4) if is_vector else (500, 100, 1e-3)
+    points = {1: 1000, 2: 100, 3: 64}[len(shape)]
     keys: Keys = {
         "network": _network(shape, dials),
         "objective": {
@@ -89,9 +85,9 @@ def suggested(
         "periodic": {"samples_every": rounded(steps / 4)},
         "sampling": {"method": "exponential", **({"nfe": 30} if is_vector else {"nfe": 50, "grid": "quadratic"})},
         "eval": {
-            "samples": 2000 if is_vector else 500,
+            "samples": samples,
             "points": points if tests is None else max(1, min(points, tests)),
-            "batch_size": 2000 if is_vector else 100,
+            "batch_size": at_once,
             "elbo": {"rtol": tolerance, "atol": tolerance},
         },
     }
@@ -113,34 +109,27 @@ def _network(shape: tuple[int, ...], dials: Mapping[str, Any]) -> dict[str, Any]
     if len(shape) == 1:
         width = min(_WIDEST, max(dials["width"], 2 ** math.ceil(math.log2(2 * shape[0]))))
         return {"name": "mlp", "width": width, "layers": dials["layers"], "time_input": "fourier"}
-    patch, levels = _folds(shape[1:], dials["side"], dials["levels"])
-    common = {
-        "channels": dials["channels"],
-        "multipliers": [min(2**level, 2) for level in range(levels)],
+    # Patches and resolutions divide all sides.
+    sides, channels = shape[1:], dials["channels"]
+    common, folds = math.gcd(*sides), range(1, _MOST_FOLDED[len(shape)] + 1)
+    levels = {
+        fold: _levels(common // fold, min(sides) // fold, dials["levels"]) for fold in folds if common % fold == 0
+    }
+    enough = next((fold for fold in levels if max(sides) / fold <= _LONGEST[len(shape)] * channels), max(levels))
+    # A network of one resolution sees too little of an example: rather a larger one of two.
+    patch = max(levels.keys() & set(range(1, enough + 1)), key=lambda fold: (levels[fold] > 1, fold))
+    return {
+        "name": "unet1d" if len(shape) == 2 else "ncsnpp",
+        "channels": channels,
+        "multipliers": [min(2**level, 2) for level in range(levels[patch])],
         "blocks": dials["blocks"],
         "patch": patch,
+        # The published values are for long trainings: in a short one, the score would be rough in t.
+        "fourier_scale": 1.0,
+        "dropout": 0.0,
     }
-    if len(shape) == 2:
-        return {"name": "unet1d", **common}
-    # The published values are for long trainings: in a short one, the score would be rough in t.
-    return {"name": "ncsnpp", **common, "fourier_scale": 1.0, "dropout": 0.0}
 
 
-def _folds(sides: tuple[int, ...], side: int, levels: int) -> tuple[int, int]:
-    """`network.patch` and the number of resolutions: both divide all sides, and as many levels as there can be.
-
-    Sides that nothing divides have a patch of 1 and one resolution.
-    """
-    common, longest = math.gcd(*sides), max(sides)
-    folds = [fold for fold in range(1, _MOST_FOLDED[1 + len(sides)] + 1) if common % fold == 0]
-    enough = next((fold for fold in folds if longest / fold <= side), folds[-1])
-    found = [(fold, _levels(sides, fold, levels)) for fold in folds if fold <= enough]
-    # A network of one resolution sees too little of an example: rather a larger one of two.
-    return next((it for it in reversed(found) if it[1] > 1), found[-1])
-
-
-def _levels(sides: tuple[int, ...], fold: int, most: int) -> int:
+def _levels(common: int, shortest: int, most: int) -> int:
     """The largest number of resolutions."""
-    common, shortest = math.gcd(*sides) // fold, min(sides) // fold
-    fits = (it for it in range(most, 1, -1) if common % 2 ** (it - 1) == 0 and shortest >> (it - 1) >= _LEAST_SIDE)
-    return next(fits, 1)
+    return 1 + max(it for it in range(most) if common % 2**it == 0 and (it == 0 or shortest >> it >= _LEAST_SIDE))

@@ -81,23 +81,15 @@ def _of_parts(
     x, held = torch.from_numpy(table.finite()), test_count(source)
     size = min(len(x), len(x) if held is None else held) // spec.sets
     size = size if most is None else min(size, most)
-    whole = "test data" if held is not None else "true samples"
+    n, whole = spec.sets * size, "test data" if held is not None else "true samples"
     about = {"units": f"standard deviations of the {whole}", "points": size, **asdict(spec), **table.about_drawn()}
     if size < 2:
         return {"value": math.inf, **about}
-    places = [(number * size, (number + 1) * size) for number in range(spec.sets)]
-    if held is None:
-        drawn = [source.dequantised_test_data(number, 0, size) for number in range(spec.sets)]
-    else:
-        drawn = [source.test_data(0, *place) for place in places]
     # Of three axes: examples, channels or features, and the rest.
-    truth = form.to_data(torch.cat(drawn).cpu()).double().view(spec.sets * size, form.shape[0], -1)
+    truth = form.to_data(source.test_data(0, 0, n).cpu()).double().view(n, form.shape[0], -1)
     mean, std = truth.mean((0, 2), keepdim=True), truth.std((0, 2), keepdim=True)
     unit = torch.where(std > 0, std, 1.0)
-    ours, true = (
-        [((of[first:last].view(size, *truth.shape[1:]) - mean) / unit).flatten(1) for first, last in places]
-        for of in (x, truth)
-    )
+    ours, true = (torch.split(((of[:n].view(truth.shape) - mean) / unit).flatten(1), size) for of in (x, truth))
     return {**compare(ours, true), **about}
 
 

@@ -17,11 +17,12 @@ is called as ``net(u, t, label)``, too, with labels (B,), int64, from 0 to K - 1
 The examples of a batch do not affect each other, and nothing but weights and buffers is kept between calls.
 """
 
+from collections.abc import Sized
+
 import torch
 from torch import Tensor, nn
 
 from cld_core import sde
-from cld_core.classes import Classes
 from cld_core.config import Recipe, registry
 from cld_core.config.network import NetworkSpec
 from cld_core.errors import RecipeError
@@ -32,7 +33,7 @@ __all__ = ["build", "of_recipe", "require_usable"]
 LABEL_FEATURES = 16
 
 
-def of_recipe(recipe: Recipe, data_shape: tuple[int, ...], classes: Classes | None = None) -> nn.Module:
+def of_recipe(recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None = None) -> nn.Module:
     """The network of a recipe, for the halves of its diffusion; the other arguments, and errors, are as in `build`."""
     diffusion = sde.build(recipe.sde)
     sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": len(classes or ())}
@@ -71,19 +72,18 @@ def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
         RecipeError: it cannot be made, it fails, or it returns something else than this module says.
     """
     diffusion, (channels, *rest) = sde.build(recipe.sde), data_shape
-    classes = 3 if recipe.data.labels else 0  # any number
-    label = [torch.tensor([0, classes])] if classes else []
+    classes = range(3 if recipe.data.labels else 0)  # any number
+    label = [torch.tensor([0, len(classes)])] if classes else []
     with trial("network.name", recipe.network.name, recipe.plugins), torch.random.fork_rng(devices=[]), torch.no_grad():
-        sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": classes}
-        net = build(recipe.network, data_shape=data_shape, **sizes)
+        net = of_recipe(recipe, data_shape, classes)
         if (weight := next(net.parameters(), None)) is None:
             raise ValueError("it has no weights")
         u = torch.randn(2, diffusion.n * channels, *rest).to(weight.dtype)
         alpha = net(u, u.new_tensor([recipe.objective.loss_eps, 1.0]), *label)
-        wanted, found = (2, diffusion.m * channels, *rest), type(alpha).__name__
-        if isinstance(alpha, Tensor):
-            found = f"{str(alpha.dtype).removeprefix('torch.')} of shape {tuple(alpha.shape)}"
-        if not isinstance(alpha, Tensor) or tuple(alpha.shape) != wanted or not alpha.is_floating_point():
+        wanted, shape = (2, diffusion.m * channels, *rest), getattr(alpha, "shape", None)
+        if shape != wanted or not alpha.is_floating_point():
+            kind = str(getattr(alpha, "dtype", type(alpha).__name__)).removeprefix("torch.")
+            found = kind if shape is None else f"{kind} of shape {tuple(shape)}"
             raise ValueError(f"for u of shape {tuple(u.shape)} it returns {found}, not floats of shape {wanted}")
         if not alpha.isfinite().all():
             raise ValueError("it returns numbers that are not finite")

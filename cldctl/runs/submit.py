@@ -203,8 +203,8 @@ def _create(options: SubmitOptions, cell: Cell) -> RunFolder:
     """
     group = None if options.group is None else options.group.name
     about = identity(cell.recipe.name, options.file, group=group, sweep=cell.values)
-    if options.origin is not None:
-        about["started_from"] = options.origin.identity
+    if (origin := options.origin) is not None:
+        about["started_from"] = {"path": str(origin.path), "step": origin.step}
     return RunFolder.create(options.run(cell).path, cell.recipe, about)
 
 

@@ -21,7 +21,7 @@ ROWS = np.random.default_rng(0).standard_normal((200, 3)) * [1.0, 10.0, 100.0] +
 def test_losses_and_average_are_those_of_a_run_with_the_same_recipe_and_data(tmp_path):
     np.save(tmp_path / "rows.npy", ROWS)
     given = {**SMALL, "seed": 3, "train__ema": 0.9, "optim": {"lr": 0.01}}
-    seen = [(step, loss) for step, loss, _ in cld_core.fit_steps(ROWS, 12, **given)]
+    seen = [loss for _, loss, _ in cld_core.fit_steps(ROWS, 12, **given)]
     (*_, last) = cld_core.fit_steps(ROWS, 12, **given, every=5)
     tree = last.model.recipe.to_dict()
     run = Trainer(from_dict(tree | {"data": tree["data"] | {"path": str(tmp_path / "rows.npy")}}, "run"), Ranks())
@@ -29,7 +29,7 @@ def test_losses_and_average_are_those_of_a_run_with_the_same_recipe_and_data(tmp
     for step in range(12):
         run.step(step)
         losses.append(run.take_scalars()["loss"])
-    assert seen == list(enumerate(losses, start=1))
+    assert seen == losses
     assert last.step == last.model.step == 12
     assert last.loss == pytest.approx(np.mean(losses[10:]), abs=1e-12), "since the last one that was yielded"
     with run.ema.in_place():
@@ -38,29 +38,22 @@ def test_losses_and_average_are_those_of_a_run_with_the_same_recipe_and_data(tmp
 
 def test_the_model_can_be_used_while_it_trains_and_after_an_early_end():
     with closing(cld_core.fit_steps(ROWS, **SMALL, network__time_input="raw")) as training:
-        models, drawn = [], []
-        for _, _, model in itertools.islice(training, 3):
-            models.append(model)
-            drawn.append(model.sample(4, nfe=3))
-    assert models[0] is models[1] is models[2]
-    assert not torch.equal(drawn[0], drawn[1]), "it has learned meanwhile"
-    assert torch.equal(model.sample(4, nfe=3), drawn[2])
+        drawn = [model.sample(4, nfe=3) for _, _, model in itertools.islice(training, 2)]
+        model = next(training).model
+        last = model.sample(4, nfe=3)
+    assert not any(torch.equal(*pair) for pair in itertools.combinations([*drawn, last], 2)), "it learns meanwhile"
+    assert torch.equal(model.sample(4, nfe=3), last)
 
 
 def test_nothing_else_of_the_process_changes(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     x, seen, step, threads = torch.rand(20, 1, 8), [], Trainer.step, torch.get_num_threads()
     monkeypatch.setattr(Trainer, "step", lambda *it: seen.append(torch.get_num_threads()) or step(*it))
-    network = {"channels": 4, "multipliers": [1], "dropout": 0.5}
-    torch.set_num_threads(3)
-    try:
-        before = torch.get_rng_state()
-        for _ in cld_core.fit_steps(x, 2, network=network, cluster__cpus_per_task=1):
-            assert torch.equal(torch.get_rng_state(), before), "dropout has a seed of its own"
-            assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(threads)
-    assert seen == [1, 1], "as in a run"
+    network, before = {"channels": 4, "multipliers": [1], "dropout": 0.5}, torch.get_rng_state()
+    for _ in cld_core.fit_steps(x, 2, network=network, cluster__cpus_per_task=threads + 1):
+        assert torch.equal(torch.get_rng_state(), before), "dropout has a seed of its own"
+        assert torch.get_num_threads() == threads
+    assert seen == [threads + 1] * 2, "as in a run"
 
 
 def test_samples_and_bounds_are_those_of_data_as_they_were_given():
@@ -72,24 +65,13 @@ def test_samples_and_bounds_are_those_of_data_as_they_were_given():
     assert -float(model.log_likelihood(torch.from_numpy(ROWS)).mean()) == pytest.approx(entropy, abs=0.5)
 
 
-@pytest.mark.parametrize("shape", [(2, 16), (1, 8, 8)], ids=str)
-def test_the_network_suits_the_shape(shape):
-    x = torch.rand(20, *shape)
-    model = cld_core.fit(x, 1, network={"channels": 4, "multipliers": [1]}, train__batch_size=2)
-    assert model.sample(2, nfe=2).shape == (2, *shape)
-
-
-def test_images_of_bytes_have_grey_levels():
-    x = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
-    model = cld_core.fit(x, 1, network={"channels": 4, "multipliers": [1]}, train__batch_size=2)
-    assert model.is_image
-    assert model.recipe.objective.data_std == 0.6, "of uniform ones in [-1, 1]"
-
-
-def test_labels_make_it_class_conditional():
-    model = cld_core.fit(ROWS, 2, labels=["a", "b"] * 100, **SMALL)
-    assert model.classes.names == ("a", "b")
-    assert model.sample(3, label="b", nfe=2).shape == (3, 3)
+@pytest.mark.parametrize(("shape", "kind"), [((2, 16), float), ((1, 8, 8), float), ((1, 8, 8), np.uint8)], ids=str)
+def test_the_network_suits_the_shape_and_bytes_are_images(shape, kind):
+    x, labels = np.random.default_rng(0).integers(0, 256, (20, *shape)).astype(kind), ["a", "b"] * 10
+    model = cld_core.fit(x, 1, labels=labels, network={"channels": 4, "multipliers": [1]}, train__batch_size=2)
+    assert model.sample(2, label="b", nfe=2).shape == (2, *shape)
+    assert model.is_image == (kind is np.uint8)
+    assert model.recipe.objective.data_std == (0.6 if model.is_image else 1), "of uniform ones in [-1, 1]"
 
 
 @pytest.mark.parametrize("data", ["gaussian", {"name": "diamond", "labels": True}, "rows.npy"], ids=str)
@@ -115,15 +97,12 @@ def test_keys_go_over_what_is_suggested():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"optim__lrr": 1}, "cld_core.fit: unknown key 'optim__lrr'. Did you mean 'optim__lr'"),
-        ({"optim": {"lr": -1}}, "'optim__lr' cannot be -1"),
-        ({"sde": "cl"}, "'sde' cannot be 'cl'"),
-        ({"network": "unet1d"}, r"'network' cannot be unet1d for examples of shape \(3,\)\. Set network=mlp"),
-        ({"objective": {"mixed_score": True, "precondition": "data"}}, "objective__mixed_score=False"),
-        ({"sampling": {"method": "ode"}, "sampling__nfe": 3}, "not a key of sampling__method=ode"),
+        ({"optim__lrr": 1}, "cld_core.fit: unknown key 'optim.lrr'. Did you mean 'optim.lr'"),
+        ({"network": "unet1d"}, r"'network.name' cannot be unet1d for examples of shape \(3,\)"),
+        ({"sampling": {"method": "ode"}, "sampling__nfe": 3}, "not a key of sampling.method=ode"),
+        ({"objective": {"mixed_score": True, "precondition": "data"}}, "objective.mixed_score=false"),
         ({"steps": 0}, "steps=0"),
         ({"seed": -1}, "seed=-1"),
-        ({"every": 1.5}, "every=1.5"),
         ({"size": "xl"}, "size='xl': expected one of s, m, l"),
         ({"plugins": ["none.py"]}, "plug-in 'none.py' cannot be imported"),
         ({"data": "gaussian", "labels": [1, 2]}, "Pass labels=True"),
@@ -139,10 +118,7 @@ def test_a_wrong_argument_is_named_at_once(given, message):
     ("data", "more", "message"),
     [
         ("rows.npz", {}, r"data='rows.npz': there is no such file, folder or toy density\. Toy densities are"),
-        ("gaussia", {}, "Did you mean 'gaussian'"),
-        (ROWS[0], {}, r"x\[:, None\]"),
-        (np.where(ROWS > 0, np.nan, ROWS), {}, "not finite"),
-        (ROWS, {"labels": [1]}, r"labels of shape \(1,\)"),
+        ("gaussiann", {}, "Did you mean 'gaussian'"),
         (ROWS[:2], {"data__test_share": 0.9}, "Raise data__test_share|too few"),
     ],
     ids=str,
@@ -186,9 +162,7 @@ def test_a_saved_model_needs_no_data_and_keeps_its_fitted_sampler(tmp_path):
     ("given", "message"),
     [
         ({"nfe": 1}, "nfe=1: a sampler is tuned for 2 to 50"),
-        ({"nfe": 3, "points": 2}, "points=2: it takes 8 to"),
         ({"nfe": 3, "budget_min": -1}, "budget_min=-1: a fit takes"),
-        ({"nfe": 2.5}, "nfe=2.5: expected a whole number"),
     ],
     ids=str,
 )

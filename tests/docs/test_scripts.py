@@ -10,7 +10,8 @@ import cld_core
 from tests.support.paths import ROOT
 
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
-_SMALL = {"mlp": {"width": 16, "layers": 2}, "unet1d": {"channels": 4, "multipliers": [1]}}
+# For vectors, and for all else.
+_SMALL = {2: {"width": 16, "layers": 2}, 3: {"channels": 4, "multipliers": [1]}}
 
 
 @pytest.fixture
@@ -22,9 +23,7 @@ def small(tmp_path, monkeypatch):
     sample, bound = model.sample, model.log_likelihood
 
     def short(data, steps, *arguments, **keys):
-        shape = data.shape[1:]
-        network = _SMALL["mlp" if len(shape) == 1 else "unet1d"]
-        return fit(data, 3, *arguments, network=network, train__batch_size=8, **keys)
+        return fit(data, 3, *arguments, network=_SMALL[min(data.ndim, 3)], train__batch_size=8, **keys)
 
     monkeypatch.setattr(cld_core, "fit", short)
     few = {"nfe": 5, "method": "exponential"}

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from cld_core.config import from_dict
@@ -23,12 +24,10 @@ def test_every_shape_has_a_recipe_whose_network_takes_it(shape, size):
 @pytest.mark.parametrize(
     ("sides", "patch", "levels"),
     [
-        ((28, 28), 2, 2),
+        ((28, 40), 2, 2),
         ((32, 32), 2, 3),
         ((64, 64), 4, 3),
-        ((28, 40), 2, 2),
         ((27, 27), 3, 1),
-        ((101, 101), 1, 1),
         ((128,), 2, 3),
         ((1000,), 5, 3),
         ((37,), 1, 1),
@@ -48,11 +47,11 @@ def test_few_examples_are_not_seen_too_often_and_bound_what_is_evaluated():
 
 
 def test_a_larger_size_is_a_larger_network_that_trains_for_longer():
-    small, middle, large = (recipe((5,), 10**6, size) for size in SIZES)
-    assert small.network.width < middle.network.width < large.network.width
-    assert small.train.steps < middle.train.steps < large.train.steps
-    assert large.cluster.uses_gpu
-    assert recipe((900,), 10_000).network.width > small.network.width, "for many features"
+    made = [recipe((5,), 10**6, size) for size in SIZES]
+    for one, larger in itertools.pairwise((it.network.width, it.train.steps) for it in made):
+        assert np.less(one, larger).all()
+    assert made[2].cluster.uses_gpu
+    assert recipe((900,), 10_000).network.width > made[0].network.width, "for many features"
 
 
 def test_a_diffusion_without_hybrid_score_matching_has_its_own_objective():

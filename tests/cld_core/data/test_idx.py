@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from cld_core.data import idx as files
 from cld_core.data.idx import FASHION_CLASSES, NAMES
 from cld_core.data.prepare import prepare
-from cld_core.data.store import read_labels
+from cld_core.data.store import blake2b, read_labels
 from cld_core.errors import DataError, WrongSourceError
 from tests.support.images import opened
 
@@ -37,10 +38,9 @@ FILES = {
 def source(tmp_path):
     """A folder with the four files, two of them compressed."""
     for name, content in FILES.items():
-        compressed = name.startswith("t10k")
-        (tmp_path / f"{name}{'.gz' if compressed else ''}").write_bytes(
-            gzip.compress(content) if compressed else content
-        )
+        if name.startswith("t10k"):
+            name, content = f"{name}.gz", gzip.compress(content)
+        (tmp_path / name).write_bytes(content)
     return tmp_path
 
 
@@ -102,7 +102,5 @@ def test_missing_files(source, tmp_path):
 
 
 def test_the_classes_of_fashion_mnist_have_names(source, monkeypatch):
-    from cld_core.data.store import blake2b
-
-    monkeypatch.setattr("cld_core.data.idx._FASHION", blake2b(np.array(LABELS["train"], np.uint8)))
+    monkeypatch.setattr(files, "_FASHION", blake2b(np.array(LABELS["train"], np.uint8)))
     assert prepare("idx", source, source / "out").classes == FASHION_CLASSES

@@ -146,12 +146,6 @@ def test_the_sliced_distance_of_cases_with_a_closed_form(other, distance, direct
     assert found == pytest.approx(distance, rel=1e-7, abs=1e-12) == sliced_w2(other, POINTS, directions)
 
 
-def test_the_sliced_distance_in_space():
-    points = torch.randn(200, 3, generator=generator("space"), dtype=torch.float64)
-    shifted = points + torch.tensor([0.3, 0.0, -0.4])
-    assert sliced_w2(points, shifted, 10_000) == pytest.approx(0.5 / math.sqrt(3.0), rel=0.01)
-
-
 LAW = diamond()
 MOVED = torch.tensor([0.03, -0.04])
 DRAWN = 900

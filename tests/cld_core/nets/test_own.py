@@ -75,21 +75,16 @@ def test_labels_are_tried_too(tmp_path):
 
 
 WEIGHTED = "weight * found.weighted"
+POWERED = ("own-objective", "objective.name=powered", WEIGHTED)
 
 
 @pytest.mark.parametrize(
     ("page", "key", "old", "new", "words"),
     [
-        ("own-objective", "objective.name=powered", WEIGHTED, WEIGHTED, None),
-        ("own-objective", "objective.name=powered", WEIGHTED, f"({WEIGHTED}).mean()", "the weighted losses of 2 examp"),
-        ("own-objective", "objective.name=powered", WEIGHTED, "found.other", "AttributeError: 'Losses' object has no"),
-        (
-            "own-diffusion",
-            "sde.name=damped",
-            "return 1.0, 1",
-            "return 2.0, 1",
-            "prior_std is not that of the stationary law",
-        ),
+        (*POWERED, WEIGHTED, None),
+        (*POWERED, f"({WEIGHTED}).mean()", "the weighted losses of 2 examp"),
+        (*POWERED, "found.other", "AttributeError: 'Losses' object has no"),
+        ("own-diffusion", "sde.name=damped", "return 1.0, 1", "return 2.0, 1", "prior_std is not that of the station"),
         ("own-diffusion", "sde.name=damped", "(0.0, self.m_inv),", "(0.0,),", "cannot be used: .*shape"),
     ],
 )
@@ -103,56 +98,44 @@ def test_an_objective_and_a_diffusion_are_tried_too(tmp_path, page, key, old, ne
         loss.require_usable(recipe, (2,))
 
 
-@pytest.fixture
-def exported(tmp_path):
-    """Weights of a network of one's own, its recipe's plug-in, and samples."""
-    recipe = own(tmp_path)
-    model = Model(recipe)
-    file = tmp_path / "shared" / "mine.safetensors"
-    file.parent.mkdir()
-    model.export(file)
-    return file, tmp_path / "mine.py", model.sample(3, method="em", nfe=3)
-
-
 def forget():
     """What plug-ins have registered, as in another process."""
     for section, name in (("network", "gated"), ("sde", "damped"), ("objective", "powered")):
         registration._TABLES[section].pop(name, None)
 
 
-def test_exported_weights_name_the_plugin_and_load_if_it_may_run(exported):
-    file, plugin, samples = exported
+PARTS = [
+    ("own-network", "network.name=gated"),
+    ("own-objective", "objective.name=powered"),
+    ("own-diffusion", "sde.name=damped"),
+]
+
+
+@pytest.mark.parametrize(("page", "key"), PARTS)
+def test_exported_weights_name_the_plugin_and_load_if_it_may_run(tmp_path, page, key):
+    plugin, file = written(tmp_path, page), tmp_path / "x.safetensors"
+    model = Model(load(TOY, [f"plugins={plugin}", key]))
+    model.export(file)
     forget()
     with pytest.raises(CheckpointError) as error:
         cld_core.load(file)
-    assert str(error.value).startswith(f"{file}: network.name=gated is of the plug-in {plugin}, which is code")
+    assert str(error.value).startswith(f"{file}: {key} is of the plug-in {plugin}, which is code")
     assert str(error.value).endswith(f'If you trust it: cld_core.load("{file}", allow_plugin=True).')
-    assert torch.equal(cld_core.load(file, allow_plugin=True).sample(3, method="em", nfe=3), samples)
+    again = cld_core.load(file, allow_plugin=True)
+    assert torch.equal(again.sample(3, method="em", nfe=3), model.sample(3, method="em", nfe=3))
 
 
-def test_a_plugin_is_looked_for_beside_the_weights(exported, tmp_path):
-    file, plugin, samples = exported
-    moved = shutil.move(plugin, tmp_path / "moved.py")
-    with pytest.raises(CheckpointError) as error:
-        cld_core.load(file, allow_plugin=True)
-    assert str(error.value) == (
-        f"{file}: its plug-in is neither {plugin}, where it was, nor {file.parent}/mine.py. Put the file there."
-    )
-    shutil.move(moved, file.parent / "mine.py")
-    model = cld_core.load(file, allow_plugin=True)
-    assert torch.equal(model.sample(3, method="em", nfe=3), samples)
-    assert model.recipe.plugins == (str(file.parent / "mine.py"),)
-    (file.parent / "mine.py").write_text("import nothing_like_that")
+def test_a_plugin_is_looked_for_beside_the_weights(tmp_path):
+    plugin, file = tmp_path / "mine.py", tmp_path / "shared" / "mine.safetensors"
+    file.parent.mkdir()
+    Model(own(tmp_path)).export(file)
+    beside = shutil.move(plugin, file.parent / "mine.py")
+    assert cld_core.load(file, allow_plugin=True).recipe.plugins == (str(beside),)
+    beside.write_text("import nothing_like_that")
     with pytest.raises(CheckpointError, match=r"mine\.py' cannot be imported: ModuleNotFoundError"):
         cld_core.load(file, allow_plugin=True)
-
-
-@pytest.mark.parametrize(
-    ("page", "key"), [("own-objective", "objective.name=powered"), ("own-diffusion", "sde.name=damped")]
-)
-def test_weights_need_the_plugin_of_their_diffusion_or_objective(tmp_path, page, key):
-    Model(load(TOY, [f"plugins={written(tmp_path, page)}", key])).export(tmp_path / "x.safetensors")
-    forget()
-    with pytest.raises(CheckpointError, match=rf"{key} is of the plug-in"):
-        cld_core.load(tmp_path / "x.safetensors")
-    assert cld_core.load(tmp_path / "x.safetensors", allow_plugin=True).data_shape == (2,)
+    beside.unlink()
+    with pytest.raises(CheckpointError) as error:
+        cld_core.load(file, allow_plugin=True)
+    said = f"{file}: its plug-in is neither {plugin}, where it was, nor {beside}. Put the file there."
+    assert str(error.value) == said

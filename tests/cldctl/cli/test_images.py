@@ -102,20 +102,14 @@ def test_grey_pictures_of_any_size_from_a_folder_to_samples_bounds_and_fid(tmp_p
     recipe = ("cifar10_smoke", f"data.path={tmp_path / 'set'}", "data.labels=true", "network.channels=8", *TINY)
     quick = ("sampling.nfe=3", "eval.samples=8", "eval.points=4", "eval.elbo.rtol=0.1", "eval.elbo.atol=0.1")
     short = ("train.steps=2", "train.batch_size=4", "periodic.samples_every=2")
-    wrong = invoke("submit", *recipe, "network.multipliers=[1,2,2,2]", *DEBUG, runs=runs, code=2)
-    assert "'network.multipliers' is [1,2,2,2], which does not fit examples of shape (1, 12, 12)" in wrong.stderr
-    assert "Set network.multipliers=[1,2,2]" in wrong.stderr
     invoke("submit", *recipe, *quick, *short, "--name", "grey", *DEBUG, runs=runs)
-    periodic = Image.open(runs / "grey" / "samples" / "step_00000002.png")
-    assert periodic.mode == "L"
+    assert Image.open(runs / "grey" / "samples" / "step_00000002.png").mode == "L"
 
     invoke("sample", "grey", "-n", "4", "--label", "light", "-o", str(tmp_path / "x.npz"), runs=runs)
     drawn = np.load(tmp_path / "x.npz")
     assert drawn["x"].shape == (4, 1, 12, 12)
     assert drawn["images"].shape == (4, 12, 12, 1)
-    mask = np.zeros((12, 12), np.uint8)
-    mask[:, 6:] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(np.repeat(np.uint8([[0, 255]]), 6, 1).repeat(12, 0)).save(tmp_path / "mask.png")
     picture = tmp_path / "pictures" / "train" / "light" / "1.png"
     painted = ("--inpaint", str(picture), "--mask", str(tmp_path / "mask.png"), "--how", "replacement")
     invoke("sample", "grey", "-n", "2", *painted, "-o", str(tmp_path / "p.npz"), runs=runs)
@@ -124,12 +118,10 @@ def test_grey_pictures_of_any_size_from_a_folder_to_samples_bounds_and_fid(tmp_p
     invoke("data", "stats", "grey", *DEBUG, runs=runs)
     invoke("eval", "grey", "--fid", "--elbo", *DEBUG, runs=runs)
     found = status(runs, "grey")["evals"][0]
-    assert found["fid"] > 0
-    assert found["bpd"] > 0
+    assert min(found["fid"], found["bpd"]) > 0
     invoke("export", "grey", "-o", str(tmp_path / "grey.safetensors"), "--card", str(tmp_path / "card"), runs=runs)
     assert "(64, 1, 12, 12), in [-1, 1]" in (tmp_path / "card" / "README.md").read_text()
-    page = invoke("report", "grey", "-o", str(tmp_path / "report.html"), runs=runs)
-    assert page.returncode == 0
+    invoke("report", "grey", "-o", str(tmp_path / "report.html"), runs=runs)
 
 
 @pytest.mark.parametrize(

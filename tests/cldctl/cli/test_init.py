@@ -18,13 +18,6 @@ def _here(tmp_path, monkeypatch):
     np.save("rows.npy", ROWS)
 
 
-def pictures(tmp_path):
-    for number in range(12):
-        file = tmp_path / "photos" / ("cat", "dog")[number % 2] / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((20, 30, 3), 20 * number, np.uint8)).save(file)
-
-
 def test_a_recipe_for_a_file_trains_without_a_further_key(tmp_path, monkeypatch):
     said = invoke("init", "rows.npy", "-o", "mine.yaml", runs="runs")
     assert said.stdout == "mine.yaml\n"
@@ -35,8 +28,6 @@ def test_a_recipe_for_a_file_trains_without_a_further_key(tmp_path, monkeypatch)
     assert (recipe.data.name, recipe.network.name, recipe.data.scaling) == ("arrays", "mlp", "standard")
     monkeypatch.chdir("/")
     invoke("submit", str(tmp_path / "mine.yaml"), *ONE, *DEBUG, "--name", "mine", runs=tmp_path / "runs")
-    said = invoke("eval", "mine", "--elbo", "--loss", *DEBUG, runs=tmp_path / "runs")
-    assert "{0}/{0} points".format(2 * recipe.eval.points) in said.stderr
 
 
 @pytest.mark.parametrize(
@@ -45,7 +36,7 @@ def test_a_recipe_for_a_file_trains_without_a_further_key(tmp_path, monkeypatch)
         ({"x": ROWS, "labels": np.arange(150) % 3}, "in 3 classes (0, 1, 2)", {"labels": True}),
         ({"x": ROWS, "labels": ROWS[:, 0]}, "warning: labels are left out: ", {"labels": False}),
         ({"x": ROWS[:20]}, "are few", {}),
-        ({"x": ROWS[:, :, None].astype(np.float32)}, "mean 0, standard deviation 1 in each channel", {}),
+        ({"x": ROWS[:, :, None].astype(np.float32)}, "mean 0 and standard deviation 1 in each channel", {}),
         ({"x": np.zeros((150, 1, 8, 8), np.uint8)}, "images of 256 grey levels", {}),
     ],
     ids=["labels", "values", "few", "curves", "images"],
@@ -60,7 +51,10 @@ def test_what_it_sees_is_said(arrays, words, keys):
 
 
 def test_pictures_are_prepared_first(tmp_path):
-    pictures(tmp_path)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            Image.new("RGB", (30, 20), (20 * number, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
     said = invoke("init", "photos", "--size", "l", runs="runs")
     assert "12 images of 20 x 20 pixels in 2 classes (cat, dog)" in said.stderr
     command, submit = said.stderr.partition("next:\n")[2].splitlines()
@@ -69,7 +63,6 @@ def test_pictures_are_prepared_first(tmp_path):
     recipe = load("photos.yaml")
     assert recipe.data.labels
     assert recipe.cluster.gpus_per_node == 1
-    invoke("submit", "photos.yaml", "--dry-run", "cluster.gpus_per_node=0", *DEBUG, runs="runs")
     said = invoke("init", recipe.data.path, "-o", "again.yaml", "--size", "l", runs="runs")
     assert said.stderr.endswith("next:\n  cldctl submit again.yaml --follow\n"), "they are prepared"
     assert load("again.yaml").data == recipe.data
@@ -79,10 +72,8 @@ def test_pictures_are_prepared_first(tmp_path):
     ("words", "message", "code"),
     [
         (("rows.npy", "-o", "rows.npy"), "written as .yaml or .yml", 2),
-        (("rows.npy", "-o", "none/rows.yaml"), "Create it first", 2),
         (("rows.npy", "--size", "xl"), "--size xl: expected one of s, m, l", 2),
         (("rows.npy", "-o", "mine.yaml"), "mine.yaml exists already", 2),
-        (("none.npy",), "there is no such file", 2),
         (("empty",), "has no pictures", 2),
         (("nan.npy",), "not finite", 1),
     ],

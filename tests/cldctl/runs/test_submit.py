@@ -77,16 +77,6 @@ def test_a_training_waits_for_another_job_and_its_evaluation_for_the_training(tm
     assert evaluations == [After((job,)) for job in begun.jobs.values()]
 
 
-def test_a_network_of_ones_own_that_is_wrong_makes_no_run(tmp_path):
-    file, runs = tmp_path / "mine.py", tmp_path / "runs"
-    text = (ROOT / "examples" / "own_network.py").read_text()
-    file.write_text(text.replace("unflatten(1, self.shape)", "sum(1)"))
-    own = (f"plugins={file}", "network.name=gated", "--cluster", "debug")
-    said = invoke("submit", "toy", *own, "--name", "mine", runs=runs, code=2).stderr
-    assert f"'network.name': gated of {file} cannot be used: for u of shape (2, 4) it returns float32 of" in said
-    assert not (runs / "mine").exists()
-
-
 @pytest.mark.parametrize(("error", "away"), [(SchedulerRefused("no"), False), (SchedulerAway("no answer"), True)])
 def test_a_new_run_that_was_not_submitted_leaves_its_name_free_and_another_one_says_so(tmp_path, error, away):
     with pytest.raises(type(error)):
@@ -133,14 +123,17 @@ def natively(cluster, *overrides):
     return said
 
 
-def test_data_are_looked_at_before_anything_is_written(tmp_path):
+def test_data_and_plug_ins_are_looked_at_before_anything_is_written(tmp_path):
     numbers, said = np.random.default_rng(0).normal(size=(60, 2, 8)), []
     np.save(tmp_path / "curves.npy", numbers)
     np.save(tmp_path / "rows.npy", numbers[:, 0])
     five = toy_plugin(tmp_path / "five.py", "test_five", points="torch.randn(n, 5)")
+    own = (ROOT / "examples" / "own_network.py").read_text()
+    (tmp_path / "own.py").write_text(own.replace("unflatten(1, self.shape)", "sum(1)"))
     for wrong, words in [
-        (["data.name=arrays", f"data.path={tmp_path}/gone.npy"], "'data.path': .*no such file"),
-        (["data.name=arrays", f"data.path={tmp_path}/curves.npy"], r"'network.name' .*\(2, 8\).*unet1d"),
+        ([f"plugins={tmp_path}/own.py", "network.name=gated"], "'network.name': gated of .* cannot be used: for u"),
+        ([f"data={{name: arrays, path: {tmp_path}/gone.npy}}"], "'data.path': .*no such file"),
+        ([f"data={{name: arrays, path: {tmp_path}/curves.npy}}"], r"'network.name' .*\(2, 8\).*unet1d"),
         ([f"plugins={five}", "data.name=test_five"], r"'data.name': .*shape=\(5,\)"),
     ]:
         with pytest.raises(RecipeError, match=words):
