@@ -21,13 +21,12 @@ from typing import Any, Literal
 import numpy as np
 
 from cld_core.classes import Classes
-from cld_core.config.data import ArraysSpec
+from cld_core.config.data import ArraysSpec, StoredDataSpec
 from cld_core.errors import DataError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .form import SPLITS, Form, Scaling, Split
+from .form import GREY_LEVELS, SPLITS, Form, Scaling, Split
 
-GREY_LEVELS = 256
 # Larger arrays stay on disk: every rank of a machine holds its own copy. They are not looked at as a whole.
 MEMORY_BYTES = 2 << 30
 SUFFIXES = (".npy", ".npz", ".safetensors")
@@ -59,7 +58,9 @@ class Part:
     labels: np.ndarray | None = None
     rows: np.ndarray | None = None
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """Of the examples."""
         return len(self.x if self.rows is None else self.rows)
 
     @property
@@ -75,16 +76,16 @@ class Part:
             whole: all; otherwise some that are evenly spread, if they are many.
         """
         size = max(1, _BLOCK // math.prod(self.x.shape[1:]))
-        n_bytes = len(self) * math.prod(self.x.shape[1:]) * self.x.itemsize
+        n_bytes = self.count * math.prod(self.x.shape[1:]) * self.x.itemsize
         every = 1 if whole or n_bytes <= MEMORY_BYTES else math.ceil(n_bytes / _SAMPLE_BYTES)
-        for first in range(0, len(self), size * every):
-            last = min(first + size, len(self))
+        for first in range(0, self.count, size * every):
+            last = min(first + size, self.count)
             yield first, self.x[first:last] if self.rows is None else self.x[self.rows[first:last]]
 
     @functools.cached_property
     def digest(self) -> str:
         """BLAKE2b-128 of its examples and labels; of many, of some that are evenly spread."""
-        found = hashlib.blake2b(f"{self.x.dtype.str} {len(self)} {self.x.shape[1:]}".encode(), digest_size=16)
+        found = hashlib.blake2b(f"{self.x.dtype.str} {self.count} {self.x.shape[1:]}".encode(), digest_size=16)
         for _, block in self.blocks(whole=False):
             found.update(np.ascontiguousarray(block).data)
         if self.labels is not None:
@@ -138,11 +139,11 @@ class Arrays:
         train, test = (self.splits[split] for split in SPLITS)
         if test.x.shape[1:] != train.x.shape[1:] or (test.x.dtype == np.uint8) != (train.x.dtype == np.uint8):
             raise self._error(f"test examples are {_kind(test.x)}, and those for training {_kind(train.x)}", _SAVE)
-        if len(train) < 2:
-            raise self._error(f"{len(train)} examples for training are too few", "Give at least two")
-        if not len(test):
+        if train.count < 2:
+            raise self._error(f"{train.count} examples for training are too few", "Give at least two")
+        if not test.count:
             fix = "Raise data.test_share, or name a file of them in data.test"
-            raise self._error(f"no example of {len(train)} is left for tests", fix)
+            raise self._error(f"no example of {train.count} is left for tests", fix)
         if train.labels is not None:
             object.__setattr__(self, "classes", self._classes())
 
@@ -162,6 +163,21 @@ class Arrays:
         found: np.ndarray = np.searchsorted(self._names, self.splits[split].own_labels)
         return found.astype(np.int64)
 
+    def count(self, split: Split) -> int:
+        """How many examples a split has."""
+        return self.splits[split].count
+
+    def digest(self, split: Split) -> str:
+        """Of the examples of a split and their labels; of many, of some that are evenly spread."""
+        return self.splits[split].digest
+
+    def stored(self, split: Split) -> tuple[np.ndarray, np.ndarray | None]:
+        """An array (N, C, ...), on the disk or in memory, and which of its rows are those of a split; None: all."""
+        return self.splits[split].x, self.splits[split].rows
+
+    def verify(self, split: Split, examples: np.ndarray) -> None:
+        """No digest is kept that what was loaded could be compared with."""
+
     def look(self, *, whole: bool = False) -> list[str]:
         """What people should know about the numbers, a line each.
 
@@ -173,8 +189,8 @@ class Arrays:
         """
         return self._warnings(self._measured(whole=whole))
 
-    def form(self, scaling: Scalings, warn: Callable[[str], object] = lambda text: None) -> Form:
-        """Their form: of real numbers, with a scaling that is fitted to all training examples in one pass.
+    def form(self, spec: StoredDataSpec, warn: Callable[[str], object]) -> Form:
+        """Their form: of real numbers, with the recipe's scaling, fitted to all training examples in one pass.
 
         Args:
             warn: told what people should know about them.
@@ -182,13 +198,14 @@ class Arrays:
         Raises:
             DataError: as `look`.
         """
+        assert isinstance(spec, ArraysSpec), "of the recipe that names them"
         measure = self._measured(whole=True)
         for text in self._warnings(measure):
             warn(text)
         if measure is None:
             return Form(shape=self.shape, grey_levels=self.grey_levels)
         bounds = float(measure.low.min()), float(measure.high.max())
-        return Form(shape=self.shape, scaling=measure.scaling(scaling), bounds=bounds)
+        return Form(shape=self.shape, scaling=measure.scaling(spec.scaling), bounds=bounds)
 
     @functools.cached_property
     def _names(self) -> np.ndarray:
@@ -274,8 +291,8 @@ class Arrays:
             numbers = ", ".join(map(str, which[:_SHOWN]))
             text = f"{len(which)} of {shape[0]} {what}s are constant ({what} {numbers}{more})"
             said.append(f"{text}: a likelihood bound says nothing about such data. Remove them from the array")
-        if len(train) < _FEW:
-            said.append(f"{len(train)} training examples are few: the model will repeat them")
+        if train.count < _FEW:
+            said.append(f"{train.count} training examples are few: the model will repeat them")
         if len(shape) == 3 and min(shape[:2]) > 4 and shape[2] in (1, 3, 4):
             said.append(f"examples of shape {shape} look like (H, W, C). If they are: x.transpose(0, 3, 1, 2)")
         if len(shape) == 2 and shape[0] == shape[1] and train.x.dtype == np.uint8:

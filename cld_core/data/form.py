@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
+# Of a pixel.
+GREY_LEVELS = 256
 # Of one example: no model that fits a machine has more numbers, or more axes.
 _MOST_NUMBERS, _MOST_AXES = 2**28, 4
 
@@ -74,7 +76,7 @@ class Form:
         size = math.prod(self.shape)
         if not 1 <= len(self.shape) <= _MOST_AXES or min(self.shape) < 1 or size > _MOST_NUMBERS:
             raise ValueError("its data have a shape that cannot be")
-        if self.grey_levels not in (None, 256):
+        if self.grey_levels not in (None, GREY_LEVELS):
             raise ValueError(f"its data have {self.grey_levels} grey levels")
         if self.scaling is not None and len(self.scaling.scale) != self.shape[0]:
             raise ValueError("its data have another number of channels than their scaling")

@@ -180,7 +180,7 @@ def identity(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
         DataError: there are no such data.
     """
     if isinstance(spec, StoredDataSpec):
-        return {IMAGES: store.split_of(spec, "train").digest}
+        return {IMAGES: store.of(spec).digest("train")}
     assert isinstance(spec, ToyDataSpec), f"unknown kind of data: {type(spec).__name__}"
     about = _drawn(toy.get(spec.name))
     if (digest := fingerprint(plugins)) is not None:
