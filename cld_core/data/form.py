@@ -12,7 +12,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation")
 # Of a pixel.
 GREY_LEVELS = 256
 # Of one example: no model that fits a machine has more numbers, or more axes.
-_MOST_NUMBERS, _MOST_AXES = 2**28, 4
+MOST_NUMBERS, _MOST_AXES = 2**28, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Form:
 
     def __post_init__(self) -> None:
         size = math.prod(self.shape)
-        if not 1 <= len(self.shape) <= _MOST_AXES or min(self.shape) < 1 or size > _MOST_NUMBERS:
+        if not 1 <= len(self.shape) <= _MOST_AXES or min(self.shape) < 1 or size > MOST_NUMBERS:
             raise ValueError("its data have a shape that cannot be")
         if self.grey_levels not in (None, GREY_LEVELS):
             raise ValueError(f"its data have {self.grey_levels} grey levels")
