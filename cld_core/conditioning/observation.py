@@ -212,7 +212,7 @@ class Observation:
         Raises:
             UsageError: the factors of what is observed differ, and there are too many of them to compute H S S H^T.
         """
-        if form.scaling is None:
+        if not form.scale:
             return self
         shift = form.to_data(torch.zeros(1, *self.shape, dtype=torch.float64))
         factor = form.to_data(torch.ones(1, *self.shape, dtype=torch.float64)) - shift

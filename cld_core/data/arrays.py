@@ -26,7 +26,7 @@ from cld_core.config.data import ArraysSpec, StoredDataSpec
 from cld_core.errors import DataError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .form import GREY_LEVELS, MOST_NUMBERS, Form, Scaling, Split
+from .form import GREY_LEVELS, MOST_NUMBERS, Form, Split
 
 # Larger arrays stay on disk: every rank of a machine holds its own copy. They are not looked at as a whole.
 MEMORY_BYTES = 2 << 30
@@ -111,13 +111,9 @@ class Arrays:
         are_bytes = self.splits["train"].x.dtype == np.uint8
         return GREY_LEVELS if are_bytes and Form(shape=self.shape).are_pictures else None
 
-    def count(self, split: Split) -> int:
-        """How many examples a split has."""
-        return self.splits[split].count
-
-    def digest(self, split: Split) -> str:
-        """Of the examples of a split and their labels; of many, of some that are evenly spread."""
-        return self.splits[split].digest
+    def split(self, name: Split) -> Part:
+        """Number and digest of the examples of a split."""
+        return self.splits[name]
 
     def labels(self, split: Split) -> np.ndarray:
         """Those of the examples of a split, (n,), int64, each the index of a class."""
@@ -159,8 +155,8 @@ class Arrays:
             return Form(shape=self.shape, bounds=bounds)
         scale, shift = (std, mean) if spec.scaling == "standard" else (0.5 * (high - low), 0.5 * (high + low))
         # What is constant is only shifted.
-        scaling = Scaling(scale=tuple(np.where(scale > 0, scale, 1.0).tolist()), shift=tuple(shift.tolist()))
-        return Form(shape=self.shape, scaling=scaling, bounds=bounds)
+        scale = np.where(scale > 0, scale, 1.0)
+        return Form(shape=self.shape, scale=tuple(scale.tolist()), shift=tuple(shift.tolist()), bounds=bounds)
 
     def _measured(self, say: Callable[[str], object], *, whole: bool) -> tuple[np.ndarray, ...]:
         """As `_measure`, of the training examples, after a look at all; empty for images, which have grey levels."""

@@ -205,27 +205,28 @@ def of(spec: StoredDataSpec) -> "Prepared | Arrays":
         return arrays.find(spec)
     assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
     about = find(spec.path, spec.name, spec.pixels, spec.channels)
+    hint = prepare_hint(spec.name, spec.path, spec.pixels)
     if spec.labels and not about.classes:
         why = "it was prepared from pictures that do not lie in folders of classes"
         text = f"{Path(spec.path).absolute()} has no labels, which data.labels=true needs: {why}"
-        raise DataError(f"{text}. To prepare it: {prepare_hint(spec.name, spec.path, spec.pixels)}")
-    return Prepared(Path(spec.path).expanduser(), about, prepare_hint(spec.name, spec.path, spec.pixels))
+        raise DataError(f"{text}. To prepare it: {hint}")
+    return Prepared(Path(spec.path).expanduser(), about, hint)
 
 
-def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> tuple[int, ...] | None:
+def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> tuple[int, ...]:
     """Check that stored data are there and look right; images are not read, and of many arrays some are looked at.
 
     Args:
         say: told what people should know about the data.
 
     Returns:
-        The shape of an example, (C, ...); None if only a plug-in knows it.
+        The shape of an example, (C, ...); empty if only a plug-in knows it.
 
     Raises:
         DataError: as `of`, or arrays have numbers that cannot be used.
     """
     if not isinstance(spec, StoredDataSpec):
-        return getattr(spec, "shape", None)
+        return getattr(spec, "shape", None) or ()
     examples = of(spec)
     for text in examples.look():
         say(text)
@@ -280,13 +281,16 @@ class Prepared:
         """What a model has to know of them."""
         return Form(shape=self.shape, grey_levels=self.grey_levels)
 
-    def count(self, split: Split) -> int:
-        """How many images a split has; raises DataError if there is no such split."""
-        return self._split(split).count
+    def split(self, name: Split) -> SplitInfo:
+        """Number and digest of the images of a split.
 
-    def digest(self, split: Split) -> str:
-        """Of the images of a split, as their preparation noted it; raises as `count` does."""
-        return self._split(split).digest
+        Raises:
+            DataError: there is no such split.
+        """
+        if name not in self.about.splits:
+            text = f"{self.where.absolute()} has no {name} images"
+            raise DataError(f"{text}. Prepare the data again with some: {self.hint}")
+        return self.about.splits[name]
 
     def labels(self, split: Split) -> "np.ndarray":
         """Those of a split, (n,), int64, each an index of the classes; raises as `read_labels` does."""
@@ -300,7 +304,7 @@ class Prepared:
         """
         import numpy as np
 
-        self._split(split)
+        self.split(split)
         path = self.where / IMAGES
         try:
             if self.about.format == PUBLISHED and (reader := published(self.where, split)) is not None:
@@ -318,19 +322,13 @@ class Prepared:
 
     def verify(self, split: Split, images: "np.ndarray") -> None:
         """Raises DataError: images that were loaded are not those that were prepared."""
-        if self.about.format != PUBLISHED and blake2b(images) != self.digest(split):
+        if self.about.format != PUBLISHED and blake2b(images) != self.split(split).digest:
             text = f"the {split} images in {self.where} do not have the digest in {ABOUT}: they were changed"
             raise DataError(f"{text}. {self._again}")
 
     @property
     def _again(self) -> str:
         return f"To prepare it: {self.hint}"
-
-    def _split(self, split: Split) -> SplitInfo:
-        if split not in self.about.splits:
-            text = f"{self.where.absolute()} has no {split} images"
-            raise DataError(f"{text}. Prepare the data again with some: {self.hint}")
-        return self.about.splits[split]
 
 
 def read_labels(root: Path, about: About, split: Split) -> "np.ndarray":

@@ -68,7 +68,7 @@ def request_of(
         **{**vars(spec), **resolved},
         plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
         images=stored is not None and len(stored.shape) > 1,
-        test_set=stored.digest("validation") if stored is not None and reads_test else None,
+        test_set=stored.split("validation").digest if stored is not None and reads_test else None,
         metrics=names,
         checkpoint_step=checkpoint_step,
         model_digest=recipe.model_digest(),
@@ -112,7 +112,7 @@ def _points(recipe: Recipe, key: str) -> int:
     wanted = recipe.eval.points
     if not isinstance(recipe.data, StoredDataSpec):
         return wanted or recipe.eval.samples
-    present = store.of(recipe.data).count("validation")
+    present = store.of(recipe.data).split("validation").count
     if wanted is not None and wanted > present:
         all_of_them = ", or null for all of them" if key == "eval.points" else ""
         text = f"is {wanted}, but {recipe.data.path} has {present} test examples"
@@ -186,7 +186,7 @@ def _refuse_too_few(recipe: Recipe, metrics: Sequence[registry.Metric], referenc
     """Refuse settings that the number of samples, or of features of training images, is too small for."""
     sets, data = recipe.eval.w2.sets, recipe.data
     if isinstance(data, StoredDataSpec) and any(registry.ROWS[metric.rows].of == "vectors" for metric in metrics):
-        counts = {"samples": recipe.eval.samples, "test examples": store.of(data).count("validation")}
+        counts = {"samples": recipe.eval.samples, "test examples": store.of(data).split("validation").count}
         what = min(counts, key=lambda name: counts[name])
         if counts[what] < 2 * sets:
             fix = f"Set it to at most {counts[what] // 2}, which must be 2 or more"

@@ -69,8 +69,8 @@ class StatsRequest(ShardedRequest):
         request = cls(
             output=str(output.absolute()),
             data=data,
-            data_fingerprint=images.digest("train"),
-            images=images.count("train"),
+            data_fingerprint=images.split("train").digest,
+            images=images.split("train").count,
             extraction=extraction,
             files=files,
             features=features,

@@ -119,15 +119,13 @@ def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
         key = "path" if isinstance(recipe.data, StoredDataSpec) else "name"
         raise RecipeError(f"'data.{key}': {error}") from error
     # What the recipe leaves to the data is known now.
-    if isinstance(data, ImageDataSpec) and shape is not None:
+    if isinstance(data, ImageDataSpec):
         data = replace(data, channels=shape[0], size=shape[1])
-    misfits = () if shape is None else recipe.network.misfits(shape)
-    for name, text in misfits:
+    for name, text in recipe.network.misfits(shape):
         raise RecipeError(f"'network.{name}' {text}")
     for key, _, text in problems(replace(recipe, data=data)):
         raise RecipeError(f"'{key}' {text}")
-    if shape is not None:
-        _require_usable(recipe, shape)
+    _require_usable(recipe, shape)
     periodic_request(recipe, "fid")
     periodic_request(recipe, "elbo")
 

@@ -18,7 +18,7 @@ from cld_core.conditioning import Observation
 from cld_core.config import load
 from cld_core.config.data import ArraysSpec
 from cld_core.data import arrays, store
-from cld_core.data.form import Form, Scaling
+from cld_core.data.form import Form
 from cld_core.data.images import StoredSource, dequantise, order, to_grey, to_model
 from cld_core.data.source import identity
 from cld_core.errors import DataError, UsageError
@@ -121,11 +121,11 @@ def test_the_scaling_is_that_of_all_training_examples_however_they_are_cut(monke
     monkeypatch.setattr(arrays, "_BLOCK", 7 * math.prod(shape))
     each = x.transpose(1, 0, *range(2, x.ndim)).reshape(3, -1)
     standard, between, plain = (of(x, test=x, scaling=how).form for how in ("standard", "range", "none"))
-    assert_close(standard.scaling.scale, tuple(each.std(1)), rtol=1e-12, atol=0)
-    assert_close(standard.scaling.shift, tuple(each.mean(1)), rtol=1e-10, atol=1e-12)
+    assert_close(standard.scale, tuple(each.std(1)), rtol=1e-12, atol=0)
+    assert_close(standard.shift, tuple(each.mean(1)), rtol=1e-10, atol=1e-12)
     z = between.to_model(torch.from_numpy(x)).transpose(0, 1).flatten(1)
     assert_close((z.amin(1), z.amax(1)), (-torch.ones(3).double(), torch.ones(3).double()))
-    assert plain.scaling is None
+    assert plain.scale == ()
     assert plain.bounds == standard.bounds == (x.min(), x.max())
 
 
@@ -140,7 +140,7 @@ def test_large_numbers_keep_their_digits_and_the_caller_s_array_is_left_alone():
 def test_bytes_that_are_pictures_are_images_and_other_bytes_are_numbers():
     x = np.random.default_rng(0).integers(0, 256, (200, 1, 4, 6)).astype(np.uint8)
     source = of(x, test=x[:9], flip=True)
-    assert (source.shape, source.grey_levels, source.form.scaling) == ((1, 4, 6), 256, None)
+    assert (source.shape, source.grey_levels, source.form.scale) == ((1, 4, 6), 256, ())
     assert_close(source.test_data(0, 0, 9), to_model(torch.from_numpy(x[:9])))
     dequantised = source.dequantised_test_data(0, 0, 9)
     assert_close(dequantised, dequantise(torch.from_numpy(x[:9]), torch.full((), 0.5)), rtol=0, atol=1 / 255)
@@ -239,7 +239,7 @@ def scaled_gaussian(monkeypatch, std=0.7):
     recipe = load(TOY, [*SMALL, "objective.loss_eps=1e-5", "eval.elbo.eps=1e-5"])
     x = SHIFT + SCALE * std * np.random.default_rng(3).normal(size=(64, 3))
     source = StoredSource(recipe.data, given=arrays.given(x, test=x))
-    source.form = Form(shape=(3,), scaling=Scaling(scale=tuple(SCALE), shift=tuple(SHIFT)))
+    source.form = Form(shape=(3,), scale=tuple(SCALE), shift=tuple(SHIFT))
     model, law = Model(recipe, data=source), gaussian(std, d=3)
     monkeypatch.setattr(model, "score_of", lambda **how: law.score(model.sde))
     monkeypatch.setattr(model, "score", law.score(model.sde))
@@ -298,7 +298,7 @@ def test_observations_are_given_in_the_units_of_the_data(monkeypatch, sigma):
 
 
 def test_an_observation_with_too_many_numbers_of_other_scales_is_refused():
-    form = Form(shape=(2, 4096), scaling=Scaling(scale=(1.0, 2.0), shift=(0.0, 0.0)))
+    form = Form(shape=(2, 4096), scale=(1.0, 2.0), shift=(0.0, 0.0))
     mask = torch.ones(2, 4096, dtype=torch.bool)
     with pytest.raises(UsageError, match="sigma=0"):
         Observation.masked(torch.zeros(2, 4096), mask, 0.1).of_model(form)
