@@ -250,9 +250,10 @@ def given(
         # The first of these numbers do not depend on how many there are.
         kept = np.random.RandomState(0).random_sample(len(x)) < share
         test, test_labels, of_train, of_test = x, labels, np.flatnonzero(~kept), np.flatnonzero(kept)
-    are_labelled = labels is not None
-    train = _part(where, "train", x, of_train, labels, are_labelled)
-    tests = _part(where, "validation", test, of_test, test_labels, are_labelled)
+    if labels is not None and test_labels is None:
+        raise _error(where, "the test examples have no labels", "Add some, or set data.labels=false")
+    train = _part(where, "train", x, of_train, labels)
+    tests = _part(where, "validation", test, of_test, test_labels)
     if test.shape[1:] != x.shape[1:] or (test.dtype == np.uint8) != (x.dtype == np.uint8):
         kinds = [f"{some.dtype} of shape {some.shape[1:]}" for some in (test, x)]
         raise _error(where, f"test examples are {kinds[0]}, and those for training {kinds[1]}", _SAVE)
@@ -261,7 +262,7 @@ def given(
     if not tests.count:
         fix = "Raise data.test_share, or name a file of them in data.test"
         raise _error(where, f"no example of {train.count} is left for tests", fix)
-    classes = _classes(where, train.labels, tests.labels) if are_labelled else None
+    classes = None if labels is None else _classes(where, train.labels, tests.labels)
     return Arrays(where, {"train": train, "validation": tests}, classes)
 
 
@@ -272,16 +273,14 @@ def _array(x: Any) -> Any:
     return np.atleast_1d(np.asarray(x.detach().cpu() if hasattr(x, "detach") else x))
 
 
-def _part(where: str, split: Split, x: Any, rows: Any, labels: Any, are_labelled: bool) -> Part:
+def _part(where: str, split: Split, x: Any, rows: Any, labels: Any) -> Part:
     """A split of which all is checked that its numbers need not be read for."""
     if x.dtype.kind not in "biuf":
         raise _error(where, f"{split} examples are {x.dtype}, not real numbers", "Save them as float32")
     if not 2 <= x.ndim <= 4 or not 1 <= math.prod(x.shape[1:]) <= MOST_NUMBERS:
         raise _error(where, f"{split} examples have shape {x.shape[1:]}", _SAVE)
-    if not are_labelled:
-        return Part(x, rows)
     if labels is None:
-        raise _error(where, f"the {split} examples have no labels", "Add some, or set data.labels=false")
+        return Part(x, rows)
     if labels.shape != x.shape[:1]:
         found = f"labels of shape {labels.shape} for {len(x)} {split} examples"
         raise _error(where, found, "Give one label for each example")
@@ -382,8 +381,7 @@ def _npz(path: Path) -> dict[str, Callable[[], np.ndarray]]:
 def _of_archive(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
     if member.compress_type != zipfile.ZIP_STORED:
         with np.load(path, allow_pickle=False) as archive:
-            content: np.ndarray = archive[member.filename]
-            return content
+            return np.asarray(archive[member.filename])
     with path.open("rb") as file:
         # The name and more of the member, whose lengths are here, lie before its content.
         file.seek(member.header_offset + 26)

@@ -117,14 +117,13 @@ def tried(spec: DataSpec) -> tuple[int, ...]:
 
 def _problem(x: Any, shape: tuple[int, ...], label: Any, classes: int) -> str | None:
     """What is wrong with a batch (B, C, ...) of this shape, and with its labels (B,), if there are classes."""
-    if not isinstance(x, Tensor) or tuple(x.shape) != shape:
-        found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        return f"gives {found} for {shape[0]} examples, not {shape}"
-    if not x.is_floating_point() or not x.isfinite().all():
-        return f"gives {'numbers that are not finite' if x.is_floating_point() else f'{x.dtype}, not float32'}"
-    if classes and (
-        label.shape != shape[:1] or label.dtype != torch.int64 or not set(label.tolist()) <= set(range(classes))
-    ):
+    if not isinstance(x, Tensor) or tuple(x.shape) != shape or not x.is_floating_point():
+        found = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        return f"gives {found} for {shape[0]} examples, not float32 of shape {shape}"
+    if not x.isfinite().all():
+        return "gives numbers that are not finite"
+    within = not classes or (label.shape == shape[:1] and set(label.tolist()) <= set(range(classes)))
+    if not within or (classes and label.dtype != torch.int64):
         return f"gives labels that are not whole numbers (int64) from 0 to {classes - 1}, one an example"
     return None
 

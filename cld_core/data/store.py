@@ -306,17 +306,15 @@ class Prepared:
 
         self.split(split)
         path = self.where / IMAGES
+        if self.about.format == PUBLISHED and (reader := published(self.where, split)) is not None:
+            return reader, None
         try:
-            if self.about.format == PUBLISHED and (reader := published(self.where, split)) is not None:
-                return reader, None
             images = np.load(path, mmap_mode="r", allow_pickle=False)
             if (images.dtype, images.shape) != (np.dtype(np.uint8), self.about.shape):
-                text = f"{images.dtype} of shape {images.shape}, but {ABOUT} says uint8 of shape {self.about.shape}"
-                raise DataError(f"{path} has {text}.")
+                raise ValueError(f"{images.dtype} of {images.shape}, but {ABOUT} says uint8 of {self.about.shape}")
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} cannot be read as an array ({one_line(error)}). {self._again}") from error
-        except DataError as error:
-            raise DataError(f"{error} {self._again}") from error
+            text = f"{path} cannot be read as an array of images ({one_line(error)})"
+            raise DataError(f"{text}. To prepare it: {self.hint}") from error
         # An array of numpy's own type, whose parts are copies in memory and not maps.
         return np.asarray(images)[self.about.rows(split)], None
 
@@ -324,11 +322,7 @@ class Prepared:
         """Raises DataError: images that were loaded are not those that were prepared."""
         if self.about.format != PUBLISHED and blake2b(images) != self.split(split).digest:
             text = f"the {split} images in {self.where} do not have the digest in {ABOUT}: they were changed"
-            raise DataError(f"{text}. {self._again}")
-
-    @property
-    def _again(self) -> str:
-        return f"To prepare it: {self.hint}"
+            raise DataError(f"{text}. To prepare it: {self.hint}")
 
 
 def read_labels(root: Path, about: About, split: Split) -> "np.ndarray":
