@@ -57,7 +57,8 @@ def request_of(
         _require_flow(recipe.sampling, names)
     fid, files = feature_inputs(recipe.anchored(Path.cwd()), names)
     points = _points(recipe, points_key) if "points" in over else 0
-    stored = store.of(recipe.data) if isinstance(recipe.data, StoredDataSpec) else None
+    stored = recipe.data if isinstance(recipe.data, StoredDataSpec) else None
+    are_images = isinstance(stored, ImageDataSpec) or (stored is not None and len(store.of(stored).shape) > 1)
     reads_test = points or any(registry.ROWS[metric.rows].of == "vectors" for metric in registry.metrics(names))
     eps = max(spec.elbo.eps, recipe.objective.loss_eps)
     named = [("metrics", name) for name in names]
@@ -67,8 +68,8 @@ def request_of(
     request = EvalRequest(
         **{**vars(spec), **resolved},
         plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
-        images=stored is not None and len(stored.shape) > 1,
-        test_set=stored.split("validation").digest if stored is not None and reads_test else None,
+        images=are_images,
+        test_set=store.of(stored).split("validation").digest if stored is not None and reads_test else None,
         metrics=names,
         checkpoint_step=checkpoint_step,
         model_digest=recipe.model_digest(),
