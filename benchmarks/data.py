@@ -15,7 +15,7 @@ from torchvision.datasets import VisionDataset
 from benchmarks.harness import BASELINE, Report, Settings, interleaved, rows_of
 from benchmarks.limits import memory_bandwidth
 from cld_core.config.data import ImageDataSpec
-from cld_core.data.images import ImageSource
+from cld_core.data.images import StoredSource
 from tests.support.images import make_images
 
 BATCH = 128
@@ -46,7 +46,7 @@ def plain_batches(images: torch.Tensor, batch: int) -> Iterator[object]:
         yield from loader
 
 
-def batches_of(source: ImageSource, batch: int) -> Iterator[object]:
+def batches_of(source: StoredSource, batch: int) -> Iterator[object]:
     """Batches as a training step takes them."""
     return (source.batch(0, 0, step, batch, slice(0, batch)) for step in itertools.count())
 
@@ -66,7 +66,7 @@ def topic(settings: Settings) -> Report:
     count, batch, batches = (64, 8, 8) if settings.quick else (20_000, BATCH, 200)
     folder = make_images(settings.work / "images", size=32, splits={"train": count, "validation": 1})
     spec = ImageDataSpec(name="folder", path=str(folder), size=32)
-    source, on_disk = (ImageSource(it, settings.device) for it in (spec, replace(spec, cache="disk")))
+    source, on_disk = (StoredSource(it, settings.device) for it in (spec, replace(spec, cache="disk")))
     iterators = {
         BASELINE: plain_batches(source.train.batch(torch.arange(count)).cpu(), batch),
         "cldctl": batches_of(source, batch),

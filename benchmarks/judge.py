@@ -28,7 +28,7 @@ import cld_core
 from cld_core import register, seeds
 from cld_core.config.data import ImageDataSpec
 from cld_core.data import store
-from cld_core.data.images import open_images, to_pixels
+from cld_core.data.images import StoredSource, to_pixels
 from cld_core.evaluate.features import frechet
 from cld_core.evaluate.stats_file import moments
 from cld_core.files import replacing
@@ -101,9 +101,9 @@ class Images:
     @classmethod
     def of(cls, data: Path, split: store.Split) -> "Images":
         """Raises DataError: there is no such split, or it has no labels."""
-        about = store.find(data)
-        some = open_images(ImageDataSpec(path=str(data)), split)
-        return cls(some.batch(torch.arange(some.n)), torch.from_numpy(store.read_labels(data, about, split)))
+        source = StoredSource(ImageDataSpec(path=str(data)))
+        some = source.opened(split, "memory")
+        return cls(some.batch(torch.arange(some.n)), torch.from_numpy(source.examples.labels(split)))
 
     def __getitem__(self, rows: slice) -> "Images":
         return Images(self.pixels[rows], self.labels[rows])

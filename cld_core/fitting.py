@@ -19,7 +19,7 @@ from .config.loader import from_arguments, whole_number
 from .config.registry import SECTIONS
 from .config.suggest import SIZES, suggested
 from .data import arrays, store
-from .data.images import ArraySource, StoredSource
+from .data.images import StoredSource
 from .data.source import Source, source
 from .errors import DataError, RecipeError, did_you_mean
 from .model import Model
@@ -185,7 +185,7 @@ def _data(data: Any, labels: Any, given: Mapping[str, Any], device: torch.device
     section = {"name": "arrays", **section}
     spec = from_arguments("fit", {"data": section}, more, _CALLER).data
     assert isinstance(spec, ArraysSpec), "data in memory are arrays"
-    return section, ArraySource(spec, device, arrays.given(data, labels, share=spec.test_share, where="data"))
+    return section, StoredSource(spec, device, arrays.given(data, labels, share=spec.test_share, where="data"))
 
 
 def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -43,10 +43,15 @@ def shapes(archive: np.lib.npyio.NpzFile) -> dict[str, tuple[int, ...]]:
     found = {}
     for name in archive.files:
         with archive.zip.open(f"{name}.npy") as member:
-            version = np.lib.format.read_magic(member)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             found[name], _, _ = header(member)
     return found
+
+
+def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
+    """Shape, whether in the order of Fortran, and type of the array that begins here as in an .npy file."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], str]:

@@ -5,7 +5,7 @@ They are made in Python, or read from files: arrays (.npz), or a picture and a m
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -212,19 +212,17 @@ class Observation:
         Raises:
             UsageError: the factors of what is observed differ, and there are too many of them to compute H S S H^T.
         """
-        if form.scaling is None:
+        if not form.scale:
             return self
         shift = form.to_data(torch.zeros(1, *self.shape, dtype=torch.float64))
         factor = form.to_data(torch.ones(1, *self.shape, dtype=torch.float64)) - shift
-        y, mask = self.y - self.apply(shift)[0], self.mask
-        if mask is not None:
-            seen = factor[0][mask]
-            if self.sigma == 0 or bool((seen == seen[0]).all()):
-                # Numbers that are observed as they are stay so, each with its factor.
-                made = self.transpose((y / seen)[None])[0]
-                return Observation.masked(made, mask, self.sigma / float(seen[0]))
-        alike = bool((factor == factor.flatten()[0]).all())
-        if not alike and self.count > MOST_VALUES:
+        y, own = self.y - self.apply(shift)[0], factor[0] if self.mask is None else factor[0][self.mask]
+        alike = bool((own == own.flatten()[0]).all())
+        if alike or (self.mask is not None and self.sigma == 0):
+            # Numbers that are observed as they are stay so, each with its factor; and one factor is that of y as well.
+            by = own.flatten()[0] if alike else own
+            return replace(self, y=y / by, sigma=self.sigma / float(own.flatten()[0]))
+        if self.count > MOST_VALUES:
             text = f"{self.count} values are observed with noise, or as sums, of channels with different scales"
             raise UsageError(f"{text}. Observe at most {MOST_VALUES}, or numbers as they are, with sigma=0.")
 
@@ -234,9 +232,7 @@ class Observation:
         def transpose(w: Tensor) -> Tensor:
             return self.transpose(w) * factor.to(w)
 
-        gram = self.gram * float(factor.flatten()[0]) ** 2
-        if not alike:
-            gram = apply(transpose(torch.eye(self.count, dtype=torch.float64)))
+        gram = apply(transpose(torch.eye(self.count, dtype=torch.float64)))
         return Observation(y=y, sigma=self.sigma, shape=self.shape, apply=apply, transpose=transpose, gram=gram)
 
     def residual(self, x: Tensor) -> Tensor:

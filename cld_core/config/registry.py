@@ -88,16 +88,16 @@ class Section:
 
 
 _TOY = Variant(ToyDataSpec, "cld_core.data.toy:ToySource")
-_IMAGES = "cld_core.data.images:ImageSource"
+_STORED = "cld_core.data.images:StoredSource"
 _DATA = {
     "multimodal_swissroll": _TOY,
     "diamond": _TOY,
     "gaussian": _TOY,
-    "cifar10": Variant(Cifar10Spec, _IMAGES),
-    "celebahq256": Variant(CelebaHq256Spec, _IMAGES),
-    "folder": Variant(ImageDataSpec, _IMAGES),
-    "idx": Variant(IdxSpec, _IMAGES),
-    "arrays": Variant(ArraysSpec, "cld_core.data.images:ArraySource"),
+    "cifar10": Variant(Cifar10Spec, _STORED),
+    "celebahq256": Variant(CelebaHq256Spec, _STORED),
+    "folder": Variant(ImageDataSpec, _STORED),
+    "idx": Variant(IdxSpec, _STORED),
+    "arrays": Variant(ArraysSpec, _STORED),
 }
 _SDE = {
     "cld": Variant(CldSpec, "cld_core.sde.diffusions:CLD"),

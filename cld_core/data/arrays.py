@@ -5,7 +5,7 @@
     FOLDER             train and test, each a file as above; test may be called validation, valid or val
 
 They are memory-mapped, except for compressed archives. Without a test set, a share of the examples is one: each row is
-in it or not by a hash of its number alone, so that more rows never move others.
+in it or not by a random number of its own, so that more rows never move others.
 """
 
 import functools
@@ -14,20 +14,20 @@ import json
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from cld_core import npz
 from cld_core.classes import Classes
-from cld_core.config.data import ArraysSpec
+from cld_core.config.data import ArraysSpec, StoredDataSpec
 from cld_core.errors import DataError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .form import SPLITS, Form, Scaling, Split
+from .form import GREY_LEVELS, MOST_NUMBERS, Form, Split
 
-GREY_LEVELS = 256
 # Larger arrays stay on disk: every rank of a machine holds its own copy. They are not looked at as a whole.
 MEMORY_BYTES = 2 << 30
 SUFFIXES = (".npy", ".npz", ".safetensors")
@@ -41,8 +41,8 @@ _FEW = 100
 _SHOWN = 8
 # Of float32, in which models compute.
 _LARGEST = float(np.finfo(np.float32).max)
-
-Scalings = Literal["standard", "range", "none"]
+_WORDS: dict[Split, str] = {"train": "training", "validation": "test"}
+_SAVE = "Save an array of examples (N, d), (N, C, L) or (N, C, H, W); of single numbers, x[:, None]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,22 +51,18 @@ class Part:
 
     Attributes:
         x: (N, C, ...).
-        labels: (N,), integers or texts as they were given; None without labels.
         rows: (n,), int64, rising: those of the split; None for all.
+        labels: (n,), integers or texts as they were given; None without labels.
     """
 
     x: np.ndarray
-    labels: np.ndarray | None = None
     rows: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.x if self.rows is None else self.rows)
+    labels: Any = None
 
     @property
-    def own_labels(self) -> np.ndarray:
-        """(n,), those of the split."""
-        assert self.labels is not None, "asked for of data with labels"
-        return self.labels if self.rows is None else self.labels[self.rows]
+    def count(self) -> int:
+        """Of the examples."""
+        return len(self.x if self.rows is None else self.rows)
 
     def blocks(self, *, whole: bool) -> Iterator[tuple[int, np.ndarray]]:
         """Its examples in order, a few at a time, each time with the number of the first of them.
@@ -74,77 +70,36 @@ class Part:
         Args:
             whole: all; otherwise some that are evenly spread, if they are many.
         """
-        size = max(1, _BLOCK // math.prod(self.x.shape[1:]))
-        n_bytes = len(self) * math.prod(self.x.shape[1:]) * self.x.itemsize
+        numbers = math.prod(self.x.shape[1:])
+        size, n_bytes = max(1, _BLOCK // numbers), self.count * numbers * self.x.itemsize
         every = 1 if whole or n_bytes <= MEMORY_BYTES else math.ceil(n_bytes / _SAMPLE_BYTES)
-        for first in range(0, len(self), size * every):
-            last = min(first + size, len(self))
-            yield first, self.x[first:last] if self.rows is None else self.x[self.rows[first:last]]
+        for first in range(0, self.count, size * every):
+            chosen = slice(first, first + size)
+            yield first, self.x[chosen if self.rows is None else self.rows[chosen]]
 
     @functools.cached_property
     def digest(self) -> str:
         """BLAKE2b-128 of its examples and labels; of many, of some that are evenly spread."""
-        found = hashlib.blake2b(f"{self.x.dtype.str} {len(self)} {self.x.shape[1:]}".encode(), digest_size=16)
+        found = hashlib.blake2b(f"{self.x.dtype.str} {self.count} {self.x.shape[1:]}".encode(), digest_size=16)
         for _, block in self.blocks(whole=False):
             found.update(np.ascontiguousarray(block).data)
         if self.labels is not None:
-            found.update("\n".join(map(str, self.own_labels.tolist())).encode())
+            found.update("\n".join(map(str, self.labels.tolist())).encode())
         return found.hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """Of the numbers of each feature of vectors, or channel of others, (C,) each: mean and so on, float64."""
-
-    mean: np.ndarray
-    std: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-    @property
-    def constant(self) -> np.ndarray:
-        """Which of them have one value alone."""
-        return self.low == self.high
-
-    def scaling(self, how: Scalings) -> Scaling | None:
-        """What maps them to mean 0 and standard deviation 1, or to [-1, 1]. Constant ones are only shifted."""
-        if how == "none":
-            return None
-        scale, shift = self.std, self.mean
-        if how == "range":
-            scale, shift = 0.5 * (self.high - self.low), 0.5 * (self.high + self.low)
-        scale, shift = np.where(self.constant, 1.0, scale), np.where(self.constant, self.low, shift)
-        return Scaling(scale=tuple(scale.tolist()), shift=tuple(shift.tolist()))
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Examples for training and for tests.
+    """Examples for training and for tests, as `given` and `find` return them. See `store.Prepared`.
 
     Attributes:
         where: they are, for messages.
-
-    Raises:
-        DataError: they have a type or a shape that cannot be, are too few, or have labels that do not fit.
+        classes: those of the labels, with their numbers of training examples as weights; None without labels.
     """
 
     where: str
     splits: Mapping[Split, Part]
-    classes: Classes | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        for split, part in self.splits.items():
-            self._require_numbers(split, part)
-        train, test = (self.splits[split] for split in SPLITS)
-        if test.x.shape[1:] != train.x.shape[1:] or (test.x.dtype == np.uint8) != (train.x.dtype == np.uint8):
-            raise self._error(f"test examples are {_kind(test.x)}, and those for training {_kind(train.x)}", _SAVE)
-        if len(train) < 2:
-            raise self._error(f"{len(train)} examples for training are too few", "Give at least two")
-        if not len(test):
-            fix = "Raise data.test_share, or name a file of them in data.test"
-            raise self._error(f"no example of {len(train)} is left for tests", fix)
-        if train.labels is not None:
-            object.__setattr__(self, "classes", self._classes())
+    classes: Classes | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -157,24 +112,33 @@ class Arrays:
         are_bytes = self.splits["train"].x.dtype == np.uint8
         return GREY_LEVELS if are_bytes and Form(shape=self.shape).are_pictures else None
 
+    def split(self, name: Split) -> Part:
+        """Number and digest of the examples of a split."""
+        return self.splits[name]
+
     def labels(self, split: Split) -> np.ndarray:
         """Those of the examples of a split, (n,), int64, each the index of a class."""
-        found: np.ndarray = np.searchsorted(self._names, self.splits[split].own_labels)
-        return found.astype(np.int64)
+        return np.searchsorted(np.unique(self.splits["train"].labels), self.splits[split].labels)
 
-    def look(self, *, whole: bool = False) -> list[str]:
-        """What people should know about the numbers, a line each.
+    def stored(self, split: Split) -> tuple[np.ndarray, np.ndarray | None]:
+        """An array (N, C, ...), on the disk or in memory, and which of its rows are those of a split; None: all."""
+        return self.splits[split].x, self.splits[split].rows
 
-        Args:
-            whole: look at all; otherwise at some that are evenly spread, if they are many.
+    def verify(self, split: Split, examples: np.ndarray) -> None:
+        """No digest is kept that what was loaded could be compared with."""
+
+    def look(self) -> list[str]:
+        """What people should know about the numbers, a line each: about some that are evenly spread, if they are many.
 
         Raises:
             DataError: some are not finite, or too large.
         """
-        return self._warnings(self._measured(whole=whole))
+        said: list[str] = []
+        self._measured(said.append, whole=False)
+        return said
 
-    def form(self, scaling: Scalings, warn: Callable[[str], object] = lambda text: None) -> Form:
-        """Their form: of real numbers, with a scaling that is fitted to all training examples in one pass.
+    def form(self, spec: StoredDataSpec, warn: Callable[[str], object]) -> Form:
+        """Their form: of real numbers, with the recipe's scaling, fitted to all training examples in one pass.
 
         Args:
             warn: told what people should know about them.
@@ -182,122 +146,72 @@ class Arrays:
         Raises:
             DataError: as `look`.
         """
-        measure = self._measured(whole=True)
-        for text in self._warnings(measure):
-            warn(text)
-        if measure is None:
+        assert isinstance(spec, ArraysSpec), "of the recipe that names them"
+        measure = self._measured(warn, whole=True)
+        if not measure:
             return Form(shape=self.shape, grey_levels=self.grey_levels)
-        bounds = float(measure.low.min()), float(measure.high.max())
-        return Form(shape=self.shape, scaling=measure.scaling(scaling), bounds=bounds)
+        mean, std, low, high = measure
+        bounds = float(low.min()), float(high.max())
+        if spec.scaling == "none":
+            return Form(shape=self.shape, bounds=bounds)
+        scale, shift = (std, mean) if spec.scaling == "standard" else (0.5 * (high - low), 0.5 * (high + low))
+        # What is constant is only shifted.
+        scale = np.where(scale > 0, scale, 1.0)
+        return Form(shape=self.shape, scale=tuple(scale.tolist()), shift=tuple(shift.tolist()), bounds=bounds)
 
-    @functools.cached_property
-    def _names(self) -> np.ndarray:
-        """The different labels of training examples, in order."""
-        names: np.ndarray = np.unique(self.splits["train"].own_labels)
-        return names
+    def _measured(self, say: Callable[[str], object], *, whole: bool) -> tuple[np.ndarray, ...]:
+        """As `_measure`, of the training examples, after a look at all; empty for images, which have grey levels."""
+        measure: tuple[np.ndarray, ...] = ()
+        if self.grey_levels is None:
+            self._measure("validation", whole)
+            measure = self._measure("train", whole)
+        constant = np.flatnonzero(measure[2] == measure[3]) if measure else np.zeros(0)
+        for text in self._warnings(constant):
+            say(f"{self.where}: {text}.")
+        return measure
 
-    def _classes(self) -> Classes:
-        for split, part in self.splits.items():
-            labels = part.labels
-            if labels is None:
-                raise self._error(f"the {_WORDS[split]} examples have no labels", "Add some, or set data.labels=false")
-            if labels.shape != part.x.shape[:1]:
-                found = f"labels of shape {labels.shape} for {len(part.x)} {_WORDS[split]} examples"
-                raise self._error(found, "Give one label for each example")
-            if labels.dtype.kind not in "biuUS":
-                raise self._error(f"labels are {labels.dtype}", "Save whole numbers or texts")
-        if len(unknown := np.setdiff1d(self.splits["validation"].own_labels, self._names)):
-            text = f"no training example has the label {one_line(unknown[0], 80)} of a test example"
-            raise self._error(text, "Correct the labels")
-        counts = np.bincount(self.labels("train"), minlength=len(self._names))
-        texts = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in self._names]
-        try:
-            return Classes(tuple(texts), tuple(map(float, counts)))
-        except ValueError as error:
-            raise self._error(f"labels: {error}", "Save numbers or short texts") from error
-
-    def _require_numbers(self, split: Split, part: Part) -> None:
-        x, fix = part.x, _SAVE
-        if x.dtype.kind not in "biuf":
-            raise self._error(f"{_WORDS[split]} examples are {x.dtype}, not real numbers", "Save them as float32")
-        if x.ndim == 1:
-            raise self._error(
-                f"{_WORDS[split]} examples are single numbers", "Save x[:, None], for vectors of one number"
-            )
-        if not 2 <= x.ndim <= 4:
-            raise self._error(f"{_WORDS[split]} examples have shape {x.shape[1:]}", fix)
-        try:
-            Form(shape=x.shape[1:])
-        except ValueError as error:
-            raise self._error(f"{_WORDS[split]} examples: {error}: {x.shape[1:]}", fix) from error
-
-    def _measured(self, *, whole: bool) -> Measure | None:
-        """Of the training examples; None for images of grey levels, which have nothing to measure."""
-        if self.grey_levels is not None:
-            return None
-        self._measure("validation", whole)
-        return self._measure("train", whole)
-
-    def _measure(self, split: Split, whole: bool) -> Measure:
+    def _measure(self, split: Split, whole: bool) -> tuple[np.ndarray, ...]:
+        """Mean, standard deviation, smallest and largest number of each feature of vectors, or channel of others."""
         part, channels = self.splits[split], self.shape[0]
-        count, bad, first_bad = 0, 0, None
-        mean, square = np.zeros(channels), np.zeros(channels)
+        n, origin = 0, np.zeros((channels, 1))
+        total, squares = np.zeros(channels), np.zeros(channels)
         low, high = np.full(channels, np.inf), np.full(channels, -np.inf)
         for first, block in part.blocks(whole=whole):
-            values = np.array(block, np.float64).reshape(len(block), channels, -1)
-            if not (finite := np.isfinite(values).all((1, 2))).all():
-                bad += int((~finite).sum())
-                row = first + int(finite.argmin())
-                first_bad = row if first_bad is None else first_bad
-                continue
+            values = block.astype(np.float64).reshape(len(block), channels, -1)
+            fits = (np.abs(values) <= _LARGEST).all((1, 2))
+            if not fits.all():
+                place = first + int(fits.argmin())
+                row = place if part.rows is None else part.rows[place]
+                text = f"row {row} of the {_WORDS[split]} examples has numbers that are not finite, or beyond float32"
+                fix = "Remove or correct all such rows: x[numpy.isfinite(x.astype('f4')).reshape(len(x), -1).all(1)]"
+                raise _error(self.where, text, fix)
             low, high = np.minimum(low, values.min((0, 2))), np.maximum(high, values.max((0, 2)))
-            size, own = len(values) * values.shape[2], values.mean((0, 2))
-            # What is beyond float32 is refused below.
-            with np.errstate(over="ignore", invalid="ignore"):
-                values -= own[:, None]
-                between = own - mean
-                square += np.square(values).sum((0, 2)) + np.square(between) * (count * size / (count + size))
-                mean += between * (size / (count + size))
-            count += size
-        if first_bad is not None:
-            row = first_bad if part.rows is None else int(part.rows[first_bad])
-            text = f"{bad:,} of {len(part):,} {_WORDS[split]} examples are not finite, row {row} is the first"
-            raise self._error(text, "Remove or correct them: x[numpy.isfinite(x).reshape(len(x), -1).all(1)]")
-        if (largest := max(abs(low.min()), abs(high.max()))) > _LARGEST:
-            raise self._error(
-                f"{_WORDS[split]} examples have numbers up to {largest:.3g}", "Rescale them to fit float32"
-            )
-        return Measure(mean=mean, std=np.sqrt(square / max(count, 1)), low=low, high=high)
+            # Numbers far from 0 keep their digits.
+            origin = values.mean((0, 2))[:, None] if not n else origin
+            values -= origin
+            total, squares = total + values.sum((0, 2)), squares + np.square(values).sum((0, 2))
+            n += values[:, 0].size
+        mean = total / n
+        return origin[:, 0] + mean, np.sqrt(np.maximum(squares / n - np.square(mean), 0.0)), low, high
 
-    def _warnings(self, measure: Measure | None) -> list[str]:
-        train, shape, said = self.splits["train"], self.shape, []
-        if measure is not None and measure.constant.any():
-            which = np.flatnonzero(measure.constant)
-            more = ", ..." if len(which) > _SHOWN else ""
+    def _warnings(self, constant: np.ndarray) -> Iterator[str]:
+        train, shape = self.splits["train"], self.shape
+        if len(constant):
+            more = ", ..." if len(constant) > _SHOWN else ""
             what = "column" if len(shape) == 1 else "channel"
-            numbers = ", ".join(map(str, which[:_SHOWN]))
-            text = f"{len(which)} of {shape[0]} {what}s are constant ({what} {numbers}{more})"
-            said.append(f"{text}: a likelihood bound says nothing about such data. Remove them from the array")
-        if len(train) < _FEW:
-            said.append(f"{len(train)} training examples are few: the model will repeat them")
+            numbers = ", ".join(map(str, constant[:_SHOWN]))
+            text = f"{len(constant)} of {shape[0]} {what}s are constant ({what} {numbers}{more})"
+            yield f"{text}: a likelihood bound says nothing about such data. Remove them from the array"
+        if train.count < _FEW:
+            yield f"{train.count} training examples are few: the model will repeat them"
         if len(shape) == 3 and min(shape[:2]) > 4 and shape[2] in (1, 3, 4):
-            said.append(f"examples of shape {shape} look like (H, W, C). If they are: x.transpose(0, 3, 1, 2)")
+            yield f"examples of shape {shape} look like (H, W, C). If they are: x.transpose(0, 3, 1, 2)"
         if len(shape) == 2 and shape[0] == shape[1] and train.x.dtype == np.uint8:
-            said.append(f"examples of shape {shape} are curves (C, L). If they are grey pictures: x[:, None]")
-        return [f"{self.where}: {text}." for text in said]
-
-    def _error(self, problem: str, fix: str) -> DataError:
-        return DataError(f"{self.where}: {problem}. {fix}.")
+            yield f"examples of shape {shape} are curves (C, L). If they are grey pictures: x[:, None]"
 
 
-_SAVE = "Save an array of examples (N, d), (N, C, L) or (N, C, H, W), for both splits alike"
-
-
-_WORDS: dict[Split, str] = {"train": "training", "validation": "test"}
-
-
-def _kind(x: np.ndarray) -> str:
-    return f"{x.dtype} of shape {x.shape[1:]}"
+def _error(where: str, problem: str, fix: str) -> DataError:
+    return DataError(f"{where}: {problem}. {fix}.")
 
 
 def find(spec: ArraysSpec) -> Arrays:
@@ -329,58 +243,82 @@ def given(
         where: what messages call them.
 
     Raises:
-        DataError: they cannot be used.
+        DataError: they have a type or a shape that cannot be, are too few, or have labels that do not fit.
     """
     x, labels, test, test_labels = map(_array, (x, labels, test, test_labels))
-    if test is not None:
-        return Arrays(where, {"train": Part(x, labels), "validation": Part(test, test_labels)})
-    kept = _are_for_tests(len(x) if x.ndim else 0, share)
-    rows = {"train": np.flatnonzero(~kept), "validation": np.flatnonzero(kept)}
-    return Arrays(where, {split: Part(x, labels, rows[split]) for split in SPLITS})
+    of_train, of_test = None, None
+    if test is None:
+        # The first of these numbers do not depend on how many there are.
+        kept = np.random.RandomState(0).random_sample(len(x)) < share
+        test, test_labels, of_train, of_test = x, labels, np.flatnonzero(~kept), np.flatnonzero(kept)
+    if labels is not None and test_labels is None:
+        raise _error(where, "the test examples have no labels", "Add some, or set data.labels=false")
+    train = _part(where, "train", x, of_train, labels)
+    tests = _part(where, "validation", test, of_test, test_labels)
+    if test.shape[1:] != x.shape[1:] or (test.dtype == np.uint8) != (x.dtype == np.uint8):
+        kinds = [f"{some.dtype} of shape {some.shape[1:]}" for some in (test, x)]
+        raise _error(where, f"test examples are {kinds[0]}, and those for training {kinds[1]}", _SAVE)
+    if train.count < 2:
+        raise _error(where, f"{train.count} examples for training are too few", "Give at least two")
+    if not tests.count:
+        fix = "Raise data.test_share, or name a file of them in data.test"
+        raise _error(where, f"no example of {train.count} is left for tests", fix)
+    classes = None if labels is None else _classes(where, train.labels, tests.labels)
+    return Arrays(where, {"train": train, "validation": tests}, classes)
 
 
 def _array(x: Any) -> Any:
     """Of numpy; of a tensor, on whatever device."""
     if x is None:
         return None
-    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+    return np.atleast_1d(np.asarray(x.detach().cpu() if hasattr(x, "detach") else x))
+
+
+def _part(where: str, split: Split, x: Any, rows: Any, labels: Any) -> Part:
+    """A split of which all is checked that its numbers need not be read for."""
+    if x.dtype.kind not in "biuf":
+        raise _error(where, f"{_WORDS[split]} examples are {x.dtype}, not real numbers", "Save them as float32")
+    if not 2 <= x.ndim <= 4 or not 1 <= math.prod(x.shape[1:]) <= MOST_NUMBERS:
+        raise _error(where, f"{_WORDS[split]} examples have shape {x.shape[1:]}", _SAVE)
+    if labels is None:
+        return Part(x, rows)
+    if labels.shape != x.shape[:1]:
+        found = f"labels of shape {labels.shape} for {len(x)} {_WORDS[split]} examples"
+        raise _error(where, found, "Give one label for each example")
+    if labels.dtype.kind not in "biuU":
+        raise _error(where, f"labels are {labels.dtype}", "Save whole numbers or texts")
+    return Part(x, rows, labels if rows is None else labels[rows])
+
+
+def _classes(where: str, train: Any, test: Any) -> Classes:
+    names, counts = np.unique(train, return_counts=True)
+    if len(unknown := np.setdiff1d(test, names)):
+        text = f"no training example has the label {one_line(unknown[0], 80)} of a test example"
+        raise _error(where, text, "Correct the labels")
+    try:
+        return Classes(tuple(map(str, names.tolist())), tuple(map(float, counts)))
+    except ValueError as error:
+        raise _error(where, f"labels: {error}", "Save numbers or short texts") from error
 
 
 @functools.lru_cache(maxsize=1)
 def _opened(spec: ArraysSpec, stamps: object) -> Arrays:
     """The arrays of files with these times and sizes."""
     path = Path(str(spec.path)).expanduser()
-    is_folder = path.is_dir()
-    found = _read(_split_file(path, ("train",)) if is_folder else path)
-    other = Path(spec.test).expanduser() if spec.test is not None else None
-    if is_folder and other is None:
-        other = _split_file(path, _TESTS)
-    if other is not None:
-        found |= {"test_labels": None, **{_AS_TEST[name]: it for name, it in _read(other).items() if name in _AS_TEST}}
+    found = _read(_split_file(path, ("train",)) if path.is_dir() else path)
+    if spec.test is not None or path.is_dir():
+        tests = _read(_split_file(path, _TESTS) if spec.test is None else Path(spec.test).expanduser())
+        found |= {"test": tests["x"], "test_labels": tests.get("labels")}
     if spec.labels and found.get("labels") is None:
         fix = "Save them (N,) as labels in the archive, or beside X.npy in X_labels.npy; or set data.labels=false"
         raise WrongSourceError(f"{path}: there are no labels, which data.labels=true needs. {fix}.")
-    labels = (found.get("labels"), found.get("test_labels")) if spec.labels else (None, None)
-    arrays = given(
-        found["x"], labels[0], test=found.get("test"), test_labels=labels[1], share=spec.test_share, where=str(path)
-    )
+    if not spec.labels:
+        found |= {"labels": None, "test_labels": None}
+    arrays = given(**found, share=spec.test_share, where=str(path))
     if spec.flip and len(arrays.shape) != 3:
         text = f"data.flip=true mirrors pictures (C, H, W), and examples of {path} are {arrays.shape}"
         raise DataError(f"{text}. Set it to false.")
     return arrays
-
-
-_AS_TEST = {"x": "test", "labels": "test_labels"}
-
-
-def _are_for_tests(n: int, share: float) -> np.ndarray:
-    """Which of n rows are kept for tests, bool (n,): by a hash (SplitMix64) of the row's number."""
-    with np.errstate(over="ignore"):
-        mixed = (np.arange(n, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    below: np.ndarray = (mixed ^ (mixed >> np.uint64(31))) < np.uint64(share * 2.0**64)
-    return below
 
 
 def _files(spec: ArraysSpec) -> Iterator[Path]:
@@ -438,38 +376,31 @@ def _npy(path: Path) -> dict[str, Callable[[], np.ndarray]]:
 
 def _npz(path: Path) -> dict[str, Callable[[], np.ndarray]]:
     with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    return {it.filename.removesuffix(".npy"): functools.partial(_of_archive, path, it) for it in members}
+        return {it.filename.removesuffix(".npy"): functools.partial(_of_archive, path, it) for it in archive.infolist()}
 
 
 def _of_archive(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
     if member.compress_type != zipfile.ZIP_STORED:
         with np.load(path, allow_pickle=False) as archive:
-            content: np.ndarray = archive[member.filename.removesuffix(".npy")]
-            return content
+            return np.asarray(archive[member.filename])
     with path.open("rb") as file:
         # The name and more of the member, whose lengths are here, lie before its content.
         file.seek(member.header_offset + 26)
-        lengths = file.read(4)
-    sizes = (int.from_bytes(lengths[:2], "little"), int.from_bytes(lengths[2:], "little"))
-    return _mapped(path, member.header_offset + 30 + sum(sizes))
+        lengths = np.frombuffer(file.read(4), "<u2")
+    return _mapped(path, member.header_offset + 30 + int(lengths.sum()))
 
 
 def _mapped(path: Path, offset: int = 0) -> np.ndarray:
     """The array of an .npy file that begins somewhere in a file."""
     with path.open("rb") as file:
         file.seek(offset)
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, in_fortran, dtype = header(file)
+        shape, in_fortran, dtype = npz.header(file)
         return _map(path, dtype, file.tell(), shape, "F" if in_fortran else "C")
 
 
 def _map(path: Path, dtype: Any, offset: int, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> np.ndarray:
     if np.dtype(dtype).hasobject:
         raise ValueError("it holds Python objects")
-    if not math.prod(shape):
-        return np.empty(shape, dtype)
     # An array of numpy's own type, whose parts are copies in memory and not maps.
     return np.asarray(np.memmap(path, dtype, "r", offset, shape, order))
 
@@ -479,10 +410,6 @@ _TYPES |= {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "UI" for si
 
 
 def _safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
-    from safetensors import safe_open
-
-    with safe_open(path, "np"):  # It compares the header with the size of the file.
-        pass
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

@@ -68,22 +68,15 @@ def plan_idx(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
     for split, (images, labels) in _FILES.items():
         some, its = read[images], read[labels]
         if some.shape[1:] != (size, size):
-            text = (
-                f"{images} has images of {some.shape[2]} x {some.shape[1]} pixels, where {size} x {size} are expected"
-            )
+            height, width = some.shape[1:]
+            text = f"{images} has images of {width} x {height} pixels, where {size} x {size} are expected"
             raise DataError(f"{source}: {text}. Only square images of one size can be prepared.")
         if len(its) != len(some) or int(its.max()) >= len(classes):
             text = f"{labels} has {len(its)} labels up to {its.max()} for {len(some)} images in {len(classes)} classes"
             raise DataError(f"{source}: {text}. Fetch the files again, or correct {NAMES}.")
         fingerprint = f"{blake2b(np.ascontiguousarray(some))} {blake2b(np.ascontiguousarray(its))}"
-        part = Part(
-            split=split,
-            name=images,
-            fingerprint=fingerprint,
-            read=partial(np.expand_dims, some, 1),
-            labels=its.tolist(),
-        )
-        parts.append(part)
+        read_part = partial(np.expand_dims, some, 1)
+        parts.append(Part(split=split, name=images, fingerprint=fingerprint, read=read_part, labels=its.tolist()))
     return Plan(
         name="idx", size=size, channels=1, source=source.name, parts=parts, expect=expect or {}, classes=classes
     )
@@ -105,18 +98,18 @@ def _array(member: Member, axes: int, shown: str) -> np.ndarray:
         plain = io.BytesIO(content)
         stream = gzip.GzipFile(fileobj=plain) if content.startswith(b"\x1f\x8b") else plain
         header = stream.read(4 + 4 * axes)
-        if header[:4] != bytes((0, 0, _UBYTE, axes)) or len(header) < 4 + 4 * axes:
+        if header[:4] != bytes((0, 0, _UBYTE, axes)):
             raise ValueError(f"it begins with {header[:4].hex()}, not 00000{_UBYTE}0{axes}")
-        shape = tuple(int.from_bytes(header[at : at + 4], "big") for at in range(4, len(header), 4))
+        shape = np.frombuffer(header, ">u4", offset=4).tolist()
         # Not more: a compressed file may hold any number of zeros.
-        numbers = stream.read(math.prod(shape) + 1)
-        if not numbers or len(numbers) != math.prod(shape):
-            raise ValueError(f"it has not the {math.prod(shape):,} bytes of {' x '.join(map(str, shape))} numbers")
+        found = np.frombuffer(stream.read(math.prod(shape) + 1), np.uint8).reshape(shape)
+        if not found.size:
+            raise ValueError("it is empty")
+        return found
     except Exception as error:  # gzip and zlib raise whatever a damaged file leads to
         kind = "images" if axes > 1 else "labels"
         text = f"{shown} is not a complete idx file of {kind} ({one_line(error).rstrip('.')})"
         raise DataError(f"{text}. Fetch it again.") from error
-    return np.frombuffer(numbers, np.uint8).reshape(shape)
 
 
 def _classes(names: Member | None, labels: np.ndarray) -> tuple[str, ...]:

@@ -10,13 +10,9 @@ on the step alone: not on the ranks, and not on where training was interrupted.
 import logging
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +20,14 @@ from torch import Tensor
 
 from cld_core import seeds
 from cld_core.classes import Classes
-from cld_core.config.data import ArraysSpec, ImageDataSpec, StoredDataSpec
+from cld_core.config.data import StoredDataSpec
 from cld_core.errors import DataError
-from cld_core.sanitize import one_line
 
-from . import arrays, store, toy
-from .arrays import GREY_LEVELS as GREY_LEVELS
+from . import store, toy
 from .arrays import MEMORY_BYTES as MEMORY_BYTES
 from .arrays import Arrays
-from .form import Form
-from .store import ABOUT, IMAGES, PUBLISHED, About, LmdbReader, Split, blake2b, find, prepare_hint, published
+from .form import GREY_LEVELS, Form, Split
+from .store import LmdbReader, Prepared
 
 # Batches that are read ahead.
 _AHEAD = 4
@@ -121,51 +115,6 @@ def _mirror(images: Tensor, flips: Tensor) -> Tensor:
     return both.index_select(0, torch.arange(n, device=images.device) + n * flips)
 
 
-def open_images(spec: ImageDataSpec, split: Split, device: torch.device | str = "cpu") -> ImageSet:
-    """Open a split of a recipe's images: of a prepared data set, or of LMDB files in the published form.
-
-    They are loaded as `data.cache` says: "auto" loads sets up to `MEMORY_BYTES`.
-
-    Args:
-        device: where images in memory are wanted; a set that would fill too much of a GPU stays on the host.
-
-    Raises:
-        DataError: there is no such data set, or it is a different one. The message names the command that prepares it.
-    """
-    about = find(spec.path, spec.name, spec.pixels, spec.channels)
-    root = Path(spec.path).expanduser()
-    try:
-        on_disk = _on_disk(root, about, split)
-        n_bytes = on_disk.n * math.prod(on_disk.shape)
-        if not _is_loaded(spec, n_bytes):
-            return on_disk
-        images = on_disk.batch(torch.arange(on_disk.n))
-        if about.format != PUBLISHED and blake2b(images.numpy()) != about.splits[split].digest:
-            raise DataError(f"the {split} images in {root} do not have the digest in {ABOUT}: they were changed.")
-    except DataError as error:
-        raise DataError(f"{error} To prepare it: {prepare_hint(spec.name, spec.path, spec.pixels)}") from error
-    return ImageSet(images.to(device) if _fits(n_bytes, torch.device(device)) else images)
-
-
-def _is_loaded(spec: StoredDataSpec, n_bytes: int) -> bool:
-    return spec.cache == "memory" or (spec.cache == "auto" and n_bytes <= MEMORY_BYTES)
-
-
-def _on_disk(root: Path, about: About, split: Split) -> ImageSet:
-    rows, path = about.rows(split), root / IMAGES
-    if about.format == PUBLISHED and (reader := published(root, split)) is not None:
-        return ImageSet(reader)
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as an array ({one_line(error)}).") from error
-    if (images.dtype, images.shape) != (np.dtype(np.uint8), about.shape):
-        text = f"{images.dtype} of shape {images.shape}, but {ABOUT} says uint8 of shape {about.shape}"
-        raise DataError(f"{path} has {text}.")
-    # An array of numpy's own type, whose parts are copies in memory and not maps.
-    return ImageSet(np.asarray(images)[rows])
-
-
 def _fits(n_bytes: int, device: torch.device) -> bool:
     if device.type != "cuda":
         return device.type == "cpu"
@@ -210,38 +159,83 @@ def order(step: int, batch_size: int, n: int, seed: int) -> tuple[Tensor, Tensor
     return chosen, flips
 
 
-class StoredSource(ABC):
-    """Examples by number. Order and mirroring are keyed by the seed and the step, never by ``restart``.
+class StoredSource:
+    """Examples by number, in files or in memory. Images are uint8, and real numbers are seen scaled.
 
-    So a resumed epoch shows every image once, even if each attempt gets fresh noise. Images that are on the source's
-    device already are indexed there. Others are read ahead by threads, into pinned memory if the device is a GPU, and
-    copied asynchronously.
+    Order and mirroring are keyed by the seed and the step, never by ``restart``. So a resumed epoch shows every example
+    once, even if each attempt gets fresh noise. Examples that are on the source's device already are indexed there.
+    Others are read ahead by threads, into pinned memory if the device is a GPU, and copied asynchronously.
+
+    Args:
+        given: examples in memory; None: those of the recipe's files.
     """
 
     density: toy.Toy | None = None
 
-    def __init__(self, spec: StoredDataSpec, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, spec: StoredDataSpec, device: torch.device | str = "cpu", given: Prepared | Arrays | None = None
+    ) -> None:
         self.wait_s = 0.0
-        self._spec = spec
+        self._spec, self._given = spec, given
+        self._form: Form | None = None
         self._device = torch.device(device)
         self._pinned = self._device.type == "cuda"
         self._pool: ThreadPoolExecutor | None = None
         # Batches that are read ahead, by their arguments.
         self._ahead: dict[tuple[int, int, int, int, int], Future[Tensor]] = {}
 
+    @cached_property
+    def examples(self) -> Prepared | Arrays:
+        """Where they are, and what is known of them; raises as `store.of` does."""
+        return self._given or store.of(self._spec)
+
     @property
-    @abstractmethod
+    def form(self) -> Form:
+        """Theirs, with a scaling that is fitted to the training examples unless a form was set, as of a checkpoint.
+
+        Raises:
+            DataError: neither the recipe nor a form that was set says it, and the data are missing or cannot be used.
+        """
+        if self._form is None:
+            self._form = self._found()
+        return self._form
+
+    @form.setter
+    def form(self, form: Form) -> None:
+        self._form = form
+        for name in ("train", "test"):
+            self.__dict__.pop(name, None)
+
+    def _found(self) -> Form:
+        shape = self._spec.shape
+        if shape is None:
+            try:
+                return self.examples.form(self._spec, _log.warning)
+            except DataError:
+                # Earlier versions had no grey images, and their recipes say the size alone.
+                if (size := getattr(self._spec, "size", None)) is None:
+                    raise
+                shape = (store.CHANNELS, size, size)
+        return Form(shape=shape, grey_levels=GREY_LEVELS)
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example, (C, ...)."""
-
-    @abstractmethod
-    def _opened(self, split: Split, spec: Any) -> ImageSet:
-        """The examples of a split, in memory or on disk as the spec says."""
+        """Of one example, (C, ...); raises as `form` does."""
+        return self.form.shape
 
     @property
-    @abstractmethod
-    def _labels(self) -> dict[Split, Tensor]:
-        """Those of each split."""
+    def grey_levels(self) -> int | None:
+        """Of an image; None for real numbers; raises as `form` does."""
+        return self.form.grey_levels
+
+    @cached_property
+    def classes(self) -> Classes | None:
+        """Those of the examples; None if the recipe wants no labels; raises DataError if they cannot be read."""
+        return self.examples.classes if self._spec.labels else None
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        return torch.from_numpy(self.examples.labels("train"))
 
     @cached_property
     def train(self) -> ImageSet:
@@ -250,13 +244,40 @@ class StoredSource(ABC):
         Raises:
             DataError: they are missing or not those of the recipe; names the fix.
         """
-        return self._opened("train", self._spec)
+        return self.opened("train", self._spec.cache)
 
     @cached_property
     def test(self) -> ImageSet:
         """The test examples; raises as `train` does."""
         # Evaluation reads one in minutes: not worth the memory.
-        return self._opened("validation", replace(self._spec, cache="disk"))
+        return self.opened("validation", "disk")
+
+    def opened(self, split: Split, cache: str) -> ImageSet:
+        """The examples of a split, as `data.cache` says: "auto" loads sets up to `MEMORY_BYTES`.
+
+        A set that would fill too much of a GPU stays on the host.
+
+        Raises:
+            DataError: they are missing, damaged, or not those of the form that was set.
+        """
+        found, form = self.examples, self.form
+        if (found.shape, found.grey_levels) != (form.shape, form.grey_levels):
+            text = f"has examples of shape {found.shape}, and the run began with {form.shape}"
+            raise DataError(f"{found.where} {text}. Put back the data, or start a new run.")
+        are_images = form.grey_levels is not None
+        images, rows = found.stored(split)
+        on_disk = ImageSet(images, rows, torch.from_numpy if are_images else self._scaled)
+        n_bytes = on_disk.n * math.prod(form.shape) * (1 if are_images else 4)
+        if cache == "disk" or (cache == "auto" and n_bytes > MEMORY_BYTES):
+            return on_disk
+        examples = on_disk.batch(torch.arange(on_disk.n))
+        found.verify(split, examples.numpy())
+        return ImageSet(examples.to(self._device) if _fits(n_bytes, self._device) else examples)
+
+    def _scaled(self, x: np.ndarray) -> Tensor:
+        """Real numbers as the model sees them, float32: scaled in float64, unless float32 holds them exactly."""
+        exact = x.dtype.itemsize < 4 or x.dtype == np.float32
+        return self.form.to_model(torch.from_numpy(x.astype(np.float32 if exact else np.float64))).float()
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
         """As in `cld_core.data.source.Source`; float32 on the source's device. Steps in order are fast."""
@@ -270,7 +291,7 @@ class StoredSource(ABC):
 
     def _seen(self, images: Tensor) -> Tensor:
         """What the model sees of examples as `ImageSet` has them."""
-        return to_model(images)
+        return images if self.grey_levels is None else to_model(images)
 
     def _read_ahead(self, wanted: Sequence[tuple[int, int, int, int, int]]) -> Tensor:
         """The first of the wanted batches; the others are read meanwhile, and those that nobody wants are dropped."""
@@ -293,19 +314,21 @@ class StoredSource(ABC):
     def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
         """As `batch`, with the labels, which are on the CPU."""
         x = self.batch(seed, restart, step, size, rows)
-        return x, self._labels["train"][order(step, size, self.train.n, seed)[0][rows]]
+        return x, self._labels[order(step, size, self.train.n, seed)[0][rows]]
 
     def test_labels(self, seed: int, first: int, last: int) -> Tensor:
         """The labels of the test examples ``first <= i < last``."""
-        return self._labels["validation"][first:last]
+        return torch.from_numpy(self.examples.labels("validation"))[first:last]
 
     def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """Test examples ``first <= i < last``, dequantised; example i has its own noise.
+        """Test examples ``first <= i < last``; of images, dequantised, with noise of its own for each.
 
         Raises:
             DataError: there are fewer.
         """
         images = self._test_examples(first, last)
+        if self.grey_levels is None:
+            return images
         noise = seeds.SampleNoise(seed, "dequantise", first=first, last=last).uniform(self.shape)
         return dequantise(images, noise)
 
@@ -329,132 +352,5 @@ class StoredSource(ABC):
         self._ahead.clear()
 
 
-class ImageSource(StoredSource):
-    """A prepared data set."""
-
-    grey_levels: int | None = GREY_LEVELS
-    form: Form | None = None
-    _spec: ImageDataSpec
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of an image.
-
-        Raises:
-            DataError: neither the recipe nor a form that was set says it, and the images are missing.
-        """
-        return self._spec.shape or self._shape if self.form is None else self.form.shape
-
-    @cached_property
-    def _shape(self) -> tuple[int, ...]:
-        try:
-            return store.about_of(self._spec).shape[1:]
-        except DataError:
-            if self._spec.size is None:
-                raise
-            # Earlier versions had no grey images, and their recipes say the size alone.
-            return (store.CHANNELS, self._spec.size, self._spec.size)
-
-    @cached_property
-    def classes(self) -> Classes | None:
-        """Those of the images, with their numbers of training images as weights; None if the recipe wants no labels.
-
-        Raises:
-            DataError: the images are missing, or have no labels; names the command that prepares them.
-        """
-        if not self._spec.labels:
-            return None
-        names = store.about_of(self._spec).classes
-        counts = torch.bincount(self._labels["train"], minlength=len(names))
-        return Classes(names, tuple(counts.double().tolist()))
-
-    @cached_property
-    def _labels(self) -> dict[Split, Tensor]:
-        """Those of each split."""
-        about = store.about_of(self._spec)
-        return {split: torch.from_numpy(store.labels_of(self._spec, split)) for split in about.splits}
-
-    def _opened(self, split: Split, spec: ImageDataSpec) -> ImageSet:
-        return open_images(spec, split, self._device)
-
-
-class ArraySource(StoredSource):
-    """Arrays of numbers, in files or in memory; bytes (1 or 3, H, W) are images, and all else is real numbers.
-
-    The model sees real numbers scaled. The scaling is fitted to the training examples when it is first needed, unless
-    `form` was set to that of a checkpoint; then the data may be missing as long as none is asked for.
-
-    Args:
-        given: examples in memory; None: those of the recipe's files.
-    """
-
-    _spec: ArraysSpec
-    _form: Form | None
-
-    def __init__(self, spec: ArraysSpec, device: torch.device | str = "cpu", given: Arrays | None = None) -> None:
-        super().__init__(spec, device)
-        self._given, self._form = given, None
-
-    @cached_property
-    def arrays(self) -> Arrays:
-        """The examples.
-
-        Raises:
-            DataError: they are missing, or not those of the form that was set.
-        """
-        return self._given or arrays.find(self._spec)
-
-    @property
-    def form(self) -> Form:
-        """Theirs; raises DataError if it was not set, and the data are missing or cannot be used."""
-        if self._form is None:
-            self._form = self.arrays.form(self._spec.scaling, warn=_log.warning)
-        return self._form
-
-    @form.setter
-    def form(self, form: Form) -> None:
-        self._form = form
-        for name in ("train", "test"):
-            self.__dict__.pop(name, None)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.arrays.shape if self._form is None else self._form.shape
-
-    @property
-    def grey_levels(self) -> int | None:
-        return self.arrays.grey_levels if self._form is None else self._form.grey_levels
-
-    @property
-    def classes(self) -> Classes | None:
-        return self.arrays.classes if self._spec.labels else None
-
-    @cached_property
-    def _labels(self) -> dict[Split, Tensor]:
-        return {split: torch.from_numpy(self.arrays.labels(split)) for split in store.SPLITS}
-
-    def _opened(self, split: Split, spec: ArraysSpec) -> ImageSet:
-        """Images are uint8, and numbers float32 as the model sees them."""
-        part, form = self.arrays.splits[split], self.form
-        if self.arrays.shape != form.shape or self.arrays.grey_levels != form.grey_levels:
-            text = f"has examples of shape {self.arrays.shape}, and the run began with {form.shape}"
-            raise DataError(f"{self.arrays.where} {text}. Put back the data, or start a new run.")
-        on_disk = ImageSet(part.x, part.rows, torch.from_numpy if form.grey_levels is not None else self._scaled)
-        n_bytes = on_disk.n * math.prod(form.shape) * (4 if form.grey_levels is None else 1)
-        if not _is_loaded(spec, n_bytes):
-            return on_disk
-        examples = on_disk.batch(torch.arange(on_disk.n))
-        return ImageSet(examples.to(self._device) if _fits(n_bytes, self._device) else examples)
-
-    def _scaled(self, x: np.ndarray) -> Tensor:
-        """Real numbers as the model sees them, float32: scaled in float64, unless float32 holds them exactly."""
-        exact = x.dtype.itemsize < 4 or x.dtype in (np.float32, np.float16)
-        return self.form.to_model(torch.from_numpy(x.astype(np.float32 if exact else np.float64))).float()
-
-    def _seen(self, images: Tensor) -> Tensor:
-        return images if self.grey_levels is None else to_model(images)
-
-    def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
-        if self.grey_levels is None:
-            return self.test_data(seed, first, last)
-        return super().dequantised_test_data(seed, first, last)
+# What plug-ins register that add a set of images.
+ImageSource = StoredSource

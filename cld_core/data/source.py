@@ -99,30 +99,33 @@ def tried(spec: DataSpec) -> tuple[int, ...]:
     Raises:
         DataError: the batch, or its labels, cannot be trained on; or what makes it fails.
     """
-    fix = "Correct the plug-in"
     try:
         made = source(spec)
         shape, n, classes = tuple(made.shape), _TRIED, classes_of(made)
         asked = (0, 0, 0, n, slice(0, n))
         x, label = (made.batch(*asked), None) if classes is None else made.labelled_batch(*asked)
         made.close()
+        problem = _problem(x, (n, *shape), label, len(classes or ()))
     except DataError:
         raise
     except Exception as error:  # user code may raise anything
-        text = f"data.name={spec.name} fails ({type(error).__name__}: {one_line(error)})"
-        raise DataError(f"{text}. {fix}.") from error
-    if not isinstance(x, Tensor) or tuple(x.shape) != (n, *shape):
-        found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise DataError(f"data.name={spec.name} gives {found} for {n} examples, not {(n, *shape)}. {fix}.")
-    if not x.is_floating_point() or not bool(x.isfinite().all()):
-        found = "numbers that are not finite" if x.is_floating_point() else f"{x.dtype}, not float32"
-        raise DataError(f"data.name={spec.name} gives {found}. {fix}.")
-    if classes is not None and label is not None:
-        within = label.dtype == torch.int64 and bool(((label >= 0) & (label < len(classes))).all())
-        if tuple(label.shape) != (n,) or not within:
-            text = f"gives labels that are not whole numbers (int64) from 0 to {len(classes) - 1}, one an example"
-            raise DataError(f"data.name={spec.name} {text}. {fix}.")
+        problem = f"fails ({type(error).__name__}: {one_line(error)})"
+    if problem is not None:
+        raise DataError(f"data.name={spec.name} {problem}. Correct the plug-in.")
     return shape
+
+
+def _problem(x: Any, shape: tuple[int, ...], label: Any, classes: int) -> str | None:
+    """What is wrong with a batch (B, C, ...) of this shape, and with its labels (B,), if there are classes."""
+    if not isinstance(x, Tensor) or tuple(x.shape) != shape or not x.is_floating_point():
+        found = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        return f"gives {found} for {shape[0]} examples, not float32 of shape {shape}"
+    if not x.isfinite().all():
+        return "gives numbers that are not finite"
+    within = not classes or (label.shape == shape[:1] and set(label.tolist()) <= set(range(classes)))
+    if not within or (classes and label.dtype != torch.int64):
+        return f"gives labels that are not whole numbers (int64) from 0 to {classes - 1}, one an example"
+    return None
 
 
 def form_of(source: Source) -> Form:
@@ -180,7 +183,7 @@ def identity(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
         DataError: there are no such data.
     """
     if isinstance(spec, StoredDataSpec):
-        return {IMAGES: store.split_of(spec, "train").digest}
+        return {IMAGES: store.of(spec).split("train").digest}
     assert isinstance(spec, ToyDataSpec), f"unknown kind of data: {type(spec).__name__}"
     about = _drawn(toy.get(spec.name))
     if (digest := fingerprint(plugins)) is not None:

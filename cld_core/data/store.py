@@ -14,9 +14,9 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cld_core.classes import Classes
 from cld_core.codec import from_plain
@@ -25,8 +25,8 @@ from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
 from cld_core.sanitize import one_line
 
+from .form import GREY_LEVELS, Form
 from .form import SPLITS as SPLITS
-from .form import Form
 from .form import Split as Split
 
 if TYPE_CHECKING:
@@ -101,13 +101,7 @@ class About:
         return f"{'grey ' if self.channels == 1 else ''}images of {self.size}x{self.size}"
 
     def rows(self, split: Split) -> slice:
-        """The place of a split among the images.
-
-        Raises:
-            DataError: there is no such split.
-        """
-        if split not in self.splits:
-            raise DataError(f"there is no {split} split, only {', '.join(self.splits)}.")
+        """The place of a split among the images."""
         counts = [self.splits[name].count for name in SPLITS[: SPLITS.index(split)] if name in self.splits]
         return slice(sum(counts), sum(counts) + self.splits[split].count)
 
@@ -198,28 +192,45 @@ def _published(root: Path) -> About:
     )
 
 
-def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> DataSpec:
-    """Check that the images of a recipe are there and look right, without reading them; toy data always pass.
-
-    Arrays are read, and if they are many, some of them.
-
-    Args:
-        say: told what people should know about arrays.
-
-    Returns:
-        The spec, of images with the size and the channels of the prepared ones.
+def of(spec: StoredDataSpec) -> "Prepared | Arrays":
+    """The examples of a recipe, which are there and look right; images are not read, and arrays not looked at.
 
     Raises:
         DataError: they are missing or not those of the recipe; the message ends with the fix, for images with the
             command that prepares them.
     """
     if isinstance(spec, ArraysSpec):
-        for text in arrays_of(spec).look():
-            say(text)
-    if not isinstance(spec, ImageDataSpec):
-        return spec
-    _, channels, size, _ = about_of(spec).shape
-    return replace(spec, size=size, channels=channels)
+        from . import arrays
+
+        return arrays.find(spec)
+    assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
+    about = find(spec.path, spec.name, spec.pixels, spec.channels)
+    hint = prepare_hint(spec.name, spec.path, spec.pixels)
+    if spec.labels and not about.classes:
+        why = "it was prepared from pictures that do not lie in folders of classes"
+        text = f"{Path(spec.path).absolute()} has no labels, which data.labels=true needs: {why}"
+        raise DataError(f"{text}. To prepare it: {hint}")
+    return Prepared(Path(spec.path).expanduser(), about, hint)
+
+
+def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> tuple[int, ...]:
+    """Check that stored data are there and look right; images are not read, and of many arrays some are looked at.
+
+    Args:
+        say: told what people should know about the data.
+
+    Returns:
+        The shape of an example, (C, ...); empty if only a plug-in knows it.
+
+    Raises:
+        DataError: as `of`, or arrays have numbers that cannot be used.
+    """
+    if not isinstance(spec, StoredDataSpec):
+        return getattr(spec, "shape", None) or ()
+    examples = of(spec)
+    for text in examples.look():
+        say(text)
+    return examples.shape
 
 
 def keys_of(path: Path) -> dict[str, Any]:
@@ -228,92 +239,90 @@ def keys_of(path: Path) -> dict[str, Any]:
     return {"name": "folder" if is_prepared else "arrays", "path": str(path)}
 
 
-def shape_of(spec: DataSpec) -> tuple[int, ...] | None:
-    """Of one example, (C, ...), as the recipe or the stored data say; None if only a plug-in knows it.
+@dataclass(frozen=True)
+class Prepared:
+    """The prepared images of a recipe. `arrays.Arrays` has the same properties and methods.
 
-    Raises:
-        DataError: stored data are missing.
+    Attributes:
+        where: the folder.
+        hint: the command that prepares them.
+        grey_levels: of a pixel.
     """
-    if isinstance(spec, ImageDataSpec):
-        return about_of(spec).shape[1:]
-    if isinstance(spec, ArraysSpec):
-        return arrays_of(spec).shape
-    found: tuple[int, ...] | None = getattr(spec, "shape", None)
-    return found
 
+    where: Path
+    about: About
+    hint: str
+    grey_levels: ClassVar[int | None] = GREY_LEVELS
 
-def about_of(spec: ImageDataSpec) -> About:
-    """What is known of the images of a recipe; raises as `require` does."""
-    about = find(spec.path, spec.name, spec.pixels, spec.channels)
-    if spec.labels and not about.classes:
-        why = "it was prepared from pictures that do not lie in folders of classes"
-        text = f"{Path(spec.path).absolute()} has no labels, which data.labels=true needs: {why}"
-        raise DataError(f"{text}. To prepare it: {prepare_hint(spec.name, spec.path, spec.pixels)}")
-    return about
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image, (C, H, W)."""
+        return self.about.shape[1:]
 
+    @property
+    def classes(self) -> Classes | None:
+        """Those of the images, with their numbers of training images as weights; None if they have no labels.
 
-def are_pictures(spec: DataSpec) -> bool:
-    """Whether examples are images, or arrays of their shape; raises as `shape_of` does."""
-    if isinstance(spec, ImageDataSpec):
-        return True
-    return isinstance(spec, ArraysSpec) and Form(shape=arrays_of(spec).shape).are_pictures
+        Raises:
+            DataError: as `labels`.
+        """
+        import numpy as np
 
+        names = self.about.classes
+        if not names:
+            return None
+        return Classes(names, tuple(map(float, np.bincount(self.labels("train"), minlength=len(names)))))
 
-def are_vectors(spec: StoredDataSpec) -> bool:
-    """Whether examples are vectors (d); raises as `shape_of` does."""
-    return isinstance(spec, ArraysSpec) and len(arrays_of(spec).shape) == 1
+    def look(self) -> list[str]:
+        """What people should know about them: nothing that their preparation has not said."""
+        return []
 
+    def form(self, spec: StoredDataSpec, warn: Callable[[str], object]) -> Form:
+        """What a model has to know of them."""
+        return Form(shape=self.shape, grey_levels=self.grey_levels)
 
-def arrays_of(spec: ArraysSpec) -> "Arrays":
-    """The arrays that a recipe names; raises as `arrays.find` does."""
-    from . import arrays
+    def split(self, name: Split) -> SplitInfo:
+        """Number and digest of the images of a split.
 
-    return arrays.find(spec)
+        Raises:
+            DataError: there is no such split.
+        """
+        if name not in self.about.splits:
+            text = f"{self.where.absolute()} has no {name} images"
+            raise DataError(f"{text}. Prepare the data again with some: {self.hint}")
+        return self.about.splits[name]
 
+    def labels(self, split: Split) -> "np.ndarray":
+        """Those of a split, (n,), int64, each an index of the classes; raises as `read_labels` does."""
+        return read_labels(self.where, self.about, split)
 
-def class_names(spec: StoredDataSpec) -> tuple[str, ...]:
-    """The names of the classes of stored data; empty if they have none, or arrays whose recipe wants none."""
-    if isinstance(spec, ArraysSpec):
-        classes = arrays_of(spec).classes
-        return () if classes is None else classes.names
-    assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
-    return about_of(spec).classes
+    def stored(self, split: Split) -> "tuple[np.ndarray | LmdbReader, None]":
+        """The images of a split on the disk, uint8 (n, C, H, W), all of which are meant.
 
+        Raises:
+            DataError: there is no such split, or they are damaged.
+        """
+        import numpy as np
 
-def labels_of(spec: StoredDataSpec, split: Split) -> "np.ndarray":
-    """Their labels, (n,), int64, each an index of the classes.
+        self.split(split)
+        path = self.where / IMAGES
+        if self.about.format == PUBLISHED and (reader := published(self.where, split)) is not None:
+            return reader, None
+        try:
+            images = np.load(path, mmap_mode="r", allow_pickle=False)
+            if (images.dtype, images.shape) != (np.dtype(np.uint8), self.about.shape):
+                raise ValueError(f"{images.dtype} of {images.shape}, but {ABOUT} says uint8 of {self.about.shape}")
+        except (OSError, ValueError, EOFError) as error:
+            text = f"{path} cannot be read as an array of images ({one_line(error)})"
+            raise DataError(f"{text}. To prepare it: {self.hint}") from error
+        # An array of numpy's own type, whose parts are copies in memory and not maps.
+        return np.asarray(images)[self.about.rows(split)], None
 
-    Raises:
-        DataError: they are missing, or not those that were written.
-    """
-    if isinstance(spec, ArraysSpec):
-        return arrays_of(spec).labels(split)
-    assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
-    return read_labels(Path(spec.path).expanduser(), about_of(spec), split)
-
-
-def count_of(spec: StoredDataSpec, split: Split) -> int:
-    """How many examples a split of a recipe's data has; raises as `split_of` does."""
-    if isinstance(spec, ArraysSpec):
-        return len(arrays_of(spec).splits[split])
-    return split_of(spec, split).count
-
-
-def split_of(spec: StoredDataSpec, split: Split) -> SplitInfo:
-    """How many examples a split of a recipe's data has, and their digest.
-
-    Raises:
-        DataError: the data or the split are missing.
-    """
-    if isinstance(spec, ArraysSpec):
-        part = arrays_of(spec).splits[split]
-        return SplitInfo(count=len(part), digest=part.digest)
-    assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
-    splits = about_of(spec).splits
-    if split not in splits:
-        hint = prepare_hint(spec.name, spec.path, spec.pixels)
-        raise DataError(f"{Path(spec.path).absolute()} has no {split} images. Prepare the data again with some: {hint}")
-    return splits[split]
+    def verify(self, split: Split, images: "np.ndarray") -> None:
+        """Raises DataError: images that were loaded are not those that were prepared."""
+        if self.about.format != PUBLISHED and blake2b(images) != self.split(split).digest:
+            text = f"the {split} images in {self.where} do not have the digest in {ABOUT}: they were changed"
+            raise DataError(f"{text}. To prepare it: {self.hint}")
 
 
 def read_labels(root: Path, about: About, split: Split) -> "np.ndarray":

@@ -18,6 +18,7 @@ from cld_core.config.eval import INCEPTION, PUBLISHED_SHA256, WEIGHTS_URL, FidSp
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec
 from cld_core.data import store
+from cld_core.data.form import Form
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.registration import fingerprint, is_shipped
@@ -57,6 +58,7 @@ def request_of(
     fid, files = feature_inputs(recipe.anchored(Path.cwd()), names)
     points = _points(recipe, points_key) if "points" in over else 0
     stored = recipe.data if isinstance(recipe.data, StoredDataSpec) else None
+    are_images = isinstance(stored, ImageDataSpec) or (stored is not None and len(store.of(stored).shape) > 1)
     reads_test = points or any(registry.ROWS[metric.rows].of == "vectors" for metric in registry.metrics(names))
     eps = max(spec.elbo.eps, recipe.objective.loss_eps)
     named = [("metrics", name) for name in names]
@@ -66,8 +68,8 @@ def request_of(
     request = EvalRequest(
         **{**vars(spec), **resolved},
         plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
-        images=stored is not None and not store.are_vectors(stored),
-        test_set=store.split_of(stored, "validation").digest if stored is not None and reads_test else None,
+        images=are_images,
+        test_set=store.of(stored).split("validation").digest if stored is not None and reads_test else None,
         metrics=names,
         checkpoint_step=checkpoint_step,
         model_digest=recipe.model_digest(),
@@ -111,7 +113,7 @@ def _points(recipe: Recipe, key: str) -> int:
     wanted = recipe.eval.points
     if not isinstance(recipe.data, StoredDataSpec):
         return wanted or recipe.eval.samples
-    present = store.count_of(recipe.data, "validation")
+    present = store.of(recipe.data).split("validation").count
     if wanted is not None and wanted > present:
         all_of_them = ", or null for all of them" if key == "eval.points" else ""
         text = f"is {wanted}, but {recipe.data.path} has {present} test examples"
@@ -161,7 +163,7 @@ def kinds_of(data: DataSpec) -> tuple[registry.Kind, ...]:
         return ("images",)
     if not isinstance(data, StoredDataSpec):
         return ("vectors", "law")
-    return ("vectors", "images") if store.are_pictures(data) else ("vectors",)
+    return ("vectors", "images") if Form(shape=store.of(data).shape).are_pictures else ("vectors",)
 
 
 def _refuse_other_data(recipe: Recipe, metrics: Sequence[registry.Metric]) -> None:
@@ -185,7 +187,7 @@ def _refuse_too_few(recipe: Recipe, metrics: Sequence[registry.Metric], referenc
     """Refuse settings that the number of samples, or of features of training images, is too small for."""
     sets, data = recipe.eval.w2.sets, recipe.data
     if isinstance(data, StoredDataSpec) and any(registry.ROWS[metric.rows].of == "vectors" for metric in metrics):
-        counts = {"samples": recipe.eval.samples, "test examples": store.count_of(data, "validation")}
+        counts = {"samples": recipe.eval.samples, "test examples": store.of(data).split("validation").count}
         what = min(counts, key=lambda name: counts[name])
         if counts[what] < 2 * sets:
             fix = f"Set it to at most {counts[what] // 2}, which must be 2 or more"
@@ -236,9 +238,8 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         return made, LAYERS[layer], files
     from . import features
 
-    shape = store.shape_of(recipe.data)
-    assert shape is not None, "features are of images"
-    return made, features.dimensions(made, files, shape), files
+    assert isinstance(recipe.data, StoredDataSpec), "features are of images"
+    return made, features.dimensions(made, files, store.of(recipe.data).shape), files
 
 
 def _given_weights(spec: FidSpec) -> Path | None:

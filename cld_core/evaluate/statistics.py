@@ -60,7 +60,7 @@ class StatsRequest(ShardedRequest):
         if not isinstance(data, StoredDataSpec) or "images" not in kinds_of(data):
             text = f"the examples of data.name={data.name} are not pictures; statistics are of images"
             raise UsageError(f"{text}. Name an image recipe.")
-        images = store.split_of(data, "train")
+        images = store.of(data)
         extraction, _, files = extractor(recipe)
         if output is None:
             from . import stats_file
@@ -69,12 +69,12 @@ class StatsRequest(ShardedRequest):
         request = cls(
             output=str(output.absolute()),
             data=data,
-            data_fingerprint=images.digest,
-            images=images.count,
+            data_fingerprint=images.split("train").digest,
+            images=images.split("train").count,
             extraction=extraction,
             files=files,
             features=features,
-            classes=store.class_names(data) if features else (),
+            classes=images.classes.names if features and images.classes is not None else (),
             batch_size=recipe.eval.batch_size,
             retries=recipe.train.max_retries,
         )
@@ -172,7 +172,7 @@ class StatisticsTask(Task):
         if request.features:
             arrays[stats_file.FEATURES] = np.concatenate(kept)
         if request.classes:
-            arrays[stats_file.LABELS] = store.labels_of(request.data, "train")
+            arrays[stats_file.LABELS] = store.of(request.data).labels("train")
             about["classes"] = list(request.classes)
         stats_file.write(Path(request.output), about, arrays)
         shutil.rmtree(self.work.folder / "rows", ignore_errors=True)

@@ -100,7 +100,7 @@ class Reference:
 
 def default_file(data: StoredDataSpec, extraction: Extraction) -> Path:
     """Where the statistics of a data set lie by default: beside the images."""
-    fingerprint = extraction.fingerprint_of_stats(store.split_of(data, "train").digest)
+    fingerprint = extraction.fingerprint_of_stats(store.of(data).split("train").digest)
     path = Path(str(data.path))
     folder = path.parent if path.is_file() else path
     return folder / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"

@@ -145,7 +145,7 @@ def _arrays(keys: dict[str, Any]) -> _Data:
         if not isinstance(error, WrongSourceError):
             warnings.append(f"labels are left out: {error}")
     warnings += found.look()
-    train, tests = (len(found.splits[split]) for split in ("train", "validation"))
+    train, tests = (found.split(split).count for split in ("train", "validation"))
     classes = () if found.classes is None else found.classes.names
     named = f"in {len(classes)} classes ({listed(classes)})" if classes else "without labels"
     kind, counts = found.splits["train"].x.dtype, f"{train:,} for training, {tests:,} for tests"

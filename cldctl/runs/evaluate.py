@@ -374,7 +374,7 @@ def _other_images(run: RunFolder, recipe: Recipe) -> Iterator[str]:
     data = recipe.data
     with contextlib.suppress(DataError):  # A metric that reads them says so.
         if isinstance(data, StoredDataSpec):
-            now = {IMAGES: store.split_of(data, "train").digest}
+            now = {IMAGES: store.of(data).split("train").digest}
             if are_other_data(now, run.ledger.history().data):
                 yield f"the examples in {data.path} are not those that {run.name} has trained on"
 

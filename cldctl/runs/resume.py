@@ -321,7 +321,7 @@ def _data_of(
     """
     data = recipe.data
     if isinstance(data, StoredDataSpec):
-        return {IMAGES: store.split_of(data, "train").digest}, f"the examples in {data.path}"
+        return {IMAGES: store.of(data).split("train").digest}, f"the examples in {data.path}"
     if is_shipped("data", data.name) or (not update and all(plugin in copies for plugin in recipe.plugins)):
         return {}, ""
     from cld_core.data.source import identity

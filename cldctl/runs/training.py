@@ -14,7 +14,7 @@ from types import FrameType
 
 from cld_core import cpu
 from cld_core.config import Recipe
-from cld_core.config.data import StoredDataSpec
+from cld_core.config.data import ImageDataSpec, StoredDataSpec
 from cld_core.config.schema import problems
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError
@@ -109,8 +109,7 @@ def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
     """
     recipe.monitor.require_installed()
     try:
-        data = store.require(recipe.data, say)
-        shape = store.shape_of(data)
+        data, shape = recipe.data, store.require(recipe.data, say)
         if not is_shipped("data", data.name):
             from cld_core.data.source import tried
 
@@ -120,13 +119,13 @@ def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
         key = "path" if isinstance(recipe.data, StoredDataSpec) else "name"
         raise RecipeError(f"'data.{key}': {error}") from error
     # What the recipe leaves to the data is known now.
-    misfits = () if shape is None else recipe.network.misfits(shape)
-    for name, text in misfits:
+    if isinstance(data, ImageDataSpec):
+        data = replace(data, channels=shape[0], size=shape[1])
+    for name, text in recipe.network.misfits(shape):
         raise RecipeError(f"'network.{name}' {text}")
     for key, _, text in problems(replace(recipe, data=data)):
         raise RecipeError(f"'{key}' {text}")
-    if shape is not None:
-        _require_usable(recipe, shape)
+    _require_usable(recipe, shape)
     periodic_request(recipe, "fid")
     periodic_request(recipe, "elbo")
 

@@ -61,12 +61,11 @@ def _read_images(root, size):
 
     from cld_core.config.data import ImageDataSpec
     from cld_core.data import store
-    from cld_core.data.images import open_images
+    from cld_core.data.images import StoredSource
 
     spec = ImageDataSpec(path=str(root), size=size)
     store.require(spec)
-    store.split_of(spec, "train")
-    images = open_images(spec, "train")
+    images = StoredSource(spec).train
     images.batch(torch.arange(min(images.n, 64)))
 
 

@@ -6,7 +6,7 @@ from torch.utils._pytree import tree_map_only
 
 from cld_core.config import load, shipped
 from cld_core.config.data import ImageDataSpec
-from cld_core.data.images import open_images
+from cld_core.data.images import StoredSource
 from cld_core.data.prepare import Part, Plan, build
 from cld_core.run import RunFolder
 from tests.support.paths import RECIPES
@@ -53,7 +53,8 @@ def store_images(root, images, *, name="folder", labels=None, classes=()):
 
 def opened(path, split, **keys):
     """A split of the images in a folder, by default of 8 x 8 pixels."""
-    return open_images(ImageDataSpec(path=str(path), **{"size": 8, **keys}), split)
+    spec = ImageDataSpec(path=str(path), **{"size": 8, **keys})
+    return StoredSource(spec).opened(split, spec.cache)
 
 
 def make_images(root, *, size=8, splits=None, channels=3):

@@ -18,8 +18,8 @@ from cld_core.conditioning import Observation
 from cld_core.config import load
 from cld_core.config.data import ArraysSpec
 from cld_core.data import arrays, store
-from cld_core.data.form import Form, Scaling
-from cld_core.data.images import ArraySource, dequantise, order, to_grey, to_model
+from cld_core.data.form import Form
+from cld_core.data.images import StoredSource, dequantise, order, to_grey, to_model
 from cld_core.data.source import identity
 from cld_core.errors import DataError, UsageError
 from cld_core.evaluate.likelihood import ElboRows, elbo
@@ -46,7 +46,7 @@ def saved(folder, x=None, name="x.npy"):
 def of(x, **keys):
     """The source of examples in memory."""
     given = {name: keys.pop(name) for name in ("labels", "test", "test_labels") if name in keys}
-    return ArraySource(ArraysSpec(labels="labels" in given, **keys), given=arrays.given(x, **given))
+    return StoredSource(ArraysSpec(labels="labels" in given, **keys), given=arrays.given(x, **given))
 
 
 def as_npz(folder, **content):
@@ -86,14 +86,14 @@ def test_an_npy_has_its_labels_and_its_tests_in_other_files(tmp_path):
     np.save(tmp_path / "x_labels.npy", np.array(["b", "a"] * 200))
     np.save(tmp_path / "other_labels.npy", np.array(["a"] * 5))
     spec = ArraysSpec(path=saved(tmp_path), test=saved(tmp_path, drawn(5), "other.npy"), labels=True)
-    source = ArraySource(spec)
+    source = StoredSource(spec)
     assert source.classes.names == ("a", "b")
     assert (source.train.n, source.test.n) == (400, 5)
     assert source.test_labels(0, 0, 5).tolist() == [0] * 5
 
 
 def test_without_a_test_set_a_share_is_one_and_more_rows_never_move_others():
-    few, many = (of(np.arange(n)[:, None]).arrays.splits["validation"].rows for n in (1000, 20_000))
+    few, many = (of(np.arange(n)[:, None]).examples.splits["validation"].rows for n in (1000, 20_000))
     assert few.tolist() == many[many < 1000].tolist()
     assert len(many) == pytest.approx(2000, rel=0.1)
     assert abs(np.corrcoef(many[:-1], many[1:] - many[:-1])[0, 1]) < 0.1
@@ -103,7 +103,7 @@ def test_without_a_test_set_a_share_is_one_and_more_rows_never_move_others():
 def test_batches_are_scaled_rows_with_their_labels(tmp_path, cache):
     x, labels = drawn(), np.arange(400)
     spec = ArraysSpec(path=str(as_npz(tmp_path, x=x, labels=labels, test=x[:7], test_labels=labels[:7])), labels=True)
-    source = ArraySource(ArraysSpec(**{**vars(spec), "cache": cache}))
+    source = StoredSource(ArraysSpec(**{**vars(spec), "cache": cache}))
     z, label = source.labelled_batch(3, 0, 30, 16, slice(4, 12))
     source.close()
     rows = order(30, 16, 400, 3)[0][4:12]
@@ -121,11 +121,11 @@ def test_the_scaling_is_that_of_all_training_examples_however_they_are_cut(monke
     monkeypatch.setattr(arrays, "_BLOCK", 7 * math.prod(shape))
     each = x.transpose(1, 0, *range(2, x.ndim)).reshape(3, -1)
     standard, between, plain = (of(x, test=x, scaling=how).form for how in ("standard", "range", "none"))
-    assert_close(standard.scaling.scale, tuple(each.std(1)), rtol=1e-12, atol=0)
-    assert_close(standard.scaling.shift, tuple(each.mean(1)), rtol=1e-10, atol=1e-12)
+    assert_close(standard.scale, tuple(each.std(1)), rtol=1e-12, atol=0)
+    assert_close(standard.shift, tuple(each.mean(1)), rtol=1e-10, atol=1e-12)
     z = between.to_model(torch.from_numpy(x)).transpose(0, 1).flatten(1)
     assert_close((z.amin(1), z.amax(1)), (-torch.ones(3).double(), torch.ones(3).double()))
-    assert plain.scaling is None
+    assert plain.scale == ()
     assert plain.bounds == standard.bounds == (x.min(), x.max())
 
 
@@ -140,7 +140,7 @@ def test_large_numbers_keep_their_digits_and_the_caller_s_array_is_left_alone():
 def test_bytes_that_are_pictures_are_images_and_other_bytes_are_numbers():
     x = np.random.default_rng(0).integers(0, 256, (200, 1, 4, 6)).astype(np.uint8)
     source = of(x, test=x[:9], flip=True)
-    assert (source.shape, source.grey_levels, source.form.scaling) == ((1, 4, 6), 256, None)
+    assert (source.shape, source.grey_levels, source.form.scale) == ((1, 4, 6), 256, ())
     assert_close(source.test_data(0, 0, 9), to_model(torch.from_numpy(x[:9])))
     dequantised = source.dequantised_test_data(0, 0, 9)
     assert_close(dequantised, dequantise(torch.from_numpy(x[:9]), torch.full((), 0.5)), rtol=0, atol=1 / 255)
@@ -160,8 +160,8 @@ NAN[[17, 300], 1] = np.nan
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"x": NAN}, r"2 of 369 training.*not finite.*row 17"),
-        ({"x": drawn() * 1e300}, "numbers up to .*float32"),
+        ({"x": NAN}, r"row 17 of the train.*not finite"),
+        ({"x": drawn() * 1e300}, "beyond float32"),
         ({"x": drawn() + 0j}, "complex128"),
         ({"x": np.array([["a"]] * 9)}, "not real numbers"),
         ({"x": np.array([1, "a", None], object)}, "objects"),
@@ -215,7 +215,7 @@ def test_what_is_said_and_trains_nevertheless(caplog, x, said):
     with caplog.at_level(logging.WARNING):
         assert bool(source.batch(0, 0, 0, 8, slice(0, 8)).isfinite().all())
     (record,) = caplog.records
-    assert source.arrays.look() == [record.message]
+    assert source.examples.look() == [record.message]
     assert re.search(said, record.message)
 
 
@@ -227,7 +227,7 @@ def test_other_numbers_or_labels_have_another_digest(tmp_path):
     assert identity(spec) != first
     saved(tmp_path)
     assert identity(spec) == first
-    with_labels = {text: of(drawn(), labels=[text] * 400).arrays.splits["train"].digest for text in "ab"}
+    with_labels = {text: of(drawn(), labels=[text] * 400).examples.splits["train"].digest for text in "ab"}
     assert len({first["images"], *with_labels.values()}) == 3
 
 
@@ -238,8 +238,8 @@ def scaled_gaussian(monkeypatch, std=0.7):
     """A model with the exact score of x = S z + b, where z is N(0, std^2), and true examples."""
     recipe = load(TOY, [*SMALL, "objective.loss_eps=1e-5", "eval.elbo.eps=1e-5"])
     x = SHIFT + SCALE * std * np.random.default_rng(3).normal(size=(64, 3))
-    source = ArraySource(recipe.data, given=arrays.given(x, test=x))
-    source.form = Form(shape=(3,), scaling=Scaling(scale=tuple(SCALE), shift=tuple(SHIFT)))
+    source = StoredSource(recipe.data, given=arrays.given(x, test=x))
+    source.form = Form(shape=(3,), scale=tuple(SCALE), shift=tuple(SHIFT))
     model, law = Model(recipe, data=source), gaussian(std, d=3)
     monkeypatch.setattr(model, "score_of", lambda **how: law.score(model.sde))
     monkeypatch.setattr(model, "score", law.score(model.sde))
@@ -298,7 +298,7 @@ def test_observations_are_given_in_the_units_of_the_data(monkeypatch, sigma):
 
 
 def test_an_observation_with_too_many_numbers_of_other_scales_is_refused():
-    form = Form(shape=(2, 4096), scaling=Scaling(scale=(1.0, 2.0), shift=(0.0, 0.0)))
+    form = Form(shape=(2, 4096), scale=(1.0, 2.0), shift=(0.0, 0.0))
     mask = torch.ones(2, 4096, dtype=torch.bool)
     with pytest.raises(UsageError, match="sigma=0"):
         Observation.masked(torch.zeros(2, 4096), mask, 0.1).of_model(form)
@@ -331,7 +331,7 @@ def test_a_run_keeps_the_scaling_that_it_began_with(tmp_path):
 
 
 def test_data_of_another_shape_than_the_run_s_are_refused(tmp_path):
-    source = ArraySource(ArraysSpec(path=saved(tmp_path)))
+    source = StoredSource(ArraysSpec(path=saved(tmp_path)))
     source.form = Form(shape=(5,))
     with pytest.raises(DataError, match=r"\(3,\).*\(5,\)"):
         source.batch(0, 0, 0, 8, slice(0, 8))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cld_core.config.data import Cifar10Spec, ImageDataSpec, ToyDataSpec
-from cld_core.data.images import ImageSet, ImageSource, dequantise, order, to_model, to_pixels
+from cld_core.data.images import ImageSet, StoredSource, dequantise, order, to_model, to_pixels
 from cld_core.data.source import source
 from cld_core.data.store import PROGRESS, require
 from cld_core.errors import DataError
@@ -40,7 +40,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(params=["memory", "disk"])
 def images(root, request):
-    return lambda **keys: closing(ImageSource(ImageDataSpec(path=str(root), size=SIZE, cache=request.param, **keys)))
+    return lambda **keys: closing(StoredSource(ImageDataSpec(path=str(root), size=SIZE, cache=request.param, **keys)))
 
 
 def batches(of, first, last, rows=slice(0, BATCH)):
@@ -93,7 +93,7 @@ def test_an_error_reaches_the_caller(root, monkeypatch):
     monkeypatch.setattr(ImageSet, "batch", Mock(side_effect=DataError("the disk is gone")))
     before = threading.active_count()
     with (
-        closing(ImageSource(ImageDataSpec(path=str(root), size=SIZE, cache="disk"))) as of,
+        closing(StoredSource(ImageDataSpec(path=str(root), size=SIZE, cache="disk"))) as of,
         pytest.raises(DataError, match="the disk is gone"),
     ):
         batches(of, 0, 1)

@@ -66,8 +66,8 @@ def test_names_with_dots_and_a_file_of_class_names(source):
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("train-images-idx3-ubyte", FILES["train-images-idx3-ubyte"][:-1], r"has not the 112 bytes of 7 x 4 x 4"),
-        ("train-images-idx3-ubyte", FILES["train-images-idx3-ubyte"] + b"x", "has not the 112 bytes"),
+        ("train-images-idx3-ubyte", FILES["train-images-idx3-ubyte"][:-1], r"size 111 into shape \(7, ?4, ?4\)"),
+        ("train-images-idx3-ubyte", FILES["train-images-idx3-ubyte"] + b"x", "size 113 into shape"),
         ("train-images-idx3-ubyte", b"", "not a complete idx file of images.*Fetch it again"),
         ("train-images-idx3-ubyte", FILES["train-labels-idx1-ubyte"], "begins with 00000801, not 00000803"),
         ("train-labels-idx1-ubyte", idx(LABELS["train"], code=13), "idx file of labels .*begins with 00000d01"),

@@ -134,7 +134,7 @@ def test_a_published_file_that_was_copied_in_part(tmp_path):
 
 
 def test_a_split_that_is_not_there(made):
-    with pytest.raises(DataError, match=r"no test split, only train, validation.*prepare"):
+    with pytest.raises(DataError, match=r"no test images.*data prepare"):
         opened(made, "test")
 
 
@@ -199,7 +199,7 @@ def test_size_and_channels_are_those_of_the_prepared_images(tmp_path, channels):
     images = {"train": TRAIN[:, :channels], "validation": VALIDATION[:, :channels]}
     spec = ImageDataSpec(path=str(store_images(tmp_path / "set", images)))
     assert spec.shape is None
-    assert store.require(spec).shape == source(spec).shape == (channels, SIZE, SIZE)
+    assert store.require(spec) == source(spec).shape == (channels, SIZE, SIZE)
     assert source(spec).test_data(0, 0, 2).shape == (2, channels, SIZE, SIZE)
     with pytest.raises(DataError, match=f"with {channels} channels?, not {4 - channels}.*data.channels=null"):
         store.require(replace(spec, channels=4 - channels))

@@ -139,7 +139,7 @@ def test_data_and_plug_ins_are_looked_at_before_anything_is_written(tmp_path):
         with pytest.raises(RecipeError, match=words):
             require_inputs(load(TOY, wrong))
     require_inputs(load(TOY, ["data.name=arrays", f"data.path={tmp_path}/rows.npy"]), said.append)
-    assert "53 training examples are few" in said[0]
+    assert "55 training examples are few" in said[0]
 
 
 def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
