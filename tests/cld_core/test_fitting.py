@@ -1,6 +1,7 @@
 """Training in Python: `cld_core.fit` and `fit_steps`."""
 
 import itertools
+import sys
 from contextlib import closing
 
 import numpy as np
@@ -128,7 +129,9 @@ def test_data_that_cannot_be_used_are_refused_at_once(data, more, message):
         cld_core.fit_steps(data, **more)
 
 
-def test_a_bar_is_shown_where_somebody_looks(capsys):
+def test_a_bar_is_shown_where_somebody_looks(capsys, monkeypatch):
+    # Tests of notebooks leave it behind.
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     cld_core.fit(ROWS, 2, **SMALL)
     assert capsys.readouterr() == ("", "")
     cld_core.fit(ROWS, 2, **SMALL, progress=True)
