@@ -73,7 +73,8 @@ def test_a_run_that_vanishes_leaves_its_place_to_the_next_one(tmp_path, fleet):
         place = listed(screen).index(FAILED)
         (fleet.root / FAILED).rename(tmp_path / "elsewhere")
         await screen.until(lambda: FAILED not in listed(screen))
-        assert screen.app._main.selected.name == listed(screen)[place]
+        # The list is drawn first, and then what is selected of it.
+        await screen.until(lambda: screen.app._main.selected.name == listed(screen)[place])
 
     on_screen(fleet.root, look, size=(200, 40))
 
