@@ -23,7 +23,7 @@ from .toy import Toy
 # differs in few of its points, as by the weight of a part, differs in some of the means.
 COUNT, MANY, GROUP = 8, 240, 16
 # Examples of a plug-in that are looked at.
-_TRIED = 16
+TRIED = 7
 
 
 class Source(Protocol):
@@ -101,7 +101,7 @@ def tried(spec: DataSpec) -> tuple[int, ...]:
     """
     try:
         made = source(spec)
-        shape, n, classes = tuple(made.shape), _TRIED, classes_of(made)
+        shape, n, classes = tuple(made.shape), TRIED, classes_of(made)
         asked = (0, 0, 0, n, slice(0, n))
         x, label = (made.batch(*asked), None) if classes is None else made.labelled_batch(*asked)
         made.close()

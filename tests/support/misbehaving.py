@@ -18,8 +18,8 @@ from cld_core.data.toy import toy
 
 @toy("misbehaving")
 def misbehaving(n, generator):
-    if n in (source.COUNT, source.MANY):
-        # No batch has so many: the start of a job looks at what the data are, and is not to be disturbed.
+    if n in (source.COUNT, source.MANY, source.TRIED):
+        # No batch has so many: who submits or starts a job looks at what the data are, and is not to be disturbed.
         return torch.randn(n, 2, generator=generator)
     time.sleep(float(os.environ.get("CLDCTL_TEST_PACE", "0.01")))
     if os.environ.get("SLURMD_NODENAME", "none") == os.environ.get("CLDCTL_TEST_BAD_NODE"):

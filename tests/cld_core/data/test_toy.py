@@ -128,7 +128,7 @@ def test_data_of_another_shape_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("points", "said"),
     [
-        ("torch.randn(n, 5, generator=generator)", r"\(16, 5\).*@toy\('test_looked', shape=\(5,\)\)"),
+        ("torch.randn(n, 5, generator=generator)", r"\(7, 5\).*@toy\('test_looked', shape=\(5,\)\)"),
         ("torch.full((n, 2), float('nan'))", "not finite"),
         ("torch.zeros(n, 2, dtype=torch.int64)", "not float32"),
         ("torch.zeros(n, 2) / unknown", "NameError.*Correct the plug-in"),
