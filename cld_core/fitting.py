@@ -162,6 +162,9 @@ def _averaged(trainer: Trainer) -> torch.nn.Module:
     parameters = dict(net.named_parameters())
     for name, average in zip(trainer.ema.names, trainer.ema.average, strict=True):
         parameters[name].data = average
+    for own, live in zip(net.modules(), trainer.net.modules(), strict=True):
+        # Nothing averages them: they are those of the network that trains.
+        own._buffers = live._buffers
     return net
 
 
@@ -195,7 +198,7 @@ def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping
         train, test = examples.train.n, examples.test.n
     rows = min(_JUDGED, train or _JUDGED)
     std = float(examples.batch(0, 0, 0, rows, slice(0, rows)).square().mean().sqrt())
-    sde = given.get("sde.name") or given["sde"].get("name", "cld")
+    sde = given.get("sde.name") or given.get("sde", {}).get("name", "cld")
     std, steps = float(f"{std:.1g}") or 1.0, given["train.steps"]
     keys = suggested(examples.shape, train, size, tests=test, data_std=std, sde=sde, steps=steps)
     own = {**given.get("objective", {}), **{key.removeprefix("objective."): value for key, value in given.items()}}

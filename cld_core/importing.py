@@ -67,6 +67,11 @@ class Origin:
     step: int
     tensors: Mapping[str, Tensor]
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What `run.json` says of it."""
+        return {"path": str(self.path), "step": self.step}
+
     def __str__(self) -> str:
         return f"{self.path.name} at step {self.step:,}"
 
@@ -104,8 +109,7 @@ class Origin:
             RecipeError, DataError: the network or the data of the recipe cannot be used.
         """
         data = source(recipe.data)
-        with torch.device("meta"):
-            own = nets.of_recipe(recipe, data.shape, classes_of(data)).state_dict()
+        own = nets.outline(recipe, data.shape, classes_of(data)).state_dict()
         others = self._others(own)
         if not others:
             return f"starts from {self}"

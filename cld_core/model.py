@@ -227,8 +227,7 @@ class Model:
         """
         known = from_plain(Classes, classes) if recipe.data.labels else None
         # Names, shapes and types are compared before any memory is taken for a network that may not fit.
-        with torch.device("meta"):
-            described = nets.of_recipe(recipe, data.shape, known)
+        described = nets.outline(recipe, data.shape, known)
         described.load_state_dict(dict(tensors), strict=True, assign=True)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = cls(recipe, device, data=data, classes=known, step=step)
@@ -661,11 +660,13 @@ def _recipe_of(path: Path, weights: Weights, allow_plugin: bool) -> Recipe:
 
 def _plugin_of(path: Path, plugin: str) -> str:
     """The plug-in that the exported model in ``path`` needs: its module or, where it is now, its file."""
-    places = [Path(plugin), path.absolute().parent / Path(plugin).name]
+    beside = path.absolute().parent / Path(plugin).name
+    # Not in the working directory, where any file may be called so.
+    places = [Path(plugin), beside] if Path(plugin).is_absolute() else [beside]
     if not plugin.endswith(".py"):
         return plugin
     if (place := next((place for place in places if place.is_file()), None)) is None:
-        text = f"its plug-in is neither {one_line(plugin)}, where it was, nor {places[1]}. Put the file there"
+        text = f"its plug-in is neither {one_line(plugin)}, where it was, nor {beside}. Put the file there"
         raise CheckpointError(f"{path}: {text}.")
     return str(place)
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from cld_core.digests import digest
 
 from .cluster import ClusterSpec
-from .data import DataSpec, ImageDataSpec, ToyDataSpec
+from .data import ArraysSpec, DataSpec, ImageDataSpec, ToyDataSpec
 from .eval import EvalSpec
 from .keys import Problem, absolute, entries, key, section
 from .network import MlpSpec, NetworkSpec
@@ -81,6 +81,7 @@ class Recipe:
             "network": network,
             "objective": {name: getattr(self.objective, name) for name in names},
             "optim": self.optim.name,
+            **({"scaling": self.data.scaling} if isinstance(self.data, ArraysSpec) else {}),
         }
         return digest(parts)[:16]
 

@@ -64,15 +64,11 @@ class Part:
         """Of the examples."""
         return len(self.x if self.rows is None else self.rows)
 
-    def blocks(self, *, whole: bool) -> Iterator[tuple[int, np.ndarray]]:
-        """Its examples in order, a few at a time, each time with the number of the first of them.
-
-        Args:
-            whole: all; otherwise some that are evenly spread, if they are many.
-        """
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Its examples in order, a few at a time, each time with the number of the first; some of them, if many."""
         numbers = math.prod(self.x.shape[1:])
         size, n_bytes = max(1, _BLOCK // numbers), self.count * numbers * self.x.itemsize
-        every = 1 if whole or n_bytes <= MEMORY_BYTES else math.ceil(n_bytes / _SAMPLE_BYTES)
+        every = 1 if n_bytes <= MEMORY_BYTES else math.ceil(n_bytes / _SAMPLE_BYTES)
         for first in range(0, self.count, size * every):
             chosen = slice(first, first + size)
             yield first, self.x[chosen if self.rows is None else self.rows[chosen]]
@@ -81,7 +77,7 @@ class Part:
     def digest(self) -> str:
         """BLAKE2b-128 of its examples and labels; of many, of some that are evenly spread."""
         found = hashlib.blake2b(f"{self.x.dtype.str} {self.count} {self.x.shape[1:]}".encode(), digest_size=16)
-        for _, block in self.blocks(whole=False):
+        for _, block in self.blocks():
             found.update(np.ascontiguousarray(block).data)
         if self.labels is not None:
             found.update("\n".join(map(str, self.labels.tolist())).encode())
@@ -133,12 +129,10 @@ class Arrays:
         Raises:
             DataError: some are not finite, or too large.
         """
-        said: list[str] = []
-        self._measured(said.append, whole=False)
-        return said
+        return [f"{self.where}: {text}." for text in self._warnings()]
 
     def form(self, spec: StoredDataSpec, warn: Callable[[str], object]) -> Form:
-        """Their form: of real numbers, with the recipe's scaling, fitted to all training examples in one pass.
+        """Their form: of real numbers, with the recipe's scaling, fitted to the training examples that `look` sees.
 
         Args:
             warn: told what people should know about them.
@@ -147,10 +141,11 @@ class Arrays:
             DataError: as `look`.
         """
         assert isinstance(spec, ArraysSpec), "of the recipe that names them"
-        measure = self._measured(warn, whole=True)
-        if not measure:
+        for text in self.look():
+            warn(text)
+        if not self._measured:
             return Form(shape=self.shape, grey_levels=self.grey_levels)
-        mean, std, low, high = measure
+        mean, std, low, high = self._measured
         bounds = float(low.min()), float(high.max())
         if spec.scaling == "none":
             return Form(shape=self.shape, bounds=bounds)
@@ -159,24 +154,21 @@ class Arrays:
         scale = np.where(scale > 0, scale, 1.0)
         return Form(shape=self.shape, scale=tuple(scale.tolist()), shift=tuple(shift.tolist()), bounds=bounds)
 
-    def _measured(self, say: Callable[[str], object], *, whole: bool) -> tuple[np.ndarray, ...]:
+    @functools.cached_property
+    def _measured(self) -> tuple[np.ndarray, ...]:
         """As `_measure`, of the training examples, after a look at all; empty for images, which have grey levels."""
-        measure: tuple[np.ndarray, ...] = ()
-        if self.grey_levels is None:
-            self._measure("validation", whole)
-            measure = self._measure("train", whole)
-        constant = np.flatnonzero(measure[2] == measure[3]) if measure else np.zeros(0)
-        for text in self._warnings(constant):
-            say(f"{self.where}: {text}.")
-        return measure
+        if self.grey_levels is not None:
+            return ()
+        self._measure("validation")
+        return self._measure("train")
 
-    def _measure(self, split: Split, whole: bool) -> tuple[np.ndarray, ...]:
+    def _measure(self, split: Split) -> tuple[np.ndarray, ...]:
         """Mean, standard deviation, smallest and largest number of each feature of vectors, or channel of others."""
         part, channels = self.splits[split], self.shape[0]
         n, origin = 0, np.zeros((channels, 1))
         total, squares = np.zeros(channels), np.zeros(channels)
         low, high = np.full(channels, np.inf), np.full(channels, -np.inf)
-        for first, block in part.blocks(whole=whole):
+        for first, block in part.blocks():
             values = block.astype(np.float64).reshape(len(block), channels, -1)
             fits = (np.abs(values) <= _LARGEST).all((1, 2))
             if not fits.all():
@@ -194,9 +186,9 @@ class Arrays:
         mean = total / n
         return origin[:, 0] + mean, np.sqrt(np.maximum(squares / n - np.square(mean), 0.0)), low, high
 
-    def _warnings(self, constant: np.ndarray) -> Iterator[str]:
-        train, shape = self.splits["train"], self.shape
-        if len(constant):
+    def _warnings(self) -> Iterator[str]:
+        train, shape, measured = self.splits["train"], self.shape, self._measured
+        if measured and len(constant := np.flatnonzero(measured[2] == measured[3])):
             more = ", ..." if len(constant) > _SHOWN else ""
             what = "column" if len(shape) == 1 else "channel"
             numbers = ", ".join(map(str, constant[:_SHOWN]))
@@ -250,6 +242,9 @@ def given(
     if test is None:
         # The first of these numbers do not depend on how many there are.
         kept = np.random.RandomState(0).random_sample(len(x)) < share
+        if labels is not None and len(labels) == len(x):
+            # What has a label that no other has is learned.
+            kept &= np.isin(labels, labels[~kept])
         test, test_labels, of_train, of_test = x, labels, np.flatnonzero(~kept), np.flatnonzero(kept)
     if labels is not None and test_labels is None:
         raise _error(where, "the test examples have no labels", "Add some, or set data.labels=false")

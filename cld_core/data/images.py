@@ -31,6 +31,8 @@ from .store import LmdbReader, Prepared
 
 # Batches that are read ahead.
 _AHEAD = 4
+# Numbers that are read at once, of a set that is loaded.
+_BLOCK = 1 << 24
 # The share of a GPU's free memory that a set may take.
 _DEVICE_SHARE = 0.1
 _log = logging.getLogger(__name__)
@@ -197,7 +199,9 @@ class StoredSource:
             DataError: neither the recipe nor a form that was set says it, and the data are missing or cannot be used.
         """
         if self._form is None:
-            self._form = self._found()
+            shape, grey_levels = self._outline
+            images = Form(shape=shape, grey_levels=grey_levels)
+            self._form = images if grey_levels is not None else self.examples.form(self._spec, _log.warning)
         return self._form
 
     @form.setter
@@ -206,27 +210,30 @@ class StoredSource:
         for name in ("train", "test"):
             self.__dict__.pop(name, None)
 
-    def _found(self) -> Form:
-        shape = self._spec.shape
-        if shape is None:
-            try:
-                return self.examples.form(self._spec, _log.warning)
-            except DataError:
-                # Earlier versions had no grey images, and their recipes say the size alone.
-                if (size := getattr(self._spec, "size", None)) is None:
-                    raise
-                shape = (store.CHANNELS, size, size)
-        return Form(shape=shape, grey_levels=GREY_LEVELS)
+    @property
+    def _outline(self) -> tuple[tuple[int, ...], int | None]:
+        """Shape and grey levels, for which no number is looked at; raises as `form` does."""
+        if self._form is not None:
+            return self._form.shape, self._form.grey_levels
+        if (shape := self._spec.shape) is not None:
+            return shape, GREY_LEVELS
+        try:
+            return self.examples.shape, self.examples.grey_levels
+        except DataError:
+            # Earlier versions had no grey images, and their recipes say the size alone.
+            if (size := getattr(self._spec, "size", None)) is None:
+                raise
+            return (store.CHANNELS, size, size), GREY_LEVELS
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one example, (C, ...); raises as `form` does."""
-        return self.form.shape
+        return self._outline[0]
 
     @property
     def grey_levels(self) -> int | None:
         """Of an image; None for real numbers; raises as `form` does."""
-        return self.form.grey_levels
+        return self._outline[1]
 
     @cached_property
     def classes(self) -> Classes | None:
@@ -270,7 +277,9 @@ class StoredSource:
         n_bytes = on_disk.n * math.prod(form.shape) * (1 if are_images else 4)
         if cache == "disk" or (cache == "auto" and n_bytes > MEMORY_BYTES):
             return on_disk
-        examples = on_disk.batch(torch.arange(on_disk.n))
+        examples = torch.empty(on_disk.n, *form.shape, dtype=torch.uint8 if are_images else torch.float32)
+        for rows_of_block in torch.arange(on_disk.n).split(max(1, _BLOCK // math.prod(form.shape))):
+            examples[rows_of_block] = on_disk.batch(rows_of_block)
         found.verify(split, examples.numpy())
         return ImageSet(examples.to(self._device) if _fits(n_bytes, self._device) else examples)
 
@@ -339,7 +348,7 @@ class StoredSource:
     def _test_examples(self, first: int, last: int) -> Tensor:
         if last > self.test.n:
             raise DataError(
-                f"{self._spec.path} has {self.test.n} test examples, fewer than the {last} asked for. "
+                f"{self.examples.where} has {self.test.n} test examples, fewer than the {last} asked for. "
                 f"Evaluate at most that many: eval.points={self.test.n}, periodic.elbo_points={self.test.n}."
             )
         return self.test.batch(torch.arange(first, last))

@@ -26,7 +26,7 @@ from cld_core import sde
 from cld_core.config import Recipe, registry
 from cld_core.config.network import NetworkSpec
 from cld_core.errors import RecipeError
-from cld_core.registration import trial
+from cld_core.registration import is_shipped, trial
 
 __all__ = ["build", "of_recipe", "require_usable"]
 # Numbers that stand for a label where they are appended to an input.
@@ -63,6 +63,13 @@ def build(
     more = {"classes": classes} if classes else {}
     net: nn.Module = registry.build("network", spec, data_shape, halves_in, halves_out, **more)
     return net
+
+
+def outline(recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None = None) -> nn.Module:
+    """As `of_recipe`, to compare names, shapes and types with: without its numbers, unless it is of a plug-in."""
+    where = "meta" if is_shipped("network", recipe.network.name) else "cpu"
+    with torch.device(where), torch.random.fork_rng(devices=[]):
+        return of_recipe(recipe, data_shape, classes)
 
 
 def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:

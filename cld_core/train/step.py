@@ -97,7 +97,8 @@ class Trainer:
         # Of a source that scales its data, the form is what this asks for.
         form = self.ranks.on_first(lambda: form_of(self.source))
         if self.ranks.world_size > 1:
-            self.source.form = form
+            if hasattr(type(self.source), "form"):
+                self.source.form = form
             # DDP sees in the first backward pass in which order gradients arrive, and regroups in the next forward.
             for _ in range(2):
                 self._backward(0)
@@ -200,9 +201,8 @@ class Trainer:
                 data.
         """
         self._require_same_classes(state)
+        self._continue_with_form(state)
         try:
-            if "form" in state:
-                self.source.form = from_plain(Form, state["form"])
             self.net.load_state_dict(state["model"], strict=True)
             self.ema.load_state_dict(state["ema"])
             self.power.load_state_dict(state.get("power"), state.get("step", 0))
@@ -264,6 +264,15 @@ class Trainer:
         return seeds.delivered(x, device), seeds.delivered(
             label.masked_fill(without.to(label.device), self.classes.none), device
         )
+
+    def _continue_with_form(self, state: dict[str, Any]) -> None:
+        if "form" not in state or not hasattr(type(self.source), "form"):
+            return
+        form = from_plain(Form, state["form"])
+        if form.shape != self.source.shape:
+            text = f"the examples have shape {self.source.shape}, and {form.shape} when the run began"
+            raise CheckpointError(f"{text}. Put the data back, or start a new run.")
+        self.source.form = form
 
     def _require_same_classes(self, state: dict[str, Any]) -> None:
         names = None if self.classes is None else list(self.classes.names)

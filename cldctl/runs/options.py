@@ -272,9 +272,10 @@ def _check_same(run: RunFolder, cell: Cell) -> None:
 
 def _check_origin(run: RunFolder, origin: "Origin | None") -> None:
     """Refuse to take a run for a cell if it started from other weights."""
-    known = run.identity().get("started_from", {}).get("path")
-    if known != (None if origin is None else str(origin.path)):
-        text = f"{run.name} exists, and started from {'new weights' if known is None else known}"
+    known = run.identity().get("started_from")
+    if known != (None if origin is None else origin.identity):
+        words = "new weights" if known is None else f"{known['path']} at step {known['step']}"
+        text = f"{run.name} exists, and started from {words}"
         raise UsageError(f"{text}. Use another --name, or the --from that the group was submitted with.")
 
 

@@ -103,6 +103,9 @@ class Observed:
 
         shape = model.data_shape
         if self.inpaint is not None and self.mask is not None:
+            if not model.is_image:
+                text = f"--inpaint takes grey levels, and examples of data.name={model.recipe.data.name} are numbers"
+                raise UsageError(f"{text}. Pass --observe with a file of arrays in their units.")
             return observation.from_pictures(self.inpaint, self.mask, shape, self.sigma)
         if isinstance(self._named, Path):
             return observation.from_arrays(self._named, shape, self.sigma)

@@ -1,6 +1,7 @@
 """Submitting: recipes are frozen into run folders, and their trainings are started."""
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -120,9 +121,10 @@ def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> Non
     Raises:
         RecipeError, UsageError
     """
+    once = functools.cache(say)  # The data of a sweep are mostly the same.
     for cell in options.cells:
         recipe = cell.recipe
-        require_inputs(recipe, say)
+        require_inputs(recipe, once)
         # Continuing a run that has such settings is allowed: it may do without samples.
         recipe.sampling.require_usable()
         if recipe.sampling.needs_solution:
@@ -204,7 +206,7 @@ def _create(options: SubmitOptions, cell: Cell) -> RunFolder:
     group = None if options.group is None else options.group.name
     about = identity(cell.recipe.name, options.file, group=group, sweep=cell.values)
     if (origin := options.origin) is not None:
-        about["started_from"] = {"path": str(origin.path), "step": origin.step}
+        about["started_from"] = origin.identity
     return RunFolder.create(options.run(cell).path, cell.recipe, about)
 
 

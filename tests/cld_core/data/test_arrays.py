@@ -21,7 +21,7 @@ from cld_core.data import arrays, store
 from cld_core.data.form import Form
 from cld_core.data.images import StoredSource, dequantise, order, to_grey, to_model
 from cld_core.data.source import identity
-from cld_core.errors import DataError, UsageError
+from cld_core.errors import CheckpointError, DataError, UsageError
 from cld_core.evaluate.likelihood import ElboRows, elbo
 from cld_core.model import Model
 from cld_core.ranks import Ranks
@@ -97,6 +97,14 @@ def test_without_a_test_set_a_share_is_one_and_more_rows_never_move_others():
     assert few.tolist() == many[many < 1000].tolist()
     assert len(many) == pytest.approx(2000, rel=0.1)
     assert abs(np.corrcoef(many[:-1], many[1:] - many[:-1])[0, 1]) < 0.1
+
+
+def test_what_has_a_label_of_its_own_is_learned():
+    labels = np.arange(60)
+    labels[:20] = 0
+    found = arrays.given(np.arange(60.0)[:, None], labels)
+    assert set(found.splits["validation"].labels) == {0}
+    assert len(found.classes) == 41
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])
@@ -307,7 +315,7 @@ def test_an_observation_with_too_many_numbers_of_other_scales_is_refused():
 # --- training
 
 
-def test_a_run_keeps_the_scaling_that_it_began_with(tmp_path):
+def test_a_run_keeps_the_scaling_that_it_began_with(tmp_path, monkeypatch):
     recipe = load(TOY, [*SMALL, f"data.path={saved(tmp_path)}"])
     folder = RunFolder.create(tmp_path / "run", recipe, {"recipe": "toy"})
     trainer = stepped(Trainer(recipe, Ranks()), 4)
@@ -315,13 +323,18 @@ def test_a_run_keeps_the_scaling_that_it_began_with(tmp_path):
     cld_core.checkpoint.write(folder, 4, trainer.state_dict())
     saved(tmp_path, 5 * drawn(seed=2))
     state = cld_core.checkpoint.load(folder, 4)
-    again = Trainer(recipe, Ranks())
-    again.load_state_dict(state)
-    again.warm_up()
+    with monkeypatch.context() as patch:
+        patch.setattr(arrays.Part, "blocks", None)  # Nothing is measured that is known.
+        again = Trainer(recipe, Ranks())
+        again.load_state_dict(state)
+        again.warm_up()
     assert again.source.form == form
     model = cld_core.load(folder.path)
     model.export(tmp_path / "m.safetensors")
     (tmp_path / "x.npy").unlink()
+    wider = StoredSource(recipe.data, given=arrays.given(np.zeros((40, 4))))
+    with pytest.raises(CheckpointError, match=r"\(4,\), and \(3,\) when the run began"):
+        Trainer(recipe, Ranks(), data=wider).load_state_dict(state)
     for place in (folder.path, tmp_path / "m.safetensors"):
         loaded = cld_core.load(place)
         assert loaded.form == form

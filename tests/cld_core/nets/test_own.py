@@ -14,6 +14,10 @@ from tests.docs.blocks import blocks
 from tests.support.paths import TOY
 
 SHAPED = "return self.last(h).unflatten(1, self.shape)"
+MEANS = (
+    ("        self.last", "        self.norm = nn.BatchNorm1d(width)\n        self.last"),
+    ("self.last(h)", "self.last(self.norm(h))"),
+)
 LABELS = (
     ("    width:", "    takes_labels: typing.ClassVar = True\n    width:"),
     ("import math", "import math, typing"),
@@ -123,6 +127,17 @@ def test_exported_weights_name_the_plugin_and_load_if_it_may_run(tmp_path, page,
     assert str(error.value).endswith(f'If you trust it: cld_core.load("{file}", allow_plugin=True).')
     again = cld_core.load(file, allow_plugin=True)
     assert torch.equal(again.sample(3, method="em", nfe=3), model.sample(3, method="em", nfe=3))
+
+
+def test_a_network_that_computes_while_it_is_made_and_keeps_running_means(tmp_path):
+    changes = ("super().__init__()", "super().__init__()\n        torch.linspace(0, 1, 2)[0].item()"), *MEANS
+    recipe = own(tmp_path, *changes)
+    Model(recipe).export(tmp_path / "it.safetensors")
+    cld_core.load(tmp_path / "it.safetensors", allow_plugin=True)
+    examples = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    keys = {"plugins": list(recipe.plugins), "train__batch_size": 8}
+    model = cld_core.fit(examples, 3, network={"name": "gated", "width": 8}, **keys)
+    assert int(model.net.norm.num_batches_tracked) == 3
 
 
 def test_a_plugin_is_looked_for_beside_the_weights(tmp_path):

@@ -150,7 +150,7 @@ def test_each_run_of_a_sweep_starts_from_the_weights(tmp_path, source):
     runs = submit(options, alone(most=4)).runs
     averages = averaged_weights(source, 20).tensors
     assert [same(dict(load(run, 0)["model"]), averages) for run in runs] == [True, True]
-    with pytest.raises(UsageError, match=r"started from .*source\. Use another --name"):
+    with pytest.raises(UsageError, match=r"started from .*source at step 20\. Use another --name"):
         check(replace(options, weights=None), alone(most=4))
     with pytest.raises(UsageError, match=r"--sweep, at data.labels=true: source at step 20 does not fit"):
         check(wanted(tmp_path, source.path, name="other", sweep=("data.labels=false,true",)), alone(most=4))
