@@ -4,6 +4,7 @@ Nothing here imports torch: the command line reads recipes and must answer at on
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, cast
 from cld_core.digests import digest
 
 from .cluster import ClusterSpec
-from .data import ArraysSpec, DataSpec, ImageDataSpec, ToyDataSpec
+from .data import ArraysSpec, DataSpec, ToyDataSpec
 from .eval import EvalSpec
 from .keys import Problem, absolute, entries, key, section
 from .network import MlpSpec, NetworkSpec
@@ -145,20 +146,23 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _data(recipe: Recipe) -> Iterator[Problem]:
-    data = recipe.data
-    samples = recipe.periodic.samples
     # Specs of plug-ins need not say.
-    if (shape := getattr(data, "shape", None)) is not None:
-        for name, text in recipe.network.misfits(shape):
-            yield f"network.{name}", "data.name", text
-    if isinstance(data, ToyDataSpec) and recipe.periodic.fid_every is not None:
-        text = f"compares images, but data.name={data.name} are vectors. Set it to null."
+    if (shape := getattr(recipe.data, "shape", None)) is not None:
+        yield from problems_of_shape(recipe, shape)
+    if isinstance(recipe.data, ToyDataSpec) and recipe.periodic.fid_every is not None:
+        text = f"compares images, but data.name={recipe.data.name} are vectors. Set it to null."
         yield "periodic.fid_every", "data.name", text
-    pixels = data.pixels if isinstance(data, ImageDataSpec) else None
-    if pixels is not None and samples * pixels**2 > MAX_PICTURE:
-        most = MAX_PICTURE // pixels**2
-        text = f"is {samples}: with images of {pixels} pixels, a picture shows at most {most}. Lower it."
-        yield "periodic.samples", "data.size", text
+
+
+def problems_of_shape(recipe: Recipe, shape: tuple[int, ...]) -> Iterator[Problem]:
+    """What does not go with examples of a shape (C, ...), which only the data may know: as `problems`."""
+    for name, text in recipe.network.misfits(shape):
+        yield f"network.{name}", "data.name", text
+    samples, pixels = recipe.periodic.samples, math.prod(shape[1:])
+    if len(shape) == 3 and samples * pixels > MAX_PICTURE:
+        sides = f"{shape[1]} x {shape[2]}"
+        text = f"is {samples}: with {sides} pixels, a picture shows at most {MAX_PICTURE // pixels}. Lower it."
+        yield "periodic.samples", "data.name", text
 
 
 def _no_labels(recipe: Recipe) -> Iterator[Problem]:

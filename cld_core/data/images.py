@@ -245,6 +245,10 @@ class StoredSource:
         return torch.from_numpy(self.examples.labels("train"))
 
     @cached_property
+    def _test_labels(self) -> Tensor:
+        return torch.from_numpy(self.examples.labels("validation"))
+
+    @cached_property
     def train(self) -> ImageSet:
         """The training examples.
 
@@ -327,7 +331,7 @@ class StoredSource:
 
     def test_labels(self, seed: int, first: int, last: int) -> Tensor:
         """The labels of the test examples ``first <= i < last``."""
-        return torch.from_numpy(self.examples.labels("validation"))[first:last]
+        return self._test_labels[first:last]
 
     def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
         """Test examples ``first <= i < last``; of images, dequantised, with noise of its own for each.

@@ -8,12 +8,11 @@ from torch import Tensor
 
 from cld_core import seeds
 from cld_core.classes import Classes
-from cld_core.config import registry
+from cld_core.config import Recipe, registry
 from cld_core.config.data import DataSpec, StoredDataSpec, ToyDataSpec
 from cld_core.errors import DataError
-from cld_core.registration import fingerprint
+from cld_core.registration import fingerprint, trial
 from cld_core.run.identity import IMAGES, MEANS, PLUGIN, POINTS
-from cld_core.sanitize import one_line
 
 from . import store, toy
 from .form import Form
@@ -86,52 +85,47 @@ def source(spec: DataSpec, device: torch.device | str = "cpu", form: Form | None
     Raises:
         DataError: there is no such toy density.
     """
-    made: Any = registry.build("data", spec, device)
+    made: Source = registry.build("data", spec, device)
     if form is not None:
-        made.form = form
-    found: Source = made
-    return found
+        use_form(made, form)
+    return made
 
 
-def tried(spec: DataSpec) -> tuple[int, ...]:
+def require_usable(recipe: Recipe) -> tuple[int, ...]:
     """The shape of an example of a plug-in's data, of which one small batch is looked at.
 
     Raises:
-        DataError: the batch, or its labels, cannot be trained on; or what makes it fails.
+        RecipeError, DataError: the batch, or its labels, cannot be trained on; or what makes it fails.
     """
-    try:
-        made = source(spec)
-        shape, n, classes = tuple(made.shape), TRIED, classes_of(made)
-        asked = (0, 0, 0, n, slice(0, n))
+    with trial("data.name", recipe.data.name, recipe.plugins):
+        made = source(recipe.data)
+        shape, classes = (TRIED, *made.shape), classes_of(made)
+        asked = (0, 0, 0, TRIED, slice(0, TRIED))
         x, label = (made.batch(*asked), None) if classes is None else made.labelled_batch(*asked)
         made.close()
-        problem = _problem(x, (n, *shape), label, len(classes or ()))
-    except DataError:
-        raise
-    except Exception as error:  # user code may raise anything
-        problem = f"fails ({type(error).__name__}: {one_line(error)})"
-    if problem is not None:
-        raise DataError(f"data.name={spec.name} {problem}. Correct the plug-in.")
-    return shape
-
-
-def _problem(x: Any, shape: tuple[int, ...], label: Any, classes: int) -> str | None:
-    """What is wrong with a batch (B, C, ...) of this shape, and with its labels (B,), if there are classes."""
-    if not isinstance(x, Tensor) or tuple(x.shape) != shape or not x.is_floating_point():
-        found = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        return f"gives {found} for {shape[0]} examples, not float32 of shape {shape}"
-    if not x.isfinite().all():
-        return "gives numbers that are not finite"
-    within = not classes or (label.shape == shape[:1] and set(label.tolist()) <= set(range(classes)))
-    if not within or (classes and label.dtype != torch.int64):
-        return f"gives labels that are not whole numbers (int64) from 0 to {classes - 1}, one an example"
-    return None
+        if not isinstance(x, Tensor) or tuple(x.shape) != shape or not x.is_floating_point():
+            found = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"it gives {found} for {TRIED} examples, not float32 of shape {shape}")
+        if not x.isfinite().all():
+            raise ValueError("it gives numbers that are not finite")
+        if classes is not None and label is not None:
+            numbers = label.tolist() if label.dtype == torch.int64 and len(label) == TRIED else [-1]
+            if not set(numbers) <= set(range(len(classes))):
+                text = f"labels that are not whole numbers (int64) from 0 to {len(classes) - 1}, one an example"
+                raise ValueError(f"it gives {text}")
+    return tuple(made.shape)
 
 
 def form_of(source: Source) -> Form:
     """The form of a source's examples."""
     made: Form | None = getattr(source, "form", None)
     return Form(shape=tuple(source.shape), grey_levels=source.grey_levels) if made is None else made
+
+
+def use_form(source: Any, form: Form) -> None:
+    """Let a source see its data as a model did that was trained on them; those that have no form of their own do."""
+    if hasattr(type(source), "form"):
+        source.form = form
 
 
 def test_count(source: Source) -> int | None:

@@ -61,6 +61,7 @@ class StatsRequest(ShardedRequest):
             text = f"the examples of data.name={data.name} are not pictures; statistics are of images"
             raise UsageError(f"{text}. Name an image recipe.")
         images = store.of(data)
+        classes = images.classes if features else None
         extraction, _, files = extractor(recipe)
         if output is None:
             from . import stats_file
@@ -74,7 +75,7 @@ class StatsRequest(ShardedRequest):
             extraction=extraction,
             files=files,
             features=features,
-            classes=images.classes.names if features and images.classes is not None else (),
+            classes=() if classes is None else classes.names,
             batch_size=recipe.eval.batch_size,
             retries=recipe.train.max_retries,
         )

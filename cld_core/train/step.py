@@ -20,7 +20,7 @@ from cld_core.config import Recipe
 from cld_core.config.network import CONDITIONS
 from cld_core.config.train import TrainSpec
 from cld_core.data.form import Form
-from cld_core.data.source import Source, classes_of, form_of, source
+from cld_core.data.source import Source, classes_of, form_of, source, use_form
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
 from cld_core.nets import execution
@@ -97,8 +97,7 @@ class Trainer:
         # Of a source that scales its data, the form is what this asks for.
         form = self.ranks.on_first(lambda: form_of(self.source))
         if self.ranks.world_size > 1:
-            if hasattr(type(self.source), "form"):
-                self.source.form = form
+            use_form(self.source, form)
             # DDP sees in the first backward pass in which order gradients arrive, and regroups in the next forward.
             for _ in range(2):
                 self._backward(0)
@@ -266,13 +265,13 @@ class Trainer:
         )
 
     def _continue_with_form(self, state: dict[str, Any]) -> None:
-        if "form" not in state or not hasattr(type(self.source), "form"):
+        if "form" not in state:
             return
         form = from_plain(Form, state["form"])
         if form.shape != self.source.shape:
             text = f"the examples have shape {self.source.shape}, and {form.shape} when the run began"
             raise CheckpointError(f"{text}. Put the data back, or start a new run.")
-        self.source.form = form
+        use_form(self.source, form)
 
     def _require_same_classes(self, state: dict[str, Any]) -> None:
         names = None if self.classes is None else list(self.classes.names)

@@ -14,8 +14,8 @@ from types import FrameType
 
 from cld_core import cpu
 from cld_core.config import Recipe
-from cld_core.config.data import ImageDataSpec, StoredDataSpec
-from cld_core.config.schema import problems
+from cld_core.config.data import StoredDataSpec
+from cld_core.config.schema import problems_of_shape
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluate.request import periodic_request
@@ -109,21 +109,16 @@ def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
     """
     recipe.monitor.require_installed()
     try:
-        data, shape = recipe.data, store.require(recipe.data, say)
-        if not is_shipped("data", data.name):
-            from cld_core.data.source import tried
+        shape = store.require(recipe.data, say)
+        if not is_shipped("data", recipe.data.name):
+            from cld_core.data import source
 
-            shape = tried(data)
+            shape = source.require_usable(recipe)
     except DataError as error:
         # Nothing has failed yet: the recipe names what is not there.
         key = "path" if isinstance(recipe.data, StoredDataSpec) else "name"
         raise RecipeError(f"'data.{key}': {error}") from error
-    # What the recipe leaves to the data is known now.
-    if isinstance(data, ImageDataSpec):
-        data = replace(data, channels=shape[0], size=shape[1])
-    for name, text in recipe.network.misfits(shape):
-        raise RecipeError(f"'network.{name}' {text}")
-    for key, _, text in problems(replace(recipe, data=data)):
+    for key, _, text in problems_of_shape(recipe, shape):
         raise RecipeError(f"'{key}' {text}")
     _require_usable(recipe, shape)
     periodic_request(recipe, "fid")

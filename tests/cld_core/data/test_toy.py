@@ -9,9 +9,9 @@ from cld_core.config import load
 from cld_core.config.data import ToyDataSpec
 from cld_core.config.registry import SECTIONS
 from cld_core.data import toy
-from cld_core.data.source import source, tried
+from cld_core.data.source import require_usable, source
 from cld_core.data.toy import ToySource
-from cld_core.errors import DataError
+from cld_core.errors import DataError, RecipeError
 from tests.support.paths import TOY
 from tests.support.plugin import toy_plugin
 
@@ -131,16 +131,16 @@ def test_data_of_another_shape_are_refused(tmp_path):
         ("torch.randn(n, 5, generator=generator)", r"\(7, 5\).*@toy\('test_looked', shape=\(5,\)\)"),
         ("torch.full((n, 2), float('nan'))", "not finite"),
         ("torch.zeros(n, 2, dtype=torch.int64)", "not float32"),
-        ("torch.zeros(n, 2) / unknown", "NameError.*Correct the plug-in"),
+        ("torch.zeros(n, 2) / unknown", "looked.*NameError.*Correct it"),
     ],
 )
 def test_what_a_plug_in_yields_is_looked_at(tmp_path, points, said):
     recipe = recipe_with(toy_plugin(tmp_path / "looked.py", "test_looked", points=points), "test_looked")
-    with pytest.raises(DataError, match=said):
-        tried(recipe.data)
+    with pytest.raises((DataError, RecipeError), match=said):
+        require_usable(recipe)
 
 
 def test_examples_that_are_no_points_in_the_plane(tmp_path):
     path = toy_plugin(tmp_path / "solid.py", "test_deep", points="torch.randn(n, 3, 4)", more=", shape=(3, 4)")
     recipe = recipe_with(path, "test_deep")
-    assert tried(recipe.data) == source(recipe.data).shape == (3, 4)
+    assert require_usable(recipe) == source(recipe.data).shape == (3, 4)
