@@ -4,9 +4,9 @@
     python -m benchmarks.leaderboard --data data/fashion_mnist --row cld --seed 0 --samplers   # samplers of that row
     python -m benchmarks.leaderboard --table                                          # the tables of what is there
 
-A row measures how long its steps take, trains as many as fill the time, and stores a file in --results. Run the command
-again if it was interrupted: it continues. Rows may be computed one after another, in any order, on several machines of
-one kind that do nothing else; the steps of a diffusion are measured for its first seed, and the others take as many.
+The first row measures how long a step of each diffusion takes, side by side; every row trains as many steps as the slowest
+can in the time, and stores a file in --results. Run the command again if it was interrupted: it continues. Rows may be computed in
+any order and at any pace, as their numbers of steps are known.
 """
 
 import argparse
@@ -61,35 +61,38 @@ _COLUMNS: tuple[tuple[str, str, float, int], ...] = (
 )
 
 
-def overrides(parsed: argparse.Namespace) -> list[str]:
+def overrides(parsed: argparse.Namespace, row: str) -> list[str]:
     """Of the recipe, for a row, but for the number of steps."""
     given = [f"cluster.cpus_per_task={parsed.threads}", f"data.path={parsed.data.absolute()}"]
-    return [*ROWS[parsed.row], *given, f"train.seed={parsed.seed}", "periodic.samples_every=null", *parsed.overrides]
+    return [*ROWS[row], *given, f"train.seed={parsed.seed}", "periodic.samples_every=null", *parsed.overrides]
 
 
-def seconds_per_step(recipe: Recipe, clock: Callable[[], float] = time.perf_counter) -> float:
-    """The median over single steps of training."""
-    trainer, times = Trainer(recipe, Ranks()), []
+def seconds_per_step(recipes: Mapping[str, Recipe], clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+    """The median over single steps of training, of recipes that take turns: what slows the machine slows all."""
+    trainers = {name: Trainer(recipe, Ranks()) for name, recipe in recipes.items()}
+    times: dict[str, list[float]] = {name: [] for name in trainers}
     for step in range(_WARM + _MEASURED):
-        begun = clock()
-        trainer.step(step)
-        times.append(clock() - begun)
-    trainer.close()
-    return statistics.median(times[_WARM:])
+        for name, trainer in trainers.items():
+            begun = clock()
+            trainer.step(step)
+            times[name].append(clock() - begun)
+    for trainer in trainers.values():
+        trainer.close()
+    return {name: statistics.median(its[_WARM:]) for name, its in times.items()}
 
 
 def steps_of(parsed: argparse.Namespace) -> int:
-    """As many as fill the time: what was measured for the first seed of the row, or is now."""
-    file = parsed.results / f"{parsed.row}-steps.json"
+    """As many as fill the time in every row, as measured for all of them before the first was trained."""
+    file = parsed.results / "steps.json"
     if not file.is_file():
-        took = seconds_per_step(load(RECIPE, overrides(parsed)))
+        took = seconds_per_step({row: load(RECIPE, overrides(parsed, row)) for row in ROWS})
         write_json(file, {"seconds_per_step": took, "minutes": parsed.minutes, "machine": harness.machine()})
     known = read_object(file)
     if known["minutes"] != parsed.minutes:
         raise SystemExit(
             f"{file} is of {known['minutes']:g} minutes, not {parsed.minutes:g}. Choose another --results."
         )
-    return max(1, int(60.0 * known["minutes"] / known["seconds_per_step"]))
+    return max(1, int(60.0 * known["minutes"] / max(known["seconds_per_step"].values())))
 
 
 def command(*words: str) -> None:
@@ -105,7 +108,7 @@ def name_of(parsed: argparse.Namespace) -> str:
 def trained(parsed: argparse.Namespace) -> tuple[Path, int]:
     """The run of a row, which has all its steps, and their number."""
     run, steps = parsed.runs_dir / name_of(parsed), steps_of(parsed)
-    keys = [*overrides(parsed), f"train.steps={steps}"]
+    keys = [*overrides(parsed, parsed.row), f"train.steps={steps}"]
     command("cld_core.train", str(run), "--recipe", str(RECIPE), *keys)
     return run, steps
 
@@ -214,7 +217,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=Path("data/fashion_mnist"), help="prepared grey images with labels"
     )
-    parser.add_argument("--results", type=Path, default=Path("results/leaderboard"), help="folder of stored rows")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of stored rows")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/leaderboard"), help="folder of their runs")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--table", action="store_true", help="print the tables of what is stored")
