@@ -4,9 +4,9 @@
     python -m benchmarks.leaderboard --data data/fashion_mnist --row cld --seed 0 --samplers   # samplers of that row
     python -m benchmarks.leaderboard --table                                          # the tables of what is there
 
-The first row measures how long a step of each diffusion takes, side by side; every row trains as many steps as the slowest
-can in the time, and stores a file in --results. Run the command again if it was interrupted: it continues. Rows may be computed in
-any order and at any pace, as their numbers of steps are known.
+The first row measures how long a step of each diffusion takes, side by side; every row trains as many steps as the
+slowest can in the time, and stores a file in --results. Run the command again if it was interrupted: it continues. Rows
+may be computed in any order and at any pace, as their number of steps is known.
 """
 
 import argparse
@@ -101,16 +101,12 @@ def command(*words: str) -> None:
     subprocess.run([sys.executable, "-m", *words], check=True, stdout=sys.stderr, env=environment)
 
 
-def name_of(parsed: argparse.Namespace) -> str:
-    return f"{parsed.row}-seed{parsed.seed}"
-
-
-def trained(parsed: argparse.Namespace) -> tuple[Path, int]:
-    """The run of a row, which has all its steps, and their number."""
-    run, steps = parsed.runs_dir / name_of(parsed), steps_of(parsed)
+def trained(parsed: argparse.Namespace) -> int:
+    """The run of a row has all its steps now; their number."""
+    steps = steps_of(parsed)
     keys = [*overrides(parsed, parsed.row), f"train.steps={steps}"]
-    command("cld_core.train", str(run), "--recipe", str(RECIPE), *keys)
-    return run, steps
+    command("cld_core.train", str(parsed.run), "--recipe", str(RECIPE), *keys)
+    return steps
 
 
 def bound(run: Path) -> dict[str, float]:
@@ -124,25 +120,21 @@ def bound(run: Path) -> dict[str, float]:
 def row(parsed: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate: what is stored of a row."""
     begun = time.monotonic()
-    run, steps = trained(parsed)
+    steps = trained(parsed)
     took, net = time.monotonic() - begun, judge.trained(parsed.data)
-    model = cld_core.load(run)
+    model = cld_core.load(parsed.run)
     about = {"row": parsed.row, "seed": parsed.seed, "minutes": parsed.minutes, "n": parsed.samples}
     training = {"steps": steps, "batch_size": model.recipe.train.batch_size, "train_s": round(took, 1)}
     said = judge.of_model(net, model, parsed.data, parsed.samples)
     real = {name: asdict(it) for name, it in judge.references(net, parsed.data, parsed.samples).items()}
     machine = {"machine": harness.machine(), "version": cld_core.__version__}
-    sampler = {"sampler": pretty(asdict(model.recipe.sampling))}
-    return {**about, **training, **asdict(said), **bound(run), **sampler, "real": real, **machine}
-
-
-def pretty(sampling: Mapping[str, Any]) -> str:
-    return f"{sampling['method']}, {sampling['nfe']} evaluations"
+    sampler = {"sampler": f"{model.recipe.sampling.method}, {model.recipe.sampling.nfe} evaluations"}
+    return {**about, **training, **asdict(said), **bound(parsed.run), **sampler, "real": real, **machine}
 
 
 def samplers(parsed: argparse.Namespace) -> dict[str, Any]:
     """FID and accuracy of a trained row by sampler and network evaluations; those of tuned samplers are fitted."""
-    run = parsed.runs_dir / name_of(parsed)
+    run: Path = parsed.run
     for nfe in TUNED:
         command("cldctl", "tune", run.name, "--nfe", str(nfe), "--runs-dir", str(run.parent), "--cluster", "debug")
     net, model = judge.trained(parsed.data), cld_core.load(run)
@@ -235,7 +227,8 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(parsed.threads)
     parsed.results.mkdir(parents=True, exist_ok=True)
     suffix, compute = ("-samplers", samplers) if parsed.samplers else ("", row)
-    file = parsed.results / f"{name_of(parsed)}{suffix}.json"
+    parsed.run = parsed.runs_dir / f"{parsed.row}-seed{parsed.seed}"
+    file = parsed.results / f"{parsed.run.name}{suffix}.json"
     if not file.is_file():
         write_json(file, compute(parsed))
     print(file)
