@@ -354,18 +354,17 @@ def tile(images: Tensor) -> Tensor:
     return canvas.permute(1, 2, 0).contiguous()
 
 
-def enlarged(pixels: Tensor, width: int = _WIDTH) -> Tensor:
-    """A picture (H, W, C) with each pixel as a square of several: as many as fit ``width``, or one."""
-    factor = max(1, width // pixels.shape[1])
+def enlarged(pixels: Tensor) -> Tensor:
+    """A picture (H, W, C) with each pixel as a square of several: as many as fit `_WIDTH`, or one."""
+    factor = max(1, _WIDTH // pixels.shape[1])
     return pixels.repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
 
 
-def write(path: Path, pixels: Tensor, title: str = "") -> None:
+def write(path: Path, pixels: Tensor, title: str) -> None:
     """A picture, uint8 (H, W, C) with C of 1 or 3, as PNG; ``title`` goes into its metadata."""
     picture = Image.fromarray(pixels.squeeze(-1).numpy())
     about = PngImagePlugin.PngInfo()
-    if title:
-        about.add_text("Description", title)
+    about.add_text("Description", title)
     with replacing(path) as file:
         picture.save(file, format="PNG", pnginfo=about)
 
