@@ -1,4 +1,4 @@
-"""Kernels against the published ones (tests/fixtures/parity), and PSLD against CLD, which it contains."""
+"""Kernels, networks, losses and samplers of CLD, VPSDE and PSLD against the published ones (tests/fixtures/parity)."""
 
 import math
 from dataclasses import replace
@@ -124,30 +124,6 @@ def test_drift_and_diffusion_are_the_published_ones(name):
     theirs = PUBLISHED[f"{name}/diffusion"][:, ::2]  # of each half, whose two numbers are the same
     for rate, theirs_of_half in zip(sde.diffusion2(T).unbind(1), theirs.unbind(1)[-sde.m :], strict=True):
         assert_close(rate.sqrt(), theirs_of_half, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize(("beta0", "beta1"), [(8.0, 0.0), (0.2, 13.8)])
-@pytest.mark.parametrize("triangle", ["lower", "upper"])
-def test_without_friction_of_the_data_it_is_cld(beta0, beta1, triangle):
-    """Nu = 4 is a mass of 1/4, and beta counts double."""
-    ours = PSLD(beta0=beta0, beta1=beta1, friction=0.0, nu=4.0, numerical_eps=1e-6, triangle=triangle)
-    theirs = CLD(beta0=beta0 / 2, beta1=beta1 / 2, numerical_eps=1e-6)
-    assert (ours.n, ours.m) == (2, 1)
-    times = torch.cat([torch.logspace(-12, 0, 60, dtype=torch.float64), torch.tensor([0.3, 0.7]).double()])
-
-    def coefficients(sde):
-        parts = [sde.mean(times), sde.diffusion2(times), sde.known_precision(times)]
-        for objective in ("hsm", "dsm"):
-            parts += [sde.factor(times, objective), *sde.mixed(times, objective)]
-        return parts
-
-    for a, b in zip(coefficients(ours), coefficients(theirs), strict=True):
-        # 1e-16 only where Psi_vv changes its sign, at b = 1.
-        assert_close(a, b, rtol=1e-12, atol=1e-16)
-    generator = torch.Generator().manual_seed(0)
-    u, s = (torch.randn(len(times), k, generator=generator, dtype=torch.float64) for k in (4, 2))
-    assert_close(ours.flow(u, s, times), theirs.flow(u, s, times), rtol=1e-12, atol=1e-12)
-    assert_close(ours.prior_logp(u), theirs.prior_logp(u), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
