@@ -112,9 +112,7 @@ def test_a_metric_and_a_kind_of_rows_are_an_entry_each(toy, monkeypatch, chunks)
     assert work.compute(Ranks())
     assert work.report["spread"]["n"] == 70
     assert numbers(work.report)["spread"].value > 0
-    with pytest.raises(
-        UsageError, match=r"--fid compares images.*are vectors.*Ask for --w2 .* or --loss or --spread"
-    ):
+    with pytest.raises(UsageError, match=r"--fid compares images.*are vectors.*Ask for --w2 .* or --loss or --spread"):
         request_of(toy.recipe(), ("fid", "spread"), 20)
 
 

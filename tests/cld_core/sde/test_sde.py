@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from cld_core import sde as diffusions
-from cld_core.config.sde import CldSpec, PsldSpec
+from cld_core.config.sde import PsldSpec
 from cld_core.config.train import ObjectiveSpec
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.samplers import sample
@@ -75,16 +75,6 @@ def test_both_branches_of_the_incomplete_gamma_function_agree():
     across = torch.tensor([1e-8, kernel.SERIES_BELOW - 1e-12, kernel.SERIES_BELOW, 5.0], dtype=torch.float64)
     by_numpy = kernel.gamma3(across.numpy(), np.exp(-across.numpy()))
     np.testing.assert_allclose(by_numpy, kernel.gamma3(across, torch.exp(-across)).numpy(), rtol=1e-14, atol=0)
-
-
-@pytest.mark.parametrize("t", [1e-8, 1e-6, 1e-5])
-def test_factors_at_small_times_are_those_of_the_documentation(t):
-    """docs/math.md 4: both diverge like 1 / sqrt(t) without numerical_eps, and are bounded with it."""
-    bare, usual = (diffusions.build(CldSpec(numerical_eps=eps)) for eps in (0.0, 1e-6))
-    assert bare.target(t, "hsm")[0][0] == pytest.approx((3 / (8 * t)) ** 0.5, rel=1e-3)
-    assert bare.target(t, "dsm")[0][0] == pytest.approx((4 / (8 * t)) ** 0.5, rel=1e-3)
-    assert usual.target(t, "hsm")[0][0] == pytest.approx(10, rel=1e-2)
-    assert usual.target(t, "dsm")[0][0] == pytest.approx((8 * t + 1e-6) ** -0.5, rel=1e-3)
 
 
 def test_numpy_is_silent_where_torch_is():

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -112,7 +111,6 @@ def test_an_fid_of_few_samples_is_no_published_one(tmp_path, samples, is_biased)
 
 
 def test_the_file_and_the_scaling_of_arrays_are_said(tmp_path):
-    np.save(tmp_path / "x.npy", np.arange(30.0).reshape(10, 3))
     text = card_of(run_with(tmp_path / "mine", 20, overrides=(f"data={{name: arrays, path: {tmp_path / 'x.npy'}}}",)))
     assert "the arrays in x.npy, which the network sees scaled (standard)" in text
 
