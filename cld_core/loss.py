@@ -115,9 +115,10 @@ class ScoreMatching:
         self.sde = sde
         self.objective = objective
         self._draws_initial = sde.n > 1 and objective.kernel == "dsm"
-        self._importance = (
-            Importance(self._trace_of_weight, objective.loss_eps) if objective.times == "importance" else None
-        )
+        self._importance: Importance | None = None
+        if objective.times == "importance":
+            # The mean loss of a network that predicts no noise, per dimension of x.
+            self._importance = Importance(lambda t: self.weight_root(t).square().sum((-2, -1)), objective.loss_eps)
 
     def draw(
         self,
@@ -171,10 +172,6 @@ class ScoreMatching:
             return torch.diag_embed(roots)
         # The score's error is E e.
         return roots[..., None] * self.sde.target(t, self.objective.kernel)
-
-    def _trace_of_weight(self, t: Tensor) -> Tensor:
-        """The mean loss (k,) at the times t (k,) of a network that predicts no noise, per dimension of x."""
-        return self.weight_root(t).square().sum((-2, -1))
 
     def per_sample(self, score: NoiseModel, x: Tensor, draws: Draws) -> Tensor:
         """Losses (B,), summed over dimensions, of the data x (B, C, ...) with the given random numbers."""

@@ -354,18 +354,17 @@ def tile(images: Tensor) -> Tensor:
     return canvas.permute(1, 2, 0).contiguous()
 
 
-def enlarged(pixels: Tensor, width: int = _WIDTH) -> Tensor:
-    """A picture (H, W, C) with each pixel as a square of several: as many as fit ``width``, or one."""
-    factor = max(1, width // pixels.shape[1])
+def enlarged(pixels: Tensor) -> Tensor:
+    """A picture (H, W, C) with each pixel as a square of several: as many as fit `_WIDTH`, or one."""
+    factor = max(1, _WIDTH // pixels.shape[1])
     return pixels.repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
 
 
-def write(path: Path, pixels: Tensor, title: str = "") -> None:
+def write(path: Path, pixels: Tensor, title: str) -> None:
     """A picture, uint8 (H, W, C) with C of 1 or 3, as PNG; ``title`` goes into its metadata."""
     picture = Image.fromarray(pixels.squeeze(-1).numpy())
     about = PngImagePlugin.PngInfo()
-    if title:
-        about.add_text("Description", title)
+    about.add_text("Description", title)
     with replacing(path) as file:
         picture.save(file, format="PNG", pnginfo=about)
 
@@ -420,10 +419,8 @@ class Plane:
             axes.imshow(self.shade, origin="lower", extent=extent, cmap="Blues", vmax=1.4, aspect="equal")
         inside = ((points > self.low) & (points < self.high)).all(1)
         axes.scatter(points[inside, 0], points[inside, 1], s=_DOT, c=colour, alpha=0.6, linewidths=0)
-        axes.set_xlim(self.low[0], self.high[0])
-        axes.set_ylim(self.low[1], self.high[1])
         # A ring is a ring.
-        axes.set_aspect("equal")
+        axes.set(xlim=(self.low[0], self.high[0]), ylim=(self.low[1], self.high[1]), aspect="equal")
         return len(points) - int(inside.sum())
 
     def draw_samples(self, axes: "Axes", x: Tensor) -> None:
@@ -446,8 +443,7 @@ def _against_line(axes: "Axes", values: Tensor, nodes: Tensor, p: Tensor) -> Non
     margin = 0.1 * (high - low)
     axes.hist(values.numpy(), bins=120, range=(low - margin, high + margin), density=True, color="tab:red", alpha=0.5)
     axes.plot(nodes.numpy(), p.numpy(), color="black", linewidth=1.0)
-    axes.set_xlim(low - margin, high + margin)
-    axes.set_title("unknown coordinate: samples, and the exact density")
+    axes.set(xlim=(low - margin, high + margin), title="unknown coordinate: samples, and the exact density")
 
 
 # The pictures of a run show the same square, and its density may take half a second.

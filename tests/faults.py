@@ -105,7 +105,7 @@ reseed: train.on_resume=reseed: fresh noise after a restart
 exact-resume: train.on_resume=exact: the state is all that the next step depends on
   - optim.load(self.optimiser, state[
   + (self.optimiser, state[
-  tests/cld_core/train/test_step.py
+  tests/cld_core/train/test_session.py
 global-batch: the result does not depend on the number of ranks
   - (self.ranks.world_size / train.batch_size)
   + (1 / train.batch_size)

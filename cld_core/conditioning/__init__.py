@@ -115,7 +115,8 @@ class GradientGuided:
             score = self._score(leaf, t)
             x = found.posterior_mean(self.sde, leaf, score)
             observed = self.observation.apply(x)
-        pull = self._pull(found, leaf, observed)
+        residual = self.observation.y.to(u.device) - observed.detach().double()
+        pull = self._pull(found, leaf, observed, residual)
         return torch.add(score.detach(), pull.to(u.dtype), alpha=self.guidance.scale)
 
     def finished(self, x: Tensor) -> Tensor:
@@ -127,8 +128,7 @@ class GradientGuided:
         part = for_rows(self._score, rows)
         return self if part is self._score else GradientGuided(part, self.sde, self.observation, self.guidance)
 
-    def _isotropic(self, found: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
-        residual = self.observation.y.to(observed.device) - observed.detach().double()
+    def _isotropic(self, found: Estimate, leaf: Tensor, observed: Tensor, residual: Tensor) -> Tensor:
         weights = self._solved(found.variance[:, None], residual)
         (gradient,) = torch.autograd.grad(observed, leaf, weights.to(observed.dtype))
         return self.sde.scored(gradient)
@@ -141,9 +141,8 @@ class GradientGuided:
         values, vectors = torch.linalg.eigh(gram.to(residual.device))
         return ((residual @ vectors) / (variance * values.clamp(min=0.0) + noise)) @ vectors.T
 
-    def _by_jacobian(self, found: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
+    def _by_jacobian(self, found: Estimate, leaf: Tensor, observed: Tensor, residual: Tensor) -> Tensor:
         rows, variances, axes = self._principal(found, leaf, observed)
-        residual = self.observation.y.to(leaf.device) - observed.detach().double()
         weights = torch.einsum("bjk,bk->bj", axes, residual) / (variances + self.observation.sigma**2)
         pull = torch.einsum("bj,bj...->b...", weights, rows)
         return apply(found.pull[:, :, None], pull)

@@ -335,7 +335,7 @@ def _names_in(folder: Path, empty: tuple[type[OSError], ...] = _ABSENT) -> list[
 
 def find_runs(root: str | Path) -> Sequence[RunFolder]:
     """The runs directly under ``root``, oldest first; also those of another format (`RunFolder.format_problem`)."""
-    return sorted(runs_beginning(root), key=_age)
+    return sorted(runs_beginning(root), key=lambda run: (run.identity().get("created", 0.0), run.name))
 
 
 def runs_beginning(root: str | Path, prefix: str = "") -> list[RunFolder]:
@@ -343,10 +343,6 @@ def runs_beginning(root: str | Path, prefix: str = "") -> list[RunFolder]:
     # A hidden one is a run that is being made, or whose command was killed.
     names = [name for name in _names_in(Path(root)) if name.startswith(prefix) and not name.startswith(".")]
     return [run for name in names if (run := RunFolder(Path(root, name))).exists]
-
-
-def _age(run: RunFolder) -> tuple[float, str]:
-    return run.identity().get("created", 0.0), run.name
 
 
 def default_root() -> Path:

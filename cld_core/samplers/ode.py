@@ -15,12 +15,7 @@ _Stage = tuple[Tensor, Callable[[Tensor], Tensor]]
 
 
 def sample(
-    score: ScoreFunction,
-    sde: Diffusion,
-    spec: OdeSpec,
-    u: Tensor,
-    draws: Draws,
-    watcher: Watcher = UNWATCHED,
+    score: ScoreFunction, sde: Diffusion, spec: OdeSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
 ) -> tuple[Tensor, Tensor]:
     """See `cld_core.samplers`. Every sample has its own steps; the evaluations are (B,).
 

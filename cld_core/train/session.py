@@ -342,7 +342,10 @@ class Training:
             watchdog.reset()
             trainer = self._trainer(checkpoint, rollbacks, watchdog)
             stack.callback(trainer.close)
-            monitor = self._monitor(first_step, stack)
+            about = About(folder=self.folder, recipe=self.recipe, attempt=self.attempt, first_step=first_step)
+            monitor = Monitor(about, may_write=None if self.lease is None else self.lease.owned)
+            stack.push(monitor.close)
+            monitor.write(first_step)
             periodic = Periodic(trainer, self.folder, monitor, stop, watchdog.reset)
             stack.callback(watchdog.close)
             watchdog.reset()
@@ -395,13 +398,6 @@ class Training:
         watchdog.reset()
         trainer.warm_up()
         return trainer
-
-    def _monitor(self, first_step: int, stack: ExitStack) -> Monitor:
-        about = About(folder=self.folder, recipe=self.recipe, attempt=self.attempt, first_step=first_step)
-        monitor = Monitor(about, may_write=None if self.lease is None else self.lease.owned)
-        stack.push(monitor.close)
-        monitor.write(first_step)
-        return monitor
 
     def _save(
         self, kind: str, step: int, trainer: Trainer, state: Callable[[], dict[str, Any]], monitor: Monitor

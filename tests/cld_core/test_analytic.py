@@ -39,27 +39,3 @@ def test_entropy_by_quadrature():
     # Two components so close that no closed form helps: twice the nodes give the same.
     law = GaussianMixture(torch.tensor([[0.0, 0.0], [0.1, 0.05]]), 0.05)
     assert law.entropy() == pytest.approx(law.entropy(per_std=8.0), abs=1e-9)
-
-
-@pytest.mark.parametrize("sigma", [0.0, 0.3])
-def test_a_mixture_given_a_linear_observation(sigma):
-    """Against Bayes' rule on the exact joint density of x and y, and on a line if y is exact."""
-    h, y = torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64)
-    given = LAW.given(h, y, sigma)
-    axis = torch.linspace(-4, 4, 1601, dtype=torch.float64)
-    if sigma:
-        nodes = torch.cartesian_prod(axis[::4], axis[::4])
-        joint = LAW.log_density(nodes) - 0.5 * ((y - nodes @ h.T) / sigma).square().sum(1)
-        area = float(axis[4] - axis[0]) ** 2
-    else:
-        direction = torch.tensor([-0.5, 1.0], dtype=torch.float64) / math.sqrt(1.25)
-        nodes = y * h[0] / 1.25 + axis[:, None] * direction
-        joint, area = LAW.log_density(nodes), float(axis[1] - axis[0])
-    expected = joint - torch.logsumexp(joint, 0) - math.log(area)
-    near = expected > -20
-    assert_close(given.log_density(nodes[near]), expected[near], rtol=0, atol=1e-6)
-    x = given.sample(20_000, torch.Generator().manual_seed(0)).double()
-    p = expected.exp() * area
-    assert_close(x.mean(0), p @ nodes, rtol=0, atol=0.01)
-    if not sigma:
-        assert_close(x @ h[0], y.expand(len(x)), rtol=0, atol=1e-6)

@@ -12,27 +12,21 @@ from cld_core.config.eval import ElboSpec
 from cld_core.likelihood import density_field, likelihood, log_density
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
-from cld_core.solver import solve
 from tests.support import parity
 
 SDES = {"cld": CLD(), "cld_rising": CLD(beta0=0.1, beta1=6.9), "vpsde": VPSDE()}
 
 
-def start_of(toy):
-    x = toy.data["x"]
-    return torch.cat([x, toy.data["like/v0"]], dim=1) if toy.sde.n == 2 else x
-
-
-def published_field(toy, dtype=torch.float32):
+def published_field(toy):
     """Ours, and what a probe of all halves sees beyond that of the scored ones: terms whose means are zero."""
-    sde, score, probe = toy.sde, toy.score(), toy.data["like/eps"].to(dtype)
-    ours = density_field(score, sde, probe.shape[1:], dtype, sde.scored(probe)[:, None])
+    sde, score, probe = toy.sde, toy.score(), toy.data["like/eps"].float()
+    ours = density_field(score, sde, probe.shape[1:], torch.float32, sde.scored(probe)[:, None])
 
     def field(t, y, rows):
         out, e = ours(t, y, rows), probe[rows]
         if sde.n == 2:
             with torch.enable_grad():
-                u = y[:, :-1].to(dtype).requires_grad_()
+                u = y[:, :-1].float().requires_grad_()
                 (row,) = torch.autograd.grad(score(u, t), u, sde.scored(e))
             (e_x, e_v), beta = sde.halves(e), sde.schedule.beta(t)
             coupled = (sde.A[0][1] + sde.A[1][0]) * (e_x * e_v).sum(1)
@@ -47,7 +41,8 @@ def published_field(toy, dtype=torch.float32):
 def test_field_agrees_with_the_published_one_solved_as_they_did(name):
     """scipy with one error norm over the batch, on our field, gives the published numbers: the field is the same."""
     toy = parity.load(name)
-    u, field = start_of(toy), published_field(toy)
+    u, field = toy.data["x"], published_field(toy)
+    u = torch.cat([u, toy.data["like/v0"]], dim=1) if toy.sde.n == 2 else u
     rows = torch.arange(len(u))
 
     def flat(t, y):
@@ -68,35 +63,6 @@ def test_field_agrees_with_the_published_one_solved_as_they_did(name):
     assert_close(u_end, toy.data["like/u_T"], rtol=tolerance, atol=tolerance)
     nll = -(toy.sde.prior_logp(u_end) + state[u.numel() :])
     assert_close(nll, toy.data["like/nll_joint"], rtol=tolerance, atol=tolerance)
-
-
-# The rough resnet takes most of the steps of all.
-STIFF = {"resnet_cld_mixed": pytest.mark.slow}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=STIFF.get(name, ())) for name in parity.TOYS])
-def test_steps_of_its_own_for_each_row_are_as_accurate_as_the_published_ones(name):
-    toy = parity.load(name)
-    start = torch.nn.functional.pad(start_of(toy), (0, 1))
-
-    def solved(tolerance, dtype):
-        found = solve(published_field(toy, dtype), start, 1e-5, 1.0, rtol=tolerance, atol=tolerance)
-        u_end = found.y[:, :-1]
-        return -toy.sde.prior_logp(u_end) - found.y[:, -1], u_end, found.nfe
-
-    nll, u_end, nfe = solved(1e-5, torch.float32)
-    published = toy.data["like/nll_joint"]
-    toy.net.double()
-    exact, _, _ = solved(1e-7, torch.float64)
-    # RK45 at 1e-5 leaves errors of its own, with either step control: 8 nats of 488 in one row of an untrained network.
-    # Ours must be as near to the exact value as theirs, up to a factor. Which steps are taken depends on the last bits
-    # of float32, so a row in which theirs happens to be small is compared with their typical error.
-    ours, theirs = (nll - exact).abs(), (published - exact).abs()
-    assert (ours <= 3.0 * (theirs + theirs.median())).all(), (ours, theirs)
-    if name.startswith("mlp_cld"):
-        assert_close(nll, published, rtol=1e-3, atol=1e-3)
-        assert_close(u_end, toy.data["like/u_T"], rtol=0, atol=1e-3)
-        assert float(nfe.double().mean()) == pytest.approx(int(toy.data["like/nfe"]), rel=0.1)
 
 
 # With a beta that makes the prior the law at t = 1.
@@ -158,22 +124,6 @@ def test_probes_of_two_scored_halves_average_to_the_exact_trace_with_little_vari
     assert_close(found(signs.expand(64, 16, 4)), exact, rtol=0, atol=1e-8)
     one = found(signs[torch.randint(16, (64, 1), generator=generator)])
     assert float((one - exact).square().mean().sqrt()) == pytest.approx(0.22, abs=0.05)
-
-
-@pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
-def test_an_example_does_not_depend_on_its_batch(probe):
-    toy = parity.load("mlp_cld")
-    toy.net.double()  # matrix products of other sizes round differently; in float32 that might change a step
-    x, spec = toy.data["x"].double(), ElboSpec(velocities=2, probes=2, probe=probe, rtol=1e-3, atol=1e-3)
-
-    def run(first, last):
-        return likelihood(toy.score(), toy.sde, spec, SampleNoise(1, first=first, last=last), x[first:last])
-
-    whole = run(0, 16)
-    for first, last in ((0, 5), (5, 6), (6, 16)):
-        part = run(first, last)
-        assert_close(part.elbo, whole.elbo[first:last], rtol=0, atol=1e-8)
-        assert_close(part.log_q, whole.log_q[first:last], rtol=0, atol=0)
 
 
 def test_summary_numbers():

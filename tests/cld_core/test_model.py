@@ -1,6 +1,5 @@
 """Library use without any cluster, and its types; class-conditional models, from training to their report."""
 
-import math
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from torch.testing import assert_close
 
 import cld_core
 from benchmarks.diamond import sliced_w2
-from cld_core.analytic import diamond, gaussian
+from cld_core.analytic import diamond
 from cld_core.checkpoint import load as load_checkpoint
 from cld_core.checkpoint import write
 from cld_core.config import load, with_overrides
@@ -85,10 +84,6 @@ def test_a_chosen_checkpoint(run):
     assert cld_core.load(run.path, 10).step == 10
     with pytest.raises(NotFoundError, match=r"no checkpoint of step 15.*10, 20"):
         cld_core.load(run.path, 15)
-    with pytest.raises(NotFoundError, match="'newest' is not a checkpoint"):
-        cld_core.load(run.path, "newest")
-    with pytest.raises(NotFoundError, match="no run at"):
-        cld_core.load(run.path.parent / "other")
 
 
 def test_a_time_that_the_network_has_not_seen_is_warned_of(run, caplog):
@@ -161,15 +156,6 @@ def test_a_diffusion_of_x_alone_has_no_velocities():
     assert path.x.shape == (7, 4, 2)
 
 
-def test_the_likelihood_of_normal_data_is_exact(monkeypatch):
-    exact, law = Model(load(TOY, [*SHALLOW, "data.name=gaussian"])), gaussian(0.5)
-    monkeypatch.setattr(exact, "score_of", lambda **how: law.score(exact.sde))
-    x = law.sample(40, torch.Generator().manual_seed(1))
-    bound = exact.log_likelihood(x, exact_trace=True, rtol=1e-6, atol=1e-6)
-    assert (bound.shape, bound.dtype) == ((40,), torch.float64)
-    assert_close(bound, law.log_density(x), rtol=0, atol=2e-3)
-
-
 def test_standard_errors_are_those_of_the_mean_over_draws():
     joint = 3.0 * torch.randn(4000, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     made = Likelihood(joint, torch.zeros_like(joint), 0.0, torch.ones(4000, 9))
@@ -204,12 +190,9 @@ def test_data_of_another_shape_are_refused(toy, x):
         toy.log_likelihood(x)
 
 
-def test_bits_per_dim_are_those_of_images(toy, images):
-    # A uniform density over [-1, 1]^D says nothing about 8-bit grey levels: 8 bits/dim.
-    uniform = torch.tensor([-math.prod(images.data_shape) * math.log(2.0)], dtype=torch.float64)
-    assert_close(images.bits_per_dim(uniform), torch.tensor([8.0], dtype=torch.float64))
+def test_bits_per_dim_are_those_of_images(toy):
     with pytest.raises(UsageError, match="no grey levels"):
-        toy.bits_per_dim(uniform)
+        toy.bits_per_dim(torch.zeros(1))
 
 
 def test_a_picture_of_points_is_beside_the_data(toy):

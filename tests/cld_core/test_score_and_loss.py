@@ -109,16 +109,6 @@ def test_times_are_uniform_or_uniform_in_their_logarithm(each):
     assert_close(times("log").quantile(quantiles), expected, rtol=0.25, atol=0)
 
 
-def test_loss_gradient_reaches_the_network_and_the_default_weight_is_one():
-    sde, objective = CLD(), ObjectiveSpec()
-    net = nets.build(MlpSpec(width=8, layers=2), data_shape=(2,), halves_in=2, halves_out=1)
-    matching = ScoreMatching(sde, objective)
-    draws = matching.draw(torch.Generator().manual_seed(0), 4, (2,))
-    matching.per_sample(Score(sde, objective, net), torch.zeros(4, 2), draws).mean().backward()
-    assert all(float(p.grad.abs().sum()) > 0 for p in net.parameters())
-    assert torch.equal(matching.weight_root(draws.t), torch.ones(4, 1, 1, dtype=torch.float64))
-
-
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("weighting", ["likelihood", "reweightedv1", "reweightedv2"])
 @pytest.mark.parametrize(("sde", "name"), [(CLD(), "hsm"), (CLD(beta1=2.0), "dsm"), (VPSDE(), "hsm")])

@@ -31,15 +31,6 @@ def test_every_row_takes_scipys_steps(span, tolerance):
         np.testing.assert_allclose(ours.y[i].numpy(), theirs.y[:, -1], rtol=close, atol=1e-2 * close)
 
 
-def test_a_row_does_not_depend_on_its_neighbours():
-    together = solve(pendulum, STARTS, 0.0, 3.0, rtol=1e-6, atol=1e-6)
-    for i in range(len(STARTS)):
-        alone = solve(pendulum, STARTS[i : i + 1], 0.0, 3.0, rtol=1e-6, atol=1e-6)
-        # The matrix products of other sizes may round otherwise in the last bit.
-        torch.testing.assert_close(together.y[i], alone.y[0], rtol=1e-13, atol=1e-14)
-        assert int(together.nfe[i]) == int(alone.nfe[0])
-
-
 def test_rows_that_are_done_wait_until_enough_others_are():
     """Then the batch becomes one of a few sizes, since libraries prepare for each."""
     rates = torch.linspace(1.0, 60.0, 100, dtype=torch.float64)

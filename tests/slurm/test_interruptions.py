@@ -7,7 +7,7 @@ import time
 
 from cld_core.checkpoint import load
 from cld_core.run import RunFolder
-from cld_core.run.events import Failed, TurnedAway
+from cld_core.run.events import Failed
 from tests.support.tools import DEBUG, same, wait_for
 
 from .lab import ENDLESS, PAIR, give
@@ -166,18 +166,6 @@ def test_the_controller_is_restarted_in_the_middle(lab):
     row = lab.until("mine", "to go on", lambda row: row["state"] == "RUNNING" and row["step"] > step + 20)
     assert len(row["attempts"]) == 1
     assert row["as_of"] is None
-
-
-def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab):
-    run = lab.submit("mine", "train.steps=20")
-    assert lab.ended("mine")["state"] == "FINISHED"
-    job = lab.status("mine")["job_id"]
-    lab.slurm.wait_end(job)
-    lab.slurm.run(["scontrol", "requeue", job])
-    wait_for(lambda: isinstance(run.ledger.events()[-1], TurnedAway), timeout=60, what="the second start")
-    assert lab.slurm.wait_end(job) == "COMPLETED"
-    row = lab.status("mine")
-    assert (row["state"], len(row["attempts"])) == ("FINISHED", 1)
 
 
 def test_exact_over_a_preemption_ends_bit_identical(lab):

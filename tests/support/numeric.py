@@ -1,6 +1,7 @@
-"""Diffusions that are no recipe's, the drift of any, networks with a given score, and numbers in float64."""
+"""Diffusions that are no recipe's, the drift of any, networks with a given score, exact laws, numbers in float64."""
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,36 @@ def drift(sde, u, t):
 def standard_normal(*shape, seed=0):
     """Numbers in float64."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Given:
+    """The law of x given y = H x + sigma z of a mixture of Gaussians (docs/math.md section 14.4): a mixture again.
+
+    With ``sigma`` = 0 the covariance (d, d) is singular, and the density is that over the remaining directions.
+    """
+
+    def __init__(self, law, matrix, y, sigma):
+        h, variance = matrix.double(), law.std**2
+        spread = variance * h @ h.T + sigma**2 * torch.eye(len(h))
+        gain = variance * torch.linalg.solve(spread, h).T
+        misses = y.double() - law.means @ h.T
+        squares = (misses * torch.linalg.solve(spread, misses.T).T).sum(1)
+        self.weights = torch.softmax(law.weights.log() - 0.5 * squares, dim=0)
+        self.means = law.means + misses @ gain.T
+        self.covariance = variance * (torch.eye(law.dimension) - gain @ h)
+        variances, directions = torch.linalg.eigh(self.covariance)
+        free = variances > 1e-10 * variances[-1]
+        self._stds, self._directions = variances[free].sqrt(), directions[:, free]
+
+    def sample(self, n, generator):
+        component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, len(self._stds), generator=generator, dtype=torch.float64)
+        return (self.means[component] + (noise * self._stds) @ self._directions.T).float()
+
+    def log_density(self, x):
+        offsets = (x.double()[:, None] - self.means) @ self._directions / self._stds
+        constant = self._stds.log().sum() + 0.5 * len(self._stds) * math.log(2.0 * math.pi)
+        return torch.logsumexp(self.weights.log() - 0.5 * offsets.square().sum(2), dim=1) - constant
 
 
 class AlphaOf(torch.nn.Module):

@@ -134,11 +134,8 @@ class Monitor:
         # Its packages take seconds to load, which in a thread would hold up the first steps.
         import torch.utils.tensorboard  # noqa: F401
 
-        for name in [
-            "tensorboard",
-            *about.recipe.monitor.chosen(),
-            *(name for name in LOGGERS if name not in _SHIPPED),
-        ]:
+        own = [name for name in LOGGERS if name not in _SHIPPED]
+        for name in ["tensorboard", *about.recipe.monitor.chosen(), *own]:
             made, over = partial(_made, name, about), partial(self._dropped, name)
             self._loggers.append(Background(TITLES.get(name, name), made, over))
         for name, text in texts_about(about).items():

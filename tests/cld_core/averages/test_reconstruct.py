@@ -260,11 +260,6 @@ def density(profile, s):
     return np.where(s <= profile.updates, (gamma + 1) / profile.updates * (s / profile.updates) ** gamma, 0.0)
 
 
-@pytest.mark.parametrize(("length", "gamma"), [(0.05, 16.97), (0.1, 6.94)])
-def test_the_exponents_of_the_lengths_that_the_paper_tracks(length, gamma):
-    assert exponent(length) == pytest.approx(gamma, abs=0.005)
-
-
 def test_lengths_and_exponents_are_inverse_to_each_other():
     for length in np.geomspace(1e-4, 0.9999 * UNIFORM_LENGTH, 50):
         assert relative_length(exponent(length)) == pytest.approx(length, rel=1e-12)

@@ -12,7 +12,7 @@ from cld_core.sde import CLD, VPSDE
 from cld_core.sde.estimate import estimate, posterior_mean
 from cld_core.seeds import SampleNoise
 from tests.support.affine import spec_of
-from tests.support.numeric import BothScored, ThirdOrder, standard_normal
+from tests.support.numeric import BothScored, Given, ThirdOrder, standard_normal
 from tests.support.parity import InjectedNoise
 
 CLD_EXACT = CLD(numerical_eps=0.0)
@@ -45,7 +45,7 @@ def drawn(law, sde, observation, way, n, **keys):
 def test_on_normal_data_guidance_is_the_exact_score_given_y(sde, name, sigma, matrix):
     d, y = matrix.shape[1], torch.tensor([0.4, -0.7])[: len(matrix)]
     law, u = gaussian(0.5, d), standard_normal(5, sde.n * d)
-    given = law.given(matrix, y, sigma)
+    given = Given(law, matrix, y, sigma)
     guided = EXACT[name].conditioned(law.score(sde), sde, Observation.linear(matrix, y, sigma), None)
     for t in (0.01, 0.3, 1.0):
         psi, factor = sde.mean(t)[:, 0], sde.factor(t)
@@ -59,7 +59,7 @@ def test_on_normal_data_guidance_is_the_exact_score_given_y(sde, name, sigma, ma
 def test_samples_of_normal_data_have_the_conditional_mean_and_covariance(sde):
     """A sampler without noise is an affine map of the prior's, so it shows them without sampling."""
     law, observation = gaussian(0.5), Observation.linear(H, torch.tensor([0.6]), 0.2)
-    given = law.given(H, observation.y, 0.2)
+    given = Given(law, H, observation.y, 0.2)
     guided = EXACT["jacobian"].conditioned(law.score(sde), sde, observation, None)
     spec = spec_of("exponential", nfe=100, order=3, corrector=False, grid_power=3.0)
     zero_and_units = torch.cat([torch.zeros(1, sde.n * 2), torch.eye(sde.n * 2)]).double()
@@ -136,7 +136,7 @@ def test_on_the_diamond_samples_are_near_the_conditional_law(keys):
     """x = 0.3 leaves two modes. docs/howto/inpainting.md has the distances of more samples."""
     law, n, y = diamond(), 600, torch.tensor([0.3])
     observation = of_first(0.3)
-    given = law.given(torch.tensor([[1.0, 0.0]]), y, 0.0)
+    given = Given(law, torch.tensor([[1.0, 0.0]]), y, 0.0)
     true = given.sample(n, torch.Generator().manual_seed(0))[:, 1].sort().values
     for way, far, least in ((GradientGuidance(score_error=0.0), 0.09, -0.6), (Replacement(), 0.12, -2.5)):
         x = drawn(law, CLD_EXACT, observation, way, n, **keys)

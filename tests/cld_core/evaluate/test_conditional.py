@@ -10,6 +10,7 @@ from cld_core.config import load
 from cld_core.data import toy
 from cld_core.evaluate.toy import ConditionalDensity, agreement
 from cld_core.model import Model
+from tests.support.numeric import Given
 from tests.support.paths import RECIPES
 
 MASK = torch.tensor([True, False])
@@ -32,7 +33,7 @@ def test_log_densities_are_those_of_the_mixture_or_of_a_component(model, name, l
     observation, law = CASES[name], diamond()
     matrix = observation.apply(torch.eye(2)).T
     law = law if label is None else GaussianMixture(law.means[label : label + 1], law.std)
-    given = law.given(matrix, observation.y, observation.sigma)
+    given = Given(law, matrix, observation.y, observation.sigma)
     density = ConditionalDensity.of(model, observation, label)
     x = given.sample(2000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(density.log_density(x), given.log_density(x), rtol=0, atol=1e-5)

@@ -24,7 +24,7 @@ def test_a_grid_shows_every_image_in_its_place(tmp_path):
     assert picture.shape == (2 * 6 + 2, 3 * 6 + 2, 3)
     centres = [tuple(picture[4 + 6 * (i // 3), 4 + 6 * (i % 3)]) for i in range(6)]
     assert centres == [(level,) * 3 for level in (0, 64, 128, 191, 255, 0)]
-    pictures.write(tmp_path / "grey.png", pictures.tile(to_pixels(x[:, :1])))
+    pictures.write(tmp_path / "grey.png", pictures.tile(to_pixels(x[:, :1])), "one")
     with Image.open(tmp_path / "grey.png") as file:
         assert file.mode == "L"
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from torchdiffeq import odeint
 
 from cld_core.analytic import diamond, gaussian
 from cld_core.samplers import Recorder, sample
@@ -147,24 +146,6 @@ def test_nfe_counts_every_evaluation_denoising_included(method, denoise):
     assert sum(calls) == int(out.nfe_each.sum())
     if spec.method != "ode":
         assert out.nfe == 30 == len(calls)
-
-
-@pytest.mark.parametrize("sde", [CONSTANT, RISING, VPSDE()], ids=["constant", "rising", "vpsde"])
-def test_the_flow_agrees_with_torchdiffeq(sde):
-    """Its dopri5 is the same method as ours with other step control."""
-    score, spec = gaussian(std=0.5).score(sde), spec_of("ode", rtol=1e-7, atol=1e-7)
-    ours = sample(score, sde, spec, SampleNoise(3, "sample", first=0, last=64), (2,))
-    assert 20 < ours.nfe < 1000
-
-    def field(t, u):
-        return sde.flow(u.float(), score(u.float(), float(t)), float(t)).double()
-
-    u = sde.prior(SampleNoise(3, "sample", first=0, last=64).normal((2 * sde.n,))).double()
-    times = torch.tensor([1.0, spec.eps], dtype=torch.float64)
-    options = {"step_t": times[1:]}  # a step beyond eps might leave [0, 1]
-    u = odeint(field, u, times, rtol=1e-7, atol=1e-7, method="dopri5", options=options)[-1].float()
-    theirs = sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps)
-    assert_close(ours.x, theirs[:, :2], rtol=1e-4, atol=1e-5)
 
 
 # Those that can be watched.

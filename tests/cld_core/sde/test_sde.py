@@ -1,4 +1,4 @@
-"""Kernels against the published ones (tests/fixtures/parity), and PSLD against CLD, which it contains."""
+"""Kernels, networks, losses and samplers of CLD, VPSDE and PSLD against the published ones (tests/fixtures/parity)."""
 
 import math
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from cld_core import sde as diffusions
-from cld_core.config.sde import CldSpec, PsldSpec
+from cld_core.config.sde import PsldSpec
 from cld_core.config.train import ObjectiveSpec
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.samplers import sample
@@ -77,16 +77,6 @@ def test_both_branches_of_the_incomplete_gamma_function_agree():
     np.testing.assert_allclose(by_numpy, kernel.gamma3(across, torch.exp(-across)).numpy(), rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("t", [1e-8, 1e-6, 1e-5])
-def test_factors_at_small_times_are_those_of_the_documentation(t):
-    """docs/math.md 4: both diverge like 1 / sqrt(t) without numerical_eps, and are bounded with it."""
-    bare, usual = (diffusions.build(CldSpec(numerical_eps=eps)) for eps in (0.0, 1e-6))
-    assert bare.target(t, "hsm")[0][0] == pytest.approx((3 / (8 * t)) ** 0.5, rel=1e-3)
-    assert bare.target(t, "dsm")[0][0] == pytest.approx((4 / (8 * t)) ** 0.5, rel=1e-3)
-    assert usual.target(t, "hsm")[0][0] == pytest.approx(10, rel=1e-2)
-    assert usual.target(t, "dsm")[0][0] == pytest.approx((8 * t + 1e-6) ** -0.5, rel=1e-3)
-
-
 def test_numpy_is_silent_where_torch_is():
     assert bool(torch.isnan(CLD(numerical_eps=0.0).factor(torch.zeros(3, dtype=torch.float64))[:, 1, 0]).all())
 
@@ -124,30 +114,6 @@ def test_drift_and_diffusion_are_the_published_ones(name):
     theirs = PUBLISHED[f"{name}/diffusion"][:, ::2]  # of each half, whose two numbers are the same
     for rate, theirs_of_half in zip(sde.diffusion2(T).unbind(1), theirs.unbind(1)[-sde.m :], strict=True):
         assert_close(rate.sqrt(), theirs_of_half, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize(("beta0", "beta1"), [(8.0, 0.0), (0.2, 13.8)])
-@pytest.mark.parametrize("triangle", ["lower", "upper"])
-def test_without_friction_of_the_data_it_is_cld(beta0, beta1, triangle):
-    """Nu = 4 is a mass of 1/4, and beta counts double."""
-    ours = PSLD(beta0=beta0, beta1=beta1, friction=0.0, nu=4.0, numerical_eps=1e-6, triangle=triangle)
-    theirs = CLD(beta0=beta0 / 2, beta1=beta1 / 2, numerical_eps=1e-6)
-    assert (ours.n, ours.m) == (2, 1)
-    times = torch.cat([torch.logspace(-12, 0, 60, dtype=torch.float64), torch.tensor([0.3, 0.7]).double()])
-
-    def coefficients(sde):
-        parts = [sde.mean(times), sde.diffusion2(times), sde.known_precision(times)]
-        for objective in ("hsm", "dsm"):
-            parts += [sde.factor(times, objective), *sde.mixed(times, objective)]
-        return parts
-
-    for a, b in zip(coefficients(ours), coefficients(theirs), strict=True):
-        # 1e-16 only where Psi_vv changes its sign, at b = 1.
-        assert_close(a, b, rtol=1e-12, atol=1e-16)
-    generator = torch.Generator().manual_seed(0)
-    u, s = (torch.randn(len(times), k, generator=generator, dtype=torch.float64) for k in (4, 2))
-    assert_close(ours.flow(u, s, times), theirs.flow(u, s, times), rtol=1e-12, atol=1e-12)
-    assert_close(ours.prior_logp(u), theirs.prior_logp(u), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("mixed", [False, True])

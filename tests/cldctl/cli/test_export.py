@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 import cld_core
 from cld_core.config import load
 from cld_core.config.train import EmaSpec
+from cld_core.data.form import Form
 from cld_core.evaluate.request import request_of
 from cld_core.model import Model
 from cld_core.run import RunFolder
@@ -76,7 +77,8 @@ def test_weights_carry_no_commands_and_accounts(tmp_path):
 
 def card_of(made, **changes):
     """Of weights of step 20."""
-    weights = SimpleNamespace(step=20, data_shape=(2,), is_image=False, ema_length=None, net=torch.nn.Linear(2, 2))
+    form, net = Form(shape=(2,), scale=(3.0, 1.0), shift=(0.0, 0.0)), torch.nn.Linear(2, 2)
+    weights = SimpleNamespace(step=20, data_shape=(2,), is_image=False, ema_length=None, net=net, form=form)
     row = replace(status_of(made, survey.of_runs([made])), **changes)
     files = CardFiles(Path("README.md"), Path("samples.png"), Path("model.safetensors"))
     return card(made, row, weights, files, "unknown")
@@ -106,6 +108,11 @@ def test_an_fid_of_few_samples_is_no_published_one(tmp_path, samples, is_biased)
     request = request_of(made.recipe(), ("elbo",), 20)
     report(made, request, elbo={"nll": 2.0, "stderr": 0.25}, fid={"value": 9.5, "samples": samples})
     assert ("FIDs of fewer than 50,000 samples are biased" in card_of(made)) == is_biased
+
+
+def test_the_file_and_the_scaling_of_arrays_are_said(tmp_path):
+    text = card_of(run_with(tmp_path / "mine", 20, overrides=(f"data={{name: arrays, path: {tmp_path / 'x.npy'}}}",)))
+    assert "the arrays in x.npy, which the network sees scaled (standard)" in text
 
 
 def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
