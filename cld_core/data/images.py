@@ -24,8 +24,7 @@ from cld_core.config.data import StoredDataSpec
 from cld_core.errors import DataError
 
 from . import store, toy
-from .arrays import MEMORY_BYTES as MEMORY_BYTES
-from .arrays import Arrays
+from .arrays import MEMORY_BYTES, Arrays
 from .form import GREY_LEVELS, Form, Split
 from .store import LmdbReader, Prepared
 
@@ -364,6 +363,3 @@ class StoredSource:
         self._pool = None
         self._ahead.clear()
 
-
-# What plug-ins register that add a set of images.
-ImageSource = StoredSource

@@ -25,9 +25,7 @@ from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
 from cld_core.sanitize import one_line
 
-from .form import GREY_LEVELS, Form
-from .form import SPLITS as SPLITS
-from .form import Split as Split
+from .form import GREY_LEVELS, SPLITS, Form, Split
 
 if TYPE_CHECKING:
     import lmdb
