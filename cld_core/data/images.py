@@ -362,4 +362,3 @@ class StoredSource:
             self._pool.shutdown(cancel_futures=True)
         self._pool = None
         self._ahead.clear()
-

@@ -158,6 +158,11 @@ class SubmitOptions:
         return Origin.of(self.weights, self.root)
 
     @property
+    def is_checked_first(self) -> bool:
+        """Whether all that it needs is looked at for a preview, too; any other single run has one without data."""
+        return bool(self.sweep or self.weights or self.partial)
+
+    @property
     def group(self) -> Group | None:
         """The runs of a sweep."""
         return Group(self.root, self.cells[0].group) if self.sweep else None

@@ -213,7 +213,7 @@ def test_files_that_are_missing_damaged_or_of_another_kind(tmp_path):
     ("x", "said"),
     [
         (np.where(np.arange(3) == 1, 7.0, drawn()), r"1 of 3 columns are constant \(column 1\)"),
-        (drawn() + [0.0, 5e6, 0.0], r"1 of 3 columns are far from 0 \(column 1\)"),
+        (drawn() + np.array([0.0, 5e6, 0.0]), r"1 of 3 columns are far from 0 \(column 1\)"),
         (drawn(50), "are few"),
         (np.random.default_rng(0).normal(size=(200, 9, 9, 3)), "look like"),
         (np.random.default_rng(0).integers(0, 256, (200, 8, 8)).astype(np.uint8), r"x\[:, None\]"),
