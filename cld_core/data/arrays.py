@@ -110,7 +110,7 @@ class Arrays:
     def grey_levels(self) -> int | None:
         """256 for images (1 or 3, H, W) of bytes; None for real numbers."""
         are_bytes = self.splits["train"].x.dtype == np.uint8
-        return GREY_LEVELS if are_bytes and Form(shape=self.shape).are_pictures else None
+        return GREY_LEVELS if are_bytes and Form(shape=self.shape).kind == "images" else None
 
     def split(self, name: Split) -> Part:
         """Number and digest of the examples of a split."""

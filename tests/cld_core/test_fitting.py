@@ -72,6 +72,7 @@ def test_the_network_suits_the_shape_and_bytes_are_images(shape, kind):
     model = cld_core.fit(x, 1, labels=labels, network={"channels": 4, "multipliers": [1]}, train__batch_size=2)
     assert model.sample(2, label="b", nfe=2).shape == (2, *shape)
     assert model.is_image == (kind is np.uint8)
+    assert f"{'curves' if len(shape) == 2 else 'images'} of shape {shape}" in repr(model)
     assert model.recipe.objective.data_std == (0.6 if model.is_image else 1), "of uniform ones in [-1, 1]"
 
 

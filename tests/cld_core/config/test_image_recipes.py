@@ -138,7 +138,7 @@ def test_recipes_to_compare_diffusions_differ_in_them_alone(name, base, allowed)
     ("recipe", "overrides", "words"),
     [
         ("cifar10", ["data.size=64"], ["'data.size'", "cifar10 has 32"]),
-        ("cifar10_smoke", ["data.channels=2"], ["'data.channels'", "1 for grey images"]),
+        ("cifar10_smoke", ["data.channels=2"], ["'data.channels' cannot be 2; expected one of 1, 3 or null"]),
         ("toy", ["data.name=cifar10"], ["'network.name'", "(3, 32, 32)", "network.name=ncsnpp"]),
         ("toy", ["network.name=ncsnpp"], ["'network.name'", "(2,)", "network.name=mlp"]),
         ("cifar10", ["data.name=cifar100"], ["'data.name'", "Did you mean 'cifar10'?"]),
