@@ -189,11 +189,10 @@ def _refuse_too_few(recipe: Recipe, metrics: Sequence[registry.Metric], referenc
     """Refuse settings that the number of samples, or of features of training images, is too small for."""
     sets, data = recipe.eval.w2.sets, recipe.data
     if isinstance(data, StoredDataSpec) and any(registry.ROWS[metric.rows].of == "vectors" for metric in metrics):
-        counts = {"samples": recipe.eval.samples, "test examples": store.of(data).split("validation").count}
-        what = min(counts, key=lambda name: counts[name])
-        if counts[what] < 2 * sets:
-            fix = f"Set it to at most {counts[what] // 2}, which must be 2 or more"
-            raise UsageError(f"'eval.w2.sets' is {sets}, too many for {counts[what]} {what}. {fix}.")
+        count, what = min((recipe.eval.samples, "samples"), (store.of(data).split("validation").count, "test examples"))
+        if count < 2 * sets:
+            fix = f"Set it to at most {count // 2}, which must be 2 or more"
+            raise UsageError(f"'eval.w2.sets' is {sets}, too many for {count} {what}. {fix}.")
     for metric in metrics:
         if metric.least is None:
             continue
