@@ -410,8 +410,7 @@ def _map(path: Path, dtype: Any, offset: int, shape: tuple[int, ...], order: Lit
     return np.asarray(np.memmap(path, dtype, "r", offset, shape, order))
 
 
-_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?", "U8": "u1", "I8": "i1"}
-_TYPES |= {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "UI" for size in (2, 4, 8)}
+_TYPES = {"BOOL": "?", **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "FIU" for size in (1, 2, 4, 8)}}
 
 
 def _safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
