@@ -79,7 +79,7 @@ class _Data:
     tests: int
     std: float = 0.5
     said: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: "Sequence[str]" = ()
     before: tuple[str, ...] = ()
 
 
@@ -148,7 +148,6 @@ def _arrays(keys: dict[str, Any]) -> _Data:
     classes = () if found.classes is None else found.classes.names
     named = f"in {len(classes)} classes ({listed(classes)})" if classes else "without labels"
     kind, counts = found.splits["train"].x.dtype, f"{train:,} for training, {tests:,} for tests"
-    said = f"{train + tests:,} examples of shape {found.shape}, {kind}, {named}: {counts}"
     own: dict[str, Any] = keys | ({"labels": True} if classes else {})
     if found.grey_levels is not None:
         how, std = "images of 256 grey levels", _std(keys)
@@ -156,8 +155,8 @@ def _arrays(keys: dict[str, Any]) -> _Data:
         own["scaling"], std = "standard", 1.0
         axis = "column" if len(found.shape) == 1 else "channel"
         how = f"scaled to mean 0, standard deviation 1 in each {axis}; samples and bounds are in the units of the data"
-    about, more = (said, how), tuple(warnings)
-    return _Data(keys=own, shape=found.shape, examples=train, tests=tests, std=std, said=about, warnings=more)
+    said = f"{train + tests:,} examples of shape {found.shape}, {kind}, {named}: {counts}", how
+    return _Data(keys=own, shape=found.shape, examples=train, tests=tests, std=std, said=said, warnings=warnings)
 
 
 def _std(keys: dict[str, Any]) -> float:
