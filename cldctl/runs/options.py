@@ -159,7 +159,7 @@ class SubmitOptions:
 
     @property
     def is_checked_first(self) -> bool:
-        """Whether all that it needs is looked at for a preview, too; any other single run has one without data."""
+        """Whether all that it needs is looked at before a preview, too; of other single runs, data may be missing."""
         return bool(self.sweep or self.weights or self.partial)
 
     @property

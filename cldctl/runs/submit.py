@@ -30,7 +30,7 @@ from .training import Begun, Start, require_inputs, require_native
 def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
     """Refuse what cannot be submitted, before anything is written; returns the job of those runs that are missing.
 
-    What others lack than those that `SubmitOptions.is_checked_first`, `submit` says.
+    What a run lacks that is not `SubmitOptions.is_checked_first`, `submit` says.
 
     Args:
         say: told what is unusual about the runs of a sweep, and what they start from.
