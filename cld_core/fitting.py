@@ -20,7 +20,7 @@ from .config.registry import SECTIONS
 from .config.suggest import SIZES, suggested
 from .data import arrays, store
 from .data.images import StoredSource
-from .data.source import Source, source
+from .data.source import Source, data_std, source
 from .errors import DataError, RecipeError, did_you_mean
 from .model import Model
 from .nets import execution
@@ -34,8 +34,6 @@ Data: TypeAlias = "numpy.ndarray | torch.Tensor | str | Path | Mapping[str, Any]
 # The name of a variant, or its section.
 Keys: TypeAlias = str | Mapping[str, Any]
 
-# Examples by which the standard deviation of what the model sees is judged.
-_JUDGED = 1000
 # Lines of a progress bar, at most.
 _SHOWN = 200
 _CALLER = "cld_core.fit"
@@ -196,11 +194,8 @@ def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping
     train = test = None
     if isinstance(examples, StoredSource):
         train, test = examples.train.n, examples.test.n
-    rows = min(_JUDGED, train or _JUDGED)
-    std = float(examples.batch(0, 0, 0, rows, slice(0, rows)).square().mean().sqrt())
-    sde = given.get("sde.name") or given.get("sde", {}).get("name", "cld")
-    std, steps = float(f"{std:.1g}") or 1.0, given["train.steps"]
-    keys = suggested(examples.shape, train, size, tests=test, data_std=std, sde=sde, steps=steps)
+    sde, steps = given.get("sde.name") or given.get("sde", {}).get("name", "cld"), given["train.steps"]
+    keys = suggested(examples.shape, train, size, tests=test, data_std=data_std(examples), sde=sde, steps=steps)
     own = {**given.get("objective", {}), **{key.removeprefix("objective."): value for key, value in given.items()}}
     if own.get("mixed_score") or own.get("precondition") == "none":
         # Another way to a score of Gaussian data, or none.

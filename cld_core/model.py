@@ -126,14 +126,13 @@ class Model:
         count = sum(weight.numel() for weight in weights)
         dtype = str(weights[0].dtype).removeprefix("torch.") if weights else "no weights"
         whence = "" if self.path is None else f" of {one_line(str(self.path.name))}"
-        kind = "images" if self.is_image else "points"
         average = "" if self.ema_length is None else f", {EmaSpec(length=self.ema_length).words}"
         classes = "" if self.classes is None else f" in {len(self.classes)} classes"
         lines = (
             f"Model {one_line(recipe.name)}{whence}, step {self.step:,}{average}",
             f"  sde      {recipe.sde.name}: {_described(recipe.sde, _SDE)}",
             f"  network  {recipe.network.name}: {count:,} parameters, {dtype}, on {self.device}",
-            f"  data     {one_line(recipe.data.name)}: {kind} of shape {self.data_shape}{classes}",
+            f"  data     {one_line(recipe.data.name)}: {self.form.kind} of shape {self.data_shape}{classes}",
             f"  sampler  {recipe.sampling.method}: {_described(recipe.sampling, _SAMPLER)}",
         )
         return "\n".join(lines)

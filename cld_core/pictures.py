@@ -173,7 +173,7 @@ def _left_out(form: Form) -> str:
     """In words, after a comma, which part of each sample a picture shows; empty if it shows all of it."""
     parts = form.shape[0]
     if is_grid(form):
-        return "" if form.are_pictures else f", channel 0 of {parts}"
+        return "" if form.kind == "images" else f", channel 0 of {parts}"
     what, most = ("channels", _CHANNELS) if len(form.shape) == 2 else ("features", _FEATURES)
     return f", {what} 0 to {most - 1} of {parts}" if parts > most else ""
 
@@ -187,7 +187,7 @@ def pixels(x: Tensor, model: "Model", how: str) -> Tensor:
 
 def _grey(x: Tensor, form: Form) -> Tensor:
     """Samples (n, C, H, W) as uint8 images, (n, 1 or 3, H, W)."""
-    return to_grey(x if form.are_pictures else x[:, :1], form)
+    return to_grey(x if form.kind == "images" else x[:, :1], form)
 
 
 def rendered(draw: "Callable[[Figure], object]") -> Tensor:

@@ -83,9 +83,7 @@ class ImageDataSpec(StoredDataSpec):
     name: str = key("folder", "a data set that `cldctl data prepare` makes")
     path: str = key("data/folder", _PATH, is_path=True)
     size: int | None = key(None, "height and width in pixels; null: as the images were prepared", ge=1, le=4096)
-    channels: int | None = key(
-        None, "1 for grey images, 3 for coloured ones; null: as the images were prepared", ge=1, le=3
-    )
+    channels: Literal[1, 3] | None = key(None, "1: grey images; 3: coloured ones; null: as the images were prepared")
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -100,12 +98,6 @@ class ImageDataSpec(StoredDataSpec):
 
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
-        if self.channels == 2:
-            yield (
-                "channels",
-                "channels",
-                "cannot be 2. Set it to 1 for grey images, to 3 for coloured ones, or to null.",
-            )
         if self.labels and not self.has_labels:
             yield "labels", "name", f"cannot be true with data.name={self.name}, which has none. Set it to false."
         if self.own_pixels is not None and self.size not in (None, self.own_pixels):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 from .keys import Problem, key, shown
@@ -38,17 +38,6 @@ class NetworkSpec:
             fix = {1: "mlp", 2: "unet1d", 3: "ncsnpp"}.get(len(shape))
             way = f"Set network.name={fix}" if fix is not None else "Reshape the examples to (d), (C, L) or (C, H, W)"
             yield "name", f"cannot be {self.name} for examples of shape {shape}. {way}."
-
-
-# Keys that may not go with the shape of examples, in the order in which they are named, and why they do not.
-_REASONS = {
-    "image_size": "it is the length of both sides",
-    "image_channels": "it is how many channels they have",
-    "patch": "it has to divide every side",
-    "multipliers": "each but the first halves every side",
-    "attention": "the network works on {sizes} pixels",
-    "augment": "it turns images, which have to be square",
-}
 
 
 def _typed(value: Any) -> str:
@@ -111,7 +100,7 @@ class UnetSpec(NetworkSpec):
     attention: tuple[int, ...] | None = key(
         None, "resolutions, the longer side in folded pixels, that get self-attention; null: the first of at most 16"
     )
-    patch: int = key(1, "fold squares of so many pixels a side into channels; the network works on these", ge=1, le=16)
+    patch: int = key(1, "fold squares of so many pixels a side, which divide all sides, into channels", ge=1, le=16)
     resblock: Literal["biggan", "ddpm"] = key("biggan", "what resamples: a residual block, or a separate layer")
     fir: bool = key(True, "resample with the FIR filter; false: nearest neighbour and 2x2 average")
     fir_kernel: tuple[int, ...] = key((1, 3, 3, 1), "taps of the FIR filter: symmetric, and an even number of them")
@@ -147,13 +136,13 @@ class UnetSpec(NetworkSpec):
         yield from super().misfits(shape)
         if len(shape) != self.axes:
             return
-        fitting, sides = self.fitting(shape), shape[1:]
-        changed = [name for name in _REASONS if getattr(self, name, None) != getattr(fitting, name, None)]
+        fitting, docs = self.fitting(shape), {it.name: it.metadata.get("doc") for it in fields(self)}
+        changed = [name for name in docs if getattr(self, name) != getattr(fitting, name)]
         fix = " ".join(f"network.{name}={_typed(getattr(fitting, name))}" for name in changed)
+        sizes = ", ".join(map(str, fitting.resolutions(shape[1:])))
         for name in changed:
-            reason = _REASONS[name].format(sizes=list(fitting.resolutions(sides)))
-            text = f"is {_typed(getattr(self, name))}, which does not fit examples of shape {shape}: {reason}"
-            yield name, f"{text}. Set {fix}."
+            text = f"is {_typed(getattr(self, name))} ({docs[name]}), which does not fit examples of shape {shape}"
+            yield name, f"{text}. The network takes them at resolutions {sizes}. Set {fix}."
 
     def fitting(self, shape: tuple[int, ...]) -> Self:
         """The same for examples of a shape: levels that their sides cannot have are left out, for instance."""
@@ -186,7 +175,7 @@ class NcsnppSpec(UnetSpec):
     image_channels: int | None = key(None, "channels of the data; null: as many as they have", ge=1, le=4096)
     augment: float = key(
         0.0,
-        "probability of each geometric augmentation, on which the network is conditioned; 0: no augmentation",
+        "probability of each geometric augmentation of square images, which the network is told; 0: none",
         ge=0,
         le=1,
     )

@@ -5,7 +5,7 @@ cores, ``m`` in an hour or so, ``l`` is meant for a GPU. Loads no torch.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .registry import SECTIONS
@@ -33,6 +33,8 @@ _LONGEST, _MOST_FOLDED = {2: 3, 3: 0.75}, {2: 8, 3: 4}
 # Folded ones of the shorter side at the lowest resolution.
 _LEAST_SIDE = 4
 _WIDEST = 1024
+# Positions between which the middle of a U-Net attends: of 10,000, a CPU takes a day for what else takes minutes.
+_MOST_POSITIONS = 1024
 
 
 def suggested(
@@ -97,6 +99,16 @@ def suggested(
     if size == "l":
         keys["cluster"] = {"gpus_per_node": 1}
     return keys
+
+
+def why_slow(shape: tuple[int, ...], keys: Keys) -> Iterator[str]:
+    """Why a network that was suggested for examples of a shape takes long, and what to do about it; else nothing."""
+    if len(shape) > 1:
+        divisor = keys["network"]["patch"] * 2 ** (len(keys["network"]["multipliers"]) - 1)
+        positions = math.prod(side // divisor for side in shape[1:])
+        if positions > _MOST_POSITIONS:
+            text = f"examples of shape {shape} train slowly: the network attends to {positions:,} positions at once"
+            yield f"{text}. Crop or pad them to sides that 16 divides, or scale them down"
 
 
 def rounded(number: float) -> int:

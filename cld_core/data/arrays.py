@@ -39,10 +39,14 @@ _BLOCK, _SAMPLE_BYTES = 1 << 20, 256 << 20
 # A test share of fewer examples says little.
 _FEW = 100
 _SHOWN = 8
+# Beside a mean of so many standard deviations, float32 has two digits for what differs.
+_FAR = 1e5
+_CONSTANT = "a likelihood bound says nothing about such data. Remove them from the array"
+_DIGITS = "samples, in float32, lose digits of what differs. Subtract a number near their mean from the array"
 # Of float32, in which models compute.
 _LARGEST = float(np.finfo(np.float32).max)
 _WORDS: dict[Split, str] = {"train": "training", "validation": "test"}
-_SAVE = "Save an array of examples (N, d), (N, C, L) or (N, C, H, W); of single numbers, x[:, None]"
+_USE = "Use an array of examples (N, d), (N, C, L) or (N, C, H, W); for single numbers, x[:, None]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +110,7 @@ class Arrays:
     def grey_levels(self) -> int | None:
         """256 for images (1 or 3, H, W) of bytes; None for real numbers."""
         are_bytes = self.splits["train"].x.dtype == np.uint8
-        return GREY_LEVELS if are_bytes and Form(shape=self.shape).are_pictures else None
+        return GREY_LEVELS if are_bytes and Form(shape=self.shape).kind == "images" else None
 
     def split(self, name: Split) -> Part:
         """Number and digest of the examples of a split."""
@@ -187,13 +191,14 @@ class Arrays:
         return origin[:, 0] + mean, np.sqrt(np.maximum(squares / n - np.square(mean), 0.0)), low, high
 
     def _warnings(self) -> Iterator[str]:
-        train, shape, measured = self.splits["train"], self.shape, self._measured
-        if measured and len(constant := np.flatnonzero(measured[2] == measured[3])):
-            more = ", ..." if len(constant) > _SHOWN else ""
-            what = "column" if len(shape) == 1 else "channel"
-            numbers = ", ".join(map(str, constant[:_SHOWN]))
-            text = f"{len(constant)} of {shape[0]} {what}s are constant ({what} {numbers}{more})"
-            yield f"{text}: a likelihood bound says nothing about such data. Remove them from the array"
+        train, shape = self.splits["train"], self.shape
+        what = "column" if len(shape) == 1 else "channel"
+        mean, std, low, high = self._measured or (np.zeros(0),) * 4
+        far = (np.abs(mean) > _FAR * std) & (low < high)
+        for which, how, text in ((low == high, "constant", _CONSTANT), (far, "far from 0", _DIGITS)):
+            if len(found := np.flatnonzero(which)):
+                numbers = ", ".join(map(str, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
+                yield f"{len(found)} of {shape[0]} {what}s are {how} ({what} {numbers}): {text}"
         if train.count < _FEW:
             yield f"{train.count} training examples are few: the model will repeat them"
         if len(shape) == 3 and min(shape[:2]) > 4 and shape[2] in (1, 3, 4):
@@ -237,7 +242,8 @@ def given(
     Raises:
         DataError: they have a type or a shape that cannot be, are too few, or have labels that do not fit.
     """
-    x, labels, test, test_labels = map(_array, (x, labels, test, test_labels))
+    named = {"examples": x, "labels": labels, "test examples": test, "test labels": test_labels}
+    x, labels, test, test_labels = (_array(where, *it) for it in named.items())
     of_train, of_test = None, None
     if test is None:
         # The first of these numbers do not depend on how many there are.
@@ -252,7 +258,7 @@ def given(
     tests = _part(where, "validation", test, of_test, test_labels)
     if test.shape[1:] != x.shape[1:] or (test.dtype == np.uint8) != (x.dtype == np.uint8):
         kinds = [f"{some.dtype} of shape {some.shape[1:]}" for some in (test, x)]
-        raise _error(where, f"test examples are {kinds[0]}, and those for training {kinds[1]}", _SAVE)
+        raise _error(where, f"test examples are {kinds[0]}, and those for training {kinds[1]}", _USE)
     if train.count < 2:
         raise _error(where, f"{train.count} examples for training are too few", "Give at least two")
     if not tests.count:
@@ -262,26 +268,30 @@ def given(
     return Arrays(where, {"train": train, "validation": tests}, classes)
 
 
-def _array(x: Any) -> Any:
+def _array(where: str, what: str, x: Any) -> Any:
     """Of numpy; of a tensor, on whatever device."""
     if x is None:
         return None
-    return np.atleast_1d(np.asarray(x.detach().cpu() if hasattr(x, "detach") else x))
+    try:
+        return np.atleast_1d(np.asarray(x.detach().cpu() if hasattr(x, "detach") else x))
+    except (TypeError, ValueError) as error:  # bfloat16, sparse tensors, rows of different lengths
+        text = f"the {what} are not an array ({one_line(error, 200).rstrip('.')})"
+        raise _error(where, text, "Convert them to a numpy array; a tensor to float32") from error
 
 
 def _part(where: str, split: Split, x: Any, rows: Any, labels: Any) -> Part:
     """A split of which all is checked that its numbers need not be read for."""
     if x.dtype.kind not in "biuf":
-        raise _error(where, f"{_WORDS[split]} examples are {x.dtype}, not real numbers", "Save them as float32")
+        raise _error(where, f"{_WORDS[split]} examples are {x.dtype}, not real numbers", "Convert them to float32")
     if not 2 <= x.ndim <= 4 or not 1 <= math.prod(x.shape[1:]) <= MOST_NUMBERS:
-        raise _error(where, f"{_WORDS[split]} examples have shape {x.shape[1:]}", _SAVE)
+        raise _error(where, f"{_WORDS[split]} examples are an array of shape {x.shape}", _USE)
     if labels is None:
         return Part(x, rows)
     if labels.shape != x.shape[:1]:
         found = f"labels of shape {labels.shape} for {len(x)} {_WORDS[split]} examples"
         raise _error(where, found, "Give one label for each example")
     if labels.dtype.kind not in "biuU":
-        raise _error(where, f"labels are {labels.dtype}", "Save whole numbers or texts")
+        raise _error(where, f"labels are {labels.dtype}", "Use whole numbers or texts")
     return Part(x, rows, labels if rows is None else labels[rows])
 
 
@@ -293,7 +303,7 @@ def _classes(where: str, train: Any, test: Any) -> Classes:
     try:
         return Classes(tuple(map(str, names.tolist())), tuple(map(float, counts)))
     except ValueError as error:
-        raise _error(where, f"labels: {error}", "Save numbers or short texts") from error
+        raise _error(where, f"labels: {error}", "Use numbers or short texts") from error
 
 
 @functools.lru_cache(maxsize=1)
@@ -400,8 +410,7 @@ def _map(path: Path, dtype: Any, offset: int, shape: tuple[int, ...], order: Lit
     return np.asarray(np.memmap(path, dtype, "r", offset, shape, order))
 
 
-_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?", "U8": "u1", "I8": "i1"}
-_TYPES |= {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "UI" for size in (2, 4, 8)}
+_TYPES = {"BOOL": "?", **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "FIU" for size in (1, 2, 4, 8)}}
 
 
 def _safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:

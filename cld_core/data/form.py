@@ -49,9 +49,11 @@ class Form:
             raise ValueError("its scaling has a factor that is not above 0, or a number that is not finite")
 
     @property
-    def are_pictures(self) -> bool:
-        """Whether examples can be shown as pictures: (1, H, W) or (3, H, W)."""
-        return len(self.shape) == 3 and self.shape[0] in (1, 3)
+    def kind(self) -> Literal["vectors", "curves", "images", "fields"]:
+        """What examples are: vectors (d), curves (C, L), images (1 or 3, H, W), or fields, all others."""
+        if len(self.shape) > 2:
+            return "images" if len(self.shape) == 3 and self.shape[0] in (1, 3) else "fields"
+        return "vectors" if len(self.shape) == 1 else "curves"
 
     def to_data(self, z: "Tensor") -> "Tensor":
         """Data (B, C, ...) of what the model draws, in its type."""

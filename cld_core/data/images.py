@@ -24,8 +24,7 @@ from cld_core.config.data import StoredDataSpec
 from cld_core.errors import DataError
 
 from . import store, toy
-from .arrays import MEMORY_BYTES as MEMORY_BYTES
-from .arrays import Arrays
+from .arrays import MEMORY_BYTES, Arrays
 from .form import GREY_LEVELS, Form, Split
 from .store import LmdbReader, Prepared
 
@@ -199,9 +198,10 @@ class StoredSource:
             DataError: neither the recipe nor a form that was set says it, and the data are missing or cannot be used.
         """
         if self._form is None:
-            shape, grey_levels = self._outline
-            images = Form(shape=shape, grey_levels=grey_levels)
-            self._form = images if grey_levels is not None else self.examples.form(self._spec, _log.warning)
+            form = self._outline
+            if form.grey_levels is None and isinstance(self.examples, Arrays):
+                form = self.examples.form(self._spec, _log.warning)
+            self._form = form
         return self._form
 
     @form.setter
@@ -211,29 +211,29 @@ class StoredSource:
             self.__dict__.pop(name, None)
 
     @property
-    def _outline(self) -> tuple[tuple[int, ...], int | None]:
-        """Shape and grey levels, for which no number is looked at; raises as `form` does."""
+    def _outline(self) -> Form:
+        """Their form or, for which no number is looked at, what it is without a scaling; raises as `form` does."""
         if self._form is not None:
-            return self._form.shape, self._form.grey_levels
+            return self._form
         if (shape := self._spec.shape) is not None:
-            return shape, GREY_LEVELS
+            return Form(shape=shape, grey_levels=GREY_LEVELS)
         try:
-            return self.examples.shape, self.examples.grey_levels
+            return Form(shape=self.examples.shape, grey_levels=self.examples.grey_levels)
         except DataError:
             # Earlier versions had no grey images, and their recipes say the size alone.
             if (size := getattr(self._spec, "size", None)) is None:
                 raise
-            return (store.CHANNELS, size, size), GREY_LEVELS
+            return Form(shape=(store.CHANNELS, size, size), grey_levels=GREY_LEVELS)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one example, (C, ...); raises as `form` does."""
-        return self._outline[0]
+        return self._outline.shape
 
     @property
     def grey_levels(self) -> int | None:
         """Of an image; None for real numbers; raises as `form` does."""
-        return self._outline[1]
+        return self._outline.grey_levels
 
     @cached_property
     def classes(self) -> Classes | None:
@@ -363,7 +363,3 @@ class StoredSource:
             self._pool.shutdown(cancel_futures=True)
         self._pool = None
         self._ahead.clear()
-
-
-# What plug-ins register that add a set of images.
-ImageSource = StoredSource

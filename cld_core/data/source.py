@@ -1,5 +1,6 @@
 """The interface through which training and evaluation get their data, whatever the data set."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
@@ -23,6 +24,8 @@ from .toy import Toy
 COUNT, MANY, GROUP = 8, 240, 16
 # Examples of a plug-in that are looked at.
 TRIED = 7
+# Examples by which the scale of data is judged, and numbers in them, at most.
+_JUDGED, _NUMBERS = 1000, 1 << 24
 
 
 class Source(Protocol):
@@ -136,6 +139,13 @@ def test_count(source: Source) -> int | None:
     """
     test = getattr(source, "test", None)
     return None if test is None else int(test.n)
+
+
+def data_std(source: Source) -> float:
+    """`objective.data_std` of what the model sees: in one digit, by some training examples; 1 if all are 0."""
+    n = max(1, min(_JUDGED, _NUMBERS // math.prod(source.shape)))
+    x = source.batch(0, 0, 0, n, slice(0, n))
+    return float(f"{float(x.square().mean().sqrt()):.1g}") or 1.0
 
 
 class DescribedSource:

@@ -25,9 +25,7 @@ from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
 from cld_core.sanitize import one_line
 
-from .form import GREY_LEVELS, Form
-from .form import SPLITS as SPLITS
-from .form import Split as Split
+from .form import GREY_LEVELS, SPLITS, Split
 
 if TYPE_CHECKING:
     import lmdb
@@ -241,7 +239,7 @@ def keys_of(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The prepared images of a recipe. `arrays.Arrays` has the same properties and methods.
+    """The prepared images of a recipe. `arrays.Arrays` has the same properties and methods, and a scaling.
 
     Attributes:
         where: the folder.
@@ -276,10 +274,6 @@ class Prepared:
     def look(self) -> list[str]:
         """What people should know about them: nothing that their preparation has not said."""
         return []
-
-    def form(self, spec: StoredDataSpec, warn: Callable[[str], object]) -> Form:
-        """What a model has to know of them."""
-        return Form(shape=self.shape, grey_levels=self.grey_levels)
 
     def split(self, name: Split) -> SplitInfo:
         """Number and digest of the images of a split.

@@ -15,6 +15,7 @@ from cld_core import metrics as registry
 from cld_core.config import Recipe
 from cld_core.config.data import DataSpec, ImageDataSpec, StoredDataSpec
 from cld_core.config.eval import INCEPTION, PUBLISHED_SHA256, WEIGHTS_URL, FidSpec
+from cld_core.config.network import UnetSpec
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec
 from cld_core.data import store
@@ -58,7 +59,6 @@ def request_of(
     fid, files = feature_inputs(recipe.anchored(Path.cwd()), names)
     points = _points(recipe, points_key) if "points" in over else 0
     stored = recipe.data if isinstance(recipe.data, StoredDataSpec) else None
-    are_images = isinstance(stored, ImageDataSpec) or (stored is not None and len(store.of(stored).shape) > 1)
     reads_test = points or any(registry.ROWS[metric.rows].of == "vectors" for metric in registry.metrics(names))
     eps = max(spec.elbo.eps, recipe.objective.loss_eps)
     named = [("metrics", name) for name in names]
@@ -68,7 +68,7 @@ def request_of(
     request = EvalRequest(
         **{**vars(spec), **resolved},
         plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
-        images=are_images,
+        images=isinstance(stored, ImageDataSpec) or isinstance(recipe.network, UnetSpec),
         test_set=store.of(stored).split("validation").digest if stored is not None and reads_test else None,
         metrics=names,
         checkpoint_step=checkpoint_step,
@@ -163,12 +163,14 @@ def kinds_of(data: DataSpec) -> tuple[registry.Kind, ...]:
         return ("images",)
     if not isinstance(data, StoredDataSpec):
         return ("vectors", "law")
-    return ("vectors", "images") if Form(shape=store.of(data).shape).are_pictures else ("vectors",)
+    return ("vectors", "images") if Form(shape=store.of(data).shape).kind == "images" else ("vectors",)
 
 
 def _refuse_other_data(recipe: Recipe, metrics: Sequence[registry.Metric]) -> None:
     """Refuse metrics for other kinds of data, those of a law that nobody knows, and those of classes without any."""
-    kinds, name = kinds_of(recipe.data), recipe.data.name
+    name, limited = recipe.data.name, any(registry.ROWS[metric.rows].of for metric in metrics)
+    # Others need no look at the data.
+    kinds = kinds_of(recipe.data) if limited else ()
     fitting = registry.fitting(kinds)
     if others := [metric for metric in metrics if metric not in fitting]:
         flags, fit = ", ".join(it.flag for it in others), " or ".join(it.flag for it in fitting)
@@ -187,11 +189,10 @@ def _refuse_too_few(recipe: Recipe, metrics: Sequence[registry.Metric], referenc
     """Refuse settings that the number of samples, or of features of training images, is too small for."""
     sets, data = recipe.eval.w2.sets, recipe.data
     if isinstance(data, StoredDataSpec) and any(registry.ROWS[metric.rows].of == "vectors" for metric in metrics):
-        counts = {"samples": recipe.eval.samples, "test examples": store.of(data).split("validation").count}
-        what = min(counts, key=lambda name: counts[name])
-        if counts[what] < 2 * sets:
-            fix = f"Set it to at most {counts[what] // 2}, which must be 2 or more"
-            raise UsageError(f"'eval.w2.sets' is {sets}, too many for {counts[what]} {what}. {fix}.")
+        count, what = min((recipe.eval.samples, "samples"), (store.of(data).split("validation").count, "test examples"))
+        if count < 2 * sets:
+            fix = f"Set it to at most {count // 2}, which must be 2 or more"
+            raise UsageError(f"'eval.w2.sets' is {sets}, too many for {count} {what}. {fix}.")
     for metric in metrics:
         if metric.least is None:
             continue

@@ -5,7 +5,7 @@ Samples given an observation are compared with the exact conditional density.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,11 +66,11 @@ def w2(table: Table) -> dict[str, Any]:
 
 def energy(table: Table) -> dict[str, Any]:
     """Energy distance of samples from true samples or test data, with its standard error; see `energy_of`."""
-    return _of_parts(table, energy_of, _ENERGY_POINTS)
+    return _of_parts(table, lambda ours, true: energy_of([*ours], [*true]), _ENERGY_POINTS)
 
 
 def _of_parts(
-    table: Table, compare: Callable[[Sequence[Tensor], Sequence[Tensor]], dict[str, Any]], most: int | None = None
+    table: Table, compare: Callable[[Iterable[Tensor], Iterable[Tensor]], dict[str, Any]], most: int | None = None
 ) -> dict[str, Any]:
     """The section of a metric that compares disjoint parts of samples with disjoint parts of true examples.
 
@@ -86,10 +86,12 @@ def _of_parts(
     if size < 2:
         return {"value": math.inf, **about}
     # Of three axes: examples, channels or features, and the rest.
-    truth = form.to_data(source.test_data(0, 0, n).cpu()).double().view(n, form.shape[0], -1)
-    mean, std = truth.mean((0, 2), keepdim=True), truth.std((0, 2), keepdim=True)
+    truth = form.to_data(source.test_data(0, 0, n).cpu()).view(n, form.shape[0], -1)
+    std, mean = torch.std_mean(truth.double(), (0, 2), keepdim=True)
     unit = torch.where(std > 0, std, 1.0)
-    ours, true = (torch.split(((of[:n].view(truth.shape) - mean) / unit).flatten(1), size) for of in (x, truth))
+    # Made when they are compared: images are too many to be held in float64.
+    parts = (torch.split(of[:n].view(truth.shape), size) for of in (x, truth))
+    ours, true = ((((part - mean) / unit).flatten(1) for part in of) for of in parts)
     return {**compare(ours, true), **about}
 
 
@@ -208,7 +210,7 @@ def from_sets(
     return float(np.mean([distance(ours, one) for one in others])), between
 
 
-def w2_of(ours: Sequence[Tensor], true: Sequence[Tensor], directions: int = DIRECTIONS) -> dict[str, float | None]:
+def w2_of(ours: Iterable[Tensor], true: Iterable[Tensor], directions: int = DIRECTIONS) -> dict[str, float | None]:
     """Sliced W2 of parts of samples from parts of true examples, each (k, d), and the floor: that of true ones.
 
     Both are means over all pairs of parts. Standard errors are those of the jackknife that leaves parts out.

@@ -1,6 +1,7 @@
 """What is needed before a training: `cldctl init`, `recipes`, `render`, `explain`, `doctor` and `data`."""
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ def init(
     from cld_core.config import from_dict
     from cld_core.config.describe import dump_with_comments
     from cld_core.config.schema import leaves
-    from cld_core.config.suggest import SIZES, suggested
+    from cld_core.config.suggest import SIZES, suggested, why_slow
     from cld_core.files import write_text
 
     target = output or Path(f"{data.absolute().name.partition('.')[0]}.yaml")
@@ -54,7 +55,7 @@ def init(
     write_text(target, head + dump_with_comments(recipe, leaves(keys)))
     for line in found.said:
         err.print(line)
-    for line in found.warnings:
+    for line in (*found.warnings, *why_slow(found.shape, keys)):
         err.print(f"warning: {line}", style="yellow")
     out.print(str(target), no_wrap=True)
     commands = (*found.before, f"cldctl submit {target} --follow")
@@ -67,7 +68,7 @@ class _Data:
 
     Attributes:
         keys: the `data` section.
-        std: standard deviation of the numbers that the model sees.
+        std: standard deviation of the numbers that the model sees; about that of pictures, if they are not prepared.
         said: about them, a line each; ``warnings``, likewise.
         before: commands to run before the training.
     """
@@ -78,7 +79,7 @@ class _Data:
     tests: int
     std: float = 0.5
     said: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: "Sequence[str]" = ()
     before: tuple[str, ...] = ()
 
 
@@ -94,7 +95,7 @@ def _look(data: Path, size: str) -> _Data:
     if keys["name"] == "folder":
         about = store.find(data)
         counts = {split: info.count for split, info in about.splits.items()}
-        return _images(keys, about.shape[1:], counts, about.classes)
+        return _images(keys, about.shape[1:], counts, about.classes, std=_std(keys))
     has_arrays = any((data / f"train{suffix}").is_file() for suffix in arrays.SUFFIXES)
     if data.suffix in (".zip", ".tar") or (data.is_dir() and not has_arrays):
         return _unprepared(data, size)
@@ -131,8 +132,6 @@ def _images(
 
 
 def _arrays(keys: dict[str, Any]) -> _Data:
-    import numpy as np
-
     from cld_core.config.data import ArraysSpec
     from cld_core.data import arrays
     from cld_core.errors import DataError, WrongSourceError
@@ -149,17 +148,24 @@ def _arrays(keys: dict[str, Any]) -> _Data:
     classes = () if found.classes is None else found.classes.names
     named = f"in {len(classes)} classes ({listed(classes)})" if classes else "without labels"
     kind, counts = found.splits["train"].x.dtype, f"{train:,} for training, {tests:,} for tests"
-    said = f"{train + tests:,} examples of shape {found.shape}, {kind}, {named}: {counts}"
     own: dict[str, Any] = keys | ({"labels": True} if classes else {})
-    how, std = "images of 256 grey levels", 1.0
-    if found.grey_levels is None:
-        own["scaling"] = "standard"
+    if found.grey_levels is not None:
+        how, std = "images of 256 grey levels", _std(keys)
+    else:
+        own["scaling"], std = "standard", 1.0
         axis = "column" if len(found.shape) == 1 else "channel"
         how = f"scaled to mean 0, standard deviation 1 in each {axis}; samples and bounds are in the units of the data"
-    else:
-        std = round(float(np.sqrt(np.square(found.splits["train"].x[:1000] / 127.5 - 1.0).mean())), 1) or 1.0
-    about, more = (said, how), tuple(warnings)
-    return _Data(keys=own, shape=found.shape, examples=train, tests=tests, std=std, said=about, warnings=more)
+    said = f"{train + tests:,} examples of shape {found.shape}, {kind}, {named}: {counts}", how
+    return _Data(keys=own, shape=found.shape, examples=train, tests=tests, std=std, said=said, warnings=warnings)
+
+
+def _std(keys: dict[str, Any]) -> float:
+    """`objective.data_std` of images; loads torch."""
+    from cld_core.config import from_dict
+    from cld_core.data.source import data_std, source
+
+    with closing(source(from_dict({"data": {**keys, "cache": "disk"}}, keys["path"]).data)) as images:
+        return data_std(images)
 
 
 def recipes() -> None:

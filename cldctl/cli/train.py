@@ -83,7 +83,7 @@ def submit(
     with err.status("checking the recipe"):
         spec = policy.check(wanted, where, submission.remark)
     if dry_run:
-        if wanted.group is None:
+        if not wanted.is_checked_first:
             require_native(wanted.cells[0].recipe, where, submission.remark)
         submission.preview(wanted, where, spec)
         return

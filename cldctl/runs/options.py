@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from cld_core.config import Recipe, load, load_frozen
-from cld_core.config.loader import COMMAND_LINE
+from cld_core.config.loader import COMMAND_LINE, to_yaml_line
+from cld_core.config.network import ATTENTION
 from cld_core.config.schema import leaves
 from cld_core.digests import digest
 from cld_core.errors import UsageError
@@ -48,6 +49,7 @@ _NOT_SWEPT = {
         "it changes no training. Sweep over it afterwards: `cldctl eval RUN --sweep KEY=a,b`",
     ),
 }
+_NOT_COMPARED = {"plugins", "data.size", "data.channels", "network.image_size", "network.image_channels"}
 _SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("name", *_NOT_SWEPT))
 
 
@@ -154,6 +156,11 @@ class SubmitOptions:
         from cld_core.importing import Origin
 
         return Origin.of(self.weights, self.root)
+
+    @property
+    def is_checked_first(self) -> bool:
+        """Whether all that it needs is looked at before a preview, too; of other single runs, data may be missing."""
+        return bool(self.sweep or self.weights or self.partial)
 
     @property
     def group(self) -> Group | None:
@@ -265,7 +272,7 @@ def _check_same(run: RunFolder, cell: Cell) -> None:
     if wanted in recipes:
         return
     differing = [key for key, value in wanted.items() if recipes[0].get(key) != value] or ["a key of its recipe"]
-    texts = [f"{key}={recipes[0].get(key)}" for key in differing[:3]]
+    texts = [f"{key}={to_yaml_line(recipes[0].get(key))}" for key in differing[:3]]
     fix = "Use another --name, or the settings that the group was submitted with"
     raise UsageError(f"{run.name} exists, and was submitted with {', '.join(texts)}. {fix}.")
 
@@ -280,9 +287,12 @@ def _check_origin(run: RunFolder, origin: "Origin | None") -> None:
 
 
 def _comparable(recipe: Recipe) -> dict[str, object]:
-    """By key, what a training depends on: not the jobs, and not where a plug-in lies."""
+    """By key, what a training depends on: not the jobs, not where a plug-in lies, and not what only the data decide."""
     values = leaves(recipe.to_dict())
-    return {key: value for key, value in values.items() if not key.startswith("cluster.") and key != "plugins"}
+    if values.get("network.attention") == (ATTENTION,):
+        # Recipes of earlier versions have it where others have null, which means the same.
+        values["network.attention"] = None
+    return {key: value for key, value in values.items() if key not in _NOT_COMPARED and not key.startswith("cluster.")}
 
 
 def _check_size(first: Cell, cell: Cell) -> None:

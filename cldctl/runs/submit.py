@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cld_core.config import Recipe
 from cld_core.errors import CldError, RecipeError, UsageError
@@ -27,17 +26,14 @@ from .resume import About, Continuation, continued
 from .sharded import Say
 from .training import Begun, Start, require_inputs, require_native
 
-if TYPE_CHECKING:
-    from cld_core.importing import Origin
-
 
 def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
     """Refuse what cannot be submitted, before anything is written; returns the job of those runs that are missing.
 
-    What a run lacks that is submitted alone, `submit` says.
+    What a run lacks that is not `SubmitOptions.is_checked_first`, `submit` says.
 
     Args:
-        say: told what is unusual about the runs of a sweep.
+        say: told what is unusual about the runs of a sweep, and what they start from.
 
     Raises:
         CldError: the name is taken, a cell lacks what it needs, the weights that the runs are to start from are
@@ -45,42 +41,24 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     """
     after = options.waits_for(cluster)
     group, _ = options.group, options.metrics  # An unknown metric is refused first.
-    origin = options.origin
     if group is None:
         options.run().require_free()
         if find_group(options.root, options.run().name) is not None:
             raise UsageError(f"--name {options.name}: a group has this name. Choose another one for the run.")
-    else:
-        if RunFolder(options.root / group.name).exists:
-            raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
+    elif RunFolder(options.root / group.name).exists:
+        raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
+    if options.is_checked_first:
         _require_complete(options, cluster, say)
 
     def start_of(cell: Cell) -> Start:
         return Start(run=options.run(cell), recipe=cell.recipe, request=Requested(steps=cell.recipe.train.steps))
 
-    if origin is not None:
-        for text in _fits(options, origin):
-            say(text)
     starts = [start_of(cell) for cell in missing(options)]
     first, runs = options.cells[0], [start.run for start in starts] or [options.run()]
     spec = specs.training(runs, first.recipe, cluster, group=group, after=after, parallel=options.parallel)
     for array in training.by_submission(starts, cluster):
         cluster.check(spec, len(array))
     return spec
-
-
-def _fits(options: SubmitOptions, origin: "Origin") -> list[str]:
-    """What starting new runs from these weights does, a line for each kind of network.
-
-    Raises:
-        CldError: as `Origin.require_fit`.
-    """
-    found, said = existing(options), dict[str, None]()
-    for cell in (cell for cell in options.cells if cell.name not in found):
-        with named(settings(cell.values)):
-            require_inputs(cell.recipe)
-            said[origin.require_fit(cell.recipe, partial=options.partial)] = None
-    return list(said)
 
 
 def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpec:
@@ -120,11 +98,16 @@ def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> Non
 
     Raises:
         RecipeError, UsageError
+        CldError: the weights that they are to start from do not fit, see `Origin.require_fit`.
     """
     once = functools.cache(say)  # The data of a sweep are mostly the same.
+    origin, found = options.origin, existing(options)
     for cell in options.cells:
         recipe = cell.recipe
         require_inputs(recipe, once)
+        if origin is not None and cell.name not in found:
+            with named(settings(cell.values)):
+                once(origin.require_fit(recipe, partial=options.partial))
         # Continuing a run that has such settings is allowed: it may do without samples.
         recipe.sampling.require_usable()
         if recipe.sampling.needs_solution:
@@ -157,7 +140,7 @@ def submit(
     group = options.group
     after = options.waits_for(cluster)
     begun = Begun(cluster=cluster, group=group, parallel=options.parallel, after=after, started=started)
-    if group is None:
+    if not options.is_checked_first:
         _require_complete(options, cluster, begun.said.append)
     with contextlib.ExitStack() as stack:
         if group is not None:

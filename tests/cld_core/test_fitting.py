@@ -72,6 +72,7 @@ def test_the_network_suits_the_shape_and_bytes_are_images(shape, kind):
     model = cld_core.fit(x, 1, labels=labels, network={"channels": 4, "multipliers": [1]}, train__batch_size=2)
     assert model.sample(2, label="b", nfe=2).shape == (2, *shape)
     assert model.is_image == (kind is np.uint8)
+    assert f"{'curves' if len(shape) == 2 else 'images'} of shape {shape}" in repr(model)
     assert model.recipe.objective.data_std == (0.6 if model.is_image else 1), "of uniform ones in [-1, 1]"
 
 
@@ -121,6 +122,9 @@ def test_a_wrong_argument_is_named_at_once(given, message):
         ("rows.npz", {}, r"data='rows.npz': there is no such file, folder or toy density\. Toy densities are"),
         ("gaussiann", {}, "Did you mean 'gaussian'"),
         (ROWS[:2], {"data__test_share": 0.9}, "Raise data__test_share|too few"),
+        (torch.zeros(9, 3, dtype=torch.bfloat16), {}, r"the examples .*BFloat16.* float32"),
+        (ROWS, {"labels": [[1], [1, 2]] * 100}, "the labels are not an array"),
+        ([], {}, r"an array of shape \(0,\)"),
     ],
     ids=str,
 )

@@ -138,11 +138,11 @@ def test_recipes_to_compare_diffusions_differ_in_them_alone(name, base, allowed)
     ("recipe", "overrides", "words"),
     [
         ("cifar10", ["data.size=64"], ["'data.size'", "cifar10 has 32"]),
-        ("cifar10_smoke", ["data.channels=2"], ["'data.channels'", "1 for grey images"]),
+        ("cifar10_smoke", ["data.channels=2"], ["'data.channels' cannot be 2; expected one of 1, 3 or null"]),
         ("toy", ["data.name=cifar10"], ["'network.name'", "(3, 32, 32)", "network.name=ncsnpp"]),
         ("toy", ["network.name=ncsnpp"], ["'network.name'", "(2,)", "network.name=mlp"]),
         ("cifar10", ["data.name=cifar100"], ["'data.name'", "Did you mean 'cifar10'?"]),
-        ("cifar10", ["network.attention=[7]"], ["command line: 'network.attention'", "works on [32, 16, 8, 4] pixels"]),
+        ("cifar10", ["network.attention=[7]"], ["command line: 'network.attention'", "at resolutions 32, 16, 8, 4"]),
         ("cifar10", ["network.fir_kernel=[1,3,3,2]"], ["'network.fir_kernel'", "symmetric"]),
         ("cifar10", ["network.channels=5", "network.embedding=positional"], ["'network.channels'", "even number"]),
     ],

@@ -174,7 +174,7 @@ NAN[[17, 300], 1] = np.nan
         ({"x": np.array([["a"]] * 9)}, "not real numbers"),
         ({"x": np.array([1, "a", None], object)}, "objects"),
         ({"x": drawn()[:, 0]}, r"x\[:, None\]"),
-        ({"x": np.zeros((9, 2, 2, 2, 2))}, r"\(2, 2, 2, 2\).*\(N, C, H, W\)"),
+        ({"x": np.zeros((9, 2, 2, 2, 2))}, r"\(9, 2, 2, 2, 2\).*\(N, C, H, W\)"),
         ({"x": drawn(1), "test": drawn(3)}, "too few"),
         ({"x": drawn(2)}, "left for tests.*test_share"),
         ({"x": drawn(), "test": drawn()[:, :2]}, "test examples are"),
@@ -212,7 +212,8 @@ def test_files_that_are_missing_damaged_or_of_another_kind(tmp_path):
 @pytest.mark.parametrize(
     ("x", "said"),
     [
-        (np.where(np.arange(3) == 1, 7.0, drawn()), r"1 of 3 columns.*column 1"),
+        (np.where(np.arange(3) == 1, 7.0, drawn()), r"1 of 3 columns are constant \(column 1\)"),
+        (drawn() + np.array([0.0, 5e6, 0.0]), r"1 of 3 columns are far from 0 \(column 1\)"),
         (drawn(50), "are few"),
         (np.random.default_rng(0).normal(size=(200, 9, 9, 3)), "look like"),
         (np.random.default_rng(0).integers(0, 256, (200, 8, 8)).astype(np.uint8), r"x\[:, None\]"),

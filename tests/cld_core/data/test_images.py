@@ -185,7 +185,7 @@ def plan_greys(source, expect=None):
 
 @pytest.fixture
 def greys(tmp_path):
-    register("data", "greys", "cld_core.data.images:ImageSource", GreysSpec)
+    register("data", "greys", "cld_core.data.images:StoredSource", GreysSpec)
     return tmp_path / "greys"
 
 

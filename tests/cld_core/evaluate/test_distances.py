@@ -97,6 +97,12 @@ def test_test_data_that_change_are_another_evaluation(arrays, tmp_path):
     assert request_of(other, ("energy",), 20).id != before
 
 
+def test_what_compares_samples_alone_needs_no_data(arrays):
+    gone = load(RunFolder(arrays).recipe_file, ["data.path=gone.npz", "sampling.method=ode"])
+    request = request_of(gone, ("flow-distance",), 20)
+    assert (request.images, request.test_set) == (False, None)
+
+
 @pytest.mark.parametrize(
     ("metric", "override", "words"),
     [

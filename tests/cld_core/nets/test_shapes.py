@@ -62,11 +62,11 @@ def test_sides_of_two_lengths_and_any_number_of_channels():
 @pytest.mark.parametrize(
     ("spec", "shape", "fix"),
     [
-        (NcsnppSpec(image_size=32, attention=(16,)), (3, 28, 28), "image_size=null multipliers=[1,2,2] attention=null"),
-        (NcsnppSpec(patch=8), (1, 28, 28), "patch=7 multipliers=[1,2,2]"),
+        (NcsnppSpec(image_size=32, attention=(16,)), (3, 28, 28), "multipliers=[1,2,2] attention=null image_size=null"),
+        (NcsnppSpec(patch=8), (1, 28, 28), "multipliers=[1,2,2] patch=7"),
         (NcsnppSpec(augment=0.1), (3, 32, 64), "augment=0.0"),
         (NcsnppSpec(image_size=32, image_channels=1), (3, 32, 64), "image_size=null image_channels=null"),
-        (Unet1dSpec(patch=2), (2, 7), "patch=1 multipliers=[1]"),
+        (Unet1dSpec(patch=2), (2, 7), "multipliers=[1] patch=1"),
     ],
 )
 def test_a_misfit_names_all_keys_that_make_it_fit(spec, shape, fix):

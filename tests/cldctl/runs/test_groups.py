@@ -212,3 +212,12 @@ def test_a_run_that_was_submitted_otherwise_is_not_taken_for_the_cell(tmp_path):
     RunFolder.create(tmp_path / "g-seed1", load(TOY), {"created": 1.0})
     with pytest.raises(UsageError, match=r"g-seed1: a run of this name exists, and is not part of the group g"):
         options.existing(asked(tmp_path, ("train.seed=1",)))
+
+
+def test_what_earlier_versions_stored_and_the_data_decide_is_no_other_setting(tmp_path):
+    given = ("data.name=cifar10", "network.name=ncsnpp", "network.multipliers=[1,2]")
+    stored = ("network.image_size=32", "network.image_channels=3", "data.size=32", "network.attention=[16]")
+    seeds(tmp_path, "g", 1, infix="-seed", overrides=("train.seed=0", *given, *stored))
+    assert options.existing(asked(tmp_path, ("train.seed=0",), given))
+    with pytest.raises(UsageError, match=r"network.attention=null\. Use"):
+        options.existing(asked(tmp_path, ("train.seed=0",), (*given, "network.attention=[32]")))

@@ -136,6 +136,14 @@ def test_the_recipe_in_a_file_is_not_needed_and_its_code_does_not_run(tmp_path, 
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("sweep", [(), ("train.seed=1",)], ids=["one", "sweep"])
+def test_what_a_run_needs_is_looked_at_once(tmp_path, source, monkeypatch, sweep):
+    seen = []
+    monkeypatch.setattr("cldctl.runs.submit.require_inputs", lambda *it: seen.append(it))
+    made(tmp_path, source.path, sweep=sweep)
+    assert len(seen) == 1
+
+
 def test_a_preview_says_it_and_writes_nothing(tmp_path, source):
     said = refused(tmp_path, source.path, *LABELLED, "--partial", "--dry-run", code=0)
     assert "starts from source at step 20, except for what does not fit: main.0" in said
