@@ -553,7 +553,8 @@ class Model:
         if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.data_shape or not len(x):
             shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             wanted = ", ".join(map(str, ("B", *self.data_shape)))
-            raise UsageError(f"{caller}: x is {shape}: expected a tensor ({wanted}) with at least one example.")
+            text = f"x is {shape}: expected a tensor ({wanted}), such as torch.as_tensor(x), with at least one example"
+            raise UsageError(f"{caller}: {text}.")
         size = len(x) if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
         if label is None and self.classes is not None and self.recipe.objective.label_dropout == 0:
             text = "nothing was trained without labels (objective.label_dropout=0). Pass label, one for each example"

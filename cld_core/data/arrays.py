@@ -46,6 +46,7 @@ _DIGITS = "samples, in float32, lose digits of what differs. Subtract a number n
 # Of float32, in which models compute.
 _LARGEST = float(np.finfo(np.float32).max)
 _WORDS: dict[Split, str] = {"train": "training", "validation": "test"}
+_USES: dict[Split, str] = {"train": "training", "validation": "tests"}
 _USE = "Use an array of examples (N, d), (N, C, L) or (N, C, H, W); for single numbers, x[:, None]"
 
 
@@ -178,7 +179,7 @@ class Arrays:
             if not fits.all():
                 place = first + int(fits.argmin())
                 row = place if part.rows is None else part.rows[place]
-                text = f"row {row} of the {_WORDS[split]} examples has numbers that are not finite, or beyond float32"
+                text = f"row {row}, for {_USES[split]}, has numbers that are not finite, or beyond float32"
                 fix = "Remove or correct all such rows: x[numpy.isfinite(x.astype('f4')).reshape(len(x), -1).all(1)]"
                 raise _error(self.where, text, fix)
             low, high = np.minimum(low, values.min((0, 2))), np.maximum(high, values.max((0, 2)))
@@ -259,11 +260,9 @@ def given(
     if test.shape[1:] != x.shape[1:] or (test.dtype == np.uint8) != (x.dtype == np.uint8):
         kinds = [f"{some.dtype} of shape {some.shape[1:]}" for some in (test, x)]
         raise _error(where, f"test examples are {kinds[0]}, and those for training {kinds[1]}", _USE)
-    if train.count < 2:
-        raise _error(where, f"{train.count} examples for training are too few", "Give at least two")
-    if not tests.count:
-        fix = "Raise data.test_share, or name a file of them in data.test"
-        raise _error(where, f"no example of {train.count} is left for tests", fix)
+    if train.count < 2 or not tests.count:
+        text = f"{train.count} examples for training and {tests.count} for tests are too few"
+        raise _error(where, text, "Give more; or a file of test examples in data.test")
     classes = None if labels is None else _classes(where, train.labels, tests.labels)
     return Arrays(where, {"train": train, "validation": tests}, classes)
 

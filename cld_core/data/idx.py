@@ -55,8 +55,12 @@ def plan_idx(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
         WrongSourceError: ``source`` does not exist, or has none of the files.
         DataError: a file is missing or damaged, or they do not fit each other.
     """
-    found = {_plain(member.name): member for member in members(source, "a folder of idx files")}
     wanted = [name for pair in _FILES.values() for name in pair]
+    files = members(source, "a folder of idx files")
+    found = {_plain(file.name): file for file in files}
+    folders = sorted({str(PurePosixPath(file.name).parent) for file in files if _plain(file.name) in wanted})
+    if len(folders) > 1:
+        raise DataError(f"{source} has such files in several folders ({', '.join(folders)}). Pass one of them.")
     if missing := [name for name in wanted if name not in found]:
         kind = DataError if len(missing) < len(wanted) else WrongSourceError
         raise kind(f"{source} has no {', '.join(missing)} (or .gz). Pass the folder that has all four as --source.")

@@ -168,7 +168,7 @@ NAN[[17, 300], 1] = np.nan
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"x": NAN}, r"row 17 of the train.*not finite"),
+        ({"x": NAN}, r"row 17, for training.*not finite"),
         ({"x": drawn() * 1e300}, "beyond float32"),
         ({"x": drawn() + 0j}, "complex128"),
         ({"x": np.array([["a"]] * 9)}, "not real numbers"),
@@ -176,7 +176,7 @@ NAN[[17, 300], 1] = np.nan
         ({"x": drawn()[:, 0]}, r"x\[:, None\]"),
         ({"x": np.zeros((9, 2, 2, 2, 2))}, r"\(9, 2, 2, 2, 2\).*\(N, C, H, W\)"),
         ({"x": drawn(1), "test": drawn(3)}, "too few"),
-        ({"x": drawn(2)}, "left for tests.*test_share"),
+        ({"x": drawn(2)}, "0 for tests are too few.*data.test"),
         ({"x": drawn(), "test": drawn()[:, :2]}, "test examples are"),
         ({"a": drawn(), "b": drawn()}, r"\(a, b\).*Call them x"),
         ({"x": drawn(), "labels": np.zeros(7, int)}, "one label for each"),

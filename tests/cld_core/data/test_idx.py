@@ -92,9 +92,13 @@ def test_damaged_files(source, name, content, match):
     assert not (source / "out").exists()
 
 
-def test_missing_files(source, tmp_path):
+def test_missing_files_and_too_many(source, tmp_path):
     (source / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DataError, match=r"has no t10k-labels-idx1-ubyte \(or \.gz\)"):
+        prepare("idx", source, source / "out")
+    (source / "more").mkdir()
+    (source / "more" / "t10k-labels-idx1-ubyte").write_bytes(FILES["train-labels-idx1-ubyte"])
+    with pytest.raises(DataError, match=r"in several folders \(\., more\)"):
         prepare("idx", source, source / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(WrongSourceError, match="has no train-images"):
