@@ -97,7 +97,7 @@ def require_usable(recipe: Recipe) -> tuple[int, ...]:
     Raises:
         RecipeError, DataError: the batch, or its labels, cannot be trained on; or what makes it fails.
     """
-    with trial("data.name", recipe.data.name, recipe.plugins):
+    with trial("data.name", recipe.data.name):
         made = source(recipe.data)
         shape, classes = (TRIED, *made.shape), classes_of(made)
         asked = (0, 0, 0, TRIED, slice(0, TRIED))
