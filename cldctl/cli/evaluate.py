@@ -145,9 +145,7 @@ MAX_SAMPLES = 10_000_000
 
 def sample(
     words: list[str] | None = Argument(
-        None,
-        metavar="RUN | KEY=VALUE",
-        help="A run (default: the newest), and keys of sampling and ema to change; plugins=FILE.py adds a plug-in.",
+        None, metavar="RUN | KEY=VALUE", help="A run (default: the newest), keys of sampling and ema, plugins=FILE.py."
     ),
     n: int | None = Option(
         None,

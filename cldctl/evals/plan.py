@@ -127,14 +127,12 @@ def beside_own(recipe: Recipe, overrides: Sequence[str]) -> list[str]:
     Raises:
         RecipeError: one has another form.
     """
-    typed = dict(map(override, overrides))
-    if "plugins" not in typed:
-        return [*overrides]
-    added = typed["plugins"] if isinstance(typed["plugins"], list) else [typed["plugins"]]
+    typed = dict(map(override, overrides)).get("plugins", [])
+    added = typed if isinstance(typed, list) else [typed]
     names = {Path(str(plugin)).name for plugin in added}
     kept = [plugin for plugin in recipe.plugins if Path(plugin).name not in names]
     others = [text for text in overrides if not text.startswith("plugins=")]
-    return [f"plugins={to_yaml_line([*kept, *added])}", *others]
+    return [f"plugins={to_yaml_line([*kept, *added])}", *others] if added else others
 
 
 def require_average(run: RunFolder, step: int, length: float | None) -> None:

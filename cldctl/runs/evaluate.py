@@ -116,16 +116,14 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
         CldError: the run belongs to somebody else, or has no such checkpoint.
         UsageError: an option is wrong, or the plug-in of the run may not be run.
     """
-    axes, metrics = parse(options.sweep), options.metrics
-    if options.named:
-        with named_as_typed(run):
-            _place(run, options, options.overrides)  # Plug-ins may register them.
-        metrics += registry.parse_metrics(options.named, "--metric")
-    overrides = _with_samples(options, metrics)
     require_may_change(run.path, "Nothing was evaluated")
-    refuse_twice("--sweep", [axis.key for axis in axes], overrides)
     with named_as_typed(run):
-        where, recipe = _place(run, options, overrides)
+        where, recipe = _place(run, options, options.overrides)
+        # Plug-ins may have registered what is named.
+        axes = parse(options.sweep)
+        metrics = options.metrics + registry.parse_metrics(options.named, "--metric")
+        overrides = _with_samples(options, metrics)
+        refuse_twice("--sweep", [axis.key for axis in axes], overrides)
         steps = steps_of(run, options.checkpoint, say)
         made = make(run, metrics, steps, overrides, axes, options.shards)
     planned = Planned.of(run, made, where, recipe.cluster)
@@ -370,8 +368,7 @@ def _with_copies(run: RunFolder, request: Any) -> Any:
     if not new:
         return request
     stored = snapshot.store(run.path, snapshot.Code(Manifest(kind="process")).with_plugins((it, it) for it in new))
-    copies = dict(zip(new, with_copies(new, stored), strict=True))
-    return replace(request, files={place: copies.get(path, path) for place, path in files.items()})
+    return replace(request, files=dict(zip(files, with_copies(files.values(), stored), strict=True)))
 
 
 def _begun(work: Work) -> Work | None:
