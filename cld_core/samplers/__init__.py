@@ -126,8 +126,7 @@ def sample(
     with trial("sampling.method", spec.method):
         is_pair = isinstance(drawn, tuple) and len(drawn) == 2 and hasattr(drawn[1], "__index__")
         if not is_pair or getattr(drawn[0], "shape", None) != shape:
-            wanted = f"(u of shape {tuple(shape)}, evaluations of the network)"
-            raise ValueError(f"it returns {described(drawn)}, not {wanted}")
+            raise ValueError(f"it returns {described(drawn)}, not (u of shape {tuple(shape)}, evaluations of score)")
     u, nfe = drawn
     nfe_each = nfe if isinstance(nfe, Tensor) else torch.full((len(u),), nfe, dtype=torch.int64, device=u.device)
     if sde.n == 1:

@@ -138,7 +138,7 @@ def test_the_sampler_of_the_how_to_comes_near_the_flow_with_exact_scores(tmp_pat
 )
 def test_a_sampler_that_returns_something_else(tmp_path, result, words):
     spec = euler(tmp_path, ("return ended(score, sde, spec, u, len(times) - 1)", f"return {result}"), nfe=2)
-    wanted = r"\(u of shape \(2, 2\), evaluations of the network\)\. Correct it: docs/howto/plug-ins"
+    wanted = r"\(u of shape \(2, 2\), evaluations of score\)\. Correct it: docs/howto/plug-ins"
     with pytest.raises(RecipeError, match=rf"^'sampling.method': euler of .*mine\.py .* returns {words}, not {wanted}"):
         output_covariance(CLD(), spec)
 
