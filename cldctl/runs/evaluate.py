@@ -368,7 +368,7 @@ def _with_copies(run: RunFolder, request: Any) -> Any:
     if not new:
         return request
     stored = snapshot.store(run.path, snapshot.Code(Manifest(kind="process")).with_plugins((it, it) for it in new))
-    return replace(request, files=dict(zip(files, with_copies(files.values(), stored), strict=True)))
+    return replace(request, files=dict(zip(files, with_copies(list(files.values()), stored), strict=True)))
 
 
 def _begun(work: Work) -> Work | None:
