@@ -59,7 +59,7 @@ def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
         RecipeError: objective or diffusion, whichever is of a plug-in, fails or returns something else than `Losses`.
     """
     section = "sde" if is_shipped("objective", recipe.objective.name) else "objective"
-    with trial(f"{section}.name", getattr(recipe, section).name, recipe.plugins):
+    with trial(f"{section}.name", getattr(recipe, section).name):
         diffusion, generator = sde.build(recipe.sde), torch.Generator().manual_seed(0)
         sde.require_stationary(diffusion)
         objective = build(diffusion, recipe.objective)

@@ -43,7 +43,13 @@ _SHIPPED: dict[str, frozenset[str]] = dict.fromkeys(_TABLES, frozenset())
 _REGISTERED: list[tuple[str, str, Any]] = []
 # What each plug-in has registered when it was imported.
 _IMPORTED: dict[str, list[tuple[str, str, Any]]] = {}
-_FIX = "Give the path of a Python file, or a module that is installed."
+# The plug-in that each table and name in force is of.
+_OWNERS: dict[tuple[str, str], str] = {}
+# The modules of files.
+_PREFIX = "cld_plugin_"
+_FIX = "Give the path of a Python file, or a module that is installed; two as 'plugins=[a.py, b.py]'."
+# The pages that say what a plug-in has to be, where they are not called own-SECTION.
+_PAGES = {"data": "own-density", "sde": "own-diffusion", "sampling": "plug-ins", "metrics": "own-metric"}
 
 
 def register(section: str, name: str, implementation: Any, spec: type | None = None) -> None:
@@ -126,7 +132,7 @@ def import_plugins(plugins: Sequence[str], place: str) -> None:
                 text = f"{one_line(plugin)} and {one_line(other)} both register the {table} {name!r}"
                 raise RecipeError(f"{place}: {text}. Choose another name.")
             # In place of what has had its name meanwhile.
-            _TABLES[table][name] = entry
+            _TABLES[table][name], _OWNERS[table, name] = entry, plugin
 
 
 def _imported(plugin: str, place: str) -> list[tuple[str, str, Any]]:
@@ -140,13 +146,15 @@ def _imported(plugin: str, place: str) -> list[tuple[str, str, Any]]:
             raise RecipeError(f"{place}: plug-in {one_line(plugin)}: {error}") from error
         except (Exception, SystemExit) as error:  # user code may raise anything
             reason = one_line(f"{type(error).__name__}: {error}", 300)
-            raise RecipeError(f"{place}: plug-in {one_line(plugin)!r} cannot be imported: {reason}. {_FIX}") from error
+            where = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else raised_in(error)
+            fix = _FIX if where is None else f"Correct {one_line(where)}."
+            raise RecipeError(f"{place}: plug-in {one_line(plugin)!r} cannot be imported: {reason}. {fix}") from error
     return _IMPORTED.setdefault(name, _REGISTERED[before:])
 
 
 def _import_file(path: Path) -> str:
     path = path.expanduser().resolve(strict=True)
-    name = f"cld_plugin_{path.stem}_{checksum(path)[:16]}"
+    name = f"{_PREFIX}{path.stem}_{checksum(path)[:16]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None, f"{path} cannot be imported as Python"
@@ -161,11 +169,11 @@ def _import_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def trial(key: str, name: str, plugins: Sequence[str]) -> Iterator[None]:
+def trial(key: str, name: str) -> Iterator[None]:
     """A try of what a plug-in has registered: what the block raises is put down to it.
 
     Args:
-        key: of the recipe, whose value is ``name``.
+        key: of the recipe, whose value is ``name``, or the table that has it.
 
     Raises:
         RecipeError: the block failed.
@@ -175,19 +183,30 @@ def trial(key: str, name: str, plugins: Sequence[str]) -> Iterator[None]:
     except CldError:
         raise
     except Exception as error:  # user code may raise anything
+        section, where = key.partition(".")[0], raised_in(error)
         reason = one_line(f"{type(error).__name__}: {error}", 400).removeprefix("ValueError: ").rstrip(".")
-        text = f"'{key}': {name} of {one_line(', '.join(plugins))} cannot be used: {reason}"
-        raise RecipeError(f"{text}. Correct it: docs/howto/plug-ins.md says what it has to be.") from error
+        reason += "" if where is None else f" ({one_line(where)})"
+        text = f"'{key}': {name} of {one_line(_OWNERS.get((section, name), 'this process'))} cannot be used: {reason}"
+        page = _PAGES.get(section, f"own-{section}")
+        raise RecipeError(f"{text}. Correct it: docs/howto/{page}.md says what it has to be.") from error
 
 
 def raised_in(error: BaseException) -> str | None:
-    """The file of the plug-in that raised an error, or called what did; None if there is none."""
+    """FILE:LINE of the plug-in that raised an error, or called what did; None if there is none."""
     found = None
-    for frame, _ in traceback.walk_tb(error.__traceback__):
+    for frame, line in traceback.walk_tb(error.__traceback__):
         name = str(frame.f_globals.get("__name__"))
-        if any(name == plugin or name.startswith(f"{plugin}.") for plugin in _IMPORTED):
-            found = frame.f_code.co_filename
+        if name.startswith(_PREFIX) or any(name == plugin or name.startswith(f"{plugin}.") for plugin in _IMPORTED):
+            found = f"{frame.f_code.co_filename}:{line}"
     return found
+
+
+def described(value: Any) -> str:
+    """What a plug-in has returned, in messages: its type, and the shape of a tensor."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(described, value))})"
+    kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
+    return f"{kind} of shape {tuple(value.shape)}" if hasattr(value, "shape") else kind
 
 
 def fingerprint(plugins: Sequence[str]) -> str | None:

@@ -139,7 +139,7 @@ def from_base(
     for key in sorted(changed, key=lambda key: origin(key, where) != COMMAND_LINE):
         if key != "name" or key in where:
             instead = f" instead of {_shown(before[key])}" if key in before else ""
-            found[key] = f"{_shown(values[key])}{instead}  ({origin(key, where)})"
+            found[key] = f"{_shown(values[key])}{instead}  ({where.get(key, 'default')})"
     return base, found
 
 

@@ -43,6 +43,8 @@ def key(default: Any, doc: str, *, is_path: bool = False, **bounds: float) -> An
         is_path: the value is a path, which `Recipe.anchored` makes absolute.
         bounds: of the value, or of each in a list: `gt`, `ge`, `lt` and `le`.
     """
+    if wrong := bounds.keys() - _BOUNDS.keys():
+        raise TypeError(f"a key is bounded by {', '.join(_BOUNDS)}, not by {', '.join(sorted(wrong))}")
     metadata = {"doc": doc, "is_path": is_path, "bounds": tuple(bounds.items())}
     return field(default=default, metadata=metadata)
 

@@ -578,6 +578,7 @@ class _Assembly:
             for key in list(keys):
                 if key.startswith(f"{section}.") and key.split(".")[1] not in kept:
                     del keys[key]
+                    self.where.pop(key, None)
 
     def _check_references(self, key: str, value: Any) -> None:
         """Refuse what OmegaConf would take for something else than the name of another key."""

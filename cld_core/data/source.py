@@ -12,7 +12,7 @@ from cld_core.classes import Classes
 from cld_core.config import Recipe, registry
 from cld_core.config.data import DataSpec, StoredDataSpec, ToyDataSpec
 from cld_core.errors import DataError
-from cld_core.registration import fingerprint, trial
+from cld_core.registration import described, fingerprint, trial
 from cld_core.run.identity import IMAGES, MEANS, PLUGIN, POINTS
 
 from . import store, toy
@@ -100,15 +100,14 @@ def require_usable(recipe: Recipe) -> tuple[int, ...]:
     Raises:
         RecipeError, DataError: the batch, or its labels, cannot be trained on; or what makes it fails.
     """
-    with trial("data.name", recipe.data.name, recipe.plugins):
+    with trial("data.name", recipe.data.name):
         made = source(recipe.data)
         shape, classes = (TRIED, *made.shape), classes_of(made)
         asked = (0, 0, 0, TRIED, slice(0, TRIED))
         x, label = (made.batch(*asked), None) if classes is None else made.labelled_batch(*asked)
         made.close()
         if not isinstance(x, Tensor) or tuple(x.shape) != shape or not x.is_floating_point():
-            found = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"it gives {found} for {TRIED} examples, not float32 of shape {shape}")
+            raise ValueError(f"it gives {described(x)} for {TRIED} examples, not float32 of shape {shape}")
         if not x.isfinite().all():
             raise ValueError("it gives numbers that are not finite")
         if classes is not None and label is not None:

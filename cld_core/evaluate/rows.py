@@ -21,11 +21,12 @@ from cld_core.errors import RecipeError, UnusableSamplesError, UsageError
 from cld_core.files import write_json
 from cld_core.guidance import Conditional
 from cld_core.model import Model
-from cld_core.registration import resolve
+from cld_core.registration import is_shipped, resolve, trial
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import EvalRequest, Evaluation, Number, numbers, remarks
 from cld_core.run.shards import Arrays
 from cld_core.run.tunings import moved_on
+from cld_core.run.work import use_plugins
 from cld_core.samplers import Samples
 from cld_core.score import Score
 from cld_core.tasks import Computer, Task, joined
@@ -190,6 +191,8 @@ class EvaluationTask(Task):
         # Whoever started the work was asked whether plug-ins may run.
         step, length = request.checkpoint_step, request.ema.length
         model = self.model = Model.from_run(run.path, step, str(device), allow_plugin=True, ema_length=length)
+        # Sampler and metrics may be of other versions than the copies of the run, which its model was made with.
+        use_plugins(self.work.folder)
         model.recipe = dataclasses.replace(model.recipe, sampling=request.sampling)
         return {kind: resolve(registry.ROWS[kind].implementation)(model, request) for kind in request.sizes}
 
@@ -215,7 +218,12 @@ class EvaluationTask(Task):
         for kind in request.sizes:
             table = Table(model, request, joined(self.parts(kind)))
             readers = [metric for metric in registry.metrics(request.metrics) if metric.rows == kind]
-            report |= {metric.name: resolve(metric.section)(table) for metric in readers}
+            for metric in readers:
+                report[metric.name] = section = resolve(metric.section)(table)
+                names = () if is_shipped("metrics", metric.name) else [it.field for it in metric.quantities]
+                with trial("metrics", metric.name):
+                    if names and not any(section.get(name) is not None for name in names):
+                        raise ValueError(f"its section has {', '.join(section)}, but no {' or '.join(names)}")
         report["rows"] = self.made_of
         for remark in remarks(report):
             print(remark, flush=True)

@@ -26,7 +26,7 @@ from cld_core import sde
 from cld_core.config import Recipe, registry
 from cld_core.config.network import NetworkSpec
 from cld_core.errors import RecipeError
-from cld_core.registration import is_shipped, trial
+from cld_core.registration import described, is_shipped, trial
 
 __all__ = ["build", "of_recipe", "require_usable"]
 # Numbers that stand for a label where they are appended to an input.
@@ -81,17 +81,16 @@ def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
     diffusion, (channels, *rest) = sde.build(recipe.sde), data_shape
     classes = range(3 if recipe.data.labels else 0)  # any number
     label = [torch.tensor([0, len(classes)])] if classes else []
-    with trial("network.name", recipe.network.name, recipe.plugins), torch.random.fork_rng(devices=[]), torch.no_grad():
+    with trial("network.name", recipe.network.name), torch.random.fork_rng(devices=[]), torch.no_grad():
         net = of_recipe(recipe, data_shape, classes)
         if (weight := next(net.parameters(), None)) is None:
             raise ValueError("it has no weights")
         u = torch.randn(2, diffusion.n * channels, *rest).to(weight.dtype)
         alpha = net(u, u.new_tensor([recipe.objective.loss_eps, 1.0]), *label)
-        wanted, shape = (2, diffusion.m * channels, *rest), getattr(alpha, "shape", None)
-        if shape != wanted or not alpha.is_floating_point():
-            kind = str(getattr(alpha, "dtype", type(alpha).__name__)).removeprefix("torch.")
-            found = kind if shape is None else f"{kind} of shape {tuple(shape)}"
-            raise ValueError(f"for u of shape {tuple(u.shape)} it returns {found}, not floats of shape {wanted}")
+        wanted = (2, diffusion.m * channels, *rest)
+        if getattr(alpha, "shape", None) != wanted or not alpha.is_floating_point():
+            found = f"for u of shape {tuple(u.shape)} it returns {described(alpha)}"
+            raise ValueError(f"{found}, not floats of shape {wanted}")
         if not alpha.isfinite().all():
             raise ValueError("it returns numbers that are not finite")
 

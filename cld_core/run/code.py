@@ -4,7 +4,7 @@ code/recipe.yaml      the recipe as it was submitted
 code/DIGEST/          the files of the checkout, importable; the ledger says which digest the run has (`Requested.code`)
   manifest.json       what is in it, by digest, and what was left out
   changes.patch       what differed from the commit
-  plugins/HASH/       the plug-in files that the recipe names
+  plugins/HASH/       the plug-in files that the recipe, or an evaluation, names
 code/DIGEST-USER/     the same, of a colleague who continues the run: a job imports only what its own user has stored
 
 Other code is added beside it; nothing is changed. Files that are equal in several folders of a run, or of the runs of a

@@ -24,6 +24,7 @@ from torch import Tensor
 from cld_core.config.registry import implementation_of
 from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError
+from cld_core.registration import described, trial
 from cld_core.run.tunings import Solution
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion, Schedule
@@ -109,7 +110,7 @@ def sample(
         solution: what a method that `needs_solution` follows.
 
     Raises:
-        RecipeError: the method's settings give useless samples.
+        RecipeError: the method's settings give useless samples, or a plug-in's returns something else.
         SolverError: the adaptive flow's tolerance is out of reach.
     """
     spec.require_usable()
@@ -121,7 +122,12 @@ def sample(
 
     watched = () if watcher is None else (watcher,)
     fitted = {"solution": solution} if spec.needs_solution else {}
-    u, nfe = implementation_of("sampling", spec)(score, sde, spec, u, draws, *watched, **fitted)
+    shape, drawn = u.shape, implementation_of("sampling", spec)(score, sde, spec, u, draws, *watched, **fitted)
+    with trial("sampling.method", spec.method):
+        is_pair = isinstance(drawn, tuple) and len(drawn) == 2 and hasattr(drawn[1], "__index__")
+        if not is_pair or getattr(drawn[0], "shape", None) != shape:
+            raise ValueError(f"it returns {described(drawn)}, not (u of shape {tuple(shape)}, evaluations of score)")
+    u, nfe = drawn
     nfe_each = nfe if isinstance(nfe, Tensor) else torch.full((len(u),), nfe, dtype=torch.int64, device=u.device)
     if sde.n == 1:
         return Samples(u, None, nfe_each)

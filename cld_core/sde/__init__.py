@@ -23,10 +23,14 @@ def require_stationary(sde: Diffusion) -> None:
     """Check that the prior is the law that the dynamics leave as it is, which samples and bounds rely on.
 
     Raises:
-        ValueError: A S + S A^T + D is not 0 for the covariance S of the prior.
+        ValueError: A S + S A^T + D is not 0 for the covariance S of the prior, or a constant is of another shape.
     """
+    n, m = sde.n, sde.m
+    for name, wanted in {"A": (n, n), "D": (m,), "prior_std": (n,), "initial_std": (n - 1,)}.items():
+        if (found := np.array(getattr(sde, name), dtype=object).shape) != wanted:
+            raise ValueError(f"{name} is of shape {found}, not {wanted} (n is {n}, m is {m})")
     drift, covariance = np.array(sde.A), np.diag(np.square(sde.prior_std))
-    diffusion = np.diag([*[0.0] * (sde.n - sde.m), *sde.D])
+    diffusion = np.diag([*[0.0] * (n - m), *sde.D])
     if not np.allclose(drift @ covariance + covariance @ drift.T, -diffusion, rtol=1e-6, atol=1e-9):
         text = "prior_std is not that of the stationary law"
         raise ValueError(f"{text}: A S + S A^T + D is not 0 for the covariance S of the prior")

@@ -349,7 +349,10 @@ class Diffusion(ABC):
         return s.chunk(self.m, dim=1)
 
     def flow(self, u: Tensor, score: Tensor, t: float | Tensor) -> Tensor:
-        """Field du/dt of the probability flow, shaped as u; ``score`` is (B, mC, ...)."""
+        """Field du/dt of the probability flow, shaped as u; ``score`` is (B, mC, ...).
+
+        Sampling runs backwards in time: a step from t to s < t adds (s - t) du/dt to u.
+        """
         return self._rates(u, score, 0.5).mul_(spread(self.schedule.rate(t), u))
 
     def euler_step(self, u: Tensor, score: Tensor, t: float, dt: float) -> Tensor:

@@ -44,11 +44,11 @@ def eval_(
     words: list[str] | None = Argument(
         None,
         metavar="RUN | GROUP | KEY=VALUE",
-        help="A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
+        help="A run (default: the newest) or a group, keys of eval, sampling, ema and cluster, and plugins=FILE.py.",
     ),
     metrics: tuple[str, ...] = (),
     metric: list[str] | None = Option(
-        None, metavar="NAME,...", help="Further metrics by name, for example those of the run's plug-ins."
+        None, metavar="NAME,...", help="Further metrics by name, for example those of plug-ins."
     ),
     samples: int | None = Option(
         None, min=2, help="Number of samples, or of test points if none are drawn; default: eval.samples."
@@ -145,7 +145,7 @@ MAX_SAMPLES = 10_000_000
 
 def sample(
     words: list[str] | None = Argument(
-        None, metavar="RUN | KEY=VALUE", help="A run (default: the newest), and keys of sampling and ema to change."
+        None, metavar="RUN | KEY=VALUE", help="A run (default: the newest), keys of sampling and ema, plugins=FILE.py."
     ),
     n: int | None = Option(
         None,
@@ -214,6 +214,7 @@ def sample(
     """
     from cld_core.ownership import require_may_change
     from cldctl.runs.sample import Observed, SampleOptions, draw
+    from cldctl.show.submission import remark
 
     observed = Observed(observe, inpaint, mask, sigma, how, gradient_scale)
     run, overrides = options.run_and_overrides(words, root)
@@ -233,7 +234,7 @@ def sample(
         allow_plugin=allow_plugin,
     )
     with Working(f"loading {run.name}") as working:
-        drawn = draw(wanted, working)
+        drawn = draw(wanted, working, remark)
     if drawn.warning is not None:
         err.print(drawn.warning, style="yellow")
     for text in filter(None, (drawn.about, drawn.agreement)):

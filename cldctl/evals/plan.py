@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core.config import Recipe, describe, override, with_overrides
+from cld_core.config.loader import to_yaml_line
 from cld_core.config.sampling import TunedSpec
 from cld_core.digests import digest
 from cld_core.errors import CheckpointError, NotFoundError, UsageError, did_you_mean
@@ -18,7 +19,7 @@ from cld_core.run.evaluations import Axis, Cell, EvalRequest, Sweep, current_rep
 from cld_core.run.tunings import Network, Solutions
 from cld_core.sanitize import is_count, one_line
 
-CHANGEABLE = ("eval", "sampling", "ema", "cluster")
+CHANGEABLE = ("eval", "sampling", "ema", "cluster", "plugins")
 SWEEPABLE = ("sampling", "eval", "ema")
 # The axis of an evaluation of several checkpoints.
 CHECKPOINT = "checkpoint"
@@ -102,6 +103,8 @@ def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
 def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
     """``base`` with overrides of an evaluation, whose relative paths are taken from the working directory.
 
+    Imports the plug-ins that they add, and then those of ``base``, too.
+
     Args:
         source: what messages call ``base``.
         idle: keys that are ignored if the chosen sampler lacks them.
@@ -115,7 +118,21 @@ def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, i
         if key.split(".")[0] not in CHANGEABLE:
             allowed = f"Those of {', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} can be changed."
             raise UsageError(f"'{key}' is not a key of an evaluation. {allowed}")
-    return with_overrides(base, overrides, source, idle).anchored(Path.cwd())
+    return with_overrides(base, beside_own(base, overrides), source, idle).anchored(Path.cwd())
+
+
+def beside_own(recipe: Recipe, overrides: Sequence[str]) -> list[str]:
+    """Overrides whose `plugins` add to those of a recipe, and take the place of files of the same name.
+
+    Raises:
+        RecipeError: one has another form.
+    """
+    typed = dict(map(override, overrides)).get("plugins", [])
+    added = typed if isinstance(typed, list) else [typed]
+    names = {Path(str(plugin)).name for plugin in added}
+    kept = [plugin for plugin in recipe.plugins if Path(plugin).name not in names]
+    others = [text for text in overrides if not text.startswith("plugins=")]
+    return [f"plugins={to_yaml_line([*kept, *added])}", *others] if added else others
 
 
 def require_average(run: RunFolder, step: int, length: float | None) -> None:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cld_core import metrics as registry
 from cld_core.config import Recipe
@@ -15,6 +15,7 @@ from cld_core.data import store
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
 from cld_core.ownership import require_may_change
 from cld_core.run import Ledger, RunFolder
+from cld_core.run.code import Manifest, with_copies
 from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
@@ -29,7 +30,7 @@ from cldctl.evals import samplers
 from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation, require_average
 from cldctl.jobs import specs
 
-from . import sharded, training
+from . import sharded, snapshot, training
 from .options import as_typed, named_as_typed, refuse_twice
 from .sharded import Say
 from .status import work_state
@@ -49,7 +50,7 @@ class EvalOptions:
     """Evaluations of a run, as somebody asked for them.
 
     Attributes:
-        named: further metrics, lists of names with commas; plug-ins of the run may register them.
+        named: further metrics, lists of names with commas; plug-ins may register them.
         samples: number of samples, or of test points if none are drawn; None for that of the recipe.
         sweep: settings of which each is evaluated, as "KEY=a,b,c".
         checkpoint: "last", "all" or a step.
@@ -115,19 +116,19 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
         CldError: the run belongs to somebody else, or has no such checkpoint.
         UsageError: an option is wrong, or the plug-in of the run may not be run.
     """
-    axes, metrics = parse(options.sweep), options.metrics
-    if options.named:
-        trusted_recipe(run, allow_plugin=options.allow_plugin)
-        metrics += registry.parse_metrics(options.named, "--metric")
-    overrides = _with_samples(options, metrics)
     require_may_change(run.path, "Nothing was evaluated")
-    refuse_twice("--sweep", [axis.key for axis in axes], overrides)
     with named_as_typed(run):
-        where, recipe = _place(run, options, overrides)
+        where, recipe = _place(run, options, options.overrides)
+        # Plug-ins may have registered what is named.
+        axes = parse(options.sweep)
+        metrics = options.metrics + registry.parse_metrics(options.named, "--metric")
+        overrides = _with_samples(options, metrics)
+        refuse_twice("--sweep", [axis.key for axis in axes], overrides)
         steps = steps_of(run, options.checkpoint, say)
         made = make(run, metrics, steps, overrides, axes, options.shards)
     planned = Planned.of(run, made, where, recipe.cluster)
-    for text in (*_other_images(run, recipe), *_division(planned, options.shards)):
+    stale = snapshot.changed_plugins(run, recipe.plugins)
+    for text in (*stale, *_other_images(run, recipe), *_division(planned, options.shards)):
         say(text)
     return planned
 
@@ -179,21 +180,19 @@ def plan_samplers(
     typed = {samplers.NFE: "--nfe"}
     settings = samplers.chosen(named)
     samplers.require_numbers(nfe)
-    # Metrics that are named may be those of a plug-in, which is then imported.
-    of_run = trusted_recipe(run, allow_plugin=options.allow_plugin) if options.named else run.recipe()
-    metrics, usual = samplers.suited(of_run, options.named)
-    overrides = _with_samples(options, metrics)
     with named_as_typed(run, typed):
-        # The other keys are those of all samplers, which are looked at one by one.
-        of_cluster = [text for text in overrides if text.startswith("cluster.")]
-        where, recipe = _place(run, options, of_cluster)
+        # The other keys are those of all samplers, which are looked at one by one. Plug-ins may register metrics.
+        of_all = [text for text in options.overrides if text.startswith(("cluster.", "plugins="))]
+        where, recipe = _place(run, options, of_all)
+        metrics, usual = samplers.suited(recipe, options.named)
+        overrides = _with_samples(options, metrics)
         (step,) = steps_of(run, options.checkpoint, say)
         made = samplers.make(
             run, step, overrides, options.shards, metrics=metrics, settings=settings, nfe=nfe, seeds=seeds or usual
         )
     planned = Planned.of(run, made, where, recipe.cluster)
     left_out = (as_typed(text, run, typed) for text in made.left_out)
-    for text in (*left_out, *_division(planned, options.shards)):
+    for text in (*left_out, *snapshot.changed_plugins(run, recipe.plugins), *_division(planned, options.shards)):
         say(text)
     return made, planned
 
@@ -224,7 +223,7 @@ def plan_tunings(
     require_may_change(run.path, "Nothing was tuned")
     for text in options.overrides:
         key = text.partition("=")[0]
-        if key.startswith(("sampling.", "eval.")) and key not in _READ_BY_TUNINGS:
+        if key.startswith(("sampling.", "eval.", "plugins")) and key not in _READ_BY_TUNINGS:
             known = ", ".join(_READ_BY_TUNINGS)
             raise UsageError(f"'{key}' has no effect on a tuning. Leave it out; there are: {known}.")
     if options.checkpoint == "all":
@@ -349,7 +348,7 @@ def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]
         work, shards, found = wanted, [], "already complete"
         if state == "STOPPED":
             # A request that was damaged is written again: its product may be there already.
-            work = type(wanted)(wanted.request.store(wanted.folder))
+            work = type(wanted)(_with_copies(run, wanted.request).store(wanted.folder))
             shards = work.to_start()
         elif known is not None and state in ("RUNNING", "PENDING"):
             work, shards, found = known, sharded.unclaimed(known, answers), "being computed"
@@ -360,6 +359,16 @@ def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]
             missing.append((work, shards))
         planned.found[wanted.name] = "started" if shards else found
     return missing
+
+
+def _with_copies(run: RunFolder, request: Any) -> Any:
+    """A request whose plug-ins are copies in the run's folder, also those that only the command line has named."""
+    files, own = getattr(request, "files", {}), run.recipe().plugins
+    new = [path for place, path in files.items() if place.startswith("plugin ") and path not in own]
+    if not new:
+        return request
+    stored = snapshot.store(run.path, snapshot.Code(Manifest(kind="process")).with_plugins((it, it) for it in new))
+    return replace(request, files=dict(zip(files, with_copies(list(files.values()), stored), strict=True)))
 
 
 def _begun(work: Work) -> Work | None:

@@ -1,6 +1,5 @@
 """Continuing runs from their newest good checkpoints."""
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,6 @@ from cld_core.config import Recipe, with_overrides
 from cld_core.config.data import StoredDataSpec
 from cld_core.config.loader import anchored_overrides, as_overrides
 from cld_core.data import store
-from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
 from cld_core.registration import import_plugins, is_shipped
@@ -289,7 +287,8 @@ def _check_data(run: RunFolder, recipe: Recipe, *, update: bool = False, allowed
         RecipeError: the data are known to be others; names the fix. Or a plug-in cannot be imported.
     """
     copies = code.copies_in(code.folder_of(run.path))
-    warnings = [] if update else _changed(run, recipe, copies)
+    fix = f"`cldctl resume {run.name} --update-code` takes the new one"
+    warnings = [] if update else list(snapshot.changed_plugins(run, recipe.plugins, fix))
     now, whose = _data_of(run, recipe, copies, update)
     if not are_other_data(now, run.ledger.history().data):
         return warnings
@@ -298,18 +297,6 @@ def _check_data(run: RunFolder, recipe: Recipe, *, update: bool = False, allowed
         fix = "Put back what it was or submit a new run; to train on nevertheless, add --other-data"
         raise RecipeError(f"{text}. {fix}.")
     return [*warnings, f"{text}: from now on it trains on other data"]
-
-
-def _changed(run: RunFolder, recipe: Recipe, copies: Mapping[str, code.Plugin]) -> list[str]:
-    """A line for each plug-in that has become another file since the run took its copy."""
-    fix = f"`cldctl resume {run.name} --update-code` takes the new one"
-    warnings = []
-    for plugin in (copies[path] for path in recipe.plugins if path in copies):
-        with contextlib.suppress(OSError):
-            if checksum(Path(plugin.path)) != plugin.sha256:
-                text = f"{plugin.path} has changed since it was copied"
-                warnings.append(f"{text}; {run.name} goes on with its own copy ({fix})")
-    return warnings
 
 
 def _data_of(

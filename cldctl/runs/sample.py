@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cld_core.config import Recipe, with_overrides
+from cld_core.config.loader import COMMAND_LINE
 from cld_core.config.registry import require_fixed_steps
 from cld_core.errors import UsageError
+from cld_core.registration import import_plugins
 from cld_core.run import RunFolder
 from cld_core.run.recipe import trusted_recipe
+from cldctl.evals.plan import beside_own
 
+from . import snapshot
 from .options import named_as_typed, refuse_twice
+from .sharded import Say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,13 +170,13 @@ class SampleOptions:
         for name in given:
             refuse_twice(f"--{name}", [f"sampling.{name}"], self.overrides)
         for text in self.overrides:
-            if not text.startswith(("sampling.", "ema.")):
-                fix = "Only sampling.* and ema.* can be changed here"
+            if not text.startswith(("sampling.", "ema.", "plugins=")):
+                fix = "Only sampling.*, ema.* and plugins can be changed here"
                 raise UsageError(f"'{text.split('=')[0]}' is not a key of sampling or ema. {fix}.")
         typed = [*(f"sampling.{name}={value}" for name, value in given.items()), *self.overrides]
         with named_as_typed(self.run, {f"sampling.{name}": f"--{name}" for name in given}):
             recipe = trusted_recipe(self.run, allow_plugin=self.allow_plugin)
-            recipe = with_overrides(recipe, typed, str(self.run.recipe_file))
+            recipe = with_overrides(recipe, beside_own(recipe, typed), str(self.run.recipe_file))
         if self.observed.how == "replacement":
             require_fixed_steps(recipe.sampling)
         if self.label is not None and not recipe.data.labels:
@@ -190,7 +195,7 @@ class Drawn:
     agreement: str | None
 
 
-def draw(options: SampleOptions, working: Progress) -> Drawn:
+def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
     """Draw samples and write them.
 
     Raises:
@@ -198,6 +203,8 @@ def draw(options: SampleOptions, working: Progress) -> Drawn:
         CheckpointError: the checkpoint cannot be used.
     """
     run, recipe, observed, label = options.run, options.recipe(), options.observed, options.label
+    for text in snapshot.changed_plugins(run, recipe.plugins):
+        say(text)
     import cld_core
     from cld_core import pictures
     from cld_core.evaluate.rows import remark_on
@@ -205,6 +212,8 @@ def draw(options: SampleOptions, working: Progress) -> Drawn:
 
     model = cld_core.load(run.path, options.checkpoint, allow_plugin=options.allow_plugin, ema_length=recipe.ema.length)
     model.recipe = replace(model.recipe, sampling=recipe.sampling)
+    # In place of the copies of the run, which its model was made with.
+    import_plugins(recipe.plugins, COMMAND_LINE)
     count = options.count or pictures.default_count(model)
     given = observed.observation(model) if observed.given else None
     is_picture = options.output is None or options.output.suffix == ".png"

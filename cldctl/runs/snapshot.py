@@ -396,6 +396,20 @@ def left_out_code(run: RunFolder) -> str | None:
     return f"not copied with the code: {', '.join([*missed[:_SHOWN], *more])}" if missed else None
 
 
+def changed_plugins(run: RunFolder, plugins: Sequence[str], fix: str = "plugins={} takes the new one") -> Iterator[str]:
+    """A line for each of some plug-ins whose file has changed since the run took its copy, which is what runs.
+
+    Args:
+        fix: what to do about it, with braces for the file.
+    """
+    copies = code.copies_in(code.folder_of(run.path))
+    for plugin in (copies[path] for path in plugins if path in copies):
+        with contextlib.suppress(OSError):
+            if checksum(Path(plugin.path)) != plugin.sha256:
+                text = f"{plugin.path} has changed since it was copied"
+                yield f"{text}; {run.name} uses its own copy ({fix.format(plugin.path)})"
+
+
 def plugin_files(run: RunFolder, plugins: Sequence[str], *, renew: bool) -> list[tuple[str, str]]:
     """Where each plug-in is imported from, and what it was called at first.
 

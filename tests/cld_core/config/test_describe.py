@@ -84,5 +84,5 @@ def test_what_differs_and_what_set_it(tmp_path):
     assert found["train.seed"].endswith("(command line)")
     assert found["cluster.partition"].endswith(f"(profile {tmp_path}/site.yaml, line 1)")
     assert found["sde.name"].startswith("vpsde ")
-    assert " instead of 4.0 " in found["sde.beta0"]
+    assert found["sde.beta0"] == "0.1 instead of 4.0  (default)", "of the new diffusion"
     assert "sde.m_inv" not in found, "the new diffusion has no mass"

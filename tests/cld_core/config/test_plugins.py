@@ -92,7 +92,7 @@ def test_an_error_names_the_plugin_that_raised_it_or_called_what_did(tmp_path):
     file.write_text("import json\n\ndef read(text):\n    return json.loads(text)\n")
     registration.import_plugins([str(file)], "here")
     (module,) = (it for name, it in sys.modules.items() if name.startswith("cld_plugin_failing_"))
-    for fail, found in ((module.read, str(file)), (json.loads, None)):
+    for fail, found in ((module.read, f"{file}:4"), (json.loads, None)):
         with pytest.raises(ValueError, match="Expecting value") as error:
             fail("")
         assert registration.raised_in(error.value) == found
@@ -143,8 +143,12 @@ def test_what_a_plugin_may_register(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"x =\n", "SyntaxError.*line 1"),
-        (b"import nowhere_at_all", "ModuleNotFoundError"),
+        (b"x =\n", r"SyntaxError.*Correct /.*/mine\.py:1\."),
+        (b"\nimport nowhere_at_all", r"ModuleNotFoundError.*Correct /.*/mine\.py:2\."),
+        (
+            b"from cld_core.config.keys import key\nkey(1, 'x', minimum=4)",
+            "TypeError: .* gt, ge, lt, le, not by minimum",
+        ),
         (b"raise SystemExit(3)", "SystemExit"),
         (b"from cld_core import register\nregister('sde', 'cld', None, int)", "without its spec"),
     ],
@@ -158,7 +162,9 @@ def test_a_plugin_that_does_not_work(tmp_path, content, words):
     assert not any(name.startswith("cld_plugin_mine_") for name in set(sys.modules) - before)
 
 
-@pytest.mark.parametrize("plugin", ["nowhere.py", "no.such.module", ".x", "", "a b", "x" * 3000, "${name}.py"])
+@pytest.mark.parametrize(
+    "plugin", ["nowhere.py", "no.such.module", ".x", "", "a b", "x" * 3000, "${name}.py", "a.py,b.py"]
+)
 def test_what_cannot_be_imported(plugin):
     with pytest.raises(RecipeError, match=r"^command line: .*plug-?in"):
         load(TOY, [f"plugins=['{plugin}']"])

@@ -1,5 +1,7 @@
 """A network of one's own: tried before it trains, named in exported weights, and loaded if that is allowed."""
 
+import dataclasses
+import math
 import shutil
 
 import pytest
@@ -10,7 +12,9 @@ from cld_core import loss, nets, registration
 from cld_core.config import load
 from cld_core.errors import CheckpointError, RecipeError
 from cld_core.model import Model
+from cld_core.sde import CLD
 from tests.docs.blocks import blocks
+from tests.support.affine import flow_covariance, output_covariance
 from tests.support.paths import TOY
 
 SHAPED = "return self.last(h).unflatten(1, self.shape)"
@@ -54,12 +58,13 @@ def test_a_network_for_examples_of_any_shape(tmp_path, shape):
     ("old", "new", "words"),
     [
         (SHAPED, "return h", r"u of shape \(2, 4\) it returns float32 of shape \(2, 8\), not floats of shape \(2, 2\)"),
-        (SHAPED, "return (h,)", "it returns tuple, not"),
+        (SHAPED, "return (h,)", r"it returns \(float32 of shape \(2, 8\)\), not"),
         (SHAPED, f"{SHAPED}.long()", "it returns int64 of shape"),
         (SHAPED, f"{SHAPED} / 0", "numbers that are not finite"),
         ("halves_in * numbers + 1", "3", r"RuntimeError: mat1 and mat2 .*\(2x5 and 3x8\)"),
         ("u.flatten(1)", "u.flatten(1).double()", "must have the same dtype"),
         ("forward(self, u, t)", "forward(self, u)", r"TypeError: .*forward\(\) takes 2 positional"),
+        (SHAPED, "return h.nothing", r"AttributeError: .* 'nothing' \(/.*/mine\.py:32\)\. Correct it"),
         ("    def forward", "    parameters = lambda self: iter(())\n\n    def forward", "it has no weights"),
     ],
 )
@@ -68,7 +73,7 @@ def test_a_wrong_one_is_refused_with_what_it_gives_and_should(tmp_path, old, new
     with pytest.raises(RecipeError, match=words) as error:
         nets.require_usable(recipe, (2,))
     assert str(error.value).startswith(f"'network.name': gated of {tmp_path}/mine.py cannot be used: ")
-    assert str(error.value).endswith("Correct it: docs/howto/plug-ins.md says what it has to be.")
+    assert str(error.value).endswith("Correct it: docs/howto/own-network.md says what it has to be.")
 
 
 def test_labels_are_tried_too(tmp_path):
@@ -80,6 +85,7 @@ def test_labels_are_tried_too(tmp_path):
 
 WEIGHTED = "weight * found.weighted"
 POWERED = ("own-objective", "objective.name=powered", WEIGHTED)
+DAMPED = ("own-diffusion", "sde.name=damped")
 
 
 @pytest.mark.parametrize(
@@ -88,8 +94,14 @@ POWERED = ("own-objective", "objective.name=powered", WEIGHTED)
         (*POWERED, WEIGHTED, None),
         (*POWERED, f"({WEIGHTED}).mean()", "the weighted losses of 2 examp"),
         (*POWERED, "found.other", "AttributeError: 'Losses' object has no"),
-        ("own-diffusion", "sde.name=damped", "return 1.0, 1", "return 2.0, 1", "prior_std is not that of the station"),
-        ("own-diffusion", "sde.name=damped", "(0.0, self.m_inv),", "(0.0,),", "cannot be used: .*shape"),
+        (*DAMPED, "return 1.0, 1", "return 2.0, 1", "prior_std is not that of the station"),
+        (*DAMPED, "(0.0, self.m_inv),", "(0.0,),", r"cannot be used: A is of shape \(2,\)"),
+        (
+            *DAMPED,
+            "(math.sqrt(self.gamma / self.m_inv),)",
+            "()",
+            r"initial_std is of shape \(0,\), not \(1,\) \(n is 2,",
+        ),
     ],
 )
 def test_an_objective_and_a_diffusion_are_tried_too(tmp_path, page, key, old, new, words):
@@ -100,6 +112,35 @@ def test_an_objective_and_a_diffusion_are_tried_too(tmp_path, page, key, old, ne
     name, value = key.split("=")
     with pytest.raises(RecipeError, match=rf"^'{name}': {value} of .*{words}"):
         loss.require_usable(recipe, (2,))
+
+
+def euler(tmp_path, *changes, **keys):
+    """The spec of the sampler of the how-to, with whole Euler steps alone."""
+    recipe = load(TOY, [f"plugins={written(tmp_path, 'plug-ins', *changes)}", "sampling.method=euler"])
+    return dataclasses.replace(recipe.sampling, denoise=False, **keys)
+
+
+def test_the_sampler_of_the_how_to_comes_near_the_flow_with_exact_scores(tmp_path):
+    spec, exact = euler(tmp_path), flow_covariance(CLD())
+    found = [output_covariance(CLD(), dataclasses.replace(spec, nfe=nfe)) for nfe in (500, 1000)]
+    coarse, fine = (float((each - exact).abs().max()) for each in found)
+    assert fine < 0.03
+    assert math.log2(coarse / fine) == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ("u", r"float64 of shape \(2, 2\)"),
+        ("u, None", r"\(float64 of shape \(2, 2\), NoneType\)"),
+        ("u[:, :1], spec.nfe", r"\(float64 of shape \(2, 1\), int\)"),
+    ],
+)
+def test_a_sampler_that_returns_something_else(tmp_path, result, words):
+    spec = euler(tmp_path, ("return ended(score, sde, spec, u, len(times) - 1)", f"return {result}"), nfe=2)
+    wanted = r"\(u of shape \(2, 2\), evaluations of score\)\. Correct it: docs/howto/plug-ins"
+    with pytest.raises(RecipeError, match=rf"^'sampling.method': euler of .*mine\.py .* returns {words}, not {wanted}"):
+        output_covariance(CLD(), spec)
 
 
 def forget():

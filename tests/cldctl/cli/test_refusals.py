@@ -24,7 +24,7 @@ from tests.support.tools import DEBUG, invoke
         ("eval --compare done done --elbo --shards 2", 2, ["leave out --elbo, --shards"]),
         ("eval done --elbo ema.length=0.05", 2, ["`cldctl resume done train.ema_lengths=["]),
         ("submit toy sampling.method=tuned --cluster debug", 2, ["tuned needs a trained network"]),
-        ("eval done --elbo train.steps=3", 2, ["train.steps", "eval, sampling, ema and cluster"]),
+        ("eval done --elbo train.steps=3", 2, ["train.steps", "eval, sampling, ema, cluster and plugins"]),
         ("sample done -o x.jpg", 2, [".png or .npz"]),
         (["sample", "done", "--checkpoint", "\x1b[2J"], 3, ["is not a checkpoint of done"]),
         ("sample done --observe none.npz", 2, ["none.npz is not a file", "x=0.3"]),

@@ -1,8 +1,11 @@
-"""`cldctl sample` of class-conditional models, and what it refuses."""
+"""`cldctl sample` of class-conditional models and of plug-ins, and what it refuses."""
+
+import json
 
 import numpy as np
 
-from tests.support.tools import ONE, invoke, trained
+from cld_core.run import RunFolder
+from tests.support.tools import DEBUG, ONE, invoke, trained
 
 FAST = ("--method", "exponential", "--nfe", "5", "-n", "18")
 
@@ -35,3 +38,62 @@ def test_points_given_a_coordinate(tmp_path):
     refused = invoke(*asked, runs=tmp_path, code=2).stderr
     assert "replacement needs fixed ones" in refused
     assert "loading" not in refused
+
+
+FILLING = """
+from dataclasses import dataclass
+from typing import Literal
+from cld_core import register
+from cld_core.config.keys import key
+from cld_core.config.sampling import FixedStepSpec
+from cld_core.metrics import Metric, Quantity
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(FixedStepSpec):
+    method: Literal["fill"] = key("fill", "the same number everywhere")
+
+def mean(table):
+    return {{"{field}": float(table.finite().mean()) + {number}}}
+
+register("sampling", "fill", lambda score, sde, spec, u, draws: (u.fill_({number}), 1), Spec)
+number = (Quantity(key="mean", label="mean"),)
+register("metrics", "mean", Metric(name="mean", help="x", rows="vectors", section=mean, quantities=number))
+"""
+
+
+def test_a_finished_run_uses_its_copy_of_a_plug_in_or_the_file_that_is_named(tmp_path):
+    runs, file, out = tmp_path / "runs", tmp_path / "fill.py", tmp_path / "x.npz"
+
+    def write(**changes):
+        file.write_text(FILLING.format(**{"number": 2, "field": "value", **changes}))
+
+    def sampled(*more):
+        said = invoke("sample", "mine", "-n", "2", "--method", "fill", "-o", str(out), *more, runs=runs).stderr
+        return np.load(out)["x"].ravel().tolist(), "fill.py has changed since it was copied; mine uses its" in said
+
+    def evaluated(*more, code=0):
+        asked = ("eval", "mine", "--metric", "mean", "sampling.method=fill", *DEBUG, *more)
+        return invoke(*asked, runs=runs, code=code).stderr
+
+    def reports():
+        found = [json.loads(report.read_text()) for report in (runs / "mine" / "evals").glob("mean-*/report.json")]
+        return sorted(report["mean"]["value"] for report in found)
+
+    write(number=1)
+    invoke("submit", "toy", *ONE, f"plugins={file}", *DEBUG, "--name", "mine", runs=runs)
+    write()
+    assert sampled() == ([1.0] * 4, True)
+    assert sampled(f"plugins={file}") == ([2.0] * 4, False)
+    assert f"uses its own copy (plugins={file} takes the new one)" in evaluated()
+    assert reports() == [2.0]
+    assert "has changed" not in evaluated(f"plugins={file}")
+    assert reports() == [2.0, 4.0]
+    (named,) = {
+        json.loads(request.read_text())["files"]["plugin 0"]
+        for request in (runs / "mine" / "evals").glob("mean-*/request.json")
+    } - set(RunFolder(runs / "mine").recipe().plugins)
+    assert named.startswith(f"{runs}/mine/code/"), "its jobs do not need the file"
+    assert "already complete" in evaluated(f"plugins={file}")
+    write(field="val")
+    refused = evaluated(f"plugins={file}", code=None)
+    assert "cannot be used: its section has val, but no value. Correct it: docs/howto/own-metric.md" in refused

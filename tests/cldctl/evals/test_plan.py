@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from cld_core.config import load
 from cld_core.config.sampling import OdeSpec
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluate import request
@@ -15,6 +16,7 @@ from cld_core.run.tunings import Solutions
 from cldctl.evals import plan
 from tests.cld_core.test_solutions import SOLUTION
 from tests.support.made_up import damage, run_with
+from tests.support.paths import TOY
 
 
 @pytest.fixture
@@ -95,3 +97,10 @@ def test_each_checkpoint_is_evaluated_with_the_solution_that_was_tuned_to_it(run
     found = {request.checkpoint_step: request.sampling.solution for request in made.requests}
     assert found == {one.step: one.digest for one in Solutions.of_run(run).read()}
     assert len(set(found.values())) == 3
+
+
+def test_plugins_are_beside_those_of_the_run_or_in_place_of_a_file_of_the_same_name():
+    recipe, other = replace(load(TOY), plugins=("/run/a.py", "json")), "sampling.nfe=5"
+    assert plan.beside_own(recipe, [other, "plugins=/x/b.py"]) == ["plugins=[/run/a.py, json, /x/b.py]", other]
+    assert plan.beside_own(recipe, ["plugins=[/x/a.py, c]"]) == ["plugins=[json, /x/a.py, c]"]
+    assert plan.beside_own(recipe, [other]) == [other]
