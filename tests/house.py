@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls. Only features that users asked for raise one, as their own data, networks and
 # scripts did: cld_core by 900 code lines, cldctl by 300, tests by 1,200, benchmarks by 400, 14 files.
 CEILINGS = {
-    "cld_core": 15_790,
-    "cldctl": 13_087,
-    "tests": 23_570,
+    "cld_core": 15_779,
+    "cldctl": 13_107,
+    "tests": 23_446,
     "benchmarks": 2_929,
     "files": 191,
     "one importer": 12,
@@ -36,7 +36,7 @@ CEILINGS = {
     "tokens per 10 lines, cld_core": 109,
     "tokens per 10 lines, cldctl": 101,
     "tokens per 10 lines, tests": 116,
-    "fmt: off": 12,
+    "fmt: off": 11,
 }
 PACKAGES = ("cld_core", "cldctl")
 FOLDERS = (*PACKAGES, "tests", "benchmarks")
