@@ -3,11 +3,11 @@
 import re
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 SHELL = ("", "sh", "bash", "console")
 # What keeps a block from being run: an HTML comment right above it, with the reason.
 _NOT_RUN = re.compile(r"<!-- not run: \S.* -->")

@@ -51,6 +51,7 @@ from tests.support.tools import DEBUG, invoke
         ("tune done sampling.nfe=3 --cluster debug", 2, ["'sampling.nfe' has no effect on a tuning", "sampling.eps"]),
         ("tune done --budget inf --cluster debug", 2, ["--budget inf: a fit takes 0 to 1,000,000 minutes"]),
         ("compare done", 2, ["done is one run"]),
+        ("data stats toy", 2, ["data.name=multimodal_swissroll are not pictures"]),
         ("report done --all", 2, ["Leave one of them out"]),
         ("report done --pages", 2, ["Add --all"]),
         ("submit toy --sweep train.seed=0,1 --cluster debug train.seed=5", 2, ["and train.seed=5 set the same key"]),

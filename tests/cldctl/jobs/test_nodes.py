@@ -14,7 +14,7 @@ from cldctl.clusters.base import JobSpec
 from cldctl.jobs import failures
 from cldctl.jobs.failures import bad, for_next_start, for_submission
 from cldctl.jobs.process import UNFIT
-from tests.support.made_up import run_with, unfit
+from tests.support.made_up import unfit
 from tests.support.scripted import REF, alone, inside
 
 NOW = time.time()
@@ -86,11 +86,6 @@ def test_another_job_of_the_run_avoids_them_too(tmp_path, count, excluded):
 
 
 KILLED = "srun: error: n2: task 1: Killed\nsrun: error: n1: task 0: Exited with exit code 1\n"
-
-
-@pytest.fixture
-def run(tmp_path):
-    return run_with(tmp_path / "mine")
 
 
 def noted(run, error, **about):

@@ -4,10 +4,8 @@ import time
 
 import pytest
 
-from cld_core.config import load
 from cld_core.evaluate.request import request_of
 from cld_core.files import read_object, write_json
-from cld_core.run import RunFolder
 from cld_core.run.checkpoints import weights_file
 from cld_core.run.events import Ended, GivenUp, JobRef, Started, Submitted, Wished
 from cld_core.run.work import evaluations_of
@@ -19,14 +17,8 @@ from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
 from cldctl.show.runs import details
 from tests.support.made_up import report, run_with, vouch
-from tests.support.paths import TOY
 from tests.support.screen import text
 from tests.support.scripted import trained
-
-
-@pytest.fixture
-def run(tmp_path):
-    return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
 
 
 def ref(job_id="7", **more):
@@ -79,12 +71,12 @@ def test_the_state_of_an_evaluation(tmp_path):
 def test_a_rate_is_that_of_a_run_that_reports(run, every_s, ago, reason):
     run.ledger.append(Submitted(job=ref()))
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    told = {"attempt": 0, "step": 5, "steps": 100, "steps_per_s": 2.0, "every_s": every_s, "time": time.time() - ago}
+    told = {"attempt": 0, "step": 25, "steps": 100, "steps_per_s": 2.0, "every_s": every_s, "time": time.time() - ago}
     write_json(run.progress_file, told)
     suspended = status_of(run, saying(Seen("suspended")))
     assert (suspended.state, suspended.steps_per_s, suspended.eta_s) == ("RUNNING", None, None)
     row = status_of(run, saying(Seen("running")))
-    assert (row.steps_per_s, row.eta_s) == ((None, None) if reason else (2.0, 47.5))
+    assert (row.steps_per_s, row.eta_s) == ((None, None) if reason else (2.0, 37.5))
     assert (row.reason or "").startswith(reason or "")
     assert bool(row.reason) == bool(reason)
 

@@ -194,36 +194,31 @@ def test_a_refused_evaluation_does_not_hide_that_the_training_goes_on(tmp_path):
     assert jobs(RunFolder(tmp_path / "mine")) == (["1_0"], [])
 
 
-@pytest.fixture
-def mine(tmp_path):
-    return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
-
-
-def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(mine, monkeypatch, tmp_path):
+def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(run, monkeypatch, tmp_path):
     (tmp_path / "slurm.conf").touch()
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     clients(tmp_path, monkeypatch)
-    assert clusters.chosen(None, mine).name == "slurm", "the default"
-    mine.ledger.append(Submitted(job=JobRef(cluster="local", job_id="1")))
-    assert clusters.chosen(None, mine).name == "local"
+    assert clusters.chosen(None, run).name == "slurm", "the default"
+    run.ledger.append(Submitted(job=JobRef(cluster="local", job_id="1")))
+    assert clusters.chosen(None, run).name == "local"
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert clusters.chosen(None).name == "local"
-    mine.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="1")))
+    run.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="1")))
     with pytest.raises(UsageError, match=r"--cluster slurm: there is no sbatch .*Use --cluster local\."):
-        clusters.chosen(None, mine)
-    mine.ledger.append(Submitted(job=JobRef(cluster="theirs", job_id="1")))
+        clusters.chosen(None, run)
+    run.ledger.append(Submitted(job=JobRef(cluster="theirs", job_id="1")))
     with pytest.raises(UsageError, match="mine belongs to the cluster 'theirs'"):
-        clusters.chosen(None, mine)
+        clusters.chosen(None, run)
 
 
-def test_whether_somebody_submits_at_this_moment(mine):
+def test_whether_somebody_submits_at_this_moment(run):
     """A process that holds the lock itself is not somebody else."""
-    assert not locks.is_locked(mine.path)
-    with locks.only_one(mine.path, clusters.find("local")):
-        assert not locks.is_locked(mine.path)
+    assert not locks.is_locked(run.path)
+    with locks.only_one(run.path, clusters.find("local")):
+        assert not locks.is_locked(run.path)
         look = "import sys, pathlib; from cldctl import locks; sys.exit(locks.is_locked(pathlib.Path(sys.argv[1])))"
-        assert subprocess.run([sys.executable, "-c", look, str(mine.path)]).returncode == 1
-    assert not locks.is_locked(mine.path)
+        assert subprocess.run([sys.executable, "-c", look, str(run.path)]).returncode == 1
+    assert not locks.is_locked(run.path)
 
 
 def test_a_folder_that_is_removed_while_somebody_waits_for_its_lock(tmp_path, monkeypatch):
