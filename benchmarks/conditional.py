@@ -15,12 +15,13 @@ from torch import Tensor
 
 import cld_core
 from benchmarks.diamond import sliced_w2
-from cld_core.analytic import ConditionalMixture, diamond
+from cld_core.analytic import diamond
 from cld_core.conditioning import GradientGuidance, Observation, Replacement, Way
 from cld_core.config.registry import SECTIONS
 from cld_core.samplers import sample
 from cld_core.sde import CLD, VPSDE, Diffusion
 from cld_core.seeds import SampleNoise, generator
+from tests.support.numeric import Given
 
 LAW = diamond()
 FIRST = torch.tensor([[1.0, 0.0]])
@@ -64,7 +65,7 @@ def trained(run: str) -> Sampler:
     return draw
 
 
-def cell(x: Tensor, law: ConditionalMixture) -> str:
+def cell(x: Tensor, law: Given) -> str:
     distance = sliced_w2(x, law.sample(len(x), generator(1, "true")))
     return f"{distance:.4f} / {float(law.log_density(x).mean()):.2f}"
 
@@ -75,7 +76,7 @@ def rows(draw: Sampler, error: float, n: int) -> Iterator[list[str]]:
         observation = Observation.linear(matrix, value, sigma)
         if masked:
             observation = Observation.masked(torch.tensor([y, 0.0]), torch.tensor([True, False]), sigma)
-        law = LAW.given(matrix, value, sigma)
+        law = Given(LAW, matrix, value, sigma)
         yield [name, "true samples", cell(law.sample(n, generator(0, "true")), law), ""]
         for how, way in WAYS:
             if masked or not how.startswith("replacement"):

@@ -102,7 +102,7 @@ def command(*words: str) -> None:
 
 
 def trained(parsed: argparse.Namespace) -> int:
-    """The run of a row has all its steps now; their number."""
+    """Train the run of a row to its last step; returns their number."""
     steps = steps_of(parsed)
     keys = [*overrides(parsed, parsed.row), f"train.steps={steps}"]
     command("cld_core.train", str(parsed.run), "--recipe", str(RECIPE), *keys)

@@ -86,7 +86,7 @@ class Origin:
             NotFoundError: there is no such run, checkpoint or file.
             CheckpointError, CldError, OSError: it is damaged, or cannot be read.
         """
-        if text.endswith(".safetensors") or Path(text).is_file():
+        if text.endswith(".safetensors") or (Path(text).is_file() and not meant(text, root).exists):
             path = Path(text).absolute()
             weights = exported_weights(path)
             if not is_count(step := weights.about.get("step", "")):

@@ -12,7 +12,7 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,9 @@ def _imported(plugin: str, place: str) -> list[tuple[str, str, Any]]:
             raise RecipeError(f"{place}: plug-in {one_line(plugin)}: {error}") from error
         except (Exception, SystemExit) as error:  # user code may raise anything
             reason = one_line(f"{type(error).__name__}: {error}", 300)
-            where = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else raised_in(error)
+            where = raised_in(error)
+            if where is None and isinstance(error, SyntaxError):
+                where = f"{error.filename}:{error.lineno}"
             fix = _FIX if where is None else f"Correct {one_line(where)}."
             raise RecipeError(f"{place}: plug-in {one_line(plugin)!r} cannot be imported: {reason}. {fix}") from error
     return _IMPORTED.setdefault(name, _REGISTERED[before:])
@@ -207,6 +209,11 @@ def described(value: Any) -> str:
         return f"({', '.join(map(described, value))})"
     kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
     return f"{kind} of shape {tuple(value.shape)}" if hasattr(value, "shape") else kind
+
+
+def fingerprint_of(named: Iterable[tuple[str, str]]) -> str | None:
+    """`fingerprint` of the plug-ins that have registered these names of tables; None if none has."""
+    return fingerprint(list(dict.fromkeys(_OWNERS[one] for one in named if one in _OWNERS)))
 
 
 def fingerprint(plugins: Sequence[str]) -> str | None:

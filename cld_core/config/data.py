@@ -83,7 +83,7 @@ class ImageDataSpec(StoredDataSpec):
     name: str = key("folder", "a data set that `cldctl data prepare` makes")
     path: str = key("data/folder", _PATH, is_path=True)
     size: int | None = key(None, "height and width in pixels; null: as the images were prepared", ge=1, le=4096)
-    channels: Literal[1, 3] | None = key(None, "1: grey images; 3: coloured ones; null: as the images were prepared")
+    channels: Literal[1, 3] | None = key(None, "of grey (1) or coloured (3) images; null: as they were prepared")
 
     @property
     def shape(self) -> tuple[int, ...] | None:

@@ -12,7 +12,7 @@ from cld_core.errors import RecipeError, nearest
 from cld_core.sanitize import one_line
 
 from .keys import Entry, entries
-from .loader import COMMAND_LINE, file_layers, literal, load, load_with_places, origin, to_yaml, to_yaml_line
+from .loader import COMMAND_LINE, file_layers, literal, load, load_with_places, to_yaml, to_yaml_line
 from .registry import SECTIONS, SELECTORS, default_specs, known, specs_of
 from .schema import Recipe, leaves, walk
 
@@ -136,7 +136,7 @@ def from_base(
     values, found = leaves(recipe.to_dict()), {}
     changed = [key for key, value in values.items() if (key, value) not in before.items()]
     # First what was typed just now, which is what somebody looks for.
-    for key in sorted(changed, key=lambda key: origin(key, where) != COMMAND_LINE):
+    for key in sorted(changed, key=lambda key: where.get(key) != COMMAND_LINE):
         if key != "name" or key in where:
             instead = f" instead of {_shown(before[key])}" if key in before else ""
             found[key] = f"{_shown(values[key])}{instead}  ({where.get(key, 'default')})"

@@ -108,7 +108,7 @@ def why_slow(shape: tuple[int, ...], keys: Keys) -> Iterator[str]:
         positions = math.prod(side // divisor for side in shape[1:])
         if positions > _MOST_POSITIONS:
             text = f"examples of shape {shape} train slowly: the network attends to {positions:,} positions at once"
-            yield f"{text}. Crop or pad them to sides that 16 divides, or scale them down"
+            yield f"{text}. Scale them down, or crop or pad them to sides that 16 divides"
 
 
 def rounded(number: float) -> int:

@@ -262,7 +262,7 @@ def given(
         raise _error(where, f"test examples are {kinds[0]}, and those for training {kinds[1]}", _USE)
     if train.count < 2 or not tests.count:
         text = f"{train.count} examples for training and {tests.count} for tests are too few"
-        raise _error(where, text, "Give more; or a file of test examples in data.test")
+        raise _error(where, text, "Give more, another data.test_share, or a file of tests in data.test")
     classes = None if labels is None else _classes(where, train.labels, tests.labels)
     return Arrays(where, {"train": train, "validation": tests}, classes)
 

@@ -26,7 +26,7 @@ from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.model import Model
 from cld_core.nets import execution
-from cld_core.registration import fingerprint, resolve, table
+from cld_core.registration import fingerprint_of, resolve, table
 from cld_core.run.evaluations import EvalRequest, Extraction, Files
 from cld_core.run.shards import Arrays
 from cld_core.sanitize import printable
@@ -85,7 +85,7 @@ class Extractor:
         name = extraction.extractor
         if extraction.plugin is not None:
             plugins = [path for place, path in files.items() if place.startswith("plugin") and path]
-            if fingerprint(plugins) != extraction.plugin:
+            if fingerprint_of([("extractors", name)]) != extraction.plugin:
                 text = "changed since the evaluation was asked for. Re-run the command"
                 raise UsageError(f"{', '.join(plugins)}: {text}.")
         kind = find(name)

@@ -22,7 +22,7 @@ from cld_core.data import store
 from cld_core.data.form import Form
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.registration import fingerprint, is_shipped
+from cld_core.registration import fingerprint_of, is_shipped
 from cld_core.run.evaluations import EvalRequest, Extraction, FeatureInputs, Files
 from cld_core.sanitize import one_line
 
@@ -61,14 +61,15 @@ def request_of(
     stored = recipe.data if isinstance(recipe.data, StoredDataSpec) else None
     reads_test = points or any(registry.ROWS[metric.rows].of == "vectors" for metric in registry.metrics(names))
     eps = max(spec.elbo.eps, recipe.objective.loss_eps)
-    named = [("metrics", name) for name in names]
+    named = [it for metric in registry.metrics(names) for it in (("metrics", metric.name), ("rows", metric.rows))]
     named += [("sampling", recipe.sampling.method)] if "samples" in over else []
     named += [("objective", recipe.objective.name)] if "loss" in names else []
+    has_own_network = stored is not None and not is_shipped("network", recipe.network.name)
     resolved = {"fid": fid, "points": points, "elbo": replace(spec.elbo, eps=eps)}
     request = EvalRequest(
         **{**vars(spec), **resolved},
-        plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
-        images=isinstance(stored, ImageDataSpec) or isinstance(recipe.network, UnetSpec),
+        plugins=fingerprint_of(named),
+        images=isinstance(stored, ImageDataSpec) or isinstance(recipe.network, UnetSpec) or has_own_network,
         test_set=store.of(stored).split("validation").digest if stored is not None and reads_test else None,
         metrics=names,
         checkpoint_step=checkpoint_step,
@@ -226,7 +227,7 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         from . import features
 
         kind = features.find(spec.extractor)
-        plugin = None if features.is_built_in(kind) else fingerprint(recipe.plugins)
+        plugin = fingerprint_of([("extractors", spec.extractor)])
         layer = layer if spec.layer is not None else kind.get_default_feature_layer_for_metric("fid")
     made = Extraction(
         extractor=spec.extractor,

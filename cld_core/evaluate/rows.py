@@ -223,7 +223,7 @@ class EvaluationTask(Task):
                 names = () if is_shipped("metrics", metric.name) else [it.field for it in metric.quantities]
                 with trial("metrics", metric.name):
                     if names and not any(section.get(name) is not None for name in names):
-                        raise ValueError(f"its section has {', '.join(section)}, but no {' or '.join(names)}")
+                        raise ValueError(f"its section has {', '.join(section)}, but no number in {' or '.join(names)}")
         report["rows"] = self.made_of
         for remark in remarks(report):
             print(remark, flush=True)

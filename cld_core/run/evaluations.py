@@ -93,7 +93,8 @@ class EvalRequest(ShardedRequest, EvalSpec):
         elbo: its ``eps`` is never before `ObjectiveSpec.loss_eps`: the network has seen no smaller t.
         elbo_eps_asked: `eval.elbo.eps` if that is another one.
         ema: which average of the weights.
-        images: whether examples are images or, by their network, curves or fields: a file has fewer rows of these.
+        images: whether examples may be large: images, or arrays by the network, a U-Net or one of a plug-in; a file
+            has fewer rows of these.
         test_set: what the checksum of the test examples is, if a metric reads them.
         plugins: what tells the plug-ins that compute a part of it from others; None if none does.
     """

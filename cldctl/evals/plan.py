@@ -103,8 +103,6 @@ def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
 def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
     """``base`` with overrides of an evaluation, whose relative paths are taken from the working directory.
 
-    Imports the plug-ins that they add, and then those of ``base``, too.
-
     Args:
         source: what messages call ``base``.
         idle: keys that are ignored if the chosen sampler lacks them.
@@ -118,17 +116,24 @@ def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, i
         if key.split(".")[0] not in CHANGEABLE:
             allowed = f"Those of {', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} can be changed."
             raise UsageError(f"'{key}' is not a key of an evaluation. {allowed}")
-    return with_overrides(base, beside_own(base, overrides), source, idle).anchored(Path.cwd())
+    return changed(base, overrides, source, idle).anchored(Path.cwd())
 
 
-def beside_own(recipe: Recipe, overrides: Sequence[str]) -> list[str]:
-    """Overrides whose `plugins` add to those of a recipe, and take the place of files of the same name.
+def changed(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
+    """The recipe of a run with overrides, whose `plugins` add to its own or take the place of files of the same name.
+
+    Imports the plug-ins, if there are more. What was trained stays: network, diffusion and data.
 
     Raises:
-        RecipeError: one has another form.
+        RecipeError: a value is invalid.
     """
-    typed = dict(map(override, overrides)).get("plugins", [])
-    added = typed if isinstance(typed, list) else [typed]
+    new = with_overrides(base, _beside_own(base, overrides), source, idle)
+    return replace(new, network=base.network, sde=base.sde, data=base.data)
+
+
+def _beside_own(recipe: Recipe, overrides: Sequence[str]) -> list[str]:
+    typed = [value for key, value in map(override, overrides) if key == "plugins"]
+    added = [one for value in typed for one in (value if isinstance(value, list) else [value])]
     names = {Path(str(plugin)).name for plugin in added}
     kept = [plugin for plugin in recipe.plugins if Path(plugin).name not in names]
     others = [text for text in overrides if not text.startswith("plugins=")]

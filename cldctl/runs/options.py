@@ -49,7 +49,8 @@ _NOT_SWEPT = {
         "it changes no training. Sweep over it afterwards: `cldctl eval RUN --sweep KEY=a,b`",
     ),
 }
-_NOT_COMPARED = {"plugins", "data.size", "data.channels", "network.image_size", "network.image_channels"}
+# Keys that follow from the data where they are null, as they are in recipes of earlier versions.
+_OF_DATA = ("data.size", "data.channels", "network.image_size", "network.image_channels")
 _SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("name", *_NOT_SWEPT))
 
 
@@ -268,11 +269,11 @@ def _check_same(run: RunFolder, cell: Cell) -> None:
     """Refuse to take a run for a cell if it was submitted with other settings, which would go unnoticed."""
     wanted = _comparable(cell.recipe.anchored(Path.cwd()))
     # As it was submitted, or as it was continued: both are what somebody asked for.
-    recipes = [_comparable(recipe) for recipe in (load_frozen(run.recipe_file), run.recipe())]
-    if wanted in recipes:
+    stored = [_comparable(recipe) for recipe in (load_frozen(run.recipe_file), run.recipe())]
+    differing = [_differing(recipe, wanted) for recipe in stored]
+    if not all(differing):
         return
-    differing = [key for key, value in wanted.items() if recipes[0].get(key) != value] or ["a key of its recipe"]
-    texts = [f"{key}={to_yaml_line(recipes[0].get(key))}" for key in differing[:3]]
+    texts = [f"{key}={to_yaml_line(stored[0].get(key))}" for key in differing[0][:3]]
     fix = "Use another --name, or the settings that the group was submitted with"
     raise UsageError(f"{run.name} exists, and was submitted with {', '.join(texts)}. {fix}.")
 
@@ -287,12 +288,20 @@ def _check_origin(run: RunFolder, origin: "Origin | None") -> None:
 
 
 def _comparable(recipe: Recipe) -> dict[str, object]:
-    """By key, what a training depends on: not the jobs, not where a plug-in lies, and not what only the data decide."""
+    """By key, what a training depends on: not the jobs, and not where a plug-in lies."""
     values = leaves(recipe.to_dict())
-    if values.get("network.attention") == (ATTENTION,):
-        # Recipes of earlier versions have it where others have null, which means the same.
-        values["network.attention"] = None
-    return {key: value for key, value in values.items() if key not in _NOT_COMPARED and not key.startswith("cluster.")}
+    return {key: value for key, value in values.items() if key != "plugins" and not key.startswith("cluster.")}
+
+
+def _differing(stored: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
+    """Keys with other values, unless they mean the same: what only the data decide, and attention that is null."""
+
+    def same(key: str) -> bool:
+        pair = stored.get(key), wanted.get(key)
+        derived = None in pair and (key in _OF_DATA or (key == "network.attention" and (ATTENTION,) in pair))
+        return pair[0] == pair[1] or derived
+
+    return [key for key in {**wanted, **stored} if not same(key)]
 
 
 def _check_size(first: Cell, cell: Cell) -> None:

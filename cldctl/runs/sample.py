@@ -8,14 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cld_core.config import Recipe, with_overrides
+from cld_core.config import Recipe
 from cld_core.config.loader import COMMAND_LINE
 from cld_core.config.registry import require_fixed_steps
 from cld_core.errors import UsageError
 from cld_core.registration import import_plugins
 from cld_core.run import RunFolder
 from cld_core.run.recipe import trusted_recipe
-from cldctl.evals.plan import beside_own
+from cldctl.evals.plan import changed
 
 from . import snapshot
 from .options import named_as_typed, refuse_twice
@@ -176,7 +176,7 @@ class SampleOptions:
         typed = [*(f"sampling.{name}={value}" for name, value in given.items()), *self.overrides]
         with named_as_typed(self.run, {f"sampling.{name}": f"--{name}" for name in given}):
             recipe = trusted_recipe(self.run, allow_plugin=self.allow_plugin)
-            recipe = with_overrides(recipe, beside_own(recipe, typed), str(self.run.recipe_file))
+            recipe = changed(recipe, typed, str(self.run.recipe_file))
         if self.observed.how == "replacement":
             require_fixed_steps(recipe.sampling)
         if self.label is not None and not recipe.data.labels:

@@ -95,6 +95,13 @@ def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capf
     assert "No results yet" not in shown
 
 
+def test_steps_of_all_rows_are_timed_in_turn(data, monkeypatch):
+    monkeypatch.setattr(leaderboard, "_MEASURED", 2)
+    recipes = {row: leaderboard.load(leaderboard.RECIPE, [f"data.path={data}", *TINY]) for row in ("first", "second")}
+    clock = iter([*range(4 * leaderboard._WARM), 0, 1, 1, 9, 9, 12, 12, 22])
+    assert leaderboard.seconds_per_step(recipes, lambda: next(clock)) == {"first": 2, "second": 9}
+
+
 @pytest.mark.parametrize("name", leaderboard.ROWS)
 def test_a_row_has_a_published_diffusion(name):
     published = leaderboard.ROOT / "recipes" / f"cifar10{'' if name == 'cld' else f'_{name}'}.yaml"

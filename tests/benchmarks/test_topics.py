@@ -1,5 +1,6 @@
 """The benchmarks run, print their results and write them to a file. Tests never judge how long anything takes."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -12,8 +13,14 @@ from benchmarks.ncsnpp_step import step_flops
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
 from tests.support.images import image_recipe
+from tests.support.paths import ROOT
 
 TOPICS = ("limits", "toy_step", "ema", "sampling", "likelihood", "checkpoint", "ncsnpp_step", "gpu")
+
+
+def test_all_can_be_imported():
+    for file in (ROOT / "benchmarks").glob("[!_]*.py"):
+        importlib.import_module(f"benchmarks.{file.stem}")
 
 
 @pytest.mark.by_hand

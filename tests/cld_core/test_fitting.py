@@ -121,7 +121,7 @@ def test_a_wrong_argument_is_named_at_once(given, message):
     [
         ("rows.npz", {}, r"data='rows.npz': there is no such file, folder or toy density\. Toy densities are"),
         ("gaussiann", {}, "Did you mean 'gaussian'"),
-        (ROWS[:2], {"data__test_share": 0.9}, "Raise data__test_share|too few"),
+        (ROWS[:2], {"data__test_share": 0.9}, "too few.*another data.test_share"),
         (torch.zeros(9, 3, dtype=torch.bfloat16), {}, r"the examples .*BFloat16.* float32"),
         (ROWS, {"labels": [[1], [1, 2]] * 100}, "the labels are not an array"),
         ([], {}, r"an array of shape \(0,\)"),

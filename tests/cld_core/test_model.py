@@ -1,5 +1,6 @@
 """Library use without any cluster, and its types; class-conditional models, from training to their report."""
 
+import math
 import re
 import subprocess
 import sys
@@ -190,9 +191,12 @@ def test_data_of_another_shape_are_refused(toy, x):
         toy.log_likelihood(x)
 
 
-def test_bits_per_dim_are_those_of_images(toy):
+def test_bits_per_dim_are_those_of_images(toy, images):
+    # A uniform density over [-1, 1]^D says nothing about 8-bit grey levels: 8 bits/dim.
+    uniform = torch.tensor([-math.prod(images.data_shape) * math.log(2.0)], dtype=torch.float64)
+    assert_close(images.bits_per_dim(uniform), torch.tensor([8.0], dtype=torch.float64))
     with pytest.raises(UsageError, match="no grey levels"):
-        toy.bits_per_dim(torch.zeros(1))
+        toy.bits_per_dim(uniform)
 
 
 def test_a_picture_of_points_is_beside_the_data(toy):

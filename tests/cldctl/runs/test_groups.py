@@ -219,5 +219,5 @@ def test_what_earlier_versions_stored_and_the_data_decide_is_no_other_setting(tm
     stored = ("network.image_size=32", "network.image_channels=3", "data.size=32", "network.attention=[16]")
     seeds(tmp_path, "g", 1, infix="-seed", overrides=("train.seed=0", *given, *stored))
     assert options.existing(asked(tmp_path, ("train.seed=0",), given))
-    with pytest.raises(UsageError, match=r"network.attention=null\. Use"):
+    with pytest.raises(UsageError, match=r"network.attention=\[16\]\. Use"):
         options.existing(asked(tmp_path, ("train.seed=0",), (*given, "network.attention=[32]")))
