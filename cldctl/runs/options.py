@@ -49,7 +49,7 @@ _NOT_SWEPT = {
         "it changes no training. Sweep over it afterwards: `cldctl eval RUN --sweep KEY=a,b`",
     ),
 }
-# Keys that follow from the data where they are null, as they are in recipes of earlier versions.
+# Keys that follow from the data where they are null; recipes of earlier versions have numbers.
 _OF_DATA = ("data.size", "data.channels", "network.image_size", "network.image_channels")
 _SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("name", *_NOT_SWEPT))
 
