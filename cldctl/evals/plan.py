@@ -127,11 +127,12 @@ def changed(base: Recipe, overrides: Sequence[str], source: str, idle: Collectio
     Raises:
         RecipeError: a value is invalid.
     """
-    new = with_overrides(base, _beside_own(base, overrides), source, idle)
+    new = with_overrides(base, beside_own(base, overrides), source, idle)
     return replace(new, network=base.network, sde=base.sde, data=base.data)
 
 
-def _beside_own(recipe: Recipe, overrides: Sequence[str]) -> list[str]:
+def beside_own(recipe: Recipe, overrides: Sequence[str]) -> list[str]:
+    """Overrides whose `plugins` are added to those of a recipe, in place of files of the same name."""
     typed = [value for key, value in map(override, overrides) if key == "plugins"]
     added = [one for value in typed for one in (value if isinstance(value, list) else [value])]
     names = {Path(str(plugin)).name for plugin in added}

@@ -94,9 +94,8 @@ def test_a_finished_run_uses_its_copy_of_a_plug_in_or_the_file_that_is_named(tmp
     } - set(RunFolder(runs / "mine").recipe().plugins)
     assert named.startswith(f"{runs}/mine/code/"), "its jobs do not need the file"
     assert "already complete" in evaluated(f"plugins={file}")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "fill.py").write_text("x = 1")
-    assert "already complete" in evaluated(f"plugins={tmp_path}/other/fill.py"), "the copy registers what is used"
+    (runs / "fill.py").write_text("x = 1")
+    assert "already complete" in evaluated(f"plugins={runs}/fill.py"), "the run's copy registers what is used"
     write(field="val")
     refused = evaluated(f"plugins={file}", code=None)
     assert "cannot be used: its section has val, but no number in value. Correct it: docs/howto/own-met" in refused
