@@ -15,7 +15,7 @@ from tests.support.images import store_images
 
 COUNTS = {"train": 96, "validation": 48}
 # A row of milliseconds.
-TINY = ("network={channels: 8, patch: 1, attention: null}", "train.batch_size=4", "eval.points=2", "sampling.nfe=2")
+TINY = ("network={channels: 8, patch: 1, attention: null}", "train.batch_size=4", "sampling.nfe=2")
 COARSE = ("eval.elbo.rtol=1.0", "eval.elbo.atol=1.0")
 
 
@@ -76,7 +76,7 @@ def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capf
     run(monkeypatch, "--table", *places)
     assert capfd.readouterr().out == "No results yet.\n"
     monkeypatch.setattr(leaderboard, "seconds_per_step", lambda recipes: dict.fromkeys(recipes, 0.02) | {"hold": 0.03})
-    asked = ("--row", "psld", "--minutes", 0.001, "--samples", 12, "--threads", 1, *TINY, *COARSE)
+    asked = ("--row", "psld", "--minutes", 0.001, "--samples", 12, "--threads", 1, "--points", 2, *TINY, *COARSE)
     run(monkeypatch, *asked, *places)
     row = json.loads((tmp_path / "results" / "psld-seed0.json").read_text())
     assert (row["steps"], row["batch_size"], row["n"]) == (2, 4, 12)
