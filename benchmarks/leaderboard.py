@@ -82,7 +82,7 @@ def seconds_per_step(recipes: Mapping[str, Recipe], clock: Callable[[], float] =
 
 
 def steps_of(parsed: argparse.Namespace) -> int:
-    """As many as fill the time in every row, as measured for all of them before the first was trained."""
+    """As many as the slowest row trains in the time; all are timed before the first is trained."""
     file = parsed.results / "steps.json"
     if not file.is_file():
         took = seconds_per_step({row: load(RECIPE, overrides(parsed, row)) for row in ROWS})

@@ -46,7 +46,6 @@ _DIGITS = "samples, in float32, lose digits of what differs. Subtract a number n
 # Of float32, in which models compute.
 _LARGEST = float(np.finfo(np.float32).max)
 _WORDS: dict[Split, str] = {"train": "training", "validation": "test"}
-_USES: dict[Split, str] = {"train": "training", "validation": "tests"}
 _USE = "Use an array of examples (N, d), (N, C, L) or (N, C, H, W); for single numbers, x[:, None]"
 
 
@@ -179,7 +178,7 @@ class Arrays:
             if not fits.all():
                 place = first + int(fits.argmin())
                 row = place if part.rows is None else part.rows[place]
-                text = f"row {row}, for {_USES[split]}, has numbers that are not finite, or beyond float32"
+                text = f"row {row} ({_WORDS[split]}) has numbers that are not finite, or beyond float32"
                 fix = "Remove or correct all such rows: x[numpy.isfinite(x.astype('f4')).reshape(len(x), -1).all(1)]"
                 raise _error(self.where, text, fix)
             low, high = np.minimum(low, values.min((0, 2))), np.maximum(high, values.max((0, 2)))

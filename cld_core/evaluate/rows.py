@@ -220,9 +220,9 @@ class EvaluationTask(Task):
             readers = [metric for metric in registry.metrics(request.metrics) if metric.rows == kind]
             for metric in readers:
                 report[metric.name] = section = resolve(metric.section)(table)
-                names = () if is_shipped("metrics", metric.name) else [it.field for it in metric.quantities]
-                with trial("metrics", metric.name):
-                    if names and not any(section.get(name) is not None for name in names):
+                names = [] if is_shipped("metrics", metric.name) else [it.field for it in metric.quantities]
+                if names and all(section.get(name) is None for name in names):
+                    with trial("metrics", metric.name):
                         raise ValueError(f"its section has {', '.join(section)}, but no number in {' or '.join(names)}")
         report["rows"] = self.made_of
         for remark in remarks(report):

@@ -286,10 +286,9 @@ def _check_data(run: RunFolder, recipe: Recipe, *, update: bool = False, allowed
     Raises:
         RecipeError: the data are known to be others; names the fix. Or a plug-in cannot be imported.
     """
-    copies = code.copies_in(code.folder_of(run.path))
     fix = f"`cldctl resume {run.name} --update-code` takes the new one"
     warnings = [] if update else list(snapshot.changed_plugins(run, recipe.plugins, fix))
-    now, whose = _data_of(run, recipe, copies, update)
+    now, whose = _data_of(run, recipe, update)
     if not are_other_data(now, run.ledger.history().data):
         return warnings
     text = f"{whose} are not those that {run.name} has trained on so far"
@@ -299,9 +298,7 @@ def _check_data(run: RunFolder, recipe: Recipe, *, update: bool = False, allowed
     return [*warnings, f"{text}: from now on it trains on other data"]
 
 
-def _data_of(
-    run: RunFolder, recipe: Recipe, copies: Mapping[str, code.Plugin], update: bool
-) -> tuple[Mapping[str, str], str]:
+def _data_of(run: RunFolder, recipe: Recipe, update: bool) -> tuple[Mapping[str, str], str]:
     """What tells the data from others, and what messages call them; empty if nobody need ask.
 
     Those of a plug-in are drawn from, which loads torch: not if it is the run's own copy.
@@ -309,7 +306,9 @@ def _data_of(
     data = recipe.data
     if isinstance(data, StoredDataSpec):
         return {IMAGES: store.of(data).split("train").digest}, f"the examples in {data.path}"
-    if is_shipped("data", data.name) or (not update and all(plugin in copies for plugin in recipe.plugins)):
+    if is_shipped("data", data.name):
+        return {}, ""
+    if not update and set(recipe.plugins) <= code.copies_in(code.folder_of(run.path)).keys():
         return {}, ""
     from cld_core.data.source import identity
 

@@ -402,7 +402,7 @@ def changed_plugins(run: RunFolder, plugins: Sequence[str], fix: str = "plugins=
     Args:
         fix: what to do about it, with braces for the file.
     """
-    copies = code.copies_in(code.folder_of(run.path))
+    copies = code.copies_in(code.folder_of(run.path)) if plugins else {}
     for plugin in (copies[path] for path in plugins if path in copies):
         with contextlib.suppress(OSError):
             if checksum(Path(plugin.path)) != plugin.sha256:

@@ -168,7 +168,7 @@ NAN[[17, 300], 1] = np.nan
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"x": NAN}, r"row 17, for training.*not finite"),
+        ({"x": NAN}, r"row 17 \(train.*not finite"),
         ({"x": drawn() * 1e300}, "beyond float32"),
         ({"x": drawn() + 0j}, "complex128"),
         ({"x": np.array([["a"]] * 9)}, "not real numbers"),
