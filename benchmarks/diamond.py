@@ -11,7 +11,7 @@ from torch import Tensor
 from cld_core.analytic import diamond
 from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import ExponentialSpec, SamplingSpec
-from cld_core.evaluate.toy import sliced_w2
+from cld_core.evaluate.vectors import sliced_w2
 from cld_core.samplers import sample
 from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, Diffusion

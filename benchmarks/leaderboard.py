@@ -57,7 +57,6 @@ _COLUMNS: tuple[tuple[str, str, float, int], ...] = (
     ("fid", "FID", 1.0, 2),
     ("bpd", "bits/dim", 1.0, 3),
     ("accuracy", "of their class, %", 100.0, 1),
-    ("steps", "steps", 1.0, 0),
 )
 
 
@@ -161,25 +160,24 @@ def table(results: Path) -> str:
     if not stored:
         return "No results yet."
     by_row = {name: [it for it in stored if it["row"] == name] for name in ROWS}
-    lines = [f"| diffusion | seeds | {' | '.join(heading for _, heading, *_ in _COLUMNS)} |", "| -- " * 6 + "|"]
+    lines = [f"| diffusion | seeds | {' | '.join(heading for _, heading, *_ in _COLUMNS)} |", "| -- " * 5 + "|"]
     for name, those in by_row.items():
         if those:
             cells = [cell([it[key] for it in those], factor, digits) for key, _, factor, digits in _COLUMNS]
             lines.append(f"| {name} | {len(those)} | {' | '.join(cells)} |")
     for name, it in stored[0]["real"].items():
-        lines.append(f"| {name} |  | {it['fid']:.2f} |  | {100 * it['accuracy']:.1f} |  |")
-    return "\n".join([*lines, "", *_about(stored), *map(_samplers, compared)])
+        lines.append(f"| {name} |  | {it['fid']:.2f} |  | {100 * it['accuracy']:.1f} |")
+    timed = read_object(results / "steps.json")["machine"]
+    return "\n".join([*lines, "", _about(stored, timed), *map(_samplers, compared)])
 
 
-def _about(stored: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How the rows were made."""
-    first = stored[0]
-    machines = {f"{it['machine']['cpu']}, {it['machine']['threads']} threads" for it in stored}
-    errors = statistics.mean(it["bpd_stderr"] for it in stored)
-    training = f"{first['minutes']:g} minutes of training with batches of {first['batch_size']}"
-    where = f"on {' and '.join(sorted(machines))}, torch {first['machine']['torch']}"
+def _about(stored: Sequence[Mapping[str, Any]], timed: Mapping[str, Any]) -> str:
+    """How the rows were made; ``timed`` is the machine that was."""
+    first, errors = stored[0], statistics.mean(it["bpd_stderr"] for it in stored)
+    trained = f"{first['steps']:,} steps of {first['batch_size']} images, as many as the slowest trains"
+    where = f"in {first['minutes']:g} minutes on {timed['threads']} cores of {timed['cpu']} with torch {timed['torch']}"
     judged = f"FID and judge: {first['n']:,} samples ({first['sampler']})"
-    return [f"{training} {where}. {judged}. The standard error of a bound is {errors:.3f}."]
+    return f"Training: {trained} {where}. {judged}. The standard error of a bound is {errors:.3f}."
 
 
 def _samplers(it: Mapping[str, Any]) -> str:

@@ -231,7 +231,7 @@ _METRICS = (
         name="w2",
         help="Sliced Wasserstein-2 distance from true samples (toy data), or from test data (arrays).",
         rows="vectors",
-        section="cld_core.evaluate.toy:w2",
+        section="cld_core.evaluate.vectors:w2",
         same=("samples", "w2"),
         remark=_on_units,
         quantities=(
@@ -250,7 +250,7 @@ _METRICS = (
         name="energy",
         help="Energy distance from true samples (toy data), or from test data (arrays).",
         rows="vectors",
-        section="cld_core.evaluate.toy:energy",
+        section="cld_core.evaluate.vectors:energy",
         same=("samples", "w2"),
         remark=_on_units,
         quantities=(Quantity(key="energy", label="energy distance", stderr="stderr", digits=4),),
@@ -259,7 +259,7 @@ _METRICS = (
         name="density",
         help="Mean true log-density of the samples (toy data).",
         rows="vectors",
-        section="cld_core.evaluate.toy:density",
+        section="cld_core.evaluate.vectors:density",
         needs_law=True,
         same=("samples",),
         quantities=(Quantity(key="density", label="log-density, nats", stderr="stderr", larger_is_better=True),),
@@ -278,7 +278,7 @@ _METRICS = (
             "Sliced W2 and log-density of the samples of each class against its true distribution (labelled toy data)."
         ),
         rows="vectors",
-        section="cld_core.evaluate.toy:class_law",
+        section="cld_core.evaluate.vectors:class_law",
         same=("samples", "w2"),
         needs_labels=True,
         needs_law=True,
@@ -333,7 +333,7 @@ _ROWS = {
     "vectors": RowKind(
         over="samples",
         depends=("sampling",),
-        implementation="cld_core.evaluate.toy:VectorRows",
+        implementation="cld_core.evaluate.vectors:VectorRows",
         of="vectors",
     ),
     "flow": RowKind(

@@ -138,7 +138,7 @@ def show_given(
 
     Images: a grid whose first image is what was observed, grey where nothing is known. Toy data: the samples over the
     density, beside the data or, with one coordinate known exactly, the distribution of the other one against the exact
-    ``line`` (`cld_core.evaluate.toy.ConditionalDensity`).
+    ``line`` (`cld_core.evaluate.vectors.ConditionalDensity`).
     """
     text, mask = title(x, model, how), observation.mask
 

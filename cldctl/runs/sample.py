@@ -208,7 +208,7 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
     import cld_core
     from cld_core import pictures
     from cld_core.evaluate.rows import remark_on
-    from cld_core.evaluate.toy import ConditionalDensity, agreement
+    from cld_core.evaluate.vectors import ConditionalDensity, agreement
 
     model = cld_core.load(run.path, options.checkpoint, allow_plugin=options.allow_plugin, ema_length=recipe.ema.length)
     model.recipe = replace(model.recipe, sampling=recipe.sampling)

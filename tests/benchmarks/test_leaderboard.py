@@ -92,7 +92,7 @@ def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capf
     shown = Path(page).read_text()
     assert f"| psld | 2 | {row['fid'] + 1:.2f} ± 1.41 | {row['bpd'] + 0.5:.3f} ± 0.707 |" in shown
     assert "| tuned | 1.50 / 87.5 |" in shown
-    assert "No results yet" not in shown
+    assert "Training: 2 steps of 4 images" in shown
 
 
 def test_steps_of_all_rows_are_timed_in_turn(data, monkeypatch):

@@ -8,7 +8,7 @@ from cld_core.analytic import GaussianMixture, diamond
 from cld_core.conditioning import GradientGuidance, Observation, Replacement
 from cld_core.config import load
 from cld_core.data import toy
-from cld_core.evaluate.toy import ConditionalDensity, agreement
+from cld_core.evaluate.vectors import ConditionalDensity, agreement
 from cld_core.model import Model
 from tests.support.numeric import Given
 from tests.support.paths import RECIPES

@@ -8,10 +8,10 @@ import torch
 
 from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.evaluate import toy as distances
+from cld_core.evaluate import vectors as distances
 from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import SampleRows
-from cld_core.evaluate.toy import energy_of, w2_of
+from cld_core.evaluate.vectors import energy_of, w2_of
 from cld_core.metrics import fitting
 from cld_core.model import Model
 from cld_core.run import RunFolder

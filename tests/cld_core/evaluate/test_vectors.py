@@ -12,7 +12,7 @@ from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import SampleRows
-from cld_core.evaluate.toy import _true_points, sliced_w2
+from cld_core.evaluate.vectors import _true_points, sliced_w2
 from cld_core.model import Model
 from cld_core.run.evaluations import numbers
 from cld_core.samplers import Samples
