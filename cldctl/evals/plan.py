@@ -116,10 +116,10 @@ def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, i
         if key.split(".")[0] not in CHANGEABLE:
             allowed = f"Those of {', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} can be changed."
             raise UsageError(f"'{key}' is not a key of an evaluation. {allowed}")
-    return changed(base, overrides, source, idle).anchored(Path.cwd())
+    return changed_recipe(base, overrides, source, idle).anchored(Path.cwd())
 
 
-def changed(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
+def changed_recipe(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
     """The recipe of a run with overrides, whose `plugins` add to its own or take the place of files of the same name.
 
     Imports the plug-ins, if there are more. What was trained stays: network, diffusion and data.

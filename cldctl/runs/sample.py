@@ -15,7 +15,7 @@ from cld_core.errors import UsageError
 from cld_core.registration import import_plugins
 from cld_core.run import RunFolder
 from cld_core.run.recipe import trusted_recipe
-from cldctl.evals.plan import changed
+from cldctl.evals.plan import changed_recipe
 
 from . import snapshot
 from .options import named_as_typed, refuse_twice
@@ -176,7 +176,7 @@ class SampleOptions:
         typed = [*(f"sampling.{name}={value}" for name, value in given.items()), *self.overrides]
         with named_as_typed(self.run, {f"sampling.{name}": f"--{name}" for name in given}):
             recipe = trusted_recipe(self.run, allow_plugin=self.allow_plugin)
-            recipe = changed(recipe, typed, str(self.run.recipe_file))
+            recipe = changed_recipe(recipe, typed, str(self.run.recipe_file))
         if self.observed.how == "replacement":
             require_fixed_steps(recipe.sampling)
         if self.label is not None and not recipe.data.labels:
