@@ -8,7 +8,7 @@ import torch
 
 from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.evaluate import vectors as distances
+from cld_core.evaluate import vectors
 from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import SampleRows
 from cld_core.evaluate.vectors import energy_of, w2_of
@@ -41,7 +41,7 @@ def test_energy_distance_is_over_all_pairs_however_many_are_computed_at_once(mon
     a, b = torch.tensor([[0.0], [1.0], [3.0]]).double(), torch.tensor([[2.0], [5.0]]).double()
     wanted = 2 * (2 + 5 + 1 + 4 + 1 + 2) / 6 - (1 + 3 + 2) / 3 - 3
     for block in (1 << 22, 1):
-        monkeypatch.setattr(distances, "_BLOCK", block)
+        monkeypatch.setattr(vectors, "_BLOCK", block)
         assert energy_of([a], [b]) == {"value": pytest.approx(wanted, rel=1e-12), "stderr": None}
 
 
