@@ -61,7 +61,7 @@ def test_a_network_for_examples_of_any_shape(tmp_path, shape):
         (SHAPED, "return (h,)", r"it returns \(float32 of shape \(2, 8\)\), not"),
         (SHAPED, f"{SHAPED}.long()", "it returns int64 of shape"),
         (SHAPED, f"{SHAPED} / 0", "numbers that are not finite"),
-        ("halves_in * numbers + 1", "3", r"RuntimeError: mat1 and mat2 .*\(2x5 and 3x8\)"),
+        ("halves_in * numbers + 1", "3", r"RuntimeError: .*\(2x5 and 3x8\)"),
         ("u.flatten(1)", "u.flatten(1).double()", "must have the same dtype"),
         ("forward(self, u, t)", "forward(self, u)", r"TypeError: .*forward\(\) takes 2 positional"),
         (SHAPED, "return h.nothing", r"AttributeError: .* 'nothing' \(/.*/mine\.py:32\)\. Correct it"),
