@@ -1,12 +1,14 @@
 """Fingerprints: SHA-256 of plain content and of files, as hexadecimal digits."""
 
-import functools
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from cld_core.files import opened
+
+# By device, inode, time and size: files that are links of each other, as those of a sweep are, are read once.
+_checksums: dict[tuple[int, ...], str] = {}
 
 
 def digest(content: Any) -> str:
@@ -21,12 +23,10 @@ def digest_of(path: Path) -> str:
         OSError: the file cannot be read.
     """
     now = path.stat()
-    return _digest_of(path, now.st_size, now.st_mtime_ns)
-
-
-@functools.cache
-def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
-    return checksum(path)
+    mark = now.st_dev, now.st_ino, now.st_mtime_ns, now.st_size
+    if mark not in _checksums:
+        _checksums[mark] = checksum(path)
+    return _checksums[mark]
 
 
 def checksum(path: Path) -> str:

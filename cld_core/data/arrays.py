@@ -26,12 +26,11 @@ from cld_core.config.data import ArraysSpec, StoredDataSpec
 from cld_core.errors import DataError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .form import GREY_LEVELS, MOST_NUMBERS, Form, Split
+from .form import GREY_LEVELS, MOST_NUMBERS, TEST_NAMES, Form, Split
 
 # Larger arrays stay on disk: every rank of a machine holds its own copy. They are not looked at as a whole.
 MEMORY_BYTES = 2 << 30
 SUFFIXES = (".npy", ".npz", ".safetensors")
-_TESTS = ("test", "validation", "valid", "val")
 # Of what is in a file, beside the examples.
 _OTHERS = ("labels", "test", "test_labels")
 # Numbers that are looked at together, and bytes of large arrays that are looked at or hashed, evenly spread.
@@ -310,7 +309,7 @@ def _opened(spec: ArraysSpec, stamps: object) -> Arrays:
     path = Path(str(spec.path)).expanduser()
     found = _read(_split_file(path, ("train",)) if path.is_dir() else path)
     if spec.test is not None or path.is_dir():
-        tests = _read(_split_file(path, _TESTS) if spec.test is None else Path(spec.test).expanduser())
+        tests = _read(_split_file(path, TEST_NAMES) if spec.test is None else Path(spec.test).expanduser())
         found |= {"test": tests["x"], "test_labels": tests.get("labels")}
     if spec.labels and found.get("labels") is None:
         fix = "Save them (N,) as labels in the archive, or beside X.npy in X_labels.npy; or set data.labels=false"

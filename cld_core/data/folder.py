@@ -25,6 +25,7 @@ from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import has_control, one_line
 from cld_core.seeds import key_of
 
+from .form import TEST_NAMES
 from .prepare import Member, Part, Plan, members
 from .store import CHANNELS, SPLITS, Split
 
@@ -37,13 +38,7 @@ MOST_PIXELS = 40_000_000
 MOST_BYTES = 128 << 20
 # Pillow warns at a limit of its own; ours is an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-_SPLIT_FOLDERS: dict[str, Split] = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "validation",
-}
+_SPLIT_FOLDERS: dict[str, Split] = {"train": "train", **dict.fromkeys(TEST_NAMES, "validation")}
 # Height and width in pixels; beyond it a single image takes 50 MB and more.
 LARGEST = 4096
 # Pillow's modes of grey pictures: of one bit or eight a pixel, the last with transparency.

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
+# Names of files or folders of test examples.
+TEST_NAMES = ("test", "validation", "valid", "val")
 # Of a pixel.
 GREY_LEVELS = 256
 # Of one example: no model that fits a machine has more numbers, or more axes.

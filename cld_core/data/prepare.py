@@ -366,33 +366,24 @@ def prepare(
     if name not in names():
         guess = did_you_mean(name, names())
         raise UsageError(f"No data set {name!r} can be prepared.{guess} Available: {', '.join(names())}.")
-    plan = _plan(name, Path(source).expanduser(), size, split, channels, expect)
-    return build(plan, Path(out).expanduser(), progress)
-
-
-def _plan(
-    name: str,
-    source: Path,
-    size: int | None,
-    split: float | None,
-    channels: int | None,
-    expect: Mapping[str, int] | None,
-) -> Plan:
     spec = SECTIONS["data"].variants[name].spec
     assert issubclass(spec, ImageDataSpec), f"{name} is not a set of images"
-    plan: Callable[..., Plan] = resolve(spec.preparation)
+    plan_of: Callable[..., Plan] = resolve(spec.preparation)
+    source = Path(source).expanduser()
     if spec is ImageDataSpec:
         if size is None:
             raise UsageError("Pictures in a folder can be resized to any size. Choose one: --size 64, for example.")
-        return plan(source, size, split, channels)
-    if size not in (None, spec.own_pixels):
-        own = "the size in its files" if spec.own_pixels is None else f"{spec.own_pixels} pixels"
-        raise UsageError(f"{name} has {own}, not {size}. Omit --size, or prepare it as a folder.")
-    if split is not None:
-        raise UsageError(f"{name} has its own validation split. Omit --split.")
-    if channels is not None:
-        raise UsageError(f"{name} has its own channels. Omit --channels.")
-    return plan(source, expect=expect)
+        plan = plan_of(source, size, split, channels)
+    else:
+        if size not in (None, spec.own_pixels):
+            own = "the size in its files" if spec.own_pixels is None else f"{spec.own_pixels} pixels"
+            raise UsageError(f"{name} has {own}, not {size}. Omit --size, or prepare it as a folder.")
+        if split is not None:
+            raise UsageError(f"{name} has its own validation split. Omit --split.")
+        if channels is not None:
+            raise UsageError(f"{name} has its own channels. Omit --channels.")
+        plan = plan_of(source, expect=expect)
+    return build(plan, Path(out).expanduser(), progress)
 
 
 def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: None) -> About:

@@ -22,7 +22,7 @@ from typing import Literal
 
 from cld_core import ownership
 from cld_core.codec import find_record
-from cld_core.digests import checksum, digest
+from cld_core.digests import checksum, digest, digest_of
 from cld_core.errors import CldError
 from cld_core.files import retried
 
@@ -214,23 +214,11 @@ def problem_of(folder: Path, manifest: Manifest) -> str | None:
             # A file may have another name in a run that somebody has opened to a group.
             if (problem := ownership.problem_of(status)) is not None and ownership.is_mine(folder):
                 return f"{name}: {problem}; `chmod -R go-w` takes that away"
-            # Runs of a sweep share files.
-            if _checksum_of(folder / name, status) != sha256:
+            if digest_of(folder / name) != sha256:
                 return f"{name} was changed"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     return next((f"{name} was added" for name in _importable(folder) if name not in wanted), None)
-
-
-# By device, inode, time and size: for the length of a command.
-_checksums: dict[tuple[int, ...], str] = {}
-
-
-def _checksum_of(path: Path, status: os.stat_result) -> str:
-    mark = status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
-    if mark not in _checksums:
-        _checksums[mark] = checksum(path)
-    return _checksums[mark]
 
 
 def _importable(folder: Path) -> Iterator[str]:

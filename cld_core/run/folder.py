@@ -234,11 +234,11 @@ class RunFolder:
 
     def evaluation_names(self) -> list[str]:
         """The names of what is in the folder of evaluations and sweeps; none if it cannot be listed."""
-        return _names_in(self.evals, (OSError,))
+        return names_in(self.evals, (OSError,))
 
     def tuning_names(self) -> list[str]:
         """The names of the tunings, sorted; none if they cannot be listed. Beside them is what they share."""
-        return sorted(name for name in _names_in(self.tuned, (OSError,)) if not name.endswith(".npz"))
+        return sorted(name for name in names_in(self.tuned, (OSError,)) if not name.endswith(".npz"))
 
     def steps_to_evaluate(self) -> set[int]:
         """Steps of the checkpoints that an evaluation or a tuning was requested for and has no result of.
@@ -250,7 +250,7 @@ class RunFolder:
         requests = [
             existing_object(home / name / "request.json") or {}
             for home, result in results
-            for name in _names_in(home)
+            for name in names_in(home)
             if not os.path.exists(home / name / result)
         ]
         steps = [whole(request.get("checkpoint_step")) for request in requests]
@@ -317,11 +317,11 @@ class RunFolder:
 
 
 def _steps_in(folder: Path, unfinished: bool = False, empty: tuple[type[OSError], ...] = _ABSENT) -> list[int]:
-    matches = (_CHECKPOINT.fullmatch(name) for name in _names_in(folder, empty))
+    matches = (_CHECKPOINT.fullmatch(name) for name in names_in(folder, empty))
     return sorted({int(match[1]) for match in matches if match and (unfinished or match[2] == "json")})
 
 
-def _names_in(folder: Path, empty: tuple[type[OSError], ...] = _ABSENT) -> list[str]:
+def names_in(folder: Path, empty: tuple[type[OSError], ...] = _ABSENT) -> list[str]:
     """What a folder holds; nothing if there is none: copies and archives of runs leave empty folders out.
 
     Args:
@@ -341,7 +341,7 @@ def find_runs(root: str | Path) -> Sequence[RunFolder]:
 def runs_beginning(root: str | Path, prefix: str = "") -> list[RunFolder]:
     """The runs directly under ``root`` whose names begin like this; others are not looked at."""
     # A hidden one is a run that is being made, or whose command was killed.
-    names = [name for name in _names_in(Path(root)) if name.startswith(prefix) and not name.startswith(".")]
+    names = [name for name in names_in(Path(root)) if name.startswith(prefix) and not name.startswith(".")]
     return [run for name in names if (run := RunFolder(Path(root, name))).exists]
 
 

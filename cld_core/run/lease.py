@@ -26,6 +26,7 @@ from cld_core.errors import LeaseHeldError, LeaseLostError
 from cld_core.files import existing_object, retried, write_json
 
 from . import pids
+from .folder import names_in
 
 HEARTBEAT_S, STALE_AFTER_S = 5.0, 45.0
 # Seconds between two looks at another owner.
@@ -164,11 +165,7 @@ def _newest_number(folder: Path) -> int:
     Raises:
         OSError: the folder cannot be read at this moment.
     """
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return 0
-    return max((int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))), default=0)
+    return max((int(match[1]) for name in names_in(folder) if (match := _NUMBERED.fullmatch(name))), default=0)
 
 
 def _holder(file: Path) -> dict[str, Any]:

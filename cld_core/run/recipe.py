@@ -105,11 +105,8 @@ def note(run: RunFolder, within_s: float = 0.0) -> str | None:
 
     A file system that fails at this moment keeps nothing from starting.
     """
-    try:
-        found = edited(run)
-    except (OSError, RecipeError):
+    if (text := seen(run)) is None:
         return None
-    text = ", ".join(found.values())
     if text != run.ledger.full_history().edited:
         run.ledger.note(Remarked("recipe", what=text), within_s=within_s)
     return f"{run.recipe_file} was edited by hand since the run was made: {text}" if text else None
@@ -125,7 +122,4 @@ def _values(file: Path) -> dict[str, object]:
 def _shown(key: str, values: dict[str, object]) -> str:
     from cld_core.config.loader import to_yaml_line
 
-    if key not in values:
-        return "nothing"
-    value = values[key]
-    return one_line(to_yaml_line(value), 60)
+    return one_line(to_yaml_line(values[key]), 60) if key in values else "nothing"

@@ -20,7 +20,6 @@ Loads no torch, and numpy only for what is in the rows.
 """
 
 import contextlib
-import os
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.files import NO_FILE, write_arrays
 from cld_core.metrics import CHUNK
 
+from .folder import names_in
 from .work import MAX_SHARDS, Request, Work
 
 if TYPE_CHECKING:
@@ -112,12 +112,8 @@ class Rows:
         Raises:
             OSError: it cannot be listed at this moment.
         """
-        try:
-            names = os.listdir(self.folder)
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
         found: dict[int, int] = {}
-        for name in names:
+        for name in names_in(self.folder):
             if match := _FILE.fullmatch(name):
                 number, length = int(match[1]), int(match[2])
                 found[number] = max(length, found.get(number, 0))

@@ -11,18 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .matrices import (
-    Entries,
-    add_column,
-    apply,
-    cholesky,
-    inverse_of_lower,
-    module_of,
-    product,
-    series,
-    spread,
-    transposed,
-)
+from .matrices import Entries, add_column, apply, cholesky, inverse_of_lower, module_of, product, series, spread
 
 # That of images scaled to [-1, 1]: CIFAR-10 has 0.25. It only affects what samplers solve exactly or interpolate.
 TYPICAL_DATA_STD = 0.5
@@ -286,7 +275,7 @@ class Diffusion(ABC):
     def _target(self, lower: Any) -> Any:
         """E, from L of `_lower`."""
         first = self.n - self.m
-        return transposed(self._in_place(inverse_of_lower(lower[first:, first:])))
+        return self._in_place(inverse_of_lower(lower[first:, first:])).swapaxes(0, 1)
 
     def _in_place(self, scored: Any) -> Any:
         """A matrix of the scored halves, with rows and columns as in u, from one in the order of `_lower`."""
@@ -300,7 +289,7 @@ class Diffusion(ABC):
         lower = hsm if objective == "hsm" else self._lower(moments, objective)
         first = self.n - self.m
         # E^-1 is the transpose of the scored block of L.
-        inverse, known = transposed(self._in_place(lower[first:, first:])), precision(moments[0], hsm)
+        inverse, known = self._in_place(lower[first:, first:]).swapaxes(0, 1), precision(moments[0], hsm)
         return [self._target(lower), known, inverse, product(inverse, known)]
 
     def _known(self, psi: Any, lower: Any) -> Any:
@@ -324,7 +313,7 @@ class Diffusion(ABC):
         if data_std:
             add_column(block, _picked(psi, self.order[first:], [0])[:, 0] * data_std)
         inverse = self._in_place(inverse_of_lower(block))
-        return product(transposed(inverse), inverse)
+        return product(inverse.swapaxes(0, 1), inverse)
 
     # Tensors.
 

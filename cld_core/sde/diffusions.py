@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from cld_core.config.sde import CldSpec, HoldSpec, PsldSpec, VpsdeSpec
 
 from .base import Diffusion
@@ -97,13 +95,8 @@ def gamma3_closed(z: Any, exp_minus_z: Any) -> Any:
 
 def gamma3(z: Any, exp_minus_z: Any) -> Any:
     """Regularised lower incomplete gamma function P(3, z) = 1 - exp(-z) (1 + z + z^2/2), z >= 0."""
-    small = z < SERIES_BELOW
-    if isinstance(z, torch.Tensor):
-        return torch.where(small, gamma3_series(z, exp_minus_z), gamma3_closed(z, exp_minus_z))
-    result = gamma3_closed(z, exp_minus_z)
-    if small.any():
-        result[small] = gamma3_series(z[small], exp_minus_z[small])
-    return result
+    series, closed = gamma3_series(z, exp_minus_z), gamma3_closed(z, exp_minus_z)
+    return module_of(z).where(z < SERIES_BELOW, series, closed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,10 +92,6 @@ def product(a: Any, b: Any) -> Any:
     return total
 
 
-def transposed(a: Any) -> Any:
-    return a.swapaxes(0, 1)
-
-
 def cholesky(a: Any, eps: float = 0.0) -> Any:
     """The lower triangular factor L of A + eps I = L L^T, which is positive definite."""
     module, lower = module_of(a), module_of(a).zeros_like(a)
@@ -164,7 +160,7 @@ class Series:
             total = total * h + constant[:, :, None]
         psi, noise = total[:, :n], total[:, n:]
         for _ in range(self.doublings):
-            noise = noise + product(product(psi, noise), transposed(psi))
+            noise = noise + product(product(psi, noise), psi.swapaxes(0, 1))
             psi = product(psi, psi)
         return psi, _independent(psi, noise, stationary[:, None], big_b > self.radius)
 
@@ -175,8 +171,8 @@ def _independent(psi: Any, noise: Any, stationary: Any, late: Any) -> Any:
     Only at a ``late`` B, where the sum of the series has terms of different signs. Before, it is the terms of this form
     that cancel, although they are smaller than the scale of the halves if both are very noisy.
     """
-    remembered = product(psi * stationary, transposed(psi))
-    terms = product(abs(psi) * stationary, abs(transposed(psi)))
+    remembered = product(psi * stationary, psi.swapaxes(0, 1))
+    terms = product(abs(psi) * stationary, abs(psi.swapaxes(0, 1)))
     for i in range(len(psi)):
         for j in range(i):
             closer = late & (terms[i, j] * terms[i, j] < noise[i, i] * noise[j, j])
