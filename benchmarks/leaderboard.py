@@ -43,7 +43,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 SAMPLERS: dict[str, dict[str, Any]] = {
     "exponential": {"method": "exponential"},
     "exponential, order 3": {"method": "exponential", "order": 3, "corrector": False, "grid_power": 3.0},
-    "gddim": {"method": "gddim"},
+    "gddim": {"method": "gddim", "order": 2, "corrector": False},
     "em, quadratic": {"method": "em", "grid": "quadratic"},
     "tuned": {"method": "tuned"},
 }

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls. Only features that users asked for raise one, as their own data, networks and
 # scripts did: cld_core by 900 code lines, cldctl by 300, tests by 1,200, benchmarks by 400, 14 files.
 CEILINGS = {
-    "cld_core": 15_718,
+    "cld_core": 15_733,
     "cldctl": 13_113,
     "tests": 23_323,
     "benchmarks": 2_928,

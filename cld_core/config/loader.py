@@ -93,8 +93,8 @@ def load(
 ) -> Recipe:
     """Read a recipe.
 
-    Choosing another sampling method or another set of images keeps the keys that both have; what has the default of the
-    one takes that of the other. Another network, SDE or kind of data starts its section afresh.
+    Choosing another sampling method or another set of images keeps the keys that both have. Another network, SDE or
+    kind of data starts its section afresh.
 
     Args:
         path: YAML file; its `extends: other.yaml` is looked up beside it, `extends: other` as `shipped.parent` does.
@@ -567,19 +567,16 @@ class _Assembly:
         self.layers.append({path: value for path, value in walk(layer.keys) if not self.known[path].is_section})
 
     def _choose(self, section: str, node: Mapping[str, Any]) -> None:
-        """Of what is there so far, keep what the variant has that a layer chooses.
-
-        The recipe of a run has all keys, also those that nobody has set: defaults give way to those of the variant.
-        """
+        """Of what is there so far, keep what the variant has that a layer chooses."""
         variants, name = SECTIONS[section], node[SECTIONS[section].key]
         spec = variants.find(name).spec
         if self.is_lenient and isinstance(name, str) and name not in variants.variants:
             spec, self.unchecked = spec_of(section, node), True
-        usual, kept = entries(self.specs[section]), variants.kept(self.specs[section], spec)
+        kept = variants.kept(self.specs[section], spec)
         self.specs[section] = spec
         for keys in self.layers:
-            for key in [key for key in keys if key.startswith(f"{section}.")]:
-                if (name := key.split(".")[1]) not in kept or keys[key] == usual[name].usual:
+            for key in list(keys):
+                if key.startswith(f"{section}.") and key.split(".")[1] not in kept:
                     del keys[key]
                     self.where.pop(key, None)
 

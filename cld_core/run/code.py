@@ -206,7 +206,7 @@ def with_copies(plugins: Sequence[str], folder: Path | None) -> tuple[str, ...]:
 
 
 def problem_of(folder: Path, manifest: Manifest) -> str | None:
-    """How the files in a folder of code differ from its manifest, in words; None if they do not. Reads all of them."""
+    """How the files in a folder of code differ from its manifest, in words; None if they do not. Each is read once."""
     wanted = manifest.checksums
     for name, sha256 in wanted.items():
         try:

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Sequence
-from itertools import dropwhile
 from pathlib import PurePath
 from typing import Any
 
@@ -12,6 +11,8 @@ _CLOCK_TOLERANCE_S = 2.0
 _BEGINNING_S = 1.0
 # What our processes run, as a module or as a script: those of cldctl, of training without it, and of submitit.
 _PROGRAMS = ("cldctl", "cld_core", "submitit.core", "submitit.local")
+# Options of Python that take a value in the next word.
+_WITH_VALUE = ("-X", "-W")
 
 
 def start_time(pid: int) -> float | None:
@@ -70,9 +71,27 @@ def program_of(words: Sequence[str]) -> str:
     """What a command line runs: of Python its module, or the name of its script; empty if it names neither."""
     if not words or not PurePath(words[0]).name.startswith(("python", "pypy")):
         return PurePath(words[0]).name if words else ""
-    rest = dropwhile(lambda word: word.startswith("-") and word not in ("-m", "-c"), words[1:])
-    first, second = next(rest, ""), next(rest, "")
-    return second if first == "-m" else "" if first == "-c" else PurePath(first).name
+    rest = iter(words[1:])
+    for word in rest:
+        if word in _WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith("-"):
+            return _of_script(PurePath(word))
+        elif word.startswith(("--", *_WITH_VALUE)):
+            continue
+        elif "m" in word:
+            return word.partition("m")[2] or next(rest, "")
+        elif "c" in word:
+            return ""
+    return ""
+
+
+def _of_script(path: PurePath) -> str:
+    """The module that a script is, for ``python .../cld_core/train/__main__.py``; else its name."""
+    if path.name != "__main__.py":
+        return path.name
+    parts = path.parts[:-1]
+    return next((".".join(parts[parts.index(name) :]) for name in ("cldctl", "cld_core") if name in parts), path.name)
 
 
 def is_up(process: Any) -> bool:

@@ -56,7 +56,7 @@ def test_a_method_keeps_the_keys_that_both_have():
     assert changed("method=exponential") == before.sampling
     assert changed("method=sscs", "grid=power") == SscsSpec(nfe=20, grid="power", grid_power=3.0)
     assert changed("method=ode") == OdeSpec()
-    assert changed("method=gddim") == sampling("method=gddim", "order=3", "grid_power=3", "nfe=20")  # no corrector
+    assert sampling("denoise=false", "method=em") == EmSpec(denoise=False)
 
 
 def test_the_order_on_a_command_line_does_not_matter():
