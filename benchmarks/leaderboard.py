@@ -1,8 +1,8 @@
 """CLD, PSLD, HOLD and VPSDE on grey images, at equal network and equal time of training: docs/leaderboard.md.
 
-    python -m benchmarks.leaderboard --data data/fashion_mnist --row cld --seed 0     # a row; 15 minutes of training
-    python -m benchmarks.leaderboard --data data/fashion_mnist --row cld --seed 0 --samplers   # samplers of that row
-    python -m benchmarks.leaderboard --table                                          # the tables of what is there
+    python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0   # a row; 15 minutes of training
+    python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0 --samplers   # its samplers
+    python -m benchmarks.leaderboard --table                                          # the tables of the page
 
 The first row measures how long a step of each diffusion takes, side by side; every row trains as many steps as the
 slowest can in the time, and stores a file in --results. Run the command again if it was interrupted: it continues. Rows
