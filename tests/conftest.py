@@ -71,6 +71,12 @@ def scripted(monkeypatch):
 
 
 @pytest.fixture
+def without_slurm(monkeypatch):
+    """A machine that has no client of Slurm on PATH, and nothing else either."""
+    monkeypatch.setenv("PATH", os.devnull)
+
+
+@pytest.fixture
 def small(monkeypatch, tmp_path_factory):
     """A checkout of two files, which a test may change; storing that of all files takes a while."""
     from cld_core.run import code

@@ -12,6 +12,8 @@ from .keys import Problem, entries, key
 _MISREAD = re.compile(r"""['"\\]""")
 # What is one word of an option.
 _WORDS = ("partition", "account", "qos", "gres", "constraint", "exclude")
+# What a scheduler alone understands.
+SCHEDULER_KEYS = (*_WORDS, "sbatch_args", "srun_args")
 _NOT_IN_A_WORD = re.compile(r"\s|#")
 # How many GPUs a node gives, as in gpu:a100:8.
 _GRES_COUNT = re.compile(r"\bgpu(?::[^:,(]+)?:([0-9]{1,4})\b")

@@ -61,7 +61,7 @@ def submit(
     from cldctl.runs.training import require_native
     from cldctl.show import submission
 
-    where = clusters.chosen(cluster)
+    where = clusters.chosen(cluster, is_preview=dry_run)
     wanted = SubmitOptions(
         recipe=recipe,
         root=root,
@@ -79,12 +79,17 @@ def submit(
         partial=partial,
     )
     members = [] if wanted.group is None else wanted.group.runs()
-    where = clusters.chosen(cluster, members[0]) if members else where
+    if members:
+        where = clusters.chosen(cluster, members[0], is_preview=dry_run)
+    elif dry_run and cluster is None:
+        where = clusters.described(wanted.cells[0].recipe.cluster)
     with err.status("checking the recipe"):
         spec = policy.check(wanted, where, submission.remark)
     if dry_run:
         if not wanted.is_checked_first:
             require_native(wanted.cells[0].recipe, where, submission.remark)
+        if (reason := where.unavailable()) is not None:
+            submission.remark(f"{reason}: this is what --cluster {where.name} submits where there is one.")
         submission.preview(wanted, where, spec)
         return
     raise typer.Exit(submission.submit_runs(wanted, where, spec, follow))

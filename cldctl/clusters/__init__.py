@@ -3,6 +3,7 @@
 The names are strings, so that naming a cluster loads nothing.
 """
 
+from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.registration import resolve
 from cld_core.run import RunFolder
@@ -34,8 +35,11 @@ def find(name: str) -> Cluster:
     return cluster
 
 
-def chosen(name: str | None, run: RunFolder | None = None) -> Cluster:
+def chosen(name: str | None, run: RunFolder | None = None, *, is_preview: bool = False) -> Cluster:
     """The cluster of this name; without one the run's own (`History.cluster`), or the default.
+
+    Args:
+        is_preview: nothing will be submitted, so that the cluster need not be usable on this machine.
 
     Raises:
         UsageError: there is no such cluster, or it cannot be used on this machine.
@@ -46,9 +50,25 @@ def chosen(name: str | None, run: RunFolder | None = None) -> Cluster:
             text = f"{run.name} belongs to the cluster '{one_line(name)}', which this cldctl does not know"
             raise UsageError(f"{text}. Name another one: --cluster {'|'.join(CLUSTERS)}.")
     cluster = default() if name is None else find(name)
-    if (reason := cluster.unavailable()) is not None:
-        raise UsageError(f"--cluster {cluster.name}: {reason}")
+    reason = cluster.unavailable()
+    if reason is not None and not is_preview:
+        raise UsageError(f"--cluster {cluster.name}: {reason}. Use --cluster local.")
     return cluster
+
+
+def described(size: ClusterSpec) -> Cluster:
+    """The cluster of a preview for which none is named.
+
+    It is the default, unless ``size`` sets keys of a cluster that cannot be used on this machine.
+
+    Raises:
+        UsageError: as `default`.
+    """
+    if config.setting("cluster") is None:
+        for cluster in map(find, CLUSTERS):
+            if cluster.unavailable() is not None and cluster.has_keys_in(size):
+                return cluster
+    return default()
 
 
 def default() -> Cluster:

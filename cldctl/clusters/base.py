@@ -274,13 +274,18 @@ class Cluster(ABC):
 
     @classmethod
     def unavailable(cls) -> str | None:
-        """Why it cannot be used on this machine; None where it can."""
+        """Why it cannot be used on this machine, without a full stop; None if it can."""
         return None
 
     @classmethod
     def is_configured(cls) -> bool:
         """Whether there is a cluster behind its clients, so that it may be the default on this machine."""
         return cls.unavailable() is None
+
+    @classmethod
+    def has_keys_in(cls, size: "ClusterSpec") -> bool:
+        """Whether ``size`` sets keys that mean something to this cluster alone."""
+        return False
 
     @abstractmethod
     def most_tasks(self, spec: JobSpec) -> Limit:

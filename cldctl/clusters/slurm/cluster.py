@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from cld_core.config.cluster import ClusterSpec
+from cld_core.config.cluster import SCHEDULER_KEYS, ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.run.events import JobRef
 from cldctl.clusters import base, job_logs
@@ -36,11 +36,15 @@ class SlurmCluster(base.Cluster):
 
     @classmethod
     def unavailable(cls) -> str | None:
-        return None if shutil.which("sbatch") else "there is no sbatch on this machine. Use --cluster local."
+        return None if shutil.which("sbatch") else "there is no sbatch on this machine"
 
     @classmethod
     def is_configured(cls) -> bool:
         return cls.unavailable() is None and client.is_configured()
+
+    @classmethod
+    def has_keys_in(cls, size: ClusterSpec) -> bool:
+        return any(getattr(size, name) for name in SCHEDULER_KEYS)
 
     def most_tasks(self, spec: JobSpec) -> base.Limit:
         return submit.most_tasks(spec.size.account, spec.size.qos)

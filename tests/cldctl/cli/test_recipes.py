@@ -8,7 +8,7 @@ from cld_core.config import dump, load, shipped
 from cld_core.errors import RecipeError
 from cldctl.lookup import find_profile, find_recipe
 from tests.support.paths import RECIPES, TOY
-from tests.support.tools import invoke
+from tests.support.tools import ONE, invoke
 
 
 def test_a_recipe_is_found_by_path_and_by_name(tmp_path, monkeypatch):
@@ -77,3 +77,18 @@ def test_a_dry_run_says_first_what_differs(tmp_path):
     assert "toy_demo.yaml, line 8)" in done.stdout
     assert "# same as toy\n" in invoke("submit", "toy", *local, runs=tmp_path).stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_for_slurm_needs_no_slurm(tmp_path, without_slurm):
+    """With --cluster, or with a key that only Slurm reads, as in a profile; a submission needs it."""
+    profile = tmp_path / "theirs.yaml"
+    profile.write_text("cluster: {partition: gpu, gpus_per_node: 4}")
+    submit = ("submit", "toy", *ONE, "--name", "x")
+    done = invoke(*submit, "--profile", str(profile), "--dry-run", runs=tmp_path / "runs")
+    assert "#SBATCH --partition=gpu\n" in done.stdout
+    assert done.stderr.count("no sbatch on this machine") == 1
+    assert "#SBATCH" in invoke(*submit, "--cluster", "slurm", "--dry-run", runs=tmp_path / "runs").stdout
+    assert "#SBATCH" not in invoke(*submit, "--dry-run", runs=tmp_path / "runs").stdout
+    refused = invoke(*submit, "--cluster", "slurm", runs=tmp_path / "runs", code=2)
+    assert "no sbatch on this machine. Use --cluster local." in refused.stderr
+    assert not (tmp_path / "runs").exists()

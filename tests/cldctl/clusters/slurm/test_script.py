@@ -44,12 +44,7 @@ SPEC = JobSpec(
 )
 
 
-@pytest.fixture(autouse=True)
-def _srun(tmp_path, monkeypatch):
-    """submitit wants an srun on PATH; no script here is ever run."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "srun").touch(mode=0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+pytestmark = pytest.mark.usefixtures("without_slurm")
 
 
 def script(tasks=1, **changes):
