@@ -10,7 +10,7 @@ import torch
 from cld_core.config import dump, load, load_frozen, with_overrides
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import key
-from cld_core.config.loader import elbo_spec, from_arguments, sampling_spec
+from cld_core.config.loader import elbo_spec, sampling_spec
 from cld_core.config.network import MlpSpec, ResnetSpec
 from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import (
@@ -89,11 +89,8 @@ def test_the_order_on_a_command_line_does_not_matter():
     assert load(TOY, ["network.time_input=log", "network.name=mlp"]).network == MlpSpec(time_input="log")
     assert sampling("method=exponential", "nfe=20", "method=em") == EmSpec(nfe=20)
     assert load(TOY, ["network.width=7", "network.name=resnet"]).network == ResnetSpec(width=7)
-    assert sampling("order=3", "method=gddim") == GddimSpec(order=3)
-    section = load(TOY, ["sampling.order=3", "sampling={method: gddim}"])
-    assert section.sampling == GddimSpec(order=3)
-    arguments = {"sampling.order": 3, "sampling": {"method": "gddim"}}
-    assert from_arguments("fit", {}, arguments, "fit").sampling == GddimSpec(order=3)
+    section = ["sampling.order=3", "sampling={method: gddim}"]
+    assert load(TOY, section).sampling == sampling("order=3", "method=gddim") == GddimSpec(order=3)
 
 
 @pytest.mark.parametrize(
