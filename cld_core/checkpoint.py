@@ -176,20 +176,20 @@ def checkpoints(
     *,
     keep: int,
     milestone: Callable[[int], bool] = lambda step: False,
+    regular: Callable[[int], bool] = lambda step: True,
     check_owner: Callable[[], None] = lambda: None,
 ) -> Writer:
     """The writer of a run's checkpoints, which removes older ones.
 
     Args:
-        keep: how many of the newest checkpoints stay.
-        milestone: whether the checkpoint of a step is kept forever.
+        keep, milestone, regular: as for `run.checkpoints.prune`.
         check_owner: called right before a new file takes its place; raises if this process may not write.
     """
 
     def store(step: int, state: dict[str, Any]) -> None:
         write(folder, step, state, check_owner=check_owner)
         try:
-            prune(folder, keep=keep, milestone=milestone)
+            prune(folder, keep=keep, milestone=milestone, regular=regular)
         except OSError as error:
             print(f"older checkpoints could not be removed ({error}); the next save will", flush=True)
 

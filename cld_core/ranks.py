@@ -138,7 +138,9 @@ class Ranks(Place):
 class Consensus:
     """One integer of all ranks a step: the most important reason to stop of any of them.
 
-    The exchange runs on the CPU (gloo) beside the step's computation, so no GPU waits for it.
+    Its lowest bit is whether to save although nothing stops, which rank 0 alone asks for; a stop
+    saves anyway. The exchange runs on the CPU (gloo) beside the step's computation, so no GPU waits
+    for it.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -146,9 +148,9 @@ class Consensus:
         self._value = torch.zeros((), dtype=torch.int64)
         self._work: dist.Work | None = None
 
-    def begin(self, code: StopCode) -> None:
-        """Hand in this rank's reason at the start of a step."""
-        self._value.fill_(int(code))
+    def begin(self, code: StopCode, *, saves: bool = False) -> None:
+        """Hand in this rank's reason, and whether to save, at the start of a step."""
+        self._value.fill_(2 * int(code) + int(saves))
         if self._ranks.world_size > 1:
             self._work = dist.all_reduce(self._value, op=dist.ReduceOp.MAX, group=self._ranks.control, async_op=True)
 
@@ -157,7 +159,12 @@ class Consensus:
         if self._work is not None:
             self._work.wait()
             self._work = None
-        return StopCode(int(self._value))
+        return StopCode(int(self._value) // 2)
+
+    @property
+    def saves(self) -> bool:
+        """Whether all ranks are to save after the step, once there is a `result` without a stop."""
+        return int(self._value) % 2 == 1
 
 
 def join(place: Place, *, gpu: bool, timeout_s: float) -> Ranks:

@@ -134,14 +134,14 @@ def kernel(sde, objectives):
                 yield f"{what} of {objective} at {t:g}", numbers(found(t, objective))
 
 
-def sampled(model, name, samplers, n):
+def sampled(model, name, samplers, n, **more):
     """Samples of a model by several samplers; what a sampler refuses is kept as such."""
     from cld_core.errors import CldError
 
     found = {}
     for sampler in samplers:
         try:
-            x = model.sample(n, seed=1, first=3, batch_size=n - 1, **SAMPLERS[sampler])
+            x = model.sample(n, seed=1, first=3, batch_size=n - 1, **SAMPLERS[sampler], **more)
             steep = name == "demo" or sampler == "ode"
             found[f"{name}: samples, {sampler}"] = entry(x, STEEP if steep else SAMPLES)
         except CldError:
@@ -216,7 +216,8 @@ def of_images(runs):
     model = cld_core.load(runs / "images", device="cpu")
     found["images: averaged weights"] = entry(_weights(model), TRAINING)
     fill(model.net)
-    found |= sampled(model, "images", IMAGE_SAMPLERS, 3) | bounds(model, "images", velocities=1)
+    found |= sampled(model, "images", IMAGE_SAMPLERS, 3, grid="quadratic")
+    found |= bounds(model, "images", velocities=1)
     # The frequencies are fixed, and no average is taken of them.
     averaged = [weight.data for name, weight in model.net.named_parameters() if name != "all_modules.0.W"]
     published = {

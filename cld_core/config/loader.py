@@ -93,8 +93,9 @@ def load(
 ) -> Recipe:
     """Read a recipe.
 
-    Choosing another sampling method or another set of images keeps the keys that both have. Another network, SDE or
-    kind of data starts its section afresh.
+    Choosing another set of images keeps the keys that both have. Another sampling method keeps the
+    keys that every method has, and nfe. Another network, SDE or kind of data starts its section
+    afresh.
 
     Args:
         path: YAML file; its `extends: other.yaml` is looked up beside it, `extends: other` as `shipped.parent` does.
@@ -166,7 +167,7 @@ def from_arguments(name: str, keys: Mapping[str, Any], arguments: Mapping[str, A
     Raises:
         RecipeError: a key or value is wrong; names it.
     """
-    given = sorted(arguments.items(), key=lambda it: it[0] not in SELECTORS)
+    given = sorted(arguments.items(), key=lambda item: not _chooses(*item))
     trees = [keys, *(_nested({key: _plain(value)}) for key, value in given)]
     return _Assembly(Path(name), frozen=True).recipe([Layer(caller, literal(tree)) for tree in trees], ())
 
@@ -174,7 +175,7 @@ def from_arguments(name: str, keys: Mapping[str, Any], arguments: Mapping[str, A
 def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> SamplingSpec:
     """The `sampling` section of a recipe, changed by arguments of the function ``caller``. None changes nothing.
 
-    Another method keeps the keys that both methods have. Errors name the arguments.
+    Another method keeps the keys that every method has, and nfe. Errors name the arguments.
 
     Raises:
         RecipeError: there is no such argument with the method, its value is wrong, or it does not go with another.
@@ -653,7 +654,12 @@ class _Assembly:
 
 def _in_order(overrides: Sequence[str]) -> list[str]:
     """Overrides as typed, except that those which choose a variant come first: the others are keys of it."""
-    return sorted(overrides, key=lambda text: text.partition("=")[0] not in SELECTORS)
+    return sorted(overrides, key=lambda text: not _chooses(*override(text)))
+
+
+def _chooses(name: str, value: Any) -> bool:
+    """Whether a key, or a section with several of them, chooses a variant."""
+    return not SELECTORS.isdisjoint(leaves({name: value}))
 
 
 def _typed(text: str) -> Layer:

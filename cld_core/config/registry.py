@@ -53,12 +53,15 @@ class Section:
         variants: by their names.
         family: variants that derive from it keep the keys that they have in common when the selector changes.
             Otherwise a section starts afresh with another spec.
+        carried: of these keys, those that are kept; None: all. The others start at the defaults of
+            the new spec.
     """
 
     selector: str
     base: type
     variants: dict[str, Variant]
     family: type | None = None
+    carried: frozenset[str] | None = None
 
     @property
     def key(self) -> str:
@@ -83,8 +86,12 @@ class Section:
 
     def kept(self, old: type, new: type) -> frozenset[str]:
         """The keys that survive a change from one spec to another."""
-        related = old is new or (self.family is not None and all(issubclass(spec, self.family) for spec in (old, new)))
-        return frozenset(entries(old)) & frozenset(entries(new)) if related else frozenset()
+        common = frozenset(entries(old)) & frozenset(entries(new))
+        if old is new:
+            return common
+        if self.family is None or not all(issubclass(spec, self.family) for spec in (old, new)):
+            return frozenset()
+        return common if self.carried is None else common & self.carried
 
 
 _TOY = Variant(ToyDataSpec, "cld_core.data.toy:ToySource")
@@ -127,7 +134,14 @@ SECTIONS = {
     "sde": Section("sde.name", SdeSpec, table("sde", _SDE)),
     "network": Section("network.name", NetworkSpec, table("network", _NETWORK)),
     "objective": Section("objective.name", ObjectiveSpec, table("objective", _OBJECTIVE), family=ObjectiveSpec),
-    "sampling": Section("sampling.method", SamplingSpec, table("sampling", _SAMPLING), family=SamplingSpec),
+    "sampling": Section(
+        "sampling.method",
+        SamplingSpec,
+        table("sampling", _SAMPLING),
+        family=SamplingSpec,
+        # Grid, order and corrector are tuned for a method: another one may diverge with them.
+        carried=frozenset(entries(SamplingSpec)) | {"nfe"},
+    ),
 }
 SELECTORS = frozenset(section.selector for section in SECTIONS.values())
 # Keys of earlier versions, and what took their place.

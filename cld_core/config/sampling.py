@@ -1,7 +1,8 @@
 """The `sampling` section: one spec for each `method`, which selects the keys that the section has.
 
-A further sampler derives from `SamplingSpec` (or `FixedStepSpec`) and is registered in `registry`. Another method
-keeps the keys that both methods have.
+A further sampler derives from `SamplingSpec` (or `FixedStepSpec`) and is registered in `registry`.
+Another method keeps the keys of `SamplingSpec`, and `nfe` if both have it; its other keys start at
+its defaults.
 """
 
 from collections.abc import Iterator

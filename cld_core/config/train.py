@@ -122,8 +122,22 @@ class TrainSpec:
     )
     ema_precision: Literal["fp32", "fp16"] = key("fp32", "type of the stored snapshots")
     log_every: int = key(100, "steps between two lines of progress", ge=1)
-    checkpoint_every: int = key(10_000, "steps between two checkpoints", ge=1)
-    keep: int = key(3, "number of newest checkpoints that are kept", ge=1)
+    checkpoint_every: int = key(
+        10_000,
+        "steps between two checkpoints; checkpoint_minutes adds others",
+        ge=1,
+    )
+    checkpoint_minutes: float | None = key(
+        10.0,
+        "minutes since the last checkpoint after which another is saved; null: by steps only",
+        gt=0,
+        le=1_000_000,
+    )
+    keep: int = key(
+        3,
+        "number of newest checkpoints kept, those of checkpoint_every first, besides the very newest",
+        ge=1,
+    )
     milestone_every: int | None = key(None, "steps between two checkpoints that are never deleted; null: none", ge=1)
     milestone_from: int = key(0, "first step at which milestones are kept", ge=0)
     max_rollbacks: int = key(3, "rollbacks to the same checkpoint after a non-finite loss", ge=0)
@@ -147,6 +161,10 @@ class TrainSpec:
         """Whether the power-function averages of a step are stored."""
         every = self.checkpoint_every if self.ema_every is None else self.ema_every
         return bool(self.ema_lengths) and is_due(step, every, every)
+
+    def is_regular(self, step: int) -> bool:
+        """Whether a checkpoint is due at a step by its number, whatever the time."""
+        return step % self.checkpoint_every == 0 or self.is_milestone(step)
 
     def is_milestone(self, step: int) -> bool:
         """Whether the checkpoint of a step is never deleted."""

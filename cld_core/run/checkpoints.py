@@ -373,15 +373,30 @@ def remove(folder: RunFolder, step: int) -> None:
         file.unlink(missing_ok=True)
 
 
-def prune(folder: RunFolder, *, keep: int, milestone: Callable[[int], bool] = lambda step: False) -> None:
-    """Remove all checkpoints except the newest ``keep``, milestones, and those that an evaluation still needs.
+def prune(
+    folder: RunFolder,
+    *,
+    keep: int,
+    milestone: Callable[[int], bool] = lambda step: False,
+    regular: Callable[[int], bool] = lambda step: True,
+) -> None:
+    """Remove older checkpoints, except for those that an evaluation still needs.
+
+    Args:
+        keep: how many of the newest stay. The very newest stays besides, if it is not regular.
+        milestone: whether the checkpoint of a step is kept forever.
+        regular: whether it is preferred. The others, saved by time or at a stop, would soon leave
+            nothing but the last minutes.
 
     Raises:
         OSError: one cannot be removed; or it cannot be found out which are needed, and none is removed.
     """
     needed = folder.steps_to_evaluate()
-    for step in folder.listed_steps()[:-keep]:
-        if not milestone(step) and step not in needed:
+    steps = folder.listed_steps()
+    preferred = sorted(steps, key=lambda step: (regular(step), step), reverse=True)
+    kept = {*preferred[:keep], *steps[-1:]}
+    for step in steps:
+        if step not in kept and step not in needed and not milestone(step):
             remove(folder, step)
 
 

@@ -308,6 +308,7 @@ class Training:
             self.folder,
             keep=spec.keep,
             milestone=lambda step: spec.is_milestone(step) or step == imported,
+            regular=spec.is_regular,
             check_owner=lease.check,
         )
         if spec.ema_lengths:
@@ -350,11 +351,12 @@ class Training:
             stack.callback(watchdog.close)
             watchdog.reset()
             done, code = first_step, StopCode.NONE
+            saved_at = time.monotonic()
             while done < spec.steps:
                 if any(one.failed for one in self._writers.values()) or (self.lease is not None and self.lease.lost):
                     stop.request(StopCode.FAILURE)
-                # Beside the step, the ranks exchange whether to stop after it.
-                consensus.begin(stop.code)
+                # Beside the step, the ranks exchange whether to stop, or to save, after it.
+                consensus.begin(stop.code, saves=self._save_is_due(saved_at))
                 try:
                     trainer.step(done)
                 finally:
@@ -369,7 +371,8 @@ class Training:
                     scalars = trainer.take_scalars()
                     trainer.check(done - 1, scalars.get("loss"))
                     monitor.report(done, scalars)
-                if ends or done % spec.checkpoint_every == 0 or spec.is_milestone(done):
+                if ends or spec.is_regular(done) or consensus.saves:
+                    saved_at = time.monotonic()
                     self._save("checkpoint", done, trainer, trainer.state_dict, monitor)
                 if spec.wants_snapshot(done):
                     self._save("snapshot", done, trainer, trainer.averages_dict, monitor)
@@ -399,6 +402,17 @@ class Training:
         trainer.warm_up()
         return trainer
 
+    def _save_is_due(self, saved_at: float) -> bool:
+        """Whether so much time has passed since a save that another is due; asked on rank 0 alone.
+
+        A write in flight is not waited for, so a slow disk does not hold up the training.
+        """
+        minutes = self.recipe.train.checkpoint_minutes
+        if minutes is None or time.monotonic() - saved_at < 60.0 * minutes:
+            return False
+        writer = self._writers.get("checkpoint")
+        return writer is not None and not writer.is_busy
+
     def _save(
         self, kind: str, step: int, trainer: Trainer, state: Callable[[], dict[str, Any]], monitor: Monitor
     ) -> None:
@@ -426,6 +440,8 @@ class Training:
         folder, recipe = self.folder, self.recipe
         try:
             self._end_writes(Writer.abandon)
+            if recipe.train.on_resume == "exact":
+                self._give_up_irregular()
             newest, _ = newest_good(folder, recipe.model_digest())
             set_aside(folder, after=newest or 0)
         except (CldError, OSError) as trouble:
@@ -440,6 +456,19 @@ class Training:
         event = events.RolledBack(attempt=self.attempt, to_step=target, reason=str(error)[:500])
         folder.ledger.note(event)
         return newest
+
+    def _give_up_irregular(self) -> None:
+        """Set aside what was saved by time or at a stop since the last regular checkpoint.
+
+        Its step depends on the machine, and so would the noise after a rollback to it. If there is
+        no regular checkpoint, it is all that the run has, and stays.
+        """
+        spec = self.recipe.train
+        imported = self.folder.ledger.full_history().imported_step
+        steps = self.folder.listed_steps()
+        regular = [step for step in steps if spec.is_regular(step) or step == imported]
+        if regular:
+            set_aside(self.folder, after=max(regular))
 
     def _settle(self, code: StopCode) -> None:
         """Wait until everything is saved, for so long that there is time for what follows."""

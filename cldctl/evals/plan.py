@@ -165,6 +165,8 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
     if not steps:
         train = run.recipe().train
         text = f"has no checkpoint yet; its first is of step {min(train.checkpoint_every, train.steps)}"
+        if train.checkpoint_minutes is not None:
+            text += f", or after {train.checkpoint_minutes:g} minutes"
         raise NotFoundError(f"{run.name} {text}. Wait for it, or if it does not train: `cldctl resume {run.name}`.")
     if wanted == "last":
         step, damaged = newest_good(run)

@@ -175,14 +175,16 @@ def _talk(ranks):
     said = (ranks.on_first(lambda: "hello"), ranks.gather(ranks.rank))
     said = (*said, ranks.sums(torch.tensor([1.0, float(ranks.rank)])).tolist())
     consensus = Consensus(ranks)
-    consensus.begin(StopCode.NONE if ranks.is_first else StopCode.USR2)
+    consensus.begin(StopCode.NONE, saves=ranks.is_first)
+    said = (*said, int(consensus.result()), consensus.saves)
+    consensus.begin(StopCode.NONE if ranks.is_first else StopCode.USR2, saves=ranks.is_first)
     return (*said, int(consensus.result()))
 
 
 def test_ranks_meet_at_a_file_talk_and_leave_nothing(tmp_path):
     first, second = spawned(_talk, tmp_path, 2)
-    assert first == ("hello", [0, 1], [2.0, 1.0], StopCode.USR2)
-    assert second == ("hello", None, [2.0, 1.0], StopCode.USR2)
+    assert first == ("hello", [0, 1], [2.0, 1.0], StopCode.NONE, True, StopCode.USR2)
+    assert second == ("hello", None, [2.0, 1.0], StopCode.NONE, True, StopCode.USR2)
     assert not (tmp_path / "meeting").exists()
 
 

@@ -15,6 +15,9 @@ class Clock:
     def monotonic(self):
         return self.now
 
+    def perf_counter(self):
+        return self.now
+
     def sleep(self, seconds):
         self.now += seconds
         self.then(self.now)

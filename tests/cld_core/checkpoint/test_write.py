@@ -255,6 +255,17 @@ def test_a_write_that_was_killed_leaves_nothing_usable(run):
     assert [entry.step for entry in damaged] == [30]
 
 
+def test_regular_checkpoints_stay_before_others(run):
+    """Multiples of 10, and those that were saved between them."""
+    fill(run, 3, 5, 8)
+    kept = []
+    for step in (10, 14, 20, 25, 30):
+        fill(run, step)
+        files.prune(run, keep=2, regular=lambda step: step % 10 == 0)
+        kept.append(run.checkpoint_steps())
+    assert kept == [[8, 10], [10, 14], [10, 20], [10, 20, 25], [20, 30]]
+
+
 def test_a_checkpoint_that_an_evaluation_waits_for_is_kept(run):
     fill(run, 10, 20, 30)
     for step, done in ((10, False), (20, True)):

@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from cld_core.config import dump, load, with_overrides
+from cld_core.config import dump, load, load_frozen, with_overrides
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import key
 from cld_core.config.loader import elbo_spec, sampling_spec
 from cld_core.config.network import MlpSpec, ResnetSpec
 from cld_core.config.registry import SECTIONS
-from cld_core.config.sampling import EmSpec, ExponentialSpec, FixedStepSpec, OdeSpec, SscsSpec
+from cld_core.config.sampling import (
+    EmSpec,
+    ExponentialSpec,
+    FixedStepSpec,
+    GddimSpec,
+    OdeSpec,
+    SscsSpec,
+)
 from cld_core.config.sde import VpsdeSpec
 from cld_core.errors import RecipeError
 from cld_core.registration import register, resolve
@@ -46,7 +53,7 @@ def test_noise_with_order_three_and_the_corrector_can_be_read_but_not_used():
     assert str(error.value).endswith("Set sampling.corrector=false, and best sampling.order=2 with it.")
 
 
-def test_a_method_keeps_the_keys_that_both_have():
+def test_another_method_takes_its_own_defaults_except_for_what_all_share():
     before = load(TOY, [f"sampling.{text}" for text in ("method=exponential", "order=3", "grid_power=3", "nfe=20")])
 
     def changed(*overrides):
@@ -54,9 +61,27 @@ def test_a_method_keeps_the_keys_that_both_have():
 
     assert before.sampling == ExponentialSpec(order=3, grid_power=3.0, nfe=20)
     assert changed("method=exponential") == before.sampling
-    assert changed("method=sscs", "grid=power") == SscsSpec(nfe=20, grid="power", grid_power=3.0)
+    assert changed("method=sscs", "grid=power") == SscsSpec(nfe=20, grid="power")
+    assert changed("method=gddim") == GddimSpec(nfe=20), "a corrector would make it diverge"
+    assert changed("order=1", "method=gddim") == GddimSpec(nfe=20, order=1)
     assert changed("method=ode") == OdeSpec()
+    assert sampling_spec(before, {"method": "gddim", "nfe": 7}, "Model.sample") == GddimSpec(nfe=7)
     assert sampling("denoise=false", "method=em") == EmSpec(denoise=False)
+
+
+def test_a_method_that_comes_back_brings_no_older_values(tmp_path):
+    tuned, other, again = (tmp_path / name for name in ("tuned.yaml", "other.yaml", "again.yaml"))
+    tuned.write_text("sampling: {method: exponential, order: 3, corrector: false, nfe: 20}")
+    other.write_text("extends: tuned.yaml\nsampling: {method: gddim, order: 1}")
+    again.write_text("extends: other.yaml\nsampling: {method: exponential, eta: 0.1}")
+    assert load(other).sampling == GddimSpec(order=1, nfe=20)
+    assert load(again).sampling == ExponentialSpec(eta=0.1, nfe=20)
+    # The overrides of several continuations, in the order of the ledger.
+    first, second = ["method=gddim", "order=1"], ["method=exponential", "eta=0.1"]
+    frozen = tmp_path / "frozen.yaml"
+    frozen.write_text(dump(load(tuned)))
+    continued = load_frozen(frozen, [f"sampling.{text}" for text in first + second])
+    assert continued.sampling == ExponentialSpec(eta=0.1, nfe=20)
 
 
 def test_the_order_on_a_command_line_does_not_matter():
@@ -64,6 +89,8 @@ def test_the_order_on_a_command_line_does_not_matter():
     assert load(TOY, ["network.time_input=log", "network.name=mlp"]).network == MlpSpec(time_input="log")
     assert sampling("method=exponential", "nfe=20", "method=em") == EmSpec(nfe=20)
     assert load(TOY, ["network.width=7", "network.name=resnet"]).network == ResnetSpec(width=7)
+    section = ["sampling.order=3", "sampling={method: gddim}"]
+    assert load(TOY, section).sampling == sampling("order=3", "method=gddim") == GddimSpec(order=3)
 
 
 @pytest.mark.parametrize(

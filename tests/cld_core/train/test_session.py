@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -24,6 +25,7 @@ from cld_core.stop import StopCode, StopFlag
 from cld_core.train import loggers, session
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import at_step, attempt
+from tests.support.clock import Clock
 from tests.support.made_up import run_with, vouch
 from tests.support.tools import same, signal_handlers, wait_for
 
@@ -60,6 +62,52 @@ def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkey
     for step in whole.snapshot_steps():
         assert same(*(read_tensors(run.snapshot_file(step)) for run in (whole, parts)))
     assert causes(parts) == ["preempted"] * 3 + ["finished"]
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """Lets minutes pass on a made-up clock during steps; and the steps that are saved, at once."""
+    saved, clock, save = [], Clock(), Writer.save
+
+    def saving(self, step, state):
+        saved.append(step)
+        save(self, step, state)
+        self.wait(60.0)
+
+    def pause(minutes):
+        for step, number in minutes.items():
+            at_step(monkeypatch, step, partial(clock.sleep, 60.0 * number))
+
+    monkeypatch.setattr(session, "time", clock)
+    monkeypatch.setattr(Writer, "save", saving)
+    return pause, saved
+
+
+def test_minutes_without_a_save_lead_to_one_which_changes_no_bit(make, pauses):
+    pause, saved = pauses
+    # The save of step 20 lies between the last two.
+    pause({3: 9.0, 4: 1.0, 16: 6.0, 24: 6.0})
+    whole = make("train.on_resume=exact", "train.checkpoint_minutes=null", name="whole")
+    killed = make("train.on_resume=exact", name="killed")
+    attempt(whole)
+    assert saved == [10, 20, 30, 40]
+    saved.clear()
+    # As a signal, the time is looked at when a step begins.
+    crash(killed, 8)
+    attempt(killed)
+    assert [entry.first_step for entry in attempts(killed)] == [0, 6]
+    assert saved == [6, 10, 20, 30, 40]
+    assert same(*(load_checkpoint(run, 40) for run in (whole, killed)))
+    assert killed.checkpoint_steps() == [20, 30, 40]
+
+
+@pytest.mark.parametrize(("mode", "target"), [("reseed", 15), ("exact", 10)])
+def test_in_exact_mode_a_rollback_does_not_depend_on_time(make, pauses, monkeypatch, mode, target):
+    pauses[0]({13: 10.0})
+    run = make(f"train.on_resume={mode}", "train.max_rollbacks=0", "train.log_every=1")
+    at_step(monkeypatch, 18, Mock(side_effect=NonFiniteError("it explodes")))
+    with pytest.raises(NonFiniteError, match=f"0 rollbacks to step {target}"):
+        attempt(run)
 
 
 def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypatch):

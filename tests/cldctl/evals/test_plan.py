@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cld_core.config import load
-from cld_core.config.sampling import OdeSpec
+from cld_core.config.sampling import EmSpec, OdeSpec
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluate import request
 from cld_core.files import write_json
@@ -60,11 +60,13 @@ def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, monkeypa
     ref = FeatureInputs(extractor="tiny", layer="all", quantisation="round", stats="abc")
     monkeypatch.setattr(request, "feature_inputs", lambda recipe, metrics: (ref, {}))
     axes = plan.parse(["sampling.method=em,exponential,ode", "sampling.nfe=20,50"])
-    # The keys of the recipe's own method do not get in the way of the others.
-    run = run_with(tmp_path / "mine", 30, overrides=("sampling.method=sscs", "sampling.sscs_order=2"))
+    # The keys of the recipe's own method neither get in the way of the others nor decide for them.
+    own = ("sampling.method=sscs", "sampling.sscs_order=2", "sampling.grid=quadratic")
+    run = run_with(tmp_path / "mine", 30, overrides=own)
     made = plan.make(run, ("fid",), [30], [], axes)
     asked = [(request.sampling.method, getattr(request.sampling, "nfe", None)) for request in made.requests]
     assert asked == [("em", 20), ("em", 50), ("exponential", 20), ("exponential", 50), ("ode", None)]
+    assert made.requests[0].sampling == EmSpec(nfe=20, grid="linear")
     assert made.requests[-1].sampling == OdeSpec()
     assert [cell.evaluation for cell in made.sweep.cells[-2:]] == [made.requests[-1].id] * 2
 
