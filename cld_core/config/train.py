@@ -135,7 +135,7 @@ class TrainSpec:
     )
     keep: int = key(
         3,
-        "number of newest checkpoints kept, those of checkpoint_every first, besides the very newest",
+        "number of newest checkpoints kept, those of checkpoint_every first, and the very newest",
         ge=1,
     )
     milestone_every: int | None = key(None, "steps between two checkpoints that are never deleted; null: none", ge=1)
