@@ -22,7 +22,7 @@ from cldctl.runs.logs import FirstFailure
 from cldctl.runs.selection import command
 from cldctl.runs.state import ALIVE, STATES
 from cldctl.runs.status import WAITING, RunStatus, named_status
-from cldctl.runs.why import Why
+from cldctl.runs.why import MOST_WORKS, Why
 
 from .console import age, count, duration, err, number, out, short
 from .tables import MANY, Cell, attempts, facts, progress_bar, short_keys, state_text, table, usage_line
@@ -395,6 +395,7 @@ def explanation(why: Why) -> Iterator[RenderableType]:
             yield Text(f"{len(why.attempts) - _MOST_ATTEMPTS} earlier attempts: cldctl status", style="dim")
     if why.failed is not None:
         yield from _failure(why.failed, RunFolder(row.path))
+    yield from _unfinished(row)
     if why.excluded:
         yield _fact("avoids", f"nodes {', '.join(why.excluded)}")
     for name, known in _remarks(row):
@@ -410,6 +411,18 @@ def explanation(why: Why) -> Iterator[RenderableType]:
 
 def _fact(name: str, text: str, style: str = "") -> Text:
     return Text.assemble((f"{name:8}", "dim"), (text, style), overflow="fold")
+
+
+def _unfinished(row: RunStatus) -> Iterator[Text]:
+    """The newest evaluations and tunings that are not finished, a line each."""
+    for name, entries, unit in (("eval", row.evals, "shards"), ("tuning", row.tunings, "rows")):
+        left = [entry for entry in entries if entry["state"] != "FINISHED"]
+        for entry in left[-MOST_WORKS:]:
+            done = f"{entry[f'{unit}_done']} of {entry[unit]} {unit}"
+            reason = f": {entry['reason']}" if entry["reason"] else ""
+            yield _fact(name, f"{entry['id']}  {entry['state']}, {done}{reason}")
+        if len(left) > MOST_WORKS:
+            yield _fact("", f"{len(left) - MOST_WORKS} more: cldctl status", "dim")
 
 
 def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:

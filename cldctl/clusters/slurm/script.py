@@ -3,11 +3,13 @@
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from cld_core.config.cluster import ClusterSpec, misread, not_plain
 from cld_core.errors import RecipeError, UsageError
+from cld_core.run.events import JobRef
 from cld_core.sanitize import printable
 from cldctl.clusters.base import After, JobSpec, SchedulerRefused
 
@@ -80,7 +82,7 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
         "constraint": size.constraint,
         "exclude": ",".join(filter(None, (size.exclude, *spec.exclude))) or None,
         "time": size.time_min,
-        "dependency": None if spec.after is None else dependency(spec.after),
+        "dependency": _dependencies(spec),
         "setup": _setup(spec),
         "signal_delay_s": spec.notice_s,
         "srun_args": ["--kill-on-bad-exit=1", *cores, *size.srun_args],
@@ -98,6 +100,19 @@ def dependency(after: After) -> str:
     assert after.jobs, "a dependency needs a job"
     how = {"ended": "afterany", "succeeded": "afterok"}[after.how]
     return ":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)])
+
+
+def _dependencies(spec: JobSpec) -> str | None:
+    """What a job waits for. Slurm limits the tasks of one array: arrays under one limit follow."""
+    conditions = [] if spec.after is None else [dependency(spec.after)]
+    if spec.parallel is not None and spec.earlier:
+        conditions.append(":".join(["afterany", *arrays_of(spec.earlier)]))
+    return ",".join(conditions) or None
+
+
+def arrays_of(jobs: Iterable[JobRef]) -> list[str]:
+    """The ids of the jobs and arrays that tasks are of, in their order."""
+    return list(dict.fromkeys(job.job_id.partition("_")[0] for job in jobs))
 
 
 def _check_time(spec: JobSpec) -> None:

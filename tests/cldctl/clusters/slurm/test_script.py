@@ -74,6 +74,14 @@ def test_an_array_that_waits_and_avoids_nodes():
         assert f"#SBATCH --{line}\n" in text
 
 
+def test_arrays_under_one_limit_follow_each_other():
+    earlier = [JobRef(cluster="slurm", job_id=job_id) for job_id in ("50_0", "50_1", "51")]
+    after = After((JobRef(cluster="slurm", job_id="42"),), "succeeded")
+    about = {"after": after, "earlier": tuple(earlier)}
+    assert "#SBATCH --dependency=afterok:42,afterany:50:51\n" in script(2, parallel=1, **about)
+    assert "#SBATCH --dependency=afterok:42\n" in script(2, **about), "nothing is limited"
+
+
 def test_a_time_limit_within_its_own_notice_is_refused():
     with pytest.raises(RecipeError, match=r"'cluster.time_min' is \d, but .* it would never train"):
         SlurmCluster().check(replace(SPEC, size=ClusterSpec(time_min=5), notice_s=900))

@@ -3,10 +3,12 @@
 import functools
 import itertools
 import os
+import re
 import signal
 import stat
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -104,6 +106,39 @@ def test_a_controller_that_is_away_has_not_refused(spec, sbatch, capfd, said, er
         submit(spec)
     assert not list(spec.logs.iterdir())
     assert capfd.readouterr().err == "", "the message is the only one"
+
+
+INVALID = "sbatch: error: Batch job submission failed: Invalid {} specified"
+
+
+@pytest.mark.parametrize(
+    ("size", "key", "listed", "advice"),
+    [
+        (ClusterSpec(account="nope"), "account", "deep\nlab\n", "account is nope. .*: deep, lab$"),
+        (ClusterSpec(), "account", "", "account is not set. .*`sacctmgr .*` lists them"),
+        (ClusterSpec(qos="nope"), "qos", "long,normal\nnormal\n", "qos is nope. .*: long, normal$"),
+    ],
+)
+def test_an_account_or_qos_of_others_is_named_with_those_to_choose(
+    spec, sbatch, monkeypatch, size, key, listed, advice
+):
+    sbatch(f"echo '{INVALID.format(key)}' >&2; exit 1")
+    answers = {f"format={key}": listed}
+    monkeypatch.setattr(client, "output_of", lambda command: answers[command[-1]])
+    with pytest.raises(SchedulerRefused) as refused:
+        submit(replace(spec, size=size))
+    assert re.search(f"Invalid {key} specified. cluster.{advice}", str(refused.value).rstrip("."))
+
+
+def test_what_is_left_of_an_array_is_not_an_earlier_one_of_its_name(spec, sbatch, monkeypatch):
+    now = time.strftime("%Y-%m-%dT%H:%M:%S")
+    cancelled = []
+    sbatch(TIMED_OUT[0])
+    monkeypatch.setattr(client, "run", lambda *_, **__: Answer(0, f"30|{now}\n31|{now}\n"))
+    monkeypatch.setattr(client, "cancel", cancelled.extend)
+    with pytest.raises(SchedulerAway, match=r"\(31\) is cancelled"):
+        submit(replace(spec, earlier=(job("30_0", "slurm"), job("30_1", "slurm"))))
+    assert cancelled == ["31"]
 
 
 HANGS = ("mkfifo fifo; read nothing <fifo", r"no answer within 120 s\.")
@@ -205,11 +240,16 @@ def test_jobs_that_may_wait_less_those_that_do(text, account, most):
 def said(monkeypatch):
     """What Slurm's clients print, by their last two arguments."""
     answers = {"show config": CONFIG}
-    submitting.most_tasks.cache_clear()
+    forget()
     monkeypatch.setattr(client, "output_of", lambda command: answers.get(" ".join(command[1:3])))
     monkeypatch.setattr(submitting, "user_name", lambda number: "ann")
     yield answers
-    submitting.most_tasks.cache_clear()
+    forget()
+
+
+def forget():
+    for answer in (submitting._config, submitting.job_limits):
+        answer.cache_clear()
 
 
 def test_the_tightest_limit_counts_and_is_named(said, spec):
@@ -217,6 +257,9 @@ def test_the_tightest_limit_counts_and_is_named(said, spec):
     limit = SlurmCluster().most_tasks(spec)
     assert limit.tasks == 7
     assert "at most 12 jobs may be in the queue (MaxSubmitJobs of your" in limit.why
+    SlurmCluster().check(spec, 7)
+    with pytest.raises(RecipeError, match=r"8 jobs are more.*MaxSubmitJobs.*Submit at most 7"):
+        SlurmCluster().check(spec, 8)
 
 
 @pytest.mark.parametrize(
@@ -230,10 +273,9 @@ def test_the_tightest_limit_counts_and_is_named(said, spec):
 )
 def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, spec, config, most, why):
     said["show config"] = config
-    assert SlurmCluster().most_tasks(spec).tasks == most
-    SlurmCluster().check(spec, most)
-    with pytest.raises(RecipeError, match=f"{why}.*Submit at most {most}"):
-        SlurmCluster().check(spec, most + 1)
+    assert SlurmCluster().most_tasks(spec).tasks == SlurmCluster().array_size() == most
+    assert why in submitting.array_limit().why
+    SlurmCluster().check(spec, most + 1)
 
 
 # Seconds until a job begins, as Slurm writes it, and what is made of it: far ahead it has only added up limits.
