@@ -12,7 +12,7 @@ from cld_core.digests import digest
 from cld_core.files import retried, write_json
 from cld_core.run import Ledger, RunFolder
 from cld_core.run.checkpoints import slowest_save_s
-from cld_core.run.events import Failed, JobRef
+from cld_core.run.events import Failed
 from cld_core.run.groups import Group
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import After, Cluster, JobSpec
@@ -39,7 +39,6 @@ def training(
     group: Group | None = None,
     after: After | None = None,
     parallel: int | None = None,
-    earlier: Sequence[JobRef] = (),
     code: Path | None = None,
 ) -> JobSpec:
     """The job that trains a run, or whose tasks train the runs of a group, of which `list_runs` writes the list.
@@ -47,7 +46,6 @@ def training(
     Args:
         recipe: of any of them; their jobs are of the same size.
         parallel: how many tasks run at once; without a queue, one unless it says otherwise.
-        earlier: as in `JobSpec`.
         code: what the job imports from, as in `JobSpec`.
     """
     of = runs[0] if group is None else group
@@ -64,7 +62,6 @@ def training(
         notice_s=notice_s(slowest_saves(runs), recipe.cluster),
         after=after,
         parallel=parallel,
-        earlier=tuple(earlier),
         code=code,
         aftermath=_aftermath(kind, folder, logs, cluster),
     )

@@ -206,7 +206,8 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
 
 def _step(state: str, history: History, progress: ReportedProgress) -> int:
     """The step that a run has reached, or from which it is to begin or has just begun."""
-    last, saved = history.last, history.saved or 0
+    last = history.last
+    saved = history.saved or 0
     if state == "PENDING":
         return saved if history.from_step is None else history.from_step
     if last is not None and last.cause is None and progress.get("attempt") != last.attempt:

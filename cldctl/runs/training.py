@@ -221,16 +221,8 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
         # Each of the runs may be removed while the others train.
         stored = snapshot.store(begun.group.path, snapshot.copy_of(stored), like=stored)
     group, recipe = begun.group, starts[0].recipe
-    spec = specs.training(
-        runs,
-        recipe,
-        cluster,
-        group=group,
-        after=begun.after,
-        parallel=begun.parallel,
-        earlier=tuple(begun.jobs.values()),
-        code=stored,
-    )
+    spec = specs.training(runs, recipe, cluster, group=group, after=begun.after, parallel=begun.parallel, code=stored)
+    spec = replace(spec, earlier=tuple(begun.jobs.values()))
     if begun.group is not None:
         specs.list_runs(spec, runs)
 

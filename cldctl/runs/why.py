@@ -10,6 +10,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import GivenUp, JobRef, state_after
 from cld_core.run.history import History
 from cld_core.run.timeline import Stretch, stretches
+from cld_core.run.work import evaluations_of
 from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters.base import Held, Waiting
@@ -19,12 +20,10 @@ from . import survey, usage
 from .logs import FirstFailure, first_failure, last_failed
 from .state import OVER, RESUMABLE, WAITS
 from .status import STARTING, RunStatus, alive, changed_by_now, damages, status_or_reason
-from .survey import Answers, started_works
+from .survey import Answers
 
 _Part = TypeVar("_Part")
 _ATTEMPT = ("attempt", "job_id", "restart", "hosts", "started", "ended", "cause", "detail", "first_step", "last_step")
-# Evaluations, and tunings, about which more is said than their state.
-MOST_WORKS = 4
 # What happened, by the cause of the ledger.
 _ENDS = {
     "preempted": "was preempted",
@@ -152,7 +151,7 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     used = None
     if attempts is not None:
         used = tried("usage", lambda: usage.used_by(run, history, attempts, alive=alive).to_dict(), None)
-    evals = tried("the evaluations", lambda: _evaluations(run, row, answers, asks=asks), row.evals)
+    evals = tried("the evaluations", lambda: _evaluations(run, row, answers), row.evals)
     changes = tried("the changes", lambda: changed_by_now(run, history), list[str]())
     return Why(
         row=replace(row, usage=used, changes=changes, problems=problems, evals=evals),
@@ -184,43 +183,30 @@ def attempt_row(stretch: Stretch) -> dict[str, Any]:
 
 def _waiting(row: RunStatus, history: History, answers: Answers, *, asks: bool) -> Waiting | None:
     job = next((event.job for event in history.submitted if event.job.job_id == row.job_id), None)
-    if row.state not in WAITS or job is None or job.cluster not in clusters.CLUSTERS:
+    if row.state not in WAITS or job is None:
         return None
     return _why_waiting(job, answers, asks=asks)
 
 
 def _why_waiting(job: JobRef, answers: Answers, *, asks: bool) -> Waiting | None:
     seen = answers.of(job)
-    if seen.phase not in ("pending", "unknown"):
+    if seen.phase not in ("pending", "unknown") or job.cluster not in clusters.CLUSTERS:
         return None
     return clusters.find(job.cluster).why_waiting(job, seen, asks=asks)
 
 
-def _evaluations(
-    run: RunFolder,
-    row: RunStatus,
-    answers: Answers,
-    *,
-    asks: bool,
-) -> list[dict[str, Any]]:
-    """The evaluations of a row, the newest of those that wait with the reason of their jobs."""
-    waits = [entry["id"] for entry in row.evals if entry["state"] == "PENDING"]
-    reasons = {name: _reason_of(run, name, answers, asks=asks) for name in waits[-MOST_WORKS:]}
+def _evaluations(run: RunFolder, row: RunStatus, answers: Answers) -> list[dict[str, Any]]:
+    """The evaluations of a row; those that wait with the reason that the survey has."""
+    works = {work.name: work for work in evaluations_of(run)} if row.is_evaluating else {}
     entries = []
     for entry in row.evals:
-        reason = "; ".join(filter(None, (reasons.get(entry["id"]), entry["reason"])))
-        entries.append({**entry, "reason": reason or None})
+        reasons = [entry["reason"]] if entry["reason"] else []
+        for event in alive(works[entry["id"]], answers) if entry["state"] == "PENDING" else ():
+            waiting = _why_waiting(event.job, answers, asks=False)
+            if waiting is not None:
+                reasons.insert(0, waiting.reason)
+        entries.append({**entry, "reason": "; ".join(dict.fromkeys(reasons)) or None})
     return entries
-
-
-def _reason_of(run: RunFolder, name: str, answers: Answers, *, asks: bool) -> str | None:
-    """Why an evaluation waits, by the first of its jobs that does."""
-    (work,) = started_works(run, name)
-    for event in alive(work, answers):
-        if event.job.cluster in clusters.CLUSTERS:
-            waiting = _why_waiting(event.job, answers, asks=asks)
-            return None if waiting is None else waiting.reason
-    return None
 
 
 def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:

@@ -22,13 +22,15 @@ from cldctl.runs.logs import FirstFailure
 from cldctl.runs.selection import command
 from cldctl.runs.state import ALIVE, STATES
 from cldctl.runs.status import WAITING, RunStatus, named_status
-from cldctl.runs.why import MOST_WORKS, Why
+from cldctl.runs.why import Why
 
 from .console import age, count, duration, err, number, out, short
 from .tables import MANY, Cell, attempts, facts, progress_bar, short_keys, state_text, table, usage_line
 
 # The newest attempts, and the last words, that `why` shows, so that its answer fits on a screen.
 _MOST_ATTEMPTS, _MOST_LINES = 4, 6
+# The newest evaluations, and tunings, that it shows.
+_MOST_WORKS = 4
 # The results that the overview has room for, with their labels and decimals.
 _SHOWN = {"nll": ("NLL bound", 3), "bpd": ("bits/dim", 3), "fid": ("FID", 2)}
 _EVAL = "eval"
@@ -417,12 +419,12 @@ def _unfinished(row: RunStatus) -> Iterator[Text]:
     """The newest evaluations and tunings that are not finished, a line each."""
     for name, entries, unit in (("eval", row.evals, "shards"), ("tuning", row.tunings, "rows")):
         left = [entry for entry in entries if entry["state"] != "FINISHED"]
-        for entry in left[-MOST_WORKS:]:
+        for entry in left[-_MOST_WORKS:]:
             done = f"{entry[f'{unit}_done']} of {entry[unit]} {unit}"
             reason = f": {entry['reason']}" if entry["reason"] else ""
             yield _fact(name, f"{entry['id']}  {entry['state']}, {done}{reason}")
-        if len(left) > MOST_WORKS:
-            yield _fact("", f"{len(left) - MOST_WORKS} more: cldctl status", "dim")
+        if len(left) > _MOST_WORKS:
+            yield _fact("", f"{len(left) - _MOST_WORKS} more: cldctl status", "dim")
 
 
 def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:

@@ -183,16 +183,15 @@ def _explained(spec: JobSpec, error: str, since: float) -> SchedulerRefused | Sc
 
 def _not_yours(spec: JobSpec, error: str) -> str | None:
     """What to do about an account or QOS that is not this user's; None if it is something else."""
-    key = next((key for key in ("account", "qos") if f"Invalid {key}" in error), None)
-    if key is None:
-        return None
-    about = f"cluster.{key} is {getattr(spec.size, key) or 'not set'}"
-    listing = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc"]
-    listing += [f"user={user_name(os.geteuid())}", f"format={key}"]
-    names = set(re.findall(r"[^\s,]+", client.output_of(listing) or ""))
-    if not names:
-        return f"{about}. Set it to one of yours: `{' '.join(listing)}` lists them"
-    return f"{about}. Set it to one of yours: {', '.join(sorted(names))}"
+    for key in ("account", "qos"):
+        if f"Invalid {key}" in error:
+            mine = ["show", "assoc", f"user={user_name(os.geteuid())}", f"format={key}"]
+            listed = client.output_of(["sacctmgr", "--noheader", "--parsable2", *mine]) or ""
+            names = sorted(set(re.findall(r"[^\s,]+", listed)))
+            which = ", ".join(names) or f"see `sacctmgr {' '.join(mine)}`"
+            value = getattr(spec.size, key) or "null"
+            return f"cluster.{key} is {value}. Set it to one of yours: {which}"
+    return None
 
 
 def _reached(error: str) -> str | None:

@@ -57,6 +57,10 @@ def test_the_state_of_an_evaluation(tmp_path):
     for phase, state in (("running", "RUNNING"), ("ending", "RUNNING"), ("pending", "PENDING"), ("gone", "STOPPED")):
         row = evaluation_status(work, saying(Seen(phase)))
         assert (row["state"], row["shards_done"], row["shards"]) == (state, 0, 2)
+    work.ledger.append(Submitted(job=ref("8"), shards=(0,)))
+    survey_of_both = Survey({"7": Seen("gone"), "8": Seen("pending")})
+    (remark,) = evaluation_status(work, Answers({"elsewhere": survey_of_both}))["remarks"]
+    assert remark.startswith("1 of 2 shards have no job")
     report(run, request, elbo={"nll": 1.5, "stderr": 0.5})
     row = evaluation_status(work, GONE)
     assert (row["state"], row["nll"], row["shards_done"]) == ("FINISHED", 1.5, 2)
@@ -67,43 +71,19 @@ def test_the_state_of_an_evaluation(tmp_path):
     assert "step 10 was trained again after it was evaluated; re-run the same `cldctl eval`" in row["reason"]
 
 
-def test_shards_that_no_job_computes_are_counted(tmp_path):
-    run = run_with(tmp_path / "mine", 10)
-    request_of(run.recipe(), ("elbo",), 10, 3).save(run)
-    (work,) = evaluations_of(run)
-    work.ledger.append(Submitted(job=ref("7_0"), shards=(0,)))
-    work.ledger.append(Submitted(job=ref("7_1"), shards=(1,)))
-    waits, gone = Seen("pending"), Seen("gone")
-    row = evaluation_status(work, Answers({"elsewhere": Survey({"7_0": waits, "7_1": gone})}))
-    assert (row["state"], row["cause"]) == ("PENDING", None)
-    assert row["reason"].startswith("1 of 2 shards have no job")
-    assert row["reason"] in row["remarks"]
-    assert evaluation_status(work, saying(waits))["reason"] is None
-
-
 def test_the_step_is_that_from_which_a_run_continues_until_it_trains_again(run):
     run.ledger.append(Submitted(job=ref()))
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
     run.ledger.append(Ended(attempt=0, cause="crashed", step=40))
-    write_json(run.progress_file, {"attempt": 0, "step": 40, "steps": 100, "time": time.time()})
-    assert status_of(run, GONE).step == 40
-    waits = saying(Seen("pending"))
+    write_json(run.progress_file, {"attempt": 0, "step": 40})
+    run.checkpoint_file(20).unlink()
+    row = status_of(run, GONE)
+    assert (row.step, row.checkpoint_step) == (40, 10)
     run.ledger.append(Requested(steps=100))
     run.ledger.append(Submitted(job=ref("8")))
-    assert (status_of(run, waits).state, status_of(run, waits).step) == ("PENDING", 0)
-    run.ledger.append(Requested(steps=100, from_step=20))
-    run.ledger.append(Submitted(job=ref("9")))
-    assert status_of(run, waits).step == 20
-    run.ledger.append(Started(attempt=1, job_id="9", step=20))
-    row = status_of(run, saying(Seen("running")))
-    assert (row.phase, row.step) == ("starting", 20), "the report is of the attempt before"
-
-
-def test_a_checkpoint_without_what_training_continues_from_is_not_the_last(tmp_path):
-    run = run_with(tmp_path / "mine", 10, 20)
-    run.checkpoint_file(20).unlink()
-    assert status_of(run, GONE).checkpoint_step == 10
-    assert run.checkpoint_steps() == [10, 20], "its averaged weights can be sampled"
+    assert status_of(run, saying(Seen("pending"))).step == 10
+    run.ledger.append(Started(attempt=1, job_id="8", step=10))
+    assert status_of(run, saying(Seen("running"))).step == 10
 
 
 @pytest.mark.parametrize(("every_s", "ago", "reason"), [(1.0, 5, None), (1.0, 40, "no report for 4"), (30.0, 40, None)])
