@@ -295,6 +295,12 @@ class RunFolder:
         """The steps of completely written checkpoints, ascending; empty if they cannot be listed."""
         return _steps_in(self.checkpoints, empty=(OSError,))
 
+    def steps_to_continue_from(self) -> list[int]:
+        """As `checkpoint_steps`, without those of which only the averaged weights are left."""
+        names = names_in(self.checkpoints, (OSError,))
+        steps = self.checkpoint_steps()
+        return [step for step in steps if self.checkpoint_file(step).name in names]
+
     def listed_steps(self, *, unfinished: bool = False) -> list[int]:
         """As `checkpoint_steps`, and with ``unfinished`` those without a sidecar, too.
 

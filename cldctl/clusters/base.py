@@ -63,6 +63,8 @@ class JobSpec:
         notice_s: seconds before its time limit at which a task is told to save and end. Refuse a limit that is not
             longer, or tell it at half of the limit, which counts from the start of the work.
         parallel: tasks that may run at once; None for no limit.
+        earlier: jobs that the same command submitted before. If ``parallel`` is set, all of them
+            end before a task begins: the limit is on all tasks together.
         exclude: nodes to avoid, beside ``size.exclude``.
         code: the folder that the job's Python imports from before it looks elsewhere; None: what is installed.
         aftermath: module and arguments of what is asked when a start has ended badly; the launcher adds what
@@ -75,6 +77,7 @@ class JobSpec:
     notice_s: int = 90
     after: After | None = None
     parallel: int | None = None
+    earlier: tuple[JobRef, ...] = ()
     exclude: tuple[str, ...] = ()
     code: Path | None = None
     aftermath: tuple[str, ...] = ()
@@ -289,7 +292,9 @@ class Cluster(ABC):
 
     @abstractmethod
     def most_tasks(self, spec: JobSpec) -> Limit:
-        """The most tasks that the shards of one submission should be divided into. Of a sweep, `check` is asked.
+        """The most tasks that the shards of one submission should be divided into.
+
+        Of a sweep, `check` and `array_size` are asked.
 
         Ask with the ``size`` of the recipe, not yet reduced to a single task: on one machine, its ranks are the
         processes to use.
@@ -298,9 +303,16 @@ class Cluster(ABC):
             RecipeError: the cluster has no jobs of this size.
         """
 
+    def array_size(self) -> int | None:
+        """The most tasks of one submission: more trainings are several; None for any number."""
+        return None
+
     @abstractmethod
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
-        """Refuse a job that cannot be submitted, before anything is written.
+        """Refuse jobs that cannot be submitted, before anything is written.
+
+        Args:
+            tasks: of all submissions of the command.
 
         Raises:
             RecipeError: names the key and the fix.

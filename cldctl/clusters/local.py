@@ -66,6 +66,8 @@ class LocalCluster(Cluster):
         self.check(spec, len(works))
         at_once = min(spec.parallel or len(works), len(works))
         others = self._controllers_of(spec.after)
+        if spec.parallel is not None:
+            others += tuple(map(_controller_of, spec.earlier))
         jobs: list[JobRef] = []
         with job_logs.refusals(spec.logs):
             try:

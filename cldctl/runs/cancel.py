@@ -75,7 +75,7 @@ def outcome(ending: Ending) -> str:
         return f"{run.name}: asked to end; it saves first. `cldctl status {run.name}` shows when it has."
     if not ending.trains:
         return f"{run.name}: {_works_ended(ending)}"
-    steps = run.checkpoint_steps()
+    steps = run.steps_to_continue_from()
     is_finished = run.ledger.history().cause == "finished"
     how = "had finished before it could be cancelled" if is_finished else "cancelled"
     return f"{run.name}: {how}; last checkpoint: {f'step {steps[-1]}' if steps else 'none'}"

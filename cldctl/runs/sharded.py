@@ -21,6 +21,7 @@ from cldctl.jobs import specs
 from cldctl.jobs.shards import ShardsWork, divided
 
 from . import survey
+from .status import alive, without_job
 from .survey import Answers
 
 # Tells people something, in one line.
@@ -122,18 +123,13 @@ def ask_about(works: Iterable[Work]) -> Answers:
     return answers
 
 
-def _alive(work: Work, answers: Answers) -> list[Submitted]:
-    return [event for event in work.ledger.history().submitted if not answers.of(event.job).is_gone]
-
-
 def unclaimed(work: Work, answers: Answers) -> list[int]:
     """The shards to start that no living task computes: others of its array may have been cancelled or given up."""
-    alive = _alive(work, answers)
     missing = work.missing() if isinstance(work, ShardedWork) else work.to_start()
-    if not missing and any(answers.of(event.job).phase != "pending" for event in alive):
+    phases = {answers.of(event.job).phase for event in alive(work, answers)}
+    if not missing and phases - {"pending"}:
         return []  # It is about to be merged.
-    claimed = {shard for event in alive for shard in event.shards or ()}
-    return [shard for shard in work.to_start() if shard not in claimed]
+    return without_job(work, work.to_start(), answers)
 
 
 def is_alive(folder: Path) -> bool:
@@ -146,7 +142,7 @@ def is_alive(folder: Path) -> bool:
         work = open_work(folder)
     except NotFoundError:
         return False
-    return bool(_alive(work, ask_about([work])))
+    return bool(alive(work, ask_about([work])))
 
 
 def clear(folder: Path) -> None:

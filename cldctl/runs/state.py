@@ -133,7 +133,7 @@ def _interrupted(situation: Situation) -> str:
 
 
 def _lost(situation: Situation) -> str:
-    run, saved = situation.run, situation.run.checkpoint_steps()
+    run, saved = situation.run, situation.run.steps_to_continue_from()
     again = f"continues from the checkpoint of step {saved[-1]}" if saved else "begins again"
     lost = "without the keys that earlier continuations changed"
     return f"its ledger attempts.jsonl is {_how(run)}; `cldctl resume {run.name}` {again}, {lost}"

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -11,6 +11,7 @@ from cld_core.codec import real
 from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cld_core.run import recipe as frozen
+from cld_core.run.events import Submitted
 from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import Attempt, History
 from cld_core.run.identity import PLUGIN, are_other_data
@@ -144,7 +145,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         works: its evaluations and tunings, if the caller has them.
     """
     progress, identity = run.progress(), run.identity()
-    checkpoints = run.checkpoint_steps()
+    checkpoints = run.steps_to_continue_from()
     history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
     situation = Situation(run, history, answers, time.time())
     state, reason = state_of(situation)
@@ -157,8 +158,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     attempts = stretches(history, alive=is_running)
     # Of a run without an attempt, it would read the recipe.
     used = usage.used_by(run, history, attempts, alive=is_running) if attempts else None
-    # A checkpoint may be later than the last report.
-    step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0, *checkpoints[-1:])
+    step = _step(state, history, progress)
     works = works_of(run) if works is None else works
     evals = [evaluation_status(cast("Evaluation", it), answers) for it in works if it.request.kind == "evaluation"]
     tunings = [tuning_status(cast("Tuning", it), answers) for it in works if it.request.kind == "tuning"]
@@ -202,6 +202,19 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     # The ledger has the end of such a run, so that no cluster has to be asked.
     is_cancelled = last is not None and last.job_id == job.job_id and last.cause == "cancelled"
     return row if state == "CANCELLED" and is_cancelled else replace(row, as_of=row.heard_of)
+
+
+def _step(state: str, history: History, progress: ReportedProgress) -> int:
+    """The step that a run has reached, or from which it is to begin or has just begun."""
+    last = history.last
+    saved = history.saved or 0
+    if state == "PENDING":
+        return saved if history.from_step is None else history.from_step
+    if last is not None and last.cause is None and progress.get("attempt") != last.attempt:
+        return max(saved, last.first_step)
+    reached = 0 if last is None else last.last_step or 0
+    # A checkpoint may be later than the last report.
+    return max(progress.get("step", 0), reached, saved)
 
 
 def _last_begun(history: History, progress: ReportedProgress) -> float:
@@ -296,6 +309,17 @@ def work_state(work: Work, answers: Answers) -> str:
     return "RUNNING" if moments and (work.moved_at() or 0.0) > max(moments) else "PENDING"
 
 
+def alive(work: Work, answers: Answers) -> list[Submitted]:
+    """The submissions of work whose jobs are not gone."""
+    return [event for event in work.ledger.history().submitted if not answers.of(event.job).is_gone]
+
+
+def without_job(work: Work, shards: Iterable[int], answers: Answers) -> list[int]:
+    """Those shards of work that no living job computes."""
+    claimed = {shard for event in alive(work, answers) for shard in event.shards or ()}
+    return [shard for shard in shards if shard not in claimed]
+
+
 def why_stopped(
     history: History, done: int, total: int, *, unit: str = "shards", command: str = "cldctl eval"
 ) -> tuple[str, str] | None:
@@ -369,11 +393,15 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
 
     request, report, history = work.request, work.report or {}, work.ledger.history()
     state = "FINISHED" if report else work_state(work, answers)
-    done = request.shards - (0 if report else len(work.missing()))
+    missing = [] if report else work.missing()
+    done = request.shards - len(missing)
     about = _work_status(work, state, done, request.shards, "shards")
     if about["cause"] == "stopped" and read_report(work.folder):
         text = f"the checkpoint of step {request.checkpoint_step} was trained again after it was evaluated"
         about |= {"cause": "outdated", "reason": f"{text}; re-run the same `{work.command}`"}
+    if state in ALIVE and (idle := without_job(work, missing, answers)):
+        text = f"{len(idle)} of {request.shards} shards have no job"
+        about["reason"] = f"{text}; re-run the same `{work.command}`"
     unusual = [text for text in (history.other_code, about["reason"]) if text is not None]
     elbo = report.get("elbo") or {}
     return {

@@ -162,13 +162,20 @@ def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:
 def by_submission(starts: Sequence[Start], cluster: Cluster) -> list[list[Start]]:
     """Starts by the job that they are tasks of: all of the same size, with the same code.
 
+    A submission has as many tasks as the cluster takes (`Cluster.array_size`).
     On a cluster that blocks, each is on its own, so that one may fail.
     """
-    arrays: dict[object, list[Start]] = {}
+    alike: dict[object, list[Start]] = {}
     for start in starts:
         alone = start.run.name if cluster.blocks else None
-        arrays.setdefault((alone, start.recipe.cluster, code.name_of(start.stored)), []).append(start)
-    return list(arrays.values())
+        kind = (alone, start.recipe.cluster, code.name_of(start.stored))
+        alike.setdefault(kind, []).append(start)
+    most = cluster.array_size() if len(starts) > 1 else None
+    arrays = []
+    for these in alike.values():
+        size = most or len(these)
+        arrays += [these[first : first + size] for first in range(0, len(these), size)]
+    return arrays
 
 
 def train(begun: Begun, starts: Sequence[Start]) -> None:
@@ -215,6 +222,7 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
         stored = snapshot.store(begun.group.path, snapshot.copy_of(stored), like=stored)
     group, recipe = begun.group, starts[0].recipe
     spec = specs.training(runs, recipe, cluster, group=group, after=begun.after, parallel=begun.parallel, code=stored)
+    spec = replace(spec, earlier=tuple(begun.jobs.values()))
     if begun.group is not None:
         specs.list_runs(spec, runs)
 

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from cld_core.run import RunFolder
-from cld_core.run.events import GivenUp, state_after
+from cld_core.run.events import GivenUp, JobRef, state_after
 from cld_core.run.history import History
 from cld_core.run.timeline import Stretch, stretches
+from cld_core.run.work import evaluations_of
 from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters.base import Held, Waiting
@@ -18,7 +19,7 @@ from cldctl.jobs import failures
 from . import survey, usage
 from .logs import FirstFailure, first_failure, last_failed
 from .state import OVER, RESUMABLE, WAITS
-from .status import STARTING, RunStatus, changed_by_now, damages, status_or_reason
+from .status import STARTING, RunStatus, alive, changed_by_now, damages, status_or_reason
 from .survey import Answers
 
 _Part = TypeVar("_Part")
@@ -93,6 +94,8 @@ class Why:
             "excluded": list(self.excluded),
             "changed": row.changes,
             "waiting": None if self.waiting is None else asdict(self.waiting),
+            "evals": row.evals,
+            "tunings": row.tunings,
             "usage": row.usage,
             "problems": row.problems,
             "do": self.do,
@@ -128,14 +131,17 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
         if run.identity().get("format") is not None and run.format_problem() is not None:
             return Why(row=replace(row, problems=problems), headline="nothing is known about it")
     tried = functools.partial(_tried, problems)
-    progress, checkpoints = run.progress(), run.checkpoint_steps()
+    progress, checkpoints = run.progress(), run.steps_to_continue_from()
     history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress, checkpoints), History())
     damaged = damages(run)
     problems += damaged
     alive = row.state == "RUNNING"
     attempts = tried("the attempts", lambda: stretches(history, alive=alive), None)
     waiting = tried("the job", lambda: _waiting(row, history, answers, asks=asks), None)
-    failed_in = None if row.state == "FINISHED" else last_failed(history)
+    # The failure of an earlier attempt explains nothing once another one trains.
+    failed_in = last_failed(history)
+    if failed_in is not history.last:
+        failed_in = None
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
     do, following = _next(row, history, waiting, failed)
     if row.is_readable and row.state in OVER and any(run.recipe_file.name in problem for problem in damaged):
@@ -145,9 +151,10 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     used = None
     if attempts is not None:
         used = tried("usage", lambda: usage.used_by(run, history, attempts, alive=alive).to_dict(), None)
+    evals = tried("the evaluations", lambda: _evaluations(run, row, answers), row.evals)
     changes = tried("the changes", lambda: changed_by_now(run, history), list[str]())
     return Why(
-        row=replace(row, usage=used, changes=changes, problems=problems),
+        row=replace(row, usage=used, changes=changes, problems=problems, evals=evals),
         headline=_headline(row, waiting, failures.in_vain(history, row.job_id)),
         history=history,
         stretches=attempts or (),
@@ -176,12 +183,30 @@ def attempt_row(stretch: Stretch) -> dict[str, Any]:
 
 def _waiting(row: RunStatus, history: History, answers: Answers, *, asks: bool) -> Waiting | None:
     job = next((event.job for event in history.submitted if event.job.job_id == row.job_id), None)
-    if row.state not in WAITS or job is None or job.cluster not in clusters.CLUSTERS:
+    if row.state not in WAITS or job is None:
         return None
+    return _why_waiting(job, answers, asks=asks)
+
+
+def _why_waiting(job: JobRef, answers: Answers, *, asks: bool) -> Waiting | None:
     seen = answers.of(job)
-    if seen.phase not in ("pending", "unknown"):
+    if seen.phase not in ("pending", "unknown") or job.cluster not in clusters.CLUSTERS:
         return None
     return clusters.find(job.cluster).why_waiting(job, seen, asks=asks)
+
+
+def _evaluations(run: RunFolder, row: RunStatus, answers: Answers) -> list[dict[str, Any]]:
+    """The evaluations of a row; those that wait with the reason that the survey has."""
+    works = {work.name: work for work in evaluations_of(run)} if row.is_evaluating else {}
+    entries = []
+    for entry in row.evals:
+        reasons = [entry["reason"]] if entry["reason"] else []
+        for event in alive(works[entry["id"]], answers) if entry["state"] == "PENDING" else ():
+            waiting = _why_waiting(event.job, answers, asks=False)
+            if waiting is not None:
+                reasons.insert(0, waiting.reason)
+        entries.append({**entry, "reason": "; ".join(dict.fromkeys(reasons)) or None})
+    return entries
 
 
 def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:
@@ -235,10 +260,13 @@ def _next(
         return "restore what is damaged, from a backup", []
     if row.state in WAITS:
         follows = [f"cancel {name}"] if isinstance(waiting, Held) else [f"status {name} --watch", f"cancel {name}"]
-        return (waiting.advice or None) if waiting is not None else None, follows
+        advice = "" if waiting is None else waiting.advice.replace(" RUN", f" {name}")
+        return advice or None, follows
     if row.state == "RUNNING" and not history.by_other_launcher:
         return None, [f"logs {name} -f", *([f"logs {name} --failed"] if failed is not None else [])]
     if row.state == "FINISHED":
+        if row.is_evaluating:
+            return None, [f"status {name} --watch", f"report {name}"]
         done = any(entry["state"] == "FINISHED" for entry in row.evals)
         return None, [f"sample {name}" if done else f"eval {name} --elbo", f"report {name}"]
     see = [] if history.by_other_launcher else [f"logs {name} {'' if failed is None else '--failed '}--tail 50"]

@@ -29,6 +29,8 @@ from .tables import MANY, Cell, attempts, facts, progress_bar, short_keys, state
 
 # The newest attempts, and the last words, that `why` shows, so that its answer fits on a screen.
 _MOST_ATTEMPTS, _MOST_LINES = 4, 6
+# The newest evaluations, and tunings, that it shows.
+_MOST_WORKS = 4
 # The results that the overview has room for, with their labels and decimals.
 _SHOWN = {"nll": ("NLL bound", 3), "bpd": ("bits/dim", 3), "fid": ("FID", 2)}
 _EVAL = "eval"
@@ -395,6 +397,7 @@ def explanation(why: Why) -> Iterator[RenderableType]:
             yield Text(f"{len(why.attempts) - _MOST_ATTEMPTS} earlier attempts: cldctl status", style="dim")
     if why.failed is not None:
         yield from _failure(why.failed, RunFolder(row.path))
+    yield from _unfinished(row)
     if why.excluded:
         yield _fact("avoids", f"nodes {', '.join(why.excluded)}")
     for name, known in _remarks(row):
@@ -410,6 +413,18 @@ def explanation(why: Why) -> Iterator[RenderableType]:
 
 def _fact(name: str, text: str, style: str = "") -> Text:
     return Text.assemble((f"{name:8}", "dim"), (text, style), overflow="fold")
+
+
+def _unfinished(row: RunStatus) -> Iterator[Text]:
+    """The newest evaluations and tunings that are not finished, a line each."""
+    for name, entries, unit in (("eval", row.evals, "shards"), ("tuning", row.tunings, "rows")):
+        left = [entry for entry in entries if entry["state"] != "FINISHED"]
+        for entry in left[-_MOST_WORKS:]:
+            done = f"{entry[f'{unit}_done']} of {entry[unit]} {unit}"
+            reason = f": {entry['reason']}" if entry["reason"] else ""
+            yield _fact(name, f"{entry['id']}  {entry['state']}, {done}{reason}")
+        if len(left) > _MOST_WORKS:
+            yield _fact("", f"{len(left) - _MOST_WORKS} more: cldctl status", "dim")
 
 
 def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:

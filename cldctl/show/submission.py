@@ -75,7 +75,12 @@ def _preview_group(options: SubmitOptions, group: Group, cluster: Cluster, spec:
         _show(f"#   {cell.name}  {' '.join(f'{key}={value}' for key, value in cell.values.items())}  {state}")
     _show(f"# the recipe of {cells[0].name}\n{dump(cells[0].recipe)}")
     if open_cells:
-        _show(cluster.script(spec, 1 if cluster.blocks else len(open_cells)))
+        tasks = 1 if cluster.blocks else len(open_cells)
+        most = cluster.array_size()
+        if most is not None and tasks > most:
+            _show(f"# {-(-tasks // most)} arrays of at most {most} tasks; the first of them:")
+            tasks = most
+        _show(cluster.script(spec, tasks))
     if options.metrics:
         _show(f"# an evaluation ({', '.join(options.metrics)}) of each run, after its training")
 

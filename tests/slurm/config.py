@@ -25,6 +25,10 @@ class Settings:
     """KillWait: from SIGTERM to SIGKILL at the time limit, at scancel, and at the end of GraceTime."""
     accounting: bool = True
     """False hides slurmdbd: sacct says that accounting is disabled, as on a cluster without it."""
+    enforce: bool = False
+    """Accounts and the limits of QOS are enforced (AccountingStorageEnforce=limits,qos)."""
+    array_size: int = 1001
+    """MaxArraySize: as many tasks an array may have."""
 
 
 def files(root, host, ports, settings):
@@ -74,6 +78,7 @@ def slurm_conf(root, host, controller, accounting, nodes, settings):
         "SlurmdTimeout=30",
         f"KillWait={settings.kill_wait}",
         f"JobRequeue={int(settings.requeue)}",
+        f"MaxArraySize={settings.array_size}",
         # squeue and scontrol remember every job of a test run.
         "MinJobAge=3600",
         "SelectType=select/cons_tres",
@@ -97,6 +102,8 @@ def slurm_conf(root, host, controller, accounting, nodes, settings):
         ]
     else:
         lines.append("AccountingStorageType=accounting_storage/none")
+    if settings.enforce:
+        lines.append("AccountingStorageEnforce=limits,qos")
     lines += [
         f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS_PER_NODE}"
         f" RealMemory=4000 Gres=gpu:{GPUS_PER_NODE} State=UNKNOWN"

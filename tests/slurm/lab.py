@@ -8,6 +8,7 @@ from unittest import mock
 from cld_core.files import write_text
 from cld_core.run import RunFolder
 from cld_core.run.lease import local_holder
+from cldctl.clusters.slurm import submit
 from cldctl.runs.state import OVER
 from tests.support import tools
 from tests.support.paths import MISBEHAVING
@@ -45,6 +46,9 @@ class Lab:
 
     def cldctl(self, *arguments, code=0):
         """Run the command line in this process: starting Python and torch takes seconds of processor."""
+        # A command, in a process of its own, asks once what Slurm's limits are.
+        for answer in (submit._config, submit.job_limits):
+            answer.cache_clear()
         with mock.patch.dict(os.environ, self.slurm.env | self.environment, clear=True):
             return tools.invoke(*arguments, runs=self.runs, code=code)
 

@@ -44,17 +44,19 @@ def test_the_rank_that_crashed_first_and_a_job_that_is_held(lab, orders):
     lab.submit("mine", PAIR)
     lab.training("mine")
     give(orders, 1, "raise")
-    lab.training("mine", attempt=1)
-
-    found = why(lab, "mine")
-    failed = found["failed_first"]
-    assert (found["state"], failed["attempt"], failed["rank"]) == ("RUNNING", 0, 1), failed
+    lab.until("mine", "a pause after the crash", lambda row: row["state"] == "REQUEUED")
+    failed = why(lab, "mine")["failed_first"]
+    assert (failed["attempt"], failed["rank"]) == (0, 1), failed
     assert failed["lines"][-1].endswith("RuntimeError: this rank was told to crash")
+    assert "failed first in attempt 0" in lab.cldctl("why", "mine").stdout
+
+    lab.training("mine", attempt=1)
+    found = why(lab, "mine")
+    assert (found["state"], found["failed_first"]) == ("RUNNING", None)
     first, second = found["attempts"]
     assert first["gained"] == second["first_step"]
     assert first["gained"] % 20 == 0
     assert first["gained"] + first["lost"] == first["last_step"]
-    assert "failed first in attempt 0" in lab.cldctl("why", "mine").stdout
 
     lab.slurm.run(["scontrol", "requeuehold", found["job_id"]])
     lab.until("mine", "its job to be held", lambda row: "held" in (row["reason"] or ""))

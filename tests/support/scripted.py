@@ -31,6 +31,7 @@ class Scripted(DebugCluster):
         away, broken: names of clusters that do not answer, or whose survey has a bug.
         error: what `submit`, `cancel` and `kill` raise.
         most: what it says that a submission may have; ``takes``: what it does take, if fewer.
+        array: the most tasks of a submission of trainings, if there is such a limit.
         sizes: of every submission that was tried; ``submissions``: specification and tasks of those that succeeded.
         first: the id of the first job of a submission; None numbers submissions and tasks, as in 1_0, 1_1, 2_0.
         nodes: how many there are, if it knows.
@@ -50,6 +51,7 @@ class Scripted(DebugCluster):
     submissions: ClassVar[list[tuple[Any, Any]]]
     error: ClassVar[Exception | None] = None
     most: ClassVar[int] = 1
+    array: ClassVar[int | None] = None
     takes: ClassVar[int] = 1000
     first: ClassVar[int | None] = 100
     nodes: ClassVar[int | None] = None
@@ -58,6 +60,9 @@ class Scripted(DebugCluster):
 
     def most_tasks(self, spec):
         return Limit(self.most, f"at most {self.most} jobs may be in the queue")
+
+    def array_size(self):
+        return self.array
 
     def check(self, spec, tasks=1):
         super().check(spec, tasks)

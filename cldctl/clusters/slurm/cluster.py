@@ -49,12 +49,17 @@ class SlurmCluster(base.Cluster):
     def most_tasks(self, spec: JobSpec) -> base.Limit:
         return submit.most_tasks(spec.size.account, spec.size.qos)
 
+    def array_size(self) -> int:
+        return submit.array_limit().tasks
+
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         script.parameters(spec)
         job_logs.check(spec.logs)
-        if tasks > 1 and tasks > (limit := self.most_tasks(spec)).tasks:
-            text = f"{tasks} tasks do not fit into one array of Slurm: {limit.why}"
-            raise RecipeError(f"{text}. Submit at most {limit.tasks}.")
+        limits = submit.job_limits(spec.size.account, spec.size.qos) if tasks > 1 else ()
+        for limit in limits:
+            if tasks > limit.tasks:
+                text = f"{tasks} jobs are more than Slurm accepts: {limit.why}"
+                raise RecipeError(f"{text}. Submit at most {limit.tasks}.")
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         return script.text(spec, tasks)

@@ -415,8 +415,8 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
     (
         "DependencyNeverSatisfied",
         f"the job that it waits for ended in another way than it needs: {_NEVER}",
-        "cancel it, then submit it under another name, or resume it, which waits for nothing; or let it begin all the "
-        "same: `scontrol update jobid={id} dependency=`",
+        "let it begin nevertheless: `scontrol update jobid={id} dependency=`; or cancel it, then "
+        "`cldctl resume RUN`, which submits it again and waits for no job",
     ),
     ("Dependency", "it waits for another job to end ({dependency})", ""),
     ("BeginTime", "it may not begin yet: a pause after a crash, or a requeue that Slurm is still doing", ""),
@@ -436,7 +436,12 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
     ),
     ("Reservation", "it waits for its reservation", "`scontrol show reservation` shows when that begins"),
     ("PartitionDown|PartitionInactive", "its partition takes no jobs now", "use another cluster.partition"),
-    ("PartitionTimeLimit", f"it asks for more time {_THAN}", "lower cluster.time_min, cancel it and resume"),
+    (
+        "PartitionTimeLimit",
+        f"it asks for more time {_THAN}",
+        "lower cluster.time_min: cancel it, then `cldctl resume RUN cluster.time_min=MINUTES`; "
+        "`scontrol show partition` shows its MaxTime",
+    ),
     (
         "PartitionNodeLimit|PartitionConfig",
         f"it asks for more nodes {_THAN}",

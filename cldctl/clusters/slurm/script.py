@@ -3,13 +3,15 @@
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from cld_core.config.cluster import ClusterSpec, misread, not_plain
 from cld_core.errors import RecipeError, UsageError
+from cld_core.run.events import JobRef
 from cld_core.sanitize import printable
-from cldctl.clusters.base import After, JobSpec, SchedulerRefused
+from cldctl.clusters.base import JobSpec, SchedulerRefused
 
 from . import client
 
@@ -83,7 +85,7 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
         "constraint": size.constraint,
         "exclude": ",".join(filter(None, (size.exclude, *spec.exclude))) or None,
         "time": size.time_min,
-        "dependency": None if spec.after is None else dependency(spec.after),
+        "dependency": dependency(spec),
         "setup": _setup(spec),
         "signal_delay_s": spec.notice_s,
         "srun_args": ["--kill-on-bad-exit=1", *cores, *size.srun_args],
@@ -96,11 +98,24 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if value is not None or name in ("wckey", "time")}
 
 
-def dependency(after: After) -> str:
-    """The condition as sbatch and scontrol take it, for example ``afterany:12:13_4``."""
-    assert after.jobs, "a dependency needs a job"
-    how = {"ended": "afterany", "succeeded": "afterok"}[after.how]
-    return ":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)])
+def dependency(spec: JobSpec) -> str | None:
+    """What a job waits for, as sbatch takes it, for example ``afterany:12:13_4``; None for nothing.
+
+    Slurm limits how many tasks of one array run: arrays under one limit follow each other.
+    """
+    conditions = []
+    if (after := spec.after) is not None:
+        assert after.jobs, "a dependency needs a job"
+        how = {"ended": "afterany", "succeeded": "afterok"}[after.how]
+        conditions.append(":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)]))
+    if spec.parallel is not None and spec.earlier:
+        conditions.append(":".join(["afterany", *arrays_of(spec.earlier)]))
+    return ",".join(conditions) or None
+
+
+def arrays_of(jobs: Iterable[JobRef]) -> list[str]:
+    """The ids of the jobs and arrays that tasks are of, in their order."""
+    return list(dict.fromkeys(job.job_id.partition("_")[0] for job in jobs))
 
 
 def _check_time(spec: JobSpec) -> None:

@@ -110,10 +110,10 @@ def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]], note: Callable[[Se
     except (FailedJobError, FailedSubmissionError) as error:
         code = getattr(error.__cause__, "returncode", 1)
         said = f"no answer within {SBATCH_WITHIN_S} s" if code == -signal.SIGKILL else str(error).strip()
-        raise _explained(spec.name, said or f"sbatch ended with {code}", began) from error
+        raise _explained(spec, said or f"sbatch ended with {code}", began) from error
     except BaseException:
         if jobs or is_asked:
-            _forget(spec.name, jobs, began)
+            _forget(spec, jobs, began)
         raise
 
 
@@ -145,9 +145,9 @@ def _end_sbatch() -> None:
                 child.kill()
 
 
-def _forget(name: str, jobs: Sequence[str], since: float) -> None:
+def _forget(spec: JobSpec, jobs: Sequence[str], since: float) -> None:
     """Cancel jobs that no ledger knows: their submission was not finished."""
-    known = sorted({job.partition("_")[0] for job in jobs or client.submitted_since(name, since) or ()})
+    known = sorted({job.partition("_")[0] for job in jobs or _submitted_since(spec, since) or ()})
     try:
         client.cancel(known)
     except (SchedulerRefused, SchedulerAway) as error:
@@ -156,21 +156,42 @@ def _forget(name: str, jobs: Sequence[str], since: float) -> None:
         print(f"warning: {about} ({error})", file=sys.stderr)
 
 
-def _explained(name: str, error: str, since: float) -> SchedulerRefused | SchedulerAway:
+def _submitted_since(spec: JobSpec, since: float) -> list[str] | None:
+    """As `client.submitted_since`, of this submission alone: arrays of a sweep have one name."""
+    earlier = script.arrays_of(spec.earlier)
+    found = client.submitted_since(spec.name, since)
+    return None if found is None else [job for job in found if job not in earlier]
+
+
+def _explained(spec: JobSpec, error: str, since: float) -> SchedulerRefused | SchedulerAway:
     """The error of an sbatch that failed, with what to do about it."""
+    name = spec.name
     # Sites let sbatch print more than its errors.
     lines = [_PREFIX.sub("", line) for line in error.splitlines() if _PREFIX.match(line)] or error.splitlines()
     if _UNHEARD.search(error):
-        return SchedulerAway(f"slurmctld does not answer: {lines[-1]}. {_withdrawn(name, since)}.")
+        return SchedulerAway(f"slurmctld does not answer: {lines[-1]}. {_withdrawn(spec, since)}.")
     if client.AWAY.search(error):
         fix = "Try again when it does, or use --cluster local"
         return SchedulerAway(f"slurmctld does not answer, and the job {name} was not submitted: {lines[-1]}. {fix}.")
     fix = "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or use --cluster local"
     refused = f"sbatch refused the job {name}: {'; '.join(lines)}"
     if (limit := _reached(error)) is None:
-        return SchedulerRefused(f"{refused}. {fix}.")
+        return SchedulerRefused(f"{refused}. {_not_yours(spec, error) or fix}.")
     wait = "You may have no more jobs in the queue: wait until some have ended, then re-run the command"
     return TooManyTasks(f"{refused}. {wait if limit in error else fix}.", limit)
+
+
+def _not_yours(spec: JobSpec, error: str) -> str | None:
+    """What to do about an account or QOS that is not this user's; None if it is something else."""
+    for key in ("account", "qos"):
+        if f"Invalid {key}" in error:
+            mine = ["show", "assoc", f"user={user_name(os.geteuid())}", f"format={key}"]
+            listed = client.output_of(["sacctmgr", "--noheader", "--parsable2", *mine]) or ""
+            names = sorted(set(re.findall(r"[^\s,]+", listed)))
+            which = ", ".join(names) or f"see `sacctmgr {' '.join(mine)}`"
+            value = getattr(spec.size, key) or "null"
+            return f"cluster.{key} is {value}. Set it to one of yours: {which}"
+    return None
 
 
 def _reached(error: str) -> str | None:
@@ -180,13 +201,14 @@ def _reached(error: str) -> str | None:
     return next((name for text, name in _UNNAMED.items() if text in error), None)
 
 
-def _withdrawn(name: str, since: float) -> str:
+def _withdrawn(spec: JobSpec, since: float) -> str:
     """Cancel what an sbatch without an answer may have submitted all the same; returns what to do next."""
     deadline = time.monotonic() + _AWAY_S
-    while (jobs := client.submitted_since(name, since)) is None and time.monotonic() < deadline:
+    while (jobs := _submitted_since(spec, since)) is None and time.monotonic() < deadline:
         time.sleep(1.0)
     if jobs is None:
-        return f"The job may wait there all the same: before you try again, look with `squeue --me --name={name}`"
+        look = f"squeue --me --name={spec.name}"
+        return f"The job may wait there all the same: before you try again, look with `{look}`"
     try:
         client.cancel(jobs)
     except (SchedulerRefused, SchedulerAway) as error:
@@ -195,21 +217,37 @@ def _withdrawn(name: str, since: float) -> str:
     return f"{done}Try again when it answers, or use --cluster local"
 
 
-@functools.cache
 def most_tasks(account: str | None = None, qos: str | None = None) -> Limit:
-    """The limit for jobs of this account and QOS, asked once per process; limits that nobody tells are ignored."""
-    config = client.output_of(["scontrol", "show", "config"]) or ""
+    """The limit for one array of this account and QOS."""
+    return min((array_limit(), *job_limits(account, qos)), key=lambda limit: limit.tasks)
+
+
+@functools.cache
+def _config() -> str:
+    """What Slurm says of its configuration, asked once per process; empty without an answer."""
+    return client.output_of(["scontrol", "show", "config"]) or ""
+
+
+def array_limit() -> Limit:
+    """How many tasks an array may have."""
+    config = _config()
     size = re.search(r"^MaxArraySize\s*=\s*([0-9]{1,9})\b", config, re.MULTILINE)
     few = re.search(r"^SchedulerParameters\s*=.*\bmax_array_tasks=([0-9]{1,9})\b", config, re.MULTILINE)
     sizes = [("MaxArraySize", int(size[1]) if size else _UNKNOWN), ("max_array_tasks", int(few[1]) if few else None)]
     known = [
         Limit(max(1, most), f"an array has at most {max(1, most)} ({name})") for name, most in sizes if most is not None
     ]
-    if re.search(r"^AccountingStorageEnforce\s*=.*\b(limits|safe)\b", config, re.MULTILINE):
-        user = user_name(os.geteuid())
-        shown = ["scontrol", "show", "assoc_mgr", f"users={user}", "flags=assoc,qos"]
-        known += limits_of_jobs(client.output_of(shown) or "", user, account, qos or "normal")
     return min(known, key=lambda limit: limit.tasks)
+
+
+@functools.cache
+def job_limits(account: str | None, qos: str | None) -> tuple[Limit, ...]:
+    """How many jobs of this account and QOS may be submitted now, asked once per process."""
+    if not re.search(r"^AccountingStorageEnforce\s*=.*\b(limits|safe)\b", _config(), re.MULTILINE):
+        return ()
+    user = user_name(os.geteuid())
+    shown = ["scontrol", "show", "assoc_mgr", f"users={user}", "flags=assoc,qos"]
+    return tuple(limits_of_jobs(client.output_of(shown) or "", user, account, qos or "normal"))
 
 
 def limits_of_jobs(text: str, user: str, account: str | None, qos: str) -> list[Limit]:

@@ -105,6 +105,8 @@ def test_no_more_tasks_run_at_once_than_asked_for_though_one_that_waits_is_cance
     CLUSTER.cancel([jobs[2]])
     submit.until_gone(jobs[2])
     assert [submit.phase(job) for job in jobs] == ["running", "running", "gone", "pending", "pending"]
+    (later,) = submit(submit.report("f"), parallel=2, earlier=tuple(jobs))
+    assert submit.phase(later) == "pending"
 
 
 def test_a_stopped_rank_is_alive_and_killed_though_its_controller_is_dead(submit):

@@ -65,6 +65,15 @@ def test_all_runs_are_one_submission_and_know_their_group(tmp_path, arrays):
     assert evaluations_of(run)[0].request.metrics == ("elbo", "loss"), "--eval may be repeated"
 
 
+def test_more_runs_than_an_array_takes_are_several_under_one_limit(tmp_path, arrays, monkeypatch):
+    monkeypatch.setattr(Scripted, "array", 2)
+    begun = start(asked(tmp_path, parallel=2), arrays)
+    specs = [spec for spec, _ in arrays.submissions]
+    assert [[job.job_id for job in spec.earlier] for spec in specs] == [[], ["1_0", "1_1"]]
+    assert [job.job_id for job in begun.jobs.values()] == ["1_0", "1_1", "2_0"]
+    assert len({spec.aftermath[2] for spec in specs}) == 2, "each numbers its own tasks"
+
+
 def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
     start(asked(tmp_path), arrays)
     runs = [RunFolder(tmp_path / f"g-seed{seed}") for seed in range(3)]

@@ -111,7 +111,8 @@ def folder(path, *, created=0.0, saved=(), step=None, ledger=""):
     run.checkpoints.mkdir(parents=True)
     write_json(run.identity_file, {"created": created})
     for number in saved:
-        run.checkpoint_file(number).with_suffix(".json").touch()
+        for suffix in (".pt", ".json"):
+            run.checkpoint_file(number).with_suffix(suffix).touch()
     if step is not None:
         write_json(run.progress_file, {"step": step})
     if ledger:

@@ -7,7 +7,7 @@ import pytest
 from cld_core.evaluate.request import request_of
 from cld_core.files import read_object, write_json
 from cld_core.run.checkpoints import weights_file
-from cld_core.run.events import Ended, GivenUp, JobRef, Started, Submitted, Wished
+from cld_core.run.events import Ended, GivenUp, JobRef, Requested, Started, Submitted, Wished
 from cld_core.run.work import evaluations_of
 from cldctl import locks
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
@@ -57,6 +57,10 @@ def test_the_state_of_an_evaluation(tmp_path):
     for phase, state in (("running", "RUNNING"), ("ending", "RUNNING"), ("pending", "PENDING"), ("gone", "STOPPED")):
         row = evaluation_status(work, saying(Seen(phase)))
         assert (row["state"], row["shards_done"], row["shards"]) == (state, 0, 2)
+    work.ledger.append(Submitted(job=ref("8"), shards=(0,)))
+    survey_of_both = Survey({"7": Seen("gone"), "8": Seen("pending")})
+    (remark,) = evaluation_status(work, Answers({"elsewhere": survey_of_both}))["remarks"]
+    assert remark.startswith("1 of 2 shards have no job")
     report(run, request, elbo={"nll": 1.5, "stderr": 0.5})
     row = evaluation_status(work, GONE)
     assert (row["state"], row["nll"], row["shards_done"]) == ("FINISHED", 1.5, 2)
@@ -65,6 +69,21 @@ def test_the_state_of_an_evaluation(tmp_path):
     row = evaluation_status(work, GONE)
     assert (row["state"], row["cause"], row["nll"]) == ("STOPPED", "outdated", None)
     assert "step 10 was trained again after it was evaluated; re-run the same `cldctl eval`" in row["reason"]
+
+
+def test_the_step_is_that_from_which_a_run_continues_until_it_trains_again(run):
+    run.ledger.append(Submitted(job=ref()))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    run.ledger.append(Ended(attempt=0, cause="crashed", step=40))
+    write_json(run.progress_file, {"attempt": 0, "step": 40})
+    run.checkpoint_file(20).unlink()
+    row = status_of(run, GONE)
+    assert (row.step, row.checkpoint_step) == (40, 10)
+    run.ledger.append(Requested(steps=100))
+    run.ledger.append(Submitted(job=ref("8")))
+    assert status_of(run, saying(Seen("pending"))).step == 10
+    run.ledger.append(Started(attempt=1, job_id="8", step=10))
+    assert status_of(run, saying(Seen("running"))).step == 10
 
 
 @pytest.mark.parametrize(("every_s", "ago", "reason"), [(1.0, 5, None), (1.0, 40, "no report for 4"), (30.0, 40, None)])

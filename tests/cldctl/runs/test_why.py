@@ -5,7 +5,9 @@ import time
 
 import pytest
 
+from cld_core.evaluate.request import request_of
 from cld_core.run.events import Ended, Failed, GivenUp, Started, Submitted, Wished
+from cld_core.run.work import evaluations_of
 from cldctl.clusters.base import HELD, Held, Seen, Survey, Waiting
 from cldctl.jobs.failures import SETUP_FAILED
 from cldctl.runs import usage
@@ -51,6 +53,21 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted, monkey
     assert json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)["failed_first"]["rank"] == 1
     monkeypatch.setattr(usage, "used_by", lambda *about, **more: 1 / 0)
     assert "usage: division by zero" in why(run).row.problems
+    scripted.phases["7"] = "running"
+    run.ledger.append(Started(attempt=2, job_id="7", restart=2, step=200))
+    assert why(run).failed is None, "that was another attempt"
+
+
+def test_evaluations_that_are_not_finished_are_explained(run, scripted, monkeypatch):
+    request_of(run.recipe(), ("elbo",), 100, 2).save(run)
+    (work,) = evaluations_of(run)
+    for shard, phase in enumerate(("gone", "pending")):
+        work.ledger.append(Submitted(job=job(f"8_{shard}"), shards=(shard,)))
+        scripted.phases[f"8_{shard}"] = phase
+    says = {"why_waiting": lambda self, job, seen, asks: Waiting(f"{job.job_id} is held")}
+    monkeypatch.setattr(scripted, "why_waiting", says["why_waiting"], raising=False)
+    shown = " ".join(invoke("why", "mine", runs=run.path.parent).stdout.split())
+    assert f"{work.name} PENDING, 0 of 2 shards: 8_1 is held; 1 of 2 shards have no job" in shown
 
 
 @pytest.mark.parametrize(
@@ -119,10 +136,11 @@ def test_a_run_of_another_launcher_goes_on_there(tmp_path, scripted):
 
 def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     scripted.phases["7"] = "pending"
-    waiting = Waiting("somebody holds it", "release it", 2e9)
+    waiting = Waiting("somebody holds it", "release RUN", 2e9)
     monkeypatch.setattr(scripted, "why_waiting", lambda self, job, seen, asks: waiting, raising=False)
     found = why(run)
-    assert (found.headline, found.do) == ("job 7 waits in the queue: somebody holds it", "release it")
+    assert found.headline == "job 7 waits in the queue: somebody holds it"
+    assert found.do == "release mine"
     assert "as the scheduler expects" in invoke("why", "mine", runs=run.path.parent).stdout
     for event in (Started(attempt=0, job_id="7", step=0), Ended(attempt=0, cause="preempted", step=150)):
         run.ledger.append(event)

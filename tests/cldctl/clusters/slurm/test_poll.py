@@ -191,9 +191,9 @@ def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
     client.submitted_since("toy", 0.0)
     client.show_job("12")
     poll.parse_sacct(client.sacct("JobID,State", ["12"]) or "")
-    submit.most_tasks.cache_clear()
+    submit._config.cache_clear()
     assert submit.most_tasks().tasks > 0
-    submit.most_tasks.cache_clear()
+    submit._config.cache_clear()
 
 
 @pytest.mark.parametrize(("line", "jobs"), [("12|N/A\n", None), ("12\n", None), ("", ["12", "13"])])
@@ -214,12 +214,12 @@ PENDING = Seen("pending", word="PENDING")
         ("AssocGrpGRESMinutes", "the budget of its account is used up", "cluster.account"),
         ("ReqNodeNotAvail,_UnavailableNodes:n[1-4]", "down, drained or reserved", "sinfo -R"),
         ("Dependency", "another job to end (afterany:6)", ""),
-        ("DependencyNeverSatisfied", "it never begins", "cancel it"),
+        ("DependencyNeverSatisfied", "it never begins", "cancel it, then `cldctl resume RUN`"),
         ("JobHeldUser", "it is held by its user", "scontrol release 7"),
         ("launch_failed_requeued_held", "it is held, because its last start failed on the node", "excnodelist"),
         ("JobHeldAdmin", "it is held by an administrator", "only they can release it"),
         ("Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs", "down, drained or reserved", "sinfo -R"),
-        ("PartitionTimeLimit", "it never begins", "lower cluster.time_min"),
+        ("PartitionTimeLimit", "it never begins", "resume RUN cluster.time_min=MINUTES"),
         ("SomethingNew", "Slurm says SomethingNew", "man squeue"),
     ],
 )

@@ -64,9 +64,13 @@ def test_scripts_are_the_golden_ones(case):
 def test_an_array_that_waits_and_avoids_nodes():
     others = (JobRef(cluster="slurm", job_id="42"), JobRef(cluster="slurm", job_id="43_1"))
     assert "#SBATCH --dependency=afterok:42:43_1\n" in script(after=After(others, "succeeded"))
-    text = script(16, size=ClusterSpec(exclude="n1"), after=After(others), parallel=5, exclude=("n7", "n8"))
-    for line in ("array=0-15%5", "dependency=afterany:42:43_1", "exclude=n1,n7,n8"):
+    about = {"size": ClusterSpec(exclude="n1"), "after": After(others), "exclude": ("n7", "n8")}
+    earlier = tuple(JobRef(cluster="slurm", job_id=job_id) for job_id in ("50_0", "50_1", "51"))
+    text = script(16, parallel=5, earlier=earlier, **about)
+    waits = "dependency=afterany:42:43_1,afterany:50:51"
+    for line in ("array=0-15%5", waits, "exclude=n1,n7,n8"):
         assert f"#SBATCH --{line}\n" in text
+    assert "dependency=afterany:42:43_1\n" in script(16, earlier=earlier, **about)
 
 
 def test_a_time_limit_within_its_own_notice_is_refused():

@@ -7,6 +7,7 @@ import signal
 import stat
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -106,6 +107,20 @@ def test_a_controller_that_is_away_has_not_refused(spec, sbatch, capfd, said, er
     assert capfd.readouterr().err == "", "the message is the only one"
 
 
+@pytest.mark.parametrize(
+    ("size", "key", "listed", "advice"),
+    [
+        (ClusterSpec(qos="x"), "qos", "long,normal\nlong\n", r"qos is x\. .*: long, normal\."),
+        (ClusterSpec(), "account", "", r"account is null\. .*: see `sacctmgr"),
+    ],
+)
+def test_accounts_and_qos_that_may_be_used(spec, sbatch, said, size, key, listed, advice):
+    sbatch(f"echo 'sbatch: error: Invalid {key} specified' >&2; exit 1")
+    said["--noheader --parsable2"] = listed
+    with pytest.raises(SchedulerRefused, match=f"Invalid {key} specified. cluster.{advice}"):
+        submit(replace(spec, size=size))
+
+
 HANGS = ("mkfifo fifo; read nothing <fifo", r"no answer within 120 s\.")
 TIMED_OUT = ("echo 'sbatch: error: Socket timed out on send/recv' >&2; exit 1", "Socket timed out on send/recv. ")
 
@@ -113,7 +128,7 @@ TIMED_OUT = ("echo 'sbatch: error: Socket timed out on send/recv' >&2; exit 1", 
 @pytest.mark.parametrize(
     ("how", "answers", "advice", "cancelled"),
     [
-        (HANGS, [Answer(0, "31|{now}\n")], r"\(31\) is cancelled", ["31"]),
+        (HANGS, [Answer(0, "30|{now}\n31|{now}\n")], r"\(31\) is cancelled", ["31"]),
         (TIMED_OUT, [Answer(0, "")], "Try again when it answers", []),
         (TIMED_OUT, [Answer(1, ""), Answer(0, "31|{now}\n7|2020-01-01T00:00:00\n")], r"\(31\) is cancelled", ["31"]),
         (TIMED_OUT, [Answer(1, "")] * 9, "The job may wait there all the same.*squeue --me --name=mine", []),
@@ -140,8 +155,9 @@ def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, sbatch, monkeypa
         monkeypatch.setattr(submitting, "threading", SimpleNamespace(Timer=Timer))
     monkeypatch.setattr(submitting, "time", clock)
     monkeypatch.setattr(client, "run", run)
+    earlier = (job("30_0", "slurm"),)
     with pytest.raises(SchedulerAway, match=f"{how[1]}.*{advice}"):
-        submit(spec)
+        submit(replace(spec, earlier=earlier))
     assert [command[1:] for command in asked if command[0] == "scancel"] == ([cancelled] if cancelled else [])
 
 
@@ -205,11 +221,16 @@ def test_jobs_that_may_wait_less_those_that_do(text, account, most):
 def said(monkeypatch):
     """What Slurm's clients print, by their last two arguments."""
     answers = {"show config": CONFIG}
-    submitting.most_tasks.cache_clear()
+    forget()
     monkeypatch.setattr(client, "output_of", lambda command: answers.get(" ".join(command[1:3])))
     monkeypatch.setattr(submitting, "user_name", lambda number: "ann")
     yield answers
-    submitting.most_tasks.cache_clear()
+    forget()
+
+
+def forget():
+    for answer in (submitting._config, submitting.job_limits):
+        answer.cache_clear()
 
 
 def test_the_tightest_limit_counts_and_is_named(said, spec):
@@ -217,6 +238,9 @@ def test_the_tightest_limit_counts_and_is_named(said, spec):
     limit = SlurmCluster().most_tasks(spec)
     assert limit.tasks == 7
     assert "at most 12 jobs may be in the queue (MaxSubmitJobs of your" in limit.why
+    SlurmCluster().check(spec, 7)
+    with pytest.raises(RecipeError, match=r"8 jobs are more.*MaxSubmitJobs.*Submit at most 7"):
+        SlurmCluster().check(spec, 8)
 
 
 @pytest.mark.parametrize(
@@ -230,10 +254,9 @@ def test_the_tightest_limit_counts_and_is_named(said, spec):
 )
 def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, spec, config, most, why):
     said["show config"] = config
-    assert SlurmCluster().most_tasks(spec).tasks == most
-    SlurmCluster().check(spec, most)
-    with pytest.raises(RecipeError, match=f"{why}.*Submit at most {most}"):
-        SlurmCluster().check(spec, most + 1)
+    assert SlurmCluster().most_tasks(spec).tasks == SlurmCluster().array_size() == most
+    assert why in submitting.array_limit().why
+    SlurmCluster().check(spec, most + 1)
 
 
 # Seconds until a job begins, as Slurm writes it, and what is made of it: far ahead it has only added up limits.
