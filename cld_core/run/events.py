@@ -14,9 +14,9 @@ from cld_core.codec import keeping
 # Why an attempt ended. What a signal means is decided where the cluster is known.
 Cause = Literal[
     "finished",
-    "preempted",  # SIGUSR2: a notice of preemption or of the time limit
-    "timeout",  # SIGUSR2 near the known time limit
-    "terminated",  # SIGTERM
+    "preempted",
+    "timeout",
+    "terminated",  # SIGTERM or SIGUSR2, for an unknown reason
     "cancelled",  # by `cldctl cancel` or scancel
     "requeued",  # by an administrator
     "node_failure",
@@ -26,7 +26,7 @@ Cause = Literal[
     "nonfinite",  # the loss or the gradient was not finite
     "save_failed",  # a checkpoint could not be written
     "imported",  # not an attempt of ours: the run begins with a checkpoint from elsewhere
-    "killed",  # ended without a message, for a reason that nobody knows
+    "killed",  # without a message, for an unknown reason; or its job was killed, and it saved
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 # Causes of an attempt's end that another start may not meet again.

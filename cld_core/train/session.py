@@ -79,7 +79,7 @@ _BUGS = (
 )
 _CAUSE_OF_CODE: dict[StopCode, Cause] = {
     StopCode.NONE: "finished",
-    StopCode.USR2: "preempted",
+    StopCode.USR2: "terminated",
     StopCode.TERM: "terminated",
 }
 _MAX_DETAIL = 500  # characters

@@ -5,8 +5,9 @@
 Ranks that exit cleanly have noted why and wished for what should follow; this is for those that could not. FOLDER is
 the run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output,
 CLUSTER the class of its launcher, "module:class". PHASE is what ended: ``work``, or ``setup`` if no rank ever began,
-with the byte of the job's log at which this start begins; ``refused`` says why a wish could not be carried out, and
-``told`` that the job was told to end, and Slurm knows by now why.
+with the byte of the job's log at which this start begins; ``refused`` says why a wish could not be
+carried out, ``told`` that the job was told to end, and Slurm knows by now why, and ``withdrawn``
+that it was to follow a job that was cancelled.
 The exit code is 0 if it is decided what follows, and 9 if no file could be read or written. Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
@@ -28,7 +29,7 @@ from cld_core.registration import resolve
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import CRASHES, Cause, Ended, Event, Failed, GivenUp, Refused, TurnedAway
-from cld_core.run.history import History
+from cld_core.run.history import Attempt, History
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import open_work
 from cld_core.sanitize import one_line
@@ -90,9 +91,10 @@ def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_
     if not starts or last is None:
         return None
     is_last = last.job_id == job_id and starts[-1].restart == job.restart
-    if is_last and last.cause in ("preempted", "timeout") and history.requeued is None:
+    if is_last and _was_noticed(last) and history.requeued is None:
         # It failed while it was told to stop, before it could wish for anything.
-        return Retry(0.0, f"{last.cause}, and then ended badly", last.cause)
+        cause = last.cause or "terminated"
+        return Retry(0.0, f"{cause}, and then ended badly", cause)
     has_crashed = last.job_id == job_id and last.cause in CRASHES
     if not (has_crashed if starts[-1].restart == job.restart else early):
         return None
@@ -105,6 +107,13 @@ def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_
     reason += "" if early is None else f"; the last one: {early.reason}"
     cause = "crashed" if early else last.cause or "crashed"
     return _within(count, max_retries, job, reason, f"crash {count} of {max_retries} allowed", cause)
+
+
+def _was_noticed(attempt: Attempt) -> bool:
+    """Whether an attempt ended because it was told to, and is to continue."""
+    if attempt.cause == "terminated":
+        return attempt.detail == "SIGUSR2"
+    return attempt.cause in ("preempted", "timeout")
 
 
 def after_crash(crashes: int, code: int, retries: int, job: InJob) -> GivenUp | Retry | None:
@@ -273,9 +282,12 @@ def main(arguments: Sequence[str]) -> int:
             ledger = run_folder.ledger if trains else open_work(folder).ledger
             reason = one_line(about, _MAX_REASON)
             ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S)
-        elif phase == "told":
+        elif phase in ("told", "withdrawn"):
             if trains:
                 explain_previous(run_folder, job)
+            if trains and phase == "withdrawn":
+                event = TurnedAway(job_id=job.ref.job_id, why="withdrawn")
+                run_folder.ledger.note(event, within_s=_NOTE_WITHIN_S)
         elif phase == "setup" and code == TOLD and not met_limit:
             return 0
         elif phase == "setup" and trains:

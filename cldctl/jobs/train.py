@@ -1,5 +1,6 @@
 """The work of a training job, in each of its processes, and what rank 0 does before and after it."""
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Cause, Ended, GivenUp, Submitted, TurnedAway
 from cld_core.run.work import evaluations_of
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob
+from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
 
 from . import failures, hooks, process
 from .process import NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors, stop_before_limit
@@ -106,9 +107,12 @@ def explain_previous(run: RunFolder, job: InJob) -> None:
     last = history.last
     if last is None or last.cause not in _UNEXPLAINED:
         return
-    if history.was_requeued(last):
-        return  # Its cause is known, and what the launcher says since is about our own requeue.
+    was_requeued = history.was_requeued(last)
+    if was_requeued and last.cause != "terminated":
+        return  # Its cause is known.
     cause = job.why_ended(last)
+    if was_requeued and cause != "preempted":
+        return  # What the launcher says since is about our own requeue.
     if cause is not None and cause != last.cause:
         run.ledger.note(Ended(attempt=last.attempt, cause=cause, afterwards=True))
 
@@ -168,12 +172,17 @@ def note_successor(run: RunFolder, job: InJob) -> None:
 
 
 def withdraw_successors(run: RunFolder, job: InJob) -> None:
-    """Note that the jobs that would follow this one have nothing to do: the run was cancelled, or is given up.
+    """Cancel the jobs that would follow this one, and note it: the run was cancelled or given up.
 
-    The batch script cancels them, which sees that nothing is wished for.
+    If the launcher cannot be asked, the batch script cancels them; if it is killed first, they end
+    without training.
     """
-    for ref in run.ledger.full_history().successors_of(job.ref.job_id):
+    successors = run.ledger.full_history().successors_of(job.ref.job_id)
+    for ref in successors:
         run.ledger.note(TurnedAway(job_id=ref.job_id, why="withdrawn"), within_s=NOTE_WITHIN_S)
+    if successors:
+        with contextlib.suppress(SchedulerRefused, SchedulerAway):
+            job.cluster.cancel(successors)
 
 
 def chained(run: RunFolder, recipe: "Recipe") -> list[Evaluation]:

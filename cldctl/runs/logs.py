@@ -418,9 +418,24 @@ class FirstFailure:
         return f"rank {self.rank}{f' on {self.host}' if self.host else ''} failed first in attempt {self.attempt}"
 
 
+def has_failed(attempt: Attempt) -> bool:
+    """Whether a rank failed, rather than lost its node, or saved and ended when told to."""
+    was_told = attempt.detail in ("SIGTERM", "SIGUSR2")
+    return fate_of(attempt.cause) == "crashes" and attempt.cause != "node_failure" and not was_told
+
+
 def last_failed(history: History) -> Attempt | None:
-    """The newest attempt that ended by an error of its own or of its machines."""
-    return next((it for it in reversed(history.attempts) if fate_of(it.cause) == "crashes"), None)
+    """The newest attempt in which a rank failed."""
+    return next((it for it in reversed(history.attempts) if has_failed(it)), None)
+
+
+def dead_rank(run: RunFolder, history: History) -> str | None:
+    """The rank that ended badly in an attempt without a recorded end, as its launcher says."""
+    last = history.last
+    if last is None or last.cause is not None:
+        return None
+    found = _by_launcher(history, last, lambda rank: _printed(run, last, rank))
+    return None if found is None else f"rank {found[0]} on {found[1]} ended ({found[2]})"
 
 
 def failed_log(run: RunFolder, attempt: int | None) -> tuple[Log, str]:
@@ -434,7 +449,7 @@ def failed_log(run: RunFolder, attempt: int | None) -> tuple[Log, str]:
     if attempt is not None:
         of_training(run, attempt, 0)
         chosen = next(it for it in history.attempts if it.attempt == attempt)
-        if fate_of(chosen.cause) != "crashes":
+        if not has_failed(chosen):
             how = f"it ended as {chosen.cause}" if chosen.cause else "nobody has recorded its end"
             raise NotFoundError(f"{run.name}: attempt {attempt} did not fail ({how}). Leave out --failed.")
     if chosen is None:
@@ -446,12 +461,7 @@ def failed_log(run: RunFolder, attempt: int | None) -> tuple[Log, str]:
 def first_failure(run: RunFolder, history: History, attempt: Attempt) -> FirstFailure:
     """Who failed first, by what the ranks have noted, else by what the launcher and the ranks have printed."""
 
-    @functools.cache
-    def printed(rank: int) -> list[tuple[Part, list[str]]]:
-        with contextlib.suppress(NotFoundError, OSError):
-            return [(part, _tail(part)) for part in of_training(run, attempt.attempt, rank).parts()]
-        return []
-
+    printed = functools.cache(functools.partial(_printed, run, attempt))
     noted = _noted(history, attempt)
     if noted is not None:
         found = noted.rank, noted.host, noted.reason, noted.time
@@ -461,6 +471,13 @@ def first_failure(run: RunFolder, history: History, attempt: Attempt) -> FirstFa
         known = _by_launcher(history, attempt, printed) or _by_logs(run, attempt, printed)
         found = known or (*alone, attempt.detail, attempt.ended)
     return FirstFailure(attempt.attempt, *found, *_last_words(printed(found[0] or 0)))
+
+
+def _printed(run: RunFolder, attempt: Attempt, rank: int) -> list[tuple[Part, list[str]]]:
+    """The last lines that a rank printed in an attempt, by part of its logs."""
+    with contextlib.suppress(NotFoundError, OSError):
+        return [(part, _tail(part)) for part in of_training(run, attempt.attempt, rank).parts()]
+    return []
 
 
 def _noted(history: History, attempt: Attempt) -> Failed | None:

@@ -40,7 +40,7 @@ _HERE = "pending|running|suspended|ending|unknown"
 _BACK = "running|suspended|ending|unknown"
 _VANISHED = "the job is gone without a message: it was killed, or its node failed"
 _TOO_LATE = "the time limit killed its job before it could save; only a successor or `cldctl resume` continues the run"
-_DECIDING = "the attempt failed; its job is deciding whether to start again"
+DECIDING = "the attempt failed; its job is deciding whether to start again"
 # Seconds in which a job decides what follows a crash.
 _DECIDING_S = 30.0
 
@@ -174,6 +174,8 @@ def _launchers_word(situation: Situation) -> str | None:
 
 def _detail(situation: Situation) -> str | None:
     last = situation.history.last
+    if last is not None and last.cause == "killed" and last.noted_end:
+        return "its job was killed"
     return last.detail if last is not None and situation.after == "FAILED" else None
 
 
@@ -224,7 +226,7 @@ TABLE = (
     Row("RUNNING", _warning, attempt="open", phase=_HERE),
     Row(
         "RUNNING",
-        _DECIDING,
+        DECIDING,
         attempt="ended",
         after="FAILED",
         phase="running",

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -17,8 +17,8 @@ from cldctl.clusters.base import Held, Waiting
 from cldctl.jobs import failures
 
 from . import survey, usage
-from .logs import FirstFailure, first_failure, last_failed
-from .state import OVER, RESUMABLE, WAITS
+from .logs import FirstFailure, dead_rank, first_failure, last_failed
+from .state import DECIDING, OVER, RESUMABLE, WAITS
 from .status import STARTING, RunStatus, alive, changed_by_now, damages, status_or_reason
 from .survey import Answers
 
@@ -28,7 +28,7 @@ _ATTEMPT = ("attempt", "job_id", "restart", "hosts", "started", "ended", "cause"
 _ENDS = {
     "preempted": "was preempted",
     "timeout": "reached its time limit",
-    "terminated": "was told to end (SIGTERM)",
+    "terminated": "was told to end",
     "cancelled": "was cancelled",
     "requeued": "was requeued by an administrator",
     "node_failure": "lost its node",
@@ -37,7 +37,7 @@ _ENDS = {
     "nonfinite": "diverged",
     "save_failed": "could not save",
     "imported": "was imported",
-    "killed": "was killed without a message",
+    "killed": "was killed",
 }
 
 
@@ -138,6 +138,7 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     alive = row.state == "RUNNING"
     attempts = tried("the attempts", lambda: stretches(history, alive=alive), None)
     waiting = tried("the job", lambda: _waiting(row, history, answers, asks=asks), None)
+    dead = tried("the logs", lambda: dead_rank(run, history), None) if alive else None
     # The failure of an earlier attempt explains nothing once another one trains.
     failed_in = last_failed(history)
     if failed_in is not history.last:
@@ -155,7 +156,7 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     changes = tried("the changes", lambda: changed_by_now(run, history), list[str]())
     return Why(
         row=replace(row, usage=used, changes=changes, problems=problems, evals=evals),
-        headline=_headline(row, waiting, failures.in_vain(history, row.job_id)),
+        headline=_headline(row, waiting, failures.in_vain(history, row.job_id), dead),
         history=history,
         stretches=attempts or (),
         failed=failed,
@@ -185,14 +186,27 @@ def _waiting(row: RunStatus, history: History, answers: Answers, *, asks: bool) 
     job = next((event.job for event in history.submitted if event.job.job_id == row.job_id), None)
     if row.state not in WAITS or job is None:
         return None
+    if answers.of(job).phase == "running" and not _is_unanswered(history, answers, job.cluster):
+        return None
     return _why_waiting(job, answers, asks=asks)
 
 
 def _why_waiting(job: JobRef, answers: Answers, *, asks: bool) -> Waiting | None:
     seen = answers.of(job)
-    if seen.phase not in ("pending", "unknown") or job.cluster not in clusters.CLUSTERS:
+    if seen.phase not in ("pending", "running", "unknown") or job.cluster not in clusters.CLUSTERS:
         return None
     return clusters.find(job.cluster).why_waiting(job, seen, asks=asks)
+
+
+def _is_unanswered(history: History, answers: Answers, cluster: str) -> bool:
+    """Whether a job wished to begin again, and its cluster has said since that it runs.
+
+    Or the cluster does not answer.
+    """
+    if history.requeued is None or answers.is_stale(cluster):
+        return history.requeued is not None
+    as_of = answers.as_of(cluster)
+    return as_of is None or as_of > history.requeued.time
 
 
 def _evaluations(run: RunFolder, row: RunStatus, answers: Answers) -> list[dict[str, Any]]:
@@ -202,6 +216,8 @@ def _evaluations(run: RunFolder, row: RunStatus, answers: Answers) -> list[dict[
     for entry in row.evals:
         reasons = [entry["reason"]] if entry["reason"] else []
         for event in alive(works[entry["id"]], answers) if entry["state"] == "PENDING" else ():
+            if answers.of(event.job).phase == "running":
+                continue
             waiting = _why_waiting(event.job, answers, asks=False)
             if waiting is not None:
                 reasons.insert(0, waiting.reason)
@@ -216,24 +232,40 @@ def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str
     return tuple(dict.fromkeys(filter(None, nodes)))
 
 
-def _headline(row: RunStatus, waiting: Waiting | None, in_vain: str | None) -> str:
-    """State and reason in one sentence; of a job that waits, also that its last start was ``in_vain``."""
+def _headline(
+    row: RunStatus,
+    waiting: Waiting | None,
+    in_vain: str | None,
+    dead: str | None,
+) -> str:
+    """State and reason in one sentence.
+
+    Args:
+        in_vain: of a job that waits, that its last start did not train, and why.
+        dead: the rank that has ended although the attempt lasts.
+    """
     done = f"step {row.step:,}" + (f" of {row.steps:,}" if row.steps else "")
     saved = "nothing is saved" if row.checkpoint_step is None else f"step {row.checkpoint_step:,} is saved"
     last = row.attempts[-1] if row.attempts else None
-    ended = _ENDS.get(last["cause"] or "", f"ended ({last['cause']})") if last is not None else ""
+    ended = _end_of(last) if last is not None else ""
     reason = one_line(row.reason, 300) if row.reason else ""
     match row.state:
         case _ if not row.is_readable:
             text, reason = "its state is not known", ""
         case "FINISHED":
             text = f"all {row.step:,} steps are done"
+        case "RUNNING" if dead is not None:
+            text = f"{dead} at {done}; its job is deciding whether to start again"
+        case "RUNNING" if DECIDING in reason:
+            text = done
         case "RUNNING":
             text = f"it trains{f' on {row.host}' if row.host else ''}, {done}"
-        case "PENDING" | "REQUEUED" if row.phase == STARTING:
+        case "PENDING" | "REQUEUED" if row.phase == STARTING and waiting is None:
             text = f"job {row.job_id} is starting{f' on {row.host}' if row.host else ''}"
         case "PENDING":
             text = f"job {row.job_id} waits in the queue" if row.job_id else "no job exists yet"
+        case "REQUEUED" if row.phase == STARTING:
+            text = f"it {ended or 'was interrupted'} at {done}; {saved}"
         case "REQUEUED":
             waits = "waits" if isinstance(waiting, Held) else "waits to continue automatically"
             text = f"it {ended or 'was interrupted'} at {done}, and {waits}"
@@ -249,6 +281,13 @@ def _headline(row: RunStatus, waiting: Waiting | None, in_vain: str | None) -> s
             reason = ""
     said = reason if waiting is None else "; ".join(filter(None, (waiting.reason, in_vain)))
     return f"{text}: {said}" if said else text
+
+
+def _end_of(attempt: Mapping[str, Any]) -> str:
+    """What ended an attempt, in words."""
+    words = _ENDS.get(attempt["cause"] or "", f"ended ({attempt['cause']})")
+    signal = attempt.get("detail") if attempt["cause"] == "terminated" else None
+    return f"{words} ({signal})" if signal else words
 
 
 def _next(

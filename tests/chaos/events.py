@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -104,6 +103,11 @@ def restarted(campaign):
     if not campaign.stage.comes_back:
         campaign.ended()
         resume(campaign)
+    begun(campaign, newest)
+
+
+def begun(campaign, newest):
+    """An attempt of this number, or a later one, reports."""
     campaign.until(
         lambda: (
             (last := campaign.folder.ledger.history().last) is not None
@@ -139,9 +143,9 @@ def clock(seconds):
     return do
 
 
-def resume(campaign):
+def resume(campaign, *overrides):
     """`cldctl resume`, whose job meets the faults."""
-    campaign.stage.cldctl("resume", NAME, **campaign.stage.faults.environment())
+    campaign.stage.cldctl("resume", NAME, *overrides, **campaign.stage.faults.environment())
 
 
 def two_resumes(campaign):
@@ -277,17 +281,31 @@ def notice(campaign):
     campaign.signal(signal.SIGUSR2)
 
 
+def kill_batch_script(campaign):
+    """The shell around the ranks, and with it all that could requeue the job."""
+    campaign.stage.lab.slurm.run(["scancel", "--batch", "--signal=KILL", campaign.job])
+
+
 def batch_script(campaign):
-    """The shell around the ranks is killed, and with it whoever could requeue the job."""
-    for process in psutil.process_iter():
-        try:
-            is_script = any(word.endswith("/slurm_script") for word in process.cmdline())
-            # Another cluster of this machine has a job of the same number.
-            if is_script and process.environ().get("CHAOS_PREFIX") == str(campaign.stage.runs):
-                os.kill(process.pid, signal.SIGKILL)
-        except (psutil.Error, OSError):
-            continue
+    kill_batch_script(campaign)
     campaign.ended()
+
+
+def resumed(campaign, *overrides):
+    """The run is cancelled, and resumed with other settings."""
+    ended(campaign)
+    newest = len(campaign.folder.ledger.history().attempts)
+    resume(campaign, *overrides)
+    begun(campaign, newest)
+
+
+def succeeded(campaign):
+    """The job that waits for such an end goes on, although Slurm cannot be asked to requeue."""
+    resumed(campaign, "cluster.successor=true")
+    newest = len(campaign.folder.ledger.history().attempts)
+    kill_batch_script(campaign)
+    begun(campaign, newest)
+    return lambda: resumed(campaign, "cluster.successor=false")
 
 
 SLURM = (
@@ -303,8 +321,10 @@ SLURM = (
     Event("slurmctld restarts", (None,), restart_the_controller, announced=True),
     Event("scancel", ("cancelled",), scancel, announced=True, ends=True),
     *LOCAL,
-    Event("kill the batch script", (*DEAD, "cancelled"), batch_script, ends=True),
-    Event("slurmctld down at a notice", ("preempted", "timeout"), away(notice), announced=True),
+    Event("batch script killed", ("killed",), batch_script, announced=True, ends=True),
+    Event("batch script killed, successor", ("cancelled", "killed"), succeeded, announced=True),
+    # Nobody can tell what it meant.
+    Event("slurmctld down at a notice", ("terminated", "timeout"), away(notice), announced=True),
     Event("slurmctld down at a crash", DEAD, away(order("raise"))),
     Event("slurmctld down at a kill", DEAD, away(kill(1))),
 )

@@ -138,15 +138,31 @@ def test_a_rank_that_hangs(lab, orders):
     assert "train.hang_timeout_s" in lab.status("mine")["attempts"][0]["detail"]
 
 
+def test_a_batch_script_that_is_killed(lab):
+    """Its ranks are told to end, as by scancel, and nobody is left to requeue the job."""
+    lab.submit("alone")
+    lab.submit("followed", "cluster.successor=true")
+    for name in ("alone", "followed"):
+        job = lab.training(name)["job_id"]
+        lab.slurm.run(["scancel", "--batch", "--signal=KILL", job])
+    before, now = lab.training("followed", attempt=1)["attempts"]
+    assert (before["cause"], now["first_step"]) == ("killed", before["last_step"])
+    row = lab.ended("alone")
+    assert (row["state"], row["attempts"][0]["cause"]) == ("LOST", "killed")
+    assert row["checkpoint_step"] == row["attempts"][0]["last_step"]
+
+
 def test_cancelled(lab):
     """By scancel, on a cluster without accounting. The job that waits for it to fail does not begin."""
     lab.slurm.configure(accounting=False)
-    lab.submit("mine", "cluster.successor=true")
+    run = lab.submit("mine", "cluster.successor=true")
     lab.slurm.run(["scancel", lab.training("mine")["job_id"]])
     row = lab.ended("mine")
     assert (row["state"], row["attempts"][0]["cause"]) == ("CANCELLED", "cancelled")
     assert row["checkpoint_step"] == row["attempts"][0]["last_step"], "it saved before it ended"
     lab.slurm.wait_idle(60)
+    (successor,) = run.ledger.history().turned_away
+    assert lab.slurm.job_state(successor) == "CANCELLED"
     lab.cldctl("resume", "mine")
     assert lab.training("mine", attempt=1)["attempts"][1]["first_step"] == row["checkpoint_step"]
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,11 @@ class SlurmCluster(base.Cluster):
         """Nothing to do: Slurm kills what is left KillWait seconds after `cancel`."""
 
     def why_waiting(self, job: JobRef, seen: Seen, *, asks: bool) -> base.Waiting | None:
-        """One scontrol, which knows more than the survey."""
+        """By one scontrol, which knows more than the survey, or by the wish of a job that ended."""
+        wished_at = job_env.wished_at(job) if seen.phase == "running" else None
+        if wished_at is not None:
+            since = time.strftime("%H:%M:%S", time.localtime(wished_at))
+            return base.Waiting(f"Slurm has not answered the requeue since {since}")
         return poll.explained(job.job_id, client.show_job(job.job_id) if asks else {}, seen)
 
     def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:

@@ -157,8 +157,28 @@ cldctl_see_nodes() {
     } >"${cldctl_files}_nodes" 2>/dev/null
 }
 
+# Whether the job of the last answer was cancelled. Slurm names a reason for every other end.
+cldctl_was_cancelled() {
+    case $(cldctl_shown PreemptTime) in None | Unknown | "") ;; *) return 1 ;; esac
+    case $(cldctl_shown JobState) in COMPLETING | CANCELLED) ;; *) return 1 ;; esac
+    case $(cldctl_shown Reason) in None | "") ;; *) return 1 ;; esac
+}
+
+# Ends a job that was to follow a cancelled one, whose script was killed before it could cancel it.
+cldctl_heed() {
+    local before=$(grep -lxF "$cldctl_job" "$cldctl_logs"/*_successor 2>/dev/null | head -n1)
+    [ "$cldctl_restart" = 0 ] && [ -n "$before" ] || return
+    before=$(basename "$before" _successor)
+    cldctl_call scontrol --oneliner show job "$before" || return
+    cldctl_was_cancelled || return
+    cldctl_say "was to follow job $before, which was cancelled: nothing is done"
+    cldctl_ask 0 withdrawn ""
+    exit 0
+}
+
 # The next job, which begins only if this one fails, where preemption cancels jobs.
 cldctl_succeed() {
+    cldctl_heed
     local task=${SLURM_ARRAY_TASK_ID-} tries=0 next name
     if next=$(cat "${cldctl_files}_successor" 2>/dev/null); then
         cldctl_call scontrol --oneliner show job "$next" || [ $? = 1 ] || return
@@ -198,7 +218,10 @@ cldctl_withdraw() {
         cldctl_call scontrol --oneliner show job "$cldctl_job" || return $?
         case $(cldctl_shown PreemptTime) in None | Unknown | "") ;; *) return ;; esac
         if cldctl_limit || cldctl_logged "DUE TO "; then return; fi
-        case $(cldctl_shown JobState) in COMPLETING) ;; RUNNING) [ $code != 0 ] || return ;; *) return ;; esac
+        case $(cldctl_shown JobState) in
+        RUNNING) [ $code != 0 ] || return ;;
+        *) cldctl_was_cancelled || return ;;
+        esac
     fi
     cldctl_within 20 scancel "$next"
     rm -f "${cldctl_files}_successor"

@@ -36,6 +36,10 @@ _CAUSE_OF_NOTICE: dict[str, Cause] = {
     "NODE FAILURE": "node_failure",
     "JOB REQUEUE": "requeued",
 }
+# What slurmstepd writes when it ends ranks whose batch script was killed, or failed, before them.
+_SCRIPT_ENDED = re.compile(r"\*\*\* STEP \S+\.0 ON \S+ FAILED \(")
+# What Slurm calls that. Of every end but a cancellation, it names a reason.
+_SCRIPT_ENDED_REASONS = ("RaisedSignal", "NonZeroExitCode")
 # Slurm's own lines, or the error that torch ends with on a GPU; others may speak of memory and live on.
 _OUT_OF_MEMORY = re.compile(
     r"^(?:slurmstepd|slurmd|srun)\b.*(?:oom[-_]kill|exceeded (?:job |step )?memory limit|out of memory)"
@@ -85,30 +89,28 @@ class SlurmJob(base.InJob):
         job = client.show_job(self.ref.job_id, _ANSWER_WITHIN_S)
         if job.get("PreemptTime", "None") not in _NOT_PREEMPTED:
             return "preempted"
-        if code is StopCode.USR2:
-            return "timeout" if _seconds_left(job) < _notice_s() + _EARLY_S else "preempted"
+        if code is StopCode.USR2 and _seconds_left(job) < _notice_s() + _EARLY_S:
+            return "timeout"
         noticed = notice_in(self.log_since(log_offset))
         if noticed not in (None, "cancelled"):
             return noticed
         if client.restarts_of(job) > self.restart:
             return notice_in(self._log_with_a_reason(log_offset)) or "requeued"
-        if "COMPLETING" in job.get("JobState", "") or job.get("JobState") == "CANCELLED":
-            has_met_limit = job.get("JobState", "").startswith("TIMEOUT") or job.get("Reason") == "TimeLimit"
-            return "timeout" if has_met_limit else "cancelled"
-        return None
+        return _cause_of_end(job)
 
     def why_ended(self, attempt: Attempt) -> Cause | None:
         """What the log or else accounting says about the end of an attempt of this job or an earlier one."""
         if attempt.log_offset is None or attempt.job_id is None:
             return None
         ref = replace(self.ref, job_id=attempt.job_id)
-        noticed = notice_in(read_from(file_of(ref, _LOG), attempt.log_offset))
-        if noticed not in (None, "cancelled"):
-            return noticed
+        # Seen before the job's own requeue, which is the last notice.
         shown = _shown(ref)
         is_of_it = client.restarts_of(shown) == attempt.restart
         if is_of_it and shown.get("PreemptTime", "None") not in _NOT_PREEMPTED:
             return "preempted"
+        noticed = notice_in(read_from(file_of(ref, _LOG), attempt.log_offset))
+        if noticed not in (None, "cancelled"):
+            return noticed
         # From accounting, the state in which every start ended, oldest first.
         states = poll.parse_sacct(client.sacct("JobID,State", [attempt.job_id]) or "").get(attempt.job_id, [])
         if attempt.restart < len(states):
@@ -164,6 +166,14 @@ def _shown(job: JobRef) -> dict[str, str]:
     return client.pairs_in(read_from(file_of(job, "shown"), 0))
 
 
+def wished_at(job: JobRef) -> float | None:
+    """When a job wished to begin again, seconds since 1970; None if it has begun since."""
+    with contextlib.suppress(OSError):
+        files = Path(job.logs).glob(f"{job.job_id}_wish_*") if job.logs else ()
+        return max((file.stat().st_mtime for file in files), default=None)
+    return None
+
+
 def successor_of(job: JobRef) -> JobRef | None:
     """The job that was submitted to begin if this one ends badly."""
     with contextlib.suppress(OSError):
@@ -195,10 +205,24 @@ def _seconds_left(job: Mapping[str, str]) -> float:
     return end - start - passed
 
 
+def _cause_of_end(job: Mapping[str, str]) -> Cause | None:
+    """Why a job is ending, by `client.show_job`; None if it is not, or for another reason."""
+    state = job.get("JobState", "")
+    reason = job.get("Reason", "None").partition(":")[0]
+    if state != "CANCELLED" and "COMPLETING" not in state:
+        return None
+    if state.startswith("TIMEOUT") or reason == "TimeLimit":
+        return "timeout"
+    if reason in _SCRIPT_ENDED_REASONS:
+        return "killed"
+    return "cancelled" if reason == "None" else None
+
+
 def notice_in(log: str) -> Cause | None:
     """The cause in slurmstepd's last notice in a log: "... CANCELLED AT ... DUE TO PREEMPTION ***".
 
     Returns:
+        "killed" if the batch script ended before the ranks.
         "cancelled" for a notice about the job without a reason, which is what scancel leaves; one about a step is
         also left by srun's --kill-on-bad-exit, and says nothing. None without a notice.
     """
@@ -208,4 +232,6 @@ def notice_in(log: str) -> Cause | None:
         return _CAUSE_OF_NOTICE.get(reasons[-1].strip(), "killed")
     if _OUT_OF_MEMORY.search(log):
         return "out_of_memory"
+    if _SCRIPT_ENDED.search(log):
+        return "killed"
     return "cancelled" if ("JOB", None) in notices else None

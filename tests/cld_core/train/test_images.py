@@ -136,7 +136,7 @@ def test_a_request_to_stop_ends_periodic_work_between_two_batches(data, tmp_path
         return original(self, n, **settings)
 
     monkeypatch.setattr(Model, "draw", drawing)
-    assert attempt(run, flag).cause == "preempted"
+    assert attempt(run, flag).cause == "terminated"
     assert calls == [0, 1, 2, 3]
     assert not list(run.samples.iterdir())
 

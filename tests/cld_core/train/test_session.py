@@ -53,7 +53,7 @@ def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkey
         flag = stop_at(step, monkeypatch)
         ended = attempt(parts, flag)
         # The flag is exchanged at the start of a step, so a signal during it counts at the next.
-        assert (ended.cause, ended.step) == ("preempted", step + 2)
+        assert (ended.cause, ended.step) == ("terminated", step + 2)
         assert parts.checkpoint_steps()[-1] == step + 2
         monkeypatch.undo()
     assert attempt(parts) == session.SessionResult("finished", 40)
@@ -61,7 +61,7 @@ def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkey
     assert whole.snapshot_steps() == parts.snapshot_steps() == (list(range(4, 41, 4)) if more else [])
     for step in whole.snapshot_steps():
         assert same(*(read_tensors(run.snapshot_file(step)) for run in (whole, parts)))
-    assert causes(parts) == ["preempted"] * 3 + ["finished"]
+    assert causes(parts) == ["terminated"] * 3 + ["finished"]
 
 
 @pytest.fixture

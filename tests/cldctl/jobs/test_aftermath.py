@@ -2,6 +2,7 @@
 
 import errno
 import time
+from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
@@ -42,6 +43,7 @@ def test_what_another_start_may_get_past():
         assert after(started(), ended(cause=cause)) is None
     assert after(started(job_id="6"), ended(), Submitted(job=REF)) is None, "nor one that never began"
     assert after(started(), ended(cause="preempted")).cause == "preempted", "it failed while it stopped"
+    assert after(started(), ended(cause="terminated", detail="SIGUSR2")).cause == "terminated"
     assert after(started(), ended(cause="preempted"), Wished(job_id="7", cause="preempted")) is None
 
 
@@ -226,6 +228,15 @@ def test_what_a_signal_meant_is_noted_once_it_is_known(end, run):
     assert end("training", 143, "told", "") == 0
     history = run.ledger.history()
     assert (history.cause, history.state, end.job.wishes) == ("cancelled", "CANCELLED", [])
+
+
+def test_a_successor_of_a_cancelled_job_is_turned_away(end, run):
+    run.ledger.append(Submitted(job=replace(REF, job_id="6")))
+    run.ledger.append(started(job_id="6"))
+    end.job.cause = "cancelled"
+    assert end("training", 0, "withdrawn", "") == 0
+    history = run.ledger.history()
+    assert (history.cause, history.turned_away) == ("cancelled", {"7": "withdrawn"})
 
 
 def test_a_line_of_the_setup_that_fails_is_named_with_its_exit_code(end, run):

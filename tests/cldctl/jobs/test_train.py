@@ -54,6 +54,18 @@ def test_an_end_without_an_explanation_is_explained(run, job, cause, asked):
     assert (run.ledger.history().last.cause == "node_failure") == asked
 
 
+@pytest.mark.parametrize(
+    ("found", "noted"),
+    [("preempted", "preempted"), ("requeued", "terminated")],
+)
+def test_only_a_preemption_explains_the_end_before_its_own_requeue(run, job, found, noted):
+    run.ledger.append(Ended(attempt=0, cause="terminated", step=3, detail="SIGUSR2"))
+    run.ledger.append(Wished(job_id="7", cause="terminated"))
+    job.cause = found
+    explain_previous(run, job)
+    assert run.ledger.history().last.cause == noted
+
+
 def test_a_time_limit_before_the_first_step_would_come_again(run, job):
     run.ledger.append(Ended(attempt=0, cause="timeout", step=0))
     go_on(run, run.recipe(), job, "timeout")
@@ -99,8 +111,10 @@ def test_the_successor_is_noted_once_and_withdrawn_with_the_run(short, job):
         train.note_successor(short, job)
     assert short.ledger.history().successors_of("7") == [job.next]
     assert short.ledger.history().turned_away == {}
+    job.cluster.refused.add("8")
     train.withdraw_successors(short, job)
     assert short.ledger.history().turned_away == {"8": "withdrawn"}
+    assert job.cluster.calls == [("cancel", ["8"])], "before the batch script can be killed"
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ CASES = [
     (23, (submitted(), started(), ended("preempted"), REQUEUED), {"1": GONE}, "STOPPED", "requeued, and is gone"),
     (23, (submitted(), started(), ended("crashed"), REQUEUED, NOT_REQUEUED), {"1": GONE}, "STOPPED", "nobody answers"),
     (24, (submitted(), started(), ended("timeout")), {"1": GONE}, "STOPPED", None),
-    (24, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", None),
+    (24, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", "its job was killed"),
     (24, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
     (24, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
     # What the folder says.

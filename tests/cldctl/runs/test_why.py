@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -76,16 +77,19 @@ def test_evaluations_that_are_not_finished_are_explained(run, scripted, monkeypa
         ("preempted", "STOPPED", "it was preempted at step 150; step 100 is saved", "resume mine"),
         ("finished", "FINISHED", "all 150 steps are done", "eval mine --elbo"),
         ("nonfinite", "FAILED", "step 150", "resume mine --from STEP"),
-        ("killed", "LOST", "it was killed without a message", "resume mine"),
+        ("killed", "LOST", "its job was killed, at step 150", "resume mine"),
+        ("terminated", "STOPPED", "it was told to end (SIGTERM) at step 150", "resume mine"),
+        ("node_failure", "LOST", "it lost its node", "resume mine"),
     ],
 )
 def test_the_headline_is_a_sentence_and_the_next_command_fits(run, cause, state, says, then):
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    run.ledger.append(Ended(attempt=0, cause=cause, step=150))
+    run.ledger.append(Ended(attempt=0, cause=cause, step=150, detail="SIGTERM"))
     found = why(run)
     assert found.row.state == state
     assert says in found.headline
     assert found.next[0] == then
+    assert found.failed is None, "a rank that obeys does not fail"
 
 
 def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
@@ -156,6 +160,33 @@ def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     run.ledger.append(Failed("early", job_id="7", reason="cluster.setup failed with code 1"))
     run.ledger.append(Wished(job_id="7", cause="crashed"))
     assert "its last start did not train: cluster.setup failed with code 1" in why(run).headline
+
+
+def begun(run, scripted):
+    """By a job that its launcher may start again."""
+    scripted.phases["7"] = "running"
+    run.ledger.append(Submitted(job=replace(job("7", logs=str(run.logs)), restarts=True)))
+    run.ledger.append(Started(attempt=0, job_id="7", step=0, ranks=2))
+
+
+def test_a_requeue_that_nobody_has_answered(run, scripted, monkeypatch):
+    begun(run, scripted)
+    said = Waiting("it has not answered the requeue since noon")
+    monkeypatch.setattr(scripted, "why_waiting", lambda *_, **how: said, raising=False)
+    run.ledger.append(Ended(attempt=0, cause="preempted", step=100))
+    run.ledger.append(Wished(job_id="7", cause="preempted"))
+    assert f"step 100 is saved: {said.reason}" in why(run).headline
+    said = None
+    assert why(run).headline.startswith("job 7 is starting"), "it was answered"
+
+
+def test_while_its_job_decides_about_a_dead_rank_nothing_trains(run, scripted):
+    begun(run, scripted)
+    assert why(run).headline.startswith("it trains")
+    log_of(run, 0, "srun: error: n2: task 1: Killed\n")
+    assert why(run).headline.startswith("rank 1 on n2 ended (Killed) at step")
+    run.ledger.append(Ended(attempt=0, cause="crashed", step=100))
+    assert "trains" not in why(run).headline
 
 
 def test_a_job_that_is_being_set_up_does_not_wait(run, scripted):

@@ -297,7 +297,8 @@ def test_a_job_goes_on_without_a_successor_that_is_refused(start, tmp_path):
     assert not (tmp_path / "logs/7_successor").exists()
 
 
-PREEMPTED, LATE = "PreemptTime=2026-11-25T00:00:00 Reason=None", "PreemptTime=None Reason=TimeLimit"
+PREEMPTED = "PreemptTime=2026-11-25T00:00:00 Reason=None"
+LATE, OTHER = (f"PreemptTime=None Reason={reason}" for reason in ("TimeLimit", "DeadLine"))
 
 
 @pytest.mark.parametrize(
@@ -306,6 +307,7 @@ PREEMPTED, LATE = "PreemptTime=2026-11-25T00:00:00 Reason=None", "PreemptTime=No
         ({"looks": "COMPLETING", "srun": "exit 143"}, False),
         ({"looks": "COMPLETING", "srun": "exit 143", "env": {"ABOUT": PREEMPTED}}, True),
         ({"looks": "COMPLETING", "srun": "exit 143", "env": {"ABOUT": LATE}}, True),
+        ({"looks": "COMPLETING", "srun": "exit 143", "env": {"ABOUT": OTHER}}, True),
         ({"looks": "COMPLETING", "srun": f"echo '{LIMIT}' >&2; exit 143"}, True),
         ({"looks": "COMPLETING", "srun": "touch logs/7_cancelled; exit 143", "env": {"ABOUT": PREEMPTED}}, False),
         ({"srun": "exit 1"}, False),
@@ -319,3 +321,21 @@ def test_a_successor_is_for_a_job_that_was_taken_away(start, tmp_path, how, begi
     file = tmp_path / "logs/7_successor"
     file.write_text("8\n")
     assert (start(**how).of("scancel"), file.exists()) == (([], True) if begins else (["8"], False))
+
+
+@pytest.mark.parametrize(
+    ("looks", "how", "begins"),
+    [
+        ("CANCELLED RUNNING", {}, False),
+        ("CANCELLED RUNNING", {"ABOUT": PREEMPTED}, True),
+        ("FAILED RUNNING", {}, True),
+        ("RUNNING", {"SLURM_RESTART_COUNT": "1"}, True),
+    ],
+)
+def test_a_successor_does_not_follow_a_job_that_was_cancelled(start, tmp_path, looks, how, begins):
+    """The batch script of that one was killed before it could cancel this one."""
+    (tmp_path / "logs/6_successor").write_text("7\n")
+    end = succeeded(start, tmp_path, looks=looks, env=how)
+    asked = [] if begins else ["-m aftermath it 0 withdrawn"]
+    assert (end.of("python"), end.code) == (asked, 0)
+    assert [len(end.of(client)) for client in ("srun", "sbatch")] == [begins, begins]

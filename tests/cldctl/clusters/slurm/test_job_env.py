@@ -1,6 +1,7 @@
 """A task of Slurm from inside: what signals mean, why attempts ended, what it wishes for; and what clients answer."""
 
 import contextlib
+import functools
 import time
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from cld_core.run.events import JobRef
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl import clusters
-from cldctl.clusters.base import Nodes, SchedulerAway, Wish
+from cldctl.clusters.base import Nodes, SchedulerAway, Seen, Wish
 from cldctl.clusters.slurm import client, job_env
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
@@ -46,6 +47,8 @@ def test_clients_alone_are_not_the_default(monkeypatch, tmp_path, file, variable
 
 NOTICE = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO {} ***\n"
 SCANCEL = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 ***\n"
+# Of an attempt whose batch script was killed.
+KILLED = "slurmstepd-n1: error: *** STEP 7.0 ON n1 FAILED (non-zero exit code) ***\n"
 
 
 @pytest.fixture
@@ -58,6 +61,10 @@ def logs(tmp_path, monkeypatch):
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "60")
     monkeypatch.setattr(job_env, "_NOTICE_WITHIN_S", 0.0)
     return tmp_path
+
+
+def ending(reason):
+    return {"JobState": "COMPLETING", "Reason": reason}
 
 
 def in_seconds(seconds):
@@ -84,8 +91,15 @@ def test_who_it_is(logs, monkeypatch):
         (StopCode.TERM, {"Restarts": "2"}, NOTICE.format("NODE FAILURE"), "node_failure"),
         (StopCode.TERM, {"Restarts": "2"}, "", "requeued"),
         (StopCode.TERM, {"Restarts": "1", "JobState": "COMPLETING"}, SCANCEL, "cancelled"),
-        (StopCode.USR2, {"EndTime": 200}, "", "preempted"),
-        (StopCode.TERM, {"JobState": "COMPLETING", "Reason": "TimeLimit"}, "", "timeout"),
+        (StopCode.USR2, {"EndTime": 200}, NOTICE.format("PREEMPTION"), "preempted"),
+        # By a person.
+        (StopCode.USR2, {"EndTime": 200}, "", None),
+        (StopCode.TERM, ending("RaisedSignal:9(Killed)"), "", "killed"),
+        (StopCode.TERM, ending("NonZeroExitCode"), "", "killed"),
+        (StopCode.TERM, ending("AssocMaxJobsLimit"), "", None),
+        # In a container without clients.
+        (StopCode.TERM, {}, KILLED, "killed"),
+        (StopCode.TERM, ending("TimeLimit"), "", "timeout"),
         (StopCode.TERM, {"JobState": "RUNNING"}, "", None),
     ],
 )
@@ -108,6 +122,7 @@ def attempt(**changes):
     [
         ({}, f"..{NOTICE.format('NODE FAILURE')}", "", "node_failure"),
         ({}, "..", "5|NODE_FAIL\n5|PREEMPTED\n", "preempted"),
+        ({}, f"..{KILLED}", "5|FAILED\n5|FAILED\n", "killed"),
         ({}, "..", "5|NODE_FAIL\n", None),
         ({}, f"..{SCANCEL}", "", "cancelled"),
         ({}, f"..{SCANCEL.replace('JOB 7', 'STEP 7.0')}", "", None),
@@ -152,12 +167,22 @@ def test_a_task_knows_the_nodes_by_what_its_batch_script_saw(logs):
 
 
 def test_a_task_knows_that_its_last_start_was_preempted(logs):
-    """In a container there may be nobody else to ask."""
+    """In a container there may be nobody else to ask; the last notice is about its own requeue."""
+    (logs / "7_0_log.err").write_text(NOTICE.format("JOB REQUEUE"))
     first = Attempt(attempt=0, job_id="7", step=0, restart=0, log_offset=0, cause="terminated")
     (logs / "7_shown").write_text("JobId=7 Restarts=0 PreemptTime=2026-11-25T00:32:06\n")
     task = SlurmCluster().current_job(logs)
     assert task.why_ended(first) == "preempted"
-    assert task.why_ended(replace(first, restart=1)) is None
+    assert task.why_ended(replace(first, restart=1)) == "requeued"
+
+
+def test_a_requeue_that_slurm_has_not_answered_says_since_when(logs):
+    task = SlurmCluster().current_job(logs)
+    why = functools.partial(task.cluster.why_waiting, task.ref, asks=False)
+    assert why(Seen("running")) is None, "it has begun again"
+    task.wish(Wish())
+    assert "has not answered the requeue" in why(Seen("running")).reason
+    assert why(Seen("ending")) is None
 
 
 @pytest.mark.parametrize(
