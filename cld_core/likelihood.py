@@ -226,7 +226,7 @@ def _probes(noise: SampleNoise, sde: Diffusion, spec: ElboSpec, shape: tuple[int
     if spec.probe == "rademacher":
         return noise.rademacher((spec.probes, *shape))
     drawn = noise.normal((spec.probes, *shape))
-    halves = drawn.reshape(*drawn.shape[:2], sde.m, -1)
+    halves = drawn.reshape(*drawn.shape[:2], sde.m, -1).double()
     lengths = torch.linalg.vector_norm(halves, dim=3, keepdim=True)
     return (halves * (math.sqrt(halves.shape[3]) / lengths)).view_as(drawn)
 
