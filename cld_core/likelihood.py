@@ -193,7 +193,6 @@ def likelihood(
     batch, channels, *rest = x.shape
     shape = (channels * sde.m, *rest)
     count = spec.velocities if sde.n > 1 else 1
-    draw_probe = noise.rademacher if spec.probe == "rademacher" else noise.normal
     law = sde.auxiliary(spec.eps)
 
     log_q = torch.zeros(batch, count, dtype=torch.float64, device=x.device)
@@ -204,7 +203,7 @@ def likelihood(
             start, log_q[:, k] = _with_others(law, x, noise.normal((channels * (sde.n - 1), *rest)).to(x))
         starts.append(start)
         if not exact_trace:
-            probes.append(draw_probe((spec.probes, *shape)).to(x))
+            probes.append(_probes(noise, sde, spec, shape).to(x))
     log_joint, _, nfe = log_density(
         for_rows(score, torch.arange(batch, device=x.device).repeat(count)),
         sde,
@@ -216,6 +215,20 @@ def likelihood(
     )
     entropy = 0.5 * x[0].numel() * ((sde.n - 1) * math.log(2.0 * math.pi * math.e) + _log_det(law))
     return Likelihood(log_joint.view(count, batch).T, log_q, entropy, nfe.view(count, batch).T)
+
+
+def _probes(noise: SampleNoise, sde: Diffusion, spec: ElboSpec, shape: tuple[int, ...]) -> Tensor:
+    """Probes (B, P, mC, ...), P of each example.
+
+    Each scored half has the squared length d, the number of its entries: signs have it, normal
+    numbers are scaled to it (docs/math.md section 8).
+    """
+    if spec.probe == "rademacher":
+        return noise.rademacher((spec.probes, *shape))
+    drawn = noise.normal((spec.probes, *shape))
+    halves = drawn.reshape(*drawn.shape[:2], sde.m, -1).double()
+    lengths = torch.linalg.vector_norm(halves, dim=3, keepdim=True)
+    return (halves * (math.sqrt(halves.shape[3]) / lengths)).view_as(drawn)
 
 
 def _with_others(law: tuple[Tensor, Tensor], x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:

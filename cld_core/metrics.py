@@ -150,8 +150,10 @@ def _left_out(section: Mapping[str, Any]) -> str | None:
 
 
 def _on_units(section: Mapping[str, Any]) -> str | None:
-    """In words: in which units a distance is, if not in those of the samples, and how many samples are not finite."""
+    """In words: the units of a distance, its interval, and how many samples are not finite."""
     units = f"distances are in {section['units']}" if "units" in section else None
+    if units and section.get("t95"):
+        units += f", with 95 % intervals of ± {section['t95']:.2g} standard errors"
     return "; ".join(filter(None, (units, _nonfinite(section)))) or None
 
 
@@ -162,6 +164,14 @@ def _on_bound(section: Mapping[str, Any]) -> str | None:
     if "eps_asked" in section:
         start = f"the bound starts at t = {section['eps']:g}"
         texts.append(f"{start}, because training used no smaller t (objective.loss_eps)")
+    bias = section.get("tolerance_bias") or 0.0
+    error = section.get("stderr")
+    if error and abs(bias) >= 0.1 * error:
+        unit = section["unit"]
+        texts.append(
+            f"the solver's tolerance changes the result by about {bias:+.1g} {unit}: "
+            "lower eval.elbo.rtol and eval.elbo.atol"
+        )
     return "; ".join(texts) or None
 
 

@@ -388,6 +388,7 @@ class Model:
         if observation is not None:
             observation.require_fit(self.data_shape, is_image=self.is_image)
             observation = observation.of_model(self.form)
+            way = way.of_model(self.form)
             way.require_usable(observation, spec)
         score = self.score_of(compiled=spec.compile, precision=spec.precision)
         solution = self.solutions.followed(spec, self.network)

@@ -3,8 +3,9 @@
 A `Way` conditions a score on y; `GradientGuidance` and `Replacement` are two, with their settings.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from cld_core.conditioning.observation import Observation
 from cld_core.config.registry import require_fixed_steps
 from cld_core.config.sampling import SamplingSpec
+from cld_core.data.form import Form
 from cld_core.errors import UsageError
 from cld_core.samplers import Noise
 from cld_core.score import ScoreFunction, for_rows
@@ -52,14 +54,16 @@ class GradientGuidance:
         covariance: what C is. "jacobian": the covariance of x_0 given u_t, from the derivative of x_hat by one backward
             pass for each observed value. "isotropic": r_t^2 I, which it would be for data N(0, data_std^2 I); one
             backward pass. "auto": "jacobian" for up to 8 observed values.
-        data_std: standard deviation of the data, in the units of x, as "isotropic" and `score_error` assume it.
+        data_std: standard deviation of the data, in the units of x, as "isotropic" and
+            `score_error` assume it; of features or channels, the root mean square. None: 1 in the
+            units of the model.
         score_error: root-mean-square error of the noise that the network predicts (docs/math.md section 14.1). With 0,
             x_hat trusts the score completely. Only exact scores allow that: for t near 1, errors are multiplied by 400.
     """
 
     scale: float = 1.0
     covariance: Literal["auto", "jacobian", "isotropic"] = "auto"
-    data_std: float = 1.0
+    data_std: float | None = None
     score_error: float = 0.05
 
     def __post_init__(self) -> None:
@@ -67,10 +71,17 @@ class GradientGuidance:
             raise UsageError(f"gradient scale {self.scale:g}: expected a number from 0 to 10,000; 1 is Bayes' rule.")
         if not 0 <= self.score_error < float("inf"):
             raise UsageError(f"score_error={self.score_error:g}: expected a number of 0 or more.")
-        if not 0 < self.data_std < float("inf"):
+        if self.data_std is not None and not 0 < self.data_std < float("inf"):
             raise UsageError(f"data_std={self.data_std:g}: expected a standard deviation above 0.")
         if self.covariance not in ("auto", "jacobian", "isotropic"):
             raise UsageError(f"covariance={self.covariance!r}: expected auto, jacobian or isotropic.")
+
+    def of_model(self, form: Form) -> Self:
+        """The same settings for z, which the model sees in place of x = S z + shift."""
+        if self.data_std is None or not form.scale:
+            return self
+        scale = math.hypot(*form.scale) / math.sqrt(len(form.scale))
+        return replace(self, data_std=self.data_std / scale)
 
     def of_jacobian(self, observation: Observation) -> bool:
         """Whether "jacobian" is meant."""
@@ -109,7 +120,8 @@ class GradientGuided:
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
         """The score (B, mC, ...) given y at u (B, nC, ...); t is a float or a (B,) float64 tensor."""
         times = as_batch(t, len(u), u.device, torch.float64)
-        found = estimate(self.sde, times, score_error=self.guidance.score_error, data_std=self.guidance.data_std)
+        data_std = self.guidance.data_std or 1.0
+        found = estimate(self.sde, times, score_error=self.guidance.score_error, data_std=data_std)
         with torch.enable_grad():
             leaf = u.detach().requires_grad_()
             score = self._score(leaf, t)
@@ -191,6 +203,10 @@ class Replacement:
     """
 
     renew: bool = True
+
+    def of_model(self, form: Form) -> Self:
+        """These settings: none has units."""
+        return self
 
     def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
         """

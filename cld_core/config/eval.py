@@ -17,7 +17,9 @@ PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 class ElboSpec:
     velocities: int = key(1, "draws of the initial velocity for each example", ge=1, le=10_000)
     probes: int = key(1, "probes of the trace for each draw", ge=1, le=10_000)
-    probe: Literal["rademacher", "gaussian"] = key("rademacher", "distribution of the probes")
+    probe: Literal["rademacher", "gaussian"] = key(
+        "rademacher", "distribution of the probes; gaussian: scaled to their mean length"
+    )
     eps: float = key(1e-5, "time at which the flow starts; objective.loss_eps if that is later", gt=0, lt=1)
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
     atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)

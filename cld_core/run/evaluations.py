@@ -233,7 +233,7 @@ def _layout(metrics: tuple[registry.Metric, ...]) -> Any:
     for metric in metrics:
         names = {name for quantity in metric.quantities for name in (quantity.field, quantity.stderr) if name}
         # These are no results, but shown beside them.
-        numbers = dict.fromkeys([*names, "nfe_mean", "true_entropy"], Result | None)
+        numbers = dict.fromkeys([*names, "nfe_mean", "true_entropy", "t95"], Result | None)
         fields[metric.name] = record(metric.name, numbers, total=False)
     return record("Report", fields, total=False)
 
@@ -268,6 +268,7 @@ class Number:
         n: the number of samples or test points.
         nfe: the mean number of network evaluations behind it.
         lost: the fraction of samples that are not finite, and not part of it.
+        t95: half the width of a 95 % interval, in standard errors.
     """
 
     value: float
@@ -275,6 +276,7 @@ class Number:
     n: int | None = None
     nfe: float | None = None
     lost: float = 0.0
+    t95: float = 2.0
 
 
 def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
@@ -288,7 +290,8 @@ def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
             error, nfe = (None if (it := section.get(name)) is None else float(it) for name in names)
             n = whole(section.get("n", section.get("samples")))
             lost = (whole(section.get("nonfinite")) or 0) / (whole(section.get("samples")) or 1)
-            results[quantity.key] = Number(value, error, n, nfe, lost)
+            t95 = section.get("t95") or Number.t95
+            results[quantity.key] = Number(value, error, n, nfe, lost, t95)
     return results
 
 

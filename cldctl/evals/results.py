@@ -181,6 +181,8 @@ _NONE = (
     "no difference is marked: of the results that can be compared, none differs by more than 2 sqrt(sa^2 + sb^2) from "
     "that of the first run, with standard errors sa and sb"
 )
+# Where a standard error comes from few parts (W2, energy distances).
+_FEW_PARTS = "; of results with t95 in their reports, this number takes the place of 2"
 AVERAGES = "mean ± standard deviation over seeds (n - 1 in the denominator); of a single run, its own standard error"
 # The axis of a sweep that is averaged over.
 SEED = "train.seed"
@@ -339,7 +341,7 @@ def verdict(first: Result, other: Result) -> str:
     a, b = first.number, other.number
     if a.stderr is None or b.stderr is None or unlike(first, other):
         return ""
-    if abs(b.value - a.value) <= 2.0 * math.hypot(a.stderr, b.stderr):
+    if abs(b.value - a.value) <= math.hypot(a.t95 * a.stderr, b.t95 * b.stderr):
         return "same"
     return "better" if (b.value > a.value) == first.quantity.larger_is_better else "worse"
 
@@ -348,10 +350,13 @@ def rule(columns: Sequence[Column]) -> str | None:
     """The rule by which differences are marked, or that none is marked; None if nothing can be compared."""
     first, others = columns[0], columns[1:]
     both = ((key, other) for other in others for key in first.results.keys() & other.results.keys())
-    verdicts = {verdict(first.results[key], other.results[key]) for key, other in both}
+    pairs = [(first.results[key], other.results[key]) for key, other in both]
+    verdicts = {verdict(*pair) for pair in pairs}
+    few = any(result.number.t95 != Number.t95 for pair in pairs for result in pair)
+    suffix = _FEW_PARTS if few else ""
     if verdicts & {"better", "worse"}:
-        return RULE
-    return _NONE if "same" in verdicts else None
+        return RULE + suffix
+    return _NONE + suffix if "same" in verdicts else None
 
 
 def unlike(first: Result, other: Result) -> list[str]:

@@ -126,6 +126,22 @@ def test_probes_of_two_scored_halves_average_to_the_exact_trace_with_little_vari
     assert float((one - exact).square().mean().sqrt()) == pytest.approx(0.22, abs=0.05)
 
 
+def test_normal_probes_see_only_what_differs_from_a_multiple_of_the_identity():
+    """On a sphere they have the variance 2 d/(d + 2) (|J|^2 - tr(J)^2/d); without, it is 2 |J|^2."""
+    sde, n = CLD(), 2000
+    rates = torch.tensor([100.0, 101.0, 102.0], dtype=torch.float64)
+    x, spec = torch.zeros(n, 3).double(), ElboSpec(probe="gaussian", eps=0.99, rtol=1e-8, atol=1e-8)
+
+    def bounds(exact):
+        noise = SampleNoise(0, first=0, last=n)
+        return likelihood(lambda u, t: -rates * sde.scored(u), sde, spec, noise, x, exact_trace=exact).elbo
+
+    found = bounds(False) - bounds(True)
+    wanted = 0.5 * sde.D[0] * sde.schedule.between(0.99, 1.0) * math.sqrt(2 * 3 / 5 * 2)
+    assert float(found.std()) == pytest.approx(wanted, rel=0.05)
+    assert abs(float(found.mean())) < 4 * wanted / math.sqrt(n)
+
+
 def test_summary_numbers():
     law, sde = gaussian(0.5), CLD()
     x = law.sample(64, torch.Generator().manual_seed(1)).double()

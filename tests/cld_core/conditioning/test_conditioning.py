@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from cld_core.analytic import diamond, gaussian
 from cld_core.conditioning import GradientGuidance, Observation, Replacement
+from cld_core.data.form import Form
 from cld_core.errors import UsageError
 from cld_core.samplers import sample
 from cld_core.sde import CLD, VPSDE
@@ -67,6 +68,20 @@ def test_samples_of_normal_data_have_the_conditional_mean_and_covariance(sde):
     columns = x[1:] - x[0]
     assert_close(x[:1], given.means, rtol=0, atol=6e-3)
     assert_close(columns.T @ columns, given.covariance, rtol=0, atol=6e-3)
+
+
+def test_the_standard_deviation_of_data_is_in_their_units():
+    """Observed with noise as large as their spread, they have the posterior mean (3 + y)/2."""
+    form = Form(shape=(12,), scale=(50.0,) * 12, shift=(3.0,) * 12)
+    y = torch.linspace(30, 90, 12)
+    observation = Observation.masked(y, torch.arange(12) < 10, 50.0).of_model(form)
+    spec = spec_of("exponential", nfe=50, order=3, corrector=False, grid_power=3.0)
+    for std in (None, 50.0):
+        way = GradientGuidance(data_std=std).of_model(form)
+        guided = way.conditioned(gaussian(1.0, 12).score(CLD_EXACT), CLD_EXACT, observation, None)
+        noise = InjectedNoise(torch.zeros(1, 24).double())
+        x = form.to_data(sample(guided, CLD_EXACT, spec, noise, (12,)).x)
+        assert_close(x[0, :10], (3 + y[:10].double()) / 2, rtol=0.01, atol=0)
 
 
 def test_gradient_scale_is_a_factor_of_the_gradient():

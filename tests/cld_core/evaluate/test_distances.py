@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ttest_ind
 
 from cld_core.config import load
 from cld_core.errors import UsageError
@@ -34,7 +35,7 @@ def test_sliced_w2_of_a_translation():
     x, shift = normal(40, 5), torch.tensor([0.3, -0.4, 1.2, 0.0, 0.5], dtype=torch.float64)
     wanted = pytest.approx(float(shift.norm()) / math.sqrt(5), rel=0.02)
     found = w2_of([x + shift] * 2, [x] * 2, 20_000)
-    assert found == {"value": wanted, "stderr": 0.0, "floor": 0.0, "floor_stderr": None}
+    assert found == {"value": wanted, "stderr": 0.0, "t95": None, "floor": 0.0, "floor_stderr": None}
 
 
 def test_energy_distance_is_over_all_pairs_however_many_are_computed_at_once(monkeypatch):
@@ -42,7 +43,8 @@ def test_energy_distance_is_over_all_pairs_however_many_are_computed_at_once(mon
     wanted = 2 * (2 + 5 + 1 + 4 + 1 + 2) / 6 - (1 + 3 + 2) / 3 - 3
     for block in (1 << 22, 1):
         monkeypatch.setattr(vectors, "_BLOCK", block)
-        assert energy_of([a], [b]) == {"value": pytest.approx(wanted, rel=1e-12), "stderr": None}
+        found = energy_of([a], [b])
+        assert found == {"value": pytest.approx(wanted, rel=1e-12), "stderr": None, "t95": None}
 
 
 @pytest.mark.parametrize("compare", [energy_of, lambda ours, true: w2_of(ours, true, 8)], ids=["energy", "w2"])
@@ -56,6 +58,15 @@ def test_standard_errors_are_the_spread_of_repetitions(compare):
             spread = np.std([one[name] for one in found], ddof=1)
             told = math.sqrt(np.mean([one[error] ** 2 for one in found]))
             assert 0.8 < told / spread < 1.35, name
+
+
+def test_the_factor_of_an_interval_has_the_degrees_of_freedom_of_its_parts():
+    """Student's t of scipy's test of two means with unequal variances, which is Welch's."""
+    rows, columns = np.array([0.1, 0.5, 0.2, 0.9]), np.array([3.0, 1.0, 2.5, 2.0])
+    found = vectors._across(rows[:, None] - columns)
+    low, high = ttest_ind(rows, columns, equal_var=False).confidence_interval(0.95)
+    assert found["value"] == pytest.approx((low + high) / 2)
+    assert found["t95"] * found["stderr"] == pytest.approx((high - low) / 2)
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,17 @@ from tensorboard.summary.writer import event_file_writer
 from cld_core.analytic import gaussian
 from cld_core.checkpoint import write
 from cld_core.config import load, registry
+from cld_core.config.eval import ElboSpec
 from cld_core.config.network import MlpSpec
 from cld_core.config.train import EmaSpec
 from cld_core.data.source import source
 from cld_core.errors import NotFoundError
+from cld_core.evaluate.likelihood import raised_by_tolerance
 from cld_core.evaluate.request import periodic_request, request_of
 from cld_core.evaluate.rows import to_tensorboard
 from cld_core.files import read_object, write_json
+from cld_core.likelihood import likelihood
+from cld_core.metrics import metric
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.registration import Variant
@@ -28,7 +32,8 @@ from cld_core.run import RunFolder
 from cld_core.run.checkpoints import remove, weights_file
 from cld_core.run.evaluations import EvalRequest, Evaluation, remarks, unnamed_rows
 from cld_core.run.work import evaluations_of
-from cld_core.sde import build
+from cld_core.sde import CLD, build
+from cld_core.seeds import SampleNoise
 from tests.support.made_up import run_with
 from tests.support.paths import TOY
 from tests.support.tools import trained
@@ -247,6 +252,18 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     assert abs(elbo["gap"]) < 1e-5
     assert abs(elbo["true_entropy"] - math.log(2.0 * math.pi * math.e * 0.25)) < 1e-9
     assert elbo["stderr"] > 0.05, "the data scatter, though nothing else does"
+
+
+def test_what_the_tolerance_does_to_a_bound_is_said_if_it_is_a_tenth_of_the_error():
+    """All that keeps the bound of normal data from the truth is the solver."""
+    spec, sde, law = ElboSpec(rtol=1e-4, atol=1e-4), CLD(), gaussian(0.5, 100)
+    x = law.sample(16, torch.Generator().manual_seed(2)).double()
+    bound = likelihood(law.score(sde), sde, spec, SampleNoise(1, first=0, last=16), x).elbo
+    raised = raised_by_tolerance(sde, spec, 100)
+    assert raised == pytest.approx(float((bound - law.log_density(x)).mean()), rel=0.2)
+    section = {"unit": "nats", "tolerance_bias": -raised}
+    assert metric("elbo").remark({**section, "stderr": 11 * raised}) is None
+    assert "eval.elbo.rtol" in metric("elbo").remark({**section, "stderr": 9 * raised})
 
 
 LATER = "objective.loss_eps=0.001"

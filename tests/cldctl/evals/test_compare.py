@@ -38,13 +38,18 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
     monkeypatch.setattr(tables.out, "_width", 240)
     # Errors of 0.3 and 0.4 combine to 0.5: the border is at 1.
     values = {"first": (3.0, 0.3), "inside": (3.99, 0.4), "worse": (4.01, 0.4), "better": (1.99, 0.4)}
-    runs = [evaluated(tmp_path / name, *value, fid={"value": 3.0}) for name, value in values.items()]
+    runs = []
+    for name, (value, stderr) in values.items():
+        # Of few parts: the border is at 1.25.
+        energy = {"value": value, "stderr": stderr, "t95": 2.5}
+        runs.append(evaluated(tmp_path / name, value, stderr, fid={"value": 3.0}, energy=energy))
     columns = [results.column(run) for run in runs]
     first, inside, worse, _ = columns
-    assert results.rule([first, worse]) == results.RULE
+    assert results.rule([first, worse]).startswith(f"{results.RULE}; of results with t95")
     assert results.rule([first, inside]).startswith("no difference is marked")
     content = results.run_json(columns)
     assert [entry["nll"].get("against_first") for entry in content["runs"]] == [None, "same", "worse", "better"]
+    assert [entry["energy"].get("against_first") for entry in content["runs"]] == [None, *["same"] * 3]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
     assert content["warnings"] == ["FID: no standard error, and so no difference is marked"]
     shown = text(compared([Line(column.run, {}, (column,)) for column in columns], is_marked=True), 240)
