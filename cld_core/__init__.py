@@ -12,6 +12,9 @@ from . import errors
 from .version import __version__
 
 if TYPE_CHECKING:
+    from torch import device
+    from torch.nn import Module
+
     from .fitting import fit, fit_steps
     from .likelihood import Likelihood
     from .model import Model, Trajectory
@@ -38,10 +41,11 @@ _LAZY = {
 def load(
     run: str | Path,
     checkpoint: int | str = "last",
-    device: str | None = None,
+    device: "device | str | None" = None,
     *,
     allow_plugin: bool = False,
     ema_length: float | None = None,
+    network: "Module | None" = None,
 ) -> "Model":
     """The model of a run or of an exported file, with averaged weights.
 
@@ -55,21 +59,29 @@ def load(
             its data; a plug-in is looked for where it was, then beside the file.
         ema_length: relative length of the average of the weights, for a run that was trained with `train.ema_lengths`
             (docs/howto/ema.md); None: the average of `train.ema`. A file has only one.
+        network: a module like the one that was passed to `fit`, if one was: a file has its weights
+            and no code. A copy of the module gets them.
 
     Raises:
         NotFoundError: there is no such run, file or checkpoint; names the places that were looked at.
-        UsageError: the average of this length cannot be made; says which can.
+        RecipeError: an argument is wrong.
+        UsageError: the average of this length cannot be made; says which can. Or ``network`` is
+            missing, or passed for another network.
         CheckpointError: the checkpoint is damaged, belongs to another recipe, or needs a plug-in that is not allowed
             or not there.
     """
+    from .config.loader import path_of
     from .model import Model
 
-    if Path(run).suffix == ".safetensors":
+    place = path_of(run, "run", "cld_core.load")
+    if place.suffix == ".safetensors":
         if ema_length is not None:
             fix = "Load the run, or export it with --ema-length"
             raise errors.UsageError(f"{run}: a file has one average, so ema_length has no meaning here. {fix}.")
-        return Model.from_file(run, device, allow_plugin=allow_plugin)
-    return Model.from_run(run, checkpoint, device, allow_plugin=allow_plugin, ema_length=ema_length)
+        return Model.from_file(place, device, allow_plugin=allow_plugin, network=network)
+    if network is not None:
+        raise errors.UsageError(f"{run}: the recipe of a run names its network. Leave out network.")
+    return Model.from_run(place, checkpoint, device, allow_plugin=allow_plugin, ema_length=ema_length)
 
 
 def runs(runs_dir: str | Path | None = None) -> "Runs":

@@ -59,6 +59,10 @@ class NotFoundError(CldError):
     exit_code = 3
 
 
+class NoRunError(NotFoundError, IndexError):
+    """A table of runs has no such row; iteration ends with it, as with any IndexError."""
+
+
 class CheckpointError(CldError):
     """A checkpoint is not what its name and checksum promise."""
 

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
+from . import nets
 from .config.data import ArraysSpec, StoredDataSpec
-from .config.loader import from_arguments, whole_number
+from .config.loader import from_arguments, path_of, whole_number
+from .config.network import ModuleSpec
 from .config.registry import SECTIONS
 from .config.suggest import SIZES, suggested
 from .data import arrays, store
 from .data.images import StoredSource
-from .data.source import Source, data_std, source
+from .data.source import Source, classes_of, data_std, source
 from .errors import DataError, RecipeError, did_you_mean
 from .model import Model
 from .nets import execution
@@ -57,7 +60,7 @@ def fit(
     data: Data,
     steps: int = 2000,
     sde: Keys = "cld",
-    network: Keys | None = None,
+    network: Keys | nn.Module | None = None,
     *,
     progress: bool | None = None,
     **more: Any,
@@ -69,10 +72,12 @@ def fit(
             `data.name: arrays` takes, or of prepared images; or the name of a toy density; or a `data` section.
         steps: optimiser steps.
         sde: the diffusion, by its name or as the `sde` section of a recipe.
-        network: likewise; None: one that suits the shape of the data.
+        network: likewise; or a module, which is called as docs/howto/own-network.md says. A copy of
+            it is trained, from the weights that it has. None: one that suits the shape of the data.
         progress: show a bar on stderr; None: in a terminal and in a notebook.
-        more: arguments of `fit_steps` (``labels``, ``size``, ``seed``, ``device``), and other recipe keys with "__" for
-            dots, such as ``optim__lr=1e-3``; or sections, such as ``optim={"lr": 1e-3}``.
+        more: arguments of `fit_steps` (``labels``, ``size``, ``seed``, ``device``, ``every``), and
+            other recipe keys with "__" for dots, such as ``optim__lr=1e-3``; or sections, such as
+            ``optim={"lr": 1e-3}``.
 
     Raises:
         RecipeError: an argument is wrong; names it, as the recipe key that it is.
@@ -80,7 +85,7 @@ def fit(
         NonFiniteError: a gradient was not finite.
     """
     every = max(1, whole_number(steps, "steps", 1, _CALLER) // _SHOWN)
-    training = fit_steps(data, steps, sde, network, every=every, **more)
+    training = fit_steps(data, steps, sde, network, **{"every": every, **more})
     is_seen = sys.stderr.isatty() or "ipykernel" in sys.modules
     with closing(training), tqdm(total=int(steps), disable=not (is_seen if progress is None else progress)) as bar:
         for it in training:
@@ -93,7 +98,7 @@ def fit_steps(
     data: Data,
     steps: int = 2000,
     sde: Keys = "cld",
-    network: Keys | None = None,
+    network: Keys | nn.Module | None = None,
     *,
     labels: Any = None,
     size: str = "s",
@@ -107,7 +112,8 @@ def fit_steps(
     The model can be sampled, evaluated and saved at each of them. Whoever stops early keeps it: it changes no more.
 
     Args:
-        labels: the class of each example (N,), whole numbers or texts; True: those that come with the data.
+        labels: the class of each example (N,), whole numbers or texts, in an array, a list or a
+            Series; True: those that come with the data.
         size: s, m or l: of the network, and of all else that follows from it.
         seed: key of every random draw.
         device: where to compute; None: a GPU if one is available.
@@ -121,14 +127,28 @@ def fit_steps(
     if size not in SIZES:
         raise RecipeError(f"{_CALLER}: size={size!r}: expected one of {', '.join(SIZES)}.")
     given: dict[str, Any] = {"train.steps": steps, "train.seed": whole_number(seed, "seed", 0, _CALLER)}
-    for name, value in (("sde", sde), ("network", network)):
+    # A class or a function is no section: what is wrong with it is said when it is tried.
+    module = network if callable(network) else None
+    for name, value in (("sde", sde), ("network", network if module is None else ModuleSpec.name)):
         if value is not None:
             given[f"{name}.name" if isinstance(value, str) else name] = value
     given |= {name.replace("__", "."): value for name, value in keys.items()}
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = execution.usable(device)
     section, examples = _data(data, labels, given, place)
     recipe = from_arguments("fit", {"data": section, **_suggested(examples, given, size)}, given, _CALLER)
-    return _trained(Trainer(recipe, Ranks(device=place), data=examples), every)
+    batch = recipe.train.batch_size
+    if isinstance(examples, StoredSource) and batch > examples.train.n:
+        raise RecipeError(
+            f"{_CALLER}: 'train.batch_size' is {batch}, more than the {examples.train.n} examples "
+            "for training. Lower it, or leave it out."
+        )
+    net = None
+    if module is not None:
+        nets.require_usable(recipe, examples.shape, module, classes_of(examples))
+        net = copy.deepcopy(module)
+        if not any(weight.requires_grad for weight in net.parameters()):
+            raise RecipeError(f"{_CALLER}: all weights are frozen. Call network.requires_grad_().")
+    return _trained(Trainer(recipe, Ranks(device=place), data=examples, net=net), every)
 
 
 def _trained(trainer: Trainer, every: int) -> Generator[Step, None, None]:
@@ -173,7 +193,7 @@ def _data(data: Any, labels: Any, given: Mapping[str, Any], device: torch.device
     toys = [name for name, it in SECTIONS["data"].variants.items() if not issubclass(it.spec, StoredDataSpec)]
     section: dict[str, Any] = {} if labels is None or labels is False else {"labels": True}
     if isinstance(data, str | os.PathLike):
-        path, name = Path(data).expanduser(), os.fspath(data)
+        path, name = path_of(data, "data", _CALLER), os.fspath(data)
         if name not in toys and not path.exists():
             fix = did_you_mean(name, toys) or f" Toy densities are {', '.join(toys)}."
             raise DataError(f"data={name!r}: there is no such file, folder or toy density.{fix}")
@@ -185,8 +205,22 @@ def _data(data: Any, labels: Any, given: Mapping[str, Any], device: torch.device
         return section, source(from_arguments("fit", {"data": section}, more, _CALLER).data, device)
     section = {"name": "arrays", **section}
     spec = from_arguments("fit", {"data": section}, more, _CALLER).data
-    assert isinstance(spec, ArraysSpec), "data in memory are arrays"
+    if not isinstance(spec, ArraysSpec) or spec.path is not None or spec.test is not None:
+        raise RecipeError(
+            f"{_CALLER}: the examples were passed, so that data.name, data.path and data.test "
+            "have no meaning. Leave them out."
+        )
     return section, StoredSource(spec, device, arrays.given(data, labels, share=spec.test_share, where="data"))
+
+
+def _given(section: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys of a section among arguments, without its name."""
+    whole, prefix = given.get(section), f"{section}."
+    found = {**whole} if isinstance(whole, Mapping) else {}
+    for key, value in given.items():
+        if key.startswith(prefix):
+            found[key.removeprefix(prefix)] = value
+    return found
 
 
 def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping[str, Any]:
@@ -194,9 +228,9 @@ def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping
     train = test = None
     if isinstance(examples, StoredSource):
         train, test = examples.train.n, examples.test.n
-    sde, steps = given.get("sde.name") or given.get("sde", {}).get("name", "cld"), given["train.steps"]
+    sde, steps = _given("sde", given).get("name", "cld"), given["train.steps"]
     keys = suggested(examples.shape, train, size, tests=test, data_std=data_std(examples), sde=sde, steps=steps)
-    own = {**given.get("objective", {}), **{key.removeprefix("objective."): value for key, value in given.items()}}
+    own = _given("objective", given)
     if own.get("mixed_score") or own.get("precondition") == "none":
         # Another way to a score of Gaussian data, or none.
         del keys["objective"]["precondition"], keys["objective"]["data_std"]

@@ -1,6 +1,7 @@
 """A trained model, ready to sample and to be evaluated (docs/api.md)."""
 
 import contextlib
+import copy
 import json
 import logging
 import math
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +24,13 @@ from .classes import Classes
 from .codec import from_plain, to_plain
 from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict, registry
-from .config.loader import elbo_spec, sampling_spec, whole_number
+from .config.loader import elbo_spec, path_of, sampling_spec, whole_number
+from .config.network import ModuleSpec
 from .config.train import EmaSpec
+from .data.arrays import array
 from .data.form import Form
 from .data.source import DescribedSource, Source, classes_of, form_of, source
-from .errors import CheckpointError, RecipeError, UsageError
+from .errors import CheckpointError, DataError, RecipeError, SaveError, UsageError
 from .files import replacing
 from .likelihood import Likelihood
 from .nets import execution
@@ -49,6 +53,8 @@ _log = logging.getLogger(__name__)
 
 # A class by number or name, one for each example, or None.
 Label = int | str | Sequence[int | str] | Tensor | None
+# An array or a tensor, or nested lists.
+Numbers = Tensor | np.ndarray | Sequence[Any]
 # What `repr` says of a diffusion and of a sampler, as far as they have it.
 _SDE = ("beta0", "beta1", "m_inv", "gamma")
 _SAMPLER = ("nfe", "rtol", "atol", "eps", "denoise")
@@ -88,7 +94,7 @@ class Model:
     def __init__(
         self,
         recipe: Recipe,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = "cpu",
         *,
         net: nn.Module | None = None,
         data: Source | None = None,
@@ -98,11 +104,17 @@ class Model:
         """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the recipe are given.
 
         Args:
+            device: None for a GPU if one is available.
             classes: of the data, which are asked for them if it is None and the recipe wants labels.
+
+        Raises:
+            RecipeError: an argument is wrong, or the recipe cannot be used.
         """
+        if not isinstance(recipe, Recipe):
+            raise RecipeError("Model: recipe is not a Recipe. To load a model: cld_core.load(RUN).")
         self.recipe = recipe
         self.step = step
-        self.device = torch.device(device)
+        self.device = execution.usable(device)
         self.path: Path | None = None
         self.checkpoint = ""
         self.ema_length: float | None = None
@@ -166,7 +178,7 @@ class Model:
         cls,
         run: str | Path,
         checkpoint: int | str = "last",
-        device: str | None = None,
+        device: torch.device | str | None = None,
         *,
         allow_plugin: bool = False,
         ema_length: float | None = None,
@@ -189,20 +201,39 @@ class Model:
         return model
 
     @classmethod
-    def from_file(cls, file: str | Path, device: str | None = None, *, allow_plugin: bool = False) -> Self:
+    def from_file(
+        cls,
+        file: str | Path,
+        device: torch.device | str | None = None,
+        *,
+        allow_plugin: bool = False,
+        network: nn.Module | None = None,
+    ) -> Self:
         """Load a file that `export` wrote; see `cld_core.load`."""
-        path = Path(file)
+        path = path_of(file, "file", "Model.from_file")
+        device = execution.usable(device)
         weights = exported_weights(path)
         try:
             recipe = _recipe_of(path, weights, allow_plugin)
+            is_module = isinstance(recipe.network, ModuleSpec)
+            if is_module and network is None:
+                raise UsageError(
+                    f"{path}: its network was passed to cld_core.fit as a module, of which the "
+                    "file has no code. Pass one like it: cld_core.load(FILE, network=Net())."
+                )
+            if network is not None and not is_module:
+                name = one_line(recipe.network.name)
+                raise UsageError(f"{path}: its network is network.name={name}. Leave out network.")
             data = _data_of(path, recipe, weights, allow_plugin)
             classes = weights.described("classes") if "classes" in weights.about else None
-            model = cls._of_tensors(recipe, weights.tensors, data, classes, int(weights.about["step"]), device)
+            step = int(weights.about["step"])
+            model = cls._of_tensors(recipe, weights.tensors, data, classes, step, device, network)
             if "ema_length" in weights.about:
                 model.ema_length = float(weights.about["ema_length"])
         except (KeyError, ValueError, TypeError, RuntimeError, ArithmeticError, RecipeError) as error:
-            text = f"recipe and tensors do not match: {one_line(error, 400).rstrip('.')}. Export it again."
-            raise CheckpointError(f"{path}: {text}") from error
+            text = f"recipe and tensors do not match: {one_line(error, 400).rstrip('.')}"
+            fix = "Export it again" if network is None else "Pass a module like the trained one"
+            raise CheckpointError(f"{path}: {text}. {fix}.") from error
         model.path, model.solutions = path.absolute(), Solutions.of_file(weights.about)
         return model
 
@@ -214,22 +245,28 @@ class Model:
         data: Source,
         classes: Any,
         step: int,
-        device: str | None,
+        device: torch.device | str | None,
+        network: nn.Module | None = None,
     ) -> Self:
         """A model of a recipe with these weights: all tensors of its network, by name.
 
         Args:
             classes: those of the model as plain values; None if it has none.
+            network: a module whose copy gets the weights; None: it is made as the recipe says.
 
         Raises:
             ValueError, TypeError, RuntimeError, ArithmeticError: they are not those of its network.
         """
         known = from_plain(Classes, classes) if recipe.data.labels else None
         # Names, shapes and types are compared before any memory is taken for a network that may not fit.
-        described = nets.outline(recipe, data.shape, known)
-        described.load_state_dict(dict(tensors), strict=True, assign=True)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = cls(recipe, device, data=data, classes=known, step=step)
+        net = None
+        if network is None:
+            described = nets.outline(recipe, data.shape, known)
+            described.load_state_dict(dict(tensors), strict=True, assign=True)
+        else:
+            nets.require_usable(recipe, data.shape, network, known)
+            net = copy.deepcopy(network).to(device).eval()
+        model = cls(recipe, device, net=net, data=data, classes=known, step=step)
         model.net.load_state_dict(dict(tensors), strict=True)
         model.net.requires_grad_(False)
         return model
@@ -239,8 +276,9 @@ class Model:
 
         Raises:
             UsageError: its name does not end in .safetensors.
+            SaveError: it cannot be written there.
         """
-        path = Path(file).absolute()
+        path = path_of(file, "file", "Model.export").absolute()
         if path.suffix != ".safetensors":
             raise UsageError(f"{file}: weights are written as .safetensors. Name such a file.")
         recipe = json.dumps(self.recipe.to_share())
@@ -251,8 +289,14 @@ class Model:
         if self.classes is not None:
             about["classes"] = json.dumps(to_plain(self.classes))
         about |= self.solutions.carried(self.network)
-        with replacing(path) as out:
-            write_weights(out, self.net.state_dict(), about)
+        try:
+            with replacing(path) as out:
+                write_weights(out, self.net.state_dict(), about)
+        except OSError as error:
+            raise SaveError(
+                f"{file}: cannot be written ({error.strerror}). Pass another path.",
+                self.step,
+            ) from error
 
     save = export
 
@@ -283,6 +327,7 @@ class Model:
         """
         caller = "Model.fit_sampler"
         nfe, seed = whole_number(nfe, "nfe", 1, caller), whole_number(seed, "seed", 0, caller)
+        points = None if points is None else whole_number(points, "points", 1, caller)
         before = self.solutions
         try:
             solution = resolve("cld_core.tune:fitted")(self, nfe, points, budget_min, seed, progress)
@@ -385,6 +430,11 @@ class Model:
         if keys.get("eps") is not None and spec.eps < (seen := self.recipe.objective.loss_eps):
             _log.warning("%s: eps=%g: the network has seen no t below %g. Use that or more.", caller, spec.eps, seen)
         way = by or GradientGuidance()
+        if not isinstance(observation, Observation | None) or not isinstance(way, Way):
+            raise UsageError(
+                f"{caller}: observation or by is of another type. Pass an Observation, and a "
+                "GradientGuidance or a Replacement, of cld_core.conditioning."
+            )
         if observation is not None:
             observation.require_fit(self.data_shape, is_image=self.is_image)
             observation = observation.of_model(self.form)
@@ -481,7 +531,7 @@ class Model:
 
     def log_likelihood(
         self,
-        x: Tensor,
+        x: Numbers,
         *,
         velocities: int | None = None,
         probes: int | None = None,
@@ -500,7 +550,7 @@ class Model:
         ``model.source.dequantised_test_data`` has them; `bits_per_dim` converts what is returned.
 
         Args:
-            x: (B, C, ...).
+            x: (B, C, ...), a tensor, an array or nested lists.
             velocities: draws of the other halves for each example; None: as the recipe's `eval.elbo` says.
             probes: probes of the trace for each draw; None: as the recipe says.
             seed: key of draws and probes. The result for an example does not depend on those beside it.
@@ -515,6 +565,7 @@ class Model:
         Raises:
             RecipeError: an argument is wrong; names it.
             UsageError: x has another shape, or there is no such class.
+            DataError: x has something else than real, finite numbers.
             SolverError: the tolerance is out of reach.
         """
         keys = {"velocities": velocities, "probes": probes, **settings}
@@ -522,7 +573,7 @@ class Model:
 
     def likelihood(
         self,
-        x: Tensor,
+        x: Numbers,
         *,
         velocities: int | None = None,
         probes: int | None = None,
@@ -540,7 +591,7 @@ class Model:
     @execution.using(tf32=False)
     def _likelihood(
         self,
-        x: Tensor,
+        x: Numbers,
         keys: Mapping[str, Any],
         seed: int,
         first: int,
@@ -551,11 +602,10 @@ class Model:
     ) -> Likelihood:
         spec = elbo_spec(self.recipe, keys, caller)
         seed, first = whole_number(seed, "seed", 0, caller), whole_number(first, "first", 0, caller)
-        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.data_shape or not len(x):
-            shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        x = _tensor(x, caller)
+        if tuple(x.shape[1:]) != self.data_shape or not len(x):
             wanted = ", ".join(map(str, ("B", *self.data_shape)))
-            text = f"x is {shape}: expected a tensor ({wanted}), such as torch.as_tensor(x), with at least one example"
-            raise UsageError(f"{caller}: {text}.")
+            raise UsageError(f"{caller}: x is {tuple(x.shape)}. Pass ({wanted}), with B above 0.")
         size = len(x) if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
         if label is None and self.classes is not None and self.recipe.objective.label_dropout == 0:
             text = "nothing was trained without labels (objective.label_dropout=0). Pass label, one for each example"
@@ -563,6 +613,8 @@ class Model:
         labels = None if label is None else self.labels(label, len(x), caller=caller)
         score = self.score_of(compiled=spec.compile)
         x = x.to(self.device, x.dtype if x.dtype == torch.float64 else torch.float32)
+        if not x.isfinite().all():
+            raise DataError(f"{caller}: x has numbers that are not finite. Remove those rows.")
         parts = []
         for start in range(0, len(x), size):
             rows = x[start : start + size]
@@ -580,11 +632,18 @@ class Model:
 
         Raises:
             UsageError: the data are not images.
+            DataError: these are no numbers.
         """
         if not self.is_image:
             raise UsageError(f"Model.bits_per_dim: {one_line(self.recipe.data.name)} has no grey levels. Use nats.")
         scale, offset = self.bits_of_nats
-        return -scale * log_likelihood + offset
+        try:
+            return -scale * log_likelihood + offset
+        except TypeError as error:
+            raise DataError(
+                f"Model.bits_per_dim: {type(log_likelihood).__name__} has no arithmetic. "
+                "Pass what log_likelihood returned."
+            ) from error
 
     @property
     def bits_of_nats(self) -> tuple[float, float]:
@@ -637,6 +696,14 @@ class Model:
         root = ax.get_figure(root=True)
         assert root is not None, "axes are in a figure"
         return root
+
+
+def _tensor(x: Numbers, caller: str) -> Tensor:
+    """Examples that were passed; float64 stays float64, and so does what float32 may not hold."""
+    if isinstance(x, Tensor):
+        return x
+    rows = array(caller, "examples", x)
+    return torch.from_numpy(rows.astype(np.float32 if rows.dtype == np.float32 else np.float64))
 
 
 def _recipe_of(path: Path, weights: Weights, allow_plugin: bool) -> Recipe:

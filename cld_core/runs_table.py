@@ -8,7 +8,8 @@ from typing import Any, Self, overload
 from cld_core.run.evaluations import numbers
 from cld_core.run.work import evaluations_of
 
-from .errors import CldError, NotFoundError, UsageError, did_you_mean
+from .config.loader import path_of
+from .errors import CldError, NoRunError, UsageError, did_you_mean
 from .run import History, RunFolder, find_runs
 from .run.events import Refused, state_after
 from .run.folder import default_root
@@ -63,7 +64,7 @@ class Runs(Sequence[Run]):
     @classmethod
     def under(cls, root: str | Path | None = None) -> Self:
         """The runs directly under a folder; default: $CLDCTL_RUNS, else runs/. A folder that is missing has none."""
-        folder = default_root() if root is None else Path(root)
+        folder = default_root() if root is None else path_of(root, "runs_dir", "cld_core.runs")
         return cls([row_of(run) for run in find_runs(folder)], folder.absolute())
 
     def __len__(self) -> int:
@@ -80,12 +81,13 @@ class Runs(Sequence[Run]):
     def __getitem__(self, key: int | str | slice) -> "Run | Runs":
         if isinstance(key, slice):
             return type(self)(self._rows[key], self._root)
-        if not isinstance(key, str):
-            return self._rows[key]
-        names = {row.name: row for row in self._rows}
-        if key not in names:
-            raise NotFoundError(f"no run {key!r} in {self._root}.{did_you_mean(key, names)}")
-        return names[key]
+        rows: Any = {row.name: row for row in self._rows} if isinstance(key, str) else self._rows
+        try:
+            found: Run = rows[key]
+            return found
+        except (LookupError, TypeError) as error:
+            guess = did_you_mean(key, rows) if isinstance(key, str) else ""
+            raise NoRunError(f"no run {key!r} in {self._root}.{guess}") from error
 
     def filter(self, where: Callable[[Run], bool] | None = None, **values: Any) -> "Runs":
         """The rows that have these values, for example ``filter(sde="cld", state="FINISHED")``.

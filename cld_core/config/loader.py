@@ -10,7 +10,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +20,7 @@ import yaml
 from cld_core.errors import RecipeError, did_you_mean
 from cld_core.files import passes, read_bytes
 from cld_core.registration import import_plugins
-from cld_core.sanitize import printable
+from cld_core.sanitize import one_line, printable
 
 from . import shipped
 from .eval import ElboSpec
@@ -222,6 +222,25 @@ def whole_number(value: Any, name: str, least: int, caller: str) -> int:
     if count is WRONG or count < least:
         raise RecipeError(f"{caller}: {name}={shown(value)}: expected a whole number of at least {least}.")
     return int(count)
+
+
+def path_of(value: Any, name: str, caller: str) -> Path:
+    """An argument that is the path of something, which may be missing; "~" is the home folder.
+
+    Raises:
+        RecipeError: it is not a path, or one that no file can have.
+    """
+    try:
+        found = Path(value).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            found.lstat()
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        reason = one_line(getattr(error, "strerror", None) or error)
+        raise RecipeError(
+            f"{caller}: {name}={shown(value)} is not a path ({reason}). "
+            "Pass the path of a file or folder, as a text or a pathlib.Path."
+        ) from error
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -40,6 +40,15 @@ class NetworkSpec:
             yield "name", f"cannot be {self.name} for examples of shape {shape}. {way}."
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModuleSpec(NetworkSpec):
+    """A module that was passed to `cld_core.fit`: nothing is known of it but its weights."""
+
+    takes_labels: ClassVar[bool] = True
+
+    name: Literal["module"] = key("module", "a module that is passed in Python")
+
+
 def _typed(value: Any) -> str:
     """A value of a key, as one types it on the command line."""
     return shown(list(value) if isinstance(value, tuple) else value).replace(" ", "")

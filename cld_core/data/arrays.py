@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +45,9 @@ _DIGITS = "samples, in float32, lose digits of what differs. Subtract a number n
 # Of float32, in which models compute.
 _LARGEST = float(np.finfo(np.float32).max)
 _WORDS: dict[Split, str] = {"train": "training", "validation": "test"}
+# What arrays hold, and its kinds in numpy.
+_NUMBERS, _LABELS = "real numbers", "whole numbers or texts"
+_KINDS = {_NUMBERS: "biuf", _LABELS: "biuU"}
 _USE = "Use an array of examples (N, d), (N, C, L) or (N, C, H, W); for single numbers, x[:, None]"
 
 
@@ -241,13 +244,15 @@ def given(
     Raises:
         DataError: they have a type or a shape that cannot be, are too few, or have labels that do not fit.
     """
-    named = {"examples": x, "labels": labels, "test examples": test, "test labels": test_labels}
-    x, labels, test, test_labels = (_array(where, *it) for it in named.items())
+    x = array(where, "examples", x)
+    test = None if test is None else array(where, "test examples", test)
+    labels = None if labels is None else array(where, "labels", labels, _LABELS)
+    test_labels = None if test_labels is None else array(where, "test labels", test_labels, _LABELS)
     of_train, of_test = None, None
     if test is None:
         # The first of these numbers do not depend on how many there are.
         kept = np.random.RandomState(0).random_sample(len(x)) < share
-        if labels is not None and len(labels) == len(x):
+        if labels is not None and labels.shape == x.shape[:1]:
             # What has a label that no other has is learned.
             kept &= np.isin(labels, labels[~kept])
         test, test_labels, of_train, of_test = x, labels, np.flatnonzero(~kept), np.flatnonzero(kept)
@@ -265,21 +270,33 @@ def given(
     return Arrays(where, {"train": train, "validation": tests}, classes)
 
 
-def _array(where: str, what: str, x: Any) -> Any:
-    """Of numpy; of a tensor, on whatever device."""
-    if x is None:
-        return None
+def array(where: str, what: str, x: Any, holds: str = _NUMBERS) -> np.ndarray:
+    """What was passed in Python, as an array: a tensor, a table or column of pandas, nested lists.
+
+    Raises:
+        DataError: it is something else, or does not hold numbers.
+    """
+    # numpy would take a data set of torch for nested lists, and anything else for one object.
+    if not isinstance(x, Sequence) and not hasattr(x, "__array__"):
+        raise DataError(
+            f"{where}: the {what} are of type {type(x).__name__}, not an array. Pass one of all, "
+            "such as torch.stack([x for x, *_ in dataset]) or numpy.stack(list(generator))."
+        )
     try:
-        return np.atleast_1d(np.asarray(x.detach().cpu() if hasattr(x, "detach") else x))
-    except (TypeError, ValueError) as error:  # bfloat16, sparse tensors, rows of different lengths
+        found = np.atleast_1d(np.asarray(x.detach().cpu() if hasattr(x, "detach") else x))
+        if found.dtype.kind in "OT" and len({type(value) for value in found.flat}) == 1:
+            # Python objects of one type, as pandas has texts.
+            found = np.array(found.tolist())
+    except (TypeError, ValueError, RuntimeError) as error:  # bfloat16, rows of different lengths
         text = f"the {what} are not an array ({one_line(error, 200).rstrip('.')})"
         raise _error(where, text, "Convert them to a numpy array; a tensor to float32") from error
+    if found.dtype.kind not in _KINDS[holds]:
+        raise DataError(f"{where}: the {what} are {found.dtype}, not {holds}. Convert all of them.")
+    return found
 
 
 def _part(where: str, split: Split, x: Any, rows: Any, labels: Any) -> Part:
     """A split of which all is checked that its numbers need not be read for."""
-    if x.dtype.kind not in "biuf":
-        raise _error(where, f"{_WORDS[split]} examples are {x.dtype}, not real numbers", "Convert them to float32")
     if not 2 <= x.ndim <= 4 or not 1 <= math.prod(x.shape[1:]) <= MOST_NUMBERS:
         raise _error(where, f"{_WORDS[split]} examples are an array of shape {x.shape}", _USE)
     if labels is None:
@@ -287,8 +304,6 @@ def _part(where: str, split: Split, x: Any, rows: Any, labels: Any) -> Part:
     if labels.shape != x.shape[:1]:
         found = f"labels of shape {labels.shape} for {len(x)} {_WORDS[split]} examples"
         raise _error(where, found, "Give one label for each example")
-    if labels.dtype.kind not in "biuU":
-        raise _error(where, f"labels are {labels.dtype}", "Use whole numbers or texts")
     return Part(x, rows, labels if rows is None else labels[rows])
 
 

@@ -17,6 +17,7 @@ is called as ``net(u, t, label)``, too, with labels (B,), int64, from 0 to K - 1
 The examples of a batch do not affect each other, and nothing but weights and buffers is kept between calls.
 """
 
+import copy
 from collections.abc import Sized
 
 import torch
@@ -24,9 +25,9 @@ from torch import Tensor, nn
 
 from cld_core import sde
 from cld_core.config import Recipe, registry
-from cld_core.config.network import NetworkSpec
+from cld_core.config.network import ModuleSpec, NetworkSpec
 from cld_core.errors import RecipeError
-from cld_core.registration import described, is_shipped, trial
+from cld_core.registration import described, is_shipped, register, trial
 
 __all__ = ["build", "of_recipe", "require_usable"]
 # Numbers that stand for a label where they are appended to an input.
@@ -65,6 +66,17 @@ def build(
     return net
 
 
+def _module(spec: ModuleSpec, *sizes: object, **more: object) -> nn.Module:
+    raise RecipeError(
+        "network.name=module has no code. Pass the module itself, network=Net(), or register it "
+        "in a plug-in (docs/howto/own-network.md)."
+    )
+
+
+# Not shipped: it is tried as what plug-ins register, and no recipe of the command line can have it.
+register("network", ModuleSpec.name, _module, ModuleSpec)
+
+
 def outline(recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None = None) -> nn.Module:
     """As `of_recipe`, to compare names, shapes and types with: without its numbers, unless it is of a plug-in."""
     where = "meta" if is_shipped("network", recipe.network.name) else "cpu"
@@ -72,17 +84,26 @@ def outline(recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None =
         return of_recipe(recipe, data_shape, classes)
 
 
-def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
+def require_usable(
+    recipe: Recipe, data_shape: tuple[int, ...], net: object = None, classes: Sized | None = None
+) -> None:
     """Call the network of a recipe once, on two examples of noise of this shape, as training would.
+
+    Args:
+        net: what was passed as the network, of which a copy is called; None: it is made.
+        classes: of the data; None: any number of them, if the recipe wants labels.
 
     Raises:
         RecipeError: it cannot be made, it fails, or it returns something else than this module says.
     """
     diffusion, (channels, *rest) = sde.build(recipe.sde), data_shape
-    classes = range(3 if recipe.data.labels else 0)  # any number
+    classes = range(3 if recipe.data.labels else 0) if classes is None else classes
     label = [torch.tensor([0, len(classes)])] if classes else []
     with trial("network.name", recipe.network.name), torch.random.fork_rng(devices=[]), torch.no_grad():
-        net = of_recipe(recipe, data_shape, classes)
+        net = of_recipe(recipe, data_shape, classes) if net is None else copy.deepcopy(net)
+        if not isinstance(net, nn.Module):
+            raise ValueError(f"it is of type {type(net).__name__}, not a torch.nn.Module")
+        net.cpu()
         if (weight := next(net.parameters(), None)) is None:
             raise ValueError("it has no weights")
         u = torch.randn(2, diffusion.n * channels, *rest).to(weight.dtype)

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cld_core.errors import RecipeError
+from cld_core.sanitize import one_line
+
 # By the names of recipes. TF32 is a setting of the whole process (`using`), not of a network.
 AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The adaptive solver's batch shrinks as rows finish. Each size is compiled separately, so there are only this many.
@@ -20,6 +23,23 @@ SIZES = 4
 LIMIT = 64
 # What turns graphs into code.
 BACKEND = "inductor"
+
+
+def usable(device: torch.device | str | None) -> torch.device:
+    """A device, once a number has been on it; None: a GPU if one is available, else the CPU.
+
+    Raises:
+        RecipeError: torch cannot compute there.
+    """
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=found).item()
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise RecipeError(
+            f"device={str(device)!r}: torch cannot compute there ({one_line(error, 80)}). "
+            "Pass device='cpu', or leave it out: a GPU is used if torch sees one."
+        ) from error
+    return found
 
 
 @contextlib.contextmanager

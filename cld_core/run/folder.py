@@ -377,6 +377,12 @@ def named(run: str | Path) -> RunFolder:
 
 
 def _none_at(*places: RunFolder) -> NotFoundError:
+    for place in places:
+        if place.path.is_file():
+            raise NotFoundError(
+                f"{place.path} is a file, not the folder of a run. Pass such a folder, or a "
+                ".safetensors file that `cldctl export` or `Model.save` wrote."
+            )
     names = [run.name for place in places for run in runs_beginning(place.path.parent)]
     guess = did_you_mean(places[0].name, names) or " `cldctl status` lists the existing runs."
     return NotFoundError(f"no run at {' or '.join(str(place.path) for place in places)}.{guess}")

@@ -25,6 +25,7 @@ from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
 from cld_core.nets import execution
 from cld_core.ranks import Ranks
+from cld_core.registration import is_shipped
 from cld_core.sanitize import one_line
 from cld_core.score import Score
 
@@ -55,13 +56,21 @@ class Trainer:
         ranks: this process among its peers.
         noise_key: 0, or a number of its own for each segment of training that is to have fresh noise.
         data: the examples; None: those of the recipe.
+        net: the network, which is trained in place; None: that of the recipe, with new weights.
 
     Attributes:
         deferred: whether the host does not wait to learn if a step was skipped: the device skips it, and `check`
             reports it later. True on GPUs if the optimiser can skip there; tests set it on the CPU.
     """
 
-    def __init__(self, recipe: Recipe, ranks: Ranks, noise_key: int = 0, data: Source | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        ranks: Ranks,
+        noise_key: int = 0,
+        data: Source | None = None,
+        net: nn.Module | None = None,
+    ) -> None:
         train, device = recipe.train, ranks.device
         self.recipe = recipe
         self.ranks = ranks
@@ -72,7 +81,7 @@ class Trainer:
         self.loss = loss.build(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
-            self.net = nets.of_recipe(recipe, self.source.shape, self.classes)
+            self.net = net or nets.of_recipe(recipe, self.source.shape, self.classes)
         self._model = replicated(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
@@ -81,7 +90,9 @@ class Trainer:
         self.ema = Ema(self.net, train.ema)
         self._augment: float = getattr(recipe.network, "augment", 0.0)
         self.power = PowerAverages(self.net, train.ema_lengths)
-        self._dropout = getattr(recipe.network, "dropout", 0.0) > 0
+        # A network that is not ours may draw random numbers, too.
+        is_ours = is_shipped("network", recipe.network.name)
+        self._dropout = not is_ours or getattr(recipe.network, "dropout", 0.0) > 0
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self.gradients = GradientFilter(recipe.optim.max_grad_growth, device, scaled=self.scaler.is_enabled())
         self.score = Score(self.sde, recipe.objective, self._model)

@@ -185,10 +185,27 @@ def test_an_example_does_not_depend_on_its_batch(toy):
     assert torch.isfinite(whole.elbo_error).all()
 
 
-@pytest.mark.parametrize("x", [torch.zeros(4), torch.zeros(4, 3), torch.zeros(0, 2), [[0.0, 0.0]]], ids=str)
+@pytest.mark.parametrize("x", [torch.zeros(4), [[0.0] * 3], np.zeros((0, 2))], ids=str)
 def test_data_of_another_shape_are_refused(toy, x):
-    with pytest.raises(UsageError, match=r"^Model\.log_likelihood: x is .*: expected a tensor \(B, 2\)"):
+    with pytest.raises(UsageError, match=r"^Model\.log_likelihood: x is .*\. Pass \(B, 2\)"):
         toy.log_likelihood(x)
+
+
+@pytest.mark.parametrize(
+    ("x", "word"),
+    [(None, "NoneType"), ("text", "real numbers"), ([[0.0, math.nan]], "finite"), ([[1], []], "not an array")],
+)
+def test_data_that_are_no_numbers_are_refused(toy, x, word):
+    with pytest.raises(DataError, match=rf"^Model\.likelihood: .*{word}"):
+        toy.likelihood(x)
+
+
+def test_arrays_and_lists_are_as_good_as_tensors(toy):
+    x = toy.source.test_data(0, 0, 3).numpy()
+    keys = {"velocities": 1, "rtol": 0.1, "atol": 0.1}
+    for given in (x, x.astype(">f8"), x.astype(float).tolist()[::-1][::-1], x[::-1][::-1]):
+        expected = torch.tensor(np.array(given, float if isinstance(given, list) else given.dtype.newbyteorder("=")))
+        assert torch.equal(toy.log_likelihood(given, **keys), toy.log_likelihood(expected, **keys))
 
 
 def test_bits_per_dim_are_those_of_images(toy, images):
