@@ -91,6 +91,10 @@ class WrongSourceError(DataError):
     exit_code = 2
 
 
+class LabelCountError(DataError):
+    """There are more or fewer labels than examples: it is unknown which belongs to which."""
+
+
 class LeaseHeldError(CldError):
     """Another live job writes into this run folder."""
 

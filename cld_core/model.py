@@ -689,7 +689,8 @@ class Model:
             size_in = (6.0, 6.4) if alone else pictures.SIDE_BY_SIDE
             figure, how = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(x, self, how)
             if not alone:
-                pictures.beside_data(figure, x, self, how)
+                figure.suptitle(how)
+                pictures.beside_data(figure, x, self)
                 return figure
             ax = figure.subplots()
         pictures.on_axes(ax, x, self, how)

@@ -5,7 +5,7 @@ Grids of images; points in the plane, over the true density of toy data; histogr
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
 from .config.schema import MAX_PICTURE
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _GAP = 2
 # Pixels: viewers show a small picture as it is, and 16 images of 32 x 32 would be a stamp.
 _WIDTH = 512
+# The height of the names of classes, at most.
+_LETTERS = 24
 # Points on a side at which the density is evaluated for the background.
 _GRID = 480
 # The area of a dot, in square points of 1/72 inch: narrow lines stay lines, and a few hundred dots can still be seen.
@@ -49,7 +51,9 @@ _SEARCHED = 16
 
 Array = npt.NDArray[Any]
 # Of a figure with data and samples, in inches.
-SIDE_BY_SIDE = (10.0, 5.4)
+SIDE_BY_SIDE = (8.0, 4.4)
+# Of pairs of features, in inches: half as wide, its numbers can still be read.
+_PAIRS = (7.4, 7.4)
 _DPI = 140
 # Of a grid of images.
 _MOST_ROWS = 16
@@ -64,8 +68,9 @@ _BINS = 40
 def samples(model: "Model", path: Path, *, seed: int = 0, batch_size: int | None = None) -> None:
     """Draw as many samples as a picture shows, ``batch_size`` at once (None: all), and save them as `show` does."""
     count = default_count(model)
-    drawn = model.draw(count, seed=seed, batch_size=batch_size, label=in_rows(model, count))
-    show(path, drawn.x, model, how(model, drawn))
+    labels = in_rows(model, count)
+    drawn = model.draw(count, seed=seed, batch_size=batch_size, label=labels)
+    show(path, drawn.x, model, how(model, drawn), labels)
 
 
 def is_grid(form: Form) -> bool:
@@ -120,9 +125,14 @@ def name_of(model: "Model", n: int, seed: int = 0, label: str | None = None) -> 
     return "_".join([f"step_{model.step:08d}", spec.method, *always, f"n{n}", *keyed, *others, *average]) + ".png"
 
 
-def show(path: Path, x: Tensor, model: "Model", how: str) -> None:
-    """Save samples: a grid of images, or a figure as `beside_data` draws it. ``how`` ends the title."""
-    write(path, pixels(x, model, how), title(x, model, how))
+def show(path: Path, x: Tensor, model: "Model", how: str, labels: Tensor | None = None) -> None:
+    """Save samples: a grid of images, or a figure as `beside_data` draws it.
+
+    Args:
+        how: ends the title.
+        labels: those of `in_rows`, (n,): the class of each row is beside it.
+    """
+    write(path, pixels(x, model, labels), title(x, model, how))
 
 
 def show_given(
@@ -140,23 +150,22 @@ def show_given(
     density, beside the data or, with one coordinate known exactly, the distribution of the other one against the exact
     ``line`` (`cld_core.evaluate.vectors.ConditionalDensity`).
     """
-    text, mask = title(x, model, how), observation.mask
+    mask = observation.mask
 
     def draw(figure: "Figure") -> None:
         if line is None or mask is None:
-            beside_data(figure, x.cpu(), model, text, label)
+            beside_data(figure, x.cpu(), model, label)
             return
         right, left = figure.subplots(1, 2)
         _against_line(left, x.cpu()[:, ~mask][:, 0], *line)
         Plane.of(model.source, len(x), label).draw_samples(right, x.cpu())
-        figure.suptitle(text)
 
     if is_grid(model.form):
         observed = _grey(observation.backprojected()[None], model.form)
         made = enlarged(tile(torch.cat([observed, _grey(x, model.form).cpu()])))
     else:
         made = rendered(draw)
-    write(path, made, text)
+    write(path, made, title(x, model, how))
 
 
 def title(x: Tensor, model: "Model", how: str) -> str:
@@ -178,11 +187,15 @@ def _left_out(form: Form) -> str:
     return f", {what} 0 to {most - 1} of {parts}" if parts > most else ""
 
 
-def pixels(x: Tensor, model: "Model", how: str) -> Tensor:
+def pixels(x: Tensor, model: "Model", labels: Tensor | None = None) -> Tensor:
     """The picture that `show` saves: uint8, (H, W, C)."""
-    if is_grid(model.form):
-        return enlarged(tile(_grey(x, model.form)))
-    return rendered(lambda figure: beside_data(figure, x.cpu(), model, title(x, model, how)))
+    if not is_grid(model.form):
+        return rendered(lambda figure: beside_data(figure, x.cpu(), model))
+    grid = enlarged(tile(_grey(x, model.form)))
+    if labels is None or model.classes is None:
+        return grid
+    of_rows = labels[:: columns_of(len(x))].tolist()
+    return _named(grid, [model.classes.names[label] for label in of_rows])
 
 
 def _grey(x: Tensor, form: Form) -> Tensor:
@@ -202,13 +215,12 @@ def rendered(draw: "Callable[[Figure], object]") -> Tensor:
     return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
 
 
-def beside_data(figure: "Figure", x: Tensor, model: "Model", title: str, label: int | None = None) -> None:
+def beside_data(figure: "Figure", x: Tensor, model: "Model", label: int | None = None) -> None:
     """Draw samples x (n, ...), and test data, of a class if there is a ``label``, for comparison.
 
     Points in the plane and curves are side by side, on equal axes. Of other vectors, there are histograms of features
     and scatters of pairs of them. Data that are not there are left out.
     """
-    figure.suptitle(title)
     if model.data_shape == (2,):
         plane = Plane.of_model(model, x, label)
         *others, right = figure.subplots(1, 1 + bool(len(plane.examples)), sharex=True, sharey=True, squeeze=False)[0]
@@ -271,9 +283,9 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
     """Histograms of features of vectors on a diagonal, and scatters of pairs of them below; of one, a histogram."""
     vectors = {name: x.flatten(1)[:, :_FEATURES].numpy() for name, x in shown.items()}
     low, high = _limits(next(iter(vectors.values())), margin=0.2)
-    d, (width, _) = len(low), SIDE_BY_SIDE
+    d = len(low)
     if d > 1:
-        figure.set_size_inches(width, width)
+        figure.set_size_inches(*_PAIRS)
     grid = figure.subplots(d, d, sharex="col", squeeze=False)
     for place in zip(*np.triu_indices(d, 1), strict=True):
         grid[place].remove()
@@ -289,12 +301,18 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
         grid[0, 0].plot([], [], "s", color=colour, label=name + (f" ({lost} outside the picture)" if lost else ""))
     for row in range(d):
         grid[row, row].set_yticks([])
-        grid[d - 1, row].set(xlabel=f"feature {row}", xlim=(low[row], high[row]))
+        grid[d - 1, row].set_xlim(low[row], high[row])
+        # The power of ten is to the right.
+        grid[d - 1, row].set_xlabel(f"feature {row}", loc="left")
+        grid[d - 1, row].xaxis.get_offset_text().set_size("x-small")
         for column in range(row):
             grid[row, column].set_ylim(low[row], high[row])
             grid[row, column].tick_params(labelleft=column == 0)
         if row:
             grid[row, 0].set_ylabel(f"feature {row}")
+    for axes in figure.axes:
+        axes.locator_params(nbins=3)
+        axes.ticklabel_format(scilimits=(-2, 4))
     figure.legend(loc="upper right", bbox_to_anchor=(0.98, 0.94))
 
 
@@ -358,6 +376,23 @@ def enlarged(pixels: Tensor) -> Tensor:
     """A picture (H, W, C) with each pixel as a square of several: as many as fit `_WIDTH`, or one."""
     factor = max(1, _WIDTH // pixels.shape[1])
     return pixels.repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
+
+
+def _named(grid: Tensor, names: Sequence[str]) -> Tensor:
+    """A grid of images (H, W, C) with the name of each row to the left of it, (H, W', C)."""
+    import matplotlib
+
+    height = len(grid) / len(names)
+    file = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    font = ImageFont.truetype(str(file), round(min(0.6 * height, _LETTERS)))
+    texts = [one_line(name, 20) for name in names]
+    width = _LETTERS + round(max(map(font.getlength, texts)))
+    strip = Image.new("L", (width, len(grid)))
+    for row, text in enumerate(texts):
+        place = (width - _LETTERS // 2, (row + 0.5) * height)
+        ImageDraw.Draw(strip).text(place, text, fill=255, font=font, anchor="rm")
+    shown = torch.from_numpy(np.array(strip))[:, :, None]
+    return torch.cat([shown.expand(-1, -1, grid.shape[2]), grid], dim=1)
 
 
 def write(path: Path, pixels: Tensor, title: str) -> None:

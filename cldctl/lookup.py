@@ -1,6 +1,7 @@
 """Recipes and profiles, found by name: those of the user take precedence over those that ship with cldctl."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from . import config
 if TYPE_CHECKING:
     from cld_core.config import Recipe
 
+# The endings of files of which `cldctl init` makes a recipe.
+_DATA = (".npy", ".npz", ".safetensors", ".zip", ".tar")
+
 
 def find_recipe(name: str) -> Path:
     """The file of a recipe, given as a path or by its name.
@@ -21,7 +25,12 @@ def find_recipe(name: str) -> Path:
         RecipeError: there is no such recipe; names the nearest.
     """
     by_name = shipped.recipes()
-    if (file := shipped.named(name, by_name)) is not None:
+    file = shipped.named(name, by_name)
+    is_data = os.path.isfile(name) and name.endswith(_DATA)
+    if is_data or (file is None and os.path.isdir(name)):
+        init = f"cldctl init {shlex.quote(name)}"
+        raise RecipeError(f"{name}: this is not a recipe. `{init}` writes one for the data in it.")
+    if file is not None:
         return file
     if os.path.isfile(beside := f"{name}.yaml"):
         raise RecipeError(f"{name}: there is no recipe of this name. Did you mean '{os.path.join('.', beside)}'?")

@@ -23,7 +23,7 @@ import numpy as np
 from cld_core import npz
 from cld_core.classes import Classes
 from cld_core.config.data import ArraysSpec, StoredDataSpec
-from cld_core.errors import DataError, WrongSourceError
+from cld_core.errors import DataError, LabelCountError, WrongSourceError
 from cld_core.sanitize import one_line
 
 from .form import GREY_LEVELS, MOST_NUMBERS, TEST_NAMES, Form, Split
@@ -301,8 +301,13 @@ def _part(where: str, split: Split, x: Any, rows: Any, labels: Any) -> Part:
         raise _error(where, f"{_WORDS[split]} examples are an array of shape {x.shape}", _USE)
     if labels is None:
         return Part(x, rows)
-    if labels.shape != x.shape[:1]:
-        found = f"labels of shape {labels.shape} for {len(x)} {_WORDS[split]} examples"
+    if len(labels) != len(x):
+        raise LabelCountError(
+            f"{where}: there are {len(labels):,} labels for {len(x):,} {_WORDS[split]} examples. "
+            "Give one label for each example."
+        )
+    if labels.ndim != 1:
+        found = f"labels are an array of shape {labels.shape}"
         raise _error(where, found, "Give one label for each example")
     return Part(x, rows, labels if rows is None else labels[rows])
 

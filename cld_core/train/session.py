@@ -174,7 +174,7 @@ class Periodic:
 
         def show() -> None:
             # Drawing opens files, too: fonts, on a disk that may be full.
-            pixels = pictures.pixels(drawn.x, model, how)
+            pixels = pictures.pixels(drawn.x, model, labels)
             monitor.tell(lambda logger: logger.picture("periodic/samples", pixels, model.step))
             pictures.write(file, pixels, pictures.title(drawn.x, model, how))
 

@@ -134,11 +134,13 @@ def _images(
 def _arrays(keys: dict[str, Any]) -> _Data:
     from cld_core.config.data import ArraysSpec
     from cld_core.data import arrays
-    from cld_core.errors import DataError, WrongSourceError
+    from cld_core.errors import DataError, LabelCountError, WrongSourceError
 
     warnings: list[str] = []
     try:
         found = arrays.find(ArraysSpec(path=keys["path"], labels=True))
+    except LabelCountError:
+        raise
     except DataError as error:
         found = arrays.find(ArraysSpec(path=keys["path"]))
         if not isinstance(error, WrongSourceError):

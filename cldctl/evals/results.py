@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,15 +177,21 @@ def write_finished(run: RunFolder) -> None:
 
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
+RULE_OF_MEANS = (
+    "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first line, with standard errors sa and sb: "
+    "of a mean over n seeds, the standard deviation / sqrt(n)"
+)
 _NONE = (
     "no difference is marked: of the results that can be compared, none differs by more than 2 sqrt(sa^2 + sb^2) from "
-    "that of the first run, with standard errors sa and sb"
+    "the first one, with standard errors sa and sb"
 )
 # Where a standard error comes from few parts (W2, energy distances).
 _FEW_PARTS = "; of results with t95 in their reports, this number takes the place of 2"
 AVERAGES = "mean ± standard deviation over seeds (n - 1 in the denominator); of a single run, its own standard error"
 # The axis of a sweep that is averaged over.
 SEED = "train.seed"
+# The end of the key of a distance between true samples, after that of the distance.
+FLOOR = "_floor"
 # The settings that say of how many samples or test points a result is; results of one checkpoint may differ in it.
 COUNTS = ("samples", "points")
 # The sections of recipes of which it is said how runs differ, in the words of the field, and so many keys at most.
@@ -204,6 +210,7 @@ class Result:
         question: the settings, and the data; results can be compared if these agree.
         keys: those of the recipe that matter for the results of a run.
         truth: the true entropy beside it, if that is known.
+        floor: of a distance, that of true samples, if the report has it.
         ema_length: the relative length of the average of the weights; None for that of `train.ema`.
     """
 
@@ -216,6 +223,7 @@ class Result:
     question: Mapping[str, Any]
     keys: Mapping[str, Any] = field(repr=False)
     truth: float | None
+    floor: Number | None
     ema_length: float | None
 
     @property
@@ -311,6 +319,7 @@ def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any
                     question={"data": data, **_settings(work, metric.same), **of_training},
                     keys=keys,
                     truth=report[metric.name].get("true_entropy") if quantity.key == "nll" else None,
+                    floor=values.get(f"{quantity.key}{FLOOR}"),
                     ema_length=request.ema.length,
                 )
             )
@@ -346,16 +355,19 @@ def verdict(first: Result, other: Result) -> str:
     return "better" if (b.value > a.value) == first.quantity.larger_is_better else "worse"
 
 
-def rule(columns: Sequence[Column]) -> str | None:
-    """The rule by which differences are marked, or that none is marked; None if nothing can be compared."""
-    first, others = columns[0], columns[1:]
-    both = ((key, other) for other in others for key in first.results.keys() & other.results.keys())
-    pairs = [(first.results[key], other.results[key]) for key, other in both]
+def rule(compared: "Sequence[Column | Line]", marked: str = RULE) -> str | None:
+    """The rule ``marked`` if a difference is marked, or that none is.
+
+    None if nothing can be compared.
+    """
+    first, others = compared[0].results, [one.results for one in compared[1:]]
+    both = ((key, other) for other in others for key in first.keys() & other.keys())
+    pairs = [(first[key], other[key]) for key, other in both]
     verdicts = {verdict(*pair) for pair in pairs}
     few = any(result.number.t95 != Number.t95 for pair in pairs for result in pair)
     suffix = _FEW_PARTS if few else ""
     if verdicts & {"better", "worse"}:
-        return RULE + suffix
+        return marked + suffix
     return _NONE + suffix if "same" in verdicts else None
 
 
@@ -395,16 +407,21 @@ def _shown(value: Any) -> str:
 
 def warnings(columns: Sequence[Column]) -> list[str]:
     """Messages: what cannot be compared with the first column, and why; and what is unusual about results."""
-    first, quantities = columns[0], quantities_in(column.results for column in columns)
-    texts = []
-    for quantity in quantities:
+    quantities = quantities_in(column.results for column in columns)
+    return [*incomparable(columns), *_remarks(columns), *_bare(columns, quantities)]
+
+
+def incomparable(columns: Sequence[Column]) -> list[str]:
+    """Messages: what cannot be compared with the first column, and why."""
+    first, texts = columns[0], []
+    for quantity in quantities_in(column.results for column in columns):
         for other in columns[1:]:
             if quantity.key in first.results.keys() & other.results.keys():
                 a, b = first.results[quantity.key], other.results[quantity.key]
                 if settings := [f"{_key(name)} {_text(a, name)} and {_text(b, name)}" for name in unlike(a, b)]:
                     which = f"{quantity.label} of {first.run} and {other.run}"
                     texts.append(f"{which} cannot be compared: {'; '.join(settings)}")
-    return [*texts, *_remarks(columns), *_bare(columns, quantities)]
+    return texts
 
 
 def _key(place: str) -> str:
@@ -442,10 +459,17 @@ def _bare(columns: Sequence[Column], quantities: Sequence[Quantity]) -> list[str
 def run_json(columns: Sequence[Column]) -> dict[str, Any]:
     """A comparison for ``--json``, with a verdict on each number of the columns after the first."""
     entries = [column.to_dict() for column in columns]
-    for column, entry in zip(columns[1:], entries[1:], strict=True):
-        for key in column.results.keys() & columns[0].results.keys():
-            entry[key]["against_first"] = verdict(columns[0].results[key], column.results[key]) or None
+    _add_verdicts(columns, entries)
     return {"rule": RULE, "runs": entries, "differences": differences(columns), "warnings": warnings(columns)}
+
+
+def _add_verdicts(compared: "Sequence[Column | Line]", entries: Sequence[dict[str, Any]]) -> None:
+    """Add the verdicts on the results of columns or lines after the first to their entries."""
+    first = compared[0].results
+    for one, entry in zip(compared[1:], entries[1:], strict=True):
+        for key, result in one.results.items():
+            if key in first:
+                entry[key]["against_first"] = verdict(first[key], result) or None
 
 
 @dataclass(frozen=True)
@@ -479,6 +503,16 @@ class Line:
     @property
     def step(self) -> int:
         return self.columns[0].step
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """By `Quantity.key`; of several runs, means with their standard errors."""
+        found = {}
+        for key in set[str]().union(*(column.results for column in self.columns)):
+            own = [column.results[key] for column in self.columns if key in column.results]
+            number = averaged([result.number for result in own])
+            found[key] = replace(own[0], number=number or own[0].number)
+        return found
 
     def average(self, key: str) -> Average | None:
         """The result of a quantity; None if none of the runs has it."""
@@ -549,13 +583,16 @@ def group_warnings(found: Sequence[Line]) -> list[str]:
             pairs = itertools.product(first.columns, other.columns)
             one, two, why = next((*pair, why) for pair in pairs if (why := _difference(*pair)))
             texts.append(f"{one.run} and {two.run} are not averaged: {why}")
+    texts += incomparable([line.columns[0] for line in found])
     return texts + _remarks([column for line in found for column in line.columns])
 
 
 def group_json(found: Sequence[Line], missing: Sequence[str]) -> dict[str, Any]:
     """A comparison of groups for ``--json``; ``missing`` are runs without results."""
     entries, texts = [line.to_dict() for line in found], group_warnings(found)
-    return {"rule": AVERAGES, "lines": entries, "missing": list(missing), "warnings": texts}
+    _add_verdicts(found, entries)
+    rules = {"rule": AVERAGES, "marked": RULE_OF_MEANS}
+    return {**rules, "lines": entries, "missing": list(missing), "warnings": texts}
 
 
 def _difference(one: Column, other: Column) -> str | None:

@@ -33,6 +33,8 @@ _POINTS, _MEANS, _FEWEST = 400, 50, 24
 _OUTLIERS = 0.01
 # Inches; the frame within a chart, whose labels are larger on a small screen; and characters below an axis.
 _SIZE, _FRAME, _CHARACTERS = (6.1, 3.05), (0.105, 0.11, 0.868, 0.845), 60
+# The width of a character beside an axis on a small screen, as a share of the width of a chart.
+_CHARACTER = 0.0225
 # An ink is the number of a colour in the style sheet: that of the first of eight ordered ones, and the ink of texts.
 _ORDERED, _TEXT = 20, "#000190"
 
@@ -187,6 +189,12 @@ def _set_axes(axes: Any, values: Sequence[float], names: Sequence[str]) -> None:
         margin = 0.05 * (values[-1] - values[0])
         axes.set_ylim(values[0] - margin, values[-1] + margin)
     axes.yaxis.set_major_formatter("{x:.4g}")
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    longest = max(map(len, axes.yaxis.get_major_formatter().format_ticks(ticks)), default=0)
+    left, bottom, width, height = _FRAME
+    more = max(longest * _CHARACTER - left, 0.0)
+    axes.set_position((left + more, bottom, width - more, height))
     if names:
         every = -(-sum(map(len, names)) // _CHARACTERS)
         axes.set_xticks(range(0, len(names), every), labels=names[::every])

@@ -28,7 +28,18 @@ from cld_core.run.groups import Group
 from cld_core.run.history import Attempt
 from cld_core.sanitize import local_time, one_line, printable
 from cld_core.version import __version__
-from cldctl.evals.results import AVERAGES, Line, Result, best_of, keys_of, lines_of, lines_of_group, results_of, rows
+from cldctl.evals.results import (
+    AVERAGES,
+    FLOOR,
+    Line,
+    Result,
+    best_of,
+    keys_of,
+    lines_of,
+    lines_of_group,
+    results_of,
+    rows,
+)
 from cldctl.runs.selection import command
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.why import Why, why
@@ -131,7 +142,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
         *_sweeps(run, row),
         Section("Tuned samplers", [table(_TUNED, tuning_columns(tunings))]),
         Section("Curves", _curves(curves)),
-        Section("Samples", pictures[1:]),
+        Section("Samples", pictures[1:], "pictures"),
         Section("Recipe", _recipe(run)),
         Section("Code and machines", [_facts(run, found)]),
     ]
@@ -163,6 +174,14 @@ def value_of(it: Result) -> str:
     return result_text(it.quantity, it.number.value, it.number.stderr)
 
 
+def floor_of(it: Result) -> str:
+    """In words, what true samples reach; empty if the report does not have it."""
+    if it.floor is None:
+        return ""
+    quantity = registry.quantity(f"{it.quantity.key}{FLOOR}")
+    return f"{quantity.label} {result_text(quantity, it.floor.value, it.floor.stderr)}"
+
+
 def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Markup]:
     """How the run stands, in a sentence, and what to type next."""
     row, run = found.row, RunFolder(found.row.path)
@@ -174,7 +193,9 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
     sentence = sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
     if best and row.state == "FINISHED":
         name, _, unit = best[0].quantity.label.partition(", ")
-        sentence += f" Best {name}: {f'{value_of(best[0])} {unit}'.strip()}."
+        value = f"{value_of(best[0])} {unit}".strip()
+        floor = floor_of(best[0])
+        sentence += f" Best {name}: {value}{floor and f' ({floor})'}."
     yield text(sentence, "verdict")
     if row.steps:
         bar = Markup('<progress max="{}" value="{}" aria-label="steps done"></progress>')
@@ -213,6 +234,7 @@ def _tile(best: Result, recipe: str) -> Markup:
     if best.truth is not None:
         beside = f"true entropy {best.truth:.{digits}f}, gap {best.number.value - best.truth:.{digits}f}"
     nfe = "" if best.number.nfe is None else f"{best.number.nfe:,.0f} NFE"
+    beside = beside or floor_of(best)
     about = [f"step {best.step:,}", EmaSpec(length=best.ema_length).words, best.of, nfe]
     return part("tile", label=best.quantity.label, value=value_of(best), about=[beside, ", ".join(filter(None, about))])
 
@@ -459,7 +481,7 @@ def page_of_many(
         Section("Averages over seeds", _averages(groups)),
         Section("Loss", _losses(runs, curves)),
         Section("What differs", _differences(runs) if which is None else ()),
-        Section("Samples", (it for found in pictures for it in found)),
+        Section("Samples", (it for found in pictures for it in found), "pictures"),
         Section("Curves", other_charts(curves) if which is None else ()),
     ]
     return render(title, f"cldctl {__version__}", pills, sections)

@@ -230,7 +230,7 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
     if target.suffix == ".npz":
         _write_arrays(target.absolute(), drawn, labels, model.is_image)
     elif given is None:
-        pictures.show(target.absolute(), drawn.x, model, how)
+        pictures.show(target.absolute(), drawn.x, model, how, rows)
     else:
         line = None if density is None else density.line
         pictures.show_given(target.absolute(), drawn.x, model, given, line, f"{observed.told} ({how})", number)

@@ -192,13 +192,12 @@ def _notes(run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, 
         yield f"the flow that samples are compared with took {known['flow_nfe']:,.0f} evaluations"
 
 
-def compared(lines: Sequence[results.Line], *, is_marked: bool = False) -> RenderableType:
+def compared(lines: Sequence[results.Line]) -> RenderableType:
     """Results of runs, and of groups: a line for each cell, averaged over seeds.
 
-    Args:
-        is_marked: mark what differs from the first line, a run, by more than the errors.
+    What differs from the first line by more than the errors is marked.
     """
-    columns = average_columns(lines, lines[0] if is_marked else None)
+    columns = average_columns(lines, lines[0])
     quantities = quantities_in(column.results for line in lines for column in line.columns)
     ones = [[found.one for it in quantities if (found := line.average(it.key)) is not None] for line in lines]
     columns["of"] = [Text(", ".join(dict.fromkeys(it.of for it in own if it.of)) or "-", "dim") for own in ones]
@@ -211,7 +210,7 @@ def average_columns(lines: Sequence[results.Line], first: results.Line | None = 
     """Names, cells, steps and results of lines, with their errors.
 
     Args:
-        first: a run from which the others differ by more than the errors where that is marked.
+        first: a line from which the others differ by more than the errors where that is marked.
     """
     heads = short_keys(list(dict.fromkeys(key for line in lines for key in line.cell)))
     has_groups = any(len(line.columns) > 1 for line in lines)
@@ -237,8 +236,9 @@ def _result(first: results.Line | None, line: results.Line, quantity: registry.Q
         return "-"
     text = result_text(quantity, average.mean, average.error)
     text += "" if average.n == runs else f" ({average.n} run{'' if average.n == 1 else 's'})"
-    one, other = (it.columns[0].results.get(quantity.key) for it in (first or line, line))
-    mark = "" if first is None or first is line or one is None or other is None else results.verdict(one, other)
+    if first is None or first is line or quantity.key not in first.results:
+        return text
+    mark = results.verdict(first.results[quantity.key], line.results[quantity.key])
     return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else text
 
 
@@ -278,17 +278,18 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
         names, fix = ", ".join(it.name for it in chosen), f"Make some: `cldctl eval {chosen[0].name} --elbo`."
         raise NotFoundError(f"no run of {names} has a finished evaluation{of_step} that can be read. {fix}")
     if has_groups:
-        content, is_marked = results.group_json(lines, missing), False
+        content = results.group_json(lines, missing)
         texts = [f"{name} has no finished evaluation{of_step}" for name in missing]
-        texts += [*results.group_warnings(lines), results.AVERAGES]
+        rule = results.rule(lines, results.RULE_OF_MEANS)
+        texts += [*results.group_warnings(lines), results.AVERAGES, rule or ""]
     else:
         columns = [line.columns[0] for line in lines]
-        content, is_marked = results.run_json(columns), True
+        content = results.run_json(columns)
         texts = [*results.differences(columns), *results.warnings(columns), results.rule(columns) or ""]
     if as_json:
         print(json.dumps(content, indent=1))
         return
-    out.print(compared(lines, is_marked=is_marked))
+    out.print(compared(lines))
     for text in filter(None, texts):
         err.print(text)
 

@@ -7,10 +7,11 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import cld_core
 from cld_core.config import from_dict
-from cld_core.errors import DataError, RecipeError, UsageError
+from cld_core.errors import CheckpointError, DataError, RecipeError, UsageError
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
 from tests.support.tools import same
@@ -108,6 +109,12 @@ def test_keys_go_over_what_is_suggested():
         ({"size": "xl"}, "size='xl': expected one of s, m, l"),
         ({"plugins": ["none.py"]}, "plug-in 'none.py' cannot be imported"),
         ({"data": "gaussian", "labels": [1, 2]}, "Pass labels=True"),
+        ({"device": "gpu"}, "device='gpu': torch cannot compute there"),
+        ({"device": "cuda:63"}, "Pass device='cpu'"),
+        ({"train__batch_size": 400}, "'train.batch_size' is 400, more than the .* examples"),
+        ({"network": torch.nn.Linear}, "network.name.*torch.nn.Module"),
+        ({"network": torch.nn.Linear(3, 3)}, "network.name"),
+        ({"network": "module"}, r"Pass the module itself, network=Net\(\)"),
     ],
     ids=str,
 )
@@ -125,6 +132,10 @@ def test_a_wrong_argument_is_named_at_once(given, message):
         (torch.zeros(9, 3, dtype=torch.bfloat16), {}, r"the examples .*BFloat16.* float32"),
         (ROWS, {"labels": [[1], [1, 2]] * 100}, "the labels are not an array"),
         ([], {}, r"an array of shape \(0,\)"),
+        (TensorDataset(torch.zeros(9, 3)), {}, "type TensorDataset, not an array. Pass .*torch.stack"),
+        (DataLoader(TensorDataset(torch.zeros(9, 3))), {}, "type DataLoader"),
+        ((row for row in ROWS), {}, r"type generator.* numpy.stack\(list"),
+        (np.array([["a", 1.0]] * 9, object), {}, "not real numbers"),
     ],
     ids=str,
 )
@@ -176,3 +187,48 @@ def test_a_saved_model_needs_no_data_and_keeps_its_fitted_sampler(tmp_path):
 def test_a_sampler_that_cannot_be_fitted_is_refused(given, message):
     with pytest.raises(UsageError, match=f"^Model.fit_sampler: {message}"):
         cld_core.fit("gaussian", 1, **SMALL).fit_sampler(**given)
+
+
+class Series:
+    """Texts as pandas holds them: not a sequence, and an array of objects."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype or object)
+
+
+def test_labels_of_a_series_are_those_of_a_list():
+    names = ["b", "a"] * 100
+    models = [cld_core.fit(ROWS, 1, **SMALL, labels=given) for given in (names, Series(names))]
+    assert models[1].classes == models[0].classes
+    assert torch.equal(*(model.sample(4, label="b", nfe=2) for model in models))
+
+
+class Net(torch.nn.Module):
+    """A network of one's own, for vectors of three numbers."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.inner = torch.nn.Linear(7, width)
+        self.outer = torch.nn.Linear(width, 3)
+
+    def forward(self, u, t):
+        return self.outer(torch.tanh(self.inner(torch.cat([u, t[:, None]], dim=1))))
+
+
+def test_a_module_is_trained_as_a_copy_and_its_weights_load_into_one_like_it(tmp_path):
+    net = Net()
+    before = {name: weight.clone() for name, weight in net.state_dict().items()}
+    model = cld_core.fit(ROWS, 5, network=net, train__batch_size=16)
+    assert same(net.state_dict(), before)
+    assert not same(model.net.state_dict(), before)
+    file = tmp_path / "mine.safetensors"
+    model.save(file)
+    again = cld_core.load(file, network=net)
+    assert torch.equal(again.sample(5, nfe=3), model.sample(5, nfe=3))
+    with pytest.raises(UsageError, match=r"the file has no code\. Pass .*network=Net\(\)"):
+        cld_core.load(file)
+    with pytest.raises(CheckpointError, match=r"size mismatch.*Pass a module like the trained one"):
+        cld_core.load(file, network=Net(9))

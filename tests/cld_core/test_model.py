@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -15,7 +16,7 @@ from cld_core.analytic import diamond
 from cld_core.checkpoint import load as load_checkpoint
 from cld_core.checkpoint import write
 from cld_core.config import load, with_overrides
-from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
+from cld_core.errors import CheckpointError, DataError, NotFoundError, RecipeError, SaveError, UsageError
 from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import request_of
 from cld_core.likelihood import Likelihood
@@ -201,11 +202,21 @@ def test_data_that_are_no_numbers_are_refused(toy, x, word):
 
 
 def test_arrays_and_lists_are_as_good_as_tensors(toy):
-    x = toy.source.test_data(0, 0, 3).numpy()
+    x = toy.source.test_data(0, 0, 3)
     keys = {"velocities": 1, "rtol": 0.1, "atol": 0.1}
-    for given in (x, x.astype(">f8"), x.astype(float).tolist()[::-1][::-1], x[::-1][::-1]):
-        expected = torch.tensor(np.array(given, float if isinstance(given, list) else given.dtype.newbyteorder("=")))
-        assert torch.equal(toy.log_likelihood(given, **keys), toy.log_likelihood(expected, **keys))
+    single, double = (toy.log_likelihood(rows, **keys) for rows in (x, x.double()))
+    assert torch.equal(toy.log_likelihood(x.numpy(), **keys), single)
+    for given in (x.double().numpy().astype(">f8"), x.double().flip(0).numpy()[::-1], x.tolist()):
+        assert torch.equal(toy.log_likelihood(given, **keys), double)
+
+
+def test_a_picture_is_no_run(toy, tmp_path):
+    picture = tmp_path / "p5.png"
+    picture.touch()
+    with pytest.raises(NotFoundError, match=r"p5\.png is a file, not the folder of a run\. Pass"):
+        cld_core.load(picture)
+    with pytest.raises(SaveError, match=r"none/m\.safetensors: cannot be written \(No such file"):
+        toy.save(tmp_path / "none" / "m.safetensors")
 
 
 def test_bits_per_dim_are_those_of_images(toy, images):

@@ -38,7 +38,7 @@ def modelled(folder, x, **labels):
 
 def drawn(model, x, label=None):
     figure = Figure()
-    pictures.beside_data(figure, x, model, "title", label)
+    pictures.beside_data(figure, x, model, label)
     return figure.axes
 
 
@@ -87,7 +87,7 @@ def test_fields_are_a_grid_in_grey_from_the_least_to_the_largest_number_of_the_d
     shown = torch.tensor(x[:4])
     low, high = x[:-30].min(), x[:-30].max()
     wanted = pictures.enlarged(pictures.tile(to_pixels((shown[:, :1] - low) / (0.5 * (high - low)) - 1)))
-    assert (pictures.pixels(shown, model, "by hand").int() - wanted.int()).abs().max() <= 1
+    assert (pictures.pixels(shown, model).int() - wanted.int()).abs().max() <= 1
     assert ("channel 0 of 4" in pictures.title(shown, model, "by hand")) == (channels == 4)
     assert pictures.default_count(model) == 64
 
@@ -99,6 +99,18 @@ def test_data_that_are_missing_are_left_out(tmp_path, shape, panels):
     axes = drawn(model, data)
     assert len(axes) == panels
     assert all(len(ax.collections) <= 1 and len(ax.lines) <= 16 for ax in axes)
+
+
+def test_the_class_of_each_row_of_a_grid_is_beside_it(tmp_path):
+    names = np.array(["i", "a long name"])
+    labels = {"labels": names[np.arange(60) % 2], "test_labels": names[np.arange(30) % 2]}
+    model, x = modelled(tmp_path, np.zeros((90, 1, 8, 8), "u1"), **labels)
+    plain = pictures.pixels(x[:9], model)
+    shown = pictures.pixels(x[:9], model, pictures.in_rows(model, 9))
+    strip, grid = shown.split([shown.shape[1] - plain.shape[1], plain.shape[1]], dim=1)
+    assert torch.equal(grid, plain)
+    ink = [int((row > 128).sum()) for row in strip.tensor_split(3)]
+    assert ink[0] == ink[2] > 3 * ink[1] > 0
 
 
 def test_data_of_a_class_are_beside_its_samples(tmp_path):

@@ -78,12 +78,15 @@ def test_pictures_are_prepared_first(tmp_path):
         (("rows.npy", "-o", "mine.yaml"), "mine.yaml exists already", 2),
         (("empty",), "has no pictures", 2),
         (("nan.npy",), "not finite", 1),
+        (("torn.npy",), "torn.npy: there are 149 labels for 150 training examples", 1),
     ],
     ids=lambda it: " ".join(it) if isinstance(it, tuple) else "",
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_written(tmp_path, words, message, code):
     (tmp_path / "empty").mkdir()
     (tmp_path / "mine.yaml").write_text("train: {steps: 1}\n")
+    np.save("torn.npy", ROWS)
+    np.save("torn_labels.npy", np.arange(149) % 3)
     np.save("nan.npy", np.where(ROWS > 0, np.nan, ROWS))
     assert message in invoke("init", *words, runs="runs", code=code).stderr
     assert [file.name for file in tmp_path.glob("*.yaml")] == ["mine.yaml"]

@@ -25,6 +25,14 @@ def test_a_recipe_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     assert len(shipped.recipes()) == len(list(RECIPES.glob("*.yaml")))
 
 
+def test_data_lead_to_init(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photos").mkdir()
+    (tmp_path / "lab.npy").write_bytes(b"\x93NUMPY" + bytes(300_000))
+    for name, command in (("lab.npy", "init lab.npy"), ("my photos", "init 'my photos'")):
+        assert f"`cldctl {command}`" in invoke("submit", name, runs="runs", code=2).stderr
+
+
 def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME")

@@ -52,7 +52,7 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
     assert [entry["energy"].get("against_first") for entry in content["runs"]] == [None, *["same"] * 3]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
     assert content["warnings"] == ["FID: no standard error, and so no difference is marked"]
-    shown = text(compared([Line(column.run, {}, (column,)) for column in columns], is_marked=True), 240)
+    shown = text(compared([Line(column.run, {}, (column,)) for column in columns]), 240)
     for words in (" 3.990 ± 0.400 ", " 4.010 ± 0.400 worse ", " 1.990 ± 0.400 better ", "velocities 1, probes 1"):
         assert words in shown
 
@@ -125,6 +125,20 @@ def test_seeds_of_a_cell_are_averaged_with_their_standard_deviation(tmp_path):
     assert results.group_warnings([first, second]) == []
 
 
+def test_cells_of_a_sweep_are_marked_by_the_standard_errors_of_their_means(tmp_path):
+    # Means of two have errors of 0.3 and 0.4, which combine to 0.5: the border is at 1.
+    seeds = {"1e-4": (2.7, 3.3), "2e-4": (3.58, 4.38), "3e-4": (3.62, 4.42), "4e-4": (1.58, 2.38)}
+    members = []
+    for lr, values in seeds.items():
+        members += [member(tmp_path / f"{lr}-{nll}", nll, str(nll), lr) for nll in values]
+    found = results.lines("g", members)
+    entries = [line["nll"] for line in results.group_json(found, [])["lines"]]
+    verdicts = [entry.get("against_first") for entry in entries]
+    assert verdicts == [None, "same", "worse", "better"]
+    assert " 1.980 ± 0.566 better " in text(compared(found), 240)
+    assert results.rule(found, "marked") == "marked"
+
+
 def test_compare_shows_groups_and_runs(tmp_path):
     """Two seeds with results and one without, beside a run of no group."""
     for run, nll in zip(seeds(tmp_path, "g", 3, 10, infix="-seed"), (1.0, 3.0), strict=False):
@@ -166,6 +180,7 @@ def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
     assert results.group_warnings(found) == [
         "a and b are not averaged: they differ in points",
         "b and c are not averaged: they were evaluated at steps 10 and 20",
+        "NLL bound, nats of a and b cannot be compared: points 100 and 50",
     ]
 
 

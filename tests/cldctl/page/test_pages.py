@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -113,11 +114,13 @@ def answered(run, nll, *overrides, **sections):
 def test_the_best_number_is_over_the_most_examples_and_beside_the_published_one(tmp_path):
     run = run_with(tmp_path / "mine", 10)
     write_json(run.identity_file, run.identity() | {"recipe": "cifar10"})
+    w2 = {"value": 0.31, "floor": 0.29, "floor_stderr": 0.04}
     for nll, points in ((-9.0, 50), (-1.25, 800), (float("nan"), 900)):
-        answered(run, nll, f"eval.points={points}", fid={"value": 2.5, "samples": 64})
+        answered(run, nll, f"eval.points={points}", fid={"value": 2.5, "samples": 64}, w2=w2)
     text = words(page_of(run))
     assert "NLL bound, nats -1.250 ± 0.100 step 10, 800 points, 80 NFE" in text
     assert "published 2.25" in text
+    assert "sliced W2 0.3100 W2 of two true sets 0.2900 ± 0.0400" in text
 
 
 def test_several_runs_are_one_page_that_says_what_differs(tmp_path):
@@ -193,6 +196,14 @@ def test_a_curve_is_its_mean_over_its_points_and_is_the_same_each_time():
     assert len(drawn) < 30_000
     assert chart("loss", {"loss": points}) == drawn
     assert chart("loss", {"loss": []}) == ""
+
+
+def test_numbers_beside_an_axis_have_room():
+    drawn = chart("learning rate", {"": [(0, 0.00098), (1, 0.001)]})
+    labels = re.findall(r'text-anchor: end[^>]* x="([\d.]+)"[^>]*>([\d.]+)<', drawn)
+    assert "0.00099" in [number for _, number in labels]
+    # A digit takes 0.64 of the size of the font, which is 15 on a small screen, and a point half.
+    assert all(float(right) > 9.6 * (len(number) - 0.5) for right, number in labels)
 
 
 def test_pictures_are_shown_the_newest_first_and_nothing_else_is(tmp_path):
