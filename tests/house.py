@@ -18,12 +18,12 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Lower one whenever its figure falls. Only features that users asked for raise one, as their own data, networks and
-# scripts did: cld_core by 900 code lines, cldctl by 300, tests by 1,200, benchmarks by 400, 14 files.
+# Lower one whenever its figure falls. Only features and repairs that users asked for raise one, as their own data,
+# networks and scripts did, and the defects that a stranger, a cluster engineer and independent scripts found.
 CEILINGS = {
-    "cld_core": 15_733,
-    "cldctl": 13_113,
-    "tests": 23_323,
+    "cld_core": 16_044,
+    "cldctl": 13_407,
+    "tests": 23_785,
     "benchmarks": 2_928,
     "files": 191,
     "one importer": 12,

@@ -284,7 +284,7 @@ def array(where: str, what: str, x: Any, holds: str = _NUMBERS) -> np.ndarray:
         )
     try:
         found = np.atleast_1d(np.asarray(x.detach().cpu() if hasattr(x, "detach") else x))
-        if found.dtype.kind in "OT" and len({type(value) for value in found.flat}) == 1:
+        if found.dtype.kind in ("O", "T") and len({type(value) for value in found.flat}) == 1:
             # Python objects of one type, as pandas has texts.
             found = np.array(found.tolist())
     except (TypeError, ValueError, RuntimeError) as error:  # bfloat16, rows of different lengths

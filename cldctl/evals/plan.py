@@ -164,10 +164,13 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
     steps = run.checkpoint_steps()
     if not steps:
         train = run.recipe().train
-        text = f"has no checkpoint yet; its first is of step {min(train.checkpoint_every, train.steps)}"
+        first = f"step {min(train.checkpoint_every, train.steps)}"
         if train.checkpoint_minutes is not None:
-            text += f", or after {train.checkpoint_minutes:g} minutes"
-        raise NotFoundError(f"{run.name} {text}. Wait for it, or if it does not train: `cldctl resume {run.name}`.")
+            first = f"{first}, or after {train.checkpoint_minutes:g} minutes"
+        raise NotFoundError(
+            f"{run.name} has no checkpoint yet; its first is of {first}. "
+            f"Wait for it, or if it does not train: `cldctl resume {run.name}`."
+        )
     if wanted == "last":
         step, damaged = newest_good(run)
         whole = [] if step is None else [step]

@@ -59,8 +59,9 @@ class SlurmCluster(base.Cluster):
         limits = submit.job_limits(spec.size.account, spec.size.qos) if tasks > 1 else ()
         for limit in limits:
             if tasks > limit.tasks:
-                text = f"{tasks} jobs are more than Slurm accepts: {limit.why}"
-                raise RecipeError(f"{text}. Submit at most {limit.tasks}.")
+                raise RecipeError(
+                    f"{tasks} jobs are more than Slurm accepts: {limit.why}. Submit at most {limit.tasks}."
+                )
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         return script.text(spec, tasks)
