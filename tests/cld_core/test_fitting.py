@@ -1,8 +1,10 @@
 """Training in Python: `cld_core.fit` and `fit_steps`."""
 
+import copy
 import itertools
 import sys
 from contextlib import closing
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +17,38 @@ from cld_core.errors import CheckpointError, DataError, RecipeError, UsageError
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
 from tests.support.tools import same
+
+
+class Net(torch.nn.Module):
+    """For three numbers and CLD; it draws random numbers and keeps running means."""
+
+    masks: ClassVar[list[torch.Tensor]] = []
+
+    def __init__(self, classes=0):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(7, 8), torch.nn.Linear(8, 3)
+        self.norm, self.dropout = torch.nn.BatchNorm1d(8), torch.nn.Dropout()
+        self.label = torch.nn.Embedding(classes + 1, 8)
+
+    def forward(self, u, t, label=None):
+        if label is None:
+            label = torch.full((len(u),), self.label.num_embeddings - 1)
+        h = self.norm(self.first(torch.cat([u, t.log()[:, None]], dim=1)) + self.label(label))
+        mask = self.dropout(torch.ones(8))
+        if self.training:
+            self.masks.append(mask)
+        return self.last(h * mask)
+
+
+class Column:
+    """Objects, as a Series of pandas has texts."""
+
+    def __init__(self, values):
+        self.values = np.array(values, dtype=object)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
 
 SMALL = {"network": {"width": 8, "layers": 2}, "train__batch_size": 16}
 ROWS = np.random.default_rng(0).standard_normal((200, 3)) * [1.0, 10.0, 100.0] + [0.0, 5.0, 1000.0]
@@ -110,13 +144,20 @@ def test_keys_go_over_what_is_suggested():
         ({"plugins": ["none.py"]}, "plug-in 'none.py' cannot be imported"),
         ({"data": "gaussian", "labels": [1, 2]}, "Pass labels=True"),
         ({"device": "gpu"}, "device='gpu': torch cannot compute there"),
-        ({"device": "cuda:63"}, "Pass device='cpu'"),
-        ({"train__batch_size": 400}, "'train.batch_size' is 400, more than the .* examples"),
-        ({"network": torch.nn.Linear}, "network.name.*torch.nn.Module"),
-        ({"network": torch.nn.Linear(3, 3)}, "network.name"),
-        ({"network": "module"}, r"Pass the module itself, network=Net\(\)"),
+        ({"device": "cuda:99"}, "device='cuda:99': torch cannot compute there"),
+        ({"device": "meta"}, "device='meta': torch cannot compute there"),
+        ({"every": 0}, "every=0"),
+        ({"sde": 3}, "'sde' is a section"),
+        ({"objective": 3}, "'objective' is a section"),
+        ({"data__path": "x.npy"}, "data.path and data.test have no meaning"),
+        ({"data__name": "gaussian"}, "data.name"),
+        ({"data": "a\0"}, "is not a path"),
+        ({"train__batch_size": 200}, r"'train.batch_size' is 200, more than the 1\d\d examples"),
+        ({"network": "module"}, "Pass the module itself"),
+        ({"network": Net}, "it is of type type, not a torch.nn.Module"),
+        ({"network": torch.nn.Linear(7, 3)}, r"forward\(\) takes 2 positional"),
+        ({"network": Net().requires_grad_(False)}, "all weights are frozen"),
     ],
-    ids=str,
 )
 def test_a_wrong_argument_is_named_at_once(given, message):
     with pytest.raises(RecipeError, match=message):
@@ -132,16 +173,58 @@ def test_a_wrong_argument_is_named_at_once(given, message):
         (torch.zeros(9, 3, dtype=torch.bfloat16), {}, r"the examples .*BFloat16.* float32"),
         (ROWS, {"labels": [[1], [1, 2]] * 100}, "the labels are not an array"),
         ([], {}, r"an array of shape \(0,\)"),
-        (TensorDataset(torch.zeros(9, 3)), {}, "type TensorDataset, not an array. Pass .*torch.stack"),
-        (DataLoader(TensorDataset(torch.zeros(9, 3))), {}, "type DataLoader"),
-        ((row for row in ROWS), {}, r"type generator.* numpy.stack\(list"),
-        (np.array([["a", 1.0]] * 9, object), {}, "not real numbers"),
+        (None, {}, "of type NoneType, not an array"),
+        (TensorDataset(torch.zeros(9, 3)), {}, r"of type TensorDataset, .* torch\.stack"),
+        (DataLoader(TensorDataset(torch.zeros(9, 3))), {}, "of type DataLoader"),
+        ((row for row in ROWS), {}, r"of type generator, .* numpy\.stack"),
+        (torch.zeros(9, 3, device="meta"), {}, "the examples are not an array"),
+        (ROWS, {"labels": np.zeros((200, 1), int)}, "Give one label for each"),
+        (ROWS, {"labels": Column(["a", float("nan")] * 100)}, "not whole numbers or texts"),
     ],
-    ids=str,
 )
 def test_data_that_cannot_be_used_are_refused_at_once(data, more, message):
     with pytest.raises(DataError, match=message):
         cld_core.fit_steps(data, **more)
+
+
+@pytest.mark.parametrize("labels", [["b", "a"] * 100, [1, 0] * 100])
+def test_labels_may_be_objects(labels):
+    found = cld_core.fit(ROWS, 1, **SMALL, labels=Column(labels))
+    expected = cld_core.fit(ROWS, 1, **SMALL, labels=labels)
+    assert found.classes == expected.classes
+    assert found.classes.names == tuple(map(str, sorted(set(labels))))
+
+
+def test_a_module_is_copied_trained_saved_without_code_and_loaded_into_one_like_it(tmp_path):
+    torch.manual_seed(0)
+    net, file = Net(), tmp_path / "model.safetensors"
+    before = copy.deepcopy(net.state_dict())
+    model, again = (cld_core.fit(ROWS, 5, network=net, train__batch_size=32) for _ in range(2))
+    assert same(net.state_dict(), before)
+    assert same(model.net.state_dict(), again.net.state_dict())
+    assert not same(model.net.state_dict(), before)
+    assert model.net.norm.num_batches_tracked == 5
+    model.save(file)
+    with pytest.raises(UsageError, match=r"as a module, .* network=Net\(\)"):
+        cld_core.load(file)
+    with pytest.raises(CheckpointError, match="Pass a module like the trained one"):
+        cld_core.load(file, network=Net(classes=1))
+    other = Net()
+    loaded = cld_core.load(file, network=other)
+    assert torch.equal(loaded.sample(3, nfe=3), model.sample(3, nfe=3))
+    assert not same(other.state_dict(), loaded.net.state_dict())
+    cld_core.fit(ROWS, 1, **SMALL).save(file)
+    with pytest.raises(UsageError, match=r"network\.name=mlp\. Leave out network"):
+        cld_core.load(file, network=net)
+
+
+def test_a_module_gets_labels_and_draws_other_random_numbers_at_each_step():
+    Net.masks.clear()
+    model = cld_core.fit(ROWS, 3, network=Net(classes=2), labels=["a", "b"] * 100)
+    assert not any(torch.equal(*pair) for pair in itertools.combinations(Net.masks[-3:], 2))
+    assert model.sample(2, label="b", nfe=2).shape == (2, 3)
+    keys = {"velocities": 1, "rtol": 0.1, "atol": 0.1}
+    assert torch.isfinite(model.log_likelihood(ROWS[:2], **keys)).all()
 
 
 def test_a_bar_is_shown_where_somebody_looks(capsys, monkeypatch):
@@ -187,48 +270,3 @@ def test_a_saved_model_needs_no_data_and_keeps_its_fitted_sampler(tmp_path):
 def test_a_sampler_that_cannot_be_fitted_is_refused(given, message):
     with pytest.raises(UsageError, match=f"^Model.fit_sampler: {message}"):
         cld_core.fit("gaussian", 1, **SMALL).fit_sampler(**given)
-
-
-class Series:
-    """Texts as pandas holds them: not a sequence, and an array of objects."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def __array__(self, dtype=None, copy=None):
-        return np.array(self.values, dtype or object)
-
-
-def test_labels_of_a_series_are_those_of_a_list():
-    names = ["b", "a"] * 100
-    models = [cld_core.fit(ROWS, 1, **SMALL, labels=given) for given in (names, Series(names))]
-    assert models[1].classes == models[0].classes
-    assert torch.equal(*(model.sample(4, label="b", nfe=2) for model in models))
-
-
-class Net(torch.nn.Module):
-    """A network of one's own, for vectors of three numbers."""
-
-    def __init__(self, width=8):
-        super().__init__()
-        self.inner = torch.nn.Linear(7, width)
-        self.outer = torch.nn.Linear(width, 3)
-
-    def forward(self, u, t):
-        return self.outer(torch.tanh(self.inner(torch.cat([u, t[:, None]], dim=1))))
-
-
-def test_a_module_is_trained_as_a_copy_and_its_weights_load_into_one_like_it(tmp_path):
-    net = Net()
-    before = {name: weight.clone() for name, weight in net.state_dict().items()}
-    model = cld_core.fit(ROWS, 5, network=net, train__batch_size=16)
-    assert same(net.state_dict(), before)
-    assert not same(model.net.state_dict(), before)
-    file = tmp_path / "mine.safetensors"
-    model.save(file)
-    again = cld_core.load(file, network=net)
-    assert torch.equal(again.sample(5, nfe=3), model.sample(5, nfe=3))
-    with pytest.raises(UsageError, match=r"the file has no code\. Pass .*network=Net\(\)"):
-        cld_core.load(file)
-    with pytest.raises(CheckpointError, match=r"size mismatch.*Pass a module like the trained one"):
-        cld_core.load(file, network=Net(9))

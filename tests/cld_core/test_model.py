@@ -202,21 +202,42 @@ def test_data_that_are_no_numbers_are_refused(toy, x, word):
 
 
 def test_arrays_and_lists_are_as_good_as_tensors(toy):
-    x = toy.source.test_data(0, 0, 3)
+    x = toy.source.test_data(0, 0, 3).numpy()
     keys = {"velocities": 1, "rtol": 0.1, "atol": 0.1}
-    single, double = (toy.log_likelihood(rows, **keys) for rows in (x, x.double()))
-    assert torch.equal(toy.log_likelihood(x.numpy(), **keys), single)
-    for given in (x.double().numpy().astype(">f8"), x.double().flip(0).numpy()[::-1], x.tolist()):
-        assert torch.equal(toy.log_likelihood(given, **keys), double)
+    single = toy.log_likelihood(torch.tensor(x), **keys)
+    double = toy.log_likelihood(torch.tensor(x).double(), **keys)
+    assert torch.equal(toy.log_likelihood(x, **keys), single)
+    assert torch.equal(toy.log_likelihood(x.astype(">f8"), **keys), double)
+    assert torch.equal(toy.log_likelihood(x.tolist(), **keys), double)
 
 
-def test_a_picture_is_no_run(toy, tmp_path):
-    picture = tmp_path / "p5.png"
-    picture.touch()
-    with pytest.raises(NotFoundError, match=r"p5\.png is a file, not the folder of a run\. Pass"):
-        cld_core.load(picture)
-    with pytest.raises(SaveError, match=r"none/m\.safetensors: cannot be written \(No such file"):
-        toy.save(tmp_path / "none" / "m.safetensors")
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda it: it.save("none/x.safetensors"), SaveError, r"^none/x\.safetensors: cannot be wri"),
+        (lambda it: it.save("folder.safetensors"), SaveError, r"^folder\.safetensors: cannot be wri"),
+        (lambda it: it.save(3), RecipeError, "file=3 is not a path"),
+        (lambda it: it.sample(2, observation=3), UsageError, "Pass an Observation"),
+        (lambda it: it.sample(2, by="gradient"), UsageError, "GradientGuidance or a Replacement"),
+        (lambda it: it.fit_sampler(3, points="a"), RecipeError, "points='a'"),
+        (lambda it: cld_core.load("p5.png"), NotFoundError, r"p5\.png is a file, not the"),
+        (lambda it: cld_core.load("runs/none", network=it.net), UsageError, "Leave out network"),
+        (lambda it: cld_core.load(None), RecipeError, "run=null is not a path"),
+        (lambda it: cld_core.load("a\0.safetensors"), RecipeError, "is not a path"),
+        (lambda it: cld_core.load("x.safetensors", device="gpu"), RecipeError, "device='gpu'"),
+        (lambda it: cld_core.Model(it.recipe, "gpu"), RecipeError, "device='gpu': torch cannot"),
+        (lambda it: cld_core.runs(3), RecipeError, "runs_dir=3 is not a path"),
+        (lambda it: cld_core.runs()[-1], NotFoundError, "no run -1 in"),
+        (lambda it: cld_core.Model("toy"), RecipeError, "not a Recipe"),
+    ],
+)
+def test_wrong_arguments_are_errors_of_the_package(toy, tmp_path, monkeypatch, call, kind, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p5.png").touch()
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(kind, match=words):
+        call(toy)
+    assert not list(tmp_path.glob(".*")), "nothing is left half-written"
 
 
 def test_bits_per_dim_are_those_of_images(toy, images):
@@ -225,6 +246,8 @@ def test_bits_per_dim_are_those_of_images(toy, images):
     assert_close(images.bits_per_dim(uniform), torch.tensor([8.0], dtype=torch.float64))
     with pytest.raises(UsageError, match="no grey levels"):
         toy.bits_per_dim(uniform)
+    with pytest.raises(DataError, match="list has no arithmetic"):
+        images.bits_per_dim([1.0])
 
 
 def test_a_picture_of_points_is_beside_the_data(toy):
