@@ -92,7 +92,7 @@ class WrongSourceError(DataError):
 
 
 class LabelCountError(DataError):
-    """There are more or fewer labels than examples: it is unknown which belongs to which."""
+    """There are more or fewer labels than examples, so they cannot be matched."""
 
 
 class LeaseHeldError(CldError):

@@ -215,7 +215,8 @@ def _data(data: Any, labels: Any, given: Mapping[str, Any], device: torch.device
 
 def _given(section: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys of a section among arguments, without its name."""
-    whole, prefix = given.get(section), f"{section}."
+    whole = given.get(section)
+    prefix = f"{section}."
     found = {**whole} if isinstance(whole, Mapping) else {}
     for key, value in given.items():
         if key.startswith(prefix):

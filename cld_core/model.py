@@ -294,7 +294,7 @@ class Model:
                 write_weights(out, self.net.state_dict(), about)
         except OSError as error:
             raise SaveError(
-                f"{file}: cannot be written ({error.strerror}). Pass another path.",
+                f"{file}: cannot be written ({one_line(error.strerror or error)}). Pass another path.",
                 self.step,
             ) from error
 
@@ -565,7 +565,7 @@ class Model:
         Raises:
             RecipeError: an argument is wrong; names it.
             UsageError: x has another shape, or there is no such class.
-            DataError: x has something else than real, finite numbers.
+            DataError: x has values that are not real, finite numbers.
             SolverError: the tolerance is out of reach.
         """
         keys = {"velocities": velocities, "probes": probes, **settings}
@@ -632,7 +632,7 @@ class Model:
 
         Raises:
             UsageError: the data are not images.
-            DataError: these are no numbers.
+            DataError: it is not numeric.
         """
         if not self.is_image:
             raise UsageError(f"Model.bits_per_dim: {one_line(self.recipe.data.name)} has no grey levels. Use nats.")

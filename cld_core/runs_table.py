@@ -149,7 +149,7 @@ def row_of(run: RunFolder) -> Run:
 
 
 def _told(run: RunFolder) -> dict[str, Any]:
-    progress, checkpoints = run.progress(), run.checkpoint_steps()
+    progress, checkpoints = run.progress(), run.steps_to_continue_from()
     history = run.ledger.history().with_progress(progress, checkpoints)
     last = history.last
     reached = [progress.get("step"), last.last_step if last is not None else None, *checkpoints[-1:]]

@@ -135,7 +135,7 @@ class TrainSpec:
     )
     keep: int = key(
         3,
-        "number of newest checkpoints kept, those of checkpoint_every first, and the very newest",
+        "newest checkpoints to keep, preferring those of checkpoint_every; the very newest always stays",
         ge=1,
     )
     milestone_every: int | None = key(None, "steps between two checkpoints that are never deleted; null: none", ge=1)

@@ -46,7 +46,8 @@ _DIGITS = "samples, in float32, lose digits of what differs. Subtract a number n
 _LARGEST = float(np.finfo(np.float32).max)
 _WORDS: dict[Split, str] = {"train": "training", "validation": "test"}
 # What arrays hold, and its kinds in numpy.
-_NUMBERS, _LABELS = "real numbers", "whole numbers or texts"
+_NUMBERS = "real numbers"
+_LABELS = "whole numbers or texts"
 _KINDS = {_NUMBERS: "biuf", _LABELS: "biuU"}
 _USE = "Use an array of examples (N, d), (N, C, L) or (N, C, H, W); for single numbers, x[:, None]"
 
@@ -279,7 +280,7 @@ def array(where: str, what: str, x: Any, holds: str = _NUMBERS) -> np.ndarray:
     # numpy would take a data set of torch for nested lists, and anything else for one object.
     if not isinstance(x, Sequence) and not hasattr(x, "__array__"):
         raise DataError(
-            f"{where}: the {what} are of type {type(x).__name__}, not an array. Pass one of all, "
+            f"{where}: the {what} are of type {type(x).__name__}, not an array. Pass one array of all examples, "
             "such as torch.stack([x for x, *_ in dataset]) or numpy.stack(list(generator))."
         )
     try:
@@ -291,7 +292,7 @@ def array(where: str, what: str, x: Any, holds: str = _NUMBERS) -> np.ndarray:
         text = f"the {what} are not an array ({one_line(error, 200).rstrip('.')})"
         raise _error(where, text, "Convert them to a numpy array; a tensor to float32") from error
     if found.dtype.kind not in _KINDS[holds]:
-        raise DataError(f"{where}: the {what} are {found.dtype}, not {holds}. Convert all of them.")
+        raise DataError(f"{where}: the {what} have dtype {found.dtype}, not {holds}. Convert all of them.")
     return found
 
 

@@ -73,7 +73,7 @@ def _module(spec: ModuleSpec, *sizes: object, **more: object) -> nn.Module:
     )
 
 
-# Not shipped: it is tried as what plug-ins register, and no recipe of the command line can have it.
+# Not shipped: it is tried as what plug-ins register. A recipe that names it is refused by `_module`.
 register("network", ModuleSpec.name, _module, ModuleSpec)
 
 

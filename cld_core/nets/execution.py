@@ -32,7 +32,9 @@ def usable(device: torch.device | str | None) -> torch.device:
         RecipeError: torch cannot compute there.
     """
     try:
-        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        found = torch.device(device)
         torch.zeros(1, device=found).item()
     except (AssertionError, RuntimeError, TypeError) as error:
         raise RecipeError(

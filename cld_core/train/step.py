@@ -81,7 +81,7 @@ class Trainer:
         self.loss = loss.build(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
-            self.net = net or nets.of_recipe(recipe, self.source.shape, self.classes)
+            self.net = nets.of_recipe(recipe, self.source.shape, self.classes) if net is None else net
         self._model = replicated(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)

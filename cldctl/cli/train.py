@@ -89,7 +89,10 @@ def submit(
         if not wanted.is_checked_first:
             require_native(wanted.cells[0].recipe, where, submission.remark)
         if (reason := where.unavailable()) is not None:
-            submission.remark(f"{reason}: this is what --cluster {where.name} submits where there is one.")
+            submission.remark(
+                f"{reason}: this is what --cluster {where.name} submits where there is one. "
+                f"The default on this machine is --cluster {clusters.default().name}."
+            )
         submission.preview(wanted, where, spec)
         return
     raise typer.Exit(submission.submit_runs(wanted, where, spec, follow))

@@ -71,7 +71,8 @@ def averaged(numbers: Sequence[Number | None]) -> Number | None:
     if len(known) == 1:
         return known[0]
     mean, spread = mean_of([number.value for number in known])
-    return Number(mean, None if spread is None else spread / math.sqrt(len(known)), known[0].n)
+    error = None if spread is None else spread / math.sqrt(len(known))
+    return Number(mean, error, known[0].n, t95=_STUDENT.get(len(known), Number.t95))
 
 
 def mean_of(values: Sequence[float]) -> tuple[float, float | None]:
@@ -178,13 +179,15 @@ def write_finished(run: RunFolder) -> None:
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
 RULE_OF_MEANS = (
-    "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first line, with standard errors sa and sb: "
-    "of a mean over n seeds, the standard deviation / sqrt(n)"
+    "marked: |a - b| > sqrt((ta sa)^2 + (tb sb)^2) against the first line: of a mean over n seeds, "
+    "s is the standard deviation / sqrt(n) and t Student's factor of a 95 % interval (12.7 for two)"
 )
 _NONE = (
-    "no difference is marked: of the results that can be compared, none differs by more than 2 sqrt(sa^2 + sb^2) from "
-    "the first one, with standard errors sa and sb"
+    "no difference is marked: of the results that can be compared, none differs from the first one "
+    "by more than the errors"
 )
+# Student's factor of a 95 % interval of a mean, by how many values it is of; 2 for more.
+_STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 # Where a standard error comes from few parts (W2, energy distances).
 _FEW_PARTS = "; of results with t95 in their reports, this number takes the place of 2"
 AVERAGES = "mean ± standard deviation over seeds (n - 1 in the denominator); of a single run, its own standard error"
@@ -365,10 +368,9 @@ def rule(compared: "Sequence[Column | Line]", marked: str = RULE) -> str | None:
     pairs = [(first[key], other[key]) for key, other in both]
     verdicts = {verdict(*pair) for pair in pairs}
     few = any(result.number.t95 != Number.t95 for pair in pairs for result in pair)
-    suffix = _FEW_PARTS if few else ""
     if verdicts & {"better", "worse"}:
-        return marked + suffix
-    return _NONE + suffix if "same" in verdicts else None
+        return RULE + _FEW_PARTS if few and marked == RULE else marked
+    return _NONE if "same" in verdicts else None
 
 
 def unlike(first: Result, other: Result) -> list[str]:
@@ -460,7 +462,12 @@ def run_json(columns: Sequence[Column]) -> dict[str, Any]:
     """A comparison for ``--json``, with a verdict on each number of the columns after the first."""
     entries = [column.to_dict() for column in columns]
     _add_verdicts(columns, entries)
-    return {"rule": RULE, "runs": entries, "differences": differences(columns), "warnings": warnings(columns)}
+    return {
+        "rule": RULE + _FEW_PARTS,
+        "runs": entries,
+        "differences": differences(columns),
+        "warnings": warnings(columns),
+    }
 
 
 def _add_verdicts(compared: "Sequence[Column | Line]", entries: Sequence[dict[str, Any]]) -> None:

@@ -256,7 +256,7 @@ def _first_step(
     more = f"To continue, ask for more: `{command(f'resume {run.name} train.steps=...', run)}`"
     if wanted == reached:
         raise UsageError(f"{run.name} is finished at step {reached}. {more}.")
-    if from_step is not None and from_step not in (steps := run.checkpoint_steps()):
+    if from_step is not None and from_step not in (steps := run.steps_to_continue_from()):
         existing = ", ".join(map(str, steps)) or "none"
         raise NotFoundError(f"{run.name} has no checkpoint of step {from_step}. It has: {existing}.")
     skipped: list[DamagedCheckpoint] = []

@@ -155,7 +155,7 @@ def size_of(run: RunFolder) -> "ClusterSpec | None":
 
 def usage_of(run: RunFolder, *, since: float = 0.0) -> Usage:
     """What a run has used, by its files alone: its newest attempt is alive unless it has been silent."""
-    history = run.ledger.history().with_progress(run.progress(), run.checkpoint_steps())
+    history = run.ledger.history().with_progress(run.progress(), run.steps_to_continue_from())
     last = history.last
     heard = (history.heard or last.started) if last is not None and last.cause is None else 0.0
     alive = time.time() - heard < SILENT_S

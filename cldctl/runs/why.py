@@ -203,8 +203,10 @@ def _is_unanswered(history: History, answers: Answers, cluster: str) -> bool:
 
     Or the cluster does not answer.
     """
-    if history.requeued is None or answers.is_stale(cluster):
-        return history.requeued is not None
+    if history.requeued is None:
+        return False
+    if answers.is_stale(cluster):
+        return True
     as_of = answers.as_of(cluster)
     return as_of is None or as_of > history.requeued.time
 

@@ -27,11 +27,6 @@ def test_a_sample_has_the_numbers_of_its_block(first, last):
         assert torch.equal(noise.normal(shape), whole[start : start + last - first])
 
 
-def test_the_cpu_uses_the_lower_32_bits_of_a_seed():
-    low, high = (torch.Generator().manual_seed(seed) for seed in (5, 5 + (1 << 32)))
-    assert torch.equal(torch.rand(3, generator=low), torch.rand(3, generator=high))
-
-
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_another_device_gets_the_numbers_of_the_cpu(draw, monkeypatch):
     """A device without generators stands for a GPU, whose generators depend on the model of the card."""

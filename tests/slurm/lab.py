@@ -47,8 +47,7 @@ class Lab:
     def cldctl(self, *arguments, code=0):
         """Run the command line in this process: starting Python and torch takes seconds of processor."""
         # A command, in a process of its own, asks once what Slurm's limits are.
-        for answer in (submit._config, submit.job_limits):
-            answer.cache_clear()
+        submit.forget()
         with mock.patch.dict(os.environ, self.slurm.env | self.environment, clear=True):
             return tools.invoke(*arguments, runs=self.runs, code=code)
 

@@ -244,7 +244,7 @@ def save_fits(name: str, notice: float, save_s: float | None) -> Check:
         return Check(name, "ok", "no save was measured yet", "Run this again once a run has saved a checkpoint.")
     found = f"the slowest save took {save_s:.1f} s"
     if save_s > notice:
-        advice = "A run loses up to train.checkpoint_minutes: lower it, or use a longer GraceTime."
+        advice = "A run loses up to train.checkpoint_minutes or checkpoint_every: lower it, or use a longer GraceTime."
         return Check(name, "fail", f"{found} and does not fit", advice)
     if 2 * save_s > notice:
         advice = "Lower train.checkpoint_minutes, so that little is lost if a save is cut off."

@@ -167,7 +167,7 @@ def _shown(job: JobRef) -> dict[str, str]:
 
 
 def wished_at(job: JobRef) -> float | None:
-    """When a job wished to begin again, seconds since 1970; None if it has begun since."""
+    """When a job asked to be requeued, seconds since 1970; None if it has begun since."""
     with contextlib.suppress(OSError):
         files = Path(job.logs).glob(f"{job.job_id}_wish_*") if job.logs else ()
         return max((file.stat().st_mtime for file in files), default=None)

@@ -250,6 +250,12 @@ def job_limits(account: str | None, qos: str | None) -> tuple[Limit, ...]:
     return tuple(limits_of_jobs(client.output_of(shown) or "", user, account, qos or "normal"))
 
 
+def forget() -> None:
+    """Ask Slurm again about its configuration and limits, where it may have changed."""
+    _config.cache_clear()
+    job_limits.cache_clear()
+
+
 def limits_of_jobs(text: str, user: str, account: str | None, qos: str) -> list[Limit]:
     """From `scontrol show assoc_mgr`: how many jobs there may be, less those that are in the queue.
 

@@ -126,8 +126,8 @@ def test_seeds_of_a_cell_are_averaged_with_their_standard_deviation(tmp_path):
 
 
 def test_cells_of_a_sweep_are_marked_by_the_standard_errors_of_their_means(tmp_path):
-    # Means of two have errors of 0.3 and 0.4, which combine to 0.5: the border is at 1.
-    seeds = {"1e-4": (2.7, 3.3), "2e-4": (3.58, 4.38), "3e-4": (3.62, 4.42), "4e-4": (1.58, 2.38)}
+    # Means of two have errors of 0.3 and 0.4, which combine to 0.5: times 12.71, the border is at 6.35.
+    seeds = {"1e-4": (2.7, 3.3), "2e-4": (8.93, 9.73), "3e-4": (8.97, 9.77), "4e-4": (-3.77, -2.97)}
     members = []
     for lr, values in seeds.items():
         members += [member(tmp_path / f"{lr}-{nll}", nll, str(nll), lr) for nll in values]
@@ -135,7 +135,7 @@ def test_cells_of_a_sweep_are_marked_by_the_standard_errors_of_their_means(tmp_p
     entries = [line["nll"] for line in results.group_json(found, [])["lines"]]
     verdicts = [entry.get("against_first") for entry in entries]
     assert verdicts == [None, "same", "worse", "better"]
-    assert " 1.980 ± 0.566 better " in text(compared(found), 240)
+    assert " -3.370 ± 0.566 better " in text(compared(found), 240)
     assert results.rule(found, "marked") == "marked"
 
 

@@ -191,9 +191,9 @@ def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
     client.submitted_since("toy", 0.0)
     client.show_job("12")
     poll.parse_sacct(client.sacct("JobID,State", ["12"]) or "")
-    submit._config.cache_clear()
+    submit.forget()
     assert submit.most_tasks().tasks > 0
-    submit._config.cache_clear()
+    submit.forget()
 
 
 @pytest.mark.parametrize(("line", "jobs"), [("12|N/A\n", None), ("12\n", None), ("", ["12", "13"])])

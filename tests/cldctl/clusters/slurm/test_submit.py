@@ -221,16 +221,11 @@ def test_jobs_that_may_wait_less_those_that_do(text, account, most):
 def said(monkeypatch):
     """What Slurm's clients print, by their last two arguments."""
     answers = {"show config": CONFIG}
-    forget()
+    submitting.forget()
     monkeypatch.setattr(client, "output_of", lambda command: answers.get(" ".join(command[1:3])))
     monkeypatch.setattr(submitting, "user_name", lambda number: "ann")
     yield answers
-    forget()
-
-
-def forget():
-    for answer in (submitting._config, submitting.job_limits):
-        answer.cache_clear()
+    submitting.forget()
 
 
 def test_the_tightest_limit_counts_and_is_named(said, spec):
