@@ -215,26 +215,18 @@ def test_arrays_and_lists_are_as_good_as_tensors(toy):
     ("call", "kind", "words"),
     [
         (lambda it: it.save("none/x.safetensors"), SaveError, r"^none/x\.safetensors: cannot be wri"),
-        (lambda it: it.save("folder.safetensors"), SaveError, r"^folder\.safetensors: cannot be wri"),
-        (lambda it: it.save(3), RecipeError, "file=3 is not a path"),
         (lambda it: it.sample(2, observation=3), UsageError, "Pass an Observation"),
         (lambda it: it.sample(2, by="gradient"), UsageError, "GradientGuidance or a Replacement"),
-        (lambda it: it.fit_sampler(3, points="a"), RecipeError, "points='a'"),
         (lambda it: cld_core.load("p5.png"), NotFoundError, r"p5\.png is a file, not the"),
         (lambda it: cld_core.load("runs/none", network=it.net), UsageError, "Leave out network"),
-        (lambda it: cld_core.load(None), RecipeError, "run=null is not a path"),
         (lambda it: cld_core.load("a\0.safetensors"), RecipeError, "is not a path"),
         (lambda it: cld_core.load("x.safetensors", device="gpu"), RecipeError, "device='gpu'"),
-        (lambda it: cld_core.Model(it.recipe, "gpu"), RecipeError, "device='gpu': torch cannot"),
-        (lambda it: cld_core.runs(3), RecipeError, "runs_dir=3 is not a path"),
         (lambda it: cld_core.runs()[-1], NotFoundError, "no run -1 in"),
-        (lambda it: cld_core.Model("toy"), RecipeError, "not a Recipe"),
     ],
 )
 def test_wrong_arguments_are_errors_of_the_package(toy, tmp_path, monkeypatch, call, kind, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p5.png").touch()
-    (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(kind, match=words):
         call(toy)
     assert not list(tmp_path.glob(".*")), "nothing is left half-written"

@@ -8,7 +8,6 @@ import pytest
 
 from cld_core.config import load
 from cld_core.config.registry import SECTIONS
-from cld_core.config.sampling import GddimSpec
 from cld_core.errors import UsageError
 from cld_core.evaluate.published import published_samplers
 from cld_core.run import RunFolder
@@ -16,7 +15,7 @@ from cld_core.run.evaluations import Axis, Cell, Sweep
 from cldctl.evals import results, samplers
 from cldctl.evals.samplers import SETTINGS
 from cldctl.show.evaluations import samplers as drawn
-from tests.support.made_up import report, run_with
+from tests.support.made_up import report
 from tests.support.paths import RECIPES
 from tests.support.screen import screen, text
 
@@ -57,13 +56,6 @@ def test_one_evaluation_for_each_setting_number_and_seed(run):
         first, second = (by_id[name] for name in cell.evaluations)
         assert (first.sampling, first.metrics) == (second.sampling, second.metrics)
         assert ("flow-distance" in first.metrics) == (cell.values["sampler"] != "em-quadratic")
-
-
-def test_a_sampler_takes_nothing_from_the_one_of_the_recipe(tmp_path):
-    own = ("sampling.method=exponential", "sampling.order=3", "sampling.grid=quadratic")
-    run = run_with(tmp_path / "mine", 20, overrides=own)
-    made = made_of(run, "gddim", metrics=("w2",), nfe=(7,))
-    assert [request.sampling for request in made.requests] == [GddimSpec(nfe=7, grid="power")]
 
 
 def test_samplers_are_chosen_and_defined():
