@@ -143,8 +143,8 @@ one-writer: one writer per run
   + pass
   tests/cld_core/run/test_lease.py
 prune: milestones are kept
-  - if not milestone(step) and step not in needed:
-  + if step not in needed:
+  - if step not in kept and step not in needed and not milestone(step):
+  + if step not in kept and step not in needed:
   tests/cld_core/checkpoint/test_write.py
 budget: retries are counted by cause: a preemption costs none
   - CRASHES: tuple[Cause, ...] = ("crashed",
