@@ -78,7 +78,11 @@ def load(
         if ema_length is not None:
             fix = "Load the run, or export it with --ema-length"
             raise errors.UsageError(f"{run}: a file has one average, so ema_length has no meaning here. {fix}.")
-        return Model.from_file(place, device, allow_plugin=allow_plugin, network=network)
+        model = Model.from_file(place, device, allow_plugin=allow_plugin, network=network)
+        if checkpoint not in ("last", model.step):
+            text = f"{run}: there is no checkpoint {checkpoint!r}: a file has one, here that of step {model.step}"
+            raise errors.NotFoundError(f"{text}. Leave out checkpoint, or load the run.")
+        return model
     if network is not None:
         raise errors.UsageError(f"{run}: the recipe of a run names its network. Leave out network.")
     return Model.from_run(place, checkpoint, device, allow_plugin=allow_plugin, ema_length=ema_length)

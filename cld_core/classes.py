@@ -70,7 +70,8 @@ class Classes:
         """
         if not isinstance(label, int | str) or isinstance(label, bool):
             text = f"a label is a number or the name of a class, not {one_line(repr(label), 80)}"
-            raise UsageError(f"{text}: {self}. Use one of them.")
+            hint = f" For the class {str(label)!r}, pass its name as a text." if str(label) in self.names else ""
+            raise UsageError(f"{text}: {self}. Use one of them.{hint}")
         if isinstance(label, str) and label in self.names:
             return self.names.index(label)
         if isinstance(label, int) or is_count(label.removeprefix("-")):

@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls. Only features and repairs that users asked for raise one, as their own data,
 # networks and scripts did, and the defects that a stranger, a cluster engineer and independent scripts found.
 CEILINGS = {
-    "cld_core": 16_050,
-    "cldctl": 13_421,
-    "tests": 23_817,
+    "cld_core": 16_057,
+    "cldctl": 13_434,
+    "tests": 23_823,
     "benchmarks": 2_928,
     "files": 191,
     "one importer": 12,

@@ -24,7 +24,7 @@ from cld_core.sanitize import one_line, printable
 
 from . import shipped
 from .eval import ElboSpec
-from .keys import WRONG, Entry, absolute, convert, entries, is_text, shown
+from .keys import MAX_INT, WRONG, Entry, absolute, convert, entries, is_text, shown
 from .registry import SECTIONS, SELECTORS, default_specs, known, refusal, spec_of, specs_of
 from .sampling import SamplingSpec
 from .schema import Recipe, leaves, problems, walk
@@ -220,7 +220,9 @@ def whole_number(value: Any, name: str, least: int, caller: str) -> int:
     """
     count = convert(_plain(value), int)
     if count is WRONG or count < least:
-        raise RecipeError(f"{caller}: {name}={shown(value)}: expected a whole number of at least {least}.")
+        is_large = isinstance(value, int) and value > MAX_INT
+        most = f" and at most {MAX_INT}" if is_large else ""
+        raise RecipeError(f"{caller}: {name}={shown(value)}: expected a whole number of at least {least}{most}.")
     return int(count)
 
 

@@ -65,6 +65,7 @@ class Situation:
         end: how the current job ended: "cancelled", "failed", "late" (at its time limit) or "quiet".
         restarts: whether the launcher can start the current job again.
         back: whether it does so after the end of the attempt.
+        followed: whether a successor waits for the job's end, and was not turned away.
         given_up: whether a retry budget is spent since then.
         stuck: whether the job ended because it could not put itself back into the queue.
     """
@@ -80,7 +81,7 @@ class Situation:
         self.phase = self.end = ""
         self.current: JobRef | None = None
         self.answer = Seen("unknown")
-        self.restarts = self.back = self.given_up = self.stuck = False
+        self.restarts = self.back = self.followed = self.given_up = self.stuck = False
         if submitted is None or (history.by_other_launcher and self.seen(submitted.job).is_gone):
             return
         self.current = submitted.job
@@ -97,6 +98,10 @@ class Situation:
         # While the launcher does not answer, it may start the job again, too.
         by_launcher = history.cause in RESTARTED_BY_LAUNCHER
         self.back = history.requeued is not None or (by_launcher and self.phase in ("running", "ending", "unknown"))
+        self.followed = any(
+            job.job_id not in history.turned_away and self.seen(job).phase == "pending"
+            for job in history.successors_of(submitted.job.job_id)
+        )
         self.given_up = history.given_up is not None
         # A requeue failed, or one that was asked for was not done before the job was killed.
         self.stuck = history.not_requeued is not None or (history.requeued is not None and answer.is_gone)
@@ -236,6 +241,15 @@ TABLE = (
     ),
     Row("REQUEUED", _detail_or_waits, attempt="ended", phase="pending"),
     Row("REQUEUED", _detail_or_waits, attempt="ended", phase=_BACK, restarts=True, back=True),
+    Row(
+        "REQUEUED",
+        _detail,
+        attempt="ended",
+        after="STOPPED|LOST|FAILED",
+        phase="ending",
+        followed=True,
+        given_up=False,
+    ),
     Row("RUNNING", _writer, writer=True),
     Row("CANCELLED", end="cancelled"),
     Row("FAILED", _never_began, attempt="none|other"),

@@ -117,6 +117,9 @@ def test_exported_weights_come_back(run, tmp_path):
     again = cld_core.load(tmp_path / "w.safetensors")
     assert (again.step, again.recipe) == (20, model.recipe)
     assert repr(again).startswith("Model toy of w.safetensors, step 20\n")
+    assert cld_core.load(tmp_path / "w.safetensors", 20).step == 20
+    with pytest.raises(NotFoundError, match=r"no checkpoint 5: a file has one, here that of step 20\."):
+        cld_core.load(tmp_path / "w.safetensors", 5)
     assert_close(again.net.state_dict(), model.net.state_dict(), rtol=0, atol=0)
     settings = {"method": "em", "nfe": 3}
     assert torch.equal(model.sample(2, **settings), again.sample(2, **settings))
