@@ -1,4 +1,5 @@
-"""What pyproject.toml cannot say: the folder `recipes/` is data of the package `cld_core` when that is built."""
+"""What pyproject.toml cannot say: the folder `recipes/` is data of the package `cld_core` when that
+is built."""
 
 from pathlib import Path
 
@@ -7,7 +8,8 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithRecipes(build_py):
-    """Copies `recipes/` to `cld_core/recipes/`. A checkout, installed or not, reads `recipes/` itself."""
+    """Copies `recipes/` to `cld_core/recipes/`. A checkout, installed or not, reads `recipes/`
+    itself."""
 
     def run(self) -> None:
         super().run()

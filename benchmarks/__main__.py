@@ -1,4 +1,5 @@
-"""`python -m benchmarks [TOPIC ...]`: how fast it all is, compared with a plain baseline and the machine's limits."""
+"""`python -m benchmarks [TOPIC ...]`: how fast it all is, compared with a plain baseline and the
+machine's limits."""
 
 import argparse
 import importlib
@@ -7,7 +8,8 @@ from pathlib import Path
 
 from benchmarks import harness
 
-# In the order in which users meet them. Each is a module with a function `topic(settings) -> Report`.
+# In the order in which users meet them. Each is a module with a function `topic(settings) ->
+# Report`.
 TOPICS = (
     "limits",
     "cli",
@@ -26,7 +28,9 @@ TOPICS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"any of {', '.join(TOPICS)} (default: all)")
+    parser.add_argument(
+        "topics", nargs="*", metavar="TOPIC", help=f"any of {', '.join(TOPICS)} (default: all)"
+    )
     harness.arguments(parser)
     parsed = parser.parse_args()
     for name in parsed.topics:
@@ -34,7 +38,10 @@ def main() -> None:
             parser.error(f"unknown topic {name!r}; choose from {', '.join(TOPICS)}")
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as work:
         settings = harness.settings_of(parsed, Path(work))
-        chosen = [(name, importlib.import_module(f"benchmarks.{name}").topic) for name in parsed.topics or TOPICS]
+        chosen = [
+            (name, importlib.import_module(f"benchmarks.{name}").topic)
+            for name in parsed.topics or TOPICS
+        ]
         reports = harness.run(chosen, settings, parsed.json)
     missed = [text for report in reports for text in report.missed()]
     print("missed: " + "; ".join(missed) if missed else "no targets missed")

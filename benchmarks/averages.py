@@ -1,8 +1,9 @@
-"""Averages made after a training against those that were run in it: `python -m benchmarks.averages`.
+"""Averages made after a training against those that were run in it: `python -m
+benchmarks.averages`.
 
-Trains a toy for 2,000 steps with the two stored averages, and six more beside them. For each of the six lengths: the
-error of the profile, the relative distance of the weights from those that were run, and the bounds of both on the same
-500 points. Takes some minutes.
+Trains a toy for 2,000 steps with the two stored averages, and six more beside them. For each of the
+six lengths: the error of the profile, the relative distance of the weights from those that were
+run, and the bounds of both on the same 500 points. Takes some minutes.
 """
 
 import argparse
@@ -28,7 +29,9 @@ LENGTHS = (0.02, 0.03, 0.07, 0.15, 0.2, 0.25)
 SETTINGS = ("train.log_every=500", "train.ema_lengths=[0.05,0.1]")
 
 
-def trained(folder: Path, steps: int, snapshots: int, precision: str) -> tuple[RunFolder, PowerAverages]:
+def trained(
+    folder: Path, steps: int, snapshots: int, precision: str
+) -> tuple[RunFolder, PowerAverages]:
     """A toy with that many snapshots, and the other averages that were run beside it."""
     others: list[PowerAverages] = []
     original = Trainer.step
@@ -39,8 +42,14 @@ def trained(folder: Path, steps: int, snapshots: int, precision: str) -> tuple[R
             others.append(PowerAverages(self.net, LENGTHS))
         others[0].update()
 
-    every = (f"train.steps={steps}", f"train.checkpoint_every={steps}", f"train.ema_every={steps // snapshots}")
-    recipe = load(Path("recipes/toy_diamond.yaml"), [*SETTINGS, *every, f"train.ema_precision={precision}"])
+    every = (
+        f"train.steps={steps}",
+        f"train.checkpoint_every={steps}",
+        f"train.ema_every={steps // snapshots}",
+    )
+    recipe = load(
+        Path("recipes/toy_diamond.yaml"), [*SETTINGS, *every, f"train.ema_precision={precision}"]
+    )
     run = RunFolder.create(folder / f"toy-{snapshots}-{precision}", recipe, {"created": 0.0})
     with mock.patch.object(Trainer, "step", stepping):
         session.run(run, Ranks(), StopFlag(), job_id="benchmark")
@@ -63,7 +72,10 @@ def compare(run: RunFolder, others: PowerAverages, points: int) -> None:
         bounds = " | ".join(f"{_bound(model, points):.4f}" for model in (made, ran))
         print(f"| {length} | {made.ema_error:.1e} | {away:.1e} | {bounds} |")
     usual = cld_core.load(run.path)
-    print(f"\nthe usual average, decay {usual.recipe.train.ema:g}: {_bound(usual, points):.4f}", flush=True)
+    print(
+        f"\nthe usual average, decay {usual.recipe.train.ema:g}: {_bound(usual, points):.4f}",
+        flush=True,
+    )
 
 
 def _bound(model: "cld_core.Model", points: int) -> float:

@@ -1,4 +1,5 @@
-"""The method written down directly from the paper: the baseline of the benchmarks, used nowhere else.
+"""The method written down directly from the paper: the baseline of the benchmarks, used nowhere
+else.
 
 Nothing is made slow on purpose and nothing is tuned:
 
@@ -69,7 +70,8 @@ class PlainCLD:
         return decay * (1 + 2 * b / g), decay * 4 * b / g**2, -decay * b, decay * (1 - 2 * b / g)
 
     def covariance(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sigma_inf + Psi (Sigma_0 - Sigma_inf) Psi^T, entry by entry, with Sigma_0 = diag(0, gamma M)."""
+        """Sigma_inf + Psi (Sigma_0 - Sigma_inf) Psi^T, entry by entry, with Sigma_0 = diag(0, gamma
+        M)."""
         xx, xv, vx, vv = self.psi(t)
         a, c = -1.0, self.gamma * self.mass - self.mass
         s_xx = 1.0 + a * xx**2 + c * xv**2 + self.numerical_eps
@@ -121,7 +123,11 @@ class PlainCLD:
         x, v = u.chunk(2, dim=1)
         score = self.score(u, t)
         new_x = x - self.beta * self.m_inv * v * dt
-        new_v = v + self.beta * (x + self.friction * self.m_inv * v) * dt + 2 * self.friction * self.beta * score * dt
+        new_v = (
+            v
+            + self.beta * (x + self.friction * self.m_inv * v) * dt
+            + 2 * self.friction * self.beta * score * dt
+        )
         return torch.cat([new_x, new_v], dim=1)
 
     def prior(self, noise: Tensor) -> Tensor:
@@ -132,7 +138,9 @@ class PlainCLD:
 class PlainTraining:
     """A network, Adam and averaged weights."""
 
-    def __init__(self, sde: PlainCLD, net: nn.Module, *, lr: float = 1e-3, decay: float = 0.999) -> None:
+    def __init__(
+        self, sde: PlainCLD, net: nn.Module, *, lr: float = 1e-3, decay: float = 0.999
+    ) -> None:
         self.sde, self.net, self.decay, self.steps = sde, net, decay, 0
         self.optimiser = torch.optim.Adam(net.parameters(), lr=lr)
         self.average = [p.detach().clone() for p in net.parameters()]
@@ -146,7 +154,9 @@ class PlainTraining:
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.optimiser.step()
         self.steps += 1
-        update_average(self.average, self.net, min(self.decay, (1 + self.steps) / (10 + self.steps)))
+        update_average(
+            self.average, self.net, min(self.decay, (1 + self.steps) / (10 + self.steps))
+        )
         return loss.detach()
 
 
@@ -162,7 +172,9 @@ def _times(t: float, n: int) -> Tensor:
 
 
 @torch.no_grad()
-def sample_ode(sde: PlainCLD, noise: Tensor, *, eps: float = 1e-3, tolerance: float = 1e-5) -> tuple[Tensor, int]:
+def sample_ode(
+    sde: PlainCLD, noise: Tensor, *, eps: float = 1e-3, tolerance: float = 1e-5
+) -> tuple[Tensor, int]:
     """x (B, C, ...) and the number of evaluations, from prior noise (B, 2C, ...).
 
     scipy's RK45 with one step size for the whole batch.
@@ -174,7 +186,12 @@ def sample_ode(sde: PlainCLD, noise: Tensor, *, eps: float = 1e-3, tolerance: fl
         return sde.flow(now, _times(t, len(u))).double().numpy().reshape(-1)
 
     solution = solve_ivp(
-        field, (1.0, eps), u.double().numpy().reshape(-1), method="RK45", rtol=tolerance, atol=tolerance
+        field,
+        (1.0, eps),
+        u.double().numpy().reshape(-1),
+        method="RK45",
+        rtol=tolerance,
+        atol=tolerance,
     )
     u = torch.from_numpy(solution.y[:, -1]).float().view(u.shape)
     return sde.reverse_mean(u, _times(eps, len(u)), eps).chunk(2, dim=1)[0], solution.nfev + 1
@@ -182,7 +199,8 @@ def sample_ode(sde: PlainCLD, noise: Tensor, *, eps: float = 1e-3, tolerance: fl
 
 @torch.no_grad()
 def sample_em(sde: PlainCLD, noise: Tensor, times: list[float]) -> Tensor:
-    """x (B, C, ...) by Euler-Maruyama over ``times``, followed by a denoising step of size times[-1]."""
+    """x (B, C, ...) by Euler-Maruyama over ``times``, followed by a denoising step of size
+    times[-1]."""
     u = sde.prior(noise)
     for t, t_next in pairwise(times):
         dt = t - t_next
@@ -223,9 +241,16 @@ def sample_sscs(sde: PlainCLD, noise: Tensor, times: list[float]) -> Tensor:
 
 
 def log_density(
-    sde: PlainCLD, x0: Tensor, v0: Tensor, probe: Tensor, *, eps: float = 1e-5, tolerance: float = 1e-5
+    sde: PlainCLD,
+    x0: Tensor,
+    v0: Tensor,
+    probe: Tensor,
+    *,
+    eps: float = 1e-5,
+    tolerance: float = 1e-5,
 ) -> tuple[Tensor, int]:
-    """log p(x0, v0) (B,) in nats and the number of evaluations; ``probe`` has the shape of u, (B, 2C, ...)."""
+    """log p(x0, v0) (B,) in nats and the number of evaluations; ``probe`` has the shape of u, (B,
+    2C, ...)."""
     u0 = torch.cat([x0, v0], dim=1)
     n = u0.numel()
 
@@ -235,7 +260,9 @@ def log_density(
             flow = sde.flow(now, _times(t, len(u0)))
             (gradient,) = torch.autograd.grad((flow * probe).sum(), now)
         divergence = (gradient * probe).flatten(1).sum(1)
-        return np.concatenate([flow.detach().double().numpy().reshape(-1), divergence.double().numpy()])
+        return np.concatenate(
+            [flow.detach().double().numpy().reshape(-1), divergence.double().numpy()]
+        )
 
     start = np.concatenate([u0.double().numpy().reshape(-1), np.zeros(len(u0))])
     solution = solve_ivp(field, (eps, 1.0), start, method="RK45", rtol=tolerance, atol=tolerance)

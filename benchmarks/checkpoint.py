@@ -1,4 +1,5 @@
-"""How long a checkpoint stops training, compared with a plain torch.save. `python -m benchmarks checkpoint`."""
+"""How long a checkpoint stops training, compared with a plain torch.save. `python -m benchmarks
+checkpoint`."""
 
 import itertools
 import time
@@ -32,7 +33,11 @@ def topic(settings: Settings) -> Report:
         "cldctl": lambda: writer.save(next(steps), trainer.state_dict()),
     }
     # Only the time of the training thread counts; the writer works in parallel.
-    own = settings if settings.clock is time.perf_counter else replace(settings, clock=time.thread_time)
+    own = (
+        settings
+        if settings.clock is time.perf_counter
+        else replace(settings, clock=time.thread_time)
+    )
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(settings.rounds + 1):
         for name, call in calls.items():
@@ -43,12 +48,26 @@ def topic(settings: Settings) -> Report:
     size = (settings.work / "plain.pt").stat().st_size
     rows = rows_of(times, targets={"cldctl": TARGET})
     share = 100.0 / (rows[1].ratio or 1.0)
-    rows[1] = replace(rows[1], target="<= 10 %", note=f"stops training for {share:.1f} % of torch.save")
-    whole = seconds(lambda: (calls["cldctl"](), writer.wait()), replace(settings, clock=time.perf_counter))
-    rows.append(Row(name="cldctl, until it is on the disk", seconds=whole, note="with checksum and fsync"))
-    report = Report(topic="checkpoint", title=f"{size / 2**20:.0f} MiB: weights, average, two moments", rows=rows)
+    rows[1] = replace(
+        rows[1], target="<= 10 %", note=f"stops training for {share:.1f} % of torch.save"
+    )
+    whole = seconds(
+        lambda: (calls["cldctl"](), writer.wait()), replace(settings, clock=time.perf_counter)
+    )
+    rows.append(
+        Row(name="cldctl, until it is on the disk", seconds=whole, note="with checksum and fsync")
+    )
+    report = Report(
+        topic="checkpoint",
+        title=f"{size / 2**20:.0f} MiB: weights, average, two moments",
+        rows=rows,
+    )
     copy = 2 * size / memory_bandwidth(settings)
     disk = disk_bandwidth(settings.work, 2**22 if settings.quick else 2**28)
-    report.notes.append("cldctl copies while the next gradients are computed, and updates the weights afterwards")
-    report.notes.append(f"limits: a copy in memory takes {1e3 * copy:.0f} ms, write and fsync {size / disk:.2f} s")
+    report.notes.append(
+        "cldctl copies while the next gradients are computed, and updates the weights afterwards"
+    )
+    report.notes.append(
+        f"limits: a copy in memory takes {1e3 * copy:.0f} ms, write and fsync {size / disk:.2f} s"
+    )
     return report

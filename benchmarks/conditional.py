@@ -1,4 +1,5 @@
-"""How near samples given an observation are to the conditional law of the diamond, which is known exactly.
+"""How near samples given an observation are to the conditional law of the diamond, which is known
+exactly.
 
     python -m benchmarks.conditional [--run RUN ...]
 
@@ -34,7 +35,10 @@ OBSERVATIONS = [
 ]
 WAYS: list[tuple[str, Callable[[float], Way]]] = [
     ("gradient", lambda error: GradientGuidance(score_error=error)),
-    ("gradient, isotropic", lambda error: GradientGuidance(covariance="isotropic", data_std=0.4, score_error=error)),
+    (
+        "gradient, isotropic",
+        lambda error: GradientGuidance(covariance="isotropic", data_std=0.4, score_error=error),
+    ),
     ("replacement", lambda error: Replacement()),
     ("replacement, noise kept", lambda error: Replacement(renew=False)),
 ]
@@ -75,17 +79,27 @@ def rows(draw: Sampler, error: float, n: int) -> Iterator[list[str]]:
         value, masked = torch.tensor([y]), bool((matrix == FIRST).all())
         observation = Observation.linear(matrix, value, sigma)
         if masked:
-            observation = Observation.masked(torch.tensor([y, 0.0]), torch.tensor([True, False]), sigma)
+            observation = Observation.masked(
+                torch.tensor([y, 0.0]), torch.tensor([True, False]), sigma
+            )
         law = Given(LAW, matrix, value, sigma)
         yield [name, "true samples", cell(law.sample(n, generator(0, "true")), law), ""]
         for how, way in WAYS:
             if masked or not how.startswith("replacement"):
-                yield [name, how, *(cell(draw(observation, way(error), keys, n), law) for _, keys in METHODS)]
+                yield [
+                    name,
+                    how,
+                    *(cell(draw(observation, way(error), keys, n), law) for _, keys in METHODS),
+                ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", action="append", default=[], help="also a trained model of the diamond")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--run", action="append", default=[], help="also a trained model of the diamond"
+    )
     parser.add_argument("--samples", type=int, default=4000)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -97,7 +111,10 @@ def main() -> None:
     ]
     for name, draw, error in cases:
         out.print(f"\n{name}\n")
-        out.print(f"| observed | how | {' | '.join(method for method, _ in METHODS)} |\n| -- | -- | -- | -- |")
+        out.print(
+            f"| observed | how | {' | '.join(method for method, _ in METHODS)} |\n| -- | -- | -- | "
+            f"-- |"
+        )
         for row in rows(draw, error, chosen.samples):
             out.print(f"| {' | '.join(row)} |", soft_wrap=True)
 

@@ -22,7 +22,8 @@ TRUE_LOG_DENSITY = -LAW.entropy()
 
 
 class NoSplit(CLD):
-    """CLD whose exponential steps interpolate the whole score, to show what splitting the score gains."""
+    """CLD whose exponential steps interpolate the whole score, to show what splitting the score
+    gains."""
 
     def _known(self, psi, lower):
         return 0.0 * super()._known(psi, lower)
@@ -57,7 +58,8 @@ def truth(n: int, seed: int) -> Tensor:
 
 
 def floor(n: int, seeds: int) -> tuple[float, float]:
-    """Mean distance between two true sets over all pairs of at least two seeds, and its standard error."""
+    """Mean distance between two true sets over all pairs of at least two seeds, and its standard
+    error."""
     pairs = [sliced_w2(truth(n, a), truth(n, b)) for a in range(seeds) for b in range(a)]
     return statistics.mean(pairs), standard_error(pairs)
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.diffusions [--steps 10000] [--seeds 0,1,2,3,4] [--runs-dir runs/diffusions]
 
-Trains and evaluates with `cldctl submit --sweep train.seed=...` and `cldctl eval`, so it goes on where it stopped, and
-prints the table of docs/samplers-measured.md: means and standard deviations over the seeds.
+Trains and evaluates with `cldctl submit --sweep train.seed=...` and `cldctl eval`, so it goes on
+where it stopped, and prints the table of docs/samplers-measured.md: means and standard deviations
+over the seeds.
 """
 
 import argparse
@@ -34,16 +35,32 @@ def samplers(diffusion: str) -> dict[str, list[str]]:
 def cldctl(runs: Path, *words: str) -> None:
     """Run a command, which may take hours; its output goes to stderr."""
     command = [sys.executable, "-m", "cldctl", *words, "--runs-dir", str(runs), "--follow"]
-    subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        command, check=True, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def study(runs: Path, diffusion: str, density: str, steps: int, seeds: str, parallel: int) -> str:
     """Train and evaluate what is missing of a group, and return its name."""
     group = f"{DIFFUSIONS[diffusion]}-{density}"
     if not (runs / f"{group}-seed{seeds.split(',')[0]}").exists():
-        keys = [f"data.name={DENSITIES[density]}", f"train.steps={steps}", f"train.checkpoint_every={steps}"]
+        keys = [
+            f"data.name={DENSITIES[density]}",
+            f"train.steps={steps}",
+            f"train.checkpoint_every={steps}",
+        ]
         sweep = ["--sweep", f"train.seed={seeds}", "--parallel", str(parallel)]
-        cldctl(runs, "submit", DIFFUSIONS[diffusion], *keys, *sweep, "--name", group, "--cluster", "local")
+        cldctl(
+            runs,
+            "submit",
+            DIFFUSIONS[diffusion],
+            *keys,
+            *sweep,
+            "--name",
+            group,
+            "--cluster",
+            "local",
+        )
     cldctl(runs, "eval", group, "--elbo", "--samples", "2000")
     for keys in samplers(diffusion).values():
         cldctl(runs, "eval", group, "--w2", "--samples", "5000", *keys)
@@ -51,15 +68,20 @@ def study(runs: Path, diffusion: str, density: str, steps: int, seeds: str, para
 
 
 def results(run: Path) -> dict[str, float]:
-    """The NLL bound and, for each key of `samplers`, sliced W2; also the distance of two true sets."""
+    """The NLL bound and, for each key of `samplers`, sliced W2; also the distance of two true
+    sets."""
     found = {}
     for folder in sorted((run / "evals").iterdir()):
-        request, report = (json.loads((folder / f"{name}.json").read_text()) for name in ("request", "report"))
+        request, report = (
+            json.loads((folder / f"{name}.json").read_text()) for name in ("request", "report")
+        )
         if "elbo" in report:
             found["nll"] = report["elbo"]["nll"]
         if "w2" in report:
             sampling = request["sampling"]
-            found["flow" if sampling["method"] == "ode" else str(sampling["nfe"])] = report["w2"]["value"]
+            found["flow" if sampling["method"] == "ode" else str(sampling["nfe"])] = report["w2"][
+                "value"
+            ]
             found["floor"] = report["w2"]["floor"]
     return found
 
@@ -77,12 +99,19 @@ def main() -> None:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/diffusions"))
     asked = parser.parse_args()
     columns = ["nll", "10", "20", "50", "flow"]
-    print("| density | diffusion | NLL bound, nats | W2, NFE 10 | W2, NFE 20 | W2, NFE 50 | W2, adaptive flow |")
+    print(
+        "| density | diffusion | NLL bound, nats | W2, NFE 10 | W2, NFE 20 | W2, NFE 50 | W2, "
+        "adaptive flow |"
+    )
     print("| -- " * (2 + len(columns)) + "|")
     for density in DENSITIES:
         for diffusion in DIFFUSIONS:
-            group = study(asked.runs_dir, diffusion, density, asked.steps, asked.seeds, asked.parallel)
-            of_seed = [results(asked.runs_dir / f"{group}-seed{seed}") for seed in asked.seeds.split(",")]
+            group = study(
+                asked.runs_dir, diffusion, density, asked.steps, asked.seeds, asked.parallel
+            )
+            of_seed = [
+                results(asked.runs_dir / f"{group}-seed{seed}") for seed in asked.seeds.split(",")
+            ]
             cells = [cell([it[key] for it in of_seed], 3 if key == "nll" else 4) for key in columns]
             print(f"| {density} | {diffusion} | {' | '.join(cells)} |", flush=True)
         print(f"two true sets of {density}: {of_seed[0]['floor']:.4f}", file=sys.stderr)

@@ -1,4 +1,5 @@
-"""The figure of docs/learn/cld.md: paths and marginal densities of CLD and VPSDE, and the factors of their targets.
+"""The figure of docs/learn/cld.md: paths and marginal densities of CLD and VPSDE, and the factors
+of their targets.
 
 `python -m benchmarks.figure_cld` writes docs/images/cld.png.
 """
@@ -23,7 +24,8 @@ COLOURS = ("#c1272d", "#1a6faf", "#2e8b57")
 
 
 def paths(diffusion: Diffusion, generator: torch.Generator) -> Tensor:
-    """Forward paths from the data law, (STEPS + 1, n, PATHS), by Euler-Maruyama with steps of 1 / STEPS."""
+    """Forward paths from the data law, (STEPS + 1, n, PATHS), by Euler-Maruyama with steps of 1 /
+    STEPS."""
     centres = torch.tensor(MODES, dtype=torch.float64).repeat_interleave(PATHS // len(MODES))
     start = torch.randn(diffusion.n, PATHS, generator=generator, dtype=torch.float64)
     spread = torch.tensor([STD, *diffusion.initial_std], dtype=torch.float64)[:, None]
@@ -35,19 +37,26 @@ def paths(diffusion: Diffusion, generator: torch.Generator) -> Tensor:
     states = [u]
     for step in range(STEPS):
         beta = diffusion.schedule.beta((step + 0.5) / STEPS) / STEPS
-        u = u + beta * drift @ u + math.sqrt(beta) * noise * torch.randn(u.shape, generator=generator, dtype=u.dtype)
+        u = (
+            u
+            + beta * drift @ u
+            + math.sqrt(beta) * noise * torch.randn(u.shape, generator=generator, dtype=u.dtype)
+        )
         states.append(u)
     return torch.stack(states)
 
 
 def marginal(diffusion: Diffusion, t: float, half: int, grid: Tensor) -> Tensor:
-    """The density of one half at time t, on a grid (G,), if the data are a mixture of three Gaussians."""
+    """The density of one half at time t, on a grid (G,), if the data are a mixture of three
+    Gaussians."""
     mean, root = diffusion.mean(t), diffusion.factor(t, "dsm")
     initial = torch.tensor([STD, *diffusion.initial_std], dtype=torch.float64)
     covariance = (mean * initial**2) @ mean.T + root @ root.T
     centres = mean[half, 0] * torch.tensor(MODES, dtype=torch.float64)
     std = covariance[half, half].sqrt()
-    return torch.exp(-(((grid[:, None] - centres) / std) ** 2) / 2).mean(1) / (std * math.sqrt(2 * math.pi))
+    return torch.exp(-(((grid[:, None] - centres) / std) ** 2) / 2).mean(1) / (
+        std * math.sqrt(2 * math.pi)
+    )
 
 
 def draw_half(ax: Axes, diffusion: Diffusion, states: Tensor, half: int, reach: float) -> None:
@@ -75,7 +84,12 @@ def draw_factors(ax: Axes, cld: Diffusion, vpsde: Diffusion) -> None:
     ):
         factors = [float(diffusion.target(t, objective)) for t in times]
         ax.loglog(times, factors, label=label, **style)
-    ax.set(xlabel="t", ylabel="factor of the target", title="What the network has to match", xlim=(1e-4, 1))
+    ax.set(
+        xlabel="t",
+        ylabel="factor of the target",
+        title="What the network has to match",
+        xlim=(1e-4, 1),
+    )
     ax.legend(frameon=False, fontsize=8)
 
 

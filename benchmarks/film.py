@@ -1,7 +1,9 @@
-"""An animated SVG of a terminal, without scripts and fonts of its own: what GitHub shows in a README.
+"""An animated SVG of a terminal, without scripts and fonts of its own: what GitHub shows in a
+README.
 
-All frames lie side by side in a strip, which CSS moves behind a window. Rows that are equal are defined once. Where
-nothing moves, in print or for people who asked for less motion, the last frame is shown.
+All frames lie side by side in a strip, which CSS moves behind a window. Rows that are equal are
+defined once. Where nothing moves, in print or for people who asked for less motion, the last frame
+is shown.
 """
 
 from collections.abc import Sequence
@@ -42,7 +44,8 @@ class Film:
         return sum(seconds for _, seconds in self._frames)
 
     def add(self, rows: Sequence[Row], seconds: float) -> None:
-        """Show ``rows``, one for each line. If they are those of the previous frame, that one is shown longer."""
+        """Show ``rows``, one for each line. If they are those of the previous frame, that one is
+        shown longer."""
         if self._frames and self._frames[-1][0] == rows:
             rows, before = self._frames.pop()
             seconds += before
@@ -53,13 +56,16 @@ class Film:
         inner_width, inner_height = self._columns * WIDTH, self._lines * HEIGHT
         width, height = inner_width + 2 * MARGIN, inner_height + BAR + MARGIN
         names: dict[Row, str] = {}
-        frames = [self._frame(number, rows, names, width) for number, (rows, _) in enumerate(self._frames)]
+        frames = [
+            self._frame(number, rows, names, width) for number, (rows, _) in enumerate(self._frames)
+        ]
         rows = [f'<g id="{name}">{_drawn(row)}</g>' for row, name in names.items()]
         last = -width * (len(self._frames) - 1)
         style = (
             f"text{{font:{SIZE}px {FONT};white-space:pre}}"
             f".b{{font-weight:bold}}"
-            f"#strip{{transform:translateX({last:.1f}px);animation:film {self.seconds:.2f}s step-end infinite}}"
+            f"#strip{{transform:translateX({last:.1f}px);animation:film {self.seconds:.2f}s "
+            f"step-end infinite}}"
             f"@keyframes film{{{self._keyframes(width)}}}"
             "@media (prefers-reduced-motion:reduce),print{#strip{animation:none}}"
         )
@@ -69,14 +75,18 @@ class Film:
         )
         return "\n".join(
             [
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
+                f'width="{width:g}" '
                 f'height="{height:g}" role="img" aria-label="recording of a terminal">',
                 f"<style>{style}</style>",
                 f'<rect width="100%" height="100%" rx="8" fill="{GROUND}" stroke="{FRAME}"/>{dots}',
                 f"<defs>{''.join(rows)}</defs>",
                 f'<svg x="{MARGIN}" y="{BAR}" width="{inner_width:g}" height="{inner_height}">',
                 # The attribute is for programs that know no CSS.
-                f'<g id="strip" transform="translate({last:.1f})" fill="{TEXT}">{"".join(frames)}</g>',
+                (
+                    f'<g id="strip" transform="translate({last:.1f})" '
+                    f'fill="{TEXT}">{"".join(frames)}</g>'
+                ),
                 "</svg></svg>\n",
             ]
         )
@@ -94,25 +104,35 @@ class Film:
         """Where the strip stands from which share of the film on."""
         steps, at = [], 0.0
         for number, (_, seconds) in enumerate(self._frames):
-            steps.append(f"{100 * at / self.seconds:.3f}%{{transform:translateX({-number * width:.1f}px)}}")
+            steps.append(
+                f"{100 * at / self.seconds:.3f}%{{transform:translateX({-number * width:.1f}px)}}"
+            )
             at += seconds
         return "".join(steps)
 
 
 def _drawn(row: Row) -> str:
-    """The texts and backgrounds of a row, each as wide as its cells whatever the font; empty if there is nothing."""
+    """The texts and backgrounds of a row, each as wide as its cells whatever the font; empty if
+    there is nothing."""
     parts, column = [], 0
     for text, colour, ground, bold in row:
         left = column * WIDTH
         if ground != "default":
             fill = _colour(ground)
-            parts.append(f'<rect x="{left:g}" width="{len(text) * WIDTH:g}" height="{HEIGHT}" fill="{fill}"/>')
+            parts.append(
+                f'<rect x="{left:g}" width="{len(text) * WIDTH:g}" height="{HEIGHT}" '
+                f'fill="{fill}"/>'
+            )
         stripped = text.strip(" ")
         if stripped:
             start = left + (len(text) - len(text.lstrip(" "))) * WIDTH
-            looks = (' class="b"' if bold else "") + ("" if colour == "default" else f' fill="{_colour(colour)}"')
+            looks = (' class="b"' if bold else "") + (
+                "" if colour == "default" else f' fill="{_colour(colour)}"'
+            )
             length = f'textLength="{len(stripped) * WIDTH:g}" lengthAdjust="spacingAndGlyphs"'
-            parts.append(f'<text x="{start:g}" y="{HEIGHT - 4}" {length}{looks}>{escape(stripped)}</text>')
+            parts.append(
+                f'<text x="{start:g}" y="{HEIGHT - 4}" {length}{looks}>{escape(stripped)}</text>'
+            )
         column += len(text)
     return "".join(parts)
 

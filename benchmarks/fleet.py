@@ -28,7 +28,8 @@ from cld_core.stop import StopFlag
 from cld_core.train import session
 
 SHARDS = 64
-# 10.5 million weights: a checkpoint of 160 MiB, with the average and the two moments of the optimiser.
+# 10.5 million weights: a checkpoint of 160 MiB, with the average and the two moments of the
+# optimiser.
 SIZE = ("network.width=1024", "network.layers=12")
 # Weights of the small run that only tells which modules an evaluation imports.
 TINY = ("network.width=8", "network.layers=2")
@@ -42,27 +43,39 @@ AT_ONCE = 8
 
 def topic(settings: Settings) -> Report:
     shards, size = (4, ("network.width=16",)) if settings.quick else (SHARDS, SIZE)
-    with mock.patch.dict(registry.ROWS, SHORT), mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):
+    with (
+        mock.patch.dict(registry.ROWS, SHORT),
+        mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}),
+    ):
         trained(settings.work / "tiny", TINY, 2).compute(Ranks())
         work = trained(settings.work / "run", size, shards)
         # Tasks are forks of a process that knows nothing of the run, but has read all Python files.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([name for name in sys.modules if not name.endswith("_main__")])
+        context.set_forkserver_preload(
+            [name for name in sys.modules if not name.endswith("_main__")]
+        )
         with context.Pool(AT_ONCE, maxtasksperchild=1) as pool:
-            counts = sum(pool.imap_unordered(partial(task, work.folder), range(shards)), Counter[str]())
+            counts = sum(
+                pool.imap_unordered(partial(task, work.folder), range(shards)), Counter[str]()
+            )
     assert Evaluation(work.folder).report is not None, "the last task merges"
     state = torch.load(work.run.checkpoint_file(1), weights_only=True)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in state["model"].values())
     checkpoint = sum(file.stat().st_size for file in work.run.checkpoints.glob("step_00000001.*"))
     read = counts["read"] + shards * weights
     parts = (
-        f"{read / 2**20:,.0f} MiB read ({read / checkpoint:.1f} checkpoints of {checkpoint / 2**20:,.0f} MiB)",
+        (
+            f"{read / 2**20:,.0f} MiB read ({read / checkpoint:.1f} checkpoints of "
+            f"{checkpoint / 2**20:,.0f} MiB)"
+        ),
         f"{counts['opened']:,} files opened",
         f"{counts['listed']:,} listings",
     )
     report = Report(topic="fleet", title=f"{shards} tasks evaluate one checkpoint, a shard each")
     report.rows.append(Row(name="cldctl", seconds=None, note=", ".join(parts)))
-    report.notes.append("files and folders of the run; the weights that each task maps count as read once")
+    report.notes.append(
+        "files and folders of the run; the weights that each task maps count as read once"
+    )
     return report
 
 
@@ -75,18 +88,31 @@ def trained(folder: Path, overrides: tuple[str, ...], shards: int) -> Evaluation
 
 
 def task(folder: Path, shard: int) -> Counter[str]:
-    """Compute one shard; files that were opened, folders that were listed, and bytes that were read."""
+    """Compute one shard; files that were opened, folders that were listed, and bytes that were
+    read."""
     counts: Counter[str] = Counter()
     runs = str(folder.parents[1])
 
     def seen(event: str, arguments: tuple[Any, ...]) -> None:
-        name = "opened" if event == "open" else "listed" if event in ("os.listdir", "os.scandir") else None
-        if name and isinstance(arguments[0], str | os.PathLike) and os.fspath(arguments[0]).startswith(runs):
+        name = (
+            "opened"
+            if event == "open"
+            else "listed"
+            if event in ("os.listdir", "os.scandir")
+            else None
+        )
+        if (
+            name
+            and isinstance(arguments[0], str | os.PathLike)
+            and os.fspath(arguments[0]).startswith(runs)
+        ):
             counts[name] += 1
 
     # These open files without Python's knowledge.
     mapped = mock.patch.object(safetensors, "safe_open", side_effect=safetensors.safe_open)
-    stored = mock.patch.object(torch.UntypedStorage, "from_file", side_effect=torch.UntypedStorage.from_file)
+    stored = mock.patch.object(
+        torch.UntypedStorage, "from_file", side_effect=torch.UntypedStorage.from_file
+    )
     with mapped as first, stored as second, mock.patch.dict(registry.ROWS, SHORT):
         before = _read_so_far()
         sys.addaudithook(seen)

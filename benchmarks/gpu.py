@@ -1,8 +1,9 @@
 """The image recipes on a GPU, as they run: `python -m benchmarks gpu`. Reports if there is none.
 
-Training on the rows that each GPU of the recipe gets, in its precision, in each form: the time of a step and of the
-first one, memory, and the model FLOPs utilisation (MFU), which is relative to the card's own measured rate of products
-in half precision. Then the time of 50,000 samples by each sampler and in each precision.
+Training on the rows that each GPU of the recipe gets, in its precision, in each form: the time of a
+step and of the first one, memory, and the model FLOPs utilisation (MFU), which is relative to the
+card's own measured rate of products in half precision. Then the time of 50,000 samples by each
+sampler and in each precision.
 """
 
 import gc
@@ -39,7 +40,8 @@ FORMS = {
 }
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 SAMPLES = 50_000
-# Evaluations that a sample is worth: of the published flow, and what docs/samplers.md recommends of the others.
+# Evaluations that a sample is worth: of the published flow, and what docs/samplers.md recommends of
+# the others.
 EVALUATIONS = {"ode": 312, "em": 500, "sscs": 150, "exponential": 20}
 # Steps before and within each measurement.
 _WARM_UP, _STEPS = 5, 10
@@ -48,11 +50,18 @@ _WARM_UP, _STEPS = 5, 10
 def topic(settings: Settings) -> Report:
     if not settings.is_gpu and not settings.quick:
         report = Report(topic="gpu", title="no GPU on this machine")
-        report.notes.append("on a machine with a GPU: `python -m benchmarks gpu --json gpu.json` (docs/gpu.md)")
+        report.notes.append(
+            "on a machine with a GPU: `python -m benchmarks gpu --json gpu.json` (docs/gpu.md)"
+        )
         return report
     peak = half_rate(settings)
-    report = Report(topic="gpu", title=torch.cuda.get_device_name() if settings.is_gpu else "small sizes on the CPU")
-    report.notes.append(f"products in half precision: {peak / 1e12:.3g} TFLOP/s, which MFU is relative to")
+    report = Report(
+        topic="gpu",
+        title=torch.cuda.get_device_name() if settings.is_gpu else "small sizes on the CPU",
+    )
+    report.notes.append(
+        f"products in half precision: {peak / 1e12:.3g} TFLOP/s, which MFU is relative to"
+    )
     for name in RECIPES[:1] if settings.quick else RECIPES:
         # Compiling takes minutes.
         forms = [form for form in FORMS if form != "compiled" or not settings.quick]
@@ -62,7 +71,8 @@ def topic(settings: Settings) -> Report:
 
 
 def halved(rows: int, call: Callable[[int], Result]) -> tuple[int, Result] | None:
-    """The first of ``rows``, half of them, a quarter, ... that fit into memory, and what ``call`` returns for them.
+    """The first of ``rows``, half of them, a quarter, ... that fit into memory, and what ``call``
+    returns for them.
 
     None if not even one row fits.
     """
@@ -71,7 +81,8 @@ def halved(rows: int, call: Callable[[int], Result]) -> tuple[int, Result] | Non
             return rows, call(rows)
         except torch.OutOfMemoryError:
             rows //= 2
-        # Only here: while it is handled, the error's traceback keeps the tensors of all frames alive.
+        # Only here: while it is handled, the error's traceback keeps the tensors of all frames
+        # alive.
         gc.collect()
         torch.cuda.empty_cache()
     return None
@@ -93,7 +104,9 @@ def _steps(settings: Settings, name: str, form: str, peak: float) -> Row:
     """Training in one form, on fewer rows if they do not fit into memory."""
 
     def row(rows: int) -> Row:
-        return _training(settings, _recipe(settings, name, *FORMS[form], f"train.batch_size={rows}"), peak)
+        return _training(
+            settings, _recipe(settings, name, *FORMS[form], f"train.batch_size={rows}"), peak
+        )
 
     fitting = halved(_recipe(settings, name).train.batch_size, row) or (
         0,
@@ -120,20 +133,25 @@ def _training(settings: Settings, recipe: Recipe, peak: float) -> Row:
             for _ in range(_WARM_UP):
                 trainer.step(next(numbers))
             count = 1 if settings.quick else _STEPS
-            taken = [seconds(lambda: trainer.step(next(numbers)), settings, count) for _ in range(settings.rounds)]
+            taken = [
+                seconds(lambda: trainer.step(next(numbers)), settings, count)
+                for _ in range(settings.rounds)
+            ]
             most = torch.cuda.max_memory_allocated() if settings.is_gpu else 0
         finally:
             trainer.close()
     second, rows = statistics.median(taken), recipe.train.batch_size
     note = (
-        f"{rows} rows: {rows / second:.0f} images/s, first step {first:.1f} s, {most / 2**30:.1f} GiB, "
+        f"{rows} rows: {rows / second:.0f} images/s, first step {first:.1f} s, {most / 2**30:.1f} "
+        f"GiB, "
         f"MFU {100 * flops(recipe) / second / peak:.0f} %"
     )
     return Row(name="", seconds=second, best=min(taken), note=note)
 
 
 def flops(recipe: Recipe) -> float:
-    """FLOP of the products and convolutions of a step, forward and backward, in any form; computed without numbers."""
+    """FLOP of the products and convolutions of a step, forward and backward, in any form; computed
+    without numbers."""
     rows, diffusion, shape = recipe.train.batch_size, sde.build(recipe.sde), recipe.data.shape
     assert shape is not None, "recipes of images say how large they are"
     # torch does not count the fused attention of CPUs.
@@ -152,7 +170,10 @@ def _samplers(settings: Settings, name: str) -> Iterator[Row]:
     for method, precision in itertools.product(EVALUATIONS, PRECISIONS):
         each, _ = per_evaluation(settings, model, rows, method, precision=precision)
         hours = each * EVALUATIONS[method] * SAMPLES / rows / 3600
-        note = f"evaluations of {rows} rows; {SAMPLES:,} samples of {EVALUATIONS[method]} evaluations in {hours:.2f} h"
+        note = (
+            f"evaluations of {rows} rows; {SAMPLES:,} samples of {EVALUATIONS[method]} "
+            f"evaluations in {hours:.2f} h"
+        )
         yield Row(name=f"{name}, {method}, {precision}", seconds=each, note=note)
 
 
@@ -165,8 +186,11 @@ def untrained(recipe: Recipe, device: str) -> Model:
     return model
 
 
-def per_evaluation(settings: Settings, model: Model, rows: int, method: str, **keys: Any) -> tuple[float, Samples]:
-    """Seconds that a sampler takes for each network evaluation of ``rows`` samples, and what it drew.
+def per_evaluation(
+    settings: Settings, model: Model, rows: int, method: str, **keys: Any
+) -> tuple[float, Samples]:
+    """Seconds that a sampler takes for each network evaluation of ``rows`` samples, and what it
+    drew.
 
     Args:
         keys: further keys of the recipe's `sampling` section.

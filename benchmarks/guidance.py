@@ -1,7 +1,8 @@
-"""Samples of a class-conditional toy against the exact law of each class: `python -m benchmarks.guidance RUN`.
+"""Samples of a class-conditional toy against the exact law of each class: `python -m
+benchmarks.guidance RUN`.
 
-RUN was trained on labelled points of the diamond, as the recipe toy_labels is. The exact conditional score,
-guided in the same way, stands beside the network.
+RUN was trained on labelled points of the diamond, as the recipe toy_labels is. The exact
+conditional score, guided in the same way, stands beside the network.
 """
 
 import argparse
@@ -23,12 +24,20 @@ from .diamond import LAW, sliced_w2
 
 CLASSES = len(LAW.means)
 # Scales of guidance, and the interval in which it acts.
-SETTINGS = ((1.0, 0.0, 1.0), (1.5, 0.0, 1.0), (3.0, 0.0, 1.0), (3.0, 0.0, 0.2), (3.0, 0.2, 1.0), (0.0, 0.0, 1.0))
+SETTINGS = (
+    (1.0, 0.0, 1.0),
+    (1.5, 0.0, 1.0),
+    (3.0, 0.0, 1.0),
+    (3.0, 0.0, 0.2),
+    (3.0, 0.2, 1.0),
+    (0.0, 0.0, 1.0),
+)
 
 
 @dataclass(frozen=True)
 class Closeness:
-    """Means over the classes: sliced W2 to so many true points, log-density given the label, and spread of a mode."""
+    """Means over the classes: sliced W2 to so many true points, log-density given the label, and
+    spread of a mode."""
 
     sw2: float
     logp: float
@@ -66,13 +75,18 @@ def table(model: cld_core.Model, each: int, nfe: int) -> None:
         return sample(bound(exact, spec, label, CLASSES), model.sde, spec, noise, (2,)).x
 
     def of_network(spec: ExponentialSpec) -> Tensor:
-        keys = {"guidance": spec.guidance, "guidance_from": spec.guidance_from, "guidance_to": spec.guidance_to}
+        keys = {
+            "guidance": spec.guidance,
+            "guidance_from": spec.guidance_from,
+            "guidance_to": spec.guidance_to,
+        }
         return model.sample(len(label), label=label, method="exponential", nfe=nfe, **keys)
 
     sources: tuple[Callable[[ExponentialSpec], Tensor], ...] = (of_exact, of_network)
     true = torch.cat([true_points(number, each, 1) for number in range(CLASSES)])
     print(
-        f"| guidance | interval | exact score | {model.path.name if model.path else 'network'} |\n| -- | -- | -- | -- |"
+        f"| guidance | interval | exact score | {model.path.name if model.path else 'network'} "
+        f"|\n| -- | -- | -- | -- |"
     )
     print(f"| (the truth) | | {closeness(true, label)} | |")
     for scale, first, last in SETTINGS:
@@ -82,14 +96,21 @@ def table(model: cld_core.Model, each: int, nfe: int) -> None:
 
 
 def bounds(model: cld_core.Model, points: int) -> None:
-    """Print bounds of the log-likelihood given the labels, and without them, beside the truth of the same points."""
+    """Print bounds of the log-likelihood given the labels, and without them, beside the truth of
+    the same points."""
     x, label = model.source.test_data(0, 0, points), model.source.test_labels(0, 0, points)
     truth = LAW.log_density(x)
-    for name, labels, true in (("given the label", label, truth + math.log(CLASSES)), ("without", None, truth)):
+    for name, labels, true in (
+        ("given the label", label, truth + math.log(CLASSES)),
+        ("without", None, truth),
+    ):
         found = model.likelihood(x, label=labels, exact_trace=True, rtol=1e-4, atol=1e-4)
         gap = true - found.elbo
         error = float(gap.std()) / math.sqrt(points)
-        print(f"NLL bound {name}: {-found.mean:.3f} nats, {float(gap.mean()):.3f} +- {error:.3f} above the truth")
+        print(
+            f"NLL bound {name}: {-found.mean:.3f} nats, {float(gap.mean()):.3f} +- {error:.3f} "
+            f"above the truth"
+        )
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""Measuring things side by side and reporting the results as tables and JSON. Shared by all topics."""
+"""Measuring things side by side and reporting the results as tables and JSON. Shared by all
+topics."""
 
 import argparse
 import datetime
@@ -44,7 +45,8 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One measurement. ``ratio``: how many times faster than the baseline, the median over the rounds."""
+    """One measurement. ``ratio``: how many times faster than the baseline, the median over the
+    rounds."""
 
     name: str
     seconds: float | None  # median
@@ -77,17 +79,21 @@ def interleaved(
     burst_s: float = 0.2,
     before: Callable[[], Any] = lambda: None,
 ) -> Times:
-    """Seconds per call for each of ``calls``, taking turns A B A B ..., so that disturbances affect all of them.
+    """Seconds per call for each of ``calls``, taking turns A B A B ..., so that disturbances affect
+    all of them.
 
     Args:
         rounds: number of turns each call gets.
-        burst_s: seconds that the calls of one turn should fill, measured by a first call; 0 makes one call per turn.
+        burst_s: seconds that the calls of one turn should fill, measured by a first call; 0 makes
+            one call per turn.
         before: called before each turn; its time does not count.
     """
     counts = {}
     for name, call in calls.items():
         call()
-        counts[name] = max(1, min(1000, int(burst_s / max(seconds(call, settings), 1e-7)))) if burst_s else 1
+        counts[name] = (
+            max(1, min(1000, int(burst_s / max(seconds(call, settings), 1e-7)))) if burst_s else 1
+        )
     times: Times = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -119,9 +125,11 @@ def rows_of(
     baseline: str = BASELINE,
     scale: dict[str, float] | None = None,
 ) -> list[Row]:
-    """Rows with their ratios to ``baseline`` and whether they meet their ``targets`` (minimum ratios).
+    """Rows with their ratios to ``baseline`` and whether they meet their ``targets`` (minimum
+    ratios).
 
-    ``scale`` multiplies the ratio of a name if it did not do the same amount of work as the baseline.
+    ``scale`` multiplies the ratio of a name if it did not do the same amount of work as the
+    baseline.
     """
     rows = []
     for name, values in times.items():
@@ -147,9 +155,11 @@ def rows_of(
 
 
 def against_published(row: Row, published_s: float, least: float, settings: Settings) -> Row:
-    """The row with the target of being ``least`` times as fast as the published code was `PUBLISHED_ON`, in the median.
+    """The row with the target of being ``least`` times as fast as the published code was
+    `PUBLISHED_ON`, in the median.
 
-    The published figures are for full sizes and wall-clock time; otherwise, the row is returned unchanged.
+    The published figures are for full sizes and wall-clock time; otherwise, the row is returned
+    unchanged.
     """
     assert row.seconds is not None, "a row without a measurement cannot be compared"
     if settings.quick or settings.clock is not time.perf_counter:
@@ -192,7 +202,10 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def print_report(report: Report, out: Console) -> None:
@@ -202,7 +215,9 @@ def print_report(report: Report, out: Console) -> None:
     for row in report.rows:
         colour = {True: "[green]", False: "[red]", None: ""}[row.met]
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
-        shown.add_row(row.name, _time(row.seconds), _time(row.best), ratio, colour + row.target, row.note)
+        shown.add_row(
+            row.name, _time(row.seconds), _time(row.best), ratio, colour + row.target, row.note
+        )
     out.print(shown)
     for note in report.notes:
         out.print(f"  {note}")
@@ -250,10 +265,21 @@ def run(topics: Iterable[tuple[str, Topic]], settings: Settings, file: Path | No
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that all topics share."""
     parser.add_argument("--json", type=Path, help="write all measurements to this file")
-    parser.add_argument("--quick", action="store_true", help="one round of small sizes, to check that everything runs")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds per comparison (default: {ROUNDS})")
-    parser.add_argument("--threads", type=int, help="number of torch threads (default: torch's own)")
-    text = "wall, or cpu: CPU seconds of this process, for busy machines, with --threads 1 (default: wall)"
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one round of small sizes, to check that everything runs",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"rounds per comparison (default: {ROUNDS})"
+    )
+    parser.add_argument(
+        "--threads", type=int, help="number of torch threads (default: torch's own)"
+    )
+    text = (
+        "wall, or cpu: CPU seconds of this process, for busy machines, with --threads 1 "
+        "(default: wall)"
+    )
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help=text)
     parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
 
@@ -263,6 +289,11 @@ def settings_of(parsed: argparse.Namespace, work: Path) -> Settings:
         torch.set_num_threads(parsed.threads)
     device = parsed.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if parsed.json is not None and not parsed.json.absolute().parent.is_dir():
-        raise SystemExit(f"--json {parsed.json}: there is no folder {parsed.json.absolute().parent}. Create it first.")
+        raise SystemExit(
+            f"--json {parsed.json}: there is no folder {parsed.json.absolute().parent}. Create it "
+            f"first."
+        )
     rounds = QUICK_ROUNDS if parsed.quick else parsed.rounds
-    return Settings(quick=parsed.quick, rounds=rounds, device=device, work=work, clock=CLOCKS[parsed.clock])
+    return Settings(
+        quick=parsed.quick, rounds=rounds, device=device, work=work, clock=CLOCKS[parsed.clock]
+    )

@@ -1,11 +1,13 @@
-"""How close samplers come to the probability flow of a trained image network, at equal numbers of evaluations.
+"""How close samplers come to the probability flow of a trained image network, at equal numbers of
+evaluations.
 
     cldctl data prepare folder --source cifar10-subset.zip --size 32 --out data/cifar10_smoke
     cldctl submit cifar10_smoke --cluster local --name smoke --follow
     python -m benchmarks.images runs/smoke
 
-Every sampler starts from the same noise and ends with the same denoising step, which counts as an evaluation. The
-distance is the root mean square, over pixels in [-1, 1], of the difference from the accurately solved flow.
+Every sampler starts from the same noise and ends with the same denoising step, which counts as an
+evaluation. The distance is the root mean square, over pixels in [-1, 1], of the difference from the
+accurately solved flow.
 """
 
 import argparse
@@ -60,21 +62,33 @@ class Flow:
         """Images (n, C, H, W) and the number of evaluations, by torchdiffeq."""
         self.evaluations = 0
         sde, end = self.model.sde, grid[-1]
-        u = odeint(self.field, self.start, torch.tensor(grid, dtype=torch.float64), method=method, **options)[-1]
+        u = odeint(
+            self.field,
+            self.start,
+            torch.tensor(grid, dtype=torch.float64),
+            method=method,
+            **options,
+        )[-1]
         u = sde.euler_step(u, self.model.score(u, end), end, end)
         return u[:, : self.model.data_shape[0]], self.evaluations + 1
 
 
 def rows(flow: Flow, numbers: list[int], fine: Tensor) -> dict[str, dict[int, tuple[int, float]]]:
-    """By sampler and requested evaluations: the evaluations used, and the distance from ``fine``."""
+    """By sampler and requested evaluations: the evaluations used, and the distance from
+    ``fine``."""
     measured: dict[str, dict[int, tuple[int, float]]] = {}
 
     def note(name: str, asked: int, x: Tensor, taken: int) -> None:
-        measured.setdefault(name, {})[asked] = (taken, float((x - fine).double().square().mean().sqrt()))
+        measured.setdefault(name, {})[asked] = (
+            taken,
+            float((x - fine).double().square().mean().sqrt()),
+        )
 
     for nfe in numbers:
         for name, keys in EXPONENTIAL.items():
-            drawn = flow.model.draw(flow.n, seed=SEED, **{"method": "exponential", "grid": "power", **keys}, nfe=nfe)
+            drawn = flow.model.draw(
+                flow.n, seed=SEED, **{"method": "exponential", "grid": "power", **keys}, nfe=nfe
+            )
             note(name, nfe, drawn.x, int(drawn.nfe))
         for method, each in FIXED.items():
             steps = (nfe - 1) // each
@@ -82,10 +96,17 @@ def rows(flow: Flow, numbers: list[int], fine: Tensor) -> dict[str, dict[int, tu
                 place = {"rho": 1.0, **settings}
                 where = flow.model.sde.schedule.grid(place["grid"], steps, 1e-3, place["rho"])
                 note(f"{method}, {grid}", nfe, *flow.solve(where, method))
-    # Our own solver: torchdiffeq's steps past the end and interpolates, but the network is not defined below t = 0.
-    adaptive = [flow.model.draw(flow.n, seed=SEED, method="ode", rtol=tol, atol=tol) for tol in TOLERANCES]
+    # Our own solver: torchdiffeq's steps past the end and interpolates, but the network is not
+    # defined below t = 0.
+    adaptive = [
+        flow.model.draw(flow.n, seed=SEED, method="ode", rtol=tol, atol=tol) for tol in TOLERANCES
+    ]
     for nfe in numbers:
-        best = max((drawn for drawn in adaptive if drawn.nfe <= nfe), key=lambda drawn: drawn.nfe, default=adaptive[0])
+        best = max(
+            (drawn for drawn in adaptive if drawn.nfe <= nfe),
+            key=lambda drawn: drawn.nfe,
+            default=adaptive[0],
+        )
         note("RK45, a step size for each image", nfe, best.x, round(best.nfe))
     return measured
 
@@ -103,10 +124,14 @@ def table(measured: dict[str, dict[int, tuple[int, float]]], numbers: list[int])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="run folder of an image network")
     parser.add_argument("--samples", type=int, default=32, help="number of images (default: 32)")
-    parser.add_argument("--nfe", type=int, nargs="+", default=[10, 20, 50], help="evaluations, including denoising")
+    parser.add_argument(
+        "--nfe", type=int, nargs="+", default=[10, 20, 50], help="evaluations, including denoising"
+    )
     arguments = parser.parse_args()
     model = cld_core.load(arguments.run)
     flow = Flow(model, arguments.samples)
@@ -116,10 +141,12 @@ def main() -> None:
     measured = rows(flow, arguments.nfe, fine.x)
     out = harness.console(120)
     out.print(
-        f"{arguments.run.name}, step {model.step}: {arguments.samples} images; std of pixels {float(fine.x.std()):.3f}"
+        f"{arguments.run.name}, step {model.step}: {arguments.samples} images; std of pixels "
+        f"{float(fine.x.std()):.3f}"
     )
     out.print(
-        f"fine: {fine.nfe:.0f} evaluations (1e-6); as published, 1e-5: {rough.nfe:.0f} evaluations, {published:.5f}"
+        f"fine: {fine.nfe:.0f} evaluations (1e-6); as published, 1e-5: {rough.nfe:.0f} "
+        f"evaluations, {published:.5f}"
     )
     out.print(table(measured, arguments.nfe))
 

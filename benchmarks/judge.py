@@ -1,12 +1,15 @@
-"""A classifier of small grey images, and what it says of a class-conditional run: `python -m benchmarks.judge DATA`.
+"""A classifier of small grey images, and what it says of a class-conditional run: `python -m
+benchmarks.judge DATA`.
 
-    python -m benchmarks.judge data/fashion_mnist                  # trains it, and tests it on real images
-    python -m benchmarks.judge data/fashion_mnist runs/NAME ...    # what it says of runs
+    python -m benchmarks.judge data/fashion_mnist                  # trains it, and tests it on real
+    images python -m benchmarks.judge data/fashion_mnist runs/NAME ...    # what it says of runs
 
-It is trained on the first half of the training images; the second half is held out from it. The weights are kept in
-DATA/judge.safetensors. As a plug-in, this file registers the features before its last layer, for the FID in shards:
+It is trained on the first half of the training images; the second half is held out from it. The
+weights are kept in DATA/judge.safetensors. As a plug-in, this file registers the features before
+its last layer, for the FID in shards:
 
-    cldctl submit RECIPE plugins=benchmarks/judge.py eval.fid.extractor=judge eval.fid.weights=DATA/judge.safetensors
+    cldctl submit RECIPE plugins=benchmarks/judge.py eval.fid.extractor=judge
+    eval.fid.weights=DATA/judge.safetensors
 """
 
 import argparse
@@ -48,12 +51,17 @@ class Classifier(nn.Module):
         widths = (1, 32, 64, 128)
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [
+                nn.Conv2d(before, after, 3, 2, 1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(FEATURES), nn.ReLU())
         self.head = nn.Linear(FEATURES, classes)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, FEATURES) and scores (B, classes) of images (B, C, H, W), uint8; the first channel counts."""
+        """Features (B, FEATURES) and scores (B, classes) of images (B, C, H, W), uint8; the first
+        channel counts."""
         features = self.body(pixels[:, :1].float() / 127.5 - 1.0)
         return features, self.head(features)
 
@@ -62,7 +70,11 @@ class Judge(FeatureExtractorBase):
     """The classifier as torch-fidelity wants its extractors: layers "features" and "scores"."""
 
     def __init__(
-        self, name: str, features_list: list[str], feature_extractor_weights_path: str, **settings: Any
+        self,
+        name: str,
+        features_list: list[str],
+        feature_extractor_weights_path: str,
+        **settings: Any,
     ) -> None:
         super().__init__(name, features_list)
         self.net = loaded(Path(feature_extractor_weights_path))
@@ -103,7 +115,9 @@ class Images:
         """Raises DataError: there is no such split, or it has no labels."""
         source = StoredSource(ImageDataSpec(path=str(data)))
         some = source.opened(split, "memory")
-        return cls(some.batch(torch.arange(some.n)), torch.from_numpy(source.examples.labels(split)))
+        return cls(
+            some.batch(torch.arange(some.n)), torch.from_numpy(source.examples.labels(split))
+        )
 
     def __getitem__(self, rows: slice) -> "Images":
         return Images(self.pixels[rows], self.labels[rows])
@@ -117,8 +131,11 @@ class Images:
         return self[:middle], self[middle:]
 
 
-def trained(data: Path, *, seed: int = 0, epochs: int = EPOCHS, say: Callable[[str], object] = print) -> Classifier:
-    """The judge of prepared data: the one that lies beside them, or a new one, which is stored there."""
+def trained(
+    data: Path, *, seed: int = 0, epochs: int = EPOCHS, say: Callable[[str], object] = print
+) -> Classifier:
+    """The judge of prepared data: the one that lies beside them, or a new one, which is stored
+    there."""
     file = data / FILE
     if file.is_file():
         return loaded(file)
@@ -131,17 +148,25 @@ def trained(data: Path, *, seed: int = 0, epochs: int = EPOCHS, say: Callable[[s
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=epochs * steps)
     for epoch in range(epochs):
         generator = seeds.generator("judge", seed, epoch)
-        order, flips = torch.randperm(len(images), generator=generator), torch.rand(len(images), generator=generator)
+        order, flips = (
+            torch.randperm(len(images), generator=generator),
+            torch.rand(len(images), generator=generator),
+        )
         for step in range(steps):
             rows = order[step * BATCH : (step + 1) * BATCH]
             pixels = images.pixels[rows]
             pixels = torch.where((flips[rows] < 0.5)[:, None, None, None], pixels, pixels.flip(-1))
-            loss = functional.cross_entropy(net(pixels)[1], images.labels[rows], label_smoothing=0.05)
+            loss = functional.cross_entropy(
+                net(pixels)[1], images.labels[rows], label_smoothing=0.05
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-        say(f"epoch {epoch + 1} of {epochs}: loss {float(loss.detach()):.3f}, {time.monotonic() - begun:.0f} s")
+        say(
+            f"epoch {epoch + 1} of {epochs}: loss {float(loss.detach()):.3f}, "
+            f"{time.monotonic() - begun:.0f} s"
+        )
     with replacing(file) as out:
         out.write(save(net.state_dict()))
     return net.eval()
@@ -151,7 +176,9 @@ def trained(data: Path, *, seed: int = 0, epochs: int = EPOCHS, say: Callable[[s
 def seen(net: Classifier, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Features (n, FEATURES) and classes (n,) of images, uint8 (n, C, H, W)."""
     parts = [net(some) for some in pixels.split(_AT_ONCE)]
-    return torch.cat([features for features, _ in parts]), torch.cat([scores.argmax(1) for _, scores in parts])
+    return torch.cat([features for features, _ in parts]), torch.cat(
+        [scores.argmax(1) for _, scores in parts]
+    )
 
 
 @dataclass(frozen=True)
@@ -170,27 +197,41 @@ class Verdict:
 
 
 def verdict(net: Classifier, images: Images, test: Tensor) -> Verdict:
-    """Of images with the classes that they ought to have, against features (m, FEATURES) of test images."""
+    """Of images with the classes that they ought to have, against features (m, FEATURES) of test
+    images."""
     features, found = seen(net, images.pixels)
     right = (found == images.labels).double()
-    by_class = tuple(float(right[images.labels == it].mean()) for it in images.labels.unique().tolist())
-    return Verdict(float(right.mean()), by_class, frechet(features.numpy(), *moments([test.numpy()])))
+    by_class = tuple(
+        float(right[images.labels == it].mean()) for it in images.labels.unique().tolist()
+    )
+    return Verdict(
+        float(right.mean()), by_class, frechet(features.numpy(), *moments([test.numpy()]))
+    )
 
 
 def references(net: Classifier, data: Path, n: int) -> dict[str, Verdict]:
-    """Of n training images of each half, against all test images: what a perfect model would reach."""
+    """Of n training images of each half, against all test images: what a perfect model would
+    reach."""
     test, (own, held) = Images.of(data, "validation"), Images.of(data, "train").halves()
     features = seen(net, test.pixels)[0]
-    halves = {"training images, half held out": held, "training images, half that the judge knows": own}
+    halves = {
+        "training images, half held out": held,
+        "training images, half that the judge knows": own,
+    }
     return {name: verdict(net, half[:n], features) for name, half in halves.items()}
 
 
-def of_model(net: Classifier, model: cld_core.Model, data: Path, n: int, **sampling: Any) -> Verdict:
-    """Of n samples of a class-conditional model, with classes as frequent as in the training data."""
+def of_model(
+    net: Classifier, model: cld_core.Model, data: Path, n: int, **sampling: Any
+) -> Verdict:
+    """Of n samples of a class-conditional model, with classes as frequent as in the training
+    data."""
     labels = model.labels(None, n)
     assert labels is not None, "the judge wants a class-conditional model: data.labels=true"
     x = model.sample(n, batch_size=_AT_ONCE, **sampling)
-    return verdict(net, Images(to_pixels(x), labels), seen(net, Images.of(data, "validation").pixels)[0])
+    return verdict(
+        net, Images(to_pixels(x), labels), seen(net, Images.of(data, "validation").pixels)[0]
+    )
 
 
 def line(name: str, it: Verdict) -> str:
@@ -200,11 +241,17 @@ def line(name: str, it: Verdict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path, help="folder of prepared grey images with labels")
     parser.add_argument("runs", nargs="*", help="class-conditional runs, or exported models")
-    parser.add_argument("-n", type=int, default=5000, help="samples of a run, and real images beside them")
-    parser.add_argument("--nfe", type=int, help="evaluations of a sample (default: as the recipe says)")
+    parser.add_argument(
+        "-n", type=int, default=5000, help="samples of a run, and real images beside them"
+    )
+    parser.add_argument(
+        "--nfe", type=int, help="evaluations of a sample (default: as the recipe says)"
+    )
     parser.add_argument("--method", help="sampler (default: as the recipe says)")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
     parser.add_argument("--json", type=Path, help="write everything to this file")
@@ -218,10 +265,15 @@ def main() -> None:
         sampling = {"method": parsed.method, "nfe": parsed.nfe, "seed": parsed.seed}
         found[run] = of_model(net, cld_core.load(run), parsed.data, parsed.n, **sampling)
     names = ", ".join(store.find(parsed.data).classes)
-    print(f"| {parsed.n:,} images | of their class | FID | of each class, in %: {names} |\n| -- | -- | -- | -- |")
+    print(
+        f"| {parsed.n:,} images | of their class | FID | of each class, in %: {names} |\n| -- | -- "
+        f"| -- | -- |"
+    )
     print("\n".join(line(name, it) for name, it in found.items()))
     if parsed.json is not None:
-        parsed.json.write_text(json.dumps({name: asdict(it) for name, it in found.items()}, indent=1))
+        parsed.json.write_text(
+            json.dumps({name: asdict(it) for name, it in found.items()}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What PSLD's samplers should solve exactly: the table of docs/math.md section 11.1.
 
-`python -m benchmarks.known_precision` prints the mean true log-density (nats; the truth is 1.403) of 1,000 samples of
-the diamond, with exact scores, by the exponential sampler, for several K. Two minutes on one core.
+`python -m benchmarks.known_precision` prints the mean true log-density (nats; the truth is 1.403)
+of 1,000 samples of the diamond, with exact scores, by the exponential sampler, for several K. Two
+minutes on one core.
 """
 
 from dataclasses import dataclass

@@ -1,12 +1,15 @@
-"""CLD, PSLD, HOLD and VPSDE on grey images, at equal network and equal time of training: docs/leaderboard.md.
+"""CLD, PSLD, HOLD and VPSDE on grey images, at equal network and equal time of training:
+docs/leaderboard.md.
 
-    python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0   # a row; 15 minutes of training
-    python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0 --samplers   # its samplers
-    python -m benchmarks.leaderboard --table                                          # the tables of the page
+    python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0   # a row; 15
+    minutes of training python -m benchmarks.leaderboard --results build/leaderboard --row cld
+    --seed 0 --samplers   # its samplers python -m benchmarks.leaderboard --table
+                          # the tables of the page
 
-The first row measures how long a step of each diffusion takes, side by side; every row trains as many steps as the
-slowest can in the time, and stores a file in --results. Run the command again if it was interrupted: it continues. Rows
-may be computed in any order and at any pace, as their number of steps is known.
+The first row measures how long a step of each diffusion takes, side by side; every row trains as
+many steps as the slowest can in the time, and stores a file in --results. Run the command again if
+it was interrupted: it continues. Rows may be computed in any order and at any pace, as their number
+of steps is known.
 """
 
 import argparse
@@ -32,17 +35,33 @@ from cld_core.train.step import Trainer
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "fashion_mnist.yaml"
-# What differs from the recipe: the settings of the recipes cifar10_psld, cifar10_hold and cifar10_vpsde.
+# What differs from the recipe: the settings of the recipes cifar10_psld, cifar10_hold and
+# cifar10_vpsde.
 ROWS: dict[str, tuple[str, ...]] = {
     "cld": (),
-    "psld": ("sde={name: psld, beta0: 8.0, beta1: 0.0, friction: 0.01, nu: 4.01, kappa: 0.04, numerical_eps: 1e-9}",),
-    "hold": ("sde={name: hold, beta0: 4.0, beta1: 0.0, m_inv: 4.0, kappa: 0.04, numerical_eps: 1e-9}",),
-    "vpsde": ("sde={name: vpsde, beta0: 0.1, beta1: 19.9, numerical_eps: 0.0}", "objective.name=dsm"),
+    "psld": (
+        (
+            "sde={name: psld, beta0: 8.0, beta1: 0.0, friction: 0.01, nu: 4.01, kappa: 0.04, "
+            "numerical_eps: 1e-9}"
+        ),
+    ),
+    "hold": (
+        "sde={name: hold, beta0: 4.0, beta1: 0.0, m_inv: 4.0, kappa: 0.04, numerical_eps: 1e-9}",
+    ),
+    "vpsde": (
+        "sde={name: vpsde, beta0: 0.1, beta1: 19.9, numerical_eps: 0.0}",
+        "objective.name=dsm",
+    ),
 }
 # The samplers that are compared: keys of `Model.sample`; and their network evaluations.
 SAMPLERS: dict[str, dict[str, Any]] = {
     "exponential": {"method": "exponential"},
-    "exponential, order 3": {"method": "exponential", "order": 3, "corrector": False, "grid_power": 3.0},
+    "exponential, order 3": {
+        "method": "exponential",
+        "order": 3,
+        "corrector": False,
+        "grid_power": 3.0,
+    },
     "gddim": {"method": "gddim", "order": 2, "corrector": False},
     "em, quadratic": {"method": "em", "grid": "quadratic"},
     "tuned": {"method": "tuned"},
@@ -63,11 +82,20 @@ _COLUMNS: tuple[tuple[str, str, float, int], ...] = (
 def overrides(parsed: argparse.Namespace, row: str) -> list[str]:
     """Of the recipe, for a row, but for the number of steps."""
     given = [f"cluster.cpus_per_task={parsed.threads}", f"data.path={parsed.data.absolute()}"]
-    return [*ROWS[row], *given, f"train.seed={parsed.seed}", "periodic.samples_every=null", *parsed.overrides]
+    return [
+        *ROWS[row],
+        *given,
+        f"train.seed={parsed.seed}",
+        "periodic.samples_every=null",
+        *parsed.overrides,
+    ]
 
 
-def seconds_per_step(recipes: Mapping[str, Recipe], clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
-    """The median over single steps of training, of recipes that take turns: what slows the machine slows all."""
+def seconds_per_step(
+    recipes: Mapping[str, Recipe], clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """The median over single steps of training, of recipes that take turns: what slows the machine
+    slows all."""
     trainers = {name: Trainer(recipe, Ranks()) for name, recipe in recipes.items()}
     times: dict[str, list[float]] = {name: [] for name in trainers}
     for step in range(_WARM + _MEASURED):
@@ -85,11 +113,15 @@ def steps_of(parsed: argparse.Namespace) -> int:
     file = parsed.results / "steps.json"
     if not file.is_file():
         took = seconds_per_step({row: load(RECIPE, overrides(parsed, row)) for row in ROWS})
-        write_json(file, {"seconds_per_step": took, "minutes": parsed.minutes, "machine": harness.machine()})
+        write_json(
+            file,
+            {"seconds_per_step": took, "minutes": parsed.minutes, "machine": harness.machine()},
+        )
     known = read_object(file)
     if known["minutes"] != parsed.minutes:
         raise SystemExit(
-            f"{file} is of {known['minutes']:g} minutes, not {parsed.minutes:g}. Choose another --results."
+            f"{file} is of {known['minutes']:g} minutes, not {parsed.minutes:g}. Choose another "
+            f"--results."
         )
     return max(1, int(60.0 * known["minutes"] / max(known["seconds_per_step"].values())))
 
@@ -124,24 +156,51 @@ def row(parsed: argparse.Namespace) -> dict[str, Any]:
     about = {"row": parsed.row, "seed": parsed.seed, "minutes": parsed.minutes, "n": parsed.samples}
     training = {"steps": steps, "batch_size": model.recipe.train.batch_size}
     said = judge.of_model(net, model, parsed.data, parsed.samples)
-    real = {name: asdict(it) for name, it in judge.references(net, parsed.data, parsed.samples).items()}
+    real = {
+        name: asdict(it) for name, it in judge.references(net, parsed.data, parsed.samples).items()
+    }
     machine = {"machine": harness.machine(), "version": cld_core.__version__}
-    sampler = {"sampler": f"{model.recipe.sampling.method}, {model.recipe.sampling.nfe} evaluations"}
-    return {**about, **training, **asdict(said), **bound(parsed.run, parsed.points), **sampler, "real": real, **machine}
+    sampler = {
+        "sampler": f"{model.recipe.sampling.method}, {model.recipe.sampling.nfe} evaluations"
+    }
+    return {
+        **about,
+        **training,
+        **asdict(said),
+        **bound(parsed.run, parsed.points),
+        **sampler,
+        "real": real,
+        **machine,
+    }
 
 
 def samplers(parsed: argparse.Namespace) -> dict[str, Any]:
-    """FID and accuracy of a trained row by sampler and network evaluations; those of tuned samplers are fitted."""
+    """FID and accuracy of a trained row by sampler and network evaluations; those of tuned samplers
+    are fitted."""
     run: Path = parsed.run
     for nfe in TUNED:
-        command("cldctl", "tune", run.name, "--nfe", str(nfe), "--runs-dir", str(run.parent), "--cluster", "debug")
+        command(
+            "cldctl",
+            "tune",
+            run.name,
+            "--nfe",
+            str(nfe),
+            "--runs-dir",
+            str(run.parent),
+            "--cluster",
+            "debug",
+        )
     net, model = judge.trained(parsed.data), cld_core.load(run)
     found: dict[str, dict[str, Any]] = {}
     for name, keys in SAMPLERS.items():
         for nfe in TUNED if name == "tuned" else NFE:
             said = judge.of_model(net, model, parsed.data, parsed.samples, nfe=nfe, **keys)
             found.setdefault(name, {})[str(nfe)] = {"fid": said.fid, "accuracy": said.accuracy}
-            print(f"{name}, {nfe}: FID {said.fid:.2f}, {100 * said.accuracy:.1f} %", file=sys.stderr, flush=True)
+            print(
+                f"{name}, {nfe}: FID {said.fid:.2f}, {100 * said.accuracy:.1f} %",
+                file=sys.stderr,
+                flush=True,
+            )
     return {"row": parsed.row, "seed": parsed.seed, "n": parsed.samples, "samplers": found}
 
 
@@ -160,10 +219,16 @@ def table(results: Path) -> str:
     if not stored:
         return "No results yet."
     by_row = {name: [it for it in stored if it["row"] == name] for name in ROWS}
-    lines = [f"| diffusion | seeds | {' | '.join(heading for _, heading, *_ in _COLUMNS)} |", "| -- " * 5 + "|"]
+    lines = [
+        f"| diffusion | seeds | {' | '.join(heading for _, heading, *_ in _COLUMNS)} |",
+        "| -- " * 5 + "|",
+    ]
     for name, those in by_row.items():
         if those:
-            cells = [cell([it[key] for it in those], factor, digits) for key, _, factor, digits in _COLUMNS]
+            cells = [
+                cell([it[key] for it in those], factor, digits)
+                for key, _, factor, digits in _COLUMNS
+            ]
             lines.append(f"| {name} | {len(those)} | {' | '.join(cells)} |")
     for name, it in stored[0]["real"].items():
         lines.append(f"| {name} |  | {it['fid']:.2f} |  | {100 * it['accuracy']:.1f} |")
@@ -174,8 +239,13 @@ def table(results: Path) -> str:
 def _about(stored: Sequence[Mapping[str, Any]], timed: Mapping[str, Any]) -> str:
     """How the rows were made; ``timed`` is the machine that was."""
     first, errors = stored[0], statistics.mean(it["bpd_stderr"] for it in stored)
-    trained = f"{first['steps']:,} steps of {first['batch_size']} images, as many as the slowest trains"
-    where = f"in {first['minutes']:g} minutes on {timed['threads']} cores of {timed['cpu']} with torch {timed['torch']}"
+    trained = (
+        f"{first['steps']:,} steps of {first['batch_size']} images, as many as the slowest trains"
+    )
+    where = (
+        f"in {first['minutes']:g} minutes on {timed['threads']} cores of {timed['cpu']} with "
+        f"torch {timed['torch']}"
+    )
     judged = f"FID and judge: {first['n']:,} samples ({first['sampler']})"
     return f"Training: {trained} {where}. {judged}. The standard error of a bound is {errors:.3f}."
 
@@ -189,26 +259,43 @@ def _samplers(it: Mapping[str, Any]) -> str:
     ]
     for name, of in it["samplers"].items():
         cells = [
-            f"{of[key]['fid']:.2f} / {100 * of[key]['accuracy']:.1f}" if key in of else "" for key in map(str, NFE)
+            f"{of[key]['fid']:.2f} / {100 * of[key]['accuracy']:.1f}" if key in of else ""
+            for key in map(str, NFE)
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys, to try something")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys, to try something"
+    )
     parser.add_argument("--row", choices=list(ROWS))
     parser.add_argument("--seed", type=int, default=0, help="train.seed of the row")
-    parser.add_argument("--samplers", action="store_true", help="compare samplers of a row that has been computed")
+    parser.add_argument(
+        "--samplers", action="store_true", help="compare samplers of a row that has been computed"
+    )
     parser.add_argument("--minutes", type=float, default=15.0, help="time of training of a row")
     parser.add_argument("--samples", type=int, default=2000, help="samples for judge and FID")
     parser.add_argument("--points", type=int, default=500, help="test images for the bound")
     parser.add_argument(
-        "--data", type=Path, default=Path("data/fashion_mnist"), help="prepared grey images with labels"
+        "--data",
+        type=Path,
+        default=Path("data/fashion_mnist"),
+        help="prepared grey images with labels",
     )
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of stored rows")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs/leaderboard"), help="folder of their runs")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=ROOT / "benchmarks" / "results",
+        help="folder of stored rows",
+    )
+    parser.add_argument(
+        "--runs-dir", type=Path, default=Path("runs/leaderboard"), help="folder of their runs"
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--table", action="store_true", help="print the tables of what is stored")
     parser.add_argument("--page", type=Path, help="with --table: write them into this page")

@@ -23,17 +23,29 @@ def topic(settings: Settings) -> Report:
 
     torch.manual_seed(0)
     times = interleaved(
-        {BASELINE: lambda: baseline.elbo(plain, x), "cldctl": bound}, settings.rounds, settings, burst_s=0.0
+        {BASELINE: lambda: baseline.elbo(plain, x), "cldctl": bound},
+        settings.rounds,
+        settings,
+        burst_s=0.0,
     )
     (theirs, evaluations), ours = baseline.elbo(plain, x), bound()
     notes = {
         BASELINE: f"{evaluations} evaluations; {float(theirs.mean()):.2f} nats",
-        "cldctl": f"{ours.nfe:.0f} evaluations per example; {ours.mean:.2f} +- {ours.standard_error:.2f} nats",
+        "cldctl": (
+            f"{ours.nfe:.0f} evaluations per example; {ours.mean:.2f} +- "
+            f"{ours.standard_error:.2f} nats"
+        ),
     }
     rows = rows_of(times, notes=notes)
     rows[1] = against_published(rows[1], PUBLISHED_S, LEAST, settings)
-    report = Report(topic="likelihood", title=f"bound of {n} toy points, rtol = atol = 1e-5", rows=rows)
+    report = Report(
+        topic="likelihood", title=f"bound of {n} toy points, rtol = atol = 1e-5", rows=rows
+    )
     limit = ours.nfe * models.toy_flops(n, passes=2) / product_rate(settings)
-    report.notes.append(f"limit: the products of {ours.nfe:.0f} evaluations, both passes, take {1e3 * limit:.0f} ms")
-    report.notes.append("each example has its own step sizes, so its bound does not depend on its neighbours")
+    report.notes.append(
+        f"limit: the products of {ours.nfe:.0f} evaluations, both passes, take {1e3 * limit:.0f} ms"
+    )
+    report.notes.append(
+        "each example has its own step sizes, so its bound does not depend on its neighbours"
+    )
     return report

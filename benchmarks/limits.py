@@ -1,4 +1,5 @@
-"""The best that the machine can do: products, convolutions, memory, disk. `python -m benchmarks limits`."""
+"""The best that the machine can do: products, convolutions, memory, disk. `python -m benchmarks
+limits`."""
 
 import functools
 import os
@@ -16,19 +17,30 @@ def topic(settings: Settings) -> Report:
     n = 256 if settings.quick else 2048
     rates = flop_rates(settings, n)
     for name, (seconds, rate) in rates.items():
-        report.rows.append(Row(name=name, seconds=seconds, best=seconds, note=f"{rate / 1e9:.0f} GFLOP/s"))
+        report.rows.append(
+            Row(name=name, seconds=seconds, best=seconds, note=f"{rate / 1e9:.0f} GFLOP/s")
+        )
     bandwidth = memory_bandwidth(settings)
-    report.rows.append(Row(name="copy in memory", seconds=None, note=f"{bandwidth / 1e9:.1f} GB/s read and written"))
+    report.rows.append(
+        Row(
+            name="copy in memory", seconds=None, note=f"{bandwidth / 1e9:.1f} GB/s read and written"
+        )
+    )
     size = 2**22 if settings.quick else 2**28
     rate = disk_bandwidth(settings.work, size)
     report.rows.append(
-        Row(name="write and fsync", seconds=size / rate, note=f"{rate / 1e9:.2f} GB/s, {size >> 20} MiB")
+        Row(
+            name="write and fsync",
+            seconds=size / rate,
+            note=f"{rate / 1e9:.2f} GB/s, {size >> 20} MiB",
+        )
     )
     return report
 
 
 def flop_rates(settings: Settings, n: int) -> dict[str, tuple[float, float]]:
-    """Best seconds and FLOP/s of (n, n) by (n, n) products, by torch and oneDNN, and of a 3x3 convolution."""
+    """Best seconds and FLOP/s of (n, n) by (n, n) products, by torch and oneDNN, and of a 3x3
+    convolution."""
     device = settings.device
     a, b = torch.randn(2, n, n, device=device)
     half_a, half_b = a.bfloat16(), b.bfloat16()
@@ -40,13 +52,20 @@ def flop_rates(settings: Settings, n: int) -> dict[str, tuple[float, float]]:
         "product, float32": (lambda: a @ b, product),
         "product, bfloat16": (lambda: half_a @ half_b, product),
         "3x3 convolution, float32": (lambda: F.conv2d(images, weight, padding=1), convolution),
-        "3x3 convolution, bfloat16": (lambda: F.conv2d(half_images, half_weight, padding=1), convolution),
+        "3x3 convolution, bfloat16": (
+            lambda: F.conv2d(half_images, half_weight, padding=1),
+            convolution,
+        ),
     }
     if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         linear = torch.ops.mkldnn._linear_pointwise
         calls["product, float32, oneDNN"] = (lambda: linear(a, b, None, "none", [], ""), product)
-    times = interleaved({name: call for name, (call, _) in calls.items()}, settings.rounds, settings)
-    return {name: (min(times[name]), flops / min(times[name])) for name, (_, flops) in calls.items()}
+    times = interleaved(
+        {name: call for name, (call, _) in calls.items()}, settings.rounds, settings
+    )
+    return {
+        name: (min(times[name]), flops / min(times[name])) for name, (_, flops) in calls.items()
+    }
 
 
 @functools.cache
@@ -59,7 +78,8 @@ def memory_bandwidth(settings: Settings) -> float:
 
 
 def disk_bandwidth(folder: Path, size: int) -> float:
-    """Bytes per second of writing one file of ``size`` bytes until it is on the disk; the best of three."""
+    """Bytes per second of writing one file of ``size`` bytes until it is on the disk; the best of
+    three."""
     data = os.urandom(2**20) * (size >> 20)
     path = folder / "bandwidth"
     times = []

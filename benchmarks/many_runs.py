@@ -1,6 +1,8 @@
-"""`cldctl status` with 5,000 runs on a disk that takes 2 ms for each file call: `python -m benchmarks.many_runs`.
+"""`cldctl status` with 5,000 runs on a disk that takes 2 ms for each file call: `python -m
+benchmarks.many_runs`.
 
-Most runs ended long ago, some run here. The calls are counted, and delayed, by the shim of tests/chaos.
+Most runs ended long ago, some run here. The calls are counted, and delayed, by the shim of
+tests/chaos.
 """
 
 import argparse
@@ -27,11 +29,14 @@ COMMANDS = (
 
 
 def make(root: Path, count: int, alive: int) -> list[Lease]:
-    """Runs of the last year; the newest ``alive`` ones are trained by this process, until their leases are released."""
+    """Runs of the last year; the newest ``alive`` ones are trained by this process, until their
+    leases are released."""
     now, ended = time.time(), count - alive
 
     def begun(number: int) -> float:
-        return now - (600.0 if number >= ended else 2 * DAY_S + 363 * DAY_S * (count - number) / count)
+        return now - (
+            600.0 if number >= ended else 2 * DAY_S + 363 * DAY_S * (count - number) / count
+        )
 
     runs = make_runs(root, count, begun)
     for number, run in enumerate(runs[:ended]):
@@ -40,16 +45,28 @@ def make(root: Path, count: int, alive: int) -> list[Lease]:
     for run in runs[ended:]:
         *before, _ = run.ledger.path.read_text().splitlines(keepends=True)
         run.ledger.path.write_text("".join(before))
-    return [Lease.acquire(run.leases, job_id=str(ended + number)) for number, run in enumerate(runs[ended:])]
+    return [
+        Lease.acquire(run.leases, job_id=str(ended + number))
+        for number, run in enumerate(runs[ended:])
+    ]
 
 
 def timed(root: Path, faults: Faults, cache: Path, *options: str) -> dict[str, float]:
     """Seconds, seconds of the processor, and file calls of one `cldctl status`."""
-    environment = {**os.environ, **faults.environment(), "CLDCTL_RUNS": str(root), "CLDCTL_CACHE": str(cache)}
+    environment = {
+        **os.environ,
+        **faults.environment(),
+        "CLDCTL_RUNS": str(root),
+        "CLDCTL_CACHE": str(cache),
+    }
     before, begin, used = faults.control.delayed, time.perf_counter(), of_children()
     command = [sys.executable, "-m", "cldctl", "status", "--all", *options]
     subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
-    seconds, cpu, calls = time.perf_counter() - begin, of_children() - used, faults.control.delayed - before
+    seconds, cpu, calls = (
+        time.perf_counter() - begin,
+        of_children() - used,
+        faults.control.delayed - before,
+    )
     return {"seconds": round(seconds, 2), "cpu": round(cpu, 2), "calls": calls}
 
 

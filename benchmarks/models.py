@@ -19,7 +19,8 @@ def toy_recipe(*overrides: str) -> Recipe:
 
 
 def toy_model(device: str = "cpu", steps: int = 0) -> Model:
-    """A toy model after ``steps`` training steps; for an untrained one, adaptive solvers need fewer evaluations."""
+    """A toy model after ``steps`` training steps; for an untrained one, adaptive solvers need fewer
+    evaluations."""
     from cld_core.ranks import Ranks
     from cld_core.train.step import Trainer
 
@@ -37,7 +38,8 @@ TOY_LAYERS = ((5, 128), (128, 128), (128, 128), (128, 128), (128, 2))
 
 
 def toy_flops(rows: int, passes: int = 1) -> float:
-    """FLOP of the products in the forward pass of the toy network; ``passes``: 2 adds the backward pass to u."""
+    """FLOP of the products in the forward pass of the toy network; ``passes``: 2 adds the backward
+    pass to u."""
     return passes * rows * sum(2.0 * a * b for a, b in TOY_LAYERS)
 
 
@@ -50,9 +52,14 @@ def plain_toy(model: Model) -> PlainCLD:
 
 
 def ncsnpp_recipe(quick: bool, *overrides: str) -> Recipe:
-    """The CIFAR-10 recipe in float32 with a network of 10.1 million parameters, or with a tiny one (``quick``)."""
+    """The CIFAR-10 recipe in float32 with a network of 10.1 million parameters, or with a tiny one
+    (``quick``)."""
     size = 8 if quick else 32
-    shape = ["channels=8", "multipliers=[1,2]", "blocks=1", "attention=[4]"] if quick else ["channels=64", "blocks=2"]
+    shape = (
+        ["channels=8", "multipliers=[1,2]", "blocks=1", "attention=[4]"]
+        if quick
+        else ["channels=64", "blocks=2"]
+    )
     network = [f"network.{text}" for text in [*shape, f"image_size={size}"]]
     data = ["data.name=folder", f"data.size={size}", "data.channels=3"]
     train = [

@@ -1,4 +1,5 @@
-"""One training step of NCSN++ in every form that a recipe can select. `python -m benchmarks ncsnpp_step`."""
+"""One training step of NCSN++ in every form that a recipe can select. `python -m benchmarks
+ncsnpp_step`."""
 
 import itertools
 from collections.abc import Callable
@@ -9,7 +10,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import baseline, models
-from benchmarks.harness import BASELINE, PUBLISHED_ON, Report, Settings, against_published, interleaved, rows_of
+from benchmarks.harness import (
+    BASELINE,
+    PUBLISHED_ON,
+    Report,
+    Settings,
+    against_published,
+    interleaved,
+    rows_of,
+)
 from benchmarks.limits import flop_rates
 from benchmarks.plain_nets import plain_ncsnpp
 from cld_core.config import Recipe
@@ -38,17 +47,24 @@ def trainer_of(recipe: Recipe, device: str) -> tuple[Trainer, Callable[[], Any]]
 def topic(settings: Settings) -> Report:
     size = 8 if settings.quick else 32
     count = 8 if settings.quick else 64
-    folder = make_images(settings.work / "ncsnpp", size=size, splits={"train": count, "validation": 1})
+    folder = make_images(
+        settings.work / "ncsnpp", size=size, splits={"train": count, "validation": 1}
+    )
     where = f"data.path={folder}"
     forms = {"fp32": FORMS["fp32"]} if settings.quick else FORMS
-    recipes = {name: models.ncsnpp_recipe(settings.quick, where, *keys) for name, keys in forms.items()}
+    recipes = {
+        name: models.ncsnpp_recipe(settings.quick, where, *keys) for name, keys in forms.items()
+    }
     calls: dict[str, Callable[[], Any]] = {}
     trainer, _ = trainer_of(recipes["fp32"], settings.device)
     batch = recipes["fp32"].train.batch_size
     net = plain_ncsnpp(trainer.net).train()
-    plain = baseline.PlainTraining(baseline.PlainCLD(net, mixed_score=True, numerical_eps=1e-9), net, lr=2e-4)
+    plain = baseline.PlainTraining(
+        baseline.PlainCLD(net, mixed_score=True, numerical_eps=1e-9), net, lr=2e-4
+    )
     x = trainer.source.batch(0, 0, 0, batch, slice(0, batch))
-    # The baseline's optimiser includes the frozen frequencies, as in a straightforward implementation.
+    # The baseline's optimiser includes the frozen frequencies, as in a straightforward
+    # implementation.
     calls[BASELINE] = lambda: plain.step(x)
     for name, recipe in recipes.items():
         _, calls[name] = trainer_of(recipe, settings.device)
@@ -60,7 +76,9 @@ def topic(settings: Settings) -> Report:
         if row.name in LEAST:
             rows[i] = against_published(row, PUBLISHED_S, LEAST[row.name], settings)
     parameters = sum(p.numel() for p in trainer.net.parameters())
-    report = Report(topic="ncsnpp_step", title=f"{parameters / 1e6:.1f} M parameters, batch {batch}", rows=rows)
+    report = Report(
+        topic="ncsnpp_step", title=f"{parameters / 1e6:.1f} M parameters, batch {batch}", rows=rows
+    )
     report.notes.append(f"published code {PUBLISHED_ON}: {PUBLISHED_S} s")
     rates = flop_rates(replace(settings, rounds=3), 256 if settings.quick else 2048)
     for kind in ("float32", "bfloat16"):

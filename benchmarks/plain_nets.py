@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from cld_core.nets.ncsnpp import Attention, ConvResample, Ncsnpp, Resample
 
 
-def upfirdn(x: Tensor, kernel: Tensor, *, up: int = 1, down: int = 1, padding: tuple[int, int]) -> Tensor:
-    """Insert zeros, pad, filter, and keep every ``down``-th pixel: (B, C, H, W) -> (B, C, H', W')."""
+def upfirdn(
+    x: Tensor, kernel: Tensor, *, up: int = 1, down: int = 1, padding: tuple[int, int]
+) -> Tensor:
+    """Insert zeros, pad, filter, and keep every ``down``-th pixel: (B, C, H, W) -> (B, C, H',
+    W')."""
     batch, channels, height, width = x.shape
     x = x.reshape(-1, 1, height, 1, width, 1)
     x = F.pad(x, (0, up - 1, 0, 0, 0, up - 1)).reshape(-1, 1, height * up, width * up)

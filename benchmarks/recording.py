@@ -3,8 +3,8 @@
     python -m benchmarks.recording
     python -m benchmarks.recording --steps 2000 -o docs/images/terminal.svg
 
-The commands run for real, in a pseudoterminal and in a temporary folder. In the film, waiting is shortened and paths
-begin in that folder; nothing else is changed. `film` draws what was recorded.
+The commands run for real, in a pseudoterminal and in a temporary folder. In the film, waiting is
+shortened and paths begin in that folder; nothing else is changed. `film` draws what was recorded.
 """
 
 import argparse
@@ -48,7 +48,10 @@ class Scene:
 def scenes(steps: int) -> list[Scene]:
     """The daily commands, with a training of so many steps."""
     return [
-        Scene(f"cldctl submit toy_demo --name spirals --cluster local train.steps={steps} --follow", 12.0),
+        Scene(
+            f"cldctl submit toy_demo --name spirals --cluster local train.steps={steps} --follow",
+            12.0,
+        ),
         Scene("cldctl status", 1.0),
         Scene("cldctl why", 1.0),
         Scene("cldctl sample spirals -n 4000 --method exponential --nfe 50", 1.5),
@@ -57,8 +60,12 @@ def scenes(steps: int) -> list[Scene]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recording", description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, default=Path("docs/images/terminal.svg"), metavar="FILE.svg")
-    parser.add_argument("--steps", type=int, default=1500, help="length of the training (default: 1500)")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("docs/images/terminal.svg"), metavar="FILE.svg"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=1500, help="length of the training (default: 1500)"
+    )
     parsed = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="recording-") as folder:
         film = record(scenes(parsed.steps), Path(folder))
@@ -67,12 +74,14 @@ def main() -> None:
 
 
 def record(played: Sequence[Scene], folder: Path) -> Film:
-    """Run the commands one after the other in ``folder``; raises `CalledProcessError` if one fails."""
+    """Run the commands one after the other in ``folder``; raises `CalledProcessError` if one
+    fails."""
     screen = pyte.Screen(COLUMNS, LINES)
     stream = pyte.Stream(screen)
     film = Film(COLUMNS, LINES)
     for number, scene in enumerate(played):
-        # The film begins with a command: its first frame is what those see who look at it for a moment.
+        # The film begins with a command: its first frame is what those see who look at it for a
+        # moment.
         begin = 0 if number else len(scene.typed)
         for shown in range(begin, len(scene.typed) + LETTERS, LETTERS):
             screen.reset_mode(pyte.modes.DECTCEM)
@@ -87,7 +96,8 @@ def record(played: Sequence[Scene], folder: Path) -> Film:
 
 
 def _play(output: list[tuple[float, str]], most: float, stream: pyte.Stream, film: Film) -> None:
-    """Film what a command wrote, as (seconds since its start, text), in at most ``most`` seconds."""
+    """Film what a command wrote, as (seconds since its start, text), in at most ``most``
+    seconds."""
     speed = max(1.0, output[-1][0] / most)
     since = 0.0
     later = [at for at, _ in output[1:]] + [output[-1][0]]
@@ -99,14 +109,20 @@ def _play(output: list[tuple[float, str]], most: float, stream: pyte.Stream, fil
 
 
 def _output(command: Sequence[str], folder: Path) -> Iterator[tuple[float, str]]:
-    """What a command writes to its terminal, with the seconds since its start; the last text is empty.
+    """What a command writes to its terminal, with the seconds since its start; the last text is
+    empty.
 
     Raises:
         subprocess.CalledProcessError: it fails.
     """
     primary, secondary = pty.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-    environment = {**os.environ, "CLDCTL_RUNS": "runs", "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    environment = {
+        **os.environ,
+        "CLDCTL_RUNS": "runs",
+        "TERM": "xterm-256color",
+        "COLORTERM": "truecolor",
+    }
     # Rich believes these more than it believes the terminal.
     for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
         environment.pop(name, None)

@@ -1,4 +1,5 @@
-"""Time from `cldctl resume` of a killed run to its first new step, locally. `python -m benchmarks resume`."""
+"""Time from `cldctl resume` of a killed run to its first new step, locally. `python -m benchmarks
+resume`."""
 
 import sys
 import time
@@ -17,7 +18,9 @@ from tests.support.tools import cldctl, wait_for
 
 
 def topic(settings: Settings) -> Report:
-    report = Report(topic="resume", title="toy run, SIGKILL, then `cldctl resume` (local executor, one rank)")
+    report = Report(
+        topic="resume", title="toy run, SIGKILL, then `cldctl resume` (local executor, one rank)"
+    )
     ranges: dict[str, list[float]] = {
         "cldctl resume returns": [],
         "the attempt begins": [],
@@ -32,18 +35,25 @@ def topic(settings: Settings) -> Report:
     finally:
         _kill(run)
     for name, seconds in ranges.items():
-        report.rows.append(Row(name=name, seconds=sorted(seconds)[len(seconds) // 2], best=min(seconds)))
+        report.rows.append(
+            Row(name=name, seconds=sorted(seconds)[len(seconds) // 2], best=min(seconds))
+        )
     texts, work = ("pass", "import torch", "import torch.utils.tensorboard"), settings.work
-    floor = [min(processes([sys.executable, "-c", text], work, 2, time.perf_counter)) for text in texts]
+    floor = [
+        min(processes([sys.executable, "-c", text], work, 2, time.perf_counter)) for text in texts
+    ]
     report.notes.append(
-        f"limits: Python starts in {floor[0]:.2f} s, with torch in {floor[1]:.2f} s, with torch's TensorBoard in "
-        f"{floor[2]:.2f} s; a job runs two such processes one after the other (submitit's and the rank)"
+        f"limits: Python starts in {floor[0]:.2f} s, with torch in {floor[1]:.2f} s, with torch's "
+        f"TensorBoard in "
+        f"{floor[2]:.2f} s; a job runs two such processes one after the other (submitit's and the "
+        f"rank)"
     )
     return report
 
 
 def _killed_and_resumed(run: RunFolder) -> tuple[float, float, float]:
-    """Seconds from the start of `cldctl resume` to its exit, the start of the attempt, and its first checkpoint."""
+    """Seconds from the start of `cldctl resume` to its exit, the start of the attempt, and its
+    first checkpoint."""
     _kill(run)
     last = run.checkpoint_steps()[-1]
     begin = time.time()
@@ -55,7 +65,12 @@ def _killed_and_resumed(run: RunFolder) -> tuple[float, float, float]:
 
 
 def _start(runs: Path) -> RunFolder:
-    small = ["network.width=16", "train.batch_size=16", "train.checkpoint_every=1", "train.steps=10000000"]
+    small = [
+        "network.width=16",
+        "train.batch_size=16",
+        "train.checkpoint_every=1",
+        "train.steps=10000000",
+    ]
     name = cldctl("submit", "toy", *small, "--cluster", "local", runs=runs).stdout.strip()
     run = RunFolder.open(runs / name)
     _wait(lambda: run.checkpoint_steps())

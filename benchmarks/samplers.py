@@ -1,7 +1,9 @@
-"""Samplers on the diamond at equal numbers of network evaluations: `python -m benchmarks.samplers --help`.
+"""Samplers on the diamond at equal numbers of network evaluations: `python -m benchmarks.samplers
+--help`.
 
-Without arguments: the table of docs/samplers-measured.md with exact scores. `--families --sde psld`: the other methods.
-`--search` tries grids, orders and noise; `--run` adds networks trained on the diamond, mixed or not, for example
+Without arguments: the table of docs/samplers-measured.md with exact scores. `--families --sde
+psld`: the other methods. `--search` tries grids, orders and noise; `--run` adds networks trained on
+the diamond, mixed or not, for example
 
     cldctl submit toy_diamond --cluster local --follow --name plain train.steps=25000
     python -m benchmarks.samplers --run runs/plain
@@ -34,12 +36,26 @@ ROWS: dict[str, dict] = {
     "exponential, order 3, power 6": {**EXPONENTIAL, "order": 3},
     "exponential, order 1, corrector, power 6": {"method": "exponential"},
     "exponential, order 2, corrector, power 6": {"method": "exponential", "order": 2},
-    "exponential, order 2, eta 1, quadratic": {**EXPONENTIAL, "order": 2, "eta": 1.0, "grid": "quadratic"},
+    "exponential, order 2, eta 1, quadratic": {
+        **EXPONENTIAL,
+        "order": 2,
+        "eta": 1.0,
+        "grid": "quadratic",
+    },
 }
 GDDIM, SPLITTING = {"method": "gddim"}, {"method": "splitting"}
-REDUCED_VERLET = {**SPLITTING, "scheme": "velocity-verlet", "conjugate": True, "grid": "power", "grid_power": 3.0}
+REDUCED_VERLET = {
+    **SPLITTING,
+    "scheme": "velocity-verlet",
+    "conjugate": True,
+    "grid": "power",
+    "grid_power": 3.0,
+}
 FAMILIES: dict[str, dict] = {
-    **{name: ROWS[name] for name in ("exponential, order 1, corrector, power 6", "exponential, order 3, power 3")},
+    **{
+        name: ROWS[name]
+        for name in ("exponential, order 1, corrector, power 6", "exponential, order 3, power 3")
+    },
     "gDDIM, order 0, power 6": {**GDDIM, "order": 0},
     "gDDIM, order 2, power 3": {**GDDIM, "grid_power": 3.0},
     "gDDIM, order 3, power 3": {**GDDIM, "order": 3, "grid_power": 3.0},
@@ -47,7 +63,11 @@ FAMILIES: dict[str, dict] = {
     "gDDIM, eta 1, power 6": {**GDDIM, "order": 0, "eta": 1.0},
     "lambda-DDIM, lambda 0, power 6": {"method": "conjugate"},
     "lambda-DDIM, lambda 0.3, power 6": {"method": "conjugate", "conjugate_lambda": 0.3},
-    "naive symplectic Euler, quadratic": {**SPLITTING, "scheme": "symplectic-euler", "reduced": False},
+    "naive symplectic Euler, quadratic": {
+        **SPLITTING,
+        "scheme": "symplectic-euler",
+        "reduced": False,
+    },
     "reduced symplectic Euler, quadratic": {**SPLITTING, "scheme": "symplectic-euler"},
     "naive velocity Verlet, quadratic": {**SPLITTING, "reduced": False},
     "reduced velocity Verlet, quadratic": SPLITTING,
@@ -56,15 +76,23 @@ FAMILIES: dict[str, dict] = {
     "reduced OBA, quadratic": {**SPLITTING, "scheme": "oba"},
     "reduced BAO, quadratic": {**SPLITTING, "scheme": "bao"},
     "reduced OBAB, quadratic": {**SPLITTING, "scheme": "obab"},
-    **{name: ROWS[name] for name in ("SSCS, quadratic", "SSCS of order 2, quadratic", "EM, quadratic")},
+    **{
+        name: ROWS[name]
+        for name in ("SSCS, quadratic", "SSCS of order 2, quadratic", "EM, quadratic")
+    },
 }
 SDES: dict[str, Callable[[], Diffusion]] = {"cld": CLD, "psld": PSLD, "hold": HOLD, "vpsde": VPSDE}
 
 
 def table(bench: Bench, numbers: list[int], rows: dict[str, dict]) -> dict[str, dict[int, Quality]]:
     """Those of ``rows`` that the diffusion can do."""
-    able = {name: settings for name, settings in rows.items() if _possible(bench.case.sde, settings)}
-    return {name: {nfe: bench(nfe=nfe, **settings) for nfe in numbers} for name, settings in able.items()}
+    able = {
+        name: settings for name, settings in rows.items() if _possible(bench.case.sde, settings)
+    }
+    return {
+        name: {nfe: bench(nfe=nfe, **settings) for nfe in numbers}
+        for name, settings in able.items()
+    }
 
 
 def _possible(sde: Diffusion, settings: dict) -> bool:
@@ -83,8 +111,11 @@ def candidates() -> Iterator[dict]:
 
 
 def search(bench: Bench, nfe: int) -> list[tuple[dict, Quality, float]]:
-    """All candidates with their losses: a distance 0.01 above the best counts as much as 1 nat of mean log-density."""
-    found = [(settings, bench(method="exponential", nfe=nfe, **settings)) for settings in candidates()]
+    """All candidates with their losses: a distance 0.01 above the best counts as much as 1 nat of
+    mean log-density."""
+    found = [
+        (settings, bench(method="exponential", nfe=nfe, **settings)) for settings in candidates()
+    ]
     best = min(entry.sw2 for _, entry in found if entry.sw2 < 1.0)
 
     def loss(entry: Quality) -> float:
@@ -105,14 +136,32 @@ def cell(found: Quality) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=10_000, help="samples of a seed (default: 10,000)")
-    parser.add_argument("--seeds", type=int, default=4, help="independent sets of samples, 2 at least (default: 4)")
-    parser.add_argument("--nfe", type=int, nargs="+", default=[10, 20, 50, 150], help="evaluations of a sample")
-    parser.add_argument("--search", action="store_true", help="try grids, orders, correctors and noise too")
-    parser.add_argument("--run", type=Path, action="append", default=[], help="run folder of a network; repeatable")
-    parser.add_argument("--families", action="store_true", help="gDDIM, conjugate and splitting integrators, SSCS, EM")
-    parser.add_argument("--sde", choices=SDES, action="append", help="exact scores of these; repeatable")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--samples", type=int, default=10_000, help="samples of a seed (default: 10,000)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=4, help="independent sets of samples, 2 at least (default: 4)"
+    )
+    parser.add_argument(
+        "--nfe", type=int, nargs="+", default=[10, 20, 50, 150], help="evaluations of a sample"
+    )
+    parser.add_argument(
+        "--search", action="store_true", help="try grids, orders, correctors and noise too"
+    )
+    parser.add_argument(
+        "--run", type=Path, action="append", default=[], help="run folder of a network; repeatable"
+    )
+    parser.add_argument(
+        "--families",
+        action="store_true",
+        help="gDDIM, conjugate and splitting integrators, SSCS, EM",
+    )
+    parser.add_argument(
+        "--sde", choices=SDES, action="append", help="exact scores of these; repeatable"
+    )
     parser.add_argument("--only-runs", action="store_true", help="leave the exact scores out")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
@@ -124,15 +173,26 @@ def main() -> None:
     if arguments.sde:
         cases += [exact(f"exact, {name}", SDES[name]()) for name in arguments.sde]
     elif not arguments.only_runs:
-        cases += [exact("exact, CLD, beta 4", CLD()), exact("exact, CLD, beta 0.1 + 6.9 t", CLD(beta0=0.1, beta1=6.9))]
+        cases += [
+            exact("exact, CLD, beta 4", CLD()),
+            exact("exact, CLD, beta 0.1 + 6.9 t", CLD(beta0=0.1, beta1=6.9)),
+        ]
         cases += [exact("exact, CLD without the split", NoSplit()), exact("exact, VPSDE", VPSDE())]
     for run in arguments.run:
         model = cld_core.load(run, device="cpu")
-        cases.append(Case(name=f"network {run.name}, step {model.step}", sde=model.sde, score=model.score))
+        cases.append(
+            Case(name=f"network {run.name}, step {model.step}", sde=model.sde, score=model.score)
+        )
 
     mean, error = floor(arguments.samples, arguments.seeds)
-    out.print(f"{arguments.seeds} x {arguments.samples} samples; two true sets: {mean:.4f} +- {error:.4f} apart.")
-    out.print(f"Mean log-density of the truth {TRUE_LOG_DENSITY:.4f} nats. Cells: sliced W2 / mean log-density / rms.")
+    out.print(
+        f"{arguments.seeds} x {arguments.samples} samples; two true sets: {mean:.4f} +- "
+        f"{error:.4f} apart."
+    )
+    out.print(
+        f"Mean log-density of the truth {TRUE_LOG_DENSITY:.4f} nats. Cells: sliced W2 / mean "
+        f"log-density / rms."
+    )
     losses: dict[int, list[list[float]]] = {}
     for case in cases:
         bench = Bench(case, arguments.samples, arguments.seeds)
@@ -155,7 +215,9 @@ def main() -> None:
     for nfe, rows in losses.items():
         worst = map(max, zip(*rows, strict=True))
         out.print(f"the least worst loss over the {len(rows)} cases of CLD at {nfe} evaluations")
-        for loss, settings in sorted(zip(worst, candidates(), strict=True), key=lambda pair: pair[0])[:6]:
+        for loss, settings in sorted(
+            zip(worst, candidates(), strict=True), key=lambda pair: pair[0]
+        )[:6]:
             out.print(f"    {loss:.3f}   {told(settings)}")
 
 

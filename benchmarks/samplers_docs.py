@@ -1,10 +1,11 @@
-"""The tables of docs/samplers-measured.md with trained networks and published numbers, from stored results.
+"""The tables of docs/samplers-measured.md with trained networks and published numbers, from stored
+results.
 
     cldctl bench samplers mixed --nfe 10,20,50 --samples 5000 --seeds 3 --follow
     make samplers-docs RUNS="runs/mixed runs/plain"
 
-Each run's newest complete comparison replaces what is between `<!-- trained: begin -->` and `<!-- trained: end -->`.
-Without runs, only the published numbers are written.
+Each run's newest complete comparison replaces what is between `<!-- trained: begin -->` and `<!--
+trained: end -->`. Without runs, only the published numbers are written.
 """
 
 import argparse
@@ -46,10 +47,14 @@ def newest(run: RunFolder) -> Sweep:
     Raises:
         ValueError: it has none.
     """
-    compared = [sweep for _, sweep in sweeps_of(run) if [axis.key for axis in sweep.axes] == [SAMPLER, NFE]]
+    compared = [
+        sweep for _, sweep in sweeps_of(run) if [axis.key for axis in sweep.axes] == [SAMPLER, NFE]
+    ]
     complete = [sweep for sweep in compared if is_complete(run, sweep)]
     if not complete:
-        raise ValueError(f"{run.path} has no complete comparison: `cldctl bench samplers {run.name} --follow`")
+        raise ValueError(
+            f"{run.path} has no complete comparison: `cldctl bench samplers {run.name} --follow`"
+        )
     return complete[-1]
 
 
@@ -65,8 +70,13 @@ def trained(run: RunFolder) -> str:
         lines.setdefault(row[SAMPLER], []).append(_cell(row, quantities, marked))
     heads = [f"NFE {value}" for value in sweep.axes[-1].values]
     body = [f"| {' | '.join([f'`{name}`', *cells])} |" for name, cells in lines.items()]
-    about = f"**{run.name}**, step {table[0]['checkpoint_step']:,}: {' / '.join(it.label for it in quantities)}."
-    return "\n".join([about, "", *_head(["sampler", *heads]), *body, "", _errors(table, quantities)])
+    about = (
+        f"**{run.name}**, step {table[0]['checkpoint_step']:,}: "
+        f"{' / '.join(it.label for it in quantities)}."
+    )
+    return "\n".join(
+        [about, "", *_head(["sampler", *heads]), *body, "", _errors(table, quantities)]
+    )
 
 
 def _cell(row: Mapping[str, Any], quantities: Sequence[Quantity], marked: set[str]) -> str:
@@ -74,7 +84,13 @@ def _cell(row: Mapping[str, Any], quantities: Sequence[Quantity], marked: set[st
     texts = []
     for quantity in quantities:
         value = row[quantity.key]
-        text = "-" if value is None else f"{value:.{quantity.digits}f}" if math.isfinite(value) else "diverges"
+        text = (
+            "-"
+            if value is None
+            else f"{value:.{quantity.digits}f}"
+            if math.isfinite(value)
+            else "diverges"
+        )
         texts.append(f"**{text}**" if quantity.key in marked else text)
     return " / ".join(texts)
 
@@ -83,7 +99,11 @@ def _errors(table: Sequence[Mapping[str, Any]], quantities: Sequence[Quantity]) 
     """The median of the standard errors of each result, in a sentence."""
     said = []
     for quantity in quantities:
-        errors = sorted(row[f"{quantity.key}_stderr"] for row in table if row[f"{quantity.key}_stderr"] is not None)
+        errors = sorted(
+            row[f"{quantity.key}_stderr"]
+            for row in table
+            if row[f"{quantity.key}_stderr"] is not None
+        )
         if errors:
             said.append(f"{errors[len(errors) // 2]:.2g} ({quantity.label})")
     return f"Standard errors, medians over the cells: {', '.join(said)}." if said else ""
@@ -94,7 +114,9 @@ def references(run: RunFolder) -> str:
     known = samplers.references(run, newest(run))
     said = []
     if "w2_floor" in known:
-        said.append(f"Two true sets are {known['w2_floor']:.4f} ± {known['w2_floor_stderr']:.4f} apart.")
+        said.append(
+            f"Two true sets are {known['w2_floor']:.4f} ± {known['w2_floor_stderr']:.4f} apart."
+        )
     if "true_density" in known:
         said.append(f"The truth has {known['true_density']:.3f} nats.")
     return " ".join(said)
@@ -103,7 +125,10 @@ def references(run: RunFolder) -> str:
 def published(known: Sequence[PublishedSampler]) -> str:
     """The published numbers as a table."""
     body = [
-        f"| {it.model} | {it.sampler} | {'-' if it.nfe is None else f'{it.nfe:,}'} | {it.fid:.2f} | {it.source} |"
+        (
+            f"| {it.model} | {it.sampler} | {'-' if it.nfe is None else f'{it.nfe:,}'} "
+            f"| {it.fid:.2f} | {it.source} |"
+        )
         for it in known
     ]
     return "\n".join([*_head(["model", "sampler", "NFE", "FID", "source"]), *body])
@@ -114,15 +139,23 @@ def _head(names: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", type=Path, help="run folders with a complete `cldctl bench samplers`")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs", nargs="*", type=Path, help="run folders with a complete `cldctl bench samplers`"
+    )
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to change")
     arguments = parser.parse_args()
-    text = replaced(arguments.page.read_text(), "published", published(published_samplers("cifar10")))
+    text = replaced(
+        arguments.page.read_text(), "published", published(published_samplers("cifar10"))
+    )
     try:
         runs = [RunFolder.open(path) for path in arguments.runs]
         if runs:
-            text = replaced(text, "trained", "\n\n".join([references(runs[0]), *map(trained, runs)]))
+            text = replaced(
+                text, "trained", "\n\n".join([references(runs[0]), *map(trained, runs)])
+            )
     except (CldError, ValueError) as error:
         parser.error(str(error))
     arguments.page.write_text(text)

@@ -1,4 +1,5 @@
-"""2,048 toy samples from each sampler, at equal numbers of evaluations. `python -m benchmarks sampling`."""
+"""2,048 toy samples from each sampler, at equal numbers of evaluations. `python -m benchmarks
+sampling`."""
 
 import statistics
 from collections.abc import Callable
@@ -38,7 +39,9 @@ def topic(settings: Settings) -> Report:
         "em": lambda: baseline.sample_em(plain, noise(), times),
         "sscs": lambda: baseline.sample_sscs(plain, noise(), times),
     }
-    report = Report(topic="sampling", title=f"{n} toy samples; {steps} evaluations for fixed-step methods")
+    report = Report(
+        topic="sampling", title=f"{n} toy samples; {steps} evaluations for fixed-step methods"
+    )
     for method, plainly in theirs.items():
         more = {} if method == "ode" else {"nfe": steps}
         calls: dict[str, Callable[[], object]] = {
@@ -54,24 +57,34 @@ def topic(settings: Settings) -> Report:
                 method: model.draw(n, method=method).nfe,
                 ONE_STEP_SIZE: int(with_one_step_size(model, noise()).nfe) + 1,
             }
-            notes = {name: f"{count:.0f} evaluations per sample" for name, count in evaluations.items()}
+            notes = {
+                name: f"{count:.0f} evaluations per sample" for name, count in evaluations.items()
+            }
             scale = {name: count / evaluations[BASELINE] for name, count in evaluations.items()}
         if method == "sscs":
             calls["sscs, order 2"] = partial(model.draw, n, method="sscs", nfe=steps, sscs_order=2)
         measured = interleaved(calls, settings.rounds, settings, burst_s=0.0)
         theirs_row, ours, *others = rows_of(measured, notes=notes, scale=scale)
         report.rows.append(replace(theirs_row, name=f"{method}, baseline"))
-        report.rows += [against_published(ours, PUBLISHED_S[method], LEAST[method], settings), *others]
+        report.rows += [
+            against_published(ours, PUBLISHED_S[method], LEAST[method], settings),
+            *others,
+        ]
         if method == "ode":
             pairs = zip(measured[method], measured[ONE_STEP_SIZE], strict=True)
             price = statistics.median(ours / others for ours, others in pairs)
-            report.notes.append(f"ratios of ode are at equal evaluations; its time is {price:.2f} of {ONE_STEP_SIZE!r}")
+            report.notes.append(
+                f"ratios of ode are at equal evaluations; its time is {price:.2f} of "
+                f"{ONE_STEP_SIZE!r}"
+            )
     limit = models.toy_flops(n) / product_rate(settings)
     report.notes.append(
-        f"limit: the products of one evaluation take {1e3 * limit:.2f} ms, of {steps}: {1e3 * steps * limit:.0f} ms"
+        f"limit: the products of one evaluation take {1e3 * limit:.2f} ms, of {steps}: "
+        f"{1e3 * steps * limit:.0f} ms"
     )
     others = {
-        f"exponential, {nfe} evaluations": partial(model.draw, n, method="exponential", nfe=nfe) for nfe in (10, 20, 50)
+        f"exponential, {nfe} evaluations": partial(model.draw, n, method="exponential", nfe=nfe)
+        for nfe in (10, 20, 50)
     }
     report.rows += rows_of(interleaved(others, settings.rounds, settings, burst_s=0.05))
     return report
@@ -79,7 +92,8 @@ def topic(settings: Settings) -> Report:
 
 @torch.no_grad()
 def with_one_step_size(model: Model, noise: Tensor) -> Solution:
-    """The flow of `cld_core.samplers.ode` for the batch as one row of the solver, which has one step size.
+    """The flow of `cld_core.samplers.ode` for the batch as one row of the solver, which has one
+    step size.
 
     Args:
         noise: (B, 4), standard normal.
@@ -95,6 +109,10 @@ def with_one_step_size(model: Model, noise: Tensor) -> Solution:
     def prepare(times: Tensor) -> list:
         return list(zip(times, at_each(score, times, u.dtype), strict=True))
 
-    solution = solve(field, u.view(1, -1), 1.0, EPS, rtol=spec.rtol, atol=spec.atol, prepare=prepare)
-    y, _ = ended(score, sde, replace(spec, eps=EPS, denoise=True), solution.y.to(u.dtype).view_as(u), 0)
+    solution = solve(
+        field, u.view(1, -1), 1.0, EPS, rtol=spec.rtol, atol=spec.atol, prepare=prepare
+    )
+    y, _ = ended(
+        score, sde, replace(spec, eps=EPS, denoise=True), solution.y.to(u.dtype).view_as(u), 0
+    )
     return replace(solution, y=y)

@@ -1,7 +1,9 @@
-"""`python -m benchmarks.screenshots RUNS RUN [RUN]`: status.svg and top.svg of docs/images, of real runs, one selected.
+"""`python -m benchmarks.screenshots RUNS RUN [RUN]`: status.svg and top.svg of docs/images, of real
+runs, one selected.
 
-The pictures in the documentation: a group of two runs, a run that is finished and evaluated, and one that trains, was
-cancelled, resumed and is evaluated. They are taken while these run, so that they are made by hand:
+The pictures in the documentation: a group of two runs, a run that is finished and evaluated, and
+one that trains, was cancelled, resumed and is evaluated. They are taken while these run, so that
+they are made by hand:
 
     export CLDCTL_RUNS=/tmp/runs
     cldctl submit toy_diamond train.steps=400 --name diamond --cluster local --follow
@@ -12,15 +14,16 @@ cancelled, resumed and is evaluated. They are taken while these run, so that the
     cldctl resume spirals
     cldctl eval spirals --elbo --shards 8 eval.points=20000
 
-With a second run, docs/images/report.png, too: the first screen of its report, by Debian's chromium. That is a run of a
-minute on one core, which was interrupted once:
+With a second run, docs/images/report.png, too: the first screen of its report, by Debian's
+chromium. That is a run of a minute on one core, which was interrupted once:
 
-    cldctl submit toy_diamond train.steps=12000 --name nine-gaussians --cluster local objective.mixed_score=true \
-        network.time_input=fourier train.batch_size=256 train.checkpoint_every=3000 train.log_every=50
-    cldctl cancel nine-gaussians
-    cldctl resume nine-gaussians --follow
-    cldctl eval nine-gaussians --elbo --checkpoint all --cluster local --follow
-    cldctl eval nine-gaussians --elbo --sweep eval.elbo.velocities=1,4,16 --sweep eval.elbo.probes=1,4 \
+    cldctl submit toy_diamond train.steps=12000 --name nine-gaussians --cluster local
+    objective.mixed_score=true \
+        network.time_input=fourier train.batch_size=256 train.checkpoint_every=3000
+        train.log_every=50
+    cldctl cancel nine-gaussians cldctl resume nine-gaussians --follow cldctl eval nine-gaussians
+    --elbo --checkpoint all --cluster local --follow cldctl eval nine-gaussians --elbo --sweep
+    eval.elbo.velocities=1,4,16 --sweep eval.elbo.probes=1,4 \
         eval.points=500 --cluster local --follow
     cldctl sample nine-gaussians -n 4000
 """
@@ -54,7 +57,8 @@ _FONTS = "'Fira Code', 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
 
 def without_fonts(picture: str) -> str:
-    """An SVG by rich or textual that loads no font: a page of the documentation asks nobody for anything."""
+    """An SVG by rich or textual that loads no font: a page of the documentation asks nobody for
+    anything."""
     return re.sub(r"\s*@font-face \{.*?\}", "", picture, flags=re.DOTALL)
 
 

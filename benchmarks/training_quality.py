@@ -1,7 +1,7 @@
 """What importance sampling of t and preconditioning gain: `python -m benchmarks.training_quality`.
 
-Prints the two tables of docs/howto/better-training.md. Both are of toy_diamond, in batches of 512, on one core. A few
-minutes.
+Prints the two tables of docs/howto/better-training.md. Both are of toy_diamond, in batches of 512,
+on one core. A few minutes.
 """
 
 import itertools
@@ -22,7 +22,13 @@ RECIPE = "toy_diamond"
 STEPS, BATCHES, BATCH = 2000, 200, 512
 SDES = {
     "CLD": (),
-    "VPSDE": ("sde.name=vpsde", "sde.beta0=0.1", "sde.beta1=19.9", "sde.numerical_eps=0", "objective.name=dsm"),
+    "VPSDE": (
+        "sde.name=vpsde",
+        "sde.beta0=0.1",
+        "sde.beta1=19.9",
+        "sde.numerical_eps=0",
+        "objective.name=dsm",
+    ),
 }
 SCORES = {
     "plain": (),
@@ -49,11 +55,15 @@ def estimates(made: Trainer, times: str) -> Iterator[tuple[float, Tensor]]:
         draws = matching.draw(seeds.generator(1, batch, "noise"), BATCH, made.source.shape)
         loss = matching.per_sample(made.score, x, draws).mean()
         gradients = torch.autograd.grad(loss, parameters)
-        yield float(loss.detach()), torch.cat([gradient.flatten() for gradient in gradients]).double()
+        yield (
+            float(loss.detach()),
+            torch.cat([gradient.flatten() for gradient in gradients]).double(),
+        )
 
 
 def spread(made: Trainer, times: str) -> tuple[float, float, float]:
-    """Mean and variance of the loss of a batch, and the variance of its gradient, summed over the weights."""
+    """Mean and variance of the loss of a batch, and the variance of its gradient, summed over the
+    weights."""
     losses, gradients = zip(*estimates(made, times), strict=True)
     of_loss, of_gradient = torch.tensor(losses, dtype=torch.float64), torch.stack(gradients)
     return float(of_loss.mean()), float(of_loss.var()), float(of_gradient.var(0).sum())
@@ -74,7 +84,11 @@ def importance() -> None:
 
 
 def preconditioning() -> None:
-    print("| score | mean loss of steps", " | ".join(f"{last - 499}-{last}" for last in (500, 1000, 1500, 2000)), "|")
+    print(
+        "| score | mean loss of steps",
+        " | ".join(f"{last - 499}-{last}" for last in (500, 1000, 1500, 2000)),
+        "|",
+    )
     print("| -- | -- | -- | -- | -- |")
     for name, overrides in SCORES.items():
         made, means = trained(0, *overrides), []
@@ -82,7 +96,12 @@ def preconditioning() -> None:
             made.step(step)
             if step % 500 == 499:
                 means.append(made.take_scalars()["loss"])
-        print(f"| {name} |", " | ".join(f"{mean:.4f}" for mean in means if mean is not None), "|", flush=True)
+        print(
+            f"| {name} |",
+            " | ".join(f"{mean:.4f}" for mean in means if mean is not None),
+            "|",
+            flush=True,
+        )
 
 
 def main() -> None:

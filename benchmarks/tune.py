@@ -1,13 +1,16 @@
-"""Tuned samplers against untuned ones, and what a tuned one is worth elsewhere: `python -m benchmarks.tune --help`.
+"""Tuned samplers against untuned ones, and what a tuned one is worth elsewhere: `python -m
+benchmarks.tune --help`.
 
-Without arguments: exact scores of the diamond. `--between` carries times that were fitted with one diffusion over to
-the others, at equal shares of B(t)^(1/6). `--run` adds networks that `cldctl tune` has fitted a sampler to, for example
+Without arguments: exact scores of the diamond. `--between` carries times that were fitted with one
+diffusion over to the others, at equal shares of B(t)^(1/6). `--run` adds networks that `cldctl
+tune` has fitted a sampler to, for example
 
-    cldctl submit toy_diamond --cluster local --follow --name diamond train.steps=20000 objective.mixed_score=true
-    cldctl tune diamond --nfe 5,7,10 --follow
-    python -m benchmarks.tune --run runs/diamond --only-runs
+    cldctl submit toy_diamond --cluster local --follow --name diamond train.steps=20000
+    objective.mixed_score=true cldctl tune diamond --nfe 5,7,10 --follow python -m benchmarks.tune
+    --run runs/diamond --only-runs
 
-and `--on RUN` applies all solutions at hand to the network of another run (`RUN:STEP`: of that step).
+and `--on RUN` applies all solutions at hand to the network of another run (`RUN:STEP`: of that
+step).
 """
 
 import argparse
@@ -60,13 +63,17 @@ class Case:
     def ends(self, seed: int, n: int) -> Ends:
         """Fresh noise and where the flow takes it."""
         noise = SampleNoise(seed, "tune benchmark", first=0, last=n)
-        x = samplers.sample(self.score, self.sde, OdeSpec(rtol=1e-6, atol=1e-6), noise, self.shape).x
+        x = samplers.sample(
+            self.score, self.sde, OdeSpec(rtol=1e-6, atol=1e-6), noise, self.shape
+        ).x
         return Ends(self.prior(seed, n).double(), x.double())
 
 
 def of_model(model: Model, name: str) -> Case:
     is_diamond = model.recipe.data.name == "diamond"
-    return Case(name=name, score=model.score, sde=model.sde, shape=model.data_shape, is_diamond=is_diamond)
+    return Case(
+        name=name, score=model.score, sde=model.sde, shape=model.data_shape, is_diamond=is_diamond
+    )
 
 
 def rms(case: Case, linear: Linear, ends: Ends) -> float:
@@ -75,11 +82,20 @@ def rms(case: Case, linear: Linear, ends: Ends) -> float:
 
 
 def untuned(case: Case, nfe: int, ends: Ends) -> tuple[float, Linear, str]:
-    """The best of all candidates over all spacings, judged on the very noise that is reported: an advantage."""
+    """The best of all candidates over all spacings, judged on the very noise that is reported: an
+    advantage."""
     tried = []
     for (order, corrector), spacing in itertools.product(CANDIDATES, SPACINGS):
-        linear = of_exponential(case.sde, spaced(case.sde, nfe, EPS, True, spacing), order, corrector, True)
-        tried.append((rms(case, linear, ends), linear, f"order={order} corrector={str(corrector).lower()} {spacing}"))
+        linear = of_exponential(
+            case.sde, spaced(case.sde, nfe, EPS, True, spacing), order, corrector, True
+        )
+        tried.append(
+            (
+                rms(case, linear, ends),
+                linear,
+                f"order={order} corrector={str(corrector).lower()} {spacing}",
+            )
+        )
     return min((one for one in tried if math.isfinite(one[0])), key=lambda one: one[0])
 
 
@@ -115,13 +131,15 @@ def quality(case: Case, linear: Linear, n: int, seeds: int) -> str:
 
 
 def carried(row: Row, origin: Diffusion, sde: Diffusion) -> Linear:
-    """The sampler of a row that was fitted with ``origin``, with its order and corrector, for another diffusion."""
+    """The sampler of a row that was fitted with ``origin``, with its order and corrector, for
+    another diffusion."""
     times = times_of(sde.schedule, shares_of(origin.schedule, row.sampler.times), EPS)
     return of_exponential(sde, times, *CANDIDATES[row.which], True)
 
 
 def between(nfe: int, points: int, fresh: int) -> Table:
-    """Distances from the flow of times that were fitted with one diffusion and are used with another."""
+    """Distances from the flow of times that were fitted with one diffusion and are used with
+    another."""
     cases = [of_diamond(name, sde) for name, sde in DIFFUSIONS.items()]
     headings = ("with", "untuned", *(f"times of {case.name}" for case in cases))
     shown = harness.table(f"{nfe} evaluations: rms distance from the flow on fresh noise", headings)
@@ -131,8 +149,13 @@ def between(nfe: int, points: int, fresh: int) -> Table:
     for case in cases:
         ends = case.ends(9, fresh)
         own, _, _ = untuned(case, nfe, ends)
-        distances = [rms(case, carried(rows[other.name], other.sde, case.sde), ends) for other in cases]
-        shown.add_row(case.name, *(f"{one:.4f}" if math.isfinite(one) else "diverges" for one in (own, *distances)))
+        distances = [
+            rms(case, carried(rows[other.name], other.sde, case.sde), ends) for other in cases
+        ]
+        shown.add_row(
+            case.name,
+            *(f"{one:.4f}" if math.isfinite(one) else "diverges" for one in (own, *distances)),
+        )
     return shown
 
 
@@ -143,15 +166,32 @@ def loaded(text: str) -> tuple[RunFolder, Model]:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nfe", type=int, nargs="+", default=[5, 7, 10], help="evaluations of exact scores")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--nfe", type=int, nargs="+", default=[5, 7, 10], help="evaluations of exact scores"
+    )
     parser.add_argument("--points", type=int, default=4000, help="points of a fit to exact scores")
-    parser.add_argument("--fresh", type=int, default=2000, help="fresh draws that distances are measured on")
-    parser.add_argument("--samples", type=int, default=10_000, help="samples of a seed for W2 and density")
+    parser.add_argument(
+        "--fresh", type=int, default=2000, help="fresh draws that distances are measured on"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=10_000, help="samples of a seed for W2 and density"
+    )
     parser.add_argument("--seeds", type=int, default=4, help="independent sets of samples")
-    parser.add_argument("--run", action="append", default=[], help="run folder with tuned samplers; repeatable")
-    parser.add_argument("--on", action="append", default=[], help="run that all solutions are applied to; repeatable")
-    parser.add_argument("--between", action="store_true", help="only times of one diffusion, used with another")
+    parser.add_argument(
+        "--run", action="append", default=[], help="run folder with tuned samplers; repeatable"
+    )
+    parser.add_argument(
+        "--on",
+        action="append",
+        default=[],
+        help="run that all solutions are applied to; repeatable",
+    )
+    parser.add_argument(
+        "--between", action="store_true", help="only times of one diffusion, used with another"
+    )
     parser.add_argument("--only-runs", action="store_true", help="leave the exact scores out")
     parser.add_argument("--save", type=Path, help="file for the solutions of exact scores")
     parser.add_argument("--load", type=Path, help="such a file, whose solutions are applied, too")
@@ -168,21 +208,34 @@ def main() -> None:
 
     if not arguments.only_runs:
         mean, error = floor(arguments.samples, arguments.seeds)
-        out.print(f"two true sets: {mean:.4f} +- {error:.4f} apart; the truth has {TRUE_LOG_DENSITY:.3f} nats")
+        out.print(
+            f"two true sets: {mean:.4f} +- {error:.4f} apart; the truth has {TRUE_LOG_DENSITY:.3f} "
+            f"nats"
+        )
         case = of_diamond("exact, CLD, beta 4", CLD())
         ends = case.ends(9, arguments.fresh)
         for nfe in arguments.nfe:
             for stage, best, linear in fitted(case, nfe, arguments.points):
-                cells = f"{rms(case, linear, ends):.4f}", quality(case, linear, arguments.samples, arguments.seeds)
+                cells = (
+                    f"{rms(case, linear, ends):.4f}",
+                    quality(case, linear, arguments.samples, arguments.seeds),
+                )
                 shown.add_row(case.name, str(nfe), stage, *cells)
-                out.print(f"{case.name} {nfe} {stage}: held {best.held:.4f} fresh {' '.join(cells)}")
+                out.print(
+                    f"{case.name} {nfe} {stage}: held {best.held:.4f} fresh {' '.join(cells)}"
+                )
             flow = Flow(eps=EPS, denoise=True)
             solution = Solution(coefficients=linear.plain(), flow=flow, rms={}, about={})
             solutions.append((case.name, solution))
         if arguments.save is not None:
-            arguments.save.write_text(json.dumps([[name, solution.content()] for name, solution in solutions]))
+            arguments.save.write_text(
+                json.dumps([[name, solution.content()] for name, solution in solutions])
+            )
     if arguments.load is not None:
-        solutions += [(name, from_plain(Solution, one)) for name, one in json.loads(arguments.load.read_text())]
+        solutions += [
+            (name, from_plain(Solution, one))
+            for name, one in json.loads(arguments.load.read_text())
+        ]
 
     for text in arguments.run:
         run, model = loaded(text)
@@ -197,7 +250,13 @@ def main() -> None:
         for one in (one for one in found if one.step == model.step):
             linear = Linear.of(one.coefficients)
             sampled = quality(case, linear, arguments.samples, arguments.seeds)
-            shown.add_row(case.name, str(one.nfe), f"tuned ({one.kept})", f"{rms(case, linear, ends):.4f}", sampled)
+            shown.add_row(
+                case.name,
+                str(one.nfe),
+                f"tuned ({one.kept})",
+                f"{rms(case, linear, ends):.4f}",
+                sampled,
+            )
     for text in arguments.on:
         run, model = loaded(text)
         case = of_model(model, f"{run.name}, step {model.step}")
@@ -207,7 +266,9 @@ def main() -> None:
             if linear.matrices[0].shape == (model.sde.n, model.sde.n + model.sde.m):
                 sampled = quality(case, linear, arguments.samples, arguments.seeds)
                 distance = rms(case, linear, ends)
-                shown.add_row(case.name, str(one.nfe), f"fitted to {origin}", f"{distance:.4f}", sampled)
+                shown.add_row(
+                    case.name, str(one.nfe), f"fitted to {origin}", f"{distance:.4f}", sampled
+                )
     out.print(shown)
 
 

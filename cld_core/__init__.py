@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from .runs_table import Runs
     from .samplers import Samples
 
-__all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "errors", "load", "register", "runs"]
+__all__ = [
+    "Likelihood",
+    "Model",
+    "Runs",
+    "Samples",
+    "Trajectory",
+    "__version__",
+    "errors",
+    "load",
+    "register",
+    "runs",
+]
 __all__ += ["fit", "fit_steps"]
 
 # Imported when they are asked for: `import cld_core` loads no torch.
@@ -50,25 +61,28 @@ def load(
     """The model of a run or of an exported file, with averaged weights.
 
     Args:
-        run: a run's folder, or its name in the folder of the runs ($CLDCTL_RUNS, else runs/); or a .safetensors file
-            that `cldctl export` wrote.
+        run: a run's folder, or its name in the folder of the runs ($CLDCTL_RUNS, else runs/); or a
+            .safetensors file that `cldctl export` wrote.
         checkpoint: a step, or "last" for the newest good one; a file has only one.
         device: where to compute; default: a GPU if one is available.
-        allow_plugin: whether the code that the recipe names in `plugins` may run. That of a run which nobody
-            else can write always may. A file that `export` wrote can be sampled without a plug-in that has no more than
-            its data; a plug-in is looked for where it was, then beside the file.
-        ema_length: relative length of the average of the weights, for a run that was trained with `train.ema_lengths`
-            (docs/howto/ema.md); None: the average of `train.ema`. A file has only one.
+        allow_plugin: whether the code that the recipe names in `plugins` may run. That of a run
+            which nobody else can write always may. A file that `export` wrote can be sampled
+            without a plug-in that has no more than its data; a plug-in is looked for where it was,
+            then beside the file.
+        ema_length: relative length of the average of the weights, for a run that was trained with
+            `train.ema_lengths` (docs/howto/ema.md); None: the average of `train.ema`. A file has
+            only one.
         network: a module like the one that was passed to `fit`, if one was: a file has its weights
             and no code. A copy of the module gets them.
 
     Raises:
-        NotFoundError: there is no such run, file or checkpoint; names the places that were looked at.
+        NotFoundError: there is no such run, file or checkpoint; names the places that were looked
+            at.
         RecipeError: an argument is wrong.
         UsageError: the average of this length cannot be made; says which can. Or ``network`` is
             missing, or passed for another network.
-        CheckpointError: the checkpoint is damaged, belongs to another recipe, or needs a plug-in that is not allowed
-            or not there.
+        CheckpointError: the checkpoint is damaged, belongs to another recipe, or needs a plug-in
+            that is not allowed or not there.
     """
     from .config.loader import path_of
     from .model import Model
@@ -77,19 +91,27 @@ def load(
     if place.suffix == ".safetensors":
         if ema_length is not None:
             fix = "Load the run, or export it with --ema-length"
-            raise errors.UsageError(f"{run}: a file has one average, so ema_length has no meaning here. {fix}.")
+            raise errors.UsageError(
+                f"{run}: a file has one average, so ema_length has no meaning here. {fix}."
+            )
         model = Model.from_file(place, device, allow_plugin=allow_plugin, network=network)
         if checkpoint not in ("last", model.step):
-            text = f"{run}: there is no checkpoint {checkpoint!r}: a file has one, here that of step {model.step}"
+            text = (
+                f"{run}: there is no checkpoint {checkpoint!r}: a file has one, here that of "
+                f"step {model.step}"
+            )
             raise errors.NotFoundError(f"{text}. Leave out checkpoint, or load the run.")
         return model
     if network is not None:
         raise errors.UsageError(f"{run}: the recipe of a run names its network. Leave out network.")
-    return Model.from_run(place, checkpoint, device, allow_plugin=allow_plugin, ema_length=ema_length)
+    return Model.from_run(
+        place, checkpoint, device, allow_plugin=allow_plugin, ema_length=ema_length
+    )
 
 
 def runs(runs_dir: str | Path | None = None) -> "Runs":
-    """The runs of a folder, oldest first; see `cld_core.runs_table.Runs`. Asks no scheduler and loads no torch.
+    """The runs of a folder, oldest first; see `cld_core.runs_table.Runs`. Asks no scheduler and
+    loads no torch.
 
     Args:
         runs_dir: the folder; default: $CLDCTL_RUNS, else runs/.

@@ -1,7 +1,8 @@
 """Data laws whose score is known exactly at every t (docs/math.md section 6).
 
-Under any `Diffusion` a mixture of isotropic Gaussians stays a mixture of Gaussians, so `MixtureScore` can replace a
-network's `Score` anywhere: samplers and likelihood are tested with it, without training.
+Under any `Diffusion` a mixture of isotropic Gaussians stays a mixture of Gaussians, so
+`MixtureScore` can replace a network's `Score` anywhere: samplers and likelihood are tested with it,
+without training.
 """
 
 import math
@@ -43,7 +44,9 @@ class GaussianMixture:
 
     def _log_density(self, x: Tensor) -> Tensor:
         # The square is not expanded, which would cancel if std is small.
-        square = sum((x[:, i, None] - self.means[None, :, i]).square() for i in range(self.dimension))
+        square = sum(
+            (x[:, i, None] - self.means[None, :, i]).square() for i in range(self.dimension)
+        )
         exponent = self.weights.log() - 0.5 * square / self.std**2
         constant = self.dimension * math.log(math.sqrt(2.0 * math.pi) * self.std)
         return torch.logsumexp(exponent, dim=1) - constant
@@ -51,20 +54,27 @@ class GaussianMixture:
     def entropy(self, *, per_std: float = 4.0, reach: float = 9.0) -> float:
         """Differential entropy in nats of a mixture on the plane, by the trapezoid rule.
 
-        The integrand is smooth on the scale of std, so with ``per_std`` nodes per std the rule is exact to
-        rounding (docs/math.md section 10).
+        The integrand is smooth on the scale of std, so with ``per_std`` nodes per std the rule is
+        exact to rounding (docs/math.md section 10).
         """
-        assert self.dimension == 2, f"the quadrature is two-dimensional, the law has d = {self.dimension}"
+        assert self.dimension == 2, (
+            f"the quadrature is two-dimensional, the law has d = {self.dimension}"
+        )
         h, margin = self.std / per_std, reach * self.std
         axes = []
         for m in self.means.T:
             low, high = float(m.min()) - margin, float(m.max()) + margin
-            axes.append(torch.linspace(low, high, math.ceil((high - low) / h) + 1, dtype=torch.float64))
+            axes.append(
+                torch.linspace(low, high, math.ceil((high - low) / h) + 1, dtype=torch.float64)
+            )
         p = self.density_on_grid(*axes)
-        return float(-torch.special.xlogy(p, p).sum()) * math.prod(float(axis[1] - axis[0]) for axis in axes)
+        return float(-torch.special.xlogy(p, p).sum()) * math.prod(
+            float(axis[1] - axis[0]) for axis in axes
+        )
 
     def density_on_grid(self, x: Tensor, y: Tensor) -> Tensor:
-        """p, (n, m), float64, where the lines x (n,) and y (m,) of the plane cross: a product of two thin matrices.
+        """p, (n, m), float64, where the lines x (n,) and y (m,) of the plane cross: a product of
+        two thin matrices.
 
         0 where the density underflows, as it does far from all means.
         """
@@ -76,7 +86,8 @@ class GaussianMixture:
         return (along_x * self.weights) @ along_y.T
 
     def score(self, sde: Diffusion, classes: Tensor | None = None) -> "MixtureScore":
-        """The exact score under ``sde``; with the classes (K,) of the components, also given labels of examples."""
+        """The exact score under ``sde``; with the classes (K,) of the components, also given labels
+        of examples."""
         return MixtureScore(self, sde, classes)
 
 
@@ -86,7 +97,8 @@ def gaussian(std: float = 0.5, d: int = 2) -> GaussianMixture:
 
 
 def diamond() -> GaussianMixture:
-    """Nine Gaussians of std 0.04 on the 3x3 grid over [-0.5, 0.5]^2, rotated by 45 degrees: the standard case."""
+    """Nine Gaussians of std 0.04 on the 3x3 grid over [-0.5, 0.5]^2, rotated by 45 degrees: the
+    standard case."""
     axis = torch.tensor([-0.5, 0.0, 0.5], dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     turn = torch.tensor([[1.0, -1.0], [1.0, 1.0]], dtype=torch.float64) / math.sqrt(2.0)
@@ -96,9 +108,9 @@ def diamond() -> GaussianMixture:
 class MixtureScore:
     """Exact score of the scored halves and log-density at every t, for a mixture as data law.
 
-    Callable as `cld_core.score.Score` is: u (B, n d), t a float or (B,) float64. With ``classes``, the class (K,) of
-    each component, the methods take labels (B,), too, and are then those of the law of the components of that class.
-    The label after the last class stands for none.
+    Callable as `cld_core.score.Score` is: u (B, n d), t a float or (B,) float64. With ``classes``,
+    the class (K,) of each component, the methods take labels (B,), too, and are then those of the
+    law of the components of that class. The label after the last class stands for none.
     """
 
     def __init__(self, law: GaussianMixture, sde: Diffusion, classes: Tensor | None = None) -> None:
@@ -132,7 +144,10 @@ class MixtureScore:
         means, log_weights = self.law.means.to(u.device), self._log_weights(u, *label)
         factor = sde.law(time, data_std=self.law.std).to(u.device)
         # One matrix of each entry, (1 or B, 1, 1), to multiply (B, K, d).
-        lower, psi = factor.reshape(-1, sde.n, sde.n, 1, 1), sde.mean(time).to(u.device).reshape(-1, sde.n, sde.n, 1, 1)
+        lower, psi = (
+            factor.reshape(-1, sde.n, sde.n, 1, 1),
+            sde.mean(time).to(u.device).reshape(-1, sde.n, sde.n, 1, 1),
+        )
 
         # L^-1 (u - mean), half by half: the square is a sum of n terms, and nothing cancels.
         noises: list[Tensor] = []
@@ -143,7 +158,9 @@ class MixtureScore:
             noises.append(rest / lower[:, i, i])
         squares = torch.stack([noise.square().sum(2) for noise in noises]).sum(0)
         log_det = 2.0 * factor.reshape(-1, sde.n, sde.n).diagonal(dim1=1, dim2=2).log().sum(1)
-        log_joint = log_weights - 0.5 * (squares + d * (log_det[:, None] + sde.n * math.log(2.0 * math.pi)))
+        log_joint = log_weights - 0.5 * (
+            squares + d * (log_det[:, None] + sde.n * math.log(2.0 * math.pi))
+        )
 
         # -L^-T of these, from the last half backwards, as far as the scored ones.
         scores: list[Tensor] = []

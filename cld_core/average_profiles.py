@@ -1,8 +1,9 @@
-"""Power-function profiles of averages, and the fit of one profile by those that are stored. Needs numpy and no torch.
+"""Power-function profiles of averages, and the fit of one profile by those that are stored. Needs
+numpy and no torch.
 
-An average of relative length sigma has the profile p(s) = (gamma + 1)/t (s/t)^gamma on [0, t], the weight of the
-parameters of step s in the average at step t. Its standard deviation is sigma t. docs/math.md, "Averages after the
-fact".
+An average of relative length sigma has the profile p(s) = (gamma + 1)/t (s/t)^gamma on [0, t], the
+weight of the parameters of step s in the average at step t. Its standard deviation is sigma t.
+docs/math.md, "Averages after the fact".
 """
 
 import math
@@ -17,7 +18,8 @@ from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import Stored, usable
 
-# Singular values of the fit below this fraction of the largest are due to the rounding of snapshots.
+# Singular values of the fit below this fraction of the largest are due to the rounding of
+# snapshots.
 _RCOND = 1e-10
 # The largest relative error of a profile that is accepted.
 MOST = 0.1
@@ -27,21 +29,24 @@ _TRIED = np.geomspace(0.002, LONGEST * 0.999, 80)
 
 @dataclass(frozen=True)
 class Profile:
-    """The profile of one average: its relative ``length``, and the number ``updates`` of steps that it covers."""
+    """The profile of one average: its relative ``length``, and the number ``updates`` of steps that
+    it covers."""
 
     length: float
     updates: int
 
 
 def exponent(length: float) -> float:
-    """gamma of the profile of a relative length sigma: the root above 0 of sigma^2 (g+2)^2 (g+3) = g + 1.
+    """gamma of the profile of a relative length sigma: the root above 0 of sigma^2 (g+2)^2 (g+3) =
+    g + 1.
 
     Raises:
         ValueError: no such profile has this length.
     """
     if not 0 < length < UNIFORM_LENGTH:
         raise ValueError(f"a relative length is between 0 and {UNIFORM_LENGTH:.4f}, not {length:g}")
-    # sigma decreases from UNIFORM_LENGTH at gamma = 0; sigma < 1/(gamma + 1) bounds the root from above.
+    # sigma decreases from UNIFORM_LENGTH at gamma = 0; sigma < 1/(gamma + 1) bounds the root from
+    # above.
     low, high = 0.0, 1.0 / length
     while low < (middle := 0.5 * (low + high)) < high:
         low, high = (middle, high) if relative_length(middle) > length else (low, middle)
@@ -54,18 +59,25 @@ def key_of(length: float) -> str:
 
 
 def relative_length(gamma: float) -> float:
-    """The standard deviation of a profile as a fraction of the training: sqrt(g+1) / ((g+2) sqrt(g+3))."""
+    """The standard deviation of a profile as a fraction of the training: sqrt(g+1) / ((g+2)
+    sqrt(g+3))."""
     return math.sqrt(gamma + 1.0) / ((gamma + 2.0) * math.sqrt(gamma + 3.0))
 
 
 def inner(these: Sequence[Profile], those: Sequence[Profile]) -> NDArray[np.float64]:
     """The integrals of the products of profiles with the same origin, each with each."""
-    gammas, others = (np.array([[exponent(one.length) for one in profiles]]) for profiles in (these, those))
-    ends, other_ends = (np.array([[float(one.updates) for one in profiles]]) for profiles in (these, those))
+    gammas, others = (
+        np.array([[exponent(one.length) for one in profiles]]) for profiles in (these, those)
+    )
+    ends, other_ends = (
+        np.array([[float(one.updates) for one in profiles]]) for profiles in (these, those)
+    )
     gammas, ends = gammas.T, ends.T
     common, longer = np.minimum(ends, other_ends), np.maximum(ends, other_ends)
     decay = (common / ends) ** gammas * (common / other_ends) ** others
-    result: NDArray[np.float64] = (gammas + 1.0) * (others + 1.0) / (gammas + others + 1.0) * decay / longer
+    result: NDArray[np.float64] = (
+        (gammas + 1.0) * (others + 1.0) / (gammas + others + 1.0) * decay / longer
+    )
     return result
 
 
@@ -81,10 +93,11 @@ class Basis:
         self._inverse = np.linalg.pinv(self._gram, rcond=_RCOND, hermitian=True)
 
     def fit(self, wanted: Profile) -> tuple[NDArray[np.float64], float]:
-        """The weighted sum of the profiles that is closest to ``wanted``, among those whose weights sum to 1.
+        """The weighted sum of the profiles that is closest to ``wanted``, among those whose weights
+        sum to 1.
 
-        Each profile integrates to 1, so weights of the network that do not change during training are reproduced,
-        however bad the fit is.
+        Each profile integrates to 1, so weights of the network that do not change during training
+        are reproduced, however bad the fit is.
 
         Returns:
             The weights (n,), and the L2 norm of the residual, relative to that of ``wanted``.
@@ -92,7 +105,8 @@ class Basis:
         size = math.sqrt(inner([wanted], [wanted]).item())
         target = inner(self._known, [wanted])[:, 0] / (self._scale * size)
         ones, nearest = size / self._scale, self._inverse @ target
-        # The Lagrange multiplier moves the unconstrained solution to one whose weights, ``ones`` x, sum to 1.
+        # The Lagrange multiplier moves the unconstrained solution to one whose weights, ``ones`` x,
+        # sum to 1.
         towards = self._inverse @ ones
         x = nearest + towards * (1.0 - ones @ nearest) / (ones @ towards)
         missing = 1.0 - 2.0 * float(x @ target) + float(x @ self._gram @ x)
@@ -128,8 +142,8 @@ def mixture(run: RunFolder, step: int, length: float, without: Collection[int] =
         without: steps of snapshots that turned out to be damaged.
 
     Raises:
-        UsageError: the length is invalid or out of reach (the message says which are possible), or the checkpoint has
-            no averages.
+        UsageError: the length is invalid or out of reach (the message says which are possible), or
+            the checkpoint has no averages.
         OSError: the snapshots cannot be listed.
     """
     require_length(run, length)
@@ -137,22 +151,37 @@ def mixture(run: RunFolder, step: int, length: float, without: Collection[int] =
     if not stored:
         command = f"`cldctl resume {run.name} train.ema_lengths=[0.05,0.1]`"
         fix = f"Keep some from now on with {command}, and use a later checkpoint"
-        text = f"the checkpoint of step {step} has no power-function averages, of which ema.length is made"
+        text = (
+            f"the checkpoint of step {step} has no power-function averages, of which "
+            f"ema.length "
+            f"is made"
+        )
         raise UsageError(f"{run.name}: {text}. {fix}.")
     known = [
-        (file, Profile(own, one.averages.updates)) for file, one in enumerate(stored) for own in one.averages.lengths
+        (file, Profile(own, one.averages.updates))
+        for file, one in enumerate(stored)
+        for own in one.averages.lengths
     ]
     basis, updates = Basis([profile for _, profile in known]), stored[-1].averages.updates
     weights, error = basis.fit(Profile(length, updates))
     made_of = f"{len(stored)} stored steps" if len(stored) > 1 else "one stored step"
     if error > MOST:
         good = [tried for tried in _TRIED.tolist() if basis.fit(Profile(tried, updates))[1] <= MOST]
-        reach = f" Use a length from {good[0]:.2g} to {good[-1]:.2g}" if good else " Use one of train.ema_lengths"
+        reach = (
+            f" Use a length from {good[0]:.2g} to {good[-1]:.2g}"
+            if good
+            else " Use one of train.ema_lengths"
+        )
         text = f"ema.length={length:g} cannot be made for step {step} of {made_of}"
-        text += f": the relative error of its profile would be {error:.2g}, and at most {MOST:g} is accepted"
+        text += (
+            f": the relative error of its profile would be {error:.2g}, and at most {MOST:g} "
+            f"is accepted"
+        )
         raise UsageError(f"{run.name}: {text}.{reach}, or train with a smaller train.ema_every.")
     parts: list[dict[str, float]] = [{} for _ in stored]
     for (file, profile), weight in zip(known, weights.tolist(), strict=True):
         parts[file][key_of(profile.length)] = weight
-    described = f"EMA length {length:g}: made of {made_of}, relative error of its profile {error:.2g}"
+    described = (
+        f"EMA length {length:g}: made of {made_of}, relative error of its profile {error:.2g}"
+    )
     return Mixture(tuple(zip(stored, parts, strict=True)), error, described)

@@ -1,9 +1,10 @@
-"""Moving averages of the weights, which all move at the same steps, and others that are made of stored ones.
+"""Moving averages of the weights, which all move at the same steps, and others that are made of
+stored ones.
 
-Training tracks the usual exponential average, and power-function averages whose length is a fixed fraction of the
-training so far. Those are stored at intervals, and a least-squares fit of profiles (`average_profiles`) reconstructs
-averages of other lengths from them. Karras et al. 2023, arXiv 2312.02696, section 3 and appendix C; docs/math.md,
-"Averages after the fact".
+Training tracks the usual exponential average, and power-function averages whose length is a fixed
+fraction of the training so far. Those are stored at intervals, and a least-squares fit of profiles
+(`average_profiles`) reconstructs averages of other lengths from them. Karras et al. 2023, arXiv
+2312.02696, section 3 and appendix C; docs/math.md, "Averages after the fact".
 """
 
 import contextlib
@@ -28,7 +29,8 @@ from .average_profiles import exponent, key_of, mixture, require_length
 
 # Tensors whose changes are held at once where the device decides.
 _PART = 64
-# The weight that an average keeps at an update, from the number of updates with it: a number, or float64 on the device.
+# The weight that an average keeps at an update, from the number of updates with it: a number, or
+# float64 on the device.
 Decay = Callable[[Any], Any]
 
 
@@ -41,7 +43,11 @@ class Averages:
     """
 
     def __init__(self, net: nn.Module, decays: Sequence[Decay]) -> None:
-        named = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+        named = [
+            (name, parameter)
+            for name, parameter in net.named_parameters()
+            if parameter.requires_grad
+        ]
         self.names, self._decays = [name for name, _ in named], decays
         self._live = [parameter for _, parameter in named]
         self.averages = [[parameter.detach().clone() for parameter in self._live] for _ in decays]
@@ -58,7 +64,8 @@ class Averages:
         """Move each average a little towards the parameters.
 
         Args:
-            skip: a bool scalar on the device, which decides whether to do nothing; the host does not wait for it.
+            skip: a bool scalar on the device, which decides whether to do nothing; the host does
+                not wait for it.
         """
         if not self.averages:
             return
@@ -79,7 +86,8 @@ class Averages:
         return dict(zip(self.names, average, strict=True))
 
     def _copy(self, average: Sequence[Tensor], found: Mapping[str, Tensor]) -> None:
-        """Copy tensors by name into an average: those of a checkpoint, whose network has been found to fit."""
+        """Copy tensors by name into an average: those of a checkpoint, whose network has been found
+        to fit."""
         for name, tensor in self._named(average).items():
             tensor.copy_(found[name])
 
@@ -87,7 +95,8 @@ class Averages:
 class Ema(Averages):
     """The exponential moving average.
 
-    After n updates the decay is min(``decay``, (1 + n) / (10 + n)), so that the start is forgotten soon.
+    After n updates the decay is min(``decay``, (1 + n) / (10 + n)), so that the start is forgotten
+    soon.
     """
 
     def __init__(self, net: nn.Module, decay: float) -> None:
@@ -100,7 +109,8 @@ class Ema(Averages):
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The network has the averaged weights inside the block, and its own again behind it; no third copy is made."""
+        """The network has the averaged weights inside the block, and its own again behind it; no
+        third copy is made."""
         self._swap()
         try:
             yield
@@ -139,12 +149,14 @@ _log = logging.getLogger(__name__)
 class PowerAverages(Averages):
     """Averages with power-function profiles, one of each relative length.
 
-    Update t multiplies the average by (1 - 1/t)^(gamma + 1) before the new parameters are added (arXiv 2312.02696,
-    equation 3): the parameters after update s have the weight (s^(gamma+1) - (s-1)^(gamma+1)) / t^(gamma+1). Each
-    average takes as much memory as the weights. Without lengths, nothing is tracked.
+    Update t multiplies the average by (1 - 1/t)^(gamma + 1) before the new parameters are added
+    (arXiv 2312.02696, equation 3): the parameters after update s have the weight (s^(gamma+1) -
+    (s-1)^(gamma+1)) / t^(gamma+1). Each average takes as much memory as the weights. Without
+    lengths, nothing is tracked.
 
     Attributes:
-        lengths: relative lengths, as `average_profiles.Profile` has them; one of each of ``averages``.
+        lengths: relative lengths, as `average_profiles.Profile` has them; one of each of
+            ``averages``.
         began: the step at which t was 0: steps before it have no weight.
     """
 
@@ -163,10 +175,16 @@ class PowerAverages(Averages):
             return {}
         each = zip(self.lengths, self.averages, strict=True)
         averages = {key_of(length): self._named(average) for length, average in each}
-        return {"lengths": list(self.lengths), "began": self.began, "updates": self.updates, "averages": averages}
+        return {
+            "lengths": list(self.lengths),
+            "began": self.began,
+            "updates": self.updates,
+            "averages": averages,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any] | None, step: int) -> None:
-        """Continue from a `state_dict`; if there is none, or one of other lengths, the averages begin at ``step``."""
+        """Continue from a `state_dict`; if there is none, or one of other lengths, the averages
+        begin at ``step``."""
         if not state or {*state["lengths"]} != {*self.lengths}:
             self.began, self._updates = step, 0
             return
@@ -196,13 +214,15 @@ class Averaged(NamedTuple):
 
 
 def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged:
-    """The averaged weights of a verified checkpoint: the usual average, or one of a relative length.
+    """The averaged weights of a verified checkpoint: the usual average, or one of a relative
+    length.
 
-    The latter is made of stored averages by whoever wants it first, and kept beside the checkpoint. Two processes that
-    make it at once waste work and nothing else.
+    The latter is made of stored averages by whoever wants it first, and kept beside the checkpoint.
+    Two processes that make it at once waste work and nothing else.
 
     Raises:
-        UsageError: the checkpoint has no power-function averages, or the length is invalid or out of reach.
+        UsageError: the checkpoint has no power-function averages, or the length is invalid or out
+            of reach.
         CheckpointError: the checkpoint is damaged.
         ValueError: what the file says of itself is damaged.
         OSError: a file cannot be read at this moment.
@@ -229,7 +249,9 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
         with replacing(weights_file(run, step, length)) as file:
             write_weights(file, tensors, {ABOUT: json.dumps(about)})
     except (OSError, RuntimeError) as problem:
-        _log.info("%s: the average of length %g is not kept: %s", run.name, length, one_line(problem))
+        _log.info(
+            "%s: the average of length %g is not kept: %s", run.name, length, one_line(problem)
+        )
     return usual._replace(tensors=tensors, error=error)
 
 
@@ -238,8 +260,8 @@ def reconstructed(
 ) -> tuple[dict[str, Tensor], float]:
     """The average of a relative length for a checkpoint, and the relative error of its profile.
 
-    Snapshots are read one after the other, and summed in float64 on the CPU. Damaged ones are left out, and the weights
-    are fitted again without them.
+    Snapshots are read one after the other, and summed in float64 on the CPU. Damaged ones are left
+    out, and the weights are fitted again without them.
 
     Args:
         like: all tensors of the network, by name; those that are not trained are taken from here.
@@ -250,7 +272,11 @@ def reconstructed(
     damaged: set[int] = set()
     while True:
         mixed = mixture(run, step, length, damaged)
-        if not (found := {part.step: why for part, _ in mixed.parts if (why := _problem(part)) is not None}):
+        if not (
+            found := {
+                part.step: why for part, _ in mixed.parts if (why := _problem(part)) is not None
+            }
+        ):
             break
         if step in found:
             raise CheckpointError(f"{run.checkpoint_file(step)}: {found[step]}. Use another step.")
@@ -275,7 +301,9 @@ def _problem(part: Stored) -> str | None:
         return f"it cannot be read ({error.strerror})"
 
 
-def _add(total: dict[str, Tensor], part: Stored, weights: Mapping[str, float], like: Mapping[str, Tensor]) -> None:
+def _add(
+    total: dict[str, Tensor], part: Stored, weights: Mapping[str, float], like: Mapping[str, Tensor]
+) -> None:
     """Add the averages of one file, by their weights, to the sum."""
     state = read_tensors(part.path)
     try:

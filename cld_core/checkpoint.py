@@ -1,7 +1,8 @@
-"""The tensors of checkpoints, snapshots of averages, and weights; `cld_core.run.checkpoints` knows the rest of them.
+"""The tensors of checkpoints, snapshots of averages, and weights; `cld_core.run.checkpoints` knows
+the rest of them.
 
-They are written whole or not at all, the first two in the background. They are read with `weights_only`, as tensors on
-the CPU, and only what fits.
+They are written whole or not at all, the first two in the background. They are read with
+`weights_only`, as tensors on the CPU, and only what fits.
 """
 
 import concurrent.futures
@@ -55,11 +56,12 @@ _EXPORT = "Export it again: `cldctl export`"
 class Writer:
     """Writes files of one kind without stopping the training.
 
-    `save` copies the state into host memory and returns; a thread writes it to disk. At most one write is in
-    flight: `save` waits for the one before. The memory of the copy is reused.
+    `save` copies the state into host memory and returns; a thread writes it to disk. At most one
+    write is in flight: `save` waits for the one before. The memory of the copy is reused.
 
-    A write that meets a fault that passes (`passes`), such as a full disk, is repeated: until the next state takes its
-    place, or for half an hour without any success, or after `wait` as long as that allows.
+    A write that meets a fault that passes (`passes`), such as a full disk, is repeated: until the
+    next state takes its place, or for half an hour without any success, or after `wait` as long as
+    that allows.
 
     Args:
         what: what messages call the files.
@@ -79,7 +81,11 @@ class Writer:
     @property
     def failed(self) -> bool:
         """Whether a write failed; `wait` raises the error."""
-        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
+        return (
+            self._writing is not None
+            and self._writing.done()
+            and self._writing.exception() is not None
+        )
 
     @property
     def is_busy(self) -> bool:
@@ -104,7 +110,8 @@ class Writer:
         self._writing = self._pool.submit(self._write, step, copy, ready)
 
     def wait(self, within_s: float = 0.0) -> None:
-        """Wait until nothing is in flight. A write that fails is repeated for at most ``within_s`` seconds more.
+        """Wait until nothing is in flight. A write that fails is repeated for at most ``within_s``
+        seconds more.
 
         Raises:
             SaveError: the write failed. The files before it are untouched.
@@ -117,7 +124,8 @@ class Writer:
             done.pop().result()
 
     def abandon(self) -> None:
-        """Wait until nothing is in flight. A write that fails is not repeated, and nobody is told but the log.
+        """Wait until nothing is in flight. A write that fails is not repeated, and nobody is told
+        but the log.
 
         Raises:
             SaveError: it failed for another reason than a fault that passes, or for too long.
@@ -140,7 +148,9 @@ class Writer:
         if isinstance(value, dict):
             return {name: self._copy_of(inner, (*path, str(name))) for name, inner in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(self._copy_of(inner, (*path, str(i))) for i, inner in enumerate(value))
+            return type(value)(
+                self._copy_of(inner, (*path, str(i))) for i, inner in enumerate(value)
+            )
         return value
 
     def _write(self, step: int, state: dict[str, Any], ready: "torch.cuda.Event | None") -> None:
@@ -158,17 +168,29 @@ class Writer:
                 if self._failing_since is None:
                     self._failing_since = time.monotonic()
                     reason = getattr(cause, "strerror", None) or error
-                    print(f"the {self._what} of step {step} cannot be written yet ({reason}); trying again", flush=True)
+                    print(
+                        (
+                            f"the {self._what} of step {step} cannot be written yet ({reason}); "
+                            f"trying "
+                            f"again"
+                        ),
+                        flush=True,
+                    )
                 if time.monotonic() > self._deadline or self._is_hopeless():
                     raise
             self._awake.wait(pause)
             self._awake.clear()
         if self._failing_since is not None:
-            print(f"the {self._what} of step {step} is written: the disk takes {self._what}s again", flush=True)
+            print(
+                f"the {self._what} of step {step} is written: the disk takes {self._what}s again",
+                flush=True,
+            )
             self._failing_since = None
 
     def _is_hopeless(self) -> bool:
-        return self._failing_since is not None and time.monotonic() - self._failing_since > _GIVE_UP_S
+        return (
+            self._failing_since is not None and time.monotonic() - self._failing_since > _GIVE_UP_S
+        )
 
 
 def checkpoints(
@@ -183,7 +205,8 @@ def checkpoints(
 
     Args:
         keep, milestone, regular: as for `run.checkpoints.prune`.
-        check_owner: called right before a new file takes its place; raises if this process may not write.
+        check_owner: called right before a new file takes its place; raises if this process may not
+            write.
     """
 
     def store(step: int, state: dict[str, Any]) -> None:
@@ -191,13 +214,18 @@ def checkpoints(
         try:
             prune(folder, keep=keep, milestone=milestone, regular=regular)
         except OSError as error:
-            print(f"older checkpoints could not be removed ({error}); the next save will", flush=True)
+            print(
+                f"older checkpoints could not be removed ({error}); the next save will", flush=True
+            )
 
     return Writer("checkpoint", store)
 
 
-def snapshots(folder: RunFolder, *, half: bool = False, check_owner: Callable[[], None] = lambda: None) -> Writer:
-    """The writer of snapshots of a run's averages: separate files that stay when checkpoints are removed.
+def snapshots(
+    folder: RunFolder, *, half: bool = False, check_owner: Callable[[], None] = lambda: None
+) -> Writer:
+    """The writer of snapshots of a run's averages: separate files that stay when checkpoints are
+    removed.
 
     Args:
         half: store float16 where the values fit.
@@ -206,25 +234,44 @@ def snapshots(folder: RunFolder, *, half: bool = False, check_owner: Callable[[]
 
     def store(step: int, state: dict[str, Any]) -> None:
         folder.averages.mkdir(exist_ok=True)
-        _write(folder.snapshot_file(step), "snapshot", step, _halved(state) if half else state, check_owner)
+        _write(
+            folder.snapshot_file(step),
+            "snapshot",
+            step,
+            _halved(state) if half else state,
+            check_owner,
+        )
 
     return Writer("snapshot", store)
 
 
 def _halved(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.half() if value.is_floating_point() and bool((value.abs() <= _HALF_MAX).all()) else value
-    return {name: _halved(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+        return (
+            value.half()
+            if value.is_floating_point() and bool((value.abs() <= _HALF_MAX).all())
+            else value
+        )
+    return (
+        {name: _halved(inner) for name, inner in value.items()}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def write(
-    folder: RunFolder, step: int, state: dict[str, Any], *, check_owner: Callable[[], None] = lambda: None
+    folder: RunFolder,
+    step: int,
+    state: dict[str, Any],
+    *,
+    check_owner: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the files of a checkpoint, the sidecar last.
 
     Args:
-        state: as `train.step.Trainer.state_dict`: ``ema`` holds the averages of those tensors of ``model`` that are
-            trained. They are written to a file of their own, with the others, which have none.
+        state: as `train.step.Trainer.state_dict`: ``ema`` holds the averages of those tensors of
+            ``model`` that are trained. They are written to a file of their own, with the others,
+            which have none.
 
     Raises:
         SaveError: the disk is full or broken. No partial file is left.
@@ -232,7 +279,11 @@ def write(
     ema = state["ema"]
     rest = {**state, "ema": {"updates": ema["updates"], "names": list(ema["average"])}}
     about = {name: state[name] for name in ("classes", "form") if name in state}
-    averaged = weights_file(folder, step), {**state["model"], **ema["average"]}, {ABOUT: json.dumps(about)}
+    averaged = (
+        weights_file(folder, step),
+        {**state["model"], **ema["average"]},
+        {ABOUT: json.dumps(about)},
+    )
     _write(folder.checkpoint_file(step), "checkpoint", step, rest, check_owner, averaged)
 
 
@@ -251,7 +302,8 @@ def _write(
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(_replacing(path, sidecar, check_owner))
             weights = None
-            # Declared to take an IO[bytes], but torch's zip writer calls only write and flush of a file object.
+            # Declared to take an IO[bytes], but torch's zip writer calls only write and flush of a
+            # file object.
             torch.save({**state, "step": step}, file)  # type: ignore[arg-type]
             if averaged is not None:
                 target, tensors, about = averaged
@@ -274,16 +326,21 @@ def _write(
             text = f"no space left on the disk; earlier {what}s are intact"
             fix = "Free some space"
         else:
-            text = f"the {what} could not be written ({one_line(cause or error)}); earlier ones are intact"
+            text = (
+                f"the {what} could not be written ({one_line(cause or error)}); earlier ones "
+                f"are intact"
+            )
             fix = "Fix the file system"
         raise SaveError(f"{path}: {text}. {fix}, then `cldctl resume`.", step) from error
 
 
-def write_weights(file: "IO[bytes] | _HashingFile", tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+def write_weights(
+    file: "IO[bytes] | _HashingFile", tensors: Mapping[str, Tensor], about: Mapping[str, str]
+) -> None:
     """Write tensors, from whatever device, as safetensors with some metadata.
 
-    The library would copy all of them twice in memory first, which takes longer than to write them, and orders the
-    metadata by chance.
+    The library would copy all of them twice in memory first, which takes longer than to write them,
+    and orders the metadata by chance.
     """
     # The largest numbers first, so that each is where its size is a divisor.
     ordered = sorted(tensors.items(), key=lambda entry: -entry[1].element_size())
@@ -291,7 +348,11 @@ def write_weights(file: "IO[bytes] | _HashingFile", tensors: Mapping[str, Tensor
     end = 0
     for name, tensor in ordered:
         begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {
+            "dtype": KINDS[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
@@ -300,7 +361,9 @@ def write_weights(file: "IO[bytes] | _HashingFile", tensors: Mapping[str, Tensor
 
 
 @contextlib.contextmanager
-def _replacing(target: Path, sidecar: Path, check_owner: Callable[[], None]) -> "Iterator[_HashingFile]":
+def _replacing(
+    target: Path, sidecar: Path, check_owner: Callable[[], None]
+) -> "Iterator[_HashingFile]":
     """A file that replaces ``target``, for which a sidecar will vouch."""
     with replacing(target) as file:
         hashing = _HashingFile(file)
@@ -333,10 +396,12 @@ class _HashingFile:
 
 
 def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> dict[str, Any]:
-    """The state of one verified checkpoint, on the CPU: its tensors are mapped, and read when they are used.
+    """The state of one verified checkpoint, on the CPU: its tensors are mapped, and read when they
+    are used.
 
     Args:
-        model_digest: that of the recipe (`Recipe.model_digest`); a checkpoint of another model is refused.
+        model_digest: that of the recipe (`Recipe.model_digest`); a checkpoint of another model is
+            refused.
 
     Raises:
         NotFoundError: there is no checkpoint of this step.
@@ -351,12 +416,15 @@ def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> di
         average = {name: weights[name] for name in state["ema"]["names"]}
         return {**state, "ema": {"updates": state["ema"]["updates"], "average": average}}
     except (KeyError, TypeError) as error:
-        text = f"does not go with its averaged weights ({one_line(error)}). Resume from another step."
+        text = (
+            f"does not go with its averaged weights ({one_line(error)}). Resume from another step."
+        )
         raise CheckpointError(f"{path}: {text}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """What is in a verified file of `torch.save`, on the CPU: its tensors are mapped, and read when they are used.
+    """What is in a verified file of `torch.save`, on the CPU: its tensors are mapped, and read when
+    they are used.
 
     Raises:
         CheckpointError: it is not a dictionary of tensors and plain values.
@@ -370,7 +438,11 @@ def read_tensors(path: Path) -> dict[str, Any]:
         text = f"cannot be read as a checkpoint ({one_line(error)})"
         raise CheckpointError(f"{path}: {text}. Resume from another step.") from error
     if not isinstance(state, dict):
-        text = f"holds a {type(state).__name__} instead of the state of a run. Resume from another step."
+        text = (
+            f"holds a {type(state).__name__} instead of the state of a run. Resume from "
+            f"another "
+            f"step."
+        )
         raise CheckpointError(f"{path}: {text}")
     return state
 
@@ -385,7 +457,8 @@ class Weights:
 
     def __init__(self, content: Any) -> None:
         self.about: dict[str, str] = content.metadata() or {}
-        self.tensors: dict[str, Tensor] = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        names = content.keys()
+        self.tensors: dict[str, Tensor] = {name: content.get_tensor(name) for name in names}
 
     def described(self, name: str) -> dict[str, Any]:
         """An object in the metadata.
@@ -400,7 +473,8 @@ class Weights:
 
 
 def averaged_weights(folder: RunFolder, step: int, length: float | None = None) -> Weights:
-    """The averaged weights beside a checkpoint; the usual ones are verified by whoever chooses the checkpoint.
+    """The averaged weights beside a checkpoint; the usual ones are verified by whoever chooses the
+    checkpoint.
 
     Raises:
         CheckpointError: there are none of this length, or the file is damaged.
@@ -420,7 +494,10 @@ def exported_weights(file: Path) -> Weights:
         raise NotFoundError(f"{file}: no such file. `cldctl export` writes one.")
     weights = _read(file, _EXPORT)
     if (other := weights.about.get("format", "none")) != FORMAT:
-        text = f"its format is {one_line(other, 40)}, not {FORMAT}. Use a file that `cldctl export` wrote."
+        text = (
+            f"its format is {one_line(other, 40)}, not {FORMAT}. Use a file that `cldctl "
+            f"export` wrote."
+        )
         raise CheckpointError(f"{file}: {text}")
     return weights
 
@@ -434,7 +511,9 @@ def _read(file: Path, fix: str) -> Weights:
     except (SafetensorError, OSError) as error:
         if passes(error):
             raise
-        raise CheckpointError(f"{file}: cannot be read as safetensors ({one_line(error)}). {fix}.") from error
+        raise CheckpointError(
+            f"{file}: cannot be read as safetensors ({one_line(error)}). {fix}."
+        ) from error
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

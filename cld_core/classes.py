@@ -35,12 +35,17 @@ class Classes:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= MOST or len(self.weights) != len(self.names):
-            raise ValueError(f"there are {len(self.names)} names of classes and {len(self.weights)} frequencies")
+            raise ValueError(
+                f"there are {len(self.names)} names of classes and {len(self.weights)} frequencies"
+            )
         if len(set(self.names)) < len(self.names):
             raise ValueError("two classes have the same name")
         if any(not 1 <= len(name) <= LONGEST_NAME or has_control(name) for name in self.names):
             raise ValueError("the name of a class is not a short text")
-        if not all(0 <= weight < math.inf for weight in self.weights) or not 0 < sum(self.weights) < math.inf:
+        if (
+            not all(0 <= weight < math.inf for weight in self.weights)
+            or not 0 < sum(self.weights) < math.inf
+        ):
             raise ValueError("the frequencies of classes cannot be those of data")
 
     def __len__(self) -> int:
@@ -70,7 +75,11 @@ class Classes:
         """
         if not isinstance(label, int | str) or isinstance(label, bool):
             text = f"a label is a number or the name of a class, not {one_line(repr(label), 80)}"
-            hint = f" For the class {str(label)!r}, pass its name as a text." if str(label) in self.names else ""
+            hint = (
+                f" For the class {str(label)!r}, pass its name as a text."
+                if str(label) in self.names
+                else ""
+            )
             raise UsageError(f"{text}: {self}. Use one of them.{hint}")
         if isinstance(label, str) and label in self.names:
             return self.names.index(label)
@@ -79,7 +88,9 @@ class Classes:
                 return int(label)
             raise UsageError(f"label {label} is out of range: {self}. Use one of them.")
         guess = did_you_mean(label, self.names)
-        raise UsageError(f"there is no class {one_line(label, 80)!r}: {self}.{guess or ' Use one of them.'}")
+        raise UsageError(
+            f"there is no class {one_line(label, 80)!r}: {self}.{guess or ' Use one of them.'}"
+        )
 
     def each(self, label: Any, n: int) -> list[int]:
         """Labels of ``n`` examples: of one class, or of a sequence of n.
@@ -87,21 +98,30 @@ class Classes:
         Raises:
             UsageError: there is no such class, or another number of them.
         """
-        labels = list(label) if isinstance(label, Iterable) and not isinstance(label, str) else [label] * n
+        labels = (
+            list(label)
+            if isinstance(label, Iterable) and not isinstance(label, str)
+            else [label] * n
+        )
         if len(labels) != n:
             raise UsageError(f"{len(labels)} labels for {n} examples. Give one, or one for each.")
         return list(map(self.index, labels))
 
     def drawn(self, first: int, last: int) -> list[int]:
-        """Labels of the samples ``first <= i < last``: each depends on i alone, and all have their frequencies.
+        """Labels of the samples ``first <= i < last``: each depends on i alone, and all have their
+        frequencies.
 
         Sample i gets the class in whose part of [0, 1) the i-th multiple of the golden ratio falls.
         """
         ends = list(itertools.accumulate(self.shares))
-        return [min(bisect_right(ends, (i + 1) * _GOLDEN % 1.0), len(self) - 1) for i in range(first, last)]
+        return [
+            min(bisect_right(ends, (i + 1) * _GOLDEN % 1.0), len(self) - 1)
+            for i in range(first, last)
+        ]
 
     def __str__(self) -> str:
-        """For messages: the range of the labels, and the names of the classes if they are not numbers."""
+        """For messages: the range of the labels, and the names of the classes if they are not
+        numbers."""
         numbers = f"the labels are 0 to {len(self) - 1}"
         if self.names == tuple(map(str, range(len(self)))):
             return numbers

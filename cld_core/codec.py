@@ -1,11 +1,13 @@
-"""Records as JSON: the one way from dataclasses to what a file or a line of a ledger holds, and back.
+"""Records as JSON: the one way from dataclasses to what a file or a line of a ledger holds, and
+back.
 
-A record is a dataclass. What JSON has no word for follows from the annotations of its fields: tuples, nested records,
-literals and unions. Numbers are finite and within `MAX_NUMBER`, and texts can be written as UTF-8.
+A record is a dataclass. What JSON has no word for follows from the annotations of its fields:
+tuples, nested records, literals and unions. Numbers are finite and within `MAX_NUMBER`, and texts
+can be written as UTF-8.
 
-Fields that a record does not have are ignored, unless one of its fields keeps them (`keeping`). A `TypedDict` whose
-fields may all be missing keeps unknown fields, and leaves out those that do not fit: files that people look at are of
-use even if a part of them is damaged.
+Fields that a record does not have are ignored, unless one of its fields keeps them (`keeping`). A
+`TypedDict` whose fields may all be missing keeps unknown fields, and leaves out those that do not
+fit: files that people look at are of use even if a part of them is damaged.
 """
 
 import functools
@@ -29,11 +31,13 @@ _Reader = Callable[[Any, str], Any]
 
 
 class RecordError(CldError, ValueError):
-    """A record is damaged, or of another version: names the file, if there is one, and the field."""
+    """A record is damaged, or of another version: names the file, if there is one, and the
+    field."""
 
 
 def keeping() -> Any:
-    """A field, a mapping, that keeps the fields which its record does not have; they are written beside the others."""
+    """A field, a mapping, that keeps the fields which its record does not have; they are written
+    beside the others."""
     return field(default_factory=dict, metadata={_UNKNOWN: True})
 
 
@@ -60,7 +64,9 @@ def to_plain(value: Any, *, sparse: bool = False) -> Any:
     return value
 
 
-def from_plain(kind: type[T], plain: Any, *, chosen: Mapping[str, type] | None = None, any_word: bool = False) -> T:
+def from_plain(
+    kind: type[T], plain: Any, *, chosen: Mapping[str, type] | None = None, any_word: bool = False
+) -> T:
     """A value of an annotated type, for example a record, from what `to_plain` made of it.
 
     Args:
@@ -72,7 +78,9 @@ def from_plain(kind: type[T], plain: Any, *, chosen: Mapping[str, type] | None =
         CldError: a class does not accept its values.
     """
     hint: Any = kind
-    reader = _of_record(hint, any_word, tuple(chosen.items())) if chosen else _reader(hint, any_word)
+    reader = (
+        _of_record(hint, any_word, tuple(chosen.items())) if chosen else _reader(hint, any_word)
+    )
     return typing.cast(T, reader(plain, ""))
 
 
@@ -111,7 +119,11 @@ def real(value: Any) -> float | None:
 
 def text(value: Any) -> str | None:
     """``value`` if it is a text that can be written as UTF-8; else None."""
-    return value if isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value) else None
+    return (
+        value
+        if isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+        else None
+    )
 
 
 def _default(entry: "Field[Any]") -> Any:
@@ -131,7 +143,8 @@ _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
 
 @functools.cache
 def _reader(hint: Any, any_word: bool) -> _Reader:
-    """What makes a value of an annotated type from a plain one at a place, or raises `RecordError`."""
+    """What makes a value of an annotated type from a plain one at a place, or raises
+    `RecordError`."""
     origin: Any = typing.get_origin(hint) or hint
     inner = typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -142,7 +155,9 @@ def _reader(hint: Any, any_word: bool) -> _Reader:
         # 1 equals True.
         words = {(type(word), word) for word in inner}
         described = f"one of {', '.join(map(repr, inner))}"
-        return _of_plain(described, lambda value: isinstance(value, str | int) and (type(value), value) in words)
+        return _of_plain(
+            described, lambda value: isinstance(value, str | int) and (type(value), value) in words
+        )
     if origin in (tuple, Sequence):
         return _of_tuple(inner, any_word)
     if origin in (dict, Mapping):
@@ -182,7 +197,9 @@ def _of_union(options: Sequence[_Reader]) -> _Reader:
 
 def _of_tuple(inner: tuple[Any, ...], any_word: bool) -> _Reader:
     fixed = bool(inner) and Ellipsis not in inner
-    readers = [_reader(entry, any_word) for entry in inner if entry is not Ellipsis] or [_reader(Any, any_word)]
+    readers = [_reader(entry, any_word) for entry in inner if entry is not Ellipsis] or [
+        _reader(Any, any_word)
+    ]
 
     def read(plain: Any, place: str) -> Any:
         if not isinstance(plain, list | tuple):
@@ -225,12 +242,18 @@ def _of_record(kind: Any, any_word: bool, chosen: tuple[tuple[str, type], ...]) 
     entries = {entry.name: entry for entry in fields(kind) if entry.init}
     keeper = next((name for name, entry in entries.items() if _UNKNOWN in entry.metadata), None)
     readers = {name: _reader(hints[name], any_word) for name in entries if name != keeper}
-    required = [name for name, it in entries.items() if it.default is MISSING and it.default_factory is MISSING]
+    required = [
+        name
+        for name, it in entries.items()
+        if it.default is MISSING and it.default_factory is MISSING
+    ]
 
     def read(plain: Any, place: str) -> Any:
         content = _object(plain, place)
         values = {
-            name: readers[name](value, _inside(place, name)) for name, value in content.items() if name in readers
+            name: readers[name](value, _inside(place, name))
+            for name, value in content.items()
+            if name in readers
         }
         for name in required:
             if name not in values:

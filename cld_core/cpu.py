@@ -1,26 +1,29 @@
-"""What the processor of this machine computes in itself, and how threads wait for each other. Loads no torch."""
+"""What the processor of this machine computes in itself, and how threads wait for each other. Loads
+no torch."""
 
 import os
 import platform
 from pathlib import Path
 
 _INFORMATION = Path("/proc/cpuinfo")
-# What the kernel calls the instructions for products in half precision, by the machine's architecture. torch tells the
-# same (`torch.cpu.get_capabilities`, which older versions lack), but takes seconds to load.
+# What the kernel calls the instructions for products in half precision, by the machine's
+# architecture. torch tells the same (`torch.cpu.get_capabilities`, which older versions lack), but
+# takes seconds to load.
 _INSTRUCTIONS = {
     "x86_64": {"bf16": {"avx512_bf16", "amx_bf16"}, "fp16": {"avx512_fp16", "amx_fp16"}},
     "aarch64": {"bf16": {"bf16"}, "fp16": {"asimdhp"}},
 }
 
-# Of GNU's OpenMP, that of torch's packages for Linux. Threads spin for milliseconds there before they sleep: time that
-# whoever they wait for needs, where there are more threads than cores. Not spinning at all halves the rate of small
-# networks on an idle machine.
+# Of GNU's OpenMP, that of torch's packages for Linux. Threads spin for milliseconds there before
+# they sleep: time that whoever they wait for needs, where there are more threads than cores. Not
+# spinning at all halves the rate of small networks on an idle machine.
 _SPINS = ("GOMP_SPINCOUNT", "1000")
 _POLICY = "OMP_WAIT_POLICY"
 
 
 def emulates(precision: str) -> bool:
-    """Whether this processor has no instructions for a `train.precision`, so that torch emulates it.
+    """Whether this processor has no instructions for a `train.precision`, so that torch emulates
+    it.
 
     A step may then take 20 times as long as in float32. False if the kernel does not tell.
     """
@@ -31,7 +34,10 @@ def emulates(precision: str) -> bool:
 
 def warning(precision: str, processor: str = "this processor") -> str:
     """What to know about a precision that a processor emulates, and what to do about it."""
-    text = f"train.precision={precision} is emulated by {processor}: a step can take 20 times as long as in float32"
+    text = (
+        f"train.precision={precision} is emulated by {processor}: a step can take 20 times as "
+        f"long as in float32"
+    )
     return f"{text}. Set train.precision=fp32"
 
 
@@ -41,14 +47,18 @@ def _flags() -> frozenset[str]:
         lines = _INFORMATION.read_text(errors="replace").splitlines()
     except OSError:
         return frozenset()
-    found = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
+    found = (
+        line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))
+    )
     return frozenset(next(found, ()))
 
 
 def wait_briefly() -> None:
-    """Let threads of OpenMP that wait for others soon sleep, so that a busy machine slows small networks down less.
+    """Let threads of OpenMP that wait for others soon sleep, so that a busy machine slows small
+    networks down less.
 
-    Only a process that has not loaded torch yet heeds it. Its children inherit it, and what is set is kept.
+    Only a process that has not loaded torch yet heeds it. Its children inherit it, and what is set
+    is kept.
     """
     if _POLICY not in os.environ:
         os.environ.setdefault(*_SPINS)

@@ -7,7 +7,8 @@ from typing import Any
 
 from cld_core.files import opened
 
-# By device, inode, time and size: files that are links of each other, as those of a sweep are, are read once.
+# By device, inode, time and size: files that are links of each other, as those of a sweep are, are
+# read once.
 _checksums: dict[tuple[int, ...], str] = {}
 
 
@@ -17,7 +18,8 @@ def digest(content: Any) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file. Remembered while the file keeps its size and time, because sweeps ask often.
+    """SHA-256 of a file. Remembered while the file keeps its size and time, because sweeps ask
+    often.
 
     Raises:
         OSError: the file cannot be read.

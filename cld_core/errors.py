@@ -10,11 +10,16 @@ _CUTOFF = 0.6
 def nearest(word: str, words: Collection[str]) -> str | None:
     """The one of ``words`` that somebody may have meant; None if none is near.
 
-    A word that begins with ``word``, or else the most similar one. Of dotted keys, sections and names are compared
-    with each other, so that two keys are not near because their section is the same; without a section, names alone.
+    A word that begins with ``word``, or else the most similar one. Of dotted keys, sections and
+    names are compared with each other, so that two keys are not near because their section is the
+    same; without a section, names alone.
     """
     section, _, name = word.rpartition(".")
-    if begun := [it for it in words if word and (it.startswith(word) or it.rpartition(".")[2].startswith(word))]:
+    if begun := [
+        it
+        for it in words
+        if word and (it.startswith(word) or it.rpartition(".")[2].startswith(word))
+    ]:
         return min(begun, key=len)
 
     def alikeness(it: str) -> float:
@@ -86,7 +91,8 @@ class DataError(CldError):
 
 
 class WrongSourceError(DataError):
-    """What a command was given as data, or as the place for them, is something else: there is nothing to repair."""
+    """What a command was given as data, or as the place for them, is something else: there is
+    nothing to repair."""
 
     exit_code = 2
 
@@ -108,7 +114,8 @@ class NonFiniteError(CldError):
 
 
 class UnusableSamplesError(CldError):
-    """Too many samples are not finite for results to be based on them. Another start would draw the same ones."""
+    """Too many samples are not finite for results to be based on them. Another start would draw the
+    same ones."""
 
 
 class SolverError(CldError):
@@ -120,7 +127,8 @@ class UnfitError(CldError):
 
     Attributes:
         check: the name of the check.
-        hosts: the machines that failed, by rank; the rank that checked itself if it is alone, empty if nobody knows.
+        hosts: the machines that failed, by rank; the rank that checked itself if it is alone, empty
+            if nobody knows.
     """
 
     def __init__(self, message: str, check: str, hosts: Mapping[int, str]) -> None:

@@ -1,10 +1,12 @@
-"""Files: small ones read within bounds, replaced whole or not at all, appended to, and tried again if a fault may pass.
+"""Files: small ones read within bounds, replaced whole or not at all, appended to, and tried again
+if a fault may pass.
 
-A run folder may be a colleague's, damaged, or made by hand. What looks like a small file of ours may be a pipe, a
-device, a link to somewhere else, or a terabyte: none of these may block, fill the memory, or be followed.
+A run folder may be a colleague's, damaged, or made by hand. What looks like a small file of ours
+may be a pipe, a device, a link to somewhere else, or a terabyte: none of these may block, fill the
+memory, or be followed.
 
-A disk may be full for a moment, and a network file system may lose a handle. What must be written is tried again
-(`retried`); what need not be is dropped and counted (`Dropping`).
+A disk may be full for a moment, and a network file system may lose a handle. What must be written
+is tried again (`retried`); what need not be is dropped and counted (`Dropping`).
 """
 
 import errno
@@ -30,16 +32,31 @@ MAX_BYTES = 256 * 2**20
 MAX_JSON_BYTES = 64 * 2**20
 # Bytes that are asked for beyond what a file had when it was opened: it may have grown.
 _MORE = 2**16
-# What says that there is no such file, or something else in its place. Anything else may pass, such as a server that is
-# away for a while.
-NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EFBIG)
-# Errors that say nothing about the next try. Those of a wrong path or of missing rights are not among them.
+# What says that there is no such file, or something else in its place. Anything else may pass, such
+# as a server that is away for a while.
+NO_FILE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ENXIO,
+    errno.ELOOP,
+    errno.EFBIG,
+)
+# Errors that say nothing about the next try. Those of a wrong path or of missing rights are not
+# among them.
 PASSING = frozenset(
     {
         *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EREMOTEIO, errno.ESTALE),
         *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOLCK, errno.ETIMEDOUT),
         *(errno.ENOMEM, errno.ENOBUFS, errno.ENFILE, errno.EMFILE),
-        *(errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED),
+        *(
+            errno.ENOTCONN,
+            errno.ESHUTDOWN,
+            errno.ECONNRESET,
+            errno.ECONNREFUSED,
+            errno.ECONNABORTED,
+        ),
         *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
     }
 )
@@ -55,7 +72,8 @@ def opened(path: Path, *, follow: bool = False) -> Iterator[BufferedReader]:
         follow: whether ``path`` itself may be a symbolic link; its folders may always be.
 
     Raises:
-        OSError: it cannot be opened; a link (ELOOP) or anything but a regular file (EINVAL) is refused.
+        OSError: it cannot be opened; a link (ELOOP) or anything but a regular file (EINVAL) is
+            refused.
     """
     descriptor, _ = _regular(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW))
     with os.fdopen(descriptor, "rb") as file:
@@ -63,10 +81,12 @@ def opened(path: Path, *, follow: bool = False) -> Iterator[BufferedReader]:
 
 
 def descriptor_for_writing(path: Path, flags: int = 0) -> int:
-    """A descriptor for reading and writing a regular file in place; the file is created if there is none.
+    """A descriptor for reading and writing a regular file in place; the file is created if there is
+    none.
 
     Args:
-        flags: further flags of `os.open`. Nothing is truncated: the content of a file that is not ours would be gone.
+        flags: further flags of `os.open`. Nothing is truncated: the content of a file that is not
+            ours would be gone.
 
     Raises:
         OSError: as `opened`, for a link too.
@@ -77,12 +97,14 @@ def descriptor_for_writing(path: Path, flags: int = 0) -> int:
 def _regular(path: Path, flags: int) -> tuple[int, os.stat_result]:
     """A descriptor of a regular file, and its status."""
     try:
-        # A pipe without a writer would keep `open` waiting. The umask decides who else may write: runs can be shared by
-        # a group.
+        # A pipe without a writer would keep `open` waiting. The umask decides who else may write:
+        # runs can be shared by a group.
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW and path.is_symlink():
-            raise OSError(errno.ELOOP, "a symbolic link, which is not followed", str(path)) from error
+            raise OSError(
+                errno.ELOOP, "a symbolic link, which is not followed", str(path)
+            ) from error
         raise
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
@@ -150,7 +172,8 @@ def existing_object(path: Path) -> dict[str, Any] | None:
 
 
 def by_age(files: Iterable[Path]) -> list[Path]:
-    """Those of ``files`` that exist, the one that was changed first of all first; links count as themselves."""
+    """Those of ``files`` that exist, the one that was changed first of all first; links count as
+    themselves."""
     aged = []
     for file in files:
         with suppress(OSError):
@@ -202,7 +225,8 @@ def write_arrays(path: Path, arrays: "Mapping[str, numpy.ndarray]") -> None:
     import numpy
 
     with replacing(path) as file:
-        # numpy's signature has a parameter, allow_pickle, among the names of arrays; none of ours has that name.
+        # numpy's signature has a parameter, allow_pickle, among the names of arrays; none of ours
+        # has that name.
         numpy.savez(file, **arrays)  # type: ignore[arg-type]
 
 
@@ -248,8 +272,11 @@ def pauses(first_s: float = _FIRST_S) -> Iterator[float]:
         pause = min(2 * pause, _MOST_S)
 
 
-def retried(work: Callable[[], T], within_s: float, *, stop: Callable[[], bool] = lambda: False) -> T:
-    """What ``work`` returns, which is called again for ``within_s`` seconds if it meets a fault that passes.
+def retried(
+    work: Callable[[], T], within_s: float, *, stop: Callable[[], bool] = lambda: False
+) -> T:
+    """What ``work`` returns, which is called again for ``within_s`` seconds if it meets a fault
+    that passes.
 
     Args:
         stop: asked before each further call; True ends the waiting.
@@ -269,14 +296,17 @@ def retried(work: Callable[[], T], within_s: float, *, stop: Callable[[], bool] 
 
 
 class Dropping:
-    """Work that may fail: what cannot be done is dropped, counted, and reported when that begins and when it is over.
+    """Work that may fail: what cannot be done is dropped, counted, and reported when that begins
+    and when it is over.
 
     Args:
         what: the subject of the reports, for example "progress.json".
         over: called with the number of failures and the first reason when the work succeeds again.
     """
 
-    def __init__(self, what: str, over: Callable[[int, str], object] = lambda count, reason: None) -> None:
+    def __init__(
+        self, what: str, over: Callable[[int, str], object] = lambda count, reason: None
+    ) -> None:
         self._what, self._over = what, over
         self.count, self._reason = 0, ""
 
@@ -309,7 +339,8 @@ class Dropping:
 
 
 class _Output:
-    """A text stream whose reader or disk may be gone: what cannot be written is lost, and nobody fails for it."""
+    """A text stream whose reader or disk may be gone: what cannot be written is lost, and nobody
+    fails for it."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -329,7 +360,8 @@ class _Output:
 
 
 def forgive_output() -> None:
-    """From now on, a line of this process's log that cannot be written is lost, and nothing else."""
+    """From now on, a line of this process's log that cannot be written is lost, and nothing
+    else."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, _Output):

@@ -1,6 +1,8 @@
-"""Training in Python: `fit` returns a model, `fit_steps` yields it while it trains. No run folder, no files.
+"""Training in Python: `fit` returns a model, `fit_steps` yields it while it trains. No run folder,
+no files.
 
-The same seed, data and recipe give the same numbers as a run on one rank (`cld_core.train.step.Trainer`).
+The same seed, data and recipe give the same numbers as a run on one rank
+(`cld_core.train.step.Trainer`).
 """
 
 import copy
@@ -65,11 +67,13 @@ def fit(
     progress: bool | None = None,
     **more: Any,
 ) -> Model:
-    """Train a model on data, with settings that suit their shape, unless recipe keys among ``more`` change them.
+    """Train a model on data, with settings that suit their shape, unless recipe keys among ``more``
+    change them.
 
     Args:
-        data: examples (N, d), (N, C, L) or (N, C, H, W); or a file of them, or a folder, as `data.path` of
-            `data.name: arrays` takes, or of prepared images; or the name of a toy density; or a `data` section.
+        data: examples (N, d), (N, C, L) or (N, C, H, W); or a file of them, or a folder, as
+            `data.path` of `data.name: arrays` takes, or of prepared images; or the name of a toy
+            density; or a `data` section.
         steps: optimiser steps.
         sde: the diffusion, by its name or as the `sde` section of a recipe.
         network: likewise; or a module, which is called as docs/howto/own-network.md says. A copy of
@@ -87,7 +91,10 @@ def fit(
     every = max(1, whole_number(steps, "steps", 1, _CALLER) // _SHOWN)
     training = fit_steps(data, steps, sde, network, **{"every": every, **more})
     is_seen = sys.stderr.isatty() or "ipykernel" in sys.modules
-    with closing(training), tqdm(total=int(steps), disable=not (is_seen if progress is None else progress)) as bar:
+    with (
+        closing(training),
+        tqdm(total=int(steps), disable=not (is_seen if progress is None else progress)) as bar,
+    ):
         for it in training:
             bar.set_postfix(loss=f"{it.loss:.4g}", refresh=False)
             bar.update(it.step - bar.n)
@@ -107,9 +114,11 @@ def fit_steps(
     every: int = 1,
     **keys: Any,
 ) -> Generator[Step, None, None]:
-    """What `fit` does, step by step: yields a `Step` after every ``every`` steps, and after the last one.
+    """What `fit` does, step by step: yields a `Step` after every ``every`` steps, and after the
+    last one.
 
-    The model can be sampled, evaluated and saved at each of them. Whoever stops early keeps it: it changes no more.
+    The model can be sampled, evaluated and saved at each of them. Whoever stops early keeps it: it
+    changes no more.
 
     Args:
         labels: the class of each example (N,), whole numbers or texts, in an array, a list or a
@@ -123,10 +132,16 @@ def fit_steps(
         RecipeError, DataError: as `fit`, at once.
         NonFiniteError: as `fit`, at its step.
     """
-    steps, every = whole_number(steps, "steps", 1, _CALLER), whole_number(every, "every", 1, _CALLER)
+    steps, every = (
+        whole_number(steps, "steps", 1, _CALLER),
+        whole_number(every, "every", 1, _CALLER),
+    )
     if size not in SIZES:
         raise RecipeError(f"{_CALLER}: size={size!r}: expected one of {', '.join(SIZES)}.")
-    given: dict[str, Any] = {"train.steps": steps, "train.seed": whole_number(seed, "seed", 0, _CALLER)}
+    given: dict[str, Any] = {
+        "train.steps": steps,
+        "train.seed": whole_number(seed, "seed", 0, _CALLER),
+    }
     # A class or a function is no section: what is wrong with it is said when it is tried.
     module = network if callable(network) else None
     for name, value in (("sde", sde), ("network", network if module is None else ModuleSpec.name)):
@@ -135,7 +150,9 @@ def fit_steps(
     given |= {name.replace("__", "."): value for name, value in keys.items()}
     place = execution.usable(device)
     section, examples = _data(data, labels, given, place)
-    recipe = from_arguments("fit", {"data": section, **_suggested(examples, given, size)}, given, _CALLER)
+    recipe = from_arguments(
+        "fit", {"data": section, **_suggested(examples, given, size)}, given, _CALLER
+    )
     batch = recipe.train.batch_size
     if isinstance(examples, StoredSource) and batch > examples.train.n:
         raise RecipeError(
@@ -153,13 +170,18 @@ def fit_steps(
 
 def _trained(trainer: Trainer, every: int) -> Generator[Step, None, None]:
     recipe, device = trainer.recipe, trainer.ranks.device
-    model = Model(recipe, device, net=_averaged(trainer), data=trainer.source, classes=trainer.classes)
+    model = Model(
+        recipe, device, net=_averaged(trainer), data=trainer.source, classes=trainer.classes
+    )
     gpus = [device] if device.type == "cuda" else []
     with closing(trainer):
         trainer.warm_up()
         for step in range(1, recipe.train.steps + 1):
             threads = torch.get_num_threads()
-            with execution.using(tf32=recipe.train.tf32, fixed_shapes=True), torch.random.fork_rng(gpus):
+            with (
+                execution.using(tf32=recipe.train.tf32, fixed_shapes=True),
+                torch.random.fork_rng(gpus),
+            ):
                 # On a CPU, compute in so many threads, as a rank of a run does.
                 trainer.ranks.use_cores(recipe.cluster.cpus_per_task)
                 try:
@@ -175,7 +197,8 @@ def _trained(trainer: Trainer, every: int) -> Generator[Step, None, None]:
 
 
 def _averaged(trainer: Trainer) -> torch.nn.Module:
-    """A second network whose parameters are the averages themselves, which follow those of the first."""
+    """A second network whose parameters are the averages themselves, which follow those of the
+    first."""
     net = copy.deepcopy(trainer.net).eval().requires_grad_(False)
     parameters = dict(net.named_parameters())
     for name, average in zip(trainer.ema.names, trainer.ema.average, strict=True):
@@ -186,11 +209,19 @@ def _averaged(trainer: Trainer) -> torch.nn.Module:
     return net
 
 
-def _data(data: Any, labels: Any, given: Mapping[str, Any], device: torch.device) -> tuple[Mapping[str, Any], Source]:
+def _data(
+    data: Any, labels: Any, given: Mapping[str, Any], device: torch.device
+) -> tuple[Mapping[str, Any], Source]:
     """The `data` section of a recipe as far as ``data`` says it, and the examples."""
-    more = {key: value for key, value in given.items() if key.partition(".")[0] in ("data", "plugins")}
+    more = {
+        key: value for key, value in given.items() if key.partition(".")[0] in ("data", "plugins")
+    }
     from_arguments("fit", {}, {"plugins": more.pop("plugins", ())}, _CALLER)
-    toys = [name for name, it in SECTIONS["data"].variants.items() if not issubclass(it.spec, StoredDataSpec)]
+    toys = [
+        name
+        for name, it in SECTIONS["data"].variants.items()
+        if not issubclass(it.spec, StoredDataSpec)
+    ]
     section: dict[str, Any] = {} if labels is None or labels is False else {"labels": True}
     if isinstance(data, str | os.PathLike):
         path, name = path_of(data, "data", _CALLER), os.fspath(data)
@@ -200,7 +231,9 @@ def _data(data: Any, labels: Any, given: Mapping[str, Any], device: torch.device
         data = {"name": name} if name in toys else store.keys_of(path.absolute())
     if isinstance(data, Mapping):
         if not isinstance(labels, bool | None):
-            raise RecipeError("labels: these data have their own. Pass labels=True, or the examples as an array.")
+            raise RecipeError(
+                "labels: these data have their own. Pass labels=True, or the examples as an array."
+            )
         section = {**data, **section}
         return section, source(from_arguments("fit", {"data": section}, more, _CALLER).data, device)
     section = {"name": "arrays", **section}
@@ -210,7 +243,9 @@ def _data(data: Any, labels: Any, given: Mapping[str, Any], device: torch.device
             f"{_CALLER}: the examples were passed, so that data.name, data.path and data.test "
             "have no meaning. Leave them out."
         )
-    return section, StoredSource(spec, device, arrays.given(data, labels, share=spec.test_share, where="data"))
+    return section, StoredSource(
+        spec, device, arrays.given(data, labels, share=spec.test_share, where="data")
+    )
 
 
 def _given(section: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -230,7 +265,9 @@ def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping
     if isinstance(examples, StoredSource):
         train, test = examples.train.n, examples.test.n
     sde, steps = _given("sde", given).get("name", "cld"), given["train.steps"]
-    keys = suggested(examples.shape, train, size, tests=test, data_std=data_std(examples), sde=sde, steps=steps)
+    keys = suggested(
+        examples.shape, train, size, tests=test, data_std=data_std(examples), sde=sde, steps=steps
+    )
     own = _given("objective", given)
     if own.get("mixed_score") or own.get("precondition") == "none":
         # Another way to a score of Gaussian data, or none.

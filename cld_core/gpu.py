@@ -1,7 +1,8 @@
-"""Does a GPU compute what a processor computes? The checks of seconds, for `cldctl doctor --gpu` (docs/gpu.md).
+"""Does a GPU compute what a processor computes? The checks of seconds, for `cldctl doctor --gpu`
+(docs/gpu.md).
 
-``python -m cld_core.gpu`` prints JSON objects, a line each: the card, then the finding of each check. Those that take
-minutes are in tests/gpu.
+``python -m cld_core.gpu`` prints JSON objects, a line each: the card, then the finding of each
+check. Those that take minutes are in tests/gpu.
 """
 
 import json
@@ -24,9 +25,9 @@ from cld_core.ranks import Ranks
 from cld_core.score import Score
 from cld_core.train.step import replicated
 
-# A step is compared on the same numbers except for rounding: without dropout, whose masks differ between devices, and
-# with branches that count. (Those of a new network start at nearly zero, where half precision would underflow.) Depth
-# adds time, and no kind of layer.
+# A step is compared on the same numbers except for rounding: without dropout, whose masks differ
+# between devices, and with branches that count. (Those of a new network start at nearly zero, where
+# half precision would underflow.) Depth adds time, and no kind of layer.
 COMPARABLE = (
     "network.dropout=0",
     "network.init_scale=1",
@@ -35,22 +36,28 @@ COMPARABLE = (
     "cluster.nodes=1",
     "cluster.gpus_per_node=1",
 )
-# float32 has 24 bits, of which sums of up to 4,608 products in another order and Winograd's convolutions leave 17. TF32
-# and float16 round the factors to 11 bits, bfloat16 to 8. TF32 where it is off exceeds the tolerance 10 times.
+# float32 has 24 bits, of which sums of up to 4,608 products in another order and Winograd's
+# convolutions leave 17. TF32 and float16 round the factors to 11 bits, bfloat16 to 8. TF32 where it
+# is off exceeds the tolerance 10 times.
 _BITS = {"fp32": 17, "tf32": 11, "fp16": 11, "bf16": 8}
-# Tolerances in units of 2^-bits: relative L2 errors of output and loss, of all gradients, and of the worst parameter's.
-# On a CPU, networks of these sizes have 3 to 5, 2 to 8 and 6 to 21 units in TF32, bfloat16 and float16.
+# Tolerances in units of 2^-bits: relative L2 errors of output and loss, of all gradients, and of
+# the worst parameter's. On a CPU, networks of these sizes have 3 to 5, 2 to 8 and 6 to 21 units in
+# TF32, bfloat16 and float16.
 _OUTPUT, _GRADIENTS, _PARAMETER = 16, 32, 64
-# A parameter's error counts in relation to its gradient, or to this fraction of the average size of all gradients.
+# A parameter's error counts in relation to its gradient, or to this fraction of the average size of
+# all gradients.
 _FLOOR = 0.1
-# Loss scales in float16: where GradScaler begins, and one at which no gradient overflows for the scale's sake.
+# Loss scales in float16: where GradScaler begins, and one at which no gradient overflows for the
+# scale's sake.
 _SCALE, _SMALLEST_SCALE = 2.0**16, 2.0**-8
-# float32 has 24 bits, TF32 11. Of 24, sums over 512 or 1,152 products in any order leave 20, Winograd's method fewer.
+# float32 has 24 bits, TF32 11. Of 24, sums over 512 or 1,152 products in any order leave 20,
+# Winograd's method fewer.
 _EXACT, _ROUNDED = 2.0**-15, 2.0**-14
 _AMPERE = 8  # the first compute capability with TF32
 _REPEATED = 50
 _REPORT = "report it with torch's version."
-# Numbers of 8 bytes that memory is filled with at once, and what is left free for comparing them, bytes.
+# Numbers of 8 bytes that memory is filled with at once, and what is left free for comparing them,
+# bytes.
 _BLOCK, _LEFT_FREE = 2**25, 2**31
 
 
@@ -74,10 +81,15 @@ def precisions(device: torch.device) -> Finding:
     """
     made = torch.Generator().manual_seed(0)
     a, b = (torch.randn(512, 512, generator=made) for _ in range(2))
-    images, weight = torch.randn(4, 128, 16, 16, generator=made), torch.randn(128, 128, 3, 3, generator=made)
+    images, weight = (
+        torch.randn(4, 128, 16, 16, generator=made),
+        torch.randn(128, 128, 3, 3, generator=made),
+    )
     has_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= _AMPERE
 
-    def error(function: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor, tf32: bool) -> float:
+    def error(
+        function: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor, tf32: bool
+    ) -> float:
         exact = function(left.double(), right.double())
         with execution.using(tf32=tf32):
             found = function(left.to(device), right.to(device)).cpu().double()
@@ -88,17 +100,25 @@ def precisions(device: torch.device) -> Finding:
     left, right = a.to(device), b.to(device)
     first = left @ right
     changed = sum(not torch.equal(first, left @ right) for _ in range(_REPEATED))
-    good = max(product[0], convolution[0]) <= _EXACT and (product[1] >= _ROUNDED) == has_tf32 and not changed
+    good = (
+        max(product[0], convolution[0]) <= _EXACT
+        and (product[1] >= _ROUNDED) == has_tf32
+        and not changed
+    )
     found = f"relative errors with TF32 off and on: products {product[0]:.1e}, {product[1]:.1e}; "
     found += f"convolutions {convolution[0]:.1e}, {convolution[1]:.1e}"
     found += "" if has_tf32 else "; this device has no TF32"
     found += f"; {changed} of {_REPEATED} products changed" if changed else ""
-    return Finding.judged(good, found, f"train.tf32 does not do what it says, or the card errs: {_REPORT}")
+    return Finding.judged(
+        good, found, f"train.tf32 does not do what it says, or the card errs: {_REPORT}"
+    )
 
 
 def step(device: torch.device, *changes: str) -> Finding:
     """One training step in every precision, compared with float32 on the CPU."""
-    expected = numbers(_recipe(*changes, "train.precision=fp32", "train.tf32=false"), torch.device("cpu"))
+    expected = numbers(
+        _recipe(*changes, "train.precision=fp32", "train.tf32=false"), torch.device("cpu")
+    )
     texts, good = [], True
     for name in _BITS:
         kind, tf32 = ("fp32", "true") if name == "tf32" else (name, "false")
@@ -106,7 +126,9 @@ def step(device: torch.device, *changes: str) -> Finding:
         fits, text = compared(numbers(recipe, device), expected, name)
         texts.append(f"{name}: {text}")
         good = good and fits
-    return Finding.judged(good, f"relative errors: {'; '.join(texts)}", f"Do not train on this card, and {_REPORT}")
+    return Finding.judged(
+        good, f"relative errors: {'; '.join(texts)}", f"Do not train on this card, and {_REPORT}"
+    )
 
 
 def _recipe(*changes: str) -> Recipe:
@@ -129,7 +151,8 @@ class Numbers:
 
 
 def numbers(recipe: Recipe, device: torch.device) -> Numbers:
-    """A step of a new network on random images: the same weights, images, times and noise on every device."""
+    """A step of a new network on random images: the same weights, images, times and noise on every
+    device."""
     train, shape = recipe.train, recipe.data.shape
     assert shape is not None, "recipes of images say how large they are"
     diffusion = sde.build(recipe.sde)
@@ -137,7 +160,10 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
         torch.manual_seed(0)
         net = nets.of_recipe(recipe, shape)
     model = replicated(net, train, Ranks(device=device))
-    loss, score = losses.build(diffusion, recipe.objective), Score(diffusion, recipe.objective, model)
+    loss, score = (
+        losses.build(diffusion, recipe.objective),
+        Score(diffusion, recipe.objective, model),
+    )
     noise = seeds.generator("step of a check")
     x = 2 * torch.rand(train.batch_size, *shape, generator=noise).to(device) - 1
     draws = loss.draw(noise, train.batch_size, shape, device)
@@ -147,8 +173,16 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
             net.zero_grad()
             mean = loss.per_sample(score, x, draws).mean()
             (scale * mean).backward()
-            gradients = {name: _copied(p.grad) / scale for name, p in net.named_parameters() if p.grad is not None}
-            if train.precision != "fp16" or scale < _SMALLEST_SCALE or bool(torch.isfinite(_joined(gradients)).all()):
+            gradients = {
+                name: _copied(p.grad) / scale
+                for name, p in net.named_parameters()
+                if p.grad is not None
+            }
+            if (
+                train.precision != "fp16"
+                or scale < _SMALLEST_SCALE
+                or bool(torch.isfinite(_joined(gradients)).all())
+            ):
                 break
             scale /= 2
         with torch.no_grad():
@@ -157,10 +191,14 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
 
 
 def compared(found: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
-    """Whether numbers agree within the tolerance of a precision or of "tf32", and the relative errors in words."""
+    """Whether numbers agree within the tolerance of a precision or of "tf32", and the relative
+    errors in words."""
     unit = 2.0 ** -_BITS[kind]
     # One that is missing counts as zero.
-    gradients = {name: found.gradients.get(name, torch.zeros_like(g)) for name, g in expected.gradients.items()}
+    gradients = {
+        name: found.gradients.get(name, torch.zeros_like(g))
+        for name, g in expected.gradients.items()
+    }
     floor = _FLOOR * float(_joined(expected.gradients).square().mean().sqrt())
     each = {
         name: _error(gradients[name], gradient, floor * math.sqrt(gradient.numel()))
@@ -174,7 +212,9 @@ def compared(found: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
         "gradients": (_error(_joined(gradients), _joined(expected.gradients)), _GRADIENTS * unit),
         f"worst parameter ({worst})": (each[worst], _PARAMETER * unit),
     }
-    text = ", ".join(f"{what} {error:.1e} (at most {limit:.1e})" for what, (error, limit) in errors.items())
+    text = ", ".join(
+        f"{what} {error:.1e} (at most {limit:.1e})" for what, (error, limit) in errors.items()
+    )
     # Written so that a NaN fails.
     return all(error <= limit for error, limit in errors.values()), text
 
@@ -193,14 +233,17 @@ def _error(found: Tensor, expected: Tensor, floor: float = 0.0) -> float:
 
 
 def memory(device: torch.device, free: int | None = None) -> Finding:
-    """Whether most of the free memory, or ``free`` bytes of it, holds what is written into it, and its inverse."""
+    """Whether most of the free memory, or ``free`` bytes of it, holds what is written into it, and
+    its inverse."""
     free = torch.cuda.mem_get_info(device)[0] - _LEFT_FREE if free is None else free
     blocks = max(1, free // (8 * _BLOCK))
     size = min(_BLOCK, free // 8)
 
     def pattern(block: int) -> Tensor:
         # The multiplier of a generator of pseudo-random numbers: all bits vary.
-        return (torch.arange(size, dtype=torch.int64, device=device) + block * size) * 6364136223846793005
+        return (
+            torch.arange(size, dtype=torch.int64, device=device) + block * size
+        ) * 6364136223846793005
 
     filled = [pattern(number) for number in range(blocks)]
     wrong = sum(int((block != pattern(number)).sum()) for number, block in enumerate(filled))
@@ -208,10 +251,16 @@ def memory(device: torch.device, free: int | None = None) -> Finding:
         block.bitwise_not_()
     wrong += sum(int((block ^ pattern(number) != -1).sum()) for number, block in enumerate(filled))
     found = f"{wrong} wrong numbers of {2 * blocks * size} in {blocks * size * 8 / 2**30:.1f} GiB"
-    return Finding.judged(wrong == 0, found, "Do not use this card: its memory errs. See `nvidia-smi -q -d ECC`.")
+    return Finding.judged(
+        wrong == 0, found, "Do not use this card: its memory errs. See `nvidia-smi -q -d ECC`."
+    )
 
 
-CHECKS: dict[str, Callable[[torch.device], Finding]] = {"precisions": precisions, "step": step, "memory": memory}
+CHECKS: dict[str, Callable[[torch.device], Finding]] = {
+    "precisions": precisions,
+    "step": step,
+    "memory": memory,
+}
 
 
 def main() -> int:
@@ -226,7 +275,9 @@ def main() -> int:
         except Exception as error:
             traceback.print_exc()
             text = f"it raised {type(error).__name__}: {error}"
-            finding = Finding("fail", text.partition("\n")[0], "`python -m cld_core.gpu` shows where.")
+            finding = Finding(
+                "fail", text.partition("\n")[0], "`python -m cld_core.gpu` shows where."
+            )
         torch.cuda.empty_cache()
         print(json.dumps({"name": name, **asdict(finding)}), flush=True)
     return 0

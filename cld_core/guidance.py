@@ -36,10 +36,11 @@ class Conditional:
 
 
 class Guided:
-    """s(none) + w (s(label) - s(none)) at the times at which guidance acts, and s(label) at the others.
+    """s(none) + w (s(label) - s(none)) at the times at which guidance acts, and s(label) at the
+    others.
 
-    Where both scores are needed, they are computed in one batch of twice the size. The steps of the adaptive solver
-    see a score that jumps at the ends of the interval, and become short there.
+    Where both scores are needed, they are computed in one batch of twice the size. The steps of the
+    adaptive solver see a score that jumps at the ends of the interval, and become short there.
 
     Args:
         score: the score of any labels.
@@ -85,11 +86,14 @@ class Guided:
         first, last = self._spec.guidance_from, self._spec.guidance_to
         if isinstance(t, Tensor):
             return ((t >= first) & (t <= last)).nonzero()[:, 0]
-        return torch.arange(len(self._label) if first <= t <= last else 0, device=self._label.device)
+        return torch.arange(
+            len(self._label) if first <= t <= last else 0, device=self._label.device
+        )
 
 
 def bound(score: Score, spec: SamplingSpec, label: Tensor | None, none: int) -> ScoreFunction:
-    """The score that samples with labels (B,) are drawn with, as the recipe says; ``score`` itself if they have none.
+    """The score that samples with labels (B,) are drawn with, as the recipe says; ``score`` itself
+    if they have none.
 
     Args:
         none: the label that stands for none.
@@ -100,9 +104,13 @@ def bound(score: Score, spec: SamplingSpec, label: Tensor | None, none: int) -> 
 
 
 def counted(samples: Samples, score: ScoreFunction) -> Samples:
-    """The samples with their numbers of evaluations of the network, of which one of ``score`` may take several."""
+    """The samples with their numbers of evaluations of the network, of which one of ``score`` may
+    take several."""
     extra = getattr(score, "extra", None)
     if extra is None:
         return samples
-    # In the adaptive flow, finished samples wait for others: evaluations for them meanwhile do not count.
-    return dataclasses.replace(samples, nfe_each=samples.nfe_each + torch.minimum(extra, samples.nfe_each))
+    # In the adaptive flow, finished samples wait for others: evaluations for them meanwhile do not
+    # count.
+    return dataclasses.replace(
+        samples, nfe_each=samples.nfe_each + torch.minimum(extra, samples.nfe_each)
+    )

@@ -1,11 +1,14 @@
-"""What runs begin with from elsewhere: a checkpoint in the layout of the published code, or the weights of another run.
+"""What runs begin with from elsewhere: a checkpoint in the layout of the published code, or the
+weights of another run.
 
-The published layout: ``model`` (names under `module.`), ``optimizer`` (of all parameters, in order), ``ema``
-(``shadow_params``, a list of the trainable parameters in order, and ``num_updates``) and ``step``.
+The published layout: ``model`` (names under `module.`), ``optimizer`` (of all parameters, in
+order), ``ema`` (``shadow_params``, a list of the trainable parameters in order, and
+``num_updates``) and ``step``.
 
-That of PSLD's code, which PyTorch Lightning writes, is brought into it: ``state_dict`` (names under `score_fn.` for the
-network and `ema_score_fn.` for the average of its weights), ``optimizer_states`` (one, of all parameters of the network
-in order), ``global_step`` and ``epoch``.
+That of PSLD's code, which PyTorch Lightning writes, is brought into it: ``state_dict`` (names under
+`score_fn.` for the network and `ema_score_fn.` for the average of its weights),
+``optimizer_states`` (one, of all parameters of the network in order), ``global_step`` and
+``epoch``.
 
 Read with `weights_only`, or as safetensors, so a downloaded file cannot run code.
 """
@@ -55,7 +58,8 @@ _AT_STEP = re.compile(r"(.+)@(last|[0-9]{1,18})")
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Averaged weights that new runs start from: of a checkpoint of another run, or of an exported file.
+    """Averaged weights that new runs start from: of a checkpoint of another run, or of an exported
+    file.
 
     Attributes:
         path: the run or the file.
@@ -77,10 +81,12 @@ class Origin:
 
     @classmethod
     def of(cls, text: str, root: Path) -> Self:
-        """The weights that `--from` names. Neither the recipe of the run or file is used, nor any code of it.
+        """The weights that `--from` names. Neither the recipe of the run or file is used, nor any
+        code of it.
 
         Args:
-            text: RUN, RUN@STEP or FILE.safetensors; RUN is a name in the folder ``root``, or a path with a slash.
+            text: RUN, RUN@STEP or FILE.safetensors; RUN is a name in the folder ``root``, or a path
+                with a slash.
 
         Raises:
             NotFoundError: there is no such run, checkpoint or file.
@@ -90,7 +96,9 @@ class Origin:
             path = Path(text).absolute()
             weights = exported_weights(path)
             if not is_count(step := weights.about.get("step", "")):
-                raise CheckpointError(f"{path}: it does not say of which step it is. Export it again.")
+                raise CheckpointError(
+                    f"{path}: it does not say of which step it is. Export it again."
+                )
             return cls(path=path, step=int(step), tensors=weights.tensors)
         match = _AT_STEP.fullmatch(text)
         name, checkpoint = (text, "last") if match is None else match.groups()
@@ -113,8 +121,13 @@ class Origin:
         others = self._others(own)
         if not others:
             return f"starts from {self}"
-        shapes = [f"{one_line(name, 80)} {_kind_in(self.tensors, name)}, here {_kind_in(own, name)}" for name in others]
-        described = "; ".join(shapes[:_SHOWN]) + (f" and {len(shapes) - _SHOWN} more" if len(shapes) > _SHOWN else "")
+        shapes = [
+            f"{one_line(name, 80)} {_kind_in(self.tensors, name)}, here {_kind_in(own, name)}"
+            for name in others
+        ]
+        described = "; ".join(shapes[:_SHOWN]) + (
+            f" and {len(shapes) - _SHOWN} more" if len(shapes) > _SHOWN else ""
+        )
         if own.keys() <= set(others):
             text = f"no tensor of {self} fits the network of the recipe: {described}"
             raise UsageError(f"{text}. Use weights of the same network, or leave out --from.")
@@ -124,7 +137,8 @@ class Origin:
         return f"starts from {self}, except for what does not fit: {described}"
 
     def begin(self, run: RunFolder, recipe: Recipe) -> None:
-        """Give a new run a checkpoint of step 0 with these weights, live and averaged, and a new optimiser.
+        """Give a new run a checkpoint of step 0 with these weights, live and averaged, and a new
+        optimiser.
 
         What does not fit is as `train.seed` makes it. The ledger says so.
 
@@ -138,34 +152,47 @@ class Origin:
             trainer.close()
         own: dict[str, Tensor] = state["model"]
         fresh = [name for name in self._others(own) if name in own]
-        state["model"] = {name: own[name] if name in fresh else self.tensors[name].to(own[name].dtype) for name in own}
+        state["model"] = {
+            name: own[name] if name in fresh else self.tensors[name].to(own[name].dtype)
+            for name in own
+        }
         state["ema"]["average"] = {name: state["model"][name] for name in state["ema"]["average"]}
         # Averages that have not been updated begin with the first step.
         state.pop("power", None)
         write(run, 0, state)
-        event = events.Imported(step=0, source=self.path.name, source_step=self.step, fresh=tuple(fresh))
+        event = events.Imported(
+            step=0, source=self.path.name, source_step=self.step, fresh=tuple(fresh)
+        )
         run.ledger.append(event)
 
     def _others(self, own: Mapping[str, Tensor]) -> list[str]:
-        """The names of tensors, of the network ``own`` first, that it and these weights do not have alike."""
+        """The names of tensors, of the network ``own`` first, that it and these weights do not have
+        alike."""
         names = dict.fromkeys((*own, *self.tensors))
         return [name for name in names if _kind_in(self.tensors, name) != _kind_in(own, name)]
 
 
 def _kind_in(tensors: Mapping[str, Tensor], name: str) -> str:
-    """What has to be alike: that a tensor is there, its shape, and whether it holds whole numbers."""
+    """What has to be alike: that a tensor is there, its shape, and whether it holds whole
+    numbers."""
     if name not in tensors:
         return "none"
-    return f"{tuple(tensors[name].shape)}{'' if tensors[name].is_floating_point() else ' of whole numbers'}"
+    tensor = tensors[name]
+    kind = "" if tensor.is_floating_point() else " of whole numbers"
+    return f"{tuple(tensor.shape)}{kind}"
 
 
 # --- published checkpoints
 
 
-def import_published(file: Path, recipe: Recipe, path: Path, identity: dict[str, Any]) -> tuple[RunFolder, int, int]:
-    """Make the run at ``path`` of a published checkpoint: weights, their average, the optimiser's state and the step.
+def import_published(
+    file: Path, recipe: Recipe, path: Path, identity: dict[str, Any]
+) -> tuple[RunFolder, int, int]:
+    """Make the run at ``path`` of a published checkpoint: weights, their average, the optimiser's
+    state and the step.
 
-    Nothing is left of the run if a tensor does not fit the recipe, or if something cannot be written.
+    Nothing is left of the run if a tensor does not fit the recipe, or if something cannot be
+    written.
 
     Args:
         identity: what `run.json` is to hold, see `cld_core.run.identity`.
@@ -174,20 +201,31 @@ def import_published(file: Path, recipe: Recipe, path: Path, identity: dict[str,
         The new run, the step of its checkpoint, and the number of its parameters.
 
     Raises:
-        NotFoundError, CheckpointError: the file does not exist, has another layout, or does not fit the recipe.
+        NotFoundError, CheckpointError: the file does not exist, has another layout, or does not fit
+            the recipe.
         UsageError: the checkpoint is later than `train.steps`, or the name is taken.
         SaveError: the checkpoint cannot be written.
     """
     step, state = read(file, Model(recipe).net, recipe.optim)
     if step > recipe.train.steps:
-        text = f"is of step {step}, later than train.steps={recipe.train.steps}. Add train.steps={step}."
+        text = (
+            f"is of step {step}, later than train.steps={recipe.train.steps}. Add "
+            f"train.steps={step}."
+        )
         raise UsageError(f"{file} {text}")
     folder = RunFolder.create(path, recipe, {**identity, "imported": str(file.absolute())})
     try:
         write(folder, step, {**state, "model_digest": recipe.model_digest()})
-        folder.ledger.append(events.Imported(step=step, source=file.name, finished=step >= recipe.train.steps))
+        folder.ledger.append(
+            events.Imported(step=step, source=file.name, finished=step >= recipe.train.steps)
+        )
         progress = ReportedProgress(
-            attempt=0, step=step, steps=recipe.train.steps, loss=None, steps_per_s=None, time=time.time()
+            attempt=0,
+            step=step,
+            steps=recipe.train.steps,
+            loss=None,
+            steps_per_s=None,
+            time=time.time(),
         )
         write_json(folder.progress_file, progress)
     except BaseException:
@@ -198,7 +236,8 @@ def import_published(file: Path, recipe: Recipe, path: Path, identity: dict[str,
 
 
 class Mismatch(Exception):
-    """Something in a file does not fit the recipe's network: a message without the file and the fix."""
+    """Something in a file does not fit the recipe's network: a message without the file and the
+    fix."""
 
 
 def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, Any]]:
@@ -207,8 +246,8 @@ def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, An
     Raises:
         NotFoundError: there is no such file.
         CheckpointError: it cannot be read.
-        WrongCheckpointError: it has another layout, or a tensor does not fit ``net``: the message names the first such
-            tensor and both shapes.
+        WrongCheckpointError: it has another layout, or a tensor does not fit ``net``: the message
+            names the first such tensor and both shapes.
     """
     content = _load(file)
     try:
@@ -225,14 +264,19 @@ def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, An
         raise WrongCheckpointError(f"{file}: {one_line(error)}. {fix}.") from error
     except Exception as error:  # a file of another layout leads anywhere
         text = f"not in the published layout ({type(error).__name__}: {one_line(error)})"
-        raise WrongCheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.") from error
+        raise WrongCheckpointError(
+            f"{file}: {text}. Import a checkpoint that the published code wrote."
+        ) from error
 
 
 def _load(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise NotFoundError(f"{file}: no such file. Pass a checkpoint, such as checkpoint_800000.pth.")
+        raise NotFoundError(
+            f"{file}: no such file. Pass a checkpoint, such as checkpoint_800000.pth."
+        )
     try:
-        # What is mapped cannot unpack to any size; torch may take the bytes of a compressed tensor for its numbers.
+        # What is mapped cannot unpack to any size; torch may take the bytes of a compressed tensor
+        # for its numbers.
         if is_zip := zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -242,17 +286,26 @@ def _load(file: Path) -> dict[str, Any]:
         with file.open("rb") as opened:
             start = opened.read(2)
         if start and not start.startswith(_STARTS):
-            text = "not a checkpoint: it cannot be read as plain tensors, and does not begin as a file of torch"
-            raise WrongCheckpointError(f"{file}: {text}. Pass one that the published code wrote.") from error
+            text = (
+                "not a checkpoint: it cannot be read as plain tensors, and does not begin as a "
+                "file of torch"
+            )
+            raise WrongCheckpointError(
+                f"{file}: {text}. Pass one that the published code wrote."
+            ) from error
         text = f"cannot be read as plain tensors ({type(error).__name__}). Download the file again."
         raise CheckpointError(f"{file}: {text}") from error
     names = set(content) if isinstance(content, dict) else {f"a {type(content).__name__}"}
     if not (set(_KEYS) <= names or set(_LIGHTNING) <= names):
         keys = sorted(one_line(key, 40) for key in names)
         more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-        layouts = f"a published checkpoint holds {', '.join(_KEYS)}, or as PSLD's {', '.join(_LIGHTNING)}"
+        layouts = (
+            f"a published checkpoint holds {', '.join(_KEYS)}, or as PSLD's {', '.join(_LIGHTNING)}"
+        )
         text = f"it holds {', '.join(keys[:_SHOWN]) or 'nothing'}{more}; {layouts}"
-        raise WrongCheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.")
+        raise WrongCheckpointError(
+            f"{file}: {text}. Import a checkpoint that the published code wrote."
+        )
     return content
 
 
@@ -261,8 +314,12 @@ def _from_lightning(content: Mapping[str, Any], net: nn.Module) -> dict[str, Any
     state = {str(name): tensor for name, tensor in content["state_dict"].items()}
     other = next((name for name in state if not name.startswith((_LIVE, _AVERAGE))), None)
     if other is not None:
-        raise Mismatch(f"its tensor '{other}' belongs neither to {_LIVE[:-1]} nor to {_AVERAGE[:-1]}")
-    averages = [_AVERAGE + name for name, parameter in net.named_parameters() if parameter.requires_grad]
+        raise Mismatch(
+            f"its tensor '{other}' belongs neither to {_LIVE[:-1]} nor to {_AVERAGE[:-1]}"
+        )
+    averages = [
+        _AVERAGE + name for name, parameter in net.named_parameters() if parameter.requires_grad
+    ]
     missing = next((name for name in averages if name not in state), None)
     if missing is not None:
         raise Mismatch(f"it has no tensor '{missing}'")
@@ -271,7 +328,11 @@ def _from_lightning(content: Mapping[str, Any], net: nn.Module) -> dict[str, Any
         raise Mismatch(f"it has the states of {len(optimisers)} optimisers, not of one")
     step = content["global_step"]
     return {
-        "model": {name.removeprefix(_LIVE): tensor for name, tensor in state.items() if name.startswith(_LIVE)},
+        "model": {
+            name.removeprefix(_LIVE): tensor
+            for name, tensor in state.items()
+            if name.startswith(_LIVE)
+        },
         "optimizer": optimisers[0],
         "ema": {"shadow_params": [state[name] for name in averages], "num_updates": step},
         "step": step,
@@ -283,21 +344,30 @@ def _model(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     own = net.state_dict()
     for name, tensor in own.items():
         if name not in theirs:
-            raise Mismatch(f"it has no tensor '{name}', which is {_shape(tensor)} in the recipe's network")
+            raise Mismatch(
+                f"it has no tensor '{name}', which is {_shape(tensor)} in the recipe's network"
+            )
         _require_alike(f"tensor '{name}'", theirs[name], tensor)
     unknown = next((name for name in theirs if name not in own), None)
     if unknown is not None:
-        raise Mismatch(f"its tensor '{unknown}', {_shape(theirs[unknown])}, is not in the recipe's network")
+        raise Mismatch(
+            f"its tensor '{unknown}', {_shape(theirs[unknown])}, is not in the recipe's network"
+        )
     return {name: theirs[name].to(tensor.dtype) for name, tensor in own.items()}
 
 
 def _ema(state: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
-    trainable = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+    trainable = {
+        name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad
+    }
     averages = list(state["shadow_params"])
     for (name, parameter), average in zip(trainable.items(), averages, strict=False):
         _require_alike(f"the average of '{name}'", average, parameter)
     if len(averages) != len(trainable):
-        raise Mismatch(f"it averages {len(averages)} tensors, the recipe's network has {len(trainable)} to average")
+        raise Mismatch(
+            f"it averages {len(averages)} tensors, the recipe's network has {len(trainable)} to "
+            f"average"
+        )
     updates = _count(state["num_updates"], "number of updates")
     return {"updates": updates, "average": dict(zip(trainable, averages, strict=True))}
 
@@ -313,7 +383,9 @@ def _optimiser(state: Mapping[str, Any], spec: OptimSpec, net: nn.Module) -> dic
     if len(indices) == len(named):
         numbers = list(range(len(named)))
     if len(indices) != len(numbers):
-        raise Mismatch(f"its optimiser has {len(indices)} parameters, the recipe's network has {len(named)}")
+        raise Mismatch(
+            f"its optimiser has {len(indices)} parameters, the recipe's network has {len(named)}"
+        )
     for index, number in zip(indices, numbers, strict=True):
         if index in by_index:
             name, parameter = named[number]
@@ -322,7 +394,9 @@ def _optimiser(state: Mapping[str, Any], spec: OptimSpec, net: nn.Module) -> dic
     return {"state": moments, "param_groups": groups}
 
 
-def _moments(theirs: Mapping[str, Tensor], spec: OptimSpec, name: str, parameter: Tensor) -> dict[str, Tensor]:
+def _moments(
+    theirs: Mapping[str, Tensor], spec: OptimSpec, name: str, parameter: Tensor
+) -> dict[str, Tensor]:
     wanted = ("exp_avg", "exp_inf" if spec.name == "adamax" else "exp_avg_sq")
     for moment in wanted:
         if moment not in theirs:

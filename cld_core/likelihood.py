@@ -1,7 +1,7 @@
 """Likelihood by the probability flow (docs/math.md section 8).
 
-It is exact for a diffusion of x alone, and a lower bound for one with other halves. All values are in nats and of the
-density of x itself; code that knows about pixels converts them to bits/dim.
+It is exact for a diffusion of x alone, and a lower bound for one with other halves. All values are
+in nats and of the density of x itself; code that knows about pixels converts them to bits/dim.
 """
 
 import math
@@ -20,7 +20,8 @@ from cld_core.solver import Field, solve
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Results of B examples with K draws of the other halves each, v_k (CLD: velocities). float64, nats.
+    """Results of B examples with K draws of the other halves each, v_k (CLD: velocities). float64,
+    nats.
 
     For a diffusion of x alone, K is 1.
     """
@@ -31,15 +32,17 @@ class Likelihood:
     nfe_each: Tensor  # (B, K), int64
 
     def rescaled(self, log_det: float) -> "Likelihood":
-        """The same of data x = S z + shift, of which this is about z; ``log_det`` is log |S|, in nats."""
+        """The same of data x = S z + shift, of which this is about z; ``log_det`` is log |S|, in
+        nats."""
         return replace(self, log_joint=self.log_joint - log_det)
 
     @property
     def elbo(self) -> Tensor:
-        """(B,): mean over k of log p(x, v_k) - log q(v_k), a lower bound of log p(x) in expectation.
+        """(B,): mean over k of log p(x, v_k) - log q(v_k), a lower bound of log p(x) in
+        expectation.
 
-        The paper has H(q) in place of -log q(v_k). The expectation is the same; this varies far less,
-        because log p(x, v) and log q(v) rise and fall together.
+        The paper has H(q) in place of -log q(v_k). The expectation is the same; this varies far
+        less, because log p(x, v) and log q(v) rise and fall together.
         """
         return (self.log_joint - self.log_q).mean(1)
 
@@ -55,11 +58,13 @@ class Likelihood:
         A lower bound of log p(x) in expectation if the trace is exact. The noise of probes enters
         exponentiated and lifts it (docs/math.md section 8): use several probes, or the exact trace.
         """
-        return torch.logsumexp(self.log_joint - self.log_q, dim=1) - math.log(self.log_joint.shape[1])
+        weights = self.log_joint - self.log_q
+        return torch.logsumexp(weights, dim=1) - math.log(weights.shape[1])
 
     @property
     def elbo_error(self) -> Tensor:
-        """(B,): standard error of each `elbo`, over its draws of the other halves and their probes; NaN if K is 1."""
+        """(B,): standard error of each `elbo`, over its draws of the other halves and their probes;
+        NaN if K is 1."""
         count = self.log_joint.shape[1]
         if count == 1:
             return torch.full_like(self.log_joint[:, 0], math.nan)
@@ -72,8 +77,11 @@ class Likelihood:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `mean`, over data, draws and probes together; NaN for a single example."""
-        return float(self.elbo.std()) / math.sqrt(len(self.elbo)) if len(self.elbo) > 1 else math.nan
+        """Standard error of `mean`, over data, draws and probes together; NaN for a single
+        example."""
+        return (
+            float(self.elbo.std()) / math.sqrt(len(self.elbo)) if len(self.elbo) > 1 else math.nan
+        )
 
     @property
     def nfe(self) -> float:
@@ -82,9 +90,11 @@ class Likelihood:
 
 
 def _weighted(sde: Diffusion, scored: Tensor) -> Tensor:
-    """The scored halves (B, mC, ...) of a probe, each times the square root of its weight in the trace.
+    """The scored halves (B, mC, ...) of a probe, each times the square root of its weight in the
+    trace.
 
-    Roots on both sides of the Jacobian have the mean of the whole weights on one side, and less variance.
+    Roots on both sides of the Jacobian have the mean of the whole weights on one side, and less
+    variance.
     """
     weights = sde.trace_weights
     if all(weight == 1.0 for weight in weights):
@@ -93,11 +103,15 @@ def _weighted(sde: Diffusion, scored: Tensor) -> Tensor:
     return torch.cat([math.sqrt(weight) * part for weight, part in parts], dim=1)
 
 
-def _trace(score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor, probes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The score at u (b, ...) and the weighted trace (b,) of its Jacobian, by one backward pass for each direction.
+def _trace(
+    score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor, probes: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The score at u (b, ...) and the weighted trace (b,) of its Jacobian, by one backward pass for
+    each direction.
 
-    The directions are probes (b, P, ...) of the scored halves, for Hutchinson's estimate, or None: all coordinates.
-    Compiled networks may free what a backward pass reads (`Score.single_backward`); they are evaluated each time.
+    The directions are probes (b, P, ...) of the scored halves, for Hutchinson's estimate, or None:
+    all coordinates. Compiled networks may free what a backward pass reads
+    (`Score.single_backward`); they are evaluated each time.
     """
     once = getattr(score, "single_backward", False)
     with torch.enable_grad():
@@ -116,11 +130,17 @@ def _trace(score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor, probes: T
 
 
 def density_field(
-    score: ScoreFunction, sde: Diffusion, shape: torch.Size, dtype: torch.dtype, probes: Tensor | None
+    score: ScoreFunction,
+    sde: Diffusion,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    probes: Tensor | None,
 ) -> Field:
-    """Field of the state (u, accumulated divergence), flattened to (R, N + 1) float64, for `solver.solve`.
+    """Field of the state (u, accumulated divergence), flattened to (R, N + 1) float64, for
+    `solver.solve`.
 
-    ``shape`` and ``dtype`` are those in which the score sees one u of N numbers; ``probes`` as in `log_density`.
+    ``shape`` and ``dtype`` are those in which the score sees one u of N numbers; ``probes`` as in
+    `log_density`.
     """
     size = shape.numel()
 
@@ -148,16 +168,17 @@ def log_density(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log p_eps(u) along the probability flow from eps to 1.
 
-    Every row has its own step size, so its result does not depend on the others. The accumulated divergence is
-    one more component of the state and of the error norm.
+    Every row has its own step size, so its result does not depend on the others. The accumulated
+    divergence is one more component of the state and of the error norm.
 
     Args:
         u: (R, nC, ...); (x, v) for CLD.
-        probes: (R, P, mC, ...) of the scored halves; their estimates are averaged within every evaluation. None: the
-            exact trace, which takes one backward pass per coordinate.
+        probes: (R, P, mC, ...) of the scored halves; their estimates are averaged within every
+            evaluation. None: the exact trace, which takes one backward pass per coordinate.
 
     Returns:
-        log-density (R,) in nats, u at time 1 shaped as u, and evaluations (R,); float64, float64, int64.
+        log-density (R,) in nats, u at time 1 shaped as u, and evaluations (R,); float64, float64,
+        int64.
 
     Raises:
         SolverError: the tolerance is out of reach.
@@ -180,8 +201,9 @@ def likelihood(
 ) -> Likelihood:
     """Bound, or value for a diffusion of x alone, of log p(x) for data x (B, C, ...).
 
-    The other halves are drawn from q(v | x), their law at ``spec.eps``, where the flow starts, given x at 0. For CLD
-    it is within one percent of N(0, gamma M) and makes the bound tight (docs/math.md section 8).
+    The other halves are drawn from q(v | x), their law at ``spec.eps``, where the flow starts,
+    given x at 0. For CLD it is within one percent of N(0, gamma M) and makes the bound tight
+    (docs/math.md section 8).
 
     Args:
         noise: of the B examples; the result of an example depends on its own noise only.
@@ -200,7 +222,9 @@ def likelihood(
     for k in range(count):
         start = x
         if sde.n > 1:
-            start, log_q[:, k] = _with_others(law, x, noise.normal((channels * (sde.n - 1), *rest)).to(x))
+            start, log_q[:, k] = _with_others(
+                law, x, noise.normal((channels * (sde.n - 1), *rest)).to(x)
+            )
         starts.append(start)
         if not exact_trace:
             probes.append(_probes(noise, sde, spec, shape).to(x))
@@ -232,7 +256,8 @@ def _probes(noise: SampleNoise, sde: Diffusion, spec: ElboSpec, shape: tuple[int
 
 
 def _with_others(law: tuple[Tensor, Tensor], x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-    """u (B, nC, ...) with the halves other than x drawn from `Diffusion.auxiliary` by e, and their log-density (B,)."""
+    """u (B, nC, ...) with the halves other than x drawn from `Diffusion.auxiliary` by e, and their
+    log-density (B,)."""
     others = len(law[0])
     drawn = combined(torch.cat(law, dim=1), (x, *e.chunk(others, dim=1)))
     square = e.double().square().flatten(1).sum(1)

@@ -1,4 +1,5 @@
-"""Score matching: hybrid (HSM) and denoising (DSM), in the paper's three weightings (docs/math.md section 4)."""
+"""Score matching: hybrid (HSM) and denoising (DSM), in the paper's three weightings (docs/math.md
+section 4)."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, combined, spread
 from cld_core.seeds import SampleNoise
 
-# Cells of the table of importance sampling, equally wide in log t. Only the variance depends on how fine it is.
+# Cells of the table of importance sampling, equally wide in log t. Only the variance depends on how
+# fine it is.
 CELLS = 1024
 
 
@@ -34,7 +36,10 @@ class Draws:
 
     def rows(self, rows: slice) -> "Draws":
         """The share of the examples ``rows`` of the batch."""
-        optional = [part if part is None else part[rows] for part in (self.initial, self.importance, self.augmented)]
+        optional = [
+            part if part is None else part[rows]
+            for part in (self.initial, self.importance, self.augmented)
+        ]
         return Draws(self.t[rows], self.noise[rows], *optional)
 
 
@@ -53,10 +58,12 @@ def build(sde: Diffusion, objective: ObjectiveSpec) -> "ScoreMatching":
 
 
 def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
-    """Compute the losses of two examples of noise of this shape once, with a network that predicts no noise.
+    """Compute the losses of two examples of noise of this shape once, with a network that predicts
+    no noise.
 
     Raises:
-        RecipeError: objective or diffusion, whichever is of a plug-in, fails or returns something else than `Losses`.
+        RecipeError: objective or diffusion, whichever is of a plug-in, fails or returns something
+            else than `Losses`.
     """
     section = "sde" if is_shipped("objective", recipe.objective.name) else "objective"
     with trial(f"{section}.name", getattr(recipe, section).name):
@@ -70,14 +77,18 @@ def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
         found = objective.losses(score, x, objective.draw(generator, 2, data_shape))
         for name, losses in (("weighted", found.weighted), ("plain", found.plain)):
             if losses.shape != (2,) or not losses.isfinite().all():
-                raise ValueError(f"the {name} losses of 2 examples are {losses.tolist()}, not 2 finite numbers")
+                raise ValueError(
+                    f"the {name} losses of 2 examples are {losses.tolist()}, not 2 finite numbers"
+                )
 
 
 class Importance:
-    """Times with a density nearly proportional to ``weight``, each with what its loss has to be multiplied by.
+    """Times with a density nearly proportional to ``weight``, each with what its loss has to be
+    multiplied by.
 
-    The density is constant in log t on each of `CELLS` cells, as large as the weight is in the middle. Dividing by
-    exactly this density, the mean over times is that over uniform ones, whatever the weight is.
+    The density is constant in log t on each of `CELLS` cells, as large as the weight is in the
+    middle. Dividing by exactly this density, the mean over times is that over uniform ones,
+    whatever the weight is.
 
     Args:
         weight: of the times (k,), float64; a function that is positive on [eps, 1].
@@ -93,7 +104,8 @@ class Importance:
         self._tables = {torch.device("cpu"): (masses, edges / edges[-1])}
 
     def __call__(self, u01: Tensor) -> tuple[Tensor, Tensor]:
-        """Times (B,) from uniform numbers (B,) on [0, 1), and the density of uniform times over that of these, (B,)."""
+        """Times (B,) from uniform numbers (B,) on [0, 1), and the density of uniform times over
+        that of these, (B,)."""
         masses, edges = self._on(u01.device)
         cell = (torch.searchsorted(edges, u01, right=True) - 1).clamp(0, CELLS - 1)
         mass, first = masses[cell], edges[cell]
@@ -118,7 +130,9 @@ class ScoreMatching:
         self._importance: Importance | None = None
         if objective.times == "importance":
             # The mean loss of a network that predicts no noise, per dimension of x.
-            self._importance = Importance(lambda t: self.weight_root(t).square().sum((-2, -1)), objective.loss_eps)
+            self._importance = Importance(
+                lambda t: self.weight_root(t).square().sum((-2, -1)), objective.loss_eps
+            )
 
     def draw(
         self,
@@ -127,7 +141,8 @@ class ScoreMatching:
         data_shape: tuple[int, ...],
         device: torch.device | str = "cpu",
     ) -> Draws:
-        """Draws for the *global* batch, so that every rank can take its `Draws.rows` of the same numbers."""
+        """Draws for the *global* batch, so that every rank can take its `Draws.rows` of the same
+        numbers."""
         where = generator.device
 
         def normal(halves: int) -> Tensor:
@@ -164,9 +179,12 @@ class ScoreMatching:
         return combined(matrix, (x, *self.sde.halves(draws.noise), *others))
 
     def weight_root(self, t: Tensor) -> Tensor:
-        """R (B, m, m) for the times t (B,): the loss is |R e|^2 for the error e of the predicted noise."""
+        """R (B, m, m) for the times t (B,): the loss is |R e|^2 for the error e of the predicted
+        noise."""
         if self.objective.weighting == "reweightedv2":
-            return torch.eye(self.sde.m, dtype=torch.float64, device=t.device).expand(*t.shape, -1, -1)
+            return torch.eye(self.sde.m, dtype=torch.float64, device=t.device).expand(
+                *t.shape, -1, -1
+            )
         roots = (0.5 * self.sde.diffusion2(t)).sqrt()
         if self.objective.weighting == "reweightedv1":
             return torch.diag_embed(roots)
@@ -174,12 +192,15 @@ class ScoreMatching:
         return roots[..., None] * self.sde.target(t, self.objective.kernel)
 
     def per_sample(self, score: NoiseModel, x: Tensor, draws: Draws) -> Tensor:
-        """Losses (B,), summed over dimensions, of the data x (B, C, ...) with the given random numbers."""
+        """Losses (B,), summed over dimensions, of the data x (B, C, ...) with the given random
+        numbers."""
         return self.losses(score, x, draws).weighted
 
     def losses(self, score: NoiseModel, x: Tensor, draws: Draws) -> Losses:
         """As `per_sample`, and the same losses without their weights."""
-        predicted = score.predicted_noise(self.perturb(x, draws), draws.t, augmented=draws.augmented)
+        predicted = score.predicted_noise(
+            self.perturb(x, draws), draws.t, augmented=draws.augmented
+        )
         error = predicted - self.sde.scored(draws.noise)
         if self.objective.weighting == "reweightedv2":
             plain = error.square().flatten(1).sum(1)  # R = I

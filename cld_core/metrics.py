@@ -1,8 +1,10 @@
-"""What metrics are, what kinds of rows and numbers of a report are, and the tables of them. Loads no torch.
+"""What metrics are, what kinds of rows and numbers of a report are, and the tables of them. Loads
+no torch.
 
-A kind of rows is computed: one row per sample or test point. A metric reads rows: it makes a section of the report of
-all rows together. Several metrics may read the same rows. The entries of `METRICS` are in the order in which they are
-listed everywhere; what computes is named, and imported when it is needed. Plug-ins add to them by `cld_core.register`.
+A kind of rows is computed: one row per sample or test point. A metric reads rows: it makes a
+section of the report of all rows together. Several metrics may read the same rows. The entries of
+`METRICS` are in the order in which they are listed everywhere; what computes is named, and imported
+when it is needed. Plug-ins add to them by `cld_core.register`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -16,12 +18,14 @@ if TYPE_CHECKING:
     from cld_core.evaluate.rows import Table
     from cld_core.run.evaluations import EvalRequest
 
-# What examples are to metrics: pictures; vectors, which arrays of any shape are when they are flattened; and of these,
-# whether their law is known, or so many true ones as are wanted.
+# What examples are to metrics: pictures; vectors, which arrays of any shape are when they are
+# flattened; and of these, whether their law is known, or so many true ones as are wanted.
 Kind = Literal["images", "vectors", "law"]
-# Rows of images in a file, if their kind has no other number: few enough that a killed task loses little.
+# Rows of images in a file, if their kind has no other number: few enough that a killed task loses
+# little.
 CHUNK = 128
-# Rows of points in the plane, which are computed at once: likelihood bounds of fewer take 1.7 times as long each.
+# Rows of points in the plane, which are computed at once: likelihood bounds of fewer take 1.7 times
+# as long each.
 POINTS_CHUNK = 1024
 
 
@@ -31,14 +35,17 @@ class RowKind:
 
     Attributes:
         over: the field of a request that says how many rows there are.
-        depends: the other fields of a request, or places in them ("flow.rtol"), that a row depends on, besides the
-            model, the seed and its index.
-        implementation: "module:Class" of the `evaluate.rows.RowComputer` that computes them; with torch.
+        depends: the other fields of a request, or places in them ("flow.rtol"), that a row depends
+            on, besides the model, the seed and its index.
+        implementation: "module:Class" of the `evaluate.rows.RowComputer` that computes them; with
+            torch.
         version: raised when the meaning of rows changes, so that old and new never share a folder.
         chunk: how many rows a file holds, if they are of images; of points it has `POINTS_CHUNK`.
         of: the data that rows of this kind exist for.
-        most: a place in a request ("flow.samples") with the largest number of rows, on which no single row depends.
-        along_flow: rows compare samples with the probability flow, which the sampler has to approximate.
+        most: a place in a request ("flow.samples") with the largest number of rows, on which no
+            single row depends.
+        along_flow: rows compare samples with the probability flow, which the sampler has to
+            approximate.
     """
 
     over: Literal["samples", "points"]
@@ -60,7 +67,8 @@ class Quantity:
         field: where it is in the metric's section of the report.
         label: what people read.
         stderr: the field of its standard error, in the same unit.
-        is_reference: it says what samples could reach, and nothing about them. Tables and plots over settings omit it.
+        is_reference: it says what samples could reach, and nothing about them. Tables and plots
+            over settings omit it.
     """
 
     key: str
@@ -80,7 +88,9 @@ def _sampler(request: "EvalRequest") -> str:
 
 def remark_on_nonfinite(count: int, of: int) -> str | None:
     """In words, how many of some samples are not finite; None if all are."""
-    return f"{count:,} of {of:,} samples {'is' if count == 1 else 'are'} not finite" if count else None
+    return (
+        f"{count:,} of {of:,} samples {'is' if count == 1 else 'are'} not finite" if count else None
+    )
 
 
 def _nonfinite(section: Mapping[str, Any]) -> str | None:
@@ -97,17 +107,22 @@ class Metric:
         rows: the kind of rows that it reads.
         quantities: the numbers that are shown.
         section: makes the section of the report from all rows: a function, or "module:function".
-        how: in words, the settings in which runs that are compared may differ; by default, how samples were drawn.
-        remark: in words, what readers of the numbers in a section should know, None if there is nothing unusual; by
-            default, how many samples are not finite.
+        how: in words, the settings in which runs that are compared may differ; by default, how
+            samples were drawn.
+        remark: in words, what readers of the numbers in a section should know, None if there is
+            nothing unusual; by default, how many samples are not finite.
         reads: the arrays that it needs of rows that are not always complete.
-        reference: what it needs of the statistics of the training set; "classes": features and labels of the images.
+        reference: what it needs of the statistics of the training set; "classes": features and
+            labels of the images.
         needs_labels: whether it is only for class-conditional models.
         needs_law: whether it is only for data whose density is known.
-        same: places in a request ("kid.subsets") that must be equal for two results to be comparable. All that its
-            numbers depend on, besides what its rows depend on, is among them.
-        least: (key, spare): the value of this key in its section of the recipe may be at most samples - spare.
-        version: raised when the meaning of its numbers changes, so that old and new never share a folder.
+        same: places in a request ("kid.subsets") that must be equal for two results to be
+            comparable. All that its numbers depend on, besides what its rows depend on, is among
+            them.
+        least: (key, spare): the value of this key in its section of the recipe may be at most
+            samples - spare.
+        version: raised when the meaning of its numbers changes, so that old and new never share a
+            folder.
     """
 
     name: str
@@ -144,7 +159,10 @@ def _left_out(section: Mapping[str, Any]) -> str | None:
     """In words: how many classes are not part of the means, and how many samples are not finite."""
     left_out = section.get("left_out", 0)
     number = left_out + len(section["classes"])
-    small = f"{left_out} of {number} classes have too few samples or images, and are left out of the means"
+    small = (
+        f"{left_out} of {number} classes have too few samples or images, and are left out of "
+        f"the means"
+    )
     texts = [small if left_out else None, _nonfinite(section)]
     return "; ".join(text for text in texts if text is not None) or None
 
@@ -232,14 +250,24 @@ _METRICS = (
         same=(*_SAME_REFERENCE, "prc"),
         quantities=(
             Quantity(key="class_fid", field="fid", label="FID in a class"),
-            Quantity(key="class_precision", field="precision", label="precision in a class", larger_is_better=True),
-            Quantity(key="class_recall", field="recall", label="recall in a class", larger_is_better=True),
+            Quantity(
+                key="class_precision",
+                field="precision",
+                label="precision in a class",
+                larger_is_better=True,
+            ),
+            Quantity(
+                key="class_recall", field="recall", label="recall in a class", larger_is_better=True
+            ),
         ),
         remark=_left_out,
     ),
     Metric(
         name="w2",
-        help="Sliced Wasserstein-2 distance from true samples (toy data), or from test data (arrays).",
+        help=(
+            "Sliced Wasserstein-2 distance from true samples (toy data), or from test data "
+            "(arrays)."
+        ),
         rows="vectors",
         section="cld_core.evaluate.vectors:w2",
         same=("samples", "w2"),
@@ -272,7 +300,11 @@ _METRICS = (
         section="cld_core.evaluate.vectors:density",
         needs_law=True,
         same=("samples",),
-        quantities=(Quantity(key="density", label="log-density, nats", stderr="stderr", larger_is_better=True),),
+        quantities=(
+            Quantity(
+                key="density", label="log-density, nats", stderr="stderr", larger_is_better=True
+            ),
+        ),
     ),
     Metric(
         name="flow-distance",
@@ -280,12 +312,17 @@ _METRICS = (
         rows="flow",
         section="cld_core.evaluate.likelihood:flow_distance",
         same=("seed", "samples", "flow"),
-        quantities=(Quantity(key="flow_distance", label="distance from the flow", stderr="stderr", digits=4),),
+        quantities=(
+            Quantity(
+                key="flow_distance", label="distance from the flow", stderr="stderr", digits=4
+            ),
+        ),
     ),
     Metric(
         name="class-law",
         help=(
-            "Sliced W2 and log-density of the samples of each class against its true distribution (labelled toy data)."
+            "Sliced W2 and log-density of the samples of each class against its true distribution "
+            "(labelled toy data)."
         ),
         rows="vectors",
         section="cld_core.evaluate.vectors:class_law",
@@ -295,7 +332,11 @@ _METRICS = (
         quantities=(
             Quantity(key="class_w2", field="w2", label="sliced W2 in a class", digits=4),
             Quantity(
-                key="class_w2_floor", field="floor", label="W2 of two true sets of a class", digits=4, is_reference=True
+                key="class_w2_floor",
+                field="floor",
+                label="W2 of two true sets of a class",
+                digits=4,
+                is_reference=True,
             ),
             Quantity(
                 key="class_density",
@@ -305,7 +346,11 @@ _METRICS = (
                 larger_is_better=True,
             ),
             Quantity(
-                key="class_accuracy", field="accuracy", label="samples in their class", digits=4, larger_is_better=True
+                key="class_accuracy",
+                field="accuracy",
+                label="samples in their class",
+                digits=4,
+                larger_is_better=True,
             ),
         ),
     ),
@@ -354,7 +399,9 @@ _ROWS = {
         along_flow=True,
     ),
     "elbo": RowKind(
-        over="points", depends=("elbo", "test_set"), implementation="cld_core.evaluate.likelihood:ElboRows"
+        over="points",
+        depends=("elbo", "test_set"),
+        implementation="cld_core.evaluate.likelihood:ElboRows",
     ),
     "loss": RowKind(
         over="points",
@@ -406,7 +453,9 @@ def draws_samples(names: Iterable[str]) -> bool:
     return any(ROWS[metric.rows].over == "samples" for metric in metrics(names))
 
 
-def parse_metrics(texts: Collection[str], option: str = "--eval", listed: Collection[str] = ()) -> tuple[str, ...]:
+def parse_metrics(
+    texts: Collection[str], option: str = "--eval", listed: Collection[str] = ()
+) -> tuple[str, ...]:
     """The metrics of comma-separated lists, in the order of the table.
 
     Args:
@@ -421,7 +470,12 @@ def parse_metrics(texts: Collection[str], option: str = "--eval", listed: Collec
     known = ", ".join(listed)
     for word in words:
         if word not in METRICS:
-            raise UsageError(f"{option}: '{word}' is not a metric; there are: {known}.{did_you_mean(word, listed)}")
+            raise UsageError(
+                f"{option}: '{word}' is not a metric; there are: "
+                f"{known}.{did_you_mean(word, listed)}"
+            )
     if texts and not words:
-        raise UsageError(f"{option} names no metric; there are: {known}. Name some, or leave the option out.")
+        raise UsageError(
+            f"{option} names no metric; there are: {known}. Name some, or leave the option out."
+        )
     return tuple(name for name in METRICS if name in words)

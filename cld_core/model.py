@@ -64,9 +64,11 @@ class Trajectory(NamedTuple):
     """The paths of samples through phase space, K states each.
 
     Attributes:
-        t: falling times (K,), float64: from 1, the prior, to `sampling.eps`, and to 0 for the denoised samples.
+        t: falling times (K,), float64: from 1, the prior, to `sampling.eps`, and to 0 for the
+            denoised samples.
         x: (K, n, C, ...), the data's half; x[-1] are the samples.
-        v: (K, n, (halves - 1) C, ...), the other halves (CLD: velocities); None for a diffusion of x alone.
+        v: (K, n, (halves - 1) C, ...), the other halves (CLD: velocities); None for a diffusion of
+            x alone.
     """
 
     t: Tensor
@@ -75,15 +77,18 @@ class Trajectory(NamedTuple):
 
 
 class Model:
-    """A trained model, as `cld_core.load` returns it: `sample`, `log_likelihood`, `trajectory`, `plot`, `export`.
+    """A trained model, as `cld_core.load` returns it: `sample`, `log_likelihood`, `trajectory`,
+    `plot`, `export`.
 
     Attributes:
         recipe: the recipe in force.
         path: the run folder or file that it was loaded from; None for any other model.
         step: the optimiser step of the weights.
-        checkpoint: digest of the averaged weights of the checkpoint that they are from; empty if it is not known.
+        checkpoint: digest of the averaged weights of the checkpoint that they are from; empty if it
+            is not known.
         ema_length: the relative length of their average; None for that of `train.ema`.
-        ema_error: how well that average could be made (`average_profiles.Mixture`); None if nothing had to be.
+        ema_error: how well that average could be made (`average_profiles.Mixture`); None if nothing
+            had to be.
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
         form: of the data, and how the model sees them.
@@ -101,11 +106,13 @@ class Model:
         classes: Classes | None = None,
         step: int = 0,
     ) -> None:
-        """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the recipe are given.
+        """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the
+        recipe are given.
 
         Args:
             device: None for a GPU if one is available.
-            classes: of the data, which are asked for them if it is None and the recipe wants labels.
+            classes: of the data, which are asked for them if it is None and the recipe wants
+                labels.
 
         Raises:
             RecipeError: an argument is wrong, or the recipe cannot be used.
@@ -124,7 +131,9 @@ class Model:
         self.form = form_of(self.source)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
-        self.classes = classes if classes is not None or not recipe.data.labels else classes_of(self.source)
+        self.classes = (
+            classes if classes is not None or not recipe.data.labels else classes_of(self.source)
+        )
         if net is None:
             net = nets.of_recipe(recipe, self.data_shape, self.classes).to(self.device).eval()
             if execution.prefers_channels_last(self.device):
@@ -144,7 +153,10 @@ class Model:
             f"Model {one_line(recipe.name)}{whence}, step {self.step:,}{average}",
             f"  sde      {recipe.sde.name}: {_described(recipe.sde, _SDE)}",
             f"  network  {recipe.network.name}: {count:,} parameters, {dtype}, on {self.device}",
-            f"  data     {one_line(recipe.data.name)}: {self.form.kind} of shape {self.data_shape}{classes}",
+            (
+                f"  data     {one_line(recipe.data.name)}: {self.form.kind} of shape "
+                f"{self.data_shape}{classes}"
+            ),
             f"  sampler  {recipe.sampling.method}: {_described(recipe.sampling, _SAMPLER)}",
         )
         return "\n".join(lines)
@@ -166,7 +178,9 @@ class Model:
     def network(self) -> Network:
         """What a tuned sampler is chosen for."""
         labels = self.classes is not None
-        return Network(step=self.step, checkpoint=self.checkpoint, ema_length=self.ema_length, labels=labels)
+        return Network(
+            step=self.step, checkpoint=self.checkpoint, ema_length=self.ema_length, labels=labels
+        )
 
     @property
     def is_image(self) -> bool:
@@ -193,7 +207,10 @@ class Model:
             data = source(recipe.data, form=form)
             model = cls._of_tensors(recipe, weights.tensors, data, weights.classes, step, device)
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-            text = f"does not fit the recipe: {one_line(error, 400).rstrip('.')}. Use the recipe that wrote it."
+            text = (
+                f"does not fit the recipe: {one_line(error, 400).rstrip('.')}. Use the recipe "
+                f"that wrote it."
+            )
             raise CheckpointError(f"{folder.checkpoint_file(step)}: {text}") from error
         model.path, model.solutions = folder.path, Solutions.of_run(folder)
         model.ema_length, model.ema_error = ema_length, weights.error
@@ -230,7 +247,14 @@ class Model:
             model = cls._of_tensors(recipe, weights.tensors, data, classes, step, device, network)
             if "ema_length" in weights.about:
                 model.ema_length = float(weights.about["ema_length"])
-        except (KeyError, ValueError, TypeError, RuntimeError, ArithmeticError, RecipeError) as error:
+        except (
+            KeyError,
+            ValueError,
+            TypeError,
+            RuntimeError,
+            ArithmeticError,
+            RecipeError,
+        ) as error:
             text = f"recipe and tensors do not match: {one_line(error, 400).rstrip('.')}"
             fix = "Export it again" if network is None else "Pass a module like the trained one"
             raise CheckpointError(f"{path}: {text}. {fix}.") from error
@@ -258,7 +282,8 @@ class Model:
             ValueError, TypeError, RuntimeError, ArithmeticError: they are not those of its network.
         """
         known = from_plain(Classes, classes) if recipe.data.labels else None
-        # Names, shapes and types are compared before any memory is taken for a network that may not fit.
+        # Names, shapes and types are compared before any memory is taken for a network that may not
+        # fit.
         net = None
         if network is None:
             described = nets.outline(recipe, data.shape, known)
@@ -272,7 +297,8 @@ class Model:
         return model
 
     def export(self, file: str | Path) -> None:
-        """Write weights, recipe, tuned samplers and the form of the data, all that sampling needs, to one file.
+        """Write weights, recipe, tuned samplers and the form of the data, all that sampling needs,
+        to one file.
 
         Raises:
             UsageError: its name does not end in .safetensors.
@@ -282,7 +308,13 @@ class Model:
         if path.suffix != ".safetensors":
             raise UsageError(f"{file}: weights are written as .safetensors. Name such a file.")
         recipe = json.dumps(self.recipe.to_share())
-        about = {"format": FORMAT, "version": __version__, "step": str(self.step), "weights": "ema", "recipe": recipe}
+        about = {
+            "format": FORMAT,
+            "version": __version__,
+            "step": str(self.step),
+            "weights": "ema",
+            "recipe": recipe,
+        }
         about["data"] = json.dumps(to_plain(self.form))
         if self.ema_length is not None:
             about["ema_length"] = repr(self.ema_length)
@@ -294,7 +326,11 @@ class Model:
                 write_weights(out, self.net.state_dict(), about)
         except OSError as error:
             raise SaveError(
-                f"{file}: cannot be written ({one_line(error.strerror or error)}). Pass another path.",
+                (
+                    f"{file}: cannot be written ({one_line(error.strerror or error)}). Pass "
+                    f"another "
+                    f"path."
+                ),
                 self.step,
             ) from error
 
@@ -309,18 +345,21 @@ class Model:
         seed: int = 0,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
-        """Fit a sampler of ``nfe`` evaluations to the network, as `cldctl tune` does; ``method="tuned"`` then uses it.
+        """Fit a sampler of ``nfe`` evaluations to the network, as `cldctl tune` does;
+        ``method="tuned"`` then uses it.
 
-        It approaches the network's probability flow more closely than other samplers of as few evaluations. `save`
-        keeps it with the weights. It belongs to these weights: after more training, fit it again.
+        It approaches the network's probability flow more closely than other samplers of as few
+        evaluations. `save` keeps it with the weights. It belongs to these weights: after more
+        training, fit it again.
 
         Args:
             nfe: network evaluations, denoising included.
-            points: draws of the prior to fit to, and as many held-out ones; None: 4,000, or 16 for networks of
-                images and curves.
+            points: draws of the prior to fit to, and as many held-out ones; None: 4,000, or 16 for
+                networks of images and curves.
             budget_min: minutes after which the fit stops with its best result; None for no limit.
             seed: key of the noise.
-            progress: called after each step of the fit with the number of steps that are done, and of all at most.
+            progress: called after each step of the fit with the number of steps that are done, and
+                of all at most.
 
         Raises:
             UsageError: a number is out of bounds; names it.
@@ -330,7 +369,9 @@ class Model:
         points = None if points is None else whole_number(points, "points", 1, caller)
         before = self.solutions
         try:
-            solution = resolve("cld_core.tune:fitted")(self, nfe, points, budget_min, seed, progress)
+            solution = resolve("cld_core.tune:fitted")(
+                self, nfe, points, budget_min, seed, progress
+            )
         except UsageError as error:
             # They are about options of `cldctl tune`.
             named = str(error).replace("--budget ", "--budget_min ")
@@ -357,28 +398,35 @@ class Model:
 
         Args:
             n: how many.
-            method: how they are drawn, for example "ode" or "exponential"; None: as the recipe says.
-            nfe: evaluations of the network for each sample, by a method with fixed steps; None: as the recipe says.
+            method: how they are drawn, for example "ode" or "exponential"; None: as the recipe
+                says.
+            nfe: evaluations of the network for each sample, by a method with fixed steps; None: as
+                the recipe says.
             seed: key of the noise.
             first: number of the first sample.
             batch_size: samples computed at once; None for all.
-            label: for a class-conditional model, the class of all samples, by number or name, or one for each; None:
-                classes are as frequent as in the training data, and that of sample i depends only on i.
-            observation: an observation of x on which samples are conditioned; None for unconditional samples.
-            by: how they are conditioned on it, a `conditioning.GradientGuidance` or `conditioning.Replacement`; None:
-                by gradient, ``GradientGuidance()``.
-            settings: the other keys of the recipe's `sampling` section, for example ``eps=1e-3, denoise=False``. An
-                ``eps`` below `objective.loss_eps` causes a warning, because the network was not trained on such t.
+            label: for a class-conditional model, the class of all samples, by number or name, or
+                one for each; None: classes are as frequent as in the training data, and that of
+                sample i depends only on i.
+            observation: an observation of x on which samples are conditioned; None for
+                unconditional samples.
+            by: how they are conditioned on it, a `conditioning.GradientGuidance` or
+                `conditioning.Replacement`; None: by gradient, ``GradientGuidance()``.
+            settings: the other keys of the recipe's `sampling` section, for example ``eps=1e-3,
+                denoise=False``. An ``eps`` below `objective.loss_eps` causes a warning, because the
+                network was not trained on such t.
 
         Raises:
             RecipeError: an argument is wrong; names it.
-            UsageError: there is no such class; the observation is of other data, or does not go with the way or the
-                method.
+            UsageError: there is no such class; the observation is of other data, or does not go
+                with the way or the method.
             SolverError: the adaptive solver cannot reach its tolerance.
         """
         keys = {"method": method, "nfe": nfe, **settings}
         caller = "Model.sample"
-        return self._draw(n, keys, seed, first, batch_size, caller, label=label, observation=observation, by=by).x
+        return self._draw(
+            n, keys, seed, first, batch_size, caller, label=label, observation=observation, by=by
+        ).x
 
     def draw(
         self,
@@ -397,15 +445,18 @@ class Model:
     ) -> samplers.Samples:
         """Like `sample`, but returns velocities and numbers of network evaluations, too.
 
-        With guidance, an evaluation of the score takes two evaluations of the network where guidance acts; both count.
+        With guidance, an evaluation of the score takes two evaluations of the network where
+        guidance acts; both count.
 
         Args:
-            progress: called after each network evaluation with the number of samples that are done, and the number of
-                evaluations so far of those in progress.
+            progress: called after each network evaluation with the number of samples that are done,
+                and the number of evaluations so far of those in progress.
         """
         keys = {"method": method, "nfe": nfe, **settings}
         given: dict[str, Any] = {"label": label, "observation": observation, "by": by}
-        return self._draw(n, keys, seed, first, batch_size, "Model.draw", progress=progress, **given)
+        return self._draw(
+            n, keys, seed, first, batch_size, "Model.draw", progress=progress, **given
+        )
 
     def _draw(
         self,
@@ -422,13 +473,22 @@ class Model:
         observation: Observation | None = None,
         by: Way | None = None,
     ) -> samplers.Samples:
-        """Draw samples for the function ``caller``, which messages name; a ``watcher`` sees one batch alone."""
+        """Draw samples for the function ``caller``, which messages name; a ``watcher`` sees one
+        batch alone."""
         n, seed = whole_number(n, "n", 1, caller), whole_number(seed, "seed", 0, caller)
         first = whole_number(first, "first", 0, caller)
         size = n if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
-        spec, labels = sampling_spec(self.recipe, keys, caller), self.labels(label, n, first, caller)
+        spec, labels = (
+            sampling_spec(self.recipe, keys, caller),
+            self.labels(label, n, first, caller),
+        )
         if keys.get("eps") is not None and spec.eps < (seen := self.recipe.objective.loss_eps):
-            _log.warning("%s: eps=%g: the network has seen no t below %g. Use that or more.", caller, spec.eps, seen)
+            _log.warning(
+                "%s: eps=%g: the network has seen no t below %g. Use that or more.",
+                caller,
+                spec.eps,
+                seen,
+            )
         way = by or GradientGuidance()
         if not isinstance(observation, Observation | None) or not isinstance(way, Way):
             raise UsageError(
@@ -457,28 +517,41 @@ class Model:
             for start in range(first, first + n, size):
                 last, evaluations = min(start + size, first + n), 0
                 noise = SampleNoise(seed, "sample", first=start, last=last, device=self.device)
-                given = None if labels is None else labels[start - first : last - first].to(self.device)
+                given = (
+                    None if labels is None else labels[start - first : last - first].to(self.device)
+                )
                 bound = guidance.bound(score, spec, given, none=len(self.classes or ()))
                 conditioned = None
                 if observation is not None:
-                    apart = SampleNoise(seed, "observation", first=start, last=last, device=self.device)
+                    apart = SampleNoise(
+                        seed, "observation", first=start, last=last, device=self.device
+                    )
                     conditioned = way.conditioned(bound, self.sde, observation, apart)
                 scored = conditioned or bound
-                drawn = samplers.sample(scored, self.sde, spec, noise, self.data_shape, watcher, solution)
+                drawn = samplers.sample(
+                    scored, self.sde, spec, noise, self.data_shape, watcher, solution
+                )
                 z = drawn.x if conditioned is None else conditioned.finished(drawn.x)
                 parts.append(guidance.counted(replace(drawn, x=self.form.to_data(z)), bound))
         return samplers.concatenated(parts)
 
-    def labels(self, label: Label, n: int, first: int = 0, caller: str = "Model.labels") -> Tensor | None:
-        """The labels of the samples ``first <= i < first + n``, (n,), int64, as `sample` understands ``label``.
+    def labels(
+        self, label: Label, n: int, first: int = 0, caller: str = "Model.labels"
+    ) -> Tensor | None:
+        """The labels of the samples ``first <= i < first + n``, (n,), int64, as `sample`
+        understands ``label``.
 
         None for a model without classes.
 
         Raises:
-            UsageError: the model has no classes, there is no such class, or not one for each sample.
+            UsageError: the model has no classes, there is no such class, or not one for each
+                sample.
         """
         if self.classes is None and label is not None:
-            text = f"{caller}: label: {one_line(self.recipe.name)} was trained without labels (data.labels=false)"
+            text = (
+                f"{caller}: label: {one_line(self.recipe.name)} was trained without labels "
+                f"(data.labels=false)"
+            )
             raise UsageError(f"{text}. Leave it out.")
         if self.classes is None:
             return None
@@ -486,7 +559,9 @@ class Model:
             return torch.tensor(self.classes.drawn(first, first + n))
         try:
             # Of torch or numpy.
-            return torch.tensor(self.classes.each(label.tolist() if hasattr(label, "tolist") else label, n))
+            return torch.tensor(
+                self.classes.each(label.tolist() if hasattr(label, "tolist") else label, n)
+            )
         except UsageError as error:
             raise UsageError(f"{caller}: {error}") from error
 
@@ -502,12 +577,14 @@ class Model:
         label: Label = None,
         **settings: Any,
     ) -> Trajectory:
-        """The paths of ``n`` samples; ``x[-1]`` is, to the last bit, what `sample` returns for the same arguments.
+        """The paths of ``n`` samples; ``x[-1]`` is, to the last bit, what `sample` returns for the
+        same arguments.
 
-        The states are those that the sampler passes through: after its steps, for SSCS in the middle of its steps,
-        where the score acts. The last one, at t = 0, is denoised; with ``denoise=False`` it is at ``eps``.
-        In the adaptive flow each sample has its own steps; its states are at equal distances in t, interpolated by
-        cubic polynomials, which is meant for the eye.
+        The states are those that the sampler passes through: after its steps, for SSCS in the
+        middle of its steps, where the score acts. The last one, at t = 0, is denoised; with
+        ``denoise=False`` it is at ``eps``. In the adaptive flow each sample has its own steps; its
+        states are at equal distances in t, interpolated by cubic polynomials, which is meant for
+        the eye.
 
         Args:
             n: how many; all states that are kept are in memory.
@@ -542,25 +619,31 @@ class Model:
         label: Label = None,
         **settings: Any,
     ) -> Tensor:
-        """A lower bound of log p(x), (B,), float64, nats; for a diffusion of x alone, its value (docs/math.md 8).
+        """A lower bound of log p(x), (B,), float64, nats; for a diffusion of x alone, its value
+        (docs/math.md 8).
 
         It is the `elbo` of what `likelihood` returns for the same arguments.
 
-        Images are points of a density on [-1, 1], with uniform noise in place of their grey levels, as
-        ``model.source.dequantised_test_data`` has them; `bits_per_dim` converts what is returned.
+        Images are points of a density on [-1, 1], with uniform noise in place of their grey levels,
+        as ``model.source.dequantised_test_data`` has them; `bits_per_dim` converts what is
+        returned.
 
         Args:
             x: (B, C, ...), a tensor, an array or nested lists.
-            velocities: draws of the other halves for each example; None: as the recipe's `eval.elbo` says.
+            velocities: draws of the other halves for each example; None: as the recipe's
+                `eval.elbo` says.
             probes: probes of the trace for each draw; None: as the recipe says.
-            seed: key of draws and probes. The result for an example does not depend on those beside it.
+            seed: key of draws and probes. The result for an example does not depend on those beside
+                it.
             first: number of the first example, which keys its draws.
             batch_size: examples computed at once; None for all.
-            exact_trace: compute the trace without probes, by one backward pass per dimension: for low dimensions.
-            label: of a class-conditional model, the class of all examples, by number or name, or one for each: the
-                result is of log p(x | label). None: of log p(x), by the network without labels.
-            settings: the other keys of `eval.elbo`, for example ``rtol=1e-4, atol=1e-4``. Its ``eps`` is never before
-                `objective.loss_eps`.
+            exact_trace: compute the trace without probes, by one backward pass per dimension: for
+                low dimensions.
+            label: of a class-conditional model, the class of all examples, by number or name, or
+                one for each: the result is of log p(x | label). None: of log p(x), by the network
+                without labels.
+            settings: the other keys of `eval.elbo`, for example ``rtol=1e-4, atol=1e-4``. Its
+                ``eps`` is never before `objective.loss_eps`.
 
         Raises:
             RecipeError: an argument is wrong; names it.
@@ -569,7 +652,9 @@ class Model:
             SolverError: the tolerance is out of reach.
         """
         keys = {"velocities": velocities, "probes": probes, **settings}
-        return self._likelihood(x, keys, seed, first, batch_size, exact_trace, "Model.log_likelihood", label).elbo
+        return self._likelihood(
+            x, keys, seed, first, batch_size, exact_trace, "Model.log_likelihood", label
+        ).elbo
 
     def likelihood(
         self,
@@ -584,9 +669,12 @@ class Model:
         label: Label = None,
         **settings: Any,
     ) -> Likelihood:
-        """Like `log_likelihood`, but returns each draw, standard errors and numbers of network evaluations as well."""
+        """Like `log_likelihood`, but returns each draw, standard errors and numbers of network
+        evaluations as well."""
         keys = {"velocities": velocities, "probes": probes, **settings}
-        return self._likelihood(x, keys, seed, first, batch_size, exact_trace, "Model.likelihood", label)
+        return self._likelihood(
+            x, keys, seed, first, batch_size, exact_trace, "Model.likelihood", label
+        )
 
     @execution.using(tf32=False)
     def _likelihood(
@@ -608,7 +696,10 @@ class Model:
             raise UsageError(f"{caller}: x is {tuple(x.shape)}. Pass ({wanted}), with B above 0.")
         size = len(x) if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
         if label is None and self.classes is not None and self.recipe.objective.label_dropout == 0:
-            text = "nothing was trained without labels (objective.label_dropout=0). Pass label, one for each example"
+            text = (
+                "nothing was trained without labels (objective.label_dropout=0). Pass label, "
+                "one for each example"
+            )
             raise UsageError(f"{caller}: {text}.")
         labels = None if label is None else self.labels(label, len(x), caller=caller)
         score = self.score_of(compiled=spec.compile)
@@ -628,14 +719,18 @@ class Model:
         return samplers.concatenated(parts)
 
     def bits_per_dim(self, log_likelihood: Tensor) -> Tensor:
-        """What `log_likelihood` returned for images, in bits/dim of their grey levels; smaller is better.
+        """What `log_likelihood` returned for images, in bits/dim of their grey levels; smaller is
+        better.
 
         Raises:
             UsageError: the data are not images.
             DataError: it is not numeric.
         """
         if not self.is_image:
-            raise UsageError(f"Model.bits_per_dim: {one_line(self.recipe.data.name)} has no grey levels. Use nats.")
+            raise UsageError(
+                f"Model.bits_per_dim: {one_line(self.recipe.data.name)} has no grey levels. Use "
+                f"nats."
+            )
         scale, offset = self.bits_of_nats
         try:
             return -scale * log_likelihood + offset
@@ -647,7 +742,8 @@ class Model:
 
     @property
     def bits_of_nats(self) -> tuple[float, float]:
-        """(scale, offset) of bits/dim = scale NLL + offset, for images with grey levels a = 2/levels apart on [-1, 1].
+        """(scale, offset) of bits/dim = scale NLL + offset, for images with grey levels a =
+        2/levels apart on [-1, 1].
 
         Bits/dim are NLL/(D ln 2) - log2 a (docs/math.md 8).
         """
@@ -668,14 +764,15 @@ class Model:
         label: Label = None,
         **settings: Any,
     ) -> "Figure":
-        """Draw samples, and a picture of them: vectors or curves beside the data, or a grid of images.
+        """Draw samples, and a picture of them: vectors or curves beside the data, or a grid of
+        images.
 
         Args:
             n: how many; None: 2,000 points, 16 curves, or 64 images.
             ax: axes for the samples alone; None: a new figure of pyplot.
 
-        The other arguments are those of `sample`, and so are the errors. In a notebook, end the line with a semicolon
-        to see the figure once.
+        The other arguments are those of `sample`, and so are the errors. In a notebook, end the
+        line with a semicolon to see the figure once.
         """
         keys = {"method": method, "nfe": nfe, **settings}
         count = pictures.default_count(self) if n is None else n
@@ -687,7 +784,10 @@ class Model:
 
             alone = pictures.is_grid(self.form)
             size_in = (6.0, 6.4) if alone else pictures.SIDE_BY_SIDE
-            figure, how = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(x, self, how)
+            figure, how = (
+                pyplot.figure(figsize=size_in, layout="constrained"),
+                pictures.title(x, self, how),
+            )
             if not alone:
                 figure.suptitle(how)
                 pictures.beside_data(figure, x, self)
@@ -708,10 +808,12 @@ def _tensor(x: Numbers, caller: str) -> Tensor:
 
 
 def _recipe_of(path: Path, weights: Weights, allow_plugin: bool) -> Recipe:
-    """The recipe of an exported model; its plug-ins are imported from where it was trained, or from beside the file.
+    """The recipe of an exported model; its plug-ins are imported from where it was trained, or from
+    beside the file.
 
     Raises:
-        CheckpointError: the network needs a plug-in that is not allowed, is not there or cannot be imported.
+        CheckpointError: the network needs a plug-in that is not allowed, is not there or cannot be
+            imported.
     """
     tree = weights.described("recipe")
     recipe = from_dict(tree, str(path))
@@ -723,19 +825,25 @@ def _recipe_of(path: Path, weights: Weights, allow_plugin: bool) -> Recipe:
             raise CheckpointError(str(error)) from error
     for section in ("network", "sde", "objective") if recipe.plugins else ():
         if (name := getattr(recipe, section).name) not in registry.SECTIONS[section].variants:
-            raise CheckpointError(_not_allowed(path, recipe, f"{section}.name={one_line(name)} is of"))
+            raise CheckpointError(
+                _not_allowed(path, recipe, f"{section}.name={one_line(name)} is of")
+            )
     return recipe
 
 
 def _plugin_of(path: Path, plugin: str) -> str:
-    """The plug-in that the exported model in ``path`` needs: its module or, where it is now, its file."""
+    """The plug-in that the exported model in ``path`` needs: its module or, where it is now, its
+    file."""
     beside = path.absolute().parent / Path(plugin).name
     # Not in the working directory, where any file may be called so.
     places = [Path(plugin), beside] if Path(plugin).is_absolute() else [beside]
     if not plugin.endswith(".py"):
         return plugin
     if (place := next((place for place in places if place.is_file()), None)) is None:
-        text = f"its plug-in is neither {one_line(plugin)}, where it was, nor {beside}. Put the file there"
+        text = (
+            f"its plug-in is neither {one_line(plugin)}, where it was, nor {beside}. Put the "
+            f"file there"
+        )
         raise CheckpointError(f"{path}: {text}.")
     return str(place)
 
@@ -764,4 +872,7 @@ def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -
 def _described(spec: object, names: Iterable[str]) -> str:
     """Those of some keys that a spec has, written as arguments."""
     values = ((name, getattr(spec, name)) for name in names if hasattr(spec, name))
-    return ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}" for name, value in values)
+    return ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}"
+        for name, value in values
+    )

@@ -1,4 +1,5 @@
-"""Files of numpy arrays (.npz) that anybody may have made: read by numpy, and nothing is unpickled."""
+"""Files of numpy arrays (.npz) that anybody may have made: read by numpy, and nothing is
+unpickled."""
 
 import contextlib
 import hashlib
@@ -19,12 +20,13 @@ class DamagedError(ValueError):
 
 @contextlib.contextmanager
 def arrays(file: IO[bytes]) -> Iterator[np.lib.npyio.NpzFile]:
-    """The arrays of an open file, by name without `.npy`; each is loaded, and its checksum compared, when asked for.
+    """The arrays of an open file, by name without `.npy`; each is loaded, and its checksum
+    compared, when asked for.
 
     Raises:
         OSError: it cannot be read.
-        DamagedError: it is not such a file, or damaged. What the block meets in a damaged one, which may be anything,
-            becomes this, too.
+        DamagedError: it is not such a file, or damaged. What the block meets in a damaged one,
+            which may be anything, becomes this, too.
     """
     try:
         archive = np.load(file, allow_pickle=False)
@@ -48,14 +50,20 @@ def shapes(archive: np.lib.npyio.NpzFile) -> dict[str, tuple[int, ...]]:
 
 
 def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
-    """Shape, whether in the order of Fortran, and type of the array that begins here as in an .npy file."""
+    """Shape, whether in the order of Fortran, and type of the array that begins here as in an .npy
+    file."""
     version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     return read(file)
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """All arrays of a file, and the SHA-256 of the bytes that they were read from, whoever replaces it meanwhile.
+    """All arrays of a file, and the SHA-256 of the bytes that they were read from, whoever replaces
+    it meanwhile.
 
     Raises:
         OSError: it cannot be read, or is not a regular file.

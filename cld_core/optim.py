@@ -38,28 +38,41 @@ def _apex(spec: OptimSpec) -> Any:
     if spec.name == "adamax":
         raise RecipeError("optim.impl=apex: NVIDIA apex has no adamax. Set optim.impl=auto.")
     if not torch.cuda.is_available():
-        raise RecipeError("optim.impl=apex: NVIDIA apex computes on GPUs only, and there is none. Set optim.impl=auto.")
+        raise RecipeError(
+            "optim.impl=apex: NVIDIA apex computes on GPUs only, and there is none. Set "
+            "optim.impl=auto."
+        )
     try:
         from apex.optimizers import FusedAdam
     except Exception as error:
-        text = f"NVIDIA apex cannot be loaded ({type(error).__name__}: {error}); `pip install apex` is another project"
-        raise RecipeError(f"optim.impl=apex: {text}. Build NVIDIA's, or set optim.impl=auto.") from error
+        text = (
+            f"NVIDIA apex cannot be loaded ({type(error).__name__}: {error}); `pip install "
+            f"apex` is another project"
+        )
+        raise RecipeError(
+            f"optim.impl=apex: {text}. Build NVIDIA's, or set optim.impl=auto."
+        ) from error
     return FusedAdam
 
 
 def skips_on_device(optimiser: torch.optim.Optimizer) -> bool:
-    """Whether ``optimiser.found_inf`` (a tensor, 1 where a step is to be skipped) is read by the step's kernels.
+    """Whether ``optimiser.found_inf`` (a tensor, 1 where a step is to be skipped) is read by the
+    step's kernels.
 
     Then nobody needs to wait for the device to know whether the gradient was good.
     """
-    return isinstance(optimiser, torch.optim.Adam | torch.optim.AdamW) and bool(optimiser.defaults.get("fused"))
+    return isinstance(optimiser, torch.optim.Adam | torch.optim.AdamW) and bool(
+        optimiser.defaults.get("fused")
+    )
 
 
 def rate(spec: OptimSpec, step: int, steps: int) -> float:
-    """The learning rate of optimiser step ``step``, counted from 0, in a training of ``steps`` steps.
+    """The learning rate of optimiser step ``step``, counted from 0, in a training of ``steps``
+    steps.
 
-    The warm-up is a linear rise; its product with the decay is the rate (docs/math.md section 5). Nothing else is
-    remembered: a run that is resumed with more steps goes on at the rate that a run of that length has there.
+    The warm-up is a linear rise; its product with the decay is the rate (docs/math.md section 5).
+    Nothing else is remembered: a run that is resumed with more steps goes on at the rate that a run
+    of that length has there.
     """
     warm = min(1.0, step / spec.warmup_steps) if spec.warmup_steps else 1.0
     progress = min(1.0, step / steps)
@@ -68,9 +81,11 @@ def rate(spec: OptimSpec, step: int, steps: int) -> float:
 
 
 def portable(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's `state_dict` in torch's form: the number of steps with each parameter, as a float tensor.
+    """An optimiser's `state_dict` in torch's form: the number of steps with each parameter, as a
+    float tensor.
 
-    apex keeps it once for a group. Checkpoints have torch's form, so that either can go on with them.
+    apex keeps it once for a group. Checkpoints have torch's form, so that either can go on with
+    them.
     """
     counted = {}
     for group in state["param_groups"]:
@@ -78,14 +93,25 @@ def portable(state: dict[str, Any]) -> dict[str, Any]:
             if index in state["state"]:
                 entry = state["state"][index]
                 step = entry.get("step", group.get("step", 0))
-                count = step.to(torch.float32) if isinstance(step, Tensor) else torch.tensor(float(step))
-                counted[index] = {"step": count, **{name: value for name, value in entry.items() if name != "step"}}
-    groups = [{name: value for name, value in group.items() if name != "step"} for group in state["param_groups"]]
+                count = (
+                    step.to(torch.float32)
+                    if isinstance(step, Tensor)
+                    else torch.tensor(float(step))
+                )
+                counted[index] = {
+                    "step": count,
+                    **{name: value for name, value in entry.items() if name != "step"},
+                }
+    groups = [
+        {name: value for name, value in group.items() if name != "step"}
+        for group in state["param_groups"]
+    ]
     return {"state": counted, "param_groups": groups}
 
 
 def load(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take up a `portable` state; settings such as the kernels and the rate stay this optimiser's own.
+    """Take up a `portable` state; settings such as the kernels and the rate stay this optimiser's
+    own.
 
     Raises:
         ValueError: it is the state of other parameters.
@@ -105,5 +131,6 @@ def load(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
                 if name == "step" and not skips_on_device(optimiser):
                     entry[name] = value.cpu()
                 elif name != "step":
-                    # The kernels want moments to lie in memory as their parameters do (channels_last).
+                    # The kernels want moments to lie in memory as their parameters do
+                    # (channels_last).
                     entry[name] = torch.empty_like(parameter).copy_(value)

@@ -21,10 +21,12 @@ def is_mine(path: Path) -> bool:
 
 
 def require_may_change(path: Path, what: str) -> None:
-    """Refuse to act on a folder that belongs to somebody else, unless it is shared with a group of this user.
+    """Refuse to act on a folder that belongs to somebody else, unless it is shared with a group of
+    this user.
 
-    Shared is a folder that its group may write into. root, who could write anywhere, acts on runs of others no more
-    than anybody else does: jobs would be started, and files left, under a name that their owner cannot work with.
+    Shared is a folder that its group may write into. root, who could write anywhere, acts on runs
+    of others no more than anybody else does: jobs would be started, and files left, under a name
+    that their owner cannot work with.
 
     Args:
         what: what is not done, for the message: "It was not cancelled".
@@ -38,13 +40,22 @@ def require_may_change(path: Path, what: str) -> None:
         return
     name = user_name(status.st_uid)
     if not status.st_mode & stat.S_IWGRP:
-        text, fix = f"it belongs to {name}, who shares it with nobody", "Ask them, or copy it to a folder of yours"
+        text, fix = (
+            f"it belongs to {name}, who shares it with nobody",
+            "Ask them, or copy it to a folder of yours",
+        )
     elif status.st_gid not in {os.getegid(), *os.getgroups()}:
-        text, fix = f"it belongs to {name}, who shares it with a group that you are not in", "Ask them to add you"
+        text, fix = (
+            f"it belongs to {name}, who shares it with a group that you are not in",
+            "Ask them to add you",
+        )
     else:
         return
     if os.geteuid() == 0:
-        fix = f"Run it as that user: `sudo -u {name} cldctl ...`, or a container with `--user {status.st_uid}`"
+        fix = (
+            f"Run it as that user: `sudo -u {name} cldctl ...`, or a container with `--user "
+            f"{status.st_uid}`"
+        )
     raise CldError(f"{path}: {text}. {what}. {fix}.")
 
 
@@ -68,9 +79,11 @@ def problem_of(what: os.stat_result) -> str | None:
 
 
 def shared_with(what: os.stat_result) -> str | None:
-    """Who, other than this user, may have written a file or folder with this status; None if nobody.
+    """Who, other than this user, may have written a file or folder with this status; None if
+    nobody.
 
-    A group that is this user's alone, as many systems give to everybody under their name, is nobody else.
+    A group that is this user's alone, as many systems give to everybody under their name, is nobody
+    else.
     """
     group_only = what.st_mode & _OTHERS_WRITE == stat.S_IWGRP
     if what.st_uid == os.geteuid() and group_only and _is_of_one(what.st_gid):
@@ -107,9 +120,11 @@ def require_private(path: Path, why: str) -> None:
 
 
 def make_private(folder: Path, why: str, *, hidden: bool = False) -> None:
-    """Create a folder that only this user can write into, or see to it that an existing one is like that.
+    """Create a folder that only this user can write into, or see to it that an existing one is like
+    that.
 
-    It keeps its group and the setgid bit. What a umask of 002 would let a group write is taken away from it.
+    It keeps its group and the setgid bit. What a umask of 002 would let a group write is taken away
+    from it.
 
     Args:
         why: as for `require_private`.
@@ -128,7 +143,8 @@ def make_private(folder: Path, why: str, *, hidden: bool = False) -> None:
 
 
 def can_be_private(folder: Path) -> bool:
-    """Whether `make_private` would accept ``folder`` as it is at this moment; nothing is changed."""
+    """Whether `make_private` would accept ``folder`` as it is at this moment; nothing is
+    changed."""
     if not os.path.lexists(folder):
         return True
     return stat.S_ISDIR(folder.lstat().st_mode) and is_mine(folder)

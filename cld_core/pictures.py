@@ -1,6 +1,7 @@
 """Pictures of samples, beside the data if they are there.
 
-Grids of images; points in the plane, over the true density of toy data; histograms of pairs of features; curves.
+Grids of images; points in the plane, over the true density of toy data; histograms of pairs of
+features; curves.
 """
 
 import functools
@@ -42,9 +43,11 @@ _WIDTH = 512
 _LETTERS = 24
 # Points on a side at which the density is evaluated for the background.
 _GRID = 480
-# The area of a dot, in square points of 1/72 inch: narrow lines stay lines, and a few hundred dots can still be seen.
+# The area of a dot, in square points of 1/72 inch: narrow lines stay lines, and a few hundred dots
+# can still be seen.
 _DOT = 1.6
-# The limits of the axes come from so many test points at least; more than the second number are never drawn.
+# The limits of the axes come from so many test points at least; more than the second number are
+# never drawn.
 _EXAMPLES, _MOST_EXAMPLES = 2048, 20_000
 # Test data that are searched for those of a class, in multiples of the samples.
 _SEARCHED = 16
@@ -66,7 +69,8 @@ _BINS = 40
 
 
 def samples(model: "Model", path: Path, *, seed: int = 0, batch_size: int | None = None) -> None:
-    """Draw as many samples as a picture shows, ``batch_size`` at once (None: all), and save them as `show` does."""
+    """Draw as many samples as a picture shows, ``batch_size`` at once (None: all), and save them as
+    `show` does."""
     count = default_count(model)
     labels = in_rows(model, count)
     drawn = model.draw(count, seed=seed, batch_size=batch_size, label=labels)
@@ -79,14 +83,16 @@ def is_grid(form: Form) -> bool:
 
 
 def default_count(model: "Model") -> int:
-    """How many samples a picture shows: of images with classes, a row of each class, as far as there is room."""
+    """How many samples a picture shows: of images with classes, a row of each class, as far as
+    there is room."""
     if not is_grid(model.form):
         return _CURVES if len(model.data_shape) == 2 else 2000
     return min(max(8, len(model.classes or ())), _MOST_ROWS) ** 2
 
 
 def in_rows(model: "Model", n: int) -> Tensor | None:
-    """Labels with which each row of a picture of n images has one class; None for others, and without classes."""
+    """Labels with which each row of a picture of n images has one class; None for others, and
+    without classes."""
     if model.classes is None or not is_grid(model.form):
         return None
     return torch.arange(n) // columns_of(n) % len(model.classes)
@@ -106,7 +112,8 @@ def periodic_name(step: int) -> str:
 
 
 def name_of(model: "Model", n: int, seed: int = 0, label: str | None = None) -> str:
-    """A name of its own for all settings of a picture: those that are always there, then those that are not defaults.
+    """A name of its own for all settings of a picture: those that are always there, then those that
+    are not defaults.
 
     step_00020000_em_nfe100_n64_seed3_denoise-false.png
     """
@@ -122,7 +129,12 @@ def name_of(model: "Model", n: int, seed: int = 0, label: str | None = None) -> 
     if label is not None and model.classes is not None:
         keyed.append(f"label{model.classes.index(label)}")
     average = [] if model.ema_length is None else [f"ema-{model.ema_length:g}"]
-    return "_".join([f"step_{model.step:08d}", spec.method, *always, f"n{n}", *keyed, *others, *average]) + ".png"
+    return (
+        "_".join(
+            [f"step_{model.step:08d}", spec.method, *always, f"n{n}", *keyed, *others, *average]
+        )
+        + ".png"
+    )
 
 
 def show(path: Path, x: Tensor, model: "Model", how: str, labels: Tensor | None = None) -> None:
@@ -146,9 +158,10 @@ def show_given(
 ) -> None:
     """Save samples given an observation; ``label``: the class of all of them.
 
-    Images: a grid whose first image is what was observed, grey where nothing is known. Toy data: the samples over the
-    density, beside the data or, with one coordinate known exactly, the distribution of the other one against the exact
-    ``line`` (`cld_core.evaluate.vectors.ConditionalDensity`).
+    Images: a grid whose first image is what was observed, grey where nothing is known. Toy data:
+    the samples over the density, beside the data or, with one coordinate known exactly, the
+    distribution of the other one against the exact ``line``
+    (`cld_core.evaluate.vectors.ConditionalDensity`).
     """
     mask = observation.mask
 
@@ -169,17 +182,21 @@ def show_given(
 
 
 def title(x: Tensor, model: "Model", how: str) -> str:
-    """What a picture shows, in a line that begins with the run or file of the model; of any other, with its recipe."""
+    """What a picture shows, in a line that begins with the run or file of the model; of any other,
+    with its recipe."""
     bad = int((~x.isfinite().flatten(1).all(1)).sum())
     some = f" ({bad:,} not finite)" if bad else ""
     average = EmaSpec(length=model.ema_length).words
     weights = f"step {model.step:,}" + (f", {average}" if average else "")
     name = model.recipe.name if model.path is None else model.path.name.removesuffix(".safetensors")
-    return f"{one_line(name, 60)}, {weights}: {len(x):,} samples{some}{_left_out(model.form)}, {how}"
+    return (
+        f"{one_line(name, 60)}, {weights}: {len(x):,} samples{some}{_left_out(model.form)}, {how}"
+    )
 
 
 def _left_out(form: Form) -> str:
-    """In words, after a comma, which part of each sample a picture shows; empty if it shows all of it."""
+    """In words, after a comma, which part of each sample a picture shows; empty if it shows all of
+    it."""
     parts = form.shape[0]
     if is_grid(form):
         return "" if form.kind == "images" else f", channel 0 of {parts}"
@@ -204,7 +221,8 @@ def _grey(x: Tensor, form: Form) -> Tensor:
 
 
 def rendered(draw: "Callable[[Figure], object]") -> Tensor:
-    """What ``draw`` draws into a figure with room for two squares, unless it is resized: uint8, (H, W, 3)."""
+    """What ``draw`` draws into a figure with room for two squares, unless it is resized: uint8, (H,
+    W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -218,12 +236,14 @@ def rendered(draw: "Callable[[Figure], object]") -> Tensor:
 def beside_data(figure: "Figure", x: Tensor, model: "Model", label: int | None = None) -> None:
     """Draw samples x (n, ...), and test data, of a class if there is a ``label``, for comparison.
 
-    Points in the plane and curves are side by side, on equal axes. Of other vectors, there are histograms of features
-    and scatters of pairs of them. Data that are not there are left out.
+    Points in the plane and curves are side by side, on equal axes. Of other vectors, there are
+    histograms of features and scatters of pairs of them. Data that are not there are left out.
     """
     if model.data_shape == (2,):
         plane = Plane.of_model(model, x, label)
-        *others, right = figure.subplots(1, 1 + bool(len(plane.examples)), sharex=True, sharey=True, squeeze=False)[0]
+        *others, right = figure.subplots(
+            1, 1 + bool(len(plane.examples)), sharex=True, sharey=True, squeeze=False
+        )[0]
         for left in others:
             plane.draw(left, plane.examples, "tab:gray")
             left.set_title(_data_of(label))
@@ -240,7 +260,8 @@ def _data_of(label: int | None) -> str:
 
 
 def _examples(model: "Model", n: int, label: int | None) -> Tensor | None:
-    """Test data (m, ...), of a class if there is a ``label``, to show beside n samples; None if they are missing."""
+    """Test data (m, ...), of a class if there is a ``label``, to show beside n samples; None if
+    they are missing."""
     source = model.source
     try:
         wanted = n if label is None else _SEARCHED * n
@@ -252,7 +273,8 @@ def _examples(model: "Model", n: int, label: int | None) -> Tensor | None:
 
 
 def on_axes(axes: "Axes", x: Tensor, model: "Model", title: str) -> None:
-    """Draw samples alone: a grid of images (n, C, H, W) without ticks, points over their density, curves of channel 0.
+    """Draw samples alone: a grid of images (n, C, H, W) without ticks, points over their density,
+    curves of channel 0.
 
     Of vectors of one number, that is a histogram, and of more than two the first two features.
     """
@@ -280,7 +302,8 @@ Shown = Mapping[str, Tensor]
 
 
 def _pairs(figure: "Figure", shown: Shown) -> None:
-    """Histograms of features of vectors on a diagonal, and scatters of pairs of them below; of one, a histogram."""
+    """Histograms of features of vectors on a diagonal, and scatters of pairs of them below; of one,
+    a histogram."""
     vectors = {name: x.flatten(1)[:, :_FEATURES].numpy() for name, x in shown.items()}
     low, high = _limits(next(iter(vectors.values())), margin=0.2)
     d = len(low)
@@ -297,8 +320,16 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
             bins = list(np.linspace(low[row], high[row], _BINS + 1))
             grid[row, row].hist(x[:, row], bins, weights=weights, color=colour, alpha=0.5)
             for column in range(row):
-                grid[row, column].scatter(x[:, column], x[:, row], s=size, c=colour, alpha=0.5, linewidths=0)
-        grid[0, 0].plot([], [], "s", color=colour, label=name + (f" ({lost} outside the picture)" if lost else ""))
+                grid[row, column].scatter(
+                    x[:, column], x[:, row], s=size, c=colour, alpha=0.5, linewidths=0
+                )
+        grid[0, 0].plot(
+            [],
+            [],
+            "s",
+            color=colour,
+            label=name + (f" ({lost} outside the picture)" if lost else ""),
+        )
     for row in range(d):
         grid[row, row].set_yticks([])
         grid[d - 1, row].set_xlim(low[row], high[row])
@@ -317,12 +348,15 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
 
 
 def _curves(figure: "Figure", shown: Shown) -> None:
-    """Some curves (C, L) of each, side by side, with a row for each channel; the axes are those of the first."""
+    """Some curves (C, L) of each, side by side, with a row for each channel; the axes are those of
+    the first."""
     channels = min(shown["samples"].shape[1], _CHANNELS)
     grid = figure.subplots(channels, len(shown), sharex=True, sharey="row", squeeze=False)
     for column, (name, x) in enumerate(shown.items()):
         some, colour = x[:_CURVES], "tab:red" if name == "samples" else "black"
-        grid[0, column].set_title(f"{name}, {len(some)} of {len(x):,}" if len(some) < len(x) else name)
+        grid[0, column].set_title(
+            f"{name}, {len(some)} of {len(x):,}" if len(some) < len(x) else name
+        )
         for channel in range(channels):
             axes = grid[channel, column]
             axes.plot(some[:, channel].T.numpy(), color=colour, alpha=0.6, linewidth=0.8)
@@ -332,7 +366,8 @@ def _curves(figure: "Figure", shown: Shown) -> None:
 
 
 def _limits(points: Array, margin: float) -> tuple[Array, Array]:
-    """The lowest and highest of points (n, d) that are finite, with a margin relative to their range, (d,) each."""
+    """The lowest and highest of points (n, d) that are finite, with a margin relative to their
+    range, (d,) each."""
     finite = points[np.isfinite(points).all(1)]
     finite = finite if len(finite) else np.zeros((1, points.shape[1]))
     low, high = finite.min(0), finite.max(0)
@@ -350,7 +385,10 @@ def require_size(n: int, pixels: int) -> None:
         UsageError: names how many can be.
     """
     if n * pixels > MAX_PICTURE:
-        raise UsageError(f"{n} images are too many for one picture. Draw at most {MAX_PICTURE // pixels}, or an .npz.")
+        raise UsageError(
+            f"{n} images are too many for one picture. Draw at most {MAX_PICTURE // pixels}, or an "
+            f".npz."
+        )
 
 
 def columns_of(n: int) -> int:
@@ -359,12 +397,15 @@ def columns_of(n: int) -> int:
 
 
 def tile(images: Tensor) -> Tensor:
-    """Images (n, C, H, W), uint8, side by side on black: (H', W', C), as nearly square as n allows."""
+    """Images (n, C, H, W), uint8, side by side on black: (H', W', C), as nearly square as n
+    allows."""
     n, channels, height, width = images.shape
     require_size(n, height * width)
     columns, gap = columns_of(n), _GAP
     rows = math.ceil(n / columns)
-    canvas = torch.zeros(channels, rows * (height + gap) + gap, columns * (width + gap) + gap, dtype=torch.uint8)
+    canvas = torch.zeros(
+        channels, rows * (height + gap) + gap, columns * (width + gap) + gap, dtype=torch.uint8
+    )
     for index, image in enumerate(images.cpu()):
         row, column = divmod(index, columns)
         top, left = gap + row * (height + gap), gap + column * (width + gap)
@@ -373,7 +414,8 @@ def tile(images: Tensor) -> Tensor:
 
 
 def enlarged(pixels: Tensor) -> Tensor:
-    """A picture (H, W, C) with each pixel as a square of several: as many as fit `_WIDTH`, or one."""
+    """A picture (H, W, C) with each pixel as a square of several: as many as fit `_WIDTH`, or
+    one."""
     factor = max(1, _WIDTH // pixels.shape[1])
     return pixels.repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
 
@@ -415,7 +457,8 @@ class Plane:
         low: lower left corner, (2,).
         high: upper right corner, (2,).
         examples: (m, 2), test data.
-        shade: (_GRID, _GRID), the square root of the density over its maximum; None if the density is not known.
+        shade: (_GRID, _GRID), the square root of the density over its maximum; None if the density
+            is not known.
     """
 
     low: Array
@@ -425,47 +468,62 @@ class Plane:
 
     @classmethod
     def of(cls, source: Source, n: int = 0, label: int | None = None) -> "Plane":
-        """A square around the test data of a source, with a margin, and data to show beside n samples.
+        """A square around the test data of a source, with a margin, and data to show beside n
+        samples.
 
         Args:
             label: shows the examples of this class alone, over their density.
         """
         count = min(max(_EXAMPLES, min(n, _MOST_EXAMPLES)), test_count(source) or _MOST_EXAMPLES)
-        examples = form_of(source).to_data(source.dequantised_test_data(0, 0, count).double()).numpy()
+        examples = (
+            form_of(source).to_data(source.dequantised_test_data(0, 0, count).double()).numpy()
+        )
         low, high = _square(examples)
-        shade = None if source.density is None else _shade(source.density, tuple(low), tuple(high), label)
+        shade = (
+            None
+            if source.density is None
+            else _shade(source.density, tuple(low), tuple(high), label)
+        )
         if label is not None:
             examples = examples[source.test_labels(0, 0, len(examples)).numpy() == label]
         return cls(low, high, examples[:n] if n else examples, shade)
 
     @classmethod
     def of_model(cls, model: "Model", x: Tensor, label: int | None = None) -> "Plane":
-        """As `of`, for samples x (n, 2) of a model; a square around them, without examples, if its data are missing."""
+        """As `of`, for samples x (n, 2) of a model; a square around them, without examples, if its
+        data are missing."""
         try:
             return cls.of(model.source, len(x), label)
         except (DataError, OSError):
             return cls(*_square(x.double().numpy()), np.zeros((0, 2)), None)
 
     def draw(self, axes: "Axes", points: Tensor | Array, colour: str) -> int:
-        """Draw points (n, 2) over the density; returns how many are outside of the picture, or not finite."""
+        """Draw points (n, 2) over the density; returns how many are outside of the picture, or not
+        finite."""
         points = np.asarray(points, dtype=np.float64)
         if self.shade is not None:
             extent = (self.low[0], self.high[0], self.low[1], self.high[1])
-            axes.imshow(self.shade, origin="lower", extent=extent, cmap="Blues", vmax=1.4, aspect="equal")
+            axes.imshow(
+                self.shade, origin="lower", extent=extent, cmap="Blues", vmax=1.4, aspect="equal"
+            )
         inside = ((points > self.low) & (points < self.high)).all(1)
-        axes.scatter(points[inside, 0], points[inside, 1], s=_DOT, c=colour, alpha=0.6, linewidths=0)
+        axes.scatter(
+            points[inside, 0], points[inside, 1], s=_DOT, c=colour, alpha=0.6, linewidths=0
+        )
         # A ring is a ring.
         axes.set(xlim=(self.low[0], self.high[0]), ylim=(self.low[1], self.high[1]), aspect="equal")
         return len(points) - int(inside.sum())
 
     def draw_samples(self, axes: "Axes", x: Tensor) -> None:
-        """Draw samples (n, 2) as `draw` does; the title says how many are outside of the picture."""
+        """Draw samples (n, 2) as `draw` does; the title says how many are outside of the
+        picture."""
         outside = self.draw(axes, x, "tab:red")
         axes.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
 
 
 def _square(points: Array) -> tuple[Array, Array]:
-    """Two corners, (2,) each, of a square around points (n, 2), those that are finite, with a margin."""
+    """Two corners, (2,) each, of a square around points (n, 2), those that are finite, with a
+    margin."""
     low, high = _limits(points, margin=0.05)
     middle, half = (low + high) / 2, 0.5 * (high - low).max()
     return middle - half, middle + half
@@ -476,15 +534,28 @@ def _against_line(axes: "Axes", values: Tensor, nodes: Tensor, p: Tensor) -> Non
     shown = nodes[p > 1e-4 * p.max()]
     low, high = float(shown[0]), float(shown[-1])
     margin = 0.1 * (high - low)
-    axes.hist(values.numpy(), bins=120, range=(low - margin, high + margin), density=True, color="tab:red", alpha=0.5)
+    axes.hist(
+        values.numpy(),
+        bins=120,
+        range=(low - margin, high + margin),
+        density=True,
+        color="tab:red",
+        alpha=0.5,
+    )
     axes.plot(nodes.numpy(), p.numpy(), color="black", linewidth=1.0)
-    axes.set(xlim=(low - margin, high + margin), title="unknown coordinate: samples, and the exact density")
+    axes.set(
+        xlim=(low - margin, high + margin),
+        title="unknown coordinate: samples, and the exact density",
+    )
 
 
 # The pictures of a run show the same square, and its density may take half a second.
 @functools.lru_cache(maxsize=8)
-def _shade(density: Toy, low: tuple[float, ...], high: tuple[float, ...], label: int | None) -> Array | None:
-    """The square root of the density, or of that of a class, over its maximum, a row for each y; None if unknown."""
+def _shade(
+    density: Toy, low: tuple[float, ...], high: tuple[float, ...], label: int | None
+) -> Array | None:
+    """The square root of the density, or of that of a class, over its maximum, a row for each y;
+    None if unknown."""
     x, y = (torch.linspace(low[i], high[i], _GRID, dtype=torch.float64) for i in range(2))
     if density.on_grid is not None and label is None:
         p = density.on_grid(x, y).T

@@ -22,7 +22,8 @@ from .stop import StopCode
 
 T = TypeVar("T")
 _FILE = "file://"
-# Meeting, loading a checkpoint and saving the last one may take so long, however short a step is; seconds.
+# Meeting, loading a checkpoint and saving the last one may take so long, however short a step is;
+# seconds.
 _PATIENCE_S = 600.0
 _NCCL_MONITOR = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
 
@@ -36,7 +37,8 @@ class RankError(CldError):
 
 
 def exit_code(error: Exception) -> int:
-    """How a process ends that a launcher started: 75 (EX_TEMPFAIL) if the disk is to blame, which may recover."""
+    """How a process ends that a launcher started: 75 (EX_TEMPFAIL) if the disk is to blame, which
+    may recover."""
     if passes(system_error(error) if isinstance(error, SaveError) else error):
         return os.EX_TEMPFAIL
     return getattr(error, "exit_code", CldError.exit_code)
@@ -47,7 +49,8 @@ class Ranks(Place):
     """This process among its peers.
 
     Attributes:
-        control: a gloo group for small messages on the CPU; None if this process talks to no other one.
+        control: a gloo group for small messages on the CPU; None if this process talks to no other
+            one.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -58,10 +61,11 @@ class Ranks(Place):
         return self.rank == 0
 
     def use_cores(self, cores: int | None) -> None:
-        """On the CPU, compute in one thread for each of a rank's ``cores``, `cluster.cpus_per_task`; None: as before.
+        """On the CPU, compute in one thread for each of a rank's ``cores``,
+        `cluster.cpus_per_task`; None: as before.
 
-        On a busy machine, the threads of a small network wait for each other for most of the time. $OMP_NUM_THREADS
-        goes over it.
+        On a busy machine, the threads of a small network wait for each other for most of the time.
+        $OMP_NUM_THREADS goes over it.
         """
         if cores is not None and self.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(cores)
@@ -70,7 +74,10 @@ class Ranks(Place):
         """A warning if GPUs were requested and this process has none."""
         if not wanted or self.device.type == "cuda":
             return None
-        text = f"torch {torch.__version__} sees none on {socket.gethostname()}, so this runs on the CPU"
+        text = (
+            f"torch {torch.__version__} sees none on {socket.gethostname()}, so this runs on "
+            f"the CPU"
+        )
         return f"GPUs were requested, but {text}. `cldctl doctor` checks torch and the GPUs"
 
     def rows(self, batch: int) -> slice:
@@ -152,7 +159,9 @@ class Consensus:
         """Hand in this rank's reason, and whether to save, at the start of a step."""
         self._value.fill_(2 * int(code) + int(saves))
         if self._ranks.world_size > 1:
-            self._work = dist.all_reduce(self._value, op=dist.ReduceOp.MAX, group=self._ranks.control, async_op=True)
+            self._work = dist.all_reduce(
+                self._value, op=dist.ReduceOp.MAX, group=self._ranks.control, async_op=True
+            )
 
     def result(self) -> StopCode:
         """The reason that all ranks see, the same on each, at the end of the step."""
@@ -172,8 +181,9 @@ def join(place: Place, *, gpu: bool, timeout_s: float) -> Ranks:
 
     Args:
         gpu: compute on a GPU and talk through NCCL, if torch sees one.
-        timeout_s: seconds of silence after which a rank is given up, `train.hang_timeout_s`; groups of ranks wait at
-            least 10 minutes. All their clocks run on while a scheduler suspends the job.
+        timeout_s: seconds of silence after which a rank is given up, `train.hang_timeout_s`; groups
+            of ranks wait at least 10 minutes. All their clocks run on while a scheduler suspends
+            the job.
     """
     ranks = alone(place, gpu=gpu)
     if ranks.world_size == 1:
@@ -181,9 +191,12 @@ def join(place: Place, *, gpu: bool, timeout_s: float) -> Ranks:
     patience_s = max(timeout_s, _PATIENCE_S)
     limit = datetime.timedelta(seconds=patience_s)
     if ranks.device.type == "cuda":
-        # Otherwise NCCL's monitor, with a limit of its own of 8 minutes, may abort a job that was suspended for longer.
+        # Otherwise NCCL's monitor, with a limit of its own of 8 minutes, may abort a job that was
+        # suspended for longer.
         os.environ.setdefault(_NCCL_MONITOR, str(math.ceil(patience_s)))
-    store, *_ = next(dist.rendezvous(ranks.init_method, ranks.rank, ranks.world_size, timeout=limit))
+    store, *_ = next(
+        dist.rendezvous(ranks.init_method, ranks.rank, ranks.world_size, timeout=limit)
+    )
     store.set_timeout(limit)
     _let_gloo_be_reached(ranks, store)
     dist.init_process_group(
@@ -193,14 +206,16 @@ def join(place: Place, *, gpu: bool, timeout_s: float) -> Ranks:
         world_size=ranks.world_size,
         timeout=limit,
     )
-    # Not the default group, even if that is gloo too: DDP's reductions and the stop flag must not queue up.
+    # Not the default group, even if that is gloo too: DDP's reductions and the stop flag must not
+    # queue up.
     return replace(ranks, control=dist.new_group(backend="gloo", timeout=limit))
 
 
 def _let_gloo_be_reached(ranks: Ranks, store: "dist.Store") -> None:
     """If the ranks are on several machines, let gloo use the interface that leads to the others.
 
-    That is the one that leads to the meeting point, or, on the machine of the meeting point, to some other rank.
+    That is the one that leads to the meeting point, or, on the machine of the meeting point, to
+    some other rank.
     """
     host = rendezvous.meeting_host(ranks.init_method)
     if ranks.world_size == ranks.local_world_size or host is None:
@@ -211,7 +226,9 @@ def _let_gloo_be_reached(ranks: Ranks, store: "dist.Store") -> None:
     if rendezvous.GLOO in os.environ:
         return
     if own is None:
-        addresses = (store.get(f"cldctl/address/{rank}").decode() for rank in range(ranks.world_size))
+        addresses = (
+            store.get(f"cldctl/address/{rank}").decode() for rank in range(ranks.world_size)
+        )
         other = next(filter(None, addresses), None)
         own = None if other is None else rendezvous.source_towards(other)
     name = None if own is None else rendezvous.interface_with(own, rendezvous.interfaces())
@@ -220,7 +237,8 @@ def _let_gloo_be_reached(ranks: Ranks, store: "dist.Store") -> None:
 
 
 def alone(place: Place, *, gpu: bool) -> Ranks:
-    """The process at ``place`` with its device, without meeting the others; on a GPU if wanted and torch sees one.
+    """The process at ``place`` with its device, without meeting the others; on a GPU if wanted and
+    torch sees one.
 
     Sets `RANK` and the other environment variables of torchrun (`Place.export`).
     """
@@ -236,7 +254,8 @@ def alone(place: Place, *, gpu: bool) -> Ranks:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory held at once, in bytes: by tensors on a GPU, or by the whole process on the CPU."""
+    """The most memory held at once, in bytes: by tensors on a GPU, or by the whole process on the
+    CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,7 +1,9 @@
-"""Where the processes of a job meet, before any of them loads torch: their places, and the interfaces between machines.
+"""Where the processes of a job meet, before any of them loads torch: their places, and the
+interfaces between machines.
 
-gloo, through which the ranks of a job exchange small messages, listens at the address of the machine's own name. On
-Debian that is 127.0.1.1 unless somebody changed it, where no other machine can reach it.
+gloo, through which the ranks of a job exchange small messages, listens at the address of the
+machine's own name. On Debian that is 127.0.1.1 unless somebody changed it, where no other machine
+can reach it.
 """
 
 import ipaddress
@@ -12,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-# Names of interfaces for gloo, separated by commas; prefixes of names for NCCL, which chooses well without it.
+# Names of interfaces for gloo, separated by commas; prefixes of names for NCCL, which chooses well
+# without it.
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 # Nothing is sent there: a route is looked up for some port.
 _DISCARD = 9
@@ -56,13 +59,15 @@ class Place:
         return cls(**{"local_world_size": found.get("world_size", 1), **found})
 
     def export(self) -> None:
-        """Set the variables that torchrun sets: plug-ins, and libraries that they use, read them."""
+        """Set the variables that torchrun sets: plug-ins, and libraries that they use, read
+        them."""
         for name, (variable, *_) in _VARIABLES.items():
             os.environ[variable] = str(getattr(self, name))
 
 
 def meeting_host(init_method: str) -> str | None:
-    """The host at which processes meet; None if they meet at a file, or if the environment does not say where."""
+    """The host at which processes meet; None if they meet at a file, or if the environment does not
+    say where."""
     if init_method.startswith("env://"):
         return os.environ.get("MASTER_ADDR")
     return urlsplit(init_method).hostname if init_method.startswith("tcp://") else None
@@ -117,4 +122,6 @@ def interfaces() -> dict[str, list[str]]:
 def interface_with(address: str, interfaces: Mapping[str, Sequence[str]]) -> str | None:
     """The name of the interface that has an address; None if none has."""
     wanted = ipaddress.ip_address(address)
-    return next((name for name, own in interfaces.items() if wanted in map(ipaddress.ip_address, own)), None)
+    return next(
+        (name for name, own in interfaces.items() if wanted in map(ipaddress.ip_address, own)), None
+    )

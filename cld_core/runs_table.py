@@ -25,11 +25,13 @@ class Run:
 
     Attributes:
         path: of its folder; `cld_core.load` takes it.
-        state: PENDING before the first attempt, RUNNING while no end of the newest one is recorded, or else what its
-            cause leads to: FINISHED, STOPPED, FAILED, CANCELLED or LOST. No scheduler is asked, so that a job which was
-            killed may still be RUNNING here; `cldctl status` knows.
+        state: PENDING before the first attempt, RUNNING while no end of the newest one is recorded,
+            or else what its cause leads to: FINISHED, STOPPED, FAILED, CANCELLED or LOST. No
+            scheduler is asked, so that a job which was killed may still be RUNNING here; `cldctl
+            status` knows.
         loss: the last one that was reported.
-        smoothed_loss: an exponential mean of all reported ones, as `cldctl status` shows it; None if it is unknown.
+        smoothed_loss: an exponential mean of all reported ones, as `cldctl status` shows it; None
+            if it is unknown.
         cause: why the newest attempt ended.
         bpd: bits/dim, from the newest evaluation that has it; as are ``nll``, nats, and ``fid``.
         problem: what is wrong with a damaged folder.
@@ -53,7 +55,8 @@ class Run:
 
 
 class Runs(Sequence[Run]):
-    """Runs, oldest first, as a table to look at and to compute with: ``pandas.DataFrame(runs.to_dicts())``.
+    """Runs, oldest first, as a table to look at and to compute with:
+    ``pandas.DataFrame(runs.to_dicts())``.
 
     ``runs[-1]`` is the newest run, ``runs["NAME"]`` that of a name, ``runs[2:]`` some of them.
     """
@@ -63,7 +66,8 @@ class Runs(Sequence[Run]):
 
     @classmethod
     def under(cls, root: str | Path | None = None) -> Self:
-        """The runs directly under a folder; default: $CLDCTL_RUNS, else runs/. A folder that is missing has none."""
+        """The runs directly under a folder; default: $CLDCTL_RUNS, else runs/. A folder that is
+        missing has none."""
         folder = default_root() if root is None else path_of(root, "runs_dir", "cld_core.runs")
         return cls([row_of(run) for run in find_runs(folder)], folder.absolute())
 
@@ -93,8 +97,8 @@ class Runs(Sequence[Run]):
         """The rows that have these values, for example ``filter(sde="cld", state="FINISHED")``.
 
         Args:
-            where: what else must hold, for example ``lambda run: run.step > 1000``. It is not asked about a run with a
-                `problem`, which may have no step; such a run is left out.
+            where: what else must hold, for example ``lambda run: run.step > 1000``. It is not asked
+                about a run with a `problem`, which may have no step; such a run is left out.
 
         Raises:
             UsageError: there is no such column; names the nearest.
@@ -103,8 +107,15 @@ class Runs(Sequence[Run]):
             if name not in COLUMNS:
                 guess = did_you_mean(name, COLUMNS) or f" There are {', '.join(COLUMNS)}."
                 raise UsageError(f"Runs.filter: there is no column {name!r}.{guess}")
-        kept = [row for row in self._rows if all(getattr(row, name) == value for name, value in values.items())]
-        return type(self)([row for row in kept if where is None or (row.problem is None and where(row))], self._root)
+        kept = [
+            row
+            for row in self._rows
+            if all(getattr(row, name) == value for name, value in values.items())
+        ]
+        return type(self)(
+            [row for row in kept if where is None or (row.problem is None and where(row))],
+            self._root,
+        )
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """A dictionary for each row, of plain values."""
@@ -112,15 +123,22 @@ class Runs(Sequence[Run]):
 
     def __repr__(self) -> str:
         # The columns that anybody has a value in.
-        titles = [name for name in _SHOWN if any(getattr(row, name) is not None for row in self._rows)]
+        titles = [
+            name for name in _SHOWN if any(getattr(row, name) is not None for row in self._rows)
+        ]
         rows = [[_text(getattr(row, name)) for name in titles] for row in self._rows]
         if not rows:
-            return f"no runs in {self._root}" + ("" if self._root.is_dir() else ": there is no such folder")
+            return f"no runs in {self._root}" + (
+                "" if self._root.is_dir() else ": there is no such folder"
+            )
         widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
         lines = []
         for row in (titles, *rows):
             cells = zip(row, widths, titles, strict=True)
-            padded = (cell.ljust(width) if title in _TEXTS else cell.rjust(width) for cell, width, title in cells)
+            padded = (
+                cell.ljust(width) if title in _TEXTS else cell.rjust(width)
+                for cell, width, title in cells
+            )
             lines.append("  ".join(padded).rstrip())
         return "\n".join(lines)
 
@@ -139,7 +157,8 @@ def _text(value: Any) -> str:
 
 
 def row_of(run: RunFolder) -> Run:
-    """The row of a run; of a damaged one, what can be read. It never raises, so that it spoils no other row."""
+    """The row of a run; of a damaged one, what can be read. It never raises, so that it spoils no
+    other row."""
     about: dict[str, Any] = {"name": run.name, "path": str(run.path)}
     try:
         problem = run.format_problem()
@@ -152,7 +171,11 @@ def _told(run: RunFolder) -> dict[str, Any]:
     progress, checkpoints = run.progress(), run.steps_to_continue_from()
     history = run.ledger.history().with_progress(progress, checkpoints)
     last = history.last
-    reached = [progress.get("step"), last.last_step if last is not None else None, *checkpoints[-1:]]
+    reached = [
+        progress.get("step"),
+        last.last_step if last is not None else None,
+        *checkpoints[-1:],
+    ]
     known = [step for step in reached if step is not None]
     return {
         **_recipe(run),
@@ -183,7 +206,11 @@ def _state(history: History) -> str:
     if history.last.cause is None:
         return "RUNNING"
     after = state_after(history.last.cause)
-    return "FAILED" if history.given_up is not None and after not in ("FINISHED", "CANCELLED") else after
+    return (
+        "FAILED"
+        if history.given_up is not None and after not in ("FINISHED", "CANCELLED")
+        else after
+    )
 
 
 def _results(run: RunFolder) -> Mapping[str, float]:

@@ -4,17 +4,22 @@ import re
 import time
 import unicodedata
 
-# Sequences that a terminal obeys: CSI (colours, cursor), OSC (titles, links, clipboard), and two-character escapes.
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\Z)|\x1b[ -/]*[0-~]?", re.DOTALL)
+# Sequences that a terminal obeys: CSI (colours, cursor), OSC (titles, links, clipboard), and
+# two-character escapes.
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\Z)|\x1b[ -/]*[0-~]?", re.DOTALL
+)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 # Bidirectional overrides and isolates, which show a text in another order than it has.
 _REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
 
 
 def is_control(character: str) -> bool:
-    """Whether a character steers a terminal or a script rather than being shown: also line breaks and tabs.
+    """Whether a character steers a terminal or a script rather than being shown: also line breaks
+    and tabs.
 
-    Halves of surrogate pairs, which stand for bytes that are not UTF-8 and cannot be written as such, are too.
+    Halves of surrogate pairs, which stand for bytes that are not UTF-8 and cannot be written as
+    such, are too.
     """
     return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _REORDERING
 
@@ -29,11 +34,14 @@ def printable(text: str, keep: str = "\n\t") -> str:
     if text.isprintable():
         return text
     text = _SURROGATE.sub("\ufffd", _ESCAPES.sub("", text))
-    return "".join(character for character in text if character in keep or not is_control(character))
+    return "".join(
+        character for character in text if character in keep or not is_control(character)
+    )
 
 
 def one_line(text: object, most: int = 200) -> str:
-    """A text for the inside of a message: on one line, without control characters, at most ``most`` characters."""
+    """A text for the inside of a message: on one line, without control characters, at most ``most``
+    characters."""
     line = " ".join(printable(str(text)[: 4 * most]).split())
     return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 

@@ -1,9 +1,9 @@
 """Network output -> score: the one place where float64 coefficients meet the network's tensors.
 
-docs/math.md section 5: s = -E alpha (plain), or s = -E alpha - P u_S (mixed), with the scored halves u_S and the
-coefficients `Diffusion.target` and `Diffusion.mixed`; or s = N f - P z_S with the network f of z, the whitened u
-(`preconditioning`). All are -E times the *predicted noise* alpha_hat, which is what the losses compare with the noise
-that was drawn.
+docs/math.md section 5: s = -E alpha (plain), or s = -E alpha - P u_S (mixed), with the scored
+halves u_S and the coefficients `Diffusion.target` and `Diffusion.mixed`; or s = N f - P z_S with
+the network f of z, the whitened u (`preconditioning`). All are -E times the *predicted noise*
+alpha_hat, which is what the losses compare with the noise that was drawn.
 """
 
 import functools
@@ -28,7 +28,8 @@ class NoiseModel(Protocol):
     """What losses need of a score."""
 
     def predicted_noise(self, u: Tensor, t: Tensor, *, augmented: Tensor | None = None) -> Tensor:
-        """(B, mC, ...): the estimate of the noise in the scored halves of u (B, nC, ...) at the times t (B,)."""
+        """(B, mC, ...): the estimate of the noise in the scored halves of u (B, nC, ...) at the
+        times t (B,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +46,31 @@ class Coefficients:
     def each(self, count: int, dtype: torch.dtype) -> list["Coefficients"]:
         """Those at each of ``count`` times, from ones at times (count, B), in another type."""
         matrices = (self.output, self.precision, self.whiten)
-        columns = [[None] * count if matrix is None else matrix.to(dtype).unbind(0) for matrix in matrices]
+        columns = [
+            [None] * count if matrix is None else matrix.to(dtype).unbind(0) for matrix in matrices
+        ]
         return [Coefficients(*entries) for entries in zip(*columns, strict=True)]
 
 
 def preconditioning(sde: Diffusion, t: float | Tensor, data_std: float) -> Coefficients:
-    """Data-variance preconditioning: inputs and outputs scaled as for Gaussian data (docs/math.md, 5.1).
+    """Data-variance preconditioning: inputs and outputs scaled as for Gaussian data (docs/math.md,
+    5.1).
 
-    It generalises that of EDM (Karras et al. 2022, arXiv 2206.00364, section 5 and appendix B.6) to any `Diffusion`. If
-    the data had the law N(0, data_std^2 I), u at t would have a covariance C = K K^T and a score that is linear in
-    *all* halves: -P z_S, with the scored block P of K^-T. The network sees z = K^-1 u, which then has unit covariance,
-    and outputs the rest of the score, in units of the standard deviation of x around its linear estimate.
+    It generalises that of EDM (Karras et al. 2022, arXiv 2206.00364, section 5 and appendix B.6) to
+    any `Diffusion`. If the data had the law N(0, data_std^2 I), u at t would have a covariance C =
+    K K^T and a score that is linear in *all* halves: -P z_S, with the scored block P of K^-T. The
+    network sees z = K^-1 u, which then has unit covariance, and outputs the rest of the score, in
+    units of the standard deviation of x around its linear estimate.
 
-    The coefficients are the same for both objectives: halves other than x have their random initial values, as in
-    samples. numerical_eps is included.
+    The coefficients are the same for both objectives: halves other than x have their random initial
+    values, as in samples. numerical_eps is included.
     """
     first = sde.n - sde.m
     factor = sde.law(t, data_std=data_std, numerical_eps=sde.numerical_eps)
     identity = torch.eye(sde.n, dtype=torch.float64, device=factor.device)
     whiten = torch.linalg.solve_triangular(factor, identity, upper=False)
-    # u contains x with the factor w in units of the noise, so the linear estimate of x has the error variance open_^2.
+    # u contains x with the factor w in units of the noise, so the linear estimate of x has the
+    # error variance open_^2.
     _, w = sde.information(t)
     open_ = data_std / (1.0 + data_std**2 * w.square().sum(-2)).sqrt()
     gains = (sde.target(t) @ w[..., first:, :])[..., 0]
@@ -88,8 +94,9 @@ _at_number = functools.lru_cache(maxsize=4096)(coefficients)
 class Score:
     """The score of the scored halves (v of CLD, x of VPSDE) that a network stands for.
 
-    ``net`` maps u and t, (B,), to (B, mC, ...). The result has the type of u, whatever the network computes in.
-    A network of labelled data takes labels, (B,), int64, as well; without them, the score is the unconditional one.
+    ``net`` maps u and t, (B,), to (B, mC, ...). The result has the type of u, whatever the network
+    computes in. A network of labelled data takes labels, (B,), int64, as well; without them, the
+    score is the unconditional one.
 
     Attributes:
         single_backward: a result may be differentiated once only, because the network is compiled.
@@ -99,7 +106,9 @@ class Score:
         self.sde = sde
         self.objective = objective
         self.net = net
-        self.single_backward = any(getattr(module, "single_backward", False) for module in net.modules())
+        self.single_backward = any(
+            getattr(module, "single_backward", False) for module in net.modules()
+        )
         self._weight = next(net.parameters(), None)
 
     def __call__(self, u: Tensor, t: float | Tensor, *label: Tensor) -> Tensor:
@@ -112,7 +121,9 @@ class Score:
         It is what `__call__` computes; the coefficients for all times are computed together.
         """
         count = len(times)
-        stages = zip(times.to(self._dtype(dtype)), self._coefficients(times).each(count, dtype), strict=True)
+        stages = zip(
+            times.to(self._dtype(dtype)), self._coefficients(times).each(count, dtype), strict=True
+        )
         return [functools.partial(self._score, t=t, found=found) for t, found in stages]
 
     def _coefficients(self, t: float | Tensor) -> Coefficients:
@@ -130,18 +141,26 @@ class Score:
         z = u if found.whiten is None else apply(found.whiten, u)
         score = apply(found.output, self._network(z, t, *label, augmented=augmented))
         precision = found.precision
-        return score if precision is None else torch.sub(score, apply(precision, self.sde.scored(z)))
+        return (
+            score if precision is None else torch.sub(score, apply(precision, self.sde.scored(z)))
+        )
 
-    def _network(self, u: Tensor, t: float | Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
+    def _network(
+        self, u: Tensor, t: float | Tensor, *label: Tensor, augmented: Tensor | None = None
+    ) -> Tensor:
         dtype = self._dtype(u.dtype)
         more = {} if augmented is None else {"augmented": augmented}
-        return self.net(u.to(dtype), as_batch(t, len(u), u.device, dtype), *label, **more).to(u.dtype)
+        return self.net(u.to(dtype), as_batch(t, len(u), u.device, dtype), *label, **more).to(
+            u.dtype
+        )
 
     def _dtype(self, otherwise: torch.dtype) -> torch.dtype:
         """What the network computes in."""
         return otherwise if self._weight is None else self._weight.dtype
 
-    def predicted_noise(self, u: Tensor, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
+    def predicted_noise(
+        self, u: Tensor, t: Tensor, *label: Tensor, augmented: Tensor | None = None
+    ) -> Tensor:
         """-E^-1 s, (B, mC, ...): the network's estimate of the noise in the scored halves of u.
 
         Args:
@@ -165,13 +184,16 @@ class Score:
 def for_rows(score: ScoreFunction, rows: Tensor) -> ScoreFunction:
     """The score for some ``rows`` (b,) of the batch that it is for, whose u is then (b, nC, ...).
 
-    Only a score that is bound to examples, such as `cld_core.guidance.Conditional`, has another one for each.
+    Only a score that is bound to examples, such as `cld_core.guidance.Conditional`, has another one
+    for each.
     """
     select = getattr(score, "for_rows", None)
     return score if select is None else select(rows)
 
 
-def at_each(score: ScoreFunction, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
+def at_each(
+    score: ScoreFunction, times: Tensor, dtype: torch.dtype
+) -> list[Callable[[Tensor], Tensor]]:
     """`Score.at`, for any ``score``."""
     together = getattr(score, "at", None)
     if together is not None:

@@ -1,7 +1,7 @@
 """The only place where randomness is keyed (docs/architecture.md, "Decisions").
 
-A draw is a function of what it is for, never of what was drawn before it. So a run that was killed and
-resumed draws what it would have drawn, and a sample does not depend on who computed it.
+A draw is a function of what it is for, never of what was drawn before it. So a run that was killed
+and resumed draws what it would have drawn, and a sample does not depend on who computed it.
 """
 
 import hashlib
@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-# Consecutive samples that share a generator. A constant of the format: to change it is to change every sample.
+# Consecutive samples that share a generator. A constant of the format: to change it is to change
+# every sample.
 SAMPLE_BLOCK = 32
 
 
@@ -38,20 +39,25 @@ def blocks_of(first: int, last: int) -> tuple[range, slice]:
 
 
 class SampleNoise:
-    """Noise of the samples ``first <= i < last``, each a function of (``parts``, i) and of the call's number.
+    """Noise of the samples ``first <= i < last``, each a function of (``parts``, i) and of the
+    call's number.
 
-    Samples are drawn in fixed blocks of `SAMPLE_BLOCK`, and a range that cuts a block draws the whole block
-    and keeps its share. Hence sample i is the same whatever the batch size, the shard or the rank.
+    Samples are drawn in fixed blocks of `SAMPLE_BLOCK`, and a range that cuts a block draws the
+    whole block and keeps its share. Hence sample i is the same whatever the batch size, the shard
+    or the rank.
 
-    It is the same on any device, too: numbers are drawn on the CPU, because what a CUDA generator yields for large
-    tensors depends on the model of the card. One core draws 3e8 normal numbers per second (measured on Zen 5): those of
-    a step of 50,000 images of CIFAR-10 take half a second, a small part of what a GPU needs for that step.
+    It is the same on any device, too: numbers are drawn on the CPU, because what a CUDA generator
+    yields for large tensors depends on the model of the card. One core draws 3e8 normal numbers per
+    second (measured on Zen 5): those of a step of 50,000 images of CIFAR-10 take half a second, a
+    small part of what a GPU needs for that step.
 
     Args:
         device: where the numbers are wanted.
     """
 
-    def __init__(self, *parts: int | str, first: int, last: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, *parts: int | str, first: int, last: int, device: torch.device | str = "cpu"
+    ) -> None:
         assert 0 <= first < last, f"an empty range of samples: [{first}, {last})"
         blocks, self._slice = blocks_of(first, last)
         self._generators = [generator(*parts, "block", block) for block in blocks]
@@ -70,15 +76,20 @@ class SampleNoise:
         signs = torch.where(self._draw(torch.rand, shape, torch.float32) < 0.5, -1.0, 1.0)
         return delivered(signs.to(dtype), self.device)
 
-    def _draw(self, draw: Callable[..., torch.Tensor], shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def _draw(
+        self, draw: Callable[..., torch.Tensor], shape: Sequence[int], dtype: torch.dtype
+    ) -> torch.Tensor:
         size = (SAMPLE_BLOCK, *shape)
-        return torch.cat([draw(size, generator=g, dtype=dtype) for g in self._generators])[self._slice]
+        return torch.cat([draw(size, generator=g, dtype=dtype) for g in self._generators])[
+            self._slice
+        ]
 
 
 def delivered(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Numbers on a device; a CUDA device copies those of the CPU while the CPU goes on."""
     on_cuda = device.type == "cuda"
     if on_cuda and numbers.device.type == "cpu":
-        # From memory that can be paged out, the CPU would wait. torch keeps pinned memory that a stream still reads.
+        # From memory that can be paged out, the CPU would wait. torch keeps pinned memory that a
+        # stream still reads.
         numbers = numbers.pin_memory()
     return numbers.to(device, non_blocking=on_cuda)

@@ -1,9 +1,10 @@
-"""Dormand-Prince 5(4) with a step size for every row, so that no row's result depends on its neighbours.
+"""Dormand-Prince 5(4) with a step size for every row, so that no row's result depends on its
+neighbours.
 
-The step control is scipy's RK45, row by row: a single row takes scipy's steps (tests/cld_core/test_solver.py).
-Rows that have reached the end leave the batch, some of them a little later, so the work is about the sum of what
-each row needs (docs/math.md section 9).
-The host waits for the device once per step.
+The step control is scipy's RK45, row by row: a single row takes scipy's steps
+(tests/cld_core/test_solver.py). Rows that have reached the end leave the batch, some of them a
+little later, so the work is about the sum of what each row needs (docs/math.md section 9). The host
+waits for the device once per step.
 """
 
 import math
@@ -23,7 +24,8 @@ Prepare = Callable[[Tensor], Sequence[Any]]
 
 @dataclass(frozen=True)
 class Steps:
-    """One step of b rows that `solve` has tried: what an observer needs to know the solution in between."""
+    """One step of b rows that `solve` has tried: what an observer needs to know the solution in
+    between."""
 
     rows: Tensor  # (b,) indices of the rows in the whole batch
     accepted: Tensor  # (b,) bool; rows at the end have steps of size 0
@@ -34,7 +36,8 @@ class Steps:
 
 Observer = Callable[[Steps], None]
 
-# The stages of a step after the first, as fractions of it. The last one's time is also that of the next step's first.
+# The stages of a step after the first, as fractions of it. The last one's time is also that of the
+# next step's first.
 _C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
 _A = (
     (1 / 5,),
@@ -54,7 +57,8 @@ _SMALLEST_STEP = 1e-15
 
 @dataclass(frozen=True)
 class Solution:
-    """``y`` (B, n), float64, at the end time, and ``nfe`` (B,), int64, the evaluations that each row took."""
+    """``y`` (B, n), float64, at the end time, and ``nfe`` (B,), int64, the evaluations that each
+    row took."""
 
     y: Tensor
     nfe: Tensor
@@ -74,7 +78,9 @@ class _Rows:
     nfe: Tensor
 
     def keep(self, which: Tensor) -> "_Rows":
-        return _Rows(*(getattr(self, name).index_select(0, which) for name in self.__dataclass_fields__))
+        return _Rows(
+            *(getattr(self, name).index_select(0, which) for name in self.__dataclass_fields__)
+        )
 
 
 class _Step:
@@ -96,7 +102,8 @@ class _Step:
         self._fractions = fractions[: len(_C), None]
 
     def __call__(self, rows: _Rows, h: Tensor, t_new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One step of every row: the new state and its slope, and the error of the state per unit of h, each (b, n)."""
+        """One step of every row: the new state and its slope, and the error of the state per unit
+        of h, each (b, n)."""
         shape = rows.y.shape
         step = (self._sign * h)[:, None].expand(shape).contiguous()
         times = torch.addcmul(rows.t, self._fractions, self._sign * h)
@@ -130,16 +137,19 @@ def solve(
     A row's error is the root mean square over its n components of error / (atol + rtol |y|).
 
     Args:
-        y0: (B, n). The state is float64 whatever ``y0`` is; the field may compute in less precision.
+        y0: (B, n). The state is float64 whatever ``y0`` is; the field may compute in less
+            precision.
         max_steps: the largest number of steps of a row, including rejected ones.
-        prepare: from the times (k, b) of a step, the k objects that the field gets in the place of each t. What
-            depends on the time alone is cheaper for all stages at once.
+        prepare: from the times (k, b) of a step, the k objects that the field gets in the place of
+            each t. What depends on the time alone is cheaper for all stages at once.
         observe: is shown every step, and changes nothing.
 
     Raises:
         SolverError: a row does not reach the end, or its step size becomes too small.
     """
-    solution = Solution(y0.to(torch.float64, copy=True), torch.zeros(len(y0), dtype=torch.int64, device=y0.device))
+    solution = Solution(
+        y0.to(torch.float64, copy=True), torch.zeros(len(y0), dtype=torch.int64, device=y0.device)
+    )
     rows = _begin(field, prepare, solution.y, start, end, rtol, atol)
     _check(rows)
     sign = math.copysign(1.0, end - start)
@@ -168,7 +178,8 @@ def solve(
 def _after(
     rows: _Rows, h: Tensor, t: Tensor, y: Tensor, slope: Tensor, last: Tensor, error: Tensor
 ) -> tuple[_Rows, int]:
-    """The rows after steps of size h to t, y and slope, if their errors (b,) allow; and how many are not at the end.
+    """The rows after steps of size h to t, y and slope, if their errors (b,) allow; and how many
+    are not at the end.
 
     Rows at the end stand still, with steps of size 0, until the others are few enough to be packed.
 
@@ -178,7 +189,8 @@ def _after(
     accepted = error < 1.0
     done = (accepted & last).logical_or_(rows.done)
     h = (h * _factor(error, rows.rejected)).masked_fill_(done, 1.0)
-    # The only time that the host waits. (`torch.where` with a number is another, since it is copied to the device.)
+    # The only time that the host waits. (`torch.where` with a number is another, since it is copied
+    # to the device.)
     counts = (mask.sum(dtype=torch.float64) for mask in (accepted, done))
     shortest, longest, good, at_end = torch.stack([*torch.aminmax(h), *counts]).tolist()
     if good < len(h):
@@ -193,16 +205,21 @@ def _after(
 
 
 def _size(rows: int) -> int:
-    """The number of rows to go on with, at least ``rows``: every number up to 16, then eight to each doubling.
+    """The number of rows to go on with, at least ``rows``: every number up to 16, then eight to
+    each doubling.
 
-    Libraries prepare for each size of a batch that is new to them, which takes oneDNN half a millisecond for a layer.
+    Libraries prepare for each size of a batch that is new to them, which takes oneDNN half a
+    millisecond for a layer.
     """
     step = 1 << max(0, (rows - 1).bit_length() - 4)
     return -(-rows // step) * step
 
 
-def _begin(field: Field, prepare: Prepare, y: Tensor, start: float, end: float, rtol: float, atol: float) -> _Rows:
-    """All rows at the start, with the first step size of Hairer, Norsett, Wanner, Solving ODEs I, section II.4.
+def _begin(
+    field: Field, prepare: Prepare, y: Tensor, start: float, end: float, rtol: float, atol: float
+) -> _Rows:
+    """All rows at the start, with the first step size of Hairer, Norsett, Wanner, Solving ODEs I,
+    section II.4.
 
     One Euler step of a guessed size gives it.
     """
@@ -216,7 +233,9 @@ def _begin(field: Field, prepare: Prepare, y: Tensor, start: float, end: float, 
     probe = field(prepare((t + sign * h0)[None])[0], y + (sign * h0)[:, None] * slope, index)
     d2 = _norm((probe - slope) / scale) / h0
     largest = torch.maximum(d1, d2)
-    h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp_(min=1e-6), (0.01 / largest) ** (1.0 / _ORDER))
+    h1 = torch.where(
+        largest <= 1e-15, (h0 * 1e-3).clamp_(min=1e-6), (0.01 / largest) ** (1.0 / _ORDER)
+    )
     h = torch.minimum(100.0 * h0, h1).clamp(max=span)
     no = torch.zeros_like(index, dtype=torch.bool)
     return _Rows(index, t, y.clone(), h, slope, no, no, torch.full_like(index, 2))
@@ -230,7 +249,8 @@ def _norm(y: Tensor) -> Tensor:
 def _factor(error: Tensor, rejected: Tensor) -> Tensor:
     """What step sizes are multiplied by, (b,); ``rejected`` says which rows' last steps were.
 
-    An accepted step, whose error is below 1, after a rejection does not grow the next one. NaN shrinks the most.
+    An accepted step, whose error is below 1, after a rejection does not grow the next one. NaN
+    shrinks the most.
     """
     factor = (_SAFETY * error ** (-1.0 / _ORDER)).nan_to_num_(_SHRINK).clamp_(_SHRINK, _GROW)
     return torch.where(rejected, factor.clamp(max=1.0), factor)
@@ -245,7 +265,8 @@ def _check(rows: _Rows) -> None:
 def _error(rows: _Rows, why: str) -> SolverError:
     worst = int(rows.h.nan_to_num(0.0).argmin())
     return SolverError(
-        f"adaptive solver: {why} for {int((~rows.done).sum())} row(s); row {int(rows.index[worst])} is at t = "
+        f"adaptive solver: {why} for {int((~rows.done).sum())} row(s); row "
+        f"{int(rows.index[worst])} is at t = "
         f"{float(rows.t[worst]):.3g}, step {float(rows.h[worst]):.3g}, |y| up to "
         f"{float(rows.y[worst].abs().max()):.3g}. "
         "Raise rtol and atol, or check that the network is trained and its output is finite."

@@ -1,4 +1,5 @@
-"""The flag that a signal sets, and nothing else. Loads no torch: a job listens before it loads anything slow."""
+"""The flag that a signal sets, and nothing else. Loads no torch: a job listens before it loads
+anything slow."""
 
 import signal
 from enum import IntEnum
@@ -19,7 +20,8 @@ class StopFlag:
     """What the train loop is handed: says whether, and why, this rank was asked to stop.
 
     Attributes:
-        interrupted: whether somebody pressed Ctrl-C in this process, after which what it does ends in order.
+        interrupted: whether somebody pressed Ctrl-C in this process, after which what it does ends
+            in order.
     """
 
     interrupted: ClassVar[bool] = False
@@ -31,7 +33,8 @@ class StopFlag:
         self.code = max(self.code, code)
 
     def listen(self, *, interrupt: bool = False) -> "StopFlag":
-        """Let SIGUSR2 and SIGTERM (with ``interrupt`` also SIGINT) set the flag, and do nothing else."""
+        """Let SIGUSR2 and SIGTERM (with ``interrupt`` also SIGINT) set the flag, and do nothing
+        else."""
         signal.signal(signal.SIGUSR2, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
         if interrupt:

@@ -1,7 +1,8 @@
-"""Tasks of sharded work (`cld_core.run.shards`): they compute the rows that are not there, and then the result.
+"""Tasks of sharded work (`cld_core.run.shards`): they compute the rows that are not there, and then
+the result.
 
-A kind of work says how its rows are computed and what becomes of them; resuming and merging are here. Loads no torch or
-numpy until something is computed.
+A kind of work says how its rows are computed and what becomes of them; resuming and merging are
+here. Loads no torch or numpy until something is computed.
 """
 
 import functools
@@ -17,7 +18,8 @@ from cld_core.run.shards import Arrays, DamagedRowsError, Rows, ShardedWork, cou
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
 
-# Seconds for which a disk may fail before the task ends, as by a crash, and is started again elsewhere or later.
+# Seconds for which a disk may fail before the task ends, as by a crash, and is started again
+# elsewhere or later.
 PATIENCE_S = 120.0
 
 
@@ -26,7 +28,8 @@ class Computer(ABC):
 
     @abstractmethod
     def compute(self, first: int, last: int) -> Arrays:
-        """The rows ``first <= i < last``, arrays (last - first, ...); each row is a function of i, not of the range."""
+        """The rows ``first <= i < last``, arrays (last - first, ...); each row is a function of i,
+        not of the range."""
 
     def review(self, rows: Arrays) -> None:
         """Look at rows that are saved, each once, before further ones are computed.
@@ -46,7 +49,8 @@ class Task(ABC):
 
     Attributes:
         computers: by kind of rows.
-        made_of: for a report: the rows of each kind whose `parts` were read, and the digests of their chunks.
+        made_of: for a report: the rows of each kind whose `parts` were read, and the digests of
+            their chunks.
 
     Raises:
         CldError: as `computers_on`, or what rows are made of changed meanwhile.
@@ -62,12 +66,18 @@ class Task(ABC):
             os.utime(rows.folder)
         self.computers = self.computers_on(device)
         if self._places() != self._rows:
-            raise CldError(f"{work.folder}: what it is made of was replaced. Re-run the same `{work.command}`.")
+            raise CldError(
+                f"{work.folder}: what it is made of was replaced. Re-run the same `{work.command}`."
+            )
         self.made_of: dict[str, dict[str, Any]] = {}
 
     @classmethod
     def compute(
-        cls, work: ShardedWork, ranks: "Ranks", should_stop: Callable[[], bool], only: Collection[int] | None
+        cls,
+        work: ShardedWork,
+        ranks: "Ranks",
+        should_stop: Callable[[], bool],
+        only: Collection[int] | None,
     ) -> bool:
         """Compute the missing ones of this process's shards, as `Work.compute`.
 
@@ -144,7 +154,8 @@ class Task(ABC):
         return {kind: self.work.rows(kind) for kind in self.work.request.sizes}
 
     def _fill(self, kind: str, number: int, length: int, until: int) -> int:
-        """Compute the rest of a chunk, of which so many rows are there; returns how many there are now.
+        """Compute the rest of a chunk, of which so many rows are there; returns how many there are
+        now.
 
         Args:
             until: the last row plus one of all that are computed now, for messages.
@@ -174,14 +185,16 @@ class Task(ABC):
         return last - first
 
     def _load(self, rows: Rows, number: int, length: int) -> tuple[Arrays, str] | None:
-        """The rows of a chunk and the digest of their file; None if it is damaged, and so removed."""
+        """The rows of a chunk and the digest of their file; None if it is damaged, and so
+        removed."""
         try:
             return self._patient(lambda: rows.load(number, length))
         except DamagedRowsError as error:
             if self.work.is_done:
                 raise _StoppedError from error  # Whoever finished it has removed the rows.
             print(f"damaged, and computed again: {error}", flush=True)
-            # Not as those that a longer file has replaced: what stays would be found again, for ever.
+            # Not as those that a longer file has replaced: what stays would be found again, for
+            # ever.
             self._patient(lambda: rows.file(number, length).unlink(missing_ok=True))
             return None
 

@@ -1,15 +1,17 @@
-"""Tuning: fitting the times and coefficients of a sampler to one network (docs/math.md section 7.5).
+"""Tuning: fitting the times and coefficients of a sampler to one network (docs/math.md section
+7.5).
 
-Its job solves the flow's ends, then computes the rows of the fit, one after another, and then the solution. Each row
-follows from those before it, so a fit can be continued after any row.
+Its job solves the flow's ends, then computes the rows of the fit, one after another, and then the
+solution. Each row follows from those before it, so a fit can be continued after any row.
 
-There are two ways to the derivatives of samples, because the cheaper one depends on the number of coordinates of an
-example (docs/math.md section 7.5 has measurements). `by_copies`: for each parameter of a step, a copy of the samples is
-changed by a small amount there and taken to the end; the copies of a step are evaluated together. `by_backpropagation`:
-one backward pass for each coordinate of x gives an example's derivatives with respect to what is added to u after each
-step. Those with respect to the coefficients are products of these with the factors of the coefficients. So a point in
-the plane costs two passes, however many parameters there are, and no finite differences of a float32 network are taken
-(except for the times).
+There are two ways to the derivatives of samples, because the cheaper one depends on the number of
+coordinates of an example (docs/math.md section 7.5 has measurements). `by_copies`: for each
+parameter of a step, a copy of the samples is changed by a small amount there and taken to the end;
+the copies of a step are evaluated together. `by_backpropagation`: one backward pass for each
+coordinate of x gives an example's derivatives with respect to what is added to u after each step.
+Those with respect to the coefficients are products of these with the factors of the coefficients.
+So a point in the plane costs two passes, however many parameters there are, and no finite
+differences of a float32 network are taken (except for the times).
 """
 
 import dataclasses
@@ -36,7 +38,17 @@ from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.run import tunings
 from cld_core.run.checkpoints import required_digest
-from cld_core.run.tunings import CANDIDATES, PLAIN, ROBUST, SPACINGS, STAGES, Row, Solution, State, Tuning
+from cld_core.run.tunings import (
+    CANDIDATES,
+    PLAIN,
+    ROBUST,
+    SPACINGS,
+    STAGES,
+    Row,
+    Solution,
+    State,
+    Tuning,
+)
 from cld_core.samplers import rest, tuned
 from cld_core.samplers.tuned import Linear, follow, stepped
 from cld_core.score import ScoreFunction, for_rows
@@ -45,14 +57,16 @@ from cld_core.seeds import SampleNoise
 from cld_core.tasks import PATIENCE_S, joined
 
 Rows = Mapping[str, Sequence[Row]]
-# How many of the newest alphas have weights in a fit from order 3 with the corrector (`tuned.MEMORY` in every other).
+# How many of the newest alphas have weights in a fit from order 3 with the corrector
+# (`tuned.MEMORY` in every other).
 MOST_MEMORY = 5
 # The most coordinates of an example for which one backward pass each is worth it.
 _MOST_NUMBERS = 8
 # Larger examples are copied for so many of them at a time, which bounds the memory.
 _COPIED_AT_ONCE = 16
-# The change of a coefficient, or of the logarithm of a time, in a copy. Later steps amplify it. A larger one would be
-# affected by the curvature of the flow, a smaller one by the rounding of a float32 network, 1e-7 of alpha.
+# The change of a coefficient, or of the logarithm of a time, in a copy. Later steps amplify it. A
+# larger one would be affected by the curvature of the flow, a smaller one by the rounding of a
+# float32 network, 1e-7 of alpha.
 _STEP = 1e-5
 # Of the central difference in the logarithm of a time, beside backpropagation.
 _TIME_STEP = 3e-4
@@ -75,7 +89,8 @@ def free(linear: Linear, denoise: bool) -> range:
 
 
 def blocks(linear: Linear) -> Iterator[Tensor]:
-    """What is fitted of the matrix of each step, a view: of its newest alphas, and of the last step the row of x."""
+    """What is fitted of the matrix of each step, a view: of its newest alphas, and of the last step
+    the row of x."""
     n, first = linear.matrices[0].shape
     for number, matrix in enumerate(linear.matrices, start=1):
         rows = 1 if number == len(linear.matrices) else n
@@ -100,7 +115,8 @@ def unpacked(parameters: Tensor, like: Linear, denoise: bool, eps: float) -> Lin
 
 
 def shares_of(schedule: Schedule, times: Sequence[float]) -> Tensor:
-    """Parameters of a grid: logarithms of its steps relative to the last one, which is left out: (steps - 1,)."""
+    """Parameters of a grid: logarithms of its steps relative to the last one, which is left out:
+    (steps - 1,)."""
     steps = (-tuned.places(schedule, times).diff()).log()
     return steps[:-1] - steps[-1]
 
@@ -109,17 +125,23 @@ def times_of(schedule: Schedule, shares: Tensor, eps: float) -> list[float]:
     """The grid of such shares from 1 to ``eps``: the times decrease whatever the shares are."""
     first, last = tuned.places(schedule, (1.0, eps)).tolist()
     passed = torch.softmax(torch.cat([shares, shares.new_zeros(1)]), 0).cumsum(0)[:-1].tolist()
-    return [1.0, *(schedule.time((first + (last - first) * share) ** tuned.POWER) for share in passed), eps]
+    return [
+        1.0,
+        *(schedule.time((first + (last - first) * share) ** tuned.POWER) for share in passed),
+        eps,
+    ]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A score to which a sampler is fitted. Evaluations are counted, and batched by at most ``at_once`` examples.
+    """A score to which a sampler is fitted. Evaluations are counted, and batched by at most
+    ``at_once`` examples.
 
     Attributes:
-        count: called with the number of evaluations of the network; guidance takes two at the times at which it acts.
-        points: it is evaluated for copies of so many points, or of as many others with the same labels: row i belongs
-            to point i modulo ``points``.
+        count: called with the number of evaluations of the network; guidance takes two at the times
+            at which it acts.
+        points: it is evaluated for copies of so many points, or of as many others with the same
+            labels: row i belongs to point i modulo ``points``.
     """
 
     score: ScoreFunction
@@ -143,7 +165,8 @@ class Fitted:
         return self.sde.halves(follow(linear, self.sde, self.alpha, u))[0]
 
     def slopes(self, linear: Linear, u: Tensor, denoise: bool) -> Iterator[Tensor]:
-        """The derivatives (P, b, C, ...) of the samples with respect to the parameters, for some rows after others."""
+        """The derivatives (P, b, C, ...) of the samples with respect to the parameters, for some
+        rows after others."""
         few = u[0].numel() // self.sde.n <= _MOST_NUMBERS
         way, size = (by_backpropagation, self.at_once) if few else (by_copies, _COPIED_AT_ONCE)
         for rows in torch.arange(len(u)).split(size):
@@ -152,15 +175,20 @@ class Fitted:
 
 
 def by_copies(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> Tensor:
-    """The derivatives (P, B, C, ...) of the samples by the parameters of `packed`, from differences."""
+    """The derivatives (P, B, C, ...) of the samples by the parameters of `packed`, from
+    differences."""
     sde, passed, alphas = fitted.sde, [], list[Tensor]()
     for t, matrix in zip(linear.times.tolist(), linear.matrices, strict=True):
         alphas = [fitted.alpha(u, t), *alphas][: linear.memory]
         passed.append((t, matrix, u, alphas))
         u = stepped(sde, matrix, u, alphas)
     x, of_times, of_blocks = sde.halves(u)[0], [], []
-    for number, ((t, matrix, u, alphas), block) in enumerate(zip(passed, blocks(linear), strict=True)):
-        changed = split(stepped(sde, matrix, u, alphas), sde.n).repeat(*block.shape, *[1] * (u.ndim + 1))
+    for number, ((t, matrix, u, alphas), block) in enumerate(
+        zip(passed, blocks(linear), strict=True)
+    ):
+        changed = split(stepped(sde, matrix, u, alphas), sde.n).repeat(
+            *block.shape, *[1] * (u.ndim + 1)
+        )
         sources = _sources(sde, u, alphas)[:, : block.shape[1]].transpose(0, 1)
         for row, copies in enumerate(changed):
             copies[:, :, row] += _STEP * sources
@@ -199,7 +227,9 @@ def by_backpropagation(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool)
     fitted.count(len(u) * len(sources) * len(passes))
     columns = [torch.stack(column, -1) for column in zip(*passes, strict=True)]  # (B, ..., D)
     slopes = [column.flatten(1)[None] for column in columns[: len(shifts)]]
-    for by_added, source, block in zip(columns[len(shifts) :], sources, blocks(linear), strict=True):
+    for by_added, source, block in zip(
+        columns[len(shifts) :], sources, blocks(linear), strict=True
+    ):
         rows, count = block.shape
         by_row = split(by_added, sde.n)[:, :rows].flatten(2, -2)  # (B, rows, C..., D)
         slopes.append(torch.einsum("brcd,bjc->rjbd", by_row, source[:, :count]).flatten(0, 1))
@@ -218,12 +248,15 @@ def _sources(sde: Diffusion, u: Tensor, alphas: list[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _by_log_time(fitted: Fitted, u: Tensor, t: float) -> Tensor:
-    return (fitted.alpha(u, t * (1.0 + _TIME_STEP)) - fitted.alpha(u, t * (1.0 - _TIME_STEP))) / (2.0 * _TIME_STEP)
+    return (fitted.alpha(u, t * (1.0 + _TIME_STEP)) - fitted.alpha(u, t * (1.0 - _TIME_STEP))) / (
+        2.0 * _TIME_STEP
+    )
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Draws u of the prior (B, nC, ...), and the ends x (B, C, ...) of the network's own flow from them; float64."""
+    """Draws u of the prior (B, nC, ...), and the ends x (B, C, ...) of the network's own flow from
+    them; float64."""
 
     u: Tensor
     x: Tensor
@@ -264,12 +297,15 @@ class Problem:
 
     def _untuned(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
         pair = len(rows["untuned"])
-        times = tuned.spaced(self.fitted.sde, self.nfe, self.eps, self.denoise, SPACINGS[pair % len(SPACINGS)])
+        times = tuned.spaced(
+            self.fitted.sde, self.nfe, self.eps, self.denoise, SPACINGS[pair % len(SPACINGS)]
+        )
         sampler = self._over(times, pair // len(SPACINGS))
         return pair, sampler, FIRST_DAMPING, self._errors(self.fit, sampler)
 
     def _fewer(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
-        """The neighbour itself, so that more evaluations are never further from the flow than fewer; then a fit."""
+        """The neighbour itself, so that more evaluations are never further from the flow than
+        fewer; then a fit."""
         if rows["fewer"]:
             before = rows["fewer"][-1]
             return 0, *self._fitted(Linear.of(before.sampler), before.damping, robust=False)
@@ -286,11 +322,17 @@ class Problem:
             return self._over(times_of(schedule, shares, self.eps), which)
 
         def slopes(shares: Tensor, errors: Tensor) -> Iterator[Tensor]:
-            moved = (shares + _SHARE_STEP * unit for unit in torch.eye(len(shares), dtype=torch.float64))
-            yield torch.stack([(self._errors(self.fit, sampler(there)) - errors) / _SHARE_STEP for there in moved])
+            moved = (
+                shares + _SHARE_STEP * unit for unit in torch.eye(len(shares), dtype=torch.float64)
+            )
+            yield torch.stack(
+                [(self._errors(self.fit, sampler(there)) - errors) / _SHARE_STEP for there in moved]
+            )
 
         times = before.sampler.times if self.denoise else (*before.sampler.times, self.eps)
-        return which, *self._moved(shares_of(schedule, times), before.damping, sampler, slopes, robust=False)
+        return which, *self._moved(
+            shares_of(schedule, times), before.damping, sampler, slopes, robust=False
+        )
 
     def _coefficients(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
         which = _next_start(rows["grid"], rows["coefficients"])
@@ -302,8 +344,11 @@ class Problem:
         robust = PLAIN <= len(done) < PLAIN + ROBUST
         return which, *self._fitted(Linear.of(start.sampler), damping, robust=robust)
 
-    def _fitted(self, start: Linear, damping: float, *, robust: bool) -> tuple[Linear, float, Tensor]:
-        """After an iteration of times and coefficients: the sampler, the damping of the next one, and errors."""
+    def _fitted(
+        self, start: Linear, damping: float, *, robust: bool
+    ) -> tuple[Linear, float, Tensor]:
+        """After an iteration of times and coefficients: the sampler, the damping of the next one,
+        and errors."""
         start = tuned.with_memory(start)
 
         def sampler(parameters: Tensor) -> Linear:
@@ -329,7 +374,9 @@ class Problem:
 
         errors = errors_of(parameters)
         if len(parameters) and damping < _STUCK:  # A grid of a single step has nothing to move.
-            parameters, damping, errors = advanced(parameters, damping, errors, errors_of, slopes, robust=robust)
+            parameters, damping, errors = advanced(
+                parameters, damping, errors, errors_of, slopes, robust=robust
+            )
         return sampler(parameters), damping, errors
 
     def _over(self, times: Sequence[float], candidate: int) -> Linear:
@@ -346,7 +393,8 @@ def best(rows: Sequence[Row]) -> Row:
 
 
 def kept(rows: Rows) -> str:
-    """The stage whose best row is closest on held-out noise; the simplest one if several are equal."""
+    """The stage whose best row is closest on held-out noise; the simplest one if several are
+    equal."""
     return min((stage for stage in STAGES if rows[stage]), key=lambda stage: best(rows[stage]).held)
 
 
@@ -376,7 +424,11 @@ def _next_start(grids: Sequence[Row], done: Sequence[Row]) -> int:
         bests[row.which] = min(row.fit, bests.get(row.which, math.inf))
     starts = sorted(bests, key=lambda which: bests[which])[: tunings.STARTS]
     first = len(starts) * PLAIN
-    return starts[len(done) % len(starts)] if len(done) < first else min(done[:first], key=lambda row: row.fit).which
+    return (
+        starts[len(done) % len(starts)]
+        if len(done) < first
+        else min(done[:first], key=lambda row: row.fit).which
+    )
 
 
 def _rms(errors: Tensor) -> float:
@@ -393,14 +445,16 @@ def advanced(
     *,
     robust: bool,
 ) -> tuple[Tensor, float, Tensor]:
-    """The next iterate by the method of Levenberg and Marquardt: a smaller sum of squares, or more damping.
+    """The next iterate by the method of Levenberg and Marquardt: a smaller sum of squares, or more
+    damping.
 
     Args:
         parameters: (P,).
         damping: of this iteration; the next one's is returned.
         errors: (B, D), of these parameters.
         residual: errors for parameters.
-        linearised: from parameters and their errors the derivatives of these (P, b, D), for some rows after others.
+        linearised: from parameters and their errors the derivatives of these (P, b, D), for some
+            rows after others.
         robust: give less weight to outliers, such as examples that end in another mode.
     """
     weights = weights_of(errors) if robust else errors.new_ones(len(errors))
@@ -411,7 +465,10 @@ def advanced(
         first = rows.stop
         root = weights[rows].sqrt()[:, None]
         flat = (slopes * root).flatten(1)
-        gradient, curvature = gradient + flat @ (errors[rows] * root).flatten(), curvature + flat @ flat.T
+        gradient, curvature = (
+            gradient + flat @ (errors[rows] * root).flatten(),
+            curvature + flat @ flat.T,
+        )
     if not (torch.isfinite(gradient).all() and torch.isfinite(curvature).all()):
         return parameters, damping * _STIFFEN, errors
     diagonal = curvature.diagonal()
@@ -428,9 +485,12 @@ def advanced(
 
 
 def weights_of(errors: Tensor) -> Tensor:
-    """(B,): near 1 for examples with usual errors (B, D), and small for those far from the median."""
+    """(B,): near 1 for examples with usual errors (B, D), and small for those far from the
+    median."""
     square = errors.square().mean(1)
-    return 1.0 / (1.0 + square / (_USUAL**2 * square.median()).clamp(min=torch.finfo(square.dtype).tiny))
+    return 1.0 / (
+        1.0 + square / (_USUAL**2 * square.median()).clamp(min=torch.finfo(square.dtype).tiny)
+    )
 
 
 def _cost(errors: Tensor, weights: Tensor) -> float:
@@ -438,13 +498,16 @@ def _cost(errors: Tensor, weights: Tensor) -> float:
     return float((weights * errors.square().mean(1)).mean())
 
 
-def compute(work: Tuning, ranks: Ranks, should_stop: Callable[[], bool], only: Collection[int] | None) -> bool:
+def compute(
+    work: Tuning, ranks: Ranks, should_stop: Callable[[], bool], only: Collection[int] | None
+) -> bool:
     """Fit what is missing, as `Work.compute`; a tuning is one piece."""
     return Job(work, ranks.device, should_stop).run()
 
 
 class Fitting:
-    """A fit to a model, step by step: batches of the flow, then the rows of each stage, then the solution.
+    """A fit to a model, step by step: batches of the flow, then the rows of each stage, then the
+    solution.
 
     Args:
         fewer: a solution of fewer evaluations for the same flow.
@@ -452,7 +515,11 @@ class Fitting:
     """
 
     def __init__(
-        self, model: Model, request: tunings.TuneRequest, fewer: Solution | None = None, checkpoint: str = ""
+        self,
+        model: Model,
+        request: tunings.TuneRequest,
+        fewer: Solution | None = None,
+        checkpoint: str = "",
     ) -> None:
         self._model, self._request, self._checkpoint = model, request, checkpoint
         self._flow: dict[str, np.ndarray] = {"x": np.empty((0, *model.data_shape), np.float32)}
@@ -469,7 +536,8 @@ class Fitting:
     @execution.using(tf32=False)
     @torch.no_grad()
     def step(self, stage: str) -> str:
-        """Compute the next batch of the flow, or row of a stage; returns what was found, in words."""
+        """Compute the next batch of the flow, or row of a stage; returns what was found, in
+        words."""
         if stage == "flow":
             self._flow = joined([self._flow, self._batch(len(self._flow["x"]))])
             self._state = replace(self._state, flow=self._batches())
@@ -478,7 +546,10 @@ class Fitting:
         rows = (*self._state.rows[stage], row)
         self._state = replace(self._state, rows={**self._state.rows, stage: rows})
         settings = settings_of(stage, row)
-        return f"{stage} {len(rows)}/{STAGES[stage]}: {settings}, rms {row.fit:.4g}, held out {row.held:.4g}"
+        return (
+            f"{stage} {len(rows)}/{STAGES[stage]}: {settings}, rms {row.fit:.4g}, held out "
+            f"{row.held:.4g}"
+        )
 
     def _batches(self) -> int:
         """How many batches of the flow are computed."""
@@ -496,7 +567,10 @@ class Fitting:
     def solution(self) -> Solution:
         """Among the best rows of all stages, the one that is closest on held-out noise."""
         request, state = self._request, self._state
-        tops, chosen = {stage: best(done) for stage, done in state.rows.items() if done}, kept(state.rows)
+        tops, chosen = (
+            {stage: best(done) for stage, done in state.rows.items() if done},
+            kept(state.rows),
+        )
         every = [row for done in state.rows.values() for row in done]
         about = {
             "settings": {stage: settings_of(stage, row) for stage, row in tops.items()},
@@ -531,7 +605,8 @@ class Fitting:
 
     @functools.cached_property
     def _labels(self) -> Tensor | None:
-        """The labels of the points, (points,); the held-out points have the same. None without labels."""
+        """The labels of the points, (points,); the held-out points have the same. None without
+        labels."""
         labels = self._model.labels(None, self._request.points)
         return None if labels is None else labels.to(self._model.device)
 
@@ -540,7 +615,9 @@ class Fitting:
         given = self._labels
         if given is not None:
             given = given[torch.arange(first, last, device=given.device) % len(given)]
-        return guidance.bound(self._model.score, self._spec, given, none=len(self._model.classes or ()))
+        return guidance.bound(
+            self._model.score, self._spec, given, none=len(self._model.classes or ())
+        )
 
     def _batch(self, first: int) -> dict[str, np.ndarray]:
         """The ends of the flow from the draws from the number ``first`` on, as `_solved`."""
@@ -558,14 +635,23 @@ class Fitting:
         request, model, neighbour = self._request, self._model, self._state.neighbour
         x = torch.from_numpy(self._flow["x"]).to(model.device, torch.float64)
         channels, *rest = model.data_shape
-        noise = SampleNoise(request.seed, _NOISE, first=0, last=2 * request.points, device=model.device)
+        noise = SampleNoise(
+            request.seed, _NOISE, first=0, last=2 * request.points, device=model.device
+        )
         u = model.sde.prior(noise.normal((channels * model.sde.n, *rest))).double()
-        fit, held = (Ends(u[part], x[part]) for part in (slice(0, request.points), slice(request.points, None)))
+        fit, held = (
+            Ends(u[part], x[part])
+            for part in (slice(0, request.points), slice(request.points, None))
+        )
         score = self._score_of(0, request.points)
-        fitted = Fitted(score, model.sde, request.batch_size, self._evaluated.append, points=request.points)
+        fitted = Fitted(
+            score, model.sde, request.batch_size, self._evaluated.append, points=request.points
+        )
         flow, start = request.flow, None
         if neighbour is not None:
-            start = tuned.extended(Linear.of(neighbour), model.sde, request.nfe, flow.eps, flow.denoise)
+            start = tuned.extended(
+                Linear.of(neighbour), model.sde, request.nfe, flow.eps, flow.denoise
+            )
         return Problem(fitted, fit, held, request.nfe, flow.eps, flow.denoise, start)
 
 
@@ -578,7 +664,9 @@ def fitted(
     progress: Callable[[int, int], object] | None,
 ) -> Solution:
     """The solution for a model in memory; see `Model.fit_sampler`."""
-    request = tunings.TuneRequest.of(model.recipe, model.step, nfe, points=points, budget_min=budget_min, seed=seed)
+    request = tunings.TuneRequest.of(
+        model.recipe, model.step, nfe, points=points, budget_min=budget_min, seed=seed
+    )
     request = replace(request, ema_length=model.ema_length)
     fewer = tunings.neighbour(model.solutions.read(), request, model.checkpoint)
     fitting = Fitting(model, request, fewer, model.checkpoint)
@@ -610,7 +698,9 @@ class Job(Fitting):
         self._weights = self._patiently(lambda: required_digest(run, step, fix, length))
         # Permission for plug-ins was checked when the work was started.
         model = self._patiently(
-            lambda: Model.from_run(run.path, step, str(device), allow_plugin=True, ema_length=length)
+            lambda: Model.from_run(
+                run.path, step, str(device), allow_plugin=True, ema_length=length
+            )
         )
         super().__init__(model, work.request, checkpoint=checkpoint)
         self._flow = self._solved()
@@ -644,10 +734,13 @@ class Job(Fitting):
     @property
     def flow_file(self) -> Path:
         """Where the ends of the flow are; another network has another one."""
-        return self._work.run.tuned / f"flow-{digest([self._request.flow_id, self._weights])[:16]}.npz"
+        return (
+            self._work.run.tuned / f"flow-{digest([self._request.flow_id, self._weights])[:16]}.npz"
+        )
 
     def _solved(self) -> dict[str, np.ndarray]:
-        """Ends of the flow, x (k, C, ...), that this tuning or another one has computed, and their evaluations (k,)."""
+        """Ends of the flow, x (k, C, ...), that this tuning or another one has computed, and their
+        evaluations (k,)."""
         try:
             arrays, _ = self._patiently(lambda: npz.load(self.flow_file))
             return {name: arrays[name][: 2 * self._request.points] for name in ("x", "nfe")}
@@ -662,7 +755,9 @@ class Job(Fitting):
             state = stored if stored.weights == self._weights else state
         neighbour = state.neighbour
         if neighbour is None:
-            fewer = tunings.neighbour(tunings.solutions_of(self._work.run), self._request, self._checkpoint)
+            fewer = tunings.neighbour(
+                tunings.solutions_of(self._work.run), self._request, self._checkpoint
+            )
             neighbour = None if fewer is None else fewer.coefficients
         # Rows of later stages followed from what a spent budget had left.
         late = list(itertools.dropwhile(lambda stage: not state.lacks(stage, None), STAGES))[1:]

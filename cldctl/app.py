@@ -1,8 +1,9 @@
-"""The `cldctl` command: its commands in groups, its own options, and errors as one line and an exit code.
+"""The `cldctl` command: its commands in groups, its own options, and errors as one line and an exit
+code.
 
-Shell completion offers names of runs, recipes and keys, and the words that options take. A shell waits for it. What a
-word may be is known from the metavar of an argument ("RUN | KEY=VALUE"), or from the name of an option. Paths are left
-to the shell.
+Shell completion offers names of runs, recipes and keys, and the words that options take. A shell
+waits for it. What a word may be is known from the metavar of an argument ("RUN | KEY=VALUE"), or
+from the name of an option. Paths are left to the shell.
 """
 
 import inspect
@@ -35,9 +36,15 @@ from .show.console import err, out
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
 
-# In the order of the help. A command is a public function of its module, and is called as that is: `data_stats` is
-# "data stats", `eval_` is "eval".
-_PANELS = {"Train": train, "Look": look, "Evaluate and sample": evaluate, "Manage": manage, "Set up": setup}
+# In the order of the help. A command is a public function of its module, and is called as that is:
+# `data_stats` is "data stats", `eval_` is "eval".
+_PANELS = {
+    "Train": train,
+    "Look": look,
+    "Evaluate and sample": evaluate,
+    "Manage": manage,
+    "Set up": setup,
+}
 _GROUPS = {"bench": "Compare what can be done with one checkpoint.", "data": "Prepare image data."}
 INTERRUPTED = 130
 _OWN_OPTIONS = ("-q", "--quiet", "-v", "--verbose", "--version")
@@ -52,7 +59,9 @@ class _Plain:
         for param in params:
             is_named = param.param_type_name == "argument" and param.metavar is not None
             # Earlier versions of typer show no such types.
-            if (is_named or getattr(param, "is_flag", False)) and hasattr(param, "display_type_rich"):
+            if (is_named or getattr(param, "is_flag", False)) and hasattr(
+                param, "display_type_rich"
+            ):
                 param.display_type_rich = lambda ctx: ""
         return params
 
@@ -71,11 +80,15 @@ _MOST = 500
 _PLAIN = re.compile(r"[\w./+=:][\w./+=:-]*")
 # Of other commands, all sections can be changed.
 _OF_EVALUATIONS = ("eval", "sampling", "ema", "cluster")
-_SECTIONS = {"sample": ("sampling", "ema"), **dict.fromkeys(("eval", "samplers", "tune"), _OF_EVALUATIONS)}
+_SECTIONS = {
+    "sample": ("sampling", "ema"),
+    **dict.fromkeys(("eval", "samplers", "tune"), _OF_EVALUATIONS),
+}
 
 
 def completer(name: str, about: Any) -> Callable[[typer.Context, str], list[str]] | None:
-    """What completes a parameter, if anything does; an error amid a command line would not help, and is not shown.
+    """What completes a parameter, if anything does; an error amid a command line would not help,
+    and is not shown.
 
     Args:
         about: its `typer.Argument` or `typer.Option`.
@@ -89,7 +102,9 @@ def completer(name: str, about: Any) -> Callable[[typer.Context, str], list[str]
         for kind in kinds:
             with suppress(Exception):
                 words = _OFFERED[kind]
-                found += _listed(words, incomplete) if isinstance(words, str) else words(ctx, incomplete)
+                found += (
+                    _listed(words, incomplete) if isinstance(words, str) else words(ctx, incomplete)
+                )
         # bash makes "=" a word of its own.
         return [word for word in dict.fromkeys(found) if word.startswith(incomplete.lstrip("="))]
 
@@ -112,7 +127,11 @@ def _runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
 
     if _words(ctx)[-1:] == ["="]:
         return
-    entries = [it for it in _root(ctx).iterdir() if it.name.startswith(incomplete) and is_name(it.name) and it.exists()]
+    entries = [
+        it
+        for it in _root(ctx).iterdir()
+        if it.name.startswith(incomplete) and is_name(it.name) and it.exists()
+    ]
     newest = sorted(entries, key=lambda entry: entry.stat().st_mtime, reverse=True)[:_MOST]
     yield from (entry.name for entry in newest if RunFolder(entry).exists)
 
@@ -136,7 +155,9 @@ def _overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
         yield from _values(keys[before])
     else:
         sections = _SECTIONS.get(ctx.info_name or "") or describe.sections()
-        yield from _keys({key: it for key, it in keys.items() if key.partition(".")[0] in sections}, incomplete)
+        yield from _keys(
+            {key: it for key, it in keys.items() if key.partition(".")[0] in sections}, incomplete
+        )
 
 
 def _keys(keys: Mapping[str, Any], incomplete: str) -> Iterator[str]:
@@ -155,7 +176,10 @@ def _keys(keys: Mapping[str, Any], incomplete: str) -> Iterator[str]:
 def _values(meanings: Iterable[Any]) -> list[str]:
     from cld_core.config.loader import to_yaml_line
 
-    values = [*(option for it in meanings for option in it.options), *(to_yaml_line(it.usual) for it in meanings)]
+    values = [
+        *(option for it in meanings for option in it.options),
+        *(to_yaml_line(it.usual) for it in meanings),
+    ]
     return list(dict.fromkeys(value.replace(", ", ",") for value in values))
 
 
@@ -165,7 +189,9 @@ def _explained(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     from cld_core.config.registry import SECTIONS
 
     names = [*describe.sections(), *describe.keys()]
-    names += [f"{name}.{variant}" for name, section in SECTIONS.items() for variant in section.variants]
+    names += [
+        f"{name}.{variant}" for name, section in SECTIONS.items() for variant in section.variants
+    ]
     top = [name for name in names if "." not in name and name.startswith(incomplete)]
     return top if len(top) > 1 else names
 
@@ -189,7 +215,8 @@ def _data_sets(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     return _variants("data", ImageDataSpec)
 
 
-# What offers the words, or where a list of them is; importing all lists would take a shell too long.
+# What offers the words, or where a list of them is; importing all lists would take a shell too
+# long.
 _OFFERED: dict[str, str | Callable[[typer.Context, str], Iterable[str]]] = {
     "RUN": _runs,
     "GROUP": lambda ctx, _: _folders(_root(ctx) / ".groups"),
@@ -222,9 +249,15 @@ def _root(ctx: typer.Context) -> Path:
 
 def _words(ctx: typer.Context) -> list[str]:
     """The words before the one that is typed, in their order: a recipe or runs, and overrides."""
-    given = [ctx.params.get(name) or () for name in ("recipe", "name", "words", "names", "overrides")]
+    given = [
+        ctx.params.get(name) or () for name in ("recipe", "name", "words", "names", "overrides")
+    ]
     # The last are what could not be parsed, because a value is still missing.
-    return [str(word) for value in (*given, ctx.args) for word in ([value] if isinstance(value, str) else value)]
+    return [
+        str(word)
+        for value in (*given, ctx.args)
+        for word in ([value] if isinstance(value, str) else value)
+    ]
 
 
 def _run(ctx: typer.Context) -> "RunFolder":
@@ -259,13 +292,19 @@ def _app() -> typer.Typer:
                 # One command alone would take the place of its group.
                 groups[group].callback()(lambda: None)
                 app.add_typer(groups[group], name=group, help=_GROUPS[group], rich_help_panel=panel)
-            groups[group].command(name, cls=_Command, rich_help_panel=None if group else panel)(command)
+            groups[group].command(name, cls=_Command, rich_help_panel=None if group else panel)(
+                command
+            )
     return app
 
 
 def _commands(module: ModuleType) -> list[Callable[..., Any]]:
     functions = filter(inspect.isfunction, vars(module).values())
-    return [it for it in functions if it.__module__ == module.__name__ and not it.__name__.startswith("_")]
+    return [
+        it
+        for it in functions
+        if it.__module__ == module.__name__ and not it.__name__.startswith("_")
+    ]
 
 
 def _print_versions(wanted: bool) -> None:
@@ -287,10 +326,18 @@ def _print_versions(wanted: bool) -> None:
 
 def _options(
     version: bool = Option(
-        False, "--version", callback=_print_versions, is_eager=True, help="Print the versions of cldctl, torch, Python."
+        False,
+        "--version",
+        callback=_print_versions,
+        is_eager=True,
+        help="Print the versions of cldctl, torch, Python.",
     ),
-    quiet: bool = Option(False, "--quiet", "-q", help="Print errors only; results still go to stdout."),
-    verbose: bool = Option(False, "--verbose", "-v", help="Say which programs are called, and how long they take."),
+    quiet: bool = Option(
+        False, "--quiet", "-q", help="Print errors only; results still go to stdout."
+    ),
+    verbose: bool = Option(
+        False, "--verbose", "-v", help="Say which programs are called, and how long they take."
+    ),
 ) -> None:
     """Train and evaluate diffusion models (CLD, PSLD, HOLD, VPSDE) on clusters that preempt you.
 
@@ -309,7 +356,8 @@ app = _app()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, by default that of this process; returns the exit code of docs/cli.md."""
+    """Run the command line, by default that of this process; returns the exit code of
+    docs/cli.md."""
     StopFlag.interrupted = False
     try:
         words = None if arguments is None else list(arguments)
@@ -340,7 +388,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _unforeseen(error: Exception) -> int:
-    """Say what no command expected; returns the exit code. Wrong usage is among it: typer has its own errors."""
+    """Say what no command expected; returns the exit code. Wrong usage is among it: typer has its
+    own errors."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         if message := _wrong_usage(error):
             err.error(message)
@@ -350,14 +399,22 @@ def _unforeseen(error: Exception) -> int:
     from cld_core.registration import raised_in
 
     plugin, what = raised_in(error), one_line(f"{type(error).__name__}: {error}")
-    text = f"internal error ({what}). Set CLDCTL_DEBUG=1 to see the traceback, and report it with that."
-    err.error(text if plugin is None else f"plug-in {plugin}: {what}. Correct it; CLDCTL_DEBUG=1 shows the traceback.")
+    text = (
+        f"internal error ({what}). Set CLDCTL_DEBUG=1 to see the traceback, and report it with "
+        f"that."
+    )
+    err.error(
+        text
+        if plugin is None
+        else f"plug-in {plugin}: {what}. Correct it; CLDCTL_DEBUG=1 shows the traceback."
+    )
     return 1
 
 
 _NO_OPTION = "No such option: "
 _KEY = re.compile(r"--([a-z]\w*(?:\.\w+)+)")
-# What a value should be, by the type of what typer's validation finds. Earlier versions of typer say it themselves.
+# What a value should be, by the type of what typer's validation finds. Earlier versions of typer
+# say it themselves.
 _EXPECTED = {
     "int_parsing": "a whole number is expected",
     "int_parsing_size": "a smaller number is expected",
@@ -380,8 +437,13 @@ def _wrong_usage(error: Any) -> str:
     if message.startswith(_NO_OPTION):
         option = message.removeprefix(_NO_OPTION).split()[0].rstrip(".")
         if option in _OWN_OPTIONS:
-            command = context.command_path.removeprefix("cldctl ") if context is not None else "status"
-            message = f"{_NO_OPTION}{option}: it goes before the command, as in `cldctl {option} {command}`"
+            command = (
+                context.command_path.removeprefix("cldctl ") if context is not None else "status"
+            )
+            message = (
+                f"{_NO_OPTION}{option}: it goes before the command, as in `cldctl {option} "
+                f"{command}`"
+            )
         elif (key := _KEY.fullmatch(option.partition("=")[0])) is not None:
             message = f"{_NO_OPTION}{option}: keys of a recipe have no dashes. Write {key[1]}=VALUE"
     if message and context is not None:
@@ -392,13 +454,22 @@ def _wrong_usage(error: Any) -> str:
 
 def _about_value(error: Any) -> str | None:
     """What is wrong with the value of an option; None to use typer's own message."""
-    found, names = getattr(error.__cause__, "errors", None), getattr(getattr(error, "param", None), "opts", ())
+    found, names = (
+        getattr(error.__cause__, "errors", None),
+        getattr(getattr(error, "param", None), "opts", ()),
+    )
     problem = found()[0] if callable(found) and names else {}
     expected = _EXPECTED.get(problem.get("type", ""))
     if expected is None:
         return None
-    numbers = {name: f"{bound:,}" for name, bound in problem.get("ctx", {}).items() if isinstance(bound, int | float)}
-    return f"{' / '.join(names)} {one_line(str(problem['input']), 40)}: {expected.format(**numbers)}"
+    numbers = {
+        name: f"{bound:,}"
+        for name, bound in problem.get("ctx", {}).items()
+        if isinstance(bound, int | float)
+    }
+    return (
+        f"{' / '.join(names)} {one_line(str(problem['input']), 40)}: {expected.format(**numbers)}"
+    )
 
 
 def main() -> None:

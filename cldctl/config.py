@@ -1,4 +1,5 @@
-"""What belongs to this user: the defaults in `~/.config/cldctl/config.yaml`, and a folder for caches.
+"""What belongs to this user: the defaults in `~/.config/cldctl/config.yaml`, and a folder for
+caches.
 
 An option and the environment go over the defaults. A cache may be deleted at any time.
 """
@@ -31,12 +32,15 @@ def folder() -> Path | None:
 def cache_folder() -> Path | None:
     """``cldctl`` in the user's cache folder, private to this user; None if there cannot be one.
 
-    ``$CLDCTL_CACHE`` names another folder. A home that belongs to somebody else, as after `sudo`, is left alone.
+    ``$CLDCTL_CACHE`` names another folder. A home that belongs to somebody else, as after `sudo`,
+    is left alone.
     """
     own = Path(os.environ.get("CLDCTL_CACHE", ""))
     try:
         chosen = own if own.is_absolute() else _of_user("XDG_CACHE_HOME", ".cache")
-        if not is_mine(next(place for place in (chosen, *chosen.parents) if os.path.lexists(place))):
+        if not is_mine(
+            next(place for place in (chosen, *chosen.parents) if os.path.lexists(place))
+        ):
             return None
         make_private(chosen, "commands would believe what is in it", hidden=True)
     except (OSError, CldError, RuntimeError, ValueError):
@@ -45,7 +49,8 @@ def cache_folder() -> Path | None:
 
 
 def _of_user(variable: str, otherwise: str) -> Path:
-    """The folder for cldctl in the one that an environment variable names, or else in the user's home folder."""
+    """The folder for cldctl in the one that an environment variable names, or else in the user's
+    home folder."""
     base = Path(os.environ.get(variable, ""))
     return (base if base.is_absolute() else Path.home() / otherwise) / "cldctl"
 
@@ -73,8 +78,13 @@ def read() -> dict[str, str]:
         if name not in KEYS:
             fix = did_you_mean(name, KEYS) or f" It has {', '.join(KEYS)}."
             raise UsageError(f"{path}: unknown key '{one_line(name, 60)}'.{fix}")
-        if value is not None and (not isinstance(value, str) or not value or one_line(value, 4096) != value):
-            raise UsageError(f"{path}: '{name}' cannot be {one_line(repr(value), 60)}; expected a string. Correct it.")
+        if value is not None and (
+            not isinstance(value, str) or not value or one_line(value, 4096) != value
+        ):
+            raise UsageError(
+                f"{path}: '{name}' cannot be {one_line(repr(value), 60)}; expected a string. "
+                f"Correct it."
+            )
     if runs := given.get("runs_dir"):
         given["runs_dir"] = os.path.expanduser(runs)
         if not os.path.isabs(given["runs_dir"]):
@@ -93,7 +103,8 @@ def setting(name: str) -> str | None:
 
 
 def runs_dir() -> Path:
-    """The folder of the runs without ``--runs-dir``: ``$CLDCTL_RUNS``, else that of the file, else `runs`.
+    """The folder of the runs without ``--runs-dir``: ``$CLDCTL_RUNS``, else that of the file, else
+    `runs`.
 
     Raises:
         UsageError: as `read`.
@@ -114,9 +125,15 @@ def _content(path: Path) -> Any:
             raise UsageError(f"{path}: has more than {_MAX_BYTES} bytes. Shorten it.")
         if problem is not None:
             text = f"{path}: {problem}, and jobs would run what the profile in it says"
-            raise UsageError(f"{text}. Make it yours alone, or set $XDG_CONFIG_HOME to another folder.")
+            raise UsageError(
+                f"{text}. Make it yours alone, or set $XDG_CONFIG_HOME to another folder."
+            )
         return parse(content.decode("utf-8-sig"), str(path))[0]
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}). Correct or remove it.") from error
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}). Correct or remove it."
+        ) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not valid YAML. Write lines such as `cluster: slurm`.") from error
+        raise UsageError(
+            f"{path}: not valid YAML. Write lines such as `cluster: slurm`."
+        ) from error

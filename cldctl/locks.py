@@ -1,4 +1,5 @@
-"""Locks that other processes of this machine may hold: of a file, and of a folder in which jobs are started."""
+"""Locks that other processes of this machine may hold: of a file, and of a folder in which jobs are
+started."""
 
 import contextlib
 import fcntl
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
     from cldctl.clusters.base import Cluster
 
 _EVERY_S = 0.1
-# Seconds that others may take to start their jobs: as long as a scheduler that does not answer keeps them.
+# Seconds that others may take to start their jobs: as long as a scheduler that does not answer
+# keeps them.
 PATIENCE_S = 180.0
 # Folders that this process has locked.
 _held: set[Path] = set()
 
 
 def locked_within(descriptor: int, patience_s: float) -> bool:
-    """Lock an open file for this process alone; False if others hold it for longer than ``patience_s`` seconds.
+    """Lock an open file for this process alone; False if others hold it for longer than
+    ``patience_s`` seconds.
 
     Raises:
         OSError: the file system cannot lock it.
@@ -43,7 +46,8 @@ def locked_within(descriptor: int, patience_s: float) -> bool:
 
 @contextlib.contextmanager
 def holding(file: Path, patience_s: float) -> Iterator[bool]:
-    """Whether this process alone holds the lock of a file, also where the file system has none; waits for others.
+    """Whether this process alone holds the lock of a file, also where the file system has none;
+    waits for others.
 
     Raises:
         OSError: the file cannot be opened.
@@ -57,8 +61,11 @@ def holding(file: Path, patience_s: float) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, cluster: "Cluster | None" = None, *, makes: bool = False) -> Iterator[None]:
-    """Of several people who start jobs in a folder at the same moment, one at a time gets past here.
+def only_one(
+    folder: Path, cluster: "Cluster | None" = None, *, makes: bool = False
+) -> Iterator[None]:
+    """Of several people who start jobs in a folder at the same moment, one at a time gets past
+    here.
 
     A cluster that blocks until the work is done would keep the others waiting; there, nobody waits.
 
@@ -68,7 +75,8 @@ def only_one(folder: Path, cluster: "Cluster | None" = None, *, makes: bool = Fa
 
     Raises:
         NotFoundError: there is no such folder any more.
-        CldError: the folder belongs to somebody else (nothing is left in it), or the others take too long.
+        CldError: the folder belongs to somebody else (nothing is left in it), or the others take
+            too long.
         OSError: this user may not write into the folder.
     """
     if makes:
@@ -109,7 +117,8 @@ def is_locked(folder: Path) -> bool:
 
 
 def is_starting(run: RunFolder) -> bool:
-    """Whether a process, other than this one, starts jobs of a run, or of its group, at this moment."""
+    """Whether a process, other than this one, starts jobs of a run, or of its group, at this
+    moment."""
     if is_locked(run.path):
         return True
     group = Group.of(run)
@@ -117,7 +126,8 @@ def is_starting(run: RunFolder) -> bool:
 
 
 def _open_lock(file: Path) -> int:
-    """A descriptor of the lock, whoever has created it; reading is enough to lock it on a local disk."""
+    """A descriptor of the lock, whoever has created it; reading is enough to lock it on a local
+    disk."""
     try:
         return descriptor_for_writing(file)
     except PermissionError:

@@ -1,4 +1,5 @@
-"""Recipes and profiles, found by name: those of the user take precedence over those that ship with cldctl."""
+"""Recipes and profiles, found by name: those of the user take precedence over those that ship with
+cldctl."""
 
 import os
 import shlex
@@ -33,13 +34,16 @@ def find_recipe(name: str) -> Path:
     if file is not None:
         return file
     if os.path.isfile(beside := f"{name}.yaml"):
-        raise RecipeError(f"{name}: there is no recipe of this name. Did you mean '{os.path.join('.', beside)}'?")
+        raise RecipeError(
+            f"{name}: there is no recipe of this name. Did you mean '{os.path.join('.', beside)}'?"
+        )
     fix = did_you_mean(Path(name).stem, by_name) or " `cldctl recipes` lists the available ones."
     raise RecipeError(f"{name}: {_missing(name, 'recipe')}.{fix}")
 
 
 def find_profile(name: str | None) -> Path | None:
-    """The file of a profile, what one cluster needs for its jobs, given as a path or by its name; None without a name.
+    """The file of a profile, what one cluster needs for its jobs, given as a path or by its name;
+    None without a name.
 
     Raises:
         RecipeError: there is no such profile; names the nearest.
@@ -49,7 +53,9 @@ def find_profile(name: str | None) -> Path | None:
     by_name = profile_files()
     if (file := shipped.named(name, by_name)) is not None:
         return file
-    fix = did_you_mean(Path(name).stem, by_name) or (f" There are: {', '.join(by_name)}." if by_name else "")
+    fix = did_you_mean(Path(name).stem, by_name) or (
+        f" There are: {', '.join(by_name)}." if by_name else ""
+    )
     own = _own_profiles()
     is_name = not shipped.is_path(name) and own is not None
     where = f", neither in {own} nor among those that come with cldctl" if is_name else ""
@@ -57,7 +63,11 @@ def find_profile(name: str | None) -> Path | None:
 
 
 def _missing(name: str, what: str) -> str:
-    return "it is a folder" if os.path.isdir(name) else f"there is no such {'file' if shipped.is_path(name) else what}"
+    return (
+        "it is a folder"
+        if os.path.isdir(name)
+        else f"there is no such {'file' if shipped.is_path(name) else what}"
+    )
 
 
 def profile_files() -> dict[str, Path]:
@@ -72,7 +82,8 @@ def _own_profiles() -> Path | None:
 
 
 def place(file: Path) -> str:
-    """Where a recipe is: "cldctl" if it comes with it, else its path, from the working directory if it is below it."""
+    """Where a recipe is: "cldctl" if it comes with it, else its path, from the working directory if
+    it is below it."""
     if file.absolute().parent == shipped.folder():
         return "cldctl"
     below = file.absolute().is_relative_to(Path.cwd())
@@ -85,7 +96,8 @@ def called(file: Path) -> str:
 
 
 def recipe_or_run(name: str, overrides: Sequence[str], runs: Path) -> "Recipe":
-    """The recipe of a run of this name in the folder ``runs``, or else the recipe of this name, with overrides.
+    """The recipe of a run of this name in the folder ``runs``, or else the recipe of this name,
+    with overrides.
 
     Raises:
         RecipeError: there is neither.

@@ -39,11 +39,14 @@ GPU_TIMEOUT_S = 600.0
 GPU_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cld_core.gpu")
 _SRUN = "srun --gpus=1 --cpus-per-task=8 --mem=32G cldctl doctor --gpu --no-job"
 _ELSEWHERE = f"Run it where the GPUs are; on Slurm: {_SRUN}"
-_OTHERWISE = "If this is where they are, install a torch that is built for CUDA and fits the driver."
+_OTHERWISE = (
+    "If this is where they are, install a torch that is built for CUDA and fits the driver."
+)
 
 
 def checks(runs: Path, recipe: Recipe | None, cluster: str) -> Iterator[Check]:
-    """Python, the user's defaults, torch and the runs folder; with a recipe its data and the weights for its FIDs.
+    """Python, the user's defaults, torch and the runs folder; with a recipe its data and the
+    weights for its FIDs.
 
     Args:
         cluster: the name of the one that is to be used.
@@ -71,7 +74,9 @@ def _defaults(cluster: str) -> Check:
     elif not path.exists():
         found = f"there is no {path}"
     else:
-        found = f"{path}: {', '.join(f'{name}={value}' for name, value in given.items()) or 'nothing'}"
+        found = (
+            f"{path}: {', '.join(f'{name}={value}' for name, value in given.items()) or 'nothing'}"
+        )
     return Check("config", "ok", f"{found}; jobs go to {cluster}")
 
 
@@ -82,26 +87,34 @@ def _torch() -> Check:
     answer = answers[-1]
     version, gpus = answer["version"], answer["gpus"]
     if gpus:
-        return Check("torch", "ok", f"{version}, {len(gpus)} GPU(s): {', '.join(sorted(set(gpus)))}")
+        return Check(
+            "torch", "ok", f"{version}, {len(gpus)} GPU(s): {', '.join(sorted(set(gpus)))}"
+        )
     if shutil.which("nvidia-smi") and Path("/dev/nvidia0").exists():
         built = f"built for CUDA {answer['cuda']}" if answer["cuda"] else "built without CUDA"
         advice = "Install a torch that fits the driver (nvidia-smi shows it)."
-        return Check("torch", "fail", f"{version} ({built}) does not see this machine's GPUs", advice)
+        return Check(
+            "torch", "fail", f"{version} ({built}) does not see this machine's GPUs", advice
+        )
     return Check("torch", "ok", f"{version}, no GPU on this machine")
 
 
 def _processor(recipe: Recipe | None) -> Check:
-    """In which precisions this machine's processor computes itself; with a recipe, whether it trains in one of them."""
+    """In which precisions this machine's processor computes itself; with a recipe, whether it
+    trains in one of them."""
     native = [name for name in ("bf16", "fp16") if not cpu.emulates(name)]
     found = f"computes in {', '.join(['fp32', *native])}"
     if recipe is None or recipe.cluster.uses_gpu or not cpu.emulates(recipe.train.precision):
         return Check("processor", "ok", found)
-    warning, _, advice = cpu.warning(recipe.train.precision, "the processor of this machine").partition(". ")
+    warning, _, advice = cpu.warning(
+        recipe.train.precision, "the processor of this machine"
+    ).partition(". ")
     return Check("processor", "warn", warning, f"{advice}.")
 
 
 def _runs_folder(runs: Path) -> Check:
-    """Whether files can be written, linked (the lease) and locked (`resume`) there, and how much room there is."""
+    """Whether files can be written, linked (the lease) and locked (`resume`) there, and how much
+    room there is."""
     kind, device = local_processes.file_system_of(local_processes.nearest_folder(runs))
     where = f"{runs.absolute()} on {kind}" + (f" ({device})" if ":" in device else "")
     advice = "Choose another --runs-dir, or set $CLDCTL_RUNS."
@@ -115,7 +128,12 @@ def _runs_folder(runs: Path) -> Check:
         return Check("runs folder", "fail", f"{where}: {problem}", advice)
     text = f"{where}, {room / 1e9:.0f} GB free"
     if room < LITTLE_ROOM_BYTES:
-        return Check("runs folder", "warn", text, "Make room, lower train.keep, or choose another --runs-dir.")
+        return Check(
+            "runs folder",
+            "warn",
+            text,
+            "Make room, lower train.keep, or choose another --runs-dir.",
+        )
     if kind in _IN_MEMORY:
         return Check("runs folder", "warn", f"{text}, in memory: gone after a restart", advice)
     return Check("runs folder", "ok", text)
@@ -147,7 +165,8 @@ def _data(recipe: Recipe, path: object) -> Check:
 
 
 def _fid_weights(given: str | None) -> Check:
-    """The weights that FIDs are computed with: those that the recipe names, or the published ones."""
+    """The weights that FIDs are computed with: those that the recipe names, or the published
+    ones."""
     from cld_core.config.eval import PUBLISHED_SHA256, WEIGHTS_URL
     from cld_core.digests import digest_of
     from cld_core.evaluate.request import weights_path
@@ -157,12 +176,15 @@ def _fid_weights(given: str | None) -> Check:
         fix = f"For FIDs, download {WEIGHTS_URL} to that path, or name a file in eval.fid.weights."
         return Check("FID weights", "warn", f"{path} does not exist", fix)
     if given is None and digest_of(path) != PUBLISHED_SHA256:
-        return Check("FID weights", "fail", f"{path} is a different file", f"Download {WEIGHTS_URL} again.")
+        return Check(
+            "FID weights", "fail", f"{path} is a different file", f"Download {WEIGHTS_URL} again."
+        )
     return Check("FID weights", "ok", str(path))
 
 
 def gpu_checks(timeout_s: float = GPU_TIMEOUT_S) -> Iterator[Check]:
-    """One check for the card, and one for each finding; ``timeout_s`` is their limit in seconds, for all together."""
+    """One check for the card, and one for each finding; ``timeout_s`` is their limit in seconds,
+    for all together."""
     answers, ending, is_cut = _answers(GPU_COMMAND, timeout_s)
     first, *findings = answers or [{}]
     if first.get("card", "") is None:
@@ -174,11 +196,14 @@ def gpu_checks(timeout_s: float = GPU_TIMEOUT_S) -> Iterator[Check]:
         last = f" after the check '{findings[-1]['name']}'" if findings else ""
         yield Check("gpu", "fail", f"{ending}{last}", "`python -m cld_core.gpu` shows more.")
     for finding in findings:
-        yield Check(f"gpu: {finding['name']}", finding["verdict"], finding["found"], finding["advice"])
+        yield Check(
+            f"gpu: {finding['name']}", finding["verdict"], finding["found"], finding["advice"]
+        )
 
 
 def _answers(command: Sequence[str], timeout_s: float) -> tuple[list[dict[str, Any]], str, bool]:
-    """The JSON objects that a command prints, a line each; in one line how it ended, and whether it was ended."""
+    """The JSON objects that a command prints, a line each; in one line how it ended, and whether it
+    was ended."""
     is_cut = True
     try:
         done = subprocess.run(
@@ -196,7 +221,10 @@ def _answers(command: Sequence[str], timeout_s: float) -> tuple[list[dict[str, A
         ending = killed or f"ended with {done.returncode}: {reason}"
     except subprocess.TimeoutExpired as error:
         # Bytes, whatever was asked for.
-        printed, ending = (error.stdout or b"").decode(errors="replace"), f"no answer within {timeout_s:.0f} s"
+        printed, ending = (
+            (error.stdout or b"").decode(errors="replace"),
+            f"no answer within {timeout_s:.0f} s",
+        )
     except OSError as error:
         printed, ending = "", str(error)
     answers = []

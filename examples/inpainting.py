@@ -1,4 +1,5 @@
-"""A model of small grey pictures (1, H, W), and a part of one painted anew. About ten minutes on two cores."""
+"""A model of small grey pictures (1, H, W), and a part of one painted anew. About ten minutes on
+two cores."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +11,11 @@ from cld_core.conditioning import Observation, Replacement
 rng = np.random.default_rng(0)
 n, side = 4000, 16
 row, column = np.mgrid[:side, :side]
-top, left, radius = rng.uniform(4, 12, (n, 1, 1)), rng.uniform(4, 12, (n, 1, 1)), rng.uniform(2, 5, (n, 1, 1))
+top, left, radius = (
+    rng.uniform(4, 12, (n, 1, 1)),
+    rng.uniform(4, 12, (n, 1, 1)),
+    rng.uniform(2, 5, (n, 1, 1)),
+)
 # Rings of any size, anywhere. Bytes are pictures with 256 grey levels.
 distance = np.hypot(row - top, column - left)
 pictures = (255 * np.exp(-((distance - radius) ** 2))).astype(np.uint8)[:, None]

@@ -1,7 +1,9 @@
-"""A sampler of your own in twenty lines, from `model.score`: Heun's method for the probability flow.
+"""A sampler of your own in twenty lines, from `model.score`: Heun's method for the probability
+flow.
 
-The flow of a diffusion du = beta A u dt + sqrt(beta D) dw is du/dt = beta (A u - D s(u, t) / 2), where only the halves
-of u whose score s is learned have noise D (docs/math.md, sections 2 and 6). It works for every diffusion.
+The flow of a diffusion du = beta A u dt + sqrt(beta D) dw is du/dt = beta (A u - D s(u, t) / 2),
+where only the halves of u whose score s is learned have noise D (docs/math.md, sections 2 and 6).
+It works for every diffusion.
 """
 
 from pathlib import Path
@@ -28,7 +30,9 @@ def sample(n, steps):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(n, sde.n * shape[0], *shape[1:], generator=generator)
     u = sde.prior(noise).unflatten(1, (sde.n, shape[0]))
-    times = torch.linspace(1.0, eps ** (1 / 6), steps + 1, dtype=torch.float64) ** 6  # dense near the data
+    times = (
+        torch.linspace(1.0, eps ** (1 / 6), steps + 1, dtype=torch.float64) ** 6
+    )  # dense near the data
     for t, later in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         first = flow(u, t)
         second = flow(u + (later - t) * first, later)

@@ -1,7 +1,7 @@
 """A model of a table: correlated columns of very different units, one with a heavy tail.
 
-The model gives new rows, and the likelihood of any row, which finds rows that are not like the others. About two
-minutes on one core.
+The model gives new rows, and the likelihood of any row, which finds rows that are not like the
+others. About two minutes on one core.
 """
 
 import matplotlib.pyplot as plt
@@ -33,13 +33,17 @@ print(np.abs(np.corrcoef(drawn.T) - np.corrcoef(x.T)).max().round(3))
 
 # Each column of a mixed-up row is usual. The row is not.
 mixed = np.random.default_rng(2).permuted(new, axis=0)
-usual, odd = (model.log_likelihood(torch.tensor(rows), velocities=4).numpy() for rows in (new, mixed))
+usual, odd = (
+    model.log_likelihood(torch.tensor(rows), velocities=4).numpy() for rows in (new, mixed)
+)
 print(f"mean log-likelihood in nats: rows {usual.mean():.2f}, mixed-up rows {odd.mean():.2f}")
 
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
 for ax, rows, title in ((axes[0], x[:2000], "table"), (axes[1], drawn[:2000], "samples")):
     ax.scatter(rows[:, 1], rows[:, 2], s=2)
-    ax.set(xscale="log", xlabel=names[1], ylabel=names[2], xlim=(2e3, 1e6), ylim=(0, 2500), title=title)
+    ax.set(
+        xscale="log", xlabel=names[1], ylabel=names[2], xlim=(2e3, 1e6), ylim=(0, 2500), title=title
+    )
 axes[2].hist([usual, odd], bins=np.linspace(-45, -20, 40), label=["rows", "mixed-up rows"])
 axes[2].set(xlabel="log-likelihood, nats")
 axes[2].legend()

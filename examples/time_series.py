@@ -1,4 +1,5 @@
-"""A model of curves (C, L), and forecasts: what follows, given the first half. About ten minutes on two cores."""
+"""A model of curves (C, L), and forecasts: what follows, given the first half. About ten minutes on
+two cores."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,10 +11,16 @@ from cld_core.conditioning import Observation
 rng = np.random.default_rng(0)
 n, length = 4000, 128
 t = np.linspace(0, 4 * np.pi, length)
-phase, frequency, damping = 2 * np.pi * rng.random((n, 1)), rng.uniform(0.7, 1.5, (n, 1)), rng.uniform(0, 0.1, (n, 1))
+phase, frequency, damping = (
+    2 * np.pi * rng.random((n, 1)),
+    rng.uniform(0.7, 1.5, (n, 1)),
+    rng.uniform(0, 0.1, (n, 1)),
+)
 envelope = np.exp(-damping * t)
 # Two channels: a damped oscillation and its derivative, both with noise.
-x = np.stack([envelope * np.sin(frequency * t + phase), envelope * np.cos(frequency * t + phase)], axis=1)
+x = np.stack(
+    [envelope * np.sin(frequency * t + phase), envelope * np.cos(frequency * t + phase)], axis=1
+)
 x += 0.03 * rng.standard_normal(x.shape)
 
 model = cld_core.fit(x, steps=2000)
@@ -21,7 +28,9 @@ model = cld_core.fit(x, steps=2000)
 # Any model can be conditioned on a part of an example, without further training.
 curve = torch.tensor(x[0]).float()
 known = torch.arange(length) < length // 2
-futures = model.sample(20, nfe=50, observation=Observation.masked(curve, known.expand(2, -1), sigma=0.03)).numpy()
+futures = model.sample(
+    20, nfe=50, observation=Observation.masked(curve, known.expand(2, -1), sigma=0.03)
+).numpy()
 
 figure, axes = plt.subplots(2, 1, figsize=(8, 5), sharex=True, layout="constrained")
 for row in model.sample(5).numpy():

@@ -1,1 +1,2 @@
-"""The tests; a package because torch-fidelity installs another one of that name into site-packages."""
+"""The tests; a package because torch-fidelity installs another one of that name into
+site-packages."""

@@ -15,20 +15,26 @@ from hypothesis import HealthCheck, settings
 
 from cld_core import registration
 
-# The tensors of the tests are small: a second thread costs more than it brings, and much where others compute.
+# The tensors of the tests are small: a second thread costs more than it brings, and much where
+# others compute.
 torch.set_num_threads(1)
 
 # Examples are the same each time, however busy the machine is.
-settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("steady")
 
 # A plug-in that a test writes anew within a second is not to be taken for what was compiled before.
 sys.dont_write_bytecode = True
 
 # Jobs of tests run functions of tests, and nothing is imported from the working directory.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
+)
 
-# Nothing of a test has to survive a power failure, and a run that is made is synced dozens of times.
+# Nothing of a test has to survive a power failure, and a run that is made is synced dozens of
+# times.
 os.fsync = lambda descriptor: None
 
 # What commands remember between calls is not that of the user, nor of another test.
@@ -36,7 +42,8 @@ _caches = tempfile.mkdtemp(prefix="cldctl-caches-")
 _numbers = itertools.count()
 os.environ["CLDCTL_CACHE"] = os.path.join(_caches, "shared")
 
-# A shell that starts the tests behind its back lets them, and what they start, ignore Ctrl-C, which some of them send.
+# A shell that starts the tests behind its back lets them, and what they start, ignore Ctrl-C, which
+# some of them send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -53,7 +60,8 @@ def what_plugins_register():
 
 @pytest.fixture(autouse=True)
 def environment():
-    """Jobs that run inside a test or a fixture export their place; what later tests start does not inherit it."""
+    """Jobs that run inside a test or a fixture export their place; what later tests start does not
+    inherit it."""
     own = os.path.join(_caches, str(next(_numbers)))
     # Nor are their defaults.
     with mock.patch.dict(os.environ, {"CLDCTL_CACHE": own, "XDG_CONFIG_HOME": f"{own}-config"}):
@@ -90,7 +98,8 @@ def small(monkeypatch, tmp_path_factory):
 
 
 def pytest_unconfigure(config):
-    """End the Slurm cluster of a worker that was killed, as by Ctrl-C: its jobs would keep this machine busy."""
+    """End the Slurm cluster of a worker that was killed, as by Ctrl-C: its jobs would keep this
+    machine busy."""
     shutil.rmtree(_caches, ignore_errors=True)
     if not hasattr(config, "workerinput"):
         from tests.slurm import cluster

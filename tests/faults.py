@@ -1,9 +1,9 @@
 """Seeded faults: does the suite notice when one of the promises is broken?
 
-By hand: ``python -m tests.faults [NAME ...]``. Each fault is a patch of a line, which is found by its text in
-cld_core/ and cldctl/, wherever that is. A copy of the repository is patched and the tests that are likely to notice are
-run. A fault whose text is gone has to be rewritten for the code that keeps the promise now. It ends with 1 if one is
-not caught.
+By hand: ``python -m tests.faults [NAME ...]``. Each fault is a patch of a line, which is found by
+its text in cld_core/ and cldctl/, wherever that is. A copy of the repository is patched and the
+tests that are likely to notice are run. A fault whose text is gone has to be rewritten for the code
+that keeps the promise now. It ends with 1 if one is not caught.
 """
 
 import argparse
@@ -18,8 +18,26 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cld_core", "cldctl")
 # Of the repository's own folder, what the copy does without.
-LEFT_OUT = (".git", ".venv", ".ruff_cache", ".mypy_cache", ".pytest_cache", "build", "runs", "demo-runs")
-PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-n", "0", "-m", "not slurm and not slow and not gpu and not by_hand")
+LEFT_OUT = (
+    ".git",
+    ".venv",
+    ".ruff_cache",
+    ".mypy_cache",
+    ".pytest_cache",
+    "build",
+    "runs",
+    "demo-runs",
+)
+PYTEST = (
+    "-x",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-n",
+    "0",
+    "-m",
+    "not slurm and not slow and not gpu and not by_hand",
+)
 # Seconds; a fault that lets a test hang is caught.
 WITHIN_S = 600
 
@@ -71,8 +89,8 @@ entropy: likelihood: the bound has the log-density of the velocities
   + return self.log_joint.mean(1)
   tests/cld_core/test_likelihood.py tests/cld_core/test_model.py
 importance-bound: importance-weighted bound: a mean over velocities, not a sum
-  - dim=1) - math.log(self.log_joint.shape[1])
-  + dim=1)
+  - torch.logsumexp(weights, dim=1) - math.log(weights.shape[1])
+  + torch.logsumexp(weights, dim=1)
   tests/cld_core/test_likelihood.py
 fid-merge: FID: shards merge exactly
   - scatter += np.outer(between, between * (n * len(rows) / total))
@@ -214,7 +232,8 @@ remove-live: a run that is alive is not removed
 
 
 def faults():
-    """Those of `TABLE` by their names: the text, which is in one file only, and there once; its substitute; tests.
+    """Those of `TABLE` by their names: the text, which is in one file only, and there once; its
+    substitute; tests.
 
     Of the tests, what is not there is left out.
     """
@@ -226,14 +245,25 @@ def faults():
 
 def left_out(folder, names):
     """The names in a folder of the repository that are not copied."""
-    return [name for name in names if name == "__pycache__" or (Path(folder) == ROOT and name in LEFT_OUT)]
+    return [
+        name
+        for name in names
+        if name == "__pycache__" or (Path(folder) == ROOT and name in LEFT_OUT)
+    ]
 
 
 def find(folder, text):
     """The one file of the packages that has a text, once; None if there is none."""
-    files = [file for name in PACKAGES for file in (folder / name).rglob("*") if file.suffix in (".py", ".sh")]
+    files = [
+        file
+        for name in PACKAGES
+        for file in (folder / name).rglob("*")
+        if file.suffix in (".py", ".sh")
+    ]
     counts = {file: file.read_text().count(text) for file in files}
-    return next((file for file in counts if counts[file]), None) if sum(counts.values()) == 1 else None
+    return (
+        next((file for file in counts if counts[file]), None) if sum(counts.values()) == 1 else None
+    )
 
 
 def failing(copy, *tests):
@@ -241,7 +271,9 @@ def failing(copy, *tests):
     environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", *PYTEST, *tests]
     try:
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=WITHIN_S)
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=WITHIN_S
+        )
     except subprocess.TimeoutExpired:
         return "it hangs"
     found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
@@ -272,7 +304,9 @@ def verdict(copy, old, new, tests):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="faults; default: all")
     given = parser.parse_args()
     known = faults()
@@ -284,7 +318,10 @@ def main():
         for name in given.names or known:
             caught, why = verdict(copy, *known[name])
             missed += caught is not True
-            print(f"{name:18} {'-' if caught is None else 'yes' if caught else 'no':4} {why}", flush=True)
+            print(
+                f"{name:18} {'-' if caught is None else 'yes' if caught else 'no':4} {why}",
+                flush=True,
+            )
     return 1 if missed else 0
 
 

@@ -1,13 +1,16 @@
-"""The numbers that cldctl computes from fixed weights and seeds, to see what a change of the code does to them.
+"""The numbers that cldctl computes from fixed weights and seeds, to see what a change of the code
+does to them.
 
 By hand: ``python -m tests.fingerprint OUT.json`` computes them in about a minute of one core, and
-``python -m tests.fingerprint --compare OLD NEW`` prints which differ, and ends with 1 if any do. Compare files of one
-machine: another processor rounds differently. ``tests/fingerprint.json`` is one, to compare later versions with.
+``python -m tests.fingerprint --compare OLD NEW`` prints which differ, and ends with 1 if any do.
+Compare files of one machine: another processor rounds differently. ``tests/fingerprint.json`` is
+one, to compare later versions with.
 
-It uses the command line, `cld_core.load`, `Model` and the diffusion, whose names are promises, and of the tests
-`paths` and `tools` in tests/support. Weights are those of docs/demo.safetensors, or numbers that `fill` puts into a
-network. Each entry holds statistics and the first values of an array, and how much they may differ, relative to the
-largest of them (coefficients of diffusions: each to itself).
+It uses the command line, `cld_core.load`, `Model` and the diffusion, whose names are promises, and
+of the tests `paths` and `tools` in tests/support. Weights are those of docs/demo.safetensors, or
+numbers that `fill` puts into a network. Each entry holds statistics and the first values of an
+array, and how much they may differ, relative to the largest of them (coefficients of diffusions:
+each to itself).
 """
 
 import json
@@ -24,8 +27,9 @@ from torch import Tensor
 from tests.support.paths import ROOT
 from tests.support.tools import invoke
 
-# Tolerances: somewhat more than what changes if all weights do by one unit in the last place. The steps of an adaptive
-# solver jump, the demo's network is steep near the data, and a fit goes far from where it begins.
+# Tolerances: somewhat more than what changes if all weights do by one unit in the last place. The
+# steps of an adaptive solver jump, the demo's network is steep near the data, and a fit goes far
+# from where it begins.
 KERNEL, BOUND, SAMPLES, STEEP, METRIC, TRAINING, FIT = 1e-12, 1e-9, 1e-5, 1e-4, 1e-6, 1e-6, 1e-2
 # Of an array, the first numbers that are kept; of a short one, all.
 FIRST, SHORT = 6, 12
@@ -38,42 +42,93 @@ SAMPLERS = {
     "sscs 1": {"method": "sscs", **FIXED},
     "sscs 2": {"method": "sscs", "sscs_order": 2, **FIXED},
     "exponential": {"method": "exponential", **FIXED},
-    "exponential 0": {"method": "exponential", "order": 0, "corrector": False, "grid": "linear", **FIXED},
+    "exponential 0": {
+        "method": "exponential",
+        "order": 0,
+        "corrector": False,
+        "grid": "linear",
+        **FIXED,
+    },
     "exponential 3": {"method": "exponential", "order": 3, **FIXED},
-    "exponential noise": {"method": "exponential", "order": 2, "corrector": False, "eta": 0.3, **FIXED},
+    "exponential noise": {
+        "method": "exponential",
+        "order": 2,
+        "corrector": False,
+        "eta": 0.3,
+        **FIXED,
+    },
     "exponential repeats": {"method": "exponential", "repeats": 2, "jump": 3, **FIXED},
     "gddim": {"method": "gddim", **FIXED},
     "gddim cholesky": {"method": "gddim", "root": "cholesky", "corrector": True, **FIXED},
     "gddim noise": {"method": "gddim", "order": 0, "eta": 0.5, **FIXED},
     "conjugate": {"method": "conjugate", "conjugate_lambda": 0.3, **FIXED},
-    "conjugate ones": {"method": "conjugate", "conjugate_lambda": 0.3, "conjugate_matrix": "ones", **FIXED},
-    "symplectic euler": {"method": "splitting", "scheme": "symplectic-euler", "reduced": False, **FIXED},
-    "velocity verlet": {"method": "splitting", "scheme": "velocity-verlet", "conjugate": True, **FIXED},
+    "conjugate ones": {
+        "method": "conjugate",
+        "conjugate_lambda": 0.3,
+        "conjugate_matrix": "ones",
+        **FIXED,
+    },
+    "symplectic euler": {
+        "method": "splitting",
+        "scheme": "symplectic-euler",
+        "reduced": False,
+        **FIXED,
+    },
+    "velocity verlet": {
+        "method": "splitting",
+        "scheme": "velocity-verlet",
+        "conjugate": True,
+        **FIXED,
+    },
     "oba": {"method": "splitting", "scheme": "oba", **FIXED},
     "bao": {"method": "splitting", "scheme": "bao", "noise_scale": 0.5, **FIXED},
     "obab": {"method": "splitting", "scheme": "obab", "reduced": False, **FIXED},
 }
 # Without those that are far off with so few evaluations, and enlarge what is rounded.
-DEMO_SAMPLERS = ("em", "sscs 1", "sscs 2", "exponential", "exponential 3", "gddim", "gddim noise", "velocity verlet")
+DEMO_SAMPLERS = (
+    "em",
+    "sscs 1",
+    "sscs 2",
+    "exponential",
+    "exponential 3",
+    "gddim",
+    "gddim noise",
+    "velocity verlet",
+)
 IMAGE_SAMPLERS = ("em", "sscs 2", "exponential", "gddim", "oba")
 
-SMALL = "network.width=16 network.layers=3 train.batch_size=32 train.log_every=1 train.checkpoint_every=20"
+SMALL = (
+    "network.width=16 network.layers=3 train.batch_size=32 train.log_every=1 "
+    "train.checkpoint_every=20"
+)
 # The runs of toys: recipe, number of steps, overrides.
 TOYS = {
     "cld": ("toy", 200, "train.ema_lengths=[0.05,0.1]"),
-    "dsm": ("toy_diamond", 20, "objective.name=dsm objective.mixed_score=true objective.weighting=likelihood"),
-    "importance": ("toy", 20, "objective.weighting=likelihood objective.times=importance optim.name=adamax"),
+    "dsm": (
+        "toy_diamond",
+        20,
+        "objective.name=dsm objective.mixed_score=true objective.weighting=likelihood",
+    ),
+    "importance": (
+        "toy",
+        20,
+        "objective.weighting=likelihood objective.times=importance optim.name=adamax",
+    ),
     "preconditioned": ("toy", 20, "objective.precondition=data train.micro_batch=8"),
     "psld": ("toy_psld", 20, "objective.mixed_score=true network.time_input=fourier"),
-    "hold": ("toy_hold", 20, "objective.weighting=reweightedv1 network.name=resnet network.width=64 network.layers=20"),
+    "hold": (
+        "toy_hold",
+        20,
+        "objective.weighting=reweightedv1 network.name=resnet network.width=64 network.layers=20",
+    ),
     "vpsde": ("toy_vpsde", 20, "objective.times=log optim.warmup_steps=10 optim.decay=cosine"),
     "labels": ("toy_labels", 20, ""),
 }
 SAMPLED = ("cld", "psld", "hold", "vpsde")
 IMAGES = f"""
 data.size=8 network.image_size=8 network.channels=8 network.multipliers=[1,2] network.attention=[4]
-train.batch_size=4 train.log_every=1 train.steps=20 periodic.samples_every=null cluster.tasks_per_node=1
-sampling.method=em sampling.nfe=4 eval.elbo.rtol=1e-2 eval.elbo.atol=1e-2
+train.batch_size=4 train.log_every=1 train.steps=20 periodic.samples_every=null
+cluster.tasks_per_node=1 sampling.method=em sampling.nfe=4 eval.elbo.rtol=1e-2 eval.elbo.atol=1e-2
 eval.samples=20 eval.points=6 eval.batch_size=8 eval.kid.subset_size=5 eval.kid.subsets=4
 eval.fid.extractor=tiny plugins={ROOT}/tests/support/tiny_extractor.py
 """
@@ -87,26 +142,39 @@ def command(text):
 
 def entry(values, tolerance):
     """What is kept of an array, and the tolerance."""
-    flat = torch.as_tensor(values if isinstance(values, Tensor) else list(values)).detach().double().flatten()
+    flat = (
+        torch.as_tensor(values if isinstance(values, Tensor) else list(values))
+        .detach()
+        .double()
+        .flatten()
+    )
     statistics = [flat.mean(), flat.square().mean().sqrt(), flat.abs().max(), flat.abs().min()]
     kept = [*statistics, *flat[:FIRST], *flat[-2:]] if len(flat) > SHORT else flat
     digits = 15 if tolerance <= BOUND else 9
-    return {"size": len(flat), "tolerance": tolerance, "values": [float(f"{number:.{digits}g}") for number in kept]}
+    return {
+        "size": len(flat),
+        "tolerance": tolerance,
+        "values": [float(f"{number:.{digits}g}") for number in kept],
+    }
 
 
 def fill(net):
-    """Put fixed numbers into the weights of a network, which depend on their shapes and order alone."""
+    """Put fixed numbers into the weights of a network, which depend on their shapes and order
+    alone."""
     met = {}
     for weight in net.parameters():
         shape = tuple(weight.shape)
         met[shape] = met.get(shape, 0) + 1
-        numbers = torch.randn(shape, generator=torch.Generator().manual_seed(1000 * met[shape] + len(shape)))
+        numbers = torch.randn(
+            shape, generator=torch.Generator().manual_seed(1000 * met[shape] + len(shape))
+        )
         spread = 0.5 / math.sqrt(weight[0].numel()) if weight.ndim > 1 else 0.1
         weight.data.copy_(numbers * spread)
 
 
 def losses(runs, name):
-    """The loss of each step of a run, from its event files of TensorBoard, those of later attempts last."""
+    """The loss of each step of a run, from its event files of TensorBoard, those of later attempts
+    last."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = []
@@ -150,9 +218,12 @@ def sampled(model, name, samplers, n, **more):
 
 
 def bounds(model, name, **settings):
-    """Bounds of log p(x), by a network in float64: in float32, the solver's choice of steps amplifies rounding."""
+    """Bounds of log p(x), by a network in float64: in float32, the solver's choice of steps
+    amplifies rounding."""
     model.net.double()
-    x = 0.5 * torch.randn(6, *model.data_shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = 0.5 * torch.randn(
+        6, *model.data_shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     found = model.likelihood(x, seed=2, rtol=1e-3, atol=1e-3, **settings)
     model.net.float()
     return {
@@ -177,7 +248,10 @@ def of_toys(runs):
 
     found = {}
     for name, (recipe, steps, overrides) in TOYS.items():
-        command(f"submit {recipe} {SMALL} train.steps={steps} {overrides} --name {name} --cluster debug --live-code")
+        command(
+            f"submit {recipe} {SMALL} train.steps={steps} {overrides} --name {name} --cluster "
+            f"debug --live-code"
+        )
         found[f"{name}: losses"] = entry(losses(runs, name), TRAINING)
         model = cld_core.load(runs / name, device="cpu")
         found[f"{name}: averaged weights"] = entry(_weights(model), TRAINING)
@@ -185,11 +259,15 @@ def of_toys(runs):
         if name in SAMPLED:
             coefficients = kernel(model.sde, ("dsm",) if name == "vpsde" else ("hsm", "dsm"))
             found |= {f"{name}: {what}": entry(numbers, KERNEL) for what, numbers in coefficients}
-            found |= sampled(model, name, SAMPLERS, 16) | bounds(model, name, velocities=2, probes=2)
+            found |= sampled(model, name, SAMPLERS, 16) | bounds(
+                model, name, velocities=2, probes=2
+            )
         if name == "psld":
             found |= inpainted(model, name)
         if name == "labels":
-            guided = model.sample(12, label=2, method="exponential", nfe=6, guidance=2.0, guidance_to=0.8)
+            guided = model.sample(
+                12, label=2, method="exponential", nfe=6, guidance=2.0, guidance_to=0.8
+            )
             found["labels: guided samples"] = entry(guided, SAMPLES)
             found["labels: samples"] = entry(model.sample(12, method="em", nfe=6), SAMPLES)
     model = cld_core.load(runs / "cld", device="cpu", ema_length=0.08)
@@ -205,7 +283,8 @@ def of_toys(runs):
 
 
 def of_images(runs):
-    """A tiny NCSN++: its losses, samples, and evaluations of a run with fixed weights in one and in three shards."""
+    """A tiny NCSN++: its losses, samples, and evaluations of a run with fixed weights in one and in
+    three shards."""
     import cld_core
 
     folder = runs.parent
@@ -219,7 +298,9 @@ def of_images(runs):
     found |= sampled(model, "images", IMAGE_SAMPLERS, 3, grid="quadratic")
     found |= bounds(model, "images", velocities=1)
     # The frequencies are fixed, and no average is taken of them.
-    averaged = [weight.data for name, weight in model.net.named_parameters() if name != "all_modules.0.W"]
+    averaged = [
+        weight.data for name, weight in model.net.named_parameters() if name != "all_modules.0.W"
+    ]
     published = {
         "model": {f"module.{name}": tensor for name, tensor in model.net.state_dict().items()},
         "ema": {"shadow_params": averaged, "num_updates": 20},
@@ -250,7 +331,11 @@ def compute(folder):
 
     torch.set_num_threads(1)
     runs = folder / "runs"
-    os.environ |= {"CLDCTL_RUNS": str(runs), "CLDCTL_CACHE": f"{folder}/cache", "XDG_CONFIG_HOME": f"{folder}/config"}
+    os.environ |= {
+        "CLDCTL_RUNS": str(runs),
+        "CLDCTL_CACHE": f"{folder}/cache",
+        "XDG_CONFIG_HOME": f"{folder}/config",
+    }
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     demo = cld_core.load(ROOT / "docs" / "demo.safetensors", device="cpu")
     return sampled(demo, "demo", DEMO_SAMPLERS, 40) | of_toys(runs) | of_images(runs)
@@ -263,7 +348,9 @@ def difference(before, after):
     pairs = list(zip(before.get("values", ()), after.get("values", ()), strict=True))
     largest, tolerance = max((abs(a) for a, _ in pairs), default=0.0), before.get("tolerance", 0.0)
     sizes = [abs(a) if tolerance <= KERNEL else largest for a, _ in pairs]
-    gap = max((abs(a - b) / (size or 1.0) for (a, b), size in zip(pairs, sizes, strict=True)), default=0.0)
+    gap = max(
+        (abs(a - b) / (size or 1.0) for (a, b), size in zip(pairs, sizes, strict=True)), default=0.0
+    )
     return None if gap <= tolerance else f"differs by {gap:.1e}, more than {tolerance:.0e}"
 
 
@@ -272,7 +359,10 @@ def main(*arguments):
         (output,) = arguments
         with tempfile.TemporaryDirectory() as folder:
             entries = compute(Path(folder))
-        lines = [f"  {json.dumps(name)}: {json.dumps(content)}" for name, content in sorted(entries.items())]
+        lines = [
+            f"  {json.dumps(name)}: {json.dumps(content)}"
+            for name, content in sorted(entries.items())
+        ]
         Path(output).write_text("{\n" + ",\n".join(lines) + "\n}\n")
         return 0
     old, new = (json.loads(Path(file).read_text()) for file in arguments[1:])

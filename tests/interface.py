@@ -1,10 +1,12 @@
-"""A record of what the command line does: exit codes, JSON, options, files; by hand, before and after a refactoring.
+"""A record of what the command line does: exit codes, JSON, options, files; by hand, before and
+after a refactoring.
 
-    python -m tests.interface RECORD.json                a few tiny runs and every command, in minutes
-    python -m tests.interface --compare OLD.json NEW.json    prints what differs, exit code 1 if anything does
+    python -m tests.interface RECORD.json                a few tiny runs and every command, in
+    minutes python -m tests.interface --compare OLD.json NEW.json    prints what differs, exit code
+    1 if anything does
 
-Two records of the same code are equal: times, rates, paths, ids and hosts are masked, and numbers have six digits.
-What is refused, damaged or disturbed is not recorded: the tests show it.
+Two records of the same code are equal: times, rates, paths, ids and hosts are masked, and numbers
+have six digits. What is refused, damaged or disturbed is not recorded: the tests show it.
 """
 
 import contextlib
@@ -55,7 +57,11 @@ _TEXTS = (
 
 def text(words, folder):
     """A text without what is of this machine and this moment."""
-    for path, name in ((str(folder), "HERE"), (str(ROOT), "REPOSITORY"), (socket.gethostname(), "HOST")):
+    for path, name in (
+        (str(folder), "HERE"),
+        (str(ROOT), "REPOSITORY"),
+        (socket.gethostname(), "HOST"),
+    ):
         words = words.replace(path, name)
     for pattern, name in _TEXTS:
         words = pattern.sub(name, words)
@@ -111,7 +117,9 @@ class Record:
             entry["data"] = bool(printed.strip())
             lines = [line for line in printed.splitlines() if line and " " not in line]
             entry["paths and runs"] = [
-                text(line, self.folder) for line in lines if Path(line).exists() or (self.runs / line).exists()
+                text(line, self.folder)
+                for line in lines
+                if Path(line).exists() or (self.runs / line).exists()
             ]
             entry["sbatch"] = sorted(set(re.findall(r"^#SBATCH --([\w-]+)", printed, re.MULTILINE)))
         self.commands[key] = entry
@@ -210,9 +218,21 @@ def options():
     def walk(command, name):
         for inner, below in getattr(command, "commands", {}).items():
             yield from walk(below, f"{name} {inner}".strip())
-        used = sorted(option for parameter in command.params for option in parameter.opts if option.startswith("-"))
-        arguments = [parameter.name for parameter in command.params if parameter.param_type_name == "argument"]
-        yield name, {"options": used, "arguments": arguments, "example": "Example" in (command.help or "")}
+        used = sorted(
+            option
+            for parameter in command.params
+            for option in parameter.opts
+            if option.startswith("-")
+        )
+        arguments = [
+            parameter.name
+            for parameter in command.params
+            if parameter.param_type_name == "argument"
+        ]
+        yield (
+            name,
+            {"options": used, "arguments": arguments, "example": "Example" in (command.help or "")},
+        )
 
     return dict(walk(typer.main.get_command(app), ""))
 
@@ -233,7 +253,8 @@ def make(out):
 
 
 def flat(value, path=""):
-    """Each leaf of a record with the way to it; texts of a list have no order, so that one more is one difference."""
+    """Each leaf of a record with the way to it; texts of a list have no order, so that one more is
+    one difference."""
     if value and isinstance(value, list) and all(isinstance(inner, str) for inner in value):
         yield from ((f"{path} / {inner}", "listed") for inner in value)
     elif value and isinstance(value, dict | list):
@@ -249,7 +270,9 @@ def differences(old, new):
 
     def same(path):
         x, y = a.get(path, "missing"), b.get(path, "missing")
-        return x == y or (isinstance(x, float) and isinstance(y, float) and math.isclose(x, y, rel_tol=1e-5))
+        return x == y or (
+            isinstance(x, float) and isinstance(y, float) and math.isclose(x, y, rel_tol=1e-5)
+        )
 
     return [
         f"{path}: {a.get(path, 'missing')!r} -> {b.get(path, 'missing')!r}"

@@ -53,7 +53,8 @@ def plugin(folder, marker, name="ring"):
     return toy_plugin(folder / f"{name}.py", name, first=f"import os\nos.mkdir({str(marker)!r})")
 
 
-# No code runs from data, weights, checkpoints, .safetensors or a run folder, unless --allow-plugin is given.
+# No code runs from data, weights, checkpoints, .safetensors or a run folder, unless --allow-plugin
+# is given.
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,7 +82,9 @@ def test_a_plugin_that_a_safetensors_file_names_does_not_run_unasked(tmp_path):
     recipe["data"] |= {"name": "of_a_file"}
     recipe["plugins"] = [str(plugin(tmp_path, marker, "of_a_file"))]
     file = tmp_path / "w.safetensors"
-    save_file({"a": torch.zeros(1)}, file, {"format": FORMAT, "step": "3", "recipe": json.dumps(recipe)})
+    save_file(
+        {"a": torch.zeros(1)}, file, {"format": FORMAT, "step": "3", "recipe": json.dumps(recipe)}
+    )
     with pytest.raises(CheckpointError, match="allow_plugin=True"):
         cld_core.load(file)
     assert not marker.exists()
@@ -93,7 +96,11 @@ def test_a_plugin_that_a_safetensors_file_names_does_not_run_unasked(tmp_path):
 @pytest.mark.parametrize("which", ["folder", "recipe.yaml", "attempts.jsonl"])
 @pytest.mark.parametrize(
     ("key", "asked"),
-    [("plugins", {}), ("hooks.on_change", {"of_hooks": True}), ("monitor.mlflow.tracking_uri", {"of_loggers": True})],
+    [
+        ("plugins", {}),
+        ("hooks.on_change", {"of_hooks": True}),
+        ("monitor.mlflow.tracking_uri", {"of_loggers": True}),
+    ],
 )
 def test_what_a_run_names_that_others_can_write_is_not_used_unasked(tmp_path, which, key, asked):
     value = "http://theirs" if "uri" in key else str(tmp_path / "x.py")
@@ -104,9 +111,13 @@ def test_what_a_run_names_that_others_can_write_is_not_used_unasked(tmp_path, wh
     require_own_plugin(run, run.recipe(), **asked)
     path = run.path if which == "folder" else run.path / which
     path.chmod(path.stat().st_mode | 0o002)
-    with pytest.raises(CheckpointError, match=rf"others may write into it .*{re.escape(key)}=.*--allow-plugin"):
+    with pytest.raises(
+        CheckpointError, match=rf"others may write into it .*{re.escape(key)}=.*--allow-plugin"
+    ):
         require_own_plugin(run, run.recipe(), **asked)
-    run.ledger.append(Requested(steps=10, overrides=(f"{key}={'[]' if key == 'plugins' else 'null'}",)))
+    run.ledger.append(
+        Requested(steps=10, overrides=(f"{key}={'[]' if key == 'plugins' else 'null'}",))
+    )
     require_own_plugin(run, run.recipe(), **asked)
 
 
@@ -114,7 +125,9 @@ def test_what_a_run_names_that_others_can_write_is_not_used_unasked(tmp_path, wh
 def test_the_plugin_of_somebody_elses_run_does_not_run_unasked(tmp_path, scripted):
     marker = tmp_path / "it-ran"
     run = trained(run_with(tmp_path / "theirs", 10), "1", "gone")
-    run.ledger.append(Requested(steps=10, overrides=(f"plugins={plugin(tmp_path, marker)}", "data.name=ring")))
+    run.ledger.append(
+        Requested(steps=10, overrides=(f"plugins={plugin(tmp_path, marker)}", "data.name=ring"))
+    )
     give_away(run.path)
     with pytest.raises(CheckpointError, match=r"belongs to user .*ring\.py.*allow_plugin=True"):
         cld_core.load(run.path)
@@ -127,10 +140,14 @@ def test_the_plugin_of_somebody_elses_run_does_not_run_unasked(tmp_path, scripte
 
 
 @pytest.mark.parametrize("umask", [0, 0o077])
-def test_folders_of_jobs_and_code_are_nobody_elses_to_write_whatever_the_umask(tmp_path, scripted, umask):
+def test_folders_of_jobs_and_code_are_nobody_elses_to_write_whatever_the_umask(
+    tmp_path, scripted, umask
+):
     before = os.umask(umask)
     try:
-        (run,) = submit(SubmitOptions(recipe="toy", root=tmp_path / "runs", name="a"), Scripted()).runs
+        (run,) = submit(
+            SubmitOptions(recipe="toy", root=tmp_path / "runs", name="a"), Scripted()
+        ).runs
         (run.path / "logs").chmod(0o2777)
         job_logs.prepare(run.path / "logs")
     finally:
@@ -180,8 +197,12 @@ DAMAGE = {
     "no identity": lambda run: run.identity_file.unlink(),
     "the identity is huge": lambda run: os.truncate(run.identity_file, 2**40),
     "the ledger is /dev/zero": endless,
-    "events of no version": replaced("attempts.jsonl", f'{DEEP}\n{{"time": 1e999}}\n{{"time": 1, "event": "new"}}\n'),
-    "progress without bounds": replaced("progress.json", f'{{"step": {10**400}, "steps": 0, "loss": {{}}}}'),
+    "events of no version": replaced(
+        "attempts.jsonl", f'{DEEP}\n{{"time": 1e999}}\n{{"time": 1, "event": "new"}}\n'
+    ),
+    "progress without bounds": replaced(
+        "progress.json", f'{{"step": {10**400}, "steps": 0, "loss": {{}}}}'
+    ),
     "a sampler that is none": unknown_sampler,
     "a lease that is a list": replaced("lease/00000001.json", "[]"),
 }
@@ -191,7 +212,10 @@ DAMAGE = {
 def test_a_damaged_run_spoils_no_other(tmp_path, scripted, small, damage):
     stopped(tmp_path / "good", "1")
     damage(stopped(tmp_path / "bad", "2"))
-    rows = {row["name"]: row for row in json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)}
+    rows = {
+        row["name"]: row
+        for row in json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)
+    }
     assert rows["good"]["state"] == "STOPPED"
     assert rows["bad"]["state"] in ("STOPPED", "LOST", "PENDING")
     assert rows["bad"]["state"] != "LOST" or rows["bad"]["reason"]
@@ -210,9 +234,15 @@ def test_a_bug_of_ours_is_one_row(tmp_path, scripted, monkeypatch):
         return read(run)
 
     monkeypatch.setattr(RunFolder, "progress", broken)
-    rows = {row["name"]: row for row in json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)}
+    rows = {
+        row["name"]: row
+        for row in json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)
+    }
     assert rows["good"]["state"] == "STOPPED"
-    assert (rows["bad"]["state"], rows["bad"]["reason"]) == ("LOST", "its files cannot be read: too deep")
+    assert (rows["bad"]["state"], rows["bad"]["reason"]) == (
+        "LOST",
+        "its files cannot be read: too deep",
+    )
 
 
 def test_a_run_without_identity_is_one_row_and_can_be_removed(tmp_path, scripted):
@@ -240,7 +270,13 @@ def test_control_characters_are_stripped(tmp_path, scripted):
     run.ledger.append(Ended(attempt=0, cause="crashed", step=10, detail=f"KeyError: {STEERING}"))
     run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="2", logs=STEERING)))
     scripted.phases["2"] = "pending"
-    for command in (("status", "--all"), ("status", "a"), ("why", "a"), ("logs", "a"), ("usage", "a")):
+    for command in (
+        ("status", "--all"),
+        ("status", "a"),
+        ("why", "a"),
+        ("logs", "a"),
+        ("usage", "a"),
+    ):
         done = invoke(*command, runs=tmp_path, code=None)
         found = done.stdout + done.stderr
         assert not set("\x1b\x07\r\u202e") & set(found), command
@@ -251,16 +287,22 @@ def test_control_characters_are_stripped(tmp_path, scripted):
 
 
 def test_a_process_that_is_not_ours_is_left_alone(tmp_path):
-    """It has the id and the start time that the folder names, as the writer of its lease or as a job."""
+    """It has the id and the start time that the folder names, as the writer of its lease or as a
+    job."""
     held, local = run_with(tmp_path / "held", 10), run_with(tmp_path / "local", 10)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
         details = details_of(bystander.pid)
         write_json(held.leases / "00000001.json", {"job_id": "1", "restart": 0, **details})
-        job = JobRef(cluster="local", job_id=str(bystander.pid), logs=str(local.logs), details=details)
+        job = JobRef(
+            cluster="local", job_id=str(bystander.pid), logs=str(local.logs), details=details
+        )
         local.ledger.append(Submitted(job=job))
         for name in ("held", "local"):
             refused = invoke("cancel", name, runs=tmp_path, code=4).stderr
-            assert f"process {bystander.pid} on this machine runs something else, and was left alone" in refused
+            assert (
+                f"process {bystander.pid} on this machine runs something else, and was left alone"
+                in refused
+            )
         assert bystander.poll() is None
         bystander.communicate(b"\n")
 
@@ -300,11 +342,15 @@ def test_the_jobs_of_the_run_that_was_copied_go_on(tmp_path, scripted):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """Somebody has left modules here that nothing may import; who imports one makes the file imported-NAME."""
+    """Somebody has left modules here that nothing may import; who imports one makes the file
+    imported-NAME."""
     folder = tmp_path / "here"
     folder.mkdir()
     for name in ("submitit", "torch", "random", "json", "typer", "pickle", "socket"):
-        code = f"open({str(folder / f'imported-{name}')!r}, 'w').close()\nraise SystemExit('hostile {name}')\n"
+        code = (
+            f"open({str(folder / f'imported-{name}')!r}, 'w').close()\nraise "
+            f"SystemExit('hostile {name}')\n"
+        )
         (folder / f"{name}.py").write_text(code)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -326,7 +372,9 @@ def test_local_jobs(here, tmp_path, monkeypatch):
 
 
 def test_the_command_itself(here):
-    done = subprocess.run([sys.executable, "-m", "cldctl", "recipes"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "cldctl", "recipes"], capture_output=True, text=True
+    )
     assert (done.returncode, imported(here)) == (0, []), done.stderr
     subprocess.run([sys.executable, "-c", "import torch"])
     assert imported(here) == ["torch"], "the modules are hostile, or the test would say nothing"

@@ -1,4 +1,5 @@
-"""Samples given a linear observation of x, y = H x + sigma z, with the same network (docs/math.md section 14).
+"""Samples given a linear observation of x, y = H x + sigma z, with the same network (docs/math.md
+section 14).
 
 A `Way` conditions a score on y; `GradientGuidance` and `Replacement` are two, with their settings.
 """
@@ -36,7 +37,9 @@ def _require_untuned(spec: SamplingSpec) -> None:
         UsageError
     """
     if spec.needs_solution:
-        text = f"sampling.method={spec.method} was fitted to the network's flow without an observation"
+        text = (
+            f"sampling.method={spec.method} was fitted to the network's flow without an observation"
+        )
         raise UsageError(f"{text}. Choose another method, for example exponential.")
 
 
@@ -44,21 +47,24 @@ def _require_untuned(spec: SamplingSpec) -> None:
 class GradientGuidance:
     """Settings of conditioning by gradient (docs/math.md section 14.2).
 
-    The score gets the gradient of log N(y; H x_hat, H C H^T + sigma^2 I), where x_hat = E[x_0 | u_t] and C stands for
-    the covariance of x_0 given u_t: diffusion posterior sampling (arXiv 2209.14687) as pseudo-inverse guidance has it
-    (Song et al., ICLR 2023), in phase space. On Gaussian data it is exact. Every network evaluation also takes backward
-    passes through the network.
+    The score gets the gradient of log N(y; H x_hat, H C H^T + sigma^2 I), where x_hat = E[x_0 |
+    u_t] and C stands for the covariance of x_0 given u_t: diffusion posterior sampling (arXiv
+    2209.14687) as pseudo-inverse guidance has it (Song et al., ICLR 2023), in phase space. On
+    Gaussian data it is exact. Every network evaluation also takes backward passes through the
+    network.
 
     Attributes:
         scale: factor of the gradient; 1 is Bayes' rule.
-        covariance: what C is. "jacobian": the covariance of x_0 given u_t, from the derivative of x_hat by one backward
-            pass for each observed value. "isotropic": r_t^2 I, which it would be for data N(0, data_std^2 I); one
-            backward pass. "auto": "jacobian" for up to 8 observed values.
+        covariance: what C is. "jacobian": the covariance of x_0 given u_t, from the derivative of
+            x_hat by one backward pass for each observed value. "isotropic": r_t^2 I, which it would
+            be for data N(0, data_std^2 I); one backward pass. "auto": "jacobian" for up to 8
+            observed values.
         data_std: standard deviation of the data, in the units of x, as "isotropic" and
             `score_error` assume it; of features or channels, the root mean square. None: 1 in the
             units of the model.
-        score_error: root-mean-square error of the noise that the network predicts (docs/math.md section 14.1). With 0,
-            x_hat trusts the score completely. Only exact scores allow that: for t near 1, errors are multiplied by 400.
+        score_error: root-mean-square error of the noise that the network predicts (docs/math.md
+            section 14.1). With 0, x_hat trusts the score completely. Only exact scores allow that:
+            for t near 1, errors are multiplied by 400.
     """
 
     scale: float = 1.0
@@ -68,13 +74,18 @@ class GradientGuidance:
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale <= 1e4:
-            raise UsageError(f"gradient scale {self.scale:g}: expected a number from 0 to 10,000; 1 is Bayes' rule.")
+            raise UsageError(
+                f"gradient scale {self.scale:g}: expected a number from 0 to 10,000; 1 is Bayes' "
+                f"rule."
+            )
         if not 0 <= self.score_error < float("inf"):
             raise UsageError(f"score_error={self.score_error:g}: expected a number of 0 or more.")
         if self.data_std is not None and not 0 < self.data_std < float("inf"):
             raise UsageError(f"data_std={self.data_std:g}: expected a standard deviation above 0.")
         if self.covariance not in ("auto", "jacobian", "isotropic"):
-            raise UsageError(f"covariance={self.covariance!r}: expected auto, jacobian or isotropic.")
+            raise UsageError(
+                f"covariance={self.covariance!r}: expected auto, jacobian or isotropic."
+            )
 
     def of_model(self, form: Form) -> Self:
         """The same settings for z, which the model sees in place of x = S z + shift."""
@@ -86,17 +97,25 @@ class GradientGuidance:
     def of_jacobian(self, observation: Observation) -> bool:
         """Whether "jacobian" is meant."""
         count = observation.count
-        return self.covariance == "jacobian" or (self.covariance == "auto" and count <= MOST_BACKWARD)
+        return self.covariance == "jacobian" or (
+            self.covariance == "auto" and count <= MOST_BACKWARD
+        )
 
     def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
         """
         Raises:
-            UsageError: the sampler is tuned, or the network is compiled and would be differentiated several times.
+            UsageError: the sampler is tuned, or the network is compiled and would be differentiated
+                several times.
         """
         _require_untuned(spec)
         if spec.compile and self.of_jacobian(observation) and observation.count > 1:
-            text = "a compiled network can be differentiated once only, and the covariance takes several passes"
-            raise UsageError(f"{text}. Sample with sampling.compile=false, or with covariance='isotropic'.")
+            text = (
+                "a compiled network can be differentiated once only, and the covariance takes "
+                "several passes"
+            )
+            raise UsageError(
+                f"{text}. Sample with sampling.compile=false, or with covariance='isotropic'."
+            )
 
     def conditioned(
         self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise
@@ -109,7 +128,11 @@ class GradientGuided:
     """A score with the gradient of an observation's likelihood added; callable as ``score`` is."""
 
     def __init__(
-        self, score: ScoreFunction, sde: Diffusion, observation: Observation, guidance: GradientGuidance
+        self,
+        score: ScoreFunction,
+        sde: Diffusion,
+        observation: Observation,
+        guidance: GradientGuidance,
     ) -> None:
         self._score = score
         self.sde = sde
@@ -118,7 +141,8 @@ class GradientGuided:
         self._pull = self._by_jacobian if guidance.of_jacobian(observation) else self._isotropic
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
-        """The score (B, mC, ...) given y at u (B, nC, ...); t is a float or a (B,) float64 tensor."""
+        """The score (B, mC, ...) given y at u (B, nC, ...); t is a float or a (B,) float64
+        tensor."""
         times = as_batch(t, len(u), u.device, torch.float64)
         data_std = self.guidance.data_std or 1.0
         found = estimate(self.sde, times, score_error=self.guidance.score_error, data_std=data_std)
@@ -138,9 +162,15 @@ class GradientGuided:
     def for_rows(self, rows: Tensor) -> "GradientGuided":
         """As `cld_core.score.for_rows`."""
         part = for_rows(self._score, rows)
-        return self if part is self._score else GradientGuided(part, self.sde, self.observation, self.guidance)
+        return (
+            self
+            if part is self._score
+            else GradientGuided(part, self.sde, self.observation, self.guidance)
+        )
 
-    def _isotropic(self, found: Estimate, leaf: Tensor, observed: Tensor, residual: Tensor) -> Tensor:
+    def _isotropic(
+        self, found: Estimate, leaf: Tensor, observed: Tensor, residual: Tensor
+    ) -> Tensor:
         weights = self._solved(found.variance[:, None], residual)
         (gradient,) = torch.autograd.grad(observed, leaf, weights.to(observed.dtype))
         return self.sde.scored(gradient)
@@ -153,16 +183,24 @@ class GradientGuided:
         values, vectors = torch.linalg.eigh(gram.to(residual.device))
         return ((residual @ vectors) / (variance * values.clamp(min=0.0) + noise)) @ vectors.T
 
-    def _by_jacobian(self, found: Estimate, leaf: Tensor, observed: Tensor, residual: Tensor) -> Tensor:
+    def _by_jacobian(
+        self, found: Estimate, leaf: Tensor, observed: Tensor, residual: Tensor
+    ) -> Tensor:
         rows, variances, axes = self._principal(found, leaf, observed)
-        weights = torch.einsum("bjk,bk->bj", axes, residual) / (variances + self.observation.sigma**2)
+        weights = torch.einsum("bjk,bk->bj", axes, residual) / (
+            variances + self.observation.sigma**2
+        )
         pull = torch.einsum("bj,bj...->b...", weights, rows)
         return apply(found.pull[:, :, None], pull)
 
-    def _principal(self, found: Estimate, leaf: Tensor, observed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """H C and H C H^T in the axes in which the latter is diagonal: (B, k, C, ...), (B, k); and the axes (B, k, k).
+    def _principal(
+        self, found: Estimate, leaf: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """H C and H C H^T in the axes in which the latter is diagonal: (B, k, C, ...), (B, k); and
+        the axes (B, k, k).
 
-        In axes in which the variance is negative or tiny, as it can be with a network, the isotropic ones are used.
+        In axes in which the variance is negative or tiny, as it can be with a network, the
+        isotropic ones are used.
         """
         observation, (batch, count) = self.observation, observed.shape
         rows = self._rows_of_covariance(found, leaf, observed)
@@ -172,7 +210,9 @@ class GradientGuided:
         rows = torch.einsum("bjk,bk...->bj...", axes, rows)
         plain = observation.transpose(axes.flatten(0, 1)).view_as(rows)
         plain = spread(found.variance, plain) * plain
-        plain_variances = (observation.apply(plain.flatten(0, 1)).view(batch, count, count) * axes).sum(2)
+        plain_variances = (
+            observation.apply(plain.flatten(0, 1)).view(batch, count, count) * axes
+        ).sum(2)
         doubtful = variances < _LEAST_SHARE * plain_variances
         rows = torch.where(doubtful.view(batch, count, *[1] * (rows.ndim - 2)), plain, rows)
         return rows, torch.where(doubtful, plain_variances, variances), axes
@@ -181,7 +221,9 @@ class GradientGuided:
         """H C, (B, k, C, ...), float64: the derivative of H x_hat by scored half i is c_i H C."""
         batch, count = observed.shape
         rows = [
-            self.sde.scored(torch.autograd.grad(observed, leaf, unit.expand(batch, count), retain_graph=True)[0])
+            self.sde.scored(
+                torch.autograd.grad(observed, leaf, unit.expand(batch, count), retain_graph=True)[0]
+            )
             for unit in torch.eye(count, dtype=observed.dtype, device=observed.device)
         ]
         jacobian = torch.stack(rows, dim=1).double()
@@ -191,15 +233,17 @@ class GradientGuided:
 
 @dataclass(frozen=True, kw_only=True)
 class Replacement:
-    """Settings of conditioning by replacement, for observations through a mask (docs/math.md section 14.3).
+    """Settings of conditioning by replacement, for observations through a mask (docs/math.md
+    section 14.3).
 
-    In every evaluation of the network, the observed coordinates of u are replaced by a draw of the kernel given the
-    observed x, in all halves jointly (Song et al. 2021, arXiv 2011.13456, section 5, in phase space). This is an
-    approximation: the network sees a noisy version of what is known exactly.
+    In every evaluation of the network, the observed coordinates of u are replaced by a draw of the
+    kernel given the observed x, in all halves jointly (Song et al. 2021, arXiv 2011.13456, section
+    5, in phase space). This is an approximation: the network sees a noisy version of what is known
+    exactly.
 
     Attributes:
-        renew: draw new noise for the observed coordinates at every evaluation. Otherwise each sample keeps its noise,
-            and samplers without noise follow a smooth flow.
+        renew: draw new noise for the observed coordinates at every evaluation. Otherwise each
+            sample keeps its noise, and samplers without noise follow a smooth flow.
     """
 
     renew: bool = True
@@ -211,29 +255,42 @@ class Replacement:
     def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
         """
         Raises:
-            UsageError: what is observed is not a part of x, or the sampler is tuned or chooses its own steps.
+            UsageError: what is observed is not a part of x, or the sampler is tuned or chooses its
+                own steps.
         """
         _require_untuned(spec)
         if observation.mask is None:
             fix = "Condition by gradient, or pass a mask"
-            raise UsageError(f"replacement needs numbers of x as they are, and H is another map. {fix}.")
+            raise UsageError(
+                f"replacement needs numbers of x as they are, and H is another map. {fix}."
+            )
         require_fixed_steps(spec)
 
-    def conditioned(self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise) -> "Replaced":
+    def conditioned(
+        self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise
+    ) -> "Replaced":
         """The score given y; ``noise`` is used to draw the replaced coordinates."""
         return Replaced(score, sde, observation, self, noise)
 
 
 class Replaced:
-    """A score whose observed coordinates are replaced; callable as ``score`` is, by a sampler with fixed steps.
+    """A score whose observed coordinates are replaced; callable as ``score`` is, by a sampler with
+    fixed steps.
 
     With noise of std sigma in y, the observed x of a sample is drawn once from N(y, sigma^2).
     """
 
     def __init__(
-        self, score: ScoreFunction, sde: Diffusion, observation: Observation, replacement: Replacement, noise: Noise
+        self,
+        score: ScoreFunction,
+        sde: Diffusion,
+        observation: Observation,
+        replacement: Replacement,
+        noise: Noise,
     ) -> None:
-        assert observation.mask is not None, "`Replacement.require_usable` refuses other observations"
+        assert observation.mask is not None, (
+            "`Replacement.require_usable` refuses other observations"
+        )
         self._score = score
         self.sde = sde
         self._noise = noise

@@ -41,7 +41,8 @@ class Observation:
         apply: H x, (B, k), of x (B, C, ...).
         transpose: H^T w, (B, C, ...), of w (B, k).
         gram: H H^T: a number g if it is g times the identity, else (k, k), float64.
-        mask: which numbers of an example are observed directly, bool of `shape`; None for any other map.
+        mask: which numbers of an example are observed directly, bool of `shape`; None for any other
+            map.
     """
 
     y: Tensor
@@ -55,20 +56,26 @@ class Observation:
     def __post_init__(self) -> None:
         """
         Raises:
-            UsageError: y has another length or is not finite, sigma is negative, or an exact y cannot be met.
+            UsageError: y has another length or is not finite, sigma is negative, or an exact y
+                cannot be met.
         """
         gram = self.gram
         if isinstance(gram, Tensor) and self.y.shape != gram.shape[:1]:
             text = f"y has the shape {tuple(self.y.shape)}, and {len(gram)} values are observed"
             raise UsageError(f"{text}. Pass y of shape ({len(gram)},).")
         if not bool(self.y.isfinite().all()):
-            raise UsageError("y has values that are not finite. Leave them out of the mask, or correct them.")
+            raise UsageError(
+                "y has values that are not finite. Leave them out of the mask, or correct them."
+            )
         if not (math.isfinite(self.sigma) and self.sigma >= 0):
             raise UsageError(f"sigma={self.sigma:g}: expected a standard deviation of 0 or more.")
         if self.sigma == 0 and isinstance(gram, Tensor):
             variances = torch.linalg.eigvalsh(gram)
             if not variances[0] > _RANK_TOLERANCE * variances[-1]:
-                raise UsageError("the rows of H depend on each other, so an exact y may not exist. Set sigma above 0.")
+                raise UsageError(
+                    "the rows of H depend on each other, so an exact y may not exist. Set sigma "
+                    "above 0."
+                )
         object.__setattr__(self, "y", self.y.to(torch.float64))
 
     @property
@@ -82,21 +89,29 @@ class Observation:
 
         Args:
             x: (C, ...), whose values count where the mask is true.
-            mask: bool, of the shape of x, or of its last dimensions: (H, W) is for all channels of an image.
+            mask: bool, of the shape of x, or of its last dimensions: (H, W) is for all channels of
+                an image.
 
         Raises:
-            UsageError: the mask has another shape or type, or is true nowhere or everywhere with sigma of 0.
+            UsageError: the mask has another shape or type, or is true nowhere or everywhere with
+                sigma of 0.
         """
         if mask.dtype != torch.bool:
-            raise UsageError(f"the mask has the type {mask.dtype}. Pass booleans: True where x is known.")
+            raise UsageError(
+                f"the mask has the type {mask.dtype}. Pass booleans: True where x is known."
+            )
         if tuple(mask.shape) != tuple(x.shape)[x.ndim - mask.ndim :]:
             text = f"the mask has the shape {tuple(mask.shape)}, and x {tuple(x.shape)}"
             raise UsageError(f"{text}. Pass a mask of the shape of x, or of its last dimensions.")
         known = mask.expand(x.shape).contiguous()
         if not known.any():
-            raise UsageError("the mask is true nowhere: nothing is observed. Set it to True where x is known.")
+            raise UsageError(
+                "the mask is true nowhere: nothing is observed. Set it to True where x is known."
+            )
         if known.all() and sigma == 0:
-            raise UsageError("the mask is true everywhere: there is nothing to draw. Set it to False somewhere.")
+            raise UsageError(
+                "the mask is true everywhere: there is nothing to draw. Set it to False somewhere."
+            )
         places = known.flatten()
 
         def transpose(w: Tensor) -> Tensor:
@@ -108,7 +123,15 @@ class Observation:
             return x.flatten(1)[:, places.to(x.device)]
 
         shape = tuple(known.shape)
-        return cls(y=x[known], sigma=sigma, shape=shape, apply=apply, transpose=transpose, gram=1.0, mask=known)
+        return cls(
+            y=x[known],
+            sigma=sigma,
+            shape=shape,
+            apply=apply,
+            transpose=transpose,
+            gram=1.0,
+            mask=known,
+        )
 
     @classmethod
     def downscaled(cls, y: Tensor, factor: int, sigma: float = 0.0) -> Self:
@@ -121,7 +144,9 @@ class Observation:
             UsageError: y is not an image, or the factor less than 1.
         """
         if y.ndim != 3:
-            raise UsageError(f"the small image has the shape {tuple(y.shape)}. Pass (C, height, width).")
+            raise UsageError(
+                f"the small image has the shape {tuple(y.shape)}. Pass (C, height, width)."
+            )
         if factor < 1:
             raise UsageError(f"images cannot be downscaled by {factor}. Use a factor of 1 or more.")
         shape, gram = (y.shape[0], y.shape[1] * factor, y.shape[2] * factor), factor**-2
@@ -133,22 +158,30 @@ class Observation:
         def apply(x: Tensor) -> Tensor:
             return functional.avg_pool2d(x, factor).flatten(1)
 
-        return cls(y=y.flatten(), sigma=sigma, shape=shape, apply=apply, transpose=transpose, gram=gram)
+        return cls(
+            y=y.flatten(), sigma=sigma, shape=shape, apply=apply, transpose=transpose, gram=gram
+        )
 
     @classmethod
-    def linear(cls, matrix: Tensor, y: Tensor, sigma: float = 0.0, shape: tuple[int, ...] | None = None) -> Self:
+    def linear(
+        cls, matrix: Tensor, y: Tensor, sigma: float = 0.0, shape: tuple[int, ...] | None = None
+    ) -> Self:
         """A matrix (k, d) times the d numbers of an example.
 
         Args:
             shape: of one example; None: (d,).
 
         Raises:
-            UsageError: the matrix does not act on examples of this shape, has too many rows, or is not finite.
+            UsageError: the matrix does not act on examples of this shape, has too many rows, or is
+                not finite.
         """
         shape = tuple(matrix.shape[1:] if shape is None else shape)
         numbers = math.prod(shape)
         if matrix.ndim != 2 or matrix.shape[1] != numbers or not len(matrix):
-            text = f"the matrix H is {tuple(matrix.shape)}, and an example {shape} has {numbers} numbers"
+            text = (
+                f"the matrix H is {tuple(matrix.shape)}, and an example {shape} has {numbers} "
+                f"numbers"
+            )
             raise UsageError(f"{text}. Pass a matrix (k, {numbers}).")
         if len(matrix) > MOST_VALUES:
             text = f"{len(matrix)} observed values: a matrix may have 1 to {MOST_VALUES} rows"
@@ -174,24 +207,38 @@ class Observation:
         shape: tuple[int, ...],
         sigma: float = 0.0,
     ) -> Self:
-        """Functions that compute H x, (B, k), of x (B, C, ...), and H^T w of w (B, k); y has at most 4,096 values.
+        """Functions that compute H x, (B, k), of x (B, C, ...), and H^T w of w (B, k); y has at
+        most 4,096 values.
 
         Raises:
-            UsageError: their results have other shapes, they are not each other's transpose, or y has too many values.
+            UsageError: their results have other shapes, they are not each other's transpose, or y
+                has too many values.
         """
         count = y.numel()
         if not 1 <= count <= MOST_VALUES:
-            raise UsageError(f"{count} observed values: functions may give 1 to {MOST_VALUES}. Observe fewer.")
+            raise UsageError(
+                f"{count} observed values: functions may give 1 to {MOST_VALUES}. Observe fewer."
+            )
         generator = torch.Generator().manual_seed(0)
-        x, w = torch.randn(1, *shape, generator=generator), torch.randn(1, count, generator=generator)
+        x, w = (
+            torch.randn(1, *shape, generator=generator),
+            torch.randn(1, count, generator=generator),
+        )
         there, back = forward(x), transpose(w)
         if there.shape != w.shape or back.shape != x.shape:
             shapes = f"H gives {tuple(there.shape)} and H^T {tuple(back.shape)}"
-            raise UsageError(f"{shapes}, where (1, {count}) and {tuple(x.shape)} are expected. Correct the functions.")
+            raise UsageError(
+                f"{shapes}, where (1, {count}) and {tuple(x.shape)} are expected. Correct the "
+                f"functions."
+            )
         if not torch.isclose((there * w).sum(), (back * x).sum(), rtol=1e-3, atol=1e-4):
-            raise UsageError("the two functions are not each other's transpose: <H x, w> is not <x, H^T w>.")
+            raise UsageError(
+                "the two functions are not each other's transpose: <H x, w> is not <x, H^T w>."
+            )
         gram = forward(transpose(torch.eye(count))).to(torch.float64)
-        return cls(y=y, sigma=sigma, shape=tuple(shape), apply=forward, transpose=transpose, gram=gram)
+        return cls(
+            y=y, sigma=sigma, shape=tuple(shape), apply=forward, transpose=transpose, gram=gram
+        )
 
     def require_fit(self, shape: tuple[int, ...], *, is_image: bool) -> None:
         """Refuse an observation that does not fit the examples of a model.
@@ -200,7 +247,10 @@ class Observation:
             UsageError: names both shapes, or a value that is not one of a pixel.
         """
         if self.shape != tuple(shape):
-            text = f"the observation is of an example of shape {self.shape}, and the model draws {tuple(shape)}"
+            text = (
+                f"the observation is of an example of shape {self.shape}, and the model draws "
+                f"{tuple(shape)}"
+            )
             raise UsageError(f"{text}. Observe an example of that shape.")
         largest = float(self.y.abs().max())
         if is_image and self.sigma == 0 and self.mask is not None and largest > 1 + _TOLERANCE:
@@ -210,21 +260,31 @@ class Observation:
         """The same observation as one of z, which the model sees in place of x = S z + shift.
 
         Raises:
-            UsageError: the factors of what is observed differ, and there are too many of them to compute H S S H^T.
+            UsageError: the factors of what is observed differ, and there are too many of them to
+                compute H S S H^T.
         """
         if not form.scale:
             return self
         shift = form.to_data(torch.zeros(1, *self.shape, dtype=torch.float64))
         factor = form.to_data(torch.ones(1, *self.shape, dtype=torch.float64)) - shift
-        y, own = self.y - self.apply(shift)[0], factor[0] if self.mask is None else factor[0][self.mask]
+        y, own = (
+            self.y - self.apply(shift)[0],
+            factor[0] if self.mask is None else factor[0][self.mask],
+        )
         alike = bool((own == own.flatten()[0]).all())
         if alike or (self.mask is not None and self.sigma == 0):
-            # Numbers that are observed as they are stay so, each with its factor; and one factor is that of y as well.
+            # Numbers that are observed as they are stay so, each with its factor; and one factor is
+            # that of y as well.
             by = own.flatten()[0] if alike else own
             return replace(self, y=y / by, sigma=self.sigma / float(own.flatten()[0]))
         if self.count > MOST_VALUES:
-            text = f"{self.count} values are observed with noise, or as sums, of channels with different scales"
-            raise UsageError(f"{text}. Observe at most {MOST_VALUES}, or numbers as they are, with sigma=0.")
+            text = (
+                f"{self.count} values are observed with noise, or as sums, of channels with "
+                f"different scales"
+            )
+            raise UsageError(
+                f"{text}. Observe at most {MOST_VALUES}, or numbers as they are, with sigma=0."
+            )
 
         def apply(z: Tensor) -> Tensor:
             return self.apply(z * factor.to(z))
@@ -233,7 +293,9 @@ class Observation:
             return self.transpose(w) * factor.to(w)
 
         gram = apply(transpose(torch.eye(self.count, dtype=torch.float64)))
-        return Observation(y=y, sigma=self.sigma, shape=self.shape, apply=apply, transpose=transpose, gram=gram)
+        return Observation(
+            y=y, sigma=self.sigma, shape=self.shape, apply=apply, transpose=transpose, gram=gram
+        )
 
     def residual(self, x: Tensor) -> Tensor:
         """y - H x, (B, k), in the type of x (B, C, ...)."""
@@ -244,7 +306,9 @@ class Observation:
         known, seen = self.backprojected().double(), self.mask
         if seen is None:
             # H^T of fixed random numbers, which is different for different maps.
-            seen = self.transpose(torch.randn(1, self.count, generator=torch.Generator().manual_seed(0)))
+            seen = self.transpose(
+                torch.randn(1, self.count, generator=torch.Generator().manual_seed(0))
+            )
         parts = (part.numpy().tobytes().hex() for part in (known, seen, self.y))
         return f"{key_of(*parts, repr(self.sigma), *words):016x}"
 
@@ -258,8 +322,9 @@ class Observation:
 def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) -> Observation:
     """The observation in a file of arrays.
 
-    The file has x (C, ...) and mask, bool or 0 and 1, of the shape of x or of its last dimensions; or y (k,) and matrix
-    (k, d); or a small image y (C, h, w) and the number factor. sigma is a number, 0 if it is missing.
+    The file has x (C, ...) and mask, bool or 0 and 1, of the shape of x or of its last dimensions;
+    or y (k,) and matrix (k, d); or a small image y (C, h, w) and the number factor. sigma is a
+    number, 0 if it is missing.
 
     Args:
         shape: of one example.
@@ -273,7 +338,9 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
         content, _ = npz.load(path)
     except (OSError, npz.DamagedError) as error:
         text = f"{path} cannot be read as an observation: {one_line(error).rstrip('.')}"
-        raise WrongSourceError(f"{text}. Pass a file that np.savez wrote, with {_FORMS}.") from error
+        raise WrongSourceError(
+            f"{text}. Pass a file that np.savez wrote, with {_FORMS}."
+        ) from error
     names = set(content)
     if "sigma" in names and sigma is not None:
         raise UsageError(f"{path} has sigma, and --sigma is given. Leave out one of them.")
@@ -283,24 +350,36 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
             case ["mask", "x"]:
                 made = Observation.masked(_numbers(content["x"]), _mask(content["mask"]), std)
             case ["matrix", "y"]:
-                made = Observation.linear(_numbers(content["matrix"]), _numbers(content["y"]), std, shape)
+                made = Observation.linear(
+                    _numbers(content["matrix"]), _numbers(content["y"]), std, shape
+                )
             case ["factor", "y"]:
-                made = Observation.downscaled(_numbers(content["y"]), _whole(content["factor"]), std)
+                made = Observation.downscaled(
+                    _numbers(content["y"]), _whole(content["factor"]), std
+                )
             case _:
-                raise UsageError(f"it has the arrays {one_line(', '.join(sorted(names)), 200) or 'of nothing'}")
+                raise UsageError(
+                    f"it has the arrays {one_line(', '.join(sorted(names)), 200) or 'of nothing'}"
+                )
         if made.shape != tuple(shape):
             raise UsageError(f"it is about examples of shape {made.shape}")
         return made
     except (UsageError, ValueError, TypeError, RuntimeError) as error:
         text = f"{path}: {one_line(error).rstrip('.')}"
-        raise UsageError(f"{text}. Pass {_FORMS}; an example has the shape {tuple(shape)}.") from error
+        raise UsageError(
+            f"{text}. Pass {_FORMS}; an example has the shape {tuple(shape)}."
+        ) from error
 
 
-def from_pictures(picture: Path, mask: Path, shape: tuple[int, ...], sigma: float | None = None) -> Observation:
-    """Inpainting: a picture, and a mask that is white where it is to be painted and black where it is known.
+def from_pictures(
+    picture: Path, mask: Path, shape: tuple[int, ...], sigma: float | None = None
+) -> Observation:
+    """Inpainting: a picture, and a mask that is white where it is to be painted and black where it
+    is known.
 
     Args:
-        shape: of one example, (C, H, W) with C of 1, for which colours become grey, or 3; both files have H x W pixels.
+        shape: of one example, (C, H, W) with C of 1, for which colours become grey, or 3; both
+            files have H x W pixels.
 
     Raises:
         WrongSourceError: there is no such file, or it has another size.
@@ -313,19 +392,29 @@ def from_pictures(picture: Path, mask: Path, shape: tuple[int, ...], sigma: floa
     pixels = _picture(picture, shape)
     white = _picture(mask, (3, *shape[1:])).float().mean(0) > 127.5
     if white.all() or not (white.any() or sigma):
-        what = "white everywhere: nothing is known" if white.all() else "black everywhere: there is nothing to paint"
-        raise UsageError(f"{mask} is {what}. Make it black where the picture is known, white elsewhere.")
+        what = (
+            "white everywhere: nothing is known"
+            if white.all()
+            else "black everywhere: there is nothing to paint"
+        )
+        raise UsageError(
+            f"{mask} is {what}. Make it black where the picture is known, white elsewhere."
+        )
     return Observation.masked(to_model(pixels), ~white, sigma or 0.0)
 
 
 def _picture(path: Path, shape: tuple[int, ...]) -> Tensor:
     """uint8, (C, H, W)."""
     if not path.is_file():
-        raise WrongSourceError(f"{path} is not a file. Pass a picture of {shape[2]} x {shape[1]} pixels.")
+        raise WrongSourceError(
+            f"{path} is not a file. Pass a picture of {shape[2]} x {shape[1]} pixels."
+        )
     try:
         pixels = read_exactly(path, shape[2], shape[0])
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {one_line(error)}. Check its permissions.") from error
+        raise DataError(
+            f"{path} cannot be read: {one_line(error)}. Check its permissions."
+        ) from error
     return torch.from_numpy(pixels[0].copy())
 
 

@@ -27,11 +27,15 @@ _TAKES_OVER = re.compile(r"\s*(exec|trap)\b")
 class ClusterSpec:
     nodes: int = key(1, "number of machines", ge=1, le=100_000)
     gpus_per_node: int = key(0, "GPUs per machine; 0: CPU only", ge=0, le=1024)
-    tasks_per_node: int | None = key(None, "ranks per machine; null: one per GPU, at least one", ge=1, le=1024)
+    tasks_per_node: int | None = key(
+        None, "ranks per machine; null: one per GPU, at least one", ge=1, le=1024
+    )
     time_min: int | None = key(
         None, "time limit of one job in minutes; null: the cluster's default", ge=1, le=10_000_000
     )
-    partition: str | None = key(None, "Slurm partition, or several with commas between them: low,high")
+    partition: str | None = key(
+        None, "Slurm partition, or several with commas between them: low,high"
+    )
     account: str | None = key(None, "Slurm account")
     qos: str | None = key(None, "Slurm quality of service")
     mem_gb: float | None = key(None, "memory per node in GB", gt=0, le=1_000_000)
@@ -47,12 +51,21 @@ class ClusterSpec:
     setup: tuple[str, ...] = key((), "shell lines before the job, such as module load cuda")
     sbatch_args: tuple[str, ...] = key((), "further options of sbatch, such as --mail-type=END")
     srun_args: tuple[str, ...] = key((), "further options of srun, such as --cpu-bind=cores")
-    container: str | None = key(None, "command in front of python, such as apptainer exec --nv image.sif")
+    container: str | None = key(
+        None, "command in front of python, such as apptainer exec --nv image.sif"
+    )
     signal_s: int | None = key(
-        None, "seconds before the time limit at which to stop and save; null: from measured saves", ge=5, le=1_000_000
+        None,
+        "seconds before the time limit at which to stop and save; null: from measured saves",
+        ge=5,
+        le=1_000_000,
     )
     successor: bool = key(
-        False, "keep a successor job queued, for clusters where preemption cancels jobs instead of requeueing them"
+        False,
+        (
+            "keep a successor job queued, for clusters where preemption cancels jobs instead of "
+            "requeueing them"
+        ),
     )
 
     @property
@@ -61,7 +74,8 @@ class ClusterSpec:
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether GPUs are requested; if not, ranks do not use those that a machine happens to have."""
+        """Whether GPUs are requested; if not, ranks do not use those that a machine happens to
+        have."""
         others = (self.gres or "", *self.sbatch_args, *self.srun_args)
         return self.gpus_per_node > 0 or any("gpu" in text for text in others)
 
@@ -71,7 +85,8 @@ class ClusterSpec:
 
     @property
     def gpus(self) -> int:
-        """GPUs that are reserved for a job; one per rank where `gres` or an option does not say how many."""
+        """GPUs that are reserved for a job; one per rank where `gres` or an option does not say how
+        many."""
         if self.gpus_per_node or not self.uses_gpu:
             return self.nodes * self.gpus_per_node
         counted = _GRES_COUNT.search(self.gres or "")
@@ -93,13 +108,21 @@ class ClusterSpec:
 
 
 def not_plain(text: str) -> str | None:
-    """Why a text cannot be part of a script, of an environment or of a name, in words; None if it can."""
-    return "it has a line break or another control character. Remove it" if has_control(text) else None
+    """Why a text cannot be part of a script, of an environment or of a name, in words; None if it
+    can."""
+    return (
+        "it has a line break or another control character. Remove it" if has_control(text) else None
+    )
 
 
 def misread(text: str) -> str | None:
-    """Why sbatch would read a text of a script's options as another one, in words; None if it would not."""
-    return "sbatch would misread its quote or backslash. Remove it" if _MISREAD.search(text) else not_plain(text)
+    """Why sbatch would read a text of a script's options as another one, in words; None if it would
+    not."""
+    return (
+        "sbatch would misread its quote or backslash. Remove it"
+        if _MISREAD.search(text)
+        else not_plain(text)
+    )
 
 
 def _problem(name: str, text: str) -> str | None:

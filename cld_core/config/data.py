@@ -29,7 +29,11 @@ class ToyDataSpec:
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
         if self.labels and self.name in TOYS_WITHOUT_LABELS:
-            yield "labels", "name", f"cannot be true with data.name={self.name}, which has none. Set it to false."
+            yield (
+                "labels",
+                "name",
+                f"cannot be true with data.name={self.name}, which has none. Set it to false.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,9 @@ class StoredDataSpec:
     name: str
     path: str | None
     flip: bool = key(True, "mirror training images at random, left to right")
-    cache: Literal["auto", "memory", "disk"] = key("auto", "hold the examples in memory; auto: up to 2 GiB")
+    cache: Literal["auto", "memory", "disk"] = key(
+        "auto", "hold the examples in memory; auto: up to 2 GiB"
+    )
     threads: int = key(2, "threads of a rank that read examples from the disk", ge=1, le=1024)
     labels: bool = key(False, _LABELS)
 
@@ -55,23 +61,35 @@ class ArraysSpec(StoredDataSpec):
 
     name: str = key("arrays", "examples in a .npy, .npz or .safetensors file, or a folder of them")
     path: str | None = key(
-        None, "file of the examples, or folder with train and test; null: data given in Python", is_path=True
+        None,
+        "file of the examples, or folder with train and test; null: data given in Python",
+        is_path=True,
     )
-    test: str | None = key(None, "file of the test examples; null: in `path`, or else a share of it", is_path=True)
-    test_share: float = key(0.1, "share of the examples kept for tests where there is no test set", gt=0, lt=1)
+    test: str | None = key(
+        None, "file of the test examples; null: in `path`, or else a share of it", is_path=True
+    )
+    test_share: float = key(
+        0.1, "share of the examples kept for tests where there is no test set", gt=0, lt=1
+    )
     scaling: Literal["standard", "range", "none"] = key(
         "standard",
-        "how the model sees each feature or channel: mean 0 and standard deviation 1; from -1 to 1; or as it is",
+        (
+            "how the model sees each feature or channel: mean 0 and standard deviation 1; from "
+            "-1 to "
+            "1; or as it is"
+        ),
     )
     flip: bool = key(False, "mirror training examples (C, H, W) at random, left to right")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDataSpec(StoredDataSpec):
-    """A prepared set of images. One of a known size derives from this class and sets ``own_pixels``.
+    """A prepared set of images. One of a known size derives from this class and sets
+    ``own_pixels``.
 
     Attributes:
-        own_pixels: height and width of the images, which have colours; None: `size`, or as they were prepared.
+        own_pixels: height and width of the images, which have colours; None: `size`, or as they
+            were prepared.
         preparation: the function that plans `cldctl data prepare`, as "module:attribute".
         has_labels: its examples may have labels.
     """
@@ -82,14 +100,22 @@ class ImageDataSpec(StoredDataSpec):
 
     name: str = key("folder", "a data set that `cldctl data prepare` makes")
     path: str = key("data/folder", _PATH, is_path=True)
-    size: int | None = key(None, "height and width in pixels; null: as the images were prepared", ge=1, le=4096)
-    channels: Literal[1, 3] | None = key(None, "of grey (1) or coloured (3) images; null: as they were prepared")
+    size: int | None = key(
+        None, "height and width in pixels; null: as the images were prepared", ge=1, le=4096
+    )
+    channels: Literal[1, 3] | None = key(
+        None, "of grey (1) or coloured (3) images; null: as they were prepared"
+    )
 
     @property
     def shape(self) -> tuple[int, ...] | None:
         """Of one image; None where only the prepared images know it."""
         channels = self.channels or (None if self.own_pixels is None else 3)
-        return None if channels is None or self.pixels is None else (channels, self.pixels, self.pixels)
+        return (
+            None
+            if channels is None or self.pixels is None
+            else (channels, self.pixels, self.pixels)
+        )
 
     @property
     def pixels(self) -> int | None:
@@ -99,9 +125,17 @@ class ImageDataSpec(StoredDataSpec):
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
         if self.labels and not self.has_labels:
-            yield "labels", "name", f"cannot be true with data.name={self.name}, which has none. Set it to false."
+            yield (
+                "labels",
+                "name",
+                f"cannot be true with data.name={self.name}, which has none. Set it to false.",
+            )
         if self.own_pixels is not None and self.size not in (None, self.own_pixels):
-            text = f"is {self.size}, but {self.name} has {self.own_pixels} pixels. Set it to null, or prepare a folder."
+            text = (
+                f"is {self.size}, but {self.name} has {self.own_pixels} pixels. Set it to "
+                f"null, "
+                f"or prepare a folder."
+            )
             yield "size", "name", text
 
 

@@ -8,7 +8,8 @@ from .keys import key, section
 INCEPTION = "inception-v3-compat"
 # Inception of 2015-12-05, which published FIDs are computed with, and the SHA-256 of its weights.
 WEIGHTS_URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
 )
 PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
@@ -20,10 +21,14 @@ class ElboSpec:
     probe: Literal["rademacher", "gaussian"] = key(
         "rademacher", "distribution of the probes; gaussian: scaled to their mean length"
     )
-    eps: float = key(1e-5, "time at which the flow starts; objective.loss_eps if that is later", gt=0, lt=1)
+    eps: float = key(
+        1e-5, "time at which the flow starts; objective.loss_eps if that is later", gt=0, lt=1
+    )
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
     atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
-    compile: bool = key(False, "torch.compile the network that bounds are computed with; GPUs: with CUDA graphs")
+    compile: bool = key(
+        False, "torch.compile the network that bounds are computed with; GPUs: with CUDA graphs"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +40,20 @@ class LossSpec:
 class FidSpec:
     """The features of images that FID, KID, Inception Score and precision/recall share."""
 
-    extractor: str = key(INCEPTION, "feature extractor, by its name in torch-fidelity or in a plug-in")
+    extractor: str = key(
+        INCEPTION, "feature extractor, by its name in torch-fidelity or in a plug-in"
+    )
     layer: str | int | None = key(None, "layer of the extractor; null: its layer for FID")
     weights: str | None = key(
         None, "file of the extractor's weights; null: where torch keeps its downloads", is_path=True
     )
     download: bool = key(False, "download missing weights of Inception")
-    quantisation: Literal["round", "floor"] = key("round", "how samples become grey levels; floor: as published")
-    stats: str | None = key(None, "statistics of the training set; null: those of `cldctl data stats`", is_path=True)
+    quantisation: Literal["round", "floor"] = key(
+        "round", "how samples become grey levels; floor: as published"
+    )
+    stats: str | None = key(
+        None, "statistics of the training set; null: those of `cldctl data stats`", is_path=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +70,10 @@ class IscSpec:
 @dataclass(frozen=True, kw_only=True)
 class PrcSpec:
     neighbours: int = key(
-        3, "nearest neighbours that set the radius of the balls of precision and recall", ge=1, le=1000
+        3,
+        "nearest neighbours that set the radius of the balls of precision and recall",
+        ge=1,
+        le=1000,
     )
 
 
@@ -71,7 +85,9 @@ class W2Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSpec:
-    samples: int = key(1000, "samples that are compared, at most eval.samples", ge=2, le=100_000_000)
+    samples: int = key(
+        1000, "samples that are compared, at most eval.samples", ge=2, le=100_000_000
+    )
     rtol: float = key(1e-6, "relative tolerance of the solver that follows the flow", gt=0)
     atol: float = key(1e-6, "absolute tolerance of the solver that follows the flow", gt=0)
 
@@ -84,10 +100,14 @@ class EvalSpec:
     )
     batch_size: int = key(2048, "samples or test points computed at once", ge=1, le=1_000_000)
     seed: int = key(0, "key of every random draw of an evaluation", ge=0)
-    max_nonfinite: float = key(0.001, "largest fraction of samples that may be infinite or NaN", ge=0, le=1)
+    max_nonfinite: float = key(
+        0.001, "largest fraction of samples that may be infinite or NaN", ge=0, le=1
+    )
     elbo: ElboSpec = section(ElboSpec, "the likelihood bound")
     loss: LossSpec = section(LossSpec, "the loss on test points")
-    fid: FidSpec = section(FidSpec, "the features of images that FID, KID, Inception Score and precision/recall share")
+    fid: FidSpec = section(
+        FidSpec, "the features of images that FID, KID, Inception Score and precision/recall share"
+    )
     kid: KidSpec = section(KidSpec, "the kernel inception distance")
     isc: IscSpec = section(IscSpec, "the Inception Score")
     prc: PrcSpec = section(PrcSpec, "precision and recall")

@@ -1,6 +1,8 @@
-"""The keys of a recipe: default, bounds, the values that a type takes, and what messages and `explain` say about them.
+"""The keys of a recipe: default, bounds, the values that a type takes, and what messages and
+`explain` say about them.
 
-A spec is a frozen dataclass whose fields are made by `key` and `section`; `entries` is how all others read them.
+A spec is a frozen dataclass whose fields are made by `key` and `section`; `entries` is how all
+others read them.
 """
 
 import dataclasses
@@ -17,7 +19,8 @@ from typing import Any, Literal
 from cld_core.errors import RecipeError
 from cld_core.sanitize import is_control
 
-# A key, another one that it does not go with (or itself), and what is wrong with the first and how to fix it.
+# A key, another one that it does not go with (or itself), and what is wrong with the first and how
+# to fix it.
 Problem = tuple[str, str, str]
 
 WRONG = object()
@@ -44,7 +47,9 @@ def key(default: Any, doc: str, *, is_path: bool = False, **bounds: float) -> An
         bounds: of the value, or of each in a list: `gt`, `ge`, `lt` and `le`.
     """
     if wrong := bounds.keys() - _BOUNDS.keys():
-        raise TypeError(f"a key is bounded by {', '.join(_BOUNDS)}, not by {', '.join(sorted(wrong))}")
+        raise TypeError(
+            f"a key is bounded by {', '.join(_BOUNDS)}, not by {', '.join(sorted(wrong))}"
+        )
     metadata = {"doc": doc, "is_path": is_path, "bounds": tuple(bounds.items())}
     return field(default=default, metadata=metadata)
 
@@ -83,7 +88,11 @@ class Entry:
         """The values that it takes, in words, with their bounds."""
         arguments = typing.get_args(self.hint)
         optional = type(None) in arguments
-        base: Any = next((option for option in arguments if option is not type(None)), None) if optional else self.hint
+        base: Any = (
+            next((option for option in arguments if option is not type(None)), None)
+            if optional
+            else self.hint
+        )
         if literals := _literals(self.hint):
             text = f"one of {', '.join(literals)}"
         elif typing.get_origin(base) is tuple:
@@ -97,11 +106,17 @@ class Entry:
         """``value`` as the key takes it, or `WRONG`."""
         converted = convert(value, self.hint)
         items = converted if isinstance(converted, tuple) else (converted,)
-        fit = (_BOUNDS[name][1](item, bound) for item in items if item is not None for name, bound in self.bounds)
+        fit = (
+            _BOUNDS[name][1](item, bound)
+            for item in items
+            if item is not None
+            for name, bound in self.bounds
+        )
         return converted if converted is not WRONG and all(fit) else WRONG
 
 
-# Evaluating annotations takes most of the time of checking a recipe, and every call of `Model.sample` checks one.
+# Evaluating annotations takes most of the time of checking a recipe, and every call of
+# `Model.sample` checks one.
 @functools.lru_cache(maxsize=200)
 def entries(spec: type) -> dict[str, Entry]:
     """The keys and sections of a spec by name."""
@@ -113,7 +128,8 @@ def entries(spec: type) -> dict[str, Entry]:
 
 
 def is_due(step: int, every: int | None, first: int) -> bool:
-    """Whether something that happens at multiples of ``every`` from the step ``first`` on happens at ``step``."""
+    """Whether something that happens at multiples of ``every`` from the step ``first`` on happens
+    at ``step``."""
     return every is not None and step >= first and step % every == 0
 
 
@@ -126,13 +142,16 @@ def absolute(name: str, value: str, folder: Path) -> str:
     try:
         return str(folder.absolute() / Path(value).expanduser())
     except RuntimeError as error:
-        raise RecipeError(f"'{name}' cannot be {value!r}: there is no such home folder. Correct it.") from error
+        raise RecipeError(
+            f"'{name}' cannot be {value!r}: there is no such home folder. Correct it."
+        ) from error
 
 
 def convert(value: Any, hint: Any, keep: str = "") -> Any:
     """``value`` as the type ``hint``, or `WRONG`.
 
-    Types are not mixed: '3' is not a number, and 1 is not true. Whole numbers may be written as 1e3.
+    Types are not mixed: '3' is not a number, and 1 is not true. Whole numbers may be written as
+    1e3.
 
     Args:
         keep: control characters that a text may have.
@@ -147,7 +166,9 @@ def convert(value: Any, hint: Any, keep: str = "") -> Any:
         return None if value is None else WRONG
     if origin is Literal:
         # 1 == True, but it is not one of auto, true and false.
-        return next((it for it in typing.get_args(hint) if it == value and type(it) is type(value)), WRONG)
+        return next(
+            (it for it in typing.get_args(hint) if it == value and type(it) is type(value)), WRONG
+        )
     if origin is tuple:
         inner = typing.get_args(hint)[0]
         if not isinstance(value, list | tuple):
@@ -171,7 +192,8 @@ def convert(value: Any, hint: Any, keep: str = "") -> Any:
 
 
 def is_text(value: Any, keep: str = "") -> bool:
-    """Whether ``value`` is a text that can be stored and shown: of bounded length, without control characters."""
+    """Whether ``value`` is a text that can be stored and shown: of bounded length, without control
+    characters."""
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         return False
     return not any(is_control(character) for character in value if character not in keep)

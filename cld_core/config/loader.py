@@ -1,9 +1,10 @@
-r"""From YAML files, what they extend, overrides, and arguments of Python functions to a checked `Recipe`.
+r"""From YAML files, what they extend, overrides, and arguments of Python functions to a checked
+`Recipe`.
 
-A recipe is layers of keys: what it extends, itself, a profile, and each override. OmegaConf merges them and replaces
-references: ``${train.steps}`` is the value of that key, and ``\${`` stands for the text ``${``. There is nothing else
-that ``${`` can mean: no environment, no files, no code. Frozen recipes have no references, and are read without
-OmegaConf.
+A recipe is layers of keys: what it extends, itself, a profile, and each override. OmegaConf merges
+them and replaces references: ``${train.steps}`` is the value of that key, and ``\${`` stands for
+the text ``${``. There is nothing else that ``${`` can mean: no environment, no files, no code.
+Frozen recipes have no references, and are read without OmegaConf.
 """
 
 import functools
@@ -50,7 +51,10 @@ _OLD_NUMBER = re.compile(r":|^[-+]?0[0-7_]+$")
 _EXPONENT = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$", re.ASCII)
 _TEXT = "tag:yaml.org,2002:str"
 _TEXT_TAGS = (_TEXT, "tag:yaml.org,2002:timestamp")
-_KINDS = (*_TEXT_TAGS, *(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null", "seq", "map")))
+_KINDS = (
+    *_TEXT_TAGS,
+    *(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null", "seq", "map")),
+)
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
@@ -89,7 +93,11 @@ class Layer:
 
 
 def load(
-    path: str | Path, overrides: Sequence[str] = (), profile: Path | None = None, *, with_plugins: bool = True
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    profile: Path | None = None,
+    *,
+    with_plugins: bool = True,
 ) -> Recipe:
     """Read a recipe.
 
@@ -98,21 +106,28 @@ def load(
     afresh.
 
     Args:
-        path: YAML file; its `extends: other.yaml` is looked up beside it, `extends: other` as `shipped.parent` does.
+        path: YAML file; its `extends: other.yaml` is looked up beside it, `extends: other` as
+            `shipped.parent` does.
         overrides: dotted assignments such as ``train.steps=1000``, applied last.
         profile: YAML file with a `cluster` section, applied over the recipe's.
         with_plugins: whether its plug-ins are imported; if not, what they register is not checked.
 
     Raises:
-        RecipeError: the file cannot be read, or a key or value is wrong. Names file, line and the nearest key.
+        RecipeError: the file cannot be read, or a key or value is wrong. Names file, line and the
+            nearest key.
     """
     return load_with_places(path, overrides, profile, with_plugins=with_plugins)[0]
 
 
 def load_with_places(
-    path: str | Path, overrides: Sequence[str] = (), profile: Path | None = None, *, with_plugins: bool = True
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    profile: Path | None = None,
+    *,
+    with_plugins: bool = True,
 ) -> tuple[Recipe, dict[str, str]]:
-    """As `load`, and what set each dotted key: a file with its line, or the command line; "" is the recipe itself."""
+    """As `load`, and what set each dotted key: a file with its line, or the command line; "" is the
+    recipe itself."""
     layers = file_layers(Path(path))
     if profile is not None:
         layers.append(_profile(profile))
@@ -120,7 +135,9 @@ def load_with_places(
     return assembly.recipe(layers, _in_order(overrides)), assembly.where
 
 
-def load_frozen(path: str | Path, overrides: Sequence[str] = (), *, with_plugins: bool = False) -> Recipe:
+def load_frozen(
+    path: str | Path, overrides: Sequence[str] = (), *, with_plugins: bool = False
+) -> Recipe:
     """Read the recipe of a run folder, as `dump` wrote it: without references.
 
     Args:
@@ -137,13 +154,17 @@ def load_frozen(path: str | Path, overrides: Sequence[str] = (), *, with_plugins
 def with_overrides(
     recipe: Recipe, overrides: Sequence[str], source: str = "recipe", idle: Collection[str] = ()
 ) -> Recipe:
-    """``recipe`` with dotted assignments applied and everything checked again. Imports only plug-ins that these name.
+    """``recipe`` with dotted assignments applied and everything checked again. Imports only
+    plug-ins that these name.
 
     Args:
         source: what messages call the recipe.
-        idle: keys whose overrides are ignored if the chosen variant lacks them, such as the axes of a sweep.
+        idle: keys whose overrides are ignored if the chosen variant lacks them, such as the axes of
+            a sweep.
     """
-    assembly = _Assembly(Path(source), idle, with_plugins=any(text.startswith("plugins=") for text in overrides))
+    assembly = _Assembly(
+        Path(source), idle, with_plugins=any(text.startswith("plugins=") for text in overrides)
+    )
     return assembly.recipe([Layer(source, literal(recipe.to_dict()))], _in_order(overrides))
 
 
@@ -155,12 +176,19 @@ def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = Fals
     """
     content, _ = parse(to_yaml(literal(tree)), source, "")
     if not isinstance(content, dict):
-        raise RecipeError(f"{source}: a recipe is a mapping of sections, not {shown(content)}. Use another file.")
-    return _Assembly(Path(source), with_plugins=with_plugins, frozen=True).recipe([Layer(source, content)], ())
+        raise RecipeError(
+            f"{source}: a recipe is a mapping of sections, not {shown(content)}. Use another file."
+        )
+    return _Assembly(Path(source), with_plugins=with_plugins, frozen=True).recipe(
+        [Layer(source, content)], ()
+    )
 
 
-def from_arguments(name: str, keys: Mapping[str, Any], arguments: Mapping[str, Any], caller: str) -> Recipe:
-    """The recipe of nested keys, and over them arguments of the function ``caller`` by dotted key or section.
+def from_arguments(
+    name: str, keys: Mapping[str, Any], arguments: Mapping[str, Any], caller: str
+) -> Recipe:
+    """The recipe of nested keys, and over them arguments of the function ``caller`` by dotted key
+    or section.
 
     Plug-ins are imported.
 
@@ -169,16 +197,20 @@ def from_arguments(name: str, keys: Mapping[str, Any], arguments: Mapping[str, A
     """
     given = sorted(arguments.items(), key=lambda item: not _chooses(*item))
     trees = [keys, *(_nested({key: _plain(value)}) for key, value in given)]
-    return _Assembly(Path(name), frozen=True).recipe([Layer(caller, literal(tree)) for tree in trees], ())
+    return _Assembly(Path(name), frozen=True).recipe(
+        [Layer(caller, literal(tree)) for tree in trees], ()
+    )
 
 
 def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> SamplingSpec:
-    """The `sampling` section of a recipe, changed by arguments of the function ``caller``. None changes nothing.
+    """The `sampling` section of a recipe, changed by arguments of the function ``caller``. None
+    changes nothing.
 
     Another method keeps the keys that every method has, and nfe. Errors name the arguments.
 
     Raises:
-        RecipeError: there is no such argument with the method, its value is wrong, or it does not go with another.
+        RecipeError: there is no such argument with the method, its value is wrong, or it does not
+            go with another.
     """
     with _changed(recipe, "sampling", arguments, caller) as changed:
         if changed is not recipe:
@@ -197,15 +229,25 @@ def elbo_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> Elbo
 
 
 @contextmanager
-def _changed(recipe: Recipe, section: str, arguments: Mapping[str, Any], caller: str) -> Iterator[Recipe]:
-    """The recipe with arguments in a section, checked as those of a file are; in the block, errors are about arguments.
+def _changed(
+    recipe: Recipe, section: str, arguments: Mapping[str, Any], caller: str
+) -> Iterator[Recipe]:
+    """The recipe with arguments in a section, checked as those of a file are; in the block, errors
+    are about arguments.
 
     In messages, sampling.corrector=true is corrector=True.
     """
     given = {name: _plain(value) for name, value in arguments.items() if value is not None}
-    layers = [Layer("recipe", literal(recipe.to_dict())), Layer(caller, _nested({section: literal(given)}))]
+    layers = [
+        Layer("recipe", literal(recipe.to_dict())),
+        Layer(caller, _nested({section: literal(given)})),
+    ]
     try:
-        yield _Assembly(Path("recipe"), with_plugins=False, frozen=True).recipe(layers, ()) if given else recipe
+        yield (
+            _Assembly(Path("recipe"), with_plugins=False, frozen=True).recipe(layers, ())
+            if given
+            else recipe
+        )
     except RecipeError as error:
         named = re.sub(rf"\b{re.escape(section)}\.(?=\w)", "", str(error))
         named = re.sub(r"=(true|false)\b", lambda found: f"={found[1].title()}", named)
@@ -222,7 +264,9 @@ def whole_number(value: Any, name: str, least: int, caller: str) -> int:
     if count is WRONG or count < least:
         is_large = isinstance(value, int) and value > MAX_INT
         most = f" and at most {MAX_INT}" if is_large else ""
-        raise RecipeError(f"{caller}: {name}={shown(value)}: expected a whole number of at least {least}{most}.")
+        raise RecipeError(
+            f"{caller}: {name}={shown(value)}: expected a whole number of at least {least}{most}."
+        )
     return int(count)
 
 
@@ -259,18 +303,22 @@ def override(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not _OVERRIDE.fullmatch(name):
         raise RecipeError(
-            f"{COMMAND_LINE}: {shown(text)} is not an override. Write KEY=VALUE, for example train.steps=1000."
+            f"{COMMAND_LINE}: {shown(text)} is not an override. Write KEY=VALUE, for example "
+            f"train.steps=1000."
         )
     section, _, last = name.rpartition(".")
     fix = f"Quote it: '{name}=\"...\"'"
     content, _ = parse(f"{last}: {value}", COMMAND_LINE, section, fix)
     if list(content) != [last]:
-        raise RecipeError(f"{COMMAND_LINE}: the value of {shown(text)} is not YAML on one line. {fix}.")
+        raise RecipeError(
+            f"{COMMAND_LINE}: the value of {shown(text)} is not YAML on one line. {fix}."
+        )
     return name, content[last]
 
 
 def anchored_overrides(overrides: Sequence[str], recipe: Recipe, folder: Path) -> list[str]:
-    """Overrides for a ledger: in order, without references, and with absolute paths as `Recipe.anchored` makes them.
+    """Overrides for a ledger: in order, without references, and with absolute paths as
+    `Recipe.anchored` makes them.
 
     Args:
         recipe: their result.
@@ -302,32 +350,42 @@ def dump(recipe: Recipe) -> str:
 
 
 def dump_changed(recipe: Recipe) -> str:
-    """As `dump`, with those keys alone that differ from their defaults, and what selects variants."""
+    """As `dump`, with those keys alone that differ from their defaults, and what selects
+    variants."""
     keys = known(specs_of(recipe))
-    changed = {key: value for key, value in leaves(recipe.to_dict()).items() if value != keys[key].usual}
+    changed = {
+        key: value for key, value in leaves(recipe.to_dict()).items() if value != keys[key].usual
+    }
     return to_yaml(literal(_nested(changed)))
 
 
 def to_yaml(content: Any) -> str:
     """Plain values as YAML, a line for each key, which `parse` reads back."""
-    text: str = yaml.dump(content, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    text: str = yaml.dump(
+        content, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
+    )
     return text
 
 
 def to_yaml_line(value: Any) -> str:
     """A plain value as YAML on one line, as in an override."""
-    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=2**31)
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=2**31
+    )
     return text.removesuffix("...\n").rstrip("\n")
 
 
 def literal(value: Any) -> Any:
-    """``value`` (nested mappings, lists and plain values) with ``${`` escaped: it refers to nothing."""
+    """``value`` (nested mappings, lists and plain values) with ``${`` escaped: it refers to
+    nothing."""
     return _on_texts(value, lambda text: _OPENING.sub(lambda match: match[1] * 2 + r"\${", text))
 
 
 def _unescaped(value: Any) -> Any:
     """The inverse of `literal`."""
-    return _on_texts(value, lambda text: _OPENING.sub(lambda match: match[1][: len(match[1]) // 2] + "${", text))
+    return _on_texts(
+        value, lambda text: _OPENING.sub(lambda match: match[1][: len(match[1]) // 2] + "${", text)
+    )
 
 
 def _on_texts(value: Any, function: Callable[[str], str]) -> Any:
@@ -335,7 +393,11 @@ def _on_texts(value: Any, function: Callable[[str], str]) -> Any:
         return function(value)
     if isinstance(value, Mapping):
         return {name: _on_texts(inner, function) for name, inner in value.items()}
-    return [_on_texts(inner, function) for inner in value] if isinstance(value, list | tuple) else value
+    return (
+        [_on_texts(inner, function) for inner in value]
+        if isinstance(value, list | tuple)
+        else value
+    )
 
 
 def printed(path: str | Path) -> str:
@@ -346,9 +408,13 @@ def printed(path: str | Path) -> str:
 # A command reads the same few files several times, and YAML is most of what reading a recipe takes.
 @functools.lru_cache(maxsize=64)
 def parse(
-    text: str, source: str, section: str | None = None, fix: str = "Fix the indentation or the quotes"
+    text: str,
+    source: str,
+    section: str | None = None,
+    fix: str = "Fix the indentation or the quotes",
 ) -> tuple[Any, Mapping[str, int]]:
-    """The content of a YAML document, None if it is empty, and for each dotted key its line, from 1.
+    """The content of a YAML document, None if it is empty, and for each dotted key its line, from
+    1.
 
     Both are kept for the next reader, so nobody may change them.
 
@@ -358,7 +424,8 @@ def parse(
         fix: how to make YAML of it.
 
     Raises:
-        RecipeError: it is not YAML, nested too deeply, too long with its aliases, or has what no recipe can have.
+        RecipeError: it is not YAML, nested too deeply, too long with its aliases, or has what no
+            recipe can have.
     """
     try:
         content = _Content(_Loader(text))
@@ -371,7 +438,9 @@ def parse(
         line = f", line {mark.line + 1}" if mark is not None and section is None else ""
         raise RecipeError(f"{source}{line}: {problem}.") from error
     except RecursionError as error:
-        raise RecipeError(f"{source}: values are nested too deeply. A recipe has three levels.") from error
+        raise RecipeError(
+            f"{source}: values are nested too deeply. A recipe has three levels."
+        ) from error
 
 
 class _Refused(yaml.MarkedYAMLError):  # type: ignore[misc] # PyYAML has no types
@@ -380,7 +449,8 @@ class _Refused(yaml.MarkedYAMLError):  # type: ignore[misc] # PyYAML has no type
 
 @dataclass
 class _Content:
-    """Makes plain values of YAML, notes the line of each key, and refuses what YAML accepts but nobody means."""
+    """Makes plain values of YAML, notes the line of each key, and refuses what YAML accepts but
+    nobody means."""
 
     loader: _Loader
     lines: dict[str, int] = field(default_factory=dict)
@@ -395,9 +465,15 @@ class _Content:
             limit = deep if depth > MAX_DEPTH else f"has more than {MAX_VALUES} values"
             self._refuse(node, f"{named} {limit}, aliases included. Write plain values")
         if node.tag not in _KINDS:
-            self._refuse(node, f"{named} has the YAML tag {shown(node.tag)}. Write a plain value, or quote it")
+            self._refuse(
+                node,
+                f"{named} has the YAML tag {shown(node.tag)}. Write a plain value, or quote it",
+            )
         if isinstance(node, yaml.SequenceNode):
-            return [self.value(item, f"{path}[{number}]", depth + 1) for number, item in enumerate(node.value)]
+            return [
+                self.value(item, f"{path}[{number}]", depth + 1)
+                for number, item in enumerate(node.value)
+            ]
         if not isinstance(node, yaml.MappingNode):
             return node.value if node.tag in _TEXT_TAGS else self._number(node, path)
         found = {}
@@ -408,7 +484,10 @@ class _Content:
                 self._refuse(key, f"{named} has no key {other}. {fix}")
             inner = f"{path}.{key.value}" if path else key.value
             if inner in self.lines:
-                text = f"not valid YAML (duplicate key {shown(inner)}, first on line {self.lines[inner]})"
+                text = (
+                    f"not valid YAML (duplicate key {shown(inner)}, first on line "
+                    f"{self.lines[inner]})"
+                )
                 self._refuse(key, f"{text}. Remove one")
             self.lines[inner] = key.start_mark.line + 1
             found[key.value] = self.value(value, inner, depth + 1)
@@ -419,11 +498,19 @@ class _Content:
         if node.tag.endswith((":int", ":float")) and _OLD_NUMBER.search(node.value):
             # YAML 1.1 reads numbers in base 60 (1:30 is 90) and 8 (0123 is 83).
             text = f"'{path}' cannot be {node.value}, which YAML reads as another number"
-            self._refuse(node, f"{text}. Write a plain number (times are in minutes), or quote a name")
+            self._refuse(
+                node, f"{text}. Write a plain number (times are in minutes), or quote a name"
+            )
         try:
             return self.loader.construct_object(node)
         except (ValueError, LookupError, OverflowError):
-            self._refuse(node, f"'{path}' cannot be {shown(node.value)}, which is not a number. Write one, or quote it")
+            self._refuse(
+                node,
+                (
+                    f"'{path}' cannot be {shown(node.value)}, which is not a number. Write one, or "
+                    f"quote it"
+                ),
+            )
 
     def _refuse(self, node: yaml.Node, problem: str) -> NoReturn:
         raise _Refused(problem=problem, problem_mark=node.start_mark)
@@ -436,7 +523,8 @@ def read(path: Path, *, follow: bool = True) -> Layer:
         follow: whether the file may be a symbolic link.
 
     Raises:
-        RecipeError: there is no such file, this user may not read it, or it is not a mapping in YAML.
+        RecipeError: there is no such file, this user may not read it, or it is not a mapping in
+            YAML.
         OSError: it cannot be read at this moment, which is no mistake in it.
     """
     name = printed(path)
@@ -459,13 +547,17 @@ def read(path: Path, *, follow: bool = True) -> Layer:
 
 
 def _anchored(keys: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The keys of a recipe with `plugins` as a list, of one if it is a text, and paths taken from ``folder``."""
+    """The keys of a recipe with `plugins` as a list, of one if it is a text, and paths taken from
+    ``folder``."""
     found = keys.get("plugins")
     names = [found] if isinstance(found, str) else found
     if not isinstance(names, list):
         return keys
     return keys | {
-        "plugins": [absolute("plugins", name, folder) if str(name).endswith(".py") else name for name in names]
+        "plugins": [
+            absolute("plugins", name, folder) if str(name).endswith(".py") else name
+            for name in names
+        ]
     }
 
 
@@ -480,27 +572,40 @@ def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
     """
     layer = read(path)
     place, parent = layer.place("extends"), layer.keys.get("extends")
-    layer = replace(layer, keys={name: value for name, value in layer.keys.items() if name != "extends"})
+    layer = replace(
+        layer, keys={name: value for name, value in layer.keys.items() if name != "extends"}
+    )
     if parent is None:
         return [layer]
     if not is_text(parent) or not parent:
-        text = f"'extends' cannot be {shown(parent)}; expected the name or file name of another recipe"
+        text = (
+            f"'extends' cannot be {shown(parent)}; expected the name or file name of another recipe"
+        )
         raise RecipeError(f"{place}: {text}. Correct it.")
     chain, file = (*below, os.path.realpath(path)), shipped.parent(parent, path)
     if len(chain) == MAX_ANCESTORS:
-        raise RecipeError(f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files.")
+        raise RecipeError(
+            f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files."
+        )
     try:
         if (real := os.path.realpath(file)) in chain:
             circle = " -> ".join(map(printed, (*chain, real)))
-            raise RecipeError(f"{place}: recipes extend each other in a circle: {circle}. Remove one `extends`.")
+            raise RecipeError(
+                f"{place}: recipes extend each other in a circle: {circle}. Remove one `extends`."
+            )
         return [*file_layers(file, chain), layer]
     except RecipeError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             there = ", ".join(recipes := shipped.recipes())
-            fix = did_you_mean(Path(parent).stem, recipes) or f" Correct the name in 'extends'; recipes: {there}."
+            fix = (
+                did_you_mean(Path(parent).stem, recipes)
+                or f" Correct the name in 'extends'; recipes: {there}."
+            )
             named = f"{parent}.yaml in {printed(path.parent)}, {shipped.OWN} or {shipped.folder()}"
             missing = printed(file) if shipped.is_path(parent) else named
-            raise RecipeError(f"{place}: extends '{parent}', but there is no {missing}.{fix}") from error
+            raise RecipeError(
+                f"{place}: extends '{parent}', but there is no {missing}.{fix}"
+            ) from error
         raise
 
 
@@ -509,7 +614,9 @@ def _profile(path: Path) -> Layer:
     layer = read(path)
     for key in layer.keys:
         if key != "cluster":
-            raise RecipeError(f"{layer.place(key)}: a profile cannot set '{key}'. It has one section, 'cluster'.")
+            raise RecipeError(
+                f"{layer.place(key)}: a profile cannot set '{key}'. It has one section, 'cluster'."
+            )
     return replace(layer, source=f"profile {layer.source}")
 
 
@@ -528,9 +635,12 @@ class _Assembly:
         idle: keys whose overrides are ignored if the chosen variant lacks them.
         frozen: the layers have no references.
         where: for each dotted key, the place that has set it.
-        specs: of the sections with variants, as chosen by the layers so far; ``known``: the keys that there are.
-        layers: the dotted keys of the layers so far, without those that later choices of variants have dropped.
-        is_lenient: plug-ins are named and not imported; ``unchecked``: one of them registers what is chosen.
+        specs: of the sections with variants, as chosen by the layers so far; ``known``: the keys
+            that there are.
+        layers: the dotted keys of the layers so far, without those that later choices of variants
+            have dropped.
+        is_lenient: plug-ins are named and not imported; ``unchecked``: one of them registers what
+            is chosen.
     """
 
     path: Path
@@ -564,7 +674,8 @@ class _Assembly:
         return made
 
     def _find_plugins(self, layers: Sequence[Layer]) -> None:
-        """Import the plug-ins, which the last layer that names any has, or be content without what they register."""
+        """Import the plug-ins, which the last layer that names any has, or be content without what
+        they register."""
         layer = next((layer for layer in reversed(layers) if "plugins" in layer.keys), None)
         named = None if layer is None else layer.keys["plugins"]
         if layer is None or not isinstance(named, list | tuple) or not all(map(is_text, named)):
@@ -586,7 +697,9 @@ class _Assembly:
                 raise RecipeError(f"{layer.place(path)}: {problem}")
             if not self.known[path].is_section:
                 self._check_references(path, value)
-        self.layers.append({path: value for path, value in walk(layer.keys) if not self.known[path].is_section})
+        self.layers.append(
+            {path: value for path, value in walk(layer.keys) if not self.known[path].is_section}
+        )
 
     def _choose(self, section: str, node: Mapping[str, Any]) -> None:
         """Of what is there so far, keep what the variant has that a layer chooses."""
@@ -606,12 +719,18 @@ class _Assembly:
         """Refuse what OmegaConf would take for something else than the name of another key."""
         for text in _texts(value):
             if text == "???":
-                self._refuse(key, "cannot be '???', which means a missing value. Write another text.")
+                self._refuse(
+                    key, "cannot be '???', which means a missing value. Write another text."
+                )
             for match in _REFERENCE.finditer(text):
                 if len(match[1]) % 2 or (match[2] is not None and not self.frozen):
                     continue
                 there = shown(text[match.end(1) :][:40])[1:-1]
-                rule = "a frozen recipe has no references" if self.frozen else "only other keys can be referred to"
+                rule = (
+                    "a frozen recipe has no references"
+                    if self.frozen
+                    else "only other keys can be referred to"
+                )
                 fix = r"Write ${train.steps}, for example, or \${ for the text ${."
                 self._refuse(key, f"has {there}; {rule}. {fix}")
 
@@ -620,28 +739,43 @@ class _Assembly:
         values = {key: value for layer in self.layers for key, value in layer.items()}
         texts = [(key, text) for key, value in values.items() for text in _texts(value)]
         references = [(key, text, name) for key, text in texts for name in _references(text)]
-        # Who only looks, or changes a recipe that is read, waits for OmegaConf only where there are references.
+        # Who only looks, or changes a recipe that is read, waits for OmegaConf only where there are
+        # references.
         if self.frozen or not (self.with_plugins or references):
             return {key: _unescaped(value) for key, value in values.items()}
         for key, text, name in references:
             self._check_target(values, key, text, name)
         from omegaconf import OmegaConf
 
-        tree: Any = OmegaConf.to_container(OmegaConf.unsafe_merge(*map(_nested, self.layers)), resolve=True)
+        tree: Any = OmegaConf.to_container(
+            OmegaConf.unsafe_merge(*map(_nested, self.layers)), resolve=True
+        )
         return {key: value for key, value in walk(tree) if key in values}
 
     def _check_target(self, values: Mapping[str, Any], key: str, text: str, name: str) -> None:
         """Refuse a reference of a text to what has no value, or refers to something itself."""
         target = values.get(name)
         if target is None:
-            found = "is a section" if any(other.startswith(f"{name}.") for other in values) else "is not set"
-            self._refuse(key, f"has ${{{name}}}, but {name} {found} in the recipe. Check the ${{...}} in it.")
+            found = (
+                "is a section"
+                if any(other.startswith(f"{name}.") for other in values)
+                else "is not set"
+            )
+            self._refuse(
+                key, f"has ${{{name}}}, but {name} {found} in the recipe. Check the ${{...}} in it."
+            )
         if isinstance(target, list) and _REFERENCE.fullmatch(text) is None:
             self._refuse(key, f"has ${{{name}}}, a list, within a text. Write the reference alone.")
         if any(map(_references, _texts(target))):
-            self._refuse(key, f"refers to {name}, which refers to another key itself. Write one of the values.")
+            self._refuse(
+                key,
+                f"refers to {name}, which refers to another key itself. Write one of the values.",
+            )
         if max(map(len, (text, *_texts(target)))) > MAX_REFERENCE:
-            self._refuse(key, f"would be a text of more than {MAX_REFERENCE} characters. Write a shorter one.")
+            self._refuse(
+                key,
+                f"would be a text of more than {MAX_REFERENCE} characters. Write a shorter one.",
+            )
 
     def _build(self, spec: type, prefix: str, given: Mapping[str, Any]) -> Any:
         """The recipe, or a section of it, with checked values."""
@@ -657,8 +791,16 @@ class _Assembly:
     def _value(self, key: str, entry: Entry, value: Any) -> Any:
         if (converted := entry.convert(value)) is not WRONG:
             return converted
-        more = ", or set plugins to the file that registers it" if key in SELECTORS else f": {entry.doc}"
-        guess = did_you_mean(value, entry.options) if isinstance(value, str) and len(value) < 100 else ""
+        more = (
+            ", or set plugins to the file that registers it"
+            if key in SELECTORS
+            else f": {entry.doc}"
+        )
+        guess = (
+            did_you_mean(value, entry.options)
+            if isinstance(value, str) and len(value) < 100
+            else ""
+        )
         if isinstance(value, str) and not entry.options and not is_text(value):
             guess = " Leave out control characters, and shorten it."
         self._refuse(key, f"cannot be {shown(value)}; expected {entry.expects}{more}.{guess}")
@@ -674,7 +816,8 @@ class _Assembly:
 
 
 def _in_order(overrides: Sequence[str]) -> list[str]:
-    """Overrides as typed, except that those which choose a variant come first: the others are keys of it."""
+    """Overrides as typed, except that those which choose a variant come first: the others are keys
+    of it."""
     return sorted(overrides, key=lambda text: not _chooses(*override(text)))
 
 
@@ -709,5 +852,11 @@ def _texts(value: Any) -> list[str]:
     """All texts in a value."""
     if isinstance(value, str):
         return [value]
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    inner = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, list | tuple)
+        else ()
+    )
     return [text for it in inner for text in _texts(it)]

@@ -14,13 +14,15 @@ Misfit = tuple[str, str]
 MAX_WEIGHTS = 10**10
 # Numbers by which the network is told how an image was changed (`cld_core.train.step`).
 CONDITIONS = 9
-# Where nothing else is said, images of so many pixels a side, or the first that are smaller, get self-attention.
+# Where nothing else is said, images of so many pixels a side, or the first that are smaller, get
+# self-attention.
 ATTENTION = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """What every network has. The keys of one of your own derive from it (docs/howto/own-network.md).
+    """What every network has. The keys of one of your own derive from it
+    (docs/howto/own-network.md).
 
     Attributes:
         takes_labels: it can be built for the classes of labelled data.
@@ -36,7 +38,11 @@ class NetworkSpec:
         """Why it cannot take examples of a shape, (d), (C, L) or (C, H, W); nothing if it can."""
         if self.axes not in (0, len(shape)):
             fix = {1: "mlp", 2: "unet1d", 3: "ncsnpp"}.get(len(shape))
-            way = f"Set network.name={fix}" if fix is not None else "Reshape the examples to (d), (C, L) or (C, H, W)"
+            way = (
+                f"Set network.name={fix}"
+                if fix is not None
+                else "Reshape the examples to (d), (C, L) or (C, H, W)"
+            )
             yield "name", f"cannot be {self.name} for examples of shape {shape}. {way}."
 
 
@@ -56,7 +62,11 @@ def _typed(value: Any) -> str:
 
 def _problems(spec: "MlpSpec | ResnetSpec") -> Iterator[Problem]:
     if spec.width**2 * spec.layers > MAX_WEIGHTS:
-        text = f"is {spec.width} in {spec.layers} layers: more than {MAX_WEIGHTS:g} weights. Lower one of them."
+        text = (
+            f"is {spec.width} in {spec.layers} layers: more than {MAX_WEIGHTS:g} weights. "
+            f"Lower "
+            f"one of them."
+        )
         yield "width", "layers", text
 
 
@@ -73,12 +83,18 @@ class MlpSpec(NetworkSpec):
     )
     input_features: int = key(
         0,
-        "random Fourier features of x (a sine and a cosine each) that are appended to the input; 0: none",
+        (
+            "random Fourier features of x (a sine and a cosine each) that are appended to the "
+            "input; "
+            "0: none"
+        ),
         ge=0,
         le=16_384,
     )
     input_scale: float = key(
-        2.0, "standard deviation of the frequencies of these features, in cycles per unit of x", gt=0
+        2.0,
+        "standard deviation of the frequencies of these features, in cycles per unit of x",
+        gt=0,
     )
 
     problems = _problems
@@ -89,7 +105,9 @@ class ResnetSpec(NetworkSpec):
     takes_labels: ClassVar[bool] = True
     axes: ClassVar[int] = 1
 
-    name: Literal["resnet"] = key("resnet", "residual network for vectors, with log t at every layer")
+    name: Literal["resnet"] = key(
+        "resnet", "residual network for vectors, with log t at every layer"
+    )
     width: int = key(64, "units of a hidden layer", ge=1, le=65_536)
     layers: int = key(20, "residual layers between the first and the last", ge=1, le=1000)
 
@@ -98,22 +116,46 @@ class ResnetSpec(NetworkSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class UnetSpec(NetworkSpec):
-    """NCSN++ (Song et al. 2021, appendix H) in one or two dimensions; the defaults are those of CLD on CIFAR-10."""
+    """NCSN++ (Song et al. 2021, appendix H) in one or two dimensions; the defaults are those of CLD
+    on CIFAR-10."""
 
     axes: ClassVar[int] = 3
     takes_labels: ClassVar[bool] = True
 
     channels: int = key(128, "channels at full resolution", ge=4, le=8192)
-    multipliers: tuple[int, ...] = key((1, 2, 2, 2), "channels of each resolution, as multiples of `channels`")
-    blocks: int = key(8, "residual blocks of each resolution on the way down; one more on the way up", ge=1, le=256)
-    attention: tuple[int, ...] | None = key(
-        None, "resolutions, the longer side in folded pixels, that get self-attention; null: the first of at most 16"
+    multipliers: tuple[int, ...] = key(
+        (1, 2, 2, 2), "channels of each resolution, as multiples of `channels`"
     )
-    patch: int = key(1, "fold squares of so many pixels a side, which divide all sides, into channels", ge=1, le=16)
-    resblock: Literal["biggan", "ddpm"] = key("biggan", "what resamples: a residual block, or a separate layer")
+    blocks: int = key(
+        8,
+        "residual blocks of each resolution on the way down; one more on the way up",
+        ge=1,
+        le=256,
+    )
+    attention: tuple[int, ...] | None = key(
+        None,
+        (
+            "resolutions, the longer side in folded pixels, that get self-attention; null: the "
+            "first "
+            "of at most 16"
+        ),
+    )
+    patch: int = key(
+        1,
+        "fold squares of so many pixels a side, which divide all sides, into channels",
+        ge=1,
+        le=16,
+    )
+    resblock: Literal["biggan", "ddpm"] = key(
+        "biggan", "what resamples: a residual block, or a separate layer"
+    )
     fir: bool = key(True, "resample with the FIR filter; false: nearest neighbour and 2x2 average")
-    fir_kernel: tuple[int, ...] = key((1, 3, 3, 1), "taps of the FIR filter: symmetric, and an even number of them")
-    resample_with_conv: bool = key(True, "ddpm blocks only: a 3x3 convolution in every resampling layer")
+    fir_kernel: tuple[int, ...] = key(
+        (1, 3, 3, 1), "taps of the FIR filter: symmetric, and an even number of them"
+    )
+    resample_with_conv: bool = key(
+        True, "ddpm blocks only: a 3x3 convolution in every resampling layer"
+    )
     progressive_input: Literal["none", "input_skip", "residual"] = key(
         "residual", "how the input at lower resolutions enters on the way down"
     )
@@ -121,12 +163,18 @@ class UnetSpec(NetworkSpec):
         "none", "how lower resolutions contribute to the output on the way up"
     )
     combine: Literal["sum", "cat"] = key("sum", "input_skip only: how the input is merged")
-    embedding: Literal["fourier", "positional"] = key("fourier", "random features of log t, or sinusoids of t")
+    embedding: Literal["fourier", "positional"] = key(
+        "fourier", "random features of log t, or sinusoids of t"
+    )
     fourier_scale: float = key(16.0, "standard deviation of the Fourier frequencies", gt=0)
     nonlinearity: Literal["swish", "relu", "elu", "lrelu"] = key("swish", "activation function")
     skip_rescale: bool = key(True, "divide every sum of two branches by the square root of 2")
-    dropout: float = key(0.1, "probability of dropping a unit between a block's convolutions", ge=0, lt=1)
-    init_scale: float = key(0.0, "initial variance scale of each branch's last layer; 0: nearly zero", ge=0)
+    dropout: float = key(
+        0.1, "probability of dropping a unit between a block's convolutions", ge=0, lt=1
+    )
+    init_scale: float = key(
+        0.0, "initial variance scale of each branch's last layer; 0: nearly zero", ge=0
+    )
 
     def problems(self) -> Iterator[Problem]:
         multipliers = self.multipliers
@@ -138,32 +186,46 @@ class UnetSpec(NetworkSpec):
             text = "give an even number of symmetric taps, such as [1, 3, 3, 1]"
             yield "fir_kernel", "fir_kernel", f"cannot be {shown(list(taps))}: {text}."
         if self.embedding == "positional" and self.channels % 2:
-            text = f"is {self.channels}, but the positional embedding needs an even number. Change it by one."
+            text = (
+                f"is {self.channels}, but the positional embedding needs an even number. "
+                f"Change "
+                f"it by one."
+            )
             yield "channels", "embedding", text
 
     def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
         yield from super().misfits(shape)
         if len(shape) != self.axes:
             return
-        fitting, docs = self.fitting(shape), {it.name: it.metadata.get("doc") for it in fields(self)}
+        fitting, docs = (
+            self.fitting(shape),
+            {it.name: it.metadata.get("doc") for it in fields(self)},
+        )
         changed = [name for name in docs if getattr(self, name) != getattr(fitting, name)]
         fix = " ".join(f"network.{name}={_typed(getattr(fitting, name))}" for name in changed)
         sizes = ", ".join(map(str, fitting.resolutions(shape[1:])))
         for name in changed:
-            text = f"is {_typed(getattr(self, name))} ({docs[name]}), which does not fit examples of shape {shape}"
+            text = (
+                f"is {_typed(getattr(self, name))} ({docs[name]}), which does not fit examples "
+                f"of shape {shape}"
+            )
             yield name, f"{text}. The network takes them at resolutions {sizes}. Set {fix}."
 
     def fitting(self, shape: tuple[int, ...]) -> Self:
-        """The same for examples of a shape: levels that their sides cannot have are left out, for instance."""
+        """The same for examples of a shape: levels that their sides cannot have are left out, for
+        instance."""
         size = math.gcd(*shape[1:])
         patch = next(n for n in range(self.patch, 0, -1) if size % n == 0)
-        levels = next(n for n in range(len(self.multipliers), 0, -1) if size % (patch * 2 ** (n - 1)) == 0)
+        levels = next(
+            n for n in range(len(self.multipliers), 0, -1) if size % (patch * 2 ** (n - 1)) == 0
+        )
         made = replace(self, patch=patch, multipliers=self.multipliers[:levels])
         lacks = not set(self.attention or ()) <= set(made.resolutions(shape[1:]))
         return replace(made, attention=None) if lacks else made
 
     def resolutions(self, sides: tuple[int, ...]) -> tuple[int, ...]:
-        """The longer side of each level in folded pixels, full resolution first, for examples with these sides."""
+        """The longer side of each level in folded pixels, full resolution first, for examples with
+        these sides."""
         return tuple(max(sides) // self.patch >> level for level in range(len(self.multipliers)))
 
     def attends(self, sides: tuple[int, ...]) -> tuple[bool, ...]:
@@ -180,11 +242,19 @@ class NcsnppSpec(UnetSpec):
     """NCSN++ for images."""
 
     name: Literal["ncsnpp"] = key("ncsnpp", "NCSN++, the U-Net for images and other data (C, H, W)")
-    image_size: int | None = key(None, "height and width in pixels; null: those of the data", ge=1, le=4096)
-    image_channels: int | None = key(None, "channels of the data; null: as many as they have", ge=1, le=4096)
+    image_size: int | None = key(
+        None, "height and width in pixels; null: those of the data", ge=1, le=4096
+    )
+    image_channels: int | None = key(
+        None, "channels of the data; null: as many as they have", ge=1, le=4096
+    )
     augment: float = key(
         0.0,
-        "probability of each geometric augmentation of square images, which the network is told; 0: none",
+        (
+            "probability of each geometric augmentation of square images, which the network is "
+            "told; "
+            "0: none"
+        ),
         ge=0,
         le=1,
     )
@@ -205,9 +275,20 @@ class Unet1dSpec(UnetSpec):
 
     axes: ClassVar[int] = 2
 
-    name: Literal["unet1d"] = key("unet1d", "the U-Net of ncsnpp in one dimension, for curves and series (C, L)")
+    name: Literal["unet1d"] = key(
+        "unet1d", "the U-Net of ncsnpp in one dimension, for curves and series (C, L)"
+    )
     channels: int = key(64, "channels at full resolution", ge=4, le=8192)
-    multipliers: tuple[int, ...] = key((1, 2, 2), "channels of each resolution, as multiples of `channels`")
-    blocks: int = key(2, "residual blocks of each resolution on the way down; one more on the way up", ge=1, le=256)
-    dropout: float = key(0.0, "probability of dropping a unit between a block's convolutions", ge=0, lt=1)
+    multipliers: tuple[int, ...] = key(
+        (1, 2, 2), "channels of each resolution, as multiples of `channels`"
+    )
+    blocks: int = key(
+        2,
+        "residual blocks of each resolution on the way down; one more on the way up",
+        ge=1,
+        le=256,
+    )
+    dropout: float = key(
+        0.0, "probability of dropping a unit between a block's convolutions", ge=0, lt=1
+    )
     fourier_scale: float = key(1.0, "standard deviation of the Fourier frequencies", gt=0)

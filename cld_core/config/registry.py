@@ -1,6 +1,8 @@
-"""What names in a recipe stand for: the variants of a section, each a spec and the code that implements it.
+"""What names in a recipe stand for: the variants of a section, each a spec and the code that
+implements it.
 
-A further variant is a spec, an implementation and one line here. A plug-in registers it, with `cld_core.register`::
+A further variant is a spec, an implementation and one line here. A plug-in registers it, with
+`cld_core.register`::
 
     @dataclass(frozen=True, kw_only=True)
     class HeunSpec(FixedStepSpec):
@@ -51,8 +53,8 @@ class Section:
         selector: the dotted key.
         base: what all its specs derive from.
         variants: by their names.
-        family: variants that derive from it keep the keys that they have in common when the selector changes.
-            Otherwise a section starts afresh with another spec.
+        family: variants that derive from it keep the keys that they have in common when the
+            selector changes. Otherwise a section starts afresh with another spec.
         carried: of these keys, those that are kept; None: all. The others start at the defaults of
             the new spec.
     """
@@ -77,10 +79,13 @@ class Section:
     @property
     def docs(self) -> dict[str, str]:
         """What each variant is."""
-        return {name: entries(variant.spec)[self.key].doc for name, variant in self.variants.items()}
+        return {
+            name: entries(variant.spec)[self.key].doc for name, variant in self.variants.items()
+        }
 
     def find(self, name: Any) -> Variant:
-        """The variant of this name; the default if there is none, so that messages can list its keys."""
+        """The variant of this name; the default if there is none, so that messages can list its
+        keys."""
         default = next(iter(self.variants.values()))
         return self.variants.get(name, default) if isinstance(name, str) else default
 
@@ -133,7 +138,9 @@ SECTIONS = {
     "data": Section("data.name", ToyDataSpec, table("data", _DATA), family=ImageDataSpec),
     "sde": Section("sde.name", SdeSpec, table("sde", _SDE)),
     "network": Section("network.name", NetworkSpec, table("network", _NETWORK)),
-    "objective": Section("objective.name", ObjectiveSpec, table("objective", _OBJECTIVE), family=ObjectiveSpec),
+    "objective": Section(
+        "objective.name", ObjectiveSpec, table("objective", _OBJECTIVE), family=ObjectiveSpec
+    ),
     "sampling": Section(
         "sampling.method",
         SamplingSpec,
@@ -149,15 +156,23 @@ _REPLACED = {"data.plugin": "plugins", "eval.fid.plugin": "plugins"}
 
 
 def require_fixed_steps(sampling: SamplingSpec) -> None:
-    """Refuse a method that chooses its own steps for what needs fixed ones, conditioning by replacement.
+    """Refuse a method that chooses its own steps for what needs fixed ones, conditioning by
+    replacement.
 
     Raises:
         UsageError: names those that can be chosen.
     """
     if sampling.adaptive:
-        specs: dict[str, Any] = {name: variant.spec for name, variant in SECTIONS["sampling"].variants.items()}
-        *some, last = (name for name, it in specs.items() if not it.adaptive and not it.needs_solution)
-        text = f"sampling.method={sampling.method} chooses its own steps, and replacement needs fixed ones"
+        specs: dict[str, Any] = {
+            name: variant.spec for name, variant in SECTIONS["sampling"].variants.items()
+        }
+        *some, last = (
+            name for name, it in specs.items() if not it.adaptive and not it.needs_solution
+        )
+        text = (
+            f"sampling.method={sampling.method} chooses its own steps, and replacement needs "
+            f"fixed ones"
+        )
         raise UsageError(f"{text}. Choose {', '.join(some)} or {last}, or condition by gradient.")
 
 
@@ -190,7 +205,8 @@ def specs_of(recipe: Recipe) -> dict[str, type]:
 
 
 def spec_of(section: str, keys: Mapping[str, Any]) -> type:
-    """The spec of the keys of a section; of a plug-in that has not been imported, one with these very keys.
+    """The spec of the keys of a section; of a plug-in that has not been imported, one with these
+    very keys.
 
     Commands that only look run no code of plug-ins.
     """
@@ -198,16 +214,25 @@ def spec_of(section: str, keys: Mapping[str, Any]) -> type:
     if name in variants:
         return variants[name].spec
     base = ImageDataSpec if section == "data" and "path" in keys else SECTIONS[section].base
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in keys.items()}
-    fields = [(name, Any, key(values.get(name), "of a plug-in")) for name in dict.fromkeys([*entries(base), *keys])]
-    return dataclasses.make_dataclass("UnregisteredSpec", fields, bases=(base,), frozen=True, kw_only=True)
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in keys.items()
+    }
+    fields = [
+        (name, Any, key(values.get(name), "of a plug-in"))
+        for name in dict.fromkeys([*entries(base), *keys])
+    ]
+    return dataclasses.make_dataclass(
+        "UnregisteredSpec", fields, bases=(base,), frozen=True, kw_only=True
+    )
 
 
 def known(specs: Specs) -> dict[str, Entry]:
     """Every dotted key and section that a recipe may have, given the variants that it chooses."""
     found = dict(_below(Recipe, "", specs))
     # A plug-in that is not imported has variants that nothing lists.
-    return found | {it.selector: it.entry for it in SECTIONS.values() if found[it.selector].hint is not Any}
+    return found | {
+        it.selector: it.entry for it in SECTIONS.values() if found[it.selector].hint is not Any
+    }
 
 
 def _below(spec: type, prefix: str, specs: Specs) -> Iterator[tuple[str, Entry]]:
@@ -222,7 +247,8 @@ def _below(spec: type, prefix: str, specs: Specs) -> Iterator[tuple[str, Entry]]
 def refusal(path: str, value: Any, keys: Mapping[str, Entry], specs: Specs) -> str | None:
     """Why a recipe cannot have a key, and what to write; None if it can.
 
-    An unknown key is answered with the nearest one, or with the variant that has it. A section has to be a mapping.
+    An unknown key is answered with the nearest one, or with the variant that has it. A section has
+    to be a mapping.
 
     Args:
         keys: those that are `known` with ``specs``.
@@ -244,7 +270,10 @@ def refusal(path: str, value: Any, keys: Mapping[str, Entry], specs: Specs) -> s
     context = f"{section}.{key}={entries(specs[section])[key].usual}"
     others = _others(section)
     if path in others:
-        return f"'{path}' is not a key of {context}. Set {others[path]}, or leave it out. {_list(section, keys)}"
+        return (
+            f"'{path}' is not a key of {context}. Set {others[path]}, or leave it out. "
+            f"{_list(section, keys)}"
+        )
     return f"unknown key '{path}' (with {context}). {_suggestion(path, keys, others)}"
 
 
@@ -253,18 +282,24 @@ def _suggestion(path: str, keys: Mapping[str, Entry], others: Mapping[str, str])
     guess = nearest(path, [*names, *others])
     if guess is None:
         return _list(path.rpartition(".")[0], keys)
-    about = f"{keys[guess].expects}: {keys[guess].doc}" if guess in keys else f"with {others[guess]}"
+    about = (
+        f"{keys[guess].expects}: {keys[guess].doc}" if guess in keys else f"with {others[guess]}"
+    )
     return f"Did you mean '{guess}' ({about})?"
 
 
 def _others(section: str) -> dict[str, str]:
-    """Every dotted key that some variant of a section has, with how to choose those, as "sampling.method=ode or em"."""
+    """Every dotted key that some variant of a section has, with how to choose those, as
+    "sampling.method=ode or em"."""
     owners: dict[str, list[str]] = {}
     for variant, choice in SECTIONS[section].variants.items():
         for name in entries(choice.spec):
             owners.setdefault(f"{section}.{name}", []).append(variant)
     selector = SECTIONS[section].selector
-    return {key: f"{selector}={' or '.join(filter(None, (', '.join(it[:-1]), it[-1])))}" for key, it in owners.items()}
+    return {
+        key: f"{selector}={' or '.join(filter(None, (', '.join(it[:-1]), it[-1])))}"
+        for key, it in owners.items()
+    }
 
 
 def _list(section: str, keys: Mapping[str, Entry]) -> str:

@@ -21,7 +21,8 @@ class SamplingSpec:
     Attributes:
         needs_split: the method needs a diffusion that is `splittable`.
         adaptive: each sample has its own steps.
-        needs_solution: the method needs a solution that was fitted to the network, `cld_core.run.tunings`.
+        needs_solution: the method needs a solution that was fitted to the network,
+            `cld_core.run.tunings`.
     """
 
     needs_split: ClassVar[bool] = False
@@ -31,21 +32,32 @@ class SamplingSpec:
     method: str = key("ode", "how samples are drawn")
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
     denoise: bool = key(True, "end with a noise-free step of size eps")
-    compile: bool = key(False, "torch.compile the network that samples are drawn with; GPUs: with CUDA graphs")
+    compile: bool = key(
+        False, "torch.compile the network that samples are drawn with; GPUs: with CUDA graphs"
+    )
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = key(
         "fp32", "precision of the network in sampling; tf32: on GPUs only"
     )
     guidance: float = key(
         1.0,
-        "scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional one; only with data.labels",
+        (
+            "scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional "
+            "one; "
+            "only with data.labels"
+        ),
         ge=0,
         le=1000,
     )
-    guidance_from: float = key(0.0, "smallest t with guidance; below it, the conditional score is used", ge=0, le=1)
-    guidance_to: float = key(1.0, "largest t with guidance; above it, the conditional score is used", ge=0, le=1)
+    guidance_from: float = key(
+        0.0, "smallest t with guidance; below it, the conditional score is used", ge=0, le=1
+    )
+    guidance_to: float = key(
+        1.0, "largest t with guidance; above it, the conditional score is used", ge=0, le=1
+    )
 
     def canonical(self) -> Self:
-        """The same sampler with "auto" replaced by the grid that it means: equal if the samples are equal."""
+        """The same sampler with "auto" replaced by the grid that it means: equal if the samples are
+        equal."""
         return self
 
     @property
@@ -57,11 +69,15 @@ class SamplingSpec:
         """Pairs of keys of this section that do not go together."""
         first, last = self.guidance_from, self.guidance_to
         if first > last:
-            text = f"is {first:g}, above sampling.guidance_to={last:g}: guidance would never act. Lower it."
+            text = (
+                f"is {first:g}, above sampling.guidance_to={last:g}: guidance would never act. "
+                f"Lower it."
+            )
             yield "guidance_from", "guidance_to", text
 
     def require_usable(self) -> None:
-        """Refuse settings that give useless samples. They may be in the recipe of a run that does without samples.
+        """Refuse settings that give useless samples. They may be in the recipe of a run that does
+        without samples.
 
         Raises:
             RecipeError: names the keys.
@@ -70,7 +86,8 @@ class SamplingSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class OdeSpec(SamplingSpec):
-    """The probability flow, by an adaptive solver that chooses its own number of network evaluations."""
+    """The probability flow, by an adaptive solver that chooses its own number of network
+    evaluations."""
 
     adaptive: ClassVar[bool] = True
     follows_flow = True
@@ -90,11 +107,15 @@ class FixedStepSpec(SamplingSpec):
 
     auto_grid: ClassVar[str] = "linear"
 
-    nfe: int = key(500, "network evaluations of a fixed-step method, denoising included", ge=2, le=1_000_000)
+    nfe: int = key(
+        500, "network evaluations of a fixed-step method, denoising included", ge=2, le=1_000_000
+    )
     grid: Literal["auto", "linear", "quadratic", "power"] = key(
         "auto", "spacing of the times; auto: power for the exponential method, else linear"
     )
-    grid_power: float = key(6.0, "p of the power grid, which is uniform in B(t)^(1/p)", ge=1, le=1000)
+    grid_power: float = key(
+        6.0, "p of the power grid, which is uniform in B(t)^(1/p)", ge=1, le=1000
+    )
 
     @property
     def spacing(self) -> str:
@@ -107,7 +128,10 @@ class FixedStepSpec(SamplingSpec):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if self.grid_power != FixedStepSpec.grid_power and self.spacing != "power":
-            text = f"has no effect with sampling.grid={self.spacing}. Set sampling.grid=power or leave it at"
+            text = (
+                f"has no effect with sampling.grid={self.spacing}. Set sampling.grid=power or "
+                f"leave it at"
+            )
             yield "grid_power", "grid", f"{text} {FixedStepSpec.grid_power}."
 
 
@@ -134,7 +158,8 @@ class ExponentialSpec(FixedStepSpec):
     eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
     repeats: int = key(
         1,
-        "how often each group of sampling.jump steps is made; before each repetition, the forward process leads back "
+        "how often each group of sampling.jump steps is made; before each repetition, the forward "
+        "process leads back "
         "to its start; sampling.nfe counts each step once",
         ge=1,
         le=1000,
@@ -152,9 +177,14 @@ class ExponentialSpec(FixedStepSpec):
     def require_usable(self) -> None:
         # Where it does not diverge, other settings are as close: docs/samplers.md, "Noise".
         if self.order == 3 and self.corrector and self.eta >= 0.3:
-            text = "'sampling.order' cannot be 3 with sampling.corrector=true and sampling.eta of 0.3 or more"
+            text = (
+                "'sampling.order' cannot be 3 with sampling.corrector=true and sampling.eta of "
+                "0.3 or more"
+            )
             found = f"sampling.eta is {self.eta:g}, and noise grows in long steps"
-            raise RecipeError(f"{text}: {found}. Set sampling.corrector=false, and best sampling.order=2 with it.")
+            raise RecipeError(
+                f"{text}: {found}. Set sampling.corrector=false, and best sampling.order=2 with it."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,11 +206,20 @@ class GddimSpec(FixedStepSpec):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if self.eta > 0 and (self.order > 0 or self.corrector):
-            text = f"must be 0 with sampling.eta={self.eta:g}, and sampling.corrector false: gDDIM with noise takes"
-            fix = "Set sampling.order=0 and sampling.corrector=false, or sampling.method=exponential."
+            text = (
+                f"must be 0 with sampling.eta={self.eta:g}, and sampling.corrector false: "
+                f"gDDIM "
+                f"with noise takes"
+            )
+            fix = (
+                "Set sampling.order=0 and sampling.corrector=false, or sampling.method=exponential."
+            )
             yield "order", "eta", f"{text} single steps. {fix}"
         if self.eta > 0 and self.root == "cholesky":
-            text = f"has no effect with sampling.eta={self.eta:g}: gDDIM with noise is the same for any root"
+            text = (
+                f"has no effect with sampling.eta={self.eta:g}: gDDIM with noise is the same "
+                f"for any root"
+            )
             yield "root", "eta", f"{text}. Leave it at flow."
 
 
@@ -216,7 +255,9 @@ class SplittingSpec(FixedStepSpec):
     auto_grid: ClassVar[str] = "quadratic"
     stochastic: ClassVar[tuple[str, ...]] = ("oba", "bao", "obab")
 
-    method: Literal["splitting"] = key("splitting", "splitting integrator of positions and velocities")
+    method: Literal["splitting"] = key(
+        "splitting", "splitting integrator of positions and velocities"
+    )
     scheme: Literal["symplectic-euler", "velocity-verlet", "oba", "bao", "obab"] = key(
         "velocity-verlet", "order of the updates in a step; oba, bao and obab are stochastic"
     )
@@ -225,7 +266,9 @@ class SplittingSpec(FixedStepSpec):
     conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100)
     conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J")
     noise_scale: float = key(
-        1.0, "lambda_s: scales the noise of scored halves before the last; 1 is the reverse SDE", ge=0
+        1.0,
+        "lambda_s: scales the noise of scored halves before the last; 1 is the reverse SDE",
+        ge=0,
     )
 
     @property
@@ -239,7 +282,10 @@ class SplittingSpec(FixedStepSpec):
             text = f"is true, but sampling.scheme={self.scheme} has noise. Set it to false"
             yield "conjugate", "scheme", f"{text}, or sampling.scheme=velocity-verlet."
         if not noisy and self.noise_scale != 1.0:
-            text = f"has no effect with sampling.scheme={self.scheme}, which has no noise. Leave it at 1"
+            text = (
+                f"has no effect with sampling.scheme={self.scheme}, which has no noise. Leave "
+                f"it at 1"
+            )
             yield "noise_scale", "scheme", f"{text}."
         if not self.conjugate and self.conjugate_lambda != 0.0:
             yield "conjugate_lambda", "conjugate", "has no effect. Set sampling.conjugate=true."
@@ -250,6 +296,12 @@ class TunedSpec(SamplingSpec):
     needs_solution: ClassVar[bool] = True
     follows_flow = True
 
-    method: Literal["tuned"] = key("tuned", "times and coefficients fitted to the network by `cldctl tune`")
-    nfe: int = key(10, "network evaluations of the tuned sampler, denoising included", ge=2, le=1000)
-    solution: str | None = key(None, "digest of the fitted solution; null: the one for this number of evaluations")
+    method: Literal["tuned"] = key(
+        "tuned", "times and coefficients fitted to the network by `cldctl tune`"
+    )
+    nfe: int = key(
+        10, "network evaluations of the tuned sampler, denoising included", ge=2, le=1000
+    )
+    solution: str | None = key(
+        None, "digest of the fitted solution; null: the one for this number of evaluations"
+    )

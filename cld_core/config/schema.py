@@ -19,7 +19,15 @@ from .keys import Problem, absolute, entries, key, section
 from .network import MlpSpec, NetworkSpec
 from .sampling import OdeSpec, SamplingSpec
 from .sde import CldSpec, SdeSpec
-from .train import EmaSpec, HooksSpec, MonitorSpec, ObjectiveSpec, OptimSpec, PeriodicSpec, TrainSpec
+from .train import (
+    EmaSpec,
+    HooksSpec,
+    MonitorSpec,
+    ObjectiveSpec,
+    OptimSpec,
+    PeriodicSpec,
+    TrainSpec,
+)
 
 # A picture of so many pixels takes 800 MB while it is made.
 MAX_PICTURE = 2**28
@@ -32,16 +40,23 @@ class Recipe:
     name: str = key("run", "name of the recipe, the first part of a run's default name")
     plugins: tuple[str, ...] = key(
         (),
-        "Python files and modules that register further data, diffusions, networks, objectives, samplers, metrics or "
+        "Python files and modules that register further data, diffusions, networks, objectives, "
+        "samplers, metrics or "
         "loggers",
     )
     data: DataSpec = section(ToyDataSpec, "what is trained on")
     sde: SdeSpec = section(CldSpec, "the diffusion, which turns data into noise")
     network: NetworkSpec = section(MlpSpec, "the network that learns the score")
-    objective: ObjectiveSpec = section(ObjectiveSpec, "what the network is trained on: the loss and its weights")
+    objective: ObjectiveSpec = section(
+        ObjectiveSpec, "what the network is trained on: the loss and its weights"
+    )
     optim: OptimSpec = section(OptimSpec, "the optimiser and its learning rate")
-    train: TrainSpec = section(TrainSpec, "the length of training, its precision, and its checkpoints")
-    periodic: PeriodicSpec = section(PeriodicSpec, "samples, bounds and FIDs that are computed during training")
+    train: TrainSpec = section(
+        TrainSpec, "the length of training, its precision, and its checkpoints"
+    )
+    periodic: PeriodicSpec = section(
+        PeriodicSpec, "samples, bounds and FIDs that are computed during training"
+    )
     ema: EmaSpec = section(EmaSpec, "which average of the weights is used")
     sampling: SamplingSpec = section(OdeSpec, "how samples are drawn")
     eval: EvalSpec = section(EvalSpec, "the settings of each metric")
@@ -62,7 +77,8 @@ class Recipe:
         return asdict(self)
 
     def to_share(self) -> dict[str, Any]:
-        """As `to_dict`, without what is about machines and people rather than the model: `cluster`, `monitor`, `hooks`.
+        """As `to_dict`, without what is about machines and people rather than the model: `cluster`,
+        `monitor`, `hooks`.
 
         Their set-up lines, addresses and commands may hold accounts and secrets.
         """
@@ -70,10 +86,12 @@ class Recipe:
         return {name: section for name, section in self.to_dict().items() if name not in private}
 
     def model_digest(self) -> str:
-        """Digest of what a checkpoint's tensors depend on; it does not change in the course of a run."""
+        """Digest of what a checkpoint's tensors depend on; it does not change in the course of a
+        run."""
         names, network = ("name", "mixed_score", "precondition", "data_std"), asdict(self.network)
         if network.get("patch") == 1:
-            # So that checkpoints of earlier versions, which knew no patches, are those of their recipes.
+            # So that checkpoints of earlier versions, which knew no patches, are those of their
+            # recipes.
             del network["patch"]
         parts = {
             "data": self.data.name,
@@ -113,7 +131,8 @@ def _anchored(spec: Any, folder: Path) -> Any:
 
 
 def problems(recipe: Recipe) -> Iterator[Problem]:
-    """Pairs of dotted keys that do not go together: in a section, as its spec says in `problems`, and across them."""
+    """Pairs of dotted keys that do not go together: in a section, as its spec says in `problems`,
+    and across them."""
     for name in entries(Recipe):
         of_section = getattr(getattr(recipe, name), "problems", tuple)
         for one, other, text in of_section():
@@ -125,11 +144,20 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
     world = recipe.cluster.world_size
     lengths = recipe.train.ema_lengths
     if train.batch_size < world:
-        text = f"is {train.batch_size}, less than one example for each of {world} ranks. Raise it or use fewer ranks."
+        text = (
+            f"is {train.batch_size}, less than one example for each of {world} ranks. Raise it "
+            f"or use fewer ranks."
+        )
         yield "train.batch_size", "cluster.tasks_per_node", text
     if recipe.ema.length is not None and not lengths:
-        fix = "Train with train.ema_lengths=[0.05,0.1], or `cldctl resume RUN train.ema_lengths=[0.05,0.1]`"
-        text = f"is {recipe.ema.length:g}, but train.ema_lengths keeps no averages to make it of. {fix}."
+        fix = (
+            "Train with train.ema_lengths=[0.05,0.1], or `cldctl resume RUN "
+            "train.ema_lengths=[0.05,0.1]`"
+        )
+        text = (
+            f"is {recipe.ema.length:g}, but train.ema_lengths keeps no averages to make it of. "
+            f"{fix}."
+        )
         yield "ema.length", "train.ema_lengths", text
 
 
@@ -138,7 +166,10 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
     objective = recipe.objective
     sampling = recipe.sampling
     if type(objective) is ObjectiveSpec and objective.name not in sde.objectives:
-        text = f"cannot be {objective.name} with sde.name={sde.name}. Set objective.name={sde.objectives[0]}."
+        text = (
+            f"cannot be {objective.name} with sde.name={sde.name}. Set "
+            f"objective.name={sde.objectives[0]}."
+        )
         yield "objective.name", "sde.name", text
     if sampling.needs_split and not sde.splittable:
         text = f"cannot be {sampling.method} with sde.name={sde.name}, which cannot be split."
@@ -155,13 +186,17 @@ def _data(recipe: Recipe) -> Iterator[Problem]:
 
 
 def problems_of_shape(recipe: Recipe, shape: tuple[int, ...]) -> Iterator[Problem]:
-    """What does not go with examples of a shape (C, ...), which only the data may know: as `problems`."""
+    """What does not go with examples of a shape (C, ...), which only the data may know: as
+    `problems`."""
     for name, text in recipe.network.misfits(shape):
         yield f"network.{name}", "data.name", text
     samples, pixels = recipe.periodic.samples, math.prod(shape[1:])
     if len(shape) == 3 and samples * pixels > MAX_PICTURE:
         sides = f"{shape[1]} x {shape[2]}"
-        text = f"is {samples}: with {sides} pixels, a picture shows at most {MAX_PICTURE // pixels}. Lower it."
+        text = (
+            f"is {samples}: with {sides} pixels, a picture shows at most "
+            f"{MAX_PICTURE // pixels}. Lower it."
+        )
         yield "periodic.samples", "data.name", text
 
 
@@ -171,15 +206,26 @@ def _no_labels(recipe: Recipe) -> Iterator[Problem]:
         text = f"is {guidance:g}, but the model has no labels: data.labels is false. Leave it at 1."
         yield "sampling.guidance", "data.labels", text
     if dropout != ObjectiveSpec.label_dropout:
-        text = f"is {dropout:g}, which has no effect with data.labels=false. Set data.labels=true, or leave it"
+        text = (
+            f"is {dropout:g}, which has no effect with data.labels=false. Set "
+            f"data.labels=true, "
+            f"or leave it"
+        )
         yield "objective.label_dropout", "data.labels", f"{text} at {ObjectiveSpec.label_dropout}."
 
 
 def _labels(recipe: Recipe) -> Iterator[Problem]:
     guidance = recipe.sampling.guidance
     if not recipe.network.takes_labels:
-        text = f"cannot be true with network.name={recipe.network.name}, which takes no labels. Set it to false."
+        text = (
+            f"cannot be true with network.name={recipe.network.name}, which takes no labels. "
+            f"Set it to false."
+        )
         yield "data.labels", "network.name", text
     if guidance != 1 and recipe.objective.label_dropout == 0:
-        text = f"is {guidance:g}, but objective.label_dropout is 0, so nothing was trained without labels"
+        text = (
+            f"is {guidance:g}, but objective.label_dropout is 0, so nothing was trained "
+            f"without "
+            f"labels"
+        )
         yield "sampling.guidance", "objective.label_dropout", f"{text}. Leave it at 1."

@@ -13,7 +13,8 @@ class SdeSpec:
 
     Attributes:
         objectives: values of `objective.name` that train it.
-        splittable: its dynamics can be split, as SSCS needs; the implementation then defines `reverse`.
+        splittable: its dynamics can be split, as SSCS needs; the implementation then defines
+            `reverse`.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("hsm", "dsm")
@@ -26,7 +27,11 @@ class SdeSpec:
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
         if self.beta0 == self.beta1 == 0:
-            yield "beta0", "beta1", "is 0 and so is sde.beta1: nothing would be diffused. Raise one."
+            yield (
+                "beta0",
+                "beta1",
+                "is 0 and so is sde.beta1: nothing would be diffused. Raise one.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +58,16 @@ class VpsdeSpec(SdeSpec):
 class PsldSpec(SdeSpec):
     splittable: ClassVar[bool] = True
 
-    name: Literal["psld"] = key("psld", "phase-space Langevin diffusion, with noise in data and velocity")
+    name: Literal["psld"] = key(
+        "psld", "phase-space Langevin diffusion, with noise in data and velocity"
+    )
     beta0: float = key(8.0, "beta(t) = beta0 + beta1 t", ge=0)
-    friction: float = key(0.01, "friction of the data, the paper's Gamma; 0 makes it CLD with half of the beta", ge=0)
-    nu: float = key(4.01, "friction of the velocity; the inverse mass is (friction - nu)^2 / 4", gt=0)
+    friction: float = key(
+        0.01, "friction of the data, the paper's Gamma; 0 makes it CLD with half of the beta", ge=0
+    )
+    nu: float = key(
+        4.01, "friction of the velocity; the inverse mass is (friction - nu)^2 / 4", gt=0
+    )
     kappa: float = key(0.04, "variance of the initial velocity, in units of the mass", gt=0, le=1)
     numerical_eps: float = key(1e-9, "added to the diagonal of the kernel's covariance", ge=0)
     triangle: Literal["lower", "upper"] = key(
@@ -66,14 +77,24 @@ class PsldSpec(SdeSpec):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if self.friction == self.nu:
-            yield "friction", "nu", f"is {self.friction:g} and so is sde.nu: the mass would be infinite. Change one."
+            yield (
+                "friction",
+                "nu",
+                f"is {self.friction:g} and so is sde.nu: the mass would be infinite. Change one.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class HoldSpec(SdeSpec):
     splittable: ClassVar[bool] = True
 
-    name: Literal["hold"] = key("hold", "Langevin diffusion of third order: position, velocity and acceleration")
-    m_inv: float = key(4.0, "inverse mass, the inverse variance of velocity and acceleration at t = 1", gt=0)
-    kappa: float = key(0.04, "variance of the initial velocity and acceleration, in units of the mass", gt=0, le=1)
+    name: Literal["hold"] = key(
+        "hold", "Langevin diffusion of third order: position, velocity and acceleration"
+    )
+    m_inv: float = key(
+        4.0, "inverse mass, the inverse variance of velocity and acceleration at t = 1", gt=0
+    )
+    kappa: float = key(
+        0.04, "variance of the initial velocity and acceleration, in units of the mass", gt=0, le=1
+    )
     numerical_eps: float = key(1e-6, "added to the diagonal of the kernel's covariance", ge=0)

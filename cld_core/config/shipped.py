@@ -17,7 +17,8 @@ OWN = Path("recipes")
 
 @functools.cache
 def folder() -> Path:
-    """The folder of the recipes that come with this package: data of the package, or `recipes/` of a checkout."""
+    """The folder of the recipes that come with this package: data of the package, or `recipes/` of
+    a checkout."""
     installed = Path(str(resources.files("cld_core"))) / "recipes"
     return installed if installed.is_dir() else installed.parents[1] / "recipes"
 
@@ -34,18 +35,22 @@ def recipes() -> dict[str, Path]:
 
 
 def named(name: str, by_name: dict[str, Path]) -> Path | None:
-    """What somebody means by ``name``: a file if there is one, or else what has this name; None if nothing has."""
+    """What somebody means by ``name``: a file if there is one, or else what has this name; None if
+    nothing has."""
     return Path(name) if os.path.isfile(name) else by_name.get(name)
 
 
 def description(file: Path) -> str:
-    """What a recipe says about itself: the first sentence of the comment that it begins with; empty without one.
+    """What a recipe says about itself: the first sentence of the comment that it begins with; empty
+    without one.
 
     Raises:
         OSError: the file cannot be read.
     """
     words: list[str] = []
-    for line in read_bytes(file, limit=_MAX_HEAD, follow=True).decode(errors="replace").splitlines():
+    for line in (
+        read_bytes(file, limit=_MAX_HEAD, follow=True).decode(errors="replace").splitlines()
+    ):
         if not line.startswith("#"):
             break
         words += line.lstrip("#").split()
@@ -60,10 +65,11 @@ def find(name: str) -> Path:
 
 
 def parent(name: str, child: Path) -> Path:
-    """The file of the recipe that ``child`` extends: a path from its folder, or the name of a recipe.
+    """The file of the recipe that ``child`` extends: a path from its folder, or the name of a
+    recipe.
 
-    A name is looked up beside ``child``, and then as `cldctl submit` does. It never means ``child`` itself if there is
-    another recipe of that name: a `toy.yaml` may extend `toy`.
+    A name is looked up beside ``child``, and then as `cldctl submit` does. It never means ``child``
+    itself if there is another recipe of that name: a `toy.yaml` may extend `toy`.
     """
     beside = child.parent
     if is_path(name) or os.path.isfile(beside / name):

@@ -1,7 +1,8 @@
-"""The sections about training: what it minimises, how, for how long, what it computes meanwhile, and its averages.
+"""The sections about training: what it minimises, how, for how long, what it computes meanwhile,
+and its averages.
 
-And those that change no number: `monitor`, where training is shown besides TensorBoard, and `hooks`, commands that
-hear about it.
+And those that change no number: `monitor`, where training is shown besides TensorBoard, and
+`hooks`, commands that hear about it.
 """
 
 import math
@@ -32,17 +33,22 @@ class ObjectiveSpec:
         "reweightedv2", "weight of each t in the loss"
     )
     mixed_score: bool = key(
-        False, "add the score of a unit Gaussian to the network's; for PSLD that of data of variance 0.25"
+        False,
+        "add the score of a unit Gaussian to the network's; for PSLD that of data of variance 0.25",
     )
     loss_eps: float = key(1e-5, "smallest t that is trained on", gt=0, lt=1)
     times: Literal["uniform", "log", "importance"] = key(
         "uniform",
-        "how t is drawn: uniformly; uniformly in log t, which weights each t by 1/t; or by importance sampling for the "
+        "how t is drawn: uniformly; uniformly in log t, which weights each t by 1/t; or by "
+        "importance sampling for the "
         "weighting, which does not change the weights",
     )
     precondition: Literal["none", "data"] = key(
         "none",
-        "data: scale inputs and outputs of the network as for Gaussian data, so that it learns only the rest",
+        (
+            "data: scale inputs and outputs of the network as for Gaussian data, so that it learns "
+            "only the rest"
+        ),
     )
     data_std: float = key(0.5, "standard deviation of these Gaussian data", gt=0, le=1000)
     label_dropout: float = key(
@@ -54,7 +60,8 @@ class ObjectiveSpec:
 
     @property
     def kernel(self) -> Literal["hsm", "dsm"]:
-        """Whether u at t is drawn with the halves other than x at time 0 averaged over ("hsm") or given ("dsm").
+        """Whether u at t is drawn with the halves other than x at time 0 averaged over ("hsm") or
+        given ("dsm").
 
         The spec of a plug-in's objective may set it; without, it is "hsm".
         """
@@ -63,13 +70,20 @@ class ObjectiveSpec:
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
         if self.precondition != "none" and self.mixed_score:
-            text = f"cannot be {self.precondition} with objective.mixed_score: both add a known score to the network's"
+            text = (
+                f"cannot be {self.precondition} with objective.mixed_score: both add a known "
+                f"score to the network's"
+            )
             yield "precondition", "mixed_score", f"{text}. Set objective.mixed_score=false."
         if self.precondition == "none" and self.data_std != ObjectiveSpec.data_std:
             text = f"is {self.data_std:g}, which has no effect with objective.precondition=none"
             yield "data_std", "precondition", f"{text}. Set objective.precondition=data."
         if self.times == "importance" and self.weighting != "likelihood":
-            text = f"cannot be importance with objective.weighting={self.weighting}, which weights all t about alike"
+            text = (
+                f"cannot be importance with objective.weighting={self.weighting}, which "
+                f"weights "
+                f"all t about alike"
+            )
             fix = "Set objective.weighting=likelihood, or objective.times=uniform"
             yield "times", "weighting", f"{text}. {fix}."
 
@@ -78,7 +92,12 @@ class ObjectiveSpec:
 class OptimSpec:
     name: Literal["adam", "adamw", "adamax"] = key("adam", "optimiser")
     impl: Literal["auto", "fused", "apex", "plain"] = key(
-        "auto", "implementation: fused kernels of torch (auto: if it has any), those of NVIDIA apex, or plain ones"
+        "auto",
+        (
+            "implementation: fused kernels of torch (auto: if it has any), those of NVIDIA "
+            "apex, or "
+            "plain ones"
+        ),
     )
     lr: float = key(1e-3, "learning rate after the warm-up and before any decay", gt=0)
     weight_decay: float = key(0.0, "decay per unit of learning rate", ge=0)
@@ -87,11 +106,21 @@ class OptimSpec:
     eps: float = key(1e-8, "added to the square root of the second moment", gt=0)
     warmup_steps: int = key(0, "steps over which the learning rate rises linearly from 0", ge=0)
     decay: Literal["none", "linear", "cosine"] = key(
-        "none", "how the learning rate falls to 0 at train.steps: not at all, linearly, or as half a cosine"
+        "none",
+        (
+            "how the learning rate falls to 0 at train.steps: not at all, linearly, or as half a "
+            "cosine"
+        ),
     )
     grad_clip: float | None = key(1.0, "largest norm of the gradient; null: no clipping", gt=0)
     max_grad_growth: float | None = key(
-        None, "gradient norm, in units of its running mean, above which a step is never taken; null: no limit", gt=1
+        None,
+        (
+            "gradient norm, in units of its running mean, above which a step is never taken; "
+            "null: no "
+            "limit"
+        ),
+        gt=1,
     )
 
 
@@ -103,9 +132,13 @@ class TrainSpec:
         None, "examples that a rank computes at once; null: its whole share", ge=1, le=1_000_000
     )
     seed: int = key(0, "key of every random draw", ge=0)
-    on_resume: Literal["reseed", "exact"] = key("reseed", "after a restart, fresh noise or the same noise")
+    on_resume: Literal["reseed", "exact"] = key(
+        "reseed", "after a restart, fresh noise or the same noise"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = key("fp32", "type that the network computes in")
-    emulated: bool = key(False, "train on this machine in a precision that its processor emulates, which is slow")
+    emulated: bool = key(
+        False, "train on this machine in a precision that its processor emulates, which is slow"
+    )
     tf32: bool = key(True, "let GPUs round the factors of float32 products to 10 bits")
     compile: bool = key(False, "torch.compile the network")
     channels_last: bool = key(False, "store images with channels last, which is faster on GPUs")
@@ -113,7 +146,10 @@ class TrainSpec:
     ema: float = key(0.999, "decay of the moving average of the weights", ge=0, lt=1)
     ema_lengths: tuple[float, ...] = key(
         (),
-        "relative lengths of power-function averages to track, such as 0.05 and 0.1, for ema.length",
+        (
+            "relative lengths of power-function averages to track, such as 0.05 and 0.1, for "
+            "ema.length"
+        ),
         gt=0,
         lt=LONGEST,
     )
@@ -135,27 +171,49 @@ class TrainSpec:
     )
     keep: int = key(
         3,
-        "newest checkpoints to keep, preferring those of checkpoint_every; the very newest always stays",
+        (
+            "newest checkpoints to keep, preferring those of checkpoint_every; the very newest "
+            "always "
+            "stays"
+        ),
         ge=1,
     )
-    milestone_every: int | None = key(None, "steps between two checkpoints that are never deleted; null: none", ge=1)
+    milestone_every: int | None = key(
+        None, "steps between two checkpoints that are never deleted; null: none", ge=1
+    )
     milestone_from: int = key(0, "first step at which milestones are kept", ge=0)
     max_rollbacks: int = key(3, "rollbacks to the same checkpoint after a non-finite loss", ge=0)
-    max_retries: int = key(3, "crashes in a row, without a new checkpoint, before a run is given up", ge=0)
-    health_check: bool = key(True, "check each machine before training, and begin elsewhere if it is unfit")
-    max_crashes_a_day: int = key(20, "crashes in 24 hours, with or without progress, before a run is given up", ge=0)
-    hang_timeout_s: float = key(600.0, "seconds without a step after which a rank exits", gt=0, le=1_000_000_000)
+    max_retries: int = key(
+        3, "crashes in a row, without a new checkpoint, before a run is given up", ge=0
+    )
+    health_check: bool = key(
+        True, "check each machine before training, and begin elsewhere if it is unfit"
+    )
+    max_crashes_a_day: int = key(
+        20, "crashes in 24 hours, with or without progress, before a run is given up", ge=0
+    )
+    hang_timeout_s: float = key(
+        600.0, "seconds without a step after which a rank exits", gt=0, le=1_000_000_000
+    )
 
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
         if self.micro_batch is not None and self.micro_batch > self.batch_size:
-            text = f"is {self.micro_batch}, more than train.batch_size={self.batch_size}. Lower it or set it to null."
+            text = (
+                f"is {self.micro_batch}, more than train.batch_size={self.batch_size}. Lower "
+                f"it "
+                f"or set it to null."
+            )
             yield "micro_batch", "batch_size", text
         if len(set(self.ema_lengths)) < len(self.ema_lengths):
             yield "ema_lengths", "ema_lengths", "has a length twice. Remove one."
         if self.ema_every is not None and not self.ema_lengths:
             text = f"is {self.ema_every}, which has no effect without train.ema_lengths"
-            yield "ema_every", "ema_lengths", f"{text}. Set train.ema_lengths=[0.05,0.1], or leave it at null."
+            yield (
+                "ema_every",
+                "ema_lengths",
+                f"{text}. Set train.ema_lengths=[0.05,0.1], or leave it at null.",
+            )
 
     def wants_snapshot(self, step: int) -> bool:
         """Whether the power-function averages of a step are stored."""
@@ -181,8 +239,12 @@ class PeriodicSpec:
     elbo_points: int = key(512, "test points of a bound", ge=1, le=100_000_000)
     fid_every: int | None = key(None, "steps between two FIDs; null: none", ge=1)
     fid_from: int = key(0, "first step at which FID is computed", ge=0)
-    fid_samples: int = key(10_000, "samples of an FID; it is biased upwards if there are few", ge=2, le=10_000_000)
-    batch_size: int = key(64, "samples or test points that a rank computes at once", ge=1, le=1_000_000)
+    fid_samples: int = key(
+        10_000, "samples of an FID; it is biased upwards if there are few", ge=2, le=10_000_000
+    )
+    batch_size: int = key(
+        64, "samples or test points that a rank computes at once", ge=1, le=1_000_000
+    )
 
     def wants(self, what: Literal["samples", "elbo", "fid"], step: int) -> bool:
         """Whether it is computed after a step."""
@@ -193,7 +255,10 @@ class PeriodicSpec:
 class EmaSpec:
     length: float | None = key(
         None,
-        "relative length of the weight average, reconstructed from those of train.ema_lengths; null: use train.ema",
+        (
+            "relative length of the weight average, reconstructed from those of train.ema_lengths; "
+            "null: use train.ema"
+        ),
         gt=0,
         lt=LONGEST,
     )
@@ -206,7 +271,9 @@ class EmaSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class WandbSpec:
-    project: str | None = key(None, "project of Weights & Biases in which the run is shown; null: none")
+    project: str | None = key(
+        None, "project of Weights & Biases in which the run is shown; null: none"
+    )
     entity: str | None = key(None, "user or team that has the project; null: your default")
     mode: Literal["online", "offline", "disabled"] = key(
         "online", "offline: write into the run folder only, for `wandb sync`"
@@ -219,7 +286,9 @@ class WandbSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MlflowSpec:
-    tracking_uri: str | None = key(None, "server or data base of MLflow that shows the run; null: none")
+    tracking_uri: str | None = key(
+        None, "server or data base of MLflow that shows the run; null: none"
+    )
     experiment: str = key("cldctl", "experiment that the run belongs to")
 
     @property
@@ -236,13 +305,17 @@ class MlflowSpec:
         except ValueError:
             return "is not an address. Set it to the address of your MLflow server."
         if secret:
-            fix = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where jobs start instead"
+            fix = (
+                "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where jobs start instead"
+            )
             return f"holds a password, and the recipe is stored in the run folder. {fix}."
         kind = parts.scheme.partition("+")[0] or self.tracking_uri
         if kind not in _SERVERS + _STORES or (kind in ("http", "https") and not host):
             expected = "expected http://HOST:PORT, https://HOST or sqlite:////ABSOLUTE/FILE.db"
             return f"cannot be {one_line(self.tracking_uri, 60)!r}; {expected}. Correct it."
-        if kind in ("sqlite", "file") and not parts.path.startswith("//" if kind == "sqlite" else "/"):
+        if kind in ("sqlite", "file") and not parts.path.startswith(
+            "//" if kind == "sqlite" else "/"
+        ):
             fix = f"{kind}:///{'/' if kind == 'sqlite' else ''}ABSOLUTE/PATH"
             return f"is a relative path, and jobs run in another folder. Write {fix}."
         return None
@@ -261,9 +334,15 @@ class MonitorSpec:
         """Keys of what is typed that are wrong."""
         if (text := self.mlflow.problem()) is not None:
             yield "mlflow.tracking_uri", "mlflow.tracking_uri", text
-        for path, name in (("wandb.project", self.wandb.project), ("wandb.entity", self.wandb.entity)):
+        for path, name in (
+            ("wandb.project", self.wandb.project),
+            ("wandb.entity", self.wandb.entity),
+        ):
             if name is not None and (not name.strip() or set(name) & set("/\\#?%:")):
-                text = f"cannot be {one_line(name, 60)!r}; expected a name without /\\#?%:. Correct it."
+                text = (
+                    f"cannot be {one_line(name, 60)!r}; expected a name without /\\#?%:. "
+                    f"Correct it."
+                )
                 yield path, path, text
 
     def require_installed(self) -> None:
@@ -275,7 +354,9 @@ class MonitorSpec:
         for name in self.chosen():
             if find_spec(name) is None:
                 text = f"'monitor.{name}' needs the package {name}, which is not installed"
-                raise RecipeError(f"{text}. Run `pip install 'cldctl[{name}]'`, or leave the section out.")
+                raise RecipeError(
+                    f"{text}. Run `pip install 'cldctl[{name}]'`, or leave the section out."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,5 +367,9 @@ class HooksSpec:
     def problems(self) -> Iterator[Problem]:
         """A command that is a slip."""
         if self.on_change is not None and is_count(self.on_change.strip().lstrip("-")):
-            text = f"cannot be {self.on_change}, a number; expected a shell command. Write one, or leave it out."
+            text = (
+                f"cannot be {self.on_change}, a number; expected a shell command. Write one, "
+                f"or "
+                f"leave it out."
+            )
             yield "on_change", "on_change", text

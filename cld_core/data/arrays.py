@@ -1,11 +1,13 @@
-"""Arrays of numbers, in files or in memory: found, looked at, measured for their scaling. Loads no torch.
+"""Arrays of numbers, in files or in memory: found, looked at, measured for their scaling. Loads no
+torch.
 
-    X.npy              the examples, an array (N, d), (N, C, L) or (N, C, H, W); labels in X_labels.npy beside it
-    X.npz              x or its only array; if there are: labels, test and test_labels; likewise X.safetensors
-    FOLDER             train and test, each a file as above; test may be called validation, valid or val
+    X.npy              the examples, an array (N, d), (N, C, L) or (N, C, H, W); labels in
+    X_labels.npy beside it X.npz              x or its only array; if there are: labels, test and
+    test_labels; likewise X.safetensors FOLDER             train and test, each a file as above;
+    test may be called validation, valid or val
 
-They are memory-mapped, except for compressed archives. Without a test set, a share of the examples is one: each row is
-in it or not by a random number of its own, so that more rows never move others.
+They are memory-mapped, except for compressed archives. Without a test set, a share of the examples
+is one: each row is in it or not by a random number of its own, so that more rows never move others.
 """
 
 import functools
@@ -28,12 +30,14 @@ from cld_core.sanitize import one_line
 
 from .form import GREY_LEVELS, MOST_NUMBERS, TEST_NAMES, Form, Split
 
-# Larger arrays stay on disk: every rank of a machine holds its own copy. They are not looked at as a whole.
+# Larger arrays stay on disk: every rank of a machine holds its own copy. They are not looked at as
+# a whole.
 MEMORY_BYTES = 2 << 30
 SUFFIXES = (".npy", ".npz", ".safetensors")
 # Of what is in a file, beside the examples.
 _OTHERS = ("labels", "test", "test_labels")
-# Numbers that are looked at together, and bytes of large arrays that are looked at or hashed, evenly spread.
+# Numbers that are looked at together, and bytes of large arrays that are looked at or hashed,
+# evenly spread.
 _BLOCK, _SAMPLE_BYTES = 1 << 20, 256 << 20
 # A test share of fewer examples says little.
 _FEW = 100
@@ -41,7 +45,10 @@ _SHOWN = 8
 # Beside a mean of so many standard deviations, float32 has two digits for what differs.
 _FAR = 1e5
 _CONSTANT = "a likelihood bound says nothing about such data. Remove them from the array"
-_DIGITS = "samples, in float32, lose digits of what differs. Subtract a number near their mean from the array"
+_DIGITS = (
+    "samples, in float32, lose digits of what differs. Subtract a number near their mean "
+    "from the array"
+)
 # Of float32, in which models compute.
 _LARGEST = float(np.finfo(np.float32).max)
 _WORDS: dict[Split, str] = {"train": "training", "validation": "test"}
@@ -72,7 +79,8 @@ class Part:
         return len(self.x if self.rows is None else self.rows)
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Its examples in order, a few at a time, each time with the number of the first; some of them, if many."""
+        """Its examples in order, a few at a time, each time with the number of the first; some of
+        them, if many."""
         numbers = math.prod(self.x.shape[1:])
         size, n_bytes = max(1, _BLOCK // numbers), self.count * numbers * self.x.itemsize
         every = 1 if n_bytes <= MEMORY_BYTES else math.ceil(n_bytes / _SAMPLE_BYTES)
@@ -83,7 +91,9 @@ class Part:
     @functools.cached_property
     def digest(self) -> str:
         """BLAKE2b-128 of its examples and labels; of many, of some that are evenly spread."""
-        found = hashlib.blake2b(f"{self.x.dtype.str} {self.count} {self.x.shape[1:]}".encode(), digest_size=16)
+        found = hashlib.blake2b(
+            f"{self.x.dtype.str} {self.count} {self.x.shape[1:]}".encode(), digest_size=16
+        )
         for _, block in self.blocks():
             found.update(np.ascontiguousarray(block).data)
         if self.labels is not None:
@@ -97,7 +107,8 @@ class Arrays:
 
     Attributes:
         where: they are, for messages.
-        classes: those of the labels, with their numbers of training examples as weights; None without labels.
+        classes: those of the labels, with their numbers of training examples as weights; None
+            without labels.
     """
 
     where: str
@@ -124,14 +135,16 @@ class Arrays:
         return np.searchsorted(np.unique(self.splits["train"].labels), self.splits[split].labels)
 
     def stored(self, split: Split) -> tuple[np.ndarray, np.ndarray | None]:
-        """An array (N, C, ...), on the disk or in memory, and which of its rows are those of a split; None: all."""
+        """An array (N, C, ...), on the disk or in memory, and which of its rows are those of a
+        split; None: all."""
         return self.splits[split].x, self.splits[split].rows
 
     def verify(self, split: Split, examples: np.ndarray) -> None:
         """No digest is kept that what was loaded could be compared with."""
 
     def look(self) -> list[str]:
-        """What people should know about the numbers, a line each: about some that are evenly spread, if they are many.
+        """What people should know about the numbers, a line each: about some that are evenly
+        spread, if they are many.
 
         Raises:
             DataError: some are not finite, or too large.
@@ -139,7 +152,8 @@ class Arrays:
         return [f"{self.where}: {text}." for text in self._warnings()]
 
     def form(self, spec: StoredDataSpec, warn: Callable[[str], object]) -> Form:
-        """Their form: of real numbers, with the recipe's scaling, fitted to the training examples that `look` sees.
+        """Their form: of real numbers, with the recipe's scaling, fitted to the training examples
+        that `look` sees.
 
         Args:
             warn: told what people should know about them.
@@ -156,21 +170,30 @@ class Arrays:
         bounds = float(low.min()), float(high.max())
         if spec.scaling == "none":
             return Form(shape=self.shape, bounds=bounds)
-        scale, shift = (std, mean) if spec.scaling == "standard" else (0.5 * (high - low), 0.5 * (high + low))
+        scale, shift = (
+            (std, mean) if spec.scaling == "standard" else (0.5 * (high - low), 0.5 * (high + low))
+        )
         # What is constant is only shifted.
         scale = np.where(scale > 0, scale, 1.0)
-        return Form(shape=self.shape, scale=tuple(scale.tolist()), shift=tuple(shift.tolist()), bounds=bounds)
+        return Form(
+            shape=self.shape,
+            scale=tuple(scale.tolist()),
+            shift=tuple(shift.tolist()),
+            bounds=bounds,
+        )
 
     @functools.cached_property
     def _measured(self) -> tuple[np.ndarray, ...]:
-        """As `_measure`, of the training examples, after a look at all; empty for images, which have grey levels."""
+        """As `_measure`, of the training examples, after a look at all; empty for images, which
+        have grey levels."""
         if self.grey_levels is not None:
             return ()
         self._measure("validation")
         return self._measure("train")
 
     def _measure(self, split: Split) -> tuple[np.ndarray, ...]:
-        """Mean, standard deviation, smallest and largest number of each feature of vectors, or channel of others."""
+        """Mean, standard deviation, smallest and largest number of each feature of vectors, or
+        channel of others."""
         part, channels = self.splits[split], self.shape[0]
         n, origin = 0, np.zeros((channels, 1))
         total, squares = np.zeros(channels), np.zeros(channels)
@@ -181,8 +204,14 @@ class Arrays:
             if not fits.all():
                 place = first + int(fits.argmin())
                 row = place if part.rows is None else part.rows[place]
-                text = f"row {row} ({_WORDS[split]}) has numbers that are not finite, or beyond float32"
-                fix = "Remove or correct all such rows: x[numpy.isfinite(x.astype('f4')).reshape(len(x), -1).all(1)]"
+                text = (
+                    f"row {row} ({_WORDS[split]}) has numbers that are not finite, or beyond "
+                    f"float32"
+                )
+                fix = (
+                    "Remove or correct all such rows: "
+                    "x[numpy.isfinite(x.astype('f4')).reshape(len(x), -1).all(1)]"
+                )
                 raise _error(self.where, text, fix)
             low, high = np.minimum(low, values.min((0, 2))), np.maximum(high, values.max((0, 2)))
             # Numbers far from 0 keep their digits.
@@ -191,23 +220,39 @@ class Arrays:
             total, squares = total + values.sum((0, 2)), squares + np.square(values).sum((0, 2))
             n += values[:, 0].size
         mean = total / n
-        return origin[:, 0] + mean, np.sqrt(np.maximum(squares / n - np.square(mean), 0.0)), low, high
+        return (
+            origin[:, 0] + mean,
+            np.sqrt(np.maximum(squares / n - np.square(mean), 0.0)),
+            low,
+            high,
+        )
 
     def _warnings(self) -> Iterator[str]:
         train, shape = self.splits["train"], self.shape
         what = "column" if len(shape) == 1 else "channel"
         mean, std, low, high = self._measured or (np.zeros(0),) * 4
         far = (np.abs(mean) > _FAR * std) & (low < high)
-        for which, how, text in ((low == high, "constant", _CONSTANT), (far, "far from 0", _DIGITS)):
+        for which, how, text in (
+            (low == high, "constant", _CONSTANT),
+            (far, "far from 0", _DIGITS),
+        ):
             if len(found := np.flatnonzero(which)):
-                numbers = ", ".join(map(str, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
+                numbers = ", ".join(map(str, found[:_SHOWN])) + (
+                    ", ..." if len(found) > _SHOWN else ""
+                )
                 yield f"{len(found)} of {shape[0]} {what}s are {how} ({what} {numbers}): {text}"
         if train.count < _FEW:
             yield f"{train.count} training examples are few: the model will repeat them"
         if len(shape) == 3 and min(shape[:2]) > 4 and shape[2] in (1, 3, 4):
-            yield f"examples of shape {shape} look like (H, W, C). If they are: x.transpose(0, 3, 1, 2)"
+            yield (
+                f"examples of shape {shape} look like (H, W, C). If they are: x.transpose(0, 3, "
+                f"1, 2)"
+            )
         if len(shape) == 2 and shape[0] == shape[1] and train.x.dtype == np.uint8:
-            yield f"examples of shape {shape} are curves (C, L). If they are grey pictures: x[:, None]"
+            yield (
+                f"examples of shape {shape} are curves (C, L). If they are grey pictures: x[:, "
+                f"None]"
+            )
 
 
 def _error(where: str, problem: str, fix: str) -> DataError:
@@ -222,8 +267,14 @@ def find(spec: ArraysSpec) -> Arrays:
         DataError: they cannot be read, or not be used.
     """
     if spec.path is None:
-        raise WrongSourceError("data.path is null: the data were given in Python. Name a file of arrays.")
-    stamps = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in _files(spec) if file.is_file()]
+        raise WrongSourceError(
+            "data.path is null: the data were given in Python. Name a file of arrays."
+        )
+    stamps = [
+        (str(file), file.stat().st_mtime_ns, file.stat().st_size)
+        for file in _files(spec)
+        if file.is_file()
+    ]
     return _opened(spec, tuple(stamps))
 
 
@@ -243,7 +294,8 @@ def given(
         where: what messages call them.
 
     Raises:
-        DataError: they have a type or a shape that cannot be, are too few, or have labels that do not fit.
+        DataError: they have a type or a shape that cannot be, are too few, or have labels that do
+            not fit.
     """
     x = array(where, "examples", x)
     test = None if test is None else array(where, "test examples", test)
@@ -256,17 +308,28 @@ def given(
         if labels is not None and labels.shape == x.shape[:1]:
             # What has a label that no other has is learned.
             kept &= np.isin(labels, labels[~kept])
-        test, test_labels, of_train, of_test = x, labels, np.flatnonzero(~kept), np.flatnonzero(kept)
+        test, test_labels, of_train, of_test = (
+            x,
+            labels,
+            np.flatnonzero(~kept),
+            np.flatnonzero(kept),
+        )
     if labels is not None and test_labels is None:
-        raise _error(where, "the test examples have no labels", "Add some, or set data.labels=false")
+        raise _error(
+            where, "the test examples have no labels", "Add some, or set data.labels=false"
+        )
     train = _part(where, "train", x, of_train, labels)
     tests = _part(where, "validation", test, of_test, test_labels)
     if test.shape[1:] != x.shape[1:] or (test.dtype == np.uint8) != (x.dtype == np.uint8):
         kinds = [f"{some.dtype} of shape {some.shape[1:]}" for some in (test, x)]
-        raise _error(where, f"test examples are {kinds[0]}, and those for training {kinds[1]}", _USE)
+        raise _error(
+            where, f"test examples are {kinds[0]}, and those for training {kinds[1]}", _USE
+        )
     if train.count < 2 or not tests.count:
         text = f"{train.count} examples for training and {tests.count} for tests are too few"
-        raise _error(where, text, "Give more, another data.test_share, or a file of tests in data.test")
+        raise _error(
+            where, text, "Give more, another data.test_share, or a file of tests in data.test"
+        )
     classes = None if labels is None else _classes(where, train.labels, tests.labels)
     return Arrays(where, {"train": train, "validation": tests}, classes)
 
@@ -280,7 +343,8 @@ def array(where: str, what: str, x: Any, holds: str = _NUMBERS) -> np.ndarray:
     # numpy would take a data set of torch for nested lists, and anything else for one object.
     if not isinstance(x, Sequence) and not hasattr(x, "__array__"):
         raise DataError(
-            f"{where}: the {what} are of type {type(x).__name__}, not an array. Pass one array of all examples, "
+            f"{where}: the {what} are of type {type(x).__name__}, not an array. Pass one array of "
+            f"all examples, "
             "such as torch.stack([x for x, *_ in dataset]) or numpy.stack(list(generator))."
         )
     try:
@@ -292,7 +356,9 @@ def array(where: str, what: str, x: Any, holds: str = _NUMBERS) -> np.ndarray:
         text = f"the {what} are not an array ({one_line(error, 200).rstrip('.')})"
         raise _error(where, text, "Convert them to a numpy array; a tensor to float32") from error
     if found.dtype.kind not in _KINDS[holds]:
-        raise DataError(f"{where}: the {what} have dtype {found.dtype}, not {holds}. Convert all of them.")
+        raise DataError(
+            f"{where}: the {what} have dtype {found.dtype}, not {holds}. Convert all of them."
+        )
     return found
 
 
@@ -330,16 +396,23 @@ def _opened(spec: ArraysSpec, stamps: object) -> Arrays:
     path = Path(str(spec.path)).expanduser()
     found = _read(_split_file(path, ("train",)) if path.is_dir() else path)
     if spec.test is not None or path.is_dir():
-        tests = _read(_split_file(path, TEST_NAMES) if spec.test is None else Path(spec.test).expanduser())
+        tests = _read(
+            _split_file(path, TEST_NAMES) if spec.test is None else Path(spec.test).expanduser()
+        )
         found |= {"test": tests["x"], "test_labels": tests.get("labels")}
     if spec.labels and found.get("labels") is None:
-        fix = "Save them (N,) as labels in the archive, or beside X.npy in X_labels.npy; or set data.labels=false"
+        fix = (
+            "Save them (N,) as labels in the archive, or beside X.npy in X_labels.npy; or set "
+            "data.labels=false"
+        )
         raise WrongSourceError(f"{path}: there are no labels, which data.labels=true needs. {fix}.")
     if not spec.labels:
         found |= {"labels": None, "test_labels": None}
     arrays = given(**found, share=spec.test_share, where=str(path))
     if spec.flip and len(arrays.shape) != 3:
-        text = f"data.flip=true mirrors pictures (C, H, W), and examples of {path} are {arrays.shape}"
+        text = (
+            f"data.flip=true mirrors pictures (C, H, W), and examples of {path} are {arrays.shape}"
+        )
         raise DataError(f"{text}. Set it to false.")
     return arrays
 
@@ -356,7 +429,12 @@ def _labels_beside(path: Path) -> Path:
 
 
 def _split_file(folder: Path, names: tuple[str, ...]) -> Path:
-    found = [file for name in names for suffix in SUFFIXES if (file := folder / f"{name}{suffix}").is_file()]
+    found = [
+        file
+        for name in names
+        for suffix in SUFFIXES
+        if (file := folder / f"{name}{suffix}").is_file()
+    ]
     if not found:
         fix = "Put train.npy and test.npy there (or .npz, .safetensors), or name a file"
         raise WrongSourceError(f"{folder} has no {names[0]}.npy. {fix}.")
@@ -367,7 +445,8 @@ def _read(path: Path) -> dict[str, Any]:
     """``x``, and as far as they are in a file, `_OTHERS`.
 
     Raises:
-        WrongSourceError: there is no such file, it is of another kind, or which of its arrays is meant is not known.
+        WrongSourceError: there is no such file, it is of another kind, or which of its arrays is
+            meant is not known.
         DataError: it is damaged.
     """
     if not path.is_file():
@@ -376,17 +455,26 @@ def _read(path: Path) -> dict[str, Any]:
     readers = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
     if path.suffix not in readers:
         fix = "Save an array: numpy.save('x.npy', x)"
-        raise WrongSourceError(f"{path}: this is not a file of arrays ({', '.join(SUFFIXES)}). {fix}.")
+        raise WrongSourceError(
+            f"{path}: this is not a file of arrays ({', '.join(SUFFIXES)}). {fix}."
+        )
     try:
         found = readers[path.suffix](path)
         examples = ["x"] if "x" in found else [name for name in found if name not in _OTHERS]
         if len(examples) != 1:
             names = one_line(", ".join(sorted(found)), 200) or "none"
-            raise WrongSourceError(f"{path}: which of its arrays ({names}) are the examples? Call them x.")
-        return {"x": found[examples[0]](), **{name: found[name]() for name in _OTHERS if name in found}}
+            raise WrongSourceError(
+                f"{path}: which of its arrays ({names}) are the examples? Call them x."
+            )
+        return {
+            "x": found[examples[0]](),
+            **{name: found[name]() for name in _OTHERS if name in found},
+        }
     except DataError:
         raise
-    except Exception as error:  # zipfile, zlib, numpy and safetensors raise whatever they like for a damaged file
+    except (
+        Exception
+    ) as error:  # zipfile, zlib, numpy and safetensors raise whatever they like for a damaged file
         text = f"cannot be read as arrays ({one_line(error, 200).rstrip('.')})"
         raise DataError(f"{path}: {text}. Save it again, without objects.") from error
 
@@ -399,7 +487,10 @@ def _npy(path: Path) -> dict[str, Callable[[], np.ndarray]]:
 
 def _npz(path: Path) -> dict[str, Callable[[], np.ndarray]]:
     with zipfile.ZipFile(path) as archive:
-        return {it.filename.removesuffix(".npy"): functools.partial(_of_archive, path, it) for it in archive.infolist()}
+        return {
+            it.filename.removesuffix(".npy"): functools.partial(_of_archive, path, it)
+            for it in archive.infolist()
+        }
 
 
 def _of_archive(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
@@ -421,14 +512,19 @@ def _mapped(path: Path, offset: int = 0) -> np.ndarray:
         return _map(path, dtype, file.tell(), shape, "F" if in_fortran else "C")
 
 
-def _map(path: Path, dtype: Any, offset: int, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> np.ndarray:
+def _map(
+    path: Path, dtype: Any, offset: int, shape: tuple[int, ...], order: Literal["C", "F"] = "C"
+) -> np.ndarray:
     if np.dtype(dtype).hasobject:
         raise ValueError("it holds Python objects")
     # An array of numpy's own type, whose parts are copies in memory and not maps.
     return np.asarray(np.memmap(path, dtype, "r", offset, shape, order))
 
 
-_TYPES = {"BOOL": "?", **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "FIU" for size in (1, 2, 4, 8)}}
+_TYPES = {
+    "BOOL": "?",
+    **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "FIU" for size in (1, 2, 4, 8)},
+}
 
 
 def _safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
@@ -439,6 +535,15 @@ def _safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
     def tensor(about: Mapping[str, Any]) -> np.ndarray:
         if about["dtype"] not in _TYPES:
             raise ValueError(f"it holds {about['dtype']}, which numpy does not have: save float32")
-        return _map(path, _TYPES[about["dtype"]], 8 + length + about["data_offsets"][0], tuple(about["shape"]))
+        return _map(
+            path,
+            _TYPES[about["dtype"]],
+            8 + length + about["data_offsets"][0],
+            tuple(about["shape"]),
+        )
 
-    return {name: functools.partial(tensor, about) for name, about in header.items() if name != "__metadata__"}
+    return {
+        name: functools.partial(tensor, about)
+        for name, about in header.items()
+        if name != "__metadata__"
+    }

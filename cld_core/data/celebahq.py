@@ -1,7 +1,9 @@
-"""CelebA-HQ from the TFRecords of GLOW (`celeba-tfr`), a folder or its .tar, or from published LMDB files.
+"""CelebA-HQ from the TFRecords of GLOW (`celeba-tfr`), a folder or its .tar, or from published LMDB
+files.
 
-Shards are named `train/train-r08-s-0000-of-0120.tfrecords`: r08 means 2^8 = 256 pixels, and 0120 shards belong
-together. A record has the features `shape` (int, H W C) and `data` (raw uint8 bytes, H W C).
+Shards are named `train/train-r08-s-0000-of-0120.tfrecords`: r08 means 2^8 = 256 pixels, and 0120
+shards belong together. A record has the features `shape` (int, H W C) and `data` (raw uint8 bytes,
+H W C).
 """
 
 import re
@@ -46,12 +48,20 @@ def plan_celebahq(source: Path, expect: Mapping[str, int] | None = None) -> Plan
 
 def _lmdb_parts(source: Path, split: Split, reader: LmdbReader | None) -> Iterator[Part]:
     if reader is None:
-        raise DataError(f"{source} has LMDB files, but none for {split}. Fetch it and run the same command again.")
+        raise DataError(
+            f"{source} has LMDB files, but none for {split}. Fetch it and run the same command "
+            f"again."
+        )
     count, *_, size = reader.shape
     if size != SIZE:
         raise WrongSourceError(f"{reader.path} has images of {size}x{size}, not {SIZE}x{SIZE}.")
     for index in range(count):
-        yield Part(split=split, name=str(index), fingerprint=reader.about, read=partial(reader.__getitem__, [index]))
+        yield Part(
+            split=split,
+            name=str(index),
+            fingerprint=reader.about,
+            read=partial(reader.__getitem__, [index]),
+        )
 
 
 def _shard_parts(source: Path) -> list[Part]:
@@ -63,7 +73,12 @@ def _shard_parts(source: Path) -> list[Part]:
         text = "TFRecords are read by the package tfrecord, which is not installed"
         raise UsageError(f"{text}. Install it: pip install 'cldctl[tfrecord]'") from error
     return [
-        Part(split=split, name=name, fingerprint=f"{shard.length} bytes", read=partial(_of_shard, name, shard))
+        Part(
+            split=split,
+            name=name,
+            fingerprint=f"{shard.length} bytes",
+            read=partial(_of_shard, name, shard),
+        )
         for split, shards in by_split.items()
         for name, shard in shards.items()
     ]
@@ -86,7 +101,9 @@ def _of_shard(name: str, shard: Member) -> np.ndarray:
                 images.append(np.frombuffer(features["data"], np.uint8).reshape(shape))
     except Exception as error:  # the package and its protocol buffers raise whatever they like
         text = f"{name}: record {len(images)} is not an image of {SIZE}x{SIZE} raw pixels"
-        raise DataError(f"{text} ({one_line(error).rstrip('.')}). Fetch this file again.") from error
+        raise DataError(
+            f"{text} ({one_line(error).rstrip('.')}). Fetch this file again."
+        ) from error
     return np.array(images, np.uint8).reshape(-1, *shape).transpose(0, 3, 1, 2)
 
 
@@ -98,11 +115,16 @@ def _complete(files: Sequence[Member], split: Split, source: Path) -> dict[str, 
     """
     begin = f"{split}-r{SIZE.bit_length() - 1:02d}-s-"
     there = {PurePosixPath(file.name).name: file for file in files}
-    totals = [int(name[-14:-10]) for name in there if re.fullmatch(rf"{begin}\d{{4}}-of-\d{{4}}\.tfrecords", name)]
+    totals = [
+        int(name[-14:-10])
+        for name in there
+        if re.fullmatch(rf"{begin}\d{{4}}-of-\d{{4}}\.tfrecords", name)
+    ]
     if not totals:
         raise WrongSourceError(
             f"{source} has no shards named {begin}0000-of-NNNN.tfrecords. "
-            "Pass GLOW's celeba-tfr, complete with train and validation, or a folder of LMDB files as --source."
+            "Pass GLOW's celeba-tfr, complete with train and validation, or a folder of LMDB files "
+            "as --source."
         )
     total = max(totals)
     names = [f"{begin}{index:04d}-of-{total:04d}.tfrecords" for index in range(total)]
@@ -110,7 +132,8 @@ def _complete(files: Sequence[Member], split: Split, source: Path) -> dict[str, 
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise DataError(
-            f"{source} lacks {len(missing)} of {total} shards of {split}: {', '.join(missing[:5])}{more}. "
+            f"{source} lacks {len(missing)} of {total} shards of {split}: "
+            f"{', '.join(missing[:5])}{more}. "
             "Fetch them and run the same command again; finished parts are kept."
         )
     return {name: there[name] for name in names}

@@ -1,8 +1,9 @@
 """CIFAR-10 from the official `cifar-10-python.tar.gz` or from the batch files in it.
 
-A batch is a pickle of Python 2: a dictionary with b"data", uint8 of shape (10000, 3072), each row an image with
-its red, green and blue planes one after the other, and b"labels", a list of their classes. Pickles can run code, so
-this one is read by an unpickler that accepts arrays and nothing else.
+A batch is a pickle of Python 2: a dictionary with b"data", uint8 of shape (10000, 3072), each row
+an image with its red, green and blue planes one after the other, and b"labels", a list of their
+classes. Pickles can run code, so this one is read by an unpickler that accepts arrays and nothing
+else.
 """
 
 import io
@@ -48,11 +49,16 @@ def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
     inner = source / FOLDER
     wanted = f"{ARCHIVE}, its folder, or with --download any folder"
     found = members(inner if inner.is_dir() else source, wanted, is_compressed=True)
-    batches = {name: member for member in found if (name := PurePosixPath(member.name).name) in _BATCHES}
+    batches = {
+        name: member for member in found if (name := PurePosixPath(member.name).name) in _BATCHES
+    }
     missing = [name for name in _BATCHES if name not in batches]
     if missing:
         kind = DataError if batches else WrongSourceError
-        raise kind(f"{source} has no {', '.join(missing)}. Pass the official {ARCHIVE} or its folder as --source.")
+        raise kind(
+            f"{source} has no {', '.join(missing)}. Pass the official {ARCHIVE} or its folder as "
+            f"--source."
+        )
     return Plan(
         name="cifar10",
         size=SIZE,
@@ -73,19 +79,30 @@ def _part(name: str, member: Member, shown: str) -> Part:
             raise ValueError("it has other images or labels")
     except Exception as error:  # whatever a damaged pickle leads to
         what = f"{type(error).__name__}: {one_line(error)}"
-        raise DataError(f"{shown} is not a batch of CIFAR-10 ({what}). Fetch {ARCHIVE} again.") from error
-    return Part(split=_BATCHES[name], name=name, fingerprint=blake2b(content), read=lambda: images, labels=labels)
+        raise DataError(
+            f"{shown} is not a batch of CIFAR-10 ({what}). Fetch {ARCHIVE} again."
+        ) from error
+    return Part(
+        split=_BATCHES[name],
+        name=name,
+        fingerprint=blake2b(content),
+        read=lambda: images,
+        labels=labels,
+    )
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAYS:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which does not belong in it")
+            raise pickle.UnpicklingError(
+                f"it refers to {module}.{name}, which does not belong in it"
+            )
         return super().find_class(module, name)
 
 
 def download(source: Path) -> Path:
-    """Fetch the archive into the folder ``source``, unless it is there and complete, and return its path.
+    """Fetch the archive into the folder ``source``, unless it is there and complete, and return its
+    path.
 
     Args:
         source: that folder, or the archive in it.
@@ -100,7 +117,10 @@ def download(source: Path) -> Path:
     source = source.expanduser()
     folder = source.parent if source.name == ARCHIVE and not source.is_dir() else source
     if folder.is_file() or folder.name.endswith((".tar.gz", ".tgz")):
-        raise UsageError(f"--download puts {ARCHIVE} into the folder --source. {source} is a file: pass a folder.")
+        raise UsageError(
+            f"--download puts {ARCHIVE} into the folder --source. {source} is a file: pass a "
+            f"folder."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         download_url(CIFAR10.url, str(folder), ARCHIVE, CIFAR10.tgz_md5)

@@ -1,14 +1,16 @@
-"""Pictures of usual formats (`FORMATS`), in a folder, a zip file or a .tar, turned into square images of one size.
+"""Pictures of usual formats (`FORMATS`), in a folder, a zip file or a .tar, turned into square
+images of one size.
 
-Splits: top-level folders called `train` and `validation` (or `val`, `valid`, `test`) are used as they are.
-Otherwise a picture's split is decided by a hash of its name alone, so adding and removing pictures never moves
-others between training and validation.
+Splits: top-level folders called `train` and `validation` (or `val`, `valid`, `test`) are used as
+they are. Otherwise a picture's split is decided by a hash of its name alone, so adding and removing
+pictures never moves others between training and validation.
 
-Colours: if every picture is stored as a grey one, the images are grey, with one channel; as soon as one is not, all are
-RGB. The headers of the pictures say it, so that a grey picture that was stored as RGB counts as coloured.
+Colours: if every picture is stored as a grey one, the images are grey, with one channel; as soon as
+one is not, all are RGB. The headers of the pictures say it, so that a grey picture that was stored
+as RGB counts as coloured.
 
-Classes: if all pictures lie in two or more folders, below those of the splits if there are such, the names of these
-folders are the classes.
+Classes: if all pictures lie in two or more folders, below those of the splits if there are such,
+the names of these folders are the classes.
 """
 
 import io
@@ -31,7 +33,8 @@ from .store import CHANNELS, SPLITS, Split
 
 DEFAULT_VALIDATION = 0.1
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-# The decoders that may see a picture, whatever its name says: Pillow has others that start programs or are little used.
+# The decoders that may see a picture, whatever its name says: Pillow has others that start programs
+# or are little used.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # Of one picture. A decoded one takes four bytes a pixel, several times over while it is scaled.
 MOST_PIXELS = 40_000_000
@@ -45,12 +48,15 @@ LARGEST = 4096
 _GREY = ("1", "L", "LA")
 
 
-def plan_folder(source: Path, size: int, validation: float | None = None, channels: int | None = None) -> Plan:
-    """The pictures in the folder, zip file or .tar ``source``, resized to ``size`` x ``size`` pixels.
+def plan_folder(
+    source: Path, size: int, validation: float | None = None, channels: int | None = None
+) -> Plan:
+    """The pictures in the folder, zip file or .tar ``source``, resized to ``size`` x ``size``
+    pixels.
 
     Args:
-        validation: the share of pictures kept for validation, in [0, 1). None: the split given by the
-            top-level folders, or else 0.1.
+        validation: the share of pictures kept for validation, in [0, 1). None: the split given by
+            the top-level folders, or else 0.1.
         channels: 1 for grey images, 3 for RGB; None: 1 if every picture is grey.
 
     Raises:
@@ -59,19 +65,25 @@ def plan_folder(source: Path, size: int, validation: float | None = None, channe
         UsageError: ``size``, ``validation`` or ``channels`` is out of range.
     """
     if not 1 <= size <= LARGEST:
-        raise UsageError(f"--size is 1 to {LARGEST} pixels, not {size}. Pass --size 64, for example.")
+        raise UsageError(
+            f"--size is 1 to {LARGEST} pixels, not {size}. Pass --size 64, for example."
+        )
     if validation is not None and not 0 <= validation < 1:
         raise UsageError(
-            f"The share kept for validation is in [0, 1), not {validation}. Pass --split 0.1, for example."
+            f"The share kept for validation is in [0, 1), not {validation}. Pass --split 0.1, for "
+            f"example."
         )
     if channels not in (None, 1, CHANNELS):
-        raise UsageError(f"Images have 1 channel or {CHANNELS}, not {channels}. Pass --channels 1, for example.")
+        raise UsageError(
+            f"Images have 1 channel or {CHANNELS}, not {channels}. Pass --channels 1, for example."
+        )
     pictures = _pictures(source)
     by_split = _splits(pictures, validation)
     for split, chosen in by_split.items():
         if not chosen and validation != 0:
             raise WrongSourceError(
-                f"{source}: no picture is left for {split} ({len(pictures)} in all). Use another --split, or sort the "
+                f"{source}: no picture is left for {split} ({len(pictures)} in all). Use another "
+                f"--split, or sort the "
                 "pictures into folders train and validation."
             )
     classes, labels = _classes(pictures)
@@ -109,7 +121,9 @@ def shorter_side(source: Path) -> int:
             return min(opened.size)
     except Exception as error:  # decoders of pictures raise whatever they like
         shown = one_line(as_text(first.name))
-        raise DataError(f"{source}: {shown} cannot be used as a picture ({one_line(error)}). Remove it.") from error
+        raise DataError(
+            f"{source}: {shown} cannot be used as a picture ({one_line(error)}). Remove it."
+        ) from error
 
 
 def _pictures(source: Path) -> list[Member]:
@@ -128,20 +142,25 @@ def _is_picture(name: str) -> bool:
 
 
 def _splits(pictures: Sequence[Member], validation: float | None) -> dict[Split, list[Member]]:
-    """By the names of the top-level folders, if they say so and no share is given; else by hashes of names."""
+    """By the names of the top-level folders, if they say so and no share is given; else by hashes
+    of names."""
     tops = [place[0] for place in _places(pictures)]
     if validation is None and {_SPLIT_FOLDERS.get(top) for top in tops} >= set(SPLITS):
         if others := sorted(set(tops) - set(_SPLIT_FOLDERS)):
             raise WrongSourceError(
                 f"Besides the folders for training and validation, there are pictures in "
-                f"{one_line(as_text(', '.join(others[:5])))}. Pass --split 0.1 to mix all pictures, or remove those."
+                f"{one_line(as_text(', '.join(others[:5])))}. Pass --split 0.1 to mix all "
+                f"pictures, or remove those."
             )
         chosen = [_SPLIT_FOLDERS[top] for top in tops]
     else:
         below = int((DEFAULT_VALIDATION if validation is None else validation) * 2**63)
         keys = [key_of("split", as_text(picture.name)) for picture in pictures]
         chosen = ["validation" if key < below else "train" for key in keys]
-    return {split: [picture for picture, its in zip(pictures, chosen, strict=True) if its == split] for split in SPLITS}
+    return {
+        split: [picture for picture, its in zip(pictures, chosen, strict=True) if its == split]
+        for split in SPLITS
+    }
 
 
 def _places(pictures: Sequence[Member]) -> list[tuple[str, ...]]:
@@ -152,7 +171,8 @@ def _places(pictures: Sequence[Member]) -> list[tuple[str, ...]]:
 
 
 def _classes(pictures: Sequence[Member]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The names of the classes, and by the name of a picture its label; nothing if pictures do not lie in classes."""
+    """The names of the classes, and by the name of a picture its label; nothing if pictures do not
+    lie in classes."""
     folders = [place[:-1] for place in _places(pictures)]
     if {path[0] for path in folders if path} <= set(_SPLIT_FOLDERS):
         folders = [path[1:] for path in folders]
@@ -160,10 +180,14 @@ def _classes(pictures: Sequence[Member]) -> tuple[tuple[str, ...], dict[str, int
         return (), {}
     own = [as_text(path[0]) for path in folders]
     classes = sorted(set(own))
-    if not 2 <= len(classes) <= MOST or any(len(name) > LONGEST_NAME or has_control(name) for name in classes):
+    if not 2 <= len(classes) <= MOST or any(
+        len(name) > LONGEST_NAME or has_control(name) for name in classes
+    ):
         return (), {}
     labels = {name: label for label, name in enumerate(classes)}
-    return tuple(classes), {picture.name: labels[its] for picture, its in zip(pictures, own, strict=True)}
+    return tuple(classes), {
+        picture.name: labels[its] for picture, its in zip(pictures, own, strict=True)
+    }
 
 
 def as_text(name: str) -> str:
@@ -181,7 +205,8 @@ def _is_grey(picture: Member) -> bool:
 
 
 def _make(picture: Member, size: int, channels: int = CHANNELS) -> np.ndarray:
-    """The picture, uint8 (1, channels, size, size): upright, transparent parts on white, the middle square, resized.
+    """The picture, uint8 (1, channels, size, size): upright, transparent parts on white, the middle
+    square, resized.
 
     Raises:
         DataError: it is not a picture, or too large.
@@ -191,7 +216,9 @@ def _make(picture: Member, size: int, channels: int = CHANNELS) -> np.ndarray:
             raise ValueError(f"it has {picture.length} bytes, more than {MOST_BYTES}")
         with Image.open(io.BytesIO(picture.read()), formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
-                raise ValueError(f"it has {opened.width} x {opened.height} pixels, more than {MOST_PIXELS:,}")
+                raise ValueError(
+                    f"it has {opened.width} x {opened.height} pixels, more than {MOST_PIXELS:,}"
+                )
             if opened.mode.startswith(("I", "F")):
                 raise ValueError("it has more than 8 bits a channel")
             upright = ImageOps.exif_transpose(opened)
@@ -205,11 +232,14 @@ def _make(picture: Member, size: int, channels: int = CHANNELS) -> np.ndarray:
     except Exception as error:  # decoders of pictures raise whatever they like
         text = one_line(error).rstrip(".")
     shown = one_line(as_text(picture.name))
-    raise DataError(f"{shown} cannot be used as a picture: {text}. Remove it or replace it by a PNG or JPEG.")
+    raise DataError(
+        f"{shown} cannot be used as a picture: {text}. Remove it or replace it by a PNG or JPEG."
+    )
 
 
 def read_exactly(path: Path, size: int, channels: int = CHANNELS) -> np.ndarray:
-    """The picture in a file of ``size`` x ``size`` pixels, uint8 (1, channels, size, size); transparent parts on white.
+    """The picture in a file of ``size`` x ``size`` pixels, uint8 (1, channels, size, size);
+    transparent parts on white.
 
     Raises:
         OSError: it cannot be read.
@@ -219,7 +249,10 @@ def read_exactly(path: Path, size: int, channels: int = CHANNELS) -> np.ndarray:
     pixels = _make(Member(str(path), path.stat().st_size, path.read_bytes), size, channels)
     with Image.open(path, formats=FORMATS) as opened:
         if opened.size != (size, size):
-            text = f"{path} has {opened.width} x {opened.height} pixels, and {size} x {size} are needed"
+            text = (
+                f"{path} has {opened.width} x {opened.height} pixels, and {size} x {size} are "
+                f"needed"
+            )
             raise WrongSourceError(f"{text}. Resize it.")
     return pixels
 

@@ -1,4 +1,5 @@
-"""The form of examples: what a model has to know of its data to draw samples where the data are not."""
+"""The form of examples: what a model has to know of its data to draw samples where the data are
+not."""
 
 import math
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ class Form:
     Attributes:
         shape: of one example: (d), (C, L) or (C, H, W).
         grey_levels: of a pixel, over [-1, 1]; None if data are real numbers.
-        scale: one number for each feature of vectors (d), for each channel of others (C, ...), above 0; empty: the
-            model sees the data as they are.
+        scale: one number for each feature of vectors (d), for each channel of others (C, ...),
+            above 0; empty: the model sees the data as they are.
         shift: likewise.
-        bounds: the smallest and the largest number of the training data, if they are real numbers and known.
+        bounds: the smallest and the largest number of the training data, if they are real numbers
+            and known.
 
     Raises:
         ValueError: it cannot be the form of data.
@@ -47,12 +49,18 @@ class Form:
             raise ValueError(f"its data have {self.grey_levels} grey levels")
         if {len(self.scale), len(self.shift)} not in ({0}, {self.shape[0]}):
             raise ValueError("its data have another number of channels than their scaling")
-        if not all(map(math.isfinite, (*self.scale, *self.shift))) or min(self.scale, default=1.0) <= 0:
-            raise ValueError("its scaling has a factor that is not above 0, or a number that is not finite")
+        if (
+            not all(map(math.isfinite, (*self.scale, *self.shift)))
+            or min(self.scale, default=1.0) <= 0
+        ):
+            raise ValueError(
+                "its scaling has a factor that is not above 0, or a number that is not finite"
+            )
 
     @property
     def kind(self) -> Literal["vectors", "curves", "images", "fields"]:
-        """What examples are: vectors (d), curves (C, L), images (1 or 3, H, W), or fields, all others."""
+        """What examples are: vectors (d), curves (C, L), images (1 or 3, H, W), or fields, all
+        others."""
         if len(self.shape) > 2:
             return "images" if len(self.shape) == 3 and self.shape[0] in (1, 3) else "fields"
         return "vectors" if len(self.shape) == 1 else "curves"

@@ -1,10 +1,11 @@
-"""MNIST, Fashion-MNIST and data sets in their form: four idx files, compressed by gzip or not, under their usual names.
+"""MNIST, Fashion-MNIST and data sets in their form: four idx files, compressed by gzip or not,
+under their usual names.
 
     train-images-idx3-ubyte[.gz]   t10k-images-idx3-ubyte[.gz]    grey images
     train-labels-idx1-ubyte[.gz]   t10k-labels-idx1-ubyte[.gz]    their classes, counted from 0
 
-The classes are called by their numbers, those of Fashion-MNIST by their names. A file labels.txt beside them has other
-names, one a line.
+The classes are called by their numbers, those of Fashion-MNIST by their names. A file labels.txt
+beside them has other names, one a line.
 """
 
 import gzip
@@ -58,13 +59,23 @@ def plan_idx(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
     wanted = [name for pair in _FILES.values() for name in pair]
     files = members(source, "a folder of idx files")
     found = {_plain(file.name): file for file in files}
-    folders = sorted({str(PurePosixPath(file.name).parent) for file in files if _plain(file.name) in wanted})
+    folders = sorted(
+        {str(PurePosixPath(file.name).parent) for file in files if _plain(file.name) in wanted}
+    )
     if len(folders) > 1:
-        raise DataError(f"{source} has such files in several folders ({', '.join(folders)}). Pass one of them.")
+        raise DataError(
+            f"{source} has such files in several folders ({', '.join(folders)}). Pass one of them."
+        )
     if missing := [name for name in wanted if name not in found]:
         kind = DataError if len(missing) < len(wanted) else WrongSourceError
-        raise kind(f"{source} has no {', '.join(missing)} (or .gz). Pass the folder that has all four as --source.")
-    read = {name: _array(found[name], 3 if "images" in name else 1, f"{source}: {found[name].name}") for name in wanted}
+        raise kind(
+            f"{source} has no {', '.join(missing)} (or .gz). Pass the folder that has all four as "
+            f"--source."
+        )
+    read = {
+        name: _array(found[name], 3 if "images" in name else 1, f"{source}: {found[name].name}")
+        for name in wanted
+    }
     (train_images, train_labels), _ = _FILES.values()
     size = read[train_images].shape[1]
     classes = _classes(found.get(NAMES), read[train_labels])
@@ -73,16 +84,36 @@ def plan_idx(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
         some, its = read[images], read[labels]
         if some.shape[1:] != (size, size):
             height, width = some.shape[1:]
-            text = f"{images} has images of {width} x {height} pixels, where {size} x {size} are expected"
+            text = (
+                f"{images} has images of {width} x {height} pixels, where {size} x {size} are "
+                f"expected"
+            )
             raise DataError(f"{source}: {text}. Only square images of one size can be prepared.")
         if len(its) != len(some) or int(its.max()) >= len(classes):
-            text = f"{labels} has {len(its)} labels up to {its.max()} for {len(some)} images in {len(classes)} classes"
+            text = (
+                f"{labels} has {len(its)} labels up to {its.max()} for {len(some)} images in "
+                f"{len(classes)} classes"
+            )
             raise DataError(f"{source}: {text}. Fetch the files again, or correct {NAMES}.")
         fingerprint = f"{blake2b(np.ascontiguousarray(some))} {blake2b(np.ascontiguousarray(its))}"
         read_part = partial(np.expand_dims, some, 1)
-        parts.append(Part(split=split, name=images, fingerprint=fingerprint, read=read_part, labels=its.tolist()))
+        parts.append(
+            Part(
+                split=split,
+                name=images,
+                fingerprint=fingerprint,
+                read=read_part,
+                labels=its.tolist(),
+            )
+        )
     return Plan(
-        name="idx", size=size, channels=1, source=source.name, parts=parts, expect=expect or {}, classes=classes
+        name="idx",
+        size=size,
+        channels=1,
+        source=source.name,
+        parts=parts,
+        expect=expect or {},
+        classes=classes,
     )
 
 
@@ -118,7 +149,11 @@ def _array(member: Member, axes: int, shown: str) -> np.ndarray:
 
 def _classes(names: Member | None, labels: np.ndarray) -> tuple[str, ...]:
     if names is not None:
-        return tuple(one_line(line) for line in names.read().decode(errors="replace").split("\n") if line.strip())
+        return tuple(
+            one_line(line)
+            for line in names.read().decode(errors="replace").split("\n")
+            if line.strip()
+        )
     if blake2b(np.ascontiguousarray(labels)) == _FASHION:
         return FASHION_CLASSES
     return tuple(map(str, range(int(labels.max()) + 1)))

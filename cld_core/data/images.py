@@ -1,10 +1,13 @@
-"""Stored examples as training and evaluation use them: sets by index, batches of a step, and test data.
+"""Stored examples as training and evaluation use them: sets by index, batches of a step, and test
+data.
 
-Images are uint8 until they are used, and dequantised for densities. Arrays of real numbers are scaled.
+Images are uint8 until they are used, and dequantised for densities. Arrays of real numbers are
+scaled.
 
-Training is one endless sequence of epochs, each a fresh permutation keyed by (seed, epoch). Step s takes positions
-s B to (s + 1) B - 1, where B is the global batch, and each rank takes a slice of them. So the images of a step depend
-on the step alone: not on the ranks, and not on where training was interrupted.
+Training is one endless sequence of epochs, each a fresh permutation keyed by (seed, epoch). Step s
+takes positions s B to (s + 1) B - 1, where B is the global batch, and each rank takes a slice of
+them. So the images of a step depend on the step alone: not on the ranks, and not on where training
+was interrupted.
 """
 
 import logging
@@ -38,7 +41,8 @@ _log = logging.getLogger(__name__)
 
 
 def to_model(images: Tensor) -> Tensor:
-    """uint8 images of any shape as the float32 in [-1, 1] that the model works with: x / 127.5 - 1."""
+    """uint8 images of any shape as the float32 in [-1, 1] that the model works with: x / 127.5 -
+    1."""
     return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
@@ -57,7 +61,8 @@ def to_pixels(x: Tensor, *, floor: bool = False) -> Tensor:
 
 
 def to_grey(x: Tensor, form: Form, *, floor: bool = False) -> Tensor:
-    """Data of any shape as uint8, as `to_pixels`: real numbers are black at the smallest of the training data."""
+    """Data of any shape as uint8, as `to_pixels`: real numbers are black at the smallest of the
+    training data."""
     if form.grey_levels is None and form.bounds is not None:
         low, high = form.bounds
         x = (x.double() - low) / (0.5 * (high - low or 1.0)) - 1.0
@@ -80,7 +85,8 @@ class ImageSet:
         rows: np.ndarray | None = None,
         made_of: Callable[[np.ndarray], Tensor] = torch.from_numpy,
     ) -> None:
-        """Images of shape (n, C, ...): a tensor in memory, on the host or on a GPU, or an array on disk.
+        """Images of shape (n, C, ...): a tensor in memory, on the host or on a GPU, or an array on
+        disk.
 
         Args:
             rows: (n,), those of the array that are meant; None: all.
@@ -99,18 +105,22 @@ class ImageSet:
             flips: which of them are mirrored left to right, bool of shape (B,); None: none.
 
         Returns:
-            uint8, or what an array on disk is made into, of shape (B, C, ...) on ``device``, the caller's own.
+            uint8, or what an array on disk is made into, of shape (B, C, ...) on ``device``, the
+            caller's own.
         """
         if isinstance(self._images, Tensor):
             chosen = self._images.index_select(0, indices.to(self.device, non_blocking=True))
         else:
             places = indices.numpy() if self._rows is None else self._rows[indices.numpy()]
             chosen = self._made_of(self._images[places])
-        return chosen if flips is None else _mirror(chosen, flips.to(self.device, non_blocking=True))
+        return (
+            chosen if flips is None else _mirror(chosen, flips.to(self.device, non_blocking=True))
+        )
 
 
 def _mirror(images: Tensor, flips: Tensor) -> Tensor:
-    # Selects from both forms: on CPUs five times faster than torch.where, which broadcasts byte by byte.
+    # Selects from both forms: on CPUs five times faster than torch.where, which broadcasts byte by
+    # byte.
     n = len(images)
     both = torch.cat([images, images.flip(-1)])
     return both.index_select(0, torch.arange(n, device=images.device) + n * flips)
@@ -124,19 +134,23 @@ def _fits(n_bytes: int, device: torch.device) -> bool:
 
 
 def dequantise(images: Tensor, noise: Tensor) -> Tensor:
-    """uint8 images with uniform noise in [0, 1), for densities: (k + noise)/128 - 1, float32 in [-1, 1).
+    """uint8 images with uniform noise in [0, 1), for densities: (k + noise)/128 - 1, float32 in
+    [-1, 1).
 
-    A density p of these has 7 bits less per dimension than its discretisation to 256 levels (docs/math.md section 8).
+    A density p of these has 7 bits less per dimension than its discretisation to 256 levels
+    (docs/math.md section 8).
     """
     levels = images.to(torch.float32)
-    # Noise near 1 would be rounded up to the next level. Multiples of 2^-16 levels are exact in float32.
+    # Noise near 1 would be rounded up to the next level. Multiples of 2^-16 levels are exact in
+    # float32.
     raised = torch.minimum(levels + noise, levels + (1.0 - 2.0**-16))
     return raised * (2.0 / GREY_LEVELS) - 1.0
 
 
 @lru_cache(maxsize=4)
 def _epoch(n: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-    """The permutation of an epoch, int64 of shape (n,), and which positions in it are mirrored, bool of shape (n,)."""
+    """The permutation of an epoch, int64 of shape (n,), and which positions in it are mirrored,
+    bool of shape (n,)."""
     order = torch.randperm(n, generator=seeds.generator(seed, "order", epoch))
     mirrored = torch.rand(n, generator=seeds.generator(seed, "mirror", epoch)) < 0.5
     return order, mirrored
@@ -150,7 +164,9 @@ def order(step: int, batch_size: int, n: int, seed: int) -> tuple[Tensor, Tensor
     Returns:
         int64 of shape (batch_size,), each in [0, n), and bool of shape (batch_size,).
     """
-    assert min(step + 1, batch_size, n) >= 1, f"no batch: step {step}, batch {batch_size}, images {n}"
+    assert min(step + 1, batch_size, n) >= 1, (
+        f"no batch: step {step}, batch {batch_size}, images {n}"
+    )
     first, last = step * batch_size, (step + 1) * batch_size
     parts = [
         [of_all[max(first - epoch * n, 0) : last - epoch * n] for of_all in _epoch(n, seed, epoch)]
@@ -161,11 +177,13 @@ def order(step: int, batch_size: int, n: int, seed: int) -> tuple[Tensor, Tensor
 
 
 class StoredSource:
-    """Examples by number, in files or in memory. Images are uint8, and real numbers are seen scaled.
+    """Examples by number, in files or in memory. Images are uint8, and real numbers are seen
+    scaled.
 
-    Order and mirroring are keyed by the seed and the step, never by ``restart``. So a resumed epoch shows every example
-    once, even if each attempt gets fresh noise. Examples that are on the source's device already are indexed there.
-    Others are read ahead by threads, into pinned memory if the device is a GPU, and copied asynchronously.
+    Order and mirroring are keyed by the seed and the step, never by ``restart``. So a resumed epoch
+    shows every example once, even if each attempt gets fresh noise. Examples that are on the
+    source's device already are indexed there. Others are read ahead by threads, into pinned memory
+    if the device is a GPU, and copied asynchronously.
 
     Args:
         given: examples in memory; None: those of the recipe's files.
@@ -174,7 +192,10 @@ class StoredSource:
     density: toy.Toy | None = None
 
     def __init__(
-        self, spec: StoredDataSpec, device: torch.device | str = "cpu", given: Prepared | Arrays | None = None
+        self,
+        spec: StoredDataSpec,
+        device: torch.device | str = "cpu",
+        given: Prepared | Arrays | None = None,
     ) -> None:
         self.wait_s = 0.0
         self._spec, self._given = spec, given
@@ -192,10 +213,12 @@ class StoredSource:
 
     @property
     def form(self) -> Form:
-        """Theirs, with a scaling that is fitted to the training examples unless a form was set, as of a checkpoint.
+        """Theirs, with a scaling that is fitted to the training examples unless a form was set, as
+        of a checkpoint.
 
         Raises:
-            DataError: neither the recipe nor a form that was set says it, and the data are missing or cannot be used.
+            DataError: neither the recipe nor a form that was set says it, and the data are missing
+                or cannot be used.
         """
         if self._form is None:
             form = self._outline
@@ -212,7 +235,8 @@ class StoredSource:
 
     @property
     def _outline(self) -> Form:
-        """Their form or, for which no number is looked at, what it is without a scaling; raises as `form` does."""
+        """Their form or, for which no number is looked at, what it is without a scaling; raises as
+        `form` does."""
         if self._form is not None:
             return self._form
         if (shape := self._spec.shape) is not None:
@@ -237,7 +261,8 @@ class StoredSource:
 
     @cached_property
     def classes(self) -> Classes | None:
-        """Those of the examples; None if the recipe wants no labels; raises DataError if they cannot be read."""
+        """Those of the examples; None if the recipe wants no labels; raises DataError if they
+        cannot be read."""
         return self.examples.classes if self._spec.labels else None
 
     @cached_property
@@ -281,19 +306,25 @@ class StoredSource:
         n_bytes = on_disk.n * math.prod(form.shape) * (1 if are_images else 4)
         if cache == "disk" or (cache == "auto" and n_bytes > MEMORY_BYTES):
             return on_disk
-        examples = torch.empty(on_disk.n, *form.shape, dtype=torch.uint8 if are_images else torch.float32)
+        examples = torch.empty(
+            on_disk.n, *form.shape, dtype=torch.uint8 if are_images else torch.float32
+        )
         for rows_of_block in torch.arange(on_disk.n).split(max(1, _BLOCK // math.prod(form.shape))):
             examples[rows_of_block] = on_disk.batch(rows_of_block)
         found.verify(split, examples.numpy())
         return ImageSet(examples.to(self._device) if _fits(n_bytes, self._device) else examples)
 
     def _scaled(self, x: np.ndarray) -> Tensor:
-        """Real numbers as the model sees them, float32: scaled in float64, unless float32 holds them exactly."""
+        """Real numbers as the model sees them, float32: scaled in float64, unless float32 holds
+        them exactly."""
         exact = x.dtype.itemsize < 4 or x.dtype == np.float32
-        return self.form.to_model(torch.from_numpy(x.astype(np.float32 if exact else np.float64))).float()
+        return self.form.to_model(
+            torch.from_numpy(x.astype(np.float32 if exact else np.float64))
+        ).float()
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
-        """As in `cld_core.data.source.Source`; float32 on the source's device. Steps in order are fast."""
+        """As in `cld_core.data.source.Source`; float32 on the source's device. Steps in order are
+        fast."""
         started = time.monotonic()
         wanted = [(seed, it, size, rows.start, rows.stop) for it in range(step, step + _AHEAD)]
         # For a set in memory on a CPU, threads would only take cores from the model.
@@ -307,7 +338,8 @@ class StoredSource:
         return images if self.grey_levels is None else to_model(images)
 
     def _read_ahead(self, wanted: Sequence[tuple[int, int, int, int, int]]) -> Tensor:
-        """The first of the wanted batches; the others are read meanwhile, and those that nobody wants are dropped."""
+        """The first of the wanted batches; the others are read meanwhile, and those that nobody
+        wants are dropped."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._spec.threads, thread_name_prefix="examples")
         for other in self._ahead.keys() - set(wanted):
@@ -324,7 +356,9 @@ class StoredSource:
         batch = self.train.batch(chosen, flips if self._spec.flip else None)
         return batch.pin_memory() if self._pinned and batch.device.type == "cpu" else batch
 
-    def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
+    def labelled_batch(
+        self, seed: int, restart: int, step: int, size: int, rows: slice
+    ) -> tuple[Tensor, Tensor]:
         """As `batch`, with the labels, which are on the CPU."""
         x = self.batch(seed, restart, step, size, rows)
         return x, self._labels[order(step, size, self.train.n, seed)[0][rows]]
@@ -334,7 +368,8 @@ class StoredSource:
         return self._test_labels[first:last]
 
     def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """Test examples ``first <= i < last``; of images, dequantised, with noise of its own for each.
+        """Test examples ``first <= i < last``; of images, dequantised, with noise of its own for
+        each.
 
         Raises:
             DataError: there are fewer.
@@ -346,14 +381,17 @@ class StoredSource:
         return dequantise(images, noise)
 
     def test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """Test examples ``first <= i < last`` as training sees its own; raises as `dequantised_test_data` does."""
+        """Test examples ``first <= i < last`` as training sees its own; raises as
+        `dequantised_test_data` does."""
         return self._seen(self._test_examples(first, last))
 
     def _test_examples(self, first: int, last: int) -> Tensor:
         if last > self.test.n:
             raise DataError(
-                f"{self.examples.where} has {self.test.n} test examples, fewer than the {last} asked for. "
-                f"Evaluate at most that many: eval.points={self.test.n}, periodic.elbo_points={self.test.n}."
+                f"{self.examples.where} has {self.test.n} test examples, fewer than the {last} "
+                f"asked for. "
+                f"Evaluate at most that many: eval.points={self.test.n}, "
+                f"periodic.elbo_points={self.test.n}."
             )
         return self.test.batch(torch.arange(first, last))
 

@@ -19,8 +19,9 @@ from . import store, toy
 from .form import Form
 from .toy import Toy
 
-# Points of a density that identify it, one by one; and how many more, of which the means of GROUP do: a density that
-# differs in few of its points, as by the weight of a part, differs in some of the means.
+# Points of a density that identify it, one by one; and how many more, of which the means of GROUP
+# do: a density that differs in few of its points, as by the weight of a part, differs in some of
+# the means.
 COUNT, MANY, GROUP = 8, 240, 16
 # Examples of a plug-in that are looked at.
 TRIED = 7
@@ -31,8 +32,9 @@ _JUDGED, _NUMBERS = 1000, 1 << 24
 class Source(Protocol):
     """Examples by number: a batch is a function of its arguments alone.
 
-    Sources without labels need not have what is about them: see `classes_of`. What batches and test data hold is what
-    the model sees: a source that scales its data has a ``form``, see `form_of`, which is set to that of a checkpoint.
+    Sources without labels need not have what is about them: see `classes_of`. What batches and test
+    data hold is what the model sees: a source that scales its data has a ``form``, see `form_of`,
+    which is set to that of a checkpoint.
     """
 
     density: Toy | None  # if the distribution of the data is known by name
@@ -62,8 +64,11 @@ class Source(Protocol):
     def close(self) -> None:
         """Stop reading ahead."""
 
-    def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
-        """What `batch` returns, and the labels, (len(rows),), int64, which may be on another device."""
+    def labelled_batch(
+        self, seed: int, restart: int, step: int, size: int, rows: slice
+    ) -> tuple[Tensor, Tensor]:
+        """What `batch` returns, and the labels, (len(rows),), int64, which may be on another
+        device."""
 
     def test_labels(self, seed: int, first: int, last: int) -> Tensor:
         """The labels of the test points ``first <= i < last``, (last - first,), int64."""
@@ -98,7 +103,8 @@ def require_usable(recipe: Recipe) -> tuple[int, ...]:
     """The shape of an example of a plug-in's data, of which one small batch is looked at.
 
     Raises:
-        RecipeError, DataError: the batch, or its labels, cannot be trained on; or what makes it fails.
+        RecipeError, DataError: the batch, or its labels, cannot be trained on; or what makes it
+            fails.
     """
     with trial("data.name", recipe.data.name):
         made = source(recipe.data)
@@ -107,13 +113,18 @@ def require_usable(recipe: Recipe) -> tuple[int, ...]:
         x, label = (made.batch(*asked), None) if classes is None else made.labelled_batch(*asked)
         made.close()
         if not isinstance(x, Tensor) or tuple(x.shape) != shape or not x.is_floating_point():
-            raise ValueError(f"it gives {described(x)} for {TRIED} examples, not float32 of shape {shape}")
+            raise ValueError(
+                f"it gives {described(x)} for {TRIED} examples, not float32 of shape {shape}"
+            )
         if not x.isfinite().all():
             raise ValueError("it gives numbers that are not finite")
         if classes is not None and label is not None:
             numbers = label.tolist() if label.dtype == torch.int64 and len(label) == TRIED else [-1]
             if not set(numbers) <= set(range(len(classes))):
-                text = f"labels that are not whole numbers (int64) from 0 to {len(classes) - 1}, one an example"
+                text = (
+                    f"labels that are not whole numbers (int64) from 0 to {len(classes) - 1}, "
+                    f"one an example"
+                )
                 raise ValueError(f"it gives {text}")
     return tuple(made.shape)
 
@@ -125,7 +136,8 @@ def form_of(source: Source) -> Form:
 
 
 def use_form(source: Any, form: Form) -> None:
-    """Let a source see its data as a model did that was trained on them; those that have no form of their own do."""
+    """Let a source see its data as a model did that was trained on them; those that have no form of
+    their own do."""
     if hasattr(type(source), "form"):
         source.form = form
 
@@ -141,7 +153,8 @@ def test_count(source: Source) -> int | None:
 
 
 def data_std(source: Source) -> float:
-    """`objective.data_std` of what the model sees: in one digit, by some training examples; 1 if all are 0."""
+    """`objective.data_std` of what the model sees: in one digit, by some training examples; 1 if
+    all are 0."""
     n = max(1, min(_JUDGED, _NUMBERS // math.prod(source.shape)))
     x = source.batch(0, 0, 0, n, slice(0, n))
     return float(f"{float(x.square().mean().sqrt()):.1g}") or 1.0
@@ -175,9 +188,9 @@ class DescribedSource:
 def identity(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
     """What identifies these data.
 
-    Of images the checksum that their preparation noted, of arrays that of their examples, of toy data some points and
-    the means of more. A plug-in that draws its noise from elsewhere than its generator has no such points: then only
-    the digest of its file is there.
+    Of images the checksum that their preparation noted, of arrays that of their examples, of toy
+    data some points and the means of more. A plug-in that draws its noise from elsewhere than its
+    generator has no such points: then only the digest of its file is there.
 
     Args:
         plugins: of the recipe, which have been imported.
@@ -195,7 +208,8 @@ def identity(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
 
 
 def _drawn(density: toy.Toy) -> dict[str, str]:
-    """Some points of a density, and means of more, as text; empty if it does not draw the same ones twice."""
+    """Some points of a density, and means of more, as text; empty if it does not draw the same ones
+    twice."""
     first, second = _draw(density, 0), _draw(density, 1)
     return first if first == second else {}
 

@@ -1,13 +1,16 @@
-"""Prepared images on disk, and whether those of a recipe are there. Loads no torch, and numpy for what is read only.
+"""Prepared images on disk, and whether those of a recipe are there. Loads no torch, and numpy for
+what is read only.
 
-    DIR/about.json     name, size, numbers and digests of the images of each split, names of the classes, the source
-    DIR/images.npy     uint8 of shape (N, C, H, W): the images for training, and after them those for validation;
+    DIR/about.json     name, size, numbers and digests of the images of each split, names of the
+    classes, the source DIR/images.npy     uint8 of shape (N, C, H, W): the images for training, and
+    after them those for validation;
                        C is 1 for grey images and 3 for others
-    DIR/labels.npy     if the images have classes: int64 of shape (N,), the index of each image's class
+    DIR/labels.npy     if the images have classes: int64 of shape (N,), the index of each image's
+    class
 
-LMDB files in the published form are used as they are: in DIR/train.lmdb or DIR/train, and likewise for validation, raw
-bytes (H, W, 3) under the keys "0", "1", ... While a data set is being prepared it is called DIR.partial, so a folder
-DIR is always complete.
+LMDB files in the published form are used as they are: in DIR/train.lmdb or DIR/train, and likewise
+for validation, raw bytes (H, W, 3) under the keys "0", "1", ... While a data set is being prepared
+it is called DIR.partial, so a folder DIR is always complete.
 """
 
 import functools
@@ -46,7 +49,8 @@ _AGAIN = "Copy or prepare it again."
 
 @dataclass(frozen=True, kw_only=True)
 class SplitInfo:
-    """The number of images of a split, and the digest of their bytes; of LMDB files, the size of the file in words."""
+    """The number of images of a split, and the digest of their bytes; of LMDB files, the size of
+    the file in words."""
 
     count: int
     digest: str
@@ -59,7 +63,8 @@ class About:
     Attributes:
         size: height and width in pixels.
         channels: 1 if the images are grey, 3 if they have colours.
-        bytes: size of the file of images; of LMDB files in the published form, of that for training.
+        bytes: size of the file of images; of LMDB files in the published form, of that for
+            training.
         classes: names of the classes; empty if the images have no labels.
         labels: digest of the labels.
         source: name of what it was made from.
@@ -91,7 +96,12 @@ class About:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Of the array of all images."""
-        return (sum(info.count for info in self.splits.values()), self.channels, self.size, self.size)
+        return (
+            sum(info.count for info in self.splits.values()),
+            self.channels,
+            self.size,
+            self.size,
+        )
 
     @property
     def words(self) -> str:
@@ -100,7 +110,9 @@ class About:
 
     def rows(self, split: Split) -> slice:
         """The place of a split among the images."""
-        counts = [self.splits[name].count for name in SPLITS[: SPLITS.index(split)] if name in self.splits]
+        counts = [
+            self.splits[name].count for name in SPLITS[: SPLITS.index(split)] if name in self.splits
+        ]
         return slice(sum(counts), sum(counts) + self.splits[split].count)
 
 
@@ -116,7 +128,8 @@ def partial_path(root: Path) -> Path:
 
 
 def prepare_hint(name: str, root: Path | str, pixels: int | None = None) -> str:
-    """The command that makes the data set, for the end of an error message; ``pixels`` of a side, if they are known."""
+    """The command that makes the data set, for the end of an error message; ``pixels`` of a side,
+    if they are known."""
     size = f" --size {pixels or 'PIXELS'}" if name == "folder" else ""
     return f"cldctl data prepare {name} --source PATH --out {root}{size}"
 
@@ -137,7 +150,9 @@ def read_about(root: Path) -> About | None:
         raise DataError(f"{text}. Prepare the data again, into another folder.") from error
 
 
-def find(path: str | Path, name: str = "folder", pixels: int | None = None, channels: int | None = None) -> About:
+def find(
+    path: str | Path, name: str = "folder", pixels: int | None = None, channels: int | None = None
+) -> About:
     """What is known of the images in a folder, which are not read.
 
     Args:
@@ -146,7 +161,8 @@ def find(path: str | Path, name: str = "folder", pixels: int | None = None, chan
         channels: 1 or 3; None accepts either.
 
     Raises:
-        DataError: there are no images, or other ones; the message ends with the command that prepares them.
+        DataError: there are no images, or other ones; the message ends with the command that
+            prepares them.
     """
     root, fix = Path(path).expanduser(), "To prepare it"
     try:
@@ -157,10 +173,16 @@ def find(path: str | Path, name: str = "folder", pixels: int | None = None, chan
             raise DataError(f"{root} holds {about.name}, not {name}.")
         elif (there := bytes_of(root / IMAGES)) != about.bytes:
             fix = f"Remove {root} and prepare it again"
-            text = f"has {there} bytes, but {ABOUT} says {about.bytes}: it was copied incompletely or changed"
+            text = (
+                f"has {there} bytes, but {ABOUT} says {about.bytes}: it was copied "
+                f"incompletely "
+                f"or changed"
+            )
             raise DataError(f"{root.absolute() / IMAGES} {text}.")
         if pixels not in (None, about.size):
-            raise DataError(f"{root} has images of {about.size}x{about.size}, not {pixels}x{pixels}.")
+            raise DataError(
+                f"{root} has images of {about.size}x{about.size}, not {pixels}x{pixels}."
+            )
         if channels not in (None, about.channels):
             fix = "Set data.channels=null, or prepare it again"
             plural = "channel" if about.channels == 1 else "channels"
@@ -179,23 +201,29 @@ def _published(root: Path) -> About:
     readers = {split: reader for split in SPLITS if (reader := published(root, split)) is not None}
     if "train" not in readers:
         if partial_path(root).is_dir():
-            raise DataError(f"the preparation of {root.absolute()} is unfinished: the same command continues it.")
+            raise DataError(
+                f"the preparation of {root.absolute()} is unfinished: the same command continues "
+                f"it."
+            )
         raise DataError(f"there is no prepared data set in {root.absolute()}.")
     return About(
         name="published",
         size=readers["train"].shape[-1],
-        splits={split: SplitInfo(count=it.shape[0], digest=it.about) for split, it in readers.items()},
+        splits={
+            split: SplitInfo(count=it.shape[0], digest=it.about) for split, it in readers.items()
+        },
         bytes=readers["train"].bytes,
         format=PUBLISHED,
     )
 
 
 def of(spec: StoredDataSpec) -> "Prepared | Arrays":
-    """The examples of a recipe, which are there and look right; images are not read, and arrays not looked at.
+    """The examples of a recipe, which are there and look right; images are not read, and arrays not
+    looked at.
 
     Raises:
-        DataError: they are missing or not those of the recipe; the message ends with the fix, for images with the
-            command that prepares them.
+        DataError: they are missing or not those of the recipe; the message ends with the fix, for
+            images with the command that prepares them.
     """
     if isinstance(spec, ArraysSpec):
         from . import arrays
@@ -212,7 +240,8 @@ def of(spec: StoredDataSpec) -> "Prepared | Arrays":
 
 
 def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> tuple[int, ...]:
-    """Check that stored data are there and look right; images are not read, and of many arrays some are looked at.
+    """Check that stored data are there and look right; images are not read, and of many arrays some
+    are looked at.
 
     Args:
         say: told what people should know about the data.
@@ -233,13 +262,16 @@ def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) ->
 
 def keys_of(path: Path) -> dict[str, Any]:
     """The `data` section of a recipe for what is at a path: prepared images, or else arrays."""
-    is_prepared = any((path / name).is_file() for name in (ABOUT, "train/data.mdb", "train.lmdb/data.mdb"))
+    is_prepared = any(
+        (path / name).is_file() for name in (ABOUT, "train/data.mdb", "train.lmdb/data.mdb")
+    )
     return {"name": "folder" if is_prepared else "arrays", "path": str(path)}
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The prepared images of a recipe. `arrays.Arrays` has the same properties and methods, and a scaling.
+    """The prepared images of a recipe. `arrays.Arrays` has the same properties and methods, and a
+    scaling.
 
     Attributes:
         where: the folder.
@@ -259,7 +291,8 @@ class Prepared:
 
     @property
     def classes(self) -> Classes | None:
-        """Those of the images, with their numbers of training images as weights; None if they have no labels.
+        """Those of the images, with their numbers of training images as weights; None if they have
+        no labels.
 
         Raises:
             DataError: as `labels`.
@@ -269,7 +302,9 @@ class Prepared:
         names = self.about.classes
         if not names:
             return None
-        return Classes(names, tuple(map(float, np.bincount(self.labels("train"), minlength=len(names)))))
+        return Classes(
+            names, tuple(map(float, np.bincount(self.labels("train"), minlength=len(names))))
+        )
 
     def look(self) -> list[str]:
         """What people should know about them: nothing that their preparation has not said."""
@@ -287,7 +322,8 @@ class Prepared:
         return self.about.splits[name]
 
     def labels(self, split: Split) -> "np.ndarray":
-        """Those of a split, (n,), int64, each an index of the classes; raises as `read_labels` does."""
+        """Those of a split, (n,), int64, each an index of the classes; raises as `read_labels`
+        does."""
         return read_labels(self.where, self.about, split)
 
     def stored(self, split: Split) -> "tuple[np.ndarray | LmdbReader, None]":
@@ -305,7 +341,10 @@ class Prepared:
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
             if (images.dtype, images.shape) != (np.dtype(np.uint8), self.about.shape):
-                raise ValueError(f"{images.dtype} of {images.shape}, but {ABOUT} says uint8 of {self.about.shape}")
+                raise ValueError(
+                    f"{images.dtype} of {images.shape}, but {ABOUT} says uint8 of "
+                    f"{self.about.shape}"
+                )
         except (OSError, ValueError, EOFError) as error:
             text = f"{path} cannot be read as an array of images ({one_line(error)})"
             raise DataError(f"{text}. To prepare it: {self.hint}") from error
@@ -315,7 +354,10 @@ class Prepared:
     def verify(self, split: Split, images: "np.ndarray") -> None:
         """Raises DataError: images that were loaded are not those that were prepared."""
         if self.about.format != PUBLISHED and blake2b(images) != self.split(split).digest:
-            text = f"the {split} images in {self.where} do not have the digest in {ABOUT}: they were changed"
+            text = (
+                f"the {split} images in {self.where} do not have the digest in {ABOUT}: they "
+                f"were changed"
+            )
             raise DataError(f"{text}. To prepare it: {self.hint}")
 
 
@@ -331,14 +373,20 @@ def read_labels(root: Path, about: About, split: Split) -> "np.ndarray":
     try:
         labels: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({one_line(error)}). Remove {root} and prepare it again.") from error
+        raise DataError(
+            f"{path} cannot be read ({one_line(error)}). Remove {root} and prepare it again."
+        ) from error
     if blake2b(labels.tobytes()) != about.labels:
-        raise DataError(f"{path} does not hold the labels that {ABOUT} describes. Remove {root} and prepare it again.")
+        raise DataError(
+            f"{path} does not hold the labels that {ABOUT} describes. Remove {root} and prepare it "
+            f"again."
+        )
     return labels[about.rows(split)]
 
 
 def published(root: Path, split: str) -> "LmdbReader | None":
-    """The images of a split in a folder of LMDB files, `SPLIT.lmdb` or `SPLIT`; None if there are none.
+    """The images of a split in a folder of LMDB files, `SPLIT.lmdb` or `SPLIT`; None if there are
+    none.
 
     Raises:
         DataError: they cannot be read, or are something else.
@@ -355,7 +403,8 @@ class LmdbReader:
     Attributes:
         shape: (n, 3, H, W) of all of them.
         bytes: size of the file.
-        about: the number of images and the size of the file in words, by which other files are told from it.
+        about: the number of images and the size of the file in words, by which other files are told
+            from it.
 
     Raises:
         DataError: the file is cut short, or holds something else.
@@ -373,15 +422,25 @@ class LmdbReader:
             # Reading beyond the end of a mapped file would end this process without a message.
             expected = (info["last_pgno"] + 1 - _UNWRITTEN_PAGES) * self._env.stat()["psize"]
             if self.bytes < expected:
-                raise DataError(f"{path} is cut short: {self.bytes} bytes of about {expected}. {_AGAIN}")
+                raise DataError(
+                    f"{path} is cut short: {self.bytes} bytes of about {expected}. {_AGAIN}"
+                )
             with self._env.begin(buffers=True) as transaction:
                 length = len(transaction.get(b"0") or b"")
         except (lmdb.Error, OSError) as error:
-            raise DataError(f"{path} cannot be opened as an LMDB file: {error}. {_AGAIN}") from error
+            raise DataError(
+                f"{path} cannot be opened as an LMDB file: {error}. {_AGAIN}"
+            ) from error
         size = math.isqrt(length // CHANNELS)
         if not size or CHANNELS * size**2 != length:
-            raise DataError(f"{path} has values of {length} bytes under '0', which are not square raw RGB images.")
-        self.shape, self.about = (count, CHANNELS, size, size), f"{count} images, {self.bytes} bytes"
+            raise DataError(
+                f"{path} has values of {length} bytes under '0', which are not square raw RGB "
+                f"images."
+            )
+        self.shape, self.about = (
+            (count, CHANNELS, size, size),
+            f"{count} images, {self.bytes} bytes",
+        )
         self[[count - 1]]
 
     def __getitem__(self, indices: "Sequence[int] | np.ndarray") -> "np.ndarray":

@@ -36,10 +36,18 @@ class Toy:
     sample: Sampler  # (n, generator) -> (n, *data_shape), float32
     log_density: Callable[[Tensor], Tensor] | None = None  # (n, 2) -> (n,), float64, nats
     entropy: Callable[[], float] | None = None  # nats; computed on first use, then kept
-    on_grid: Callable[[Tensor, Tensor], Tensor] | None = None  # x (n,), y (m,) -> density (n, m), if that is faster
-    label: Callable[[Tensor], Tensor] | None = None  # (n, 2) -> (n,), int64: the class that a point belongs to
-    classes: Classes | None = None  # if it has labels; their weights are the probabilities of the classes
-    given: Callable[[Tensor, int], Tensor] | None = None  # (n, 2), a class -> (n,), float64: its log-density, nats
+    on_grid: Callable[[Tensor, Tensor], Tensor] | None = (
+        None  # x (n,), y (m,) -> density (n, m), if that is faster
+    )
+    label: Callable[[Tensor], Tensor] | None = (
+        None  # (n, 2) -> (n,), int64: the class that a point belongs to
+    )
+    classes: Classes | None = (
+        None  # if it has labels; their weights are the probabilities of the classes
+    )
+    given: Callable[[Tensor, int], Tensor] | None = (
+        None  # (n, 2), a class -> (n,), float64: its log-density, nats
+    )
     data_shape: tuple[int, ...] = (2,)
 
     def log_density_of(self, label: int | None) -> Callable[[Tensor], Tensor] | None:
@@ -78,9 +86,11 @@ def toy(
     given: Callable[[Tensor, int], Tensor] | None = None,
     shape: Sequence[int] = (2,),
 ) -> Callable[[Sampler], Sampler]:
-    """Register a sampling function (n, generator) -> (n, 2) float32 under ``name``, for the recipe's data.name.
+    """Register a sampling function (n, generator) -> (n, 2) float32 under ``name``, for the
+    recipe's data.name.
 
-    The other arguments are the attributes of `Toy`, except for ``classes``: the probabilities of the labels 0, 1, ...
+    The other arguments are the attributes of `Toy`, except for ``classes``: the probabilities of
+    the labels 0, 1, ...
 
     Args:
         shape: of one example, if it is not a point in the plane; ``on_grid`` is for those alone.
@@ -90,7 +100,9 @@ def toy(
         RecipeError: the name is that of data of cldctl.
     """
     if (label is None) != (classes is None):
-        raise DataError(f"toy data {name!r} has only one of `label` and `classes`. Give both, or neither.")
+        raise DataError(
+            f"toy data {name!r} has only one of `label` and `classes`. Give both, or neither."
+        )
     known = None if classes is None else numbered(classes)
 
     def register(sampler: Sampler) -> Sampler:
@@ -114,13 +126,16 @@ def get(name: str) -> Toy:
     """
     if name not in _REGISTRY:
         hint = did_you_mean(name, _REGISTRY) or " Name the file that registers it in `plugins`."
-        raise WrongSourceError(f"no toy data {name!r}; there are {', '.join(sorted(_REGISTRY))}.{hint}")
+        raise WrongSourceError(
+            f"no toy data {name!r}; there are {', '.join(sorted(_REGISTRY))}.{hint}"
+        )
     density: Toy = _REGISTRY[name]
     return density
 
 
 class ToySource:
-    """Endless draws from a toy density, fresh ones for each step. See `cld_core.data.source.Source`."""
+    """Endless draws from a toy density, fresh ones for each step. See
+    `cld_core.data.source.Source`."""
 
     grey_levels: int | None = None
     wait_s = 0.0
@@ -136,7 +151,9 @@ class ToySource:
         self.shape = self._toy.data_shape
         self.classes: Classes | None = self._toy.classes if spec.labels else None
         if spec.labels and self.classes is None:
-            text = f"toy data {spec.name!r} have no labels. Set data.labels=false, or choose diamond"
+            text = (
+                f"toy data {spec.name!r} have no labels. Set data.labels=false, or choose diamond"
+            )
             raise DataError(f"{text} or multimodal_swissroll.")
         self._generator = torch.Generator()
 
@@ -144,7 +161,10 @@ class ToySource:
         x = self._toy.sample(size, generator)
         if x.shape != (size, *self.shape):
             text = f"returned shape {tuple(x.shape)} for n = {size}, not {(size, *self.shape)}"
-            fix = f"Fix its function, or declare what it returns: @toy({self._toy.name!r}, shape={tuple(x.shape[1:])})"
+            fix = (
+                f"Fix its function, or declare what it returns: @toy({self._toy.name!r}, "
+                f"shape={tuple(x.shape[1:])})"
+            )
             raise DataError(f"toy data {self._toy.name!r} {text}. {fix}.")
         return x
 
@@ -155,12 +175,17 @@ class ToySource:
     def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
         # Drawn in whole blocks, so that point i does not depend on the requested range.
         blocks, rows = seeds.blocks_of(first, last)
-        drawn = [self._sample(seeds.SAMPLE_BLOCK, seeds.generator(seed, "test", block)) for block in blocks]
+        drawn = [
+            self._sample(seeds.SAMPLE_BLOCK, seeds.generator(seed, "test", block))
+            for block in blocks
+        ]
         return torch.cat(drawn)[rows]
 
     test_data = dequantised_test_data
 
-    def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
+    def labelled_batch(
+        self, seed: int, restart: int, step: int, size: int, rows: slice
+    ) -> tuple[Tensor, Tensor]:
         x = self.batch(seed, restart, step, size, rows)
         return x, self._labels(x)
 
@@ -178,9 +203,11 @@ class ToySource:
 _ROLL_SCALE = 0.01
 _ROLL_STD = 0.2 * _ROLL_SCALE
 _ROLL_START, _ROLL_END = 1.5 * math.pi, 4.5 * math.pi
-_ROLL_CENTRES = torch.tensor([(0.0, 0.0), (0.8, 0.8), (0.8, -0.8), (-0.8, -0.8), (-0.8, 0.8)], dtype=torch.float64)
-# Panels of 32 Gauss-Legendre nodes along a roll: nodes are at most one noise std of arc apart, so the rule is
-# exact to 1e-12 (tests/cld_core/data/test_toy.py).
+_ROLL_CENTRES = torch.tensor(
+    [(0.0, 0.0), (0.8, 0.8), (0.8, -0.8), (-0.8, -0.8), (-0.8, 0.8)], dtype=torch.float64
+)
+# Panels of 32 Gauss-Legendre nodes along a roll: nodes are at most one noise std of arc apart, so
+# the rule is exact to 1e-12 (tests/cld_core/data/test_toy.py).
 _ROLL_PANELS = 48
 
 
@@ -190,7 +217,8 @@ def _spiral(angle: Tensor) -> Tensor:
 
 @functools.cache
 def _roll() -> GaussianMixture:
-    """One roll at the origin: the integral over its angle, uniform between start and end, as a weighted mixture."""
+    """One roll at the origin: the integral over its angle, uniform between start and end, as a
+    weighted mixture."""
     nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(32))
     width = (_ROLL_END - _ROLL_START) / _ROLL_PANELS
     middles = _ROLL_START + width * (torch.arange(_ROLL_PANELS, dtype=torch.float64) + 0.5)
@@ -199,7 +227,8 @@ def _roll() -> GaussianMixture:
 
 
 def _swissroll_log_density(x: Tensor) -> Tensor:
-    # Rolls are 350 noise stds apart: at any point, all but the nearest one's density are 0 in float64.
+    # Rolls are 350 noise stds apart: at any point, all but the nearest one's density are 0 in
+    # float64.
     x = x.to(torch.float64)
     return _roll().log_density(x - _ROLL_CENTRES[_nearest_roll(x)]) - math.log(len(_ROLL_CENTRES))
 
@@ -233,7 +262,10 @@ def _swissroll_on_grid(x: Tensor, y: Tensor) -> Tensor:
 def multimodal_swissroll(n: int, generator: torch.Generator) -> Tensor:
     """Five Swiss rolls with equal probability: the paper's toy data."""
     centre = _ROLL_CENTRES[torch.randint(len(_ROLL_CENTRES), (n,), generator=generator)]
-    angle = torch.rand(n, generator=generator, dtype=torch.float64) * (_ROLL_END - _ROLL_START) + _ROLL_START
+    angle = (
+        torch.rand(n, generator=generator, dtype=torch.float64) * (_ROLL_END - _ROLL_START)
+        + _ROLL_START
+    )
     noise = torch.randn(n, 2, generator=generator, dtype=torch.float64)
     return (centre + _spiral(angle) + _ROLL_STD * noise).float()
 
@@ -243,7 +275,8 @@ _GAUSSIAN = analytic.gaussian()
 
 
 def _nearest_mode(x: Tensor) -> Tensor:
-    # Modes are 12 standard deviations apart: points nearer to another one than to their own have a share of 2e-9.
+    # Modes are 12 standard deviations apart: points nearer to another one than to their own have a
+    # share of 2e-9.
     return torch.cdist(x.to(torch.float64), _DIAMOND.means).argmin(1)
 
 

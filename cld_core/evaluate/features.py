@@ -1,9 +1,10 @@
-"""Metrics of images: features of samples and of training images, compared by torch-fidelity's formulas.
+"""Metrics of images: features of samples and of training images, compared by torch-fidelity's
+formulas.
 
-Features come from the extractors of torch-fidelity: Inception and whatever else is registered with it. torch-fidelity
-unpickles the files of weights that it is given, and those that it finds where torch keeps downloads. It gets tensors
-alone instead, which were read with ``weights_only=True``, or a published file that is known by all digits of its
-SHA-256.
+Features come from the extractors of torch-fidelity: Inception and whatever else is registered with
+it. torch-fidelity unpickles the files of weights that it is given, and those that it finds where
+torch keeps downloads. It gets tensors alone instead, which were read with ``weights_only=True``, or
+a published file that is known by all digits of its SHA-256.
 """
 
 import functools
@@ -50,12 +51,15 @@ def find(name: str) -> Any:
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     if name in _REGISTERED:
-        # torch-fidelity makes them, too, and another version of the plug-in may have registered its own.
+        # torch-fidelity makes them, too, and another version of the plug-in may have registered its
+        # own.
         FEATURE_EXTRACTORS_REGISTRY[name] = resolve(_REGISTERED[name])
     if name not in FEATURE_EXTRACTORS_REGISTRY:
         there = ", ".join(sorted(FEATURE_EXTRACTORS_REGISTRY))
         fix = "Name one of them, or the file that registers it in `plugins`"
-        raise UsageError(f"'eval.fid.extractor' is {name!r}, but torch-fidelity has {there}. {fix}.")
+        raise UsageError(
+            f"'eval.fid.extractor' is {name!r}, but torch-fidelity has {there}. {fix}."
+        )
     return FEATURE_EXTRACTORS_REGISTRY[name]
 
 
@@ -78,10 +82,13 @@ class Extractor:
         scores: whether class scores are wanted, for the Inception Score.
 
     Raises:
-        UsageError: the weights or the plug-in have changed, or the weights are those of another network.
+        UsageError: the weights or the plug-in have changed, or the weights are those of another
+            network.
     """
 
-    def __init__(self, extraction: Extraction, files: Files, device: str, scores: bool = False) -> None:
+    def __init__(
+        self, extraction: Extraction, files: Files, device: str, scores: bool = False
+    ) -> None:
         name = extraction.extractor
         if extraction.plugin is not None:
             plugins = [path for place, path in files.items() if place.startswith("plugin") and path]
@@ -95,15 +102,20 @@ class Extractor:
         known = kind.get_provided_features_list()
         for layer in self.layers.values():
             if layer not in known:
-                raise UsageError(f"'eval.fid.layer' is {layer!r}, but {name} has {', '.join(known)}.")
-        made = _made(kind, extraction, files.get("weights"), list(dict.fromkeys(self.layers.values())))
+                raise UsageError(
+                    f"'eval.fid.layer' is {layer!r}, but {name} has {', '.join(known)}."
+                )
+        made = _made(
+            kind, extraction, files.get("weights"), list(dict.fromkeys(self.layers.values()))
+        )
         self._net = made.to(device)
         self.device = torch.device(device)
 
     @execution.using(tf32=False)
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
-        """``features`` (B, D), and ``scores`` (B, K) if wanted, float32, of images (B, C, H, W), uint8.
+        """``features`` (B, D), and ``scores`` (B, K) if wanted, float32, of images (B, C, H, W),
+        uint8.
 
         The network gets grey images (B, 1, H, W) with this channel three times.
         """
@@ -121,17 +133,24 @@ def _made(kind: Any, extraction: Extraction, weights: str | None, layers: list[s
         settings["feature_extractor_weights_path"] = _loadable(Path(weights), extraction, kind)
     elif is_built_in(kind):
         # torch-fidelity would unpickle what lies where torch keeps downloads.
-        raise UsageError(f"'eval.fid.extractor' {name} needs weights. Name their file in eval.fid.weights.")
+        raise UsageError(
+            f"'eval.fid.extractor' {name} needs weights. Name their file in eval.fid.weights."
+        )
     try:
         return create_feature_extractor(name, layers, cuda=False, verbose=False, **settings)
-    except Exception as error:  # torch and plug-ins may raise anything for a file of another network
+    except (
+        Exception
+    ) as error:  # torch and plug-ins may raise anything for a file of another network
         # The second line names the first tensors that are missing.
         lines = [line.strip() for line in str(error).strip().splitlines()]
-        raise _no_weights(weights or name, name, f"{type(error).__name__}: {' '.join(lines[:2])[:300]}") from error
+        raise _no_weights(
+            weights or name, name, f"{type(error).__name__}: {' '.join(lines[:2])[:300]}"
+        ) from error
 
 
 def _loadable(path: Path, extraction: Extraction, kind: Any) -> Any:
-    """What a class of torch-fidelity may load: the tensors alone, or the file itself where that runs nothing of others.
+    """What a class of torch-fidelity may load: the tensors alone, or the file itself where that
+    runs nothing of others.
 
     Raises:
         UsageError: the file is gone or another one, holds more than tensors, or is a program.
@@ -154,17 +173,22 @@ def _loadable(path: Path, extraction: Extraction, kind: Any) -> Any:
         torch.save(tensors_of(path, name), tensors)
         tensors.seek(0)
         return tensors
-    if issubclass(kind, FeatureExtractorCLIP) and extraction.weights != MODEL_METADATA.get(name, {}).get("hash"):
+    if issubclass(kind, FeatureExtractorCLIP) and extraction.weights != MODEL_METADATA.get(
+        name, {}
+    ).get("hash"):
         # TorchScript is a program.
         raise UsageError(f"'eval.fid.weights' is not the published file of {name}. Name that one.")
     if issubclass(kind, FeatureExtractorDinoV2):
-        raise UsageError(f"'eval.fid.extractor' {name} runs code from the internet. Choose another extractor.")
+        raise UsageError(
+            f"'eval.fid.extractor' {name} runs code from the internet. Choose another extractor."
+        )
     # A plug-in is the user's own code, and reads files of its own kind.
     return str(path)
 
 
 def tensors_of(path: Path, name: str) -> Any:
-    """What a file of `torch.save` holds, of the extractor ``name``, which refuses anything but its named tensors.
+    """What a file of `torch.save` holds, of the extractor ``name``, which refuses anything but its
+    named tensors.
 
     Raises:
         UsageError: the file is damaged, or there is more in it than tensors.
@@ -172,7 +196,9 @@ def tensors_of(path: Path, name: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything for a damaged file
-        raise _no_weights(path, name, "it is damaged, or there is more in it than tensors") from error
+        raise _no_weights(
+            path, name, "it is damaged, or there is more in it than tensors"
+        ) from error
 
 
 def _no_weights(path: str | Path, name: str, why: str) -> UsageError:
@@ -181,17 +207,22 @@ def _no_weights(path: str | Path, name: str, why: str) -> UsageError:
 
 
 @functools.lru_cache(maxsize=1)
-def _cached(extraction: Extraction, files: tuple[tuple[str, str | None], ...], device: str, scores: bool) -> Extractor:
+def _cached(
+    extraction: Extraction, files: tuple[tuple[str, str | None], ...], device: str, scores: bool
+) -> Extractor:
     return Extractor(extraction, dict(files), device, scores)
 
 
-def load(extraction: Extraction, files: Files, device: torch.device | str, scores: bool = False) -> Extractor:
+def load(
+    extraction: Extraction, files: Files, device: torch.device | str, scores: bool = False
+) -> Extractor:
     """As `Extractor`; the last one is kept, because a shard asks for it at every batch."""
     return _cached(extraction, tuple(files.items()), str(device), scores)
 
 
 def dimensions(extraction: Extraction, files: Files, shape: tuple[int, ...]) -> int:
-    """The number of features, found by trying the extractor on an image (C, H, W), which reveals wrong weights, too."""
+    """The number of features, found by trying the extractor on an image (C, H, W), which reveals
+    wrong weights, too."""
     image = torch.zeros(1, *shape, dtype=torch.uint8)
     return int(load(extraction, files, "cpu")(image)["features"].shape[1])
 
@@ -208,11 +239,14 @@ def download(url: str, path: Path, sha256: str) -> None:
     try:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
     except (OSError, RuntimeError) as error:
-        raise UsageError(f"{url} cannot be downloaded ({error}). Put the file at {path} by hand.") from error
+        raise UsageError(
+            f"{url} cannot be downloaded ({error}). Put the file at {path} by hand."
+        ) from error
 
 
 class FeatureRows(SampleRows):
-    """Of the samples ``first <= i < last``: ``nfe``, ``features`` (last - first, D), ``scores`` if a metric reads them.
+    """Of the samples ``first <= i < last``: ``nfe``, ``features`` (last - first, D), ``scores`` if
+    a metric reads them.
 
     ``nonfinite`` (last - first,), bool, says which samples are not finite. Pixels do not show it.
 
@@ -227,7 +261,9 @@ class FeatureRows(SampleRows):
 
     def compute(self, first: int, last: int) -> Arrays:
         drawn = self.draw(first, last)
-        pixels = to_grey(drawn.x, self.model.form, floor=self.request.inputs.quantisation == "floor")
+        pixels = to_grey(
+            drawn.x, self.model.form, floor=self.request.inputs.quantisation == "floor"
+        )
         return {**self.about(drawn), **self._extractor(pixels)}
 
 
@@ -241,7 +277,9 @@ class ImageRows(Computer):
         UsageError: the weights are gone or have changed.
     """
 
-    def __init__(self, data: StoredDataSpec, extraction: Extraction, files: Files, device: torch.device) -> None:
+    def __init__(
+        self, data: StoredDataSpec, extraction: Extraction, files: Files, device: torch.device
+    ) -> None:
         self._extractor = load(extraction, files, device)
         stored: Any = source(replace(data, cache="disk"))
         self._images, self._form = stored.train, form_of(stored)
@@ -250,7 +288,9 @@ class ImageRows(Computer):
     def compute(self, first: int, last: int) -> Arrays:
         examples = self._images.batch(torch.arange(first, last))
         is_grey = examples.dtype == torch.uint8
-        return self._extractor(examples if is_grey else to_grey(self._form.to_data(examples), self._form))
+        return self._extractor(
+            examples if is_grey else to_grey(self._form.to_data(examples), self._form)
+        )
 
 
 def fid(table: Table) -> dict[str, Any]:
@@ -260,7 +300,8 @@ def fid(table: Table) -> dict[str, Any]:
 
 
 def frechet(ours: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> float:
-    """The Fréchet distance between features (n, D), and mean (D,) and covariance (D, D) of others."""
+    """The Fréchet distance between features (n, D), and mean (D,) and covariance (D, D) of
+    others."""
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
     mean, covariance = stats_file.moments([ours])
@@ -272,22 +313,38 @@ def frechet(ours: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> float:
 
 def kid(table: Table) -> dict[str, Any]:
     """Kernel distance between the features of samples and of training images."""
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+    from torch_fidelity.metric_kid import (
+        KEY_METRIC_KID_MEAN,
+        KEY_METRIC_KID_STD,
+        kid_features_to_metric,
+    )
 
     spec = table.request.kid
     settings = {"kid_subsets": spec.subsets, "kid_subset_size": spec.subset_size}
     result = kid_features_to_metric(*_both_features(table), verbose=False, **settings)
-    values = {"value": result[KEY_METRIC_KID_MEAN], "std": result[KEY_METRIC_KID_STD], **asdict(spec)}
+    values = {
+        "value": result[KEY_METRIC_KID_MEAN],
+        "std": result[KEY_METRIC_KID_STD],
+        **asdict(spec),
+    }
     return {**values, **table.about_samples(), **table.about_reference()}
 
 
 def isc(table: Table) -> dict[str, Any]:
     """Inception Score of samples."""
-    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+    from torch_fidelity.metric_isc import (
+        KEY_METRIC_ISC_MEAN,
+        KEY_METRIC_ISC_STD,
+        isc_features_to_metric,
+    )
 
     spec = table.request.isc
     result = isc_features_to_metric(torch.from_numpy(table.arrays["scores"]), splits=spec.splits)
-    values = {"value": result[KEY_METRIC_ISC_MEAN], "std": result[KEY_METRIC_ISC_STD], **asdict(spec)}
+    values = {
+        "value": result[KEY_METRIC_ISC_MEAN],
+        "std": result[KEY_METRIC_ISC_STD],
+        **asdict(spec),
+    }
     layer = score_layer(table.request.inputs.extractor)
     return {**values, **table.about_samples(), "layer": layer}
 
@@ -300,9 +357,15 @@ def prc(table: Table) -> dict[str, Any]:
     return {**values, **table.about_samples(), **table.about_reference()}
 
 
-def _precision_and_recall(ours: Tensor, theirs: Tensor, neighbours: int) -> tuple[float, float, float]:
+def _precision_and_recall(
+    ours: Tensor, theirs: Tensor, neighbours: int
+) -> tuple[float, float, float]:
     """Precision, recall and F score of features (n, D) of samples and (m, D) of training images."""
-    from torch_fidelity.metric_prc import KEY_METRIC_F_SCORE, KEY_METRIC_PRECISION, KEY_METRIC_RECALL
+    from torch_fidelity.metric_prc import (
+        KEY_METRIC_F_SCORE,
+        KEY_METRIC_PRECISION,
+        KEY_METRIC_RECALL,
+    )
     from torch_fidelity.metric_prc import prc_features_to_metric as to_metric
 
     # Not the form that holds all distances at once, which are 10 GB for 50,000 samples.
@@ -311,13 +374,16 @@ def _precision_and_recall(ours: Tensor, theirs: Tensor, neighbours: int) -> tupl
 
 
 def classes(table: Table) -> dict[str, Any]:
-    """Fréchet distance, precision and recall within each class, against training images of the same class."""
+    """Fréchet distance, precision and recall within each class, against training images of the same
+    class."""
     model, reference = table.model, table.reference
     assert model.classes is not None, "only class-conditional models are asked"
     assert reference.labels is not None, "only statistics with labels are asked"
     if reference.outline.classes != model.classes.names:
         text = "has statistics of other classes than those of the model. Compute them with"
-        raise UsageError(f"{table.request.files['stats']} {text} `cldctl data stats RECIPE|RUN --features`.")
+        raise UsageError(
+            f"{table.request.files['stats']} {text} `cldctl data stats RECIPE|RUN --features`."
+        )
     ours, theirs = _both_features(table)
     label = np.array(model.classes.drawn(0, len(ours)))
     spec = table.request.prc
@@ -327,21 +393,41 @@ def classes(table: Table) -> dict[str, Any]:
         if min(map(len, parts)) > spec.neighbours and len(parts[0]) >= _LEAST:
             by_class[name] = _of_class(*parts, spec.neighbours)
     if not by_class:
-        few = f"no class has {max(_LEAST, spec.neighbours + 1)} samples and more than {spec.neighbours} images"
+        few = (
+            f"no class has {max(_LEAST, spec.neighbours + 1)} samples and more than "
+            f"{spec.neighbours} images"
+        )
         raise UsageError(f"--classes: {few}. Draw more samples.")
-    means = {name: float(np.mean([values[name] for values in by_class.values()])) for name in _MEANS}
+    means = {
+        name: float(np.mean([values[name] for values in by_class.values()])) for name in _MEANS
+    }
     about = {"neighbours": spec.neighbours, **table.about_samples(), **table.about_reference()}
-    return {**means, "classes": by_class, "left_out": len(model.classes.names) - len(by_class), **about}
+    return {
+        **means,
+        "classes": by_class,
+        "left_out": len(model.classes.names) - len(by_class),
+        **about,
+    }
 
 
 def _of_class(ours: np.ndarray, theirs: np.ndarray, neighbours: int) -> dict[str, Any]:
-    precision, recall, _ = _precision_and_recall(torch.from_numpy(ours), torch.from_numpy(theirs), neighbours)
+    precision, recall, _ = _precision_and_recall(
+        torch.from_numpy(ours), torch.from_numpy(theirs), neighbours
+    )
     value = frechet(ours, *stats_file.moments([theirs]))
-    return {"fid": value, "precision": precision, "recall": recall, "samples": len(ours), "images": len(theirs)}
+    return {
+        "fid": value,
+        "precision": precision,
+        "recall": recall,
+        "samples": len(ours),
+        "images": len(theirs),
+    }
 
 
 def _both_features(table: Table) -> tuple[Tensor, Tensor]:
     """Features (n, D) of samples and (m, D) of training images."""
     theirs = table.reference.features
     assert theirs is not None, "checked when the evaluation was asked for"
-    return torch.from_numpy(table.arrays["features"]), torch.from_numpy(theirs.astype(np.float32, copy=False))
+    return torch.from_numpy(table.arrays["features"]), torch.from_numpy(
+        theirs.astype(np.float32, copy=False)
+    )

@@ -1,4 +1,5 @@
-"""Metrics of the model itself: its likelihood bound, its loss on test data, and how far samplers are from its flow."""
+"""Metrics of the model itself: its likelihood bound, its loss on test data, and how far samplers
+are from its flow."""
 
 import functools
 import math
@@ -26,14 +27,15 @@ from .rows import RowComputer, SampleRows, Table, given_labels, standard_error
 
 # One value per example: bounds of log p(x) in nats, and evaluations of the network.
 _BOUNDS = ("elbo", "paper_elbo", "importance_bound", "nfe")
-# Where the flow ends is kept for the next evaluations of this process, which are of the same noise: of 40 settings that
-# are compared, it would take most of the time.
+# Where the flow ends is kept for the next evaluations of this process, which are of the same noise:
+# of 40 settings that are compared, it would take most of the time.
 _MOST_BYTES = 256 << 20
 _ENDS: dict[Any, tuple[Tensor, Tensor]] = {}
 
 
 class ElboRows(RowComputer):
-    """Bounds of the test points ``first <= i < last``, each (last - first,); given their labels if they have some."""
+    """Bounds of the test points ``first <= i < last``, each (last - first,); given their labels if
+    they have some."""
 
     @execution.using(tf32=False)
     def compute(self, first: int, last: int) -> Arrays:
@@ -44,12 +46,20 @@ class ElboRows(RowComputer):
         noise = SampleNoise(seed, "elbo", first=first, last=last, device=model.device)
         score = given_labels(model.score_of(compiled=spec.compile), model, seed, first, last)
         bounds = likelihood(score, model.sde, spec, noise, x).rescaled(model.form.log_det)
-        values = (bounds.elbo, bounds.paper_elbo, bounds.importance_bound, bounds.nfe_each.double().mean(1))
-        return {name: value.double().cpu().numpy() for name, value in zip(_BOUNDS, values, strict=True)}
+        values = (
+            bounds.elbo,
+            bounds.paper_elbo,
+            bounds.importance_bound,
+            bounds.nfe_each.double().mean(1),
+        )
+        return {
+            name: value.double().cpu().numpy() for name, value in zip(_BOUNDS, values, strict=True)
+        }
 
 
 def elbo(table: Table) -> dict[str, Any]:
-    """The likelihood bound and its estimators, in nats or bits/dim; for toy data also the distance to the truth."""
+    """The likelihood bound and its estimators, in nats or bits/dim; for toy data also the distance
+    to the truth."""
     model = table.model
     arrays = table.arrays
     spec = table.request.elbo
@@ -108,7 +118,8 @@ def raised_by_tolerance(sde: Diffusion, spec: ElboSpec, dimensions: int) -> floa
 
 
 def _against_truth(table: Table) -> dict[str, Any]:
-    """How far the bound is from the true density, given the label if there are classes, if that is known."""
+    """How far the bound is from the true density, given the label if there are classes, if that is
+    known."""
     source, bound = table.model.source, table.arrays["elbo"]
     density = source.density
     known = {}
@@ -128,7 +139,8 @@ def _against_truth(table: Table) -> dict[str, Any]:
 
 
 class LossRows(RowComputer):
-    """The training objective ``loss`` of the test points ``first <= i < last``, (last - first,); draws are keyed."""
+    """The training objective ``loss`` of the test points ``first <= i < last``, (last - first,);
+    draws are keyed."""
 
     @execution.using(tf32=False)
     @torch.no_grad()
@@ -142,12 +154,15 @@ class LossRows(RowComputer):
         score = given_labels(model.score, model, seed, first, last)
         total = torch.zeros(len(x), dtype=torch.float64, device=model.device)
         for _ in range(draws):
-            total += objective.losses(score, x, objective.draw_each(noise, model.data_shape)).weighted
+            total += objective.losses(
+                score, x, objective.draw_each(noise, model.data_shape)
+            ).weighted
         return {"loss": (total / draws).cpu().numpy()}
 
 
 def loss(table: Table) -> dict[str, Any]:
-    """The mean training objective of test points; the sum over dimensions, like the training loss."""
+    """The mean training objective of test points; the sum over dimensions, like the training
+    loss."""
     losses, request = table.arrays["loss"], table.request
     return {
         "value": float(losses.mean()),
@@ -160,10 +175,11 @@ def loss(table: Table) -> dict[str, Any]:
 
 
 class FlowRows(SampleRows):
-    """Of the samples ``first <= i < last``, (last - first,) each: ``square``, ``flow_nfe``, ``nfe``, ``nonfinite``.
+    """Of the samples ``first <= i < last``, (last - first,) each: ``square``, ``flow_nfe``,
+    ``nfe``, ``nonfinite``.
 
-    ``square`` is the mean square, over the numbers of a sample, of the difference from the end of the flow, which took
-    ``flow_nfe`` network evaluations.
+    ``square`` is the mean square, over the numbers of a sample, of the difference from the end of
+    the flow, which took ``flow_nfe`` network evaluations.
     """
 
     @property
@@ -185,7 +201,12 @@ class FlowRows(SampleRows):
             SolverError: the tolerance is out of reach.
         """
         asked, seed = self.request.flow, self.request.seed
-        solver: dict[str, Any] = {"rtol": asked.rtol, "atol": asked.atol, "precision": "fp32", "compile": False}
+        solver: dict[str, Any] = {
+            "rtol": asked.rtol,
+            "atol": asked.atol,
+            "precision": "fp32",
+            "compile": False,
+        }
         spec = sampling_spec(self.model.recipe, {"method": "ode", **solver}, "flow")
         key = (self._weights, self.request.model_digest, spec, seed, first, last)
         known = _ENDS.get(key)
@@ -198,11 +219,14 @@ class FlowRows(SampleRows):
 
     @functools.cached_property
     def _weights(self) -> str:
-        return tensors_digest({name: tensor.cpu() for name, tensor in self.model.net.state_dict().items()})
+        return tensors_digest(
+            {name: tensor.cpu() for name, tensor in self.model.net.state_dict().items()}
+        )
 
 
 def flow_distance(table: Table) -> dict[str, Any]:
-    """Root mean square distance of samples from the network's own probability flow from the same noise."""
+    """Root mean square distance of samples from the network's own probability flow from the same
+    noise."""
     arrays, spec = table.arrays, table.request.flow
     square = arrays["square"][~arrays["nonfinite"]]
     value = math.sqrt(square.mean()) if len(square) else math.inf

@@ -1,4 +1,5 @@
-"""What is published for the shipped recipes and their data: numbers to compare with. Loads no torch.
+"""What is published for the shipped recipes and their data: numbers to compare with. Loads no
+torch.
 
 docs/reproducing.md has the protocol.
 """
@@ -42,10 +43,17 @@ _VALUES = {
         "fid": Published(2.25, "probability flow, 312 NFE, 50,000 samples"),
         "bpd": Published(3.31, "bound", bound=True),
     },
-    "cifar10_psld": {"fid": Published(2.10, "arXiv 2303.01748, probability flow, 246 NFE, 50,000 samples")},
+    "cifar10_psld": {
+        "fid": Published(2.10, "arXiv 2303.01748, probability flow, 246 NFE, 50,000 samples")
+    },
 }
 _CLD, _GDDIM, _PSLD = "arXiv 2112.07068", "arXiv 2206.05564", "arXiv 2303.01748"
-_SPLITTING, _CONJUGATE, _HOLD, _EDM = "arXiv 2310.07894", "arXiv 2402.07211", "arXiv 2404.12814", "arXiv 2206.00364"
+_SPLITTING, _CONJUGATE, _HOLD, _EDM = (
+    "arXiv 2310.07894",
+    "arXiv 2402.07211",
+    "arXiv 2404.12814",
+    "arXiv 2206.00364",
+)
 _AGM = "README of the code of AGM"
 # By `data.name`, from abstracts, READMEs and tables of the sources.
 _SAMPLERS = {
@@ -81,5 +89,6 @@ def published(recipe: str, key: str) -> Published | None:
 
 
 def published_samplers(data: str) -> tuple[PublishedSampler, ...]:
-    """The published FIDs of samples by network evaluations, for a `data.name`; empty if there are none."""
+    """The published FIDs of samples by network evaluations, for a `data.name`; empty if there are
+    none."""
     return _SAMPLERS.get(data, ())

@@ -1,6 +1,8 @@
-"""Rows of an evaluation: what computes them, and all of a kind together, from which metrics make their sections.
+"""Rows of an evaluation: what computes them, and all of a kind together, from which metrics make
+their sections.
 
-The job of an evaluation computes them, and then makes the report, TensorBoard's scalars and the picture.
+The job of an evaluation computes them, and then makes the report, TensorBoard's scalars and the
+picture.
 """
 
 import dataclasses
@@ -35,7 +37,8 @@ from . import stats_file
 
 
 def not_finite(x: Tensor) -> Tensor:
-    """Which of the samples x (B, ...) have infinite numbers, or what is not a number: bool, (B,)."""
+    """Which of the samples x (B, ...) have infinite numbers, or what is not a number: bool,
+    (B,)."""
     return ~x.isfinite().flatten(1).all(1)
 
 
@@ -45,7 +48,8 @@ def remark_on(x: Tensor) -> str | None:
 
 
 def require_few_lost(count: int, of: int, *, samples: int, allowed: float) -> None:
-    """Pass if ``count`` samples that are not finite, of ``of`` that were looked at, are no more than may be.
+    """Pass if ``count`` samples that are not finite, of ``of`` that were looked at, are no more
+    than may be.
 
     Args:
         samples: how many there will be in all.
@@ -57,10 +61,20 @@ def require_few_lost(count: int, of: int, *, samples: int, allowed: float) -> No
     fraction = count / samples
     if fraction <= allowed:
         return
-    share = f"a fraction of {fraction:.3g}" + (f" of the {samples:,} asked for" if of < samples else "")
-    text = f"{registry.remark_on_nonfinite(count, of)}, {share}, but eval.max_nonfinite allows {allowed:g}"
-    causes = "sampling settings that diverge, half precision, or a network that has hardly been trained"
-    fix = "Change the sampling settings, or set eval.max_nonfinite higher, which draws no sample again"
+    share = f"a fraction of {fraction:.3g}" + (
+        f" of the {samples:,} asked for" if of < samples else ""
+    )
+    text = (
+        f"{registry.remark_on_nonfinite(count, of)}, {share}, but eval.max_nonfinite allows "
+        f"{allowed:g}"
+    )
+    causes = (
+        "sampling settings that diverge, half precision, or a network that has hardly been trained"
+    )
+    fix = (
+        "Change the sampling settings, or set eval.max_nonfinite higher, which draws no sample "
+        "again"
+    )
     raise UnusableSamplesError(f"{text}. Likely causes: {causes}. {fix}.")
 
 
@@ -69,8 +83,11 @@ def standard_error(values: np.ndarray) -> float | None:
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
-def given_labels(score: Score, model: Model, seed: int, first: int, last: int) -> Score | Conditional:
-    """The score of a model given the labels of the test points ``first <= i < last``, if it has classes."""
+def given_labels(
+    score: Score, model: Model, seed: int, first: int, last: int
+) -> Score | Conditional:
+    """The score of a model given the labels of the test points ``first <= i < last``, if it has
+    classes."""
     if model.classes is None:
         return score
     return Conditional(score, model.source.test_labels(seed, first, last).to(model.device))
@@ -84,7 +101,8 @@ class RowComputer(Computer):
 
 
 class SampleRows(RowComputer):
-    """Rows with ``nfe`` of each sample, (n,), and ``nonfinite``, (n,), bool: whether it is not finite.
+    """Rows with ``nfe`` of each sample, (n,), and ``nonfinite``, (n,), bool: whether it is not
+    finite.
 
     Samples that are not finite are counted while they are drawn.
     """
@@ -105,7 +123,10 @@ class SampleRows(RowComputer):
     @staticmethod
     def about(drawn: Samples) -> Arrays:
         """``nfe`` and ``nonfinite``."""
-        return {"nfe": drawn.nfe_each.double().cpu().numpy(), "nonfinite": not_finite(drawn.x).cpu().numpy()}
+        return {
+            "nfe": drawn.nfe_each.double().cpu().numpy(),
+            "nonfinite": not_finite(drawn.x).cpu().numpy(),
+        }
 
     def review(self, rows: Arrays) -> None:
         """Count samples that are not finite.
@@ -169,13 +190,21 @@ class Table:
             "extractor": source.extractor,
             "layer": source.layer,
             "quantisation": source.quantisation,
-            "weights": {"file": self.request.files.get("weights"), "sha256": source.weights, "published": published},
+            "weights": {
+                "file": self.request.files.get("weights"),
+                "sha256": source.weights,
+                "published": published,
+            },
         }
 
     def about_reference(self) -> dict[str, Any]:
         """What a section says about the statistics that samples are compared with."""
         file, outline = self.request.files["stats"], self.reference.outline
-        described = {"images": outline.images, "layout": outline.layout, "identity": self.request.inputs.stats}
+        described = {
+            "images": outline.images,
+            "layout": outline.layout,
+            "identity": self.request.inputs.stats,
+        }
         return {"stats": {"file": file, **described}}
 
 
@@ -190,11 +219,17 @@ class EvaluationTask(Task):
             stats_file.reference_of(request)  # It is read last, and should be missed first.
         # Whoever started the work was asked whether plug-ins may run.
         step, length = request.checkpoint_step, request.ema.length
-        model = self.model = Model.from_run(run.path, step, str(device), allow_plugin=True, ema_length=length)
-        # Sampler and metrics may be of other versions than the copies of the run, which its model was made with.
+        model = self.model = Model.from_run(
+            run.path, step, str(device), allow_plugin=True, ema_length=length
+        )
+        # Sampler and metrics may be of other versions than the copies of the run, which its model
+        # was made with.
         use_plugins(self.work.folder)
         model.recipe = dataclasses.replace(model.recipe, sampling=request.sampling)
-        return {kind: resolve(registry.ROWS[kind].implementation)(model, request) for kind in request.sizes}
+        return {
+            kind: resolve(registry.ROWS[kind].implementation)(model, request)
+            for kind in request.sizes
+        }
 
     def finish(self) -> None:
         """Write the report, TensorBoard's scalars and the picture.
@@ -217,13 +252,22 @@ class EvaluationTask(Task):
             report["tuned"] = tuned
         for kind in request.sizes:
             table = Table(model, request, joined(self.parts(kind)))
-            readers = [metric for metric in registry.metrics(request.metrics) if metric.rows == kind]
+            readers = [
+                metric for metric in registry.metrics(request.metrics) if metric.rows == kind
+            ]
             for metric in readers:
                 report[metric.name] = section = resolve(metric.section)(table)
-                names = [] if is_shipped("metrics", metric.name) else [it.field for it in metric.quantities]
+                names = (
+                    []
+                    if is_shipped("metrics", metric.name)
+                    else [it.field for it in metric.quantities]
+                )
                 if names and all(section.get(name) is None for name in names):
                     with trial("metrics", metric.name):
-                        raise ValueError(f"its section has {', '.join(section)}, but no number in {' or '.join(names)}")
+                        raise ValueError(
+                            f"its section has {', '.join(section)}, but no number in "
+                            f"{' or '.join(names)}"
+                        )
         report["rows"] = self.made_of
         for remark in remarks(report):
             print(remark, flush=True)
@@ -233,7 +277,8 @@ class EvaluationTask(Task):
         write_json(work.folder / "report.json", report)
 
     def _about_solution(self) -> dict[str, Any] | None:
-        """Which tuned sampler has drawn the samples, and what readers should know of it; None if none has."""
+        """Which tuned sampler has drawn the samples, and what readers should know of it; None if
+        none has."""
         request, network = self.work.request, self.model.network
         spec = request.sampling
         if not spec.needs_solution or not registry.draws_samples(request.metrics):
@@ -242,23 +287,34 @@ class EvaluationTask(Task):
             solution = self.model.solutions.chosen(spec, network)
         except UsageError:  # It was removed after the samples were drawn.
             return None
-        return {"solution": solution.digest, "step": solution.step, "remark": moved_on(solution, network)}
+        return {
+            "solution": solution.digest,
+            "step": solution.step,
+            "remark": moved_on(solution, network),
+        }
 
     def _draw(self) -> None:
-        """Draw samples, unless it would take longer than the bounds of images did; vectors cost nothing."""
+        """Draw samples, unless it would take longer than the bounds of images did; vectors cost
+        nothing."""
         request, model = self.work.request, self.model
         are_vectors = len(model.data_shape) == 1
         if registry.draws_samples(request.metrics) or are_vectors:
             print("all shards are complete: drawing samples.png", flush=True)
             at_once = None if are_vectors else request.batch_size
             try:
-                pictures.samples(model, self.work.folder / "samples.png", seed=request.seed, batch_size=at_once)
-            except (RecipeError, UsageError) as error:  # Bounds do not depend on how samples are drawn.
+                pictures.samples(
+                    model, self.work.folder / "samples.png", seed=request.seed, batch_size=at_once
+                )
+            except (
+                RecipeError,
+                UsageError,
+            ) as error:  # Bounds do not depend on how samples are drawn.
                 print(f"no samples.png: {error}", flush=True)
 
 
 def to_tensorboard(run: RunFolder, request: EvalRequest, report: Mapping[str, Any]) -> None:
-    """Show results in TensorBoard, in a file of their own: for the same settings, one curve over the steps."""
+    """Show results in TensorBoard, in a file of their own: for the same settings, one curve over
+    the steps."""
     from torch.utils.tensorboard import SummaryWriter
 
     step, rows = request.checkpoint_step, []
@@ -272,14 +328,22 @@ def to_tensorboard(run: RunFolder, request: EvalRequest, report: Mapping[str, An
             known = {what: value for what, value in values.items() if value is not None}
             for what, value in known.items():
                 writer.add_scalar(f"evaluation/{quantity.key}{what}{how}", value, step)
-            error, took = (f"{known[what]:.3g}" if what in known else "" for what in (" standard error", " NFE"))
-            rows.append(f"| {quantity.label} | {number.value:.6g} | {error} | {number.n or ''} | {took} |")
-        table = "\n".join(["| result | value | standard error | n | NFE |", "| -- | -- | -- | -- | -- |", *rows])
+            error, took = (
+                f"{known[what]:.3g}" if what in known else ""
+                for what in (" standard error", " NFE")
+            )
+            rows.append(
+                f"| {quantity.label} | {number.value:.6g} | {error} | {number.n or ''} | {took} |"
+            )
+        table = "\n".join(
+            ["| result | value | standard error | n | NFE |", "| -- | -- | -- | -- | -- |", *rows]
+        )
         writer.add_text("evaluation/results", f"{request.id}\n\n{table}", step)
 
 
 def _how(request: EvalRequest, metric: registry.Metric, number: Number) -> str:
-    """In brackets, what sets a result apart from others of its kind: how it was sampled, and over how many examples."""
+    """In brackets, what sets a result apart from others of its kind: how it was sampled, and over
+    how many examples."""
     parts = [request.ema.words] if request.ema.words else []
     if registry.ROWS[metric.rows].over == "samples":
         sampling = request.sampling

@@ -1,7 +1,8 @@
-"""The statistics of a training set as a kind of sharded work, in a folder beside the file that they end up in.
+"""The statistics of a training set as a kind of sharded work, in a folder beside the file that they
+end up in.
 
-Its rows are the features of training images. Loads no torch until it computes them, and numpy only to look into a file
-of statistics.
+Its rows are the features of training images. Loads no torch until it computes them, and numpy only
+to look into a file of statistics.
 """
 
 import shutil
@@ -30,7 +31,8 @@ class StatsRequest(ShardedRequest):
         data_fingerprint: of the images.
         images: their number.
         features: whether the features themselves are kept, too.
-        classes: of the images, whose labels are kept with the features; empty without features, and without labels.
+        classes: of the images, whose labels are kept with the features; empty without features, and
+            without labels.
     """
 
     kind: ClassVar[str] = "statistics"
@@ -45,7 +47,9 @@ class StatsRequest(ShardedRequest):
     classes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, recipe: Recipe, output: Path | None, *, features: bool, shards: int) -> "StatsRequest":
+    def of(
+        cls, recipe: Recipe, output: Path | None, *, features: bool, shards: int
+    ) -> "StatsRequest":
         """The request for the data, extractor and weights that a recipe names.
 
         Args:
@@ -58,7 +62,9 @@ class StatsRequest(ShardedRequest):
         recipe = recipe.anchored(Path.cwd())
         data = recipe.data
         if not isinstance(data, StoredDataSpec) or "images" not in kinds_of(data):
-            text = f"the examples of data.name={data.name} are not pictures; statistics are of images"
+            text = (
+                f"the examples of data.name={data.name} are not pictures; statistics are of images"
+            )
             raise UsageError(f"{text}. Name an image recipe.")
         images = store.of(data)
         classes = images.classes if features else None
@@ -88,7 +94,9 @@ class StatsRequest(ShardedRequest):
 
     @property
     def id(self) -> str:
-        return f"{self.fingerprint}{'-features' if self.features else ''}{'-classes' if self.classes else ''}"
+        features = "-features" if self.features else ""
+        classes = "-classes" if self.classes else ""
+        return f"{self.fingerprint}{features}{classes}"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -132,7 +140,9 @@ class Statistics(ShardedWork):
         content = stats_file.outline(Path(request.output))
         if content.about.get("identity") != request.fingerprint:
             return False
-        return not request.features or (content.features is not None and content.classes == request.classes)
+        return not request.features or (
+            content.features is not None and content.classes == request.classes
+        )
 
     def rows(self, kind: str) -> Rows:
         return Rows(self.folder / "rows" / self.request.fingerprint, self.request.chunk(kind))
@@ -149,7 +159,9 @@ class StatisticsTask(Task):
         request = self.work.request
         computer = ImageRows(request.data, request.extraction, request.files, device)
         if computer.n != request.images:
-            text = f"has {computer.n} images, but {request.images} when the statistics were asked for"
+            text = (
+                f"has {computer.n} images, but {request.images} when the statistics were asked for"
+            )
             raise DataError(f"{request.data.path} {text}. Re-run `{self.work.command}`.")
         return {"features": computer}
 
@@ -188,5 +200,8 @@ def make_folder(folder: Path) -> None:
     try:
         ownership.make_private(folder, "jobs would compute, and import, what is in it")
     except OSError as error:
-        text = f"the folder cannot be made ({error.strerror}). Write the statistics to another place with -o."
+        text = (
+            f"the folder cannot be made ({error.strerror}). Write the statistics to another "
+            f"place with -o."
+        )
         raise CldError(f"{folder}: {text}") from error

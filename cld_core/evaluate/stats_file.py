@@ -1,11 +1,12 @@
-"""Statistics of a training set: how they are computed, and files of them, our own and both layouts that others publish.
+"""Statistics of a training set: how they are computed, and files of them, our own and both layouts
+that others publish.
 
     mu (D,), sigma (D, D)      means and covariance of the features (EDM and many more)
     pool_3 (n, D)              the features themselves (score_sde, CLD-SGM)
     label (n,)                 beside our own features: the classes of the images, if they have some
 
-`cldctl data stats` writes the first, with ``--features`` both, and ``about``, a JSON text that says what they were made
-from.
+`cldctl data stats` writes the first, with ``--features`` both, and ``about``, a JSON text that says
+what they were made from.
 """
 
 import contextlib
@@ -35,10 +36,12 @@ _ROWS = 4096
 
 
 def moments(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and covariance (D, D), in float64, of features (n, D) in parts, as if they were one array.
+    """Mean (D,) and covariance (D, D), in float64, of features (n, D) in parts, as if they were one
+    array.
 
-    The cuts change nothing. The scatter, the sum of centred outer products, is the sum of those within blocks of rows,
-    and that of the blocks' means between them; the covariance has n - 1 in the denominator.
+    The cuts change nothing. The scatter, the sum of centred outer products, is the sum of those
+    within blocks of rows, and that of the blocks' means between them; the covariance has n - 1 in
+    the denominator.
     """
     n, mean, scatter = 0, np.zeros(()), np.zeros(())
     for rows in _blocks(parts):
@@ -65,7 +68,8 @@ def _blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 class About(TypedDict, total=False):
-    """What is read of what a file says of its origin, beside the `Extraction`; those of others say nothing."""
+    """What is read of what a file says of its origin, beside the `Extraction`; those of others say
+    nothing."""
 
     identity: str
     images: int
@@ -74,7 +78,8 @@ class About(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Outline:
-    """What a statistics file holds, without its numbers; ``classes``: of the labels of its features."""
+    """What a statistics file holds, without its numbers; ``classes``: of the labels of its
+    features."""
 
     dimensions: int
     images: int | None
@@ -86,9 +91,11 @@ class Outline:
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics of a training set: mean (D,) and covariance (D, D), float64; features (n, D) if they were asked for.
+    """Statistics of a training set: mean (D,) and covariance (D, D), float64; features (n, D) if
+    they were asked for.
 
-    With features, ``labels`` (n,) are the indices of the outline's ``classes``, if the images have some.
+    With features, ``labels`` (n,) are the indices of the outline's ``classes``, if the images have
+    some.
     """
 
     outline: Outline
@@ -109,15 +116,18 @@ def default_file(data: StoredDataSpec, extraction: Extraction) -> Path:
 def find(
     recipe: Recipe, extraction: Extraction, dimensions: int, flags: str, *, by_class: bool
 ) -> tuple[Path, str, int | None]:
-    """The statistics that a recipe's evaluation compares with, their fingerprint and number of features.
+    """The statistics that a recipe's evaluation compares with, their fingerprint and number of
+    features.
 
     Args:
         dimensions: how many features the extractor has.
-        flags: the metrics that need the features themselves, for messages; the number is None if this is empty.
+        flags: the metrics that need the features themselves, for messages; the number is None if
+            this is empty.
         by_class: whether the features need labels.
 
     Raises:
-        UsageError: they are missing, of another size, of another extractor, or without features or labels.
+        UsageError: they are missing, of another size, of another extractor, or without features or
+            labels.
     """
     assert isinstance(recipe.data, StoredDataSpec), "statistics are of images"
     given = recipe.eval.fid.stats
@@ -125,24 +135,33 @@ def find(
     command = f"`cldctl data stats RECIPE|RUN{' --features' if flags else ''}`"
 
     def refusal(problem: str) -> UsageError:
-        return UsageError(f"{path} {problem}. Compute statistics with {command}, or name a file in eval.fid.stats.")
+        return UsageError(
+            f"{path} {problem}. Compute statistics with {command}, or name a file in "
+            f"eval.fid.stats."
+        )
 
     if not path.is_file():
         missing = "there are no statistics of the training images"
-        raise refusal(f"does not exist: {missing if given is None else 'eval.fid.stats names no file'}")
+        raise refusal(
+            f"does not exist: {missing if given is None else 'eval.fid.stats names no file'}"
+        )
     content = outline(path)
     if content.dimensions != dimensions:
         own = f"{extraction.extractor}, layer {extraction.layer}, has {dimensions}"
         raise refusal(f"has statistics of {content.dimensions} features, but {own}")
     for name, ours in asdict(extraction).items():
         if content.about and content.about.get(name) != ours:
-            raise refusal(f"was made with {name} {one_line(content.about.get(name), 80)}, not {ours}")
+            raise refusal(
+                f"was made with {name} {one_line(content.about.get(name), 80)}, not {ours}"
+            )
     if flags and content.features is None:
         raise refusal(f"has no features of single images, which {flags} need")
     if by_class and not content.classes:
         raise refusal("does not know the classes of its images. Prepare the data again")
     if content.layout != FEATURES:
-        read(path)  # Some 30 MB, and a wrong number in them would be noticed after all samples were drawn.
+        read(
+            path
+        )  # Some 30 MB, and a wrong number in them would be noticed after all samples were drawn.
     return path, fingerprint_of(path, content), content.features if flags else None
 
 
@@ -163,7 +182,9 @@ def _outline(path: Path, content: np.lib.npyio.NpzFile) -> Outline:
         try:
             about = from_plain(About, parse_json(str(content["about"])))
         except ValueError as error:
-            raise npz.DamagedError(f"what it says about its origin is damaged: {one_line(error)}") from error
+            raise npz.DamagedError(
+                f"what it says about its origin is damaged: {one_line(error)}"
+            ) from error
     mu, sigma, rows = (shapes.get(name, ()) for name in ("mu", "sigma", FEATURES))
     features = rows[0] if len(rows) == 2 else None
     images = about.get("images", features)
@@ -188,7 +209,11 @@ def read(path: Path, *, features: bool = False) -> Reference:
         shapes = _outline(path, content)
         has_moments = shapes.layout != FEATURES
         labels = content[LABELS] if shapes.classes and features else None
-        rows = _real(path, content[FEATURES]) if shapes.features and (features or not has_moments) else None
+        rows = (
+            _real(path, content[FEATURES])
+            if shapes.features and (features or not has_moments)
+            else None
+        )
         if has_moments:
             mu, sigma = (_real(path, content[name]).astype(np.float64) for name in ("mu", "sigma"))
         else:
@@ -197,18 +222,23 @@ def read(path: Path, *, features: bool = False) -> Reference:
             with np.errstate(all="ignore"):
                 mu, sigma = moments([rows])
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise UsageError(f"{path} has statistics that are not finite. Compute them again, or name another file.")
+        raise UsageError(
+            f"{path} has statistics that are not finite. Compute them again, or name another file."
+        )
     return Reference(shapes, mu, sigma, rows if features else None, labels)
 
 
 def _real(path: Path, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "iuf":
-        raise UsageError(f"{path} has {values.dtype} in place of real numbers. Correct eval.fid.stats.")
+        raise UsageError(
+            f"{path} has {values.dtype} in place of real numbers. Correct eval.fid.stats."
+        )
     return values
 
 
 def write(path: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write ``mu`` and ``sigma``; with features, also `FEATURES` (n, D), and the `LABELS` (n,) of their images."""
+    """Write ``mu`` and ``sigma``; with features, also `FEATURES` (n, D), and the `LABELS` (n,) of
+    their images."""
     write_arrays(path, {**arrays, "about": np.array(json.dumps(about))})
 
 
@@ -237,7 +267,11 @@ def reference_of(request: EvalRequest) -> Path:
     assert request.inputs.stats is not None, "looked for when the evaluation was asked for"
     path = Path(str(request.files["stats"]))
     if not path.is_file():
-        raise UsageError(f"{path}: the statistics are gone since the evaluation was asked for. Put them back.")
+        raise UsageError(
+            f"{path}: the statistics are gone since the evaluation was asked for. Put them back."
+        )
     if fingerprint_of(path, outline(path)) != request.inputs.stats:
-        raise UsageError(f"{path}: other statistics than when the evaluation was asked for. Re-run the command.")
+        raise UsageError(
+            f"{path}: other statistics than when the evaluation was asked for. Re-run the command."
+        )
     return path

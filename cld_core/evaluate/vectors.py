@@ -1,4 +1,5 @@
-"""Metrics of vectors: distances from true samples or test data (docs/evaluation.md), and true densities of toy data.
+"""Metrics of vectors: distances from true samples or test data (docs/evaluation.md), and true
+densities of toy data.
 
 Samples given an observation are compared with the exact conditional density.
 """
@@ -24,11 +25,13 @@ from cld_core.run.shards import Arrays
 from .rows import SampleRows, Table, standard_error
 
 DIRECTIONS = 64
-# Numbers of distances that are computed at once, and points of a part between which energy distances are.
+# Numbers of distances that are computed at once, and points of a part between which energy
+# distances are.
 _BLOCK, _ENERGY_POINTS = 1 << 22, 4096
 # Test points that are searched for those of a class, in multiples of the samples.
 _FIRST, _MOST = 2, 64
-# Nodes of the integrals over what an observation leaves unknown: on a line, and on a side of the plane.
+# Nodes of the integrals over what an observation leaves unknown: on a line, and on a side of the
+# plane.
 _LINE, _SIDE = 20_001, 601
 # In nats: an integral that changes by more with half the nodes does not see the density's details.
 _RESOLVED = 0.01
@@ -37,7 +40,8 @@ _REACH = 0.5
 
 
 class VectorRows(SampleRows):
-    """Of the samples ``first <= i < last``: ``x`` (last - first, d), float32, ``nfe`` and ``nonfinite``."""
+    """Of the samples ``first <= i < last``: ``x`` (last - first, d), float32, ``nfe`` and
+    ``nonfinite``."""
 
     def compute(self, first: int, last: int) -> Arrays:
         drawn = self.draw(first, last)
@@ -45,11 +49,12 @@ class VectorRows(SampleRows):
 
 
 def w2(table: Table) -> dict[str, Any]:
-    """Sliced 2-Wasserstein distance of samples from as many true samples, and that of two true sets.
+    """Sliced 2-Wasserstein distance of samples from as many true samples, and that of two true
+    sets.
 
-    It is the mean over the true sets, and the floor is the mean over the pairs of them. The true sets are the same for
-    every request of as many samples, so that samplers are compared with the same points. If test data are finite, both
-    are cut into parts instead, see `w2_of`.
+    It is the mean over the true sets, and the floor is the mean over the pairs of them. The true
+    sets are the same for every request of as many samples, so that samplers are compared with the
+    same points. If test data are finite, both are cut into parts instead, see `w2_of`.
     """
     x = table.finite()
     source = table.model.source
@@ -65,24 +70,34 @@ def w2(table: Table) -> dict[str, Any]:
 
 
 def energy(table: Table) -> dict[str, Any]:
-    """Energy distance of samples from true samples or test data, with its standard error; see `energy_of`."""
+    """Energy distance of samples from true samples or test data, with its standard error; see
+    `energy_of`."""
     return _of_parts(table, lambda ours, true: energy_of([*ours], [*true]), _ENERGY_POINTS)
 
 
 def _of_parts(
-    table: Table, compare: Callable[[Iterable[Tensor], Iterable[Tensor]], dict[str, Any]], most: int | None = None
+    table: Table,
+    compare: Callable[[Iterable[Tensor], Iterable[Tensor]], dict[str, Any]],
+    most: int | None = None,
 ) -> dict[str, Any]:
-    """The section of a metric that compares disjoint parts of samples with disjoint parts of true examples.
+    """The section of a metric that compares disjoint parts of samples with disjoint parts of true
+    examples.
 
-    There are `eval.w2.sets` parts of each, all with the same number k of points, at most ``most``, (k, d), in units of
-    the standard deviation of each feature (d), or of each channel (C, ...), of these true examples.
+    There are `eval.w2.sets` parts of each, all with the same number k of points, at most ``most``,
+    (k, d), in units of the standard deviation of each feature (d), or of each channel (C, ...), of
+    these true examples.
     """
     source, form, spec = table.model.source, table.model.form, table.request.w2
     x, held = torch.from_numpy(table.finite()), test_count(source)
     size = min(len(x), len(x) if held is None else held) // spec.sets
     size = size if most is None else min(size, most)
     n, whole = spec.sets * size, "test data" if held is not None else "true samples"
-    about = {"units": f"standard deviations of the {whole}", "points": size, **asdict(spec), **table.about_drawn()}
+    about = {
+        "units": f"standard deviations of the {whole}",
+        "points": size,
+        **asdict(spec),
+        **table.about_drawn(),
+    }
     if size < 2:
         return {"value": math.inf, **about}
     # Of three axes: examples, channels or features, and the rest.
@@ -100,7 +115,10 @@ def density(table: Table) -> dict[str, Any]:
     x, known = table.finite(), table.model.source.density
     if known is None or known.log_density is None:
         name = table.model.recipe.data.name
-        raise UsageError(f"--density: the density of data.name={name} is not known. Leave it out, or register it.")
+        raise UsageError(
+            f"--density: the density of data.name={name} is not known. Leave it out, or register "
+            f"it."
+        )
     values = known.log_density(torch.from_numpy(x)).numpy()
     truth = {} if known.entropy is None else {"true": -known.entropy()}
     value = float(values.mean()) if len(values) else -math.inf
@@ -108,10 +126,11 @@ def density(table: Table) -> dict[str, Any]:
 
 
 def class_law(table: Table) -> dict[str, Any]:
-    """Samples of each class of labelled data against the law of that class, which is known; and means over classes.
+    """Samples of each class of labelled data against the law of that class, which is known; and
+    means over classes.
 
-    If a label is a function of x, then p(x | label) is p(x) / P(label) where x has this label, and 0 elsewhere. The
-    mean density is over all samples that lie in their class.
+    If a label is a function of x, then p(x | label) is p(x) / P(label) where x has this label, and
+    0 elsewhere. The mean density is over all samples that lie in their class.
     """
     model, x, good = table.model, table.arrays["x"], ~table.arrays["nonfinite"]
     assert model.classes is not None, "only class-conditional models are asked"
@@ -122,22 +141,30 @@ def class_law(table: Table) -> dict[str, Any]:
     number_of = np.bincount(label[good], minlength=len(shares))
     # Without samples, the true sets are of one point.
     wanted = {int(of): max(int(number_of[of]), 1) for of in np.unique(label)}
-    sets = [_true_points(model.source, seed, wanted, len(x)) for seed in range(table.request.w2.sets)]
+    sets = [
+        _true_points(model.source, seed, wanted, len(x)) for seed in range(table.request.w2.sets)
+    ]
     by_class: dict[str, dict[str, Any]] = {}
     densities = [np.zeros(0)]
     for number in wanted:
         asked, mine = int((label == number).sum()), torch.from_numpy(x[good & (label == number)])
         inside = mine[density.label(mine) == number]
-        value, between = from_sets(mine, [points[number] for points in sets], table.request.w2.directions)
+        value, between = from_sets(
+            mine, [points[number] for points in sets], table.request.w2.directions
+        )
         about = {"samples": asked, "accuracy": len(inside) / asked}
         name = model.classes.names[number]
         by_class[name] = {"w2": value, "floor": float(between.mean()), **about}
         if log_density is not None and len(inside):
             values = log_density(inside).numpy() - math.log(shares[number])
-            by_class[name] |= {"density": float(values.mean()), "density_stderr": standard_error(values)}
+            by_class[name] |= {
+                "density": float(values.mean()),
+                "density_stderr": standard_error(values),
+            }
             densities.append(values)
     report: dict[str, Any] = {
-        key: float(np.mean([one[key] for one in by_class.values()])) for key in ("w2", "floor", "accuracy")
+        key: float(np.mean([one[key] for one in by_class.values()]))
+        for key in ("w2", "floor", "accuracy")
     }
     if log_density is not None:
         every = np.concatenate(densities)
@@ -149,7 +176,9 @@ def class_law(table: Table) -> dict[str, Any]:
     return {**report, "classes": by_class, **asdict(table.request.w2), **table.about_drawn()}
 
 
-def _true_points(source: Any, seed: int, wanted: Mapping[int, int], samples: int) -> dict[int, Tensor]:
+def _true_points(
+    source: Any, seed: int, wanted: Mapping[int, int], samples: int
+) -> dict[int, Tensor]:
     """By class, so many points (n, 2): the first ones of the test data of a seed with this label.
 
     Args:
@@ -168,7 +197,9 @@ def _true_points(source: Any, seed: int, wanted: Mapping[int, int], samples: int
         if (times := 2 * times) > _MOST:
             found = int((labels == lacking[0]).sum())
             searched = f"of {len(labels):,} test points, {found} are of class {lacking[0]}"
-            raise UsageError(f"--class-law: {searched}. Correct the `label` or the `classes` of the toy data.")
+            raise UsageError(
+                f"--class-law: {searched}. Correct the `label` or the `classes` of the toy data."
+            )
 
 
 def projections(points: Tensor, directions: int = DIRECTIONS) -> Tensor:
@@ -189,8 +220,8 @@ def projections(points: Tensor, directions: int = DIRECTIONS) -> Tensor:
 def distance(a: Tensor, b: Tensor) -> float:
     """The distance between two sets of n points each, from their `projections`.
 
-    In one dimension, the best plan of transport pairs the sorted points, so that nothing is approximated except for the
-    integral over directions.
+    In one dimension, the best plan of transport pairs the sorted points, so that nothing is
+    approximated except for the integral over directions.
     """
     return float((a - b).square().mean(0).mean().sqrt())
 
@@ -198,7 +229,8 @@ def distance(a: Tensor, b: Tensor) -> float:
 def from_sets(
     points: Tensor, sets: Sequence[Tensor], directions: int = DIRECTIONS
 ) -> tuple[float, npt.NDArray[np.float64]]:
-    """The mean distance of points (n, d) from sets of as many, and the distances of each pair of these.
+    """The mean distance of points (n, d) from sets of as many, and the distances of each pair of
+    these.
 
     Without points, the first is infinite.
     """
@@ -210,8 +242,11 @@ def from_sets(
     return float(np.mean([distance(ours, one) for one in others])), between
 
 
-def w2_of(ours: Iterable[Tensor], true: Iterable[Tensor], directions: int = DIRECTIONS) -> dict[str, float | None]:
-    """Sliced W2 of parts of samples from parts of true examples, each (k, d), and the floor: that of true ones.
+def w2_of(
+    ours: Iterable[Tensor], true: Iterable[Tensor], directions: int = DIRECTIONS
+) -> dict[str, float | None]:
+    """Sliced W2 of parts of samples from parts of true examples, each (k, d), and the floor: that
+    of true ones.
 
     Both are means over all pairs of parts. Standard errors are those of the jackknife that leaves
     parts out. ``t95`` standard errors are half the width of a 95 % interval, by Student's t.
@@ -228,7 +263,8 @@ def w2_of(ours: Iterable[Tensor], true: Iterable[Tensor], directions: int = DIRE
 
 
 def energy_of(ours: Sequence[Tensor], true: Sequence[Tensor]) -> dict[str, float | None]:
-    """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of parts of samples x and of true examples y, each (k, d).
+    """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of parts of samples x and of true examples
+    y, each (k, d).
 
     It has no bias, so it is around 0 for samples of the same law. The numbers are as in `w2_of`.
     """
@@ -256,12 +292,15 @@ def _across(pairs: npt.NDArray[np.float64]) -> dict[str, float | None]:
 
 def _mean_distance(a: Tensor, b: Tensor) -> float:
     """E|x - y| of points (k, d) of two sets; of a set and itself, of two different points."""
-    total = sum(float(torch.cdist(rows, b).sum()) for rows in torch.split(a, max(1, _BLOCK // len(b))))
+    total = sum(
+        float(torch.cdist(rows, b).sum()) for rows in torch.split(a, max(1, _BLOCK // len(b)))
+    )
     return total / (len(a) * (len(b) - 1 if a is b else len(b)))
 
 
 def sliced_w2(a: Tensor, b: Tensor, directions: int = DIRECTIONS) -> float:
-    """The distance between two sets (n, d): the root of the squared W2 of their projections, averaged."""
+    """The distance between two sets (n, d): the root of the squared W2 of their projections,
+    averaged."""
     return distance(projections(a, directions), projections(b, directions))
 
 
@@ -270,9 +309,10 @@ class ConditionalDensity:
     """p(x | y) of a toy density on the plane, or of one of its classes, normalised by quadrature.
 
     Attributes:
-        log_density: log p(x | y), (n,), float64, nats, of samples x (n, 2); an exact y is taken to hold.
-        line: for one coordinate known exactly, the nodes of the other one (k,) and the density there (k,), per unit
-            length; None otherwise, when densities are per unit area.
+        log_density: log p(x | y), (n,), float64, nats, of samples x (n, 2); an exact y is taken to
+            hold.
+        line: for one coordinate known exactly, the nodes of the other one (k,) and the density
+            there (k,), per unit length; None otherwise, when densities are per unit area.
         mean_log_density: that of true samples, in nats.
     """
 
@@ -281,10 +321,13 @@ class ConditionalDensity:
     mean_log_density: float
 
     @classmethod
-    def of(cls, model: Model, observation: Observation, label: int | None = None) -> "ConditionalDensity | None":
+    def of(
+        cls, model: Model, observation: Observation, label: int | None = None
+    ) -> "ConditionalDensity | None":
         """That of a model's data, or of those of a class.
 
-        None if it is not known: for lack of a density, or because the nodes are too few for its details.
+        None if it is not known: for lack of a density, or because the nodes are too few for its
+        details.
         """
         exact, mask, toy = observation.sigma == 0, observation.mask, model.source.density
         prior = None if toy is None else toy.log_density_of(label)
@@ -297,15 +340,21 @@ class ConditionalDensity:
             if exact and mask is not None:
                 return prior(torch.where(mask, observation.transpose(observation.y[None]), x))
             squares = (observation.residual(x) / observation.sigma).square().sum(1)
-            constant = observation.count * (math.log(observation.sigma) + 0.5 * math.log(2.0 * math.pi))
+            constant = observation.count * (
+                math.log(observation.sigma) + 0.5 * math.log(2.0 * math.pi)
+            )
             return prior(x) + (-0.5 * squares - constant)
 
         plane = Plane.of(model.source)
-        low, high = (torch.as_tensor(corner, dtype=torch.float64) for corner in (plane.low, plane.high))
+        low, high = (
+            torch.as_tensor(corner, dtype=torch.float64) for corner in (plane.low, plane.high)
+        )
         low, high = low - _REACH * (high - low), high + _REACH * (high - low)
         free = [i for i in range(2) if not (exact and mask is not None and mask[i])]
         nodes = _LINE if exact else _SIDE
-        axes = [torch.linspace(float(low[i]), float(high[i]), nodes, dtype=torch.float64) for i in free]
+        axes = [
+            torch.linspace(float(low[i]), float(high[i]), nodes, dtype=torch.float64) for i in free
+        ]
         log_p = joint(torch.cartesian_prod(*axes).view(-1, len(axes)).expand(-1, 2))
         weight = math.prod(float(axis[1] - axis[0]) for axis in axes)
         evidence, mean = _normalised(log_p, weight)
@@ -313,21 +362,30 @@ class ConditionalDensity:
         coarse, _ = _normalised(every_other.flatten(), 2.0 ** len(axes) * weight)
         if not abs(coarse - evidence) < _RESOLVED:
             return None
-        return cls(lambda x: joint(x) - evidence, (axes[0], (log_p - evidence).exp()) if exact else None, mean)
+        return cls(
+            lambda x: joint(x) - evidence,
+            (axes[0], (log_p - evidence).exp()) if exact else None,
+            mean,
+        )
 
 
 def _normalised(log_p: Tensor, weight: float) -> tuple[float, float]:
-    """The log of the integral of p, and the mean of log p under p over its integral; ``weight`` is that of a node."""
+    """The log of the integral of p, and the mean of log p under p over its integral; ``weight`` is
+    that of a node."""
     evidence = float(torch.logsumexp(log_p, 0)) + math.log(weight)
     p = (log_p - evidence).exp() * weight
     return evidence, float(torch.where(p > 0, p * (log_p - evidence), 0.0).sum())
 
 
 def agreement(x: Tensor, observation: Observation, density: ConditionalDensity | None) -> str:
-    """How far samples are from what was observed, and for toy data how probable they are given it, in a line."""
+    """How far samples are from what was observed, and for toy data how probable they are given it,
+    in a line."""
     distance = float(observation.residual(x.double()).square().mean().sqrt())
     told = f"y - H x is {distance:.3g} (root mean square)"
     if density is None:
         return told
     mean = float(density.log_density(x.cpu()).mean())
-    return f"{told}; mean conditional log-density {mean:.3f} nats, of true samples {density.mean_log_density:.3f}"
+    return (
+        f"{told}; mean conditional log-density {mean:.3f} nats, of true samples "
+        f"{density.mean_log_density:.3f}"
+    )

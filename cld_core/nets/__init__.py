@@ -1,20 +1,24 @@
 """The networks alpha(u, t), and what one of your own has to be (docs/howto/own-network.md).
 
-A network is a `torch.nn.Module` that is made as ``Network(spec, data_shape, halves_in, halves_out)``, with these
-arguments of `build`, and called as ``net(u, t)``:
+A network is a `torch.nn.Module` that is made as ``Network(spec, data_shape, halves_in,
+halves_out)``, with these arguments of `build`, and called as ``net(u, t)``:
 
-    u       (B, nC, ...), in the type of the network's weights: n halves of an example (C, ...), one after another
-    t       (B,), of the same type, in (0, 1]: 0 is data, 1 is noise; it can be as small as `objective.loss_eps`
-    result  (B, mC, ...), any floating type: for each of the m halves whose score is learned, the noise in it, or what
+    u       (B, nC, ...), in the type of the network's weights: n halves of an example (C, ...), one
+    after another t       (B,), of the same type, in (0, 1]: 0 is data, 1 is noise; it can be as
+    small as `objective.loss_eps` result  (B, mC, ...), any floating type: for each of the m halves
+    whose score is learned, the noise in it, or what
             is left of it by `objective.mixed_score` or `objective.precondition`
 
-n and m are `halves_in` and `halves_out`: 2 and 1 for CLD, whose halves are x and its velocity, 1 and 1 for VPSDE.
-Examples are vectors (d), curves (C, L) or images (C, H, W), about as large as a standard normal number.
+n and m are `halves_in` and `halves_out`: 2 and 1 for CLD, whose halves are x and its velocity, 1
+and 1 for VPSDE. Examples are vectors (d), curves (C, L) or images (C, H, W), about as large as a
+standard normal number.
 
-A network whose spec has ``takes_labels = True`` may also be made with ``classes=K``, if the data are labelled. Then it
-is called as ``net(u, t, label)``, too, with labels (B,), int64, from 0 to K - 1; K, or no label, stands for none.
+A network whose spec has ``takes_labels = True`` may also be made with ``classes=K``, if the data
+are labelled. Then it is called as ``net(u, t, label)``, too, with labels (B,), int64, from 0 to K -
+1; K, or no label, stands for none.
 
-The examples of a batch do not affect each other, and nothing but weights and buffers is kept between calls.
+The examples of a batch do not affect each other, and nothing but weights and buffers is kept
+between calls.
 """
 
 import copy
@@ -34,15 +38,23 @@ __all__ = ["build", "of_recipe", "require_usable"]
 LABEL_FEATURES = 16
 
 
-def of_recipe(recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None = None) -> nn.Module:
-    """The network of a recipe, for the halves of its diffusion; the other arguments, and errors, are as in `build`."""
+def of_recipe(
+    recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None = None
+) -> nn.Module:
+    """The network of a recipe, for the halves of its diffusion; the other arguments, and errors,
+    are as in `build`."""
     diffusion = sde.build(recipe.sde)
     sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": len(classes or ())}
     return build(recipe.network, data_shape=data_shape, **sizes)
 
 
 def build(
-    spec: NetworkSpec, *, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0
+    spec: NetworkSpec,
+    *,
+    data_shape: tuple[int, ...],
+    halves_in: int,
+    halves_out: int,
+    classes: int = 0,
 ) -> nn.Module:
     """The network of a recipe's `network` section.
 
@@ -73,12 +85,14 @@ def _module(spec: ModuleSpec, *sizes: object, **more: object) -> nn.Module:
     )
 
 
-# Not shipped: it is tried as what plug-ins register. A recipe that names it is refused by `_module`.
+# Not shipped: it is tried as what plug-ins register. A recipe that names it is refused by
+# `_module`.
 register("network", ModuleSpec.name, _module, ModuleSpec)
 
 
 def outline(recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None = None) -> nn.Module:
-    """As `of_recipe`, to compare names, shapes and types with: without its numbers, unless it is of a plug-in."""
+    """As `of_recipe`, to compare names, shapes and types with: without its numbers, unless it is of
+    a plug-in."""
     where = "meta" if is_shipped("network", recipe.network.name) else "cpu"
     with torch.device(where), torch.random.fork_rng(devices=[]):
         return of_recipe(recipe, data_shape, classes)
@@ -94,12 +108,17 @@ def require_usable(
         classes: of the data; None: any number of them, if the recipe wants labels.
 
     Raises:
-        RecipeError: it cannot be made, it fails, or it returns something else than this module says.
+        RecipeError: it cannot be made, it fails, or it returns something else than this module
+            says.
     """
     diffusion, (channels, *rest) = sde.build(recipe.sde), data_shape
     classes = range(3 if recipe.data.labels else 0) if classes is None else classes
     label = [torch.tensor([0, len(classes)])] if classes else []
-    with trial("network.name", recipe.network.name), torch.random.fork_rng(devices=[]), torch.no_grad():
+    with (
+        trial("network.name", recipe.network.name),
+        torch.random.fork_rng(devices=[]),
+        torch.no_grad(),
+    ):
         net = of_recipe(recipe, data_shape, classes) if net is None else copy.deepcopy(net)
         if not isinstance(net, nn.Module):
             raise ValueError(f"it is of type {type(net).__name__}, not a torch.nn.Module")

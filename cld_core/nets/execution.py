@@ -1,4 +1,5 @@
-"""How a network computes: its precision, the memory format of images, and `torch.compile`, called nowhere else.
+"""How a network computes: its precision, the memory format of images, and `torch.compile`, called
+nowhere else.
 
 And how GPUs compute in float32 and cuDNN chooses its kernels, for the whole process (`using`).
 """
@@ -16,10 +17,12 @@ from cld_core.sanitize import one_line
 
 # By the names of recipes. TF32 is a setting of the whole process (`using`), not of a network.
 AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# The adaptive solver's batch shrinks as rows finish. Each size is compiled separately, so there are only this many.
+# The adaptive solver's batch shrinks as rows finish. Each size is compiled separately, so there are
+# only this many.
 SIZES = 4
-# Each size is compiled once with and once without gradients, in training and in evaluation mode, and for each setting
-# of TF32. torch's own limit is 8 for everything in a process; it warns of what exceeds it, and runs that uncompiled.
+# Each size is compiled once with and once without gradients, in training and in evaluation mode,
+# and for each setting of TF32. torch's own limit is 8 for everything in a process; it warns of what
+# exceeds it, and runs that uncompiled.
 LIMIT = 64
 # What turns graphs into code.
 BACKEND = "inductor"
@@ -46,14 +49,17 @@ def usable(device: torch.device | str | None) -> torch.device:
 
 @contextlib.contextmanager
 def using(*, tf32: bool, fixed_shapes: bool = False) -> Iterator[None]:
-    """Compute with these settings of torch inside the block, on all devices and in all threads of the process.
+    """Compute with these settings of torch inside the block, on all devices and in all threads of
+    the process.
 
     On CPUs they change nothing. They are changed here only.
 
     Args:
-        tf32: let GPUs round the factors of float32 products and convolutions to 10 bits of mantissa (TF32).
-        fixed_shapes: the block computes with a few shapes many times, so that cuDNN may time its kernels and keep the
-            fastest. Two processes may choose differently, and every new shape is timed again.
+        tf32: let GPUs round the factors of float32 products and convolutions to 10 bits of mantissa
+            (TF32).
+        fixed_shapes: the block computes with a few shapes many times, so that cuDNN may time its
+            kernels and keep the fastest. Two processes may choose differently, and every new shape
+            is timed again.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
@@ -72,7 +78,9 @@ class Autocast(nn.Module):
         channels_last: hand images over with channels last.
     """
 
-    def __init__(self, net: nn.Module, device: torch.device, precision: str, *, channels_last: bool) -> None:
+    def __init__(
+        self, net: nn.Module, device: torch.device, precision: str, *, channels_last: bool
+    ) -> None:
         super().__init__()
         self.net = net
         self._device_type = device.type
@@ -90,7 +98,8 @@ class Autocast(nn.Module):
 
 
 def prepared(net: nn.Module, device: torch.device, precision: str) -> nn.Module:
-    """What to call instead of ``net`` to compute in ``precision``: ``net`` itself if there is nothing to change.
+    """What to call instead of ``net`` to compute in ``precision``: ``net`` itself if there is
+    nothing to change.
 
     Images are handed over as the weights are stored, except on CPUs, where they stay as they are.
     """
@@ -101,12 +110,14 @@ def prepared(net: nn.Module, device: torch.device, precision: str) -> nn.Module:
 
 
 def prefers_channels_last(device: torch.device) -> bool:
-    """Whether images are computed with channels last there, unless a recipe says otherwise: on GPUs."""
+    """Whether images are computed with channels last there, unless a recipe says otherwise: on
+    GPUs."""
     return device.type == "cuda"
 
 
 def store(net: nn.Module, *, channels_last: bool) -> None:
-    """Store the weights of convolutions with channels last or first, in place; other weights stay as they are."""
+    """Store the weights of convolutions with channels last or first, in place; other weights stay
+    as they are."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     # Documented, but no overload in torch's annotations takes this argument alone.
     net.to(memory_format=layout)  # type: ignore[call-overload]
@@ -115,18 +126,22 @@ def store(net: nn.Module, *, channels_last: bool) -> None:
 def _stores_channels_last(net: nn.Module) -> bool:
     # Of a 1x1 convolution both formats are the same.
     return any(
-        weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        weight.ndim == 4
+        and weight.is_contiguous(memory_format=torch.channels_last)
+        and not weight.is_contiguous()
         for weight in net.parameters()
     )
 
 
 def compiled(net: nn.Module, *, graphs: bool = False) -> nn.Module:
-    """``net`` through `torch.compile`, one compilation for each size of batch. Results differ by rounding.
+    """``net`` through `torch.compile`, one compilation for each size of batch. Results differ by
+    rounding.
 
     Args:
         net: maps (u, t) to a tensor.
-        graphs: GPUs replay recorded CUDA graphs. Every result is written into the same memory, so call
-            `torch.compiler.cudagraph_mark_step_begin` before each forward pass, and copy what is to outlive the next.
+        graphs: GPUs replay recorded CUDA graphs. Every result is written into the same memory, so
+            call `torch.compiler.cudagraph_mark_step_begin` before each forward pass, and copy what
+            is to outlive the next.
     """
     from torch._dynamo import config
 
@@ -136,15 +151,18 @@ def compiled(net: nn.Module, *, graphs: bool = False) -> nn.Module:
         setattr(config, name, LIMIT)
     if next(net.parameters()).is_cuda:
         start_workers()
-    made: Any = torch.compile(net, dynamic=False, backend=BACKEND, mode="reduce-overhead" if graphs else None)
+    made: Any = torch.compile(
+        net, dynamic=False, backend=BACKEND, mode="reduce-overhead" if graphs else None
+    )
     return made
 
 
 def start_workers() -> None:
     """Start the processes in which torch compiles for GPUs, unless they run.
 
-    Slurm sends SIGUSR2 to them, too. It would end them, and with them the compilation that is in progress: they inherit
-    that it is blocked. SIGTERM is left to them, because the pool ends its processes with it.
+    Slurm sends SIGUSR2 to them, too. It would end them, and with them the compilation that is in
+    progress: they inherit that it is blocked. SIGTERM is left to them, because the pool ends its
+    processes with it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     try:
@@ -159,12 +177,13 @@ def start_workers() -> None:
 class Compiled(nn.Module):
     """``net`` compiled for sampling and likelihoods; on GPUs with CUDA graphs.
 
-    Batches are padded with copies of their first row to a multiple of a quarter of the largest batch so far. So a
-    handful of sizes is compiled, instead of every size that occurs in the adaptive solver. Results differ from those
-    of ``net`` by rounding.
+    Batches are padded with copies of their first row to a multiple of a quarter of the largest
+    batch so far. So a handful of sizes is compiled, instead of every size that occurs in the
+    adaptive solver. Results differ from those of ``net`` by rounding.
 
     Attributes:
-        single_backward: a result may be differentiated once only. Compiled code may overwrite what it has saved.
+        single_backward: a result may be differentiated once only. Compiled code may overwrite what
+            it has saved.
     """
 
     single_backward = True

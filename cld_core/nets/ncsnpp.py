@@ -1,19 +1,23 @@
-"""NCSN++: the U-Net for images of Song et al. 2021 (arXiv 2011.13456, appendix H), and the same in one dimension.
+"""NCSN++: the U-Net for images of Song et al. 2021 (arXiv 2011.13456, appendix H), and the same in
+one dimension.
 
-On the way down, every resolution has `blocks` residual blocks, each followed by attention if configured, and then
-one that halves the resolution. Each of them passes its output to the way up, which has one more block at every
-resolution, takes those outputs in reverse order, and ends with attention (if configured) and a block that doubles
-the resolution. "Progressive" inputs and outputs are resampled images that enter and leave at every resolution.
+On the way down, every resolution has `blocks` residual blocks, each followed by attention if
+configured, and then one that halves the resolution. Each of them passes its output to the way up,
+which has one more block at every resolution, takes those outputs in reverse order, and ends with
+attention (if configured) and a block that doubles the resolution. "Progressive" inputs and outputs
+are resampled images that enter and leave at every resolution.
 
-All layers are in one list, `all_modules`, in the order of their use: together with the names inside the layers,
-this gives the state dict of the published checkpoints. Only the layers of the published models could be checked
-against such checkpoints; the positions of the others (ddpm blocks, input_skip, progressive outputs) follow the same
-rule, order of use.
+All layers are in one list, `all_modules`, in the order of their use: together with the names inside
+the layers, this gives the state dict of the published checkpoints. Only the layers of the published
+models could be checked against such checkpoints; the positions of the others (ddpm blocks,
+input_skip, progressive outputs) follow the same rule, order of use.
 
-Shapes are given for images, (B, C, H, W); with one dimension they are (B, C, L), and filters have one axis less.
+Shapes are given for images, (B, C, H, W); with one dimension they are (B, C, L), and filters have
+one axis less.
 
-Weights start uniform with variance scale / fan_avg and biases at zero (Ho et al. 2020, appendix B). Attribute names
-such as `GroupNorm_0` and `NIN_3` are those of the published checkpoints, which are loaded with strict names.
+Weights start uniform with variance scale / fan_avg and biases at zero (Ho et al. 2020, appendix B).
+Attribute names such as `GroupNorm_0` and `NIN_3` are those of the published checkpoints, which are
+loaded with strict names.
 """
 
 import math
@@ -57,8 +61,11 @@ def init_uniform_(weight: Tensor, scale: float = 1.0) -> None:
     nn.init.uniform_(weight, -bound, bound)
 
 
-def conv(channels_in: int, channels_out: int, size: int, scale: float = 1.0, *, axes: int) -> nn.Conv1d | nn.Conv2d:
-    """A convolution that keeps the resolution: (B, channels_in, H, W) -> (B, channels_out, H, W); `size` is odd."""
+def conv(
+    channels_in: int, channels_out: int, size: int, scale: float = 1.0, *, axes: int
+) -> nn.Conv1d | nn.Conv2d:
+    """A convolution that keeps the resolution: (B, channels_in, H, W) -> (B, channels_out, H, W);
+    `size` is odd."""
     made = nn.Conv2d if axes == 3 else nn.Conv1d
     layer = made(channels_in, channels_out, size, padding=size // 2)
     init_uniform_(layer.weight, scale)
@@ -92,7 +99,8 @@ def spread(numbers: Tensor, like: Tensor) -> Tensor:
 
 
 def fold(x: Tensor, size: int) -> Tensor:
-    """Squares of `size` x `size` pixels as channels: (B, C, H, W) -> (B, C size^2, H/size, W/size)."""
+    """Squares of `size` x `size` pixels as channels: (B, C, H, W) -> (B, C size^2, H/size,
+    W/size)."""
     if x.ndim == 4:
         return F.pixel_unshuffle(x, size)
     return x.unflatten(2, (-1, size)).transpose(2, 3).flatten(1, 2)
@@ -113,7 +121,8 @@ def scaled_sum(x: Tensor, h: Tensor, scale: float) -> Tensor:
 class FourierEmbedding(nn.Module):
     """Random Fourier features of log t (Tancik et al. 2020): sin and cos of 2 pi W log t.
 
-    W is drawn once from N(0, scale^2) and then frozen; it is part of the state and is restored from checkpoints.
+    W is drawn once from N(0, scale^2) and then frozen; it is part of the state and is restored from
+    checkpoints.
     """
 
     def __init__(self, size: int, scale: float) -> None:
@@ -121,7 +130,8 @@ class FourierEmbedding(nn.Module):
         self.W = nn.Parameter(torch.randn(size) * scale, requires_grad=False)
 
     def forward(self, t: Tensor) -> Tensor:
-        """t (B,) in (0, 1] -> (B, 2 size) in float64: at small t the phase is thousands of radians."""
+        """t (B,) in (0, 1] -> (B, 2 size) in float64: at small t the phase is thousands of
+        radians."""
         phase = 2 * math.pi * torch.outer(t.double().log(), self.W.double())
         return torch.cat([phase.sin(), phase.cos()], dim=1)
 
@@ -129,8 +139,8 @@ class FourierEmbedding(nn.Module):
 def positional_embedding(t: Tensor, size: int) -> Tensor:
     """The sinusoids of DDPM, with wavelengths from 2 pi to 20000 pi, of t itself.
 
-    The published CelebA-HQ models do not multiply t by a number of steps first, so only the first few sinusoids
-    vary over [0, 1]; their checkpoints need exactly this.
+    The published CelebA-HQ models do not multiply t by a number of steps first, so only the first
+    few sinusoids vary over [0, 1]; their checkpoints need exactly this.
 
     t (B,) in [0, 1] -> (B, size) in float64; `size` is even and at least 4.
     """
@@ -141,7 +151,8 @@ def positional_embedding(t: Tensor, size: int) -> Tensor:
 
 
 class NIN(nn.Module):
-    """The same linear map at every position ("network in network"): (..., in) -> (..., out), W (in, out)."""
+    """The same linear map at every position ("network in network"): (..., in) -> (..., out), W (in,
+    out)."""
 
     def __init__(self, channels_in: int, channels_out: int, scale: float = 0.1) -> None:
         super().__init__()
@@ -155,10 +166,12 @@ class NIN(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of the pixels, one head, with a residual connection: (B, C, H, W) -> (B, C, H, W).
+    """Self-attention of the pixels, one head, with a residual connection: (B, C, H, W) -> (B, C, H,
+    W).
 
-    It can be differentiated once. For a second derivative (through a gradient) run the forward pass inside
-    `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`: the fused kernels of PyTorch have none.
+    It can be differentiated once. For a second derivative (through a gradient) run the forward pass
+    inside `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`: the fused kernels of PyTorch have
+    none.
     """
 
     def __init__(self, spec: UnetSpec, channels: int) -> None:
@@ -186,10 +199,13 @@ def fir_kernel(taps: Sequence[float], axes: int = 3) -> Tensor:
     return torch.outer(h, h) if axes == 3 else h
 
 
-def fir_filter(x: Tensor, kernel: Tensor, *, stride: int, padding: int, transposed: bool = False) -> Tensor:
+def fir_filter(
+    x: Tensor, kernel: Tensor, *, stride: int, padding: int, transposed: bool = False
+) -> Tensor:
     """Every channel of x (B, C, H, W) convolved with the same kernel (K, K): (B, C, H', W')."""
     if x.device.type == "cpu":
-        # The 16-bit depthwise kernels of CPUs are up to thirty times slower than a cast there and back.
+        # The 16-bit depthwise kernels of CPUs are up to thirty times slower than a cast there and
+        # back.
         with torch.autocast("cpu", enabled=False):
             wide = x.to(torch.promote_types(x.dtype, torch.float32))
             return _depthwise(wide, kernel, stride, padding, transposed).to(x.dtype)
@@ -204,16 +220,17 @@ def _depthwise(x: Tensor, kernel: Tensor, stride: int, padding: int, transposed:
 
 
 class Resample(nn.Module):
-    """Halve or double the resolution without parameters: (B, C, H, W) -> (B, C, H/2, W/2) or (B, C, 2H, 2W).
+    """Halve or double the resolution without parameters: (B, C, H, W) -> (B, C, H/2, W/2) or (B, C,
+    2H, 2W).
 
-    The FIR filter is that of StyleGAN2 (Karras et al. 2020, appendix B), as used by Song et al. 2021, appendix H: a
-    separable filter h with sum 1, applied before every second pixel is dropped, or (times 4) after zeros have been
-    inserted between the pixels. Outside the image everything is zero. An even number of symmetric taps keeps the centre
-    of the image in place.
+    The FIR filter is that of StyleGAN2 (Karras et al. 2020, appendix B), as used by Song et al.
+    2021, appendix H: a separable filter h with sum 1, applied before every second pixel is dropped,
+    or (times 4) after zeros have been inserted between the pixels. Outside the image everything is
+    zero. An even number of symmetric taps keeps the centre of the image in place.
 
-    One depthwise convolution filters and strides at once, so no pixel is computed and then dropped, and no inserted
-    zero is multiplied. These are ordinary convolutions: they can be compiled, differentiated any number of times, and
-    follow the memory format.
+    One depthwise convolution filters and strides at once, so no pixel is computed and then dropped,
+    and no inserted zero is multiplied. These are ordinary convolutions: they can be compiled,
+    differentiated any number of times, and follow the memory format.
 
     Args:
         direction: "down" or "up".
@@ -226,7 +243,9 @@ class Resample(nn.Module):
     def __init__(self, direction: Direction, fir: Sequence[float] | None, axes: int = 3) -> None:
         super().__init__()
         self.direction = direction
-        self.register_buffer("kernel", None if fir is None else fir_kernel(fir, axes), persistent=False)
+        self.register_buffer(
+            "kernel", None if fir is None else fir_kernel(fir, axes), persistent=False
+        )
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
@@ -234,16 +253,20 @@ class Resample(nn.Module):
         if self.kernel is None:
             pool = F.avg_pool2d if x.ndim == 4 else F.avg_pool1d
             return pool(x, 2) if down else F.interpolate(x, scale_factor=2, mode="nearest")
-        kernel, padding = (self.kernel if down else 2**self.kernel.ndim * self.kernel), len(self.kernel) // 2 - 1
+        kernel, padding = (
+            (self.kernel if down else 2**self.kernel.ndim * self.kernel),
+            len(self.kernel) // 2 - 1,
+        )
         return fir_filter(x, kernel, stride=2, padding=padding, transposed=not down)
 
 
 class ConvResample(Resample):
-    """Resample by 2 with a learnt 3x3 convolution: (B, C, H, W) -> (B, C', H/2, W/2) or (B, C', 2H, 2W).
+    """Resample by 2 with a learnt 3x3 convolution: (B, C, H, W) -> (B, C', H/2, W/2) or (B, C', 2H,
+    2W).
 
-    With a FIR filter: blur, then convolve with stride 2; or convolve the zero-interleaved image, then blur.
-    Without: a strided convolution that pads below and to the right (as DDPM does); or nearest neighbour, then
-    a convolution.
+    With a FIR filter: blur, then convolve with stride 2; or convolve the zero-interleaved image,
+    then blur. Without: a strided convolution that pads below and to the right (as DDPM does); or
+    nearest neighbour, then a convolution.
 
     Args:
         direction: "down" or "up".
@@ -274,14 +297,18 @@ class ConvResample(Resample):
         if self.kernel is None:
             if down:
                 return convolve(F.pad(x, (0, 1) * (x.ndim - 2)), weight, bias, stride=2)
-            return convolve(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+            return convolve(
+                F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1
+            )
         half = self.kernel.shape[0] // 2
         if down:
             blurred = fir_filter(x, self.kernel, stride=1, padding=half)
             return convolve(blurred, weight, bias, stride=2)
         flipped = weight.flip(tuple(range(2, x.ndim))).transpose(0, 1)
         interleaved = TRANSPOSED[x.ndim](x, flipped, stride=2)
-        blurred = fir_filter(interleaved, 2**self.kernel.ndim * self.kernel, stride=1, padding=half - 1)
+        blurred = fir_filter(
+            interleaved, 2**self.kernel.ndim * self.kernel, stride=1, padding=half - 1
+        )
         return blurred + spread(bias, x).to(blurred.dtype)
 
 
@@ -295,7 +322,9 @@ class ResBlock(nn.Module):
         resample: BigGAN blocks only: "down" or "up" changes both branches' resolution by 2.
     """
 
-    def __init__(self, spec: UnetSpec, channels_in: int, channels_out: int, resample: Direction | None = None) -> None:
+    def __init__(
+        self, spec: UnetSpec, channels_in: int, channels_out: int, resample: Direction | None = None
+    ) -> None:
         super().__init__()
         axes, fir = spec.axes, spec.fir_kernel if spec.fir else None
         self.act = ACTIVATIONS[spec.nonlinearity]
@@ -352,7 +381,8 @@ ReadOut = tuple[int, int]
 
 @dataclass(frozen=True)
 class _Level:
-    """One resolution of one direction: the positions of its layers in `all_modules`, None for those it lacks.
+    """One resolution of one direction: the positions of its layers in `all_modules`, None for those
+    it lacks.
 
     Each block comes with the attention after it.
     """
@@ -364,15 +394,22 @@ class _Level:
 
 
 class Ncsnpp(nn.Module):
-    """The network alpha(u, t): u (B, nC, H, W), t (B,) in (0, 1] -> (B, mC, H, W); with `spec.axes` of 2, (B, nC, L).
+    """The network alpha(u, t): u (B, nC, H, W), t (B,) in (0, 1] -> (B, mC, H, W); with `spec.axes`
+    of 2, (B, nC, L).
 
     Args:
-        spec: the recipe's `network` section; the other arguments are those of `cld_core.nets.build`.
+        spec: the recipe's `network` section; the other arguments are those of
+            `cld_core.nets.build`.
         classes: number of labels, whose embeddings are added to that of the time; 0: none.
     """
 
     def __init__(
-        self, spec: UnetSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0
+        self,
+        spec: UnetSpec,
+        data_shape: tuple[int, ...],
+        halves_in: int,
+        halves_out: int,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         channels, *sides = data_shape
@@ -384,35 +421,55 @@ class Ncsnpp(nn.Module):
         self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
         self.all_modules = nn.ModuleList()
         self._fir = spec.fir_kernel if spec.fir else None
-        self.image_down = Resample("down", self._fir, spec.axes) if spec.progressive_input == "input_skip" else None
-        self.image_up = Resample("up", self._fir, spec.axes) if spec.progressive_output == "output_skip" else None
+        self.image_down = (
+            Resample("down", self._fir, spec.axes)
+            if spec.progressive_input == "input_skip"
+            else None
+        )
+        self.image_up = (
+            Resample("up", self._fir, spec.axes)
+            if spec.progressive_output == "output_skip"
+            else None
+        )
 
         self._embedding = self._add_embedding()
         self._first = self._add(conv(self.channels_in, spec.channels, 3, axes=spec.axes))
         self._down, skips, channels = self._add_down()
-        first, attention = self._add(ResBlock(spec, channels, channels)), self._add(Attention(spec, channels))
+        first, attention = (
+            self._add(ResBlock(spec, channels, channels)),
+            self._add(Attention(spec, channels)),
+        )
         self._middle = first, attention, self._add(ResBlock(spec, channels, channels))
         self._up, channels = self._add_up(skips, channels)
-        self._last = None if self.image_up else self._add_read_out(channels, self.channels_out, spec.init_scale)
+        self._last = (
+            None
+            if self.image_up
+            else self._add_read_out(channels, self.channels_out, spec.init_scale)
+        )
         self.label_embedding = embedding(classes, 4 * spec.channels)
         if self.label_embedding is not None:
             nn.init.zeros_(self.label_embedding.weight)  # it begins as a network without labels
         told = getattr(spec, "augment", 0.0) > 0
         self.augmentation = dense(CONDITIONS, 4 * spec.channels, bias=False) if told else None
 
-    def forward(self, u: Tensor, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
-        """The result has the type of u, even under autocast; t may have any floating type, and float64 is kept.
+    def forward(
+        self, u: Tensor, t: Tensor, *label: Tensor, augmented: Tensor | None = None
+    ) -> Tensor:
+        """The result has the type of u, even under autocast; t may have any floating type, and
+        float64 is kept.
 
         Args:
-            augmented: how images were changed (B, 9), see `train.step.Changes`; None: they were not. Only networks with
-                `spec.augment` take it.
+            augmented: how images were changed (B, 9), see `train.step.Changes`; None: they were
+                not. Only networks with `spec.augment` take it.
 
         Raises:
             ValueError: u does not have the shape that the network was built for.
         """
         if u.shape[1:] != self._shape:
             built = ", ".join(map(str, self._shape))
-            raise ValueError(f"{self.spec.name} got u of shape {tuple(u.shape)}, but was built for (B, {built}).")
+            raise ValueError(
+                f"{self.spec.name} got u of shape {tuple(u.shape)}, but was built for (B, {built})."
+            )
         temb = self.embed(t, *label, augmented=augmented)
         patch = self.spec.patch
         h, skips = self._go_down(fold(u, patch) if patch > 1 else u, temb)
@@ -421,12 +478,13 @@ class Ncsnpp(nn.Module):
         return unfold(alpha, patch) if patch > 1 else alpha
 
     def embed(self, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
-        """Time and label, (B,) each, in the form that every residual block gets: (B, 4 channels), of the weights' type.
+        """Time and label, (B,) each, in the form that every residual block gets: (B, 4 channels),
+        of the weights' type.
 
         With `spec.augment`, how images were changed is added.
 
-        Autocast does not apply: in half precision near times would look the same, and sampling, which is in float32,
-        would see other embeddings than training.
+        Autocast does not apply: in half precision near times would look the same, and sampling,
+        which is in float32, would see other embeddings than training.
         """
         *features, first, second = (self.all_modules[place] for place in self._embedding)
         with torch.autocast(t.device.type, enabled=False):
@@ -436,7 +494,11 @@ class Ncsnpp(nn.Module):
                 hidden = hidden + self.label_embedding.of(t, label)
             if self.augmentation is not None:
                 # Also where it adds nothing: DDP expects a gradient of every parameter.
-                told = hidden.new_zeros(len(t), CONDITIONS) if augmented is None else augmented.to(hidden.dtype)
+                told = (
+                    hidden.new_zeros(len(t), CONDITIONS)
+                    if augmented is None
+                    else augmented.to(hidden.dtype)
+                )
                 hidden = hidden + self.augmentation(told)
             return self.act(hidden)
 
@@ -467,7 +529,9 @@ class Ncsnpp(nn.Module):
                 h = h if attention is None else layers[attention](h)
             if level.read_out is not None:
                 part = self._read_out(level.read_out, h)
-                image = part if image is None or self.image_up is None else self.image_up(image) + part
+                image = (
+                    part if image is None or self.image_up is None else self.image_up(image) + part
+                )
             elif level.merge is not None:
                 h = image = scaled_sum(h, layers[level.merge](image), self.skip_scale)
             if level.resample is not None:
@@ -496,7 +560,8 @@ class Ncsnpp(nn.Module):
         return fourier, self._add(dense(2 * spec.channels, width)), self._add(dense(width, width))
 
     def _add_down(self) -> tuple[list[_Level], list[int], int]:
-        """The levels of the way down, the channels that each skip connection carries, and the channels at the end."""
+        """The levels of the way down, the channels that each skip connection carries, and the
+        channels at the end."""
         spec, channels, image_channels = self.spec, self.spec.channels, self.channels_in
         levels, skips = list[_Level](), [channels]
         for level, multiplier in enumerate(spec.multipliers):
@@ -513,14 +578,17 @@ class Ncsnpp(nn.Module):
                     merge = self._add(Combine(image_channels, channels, spec.combine, spec.axes))
                     channels *= 2 if spec.combine == "cat" else 1
                 elif spec.progressive_input == "residual":
-                    merge = self._add(ConvResample("down", self._fir, image_channels, channels, spec.axes))
+                    merge = self._add(
+                        ConvResample("down", self._fir, image_channels, channels, spec.axes)
+                    )
                     image_channels = channels
                 skips.append(channels)
             levels.append(_Level(blocks, resample, merge))
         return levels, skips, channels
 
     def _add_up(self, skips: list[int], channels: int) -> tuple[list[_Level], int]:
-        """The levels of the way up, lowest resolution first, and the channels at the end; empties `skips`."""
+        """The levels of the way up, lowest resolution first, and the channels at the end; empties
+        `skips`."""
         spec, levels, image_channels = self.spec, list[_Level](), 0
         lowest = len(spec.multipliers) - 1
         for level in reversed(range(lowest + 1)):
@@ -537,7 +605,9 @@ class Ncsnpp(nn.Module):
                 if level == lowest:
                     read_out = self._add_read_out(channels, channels, 1.0)
                 else:
-                    merge = self._add(ConvResample("up", self._fir, image_channels, channels, spec.axes))
+                    merge = self._add(
+                        ConvResample("up", self._fir, image_channels, channels, spec.axes)
+                    )
                 image_channels = channels
             resample = self._add_resample("up", channels) if level else None
             levels.append(_Level(blocks, resample, merge, read_out))

@@ -1,4 +1,5 @@
-"""The run folder, the only state that processes share: its paths, its ledger, its lease, and records of what is in it.
+"""The run folder, the only state that processes share: its paths, its ledger, its lease, and
+records of what is in it.
 
 Records of checkpoints, evaluations and tunings are read here, and made by others. Loads no torch.
 """

@@ -1,11 +1,13 @@
-"""The files of checkpoints, and of snapshots of averages: names, checks, removal. Loads no torch or numpy.
+"""The files of checkpoints, and of snapshots of averages: names, checks, removal. Loads no torch or
+numpy.
 
-checkpoints/step_00010000.pt                     what training continues from, without the averaged weights
-checkpoints/step_00010000.ema.safetensors        the averaged weights: what is sampled, evaluated and exported
-checkpoints/step_00010000.ema-0.1.safetensors    those of an average of another length, made when it is wanted
-checkpoints/step_00010000.json                   the sidecar: sizes and checksums of the first two
-averages/step_00010000.pt, .json                 a snapshot of the power-function averages of a step
-set_aside/ in both                               those of steps that the run gave up
+checkpoints/step_00010000.pt                     what training continues from, without the averaged
+weights checkpoints/step_00010000.ema.safetensors        the averaged weights: what is sampled,
+evaluated and exported checkpoints/step_00010000.ema-0.1.safetensors    those of an average of
+another length, made when it is wanted checkpoints/step_00010000.json                   the sidecar:
+sizes and checksums of the first two averages/step_00010000.pt, .json                 a snapshot of
+the power-function averages of a step set_aside/ in both                               those of
+steps that the run gave up
 
 The sidecar is written last and removed first: a checkpoint exists exactly when its sidecar does.
 """
@@ -48,7 +50,11 @@ class StoredAverages:
     updates: int
 
     def __post_init__(self) -> None:
-        if self.began < 0 or self.updates < 1 or not all(0 < length < LONGEST for length in self.lengths):
+        if (
+            self.began < 0
+            or self.updates < 1
+            or not all(0 < length < LONGEST for length in self.lengths)
+        ):
             raise RecordError("there are no such averages")
 
     @classmethod
@@ -107,7 +113,8 @@ class Sidecar:
 
 
 def sidecar_of(path: Path) -> Sidecar | None:
-    """The sidecar of a checkpoint or snapshot, of which ``path`` is the tensors; None if it is missing or damaged.
+    """The sidecar of a checkpoint or snapshot, of which ``path`` is the tensors; None if it is
+    missing or damaged.
 
     Raises:
         OSError: nobody knows, because the file cannot be read.
@@ -121,19 +128,22 @@ def sidecar_of(path: Path) -> Sidecar | None:
 def slowest_save_s(folder: RunFolder) -> float | None:
     """The most seconds that saving one of the run's checkpoints took; None without checkpoints."""
     found = (
-        find_record(Sidecar, folder.checkpoint_file(step).with_suffix(".json")) for step in folder.checkpoint_steps()
+        find_record(Sidecar, folder.checkpoint_file(step).with_suffix(".json"))
+        for step in folder.checkpoint_steps()
     )
     return max((sidecar.seconds for sidecar in found if sidecar is not None), default=None)
 
 
 def weights_file(folder: RunFolder, step: int, length: float | None = None) -> Path:
-    """The averaged weights of a checkpoint: of the usual average, or of one of a relative length."""
+    """The averaged weights of a checkpoint: of the usual average, or of one of a relative
+    length."""
     kind = "ema" if length is None else f"ema-{float(length)!r}"
     return folder.checkpoint_file(step).with_suffix(f".{kind}.safetensors")
 
 
 def weights_digest(folder: RunFolder, step: int, length: float | None = None) -> str | None:
-    """What identifies the averaged weights of a checkpoint, whoever makes them; None without the checkpoint.
+    """What identifies the averaged weights of a checkpoint, whoever makes them; None without the
+    checkpoint.
 
     Raises:
         OSError: a sidecar cannot be read, or the snapshots cannot be listed.
@@ -159,7 +169,10 @@ def required_digest(folder: RunFolder, step: int, fix: str, length: float | None
     """
     found = weights_digest(folder, step, length)
     if found is None:
-        raise NotFoundError(f"{folder.path}: no checkpoint of step {step} any more; there are: {_steps(folder)}. {fix}")
+        raise NotFoundError(
+            f"{folder.path}: no checkpoint of step {step} any more; there are: {_steps(folder)}. "
+            f"{fix}"
+        )
     return found
 
 
@@ -172,7 +185,8 @@ def _steps(folder: RunFolder) -> str:
 
 @dataclass(frozen=True)
 class DamagedCheckpoint:
-    """A checkpoint that cannot be used, and why; ``finished`` is false if it was never written completely."""
+    """A checkpoint that cannot be used, and why; ``finished`` is false if it was never written
+    completely."""
 
     step: int
     reason: str
@@ -184,17 +198,20 @@ class DamagedCheckpoint:
         return f"skipped the checkpoint of step {self.step}: {self.reason}"
 
 
-def verify(folder: RunFolder, step: int, *, model_digest: str | None = None, weights_only: bool = False) -> Sidecar:
+def verify(
+    folder: RunFolder, step: int, *, model_digest: str | None = None, weights_only: bool = False
+) -> Sidecar:
     """Compare the files of a checkpoint with what its sidecar promises; returns that.
 
     Args:
-        model_digest: that of the recipe (`Recipe.model_digest`); a checkpoint of another model is refused.
+        model_digest: that of the recipe (`Recipe.model_digest`); a checkpoint of another model is
+            refused.
         weights_only: look at the averaged weights alone, for those who do not continue to train.
 
     Raises:
         NotFoundError: there is no checkpoint of this step.
-        CheckpointError: it is damaged, was never finished, belongs to another recipe, or is from another version. Says
-            how.
+        CheckpointError: it is damaged, was never finished, belongs to another recipe, or is from
+            another version. Says how.
         CldError: this user may not read it.
         OSError: it cannot be read at this moment, which says nothing about it.
     """
@@ -203,13 +220,19 @@ def verify(folder: RunFolder, step: int, *, model_digest: str | None = None, wei
         sidecar = sidecar_of(path)
         if sidecar is None or sidecar.step != step:
             if not os.path.lexists(path):
-                raise NotFoundError(f"{folder.path}: no checkpoint of step {step}. Existing ones: {_steps(folder)}.")
-            raise CheckpointError(f"{path}: its sidecar {path.stem}.json is missing or unreadable. {_FIX}.")
+                raise NotFoundError(
+                    f"{folder.path}: no checkpoint of step {step}. Existing ones: {_steps(folder)}."
+                )
+            raise CheckpointError(
+                f"{path}: its sidecar {path.stem}.json is missing or unreadable. {_FIX}."
+            )
         if sidecar.format != FORMAT:
             text = f"has format version {sidecar.format}, this cldctl reads {FORMAT}"
             raise CheckpointError(f"{path}: {text}. Install the version that wrote it.")
         promises = {weights_file(folder, step): sidecar.weights}
-        for file, promised in (promises if weights_only else {path: sidecar.state, **promises}).items():
+        for file, promised in (
+            promises if weights_only else {path: sidecar.state, **promises}
+        ).items():
             path = file
             problem = "its sidecar does not name it" if promised is None else promised.problem(file)
             if problem is not None:
@@ -221,7 +244,10 @@ def verify(folder: RunFolder, step: int, *, model_digest: str | None = None, wei
             raise
         if error.errno in NO_FILE:
             raise CheckpointError(f"{path}: damaged (it is not a regular file). {_FIX}.") from error
-        text = f"cannot be read ({error.strerror}). Check the disk and the permissions, or use another step."
+        text = (
+            f"cannot be read ({error.strerror}). Check the disk and the permissions, or use "
+            f"another step."
+        )
         raise CldError(f"{path}: {text}") from error
     _require_model(folder, sidecar, model_digest)
     return sidecar
@@ -230,18 +256,22 @@ def verify(folder: RunFolder, step: int, *, model_digest: str | None = None, wei
 def _require_model(folder: RunFolder, sidecar: Sidecar, model_digest: str | None) -> None:
     if model_digest is not None and sidecar.model != model_digest:
         text = "belongs to another recipe (data, SDE, network, objective or optimiser differ)"
-        raise CheckpointError(f"{folder.checkpoint_file(sidecar.step)}: {text}. Move it to the run it came from.")
+        raise CheckpointError(
+            f"{folder.checkpoint_file(sidecar.step)}: {text}. Move it to the run it came from."
+        )
 
 
 def newest_good(
     folder: RunFolder, model_digest: str | None = None, *, weights_only: bool = False
 ) -> tuple[int | None, list[DamagedCheckpoint]]:
-    """The newest step whose checkpoint is intact, and the damaged ones above it; arguments as for `verify`.
+    """The newest step whose checkpoint is intact, and the damaged ones above it; arguments as for
+    `verify`.
 
     Raises:
         CheckpointError: the newest intact one belongs to another recipe; older ones would, too.
         CldError: this user may not read a checkpoint.
-        OSError: a checkpoint, or their list, cannot be read at this moment. An older one would lose the steps since.
+        OSError: a checkpoint, or their list, cannot be read at this moment. An older one would lose
+            the steps since.
     """
     damaged: list[DamagedCheckpoint] = []
     for entry in _verified(folder, reversed(folder.listed_steps(unfinished=True)), weights_only):
@@ -253,7 +283,8 @@ def newest_good(
 
 
 def all_whole(folder: RunFolder) -> tuple[list[int], list[DamagedCheckpoint]]:
-    """The steps whose checkpoints are intact, ascending, and the completely written but damaged ones."""
+    """The steps whose checkpoints are intact, ascending, and the completely written but damaged
+    ones."""
     entries = list(_verified(folder, folder.checkpoint_steps()))
     damaged = [entry for entry in entries if isinstance(entry, DamagedCheckpoint)]
     return [entry.step for entry in entries if not isinstance(entry, DamagedCheckpoint)], damaged
@@ -262,7 +293,8 @@ def all_whole(folder: RunFolder) -> tuple[list[int], list[DamagedCheckpoint]]:
 def _verified(
     folder: RunFolder, steps: Iterable[int], weights_only: bool = False
 ) -> Iterator[Sidecar | DamagedCheckpoint]:
-    """For each step what its sidecar promises, if it is so, or what is wrong with its checkpoint."""
+    """For each step what its sidecar promises, if it is so, or what is wrong with its
+    checkpoint."""
     finished = set(folder.listed_steps())
     for step in steps:
         try:
@@ -295,7 +327,11 @@ def pick_checkpoint(folder: RunFolder, model_digest: str | None, checkpoint: int
     if step is None:
         why = f": {damaged[0].reason}" if damaged else ""
         train = f"`cldctl resume {folder.name}`"
-        fix = f"Train it again: {train}" if damaged else f"Wait for the first one, or if the run has stopped: {train}"
+        fix = (
+            f"Train it again: {train}"
+            if damaged
+            else f"Wait for the first one, or if the run has stopped: {train}"
+        )
         raise NotFoundError(f"{folder.path} has no usable checkpoint yet{why}. {fix}.")
     return step
 
@@ -317,10 +353,11 @@ class Stored:
 
 
 def usable(folder: RunFolder, step: int) -> list[Stored]:
-    """The stored averages for reconstruction at the checkpoint of a step: snapshots before it, and its own, last.
+    """The stored averages for reconstruction at the checkpoint of a step: snapshots before it, and
+    its own, last.
 
-    Empty if it has none. Left out are snapshots of averages that began at another step or belong to another recipe,
-    and those whose file is missing or has another size.
+    Empty if it has none. Left out are snapshots of averages that began at another step or belong to
+    another recipe, and those whose file is missing or has another size.
 
     Raises:
         OSError: a sidecar cannot be read, or they cannot be listed.
@@ -331,7 +368,14 @@ def usable(folder: RunFolder, step: int) -> list[Stored]:
     own = Stored(folder.checkpoint_file(step), sidecar, sidecar.averages)
     before = [_snapshot(folder, number) for number in folder.snapshot_steps() if number < step]
     alike = (sidecar.model, own.averages.began)
-    return [*(one for one in before if one is not None and (one.sidecar.model, one.averages.began) == alike), own]
+    return [
+        *(
+            one
+            for one in before
+            if one is not None and (one.sidecar.model, one.averages.began) == alike
+        ),
+        own,
+    ]
 
 
 def _snapshot(folder: RunFolder, step: int) -> Stored | None:
@@ -340,7 +384,11 @@ def _snapshot(folder: RunFolder, step: int) -> Stored | None:
     if sidecar is None or sidecar.averages is None or sidecar.step != step:
         return None
     try:
-        return Stored(path, sidecar, sidecar.averages) if path.stat().st_size == sidecar.state.bytes else None
+        return (
+            Stored(path, sidecar, sidecar.averages)
+            if path.stat().st_size == sidecar.state.bytes
+            else None
+        )
     except FileNotFoundError:
         return None
 
@@ -352,14 +400,20 @@ def snapshot_files(folder: RunFolder) -> list[Path]:
         OSError: they cannot be listed.
     """
     places = (folder.averages, folder.averages / _ASIDE)
-    return [path for place in places for path in sorted(place.glob("*")) if path.suffix in (".pt", ".json", ".tmp")]
+    return [
+        path
+        for place in places
+        for path in sorted(place.glob("*"))
+        if path.suffix in (".pt", ".json", ".tmp")
+    ]
 
 
 # --- what is removed or set aside
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files of a checkpoint or snapshot, of which ``path`` is the tensors: the sidecar first, whether it exists."""
+    """The files of a checkpoint or snapshot, of which ``path`` is the tensors: the sidecar first,
+    whether it exists."""
     return [path.with_suffix(".json"), path, *path.parent.glob(f"{path.stem}.ema*.safetensors")]
 
 
@@ -389,7 +443,8 @@ def prune(
             nothing but the last minutes.
 
     Raises:
-        OSError: one cannot be removed; or it cannot be found out which are needed, and none is removed.
+        OSError: one cannot be removed; or it cannot be found out which are needed, and none is
+            removed.
     """
     needed = folder.steps_to_evaluate()
     steps = folder.listed_steps()
@@ -408,10 +463,11 @@ def clear_unfinished(folder: RunFolder) -> None:
 
 
 def set_aside(folder: RunFolder, after: int) -> list[int]:
-    """Move checkpoints and snapshots of steps above ``after`` to `set_aside/` beside them; the steps of the former.
+    """Move checkpoints and snapshots of steps above ``after`` to `set_aside/` beside them; the
+    steps of the former.
 
-    A run that continues from an earlier step must not pick up later checkpoints at its next restart, and later
-    snapshots do not belong to the averages that follow.
+    A run that continues from an earlier step must not pick up later checkpoints at its next
+    restart, and later snapshots do not belong to the averages that follow.
 
     Raises:
         OSError: they cannot be listed or moved.

@@ -1,14 +1,17 @@
-"""The code of a run: what was stored in its folder when it was submitted, and what a process has imported.
+"""The code of a run: what was stored in its folder when it was submitted, and what a process has
+imported.
 
-code/recipe.yaml      the recipe as it was submitted
-code/DIGEST/          the files of the checkout, importable; the ledger says which digest the run has (`Requested.code`)
+code/recipe.yaml      the recipe as it was submitted code/DIGEST/          the files of the
+checkout, importable; the ledger says which digest the run has (`Requested.code`)
   manifest.json       what is in it, by digest, and what was left out
   changes.patch       what differed from the commit
   plugins/HASH/       the plug-in files that the recipe, or an evaluation, names
-code/DIGEST-USER/     the same, of a colleague who continues the run: a job imports only what its own user has stored
+code/DIGEST-USER/     the same, of a colleague who continues the run: a job imports only what its
+own user has stored
 
-Other code is added beside it; nothing is changed. Files that are equal in several folders of a run, or of the runs of a
-group, are hard links. Jobs that train several runs of a group import from `code/` in the folder of the group.
+Other code is added beside it; nothing is changed. Files that are equal in several folders of a run,
+or of the runs of a group, are hard links. Jobs that train several runs of a group import from
+`code/` in the folder of the group.
 """
 
 import functools
@@ -37,7 +40,8 @@ PATCH = "changes.patch"
 PLUGINS = "plugins"
 # What Python would import, were it there.
 _IMPORTABLE = (".py", ".so", ".pyc")
-# What a ledger, which others may have written, can name; of a digest, a folder has the first digits.
+# What a ledger, which others may have written, can name; of a digest, a folder has the first
+# digits.
 _NAME = re.compile("live|[0-9a-f]{64}")
 _DIGITS = 16
 # Seconds for which a job tries to read which code its run has.
@@ -50,7 +54,8 @@ class DamagedCode(CldError):
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """A plug-in file: where the recipe has it, its copy's name below the folder of code, and its SHA-256."""
+    """A plug-in file: where the recipe has it, its copy's name below the folder of code, and its
+    SHA-256."""
 
     path: str
     file: str
@@ -62,8 +67,9 @@ class Manifest:
     """What `manifest.json` holds.
 
     Attributes:
-        kind: copy: the job runs the files here; installed: an installed package, of which there is no copy; live: the
-            checkout itself, since somebody asked for it; process: whatever the command runs, on a cluster that blocks.
+        kind: copy: the job runs the files here; installed: an installed package, of which there is
+            no copy; live: the checkout itself, since somebody asked for it; process: whatever the
+            command runs, on a cluster that blocks.
         digest: of the files (copy) or of the package's own list (installed); else empty.
         files: SHA-256 by name.
         left_out: why, by name.
@@ -82,7 +88,11 @@ class Manifest:
     @property
     def code(self) -> str:
         """What a request records: a digest, or "live"."""
-        return "live" if self.kind == "live" else _with_plugins(self.digest or digest(self.kind), self.plugins)
+        return (
+            "live"
+            if self.kind == "live"
+            else _with_plugins(self.digest or digest(self.kind), self.plugins)
+        )
 
     @property
     def checksums(self) -> dict[str, str]:
@@ -105,7 +115,8 @@ def name_of(folder: Path | None) -> str | None:
 
 
 def own_folder(place: Path, name: str) -> Path:
-    """Where this user's copy of the code of a digest is, or would be stored, in the folder of a run or group.
+    """Where this user's copy of the code of a digest is, or would be stored, in the folder of a run
+    or group.
 
     What has its name and is somebody else's stays: this user's has their name behind it.
     """
@@ -113,11 +124,14 @@ def own_folder(place: Path, name: str) -> Path:
     if not os.path.lexists(folder) or ownership.is_mine(folder):
         return folder
     user = ownership.user_name(os.geteuid())
-    return folder.with_name(f"{folder.name}-{user if re.fullmatch(r'[A-Za-z0-9._-]+', user) else os.geteuid()}")
+    return folder.with_name(
+        f"{folder.name}-{user if re.fullmatch(r'[A-Za-z0-9._-]+', user) else os.geteuid()}"
+    )
 
 
 def folder_of(run: Path) -> Path | None:
-    """Where the code is that a run was last asked to run: this user's copy, or else that of somebody else.
+    """Where the code is that a run was last asked to run: this user's copy, or else that of
+    somebody else.
 
     None if the ledger names none. The folder may be missing.
 
@@ -132,7 +146,8 @@ def folder_of(run: Path) -> Path | None:
 
 
 def importable(folder: Path | None) -> Path | None:
-    """What jobs import from, before anything else; None for what is installed, or the live checkout."""
+    """What jobs import from, before anything else; None for what is installed, or the live
+    checkout."""
     manifest = read(folder)
     return folder if manifest is not None and manifest.kind == "copy" else None
 
@@ -151,7 +166,8 @@ def running(run: Path) -> str:
 
 
 def imported(plugins: Sequence[Plugin] = ()) -> str:
-    """The digest of the code that this process has imported; "edited" behind it if it was changed after it was stored.
+    """The digest of the code that this process has imported; "edited" behind it if it was changed
+    after it was stored.
 
     Args:
         plugins: those that it imports, too.
@@ -170,17 +186,22 @@ def imported(plugins: Sequence[Plugin] = ()) -> str:
 
 @functools.cache
 def edited() -> str | None:
-    """How the copy that this process runs differs from what was stored, in words; None if it does not, or is none."""
+    """How the copy that this process runs differs from what was stored, in words; None if it does
+    not, or is none."""
     own = read(ROOT)
     return problem_of(ROOT, own) if own is not None and own.kind == "copy" else None
 
 
 @functools.cache
 def installed() -> str | None:
-    """The digest of the installed package's own list of files and hashes; None if this process runs a checkout."""
+    """The digest of the installed package's own list of files and hashes; None if this process runs
+    a checkout."""
     try:
         package = metadata.distribution("cldctl")
-        is_this = Path(str(package.locate_file("cld_core/__init__.py"))).resolve() == ROOT / "cld_core" / "__init__.py"
+        is_this = (
+            Path(str(package.locate_file("cld_core/__init__.py"))).resolve()
+            == ROOT / "cld_core" / "__init__.py"
+        )
         record = package.read_text("RECORD") if is_this else None
     except (metadata.PackageNotFoundError, OSError, UnicodeDecodeError):
         return None
@@ -195,7 +216,12 @@ def _sources() -> str:
 
 def sources() -> list[str]:
     """The Python files of the packages of this process, relative to `ROOT`."""
-    found = (file for package in PACKAGES for file in (ROOT / package).rglob("*.py") if not file.is_symlink())
+    found = (
+        file
+        for package in PACKAGES
+        for file in (ROOT / package).rglob("*.py")
+        if not file.is_symlink()
+    )
     return sorted(str(file.relative_to(ROOT)) for file in found)
 
 
@@ -206,7 +232,8 @@ def with_copies(plugins: Sequence[str], folder: Path | None) -> tuple[str, ...]:
 
 
 def problem_of(folder: Path, manifest: Manifest) -> str | None:
-    """How the files in a folder of code differ from its manifest, in words; None if they do not. Each is read once."""
+    """How the files in a folder of code differ from its manifest, in words; None if they do not.
+    Each is read once."""
     wanted = manifest.checksums
     for name, sha256 in wanted.items():
         try:
@@ -237,4 +264,6 @@ def _with_plugins(code: str, plugins: Sequence[Plugin]) -> str:
 
 def _is_inside(name: str) -> bool:
     """Whether a name leads to a file below the folder of code."""
-    return not os.path.isabs(name) and ".." not in Path(name).parts and name not in (MANIFEST, PATCH)
+    return (
+        not os.path.isabs(name) and ".." not in Path(name).parts and name not in (MANIFEST, PATCH)
+    )

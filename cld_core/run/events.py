@@ -1,4 +1,5 @@
-"""What can happen to a run, or to sharded work: one frozen dataclass per event, one line each in a ledger.
+"""What can happen to a run, or to sharded work: one frozen dataclass per event, one line each in a
+ledger.
 
 Fields that this version does not know are kept (`Event.extra`, `JobRef.details`).
 """
@@ -33,7 +34,8 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 CRASHES: tuple[Cause, ...] = ("crashed", "out_of_memory", "killed")
 # Causes after which the launcher itself starts a job again.
 RESTARTED_BY_LAUNCHER: tuple[Cause, ...] = ("preempted", "node_failure", "requeued")
-# What an attempt was taken away by; anything else that is not an end of the training counts as a crash.
+# What an attempt was taken away by; anything else that is not an end of the training counts as a
+# crash.
 _TAKEN: tuple[Cause, ...] = ("preempted", "timeout", "terminated", "requeued", "cancelled")
 _AFTER: dict[str, str] = {
     **dict.fromkeys((*_TAKEN, "imported"), "STOPPED"),
@@ -42,16 +44,19 @@ _AFTER: dict[str, str] = {
     "finished": "FINISHED",
 }
 
-# Why a job had nothing to do: the run was finished, held by another job, or the job itself was withdrawn.
+# Why a job had nothing to do: the run was finished, held by another job, or the job itself was
+# withdrawn.
 Why = Literal["finished", "held", "withdrawn"]
 
 
 # What failed.
 Kind = Literal[
     "rank",  # a rank of a training, by an error; the rank itself writes it, if it still can
-    "unfit",  # a health check of a machine before training: it is not the run's fault, and costs no retry
+    # a health check of a machine before training: it is not the run's fault, and costs no retry
+    "unfit",
     "early",  # a start of a job, which ended before it trained
-    "task",  # a task of sharded work, in its own words; whether it starts again is decided by others
+    # a task of sharded work, in its own words; whether it starts again is decided by others
+    "task",
     "crash",  # a process of sharded work, which ended with an error
 ]
 
@@ -62,7 +67,8 @@ def state_after(cause: str) -> str:
 
 
 def fate_of(cause: Cause | None) -> Literal["preemption", "crashes"] | None:
-    """What the steps beyond the last checkpoint are lost to after this cause; None if nothing is lost."""
+    """What the steps beyond the last checkpoint are lost to after this cause; None if nothing is
+    lost."""
     if cause in (None, "finished", "imported"):
         return None
     return "preemption" if cause in _TAKEN else "crashes"
@@ -75,7 +81,8 @@ class JobRef:
     Attributes:
         job_id: the launcher's name for it, digits; ``ARRAY_TASK`` for a task of an array.
         logs: the folder that the job's output goes to.
-        restarts: whether the launcher may start the job again, on its own or when asked from inside.
+        restarts: whether the launcher may start the job again, on its own or when asked from
+            inside.
         details: what only the job's own cluster reads, such as host, process id and its start time.
     """
 
@@ -88,7 +95,8 @@ class JobRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened at ``time``; ``extra`` holds the fields that this version does not know."""
+    """Something that happened at ``time``; ``extra`` holds the fields that this version does not
+    know."""
 
     time: float = field(default_factory=lambda: round(time.time(), 3))
     extra: Mapping[str, Any] = keeping()
@@ -96,13 +104,16 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Requested(Event):
-    """Training is to begin or to continue; written before there is a job, by process ``pid`` of ``host``.
+    """Training is to begin or to continue; written before there is a job, by process ``pid`` of
+    ``host``.
 
     Attributes:
         cluster: the name of the cluster that is asked for the job.
-        given: overrides that the command line of the first submission gave; they are part of the frozen recipe.
+        given: overrides that the command line of the first submission gave; they are part of the
+            frozen recipe.
         profile: the profile whose settings are part of the recipe, or of ``overrides``.
-        code: the digest of the code that is stored for the run (`cld_core.run.code`), "live" for the checkout itself.
+        code: the digest of the code that is stored for the run (`cld_core.run.code`), "live" for
+            the checkout itself.
         live: the cluster runs the process's own code in its place.
     """
 
@@ -138,7 +149,8 @@ class Submitted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Imported(Event):
-    """The run begins with a checkpoint from elsewhere. It counts as attempt 0, so the first start is attempt 1.
+    """The run begins with a checkpoint from elsewhere. It counts as attempt 0, so the first start
+    is attempt 1.
 
     Attributes:
         step: of the checkpoint; 0 if the run starts from weights alone.
@@ -169,15 +181,20 @@ class Started(Event):
 
     Attributes:
         restart: earlier starts of the same job by the launcher.
-        reached: the step that the attempt before had reported or saved, in case it could not write its end.
-        log_offset: size in bytes of the launcher's log at this moment; later notices are about this attempt.
+        reached: the step that the attempt before had reported or saved, in case it could not write
+            its end.
+        log_offset: size in bytes of the launcher's log at this moment; later notices are about this
+            attempt.
         warning: what is wrong while the attempt runs, such as a missing GPU.
         code: the digest of the code that runs.
         gpu: the name of rank 0's GPU, and ``driver`` the version of its driver; None without one.
-        host: the machine of rank 0, as the launcher calls it, and ``hosts`` that of each rank, in their order.
-        began: when the launcher gave the job its machines, or its process began; seconds since 1970.
+        host: the machine of rank 0, as the launcher calls it, and ``hosts`` that of each rank, in
+            their order.
+        began: when the launcher gave the job its machines, or its process began; seconds since
+            1970.
         heard: when the attempt before last reported, in case it could not write its end.
-        ranks: processes that train, and ``gpus`` and ``cores`` (of CPUs) that are reserved for them.
+        ranks: processes that train, and ``gpus`` and ``cores`` (of CPUs) that are reserved for
+            them.
         data: what identifies the data, by `cld_core.data.identity`; empty if nobody knows.
     """
 
@@ -237,7 +254,8 @@ class Ended(Event):
 
     Attributes:
         bug: by a fault in code or recipe, which another start would meet again.
-        afterwards: somebody found out why, later than it ended: what else is known of the end stays.
+        afterwards: somebody found out why, later than it ended: what else is known of the end
+            stays.
     """
 
     attempt: int
@@ -261,7 +279,8 @@ class RolledBack(Event):
 class Wished(Event):
     """The job wished to begin again when its processes have ended.
 
-    Its next start, or its being in the queue, says that this was done; if not, `Refused` may say why.
+    Its next start, or its being in the queue, says that this was done; if not, `Refused` may say
+    why.
 
     Attributes:
         delay_s: seconds that it waits at least before it begins again.
@@ -279,7 +298,8 @@ class GivenUp(Event):
     """The run is not started again: a retry budget is spent.
 
     Attributes:
-        never_began: the job could not begin: its recipe is wrong, or there is no checkpoint to continue from.
+        never_began: the job could not begin: its recipe is wrong, or there is no checkpoint to
+            continue from.
     """
 
     reason: str
@@ -291,8 +311,9 @@ class GivenUp(Event):
 class Refused(Event):
     """The launcher did not do what it was asked for.
 
-    A submission: the steps and overrides of the request are not in force. A requeue: the job is not in the queue, after
-    all; `resume` continues the run. A cancellation: `Cancelled` counts for nothing.
+    A submission: the steps and overrides of the request are not in force. A requeue: the job is not
+    in the queue, after all; `resume` continues the run. A cancellation: `Cancelled` counts for
+    nothing.
 
     Attributes:
         away: it did not answer.
@@ -323,7 +344,8 @@ class Cancelled(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled(Event):
-    """Somebody gave the run tags, took some from it, or wrote a note that replaces the one before; empty: none."""
+    """Somebody gave the run tags, took some from it, or wrote a note that replaces the one before;
+    empty: none."""
 
     note: str | None = None
     add: tuple[str, ...] = ()
@@ -337,8 +359,10 @@ class Remarked(Event):
     kind: Literal[
         "damaged",  # the checkpoint ``what`` was skipped
         "dropped",  # for a while, ``what``, which is not worth a training, could not be written
-        "code",  # a task of sharded work runs other code than that which was there when it was submitted
-        "recipe",  # what somebody has changed in the frozen recipe by hand; nothing any more if empty
+        # a task of sharded work runs other code than that which was there when it was submitted
+        "code",
+        # what somebody has changed in the frozen recipe by hand; nothing any more if empty
+        "recipe",
     ]
     _: KW_ONLY
     what: str

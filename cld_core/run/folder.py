@@ -1,7 +1,7 @@
 """Where everything of a run is stored (docs/architecture.md, "Who writes which file").
 
-`run.json` holds the version of the folder's format. A change of the format raises `FORMAT`; a run of another format is
-not read.
+`run.json` holds the version of the folder's format. A change of the format raises `FORMAT`; a run
+of another format is not read.
 """
 
 import errno
@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from cld_core.codec import from_plain, whole
 from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
-from cld_core.files import existing_object, read_bytes, read_object, retried, sync_folder, write_json, write_text
+from cld_core.files import (
+    existing_object,
+    read_bytes,
+    read_object,
+    retried,
+    sync_folder,
+    write_json,
+    write_text,
+)
 
 from . import code
 from .events import Event
@@ -33,16 +41,18 @@ FORMAT = 6
 # A folder that is not there holds nothing.
 _ABSENT: tuple[type[OSError], ...] = (FileNotFoundError, NotADirectoryError)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-# As `RunFolder.checkpoint_file` writes it: other files, such as copies that somebody made, are nobody's checkpoints.
+# As `RunFolder.checkpoint_file` writes it: other files, such as copies that somebody made, are
+# nobody's checkpoints.
 _CHECKPOINT = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,17})\.(json|pt)")
 
 
 class ReportedProgress(TypedDict, total=False):
-    """What `progress.json` holds; ``time`` in seconds since 1970, ``warning`` if something is wrong.
+    """What `progress.json` holds; ``time`` in seconds since 1970, ``warning`` if something is
+    wrong.
 
-    ``every_s`` are the seconds since the report before. ``phase`` is what the training does ("starting", "training",
-    "saving", "evaluating" or "drawing samples"), and ``smoothed_loss`` the mean of the last losses
-    (`cld_core.train.loggers`).
+    ``every_s`` are the seconds since the report before. ``phase`` is what the training does
+    ("starting", "training", "saving", "evaluating" or "drawing samples"), and ``smoothed_loss`` the
+    mean of the last losses (`cld_core.train.loggers`).
     """
 
     attempt: int
@@ -117,7 +127,8 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether this user can see that there is a run at this path, of whatever format, or a damaged one.
+        """Whether this user can see that there is a run at this path, of whatever format, or a
+        damaged one.
 
         A run that has lost its `run.json` still has other files of a run.
         """
@@ -128,7 +139,9 @@ class RunFolder:
             pass
         except (OSError, ValueError):
             return False
-        return any(os.path.lexists(path) for path in (self.ledger.path, self.recipe_file, self.checkpoints))
+        return any(
+            os.path.lexists(path) for path in (self.ledger.path, self.recipe_file, self.checkpoints)
+        )
 
     @property
     def is_damaged(self) -> bool:
@@ -160,17 +173,25 @@ class RunFolder:
         check_name(folder.name)
         folder.require_free()
         # Filled under another name: whoever is killed meanwhile has not taken this one.
-        draft = cls(folder.path.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"))
+        draft = cls(
+            folder.path.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        )
         try:
             draft.path.mkdir(parents=True)
-            draft._fill({"format": FORMAT, "name": folder.name, **identity}, dump(recipe.anchored(Path.cwd())))
+            draft._fill(
+                {"format": FORMAT, "name": folder.name, **identity},
+                dump(recipe.anchored(Path.cwd())),
+            )
             folder.require_free()
             draft.path.rename(folder.path)
             sync_folder(folder.path.parent)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 folder.require_free()  # Another command was first.
-            text = f"the run folder cannot be made ({error.strerror}). Free some space, or use another --runs-dir."
+            text = (
+                f"the run folder cannot be made ({error.strerror}). Free some space, or use "
+                f"another --runs-dir."
+            )
             raise CldError(f"{folder.path}: {text}") from error
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)
@@ -186,10 +207,19 @@ class RunFolder:
             fix = f"Choose another --name, or continue it with `cldctl resume {self.path}`."
             raise UsageError(f"{self.path}: a run of this name exists. {fix}")
         if os.path.lexists(self.path):
-            raise UsageError(f"{self.path}: it exists, but is not a run. Remove it, or choose another --name.")
+            raise UsageError(
+                f"{self.path}: it exists, but is not a run. Remove it, or choose another --name."
+            )
 
     def _fill(self, identity: dict[str, Any], recipe: str) -> None:
-        for inner in (self.checkpoints, self.logs, self.tensorboard, self.samples, self.evals, self.leases):
+        for inner in (
+            self.checkpoints,
+            self.logs,
+            self.tensorboard,
+            self.samples,
+            self.evals,
+            self.leases,
+        ):
             inner.mkdir()
         # A job may start in another working directory, and a continuation in yet another.
         write_text(self.recipe_file, recipe)
@@ -208,7 +238,10 @@ class RunFolder:
         """
         folder = cls(path)
         if (reason := folder.unreadable) is not None:
-            raise CldError(f"{folder.path}: the run cannot be read ({reason}). Ask its owner, or use another run.")
+            raise CldError(
+                f"{folder.path}: the run cannot be read ({reason}). Ask its owner, or use another "
+                f"run."
+            )
         if not folder.exists:
             raise _none_at(folder)
         if (problem := folder.format_problem()) is not None:
@@ -224,24 +257,39 @@ class RunFolder:
             try:
                 read_bytes(self.identity_file)
             except FileNotFoundError:
-                return f"{self.path}: run.json is missing. Restore it from a backup, or remove the run."
+                return (
+                    f"{self.path}: run.json is missing. Restore it from a backup, or remove "
+                    f"the "
+                    f"run."
+                )
             except OSError as error:
-                return f"{self.path}: run.json cannot be read ({error.strerror}). Ask its owner, or restore it."
-            text = "run.json is damaged or not that of a run. Restore it from a backup, or remove the run."
+                return (
+                    f"{self.path}: run.json cannot be read ({error.strerror}). Ask its owner, "
+                    f"or restore it."
+                )
+            text = (
+                "run.json is damaged or not that of a run. Restore it from a backup, or remove "
+                "the run."
+            )
             return f"{self.path}: {text}"
         text = f"made by another version of cldctl (format {version}; this one reads {FORMAT})"
         return f"{self.path}: {text}. Use the version that made it."
 
     def evaluation_names(self) -> list[str]:
-        """The names of what is in the folder of evaluations and sweeps; none if it cannot be listed."""
+        """The names of what is in the folder of evaluations and sweeps; none if it cannot be
+        listed."""
         return names_in(self.evals, (OSError,))
 
     def tuning_names(self) -> list[str]:
-        """The names of the tunings, sorted; none if they cannot be listed. Beside them is what they share."""
-        return sorted(name for name in names_in(self.tuned, (OSError,)) if not name.endswith(".npz"))
+        """The names of the tunings, sorted; none if they cannot be listed. Beside them is what they
+        share."""
+        return sorted(
+            name for name in names_in(self.tuned, (OSError,)) if not name.endswith(".npz")
+        )
 
     def steps_to_evaluate(self) -> set[int]:
-        """Steps of the checkpoints that an evaluation or a tuning was requested for and has no result of.
+        """Steps of the checkpoints that an evaluation or a tuning was requested for and has no
+        result of.
 
         Raises:
             OSError: they cannot be found out at this moment.
@@ -261,8 +309,8 @@ class RunFolder:
 
         Args:
             within_s: for how many seconds to try while the file system fails.
-            with_plugins: import its plug-ins, which are code (`cld_core.run.recipe` says whether it may run). If not,
-                what they register is neither typed nor checked.
+            with_plugins: import its plug-ins, which are code (`cld_core.run.recipe` says whether it
+                may run). If not, what they register is neither typed nor checked.
 
         Raises:
             RecipeError: it has a mistake, or the file is missing or another than a recipe.
@@ -274,25 +322,33 @@ class RunFolder:
         recipe = retried(lambda: load_frozen(self.recipe_file, overrides), within_s)
         if not recipe.plugins:
             return recipe
-        copies = retried(lambda: code.with_copies(recipe.plugins, code.folder_of(self.path)), within_s)
+        copies = retried(
+            lambda: code.with_copies(recipe.plugins, code.folder_of(self.path)), within_s
+        )
         if with_plugins:
             mine = f"plugins={json.dumps(copies)}"
-            return retried(lambda: load_frozen(self.recipe_file, [*overrides, mine], with_plugins=True), within_s)
+            return retried(
+                lambda: load_frozen(self.recipe_file, [*overrides, mine], with_plugins=True),
+                within_s,
+            )
         return replace(recipe, plugins=copies)
 
     def identity(self) -> dict[str, Any]:
-        """What `run.json` holds (`identity.identity`), without values of unexpected types; empty if it is damaged."""
+        """What `run.json` holds (`identity.identity`), without values of unexpected types; empty if
+        it is damaged."""
         return cast(dict[str, Any], from_plain(Identity, read_object(self.identity_file)))
 
     def progress(self) -> ReportedProgress:
-        """What was last reported, without values of unexpected types; empty before the first report."""
+        """What was last reported, without values of unexpected types; empty before the first
+        report."""
         return from_plain(ReportedProgress, read_object(self.progress_file))
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"
 
     def checkpoint_steps(self) -> list[int]:
-        """The steps of completely written checkpoints, ascending; empty if they cannot be listed."""
+        """The steps of completely written checkpoints, ascending; empty if they cannot be
+        listed."""
         return _steps_in(self.checkpoints, empty=(OSError,))
 
     def steps_to_continue_from(self) -> list[int]:
@@ -310,7 +366,8 @@ class RunFolder:
         return _steps_in(self.checkpoints, unfinished)
 
     def snapshot_file(self, step: int) -> Path:
-        """Where the averages of a step are (`cld_core.averages`); its sidecar is beside it, as that of a checkpoint."""
+        """Where the averages of a step are (`cld_core.averages`); its sidecar is beside it, as that
+        of a checkpoint."""
         return self.averages / f"step_{step:08d}.pt"
 
     def snapshot_steps(self) -> list[int]:
@@ -322,13 +379,18 @@ class RunFolder:
         return _steps_in(self.averages)
 
 
-def _steps_in(folder: Path, unfinished: bool = False, empty: tuple[type[OSError], ...] = _ABSENT) -> list[int]:
+def _steps_in(
+    folder: Path, unfinished: bool = False, empty: tuple[type[OSError], ...] = _ABSENT
+) -> list[int]:
     matches = (_CHECKPOINT.fullmatch(name) for name in names_in(folder, empty))
-    return sorted({int(match[1]) for match in matches if match and (unfinished or match[2] == "json")})
+    return sorted(
+        {int(match[1]) for match in matches if match and (unfinished or match[2] == "json")}
+    )
 
 
 def names_in(folder: Path, empty: tuple[type[OSError], ...] = _ABSENT) -> list[str]:
-    """What a folder holds; nothing if there is none: copies and archives of runs leave empty folders out.
+    """What a folder holds; nothing if there is none: copies and archives of runs leave empty
+    folders out.
 
     Args:
         empty: errors after which it counts as empty.
@@ -340,14 +402,21 @@ def names_in(folder: Path, empty: tuple[type[OSError], ...] = _ABSENT) -> list[s
 
 
 def find_runs(root: str | Path) -> Sequence[RunFolder]:
-    """The runs directly under ``root``, oldest first; also those of another format (`RunFolder.format_problem`)."""
-    return sorted(runs_beginning(root), key=lambda run: (run.identity().get("created", 0.0), run.name))
+    """The runs directly under ``root``, oldest first; also those of another format
+    (`RunFolder.format_problem`)."""
+    return sorted(
+        runs_beginning(root), key=lambda run: (run.identity().get("created", 0.0), run.name)
+    )
 
 
 def runs_beginning(root: str | Path, prefix: str = "") -> list[RunFolder]:
     """The runs directly under ``root`` whose names begin like this; others are not looked at."""
     # A hidden one is a run that is being made, or whose command was killed.
-    names = [name for name in names_in(Path(root)) if name.startswith(prefix) and not name.startswith(".")]
+    names = [
+        name
+        for name in names_in(Path(root))
+        if name.startswith(prefix) and not name.startswith(".")
+    ]
     return [run for name in names if (run := RunFolder(Path(root, name))).exists]
 
 
@@ -357,19 +426,24 @@ def default_root() -> Path:
 
 
 def meant(name: str, root: Path) -> RunFolder:
-    """The run that a word of a command means: a path if it has a slash, else a name in ``root``. It may not exist."""
+    """The run that a word of a command means: a path if it has a slash, else a name in ``root``. It
+    may not exist."""
     return RunFolder(name if "/" in name else root / name)
 
 
 def named(run: str | Path) -> RunFolder:
-    """The run at a path; if there is none, the one of that name in the folder of the runs (`default_root`).
+    """The run at a path; if there is none, the one of that name in the folder of the runs
+    (`default_root`).
 
     Raises:
         NotFoundError: there is none in either of these places; names them, and the nearest run.
         FormatError: it has another version of the format.
         CldError: this user may not look into it.
     """
-    places = [RunFolder(path) for path in dict.fromkeys((root / run).absolute() for root in (Path(), default_root()))]
+    places = [
+        RunFolder(path)
+        for path in dict.fromkeys((root / run).absolute() for root in (Path(), default_root()))
+    ]
     found = next((it for it in places if it.exists or it.unreadable is not None), None)
     if found is None:
         raise _none_at(*places)

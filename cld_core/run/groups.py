@@ -1,8 +1,10 @@
-"""Runs that were submitted together, as a sweep of trainings, and the folder beside them that they share.
+"""Runs that were submitted together, as a sweep of trainings, and the folder beside them that they
+share.
 
 RUNS/.groups/NAME/group.json    the runs, and what each has of its own: value by key
 RUNS/.groups/NAME/logs/         output of the jobs that trained several of them
-RUNS/.groups/NAME/code/         the code that these jobs import, as in a run: hard links to that of the runs
+RUNS/.groups/NAME/code/         the code that these jobs import, as in a run: hard links to that of
+the runs
 """
 
 from collections.abc import Mapping
@@ -27,7 +29,8 @@ class _Listed:
 
 
 class Group:
-    """The runs of a group under ``root``, and its files. A run belongs to it if it says so itself, too."""
+    """The runs of a group under ``root``, and its files. A run belongs to it if it says so itself,
+    too."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root.absolute(), name
@@ -43,9 +46,14 @@ class Group:
         return cls(run.path.parent, name) if name is not None and is_name(name) else None
 
     def members(self) -> dict[str, dict[str, str]]:
-        """What each run of the group has of its own, by its name; of removed runs, too. Empty if the file is lost."""
+        """What each run of the group has of its own, by its name; of removed runs, too. Empty if
+        the file is lost."""
         listed = find_record(_Listed, self.file)
-        return {} if listed is None else {name: dict(own) for name, own in listed.runs.items() if is_name(name)}
+        return (
+            {}
+            if listed is None
+            else {name: dict(own) for name, own in listed.runs.items() if is_name(name)}
+        )
 
     def add(self, members: Mapping[str, Mapping[str, str]]) -> None:
         """List further runs.
@@ -64,7 +72,9 @@ class Group:
         found = [RunFolder(self.root / name) for name in names] or find_runs(self.root)
         # One whose `run.json` is damaged is not left out: somebody should know.
         return [
-            it for it in found if it.exists and (it.identity().get("group") == self.name or (names and it.is_damaged))
+            it
+            for it in found
+            if it.exists and (it.identity().get("group") == self.name or (names and it.is_damaged))
         ]
 
 

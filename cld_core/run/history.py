@@ -6,7 +6,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import events
-from .events import CRASHES, Cause, Event, Failed, JobRef, Refused, Requested, Submitted, Why, Wished
+from .events import (
+    CRASHES,
+    Cause,
+    Event,
+    Failed,
+    JobRef,
+    Refused,
+    Requested,
+    Submitted,
+    Why,
+    Wished,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +55,8 @@ class Attempt(events.Started):
 
 @dataclass(kw_only=True)
 class History:
-    """What a ledger says, in the form in which it is asked for. Readers share it: only who makes one may `take` events.
+    """What a ledger says, in the form in which it is asked for. Readers share it: only who makes
+    one may `take` events.
 
     Attributes:
         attempts: oldest first; their number is the number of the next one, which keys the noise.
@@ -54,35 +66,43 @@ class History:
         steps: `train.steps` of the last request.
         overrides: those that continuations added, in order.
         from_step: the step that `resume --from` named, until an attempt has started.
-        code: the digest of the code that was last asked for; "live" if that is the checkout, or the process's own.
+        code: the digest of the code that was last asked for; "live" if that is the checkout, or the
+            process's own.
         stored: what the folder of the run has that code as, `Requested.code`.
-        edited: what somebody has changed by hand in the frozen recipe since the run was made, in words.
+        edited: what somebody has changed by hand in the frozen recipe since the run was made, in
+            words.
         imported: the checkpoint from elsewhere that the run begins with; None for other runs.
         cancelled: ids of the jobs that somebody asked to end.
         not_begun: by job id, why it could not begin.
         requeued: the last wish of the job to begin again, if that was after the last attempt ended.
-        given_up: why the run is not started again, if that was decided since the last attempt ended; of sharded work,
-            why it was given up or not merged, since its last job was submitted.
+        given_up: why the run is not started again, if that was decided since the last attempt
+            ended; of sharded work, why it was given up or not merged, since its last job was
+            submitted.
         not_requeued: why the job could not be requeued, if it has not begun again since.
-        requeued_attempts: the numbers of the attempts after whose start their job wished to begin again.
+        requeued_attempts: the numbers of the attempts after whose start their job wished to begin
+            again.
         died_early: starts that ended before they trained, since the last attempt began.
         bug: what the last attempt died of, if that was an error in code or recipe.
         failures: what failed, oldest first.
         requeues: each wish of a job to begin again, oldest first.
-        unfit: machines that failed a health check since the last request or the last start of training.
+        unfit: machines that failed a health check since the last request or the last start of
+            training.
         avoided: by job id, the nodes that it avoids because of what happened there.
         attempts_before: the number of attempts before the last request.
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
         task_failed: of sharded work, the last error that a task of its newest submission met.
-        other_code: of sharded work, that a task ran other code than it was submitted with, the last time.
+        other_code: of sharded work, that a task ran other code than it was submitted with, the last
+            time.
         note: what somebody wrote about the run; None without a note.
         tags: of the run, in the order in which they were given.
-        queued: by attempt, when its job was put into the queue for it, if known, and the seconds that it was to wait.
-        followed: by attempt, the earliest time of a line after its end, unless that is before it began: clocks jump.
+        queued: by attempt, when its job was put into the queue for it, if known, and the seconds
+            that it was to wait.
+        followed: by attempt, the earliest time of a line after its end, unless that is before it
+            began: clocks jump.
         verdict: what last changed the `state`; None since a request.
-        heard: when the newest attempt last reported (`with_progress`), and ``saved``, the step of the newest
-            checkpoint, from which a next attempt would begin; None if there is none.
+        heard: when the newest attempt last reported (`with_progress`), and ``saved``, the step of
+            the newest checkpoint, from which a next attempt would begin; None if there is none.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
@@ -122,7 +142,9 @@ class History:
     saved: int | None = None
     _by_number: dict[int, Attempt] = field(default_factory=dict, repr=False, compare=False)
     _given_up_by: str | None = field(default=None, repr=False, compare=False)
-    _before_cancelled: dict[str, Event | None] = field(default_factory=dict, repr=False, compare=False)
+    _before_cancelled: dict[str, Event | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     # By the order of lines, not by their times: clocks jump.
     _queue: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
     _newest_start: int | None = field(default=None, repr=False, compare=False)
@@ -150,7 +172,11 @@ class History:
             progress: what an attempt has reported, `RunFolder.progress`.
             saved: the steps of the checkpoints, ascending; one may be later than the last report.
         """
-        number, reached, warning = progress.get("attempt"), progress.get("step"), progress.get("warning")
+        number, reached, warning = (
+            progress.get("attempt"),
+            progress.get("step"),
+            progress.get("warning"),
+        )
         is_newest = self.last is not None and self.last.attempt == number
         if reached is not None and self.last is not None and is_newest:
             reached = max(reached, *saved[-1:], self.last.first_step)
@@ -160,7 +186,12 @@ class History:
             return replace(it, last_step=reached, warning=it.warning or warning) if is_open else it
 
         heard = progress.get("time") if is_newest else None
-        return replace(self, attempts=list(map(now, self.attempts)), heard=heard, saved=max(saved, default=None))
+        return replace(
+            self,
+            attempts=list(map(now, self.attempts)),
+            heard=heard,
+            saved=max(saved, default=None),
+        )
 
     @property
     def jobs(self) -> tuple[Submitted, ...]:
@@ -169,7 +200,8 @@ class History:
 
     @property
     def cluster(self) -> str | None:
-        """The name of the cluster that was last asked for a job, unless it refused; None if nobody knows."""
+        """The name of the cluster that was last asked for a job, unless it refused; None if nobody
+        knows."""
         asked = self.request.cluster if isinstance(self.request, Requested) else None
         return asked or (self.jobs[-1].job.cluster if self.jobs else None)
 
@@ -180,15 +212,21 @@ class History:
 
     @property
     def imported_step(self) -> int | None:
-        """The step of the checkpoint that the run was imported with, or 0 if it started from weights."""
+        """The step of the checkpoint that the run was imported with, or 0 if it started from
+        weights."""
         return None if self.imported is None else self.imported.step
 
     @property
     def by_other_launcher(self) -> bool:
-        """Whether no job that was submitted runs the newest attempt, or was submitted since: torchrun started it."""
+        """Whether no job that was submitted runs the newest attempt, or was submitted since:
+        torchrun started it."""
         job_id = None if self.last is None else self.last.job_id
         submitted = [event.job.job_id for event in self.submitted]
-        return job_id is not None and job_id not in submitted and len(submitted) == self._submitted_before
+        return (
+            job_id is not None
+            and job_id not in submitted
+            and len(submitted) == self._submitted_before
+        )
 
     @property
     def cause(self) -> str | None:
@@ -212,7 +250,8 @@ class History:
             if attempt.cause not in CRASHES:
                 break
             if best is not None and attempt.first_step < best:
-                break  # The attempt after this one began at a later step, so this one had saved progress.
+                # The attempt after this one began at a later step, so this one had saved progress.
+                break
             best = attempt.first_step
             count += 1
         return count
@@ -231,12 +270,20 @@ class History:
             case events.Started():
                 return "RUNNING"
             case events.Ended() if (ended := self.newest) is not None:
-                restarts = any(event.job.restarts for event in self.submitted if event.job.job_id == ended.job_id)
+                restarts = any(
+                    event.job.restarts
+                    for event in self.submitted
+                    if event.job.job_id == ended.job_id
+                )
                 is_back = restarts and ended.cause in events.RESTARTED_BY_LAUNCHER
                 return "REQUEUED" if is_back else events.state_after(ended.cause or "killed")
             case events.Wished():
                 waiting = self._waiting(self.verdict.job_id)
-                return "PENDING" if waiting is not None and waiting.successor_of is None else "REQUEUED"
+                return (
+                    "PENDING"
+                    if waiting is not None and waiting.successor_of is None
+                    else "REQUEUED"
+                )
             case events.Refused() if self._waiting(self.verdict.job_id) is None:
                 return "STOPPED"
             case events.Cancelled():
@@ -265,7 +312,9 @@ class History:
             began = last is not None and last.job_id == newest.job.job_id
             if newest.successor_of is None or began:
                 break
-            before = next((event.job for event in jobs if event.job.job_id == newest.successor_of), None)
+            before = next(
+                (event.job for event in jobs if event.job.job_id == newest.successor_of), None
+            )
             if (before is None or is_gone(before)) and self.cause not in ("finished", "cancelled"):
                 break
             jobs.pop()
@@ -274,11 +323,19 @@ class History:
     def take(self, event: Event) -> None:
         """One more event. `attempts` are brought up to date by `of` alone."""
         newest = self.newest
-        is_over = newest is not None and (newest.cause is not None or isinstance(event, events.Started))
+        is_over = newest is not None and (
+            newest.cause is not None or isinstance(event, events.Started)
+        )
         if newest is not None and is_over and newest.started <= event.time:
-            self.followed[newest.attempt] = min(event.time, self.followed.get(newest.attempt, event.time))
-        job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
-        if job_id is not None and not (isinstance(event, Failed) and event.kind in ("rank", "task")):
+            self.followed[newest.attempt] = min(
+                event.time, self.followed.get(newest.attempt, event.time)
+            )
+        job_id = (
+            event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
+        )
+        if job_id is not None and not (
+            isinstance(event, Failed) and event.kind in ("rank", "task")
+        ):
             self.last_of[job_id] = event
         match event:
             case events.Requested():
@@ -331,10 +388,13 @@ class History:
             case events.Labelled():
                 if event.note is not None:
                     self.note = event.note or None
-                self.tags = tuple(dict.fromkeys([*(it for it in self.tags if it not in event.remove), *event.add]))
+                self.tags = tuple(
+                    dict.fromkeys([*(it for it in self.tags if it not in event.remove), *event.add])
+                )
 
     def _asked_again(self, event: Submitted) -> None:
-        """Of sharded work, which has no attempts: what a job was given up for is not said of the next one.
+        """Of sharded work, which has no attempts: what a job was given up for is not said of the
+        next one.
 
         A task may give up before those beside it in its array are noted.
         """
@@ -352,7 +412,9 @@ class History:
         elif event.what == "requeue":
             self.requeued, self.not_requeued, self.verdict = None, event.reason, event
             self._given_up_by = event.job_id
-        elif self.request is not None:  # A late one, after the job of another request, is about none that matters.
+        elif (
+            self.request is not None
+        ):  # A late one, after the job of another request, is about none that matters.
             if isinstance(self.request, Requested):
                 self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]
                 self.steps, self.from_step, self.code, self.stored = self._before_request
@@ -363,8 +425,13 @@ class History:
         newest, verdict = self.newest, self.verdict
         if newest is not None and newest.cause is None and newest.job_id == event.job_id:
             return  # It saves first, and then notes its end.
-        never_began = getattr(verdict, "job_id", None) == event.job_id and self._waiting(event.job_id) is not None
-        if self.state in ("PENDING", "REQUEUED", "STOPPED", "LOST") or (never_began and self.state != "CANCELLED"):
+        never_began = (
+            getattr(verdict, "job_id", None) == event.job_id
+            and self._waiting(event.job_id) is not None
+        )
+        if self.state in ("PENDING", "REQUEUED", "STOPPED", "LOST") or (
+            never_began and self.state != "CANCELLED"
+        ):
             self._before_cancelled[event.job_id], self.verdict = verdict, event
 
     def _failed(self, event: Failed) -> None:
@@ -433,9 +500,16 @@ class History:
         else:
             was_asked = event.cause == "terminated" and before.job_id in self.cancelled
             cause: Cause = "cancelled" if was_asked else event.cause
-            end = {"cause": cause, "ended": event.time, "last_step": event.step, "detail": event.detail}
+            end = {
+                "cause": cause,
+                "ended": event.time,
+                "last_step": event.step,
+                "detail": event.detail,
+            }
             self._set(before, **end, bug=event.bug, noted_end=True)
             self.verdict = event if event.attempt == self._newest_start else self.verdict
-        if event.attempt == self._newest_start and not (event.afterwards and before.ended is not None):
+        if event.attempt == self._newest_start and not (
+            event.afterwards and before.ended is not None
+        ):
             # What was decided before the newest attempt ended was about an earlier one.
             self.requeued = self.given_up = None

@@ -1,4 +1,5 @@
-"""What a run was made with: code, versions, user and machine (the content of `run.json`), and its data."""
+"""What a run was made with: code, versions, user and machine (the content of `run.json`), and its
+data."""
 
 import getpass
 import math
@@ -15,8 +16,8 @@ from typing import Any, TypedDict
 from cld_core.version import __version__
 
 _PACKAGES = ("torch", "numpy", "submitit")
-# What identifies data (`cld_core.data.source.identity`): points of toy data and means of more, the checksum of images
-# or arrays, the digest of a plug-in file.
+# What identifies data (`cld_core.data.source.identity`): points of toy data and means of more, the
+# checksum of images or arrays, the digest of a plug-in file.
 POINTS, MEANS, IMAGES, PLUGIN = "points", "means", "images", "plugin"
 # Machines differ in the last bits of what they compute, relative to the size of the largest number.
 _TOLERANCE = 1e-3
@@ -61,7 +62,11 @@ def new_name(recipe: str) -> str:
 
 
 def identity(
-    recipe: str, file: str | Path | None, *, group: str | None = None, sweep: Mapping[str, str] | None = None
+    recipe: str,
+    file: str | Path | None,
+    *,
+    group: str | None = None,
+    sweep: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What identifies a new run.
 
@@ -102,7 +107,8 @@ def _user() -> str:
 
 
 def commit_of(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that holds the code, and whether it was changed; None if it was installed without one."""
+    """Commit of the checkout that holds the code, and whether it was changed; None if it was
+    installed without one."""
     try:
         commit = _git_says(folder, "rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git_says(folder, "status", "--porcelain"))}
@@ -112,7 +118,9 @@ def commit_of(folder: Path) -> dict[str, Any] | None:
 
 def _git_says(folder: Path, *words: str) -> str:
     command = ["git", "-C", str(folder), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=10, check=True
+    ).stdout.strip()
 
 
 def are_other_data(now: Mapping[str, str], before: Mapping[str, str]) -> bool:
@@ -133,7 +141,9 @@ def _are_close(one: str, other: str) -> bool:
         numbers, others = ([float(word) for word in text.split()] for text in (one, other))
     except ValueError:
         return one == other
-    size = max((abs(number) for number in (*numbers, *others) if math.isfinite(number)), default=0.0)
+    size = max(
+        (abs(number) for number in (*numbers, *others) if math.isfinite(number)), default=0.0
+    )
     return len(numbers) == len(others) and all(
         a == b or abs(a - b) <= _TOLERANCE * size for a, b in zip(numbers, others, strict=True)
     )

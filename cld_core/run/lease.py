@@ -1,12 +1,14 @@
 """One writer per run folder.
 
-The lease is a series of numbered files. Whoever creates the next number (a hard link, which is exclusive on local and
-network file systems alike) owns the folder. The number is a fencing token: an owner that sees a higher one has lost.
-The owner touches its file every few seconds. Clocks of different machines are never compared: a process decides whether
-another owner is alive by watching whether its file still changes.
+The lease is a series of numbered files. Whoever creates the next number (a hard link, which is
+exclusive on local and network file systems alike) owns the folder. The number is a fencing token:
+an owner that sees a higher one has lost. The owner touches its file every few seconds. Clocks of
+different machines are never compared: a process decides whether another owner is alive by watching
+whether its file still changes.
 
-A file system may fail for a moment. Then nothing is known, which is neither a sign of life nor one of death: the owner
-goes on, a newcomer waits, and nothing of value is written before it is known who owns the folder (`Lease.check`).
+A file system may fail for a moment. Then nothing is known, which is neither a sign of life nor one
+of death: the owner goes on, a newcomer waits, and nothing of value is written before it is known
+who owns the folder (`Lease.check`).
 """
 
 import json
@@ -52,7 +54,8 @@ class _Owner(TypedDict, total=False):
 
 
 class Lease:
-    """Ownership of a run folder, renewed by a thread until `release`; ``lost`` once another owner was seen."""
+    """Ownership of a run folder, renewed by a thread until `release`; ``lost`` once another owner
+    was seen."""
 
     def __init__(self, folder: Path, number: int, owner: dict[str, Any]) -> None:
         self.folder = folder
@@ -73,14 +76,17 @@ class Lease:
         within_s: float = 0.0,
         gone: Collection[str] = (),
     ) -> "Lease":
-        """Become the owner of ``folder``, waiting up to `STALE_AFTER_S` seconds if the current owner may be dead.
+        """Become the owner of ``folder``, waiting up to `STALE_AFTER_S` seconds if the current
+        owner may be dead.
 
         Args:
-            gone: ids of jobs that have ended, as their launcher says: nobody waits for a sign of life of those.
+            gone: ids of jobs that have ended, as their launcher says: nobody waits for a sign of
+                life of those.
             within_s: for how many seconds to try again while the file system fails.
 
         Raises:
-            LeaseHeldError: another job is alive and owns it. Names the job, its host and its process.
+            LeaseHeldError: another job is alive and owns it. Names the job, its host and its
+                process.
             OSError: the folder cannot be read or written.
         """
         owner = {
@@ -90,14 +96,16 @@ class Lease:
             "pid": os.getpid(),
             "process_started": pids.start_time(os.getpid()),
             "since": time.time(),
-            # Tells a file that was created, although the file system said that it was not, from another owner's.
+            # Tells a file that was created, although the file system said that it was not, from
+            # another owner's.
             "token": secrets.token_hex(16),
         }
         number = retried(lambda: _taken(folder, owner, gone), within_s)
         return cls(folder, number, owner)
 
     def check(self) -> None:
-        """Fail if another job owns the folder, or if that cannot be found out for `PATIENCE_S` seconds.
+        """Fail if another job owns the folder, or if that cannot be found out for `PATIENCE_S`
+        seconds.
 
         Raises:
             LeaseLostError: another job does.
@@ -119,7 +127,8 @@ class Lease:
         return not self.lost
 
     def release(self) -> None:
-        """Give up ownership. A lost lease is left alone; one that cannot be released ends with its process."""
+        """Give up ownership. A lost lease is left alone; one that cannot be released ends with its
+        process."""
         self._ended.set()
         self._thread.join()
         with suppress(OSError):
@@ -139,7 +148,8 @@ class Lease:
         return self.folder / f"{self.number:08d}.json"
 
     def _keep_alive(self) -> None:
-        # While nobody knows who owns the folder, this goes on: a file that is no longer the newest is read by nobody.
+        # While nobody knows who owns the folder, this goes on: a file that is no longer the newest
+        # is read by nobody.
         while not self._ended.wait(HEARTBEAT_S) and self.owned():
             # Nothing is written: a full disk must not cost the lease.
             with suppress(OSError):
@@ -165,7 +175,10 @@ def _newest_number(folder: Path) -> int:
     Raises:
         OSError: the folder cannot be read at this moment.
     """
-    return max((int(match[1]) for name in names_in(folder) if (match := _NUMBERED.fullmatch(name))), default=0)
+    return max(
+        (int(match[1]) for name in names_in(folder) if (match := _NUMBERED.fullmatch(name))),
+        default=0,
+    )
 
 
 def _holder(file: Path) -> dict[str, Any]:
@@ -180,13 +193,18 @@ def _holder(file: Path) -> dict[str, Any]:
 def held_message(run: Path, holder: dict[str, Any]) -> str:
     """The message for a folder that another job writes into."""
     who = "job {job_id} (host {host}, process {pid})".format_map({**_UNKNOWN, **holder})
-    return f"{run}: {who} is alive and writes into this run. Wait for it, or end it with `cldctl cancel {run.name}`."
+    return (
+        f"{run}: {who} is alive and writes into this run. Wait for it, or end it with `cldctl "
+        f"cancel {run.name}`."
+    )
 
 
 def seems_alive(folder: Path) -> bool:
-    """Whether somebody owns the folder, without waiting: by its process on this host, elsewhere by the file's age.
+    """Whether somebody owns the folder, without waiting: by its process on this host, elsewhere by
+    the file's age.
 
-    Good enough to show or to warn; only `Lease.acquire` decides. False if the folder cannot be read.
+    Good enough to show or to warn; only `Lease.acquire` decides. False if the folder cannot be
+    read.
     """
     try:
         number, holder = newest(folder)
@@ -245,8 +263,11 @@ def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
     return True
 
 
-def _may_take_over(folder: Path, number: int, holder: dict[str, Any], owner: dict[str, Any]) -> bool:
-    """Whether the holder is dead. Watches it for up to `STALE_AFTER_S` seconds if that is not certain.
+def _may_take_over(
+    folder: Path, number: int, holder: dict[str, Any], owner: dict[str, Any]
+) -> bool:
+    """Whether the holder is dead. Watches it for up to `STALE_AFTER_S` seconds if that is not
+    certain.
 
     Raises:
         OSError: it cannot be watched.

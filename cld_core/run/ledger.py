@@ -1,10 +1,10 @@
 """The ledger file: what happened, one line per event, only ever appended to.
 
-A line is a JSON object: ``time`` (seconds since 1970), ``event`` (the name of the class in snake case) and those fields
-of the class that differ from their defaults.
+A line is a JSON object: ``time`` (seconds since 1970), ``event`` (the name of the class in snake
+case) and those fields of the class that differ from their defaults.
 
-A full disk ends no job, and loses nothing that is known: what a job notes (`Ledger.note`) waits in the memory of its
-process until the file can be written, in order.
+A full disk ends no job, and loses nothing that is known: what a job notes (`Ledger.note`) waits in
+the memory of its process until the file can be written, in order.
 """
 
 import json
@@ -21,7 +21,8 @@ from cld_core.files import append_line, parse_json, read_bytes, retried
 from .events import KINDS, Event, Submitted, name_of
 from .history import History
 
-# What may name a job or a cluster: it is passed on to commands of the scheduler, and is part of a file's name.
+# What may name a job or a cluster: it is passed on to commands of the scheduler, and is part of a
+# file's name.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 # Histories that are kept, since `status` and jobs ask for them often.
 _MOST_KEPT = 4096
@@ -31,7 +32,8 @@ _Version = tuple[int, int, int]
 _histories: dict[Path, tuple[_Version, History]] = {}
 # By path, what waits to be written.
 _waiting: defaultdict[Path, list[Event]] = defaultdict(list)
-# Ledgers of which a write failed: it may have been written, and only its way to the disk have failed.
+# Ledgers of which a write failed: it may have been written, and only its way to the disk have
+# failed.
 _doubtful: set[Path] = set()
 _lock = threading.RLock()
 
@@ -43,7 +45,8 @@ def to_line(event: Event) -> str:
 
 
 def parse(line: str) -> Event | None:
-    """The event on a line; None for one that is no event of this version, or that a killed writer left unfinished."""
+    """The event on a line; None for one that is no event of this version, or that a killed writer
+    left unfinished."""
     try:
         content = parse_json(line)
         kind = KINDS[content.pop("event")]
@@ -52,7 +55,9 @@ def parse(line: str) -> Event | None:
         event = from_plain(kind, content, any_word=True)
     except (ValueError, TypeError, AttributeError, KeyError):
         return None
-    if isinstance(event, Submitted) and not all(map(_WORD.fullmatch, (event.job.cluster, event.job.job_id))):
+    if isinstance(event, Submitted) and not all(
+        map(_WORD.fullmatch, (event.job.cluster, event.job.job_id))
+    ):
         return None
     return event
 
@@ -75,7 +80,8 @@ class Ledger:
             self.heard(event)
 
     def events(self) -> list[Event]:
-        """All events, oldest first. A line that is no event of this version, or unfinished, is skipped.
+        """All events, oldest first. A line that is no event of this version, or unfinished, is
+        skipped.
 
         Raises:
             OSError: the file cannot be read, is no regular file, or is larger than any ledger.
@@ -112,7 +118,13 @@ class Ledger:
             _waiting[self.path].append(event)
             error = self.settle(within_s)
         if error is not None and not was_waiting:
-            print(f"{self.path} cannot be written ({error.strerror or error}); its lines wait in memory", flush=True)
+            print(
+                (
+                    f"{self.path} cannot be written ({error.strerror or error}); its lines wait in "
+                    f"memory"
+                ),
+                flush=True,
+            )
         if error is None and was_waiting:
             print(f"{self.path} can be written again, and holds what waited", flush=True)
         return error is None

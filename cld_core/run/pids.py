@@ -1,4 +1,5 @@
-"""Processes of this machine, told from later ones with the same id by the time at which they began."""
+"""Processes of this machine, told from later ones with the same id by the time at which they
+began."""
 
 import os
 import time
@@ -9,7 +10,8 @@ from typing import Any
 # The start time of a process is derived from the clock, which may have been set since it was noted.
 _CLOCK_TOLERANCE_S = 2.0
 _BEGINNING_S = 1.0
-# What our processes run, as a module or as a script: those of cldctl, of training without it, and of submitit.
+# What our processes run, as a module or as a script: those of cldctl, of training without it, and
+# of submitit.
 _PROGRAMS = ("cldctl", "cld_core", "submitit.core", "submitit.local")
 # Options of Python that take a value in the next word.
 _WITH_VALUE = ("-X", "-W")
@@ -25,7 +27,8 @@ def find(pid: int, started: float | None = None) -> Any:
     """The `psutil.Process` with this id; None if it has ended.
 
     Args:
-        started: its `start_time`; a process that began at another time is not the one. None accepts any.
+        started: its `start_time`; a process that began at another time is not the one. None accepts
+            any.
     """
     import psutil
 
@@ -38,10 +41,12 @@ def find(pid: int, started: float | None = None) -> Any:
 
 
 def not_ours(process: Any) -> str | None:
-    """Why a `psutil.Process` must not be signalled because of what a run folder says; None if it may be.
+    """Why a `psutil.Process` must not be signalled because of what a run folder says; None if it
+    may be.
 
-    Folders can be copied, damaged or made by somebody else, and process ids are given again: a process is one of ours
-    if it belongs to this user and runs cldctl, training without it, or what submitit starts.
+    Folders can be copied, damaged or made by somebody else, and process ids are given again: a
+    process is one of ours if it belongs to this user and runs cldctl, training without it, or what
+    submitit starts.
     """
     import psutil
 
@@ -60,7 +65,8 @@ def not_ours(process: Any) -> str | None:
 
 
 def _command_line(process: Any) -> list[str]:
-    """The words of a process's command line, which is empty for a moment while the process begins."""
+    """The words of a process's command line, which is empty for a moment while the process
+    begins."""
     deadline = time.monotonic() + _BEGINNING_S
     while not (words := process.cmdline()) and is_up(process) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -68,7 +74,8 @@ def _command_line(process: Any) -> list[str]:
 
 
 def program_of(words: Sequence[str]) -> str:
-    """What a command line runs: of Python its module, or the name of its script; empty if it names neither."""
+    """What a command line runs: of Python its module, or the name of its script; empty if it names
+    neither."""
     if not words or not PurePath(words[0]).name.startswith(("python", "pypy")):
         return PurePath(words[0]).name if words else ""
     rest = iter(words[1:])
@@ -91,7 +98,10 @@ def _of_script(path: PurePath) -> str:
     if path.name != "__main__.py":
         return path.name
     parts = path.parts[:-1]
-    return next((".".join(parts[parts.index(name) :]) for name in ("cldctl", "cld_core") if name in parts), path.name)
+    return next(
+        (".".join(parts[parts.index(name) :]) for name in ("cldctl", "cld_core") if name in parts),
+        path.name,
+    )
 
 
 def is_up(process: Any) -> bool:

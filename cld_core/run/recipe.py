@@ -1,7 +1,8 @@
-"""The frozen recipe of a run: whether what it names may run, and whether somebody has edited it by hand.
+"""The frozen recipe of a run: whether what it names may run, and whether somebody has edited it by
+hand.
 
-Whoever can write the recipe or the ledger has chosen the code that they name. A recipe that was edited is in force, and
-no ledger tells of it.
+Whoever can write the recipe or the ledger has chosen the code that they name. A recipe that was
+edited is in force, and no ledger tells of it.
 """
 
 from pathlib import Path
@@ -41,7 +42,8 @@ def trusted_recipe(folder: RunFolder, *, allow_plugin: bool = False) -> "Recipe"
 def require_own_plugin(
     folder: RunFolder, recipe: "Recipe", *, of_hooks: bool = False, of_loggers: bool = False
 ) -> None:
-    """Refuse to run the plug-ins of a run whose folder, recipe or ledger somebody else than this user can write.
+    """Refuse to run the plug-ins of a run whose folder, recipe or ledger somebody else than this
+    user can write.
 
     Args:
         recipe: the one in force.
@@ -57,17 +59,29 @@ def require_own_plugin(
     for text in named:
         _require_own(folder, f"{text} would run code of their choice")
     if of_loggers and (address := recipe.monitor.mlflow.tracking_uri) is not None:
-        text = f"monitor.mlflow.tracking_uri={one_line(address)} would get your key of MLflow, if you have one"
+        text = (
+            f"monitor.mlflow.tracking_uri={one_line(address)} would get your key of MLflow, if "
+            f"you have one"
+        )
         _require_own(folder, text)
 
 
 def _require_own(folder: RunFolder, danger: str) -> None:
-    for path in (folder.path, folder.recipe_file, folder.ledger.path, folder.submitted_recipe.parent):
+    for path in (
+        folder.path,
+        folder.recipe_file,
+        folder.ledger.path,
+        folder.submitted_recipe.parent,
+    ):
         # A link of mine says nothing about what it leads to.
         real = path.resolve()
         if real.exists() and (problem := shared_with(real.stat())) is not None:
             text = f"{problem}, and {danger}"
-            fix = f'If you trust it, add --allow-plugin (in Python: cld_core.load("{folder.path}", allow_plugin=True))'
+            fix = (
+                f"If you trust it, add --allow-plugin (in Python: "
+                f'cld_core.load("{folder.path}", '
+                f"allow_plugin=True))"
+            )
             raise CheckpointError(f"{path}: {text}. {fix}.")
 
 
@@ -80,7 +94,8 @@ def seen(run: RunFolder) -> str | None:
 
 
 def edited(run: RunFolder) -> dict[str, str]:
-    """The keys of a run's recipe that are not what they were when it was made, each with both values in words.
+    """The keys of a run's recipe that are not what they were when it was made, each with both
+    values in words.
 
     Raises:
         OSError, RecipeError: it cannot be read.
@@ -101,7 +116,8 @@ def edited(run: RunFolder) -> dict[str, str]:
 
 
 def note(run: RunFolder, within_s: float = 0.0) -> str | None:
-    """Write into the ledger what was edited, if it does not say so yet; returns what to tell people.
+    """Write into the ledger what was edited, if it does not say so yet; returns what to tell
+    people.
 
     A file system that fails at this moment keeps nothing from starting.
     """

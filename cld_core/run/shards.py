@@ -1,20 +1,23 @@
-"""Sharded work: rows that are a function of their index, computed in pieces by tasks that may be interrupted.
+"""Sharded work: rows that are a function of their index, computed in pieces by tasks that may be
+interrupted.
 
-The module knows no metric. A kind of work says which rows there are; division into shards and completeness are here,
-computing, resuming and merging in `cld_core.tasks`. A folder of work has
+The module knows no metric. A kind of work says which rows there are; division into shards and
+completeness are here, computing, resuming and merging in `cld_core.tasks`. A folder of work has
 
     request.json      what is asked (`ShardedRequest`)
     jobs.jsonl        the ledger: which tasks were started, crashed or were cancelled
 
-Rows are kept where `ShardedWork.rows` says, in a folder named after what they are, in chunks that everybody cuts alike:
+Rows are kept where `ShardedWork.rows` says, in a folder named after what they are, in chunks that
+everybody cuts alike:
 
     ROWS/000003-000128.npz      128 rows of chunk 3; if a chunk has 128 rows, those of 384 to 511
 
-A row is a function of its index, so it does not matter who computes it, for which work, or how often. A chunk is
-written under another name and renamed, which is why two tasks that compute the same one waste work and spoil nothing.
-It grows while it is computed: a file with more of its rows takes the place of the one with fewer. The last chunk of
-some work may end early, and is continued by work that has more rows. A shard is a share of the chunks: a task computes
-those that are not there, and the task that finds all of them makes the result.
+A row is a function of its index, so it does not matter who computes it, for which work, or how
+often. A chunk is written under another name and renamed, which is why two tasks that compute the
+same one waste work and spoil nothing. It grows while it is computed: a file with more of its rows
+takes the place of the one with fewer. The last chunk of some work may end early, and is continued
+by work that has more rows. A shard is a share of the chunks: a task computes those that are not
+there, and the task that finds all of them makes the result.
 
 Loads no torch, and numpy only for what is in the rows.
 """
@@ -48,13 +51,15 @@ class ShardedRequest(Request):
     """A request for rows, and how they are divided.
 
     Attributes:
-        files: where things lie on this machine. Their content is part of the id, their place is not.
+        files: where things lie on this machine. Their content is part of the id, their place is
+            not.
     """
 
     files: dict[str, str | None]
 
     def chunk(self, kind: str) -> int:
-        """How many rows of a kind are kept in a file: a constant of the format, so that all work shares the files."""
+        """How many rows of a kind are kept in a file: a constant of the format, so that all work
+        shares the files."""
         return CHUNK
 
     def chunks(self, shard: int) -> dict[str, range]:
@@ -77,12 +82,20 @@ class ShardedRequest(Request):
         if shards > MAX_SHARDS:
             text = f"--shards {shards}: work is divided into at most {MAX_SHARDS:,}"
             why = "since each is a task of the cluster, and files in the run"
-            raise UsageError(f"{text}, {why}. Ask for fewer; more tasks than Slurm takes share shards anyway.")
-        return replace(self, shards=min(shards, max(-(-size // self.chunk(kind)) for kind, size in self.sizes.items())))
+            raise UsageError(
+                f"{text}, {why}. Ask for fewer; more tasks than Slurm takes share shards anyway."
+            )
+        return replace(
+            self,
+            shards=min(
+                shards, max(-(-size // self.chunk(kind)) for kind, size in self.sizes.items())
+            ),
+        )
 
 
 def share(n: int, part: int, parts: int) -> tuple[int, int]:
-    """First and last-plus-one of the items of one part. Shares are contiguous and differ by at most one item.
+    """First and last-plus-one of the items of one part. Shares are contiguous and differ by at most
+    one item.
 
     Where there are more parts than items, some shares are empty (first equals last).
     """
@@ -182,10 +195,13 @@ class ShardedWork(Work):
 
     def begun(self) -> frozenset[int]:
         """The shards some of whose rows are there."""
-        return frozenset(shard for shard, (done, _) in enumerate(self._rows_of_shards(self._seen())) if done)
+        return frozenset(
+            shard for shard, (done, _) in enumerate(self._rows_of_shards(self._seen())) if done
+        )
 
     def to_start(self) -> list[int]:
-        """The shards that tasks are to be started for: those missing, or the first one, whose task merges.
+        """The shards that tasks are to be started for: those missing, or the first one, whose task
+        merges.
 
         Empty if the work is done.
         """
@@ -194,10 +210,13 @@ class ShardedWork(Work):
     def rows_done(self) -> tuple[int, int]:
         """How many rows are computed, and how many there are in all."""
         total = sum(self.request.sizes.values())
-        return (total if self.is_done else sum(done for done, _ in self._rows_of_shards(self._seen()))), total
+        return (
+            total if self.is_done else sum(done for done, _ in self._rows_of_shards(self._seen()))
+        ), total
 
     def moved_at(self) -> float | None:
-        """When a row of it, or of work that shares rows with it, was last written; None before the first."""
+        """When a row of it, or of work that shares rows with it, was last written; None before the
+        first."""
         times = []
         for kind in self.request.sizes:
             with contextlib.suppress(OSError, NotFoundError):
@@ -234,4 +253,8 @@ class ShardedWork(Work):
 
     def lacking(self, lengths: Lengths) -> list[int]:
         """The shards of which a row is not there."""
-        return [shard for shard, (done, total) in enumerate(self._rows_of_shards(lengths)) if done < total]
+        return [
+            shard
+            for shard, (done, total) in enumerate(self._rows_of_shards(lengths))
+            if done < total
+        ]

@@ -1,4 +1,5 @@
-"""A tuning in its folder, `tuned/ID` of a run: what is asked, how far it is, what came of it. Loads no torch or numpy.
+"""A tuning in its folder, `tuned/ID` of a run: what is asked, how far it is, what came of it. Loads
+no torch or numpy.
 
 Which of its solutions a model follows, is decided here, too (`Solutions`).
 
@@ -7,14 +8,15 @@ jobs.jsonl        the ledger: which jobs were started, crashed or were cancelled
 state.json        the rows of the fit so far (`State`), replaced after each of them
 solution.json     the result (`Solution`)
 
-Beside it, `tuned/flow-ID.npz` has ends of the network's flow, the targets of the fit, for all tunings to the same flow.
+Beside it, `tuned/flow-ID.npz` has ends of the network's flow, the targets of the fit, for all
+tunings to the same flow.
 
 A fit has stages, and each of its rows follows from those before it:
 
 untuned        every candidate over every spacing: the starting points, and the baseline of a fit
-fewer          a solution of fewer evaluations, if there is one, and then times and coefficients from there
-grid           times, for each candidate, and then for the best of them
-coefficients   times and coefficients, from the best grids, and then from the best of them
+fewer          a solution of fewer evaluations, if there is one, and then times and coefficients
+from there grid           times, for each candidate, and then for the best of them coefficients
+times and coefficients, from the best grids, and then from the best of them
 """
 
 import contextlib
@@ -41,10 +43,11 @@ from .work import Request, Work
 # Exponential samplers without noise: the order, and whether there is a corrector.
 CANDIDATES = tuple(itertools.product((1, 2, 3), (False, True)))
 SPACINGS = ("power 6", "power 3", "quadratic")
-# Iterations of each candidate's grid, then of only the best grids, and how many of the best there are.
+# Iterations of each candidate's grid, then of only the best grids, and how many of the best there
+# are.
 EACH, BEST, KEPT = 3, 6, 2
-# Iterations of the coefficients: on the mean square from this many starts; then, from the best of these, on the robust
-# sum of squares, and on the mean square again.
+# Iterations of the coefficients: on the mean square from this many starts; then, from the best of
+# these, on the robust sum of squares, and on the mean square again.
 STARTS, PLAIN, ROBUST, AGAIN = 3, 8, 16, 8
 STAGES = {
     "untuned": len(CANDIDATES) * len(SPACINGS),
@@ -75,8 +78,8 @@ class Flow:
         eps: time at which it ends.
         denoise: whether its end is denoised.
         labels: whether it is conditional on labels.
-        guidance, guidance_from, guidance_to: as in `sampling`; the defaults if guidance has no effect, so equal flows
-            are equal.
+        guidance, guidance_from, guidance_to: as in `sampling`; the defaults if guidance has no
+            effect, so equal flows are equal.
     """
 
     eps: float
@@ -89,19 +92,22 @@ class Flow:
     @classmethod
     def of(cls, spec: SamplingSpec, *, labels: bool) -> Self:
         """The flow that the keys of ``spec`` are of."""
-        names = ("guidance", "guidance_from", "guidance_to") if labels and spec.guidance != 1 else ()
+        names = (
+            ("guidance", "guidance_from", "guidance_to") if labels and spec.guidance != 1 else ()
+        )
         keys = {name: float(getattr(spec, name)) for name in names}
         return cls(eps=spec.eps, denoise=spec.denoise, labels=labels, **keys)
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """A sampler whose step i evaluates alpha_i at ``times[i]``, and replaces u by a linear combination.
+    """A sampler whose step i evaluates alpha_i at ``times[i]``, and replaces u by a linear
+    combination.
 
     Attributes:
         times: (N,), decreasing from 1.
-        matrices: of each step, (n, n + k m): times the halves of u and of the k newest alphas, the newest first. The
-            last step includes denoising and results in the sample.
+        matrices: of each step, (n, n + k m): times the halves of u and of the k newest alphas, the
+            newest first. The last step includes denoising and results in the sample.
     """
 
     times: tuple[float, ...]
@@ -140,7 +146,8 @@ class Solution:
 
     @property
     def digest(self) -> str:
-        """Digest of everything that samples depend on: solutions with equal digests draw equal samples."""
+        """Digest of everything that samples depend on: solutions with equal digests draw equal
+        samples."""
         return digest([to_plain(self.coefficients), self.flow.eps, self.flow.denoise])[:16]
 
     @property
@@ -213,36 +220,52 @@ class Solutions:
         """Those in the metadata of an exported file; damaged ones are left out."""
         found: list[Solution] = []
         with contextlib.suppress(ValueError):
-            for content in from_plain(tuple[dict[str, Any], ...], parse_json(about.get(_CARRIED, "[]"))):
+            for content in from_plain(
+                tuple[dict[str, Any], ...], parse_json(about.get(_CARRIED, "[]"))
+            ):
                 with contextlib.suppress(ValueError):
                     found.append(Solution.of_content(content))
         return cls(lambda: found)
 
     def carried(self, network: Network) -> dict[str, str]:
         """The metadata for an exported file of a network; empty if no solution was tuned to it."""
-        contents = [solution.content() for solution in self.read() if moved_on(solution, network) is None]
+        contents = [
+            solution.content() for solution in self.read() if moved_on(solution, network) is None
+        ]
         return {_CARRIED: json.dumps(contents)} if contents else {}
 
     def chosen(self, spec: SamplingSpec, network: Network) -> Solution:
-        """The solution that ``spec`` selects for a network: for its own weights or the nearest step, and the newest.
+        """The solution that ``spec`` selects for a network: for its own weights or the nearest
+        step, and the newest.
 
         Raises:
-            UsageError: there is none; names the command that makes one, and the numbers of evaluations that exist.
+            UsageError: there is none; names the command that makes one, and the numbers of
+                evaluations that exist.
         """
         assert isinstance(spec, TunedSpec), "only a tuned sampler has a solution"
         found = self.read()
-        fitting = [one for one in found if one.nfe == spec.nfe and spec.solution in (None, one.digest)]
+        fitting = [
+            one for one in found if one.nfe == spec.nfe and spec.solution in (None, one.digest)
+        ]
         tune = self._tune(spec.nfe)
         if not fitting:
-            which = f"{spec.nfe} evaluations" if spec.solution is None else f"sampling.solution={spec.solution}"
+            which = (
+                f"{spec.nfe} evaluations"
+                if spec.solution is None
+                else f"sampling.solution={spec.solution}"
+            )
             there = ", ".join(map(str, sorted({one.nfe for one in found}))) or "none"
             text = f"{self.run or 'the model'} has no tuned sampler of {which}"
             raise UsageError(f"{text} (sampling.nfe; there are: {there}). Make one: `{tune}`.")
-        best = min(fitting, key=lambda one: (any(_unlike(spec, network, one)), _distance(one, network)))
+        best = min(
+            fitting, key=lambda one: (any(_unlike(spec, network, one)), _distance(one, network))
+        )
         for name, asked, has in _unlike(spec, network, best):
             text = f"the tuned sampler of {spec.nfe} evaluations was fitted"
             if name == "labels":
-                raise UsageError(f"{text} {'with' if has else 'without'} labels. Tune again: `{tune}`.")
+                raise UsageError(
+                    f"{text} {'with' if has else 'without'} labels. Tune again: `{tune}`."
+                )
             again = f"{tune} sampling.{name}={asked}" if self.run else tune
             fix = f"Leave that key alone, or tune again with it: `{again}`"
             raise UsageError(f"{text} with sampling.{name}={has}, not {asked}. {fix}.")
@@ -257,17 +280,28 @@ class Solutions:
             return None
         solution = self.chosen(spec, network)
         if (how := moved_on(solution, network)) is not None:
-            average = "" if network.ema_length is None or self.run is None else f" ema.length={network.ema_length:g}"
+            average = (
+                ""
+                if network.ema_length is None or self.run is None
+                else f" ema.length={network.ema_length:g}"
+            )
             _warn(f"{how}. Tune again: `{self._tune(solution.nfe)}{average}`.")
         return solution
 
     def _tune(self, nfe: int) -> str:
         """What makes a solution."""
-        return f"model.fit_sampler({nfe})" if self.run is None else f"cldctl tune {self.run} --nfe {nfe}"
+        return (
+            f"model.fit_sampler({nfe})"
+            if self.run is None
+            else f"cldctl tune {self.run} --nfe {nfe}"
+        )
 
 
-def _unlike(spec: TunedSpec, network: Network, solution: Solution) -> Iterator[tuple[str, Any, Any]]:
-    """The keys in which the requested flow differs from that of a solution: name, requested value, its value."""
+def _unlike(
+    spec: TunedSpec, network: Network, solution: Solution
+) -> Iterator[tuple[str, Any, Any]]:
+    """The keys in which the requested flow differs from that of a solution: name, requested value,
+    its value."""
     asked, has = Flow.of(spec, labels=network.labels), solution.flow
     # Labels first: without them, guidance has no effect.
     for name in ("labels", "eps", "denoise", "guidance", "guidance_from", "guidance_to"):
@@ -276,14 +310,21 @@ def _unlike(spec: TunedSpec, network: Network, solution: Solution) -> Iterator[t
 
 
 def _distance(solution: Solution, network: Network) -> tuple[bool, bool, int, float]:
-    """A sort key: how far a network is from the one that a solution was fitted to; among equals, the newest first."""
+    """A sort key: how far a network is from the one that a solution was fitted to; among equals,
+    the newest first."""
     created = real(solution.about.get("created")) or 0.0
     apart = abs(solution.step - network.step)
-    return solution.ema_length != network.ema_length, not _same_checkpoint(solution, network), apart, -created
+    return (
+        solution.ema_length != network.ema_length,
+        not _same_checkpoint(solution, network),
+        apart,
+        -created,
+    )
 
 
 def moved_on(solution: Solution, network: Network) -> str | None:
-    """A description of how a network differs from the one that a solution was fitted to; None if it does not."""
+    """A description of how a network differs from the one that a solution was fitted to; None if it
+    does not."""
     text = f"the tuned sampler of {solution.nfe} evaluations was fitted to"
     if solution.ema_length != network.ema_length:
         fitted, used = (_shown(one.ema_length) for one in (solution, network))
@@ -321,9 +362,11 @@ class TuneRequest(Request):
         nfe: evaluations of the network, denoising included.
         seed: key of the noise.
         points: draws of the prior to fit to, and as many held-out ones.
-        budget_min: minutes after which the fit stops with its best result; None for no limit. The flow does not count.
+        budget_min: minutes after which the fit stops with its best result; None for no limit. The
+            flow does not count.
         ema_length: which average of the weights, as `ema.length`.
-        flow: what the sampler is fitted to. With labels, each draw has one, with the frequencies of the data.
+        flow: what the sampler is fitted to. With labels, each draw has one, with the frequencies of
+            the data.
         rtol: relative and absolute tolerance of the flow.
     """
 
@@ -341,7 +384,14 @@ class TuneRequest(Request):
 
     @classmethod
     def of(
-        cls, recipe: Recipe, checkpoint_step: int, nfe: int, *, points: int | None, budget_min: float | None, seed: int
+        cls,
+        recipe: Recipe,
+        checkpoint_step: int,
+        nfe: int,
+        *,
+        points: int | None,
+        budget_min: float | None,
+        seed: int,
     ) -> Self:
         """The request for a checkpoint of a run with this recipe.
 
@@ -352,11 +402,17 @@ class TuneRequest(Request):
             UsageError: a number is out of bounds.
         """
         if not 2 <= nfe <= MOST_NFE:
-            raise UsageError(f"--nfe {nfe}: a sampler is tuned for 2 to {MOST_NFE} evaluations. Ask for one of those.")
+            raise UsageError(
+                f"--nfe {nfe}: a sampler is tuned for 2 to {MOST_NFE} evaluations. Ask for one of "
+                f"those."
+            )
         usual = POINTS_OF_IMAGES if isinstance(recipe.network, UnetSpec) else POINTS_OF_TOYS
         wanted = usual if points is None else points
         if not LEAST_POINTS <= wanted <= MOST_POINTS:
-            raise UsageError(f"--points {wanted}: it takes {LEAST_POINTS} to {MOST_POINTS:,} points. Ask for as many.")
+            raise UsageError(
+                f"--points {wanted}: it takes {LEAST_POINTS} to {MOST_POINTS:,} points. Ask for as "
+                f"many."
+            )
         if budget_min is not None and not 0 <= budget_min <= MOST_MINUTES:
             text = f"--budget {budget_min:g}: a fit takes 0 to {MOST_MINUTES:,} minutes"
             raise UsageError(f"{text}. Ask for as many, or for none to set no limit.")
@@ -375,13 +431,15 @@ class TuneRequest(Request):
 
     @property
     def id(self) -> str:
-        """A name made of everything that the rows of the fit depend on: with a larger budget, it goes on."""
+        """A name made of everything that the rows of the fit depend on: with a larger budget, it
+        goes on."""
         content = digest([self.flow_id, self.nfe, self.points])
         return f"nfe{self.nfe:03d}-{self.checkpoint_step:08d}-{content[:8]}"
 
     @property
     def flow_id(self) -> str:
-        """Digest of everything that the ends of the flow depend on; tunings with different NFE share these ends."""
+        """Digest of everything that the ends of the flow depend on; tunings with different NFE
+        share these ends."""
         step, model, average = self.checkpoint_step, self.model_digest, self.ema_length
         # The number of points says which label each has.
         points = self.points if self.flow.labels else None
@@ -390,7 +448,11 @@ class TuneRequest(Request):
     @property
     def cost(self) -> str:
         """What it takes at most, for messages."""
-        limit = "no limit of time" if self.budget_min is None else f"at most {self.budget_min:g} minutes"
+        limit = (
+            "no limit of time"
+            if self.budget_min is None
+            else f"at most {self.budget_min:g} minutes"
+        )
         fit = f"at most {sum(STAGES.values())} iterations of a fit to half of them ({limit})"
         return f"the flow of {2 * self.points:,} draws, then {fit}"
 
@@ -400,8 +462,11 @@ class TuneRequest(Request):
         return {"flow": -(-2 * self.points // self.batch_size), **STAGES}
 
 
-def neighbour(solutions: Sequence[Solution], request: TuneRequest, checkpoint: str) -> Solution | None:
-    """The solution of the next smaller number of evaluations for the same flow of the same weights."""
+def neighbour(
+    solutions: Sequence[Solution], request: TuneRequest, checkpoint: str
+) -> Solution | None:
+    """The solution of the next smaller number of evaluations for the same flow of the same
+    weights."""
     wanted = request.flow, request.ema_length, request.checkpoint_step, checkpoint
     fewer = [
         one
@@ -457,7 +522,10 @@ class State:
 
     def lacks(self, stage: str, budget_min: float | None) -> bool:
         """Whether a further row of a stage is to be computed."""
-        done, spent = len(self.rows.get(stage, ())), budget_min is not None and self.seconds >= 60.0 * budget_min
+        done, spent = (
+            len(self.rows.get(stage, ())),
+            budget_min is not None and self.seconds >= 60.0 * budget_min,
+        )
         if stage == "fewer" and self.neighbour is None:
             return False
         return done < STAGES[stage] and not (done and spent and stage != "untuned")
@@ -477,7 +545,8 @@ class Tuning(Work):
 
     @property
     def solution(self) -> Solution | None:
-        """The result; None until there is one, of the run's present checkpoint if it still has it."""
+        """The result; None until there is one, of the run's present checkpoint if it still has
+        it."""
         found, checksum = find_record(Solution, self.folder / SOLUTION), None
         with contextlib.suppress(OSError):
             checksum = weights_digest(self.run, self.request.checkpoint_step)
@@ -501,7 +570,9 @@ class Tuning(Work):
         if self.is_done:
             return total, total
         state = find_record(State, self.folder / STATE)
-        return 0 if state is None else min(state.flow + sum(map(len, state.rows.values())), total), total
+        return 0 if state is None else min(
+            state.flow + sum(map(len, state.rows.values())), total
+        ), total
 
     def moved_at(self) -> float | None:
         try:

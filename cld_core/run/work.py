@@ -1,4 +1,5 @@
-"""What a job computes in a folder of its own: an evaluation, statistics of a training set, a tuning. Loads no torch."""
+"""What a job computes in a folder of its own: an evaluation, statistics of a training set, a
+tuning. Loads no torch."""
 
 import contextlib
 import os
@@ -23,18 +24,25 @@ if TYPE_CHECKING:
     from .evaluations import Evaluation
     from .tunings import Tuning
 
-# By the ``kind`` field of their request.json: their class, and what computes them, with torch, which is called as
-# `Work.compute` is, with the work before.
+# By the ``kind`` field of their request.json: their class, and what computes them, with torch,
+# which is called as `Work.compute` is, with the work before.
 KINDS = {
-    "evaluation": ("cld_core.run.evaluations:Evaluation", "cld_core.evaluate.rows:EvaluationTask.compute"),
+    "evaluation": (
+        "cld_core.run.evaluations:Evaluation",
+        "cld_core.evaluate.rows:EvaluationTask.compute",
+    ),
     "tuning": ("cld_core.run.tunings:Tuning", "cld_core.tune:compute"),
-    "statistics": ("cld_core.evaluate.statistics:Statistics", "cld_core.evaluate.statistics:StatisticsTask.compute"),
+    "statistics": (
+        "cld_core.evaluate.statistics:Statistics",
+        "cld_core.evaluate.statistics:StatisticsTask.compute",
+    ),
 }
 # The most pieces that work is divided into: each is a task, or a part of one.
 MAX_SHARDS = 10_000
 # The most rows of a kind.
 MAX_ROWS = 10**9
-# Seconds for which a request is tried to be read: one fault of the file system does not mean that there is none.
+# Seconds for which a request is tried to be read: one fault of the file system does not mean that
+# there is none.
 READ_WITHIN_S = 1.0
 
 
@@ -48,14 +56,19 @@ def open_work(folder: Path) -> "Work":
     content = content_of(folder)
     kind = text(content.get("kind")) if content is not None else None
     if kind not in KINDS:
-        what = "there is no request here" if content is None else "its request was made by another version of cldctl"
+        what = (
+            "there is no request here"
+            if content is None
+            else "its request was made by another version of cldctl"
+        )
         raise NotFoundError(f"{folder}: {what}. Start the work again.")
     work: Work = resolve(KINDS[kind][0])(folder)
     return work
 
 
 def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
-    """The works of a kind in folders, without those that are damaged or of another version of cldctl.
+    """The works of a kind in folders, without those that are damaged or of another version of
+    cldctl.
 
     What reads them is loaded if there are folders.
     """
@@ -67,7 +80,8 @@ def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
 
 
 def evaluations_of(run: RunFolder) -> list["Evaluation"]:
-    """The evaluations of a run, oldest first; those that are damaged or of another version of cldctl are skipped."""
+    """The evaluations of a run, oldest first; those that are damaged or of another version of
+    cldctl are skipped."""
     requests = by_age(run.evals / name / "request.json" for name in run.evaluation_names())
     return _readable("evaluation", (file.parent for file in requests))
 
@@ -103,7 +117,11 @@ def use_plugins(folder: Path) -> None:
         RecipeError: one cannot be imported.
     """
     files = (content_of(folder) or {}).get("files") or {}
-    named = [path for place, path in files.items() if place.startswith("plugin ") and isinstance(path, str)]
+    named = [
+        path
+        for place, path in files.items()
+        if place.startswith("plugin ") and isinstance(path, str)
+    ]
     import_plugins(named, f"{folder}/request.json")
 
 
@@ -112,7 +130,8 @@ class Request(ABC):
     """One piece of work, complete: everything that its numbers depend on, and how it is divided.
 
     Attributes:
-        sections: fields that hold a section of a recipe, of which the annotation names only the base of its specs.
+        sections: fields that hold a section of a recipe, of which the annotation names only the
+            base of its specs.
         shards: pieces that are computed independently of each other.
         batch_size: rows that are computed at once.
         retries: crashes of one task after which it is not started again.
@@ -128,7 +147,8 @@ class Request(ABC):
     @property
     @abstractmethod
     def id(self) -> str:
-        """A name made of everything that the numbers depend on; places of files and the division are not in it."""
+        """A name made of everything that the numbers depend on; places of files and the division
+        are not in it."""
 
     @property
     @abstractmethod
@@ -170,10 +190,14 @@ class Request(ABC):
             chosen = {section: spec_of(section, content[section]) for section in cls.sections}
             request = from_plain(cls, content, chosen=chosen)
             sizes = [request.batch_size, *request.sizes.values()]
-            if not (1 <= request.shards <= MAX_SHARDS and all(1 <= size <= MAX_ROWS for size in sizes)):
+            if not (
+                1 <= request.shards <= MAX_SHARDS and all(1 <= size <= MAX_ROWS for size in sizes)
+            ):
                 raise ValueError(f"{request.shards} shards of {sizes} rows")
             return request
-        except Exception as error:  # Whatever reading it meets: nobody but another version writes such a file.
+        except (
+            Exception
+        ) as error:  # Whatever reading it meets: nobody but another version writes such a file.
             why = f"the request was made by another version of cldctl ({one_line(error)})"
             raise NotFoundError(f"{folder}: {why}. Start the work again.") from error
 
@@ -188,8 +212,8 @@ class Work(ABC):
         folder: where everything of it is, the logs of its jobs too.
         request_type: the class of `request`.
         command: the command that continues it when it is run again, for messages.
-        called, doing, unit: what it is, what computing it is called, and what its progress is counted in, for people
-            who watch.
+        called, doing, unit: what it is, what computing it is called, and what its progress is
+            counted in, for people who watch.
 
     Raises:
         NotFoundError: the folder has no request, or one that another version of cldctl wrote.
@@ -239,7 +263,8 @@ class Work(ABC):
         should_stop: Callable[[], bool] = lambda: False,
         only: Collection[int] | None = None,
     ) -> bool:
-        """Compute the missing ones of some pieces, and then the product; False if it was asked to stop before.
+        """Compute the missing ones of some pieces, and then the product; False if it was asked to
+        stop before.
 
         Args:
             should_stop: asked before every batch or step.

@@ -1,15 +1,17 @@
-"""Sampling: from noise at t = 1 to data, with any score (a network's, or an exact one of `analytic`).
+"""Sampling: from noise at t = 1 to data, with any score (a network's, or an exact one of
+`analytic`).
 
 Each method is a module with a function ``sample(score, sde, spec, u, draws, watcher)``:
 
-    u       (B, nC, ...), a draw of the prior at t = 1, which the function may overwrite
-    draws   ``draws(count, halves)`` yields standard normal noise (B, halves * C, ...) ``count`` times
-    watcher is told where the sampler is (`Watcher`); only those who watch pass one
-    solution, a keyword that methods with ``needs_solution`` have: `cld_core.run.tunings.Solution`
+    u       (B, nC, ...), a draw of the prior at t = 1, which the function may overwrite draws
+    ``draws(count, halves)`` yields standard normal noise (B, halves * C, ...) ``count`` times
+    watcher is told where the sampler is (`Watcher`); only those who watch pass one solution, a
+    keyword that methods with ``needs_solution`` have: `cld_core.run.tunings.Solution`
 
-It returns u at the end, denoised if ``spec.denoise``, and the evaluations of the network per sample, an int or (B,).
-Its results are bit-identical with and without a watcher. What samplers share is here, too: their grid and last step,
-and the split of the score into a known part and a rest.
+It returns u at the end, denoised if ``spec.denoise``, and the evaluations of the network per
+sample, an int or (B,). Its results are bit-identical with and without a watcher. What samplers
+share is here, too: their grid and last step, and the split of the score into a known part and a
+rest.
 """
 
 import functools
@@ -34,8 +36,8 @@ from cld_core.solver import Observer, Steps
 T = TypeVar("T", bound=Any)
 Nfe = TypeVar("Nfe", int, Tensor)
 
-# Numbers that are drawn at once for each sample. A constant of the format: changing it changes every sample.
-# The number of samples must not matter, or a sample would depend on its batch.
+# Numbers that are drawn at once for each sample. A constant of the format: changing it changes
+# every sample. The number of samples must not matter, or a sample would depend on its batch.
 BLOCK = 4096
 
 # (count, halves) -> ``count`` tensors of standard normal noise, (B, halves * C, ...).
@@ -46,14 +48,16 @@ class Watcher:
     """Receives the states of a sampler; this one does nothing with them."""
 
     def visit(self, t: float, u: Tensor, done: float) -> None:
-        """A method with fixed steps is at u (B, nC, ...) at time t; ``done`` is the share of its steps so far.
+        """A method with fixed steps is at u (B, nC, ...) at time t; ``done`` is the share of its
+        steps so far.
 
-        The first visit is the prior at t = 1, the last one the state at the end time before it is denoised. The sampler
-        may overwrite u afterwards.
+        The first visit is the prior at t = 1, the last one the state at the end time before it is
+        denoised. The sampler may overwrite u afterwards.
         """
 
     def flow(self, u: Tensor, end: float) -> Observer | None:
-        """The adaptive flow starts from u (B, nC, ...) at t = 1 towards ``end``; what it returns is shown its steps."""
+        """The adaptive flow starts from u (B, nC, ...) at t = 1 towards ``end``; what it returns is
+        shown its steps."""
         return None
 
 
@@ -82,9 +86,12 @@ class Samples:
 
 
 def concatenated(parts: Sequence[T]) -> T:
-    """Results of several batches, such as `Samples`, as one: dataclasses, of which the tensors are concatenated."""
+    """Results of several batches, such as `Samples`, as one: dataclasses, of which the tensors are
+    concatenated."""
     columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
-    tensors = {name: torch.cat(each) for name, each in columns.items() if isinstance(each[0], Tensor)}
+    tensors = {
+        name: torch.cat(each) for name, each in columns.items() if isinstance(each[0], Tensor)
+    }
     return replace(parts[0], **tensors)
 
 
@@ -101,16 +108,18 @@ def sample(
     """Draw as many samples as ``noise`` has rows. Each depends on its own noise only.
 
     Args:
-        score: maps (u, t) to the score of the scored halves; t is a float, or (B,) for the adaptive flow.
+        score: maps (u, t) to the score of the scored halves; t is a float, or (B,) for the adaptive
+            flow.
         spec: a recipe's `sampling` section.
-        noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``, on the device that
-            computes.
+        noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``, on
+            the device that computes.
         data_shape: shape of one example, (C, ...).
         watcher: is told where the sampler is, such as a `Recorder`.
         solution: what a method that `needs_solution` follows.
 
     Raises:
-        RecipeError: the method's settings give useless samples, or a plug-in's returns something else.
+        RecipeError: the method's settings give useless samples, or a plug-in's returns something
+            else.
         SolverError: the adaptive flow's tolerance is out of reach.
     """
     spec.require_usable()
@@ -122,30 +131,42 @@ def sample(
 
     watched = () if watcher is None else (watcher,)
     fitted = {"solution": solution} if spec.needs_solution else {}
-    shape, drawn = u.shape, implementation_of("sampling", spec)(score, sde, spec, u, draws, *watched, **fitted)
+    shape, drawn = (
+        u.shape,
+        implementation_of("sampling", spec)(score, sde, spec, u, draws, *watched, **fitted),
+    )
     with trial("sampling.method", spec.method):
         is_pair = isinstance(drawn, tuple) and len(drawn) == 2 and hasattr(drawn[1], "__index__")
         if not is_pair or getattr(drawn[0], "shape", None) != shape:
-            raise ValueError(f"it returns {described(drawn)}, not (u of shape {tuple(shape)}, evaluations of score)")
+            raise ValueError(
+                f"it returns {described(drawn)}, not (u of shape {tuple(shape)}, evaluations of "
+                f"score)"
+            )
     u, nfe = drawn
-    nfe_each = nfe if isinstance(nfe, Tensor) else torch.full((len(u),), nfe, dtype=torch.int64, device=u.device)
+    nfe_each = (
+        nfe
+        if isinstance(nfe, Tensor)
+        else torch.full((len(u),), nfe, dtype=torch.int64, device=u.device)
+    )
     if sde.n == 1:
         return Samples(u, None, nfe_each)
     return Samples(u[:, :channels].contiguous(), u[:, channels:].contiguous(), nfe_each)
 
 
 def stream(noise: Noise, shape: tuple[int, ...], steps: int) -> Iterator[Tensor]:
-    """``steps`` standard normal tensors (B, *shape). For small shapes, one call of ``noise`` serves many steps."""
+    """``steps`` standard normal tensors (B, *shape). For small shapes, one call of ``noise`` serves
+    many steps."""
     at_once = max(1, BLOCK // math.prod(shape))
     for first in range(0, steps, at_once):
         yield from noise.normal((min(at_once, steps - first), *shape)).transpose(0, 1).contiguous()
 
 
 class Recorder(Watcher):
-    """A `Watcher` that keeps up to ``points`` states, at least 2, evenly spread over the steps of the method.
+    """A `Watcher` that keeps up to ``points`` states, at least 2, evenly spread over the steps of
+    the method.
 
-    Those of the adaptive flow, in which each sample has its own steps, are at equal distances in t, interpolated
-    between the steps by cubic polynomials.
+    Those of the adaptive flow, in which each sample has its own steps, are at equal distances in t,
+    interpolated between the steps by cubic polynomials.
     """
 
     def __init__(self, points: int) -> None:
@@ -172,7 +193,8 @@ class Recorder(Watcher):
 
 
 def _interpolate(times: Tensor, states: Tensor, steps: Steps) -> None:
-    """Fill in the states (K, B, N) of the flow at the times (K,) in steps, by cubic Hermite polynomials."""
+    """Fill in the states (K, B, N) of the flow at the times (K,) in steps, by cubic Hermite
+    polynomials."""
     before, after = steps.t
     inside = (times[:, None] < before) & (times[:, None] >= after) & steps.accepted
     wanted, row = inside.nonzero(as_tuple=True)
@@ -198,31 +220,47 @@ def grid_of(spec: FixedStepSpec, schedule: Schedule, *, per_step: int = 1) -> li
     steps = own // per_step
     if steps == 0:
         least = per_step + spec.nfe - own
-        text = f"is too small for sampling.method={spec.method}, a step of which takes {per_step} evaluations here"
+        text = (
+            f"is too small for sampling.method={spec.method}, a step of which takes {per_step} "
+            f"evaluations here"
+        )
         raise RecipeError(f"sampling.nfe={spec.nfe} {text}. Set sampling.nfe={least} or more.")
     return schedule.grid(spec.spacing, steps, spec.eps, spec.grid_power)
 
 
 @functools.lru_cache(maxsize=4096)
 def _split(sde: Diffusion, t: float) -> tuple[Tensor, Tensor]:
-    """alpha of (s, u_S), and s of (alpha, u_S), (m, 2m) each: the times of a grid come again with every batch."""
+    """alpha of (s, u_S), and s of (alpha, u_S), (m, 2m) each: the times of a grid come again with
+    every batch."""
     target, known, inverse, shift = sde.known(t)
     return -torch.cat([inverse, shift], dim=1), -torch.cat([target, known], dim=1)
 
 
 def rest(score: ScoreFunction, sde: Diffusion, u: Tensor, t: float) -> Tensor:
-    """alpha := -E^-1 (s + K u_S) at u and t, (B, mC, ...): the score without its known part (docs/math.md 7.2)."""
-    return combined(_split(sde, t)[0], (*sde.scored_halves(score(u, t)), *sde.scored_halves(sde.scored(u))))
+    """alpha := -E^-1 (s + K u_S) at u and t, (B, mC, ...): the score without its known part
+    (docs/math.md 7.2)."""
+    return combined(
+        _split(sde, t)[0], (*sde.scored_halves(score(u, t)), *sde.scored_halves(sde.scored(u)))
+    )
 
 
 def score_from_rest(alpha: Tensor, sde: Diffusion, u: Tensor, t: float) -> Tensor:
     """The score s = -E alpha - K u_S, (B, mC, ...)."""
-    return combined(_split(sde, t)[1], (*sde.scored_halves(alpha), *sde.scored_halves(sde.scored(u))))
+    return combined(
+        _split(sde, t)[1], (*sde.scored_halves(alpha), *sde.scored_halves(sde.scored(u)))
+    )
 
 
-def ended(score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, nfe: Nfe) -> tuple[Tensor, Nfe]:
+def ended(
+    score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, nfe: Nfe
+) -> tuple[Tensor, Nfe]:
     """The sample, from u at ``spec.eps`` after ``nfe`` evaluations, and the evaluations in all.
 
-    If ``spec.denoise``, it is the mean of one more Euler-Maruyama step to time 0 (docs/math.md section 7).
+    If ``spec.denoise``, it is the mean of one more Euler-Maruyama step to time 0 (docs/math.md
+    section 7).
     """
-    return (sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps), nfe + 1) if spec.denoise else (u, nfe)
+    return (
+        (sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps), nfe + 1)
+        if spec.denoise
+        else (u, nfe)
+    )

@@ -12,7 +12,12 @@ from cld_core.sde import Diffusion
 
 
 def sample(
-    score: ScoreFunction, sde: Diffusion, spec: EmSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
+    score: ScoreFunction,
+    sde: Diffusion,
+    spec: EmSpec,
+    u: Tensor,
+    draws: Draws,
+    watcher: Watcher = UNWATCHED,
 ) -> tuple[Tensor, int]:
     """See `cld_core.samplers`. One evaluation per step; only the scored halves are noisy."""
     times = grid_of(spec, sde.schedule)
@@ -22,7 +27,12 @@ def sample(
         watcher.visit(t, u, step / steps)
         dt = t - t_next
         u = sde.euler_step(u, score(u, t), t, dt)
-        parts = zip(sde.halves(u)[-sde.m :], sde.scored_halves(next(noise)), sde.diffusion2(t).tolist(), strict=True)
+        parts = zip(
+            sde.halves(u)[-sde.m :],
+            sde.scored_halves(next(noise)),
+            sde.diffusion2(t).tolist(),
+            strict=True,
+        )
         for half, e, rate in parts:
             half.add_(e, alpha=math.sqrt(rate * dt))
     watcher.visit(spec.eps, u, 1.0)

@@ -1,9 +1,11 @@
-"""Generalised DDIM (arXiv 2206.05564; docs/math.md section 7.3): steps along which the predicted noise is constant.
+"""Generalised DDIM (arXiv 2206.05564; docs/math.md section 7.3): steps along which the predicted
+noise is constant.
 
-With a root R of the kernel's covariance that evolves with the flow, the noise epsilon = R^-1 (u - mean) of a single
-data point is constant along the flow, so it is interpolated instead of the score. This needs the noise of all halves,
-which `whole_score` derives if not all are scored. With the lower Cholesky factor instead of R, the noise of the scored
-halves is enough, but it is not constant, and steps have to be short.
+With a root R of the kernel's covariance that evolves with the flow, the noise epsilon = R^-1 (u -
+mean) of a single data point is constant along the flow, so it is interpolated instead of the score.
+This needs the noise of all halves, which `whole_score` derives if not all are scored. With the
+lower Cholesky factor instead of R, the noise of the scored halves is enough, but it is not
+constant, and steps have to be short.
 """
 
 import functools
@@ -40,9 +42,15 @@ class Noise:
 
 
 def sample(
-    score: ScoreFunction, sde: Diffusion, spec: GddimSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
+    score: ScoreFunction,
+    sde: Diffusion,
+    spec: GddimSpec,
+    u: Tensor,
+    draws: Draws,
+    watcher: Watcher = UNWATCHED,
 ) -> tuple[Tensor, int]:
-    """See `cld_core.samplers`. One evaluation per step; the corrector repeats none, as in `exponential`."""
+    """See `cld_core.samplers`. One evaluation per step; the corrector repeats none, as in
+    `exponential`."""
     times = grid_of(spec, sde.schedule)
     steps, noises = coefficients(sde, tuple(times), spec.root, spec.order, spec.corrector, spec.eta)
 
@@ -50,7 +58,9 @@ def sample(
         return combined(noises[t].forth, (*sde.halves(u), *sde.scored_halves(score(u, t))))
 
     white, last = draws(len(steps), sde.n), spec.denoise
-    u, newest = follow(u, times, steps, noise_at, white, watcher.visit, order=spec.order, evaluate_last=last)
+    u, newest = follow(
+        u, times, steps, noise_at, white, watcher.visit, order=spec.order, evaluate_last=last
+    )
     if spec.denoise:
         u = sde.euler_step(u, apply(noises[spec.eps].back, newest), spec.eps, spec.eps)
     return u, spec.nfe
@@ -60,10 +70,12 @@ def sample(
 def coefficients(
     sde: Diffusion, times: tuple[float, ...], root: str, order: int, corrector: bool, eta: float
 ) -> tuple[tuple[Step, ...], dict[float, Noise]]:
-    """Steps for a grid, and the `Noise` at each of its times. With eta > 0, they are of order 0 without corrector.
+    """Steps for a grid, and the `Noise` at each of its times. With eta > 0, they are of order 0
+    without corrector.
 
     Args:
-        root: "flow" is R, "cholesky" the lower Cholesky factor, whose noise of the scored halves is enough.
+        root: "flow" is R, "cholesky" the lower Cholesky factor, whose noise of the scored halves is
+            enough.
     """
     plain = segments(list(times), functools.partial(drift, sde))
     if root == "cholesky":
@@ -80,17 +92,28 @@ def coefficients(
             closed = segments(list(times), functools.partial(_closed, sde, eta))
             parts = zip(plain, closed, roots, strict=False)
             return tuple(_stochastic(sde, *part, eta) for part in parts), noises
-        inside = [torch.linalg.solve(one.back, moved) for one, moved in zip(moving, roots[1:], strict=True)]
+        inside = [
+            torch.linalg.solve(one.back, moved)
+            for one, moved in zip(moving, roots[1:], strict=True)
+        ]
         fields = [
-            pulling(sde, 0.0, segment.times, torch.linalg.solve(kernel(sde, segment.times), moved)[:, sde.n - sde.m :])
+            pulling(
+                sde,
+                0.0,
+                segment.times,
+                torch.linalg.solve(kernel(sde, segment.times), moved)[:, sde.n - sde.m :],
+            )
             for segment, moved in zip(plain, inside, strict=True)
         ]
     return interpolating(sde, times, plain, fields, order, corrector), noises
 
 
 def _closed(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
-    """Matrix (K, n, n) of the reverse process of a single data point, relative to the mean: its score is linear."""
-    return drift(sde, t) + pulling(sde, eta, t, torch.linalg.inv(kernel(sde, t))[:, sde.n - sde.m :])
+    """Matrix (K, n, n) of the reverse process of a single data point, relative to the mean: its
+    score is linear."""
+    return drift(sde, t) + pulling(
+        sde, eta, t, torch.linalg.inv(kernel(sde, t))[:, sde.n - sde.m :]
+    )
 
 
 def _noise(sde: Diffusion, t: float, root: Tensor) -> Noise:
@@ -103,11 +126,14 @@ def _noise(sde: Diffusion, t: float, root: Tensor) -> Noise:
 def _scored_noise(sde: Diffusion, t: float) -> Noise:
     """Of the scored halves. E^-1 is the transpose of the scored block of L."""
     first = sde.n - sde.m
-    return Noise(torch.nn.functional.pad(-sde.factor(t)[first:, first:].T, (sde.n, 0)), -sde.target(t))
+    return Noise(
+        torch.nn.functional.pad(-sde.factor(t)[first:, first:].T, (sde.n, 0)), -sde.target(t)
+    )
 
 
 def _stochastic(sde: Diffusion, plain: Segment, closed: Segment, root: Tensor, eta: float) -> Step:
-    """The mean of x moves with the drift, and deviations from it as they would around a single data point."""
+    """The mean of x moves with the drift, and deviations from it as they would around a single data
+    point."""
     predictor = ((closed.whole - plain.whole) @ root)[None]
     return Step(plain.whole, predictor, predictor[:0], noise_factor(sde, closed, eta))
 
@@ -119,12 +145,13 @@ def kernel(sde: Diffusion, t: float | Tensor) -> Tensor:
 
 
 def whole_score(sde: Diffusion, t: float) -> Tensor:
-    """The matrix (n, n + m) that makes the score of every half at time t from u and the scored halves' score.
+    """The matrix (n, n + m) that makes the score of every half at time t from u and the scored
+    halves' score.
 
-    The kernel is Gaussian, so the score of all halves is -Sigma^-1 (u - Psi_0 E[x | u]) with the first column Psi_0 of
-    Psi_t. Its only unknown is E[x | u], which follows from the score of the scored halves; if there are several, it is
-    the least-squares solution for their noises. Their own scores are kept as they are, so nothing is derived if all
-    halves are scored.
+    The kernel is Gaussian, so the score of all halves is -Sigma^-1 (u - Psi_0 E[x | u]) with the
+    first column Psi_0 of Psi_t. Its only unknown is E[x | u], which follows from the score of the
+    scored halves; if there are several, it is the least-squares solution for their noises. Their
+    own scores are kept as they are, so nothing is derived if all halves are scored.
     """
     first = sde.n - sde.m
     own = torch.eye(sde.n + sde.m, dtype=torch.float64)[sde.n :]

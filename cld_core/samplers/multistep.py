@@ -1,17 +1,18 @@
 """Multistep methods: steps with fixed coefficients that combine the results of earlier evaluations.
 
-The result of an evaluation at u and t, a *field* (`exponential`: alpha; `gddim`: noise), is interpolated between
-evaluations; the linear rest of the equation is solved exactly. Both samplers share the steps, their weights and the
-loop.
+The result of an evaluation at u and t, a *field* (`exponential`: alpha; `gddim`: noise), is
+interpolated between evaluations; the linear rest of the equation is solved exactly. Both samplers
+share the steps, their weights and the loop.
 
-Coefficients come from float64 quadrature of small linear equations over the steps of a grid (docs/math.md section 7.2):
-du/dt = A(t) u + f(t), with few components n that are the same for every pixel, from t down to t':
+Coefficients come from float64 quadrature of small linear equations over the steps of a grid
+(docs/math.md section 7.2): du/dt = A(t) u + f(t), with few components n that are the same for every
+pixel, from t down to t':
 
     u(t') = Phi(t', t) u(t) - integral over [t', t] of Phi(t', tau) f(tau) dtau.
 
-Each step is cut into panels whose ends differ by a factor of 2 at most, because A and f vary on the scale of t. On a
-panel, Gauss-Legendre collocation with 16 nodes gives Phi, and the integrals are summed at the same nodes: both are
-exact to rounding.
+Each step is cut into panels whose ends differ by a factor of 2 at most, because A and f vary on the
+scale of t. On a panel, Gauss-Legendre collocation with 16 nodes gives Phi, and the integrals are
+summed at the same nodes: both are exact to rounding.
 """
 
 import math
@@ -30,7 +31,8 @@ NODES = 16
 
 
 def _collocation() -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes (16,) and weights (16,) on [0, 1], and the matrix (16, 16) of integrals from 0 to each node."""
+    """Nodes (16,) and weights (16,) on [0, 1], and the matrix (16, 16) of integrals from 0 to each
+    node."""
     x, w = np.polynomial.legendre.leggauss(NODES)
     # Column l of the inverse holds the Legendre coefficients of the l-th Lagrange polynomial.
     coefficients = np.linalg.inv(np.polynomial.legendre.legvander(x, NODES - 1))
@@ -56,13 +58,15 @@ class Segment:
         return -torch.einsum("p,pij,pjk->ik", self.weights, self.back, field)
 
     def gram(self, field: Tensor) -> Tensor:
-        """Integral (n, n) of (Phi f) (Phi f)^T: the covariance that white noise along ``field`` (K, n) leaves."""
+        """Integral (n, n) of (Phi f) (Phi f)^T: the covariance that white noise along ``field`` (K,
+        n) leaves."""
         carried = torch.einsum("kij,kj->ki", self.back, field)
         return torch.einsum("k,ki,kj->ij", self.weights, carried, carried)
 
 
 def segments(times: list[float], matrix: Callable[[Tensor], Tensor]) -> list[Segment]:
-    """One segment per step of ``times``, which decrease; ``matrix`` maps times (K,) to A (K, n, n), float64."""
+    """One segment per step of ``times``, which decrease; ``matrix`` maps times (K,) to A (K, n, n),
+    float64."""
     edges = [_panel_edges(end, start) for start, end in pairwise(times)]
     low = torch.tensor([a for step in edges for a, _ in pairwise(step)], dtype=torch.float64)
     width = torch.tensor([b - a for step in edges for a, b in pairwise(step)], dtype=torch.float64)
@@ -89,10 +93,11 @@ def _panel_edges(low: float, high: float) -> list[float]:
 
 
 def _transport(a: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Phi(low, node), (P, 16, n, n), and Phi(low, high), (P, n, n), of each panel, from A at its nodes.
+    """Phi(low, node), (P, 16, n, n), and Phi(low, high), (P, n, n), of each panel, from A at its
+    nodes.
 
-    X(tau) = Phi(low, tau) solves dX/dtau = -X A, X(low) = I: each of its rows x is a column vector with
-    x + integral of A^T x = its start, one linear system of 16 n unknowns for all rows.
+    X(tau) = Phi(low, tau) solves dX/dtau = -X A, X(low) = I: each of its rows x is a column vector
+    with x + integral of A^T x = its start, one linear system of 16 n unknowns for all rows.
     """
     count, n = len(a), a.shape[-1]
     identity = torch.eye(n, dtype=torch.float64)
@@ -110,7 +115,8 @@ class Step:
 
     transition: Tensor  # (n, n), Phi
     predictor: Tensor  # (up to order + 1, n, k): c_j of the field at t_i, t_(i-1), ...
-    correction: Tensor  # (j, n, k): added for the field at t_(i+1), t_i, ... once the first of them is known
+    # (j, n, k): added for the field at t_(i+1), t_i, ... once the first of them is known
+    correction: Tensor
     noise: Tensor | None  # (n, n), lower Cholesky factor; None without noise
 
 
@@ -127,8 +133,8 @@ def follow(
 ) -> tuple[Tensor, Tensor]:
     """u (B, nC, ...) at times[-1], from u at times[0], and the newest field, (B, kC, ...).
 
-    One evaluation of ``field`` per step. The corrector uses that of the next step, or of the denoising step, and so
-    costs none.
+    One evaluation of ``field`` per step. The corrector uses that of the next step, or of the
+    denoising step, and so costs none.
 
     Args:
         visit: `Watcher.visit`.
@@ -168,11 +174,12 @@ def interpolating(
 ) -> tuple[Step, ...]:
     """The steps over the segments ``parts`` of a grid.
 
-    Step i interpolates with degree min(order, i), which is what the evaluations so far allow. The corrector
-    interpolates with degree max(order, 1), the end of the step being one of its points.
+    Step i interpolates with degree min(order, i), which is what the evaluations so far allow. The
+    corrector interpolates with degree max(order, 1), the end of the step being one of its points.
 
     Args:
-        fields: of each segment, (K, n, k): factors of the interpolated field in du/dt, at its nodes.
+        fields: of each segment, (K, n, k): factors of the interpolated field in du/dt, at its
+            nodes.
         eta: amount of noise.
     """
     steps = []
@@ -182,20 +189,27 @@ def interpolating(
         correction = predictor[:0]
         if corrector:
             corrected = _weights(sde, part, field, [times[i + 1], *known][: max(order, 1) + 1])
-            correction = predictor.new_zeros(max(len(corrected), len(predictor) + 1), *predictor.shape[1:])
+            correction = predictor.new_zeros(
+                max(len(corrected), len(predictor) + 1), *predictor.shape[1:]
+            )
             correction[: len(corrected)] += corrected
             correction[1 : len(predictor) + 1] -= predictor
-        steps.append(Step(part.whole, predictor, correction, noise_factor(sde, part, eta) if eta else None))
+        steps.append(
+            Step(part.whole, predictor, correction, noise_factor(sde, part, eta) if eta else None)
+        )
     return tuple(steps)
 
 
 def _weights(sde: Diffusion, part: Segment, field: Tensor, points: Sequence[float]) -> Tensor:
     """Weights (len(points), n, k) of a field that is interpolated between points."""
-    return torch.stack([part.integral(field * row[:, None, None]) for row in lagrange(sde, points, part.times)])
+    return torch.stack(
+        [part.integral(field * row[:, None, None]) for row in lagrange(sde, points, part.times)]
+    )
 
 
 def noise_factor(sde: Diffusion, segment: Segment, eta: float) -> Tensor:
-    """Lower factor (n, n) of the covariance of the noise that the scored halves receive during a step."""
+    """Lower factor (n, n) of the covariance of the noise that the scored halves receive during a
+    step."""
     covariance = torch.zeros(sde.n, sde.n, dtype=torch.float64)
     for half, rate in enumerate(sde.diffusion2(segment.times).unbind(1), start=sde.n - sde.m):
         white = torch.zeros(len(segment.times), sde.n, dtype=torch.float64)
@@ -210,12 +224,14 @@ def strengths(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
 
 
 def pulling(sde: Diffusion, eta: float, t: Tensor, scored: Tensor) -> Tensor:
-    """The term in du/dt of ``scored`` (K, m, k) as -s: times the `strengths`, and 0 in the other halves, (K, n, k)."""
+    """The term in du/dt of ``scored`` (K, m, k) as -s: times the `strengths`, and 0 in the other
+    halves, (K, n, k)."""
     return torch.nn.functional.pad(strengths(sde, eta, t) * scored, (0, 0, sde.n - sde.m, 0))
 
 
 def known_part(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
-    """The linear part that is solved exactly: the drift and what K adds to it, (K, n, n), float64."""
+    """The linear part that is solved exactly: the drift and what K adds to it, (K, n, n),
+    float64."""
     first = sde.n - sde.m
     out = drift(sde, t)
     out[:, first:, first:] += strengths(sde, eta, t) * sde.known_precision(t)
@@ -223,20 +239,24 @@ def known_part(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
 
 
 def alpha_fields(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
-    """The factors of alpha in du/dt, (K, n, m), float64: E times the strengths, in the scored halves."""
+    """The factors of alpha in du/dt, (K, n, m), float64: E times the strengths, in the scored
+    halves."""
     return pulling(sde, eta, t, sde.target(t))
 
 
 def drift(sde: Diffusion, t: Tensor) -> Tensor:
     """beta(t) A, (K, n, n), float64."""
-    return (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * torch.tensor(sde.A, dtype=torch.float64)
+    return (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * torch.tensor(
+        sde.A, dtype=torch.float64
+    )
 
 
 def lagrange(sde: Diffusion, points: Sequence[float], t: Tensor) -> Tensor:
-    """Lagrange polynomials (len(points), K) of ``points`` at times t (K,), in the variable sqrt(B(t)).
+    """Lagrange polynomials (len(points), K) of ``points`` at times t (K,), in the variable
+    sqrt(B(t)).
 
-    Of the variables that were tried, alpha is interpolated best in this one near the data, and steps do not depend on
-    how fast beta varies.
+    Of the variables that were tried, alpha is interpolated best in this one near the data, and
+    steps do not depend on how fast beta varies.
     """
     root = sde.schedule.integral(t).sqrt()
     nodes = [math.sqrt(sde.schedule.integral(point)) for point in points]

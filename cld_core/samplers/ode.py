@@ -15,7 +15,12 @@ _Stage = tuple[Tensor, Callable[[Tensor], Tensor]]
 
 
 def sample(
-    score: ScoreFunction, sde: Diffusion, spec: OdeSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
+    score: ScoreFunction,
+    sde: Diffusion,
+    spec: OdeSpec,
+    u: Tensor,
+    draws: Draws,
+    watcher: Watcher = UNWATCHED,
 ) -> tuple[Tensor, Tensor]:
     """See `cld_core.samplers`. Every sample has its own steps; the evaluations are (B,).
 
@@ -38,5 +43,7 @@ def sample(
 
     observe = watcher.flow(u, spec.eps)
     y = u.flatten(1)
-    solution = solve(field, y, 1.0, spec.eps, rtol=spec.rtol, atol=spec.atol, prepare=prepare, observe=observe)
+    solution = solve(
+        field, y, 1.0, spec.eps, rtol=spec.rtol, atol=spec.atol, prepare=prepare, observe=observe
+    )
     return ended(score, sde, spec, solution.y.to(dtype).view_as(u), solution.nfe)

@@ -1,7 +1,7 @@
 """Splitting and conjugate integrators (arXiv 2310.07894; docs/math.md section 7.4).
 
-A step is a sequence of updates of y, which is u, or u in the frame of the end of the step: some halves change, with the
-others fixed.
+A step is a sequence of updates of y, which is u, or u in the frame of the end of the step: some
+halves change, with the others fixed.
 """
 
 import functools
@@ -28,13 +28,16 @@ Part = Literal["first", "second", "whole"]
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """y <- matrix y + weight z + noise, after z, the score or its rest, is evaluated if ``time`` says when."""
+    """y <- matrix y + weight z + noise, after z, the score or its rest, is evaluated if ``time``
+    says when."""
 
     matrix: Tensor  # (n, n)
     weight: Tensor | None = None  # (n, m)
     noise: Tensor | None = None  # (n, m), factors of white noise
     time: float | None = None
-    back: Tensor | None = None  # (n, n), from y to the u at which z is evaluated; None if they are the same
+    back: Tensor | None = (
+        None  # (n, n), from y to the u at which z is evaluated; None if they are the same
+    )
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Parts:
     Attributes:
         times: of its start and its middle.
         frames: T at these times, (n, n) each: y = T u.
-        pieces: what Euler's method adds to y over each part: the matrices of y (n, n) and of z (n, m).
+        pieces: what Euler's method adds to y over each part: the matrices of y (n, n) and of z (n,
+            m).
     """
 
     times: tuple[float, float]
@@ -52,7 +56,8 @@ class Parts:
     pieces: dict[Part, tuple[Tensor, Tensor]]
 
 
-# A scheme is a sequence of updates of a group over a part of a step. None is the exact Ornstein-Uhlenbeck part.
+# A scheme is a sequence of updates of a group over a part of a step. None is the exact
+# Ornstein-Uhlenbeck part.
 Scheme = Sequence[tuple[Group, Part] | None]
 SCHEMES: dict[str, Scheme] = {
     "euler": (("all", "whole"),),
@@ -65,38 +70,48 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def group_of(sde: Diffusion, half: int) -> Group:
-    """Neighbouring halves drive each other and are in different groups; the last half, which is noisy, is kicked."""
+    """Neighbouring halves drive each other and are in different groups; the last half, which is
+    noisy, is kicked."""
     return "kick" if (sde.n - 1 - half) % 2 == 0 else "drift"
 
 
 def evaluating(sde: Diffusion, spec: Spec) -> tuple[bool, ...]:
-    """Which updates of a scheme evaluate the score. A group without scored halves needs no evaluation.
+    """Which updates of a scheme evaluate the score. A group without scored halves needs no
+    evaluation.
 
-    A reduced step has one evaluation: in velocity Verlet at the kick, which is in the middle, otherwise in the first
-    update that needs one. Updates before it reuse that of the previous step, and updates after it share it.
+    A reduced step has one evaluation: in velocity Verlet at the kick, which is in the middle,
+    otherwise in the first update that needs one. Updates before it reuse that of the previous step,
+    and updates after it share it.
     """
     updates = SCHEMES[spec.scheme]
     scored = {group_of(sde, half) for half in range(sde.n - sde.m, sde.n)}
     needed = [entry is not None and (spec.conjugate or entry[0] in scored) for entry in updates]
     if not spec.reduced:
         return tuple(needed)
-    first = updates.index(("kick", "whole")) if spec.scheme == "velocity-verlet" else needed.index(True)
+    first = (
+        updates.index(("kick", "whole")) if spec.scheme == "velocity-verlet" else needed.index(True)
+    )
     return tuple(index == first for index in range(len(updates)))
 
 
 @functools.lru_cache(maxsize=64)
 def steps(sde: Diffusion, times: tuple[float, ...], spec: Spec) -> tuple[tuple[Update, ...], ...]:
-    """The updates of each step. Without a change of variables z is the score, with one it is the rest of the score."""
+    """The updates of each step. Without a change of variables z is the score, with one it is the
+    rest of the score."""
     evaluated = evaluating(sde, spec)
     parts = _conjugate_parts(sde, times, spec) if spec.conjugate else _plain_parts(sde, times, spec)
     increments = (sde.schedule.between(t_next, t) for t, t_next in pairwise(times))
     return tuple(
-        tuple(_updates(sde, spec, evaluated, part, big_d)) for part, big_d in zip(parts, increments, strict=True)
+        tuple(_updates(sde, spec, evaluated, part, big_d))
+        for part, big_d in zip(parts, increments, strict=True)
     )
 
 
-def _updates(sde: Diffusion, spec: Spec, evaluated: Sequence[bool], part: Parts, big_d: float) -> Iterator[Update]:
-    """The updates of one step over an increment ``big_d`` of B. The first one changes u to y, too."""
+def _updates(
+    sde: Diffusion, spec: Spec, evaluated: Sequence[bool], part: Parts, big_d: float
+) -> Iterator[Update]:
+    """The updates of one step over an increment ``big_d`` of B. The first one changes u to y,
+    too."""
     eye = torch.eye(sde.n, dtype=torch.float64)
     central, into = spec.scheme == "velocity-verlet" and spec.reduced, part.frames[0]
     for entry, evaluates in zip(SCHEMES[spec.scheme], evaluated, strict=True):
@@ -105,12 +120,16 @@ def _updates(sde: Diffusion, spec: Spec, evaluated: Sequence[bool], part: Parts,
             continue
         group, portion = entry
         (linear, weight), at = part.pieces[portion], int(central or portion == "second")
-        mine = torch.tensor([group in ("all", group_of(sde, half)) for half in range(sde.n)])[:, None]
+        mine = torch.tensor([group in ("all", group_of(sde, half)) for half in range(sde.n)])[
+            :, None
+        ]
         yield Update(
             matrix=(eye + mine * linear) @ into,
             weight=mine * weight,
             time=part.times[at] if evaluates else None,
-            back=None if torch.equal(part.frames[at], into) else torch.linalg.inv(part.frames[at]) @ into,
+            back=None
+            if torch.equal(part.frames[at], into)
+            else torch.linalg.inv(part.frames[at]) @ into,
         )
         into = eye
 
@@ -120,7 +139,10 @@ def _relaxation(sde: Diffusion, big_d: float, noise_scale: float) -> Update:
 
     ``noise_scale``, the paper's lambda_s, applies to all scored halves except the last.
     """
-    matrix, noise = torch.eye(sde.n, dtype=torch.float64), torch.zeros(sde.n, sde.m, dtype=torch.float64)
+    matrix, noise = (
+        torch.eye(sde.n, dtype=torch.float64),
+        torch.zeros(sde.n, sde.m, dtype=torch.float64),
+    )
     for j, rate in enumerate(sde.D):
         half = sde.n - sde.m + j
         relaxed = rate * sde.precision[half] * big_d
@@ -135,23 +157,32 @@ def _plain_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator
     noisy, first = None in SCHEMES[spec.scheme], sde.n - sde.m
     a = torch.tensor(sde.A, dtype=torch.float64)
     if noisy:
-        a.diagonal()[first:] -= 0.5 * torch.tensor(sde.D) * torch.tensor(sde.precision[first:], dtype=torch.float64)
+        a.diagonal()[first:] -= (
+            0.5 * torch.tensor(sde.D) * torch.tensor(sde.precision[first:], dtype=torch.float64)
+        )
 
     def fields(t: Tensor) -> Tensor:
         """Of the score."""
         diagonal = torch.diag_embed((-1.0 if noisy else -0.5) * sde.diffusion2(t))
         return torch.nn.functional.pad(diagonal, (0, 0, first, 0))
 
-    return _parts(sde, times, lambda t: torch.zeros(len(t), sde.n, sde.n, dtype=torch.float64), a, fields)
+    return _parts(
+        sde, times, lambda t: torch.zeros(len(t), sde.n, sde.n, dtype=torch.float64), a, fields
+    )
 
 
 def _conjugate_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator[Parts]:
     """In y = T u, T the transport of A + G K / 2 - B to the end of the step, where T = 1."""
     eye = torch.eye(sde.n, dtype=torch.float64)
-    shift = spec.conjugate_lambda * (eye if spec.conjugate_matrix == "identity" else torch.ones_like(eye))
+    shift = spec.conjugate_lambda * (
+        eye if spec.conjugate_matrix == "identity" else torch.ones_like(eye)
+    )
 
     def exact(t: Tensor) -> Tensor:
-        return known_part(sde, 0.0, t) - (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * shift
+        return (
+            known_part(sde, 0.0, t)
+            - (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * shift
+        )
 
     return _parts(sde, times, exact, shift, functools.partial(alpha_fields, sde, 0.0))
 
@@ -163,7 +194,8 @@ def _parts(
     shift: Tensor,
     fields: Callable[[Tensor], Tensor],
 ) -> Iterator[Parts]:
-    """The parts of each step for du/dt = (exact + beta shift) u + fields z, as functions of times (K,)."""
+    """The parts of each step for du/dt = (exact + beta shift) u + fields z, as functions of times
+    (K,)."""
     steps = [(t, 0.5 * (t + t_next), t_next) for t, t_next in pairwise(times)]
     with_middles = [times[0], *(t for step in steps for t in step[1:])]
     found = segments(with_middles, exact)
@@ -181,9 +213,15 @@ def _parts(
 
 
 def sample(
-    score: ScoreFunction, sde: Diffusion, spec: Spec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
+    score: ScoreFunction,
+    sde: Diffusion,
+    spec: Spec,
+    u: Tensor,
+    draws: Draws,
+    watcher: Watcher = UNWATCHED,
 ) -> tuple[Tensor, int]:
-    """See `cld_core.samplers`. One evaluation per step if reduced, else one per update that needs a score.
+    """See `cld_core.samplers`. One evaluation per step if reduced, else one per update that needs a
+    score.
 
     A step of the conjugate method is Euler's after the change of variables, lambda-DDIM.
 
@@ -197,13 +235,17 @@ def sample(
     # Known at t = 1, where the law is the prior: an update before the first evaluation takes it.
     newest = torch.zeros_like(sde.scored(u))
     if not spec.conjugate:
-        newest = apply(-torch.diag(torch.tensor(sde.precision[-sde.m :], dtype=torch.float64)), sde.scored(u))
+        newest = apply(
+            -torch.diag(torch.tensor(sde.precision[-sde.m :], dtype=torch.float64)), sde.scored(u)
+        )
     for number, (step, t) in enumerate(zip(updates, times[:-1], strict=True)):
         watcher.visit(t, u, number / len(updates))
         for update in step:
             if update.time is not None:
                 at = u if update.back is None else apply(update.back, u)
-                newest = rest(score, sde, at, update.time) if spec.conjugate else score(at, update.time)
+                newest = (
+                    rest(score, sde, at, update.time) if spec.conjugate else score(at, update.time)
+                )
             u = apply(update.matrix, u)
             if update.weight is not None:
                 add(u, update.weight, newest)

@@ -1,4 +1,5 @@
-"""The symmetric splitting CLD sampler SSCS (the paper, section 3.3), of first and of second order (docs/math.md 7)."""
+"""The symmetric splitting CLD sampler SSCS (the paper, section 3.3), of first and of second order
+(docs/math.md 7)."""
 
 import functools
 from collections.abc import Sequence
@@ -16,16 +17,23 @@ from cld_core.sde.matrices import apply, combined
 
 
 def sample(
-    score: ScoreFunction, sde: Diffusion, spec: SscsSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
+    score: ScoreFunction,
+    sde: Diffusion,
+    spec: SscsSpec,
+    u: Tensor,
+    draws: Draws,
+    watcher: Watcher = UNWATCHED,
 ) -> tuple[Tensor, int]:
-    """See `cld_core.samplers`. One evaluation per step; the watcher sees the middle of each step."""
+    """See `cld_core.samplers`. One evaluation per step; the watcher sees the middle of each
+    step."""
     times = grid_of(spec, sde.schedule)
     middles = [0.5 * (t + t_next) for t, t_next in pairwise(times)]
     kicks = _second_order(sde, tuple(times)) if spec.sscs_order == 2 else _first_order(sde, times)
     noise = draws(len(times), sde.n)
     alpha = torch.zeros_like(sde.scored(u))  # it vanishes with the data's influence, at t = 1
     watcher.visit(times[0], u, 0.0)
-    # The second half of a step and the first half of the next are both exact, hence together the exact part over both.
+    # The second half of a step and the first half of the next are both exact, hence together the
+    # exact part over both.
     for step, (t, before, middle) in enumerate(zip(times, [1.0, *middles], middles, strict=False)):
         u = exact_part(sde, u, before, middle, next(noise))
         half, whole = kicks[step]
@@ -58,9 +66,10 @@ def _reverse(sde: Diffusion, big_d: float) -> Tensor:
     return torch.cat(sde.reverse(big_d), dim=1)
 
 
-# For each step the kick over its first half, if there is one, and that over the whole step. A kick is the solution of
-# the score part with the other halves and alpha kept: the matrix (m, 2m) of the scored halves and of alpha. The score
-# part is du_S/dt = -G (s + P u_S) with G = beta D and the prior's precisions P.
+# For each step the kick over its first half, if there is one, and that over the whole step. A kick
+# is the solution of the score part with the other halves and alpha kept: the matrix (m, 2m) of the
+# scored halves and of alpha. The score part is du_S/dt = -G (s + P u_S) with G = beta D and the
+# prior's precisions P.
 Kicks = Sequence[tuple[Tensor | None, Tensor]]
 
 
@@ -80,19 +89,24 @@ def _first_order(sde: Diffusion, times: Sequence[float]) -> Kicks:
 def _second_order(sde: Diffusion, times: tuple[float, ...]) -> Kicks:
     """With an error that falls with the square of the number of steps.
 
-    They are exact in u_S for their linear part, and take alpha, that of `samplers.rest`, at the middle of the step, in
-    t and in u_S: the score part is G (K - P) u_S + G E alpha. The u_S there is predicted with the last step's alpha,
-    which is accurate enough for second order.
+    They are exact in u_S for their linear part, and take alpha, that of `samplers.rest`, at the
+    middle of the step, in t and in u_S: the score part is G (K - P) u_S + G E alpha. The u_S there
+    is predicted with the last step's alpha, which is accurate enough for second order.
     """
 
     def rates(t: Tensor) -> Tensor:
         return sde.diffusion2(t)[:, :, None]
 
-    with_middles = [times[0], *(t for start, end in pairwise(times) for t in (0.5 * (start + end), end))]
+    with_middles = [
+        times[0],
+        *(t for start, end in pairwise(times) for t in (0.5 * (start + end), end)),
+    ]
     found = segments(with_middles, lambda t: rates(t) * (sde.known_precision(t) - _prior(sde)))
     weights = [part.integral(rates(part.times) * sde.target(part.times)) for part in found]
     out = []
-    for one, two, weight, next_weight in zip(found[::2], found[1::2], weights[::2], weights[1::2], strict=True):
+    for one, two, weight, next_weight in zip(
+        found[::2], found[1::2], weights[::2], weights[1::2], strict=True
+    ):
         half = torch.cat([one.whole, weight], dim=1)
         whole = two.whole @ half
         whole[:, sde.m :] += next_weight

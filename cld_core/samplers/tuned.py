@@ -1,4 +1,5 @@
-"""Linear samplers: those that `cldctl tune` has fitted to a network, and where its fits start (docs/math.md 7.5)."""
+"""Linear samplers: those that `cldctl tune` has fitted to a network, and where its fits start
+(docs/math.md 7.5)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion, Schedule
 from cld_core.sde.matrices import combined
 
-# How many of the newest alphas have weights in every fit. Weights of older ones, which a solution of fewer evaluations
-# leads to, stay as they are.
+# How many of the newest alphas have weights in every fit. Weights of older ones, which a solution
+# of fewer evaluations leads to, stay as they are.
 MEMORY = 4
 # Times are spread in B(t)^(1/6), in which the recommended grid is uniform.
 POWER = 6.0
@@ -33,7 +34,8 @@ class Linear:
     def of(cls, coefficients: Coefficients) -> Self:
         """The same coefficients."""
         times, *matrices = (
-            torch.tensor(one, dtype=torch.float64) for one in (coefficients.times, *coefficients.matrices)
+            torch.tensor(one, dtype=torch.float64)
+            for one in (coefficients.times, *coefficients.matrices)
         )
         return cls(times, tuple(matrices))
 
@@ -65,12 +67,20 @@ def sample(
         UsageError: there is no solution, or it is one for a diffusion with other halves.
     """
     if solution is None:
-        text = f"sampling.method=tuned follows a solution of {spec.nfe} evaluations, and none was given"
-        raise UsageError(f"{text}. Load the model of a run, after `cldctl tune RUN --nfe {spec.nfe}`.")
+        text = (
+            f"sampling.method=tuned follows a solution of {spec.nfe} evaluations, and none was "
+            f"given"
+        )
+        raise UsageError(
+            f"{text}. Load the model of a run, after `cldctl tune RUN --nfe {spec.nfe}`."
+        )
     linear = Linear.of(solution.coefficients)
     n, columns = linear.matrices[0].shape
     if (n, columns - n) != (sde.n, sde.m):
-        text = f"the solution is for {n} halves, {columns - n} of them scored; the diffusion has {sde.n}, {sde.m}"
+        text = (
+            f"the solution is for {n} halves, {columns - n} of them scored; the diffusion has "
+            f"{sde.n}, {sde.m}"
+        )
         raise UsageError(f"{text}. Tune to this network.")
     passed = solution.nfe - solution.flow.denoise
 
@@ -92,7 +102,8 @@ def follow(
     first: int = 0,
     alphas: Sequence[Tensor] = (),
 ) -> Tensor:
-    """u (B, nC, ...) at the end, from u before the step ``first``, with the ``alphas`` so far, the newest first."""
+    """u (B, nC, ...) at the end, from u before the step ``first``, with the ``alphas`` so far, the
+    newest first."""
     for t, matrix in zip(linear.times.tolist()[first:], linear.matrices[first:], strict=True):
         alphas = [alpha(u, t), *alphas][: linear.memory]
         u = stepped(sde, matrix, u, alphas)
@@ -111,7 +122,9 @@ def spaced(sde: Diffusion, nfe: int, eps: float, denoise: bool, spacing: str) ->
     return sde.schedule.grid(name, nfe - denoise, eps, float(power or 1.0))
 
 
-def of_exponential(sde: Diffusion, times: Sequence[float], order: int, corrector: bool, denoise: bool) -> Linear:
+def of_exponential(
+    sde: Diffusion, times: Sequence[float], order: int, corrector: bool, denoise: bool
+) -> Linear:
     """The exponential sampler over a grid, without noise, in linear form.
 
     The corrector's change of u becomes part of the next step.
@@ -137,7 +150,8 @@ def of_exponential(sde: Diffusion, times: Sequence[float], order: int, corrector
 
 
 def _denoising(sde: Diffusion, eps: float) -> tuple[Tensor, Tensor]:
-    """The matrices of the denoising step, of u (n, n) and of the last alpha (1, n, m), from images of unit vectors."""
+    """The matrices of the denoising step, of u (n, n) and of the last alpha (1, n, m), from images
+    of unit vectors."""
     units = torch.eye(sde.n + sde.m, dtype=torch.float64)
     u, alpha = units[:, : sde.n].contiguous(), units[:, sde.n :].contiguous()
     images = sde.euler_step(u, score_from_rest(alpha, sde, u, eps), eps, eps).T
@@ -158,8 +172,9 @@ def with_memory(linear: Linear) -> Linear:
 def extended(linear: Linear, sde: Diffusion, nfe: int, eps: float, denoise: bool) -> Linear:
     """The same sampler with more evaluations, ``nfe`` in all: its samples are the same to rounding.
 
-    The step that is the longest in B(t)^(1/6) is divided: the exponential sampler of order 0 leads to its middle, and
-    the rest of the step from there to where it led before. What is evaluated in the middle has no weight yet.
+    The step that is the longest in B(t)^(1/6) is divided: the exponential sampler of order 0 leads
+    to its middle, and the rest of the step from there to where it led before. What is evaluated in
+    the middle has no weight yet.
     """
     while len(linear.times) < nfe:
         linear = _divided(linear, sde, eps, denoise)

@@ -13,20 +13,32 @@ __all__ = ["CLD", "HOLD", "PSLD", "VPSDE", "Diffusion", "Schedule", "build", "re
 
 
 def build(spec: SdeSpec) -> Diffusion:
-    """The diffusion that a recipe's `sde` section describes, made with the section's keys as keywords."""
-    keys = {entry.name: getattr(spec, entry.name) for entry in dataclasses.fields(spec) if entry.name != "name"}
+    """The diffusion that a recipe's `sde` section describes, made with the section's keys as
+    keywords."""
+    keys = {
+        entry.name: getattr(spec, entry.name)
+        for entry in dataclasses.fields(spec)
+        if entry.name != "name"
+    }
     made: Diffusion = implementation_of("sde", spec)(**keys)
     return made
 
 
 def require_stationary(sde: Diffusion) -> None:
-    """Check that the prior is the law that the dynamics leave as it is, which samples and bounds rely on.
+    """Check that the prior is the law that the dynamics leave as it is, which samples and bounds
+    rely on.
 
     Raises:
-        ValueError: A S + S A^T + D is not 0 for the covariance S of the prior, or a constant is of another shape.
+        ValueError: A S + S A^T + D is not 0 for the covariance S of the prior, or a constant is of
+            another shape.
     """
     n, m = sde.n, sde.m
-    for name, wanted in {"A": (n, n), "D": (m,), "prior_std": (n,), "initial_std": (n - 1,)}.items():
+    for name, wanted in {
+        "A": (n, n),
+        "D": (m,),
+        "prior_std": (n,),
+        "initial_std": (n - 1,),
+    }.items():
         if (found := np.array(getattr(sde, name), dtype=object).shape) != wanted:
             raise ValueError(f"{name} is of shape {found}, not {wanted} (n is {n}, m is {m})")
     drift, covariance = np.array(sde.A), np.diag(np.square(sde.prior_std))

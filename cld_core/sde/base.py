@@ -1,4 +1,5 @@
-"""A diffusion: its constants, its kernel, and what its reversal needs (docs/math.md sections 2 and 11)."""
+"""A diffusion: its constants, its kernel, and what its reversal needs (docs/math.md sections 2 and
+11)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,15 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .matrices import Entries, add_column, apply, cholesky, inverse_of_lower, module_of, product, series, spread
+from .matrices import (
+    Entries,
+    add_column,
+    apply,
+    cholesky,
+    inverse_of_lower,
+    module_of,
+    product,
+    series,
+    spread,
+)
 
-# That of images scaled to [-1, 1]: CIFAR-10 has 0.25. It only affects what samplers solve exactly or interpolate.
+# That of images scaled to [-1, 1]: CIFAR-10 has 0.25. It only affects what samplers solve exactly
+# or interpolate.
 TYPICAL_DATA_STD = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """beta(t) on [0, 1], and its integral; ``t`` is a float, or a float64 tensor or array of any shape."""
+    """beta(t) on [0, 1], and its integral; ``t`` is a float, or a float64 tensor or array of any
+    shape."""
 
     beta0: float
     beta1: float
@@ -42,14 +55,19 @@ class Schedule:
 
     def time(self, big_b: float) -> float:
         """The t at which B(t) = ``big_b``; in a form that is also valid for beta1 = 0."""
-        return 2.0 * big_b / (self.beta0 + math.sqrt(self.beta0 * self.beta0 + 2.0 * self.beta1 * big_b))
+        return (
+            2.0
+            * big_b
+            / (self.beta0 + math.sqrt(self.beta0 * self.beta0 + 2.0 * self.beta1 * big_b))
+        )
 
     def grid(self, name: str, n: int, eps: float, power: float = 1.0) -> list[float]:
         """The n + 1 times of a grid from 1 down to ``eps``.
 
         Args:
-            name: "linear", n equal steps; "quadratic", steps that shrink towards the data, t_i = eps + (1 - eps)
-                (1 - i/n)^2; or "power", n equal steps of B(t)^(1/power), hence of t^(1/power) if beta is constant.
+            name: "linear", n equal steps; "quadratic", steps that shrink towards the data, t_i =
+                eps + (1 - eps) (1 - i/n)^2; or "power", n equal steps of B(t)^(1/power), hence of
+                t^(1/power) if beta is constant.
         """
         if name == "power":
             first, last = (self.integral(t) ** (1.0 / power) for t in (1.0, eps))
@@ -62,20 +80,22 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Diffusion(ABC):
-    """du = beta(t) A u dt + sqrt(beta(t) D) dw for u of n *halves*, of which the last m are *scored*.
+    """du = beta(t) A u dt + sqrt(beta(t) D) dw for u of n *halves*, of which the last m are
+    *scored*.
 
-    ``u`` is (B, nC, ...): half 0 is the data x in the first C channels, the other halves follow. D is diagonal, and
-    non-zero only in the scored halves, whose score s = grad log p_t is what networks learn.
+    ``u`` is (B, nC, ...): half 0 is the data x in the first C channels, the other halves follow. D
+    is diagonal, and non-zero only in the scored halves, whose score s = grad log p_t is what
+    networks learn.
 
-    Times are in (0, 1]: floats, or float64 tensors (...,), usually (B,) with one time per example. Matrices are float64
-    tensors (..., k, j), of a float (k, j). Every entry has a relative error of at most 1e-12, however small t is,
-    except near a time at which it changes sign. "objective" is "hsm" (the other halves at time 0 are averaged over) or
-    "dsm" (they are given).
+    Times are in (0, 1]: floats, or float64 tensors (...,), usually (B,) with one time per example.
+    Matrices are float64 tensors (..., k, j), of a float (k, j). Every entry has a relative error of
+    at most 1e-12, however small t is, except near a time at which it changes sign. "objective" is
+    "hsm" (the other halves at time 0 are averaged over) or "dsm" (they are given).
 
-    A diffusion is defined by the class variables and the abstract constants; those of `cld_core.sde` also derive from
-    their spec, which declares their keys. It may override `moments` for a faster
-    form, and `_known` for another part of the score that samplers solve exactly. The prior has to be the stationary
-    law, and its halves independent.
+    A diffusion is defined by the class variables and the abstract constants; those of
+    `cld_core.sde` also derive from their spec, which declares their keys. It may override `moments`
+    for a faster form, and `_known` for another part of the score that samplers solve exactly. The
+    prior has to be the stationary law, and its halves independent.
     """
 
     n: ClassVar[int]
@@ -109,11 +129,13 @@ class Diffusion(ABC):
     @property
     @abstractmethod
     def initial_std(self) -> tuple[float, ...]:
-        """(n - 1,), standard deviations of the other halves at time 0, where they are independent of the data."""
+        """(n - 1,), standard deviations of the other halves at time 0, where they are independent
+        of the data."""
 
     @property
     def order(self) -> tuple[int, ...]:
-        """The halves in the order in which `factor` is lower triangular: first those that are not scored."""
+        """The halves in the order in which `factor` is lower triangular: first those that are not
+        scored."""
         return tuple(range(self.n))
 
     @property
@@ -123,7 +145,8 @@ class Diffusion(ABC):
 
     @property
     def trace_weights(self) -> tuple[float, ...]:
-        """(m,), D / D[-1]: weights of the scored halves in the trace that `flow_divergence` takes."""
+        """(m,), D / D[-1]: weights of the scored halves in the trace that `flow_divergence`
+        takes."""
         return tuple(d / self.D[-1] for d in self.D)
 
     # The kernel.
@@ -133,15 +156,17 @@ class Diffusion(ABC):
         return self._at(t, lambda big_b: self.moments(big_b)[:1])[0]
 
     def factor(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
-        """L, (..., n, n): Sigma_t = L L^T is the covariance of u at t given the data, numerical_eps included.
+        """L, (..., n, n): Sigma_t = L L^T is the covariance of u at t given the data, numerical_eps
+        included.
 
-        The halves that are not scored come first, in a lower triangle. Among the scored halves, L may be lower or upper
-        triangular (`order`).
+        The halves that are not scored come first, in a lower triangle. Among the scored halves, L
+        may be lower or upper triangular (`order`).
         """
         return self._at(t, lambda big_b: [self._factor_in_place(self.moments(big_b), objective)])[0]
 
     def perturbation(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
-        """The matrix that makes u at t of x at time 0 and the noise of the n halves, (..., n, 1 + n).
+        """The matrix that makes u at t of x at time 0 and the noise of the n halves, (..., n, 1 +
+        n).
 
         That of DSM has columns for the other halves at time 0 as well, (..., n, 2n).
         """
@@ -155,24 +180,32 @@ class Diffusion(ABC):
         return self._at(t, formula)[0]
 
     def target(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
-        """E, (..., m, m), triangular: the regression target of the score is -E times the noise of the scored halves.
+        """E, (..., m, m), triangular: the regression target of the score is -E times the noise of
+        the scored halves.
 
-        The score of the kernel is -L^-T e. L has zeros to the right of the halves that are not scored, L^-T below them:
-        E is its lower right block, the inverse transpose of that of L.
+        The score of the kernel is -L^-T e. L has zeros to the right of the halves that are not
+        scored, L^-T below them: E is its lower right block, the inverse transpose of that of L.
         """
-        return self._at(t, lambda big_b: [self._target(self._lower(self.moments(big_b), objective))])[0]
+        return self._at(
+            t, lambda big_b: [self._target(self._lower(self.moments(big_b), objective))]
+        )[0]
 
     def mixed(self, t: float | Tensor, objective: str = "hsm") -> tuple[Tensor, Tensor, Tensor]:
         """E, P and E^-1 P, each (..., m, m), of a mixed score s = -E alpha - P u_S."""
-        target, known, _, shift = self._at(t, lambda big_b: self._split(big_b, objective, self._mixed))
+        target, known, _, shift = self._at(
+            t, lambda big_b: self._split(big_b, objective, self._mixed)
+        )
         return target, known, shift
 
     def known(self, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """E of HSM, K, E^-1 and E^-1 K, each (..., m, m): -K u_S is the part of the score that samplers solve exactly.
+        """E of HSM, K, E^-1 and E^-1 K, each (..., m, m): -K u_S is the part of the score that
+        samplers solve exactly.
 
         The rest of the score is -E alpha with alpha = -E^-1 s - (E^-1 K) u_S.
         """
-        target, known, inverse, shift = self._at(t, lambda big_b: self._split(big_b, "hsm", self._known))
+        target, known, inverse, shift = self._at(
+            t, lambda big_b: self._split(big_b, "hsm", self._known)
+        )
         return target, known, inverse, shift
 
     def known_precision(self, t: float | Tensor) -> Tensor:
@@ -180,7 +213,8 @@ class Diffusion(ABC):
         return self.known(t)[1]
 
     def law(self, t: float | Tensor, *, data_std: float, numerical_eps: float = 0.0) -> Tensor:
-        """Lower triangular factor (..., n, n) of the covariance of u at t, for data N(0, data_std^2)."""
+        """Lower triangular factor (..., n, n) of the covariance of u at t, for data N(0,
+        data_std^2)."""
 
         def formula(big_b: Any) -> list[Any]:
             stds = (data_std, *self.initial_std)
@@ -189,7 +223,8 @@ class Diffusion(ABC):
         return self._at(t, formula)[0]
 
     def information(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """L^-1 (..., n, n), and L^-1 Psi_0 (..., n, 1): the factors of x_0 in L^-1 u, whose noise has variance 1."""
+        """L^-1 (..., n, n), and L^-1 Psi_0 (..., n, 1): the factors of x_0 in L^-1 u, whose noise
+        has variance 1."""
 
         def formula(big_b: Any) -> list[Any]:
             moments = self.moments(big_b)
@@ -200,36 +235,46 @@ class Diffusion(ABC):
         return whiten, q
 
     def auxiliary(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """The Gaussian law of the halves other than x at t > 0, given x at time 0, without numerical_eps.
+        """The Gaussian law of the halves other than x at t > 0, given x at time 0, without
+        numerical_eps.
 
         Returns:
-            the factors of x in their means, (..., n - 1, 1), and the lower triangular factor of their covariance,
+            the factors of x in their means, (..., n - 1, 1), and the lower triangular factor of
+            their covariance,
             (..., n - 1, n - 1).
         """
 
         def formula(big_b: Any) -> list[Any]:
             moments = self.moments(big_b)
-            return [moments[0][1:, :1], self._factor(moments, (0.0, *self.initial_std), range(1, self.n))]
+            return [
+                moments[0][1:, :1],
+                self._factor(moments, (0.0, *self.initial_std), range(1, self.n)),
+            ]
 
         mean, factor = self._at(t, formula)
         return mean, factor
 
     def reverse(self, big_d: float) -> tuple[Tensor, Tensor]:
-        """Mean map (n, n) and lower triangular noise factor of the reverse process whose score is the prior's.
+        """Mean map (n, n) and lower triangular noise factor of the reverse process whose score is
+        the prior's.
 
-        That is the time reversal of the stationary process: a linear diffusion with the same noise and the drift
-        Sigma_inf A^T Sigma_inf^-1.
+        That is the time reversal of the stationary process: a linear diffusion with the same noise
+        and the drift Sigma_inf A^T Sigma_inf^-1.
 
         Args:
             big_d: the increment of B over which the process runs back.
         """
         variances = [std * std for std in self.prior_std]
-        back = tuple(tuple(self.A[j][i] * (variances[i] / variances[j]) for j in range(self.n)) for i in range(self.n))
+        back = tuple(
+            tuple(self.A[j][i] * (variances[i] / variances[j]) for j in range(self.n))
+            for i in range(self.n)
+        )
         psi, noise = self._series(back)(np.array([big_d]))
         return torch.from_numpy(psi[..., 0]), torch.from_numpy(cholesky(noise)[..., 0])
 
     def moments(self, big_b: Any) -> tuple[Any, Any]:
-        """Psi and the covariance of the noise, Sigma_t for Sigma_0 = 0, (n, n, N) each, at B (N,): see `kernel`."""
+        """Psi and the covariance of the noise, Sigma_t for Sigma_0 = 0, (n, n, N) each, at B (N,):
+        see `kernel`."""
         return self._series(self.A)(big_b)
 
     def _series(self, a: Entries) -> Callable[[Any], tuple[Any, Any]]:
@@ -239,7 +284,8 @@ class Diffusion(ABC):
     def _at(self, t: float | Tensor, formula: Callable[[Any], Sequence[Any]]) -> list[Tensor]:
         """The matrices (k, j, N) that ``formula`` computes at B (N,), each as (..., k, j).
 
-        Formulas are dozens of operations on a few hundred numbers. On the CPU, numpy takes half the time of torch.
+        Formulas are dozens of operations on a few hundred numbers. On the CPU, numpy takes half the
+        time of torch.
         """
         if isinstance(t, Tensor) and (t.device.type != "cpu" or t.requires_grad):
             found = formula(self.schedule.integral(t.double()).flatten())
@@ -248,16 +294,30 @@ class Diffusion(ABC):
         with np.errstate(all="ignore"):  # as torch does
             found = formula(self.schedule.integral(times.reshape(-1)))
         tensors = [torch.from_numpy(matrix.transpose(2, 0, 1)) for matrix in found]
-        return [matrix if times.ndim == 1 else matrix.reshape(*times.shape, *matrix.shape[1:]) for matrix in tensors]
+        return [
+            matrix if times.ndim == 1 else matrix.reshape(*times.shape, *matrix.shape[1:])
+            for matrix in tensors
+        ]
 
-    def _factor(self, moments: tuple[Any, Any], stds: Sequence[float], halves: Sequence[int], eps: float = 0.0) -> Any:
-        """Lower factor of the covariance of ``halves``, for independent halves of ``stds`` (n,) at time 0.
+    def _factor(
+        self,
+        moments: tuple[Any, Any],
+        stds: Sequence[float],
+        halves: Sequence[int],
+        eps: float = 0.0,
+    ) -> Any:
+        """Lower factor of the covariance of ``halves``, for independent halves of ``stds`` (n,) at
+        time 0.
 
-        Independent initial values are added to the factor of the noise one by one, so nothing cancels. Factorising the
-        sum of the covariances would lose half of the digits at t = 1e-12; that with eps I loses none.
+        Independent initial values are added to the factor of the noise one by one, so nothing
+        cancels. Factorising the sum of the covariances would lose half of the digits at t = 1e-12;
+        that with eps I loses none.
         """
         psi, noise = moments
-        psi, lower = _picked(psi, halves, range(self.n)), cholesky(_picked(noise, halves, halves), eps)
+        psi, lower = (
+            _picked(psi, halves, range(self.n)),
+            cholesky(_picked(noise, halves, halves), eps),
+        )
         for column, std in enumerate(stds):
             if std:
                 add_column(lower, psi[:, column] * std)
@@ -278,7 +338,8 @@ class Diffusion(ABC):
         return self._in_place(inverse_of_lower(lower[first:, first:])).swapaxes(0, 1)
 
     def _in_place(self, scored: Any) -> Any:
-        """A matrix of the scored halves, with rows and columns as in u, from one in the order of `_lower`."""
+        """A matrix of the scored halves, with rows and columns as in u, from one in the order of
+        `_lower`."""
         first = self.n - self.m
         return _permuted(scored, [half - first for half in self.order[first:]])
 
@@ -289,14 +350,18 @@ class Diffusion(ABC):
         lower = hsm if objective == "hsm" else self._lower(moments, objective)
         first = self.n - self.m
         # E^-1 is the transpose of the scored block of L.
-        inverse, known = self._in_place(lower[first:, first:]).swapaxes(0, 1), precision(moments[0], hsm)
+        inverse, known = (
+            self._in_place(lower[first:, first:]).swapaxes(0, 1),
+            precision(moments[0], hsm),
+        )
         return [self._target(lower), known, inverse, product(inverse, known)]
 
     def _known(self, psi: Any, lower: Any) -> Any:
-        """K: the precision of the scored halves under HSM's kernel, for data of the usual scale if x is scored.
+        """K: the precision of the scored halves under HSM's kernel, for data of the usual scale if
+        x is scored.
 
-        It has to be about right for data of any law (for CLD's v, it is for any scale). With 0, the whole score is
-        interpolated.
+        It has to be about right for data of any law (for CLD's v, it is for any scale). With 0, the
+        whole score is interpolated.
         """
         return self._precision(psi, lower, TYPICAL_DATA_STD if self.m == self.n else 0.0)
 
@@ -305,7 +370,8 @@ class Diffusion(ABC):
         return self._known(psi, lower)
 
     def _precision(self, psi: Any, lower: Any, data_std: float) -> Any:
-        """Inverse covariance of the scored halves for Gaussian data, from Psi and HSM's L of `_lower`."""
+        """Inverse covariance of the scored halves for Gaussian data, from Psi and HSM's L of
+        `_lower`."""
         first = self.n - self.m
         block = 1.0 * lower[first:, first:]
         for column in range(first):
@@ -345,19 +411,23 @@ class Diffusion(ABC):
         return self._rates(u, score, 0.5).mul_(spread(self.schedule.rate(t), u))
 
     def euler_step(self, u: Tensor, score: Tensor, t: float, dt: float) -> Tensor:
-        """Mean of one Euler-Maruyama step of the reverse process from t to t - dt; u is not changed."""
+        """Mean of one Euler-Maruyama step of the reverse process from t to t - dt; u is not
+        changed."""
         return torch.add(u, self._rates(u, score, 1.0), alpha=-dt * self.schedule.beta(t))
 
     def forward(self, u: Tensor, noise: Tensor, start: float, end: float) -> Tensor:
-        """A draw of the forward process at ``end`` given u at ``start`` < ``end``; noise is normal, both (B, nC, ...).
+        """A draw of the forward process at ``end`` given u at ``start`` < ``end``; noise is normal,
+        both (B, nC, ...).
 
-        The process depends on t only through B(t), so this is the kernel with Sigma_0 = 0 at another time.
+        The process depends on t only through B(t), so this is the kernel with Sigma_0 = 0 at
+        another time.
         """
         t = self.schedule.time(self.schedule.between(start, end))
         return apply(self.mean(t), u) + apply(self.factor(t, "dsm"), noise)
 
     def _rates(self, u: Tensor, score: Tensor, strength: float) -> Tensor:
-        """A u, minus ``strength`` times D score in the scored halves: the drift per unit of beta."""
+        """A u, minus ``strength`` times D score in the scored halves: the drift per unit of
+        beta."""
         out, parts = torch.empty_like(u), (*self.halves(u), *self.scored_halves(score))
         strengths = (1.0,) * self.n + (-strength,) * self.m
         for target, ((factor, place), *others) in zip(self.halves(out), self._terms, strict=True):
@@ -368,7 +438,8 @@ class Diffusion(ABC):
 
     @cached_property
     def _terms(self) -> tuple[tuple[tuple[float, int], ...], ...]:
-        """Of each half of A u + D score: factors, and the places of what they multiply among the halves and scores."""
+        """Of each half of A u + D score: factors, and the places of what they multiply among the
+        halves and scores."""
         first, rows = self.n - self.m, []
         for i, row in enumerate(self.A):
             scored = ((self.D[i - first], self.m + i),) if i >= first else ()
@@ -376,24 +447,35 @@ class Diffusion(ABC):
         return tuple(rows)
 
     def flow_divergence(self, score_trace: Tensor, t: float | Tensor, dimensions: int) -> Tensor:
-        """Divergence (B,) of the flow, from the weighted trace (B,) of the score's Jacobian or an estimate of it.
+        """Divergence (B,) of the flow, from the weighted trace (B,) of the score's Jacobian or an
+        estimate of it.
 
-        The trace is the sum over the scored halves i of trace_weights[i] tr(ds_i/du_i). ``dimensions`` is that of x.
+        The trace is the sum over the scored halves i of trace_weights[i] tr(ds_i/du_i).
+        ``dimensions`` is that of x.
         """
         trace_of_a = sum(row[i] for i, row in enumerate(self.A))
-        divergence: Tensor = self.schedule.rate(t) * (trace_of_a * dimensions - 0.5 * self.D[-1] * score_trace)
+        divergence: Tensor = self.schedule.rate(t) * (
+            trace_of_a * dimensions - 0.5 * self.D[-1] * score_trace
+        )
         return divergence
 
     def prior(self, noise: Tensor) -> Tensor:
         """Draws of the law at t = 1 from standard normal ``noise`` shaped as u."""
-        return torch.cat([half * std for half, std in zip(self.halves(noise), self.prior_std, strict=True)], dim=1)
+        return torch.cat(
+            [half * std for half, std in zip(self.halves(noise), self.prior_std, strict=True)],
+            dim=1,
+        )
 
     def prior_logp(self, u: Tensor) -> Tensor:
         """Log-density (B,), float64, nats, of the prior."""
         squares = [half.flatten(1).double().square().sum(1) for half in self.halves(u)]
-        total = torch.stack([rate * square for rate, square in zip(self.precision, squares, strict=True)]).sum(0)
+        total = torch.stack(
+            [rate * square for rate, square in zip(self.precision, squares, strict=True)]
+        ).sum(0)
         log_det = -math.log(math.prod(self.precision))
-        return -0.5 * (total + u[0].numel() // self.n * (self.n * math.log(2.0 * math.pi) + log_det))
+        return -0.5 * (
+            total + u[0].numel() // self.n * (self.n * math.log(2.0 * math.pi) + log_det)
+        )
 
 
 def _picked(matrix: Any, rows: Sequence[int], columns: Sequence[int]) -> Any:

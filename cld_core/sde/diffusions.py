@@ -1,4 +1,5 @@
-"""The diffusions: CLD, the variance-preserving baseline, PSLD and HOLD, each defined by its constants (`base`)."""
+"""The diffusions: CLD, the variance-preserving baseline, PSLD and HOLD, each defined by its
+constants (`base`)."""
 
 import math
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from cld_core.config.sde import CldSpec, HoldSpec, PsldSpec, VpsdeSpec
 from .base import Diffusion
 from .matrices import Entries, module_of
 
-# The series is used below this value. Here the closed form has lost 3 of 16 digits and the series none.
+# The series is used below this value. Here the closed form has lost 3 of 16 digits and the series
+# none.
 SERIES_BELOW = 0.25
 # 6/(k+3)! for k = 0..10: the 12th term is below 1e-18 of the first at `SERIES_BELOW`.
 _SERIES = [6.0 / math.factorial(k + 3) for k in range(11)]
-# In units of the mass. They make the eigenvalues of the drift equal, all -sqrt(3): the third-order critical damping.
+# In units of the mass. They make the eigenvalues of the drift equal, all -sqrt(3): the third-order
+# critical damping.
 _COUPLING = 2.0 * math.sqrt(2.0)
 _FRICTION = 3.0 * math.sqrt(3.0)
 
@@ -25,7 +28,8 @@ class CLD(CldSpec, Diffusion):
 
     It is of u = (x, v), data and velocity; the score of v is learned.
 
-    Its `moments` are in closed form, a third of a training step of a toy faster than the series and as exact.
+    Its `moments` are in closed form, a third of a training step of a toy faster than the series and
+    as exact.
     """
 
     n = 2
@@ -62,11 +66,14 @@ class CLD(CldSpec, Diffusion):
         return (math.sqrt(self.gamma * self.mass),)
 
     def moments(self, big_b: Any) -> tuple[Any, Any]:
-        """In the variables b = 2B/Gamma and y = v / sqrt(M), in which every entry is a sum of terms of one sign."""
+        """In the variables b = 2B/Gamma and y = v / sqrt(M), in which every entry is a sum of terms
+        of one sign."""
         b = self.omega * big_b
         decay = module_of(b).exp(-b)
         mixing = decay * b
-        psi = _matrix(decay + mixing, mixing * self.omega, mixing * (-1.0 / self.omega), decay - mixing)
+        psi = _matrix(
+            decay + mixing, mixing * self.omega, mixing * (-1.0 / self.omega), decay - mixing
+        )
         z, decay2 = 2.0 * b, decay * decay
         mixing2 = z * decay2
         noise_xx = gamma3(z, decay2)
@@ -101,7 +108,8 @@ def gamma3(z: Any, exp_minus_z: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class VPSDE(VpsdeSpec, Diffusion):
-    """The variance-preserving diffusion, the baseline (the paper, appendix; docs/math.md section 3).
+    """The variance-preserving diffusion, the baseline (the paper, appendix; docs/math.md section
+    3).
 
     dx = -beta/2 x dt + sqrt(beta) dw. There is one half: u is x. The two objectives are the same.
     """
@@ -119,7 +127,8 @@ class VPSDE(VpsdeSpec, Diffusion):
         return module.exp(-0.5 * big_b).reshape(1, 1, -1), -module.expm1(-big_b).reshape(1, 1, -1)
 
     def _known(self, psi: Any, lower: Any) -> Any:
-        """0: the whole score is interpolated, as predicted noise, which is what DDIM and DEIS do."""
+        """0: the whole score is interpolated, as predicted noise, which is what DDIM and DEIS
+        do."""
         return 0.0 * lower
 
     def _mixed(self, psi: Any, lower: Any) -> Any:
@@ -133,8 +142,8 @@ class PSLD(PsldSpec, Diffusion):
 
     It is of u = (x, v), data and velocity, with friction and noise in both, critically damped.
 
-    Both scores are learned. With ``friction`` 0 there is no noise in x, only the score of v is learned, and it is `CLD`
-    with half of the beta.
+    Both scores are learned. With ``friction`` 0 there is no noise in x, only the score of v is
+    learned, and it is `CLD` with half of the beta.
     """
 
     n = 2
@@ -175,7 +184,8 @@ class HOLD(HoldSpec, Diffusion):
 
     It is of u = (x, v, a): data, velocity and acceleration. The score of a is learned.
 
-    Noise enters a, which drives v, which drives x. At t = 0, v and a are independent, both of variance ``kappa`` M.
+    Noise enters a, which drives v, which drives x. At t = 0, v and a are independent, both of
+    variance ``kappa`` M.
     """
 
     n = 3

@@ -13,18 +13,20 @@ from .matrices import combined
 class Estimate:
     """Coefficients at a time t of x_hat = ``of_u`` u + ``of_score`` s.
 
-    With r = L^-1 u and q = L^-1 Psi_0, each half has r_i = q_i x_0 + e_i. For each scored half, the score gives the
-    mean of e_i, hence a solution for x_0. E[x_0 | u] is the mean of these, weighted by q_i^2. If the score is exact,
-    they all agree.
+    With r = L^-1 u and q = L^-1 Psi_0, each half has r_i = q_i x_0 + e_i. For each scored half, the
+    score gives the mean of e_i, hence a solution for x_0. E[x_0 | u] is the mean of these, weighted
+    by q_i^2. If the score is exact, they all agree.
 
-    A score whose e_i has the root-mean-square error ``score_error`` causes an error of score_error / q_i in that
-    solution. This is large if u contains little information about x_0, as for t near 1. x_hat is therefore its mean
-    with the estimate from u alone for data N(0, data_std^2 I), weighted by their precisions.
+    A score whose e_i has the root-mean-square error ``score_error`` causes an error of score_error
+    / q_i in that solution. This is large if u contains little information about x_0, as for t near
+    1. x_hat is therefore its mean with the estimate from u alone for data N(0, data_std^2 I),
+    weighted by their precisions.
     """
 
     of_u: Tensor  # (..., n), factors of the halves of u
     of_score: Tensor  # (..., m), factors of the parts of the score
-    # (..., m), (Sigma^-1 Psi_0)_S: times the covariance of x_0 given u it is the derivative of x_hat by u_S
+    # (..., m), (Sigma^-1 Psi_0)_S: times the covariance of x_0 given u it is the derivative of
+    # x_hat by u_S
     pull: Tensor
     variance: Tensor  # (...,), of each number of x_0 given u, for data N(0, data_std^2 I)
 
@@ -34,7 +36,9 @@ class Estimate:
         return combined(factors[..., None, :], (*sde.halves(u), *sde.scored_halves(score)))
 
 
-def estimate(sde: Diffusion, t: float | Tensor, *, score_error: float = 0.0, data_std: float = 1.0) -> Estimate:
+def estimate(
+    sde: Diffusion, t: float | Tensor, *, score_error: float = 0.0, data_std: float = 1.0
+) -> Estimate:
     """The `Estimate` at t, numerical_eps included."""
     first = sde.n - sde.m
     whiten, q = sde.information(t)
@@ -49,7 +53,8 @@ def estimate(sde: Diffusion, t: float | Tensor, *, score_error: float = 0.0, dat
 
 
 def posterior_mean(sde: Diffusion, u: Tensor, score: Tensor, t: float | Tensor) -> Tensor:
-    """E[x_0 | u_t = u], (B, C, ...), from the score (B, mC, ...) at u (B, nC, ...) and t (docs/math.md section 14.1).
+    """E[x_0 | u_t = u], (B, C, ...), from the score (B, mC, ...) at u (B, nC, ...) and t
+    (docs/math.md section 14.1).
 
     It is exact for an exact score under the kernel of ``sde``, numerical_eps included.
     """

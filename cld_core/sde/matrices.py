@@ -1,11 +1,13 @@
-"""Matrices that act on the halves of u: where float64 coefficients meet the tensors that they multiply.
+"""Matrices that act on the halves of u: where float64 coefficients meet the tensors that they
+multiply.
 
-A matrix is a float64 tensor: (k, j) for one time that all examples share, then on the CPU, or (B, k, j) with one for
-each example.
+A matrix is a float64 tensor: (k, j) for one time that all examples share, then on the CPU, or (B,
+k, j) with one for each example.
 
-Those of a diffusion itself are computed here: transition, covariance of the noise, and triangular factors. Then arrays
-are (n, n, N), of numpy on the CPU and of torch on a GPU: N matrices, so that an entry of all of them lies together. No
-formula adds terms that cancel, however small a time is (docs/math.md section 11.1).
+Those of a diffusion itself are computed here: transition, covariance of the noise, and triangular
+factors. Then arrays are (n, n, N), of numpy on the CPU and of torch on a GPU: N matrices, so that
+an entry of all of them lies together. No formula adds terms that cancel, however small a time is
+(docs/math.md section 11.1).
 """
 
 import functools
@@ -19,20 +21,23 @@ import torch
 from torch import Tensor
 
 Entries = tuple[tuple[float, ...], ...]
-# With ||A|| h <= 1/2 the terms of N fall faster than h^k / (k + 1)!: the 22nd is below 1e-21 of the first.
+# With ||A|| h <= 1/2 the terms of N fall faster than h^k / (k + 1)!: the 22nd is below 1e-21 of the
+# first.
 _TERMS = 22
 _SMALL = 0.5
 
 
 def spread(coefficient: float | Tensor, like: Tensor) -> float | Tensor:
-    """A (B,) coefficient, cast to the type of ``like`` (B, ...) and shaped to multiply it; a float as it is."""
+    """A (B,) coefficient, cast to the type of ``like`` (B, ...) and shaped to multiply it; a float
+    as it is."""
     if not isinstance(coefficient, Tensor):
         return coefficient
     return coefficient.to(like.dtype).view(-1, *(1,) * (like.ndim - 1))
 
 
 def combined(matrix: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """The matrix, (k, j) or (B, k, j), applied to j parts of the same shape (B, C, ...); the result is (B, kC, ...)."""
+    """The matrix, (k, j) or (B, k, j), applied to j parts of the same shape (B, C, ...); the result
+    is (B, kC, ...)."""
     if matrix.ndim == 2:
         rows = [_sum(row, parts) for row in matrix.tolist()]
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
@@ -59,7 +64,8 @@ def _sum(factors: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
 
 
 def apply(matrix: Tensor, u: Tensor) -> Tensor:
-    """The matrix, (k, j) or (B, k, j), applied to the j parts of u (B, jC, ...); the result is (B, kC, ...)."""
+    """The matrix, (k, j) or (B, k, j), applied to the j parts of u (B, jC, ...); the result is (B,
+    kC, ...)."""
     return combined(matrix, u.chunk(matrix.shape[-1], dim=1) if matrix.shape[-1] > 1 else (u,))
 
 
@@ -85,7 +91,8 @@ def module_of(array: Any) -> Any:
 
 
 def product(a: Any, b: Any) -> Any:
-    """The matrix product of (k, n, N) and (n, l, N), in a fixed order, so that no entry depends on its batch."""
+    """The matrix product of (k, n, N) and (n, l, N), in a fixed order, so that no entry depends on
+    its batch."""
     total = a[:, 0, None] * b[None, 0]
     for k in range(1, len(b)):
         total = total + a[:, k, None] * b[None, k]
@@ -106,7 +113,8 @@ def cholesky(a: Any, eps: float = 0.0) -> Any:
 
 
 def add_column(lower: Any, p: Any) -> None:
-    """Make a lower triangular L the factor of L L^T + p p^T, by plane rotations of L and p (n, N), both in place.
+    """Make a lower triangular L the factor of L L^T + p p^T, by plane rotations of L and p (n, N),
+    both in place.
 
     This is the QR decomposition of the two: unlike Cholesky's of the sum, it loses no digits.
     """
@@ -116,7 +124,10 @@ def add_column(lower: Any, p: Any) -> None:
         radius = sqrt(pivot * pivot + p[i] * p[i])
         if len(rest):
             cosine, sine = pivot / radius, p[i] / radius
-            lower[i + 1 :, i], p[i + 1 :] = cosine * below + sine * rest, cosine * rest - sine * below
+            lower[i + 1 :, i], p[i + 1 :] = (
+                cosine * below + sine * rest,
+                cosine * rest - sine * below,
+            )
         lower[i, i] = radius
 
 
@@ -132,15 +143,18 @@ def inverse_of_lower(lower: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Psi(B) = exp(A B) and N(B), the integral of Psi(s) Q Psi(s)^T over s from 0 to B, for 0 < B <= ``reach``.
+    """Psi(B) = exp(A B) and N(B), the integral of Psi(s) Q Psi(s)^T over s from 0 to B, for 0 < B
+    <= ``reach``.
 
-    Both are summed at h = B / 2^doublings, and then doubled. Every entry has a relative error of about 1e-13, however
-    small it is, except near a B at which it changes sign. At small B, where an entry may be of order B^5, no terms of
-    different signs are added. At large B, where the halves become independent, the off-diagonal entries of N are
-    computed from what the process still remembers.
+    Both are summed at h = B / 2^doublings, and then doubled. Every entry has a relative error of
+    about 1e-13, however small it is, except near a B at which it changes sign. At small B, where an
+    entry may be of order B^5, no terms of different signs are added. At large B, where the halves
+    become independent, the off-diagonal entries of N are computed from what the process still
+    remembers.
 
-    Other methods lose digits by cancellation: the matrix exponential of twice the size (Van Loan) at large times, and
-    the difference between the stationary covariance and what the process remembers at small times.
+    Other methods lose digits by cancellation: the matrix exponential of twice the size (Van Loan)
+    at large times, and the difference between the stationary covariance and what the process
+    remembers at small times.
     """
 
     coefficients: np.ndarray  # (terms, n, 2n): of h^k in (Psi, N), those of the highest power first
@@ -166,10 +180,12 @@ class Series:
 
 
 def _independent(psi: Any, noise: Any, stationary: Any, late: Any) -> Any:
-    """N, with off-diagonal entries of -Psi Sigma_inf Psi^T where its terms are smaller than the scale of the halves.
+    """N, with off-diagonal entries of -Psi Sigma_inf Psi^T where its terms are smaller than the
+    scale of the halves.
 
-    Only at a ``late`` B, where the sum of the series has terms of different signs. Before, it is the terms of this form
-    that cancel, although they are smaller than the scale of the halves if both are very noisy.
+    Only at a ``late`` B, where the sum of the series has terms of different signs. Before, it is
+    the terms of this form that cancel, although they are smaller than the scale of the halves if
+    both are very noisy.
     """
     remembered = product(psi * stationary, psi.swapaxes(0, 1))
     terms = product(abs(psi) * stationary, abs(psi.swapaxes(0, 1)))
@@ -183,12 +199,17 @@ def _independent(psi: Any, noise: Any, stationary: Any, late: Any) -> Any:
 @functools.lru_cache(maxsize=64)
 def _on(series: Series, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """The constants of a series, copied to a GPU once, because a copy waits for it."""
-    return torch.from_numpy(series.coefficients).to(device), torch.from_numpy(series.stationary).to(device)
+    return torch.from_numpy(series.coefficients).to(device), torch.from_numpy(series.stationary).to(
+        device
+    )
 
 
 @functools.lru_cache(maxsize=64)
-def series(a: Entries, noise: tuple[float, ...], prior_std: tuple[float, ...], reach: float) -> Series:
-    """The series for the drift ``a`` (n, n), white noise of variances ``noise`` (n,), and B up to ``reach``.
+def series(
+    a: Entries, noise: tuple[float, ...], prior_std: tuple[float, ...], reach: float
+) -> Series:
+    """The series for the drift ``a`` (n, n), white noise of variances ``noise`` (n,), and B up to
+    ``reach``.
 
     ``prior_std`` (n,) is that of the stationary law, whose halves are independent.
     """

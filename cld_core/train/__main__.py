@@ -1,10 +1,13 @@
-"""Train a run without a scheduler: ``torchrun --nproc-per-node 8 -m cld_core.train runs/NAME --recipe toy``.
+"""Train a run without a scheduler: ``torchrun --nproc-per-node 8 -m cld_core.train runs/NAME
+--recipe toy``.
 
-The run folder is created from the recipe if it does not exist; the same command continues an existing run. mpirun
-works too, with MASTER_ADDR and MASTER_PORT set. SIGUSR2 and SIGTERM save and end.
+The run folder is created from the recipe if it does not exist; the same command continues an
+existing run. mpirun works too, with MASTER_ADDR and MASTER_PORT set. SIGUSR2 and SIGTERM save and
+end.
 
-Exit codes, the same in all ranks: 0, all steps are done; 75, start it again; 2 and 3, the recipe, the command or the
-run is wrong, and another start would end in the same way; 1, anything else (docs/howto/any-launcher.md).
+Exit codes, the same in all ranks: 0, all steps are done; 75, start it again; 2 and 3, the recipe,
+the command or the run is wrong, and another start would end in the same way; 1, anything else
+(docs/howto/any-launcher.md).
 """
 
 import argparse
@@ -27,9 +30,18 @@ _READ_WITHIN_S = 60.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cld_core.train", description=__doc__)
-    parser.add_argument("run_folder", type=Path, help="the run, new or existing; on a disk that all hosts see")
-    parser.add_argument("--recipe", help="recipe (a file or a name) to create the run from, if it does not exist")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys to change, for a new run only")
+    parser.add_argument(
+        "run_folder", type=Path, help="the run, new or existing; on a disk that all hosts see"
+    )
+    parser.add_argument(
+        "--recipe", help="recipe (a file or a name) to create the run from, if it does not exist"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="recipe keys to change, for a new run only",
+    )
     arguments = parser.parse_intermixed_args()
     cpu.wait_briefly()
     # Before torch is loaded, which takes seconds: an early signal must not kill.
@@ -47,7 +59,8 @@ def main() -> int:
         run = RunFolder.open(arguments.run_folder)
         job_id = os.environ.get("TORCHELASTIC_RUN_ID") or f"pid-{os.getpid()}"
         ended = session.run(run, ranks, stop, job_id=job_id, recipe=recipe.anchored(Path.cwd()))
-        # A launcher may kill all ranks as soon as one has ended, unless with 0: rank 0 notes its end before that.
+        # A launcher may kill all ranks as soon as one has ended, unless with 0: rank 0 notes its
+        # end before that.
         ranks.on_first(lambda: None)
         ranks.leave()
     except (CldError, OSError) as error:

@@ -1,7 +1,9 @@
-"""Is each machine fit to train? Before training a short look at it, and while training, who is slow or hangs.
+"""Is each machine fit to train? Before training a short look at it, and while training, who is slow
+or hangs.
 
-What a rank can find out alone comes first, before the ranks meet: a rank whose GPU is lost could not even take part in
-a collective. Then all of them add up numbers. No check draws random numbers or leaves anything that training sees.
+What a rank can find out alone comes first, before the ranks meet: a rank whose GPU is lost could
+not even take part in a collective. Then all of them add up numbers. No check draws random numbers
+or leaves anything that training sees.
 """
 
 import faulthandler
@@ -30,20 +32,24 @@ from cld_core.rendezvous import Place
 
 # Memory without which no training begins, bytes: of the machine, and of a GPU.
 HOST_BYTES, GPU_BYTES = 256 * 2**20, 512 * 2**20
-# Seconds after which a check has failed. They take a fraction of a second; only the first use of a GPU, and of NCCL
-# between many machines, takes some.
+# Seconds after which a check has failed. They take a fraction of a second; only the first use of a
+# GPU, and of NCCL between many machines, takes some.
 MEMORY_WITHIN_S, GPU_WITHIN_S, FOLDER_WITHIN_S, SUM_WITHIN_S = 10.0, 60.0, 30.0, 60.0
-# Clocks that differ by more seconds are worth a warning: expiry dates, and times in logs, are wrong.
+# Clocks that differ by more seconds are worth a warning: expiry dates, and times in logs, are
+# wrong.
 CLOCKS_S = 60.0
 # Reports of the log (`train.log_every`) from one comparison of the ranks to the next.
 EVERY = 5
-# A rank is a straggler if it was so many times slower than the median, and by so many seconds, so often in a row.
+# A rank is a straggler if it was so many times slower than the median, and by so many seconds, so
+# often in a row.
 SLOWER, BY_S, IN_A_ROW = 1.3, 0.005, 3
-# Upper ends of ranges of t, the same for all runs, so that their curves can be compared. The first range begins at 0.
+# Upper ends of ranges of t, the same for all runs, so that their curves can be compared. The first
+# range begins at 0.
 ENDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 # What the losses in them are called: from and to.
 RANGES = [f"loss_at_t/{start:g}_to_{end:g}" for start, end in zip((0.0, *ENDS), ENDS, strict=False)]
-# Steps whose losses are kept before they are summed up: sums of a few numbers at each step would cost more.
+# Steps whose losses are kept before they are summed up: sums of a few numbers at each step would
+# cost more.
 _KEPT = 64
 # Steps whose own times are kept.
 _TIMED = 1000
@@ -60,7 +66,8 @@ def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str) -
 
     Args:
         gpu: GPUs were requested.
-        allotted: a scheduler says that this rank has one. Without it, a machine without a GPU computes on its CPU.
+        allotted: a scheduler says that this rank has one. Without it, a machine without a GPU
+            computes on its CPU.
         node: what the scheduler calls this machine.
 
     Raises:
@@ -77,7 +84,8 @@ def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str) -
 
 
 def together(ranks: Ranks, *, node: str) -> list[str]:
-    """What the ranks check together: the sum over all of them, and their clocks; returns warnings, on rank 0.
+    """What the ranks check together: the sum over all of them, and their clocks; returns warnings,
+    on rank 0.
 
     Raises:
         UnfitError: a sum was wrong on some ranks, or was not there in time; on all ranks.
@@ -96,12 +104,15 @@ def together(ranks: Ranks, *, node: str) -> list[str]:
         raise UnfitError(f"{where}: all-reduce: {told[min(wrong)][1]}", "all-reduce", blamed)
     usual = statistics.median_low(at for _, _, at in told)
     off = {host: at - usual for host, _, at in told if abs(at - usual) > CLOCKS_S}
-    warnings = [f"the clock of {host} is wrong by {seconds:+.0f} s" for host, seconds in off.items()]
+    warnings = [
+        f"the clock of {host} is wrong by {seconds:+.0f} s" for host, seconds in off.items()
+    ]
     return warnings if ranks.is_first else []
 
 
 def _within(seconds: float, check: Check) -> str | None:
-    """What a check finds, in a thread of its own: a driver or a network file system may hang for ever."""
+    """What a check finds, in a thread of its own: a driver or a network file system may hang for
+    ever."""
     future: Future[str | None] = Future()
 
     def run() -> None:
@@ -131,11 +142,16 @@ def _gpu(place: Place, allotted: bool) -> str | None:
     device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
     with torch.cuda.device(device):
         free, _ = torch.cuda.mem_get_info()
-        return f"only {free // 2**20} MiB of GPU {device.index} are free" if free < GPU_BYTES else product(device)
+        return (
+            f"only {free // 2**20} MiB of GPU {device.index} are free"
+            if free < GPU_BYTES
+            else product(device)
+        )
 
 
 def product(device: torch.device) -> str | None:
-    """Multiply two matrices of small whole numbers, which every precision holds exactly; what is wrong with it."""
+    """Multiply two matrices of small whole numbers, which every precision holds exactly; what is
+    wrong with it."""
     rows = torch.arange(_SIZE, dtype=torch.int64)
     left = (rows[:, None] * 3 + rows[None, :] * 5) % 7 - 3
     right = (rows[:, None] * 2 + rows[None, :]) % 5 - 2
@@ -145,7 +161,8 @@ def product(device: torch.device) -> str | None:
 
 
 def _folder(folder: Path, rank: int) -> str | None:
-    """Write, read and delete a file. What may pass, such as a full disk, is left to those who repeat it."""
+    """Write, read and delete a file. What may pass, such as a full disk, is left to those who
+    repeat it."""
     file = folder / f".health_{rank}_{socket.gethostname()}_{os.getpid()}"
     try:
         file.write_bytes(_CONTENT)
@@ -168,7 +185,16 @@ def _sum(ranks: Ranks) -> str | None:
     return f"{wrong} of {_SIZE} sums are wrong" if wrong else None
 
 
-def join(folder: Path, place: Place, *, gpu: bool, timeout_s: float, allotted: bool, node: str, check: bool) -> Ranks:
+def join(
+    folder: Path,
+    place: Place,
+    *,
+    gpu: bool,
+    timeout_s: float,
+    allotted: bool,
+    node: str,
+    check: bool,
+) -> Ranks:
     """The ranks, once each has checked its machine and all have met.
 
     Args:
@@ -189,7 +215,9 @@ def join(folder: Path, place: Place, *, gpu: bool, timeout_s: float, allotted: b
         for warning in together(ranks, node=node):
             print(f"warning: {warning}", flush=True)
         if ranks.is_first:
-            print(f"health check passed in {lone_s + time.perf_counter() - began:.2f} s", flush=True)
+            print(
+                f"health check passed in {lone_s + time.perf_counter() - began:.2f} s", flush=True
+            )
     return ranks
 
 
@@ -207,10 +235,12 @@ class Stragglers:
     in_a_row: dict[int, int] = field(default_factory=dict)
 
     def compare(self, own_s: float) -> tuple[str, str | None] | None:
-        """Called on all ranks: a line for the log and perhaps a warning, on rank 0 alone, and if there are others.
+        """Called on all ranks: a line for the log and perhaps a warning, on rank 0 alone, and if
+        there are others.
 
         Args:
-            own_s: this rank's own time of a step (`Interval.take_own_time`); 0 of a rank without peers.
+            own_s: this rank's own time of a step (`Interval.take_own_time`); 0 of a rank without
+                peers.
         """
         seconds = self.ranks.gather(own_s)
         return None if seconds is None else self.judge(seconds)
@@ -225,14 +255,20 @@ class Stragglers:
         for rank, own in enumerate(seconds):
             is_slow = own > SLOWER * usual and own - usual > BY_S
             self.in_a_row[rank] = self.in_a_row.get(rank, 0) + 1 if is_slow else 0
-        line = f"own step time: median {_ms(usual)}, slowest {self._named(slowest)} {_ms(seconds[slowest])}"
+        line = (
+            f"own step time: median {_ms(usual)}, slowest {self._named(slowest)} "
+            f"{_ms(seconds[slowest])}"
+        )
         line += f" ({seconds[slowest] / usual:.1f}x), fastest {_ms(min(seconds))}"
         slow = [rank for rank, count in self.in_a_row.items() if count >= IN_A_ROW]
         if not slow:
             return line, None
         worst = max(slow, key=seconds.__getitem__)
         others = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
-        return line, f"{self._named(worst)} is slow: {seconds[worst] / usual:.1f} times the median{others}"
+        return (
+            line,
+            f"{self._named(worst)} is slow: {seconds[worst] / usual:.1f} times the median{others}",
+        )
 
     def _named(self, rank: int) -> str:
         return f"rank {rank} on {self.hosts[rank]}"
@@ -243,15 +279,17 @@ def _ms(seconds: float) -> str:
 
 
 class Interval:
-    """Losses over all ranks, skipped steps, and this rank's waits for data and own times, since each was last taken.
+    """Losses over all ranks, skipped steps, and this rank's waits for data and own times, since
+    each was last taken.
 
-    Losses of skipped steps do not count: one that overflows in the forward pass has a loss that is not finite on some
-    rank. No step depends on what is kept here.
+    Losses of skipped steps do not count: one that overflows in the forward pass has a loss that is
+    not finite on some rank. No step depends on what is kept here.
 
-    A rank's own time of a step is what comes before the ranks exchange gradients, in which they wait for each other:
-    reading the batch and the forward pass, and with accumulation all but the last backward pass. On the CPU that is the
-    clock. On a GPU, where the host runs ahead, two events are recorded in the stream and read when they have passed:
-    that includes what the GPU waited for data. A rank without peers has no use for it.
+    A rank's own time of a step is what comes before the ranks exchange gradients, in which they
+    wait for each other: reading the batch and the forward pass, and with accumulation all but the
+    last backward pass. On the CPU that is the clock. On a GPU, where the host runs ahead, two
+    events are recorded in the stream and read when they have passed: that includes what the GPU
+    waited for data. A rank without peers has no use for it.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -260,12 +298,15 @@ class Interval:
         self._on_gpu = ranks.device.type == "cuda"
         self._ends = torch.tensor(ENDS[:-1], dtype=torch.float64, device=ranks.device)
         self._ranges = torch.arange(len(ENDS), device=ranks.device)
-        # Sums and numbers of losses: in the first column those of steps, in the others those of examples in a range.
+        # Sums and numbers of losses: in the first column those of steps, in the others those of
+        # examples in a range.
         self._sums = torch.zeros(2, 1 + len(ENDS), dtype=torch.float64, device=ranks.device)
         self._kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self._steps, self._wait_s = 0, 0.0
         self._began: float | torch.cuda.Event = 0.0
-        self._own: deque[tuple[float | torch.cuda.Event, float | torch.cuda.Event]] = deque(maxlen=_TIMED)
+        self._own: deque[tuple[float | torch.cuda.Event, float | torch.cuda.Event]] = deque(
+            maxlen=_TIMED
+        )
 
     def begin(self) -> None:
         """A step begins."""
@@ -277,7 +318,9 @@ class Interval:
         if self._is_timed:
             self._own.append((self._began, self._now()))
 
-    def count(self, loss: Tensor, skip: Tensor, t: Tensor, losses: Tensor, wait_s: float = 0.0) -> None:
+    def count(
+        self, loss: Tensor, skip: Tensor, t: Tensor, losses: Tensor, wait_s: float = 0.0
+    ) -> None:
         """Count a step with this rank's ``loss``, a scalar.
 
         Args:
@@ -301,14 +344,17 @@ class Interval:
         counted = (torch.bucketize(t, self._ends)[..., None] == self._ranges) & good[:, None, None]
         # A skipped loss may be infinite, and infinity times 0 is not a number.
         values = losses.double()[..., None].masked_fill(~counted, 0.0)
-        self._sums[:, 0] += torch.stack([loss.double().masked_fill(skips, 0.0).sum(), good.double().sum()])
+        self._sums[:, 0] += torch.stack(
+            [loss.double().masked_fill(skips, 0.0).sum(), good.double().sum()]
+        )
         self._sums[:, 1:] += torch.stack([values.sum((0, 1)), counted.double().sum((0, 1))])
 
     def take(self) -> dict[str, float]:
-        """The mean loss and those in ranges of t, the seconds a step waited for data, and the number of skipped steps.
+        """The mean loss and those in ranges of t, the seconds a step waited for data, and the
+        number of skipped steps.
 
-        Without the loss if all steps were skipped, and without ranges where no t was drawn. Waits for the device and
-        all ranks.
+        Without the loss if all steps were skipped, and without ranges where no t was drawn. Waits
+        for the device and all ranks.
         """
         self._sum_up()
         totals, counts = self._ranks.sums(self._sums)
@@ -326,7 +372,11 @@ class Interval:
         for began, ended in self._own:
             if isinstance(began, float) and isinstance(ended, float):
                 times.append(ended - began)
-            elif isinstance(began, torch.cuda.Event) and isinstance(ended, torch.cuda.Event) and ended.query():
+            elif (
+                isinstance(began, torch.cuda.Event)
+                and isinstance(ended, torch.cuda.Event)
+                and ended.query()
+            ):
                 times.append(began.elapsed_time(ended) / 1000)
         self._own.clear()
         return statistics.median(times) if times else 0.0
@@ -340,7 +390,8 @@ class Interval:
 
 
 class Watchdog:
-    """Prints all stacks and ends the process if it was not reset for ``timeout_s`` seconds, until `close`."""
+    """Prints all stacks and ends the process if it was not reset for ``timeout_s`` seconds, until
+    `close`."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s, self._set = timeout_s, -float("inf")
@@ -352,7 +403,9 @@ class Watchdog:
         # Setting it starts a thread, so not at every step.
         if now - self._set > min(5.0, self._timeout_s / 4):
             self._set = now
-            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=sys.__stderr__ or sys.stderr)
+            faulthandler.dump_traceback_later(
+                self._timeout_s, exit=True, file=sys.__stderr__ or sys.stderr
+            )
 
     def close(self) -> None:
         self._set = -float("inf")

@@ -1,11 +1,13 @@
 """One attempt of a run: take the lease, choose where to start, train, and record how it ended.
 
-Samples, likelihood bounds and FIDs of the averaged weights are computed now and then, by all ranks together.
+Samples, likelihood bounds and FIDs of the averaged weights are computed now and then, by all ranks
+together.
 
-The train loop (`Training`) never submits, requeues or polls: it gets a stop flag and returns why it ended. When a loss
-or gradient explodes, it continues from the last good checkpoint with fresh noise. The number of rollbacks is bounded:
-the ledger counts those to each checkpoint, so a new attempt does not start from zero. Reaching a later checkpoint gives
-new credit, so that a run that makes progress is not given up.
+The train loop (`Training`) never submits, requeues or polls: it gets a stop flag and returns why it
+ended. When a loss or gradient explodes, it continues from the last good checkpoint with fresh
+noise. The number of rollbacks is bounded: the ledger counts those to each checkpoint, so a new
+attempt does not start from zero. Reaching a later checkpoint gives new credit, so that a run that
+makes progress is not given up.
 """
 
 import contextlib
@@ -63,7 +65,8 @@ from .step import Trainer
 T = TypeVar("T")
 
 
-# Errors that are written in code or recipe, the same at each start: another attempt would meet them again.
+# Errors that are written in code or recipe, the same at each start: another attempt would meet them
+# again.
 _BUGS = (
     UsageError,
     NameError,
@@ -83,14 +86,17 @@ _CAUSE_OF_CODE: dict[StopCode, Cause] = {
     StopCode.TERM: "terminated",
 }
 _MAX_DETAIL = 500  # characters
-# Its first line: NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build ...
+# Its first line: NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build
+# ...
 _DRIVER = Path("/proc/driver/nvidia/version")
 _VERSION = re.compile(r"^NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", re.MULTILINE)
-# Seconds for which a start is repeated while the disk or the file system fails, and for which a line of the ledger is.
+# Seconds for which a start is repeated while the disk or the file system fails, and for which a
+# line of the ledger is.
 _START_WITHIN_S, _NOTE_WITHIN_S = 60.0, 10.0
 
-# Seconds for which the last save is repeated: after the last step (the other ranks wait no longer than ten minutes),
-# and after SIGTERM, which leaves KillWait (30 s on most clusters). After SIGUSR2, a share of the notice.
+# Seconds for which the last save is repeated: after the last step (the other ranks wait no longer
+# than ten minutes), and after SIGTERM, which leaves KillWait (30 s on most clusters). After
+# SIGUSR2, a share of the notice.
 _AT_THE_END_S = 480.0
 _TERM_S = 20.0
 _NOTICE_S, _SHARE = 90, 2 / 3
@@ -113,17 +119,24 @@ class SessionResult:
 
 
 class Periodic:
-    """Called after every step; computes something at the steps that the recipe's `periodic` section names.
+    """Called after every step; computes something at the steps that the recipe's `periodic` section
+    names.
 
-    The results depend on the weights and on `eval.seed`, not on the number of ranks. A failure, such as a solver that
-    does not converge, is reported and training continues. A request to stop ends the work between two batches.
+    The results depend on the weights and on `eval.seed`, not on the number of ranks. A failure,
+    such as a solver that does not converge, is reported and training continues. A request to stop
+    ends the work between two batches.
 
     Args:
         heartbeat: called after each batch.
     """
 
     def __init__(
-        self, trainer: Trainer, folder: RunFolder, monitor: Monitor, stop: StopFlag, heartbeat: Callable[[], None]
+        self,
+        trainer: Trainer,
+        folder: RunFolder,
+        monitor: Monitor,
+        stop: StopFlag,
+        heartbeat: Callable[[], None],
     ) -> None:
         self._trainer = trainer
         self._folder = folder
@@ -141,7 +154,9 @@ class Periodic:
         if not works:
             return
         trainer = self._trainer
-        model = Model(trainer.recipe, trainer.ranks.device, net=trainer.net, data=trainer.source, step=step)
+        model = Model(
+            trainer.recipe, trainer.ranks.device, net=trainer.net, data=trainer.source, step=step
+        )
         model.path = self._folder.path
         trainer.net.eval()
         try:
@@ -193,25 +208,37 @@ class Periodic:
         names = [name for name in ("bpd", "nll", "stderr") if section.get(name) is not None]
         self._monitor.plot("periodic", {name: section[name] for name in names}, model.step)
         values = " ".join(f"{name} {section[name]:.4f}" for name in names)
-        self._monitor.say(f"step {model.step}: likelihood bound of {request.points} test points: {values}")
+        self._monitor.say(
+            f"step {model.step}: likelihood bound of {request.points} test points: {values}"
+        )
 
     def _fid(self, model: Model) -> None:
         assert self._fid_request is not None, "a recipe that wants FID has a request for it"
         request = dataclasses.replace(self._fid_request, checkpoint_step=model.step)
         if (section := self._section("fid", model, request, "FID")) is None:
             return
-        self._monitor.plot("periodic", {"fid": section["value"], "fid_nfe": section["nfe_mean"]}, model.step)
-        self._monitor.say(f"step {model.step}: FID {section['value']:.4f} of {section['samples']} samples")
+        self._monitor.plot(
+            "periodic", {"fid": section["value"], "fid_nfe": section["nfe_mean"]}, model.step
+        )
+        self._monitor.say(
+            f"step {model.step}: FID {section['value']:.4f} of {section['samples']} samples"
+        )
 
-    def _section(self, name: str, model: Model, request: EvalRequest, what: str) -> dict[str, Any] | None:
-        """The section of a report that a metric makes of rows that all ranks compute; None if there is none.
+    def _section(
+        self, name: str, model: Model, request: EvalRequest, what: str
+    ) -> dict[str, Any] | None:
+        """The section of a report that a metric makes of rows that all ranks compute; None if there
+        is none.
 
-        There is none on ranks other than the first, nor anywhere if a rank was asked to stop or failed.
+        There is none on ranks other than the first, nor anywhere if a rank was asked to stop or
+        failed.
         """
         metric = registry.metric(name)
         rows = resolve(registry.ROWS[metric.rows].implementation)
         # What they need may be gone, which is found when they are made.
-        parts = self._shared(what, request.sizes[metric.rows], lambda i, j: rows(model, request).compute(i, j))
+        parts = self._shared(
+            what, request.sizes[metric.rows], lambda i, j: rows(model, request).compute(i, j)
+        )
         if parts is None:
             return None
         try:
@@ -224,7 +251,8 @@ class Periodic:
         return section
 
     def _shared(self, what: str, n: int, compute: Callable[[int, int], T]) -> list[T] | None:
-        """``compute`` over 0..n in batches, each rank a contiguous share; all parts in order on rank 0.
+        """``compute`` over 0..n in batches, each rank a contiguous share; all parts in order on
+        rank 0.
 
         None on the other ranks, and everywhere if a rank was asked to stop or failed.
         """
@@ -260,7 +288,8 @@ class Training:
 
     Attributes:
         attempt: its number, from 0.
-        checkpoint: the step of the checkpoint that it continues from; None: it begins with new weights.
+        checkpoint: the step of the checkpoint that it continues from; None: it begins with new
+            weights.
         lease: held on rank 0 alone.
         hosts: on rank 0, what the launcher calls the machine of each rank; empty on the others.
     """
@@ -277,13 +306,15 @@ class Training:
     _writers: dict[str, Writer] = field(default_factory=dict, init=False)
 
     def run(self) -> tuple[int, StopCode]:
-        """Train until the steps are done or a rank was asked to stop; everything is saved when this returns.
+        """Train until the steps are done or a rank was asked to stop; everything is saved when this
+        returns.
 
         Returns:
             The step, and why it ended there; `StopCode.NONE` means that all steps are done.
 
         Raises:
-            NonFiniteError: a gradient or loss was not finite or exploded, and rolling back did not help.
+            NonFiniteError: a gradient or loss was not finite or exploded, and rolling back did not
+                help.
             SaveError: a checkpoint could not be written.
             LeaseLostError: another job owns the run folder.
             RankError: one of these happened on rank 0, and this is another rank.
@@ -291,7 +322,8 @@ class Training:
         spec = self.recipe.train
         if self.lease is not None:
             self._open_writers(self.lease)
-        # A run that is to be repeatable does not leave the choice of kernels to a stopwatch each time it starts.
+        # A run that is to be repeatable does not leave the choice of kernels to a stopwatch each
+        # time it starts.
         with (
             execution.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"),
             closing(Watchdog(spec.hang_timeout_s)) as watchdog,
@@ -326,13 +358,17 @@ class Training:
                 checkpoint = self.ranks.on_first(partial(self._roll_back, error))
                 rollbacks += 1
 
-    def _segment(self, checkpoint: int | None, rollbacks: int, watchdog: Watchdog) -> tuple[int, StopCode]:
-        """Train until `train.steps` or until a rank is asked to stop; all ranks end at the same step.
+    def _segment(
+        self, checkpoint: int | None, rollbacks: int, watchdog: Watchdog
+    ) -> tuple[int, StopCode]:
+        """Train until `train.steps` or until a rank is asked to stop; all ranks end at the same
+        step.
 
         Unless a rank failed, a checkpoint of the last step is being written when this returns.
 
         Raises:
-            NonFiniteError: a gradient or loss was not finite or exploded; on all ranks, and nothing was changed by it.
+            NonFiniteError: a gradient or loss was not finite or exploded; on all ranks, and nothing
+                was changed by it.
         """
         spec = self.recipe.train
         stop, first_step = self.stop, checkpoint or 0
@@ -343,7 +379,9 @@ class Training:
             watchdog.reset()
             trainer = self._trainer(checkpoint, rollbacks, watchdog)
             stack.callback(trainer.close)
-            about = About(folder=self.folder, recipe=self.recipe, attempt=self.attempt, first_step=first_step)
+            about = About(
+                folder=self.folder, recipe=self.recipe, attempt=self.attempt, first_step=first_step
+            )
             monitor = Monitor(about, may_write=None if self.lease is None else self.lease.owned)
             stack.push(monitor.close)
             monitor.write(first_step)
@@ -353,7 +391,9 @@ class Training:
             done, code = first_step, StopCode.NONE
             saved_at = time.monotonic()
             while done < spec.steps:
-                if any(one.failed for one in self._writers.values()) or (self.lease is not None and self.lease.lost):
+                if any(one.failed for one in self._writers.values()) or (
+                    self.lease is not None and self.lease.lost
+                ):
                     stop.request(StopCode.FAILURE)
                 # Beside the step, the ranks exchange whether to stop, or to save, after it.
                 consensus.begin(stop.code, saves=self._save_is_due(saved_at))
@@ -394,8 +434,11 @@ class Training:
         # No other segment has the same key.
         trainer = Trainer(self.recipe, self.ranks, attempt + _ROLLBACK_KEY * rollbacks)
         if checkpoint is not None:
-            # Mapped, not read at once, and copied from there to the device, so that no second copy takes its memory.
-            trainer.load_state_dict(load(self.folder, checkpoint, model_digest=self.recipe.model_digest()))
+            # Mapped, not read at once, and copied from there to the device, so that no second copy
+            # takes its memory.
+            trainer.load_state_dict(
+                load(self.folder, checkpoint, model_digest=self.recipe.model_digest())
+            )
             if self.ranks.is_first and trainer.power.begins:
                 print(f"the power-function averages begin at step {checkpoint}", flush=True)
         watchdog.reset()
@@ -414,9 +457,15 @@ class Training:
         return writer is not None and not writer.is_busy
 
     def _save(
-        self, kind: str, step: int, trainer: Trainer, state: Callable[[], dict[str, Any]], monitor: Monitor
+        self,
+        kind: str,
+        step: int,
+        trainer: Trainer,
+        state: Callable[[], dict[str, Any]],
+        monitor: Monitor,
     ) -> None:
-        # A rollback returns to a checkpoint, and must give up no snapshot: all steps before either must be good.
+        # A rollback returns to a checkpoint, and must give up no snapshot: all steps before either
+        # must be good.
         trainer.check(step - 1)
         if kind not in self._writers:
             return
@@ -426,7 +475,8 @@ class Training:
         monitor.enter("training", step)
 
     def _end_writes(self, wait: Callable[[Writer], None]) -> None:
-        """Wait for all writers, also if the first fails: its error is raised when no thread is left."""
+        """Wait for all writers, also if the first fails: its error is raised when no thread is
+        left."""
         with ExitStack() as stack:
             for writer in reversed(self._writers.values()):
                 stack.callback(wait, writer)
@@ -450,9 +500,15 @@ class Training:
         before, limit = folder.ledger.full_history().rollbacks(target), recipe.train.max_rollbacks
         if before >= limit:
             fix = "Lower optim.lr, or use `cldctl resume --from` with an earlier step"
-            text = f"{error} {before} rollbacks to step {target}, each with fresh noise, did not help. {fix}."
+            text = (
+                f"{error} {before} rollbacks to step {target}, each with fresh noise, did not "
+                f"help. {fix}."
+            )
             raise NonFiniteError(text)
-        print(f"{error}\nrollback {before + 1} of at most {limit} to step {target}, with fresh noise", flush=True)
+        print(
+            f"{error}\nrollback {before + 1} of at most {limit} to step {target}, with fresh noise",
+            flush=True,
+        )
         event = events.RolledBack(attempt=self.attempt, to_step=target, reason=str(error)[:500])
         folder.ledger.note(event)
         return newest
@@ -508,7 +564,8 @@ def run(
         job_id: the launcher's name for this job.
         recipe: of the run, if it has been read.
         restart: earlier starts of this same job by the launcher.
-        log: the file that the launcher writes its notices to; its current size is recorded in the ledger.
+        log: the file that the launcher writes its notices to; its current size is recorded in the
+            ledger.
         began: when the job got its machines, seconds since 1970; None if nobody knows.
         cause_of: what a signal meant, asked on rank 0 once everything is saved.
         node: what the launcher calls this machine.
@@ -530,12 +587,17 @@ def run(
         # Before anything that may fail on one rank alone.
         hosts = tuple(ranks.gather(node) or ())
         if first_step >= recipe.train.steps:
-            print(f"{folder.name} is finished: {first_step} steps are done. Nothing to do.", flush=True)
+            print(
+                f"{folder.name} is finished: {first_step} steps are done. Nothing to do.",
+                flush=True,
+            )
             if lease is not None and folder.ledger.history().cause == "finished":
                 folder.ledger.note(events.TurnedAway(job_id=job_id, why="finished"))
             elif lease is not None:
                 # It was killed after its last save, or its ledger was lost.
-                folder.ledger.note(events.Started(attempt=number, job_id=job_id, step=first_step, restart=restart))
+                folder.ledger.note(
+                    events.Started(attempt=number, job_id=job_id, step=first_step, restart=restart)
+                )
                 folder.ledger.note(events.Ended(attempt=number, cause="finished", step=first_step))
             return SessionResult("finished", first_step)
         training = Training(folder, recipe, ranks, stop, number, checkpoint, lease, hosts)
@@ -545,7 +607,10 @@ def run(
         if (edited := frozen.note(folder, _NOTE_WITHIN_S)) is not None:
             print(f"warning: {edited}", flush=True)
         if (problem := code.edited()) is not None:
-            print(f"warning: {code.ROOT}: the code was changed after it was stored: {problem}", flush=True)
+            print(
+                f"warning: {code.ROOT}: the code was changed after it was stored: {problem}",
+                flush=True,
+            )
         progress = folder.progress()
         # What it saved may be later than what it reported.
         silent = progress.get("attempt") == number - 1
@@ -572,7 +637,13 @@ def run(
             cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
         )
         if are_other_data(beginning.data, folder.ledger.full_history().data):
-            print(f"warning: {folder.name} trains on other data than before (data.name={recipe.data.name})", flush=True)
+            print(
+                (
+                    f"warning: {folder.name} trains on other data than before "
+                    f"(data.name={recipe.data.name})"
+                ),
+                flush=True,
+            )
         folder.ledger.note(beginning, within_s=_NOTE_WITHIN_S)
         return _recorded(training, cause_of)
 
@@ -581,12 +652,17 @@ def run(
 def _started(
     folder: RunFolder, recipe: Recipe, ranks: Ranks, job_id: str, restart: int
 ) -> Iterator[tuple[int, int | None, Lease | None]]:
-    """What `choose` says of the attempt, on all ranks, and on rank 0 the lease, which is held during the block."""
+    """What `choose` says of the attempt, on all ranks, and on rank 0 the lease, which is held
+    during the block."""
     held: list[Lease] = []
 
     def start() -> tuple[int, int | None]:
         try:
-            held.append(Lease.acquire(folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S))
+            held.append(
+                Lease.acquire(
+                    folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S
+                )
+            )
             recipe.monitor.require_installed()
             return retried(lambda: choose(folder, recipe), _START_WITHIN_S)
         except LeaseHeldError as error:
@@ -607,15 +683,17 @@ def _started(
 
 
 def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int | None]:
-    """Number of an attempt, and the step of its checkpoint: the newest good one, or the one of `resume --from`.
+    """Number of an attempt, and the step of its checkpoint: the newest good one, or the one of
+    `resume --from`.
 
-    Without any checkpoint, a new run begins with new weights. Records damaged checkpoints, and sets those aside that
-    are later than the chosen one.
+    Without any checkpoint, a new run begins with new weights. Records damaged checkpoints, and sets
+    those aside that are later than the chosen one.
 
     Raises:
-        OSError: the checkpoints cannot be read at this moment. They are not taken for missing or damaged.
-        NotFoundError, CheckpointError: the checkpoint that was asked for is missing or damaged, none of the
-            checkpoints is usable, or they belong to another recipe.
+        OSError: the checkpoints cannot be read at this moment. They are not taken for missing or
+            damaged.
+        NotFoundError, CheckpointError: the checkpoint that was asked for is missing or damaged,
+            none of the checkpoints is usable, or they belong to another recipe.
     """
     history = folder.ledger.full_history()
     # Copies and archives of runs leave empty folders out.
@@ -624,7 +702,9 @@ def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int | None]:
     newest, damaged = newest_good(folder, recipe.model_digest())
     for entry in damaged:
         print(entry.skipped, flush=True)
-        folder.ledger.note(events.Remarked("damaged", what=f"step {entry.step}", reason=entry.reason))
+        folder.ledger.note(
+            events.Remarked("damaged", what=f"step {entry.step}", reason=entry.reason)
+        )
     if history.from_step is not None:
         verify(folder, history.from_step, model_digest=recipe.model_digest())
         newest = history.from_step
@@ -632,7 +712,9 @@ def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int | None]:
         text = f"none of its {len(damaged)} checkpoints is intact: {damaged[0].reason}"
         raise CheckpointError(f"{folder.path}: {text} To start over, submit the recipe again.")
     elif newest is None and folder.identity().keys() & _FROM_ELSEWHERE:
-        text = "the checkpoint that it was made with is missing, and new weights would be another run"
+        text = (
+            "the checkpoint that it was made with is missing, and new weights would be another run"
+        )
         raise CheckpointError(f"{folder.path}: {text}. Submit or import it again.")
     moved = set_aside(folder, after=newest or 0)
     if moved:
@@ -661,7 +743,9 @@ def _recorded(training: Training, cause_of: CauseOf) -> SessionResult:
     except BaseException as error:
         ledger.note(_failure(training, error), within_s=_NOTE_WITHIN_S)
         raise
-    cause = _CAUSE_OF_CODE[code] if code is StopCode.NONE else cause_of(code) or _CAUSE_OF_CODE[code]
+    cause = (
+        _CAUSE_OF_CODE[code] if code is StopCode.NONE else cause_of(code) or _CAUSE_OF_CODE[code]
+    )
     detail = None if code is StopCode.NONE else f"SIG{code.name}"
     ended = events.Ended(attempt=training.attempt, cause=cause, step=step, detail=detail)
     ledger.note(ended, within_s=_NOTE_WITHIN_S)
@@ -669,7 +753,8 @@ def _recorded(training: Training, cause_of: CauseOf) -> SessionResult:
 
 
 def _failure(training: Training, error: BaseException) -> events.Ended:
-    # Checkpoints beyond the first step are this attempt's, and may be later than what it last reported.
+    # Checkpoints beyond the first step are this attempt's, and may be later than what it last
+    # reported.
     reported = training.folder.progress()
     mine = reported.get("attempt") == training.attempt
     saved = training.folder.checkpoint_steps()
@@ -685,10 +770,17 @@ def _failure(training: Training, error: BaseException) -> events.Ended:
 
 
 def _message(error: BaseException, run: str) -> str:
-    text = str(error) if isinstance(error, CldError) else traceback.format_exception_only(error)[-1].strip()
+    text = (
+        str(error)
+        if isinstance(error, CldError)
+        else traceback.format_exception_only(error)[-1].strip()
+    )
     # If a peer has died, gloo and NCCL report sockets.
     if "gloo" in text or "NCCL" in text:
-        return f"another rank is gone, killed or crashed; `cldctl logs {run} --rank N` shows the last output of each"
+        return (
+            f"another rank is gone, killed or crashed; `cldctl logs {run} --rank N` shows the "
+            f"last output of each"
+        )
     return text
 
 

@@ -1,4 +1,5 @@
-"""One optimiser step on any number of ranks: the state that training carries, and how a step changes it."""
+"""One optimiser step on any number of ranks: the state that training carries, and how a step
+changes it."""
 
 import contextlib
 import dataclasses
@@ -33,13 +34,15 @@ from .health import Interval
 
 # Below this loss scale every step overflows.
 _SMALLEST_SCALE = 1.0
-# Good gradients before the first one is compared with their mean, and the steps that the running mean covers, about.
+# Good gradients before the first one is compared with their mean, and the steps that the running
+# mean covers, about.
 _SETTLED, _MEMORY = 100, 100
 _KNOWN = inspect.signature(DistributedDataParallel.__init__).parameters
 # Training changes no buffer of our networks, so none is broadcast. torch 2.13 renamed the argument.
 _buffers = "forward_sync_buffers" if "forward_sync_buffers" in _KNOWN else "broadcast_buffers"
 _FIXED_BUFFERS: dict[str, Any] = {_buffers: False}
-# Standard deviations: of the base-2 logarithms of scales, and of shifts as a fraction of the image size.
+# Standard deviations: of the base-2 logarithms of scales, and of shifts as a fraction of the image
+# size.
 _OCTAVES = 0.2
 _SHIFT = 0.125
 
@@ -47,20 +50,23 @@ _SHIFT = 0.125
 class Trainer:
     """Network, optimiser, average and loss of a run.
 
-    All randomness of step k is keyed by (seed, noise key, k, purpose) and drawn for the global batch, of which this
-    rank takes its rows. So except for rounding the result does not depend on the number of ranks, and a resumed run
-    that keeps its noise key is bit-identical to an uninterrupted one.
+    All randomness of step k is keyed by (seed, noise key, k, purpose) and drawn for the global
+    batch, of which this rank takes its rows. So except for rounding the result does not depend on
+    the number of ranks, and a resumed run that keeps its noise key is bit-identical to an
+    uninterrupted one.
 
     Args:
         recipe: the experiment.
         ranks: this process among its peers.
-        noise_key: 0, or a number of its own for each segment of training that is to have fresh noise.
+        noise_key: 0, or a number of its own for each segment of training that is to have fresh
+            noise.
         data: the examples; None: those of the recipe.
         net: the network, which is trained in place; None: that of the recipe, with new weights.
 
     Attributes:
-        deferred: whether the host does not wait to learn if a step was skipped: the device skips it, and `check`
-            reports it later. True on GPUs if the optimiser can skip there; tests set it on the CPU.
+        deferred: whether the host does not wait to learn if a step was skipped: the device skips
+            it, and `check` reports it later. True on GPUs if the optimiser can skip there; tests
+            set it on the CPU.
     """
 
     def __init__(
@@ -81,7 +87,9 @@ class Trainer:
         self.loss = loss.build(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
-            self.net = nets.of_recipe(recipe, self.source.shape, self.classes) if net is None else net
+            self.net = (
+                nets.of_recipe(recipe, self.source.shape, self.classes) if net is None else net
+            )
         self._model = replicated(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
@@ -94,29 +102,35 @@ class Trainer:
         is_ours = is_shipped("network", recipe.network.name)
         self._dropout = not is_ours or getattr(recipe.network, "dropout", 0.0) > 0
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
-        self.gradients = GradientFilter(recipe.optim.max_grad_growth, device, scaled=self.scaler.is_enabled())
+        self.gradients = GradientFilter(
+            recipe.optim.max_grad_growth, device, scaled=self.scaler.is_enabled()
+        )
         self.score = Score(self.sde, recipe.objective, self._model)
         self.interval = Interval(ranks)
 
     def warm_up(self) -> None:
-        """Fit the scaling of the data; let `DistributedDataParallel` (DDP) group gradients, by two discarded passes.
+        """Fit the scaling of the data; let `DistributedDataParallel` (DDP) group gradients, by two
+        discarded passes.
 
-        Rank 0 fits the scaling, if there is one and no checkpoint has it, and gives it to the others. The groups of
-        gradients, which DDP calls buckets, decide how sums over three or more ranks are rounded. Choosing them before
-        the first step of every attempt makes them the same for a resumed and an uninterrupted run.
+        Rank 0 fits the scaling, if there is one and no checkpoint has it, and gives it to the
+        others. The groups of gradients, which DDP calls buckets, decide how sums over three or more
+        ranks are rounded. Choosing them before the first step of every attempt makes them the same
+        for a resumed and an uninterrupted run.
         """
         # Of a source that scales its data, the form is what this asks for.
         form = self.ranks.on_first(lambda: form_of(self.source))
         if self.ranks.world_size > 1:
             use_form(self.source, form)
-            # DDP sees in the first backward pass in which order gradients arrive, and regroups in the next forward.
+            # DDP sees in the first backward pass in which order gradients arrive, and regroups in
+            # the next forward.
             for _ in range(2):
                 self._backward(0)
                 self.optimiser.zero_grad(set_to_none=True)
             self.interval = Interval(self.ranks)
 
     def step(self, step: int) -> None:
-        """Optimiser step number ``step``, counted from 0. A gradient that is not finite, or explodes, changes nothing.
+        """Optimiser step number ``step``, counted from 0. A gradient that is not finite, or
+        explodes, changes nothing.
 
         If the step is `deferred`, nothing here waits for the device.
 
@@ -126,7 +140,9 @@ class Trainer:
         loss, seen = self._backward(step)
         clip = self.recipe.optim.grad_clip
         self.scaler.unscale_(self.optimiser)
-        norm = nn.utils.clip_grad_norm_(self._parameters, clip if clip is not None else math.inf, foreach=True)
+        norm = nn.utils.clip_grad_norm_(
+            self._parameters, clip if clip is not None else math.inf, foreach=True
+        )
         skip = self.gradients.check(norm)
         self.grad_norm = norm
         self.interval.count(loss, skip, *seen)
@@ -135,7 +151,8 @@ class Trainer:
             group["lr"] = optim.rate(self.recipe.optim, step, self.recipe.train.steps)
         # Not through scaler.step, which only checks for infinite gradients.
         if self._skips_on_device:
-            # GradScaler itself makes fused optimisers skip this way; torch declares no such attribute.
+            # GradScaler itself makes fused optimisers skip this way; torch declares no such
+            # attribute.
             self.optimiser.found_inf = skip.float()  # type: ignore[attr-defined]
             self.optimiser.step()
         elif not skipped:
@@ -149,10 +166,12 @@ class Trainer:
             averages.update(skip if self.deferred else None)
 
     def check(self, step: int, loss: float | None = None) -> None:
-        """Check that all gradients up to step number ``step`` were good, and so is their mean ``loss``, if it is given.
+        """Check that all gradients up to step number ``step`` were good, and so is their mean
+        ``loss``, if it is given.
 
         Raises:
-            NonFiniteError: some were not; weights and optimiser are as if those steps had not happened. On all ranks.
+            NonFiniteError: some were not; weights and optimiser are as if those steps had not
+                happened. On all ranks.
         """
         bad = self.gradients.bad()
         what = f"the gradient's norm is {float(self.grad_norm):.4g}"
@@ -169,8 +188,9 @@ class Trainer:
     def take_scalars(self) -> dict[str, float]:
         """What the monitor plots, over the steps since the last call. Waits for the device.
 
-        What `Interval.take` tells, the gradient norm (before clipping, of the last step), the learning rate, the loss
-        scale, and peak memory in GiB: of the GPU, or of the process on the CPU.
+        What `Interval.take` tells, the gradient norm (before clipping, of the last step), the
+        learning rate, the loss scale, and peak memory in GiB: of the GPU, or of the process on the
+        CPU.
         """
         scalars = self.interval.take() | {
             "grad_norm": float(self.grad_norm),
@@ -199,7 +219,8 @@ class Trainer:
         }
 
     def averages_dict(self) -> dict[str, Any]:
-        """What a snapshot of the power-function averages holds; without any, the digest of the model alone."""
+        """What a snapshot of the power-function averages holds; without any, the digest of the
+        model alone."""
         power = self.power.state_dict()
         return {"model_digest": self.recipe.model_digest(), **({"power": power} if power else {})}
 
@@ -207,8 +228,8 @@ class Trainer:
         """Continue from the state of a checkpoint.
 
         Raises:
-            CheckpointError: its names or shapes are not those of this recipe's network, or its classes those of the
-                data.
+            CheckpointError: its names or shapes are not those of this recipe's network, or its
+                classes those of the data.
         """
         self._require_same_classes(state)
         self._continue_with_form(state)
@@ -218,12 +239,16 @@ class Trainer:
             self.power.load_state_dict(state.get("power"), state.get("step", 0))
             optim.load(self.optimiser, state["optimiser"])
             if state["scaler"]:
-                # Empty if the checkpoint was trained in another precision or imported: the scale is then found again.
+                # Empty if the checkpoint was trained in another precision or imported: the scale is
+                # then found again.
                 self.scaler.load_state_dict(state["scaler"])
             if "gradients" in state:
                 self.gradients.load_state_dict(state["gradients"])
         except (KeyError, RuntimeError, ValueError) as error:
-            text = f"the checkpoint does not fit the recipe: {error}. Resume with the recipe that wrote it."
+            text = (
+                f"the checkpoint does not fit the recipe: {error}. Resume with the recipe that "
+                f"wrote it."
+            )
             raise CheckpointError(text) from error
 
     def _backward(self, step: int) -> tuple[Tensor, tuple[Tensor, Tensor, float]]:
@@ -241,7 +266,11 @@ class Trainer:
         draws = self.loss.draw(noise, train.batch_size, self.source.shape, device).rows(rows)
         if self._augment > 0:
             drawn = seeds.generator(*self._key, step, "augment")
-            changes = drawn_changes(drawn, train.batch_size, self.source.shape[-1], self._augment).rows(rows).on(device)
+            changes = (
+                drawn_changes(drawn, train.batch_size, self.source.shape[-1], self._augment)
+                .rows(rows)
+                .on(device)
+            )
             x, draws = changes.apply(x), dataclasses.replace(draws, augmented=changes.conditions)
         if self._dropout:
             torch.manual_seed(seeds.key_of(*self._key, step, "dropout", self.ranks.rank))
@@ -251,10 +280,15 @@ class Trainer:
         for start in starts:
             part = slice(start, start + size)
             last = start == starts[-1]
-            with contextlib.nullcontext() if last or self.ranks.world_size == 1 else self._model.net.no_sync():
+            with (
+                contextlib.nullcontext()
+                if last or self.ranks.world_size == 1
+                else self._model.net.no_sync()
+            ):
                 score = self.score if label is None else Conditional(self.score, label[part])
                 losses = self.loss.losses(score, x[part], draws.rows(part))
-                # DDP averages over the ranks, whose shares may differ by a row: weight by rows, not by ranks.
+                # DDP averages over the ranks, whose shares may differ by a row: weight by rows, not
+                # by ranks.
                 loss = losses.weighted.sum() * (self.ranks.world_size / train.batch_size)
                 if last:
                     self.interval.exchange()
@@ -264,7 +298,8 @@ class Trainer:
         return sum(shares[1:], start=shares[0]), (draws.t, torch.cat(plain), wait_s)
 
     def _examples(self, step: int, rows: slice) -> tuple[Tensor, Tensor | None]:
-        """The data of this rank's rows of a step, and if they are labelled the labels that the network gets."""
+        """The data of this rank's rows of a step, and if they are labelled the labels that the
+        network gets."""
         size, device = self.recipe.train.batch_size, self.ranks.device
         if self.classes is None:
             return seeds.delivered(self.source.batch(*self._key, step, size, rows), device), None
@@ -280,7 +315,9 @@ class Trainer:
             return
         form = from_plain(Form, state["form"])
         if form.shape != self.source.shape:
-            text = f"the examples have shape {self.source.shape}, and {form.shape} when the run began"
+            text = (
+                f"the examples have shape {self.source.shape}, and {form.shape} when the run began"
+            )
             raise CheckpointError(f"{text}. Put the data back, or start a new run.")
         use_form(self.source, form)
 
@@ -296,8 +333,8 @@ class Trainer:
 class GradientFilter:
     """Tells good gradients from non-finite and exploding ones by their norm before clipping.
 
-    A gradient scaler finds its scale by provoking norms that are not finite: such a step is skipped, but harmless.
-    `bad` counts the harmful steps.
+    A gradient scaler finds its scale by provoking norms that are not finite: such a step is
+    skipped, but harmless. `bad` counts the harmful steps.
 
     Args:
         growth: a norm above this many running means is an explosion; None turns that check off.
@@ -313,13 +350,16 @@ class GradientFilter:
 
     @torch.no_grad()
     def check(self, norm: Tensor) -> Tensor:
-        """Whether the step with a gradient of this norm is to be skipped; a bool scalar on the device."""
+        """Whether the step with a gradient of this norm is to be skipped; a bool scalar on the
+        device."""
         infinite = ~torch.isfinite(norm)
         exploded = (norm > self._growth * self._mean) & (self._good >= _SETTLED) & ~infinite
         skip = infinite | exploded
         self._bad += exploded if self._scaled else skip
         weight = torch.clamp(1.0 / (self._good + 1.0), min=1.0 / _MEMORY)
-        self._mean.copy_(torch.where(skip, self._mean, torch.lerp(self._mean, norm.float(), weight)))
+        self._mean.copy_(
+            torch.where(skip, self._mean, torch.lerp(self._mean, norm.float(), weight))
+        )
         self._good += ~skip
         return skip
 
@@ -336,7 +376,8 @@ class GradientFilter:
 
 
 def replicated(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
-    """What to call instead of ``net``, which keeps the parameters: on the device, replicated, compiled, in a precision.
+    """What to call instead of ``net``, which keeps the parameters: on the device, replicated,
+    compiled, in a precision.
 
     With more than one rank, its ``net`` has `no_sync`, as `DistributedDataParallel` (DDP) does.
     """
@@ -350,24 +391,27 @@ def replicated(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
             **_FIXED_BUFFERS,
             bucket_cap_mb=spec.bucket_mb,
             gradient_as_bucket_view=True,
-            # Every parameter takes part in every backward pass, but with accumulation the passes differ. It does not go
-            # together with compiled graphs that are cut (pytorch issue 109261).
+            # Every parameter takes part in every backward pass, but with accumulation the passes
+            # differ. It does not go together with compiled graphs that are cut (pytorch issue
+            # 109261).
             static_graph=spec.micro_batch is None and not spec.compile,
         )
-    # In this order, torch cuts the graph where DDP's buckets end. In one piece, all gradients would be ready at the end
-    # of the backward pass, and none could be sent before.
+    # In this order, torch cuts the graph where DDP's buckets end. In one piece, all gradients would
+    # be ready at the end of the backward pass, and none could be sent before.
     net = execution.compiled(net) if spec.compile else net
     return execution.Autocast(net, device, spec.precision, channels_last=spec.channels_last)
 
 
 @dataclass(frozen=True)
 class Changes:
-    """The transformations of a batch of B images, in this order: mirror, shift, and warp about the centre.
+    """The transformations of a batch of B images, in this order: mirror, shift, and warp about the
+    centre.
 
-    This is non-leaking augmentation (docs/math.md 4.2): the network is conditioned on what was done. The
-    transformations are those of Karras et al. 2022 (arXiv 2206.00364, appendix F.2), after Karras et al. 2020 (arXiv
-    2006.06676). Each is applied independently with the same probability, and the network is conditioned on numbers
-    that are 0 if it is not. Samples are drawn with zeros, so they look like untransformed images.
+    This is non-leaking augmentation (docs/math.md 4.2): the network is conditioned on what was
+    done. The transformations are those of Karras et al. 2022 (arXiv 2206.00364, appendix F.2),
+    after Karras et al. 2020 (arXiv 2006.06676). Each is applied independently with the same
+    probability, and the network is conditioned on numbers that are 0 if it is not. Samples are
+    drawn with zeros, so they look like untransformed images.
     """
 
     flipped: Tensor  # (B, 2), bool: left to right, and upside down
@@ -382,23 +426,29 @@ class Changes:
 
     def on(self, device: torch.device) -> "Changes":
         """The same on a device, without waiting for it."""
-        return Changes(*(seeds.delivered(getattr(self, entry.name), device) for entry in fields(self)))
+        return Changes(
+            *(seeds.delivered(getattr(self, entry.name), device) for entry in fields(self))
+        )
 
     def apply(self, x: Tensor) -> Tensor:
         """The transformed images x (B, C, S, S), padded by reflection.
 
-        Mirrored and shifted images are exact. Warped ones are interpolated (bicubic) and stay within [-1, 1].
+        Mirrored and shifted images are exact. Warped ones are interpolated (bicubic) and stay
+        within [-1, 1].
         """
         for side, dim in ((0, 3), (1, 2)):
             x = x.gather(dim, _spread(self._places(x.shape[dim], side), dim).expand(x.shape))
         grid = functional.affine_grid(
             functional.pad(self.sources, (0, 1)).to(x.dtype), list(x.shape), align_corners=False
         )
-        warped = functional.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+        warped = functional.grid_sample(
+            x, grid, mode="bicubic", padding_mode="reflection", align_corners=False
+        )
         return torch.where(self.warped[:, None, None, None], warped.clamp(-1.0, 1.0), x)
 
     def _places(self, size: int, side: int) -> Tensor:
-        """The indices (B, size) of the pixels of a row or column that move to the positions 0, 1, ..."""
+        """The indices (B, size) of the pixels of a row or column that move to the positions 0, 1,
+        ..."""
         places = torch.arange(size, device=self.shift.device) - self.shift[:, side, None]
         places = torch.remainder(places, 2 * size)
         places = torch.minimum(places, 2 * size - 1 - places)
@@ -406,10 +456,12 @@ class Changes:
 
 
 def drawn_changes(generator: torch.Generator, batch: int, size: int, probability: float) -> Changes:
-    """Transformations of a batch of square images of side ``size``, each of the six with this ``probability``.
+    """Transformations of a batch of square images of side ``size``, each of the six with this
+    ``probability``.
 
-    Mirror left to right; mirror upside down; shift by N(0, (size / 8)^2) in both directions, rounded to pixels; scale
-    by 2^N(0, 0.2^2); rotate by any angle; stretch by 2^N(0, 0.2^2) along any direction, and by the inverse across it.
+    Mirror left to right; mirror upside down; shift by N(0, (size / 8)^2) in both directions,
+    rounded to pixels; scale by 2^N(0, 0.2^2); rotate by any angle; stretch by 2^N(0, 0.2^2) along
+    any direction, and by the inverse across it.
     """
     made = torch.rand(batch, 6, generator=generator) < probability
     normal = torch.randn(batch, 4, generator=generator)
@@ -431,7 +483,9 @@ def drawn_changes(generator: torch.Generator, batch: int, size: int, probability
         ],
         dim=1,
     )
-    assert conditions.shape == (batch, CONDITIONS), f"{conditions.shape[1]} conditions, not {CONDITIONS}"
+    assert conditions.shape == (batch, CONDITIONS), (
+        f"{conditions.shape[1]} conditions, not {CONDITIONS}"
+    )
     sources = _inverse_map(scale, turn, stretch, axis)
     return Changes(made[:, :2], shift.long(), made[:, 3:].any(1), sources, conditions)
 
@@ -443,7 +497,12 @@ def _inverse_map(scale: Tensor, turn: Tensor, stretch: Tensor, axis: Tensor) -> 
     back = _matrix(cosine, sine, -sine, cosine)
     # The exponential of a symmetric matrix without trace.
     grow, differ = (-octave * stretch).cosh(), (-octave * stretch).sinh()
-    narrow = _matrix(grow + differ * axis[:, 0], differ * axis[:, 1], differ * axis[:, 1], grow - differ * axis[:, 0])
+    narrow = _matrix(
+        grow + differ * axis[:, 0],
+        differ * axis[:, 1],
+        differ * axis[:, 1],
+        grow - differ * axis[:, 0],
+    )
     return (-octave * scale).exp()[:, None, None] * (narrow @ back)
 
 

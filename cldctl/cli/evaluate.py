@@ -1,4 +1,5 @@
-"""What is done with checkpoints: `cldctl eval`, `compare`, `sample`, `tune`, `export`, `import`, `bench samplers`."""
+"""What is done with checkpoints: `cldctl eval`, `compare`, `sample`, `tune`, `export`, `import`,
+`bench samplers`."""
 
 import functools
 import inspect
@@ -24,11 +25,16 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(**arguments: Any) -> None:
-        function(metrics=tuple(metric.name for name, metric in flags.items() if arguments.pop(name)), **arguments)
+        function(
+            metrics=tuple(metric.name for name, metric in flags.items() if arguments.pop(name)),
+            **arguments,
+        )
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     own = [
-        inspect.Parameter(name, keyword, default=Option(False, it.flag, help=it.help), annotation=bool)
+        inspect.Parameter(
+            name, keyword, default=Option(False, it.flag, help=it.help), annotation=bool
+        )
         for name, it in flags.items()
     ]
     first, _, *others = inspect.signature(function).parameters.values()
@@ -44,14 +50,20 @@ def eval_(
     words: list[str] | None = Argument(
         None,
         metavar="RUN | GROUP | KEY=VALUE",
-        help="A run (default: the newest) or a group, keys of eval, sampling, ema and cluster, and plugins=FILE.py.",
+        help=(
+            "A run (default: the newest) or a group, keys of eval, sampling, ema and cluster, "
+            "and "
+            "plugins=FILE.py."
+        ),
     ),
     metrics: tuple[str, ...] = (),
     metric: list[str] | None = Option(
         None, metavar="NAME,...", help="Further metrics by name, for example those of plug-ins."
     ),
     samples: int | None = Option(
-        None, min=2, help="Number of samples, or of test points if none are drawn; default: eval.samples."
+        None,
+        min=2,
+        help="Number of samples, or of test points if none are drawn; default: eval.samples.",
     ),
     shards: int | None = options.SHARDS,
     checkpoint: str = Option("last", metavar="last|all|STEP", help="Which checkpoints."),
@@ -71,7 +83,7 @@ def eval_(
 ) -> None:
     """Evaluate checkpoints of a run. Running it again computes only what is missing.
 
-    Example: cldctl eval --fid --elbo --samples 50000 --shards 16 --follow sampling.method=exponential sampling.nfe=50
+    Example: cldctl eval --fid --elbo --samples 50000 --shards 16 sampling.method=exponential
     """
     from cld_core import metrics as registry
     from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start
@@ -79,19 +91,36 @@ def eval_(
     from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
 
     if compared:
-        given = dict[str, object](samples=samples, shards=shards, sweep=sweep, metric=metric, cluster=cluster)
-        given |= {"profile": profile, "follow": follow, "max-parallel": max_parallel, "allow-plugin": allow_plugin}
+        given = dict[str, object](
+            samples=samples, shards=shards, sweep=sweep, metric=metric, cluster=cluster
+        )
+        given |= {
+            "profile": profile,
+            "follow": follow,
+            "max-parallel": max_parallel,
+            "allow-plugin": allow_plugin,
+        }
         if left := [*metrics, *(name for name, value in given.items() if value)]:
-            raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(left)}.")
+            raise UsageError(
+                f"--compare shows finished results and computes none: leave out "
+                f"--{', --'.join(left)}."
+            )
         names, overrides = options.split_runs(words)
         if overrides or not names:
-            raise UsageError("--compare takes two or more runs and nothing else: `cldctl eval --compare RUN RUN`.")
+            raise UsageError(
+                "--compare takes two or more runs and nothing else: `cldctl eval --compare RUN "
+                "RUN`."
+            )
         compare(names, checkpoint, as_json, root)
         return
     if as_json:
-        raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
+        raise UsageError(
+            "--json goes with --compare. `cldctl status RUN --json` has the results of one run."
+        )
     if not metrics and not metric:
-        raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
+        raise UsageError(
+            f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}."
+        )
     name, overrides = options.one_run(words)
     wanted = EvalOptions(
         metrics=metrics,
@@ -119,7 +148,9 @@ def eval_(
 def compare(
     names: list[str] = options.RUNS,
     checkpoint: str = Option(
-        "last", metavar="last|STEP", help="The step whose results are compared; last: the newest that has some."
+        "last",
+        metavar="last|STEP",
+        help="The step whose results are compared; last: the newest that has some.",
     ),
     as_json: bool = options.AS_JSON,
     root: Path = options.RUNS_DIR,
@@ -135,17 +166,22 @@ def compare(
         raise UsageError("one checkpoint of each run can be compared: --checkpoint last or STEP.")
     chosen = [options.group_named(name, root) or options.find_run(name, root) for name in names]
     if len(chosen) == 1 and isinstance(chosen[0], RunFolder):
-        raise UsageError(f"{chosen[0].name} is one run: compare takes a group, or two or more runs.")
+        raise UsageError(
+            f"{chosen[0].name} is one run: compare takes a group, or two or more runs."
+        )
     show_compared(chosen, checkpoint, as_json)
 
 
-# More do not fit into one file that anybody could open; `cldctl eval` draws and keeps as many as there is disk for.
+# More do not fit into one file that anybody could open; `cldctl eval` draws and keeps as many as
+# there is disk for.
 MAX_SAMPLES = 10_000_000
 
 
 def sample(
     words: list[str] | None = Argument(
-        None, metavar="RUN | KEY=VALUE", help="A run (default: the newest), keys of sampling and ema, plugins=FILE.py."
+        None,
+        metavar="RUN | KEY=VALUE",
+        help="A run (default: the newest), keys of sampling and ema, plugins=FILE.py.",
     ),
     n: int | None = Option(
         None,
@@ -157,22 +193,34 @@ def sample(
         help="Number of samples; default: 64 images, 16 curves, 2,000 points.",
     ),
     output: Path | None = Option(
-        None, "--output", "-o", metavar="FILE.png|.npz", help="Where to write; an existing file is replaced."
+        None,
+        "--output",
+        "-o",
+        metavar="FILE.png|.npz",
+        help="Where to write; an existing file is replaced.",
     ),
     method: str | None = Option(
         None,
         metavar="ode|em|sscs|exponential|gddim|conjugate|splitting|tuned",
-        help="Sampling method; default: the recipe's. exponential is best below 100 NFE; at 10, use it with "
+        help="Sampling method; default: the recipe's. exponential is best below 100 NFE; at 10, "
+        "use it with "
         "sampling.order=3, sampling.corrector=false and sampling.grid_power=3.",
     ),
-    nfe: int | None = Option(None, metavar="N", help="Network evaluations (NFE) of a fixed-step method."),
+    nfe: int | None = Option(
+        None, metavar="N", help="Network evaluations (NFE) of a fixed-step method."
+    ),
     label: str | None = Option(
-        None, metavar="NUMBER|NAME", help="Class of all samples; default: each class as often as in the training data."
+        None,
+        metavar="NUMBER|NAME",
+        help="Class of all samples; default: each class as often as in the training data.",
     ),
     guidance: float | None = Option(
         None,
         metavar="W",
-        help="Scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional one.",
+        help=(
+            "Scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional "
+            "one."
+        ),
     ),
     checkpoint: str = options.CHECKPOINT,
     seed: int = options.SEED,
@@ -184,8 +232,12 @@ def sample(
     inpaint: Path | None = Option(
         None, metavar="IMAGE", help="Draw samples given a part of this picture; needs --mask."
     ),
-    mask: Path | None = Option(None, metavar="MASK.png", help="White where IMAGE is to be painted, black where known."),
-    sigma: float | None = Option(None, metavar="S", min=0, help="Standard deviation of the noise in the observation."),
+    mask: Path | None = Option(
+        None, metavar="MASK.png", help="White where IMAGE is to be painted, black where known."
+    ),
+    sigma: float | None = Option(
+        None, metavar="S", min=0, help="Standard deviation of the noise in the observation."
+    ),
     how: str | None = Option(
         None,
         metavar="gradient|replacement",
@@ -199,12 +251,14 @@ def sample(
 ) -> None:
     """Draw samples: a grid of images, a scatter over the true density (toy data), or arrays (.npz).
 
-    Vectors of other sizes are histograms and scatters of pairs of features; curves are beside those of the test data.
+    Vectors of other sizes are histograms and scatters of pairs of features; curves are beside those
+    of the test data.
 
     Without -o, the picture is written to samples/ of the run, in a file named after its settings.
 
-    An .npz file has the arrays x (in the units and shape of the data, images in [-1, 1]), v, nfe, for images their
-    pixels as uint8 (n, height, width, 3), and for class-conditional models the labels.
+    An .npz file has the arrays x (in the units and shape of the data, images in [-1, 1]), v, nfe,
+    for images their pixels as uint8 (n, height, width, 3), and for class-conditional models the
+    labels.
 
     With --observe or --inpaint, samples agree with what is known about x.
 
@@ -248,11 +302,16 @@ def tune(
         metavar="RUN | KEY=VALUE",
         help="A run (default: the newest), and keys of sampling, ema and cluster to change.",
     ),
-    nfe: str = Option("10", metavar="N[,N]", help="Network evaluations per sample, denoising included."),
+    nfe: str = Option(
+        "10", metavar="N[,N]", help="Network evaluations per sample, denoising included."
+    ),
     points: int | None = Option(
         None,
         metavar="P",
-        help="Draws of the noise to fit to, and as many held-out ones; default: 4,000, for images 16.",
+        help=(
+            "Draws of the noise to fit to, and as many held-out ones; default: 4,000, for images "
+            "16."
+        ),
     ),
     budget: str = Option("60", metavar="MINUTES | none", help="Time limit for the fit of each N."),
     seed: int = options.SEED,
@@ -263,10 +322,11 @@ def tune(
     allow_plugin: bool = options.ALLOW_PLUGIN,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Fit a sampler with few network evaluations to the network of a run, for sampling.method=tuned.
+    """Fit a sampler with few network evaluations to the network of a run, for
+    sampling.method=tuned.
 
-    The sampler is fitted to the network's own probability flow, and held-out noise decides whether the fit is kept.
-    Running it again shows the result, or continues where it stopped.
+    The sampler is fitted to the network's own probability flow, and held-out noise decides whether
+    the fit is kept. Running it again shows the result, or continues where it stopped.
 
     Example: cldctl tune toy-0102-101112-ab12 --nfe 5,7,10 --follow
     """
@@ -276,32 +336,48 @@ def tune(
 
     numbers, budget_min = network_evaluations(nfe), minutes(budget)
     run, overrides = options.run_and_overrides(words, root)
-    wanted = EvalOptions(overrides=tuple(overrides), checkpoint=checkpoint, cluster=cluster, allow_plugin=allow_plugin)
-    planned = plan_tunings(run, wanted, remark, nfe=numbers, points=points, budget_min=budget_min, seed=seed)
+    wanted = EvalOptions(
+        overrides=tuple(overrides),
+        checkpoint=checkpoint,
+        cluster=cluster,
+        allow_plugin=allow_plugin,
+    )
+    planned = plan_tunings(
+        run, wanted, remark, nfe=numbers, points=points, budget_min=budget_min, seed=seed
+    )
     (planned,) = start([planned])
     raise typer.Exit(finish_tunings(planned, as_json, follow))
 
 
 def export(
     run: str | None = options.RUN,
-    output: Path | None = Option(None, "--output", "-o", metavar="FILE.safetensors", help="Where to write."),
+    output: Path | None = Option(
+        None, "--output", "-o", metavar="FILE.safetensors", help="Where to write."
+    ),
     card: Path | None = Option(
         None,
         metavar="FOLDER|FILE.md",
-        help="Write a model card with numbers, samples and recipe, too. A folder gets README.md, samples.png and "
+        help="Write a model card with numbers, samples and recipe, too. A folder gets README.md, "
+        "samples.png and "
         "model.safetensors.",
     ),
     license_: str | None = Option(
-        None, "--license", metavar="ID", help="The licence of the weights, for the card: cc-by-4.0, mit, ..., or other."
+        None,
+        "--license",
+        metavar="ID",
+        help="The licence of the weights, for the card: cc-by-4.0, mit, ..., or other.",
     ),
     checkpoint: str = options.CHECKPOINT,
     ema_length: float | None = Option(
-        None, metavar="LENGTH", help="The average of this relative length, made of those of train.ema_lengths."
+        None,
+        metavar="LENGTH",
+        help="The average of this relative length, made of those of train.ema_lengths.",
     ),
     allow_plugin: bool = options.ALLOW_PLUGIN,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Write the averaged weights and the recipe of a checkpoint as safetensors, for `cld_core.load(FILE)`.
+    """Write the averaged weights and the recipe of a checkpoint as safetensors, for
+    `cld_core.load(FILE)`.
 
     Example: cldctl export cifar10-0102-101112-ab12 -o cifar10.safetensors
 
@@ -324,13 +400,17 @@ def export(
     with Working(f"loading {folder.name}") as working:
         import cld_core
 
-        model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin, ema_length=ema_length)
+        model = cld_core.load(
+            folder.path, checkpoint, "cpu", allow_plugin=allow_plugin, ema_length=ema_length
+        )
         if files is not None:
             files.card.parent.mkdir(parents=True, exist_ok=True)
         working.phase(f"writing {target.name}")
         model.export(target)
     step = ", ".join(filter(None, [f"step {model.step}", EmaSpec(length=ema_length).words]))
-    err.print(f"averaged weights of {step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
+    err.print(
+        f"averaged weights of {step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB"
+    )
     if plugins := ", ".join(map(one_line, model.recipe.plugins)):
         err.print(f"the file names the plug-in {plugins}: who loads it needs that, too")
     out.print(str(target), no_wrap=True)
@@ -341,16 +421,20 @@ def export(
 
 
 def import_(
-    file: Path = Argument(..., help="A checkpoint of the published code, such as checkpoint_800000.pth."),
+    file: Path = Argument(
+        ..., help="A checkpoint of the published code, such as checkpoint_800000.pth."
+    ),
     recipe: str = Option(..., help="The recipe that it was trained with."),
     overrides: list[str] | None = options.OVERRIDES,
     name: str | None = options.NEW_NAME,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Make a run of a published checkpoint: weights, their average, the optimiser's state and the step.
+    """Make a run of a published checkpoint: weights, their average, the optimiser's state and the
+    step.
 
-    It reads checkpoints of the CLD code, and those that PyTorch Lightning wrote for the PSLD code. The run can be
-    sampled, evaluated and resumed. Nothing is written if a tensor does not fit the recipe.
+    It reads checkpoints of the CLD code, and those that PyTorch Lightning wrote for the PSLD code.
+    The run can be sampled, evaluated and resumed. Nothing is written if a tensor does not fit the
+    recipe.
 
     Example: cldctl import checkpoint_800000.pth --recipe cifar10 --name published
     """
@@ -367,7 +451,10 @@ def import_(
     done = f" in {run.path}: step {step}, {parameters:,} parameters"
     err.print(strong("run ", run.name, done))
     if resolved.optim.name != "adam":
-        text = f"published checkpoints were trained with adam; resuming uses their state for {resolved.optim.name}"
+        text = (
+            f"published checkpoints were trained with adam; resuming uses their state for "
+            f"{resolved.optim.name}"
+        )
         err.print(text, style="yellow")
     err.print(f"next:\n  cldctl sample {run.name}\n  cldctl eval {run.name} --elbo")
     out.print(run.name)
@@ -377,17 +464,26 @@ def bench_samplers(
     words: list[str] | None = Argument(
         None,
         metavar="RUN | KEY=VALUE",
-        help="A run (default: the newest), and keys of eval, sampling and cluster that hold for all samplers.",
+        help=(
+            "A run (default: the newest), and keys of eval, sampling and cluster that hold for "
+            "all samplers."
+        ),
     ),
-    nfe: str = Option("10,20,50,100", metavar="N,N,...", help="Network evaluations per sample, denoising included."),
+    nfe: str = Option(
+        "10,20,50,100",
+        metavar="N,N,...",
+        help="Network evaluations per sample, denoising included.",
+    ),
     metrics: list[str] | None = Option(
         None,
         "--metric",
         metavar="A,B,...",
-        help="fid, kid, isc and prc for images; w2 and energy for toys and arrays; density for toys; "
+        help="fid, kid, isc and prc for images; w2 and energy for toys and arrays; density for "
+        "toys; "
         "flow-distance for all; "
         "classes and class-law for models with classes. "
-        "Default: fid for images, else w2,density,flow-distance; without density for arrays and data of a plug-in.",
+        "Default: fid for images, else w2,density,flow-distance; without density for arrays and "
+        "data of a plug-in.",
     ),
     samples: int | None = Option(None, min=2, help="Samples per seed; default: eval.samples."),
     seeds: int | None = Option(
@@ -405,18 +501,21 @@ def bench_samplers(
     follow: bool = options.FOLLOW,
     dry_run: bool = Option(False, help="List the samplers and start nothing."),
     as_json: bool = Option(False, "--json", help="One JSON document on stdout instead of tables."),
-    csv: Path | None = Option(None, help="File for all numbers, published ones included, ending in .csv."),
+    csv: Path | None = Option(
+        None, help="File for all numbers, published ones included, ending in .csv."
+    ),
     plot: Path | None = Option(None, help="File for the picture, ending in .png."),
     allow_plugin: bool = options.ALLOW_PLUGIN,
     root: Path = options.RUNS_DIR,
 ) -> None:
     """Compare samplers of one checkpoint at equal numbers of network evaluations.
 
-    They run as one array of evaluations. Running it again computes only what is missing, and shows the results.
+    They run as one array of evaluations. Running it again computes only what is missing, and shows
+    the results.
 
     Example: cldctl bench samplers --nfe 10,20,50 --metric w2,flow-distance --samples 10000 --follow
 
-    Example: cldctl bench samplers --sampler exponential --sampler fine=method=exponential,order=2,corrector=false
+    Example: cldctl bench samplers --sampler em --sampler fine=method=exponential,order=2
     """
     from cldctl.runs.evaluate import EvalOptions, plan_samplers, start
     from cldctl.runs.options import network_evaluations

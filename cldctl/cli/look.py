@@ -1,4 +1,5 @@
-"""What runs do, print, cost, and show: `cldctl status`, `top`, `logs`, `why`, `usage`, `board`, `report`."""
+"""What runs do, print, cost, and show: `cldctl status`, `top`, `logs`, `why`, `usage`, `board`,
+`report`."""
 
 import contextlib
 import importlib.util
@@ -33,20 +34,27 @@ _NOT_TOGETHER = {
 }
 # Seconds between two looks for new output of logs.
 _EVERY_S = 0.3
-# More rows than this are written as JSON a line each: indenting them takes longer than everything else.
+# More rows than this are written as JSON a line each: indenting them takes longer than everything
+# else.
 _MANY = 50
 
 
 def status(
-    names: list[str] | None = Argument(None, metavar="RUN | GROUP", help="Names; default: all recent runs."),
-    everything: bool = Option(False, "--all", help="Include runs that ended over a week ago; show all rows."),
+    names: list[str] | None = Argument(
+        None, metavar="RUN | GROUP", help="Names; default: all recent runs."
+    ),
+    everything: bool = Option(
+        False, "--all", help="Include runs that ended over a week ago; show all rows."
+    ),
     state: str | None = options.STATE,
     since: str | None = options.SINCE,
     tags: list[str] | None = options.TAGS,
     user: str | None = options.USER,
     group: str | None = options.GROUP,
     sort: str = Option(
-        "created", metavar="KEY", help="name, created, updated, step, loss or state; the last rows are shown."
+        "created",
+        metavar="KEY",
+        help="name, created, updated, step, loss or state; the last rows are shown.",
     ),
     reverse: bool = Option(False, help="Reverse the order."),
     fresh: bool = Option(False, help="Read every run again, also those that are over."),
@@ -63,12 +71,19 @@ def status(
     from cldctl.show import runs as shown
 
     if watch and as_json:
-        raise UsageError("--watch does not go with --json, which prints one document. Run it again in a loop.")
+        raise UsageError(
+            "--watch does not go with --json, which prints one document. Run it again in a loop."
+        )
     if watch and not out.is_terminal:
-        raise UsageError("--watch redraws a terminal, and stdout is not one. Leave it out, or run `status` in a loop.")
+        raise UsageError(
+            "--watch redraws a terminal, and stdout is not one. Leave it out, or run `status` in a "
+            "loop."
+        )
     which = selection.selection(state, since, tags or (), user, group)
     selection.in_order([], sort)
-    groups = [found.name for name in names or [] if (found := options.group_named(name, root)) is not None]
+    groups = [
+        found.name for name in names or [] if (found := options.group_named(name, root)) is not None
+    ]
     runs = options.find_runs_or_group(names or [], root)
     query = shown.Query(Index(root, fresh=fresh), which, everything, runs, groups, sort, reverse)
     if watch:
@@ -93,7 +108,8 @@ def top(
     group: str | None = options.GROUP,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the keys.
+    """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the
+    keys.
 
     Example: cldctl top --since 2d
     """
@@ -101,9 +117,14 @@ def top(
 
     which = selection.selection(state, since, tags or (), user, group)
     if not (out.is_terminal and sys.stdin.isatty()):
-        raise UsageError("`cldctl top` draws on a terminal, and this is not one. Use `cldctl status`.")
+        raise UsageError(
+            "`cldctl top` draws on a terminal, and this is not one. Use `cldctl status`."
+        )
     if importlib.util.find_spec("textual") is None:
-        raise UsageError("`cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'")
+        raise UsageError(
+            "`cldctl top` needs textual, which is not installed. Install it: pip install "
+            "'cldctl[top]'"
+        )
     from cldctl.top.app import Top
 
     app = Top(root, which, everything=everything)
@@ -122,8 +143,12 @@ def logs(
         False, help="Every process in one stream, ordered by time; each line begins with its rank."
     ),
     attempt: int | None = Option(None, help="Which attempt; default: the newest job."),
-    failed: bool = Option(False, help="The rank that failed first, of the last attempt that failed."),
-    tail: int | None = Option(None, "--tail", "-n", metavar="N", min=0, help="The last N lines of each file."),
+    failed: bool = Option(
+        False, help="The rank that failed first, of the last attempt that failed."
+    ),
+    tail: int | None = Option(
+        None, "--tail", "-n", metavar="N", min=0, help="The last N lines of each file."
+    ),
     evaluation: str | None = Option(
         None, "--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do."
     ),
@@ -162,7 +187,9 @@ def logs(
     find = log.all_ranks if all_ranks else lambda: [log]
     if not any(one.files() for one in find()) and not follow:
         raise log.missing(run)
-    lines = Lines(find, merge=all_ranks, tail=tail, say=lambda text: err.print(text, style="yellow"))
+    lines = Lines(
+        find, merge=all_ranks, tail=tail, say=lambda text: err.print(text, style="yellow")
+    )
     is_last = False
     while not is_last:
         is_last = not (follow and log.is_growing())
@@ -174,8 +201,11 @@ def logs(
             time.sleep(_EVERY_S)
 
 
-def why(name: str | None = options.RUN, as_json: bool = options.AS_JSON, root: Path = options.RUNS_DIR) -> None:
-    """Explain a run on one screen: its attempts, the rank that failed first, why it waits, and what to type next.
+def why(
+    name: str | None = options.RUN, as_json: bool = options.AS_JSON, root: Path = options.RUNS_DIR
+) -> None:
+    """Explain a run on one screen: its attempts, the rank that failed first, why it waits, and what
+    to type next.
 
     Example: cldctl why
     """
@@ -198,14 +228,17 @@ def why(name: str | None = options.RUN, as_json: bool = options.AS_JSON, root: P
 
 
 def usage(
-    names: list[str] | None = Argument(None, metavar="RUN | GROUP", help="Names of runs or groups; default: all runs."),
+    names: list[str] | None = Argument(
+        None, metavar="RUN | GROUP", help="Names of runs or groups; default: all runs."
+    ),
     since: str | None = Option(
         None, metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01."
     ),
     as_json: bool = options.AS_JSON,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Show the hours of training runs: used, lost to interruptions and crashes, waiting, goodput (docs/usage.md).
+    """Show the hours of training runs: used, lost to interruptions and crashes, waiting, goodput
+    (docs/usage.md).
 
     Example: cldctl usage --since 7d
     """
@@ -215,7 +248,9 @@ def usage(
     from cldctl.show.tables import usage_table
 
     begin = 0.0 if since is None else moment(since)
-    folder = Folder.of(options.find_runs_or_group(names, root) if names else find_runs(root), since=begin)
+    folder = Folder.of(
+        options.find_runs_or_group(names, root) if names else find_runs(root), since=begin
+    )
     for problem in folder.problems:
         err.print(problem, style="yellow")
     if as_json:
@@ -231,10 +266,13 @@ def board(
     names: list[str] | None = Argument(
         None, metavar="RUN | GROUP", help="Whose curves to show; default: the newest run."
     ),
-    port: int | None = Option(None, min=1, max=65535, help="Port of this machine; default: 6006, or a free one."),
+    port: int | None = Option(
+        None, min=1, max=65535, help="Port of this machine; default: 6006, or a free one."
+    ),
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Start TensorBoard on runs, and print its address. It serves this machine only; stop it with Ctrl-C.
+    """Start TensorBoard on runs, and print its address. It serves this machine only; stop it with
+    Ctrl-C.
 
     Example: cldctl board toy-0102-101112-ab12 toy-0102-101530-cd34
     """
@@ -258,11 +296,14 @@ def report(
     names: list[str] | None = Argument(
         None,
         metavar="RUN | GROUP",
-        help="Runs by name or folder, of which several share a page; a group alone is an index over its runs; "
+        help="Runs by name or folder, of which several share a page; a group alone is an index "
+        "over its runs; "
         "default: the newest run.",
     ),
     everything: bool = Option(False, "--all", help="Write an index over all runs instead."),
-    pages: bool = Option(False, help="Of several runs: also write their own pages that are missing or out of date."),
+    pages: bool = Option(
+        False, help="Of several runs: also write their own pages that are missing or out of date."
+    ),
     output: Path | None = Option(
         None,
         "--output",
@@ -271,10 +312,13 @@ def report(
         help="Default: report.html in the run folder; of a group index-GROUP.html, of several runs "
         "comparison.html, --all: index.html.",
     ),
-    follow: bool = Option(False, "--follow-links", help="Also read folders that links lead out of the run to."),
+    follow: bool = Option(
+        False, "--follow-links", help="Also read folders that links lead out of the run to."
+    ),
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Write one self-contained page: verdict, best results, samples, curves, attempts, sweeps, recipe.
+    """Write one self-contained page: verdict, best results, samples, curves, attempts, sweeps,
+    recipe.
 
     Example: cldctl report -o report.html
 
@@ -286,15 +330,22 @@ def report(
     options.check_output(output, (".html", ".htm"), "reports are")
     names = names or []
     if everything and names:
-        raise UsageError(f"--all writes an index over all runs, not a page of {names[0]}. Leave one of them out.")
+        raise UsageError(
+            f"--all writes an index over all runs, not a page of {names[0]}. Leave one of them out."
+        )
     if everything and not root.is_dir():
-        raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
+        raise NotFoundError(
+            f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`."
+        )
     groups = [group for name in names if (group := options.group_named(name, root)) is not None]
     is_complete = True
     if everything or groups or len(names) > 1:
         target, is_complete = _page_of_many(names, groups, root, output, pages, follow)
     elif pages:
-        raise UsageError("--pages writes the pages of many runs. Add --all or the name of a group, or leave it out.")
+        raise UsageError(
+            "--pages writes the pages of many runs. Add --all or the name of a group, or leave it "
+            "out."
+        )
     else:
         target = _page(names[0] if names else None, root, output, follow)
     out.print(str(output or target.absolute()), no_wrap=True)
@@ -317,9 +368,15 @@ def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Pa
 
 
 def _page_of_many(
-    names: list[str], groups: "list[Group]", root: Path, output: Path | None, pages: bool, follow: bool
+    names: list[str],
+    groups: "list[Group]",
+    root: Path,
+    output: Path | None,
+    pages: bool,
+    follow: bool,
 ) -> tuple[Path, bool]:
-    """Write a comparison, or an index; where it is, and whether all pages that were asked for were written."""
+    """Write a comparison, or an index; where it is, and whether all pages that were asked for were
+    written."""
     from cld_core.files import write_text
     from cldctl.page.report import page_of_many, write_pages
     from cldctl.runs import survey
@@ -352,6 +409,8 @@ def _page_of_many(
             err.failure(f"{name}: {problem}", style="red")
     target = (output or root / file).absolute()
     with Working(f"making the page: {title}", announced=True):
-        page = page_of_many(title, rows, target.parent, groups=groups, which=which, notes=notes, follow=follow)
+        page = page_of_many(
+            title, rows, target.parent, groups=groups, which=which, notes=notes, follow=follow
+        )
         write_text(target, page)
     return output or target, not problems

@@ -11,7 +11,9 @@ from . import options
 
 
 def note(
-    name: str = Argument(..., metavar="RUN | GROUP", help="A run's name or folder, or all runs of a group."),
+    name: str = Argument(
+        ..., metavar="RUN | GROUP", help="A run's name or folder, or all runs of a group."
+    ),
     text: str | None = Argument(None, metavar="TEXT", help="Replaces the note; '' removes it."),
     tags: list[str] | None = Option(
         None, "--tag", metavar="TAG", help="Add a word to find the run by; may be repeated."
@@ -19,7 +21,8 @@ def note(
     untag: list[str] | None = Option(None, metavar="TAG", help="Remove a tag."),
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Write a note about a run, or give it tags; `cldctl status RUN` shows both, the table of runs only tags.
+    """Write a note about a run, or give it tags; `cldctl status RUN` shows both, the table of runs
+    only tags.
 
     Example: cldctl note toy-0102-101112-ab12 "the baseline of the paper" --tag baseline
     """
@@ -34,8 +37,11 @@ def note(
         err.print(f"{run.name}: {history.note or 'no note'}; tags: {shown}")
 
 
-def rm(names: list[str] = options.RUNS, yes: bool = options.YES, root: Path = options.RUNS_DIR) -> None:
-    """Remove runs for good: checkpoints, evaluations, logs. It asks first, and refuses runs that are alive.
+def rm(
+    names: list[str] = options.RUNS, yes: bool = options.YES, root: Path = options.RUNS_DIR
+) -> None:
+    """Remove runs for good: checkpoints, evaluations, logs. It asks first, and refuses runs that
+    are alive.
 
     Example: cldctl rm toy-0102-101112-ab12
     """
@@ -52,9 +58,13 @@ def rm(names: list[str] = options.RUNS, yes: bool = options.YES, root: Path = op
         row = entry.status
         evals = f"{len(row.evals)} evaluation{'' if len(row.evals) == 1 else 's'}"
         about = f"{row.state}, {size(entry.size)}, {evals}, last change {age(row.heard_of)}"
-        err.print(f"{row.name}: {about if row.is_readable else f'{size(entry.size)}; {row.reason}'}")
+        err.print(
+            f"{row.name}: {about if row.is_readable else f'{size(entry.size)}; {row.reason}'}"
+        )
     what = removals[0].run.name if len(removals) == 1 else f"{len(removals)} runs"
-    options.agree(f"Remove {what}, {size(sum(entry.size for entry in removals))}, for good?", "rm", yes)
+    options.agree(
+        f"Remove {what}, {size(sum(entry.size for entry in removals))}, for good?", "rm", yes
+    )
     for entry in removals:
         with Working(f"removing {entry.run.name}"):
             removal.remove(entry)
@@ -63,13 +73,18 @@ def rm(names: list[str] = options.RUNS, yes: bool = options.YES, root: Path = op
 
 def prune(
     names: list[str] = options.RUNS,
-    keep_every: int | None = Option(None, metavar="STEPS", min=1, help="Keep those of every so many steps, too."),
-    averages: bool = Option(False, help="Snapshots of averages, too: then only lengths of train.ema_lengths are left."),
+    keep_every: int | None = Option(
+        None, metavar="STEPS", min=1, help="Keep those of every so many steps, too."
+    ),
+    averages: bool = Option(
+        False, help="Snapshots of averages, too: then only lengths of train.ema_lengths are left."
+    ),
     dry_run: bool = Option(False, help="Only say what would be removed."),
     yes: bool = options.YES,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Remove checkpoints of runs that have ended, except the last intact one, milestones and evaluated ones.
+    """Remove checkpoints of runs that have ended, except the last intact one, milestones and
+    evaluated ones.
 
     What evaluations computed goes, too, a day after the last one that names it was removed.
 
@@ -84,11 +99,17 @@ def prune(
         prunings = removal.plan_pruning(chosen, keep_every, averages)
     for entry in prunings:
         kept = ", ".join(f"{step} ({why})" for step, why in entry.keep.items())
-        removed = [f"removes steps {', '.join(map(str, entry.remove))}, {size(entry.size)}"] if entry.remove else []
+        removed = (
+            [f"removes steps {', '.join(map(str, entry.remove))}, {size(entry.size)}"]
+            if entry.remove
+            else []
+        )
         if entry.averages:
             removed.append(f"removes all snapshots of averages, {size(entry.size_of_averages)}")
         if entry.rows:
-            removed.append(f"removes rows that no evaluation names any more, {size(entry.size_of_rows)}")
+            removed.append(
+                f"removes rows that no evaluation names any more, {size(entry.size_of_rows)}"
+            )
         about = f"{'; '.join(removed)}; keeps" if removed else "nothing to remove; kept:"
         err.print(f"{entry.run.name}: {about} {kept or 'none'}")
     count = sum(len(entry.remove) for entry in prunings)
@@ -97,7 +118,9 @@ def prune(
     removed_kinds += ["rows of evaluations"] if any(entry.rows for entry in prunings) else []
     if not removed_kinds or dry_run:
         return
-    total = size(sum(entry.size + entry.size_of_averages + entry.size_of_rows for entry in prunings))
+    total = size(
+        sum(entry.size + entry.size_of_averages + entry.size_of_rows for entry in prunings)
+    )
     options.agree(f"Remove {' and '.join(removed_kinds)}, {total}?", "prune", yes)
     for entry in prunings:
         removal.prune(entry)

@@ -35,26 +35,42 @@ RUNS_DIR = Option(
     callback=_runs_dir,
     help="Folder of the runs; default: $CLDCTL_RUNS, that of the config file, else runs/.",
 )
-RECIPE = Argument(..., metavar="RECIPE", help="A recipe file, or the name of one that `cldctl recipes` lists.")
-OVERRIDES = Argument(None, metavar="KEY=VALUE", help="Recipe keys to change; `cldctl explain` lists them.")
+RECIPE = Argument(
+    ..., metavar="RECIPE", help="A recipe file, or the name of one that `cldctl recipes` lists."
+)
+OVERRIDES = Argument(
+    None, metavar="KEY=VALUE", help="Recipe keys to change; `cldctl explain` lists them."
+)
 CHECKPOINT = Option("last", metavar="last|STEP", help="Which checkpoint.")
 
 # How it is done.
 CLUSTER = Option(
     None,
     metavar="slurm|local|debug",
-    help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if a cluster is configured, else "
+    help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if a cluster is "
+    "configured, else "
     "local.",
 )
-CLUSTER_OF_RUN = Option(None, metavar="slurm|local|debug", help="Where to run; default: the run's own cluster.")
-PROFILE = Option(
-    None, help="File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of the config file."
+CLUSTER_OF_RUN = Option(
+    None, metavar="slurm|local|debug", help="Where to run; default: the run's own cluster."
 )
-PROFILE_OF_RUN = Option(None, help="File or name of settings for jobs of this cluster; default: those of the run.")
+PROFILE = Option(
+    None,
+    help=(
+        "File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of "
+        "the "
+        "config file."
+    ),
+)
+PROFILE_OF_RUN = Option(
+    None, help="File or name of settings for jobs of this cluster; default: those of the run."
+)
 NEW_NAME = Option(None, "--name", help="Name of the run; default: the recipe's and a suffix.")
 FOLLOW = Option(False, "--follow", "-f", help="Stay and show the progress until the end.")
 SHARDS = Option(
-    None, min=1, help="Number of shards, at most 10,000 and one per sample or point; default: one per process."
+    None,
+    min=1,
+    help="Number of shards, at most 10,000 and one per sample or point; default: one per process.",
 )
 MAX_PARALLEL = Option(None, min=1, help="Tasks that may run at once.")
 SEED = Option(0, metavar="N", min=0, max=2**63 - 1, help="Seed of the noise.")
@@ -66,9 +82,17 @@ AS_JSON = Option(False, "--json", help="One JSON document on stdout.")
 STATE = Option(
     None,
     metavar="S[,S]",
-    help="Only runs in these states: RUNNING, REQUEUED, PENDING, FAILED, LOST, STOPPED, CANCELLED, FINISHED.",
+    help=(
+        "Only runs in these states: RUNNING, REQUEUED, PENDING, FAILED, LOST, STOPPED, "
+        "CANCELLED, "
+        "FINISHED."
+    ),
 )
-SINCE = Option(None, metavar="DURATION|DATE", help="Only runs that are alive or changed since: 12h, 7d, 2026-11-01.")
+SINCE = Option(
+    None,
+    metavar="DURATION|DATE",
+    help="Only runs that are alive or changed since: 12h, 7d, 2026-11-01.",
+)
 TAGS = Option(None, "--tag", metavar="T", help="Only runs with this tag.")
 USER = Option(None, metavar="U", help="Only runs that this user submitted.")
 GROUP = Option(None, metavar="G", help="Only runs that were submitted as this group.")
@@ -77,7 +101,8 @@ GROUP = Option(None, metavar="G", help="Only runs that were submitted as this gr
 def find_run(name: str | None, root: Path) -> "RunFolder":
     """The run of this name or path, or the newest one, whose name is printed on stderr.
 
-    The beginning of a name is enough if no other run begins like that; then the whole name is printed, too.
+    The beginning of a name is enough if no other run begins like that; then the whole name is
+    printed, too.
 
     Raises:
         NotFoundError: there is no such run.
@@ -91,13 +116,16 @@ def find_run(name: str | None, root: Path) -> "RunFolder":
         return RunFolder.open(name if "/" in name else root / _whole_name(name, root))
     newest = Index(root).newest()
     if newest is None:
-        raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
+        raise NotFoundError(
+            f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`."
+        )
     err.print(f"run: {newest.name} (the newest)", style="dim")
     return RunFolder.open(newest.path)
 
 
 def _whole_name(name: str, root: Path) -> str:
-    """The name of the one run that begins with ``name``; ``name`` itself if there is a run of this name, or none."""
+    """The name of the one run that begins with ``name``; ``name`` itself if there is a run of this
+    name, or none."""
     from cld_core.run import RunFolder
     from cld_core.run.folder import runs_beginning
     from cld_core.run.groups import find_group
@@ -106,18 +134,24 @@ def _whole_name(name: str, root: Path) -> str:
         return name
     group = find_group(root, name)
     if group is not None and len(members := group.runs()) > 1:
-        text = f"'{name}' is a group of {len(members)} runs: {listed([run.name for run in members])}"
+        text = (
+            f"'{name}' is a group of {len(members)} runs: {listed([run.name for run in members])}"
+        )
         raise UsageError(f"{text}. Name one of them.")
     names = sorted(run.name for run in runs_beginning(root, name))
     if len(names) > 1:
-        raise UsageError(f"'{name}' is the beginning of {len(names)} runs: {listed(names)}. Write more of the name.")
+        raise UsageError(
+            f"'{name}' is the beginning of {len(names)} runs: {listed(names)}. Write more of the "
+            f"name."
+        )
     if names:
         err.print(f"run: {names[0]}", style="dim")
     return names[0] if names else name
 
 
 def group_named(name: str | None, root: Path) -> "Group | None":
-    """The group of this name; None if there is none, or a run has the name: the run is meant then."""
+    """The group of this name; None if there is none, or a run has the name: the run is meant
+    then."""
     from cld_core.run import RunFolder
     from cld_core.run.groups import find_group
 
@@ -134,7 +168,8 @@ def find_runs_or_group(
     """The runs that names and paths mean, each once; a group stands for its runs.
 
     Args:
-        whole: the beginning of a name is not enough: nobody is asked, and another run may have it tomorrow.
+        whole: the beginning of a name is not enough: nobody is asked, and another run may have it
+            tomorrow.
         damaged: runs whose identity is lost can also be named, by their whole name.
 
     Raises:
@@ -153,7 +188,9 @@ def find_runs_or_group(
         if not (damaged and name and run.unreadable is None and run.exists and run.is_damaged):
             run = find_run(name, root)
         if whole and "/" not in name and run.name != name:
-            raise UsageError(f"'{name}' is not the whole name of {run.name}. Write it out, or leave out --yes.")
+            raise UsageError(
+                f"'{name}' is not the whole name of {run.name}. Write it out, or leave out --yes."
+            )
         found[run.path] = run
     return list(found.values())
 
@@ -177,7 +214,10 @@ def one_run(words: list[str] | None) -> tuple[str | None, list[str]]:
     """At most one run name, and the overrides."""
     names, overrides = split_runs(words)
     if len(names) > 1:
-        raise UsageError(f"one run at a time, not {len(names)}: {', '.join(names)}. Write overrides as KEY=VALUE.")
+        raise UsageError(
+            f"one run at a time, not {len(names)}: {', '.join(names)}. Write overrides as "
+            f"KEY=VALUE."
+        )
     return (names[0] if names else None), overrides
 
 
@@ -217,7 +257,8 @@ def agree(question: str, command: str, yes: bool, fix: str = "Add --yes.") -> No
 
 
 def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: str = "-o") -> None:
-    """Refuse a file of ``-o``, or another option, that cannot be written, before anything is computed.
+    """Refuse a file of ``-o``, or another option, that cannot be written, before anything is
+    computed.
 
     Args:
         what: what is written, with its verb: "weights are".
@@ -231,8 +272,12 @@ def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: 
         return
     endings = " or ".join(suffixes)
     if file.suffix not in suffixes:
-        raise UsageError(f"{option} {file}: {what} written as {endings}. Use a name that ends in {endings}.")
+        raise UsageError(
+            f"{option} {file}: {what} written as {endings}. Use a name that ends in {endings}."
+        )
     if has_control(file.name):
         raise UsageError(f"{option} {file}: the name has control characters. Use another one.")
     if not file.absolute().parent.is_dir():
-        raise UsageError(f"{option} {file}: there is no folder {file.absolute().parent}. Create it first.")
+        raise UsageError(
+            f"{option} {file}: there is no folder {file.absolute().parent}. Create it first."
+        )

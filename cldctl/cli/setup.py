@@ -1,4 +1,5 @@
-"""What is needed before a training: `cldctl init`, `recipes`, `render`, `explain`, `doctor` and `data`."""
+"""What is needed before a training: `cldctl init`, `recipes`, `render`, `explain`, `doctor` and
+`data`."""
 
 import json
 from contextlib import closing
@@ -22,11 +23,19 @@ if TYPE_CHECKING:
 
 
 def init(
-    data: Path = Argument(..., metavar="DATA", help="A file of arrays, a folder of them, prepared images or pictures."),
-    output: Path | None = Option(
-        None, "--output", "-o", metavar="RECIPE.yaml", help="Where to write; default: named after the data."
+    data: Path = Argument(
+        ..., metavar="DATA", help="A file of arrays, a folder of them, prepared images or pictures."
     ),
-    size: str = Option("s", metavar="s|m|l", help="s: minutes on two cores; m: an hour or so; l: for a GPU."),
+    output: Path | None = Option(
+        None,
+        "--output",
+        "-o",
+        metavar="RECIPE.yaml",
+        help="Where to write; default: named after the data.",
+    ),
+    size: str = Option(
+        "s", metavar="s|m|l", help="s: minutes on two cores; m: an hour or so; l: for a GPU."
+    ),
 ) -> None:
     """Look at data, and write a recipe that trains on them.
 
@@ -43,14 +52,22 @@ def init(
     target = output or Path(f"{data.absolute().name.partition('.')[0]}.yaml")
     options.check_output(target, (".yaml", ".yml"), "recipes are")
     if size not in SIZES:
-        raise UsageError(f"--size {size}: expected one of {', '.join(SIZES)}. Pass --size s, for example.")
+        raise UsageError(
+            f"--size {size}: expected one of {', '.join(SIZES)}. Pass --size s, for example."
+        )
     if target.exists():
         raise UsageError(f"{target} exists already. Pass -o with another name, or remove it.")
     with Working(f"looking at {data.name}"):
         found = _look(data, size)
-    keys = {"data": found.keys, **suggested(found.shape, found.examples, size, tests=found.tests, data_std=found.std)}
+    keys = {
+        "data": found.keys,
+        **suggested(found.shape, found.examples, size, tests=found.tests, data_std=found.std),
+    }
     recipe = from_dict({"name": target.stem, **keys}, str(target))
-    about = f"`cldctl init {data} --size {size}` wrote this; `cldctl explain KEY` says more about a key."
+    about = (
+        f"`cldctl init {data} --size {size}` wrote this; `cldctl explain KEY` says more about "
+        f"a key."
+    )
     head = "".join(f"# {one_line(line)}\n" for line in (*found.said, about))
     write_text(target, head + dump_with_comments(recipe, leaves(keys)))
     for line in found.said:
@@ -68,7 +85,8 @@ class _Data:
 
     Attributes:
         keys: the `data` section.
-        std: standard deviation of the numbers that the model sees; about that of pictures, if they are not prepared.
+        std: standard deviation of the numbers that the model sees; about that of pictures, if they
+            are not prepared.
         said: about them, a line each; ``warnings``, likewise.
         before: commands to run before the training.
     """
@@ -114,14 +132,24 @@ def _unprepared(data: Path, size: str) -> _Data:
     else:
         pixels = min(_PIXELS[size], max(4, shorter_side(data) // 4 * 4))
         # Whether they are all grey is found when they are prepared.
-        plan, command = plan_folder(data, pixels, channels=3), command.format("folder") + f" --size {pixels}"
+        plan, command = (
+            plan_folder(data, pixels, channels=3),
+            command.format("folder") + f" --size {pixels}",
+        )
     keys = {"name": "folder", "path": str(prepared.absolute())}
-    labelled = {split: sum(len(part.labels) for part in plan.parts if part.split == split) for split in SPLITS}
+    labelled = {
+        split: sum(len(part.labels) for part in plan.parts if part.split == split)
+        for split in SPLITS
+    }
     return _images(keys, plan.shape, plan.expect or labelled, plan.classes, before=(command,))
 
 
 def _images(
-    keys: dict[str, Any], shape: tuple[int, ...], counts: "Mapping[Any, int]", classes: "Sequence[str]", **more: Any
+    keys: dict[str, Any],
+    shape: tuple[int, ...],
+    counts: "Mapping[Any, int]",
+    classes: "Sequence[str]",
+    **more: Any,
 ) -> _Data:
     train, tests = counts["train"], counts.get("validation", 0)
     named = f" in {len(classes)} classes ({listed(classes)})" if classes else ""
@@ -156,9 +184,20 @@ def _arrays(keys: dict[str, Any]) -> _Data:
     else:
         own["scaling"], std = "standard", 1.0
         axis = "column" if len(found.shape) == 1 else "channel"
-        how = f"scaled to mean 0, standard deviation 1 in each {axis}; samples and bounds are in the units of the data"
+        how = (
+            f"scaled to mean 0, standard deviation 1 in each {axis}; samples and bounds are in "
+            f"the units of the data"
+        )
     said = f"{train + tests:,} examples of shape {found.shape}, {kind}, {named}: {counts}", how
-    return _Data(keys=own, shape=found.shape, examples=train, tests=tests, std=std, said=said, warnings=warnings)
+    return _Data(
+        keys=own,
+        shape=found.shape,
+        examples=train,
+        tests=tests,
+        std=std,
+        said=said,
+        warnings=warnings,
+    )
 
 
 def _std(keys: dict[str, Any]) -> float:
@@ -166,7 +205,9 @@ def _std(keys: dict[str, Any]) -> float:
     from cld_core.config import from_dict
     from cld_core.data.source import data_std, source
 
-    with closing(source(from_dict({"data": {**keys, "cache": "disk"}}, keys["path"]).data)) as images:
+    with closing(
+        source(from_dict({"data": {**keys, "cache": "disk"}}, keys["path"]).data)
+    ) as images:
         return data_std(images)
 
 
@@ -186,8 +227,20 @@ def recipes() -> None:
         except RecipeError as error:
             err.print(f"skipped: {error}", style="yellow")
             continue
-        about, names = shipped.description(file), (recipe.data.name, recipe.sde.name, recipe.network.name)
-        rows.append((name, about, *names, f"{recipe.train.steps:,}", str(recipe.train.batch_size), place(file)))
+        about, names = (
+            shipped.description(file),
+            (recipe.data.name, recipe.sde.name, recipe.network.name),
+        )
+        rows.append(
+            (
+                name,
+                about,
+                *names,
+                f"{recipe.train.steps:,}",
+                str(recipe.train.batch_size),
+                place(file),
+            )
+        )
     headings = ("recipe", "description", "data", "sde", "network", "steps", "batch", "from")
     columns = dict(zip(headings, map(list, zip(*rows, strict=True)), strict=True))
     optional = ("from", "batch", "sde", "network", "steps", "data")
@@ -221,10 +274,13 @@ def render(
 
 def explain(
     name: str | None = Argument(
-        None, metavar="KEY | SECTION", help="A key, a section, or a variant such as sde.cld; default: all sections."
+        None,
+        metavar="KEY | SECTION",
+        help="A key, a section, or a variant such as sde.cld; default: all sections.",
     ),
 ) -> None:
-    """Explain a recipe key: what it means, which values it takes, its default, and what the recipes set.
+    """Explain a recipe key: what it means, which values it takes, its default, and what the recipes
+    set.
 
     Example: cldctl explain train.ema
 
@@ -239,19 +295,26 @@ _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
 def doctor(
-    recipe: str | None = Argument(None, metavar="RECIPE", help="Check its data and FID weights, too."),
+    recipe: str | None = Argument(
+        None, metavar="RECIPE", help="Check its data and FID weights, too."
+    ),
     overrides: list[str] | None = options.OVERRIDES,
     cluster: str | None = options.CLUSTER,
     profile: str | None = options.PROFILE,
     job: bool = Option(True, "--job/--no-job", help="Look from a node, by a small job."),
-    partition: str | None = Option(None, help="Only this partition, or these: low,high; default: all."),
+    partition: str | None = Option(
+        None, help="Only this partition, or these: low,high; default: all."
+    ),
     account: str | None = Option(None, help="Account of the small job."),
-    wait: float = Option(120, metavar="SECONDS", min=1, max=86400, help="How long the small job may take."),
+    wait: float = Option(
+        120, metavar="SECONDS", min=1, max=86400, help="How long the small job may take."
+    ),
     gpu: bool = Option(False, help="Check this machine's GPU, too, for some seconds."),
     as_json: bool = options.AS_JSON,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Check Python, torch, GPUs, the runs folder; on Slurm what preemption and time limits will do to a run.
+    """Check Python, torch, GPUs, the runs folder; on Slurm what preemption and time limits will do
+    to a run.
 
     Exit code 0 if nothing fails, 1 if something does, 4 if the scheduler does not answer.
 
@@ -276,7 +339,11 @@ def doctor(
         if recipe is not None or profile is not None:
             raise
         # A default that is wrong hides nothing of the rest.
-        unusable = [Check("profile", "fail", str(error), "Fix it, or $CLDCTL_PROFILE or the file of defaults.")]
+        unusable = [
+            Check(
+                "profile", "fail", str(error), "Fix it, or $CLDCTL_PROFILE or the file of defaults."
+            )
+        ]
         wanted = load(find_recipe("toy"))
     with Working("checking this machine: torch, folders") as working:
         slowest_save_s, notice_s = measured_saves(find_runs(root))
@@ -299,11 +366,17 @@ def doctor(
     verdicts = {check.verdict for check in checks}
     worst = next((verdict for verdict in ("fail", "warn") if verdict in verdicts), "ok")
     if as_json:
-        typer.echo(json.dumps({"verdict": worst, "checks": [vars(check) for check in checks]}, indent=1))
+        typer.echo(
+            json.dumps({"verdict": worst, "checks": [vars(check) for check in checks]}, indent=1)
+        )
     else:
         # Nothing is cut, so that paths and commands can be copied.
         for check in checks:
-            out.print(Text.assemble((f"{check.verdict:<5}", _STYLE[check.verdict]), f" {check.name}: {check.found}"))
+            out.print(
+                Text.assemble(
+                    (f"{check.verdict:<5}", _STYLE[check.verdict]), f" {check.name}: {check.found}"
+                )
+            )
             if check.advice:
                 out.print(f"      {check.advice}")
     if any((check.name, check.verdict) == (where.name, "fail") for check in checks):
@@ -315,7 +388,11 @@ def data_stats(
     name: str = Argument(..., metavar="RECIPE | RUN", help="Whose training images are meant."),
     overrides: list[str] | None = options.OVERRIDES,
     output: Path | None = Option(
-        None, "--output", "-o", metavar="FILE.npz", help="Where to write; default: beside the images."
+        None,
+        "--output",
+        "-o",
+        metavar="FILE.npz",
+        help="Where to write; default: beside the images.",
     ),
     features: bool = Option(False, help="Keep the features, which --kid and --prc need."),
     shards: int | None = options.SHARDS,
@@ -325,9 +402,10 @@ def data_stats(
 ) -> None:
     """Compute the statistics of a training set. Running it again continues where it stopped.
 
-    The recipe's eval.fid section selects the extractor and its weights. Evaluations find the file automatically.
+    The recipe's eval.fid section selects the extractor and its weights. Evaluations find the file
+    automatically.
 
-    Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
+    Example: cldctl data stats cifar10 --shards 8 eval.fid.weights=inception.pth
     """
     from cld_core.evaluate.statistics import Statistics, StatsRequest
     from cldctl import clusters
@@ -339,7 +417,9 @@ def data_stats(
     where = clusters.chosen(cluster)
     recipe = recipe_or_run(name, overrides or [], root)
     with Working(f"looking at the training images of {recipe.data.name}"):
-        request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
+        request = StatsRequest.of(
+            recipe, output, features=features, shards=shards or recipe.cluster.world_size
+        )
     if shards is not None and request.shards < shards:
         err.print(f"--shards {shards}: {request.shards} shards instead, one for each file of rows")
     work = Statistics(request.folder, request)
@@ -365,18 +445,22 @@ def data_prepare(
     source: Path = Option(..., help="The archive, folder, zip file or .tar that holds the data."),
     output: Path = Option(..., "--out", help="Folder to make; a recipe's data.path."),
     size: int | None = Option(None, min=1, help="Pixels of a side; for folder only."),
-    split: float | None = Option(None, help="Share kept for validation (default: 0.1); for folder only."),
+    split: float | None = Option(
+        None, help="Share kept for validation (default: 0.1); for folder only."
+    ),
     channels: int | None = Option(
         None, help="1: grey images, 3: RGB (default: grey if all pictures are); for folder only."
     ),
     download: bool = Option(False, help="Fetch CIFAR-10's archive into --source first."),
     any_count: bool = Option(False, help="Accept another number of images."),
 ) -> None:
-    """Make a data set for training. Running it again continues where it stopped, and does nothing if it is done.
+    """Make a data set for training. Running it again continues where it stopped, and does nothing
+    if it is done.
 
-    cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar, or
-    from published LMDB files. folder: from any folder, zip or .tar of pictures, which are scaled and cut to squares.
-    Folders in it are classes. idx: from a folder of the idx files of MNIST, Fashion-MNIST and their like.
+    cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a
+    folder or a .tar, or from published LMDB files. folder: from any folder, zip or .tar of
+    pictures, which are scaled and cut to squares. Folders in it are classes. idx: from a folder of
+    the idx files of MNIST, Fashion-MNIST and their like.
 
     Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
     """
@@ -396,7 +480,14 @@ def data_prepare(
         expect: dict[str, int] | None = {} if any_count else None
         try:
             about = prepare(
-                name, source, output, progress=show, size=size, split=split, channels=channels, expect=expect
+                name,
+                source,
+                output,
+                progress=show,
+                size=size,
+                split=split,
+                channels=channels,
+                expect=expect,
             )
         except KeyboardInterrupt:
             err.print("interrupted: the same command continues")

@@ -28,7 +28,9 @@ def submit(
     metrics: list[str] | None = Option(
         None, "--eval", metavar="fid,elbo", help="Evaluate when the training is finished."
     ),
-    tags: list[str] | None = Option(None, "--tag", metavar="TAG", help="A word to find the run by; may be repeated."),
+    tags: list[str] | None = Option(
+        None, "--tag", metavar="TAG", help="A word to find the run by; may be repeated."
+    ),
     note: str | None = Option(None, metavar="TEXT", help="What the run is for."),
     live_code: bool = Option(False, help="Run the checkout as it is when each job starts."),
     sweep: list[str] | None = Option(
@@ -36,7 +38,9 @@ def submit(
     ),
     parallel: int | None = Option(None, min=1, help="With --sweep: runs that may train at once."),
     after: str | None = Option(
-        None, metavar="JOBID[:ok|any]", help="Start when this job has succeeded (ok, the default) or ended (any)."
+        None,
+        metavar="JOBID[:ok|any]",
+        help="Start when this job has succeeded (ok, the default) or ended (any).",
     ),
     weights: str | None = Option(
         None,
@@ -53,7 +57,7 @@ def submit(
 
     Example: cldctl submit toy data.name=checkerboard --from toy-0102-101112-ab12
 
-    Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
+    Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --parallel 4
     """
     from cldctl import clusters
     from cldctl.runs import submit as policy
@@ -104,20 +108,25 @@ def resume(
         metavar="RUN | GROUP | KEY=VALUE",
         help="Runs or a group (default: all that can be resumed), and recipe keys to change.",
     ),
-    from_step: int | None = Option(None, "--from", metavar="STEP", help="Continue from this checkpoint."),
+    from_step: int | None = Option(
+        None, "--from", metavar="STEP", help="Continue from this checkpoint."
+    ),
     cluster: str | None = options.CLUSTER_OF_RUN,
     follow: bool = options.FOLLOW,
     yes: bool = options.YES,
     allow_plugin: bool = options.ALLOW_PLUGIN,
     profile: str | None = options.PROFILE_OF_RUN,
-    update_code: bool = Option(False, help="Run the code of the checkout from now on, not the run's own."),
+    update_code: bool = Option(
+        False, help="Run the code of the checkout from now on, not the run's own."
+    ),
     other_data: bool = Option(False, help="Continue although the data have changed."),
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more train.steps.
+    """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more
+    train.steps.
 
-    Without RUN: every run that can be continued and is not alive. A group: all of its runs that are neither alive nor
-    finished, by one job.
+    Without RUN: every run that can be continued and is not alive. A group: all of its runs that are
+    neither alive nor finished, by one job.
 
     Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
     """
@@ -140,7 +149,9 @@ def resume(
     )
     if group is not None:
         raise typer.Exit(resume_runs(group, wanted, cluster, follow))
-    runs, code = (options.find_runs_or_group(names, root), 0) if names else _all_resumable(root, yes)
+    runs, code = (
+        (options.find_runs_or_group(names, root), 0) if names else _all_resumable(root, yes)
+    )
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
     if names and len(runs) == 1:
@@ -169,7 +180,9 @@ def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
     if not runs and code:
         raise typer.Exit(code)
     if not runs:
-        raise NotFoundError(f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states.")
+        raise NotFoundError(
+            f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states."
+        )
     err.print("can be resumed: " + ", ".join(run.name for run in runs))
     options.agree("Resume all of them?", "resume without RUN", yes, "Add --yes, or name a run.")
     return runs, code

@@ -1,4 +1,5 @@
-"""Where jobs run. Each cluster is one module or package behind the protocol of `base`; adding one adds a line here.
+"""Where jobs run. Each cluster is one module or package behind the protocol of `base`; adding one
+adds a line here.
 
 The names are strings, so that naming a cluster loads nothing.
 """
@@ -28,10 +29,14 @@ def find(name: str) -> Cluster:
     """
     if name not in CLUSTERS:
         guess = did_you_mean(name, CLUSTERS)
-        raise UsageError(f"--cluster cannot be '{name}'; expected one of {', '.join(CLUSTERS)}.{guess}")
+        raise UsageError(
+            f"--cluster cannot be '{name}'; expected one of {', '.join(CLUSTERS)}.{guess}"
+        )
     cluster = resolve(CLUSTERS[name])()
     assert isinstance(cluster, Cluster), f"{CLUSTERS[name]} is not a Cluster"
-    assert cluster.name == name, f"{CLUSTERS[name]} is registered as '{name}' and calls itself '{cluster.name}'"
+    assert cluster.name == name, (
+        f"{CLUSTERS[name]} is registered as '{name}' and calls itself '{cluster.name}'"
+    )
     return cluster
 
 
@@ -39,7 +44,8 @@ def chosen(name: str | None, run: RunFolder | None = None, *, is_preview: bool =
     """The cluster of this name; without one the run's own (`History.cluster`), or the default.
 
     Args:
-        is_preview: nothing will be submitted, so that the cluster need not be usable on this machine.
+        is_preview: nothing will be submitted, so that the cluster need not be usable on this
+            machine.
 
     Raises:
         UsageError: there is no such cluster, or it cannot be used on this machine.
@@ -47,7 +53,10 @@ def chosen(name: str | None, run: RunFolder | None = None, *, is_preview: bool =
     if name is None and run is not None:
         name = run.ledger.history().cluster
         if name is not None and name not in CLUSTERS:
-            text = f"{run.name} belongs to the cluster '{one_line(name)}', which this cldctl does not know"
+            text = (
+                f"{run.name} belongs to the cluster '{one_line(name)}', which this cldctl does "
+                f"not know"
+            )
             raise UsageError(f"{text}. Name another one: --cluster {'|'.join(CLUSTERS)}.")
     cluster = default() if name is None else find(name)
     reason = cluster.unavailable()
@@ -72,7 +81,8 @@ def described(size: ClusterSpec) -> Cluster:
 
 
 def default() -> Cluster:
-    """Where new runs start unless somebody says otherwise: as the user's defaults say, or the first that is configured.
+    """Where new runs start unless somebody says otherwise: as the user's defaults say, or the first
+    that is configured.
 
     Raises:
         UsageError: there is no such cluster.
@@ -88,7 +98,8 @@ def default() -> Cluster:
 
 
 def default_profile(cluster: Cluster) -> str | None:
-    """The profile for jobs of ``cluster`` unless somebody names one: it is for the default cluster alone.
+    """The profile for jobs of ``cluster`` unless somebody names one: it is for the default cluster
+    alone.
 
     Raises:
         UsageError: the user's defaults cannot be used.

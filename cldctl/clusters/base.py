@@ -1,20 +1,24 @@
 """The protocol of a cluster: what commands ask of it, and what a job asks of it from inside.
 
-A task is one world of processes, which call a `Work`. A submission is one or many tasks: an array, local processes and
-a loop in this process are three ways to run them. A cluster is mechanism: it writes no ledger, knows no policy, and
-nothing outside its own package compares its name. Commands ask for capabilities (`Cluster.blocks`, `Cluster.restarts`,
-`Cluster.most_tasks`).
+A task is one world of processes, which call a `Work`. A submission is one or many tasks: an array,
+local processes and a loop in this process are three ways to run them. A cluster is mechanism: it
+writes no ledger, knows no policy, and nothing outside its own package compares its name. Commands
+ask for capabilities (`Cluster.blocks`, `Cluster.restarts`, `Cluster.most_tasks`).
 
 What the author of a cluster has to do:
 
-- start one process for each rank, which calls ``Task(work, self)()`` and so needs `Cluster.current_job`;
+- start one process for each rank, which calls ``Task(work, self)()`` and so needs
+  `Cluster.current_job`;
 - let a job wait for `JobSpec.after`: the work itself does not wait;
-- where `Cluster.restarts` is True, carry out `Wish` when all processes of a start have ended, run `JobSpec.aftermath`
-  when a start ended badly without one, and keep a successor waiting (`cluster.successor`);
-- enforce ``size.time_min``: send SIGUSR2 ``notice_s`` seconds before the limit, and kill what is left at the limit;
+- where `Cluster.restarts` is True, carry out `Wish` when all processes of a start have ended, run
+  `JobSpec.aftermath` when a start ended badly without one, and keep a successor waiting
+  (`cluster.successor`);
+- enforce ``size.time_min``: send SIGUSR2 ``notice_s`` seconds before the limit, and kill what is
+  left at the limit;
 - let Python import from `JobSpec.code` before anything else, with PYTHONPATH;
-- send SIGTERM in `Cluster.cancel`. A signal that arrives before the work listens for it ends the process, or is lost
-  while the process is being started: wait until the task has begun, or accept that it ends without a message.
+- send SIGTERM in `Cluster.cancel`. A signal that arrives before the work listens for it ends the
+  process, or is lost while the process is being started: wait until the task has begun, or accept
+  that it ends without a message.
 """
 
 import os
@@ -56,19 +60,21 @@ class JobSpec:
     """What one submission of one or many tasks needs.
 
     Attributes:
-        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants its jobs: a task is
-            ``size.world_size`` processes, ``size.ranks_per_node`` on each node; its `Place` says which. Where
-            several one-GPU tasks share the GPUs of a machine, task k is shown all of them and works on the k-th, its
-            `Place.local_rank`.
-        notice_s: seconds before its time limit at which a task is told to save and end. Refuse a limit that is not
-            longer, or tell it at half of the limit, which counts from the start of the work.
+        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants
+            its jobs: a task is ``size.world_size`` processes, ``size.ranks_per_node`` on each node;
+            its `Place` says which. Where several one-GPU tasks share the GPUs of a machine, task k
+            is shown all of them and works on the k-th, its `Place.local_rank`.
+        notice_s: seconds before its time limit at which a task is told to save and end. Refuse a
+            limit that is not longer, or tell it at half of the limit, which counts from the start
+            of the work.
         parallel: tasks that may run at once; None for no limit.
         earlier: jobs that the same command submitted before. If ``parallel`` is set, all of them
             end before a task begins: the limit is on all tasks together.
         exclude: nodes to avoid, beside ``size.exclude``.
-        code: the folder that the job's Python imports from before it looks elsewhere; None: what is installed.
-        aftermath: module and arguments of what is asked when a start has ended badly; the launcher adds what
-            `cldctl.jobs.aftermath` takes besides.
+        code: the folder that the job's Python imports from before it looks elsewhere; None: what is
+            installed.
+        aftermath: module and arguments of what is asked when a start has ended badly; the launcher
+            adds what `cldctl.jobs.aftermath` takes besides.
     """
 
     name: str
@@ -89,7 +95,8 @@ class Seen:
 
     Attributes:
         ended: a cause of the ledger, where the launcher says how the job ended.
-        reason: why it waits, or why nothing is known about it ("started on HOST", for a job of another machine).
+        reason: why it waits, or why nothing is known about it ("started on HOST", for a job of
+            another machine).
         word: the launcher's own word for the state; shown to people, compared by nobody.
     """
 
@@ -111,7 +118,8 @@ class Survey:
     Attributes:
         problem: one line on who could not be asked.
         as_of: when the launcher said so, seconds since 1970; None if it was asked just now.
-        remark: one line on why the answers are older than people may expect; they are good nevertheless.
+        remark: one line on why the answers are older than people may expect; they are good
+            nevertheless.
         advice: what somebody can do who needs an answer, if there is a problem.
     """
 
@@ -139,7 +147,8 @@ class Limit:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes of a cluster, by name: those that could run a job if it avoided none, and those that it avoids."""
+    """Nodes of a cluster, by name: those that could run a job if it avoided none, and those that it
+    avoids."""
 
     usable: Collection[str]
     excluded: Collection[str]
@@ -147,10 +156,12 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a job wishes for when its processes have ended; its launcher carries it out, unless it was cancelled.
+    """What a job wishes for when its processes have ended; its launcher carries it out, unless it
+    was cancelled.
 
     Attributes:
-        delay_s: seconds after which it begins again at the earliest; None if it need not begin again.
+        delay_s: seconds after which it begins again at the earliest; None if it need not begin
+            again.
         avoid: nodes that it avoids from now on, beside those that it avoids already.
         readmit: nodes that it need not avoid any longer.
         after_limit: only if the launcher says that the time limit ended it.
@@ -164,7 +175,8 @@ class Wish:
 
 @dataclass(frozen=True)
 class EndedTask:
-    """A process of a job that ended badly, as the launcher tells: its node, and ``how``, with its exit code if any."""
+    """A process of a job that ended badly, as the launcher tells: its node, and ``how``, with its
+    exit code if any."""
 
     rank: int
     node: str
@@ -174,7 +186,8 @@ class EndedTask:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why a job waits, in plain words, what somebody can do about it, and when it may begin, seconds since 1970."""
+    """Why a job waits, in plain words, what somebody can do about it, and when it may begin,
+    seconds since 1970."""
 
     reason: str
     advice: str = ""
@@ -226,7 +239,8 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """What `cldctl doctor` was asked: which partitions, and whether to look from a node by a small job.
+    """What `cldctl doctor` was asked: which partitions, and whether to look from a node by a small
+    job.
 
     Attributes:
         partition: a name, or several with commas between them; None for all.
@@ -248,7 +262,8 @@ class DoctorOptions:
 
 
 class Work(Protocol):
-    """What a task does: one start of `JobSpec.size` (nodes x ranks), whose processes form one world.
+    """What a task does: one start of `JobSpec.size` (nodes x ranks), whose processes form one
+    world.
 
     Picklable: it holds names and paths, and loads torch only when it is called.
     """
@@ -260,12 +275,16 @@ class Cluster(ABC):
     """A way to run jobs.
 
     Attributes:
-        blocks: `submit` returns when the work is done: no lock is held during it, and there is nothing to follow.
+        blocks: `submit` returns when the work is done: no lock is held during it, and there is
+            nothing to follow.
         restarts: it carries out wishes, runs an aftermath, and keeps a successor waiting.
-        queues: what is submitted waits until there is room for it, so that any number of tasks may be submitted, also
-            behind a job that ``--after`` names by its id alone: `submit` refuses one that it does not know.
-        looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is believed.
-        question_s: seconds at least between two looks of ``--follow``, or of those who wait for jobs to end.
+        queues: what is submitted waits until there is room for it, so that any number of tasks may
+            be submitted, also behind a job that ``--after`` names by its id alone: `submit` refuses
+            one that it does not know.
+        looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is
+            believed.
+        question_s: seconds at least between two looks of ``--follow``, or of those who wait for
+            jobs to end.
     """
 
     name: ClassVar[str]
@@ -282,7 +301,8 @@ class Cluster(ABC):
 
     @classmethod
     def is_configured(cls) -> bool:
-        """Whether there is a cluster behind its clients, so that it may be the default on this machine."""
+        """Whether there is a cluster behind its clients, so that it may be the default on this
+        machine."""
         return cls.unavailable() is None
 
     @classmethod
@@ -296,8 +316,8 @@ class Cluster(ABC):
 
         Of a sweep, `check` and `array_size` are asked.
 
-        Ask with the ``size`` of the recipe, not yet reduced to a single task: on one machine, its ranks are the
-        processes to use.
+        Ask with the ``size`` of the recipe, not yet reduced to a single task: on one machine, its
+        ranks are the processes to use.
 
         Raises:
             RecipeError: the cluster has no jobs of this size.
@@ -320,14 +340,18 @@ class Cluster(ABC):
 
     @abstractmethod
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
-        """What ``--dry-run`` shows: what would be submitted, except for ids that are made at submission."""
+        """What ``--dry-run`` shows: what would be submitted, except for ids that are made at
+        submission."""
 
     @abstractmethod
-    def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
+    def submit(
+        self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]
+    ) -> None:
         """Start a task for each work.
 
         Args:
-            note: gets one `JobRef` per task as soon as they exist, before a blocking cluster begins.
+            note: gets one `JobRef` per task as soon as they exist, before a blocking cluster
+                begins.
 
         Raises:
             SchedulerRefused: the scheduler said no.
@@ -335,13 +359,16 @@ class Cluster(ABC):
         """
 
     @abstractmethod
-    def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
+    def survey(
+        self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0
+    ) -> Survey:
         """Ask about jobs of this cluster, all at once.
 
         Args:
             settled: those whose end is known already; accounting is not asked about them.
-            max_age_s: an answer of this age, in seconds, is good enough; 0 asks now. A launcher that must not be asked
-                often may give those who do not need it now an older one, and says so (`Survey.as_of`).
+            max_age_s: an answer of this age, in seconds, is good enough; 0 asks now. A launcher
+                that must not be asked often may give those who do not need it now an older one, and
+                says so (`Survey.as_of`).
         """
 
     def nodes_for(self, size: "ClusterSpec") -> Nodes | None:
@@ -372,7 +399,8 @@ class Cluster(ABC):
         """Ask when such a job would begin if it were submitted now, without waiting for the answer.
 
         Returns:
-            What reads the answer, seconds since 1970: it waits a few seconds at most, and None means that nobody knows.
+            What reads the answer, seconds since 1970: it waits a few seconds at most, and None
+                means that nobody knows.
             Where nothing queues, it is now.
         """
         return lambda: None if self.queues else time.time()
@@ -384,16 +412,21 @@ class Cluster(ABC):
         return [file for file in files if os.path.isfile(file)]
 
     def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
-        """What this launcher says in a piece of a log about processes that ended badly, in order."""
+        """What this launcher says in a piece of a log about processes that ended badly, in
+        order."""
         return ()
 
     def current_job(self, logs: Path | None = None) -> "InJob":
-        """The task of this cluster that this process belongs to, from its environment. Loads no torch.
+        """The task of this cluster that this process belongs to, from its environment. Loads no
+        torch.
 
         Args:
-            logs: folder of the job's output; an aftermath passes it, since its environment does not name it.
+            logs: folder of the job's output; an aftermath passes it, since its environment does not
+                name it.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define current_job, which its jobs call")
+        raise NotImplementedError(
+            f"{type(self).__name__} does not define current_job, which its jobs call"
+        )
 
     def checks(self, runs: Path, asked: DoctorOptions) -> Iterator[Check]:
         """Whether this cluster is fit for runs in the folder ``runs``, for `cldctl doctor`."""
@@ -402,14 +435,18 @@ class Cluster(ABC):
 
 @dataclass(kw_only=True)
 class InJob:
-    """A task seen from inside. This base is a process without a scheduler: one rank, and nobody says anything.
+    """A task seen from inside. This base is a process without a scheduler: one rank, and nobody
+    says anything.
 
     Attributes:
-        task: the number of this task among those of its submission, if the cluster runs an aftermath; else 0.
+        task: the number of this task among those of its submission, if the cluster runs an
+            aftermath; else 0.
         restart: earlier starts of this job by the launcher.
         log: the file that the launcher writes its notices to; None if it writes none.
-        began: when the launcher gave this start its machines, seconds since 1970; None if it does not say.
-        in_process: the job runs inside a command: errors propagate, Ctrl-C stops it, stdout belongs to the command.
+        began: when the launcher gave this start its machines, seconds since 1970; None if it does
+            not say.
+        in_process: the job runs inside a command: errors propagate, Ctrl-C stops it, stdout belongs
+            to the command.
     """
 
     cluster: Cluster
@@ -438,36 +475,44 @@ class InJob:
         return None
 
     def why_ended(self, attempt: Attempt) -> Cause | None:
-        """Why an earlier attempt ended that could not say so itself, a cause of the ledger; None if unknown."""
+        """Why an earlier attempt ended that could not say so itself, a cause of the ledger; None if
+        unknown."""
         return None
 
     def nodes(self) -> Nodes | None:
-        """The nodes for this task, with those that it avoids, whoever excluded them; None if nobody can tell."""
+        """The nodes for this task, with those that it avoids, whoever excluded them; None if nobody
+        can tell."""
         return None
 
     def late_notice_s(self) -> float | None:
-        """Seconds from now at which to stop on its own, if the notice of the time limit may have come already."""
+        """Seconds from now at which to stop on its own, if the notice of the time limit may have
+        come already."""
         return None
 
     def wish(self, wish: Wish) -> None:
-        """Say what is to follow when all processes of this start have ended. A later wish replaces an earlier one.
+        """Say what is to follow when all processes of this start have ended. A later wish replaces
+        an earlier one.
 
         Raises:
             OSError: it could not be written down.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not carry out wishes, which its jobs have")
+        raise NotImplementedError(
+            f"{type(self).__name__} does not carry out wishes, which its jobs have"
+        )
 
     def successor(self) -> JobRef | None:
-        """The job that waits for this one to end badly, if the launcher keeps one (`cluster.successor`)."""
+        """The job that waits for this one to end badly, if the launcher keeps one
+        (`cluster.successor`)."""
         return None
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a launcher pickles and each process calls: the work, and its cluster, so that a job looks up no name.
+    """What a launcher pickles and each process calls: the work, and its cluster, so that a job
+    looks up no name.
 
-    It is unpickled by the code that the run was submitted with, which may be older: `resume --update-code` or
-    ``--live-code`` tries a change.
+    It is unpickled by the code that the run was submitted with, which may be older: `resume
+    --update-code` or ``--live-code`` tries a change.
     """
 
     work: Work
@@ -477,7 +522,8 @@ class Task:
         """Do the work and end the process.
 
         Raises:
-            SystemExit: with the exit code of the work; what it returns or raises is of no use to a launcher.
+            SystemExit: with the exit code of the work; what it returns or raises is of no use to a
+                launcher.
         """
         # First of all: a launcher's own handlers would requeue the job, or ignore the signal.
         stop = StopFlag().listen()

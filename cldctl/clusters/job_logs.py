@@ -1,12 +1,14 @@
 """Where a launcher keeps the output of jobs, their scripts, and the pickles that they begin with.
 
-A job runs what its pickle says, so the folder has to be this user's own, whoever owns the run: others may read it, and
-nobody else may write into it. In a run that a group shares, everybody but its owner has a folder of their own:
+A job runs what its pickle says, so the folder has to be this user's own, whoever owns the run:
+others may read it, and nobody else may write into it. In a run that a group shares, everybody but
+its owner has a folder of their own:
 
     logs/          of the user who made it, in most runs the only one
     logs-NAME/     of the user NAME
 
-Jobs that train several runs of a group have such folders in that of the group (`cld_core.run.groups`).
+Jobs that train several runs of a group have such folders in that of the group
+(`cld_core.run.groups`).
 """
 
 import contextlib
@@ -31,12 +33,16 @@ _WHY = "a job would run what is in it"
 
 
 def folder_for(folder: Path) -> Path:
-    """Where this user's jobs with output in ``folder`` really have it: there, or in a folder of their own beside it."""
-    return folder if ownership.can_be_private(folder) else folder.with_name(f"{folder.name}-{_user()}")
+    """Where this user's jobs with output in ``folder`` really have it: there, or in a folder of
+    their own beside it."""
+    return (
+        folder if ownership.can_be_private(folder) else folder.with_name(f"{folder.name}-{_user()}")
+    )
 
 
 def moved(folder: Path, logs: str) -> Path:
-    """The folder of logs that a job had, ``logs``, beside ``folder``: the run may have been moved or copied since."""
+    """The folder of logs that a job had, ``logs``, beside ``folder``: the run may have been moved
+    or copied since."""
     name, shared = Path(logs).name, Path(logs).parent
     if shared.parent.name == GROUPS and is_name(shared.name) and is_name(name):
         # Of an array that trained several runs; it lies beside them.
@@ -53,7 +59,9 @@ def check(logs: Path) -> None:
     """
     if _TAG.search(str(logs)) or has_control(str(logs)):
         text = "a control character, or %j, %t, %A or %a, which stand for numbers of jobs"
-        raise UsageError(f"{str(logs)!r}: the path of a job's logs cannot have {text}. Use another --runs-dir.")
+        raise UsageError(
+            f"{str(logs)!r}: the path of a job's logs cannot have {text}. Use another --runs-dir."
+        )
     if os.path.lexists(logs) and not ownership.can_be_private(logs):
         ownership.require_private(logs, _WHY)
 
@@ -89,7 +97,8 @@ def refusals(logs: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def submission(logs: Path) -> Iterator[int]:
-    """What submitit writes in this block, nobody else can change: a job runs it. What became no job's is removed.
+    """What submitit writes in this block, nobody else can change: a job runs it. What became no
+    job's is removed.
 
     Returns:
         The umask that jobs are to have: that of the user.

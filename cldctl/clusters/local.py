@@ -1,8 +1,9 @@
-"""``--cluster local``: processes of this machine that outlive the command, started by submitit's local executor.
+"""``--cluster local``: processes of this machine that outlive the command, started by submitit's
+local executor.
 
-Each task has a controller, which starts its processes. Each process enforces its own time limit: a controller's clock
-would begin before a wait for other jobs. Another command finds the processes by their controller, and by what submitit
-calls them.
+Each task has a controller, which starts its processes. Each process enforces its own time limit: a
+controller's clock would begin before a wait for other jobs. Another command finds the processes by
+their controller, and by what submitit calls them.
 """
 
 import contextlib
@@ -26,7 +27,8 @@ from cld_core.stop import StopFlag
 from . import job_logs, local_processes
 from .base import After, Cluster, InJob, JobSpec, Limit, SchedulerRefused, Seen, Survey, Task, Work
 
-# The number of a task of one process among those that share the GPUs and cores, and how many those are.
+# The number of a task of one process among those that share the GPUs and cores, and how many those
+# are.
 _SHARE = "CLDCTL_LOCAL_SHARE"
 # What a process of a job is known by, which has the log folder as its last argument.
 _MODULE = "submitit.core._submit"
@@ -41,7 +43,9 @@ _Controller = Mapping[str, Any]
 class LocalJob(InJob):
     def place(self) -> Place:
         # A file rather than a port: nothing else on this machine can be using it.
-        place = local_processes.place(f"file://{Path(self.ref.logs) / f'.meeting_{self.ref.job_id}'}")
+        place = local_processes.place(
+            f"file://{Path(self.ref.logs) / f'.meeting_{self.ref.job_id}'}"
+        )
         number, tasks = map(int, os.environ[_SHARE].split("/"))
         return place if tasks == 1 else replace(place, local_rank=number, local_world_size=tasks)
 
@@ -52,7 +56,9 @@ class LocalCluster(Cluster):
     def most_tasks(self, spec: JobSpec) -> Limit:
         self.check(spec)
         # As many tasks as GPUs: together they must not use more of them than the recipe asks for.
-        return Limit(min(spec.size.ranks_per_node, spec.size.gpus_per_node or spec.size.ranks_per_node))
+        return Limit(
+            min(spec.size.ranks_per_node, spec.size.gpus_per_node or spec.size.ranks_per_node)
+        )
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         local_processes.check_fits(spec)
@@ -60,9 +66,14 @@ class LocalCluster(Cluster):
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         self.check(spec, tasks)
-        return f"# local: {tasks * spec.size.ranks_per_node} process(es) of {shlex.quote(sys.executable)}\n"
+        return (
+            f"# local: {tasks * spec.size.ranks_per_node} process(es) of "
+            f"{shlex.quote(sys.executable)}\n"
+        )
 
-    def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
+    def submit(
+        self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]
+    ) -> None:
         self.check(spec, len(works))
         at_once = min(spec.parallel or len(works), len(works))
         others = self._controllers_of(spec.after)
@@ -72,16 +83,21 @@ class LocalCluster(Cluster):
         with job_logs.refusals(spec.logs):
             try:
                 for number, work in enumerate(works):
-                    # All of them: one that is cancelled while it waits ends before those that it waited for.
+                    # All of them: one that is cancelled while it waits ends before those that it
+                    # waited for.
                     before = map(_controller_of, jobs[number % at_once :: at_once])
                     jobs.append(self._started(spec, work, (*others, *before), number, at_once))
                 note(jobs)
             except BaseException:
                 for job in jobs:
-                    local_processes.send(local_processes.find(job.details), signal.SIGKILL, family=True)
+                    local_processes.send(
+                        local_processes.find(job.details), signal.SIGKILL, family=True
+                    )
                 raise
 
-    def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
+    def survey(
+        self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0
+    ) -> Survey:
         ranks = _ranks()
         return Survey({job.job_id: _seen(job, has_ranks=_key(job) in ranks) for job in jobs})
 
@@ -91,7 +107,11 @@ class LocalCluster(Cluster):
         # A signal that comes while the processes are being started would be lost.
         deadline = time.monotonic() + _STARTING_S + len(jobs)
         for job in jobs:
-            while local_processes.find(job.details) and not _has_begun(job) and time.monotonic() < deadline:
+            while (
+                local_processes.find(job.details)
+                and not _has_begun(job)
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.05)
         ranks = _ranks()
         for job in jobs:
@@ -113,7 +133,12 @@ class LocalCluster(Cluster):
         return LocalJob(cluster=self, ref=ref, node=details["host"])
 
     def _started(
-        self, spec: JobSpec, work: Work, waits_for: tuple[_Controller, ...], number: int, at_once: int
+        self,
+        spec: JobSpec,
+        work: Work,
+        waits_for: tuple[_Controller, ...],
+        number: int,
+        at_once: int,
     ) -> JobRef:
         """Start a task of a submission, the one with this number.
 
@@ -150,7 +175,10 @@ class LocalCluster(Cluster):
             return ()
         for job in after.jobs:
             if job.cluster != self.name or not local_processes.is_here(job.details):
-                text = f"a local job cannot wait for job {job.job_id} of {job.details.get('host', job.cluster)}"
+                text = (
+                    f"a local job cannot wait for job {job.job_id} of "
+                    f"{job.details.get('host', job.cluster)}"
+                )
                 raise SchedulerRefused(f"{text}. Submit it there, or when that job has ended.")
         return tuple(map(_controller_of, after.jobs))
 
@@ -184,7 +212,8 @@ class _LocalTask(Task):
 
 
 def _limit(seconds: float, notice_s: float) -> None:
-    """Send this process SIGUSR2 before its time limit, at half of a short one, and kill it at the limit."""
+    """Send this process SIGUSR2 before its time limit, at half of a short one, and kill it at the
+    limit."""
     notice = seconds - min(notice_s, seconds / 2)
     for delay, number in ((notice, signal.SIGUSR2), (seconds, signal.SIGKILL)):
         timer = threading.Timer(delay, os.kill, (os.getpid(), number))
@@ -196,10 +225,14 @@ def _wait_for(controllers: Sequence[_Controller]) -> None:
     """Wait until all have ended; a job that is asked to end meanwhile ends."""
     stop = StopFlag().listen()
     if controllers:
-        print(f"waits for job {', '.join(str(controller['pid']) for controller in controllers)}", flush=True)
+        print(
+            f"waits for job {', '.join(str(controller['pid']) for controller in controllers)}",
+            flush=True,
+        )
     while stop.code == 0 and any(map(local_processes.find, controllers)):
         time.sleep(0.2)
-    # Nothing has begun: until the work listens, a signal may end the process at once. submitit would ignore it.
+    # Nothing has begun: until the work listens, a signal may end the process at once. submitit
+    # would ignore it.
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     if stop.code != 0:
@@ -208,11 +241,16 @@ def _wait_for(controllers: Sequence[_Controller]) -> None:
 
 
 def _controller_of(job: JobRef) -> _Controller:
-    return {name: job.details[name] for name in ("host", "pid", "process_started") if name in job.details}
+    return {
+        name: job.details[name]
+        for name in ("host", "pid", "process_started")
+        if name in job.details
+    }
 
 
 def _gpus(each: int, tasks: int) -> str:
-    """For CUDA_VISIBLE_DEVICES, the GPUs of tasks that share them: some that this process may use, if it says which."""
+    """For CUDA_VISIBLE_DEVICES, the GPUs of tasks that share them: some that this process may use,
+    if it says which."""
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if len(names) < each:
         names = [str(number) for number in range(each * tasks)]
@@ -220,9 +258,11 @@ def _gpus(each: int, tasks: int) -> str:
 
 
 def _ranks() -> Mapping[tuple[str, str], list[Any]]:
-    """The processes of local jobs that are alive at this moment, also those whose controller was killed.
+    """The processes of local jobs that are alive at this moment, also those whose controller was
+    killed.
 
-    By log folder and controller. Those whose environment cannot be read, such as other users', are left out.
+    By log folder and controller. Those whose environment cannot be read, such as other users', are
+    left out.
     """
     import psutil
 
@@ -242,18 +282,30 @@ def _key(job: JobRef) -> tuple[str, str]:
 
 
 def _seen(job: JobRef, *, has_ranks: bool) -> Seen:
-    seen = local_processes.seen(job, is_alive=has_ranks or local_processes.find(job.details) is not None)
+    seen = local_processes.seen(
+        job, is_alive=has_ranks or local_processes.find(job.details) is not None
+    )
     others = job.details.get("waits_for", ())
-    known = [other for other in others if isinstance(other, dict)] if isinstance(others, tuple | list) else []
+    known = (
+        [other for other in others if isinstance(other, dict)]
+        if isinstance(others, tuple | list)
+        else []
+    )
     waits_for = [str(other["pid"]) for other in known if local_processes.find(other) is not None]
     if seen.phase == "running" and waits_for:
-        return replace(seen, phase="pending", reason=f"waits for job {one_line(', '.join(waits_for), 60)}")
+        return replace(
+            seen, phase="pending", reason=f"waits for job {one_line(', '.join(waits_for), 60)}"
+        )
     return seen
 
 
 def _has_begun(job: JobRef) -> bool:
-    """Whether all processes of the task have begun: submitit writes a line to their logs first of all."""
+    """Whether all processes of the task have begun: submitit writes a line to their logs first of
+    all."""
     ranks = whole(job.details.get("ranks"), least=1) or 1
     with contextlib.suppress(OSError, ValueError):
-        return all((Path(job.logs) / f"{job.job_id}_{number}_log.out").lstat().st_size > 0 for number in range(ranks))
+        return all(
+            (Path(job.logs) / f"{job.job_id}_{number}_log.out").lstat().st_size > 0
+            for number in range(ranks)
+        )
     return False

@@ -1,4 +1,5 @@
-"""Jobs that are processes of this machine: one command starts them, another finds, ends or kills them."""
+"""Jobs that are processes of this machine: one command starts them, another finds, ends or kills
+them."""
 
 import contextlib
 import os
@@ -57,12 +58,22 @@ def check_fits(spec: JobSpec) -> None:
     elif not lacks:
         return
     elif size.gpus_per_node:
-        text = f"'cluster.gpus_per_node' is {size.gpus_per_node}, but no GPU is seen on this machine"
+        text = (
+            f"'cluster.gpus_per_node' is {size.gpus_per_node}, but no GPU is seen on this machine"
+        )
         settings = "cluster.gpus_per_node=0"
     else:
-        text = "'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is seen on this machine"
+        text = (
+            "'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is seen "
+            "on "
+            "this machine"
+        )
         settings = "cluster.gres=null cluster.sbatch_args=[] cluster.srun_args=[]"
-    fix = "Submit it where the GPUs are, or to try it on the CPU, which is slow, set" if lacks else "Set"
+    fix = (
+        "Submit it where the GPUs are, or to try it on the CPU, which is slow, set"
+        if lacks
+        else "Set"
+    )
     raise RecipeError(f"recipe: {text}. {fix} {settings}.")
 
 
@@ -71,13 +82,17 @@ def gpus() -> int:
     for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         if (chosen := os.environ.get(variable)) is not None:
             return len([name for name in chosen.split(",") if name.strip() not in ("", "-1")])
-    devices = [file for file in Path("/dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdigit()]
-    # The last two are how GPUs of AMD, and any GPU below Windows, show; how many there are is not known then.
+    devices = [
+        file for file in Path("/dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdigit()
+    ]
+    # The last two are how GPUs of AMD, and any GPU below Windows, show; how many there are is not
+    # known then.
     return len(devices) or int(os.path.exists("/dev/kfd") or os.path.exists("/dev/dxg"))
 
 
 def file_system_of(path: Path) -> tuple[str, str]:
-    """Type and device of the file system that holds ``path``, for example ("nfs4", "server:/home")."""
+    """Type and device of the file system that holds ``path``, for example ("nfs4",
+    "server:/home")."""
     import psutil
 
     where = path.resolve()
@@ -100,7 +115,9 @@ def scratch_folder(near: Path) -> tempfile.TemporaryDirectory[str]:
         OSError: no folder can be created there.
     """
     beside = nearest_folder(near)
-    return tempfile.TemporaryDirectory(prefix=".cldctl-doctor-", dir=beside, ignore_cleanup_errors=True)
+    return tempfile.TemporaryDirectory(
+        prefix=".cldctl-doctor-", dir=beside, ignore_cleanup_errors=True
+    )
 
 
 def details_of(pid: int) -> dict[str, Any]:
@@ -114,12 +131,17 @@ def is_here(details: Mapping[str, Any]) -> bool:
 
 
 def find(details: Mapping[str, Any]) -> Any:
-    """The `psutil.Process` that `details_of` describes; None if it has ended, or was started on another machine.
+    """The `psutil.Process` that `details_of` describes; None if it has ended, or was started on
+    another machine.
 
     Without the time at which it began there is no telling it from a later process with the same id.
     """
     pid, started = whole(details.get("pid"), least=2), real(details.get("process_started"))
-    return processes.find(pid, started) if is_here(details) and pid is not None and started is not None else None
+    return (
+        processes.find(pid, started)
+        if is_here(details) and pid is not None and started is not None
+        else None
+    )
 
 
 def seen(job: JobRef, *, is_alive: bool) -> Seen:
@@ -138,11 +160,14 @@ def require_ours(process: Any) -> None:
     """
     if process is not None and (reason := processes.not_ours(process)) is not None:
         text = f"process {process.pid} on this machine {reason}, and was left alone"
-        raise SchedulerRefused(f"{text}. If it belongs to the run, end it with `kill {process.pid}`.")
+        raise SchedulerRefused(
+            f"{text}. If it belongs to the run, end it with `kill {process.pid}`."
+        )
 
 
 def end(process: Any, grace_s: float = 60.0) -> None:
-    """Send SIGTERM to one process, whose peers stop with it, and kill it if it is alive after ``grace_s`` seconds.
+    """Send SIGTERM to one process, whose peers stop with it, and kill it if it is alive after
+    ``grace_s`` seconds.
 
     Raises:
         SchedulerRefused: it is not one of ours.
@@ -172,13 +197,16 @@ def send(process: Any, number: int, *, family: bool = False) -> None:
 
 
 def safe_path(code: Path | None = None) -> dict[str, str]:
-    """Variables with which Python, and what it starts, imports nothing from the folder where a command is typed.
+    """Variables with which Python, and what it starts, imports nothing from the folder where a
+    command is typed.
 
-    An empty element of PYTHONPATH, as in ``export PYTHONPATH=$PYTHONPATH:/mine``, means that folder, too. A relative
-    one was meant; it becomes absolute, since a process in another folder would import whatever it has there.
+    An empty element of PYTHONPATH, as in ``export PYTHONPATH=$PYTHONPATH:/mine``, means that
+    folder, too. A relative one was meant; it becomes absolute, since a process in another folder
+    would import whatever it has there.
 
     Args:
-        code: a folder that is left out: a job that submits the next one has it, and the next one adds it.
+        code: a folder that is left out: a job that submits the next one has it, and the next one
+            adds it.
     """
     elements = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     kept = [os.path.abspath(element) for element in elements if element not in ("", str(code))]
@@ -186,7 +214,8 @@ def safe_path(code: Path | None = None) -> dict[str, str]:
 
 
 def path_from(code: Path | None) -> dict[str, str]:
-    """Variables with which Python imports from the folder ``code`` before anything else; none without one.
+    """Variables with which Python imports from the folder ``code`` before anything else; none
+    without one.
 
     Raises:
         CldError: somebody else may have put it there or can write into it.
@@ -200,12 +229,13 @@ def path_from(code: Path | None) -> dict[str, str]:
 
 @contextlib.contextmanager
 def detached_children(env: Mapping[str, str]) -> Iterator[None]:
-    """Processes started in this block get the variables ``env``, and outlive this process and its terminal.
+    """Processes started in this block get the variables ``env``, and outlive this process and its
+    terminal.
 
-    They ignore what a terminal sends (Ctrl-C, Ctrl-Z, hang-up): ignored signals stay ignored across exec. SIGUSR2 and
-    SIGTERM, which end a job, still reach them. They do not keep this process's pipes open, so that the reader of
-    `cldctl submit | ...` sees their end; the output of a job goes to its logs. They import nothing from the working
-    directory (`safe_path`).
+    They ignore what a terminal sends (Ctrl-C, Ctrl-Z, hang-up): ignored signals stay ignored across
+    exec. SIGUSR2 and SIGTERM, which end a job, still reach them. They do not keep this process's
+    pipes open, so that the reader of `cldctl submit | ...` sees their end; the output of a job goes
+    to its logs. They import nothing from the working directory (`safe_path`).
     """
     with contextlib.ExitStack() as after:
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):

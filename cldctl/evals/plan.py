@@ -1,4 +1,5 @@
-"""From the command line to requests: which checkpoints, which settings. All are checked before anything starts."""
+"""From the command line to requests: which checkpoints, which settings. All are checked before
+anything starts."""
 
 import contextlib
 import itertools
@@ -14,7 +15,13 @@ from cld_core.digests import digest
 from cld_core.errors import CheckpointError, NotFoundError, UsageError, did_you_mean
 from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder
-from cld_core.run.checkpoints import DamagedCheckpoint, all_whole, newest_good, verify, weights_digest
+from cld_core.run.checkpoints import (
+    DamagedCheckpoint,
+    all_whole,
+    newest_good,
+    verify,
+    weights_digest,
+)
 from cld_core.run.evaluations import Axis, Cell, EvalRequest, Sweep, current_report
 from cld_core.run.tunings import Network, Solutions
 from cld_core.sanitize import is_count, one_line
@@ -43,10 +50,12 @@ def make(
     axes: Sequence[Axis] = (),
     shards: int | None = None,
 ) -> EvaluationPlan:
-    """The requests of every checkpoint step and combination of settings. Imports the plug-ins of the run.
+    """The requests of every checkpoint step and combination of settings. Imports the plug-ins of
+    the run.
 
     Raises:
-        UsageError: a combination is invalid, or needs something that is missing; names it. Or an axis has no effect.
+        UsageError: a combination is invalid, or needs something that is missing; names it. Or an
+            axis has no effect.
         OSError: the stored averages cannot be listed.
         DataError: there is no test set.
     """
@@ -55,16 +64,18 @@ def make(
     base = run.recipe(with_plugins=True)
     requests: dict[str, EvalRequest] = {}
     cells = []
-    # A cell whose sampler lacks the key of an axis shares its evaluation with the other values of that axis. Nor need
-    # every method of an axis have the keys that are the same for all cells.
-    # An axis with one value is a setting like any other.
+    # A cell whose sampler lacks the key of an axis shares its evaluation with the other values of
+    # that axis. Nor need every method of an axis have the keys that are the same for all cells. An
+    # axis with one value is a setting like any other.
     idle = [axis.key for axis in axes if len(axis.values) > 1]
     if "sampling.method" in idle:
         idle = [*(axis.key for axis in axes), *(text.partition("=")[0] for text in overrides)]
     for values in combinations(axes):
         settings = [f"{key}={value}" for key, value in values.items() if key != CHECKPOINT]
         with named(settings):
-            recipe = recipe_for_evaluation(base, [*overrides, *settings], str(run.recipe_file), idle)
+            recipe = recipe_for_evaluation(
+                base, [*overrides, *settings], str(run.recipe_file), idle
+            )
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
                 # Each step has a solution of its own.
                 settled = with_solution(run, recipe, step)
@@ -82,7 +93,8 @@ def make(
 
 
 def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
-    """The recipe, naming the solution that its sampler will follow, so that it is part of the evaluation.
+    """The recipe, naming the solution that its sampler will follow, so that it is part of the
+    evaluation.
 
     Warns, once, if the network of that step is not the one that the solution was fitted to.
 
@@ -100,8 +112,11 @@ def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
     return replace(recipe, sampling=replace(spec, solution=solution.digest))
 
 
-def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
-    """``base`` with overrides of an evaluation, whose relative paths are taken from the working directory.
+def recipe_for_evaluation(
+    base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()
+) -> Recipe:
+    """``base`` with overrides of an evaluation, whose relative paths are taken from the working
+    directory.
 
     Args:
         source: what messages call ``base``.
@@ -119,8 +134,11 @@ def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, i
     return changed_recipe(base, overrides, source, idle).anchored(Path.cwd())
 
 
-def changed_recipe(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:
-    """The recipe of a run with overrides, whose `plugins` add to its own or take the place of files of the same name.
+def changed_recipe(
+    base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()
+) -> Recipe:
+    """The recipe of a run with overrides, whose `plugins` add to its own or take the place of files
+    of the same name.
 
     Imports the plug-ins, if there are more. What was trained stays: network, diffusion and data.
 
@@ -132,7 +150,8 @@ def changed_recipe(base: Recipe, overrides: Sequence[str], source: str, idle: Co
 
 
 def beside_own(recipe: Recipe, overrides: Sequence[str]) -> list[str]:
-    """Overrides whose `plugins` are added to those of a recipe, in place of files of the same name."""
+    """Overrides whose `plugins` are added to those of a recipe, in place of files of the same
+    name."""
     typed = [value for key, value in map(override, overrides) if key == "plugins"]
     added = [one for value in typed for one in (value if isinstance(value, list) else [value])]
     names = {Path(str(plugin)).name for plugin in added}
@@ -155,7 +174,8 @@ def require_average(run: RunFolder, step: int, length: float | None) -> None:
 
 
 def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedCheckpoint]]:
-    """The steps that ``last``, ``all`` or a STEP means, and the damaged checkpoints that were skipped.
+    """The steps that ``last``, ``all`` or a STEP means, and the damaged checkpoints that were
+    skipped.
 
     Raises:
         NotFoundError: there is none, or not the named one.
@@ -183,7 +203,9 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
         known = f"There are: {', '.join(map(str, steps))}; or use 'last' or 'all'."
         raise NotFoundError(f"{run.name} has no checkpoint '{one_line(wanted)}'. {known}")
     if not whole:
-        reason = damaged[0].reason if damaged else "those that it had were removed meanwhile. Try again."
+        reason = (
+            damaged[0].reason if damaged else "those that it had were removed meanwhile. Try again."
+        )
         raise CheckpointError(f"{run.name} has no whole checkpoint: {reason}")
     return whole, [entry for entry in damaged if entry.finished]
 
@@ -215,7 +237,8 @@ def parse(
         otherwise: what to do about another key.
 
     Raises:
-        UsageError: one is not of this form or has a key of another section, or a key or value is given twice.
+        UsageError: one is not of this form or has a key of another section, or a key or value is
+            given twice.
     """
     axes: list[Axis] = []
     keys = describe.keys()
@@ -238,18 +261,26 @@ def parse(
             raise UsageError(f"--sweep '{text}' has a value twice. Remove one.")
         axes.append(Axis(key, values))
     if (cells := math.prod(len(axis.values) for axis in axes)) > MAX_CELLS:
-        raise UsageError(f"--sweep: {cells} combinations are more than {MAX_CELLS}. Sweep over fewer values at once.")
+        raise UsageError(
+            f"--sweep: {cells} combinations are more than {MAX_CELLS}. Sweep over fewer values at "
+            f"once."
+        )
     return tuple(axes)
 
 
 def combinations(axes: Sequence[Axis]) -> list[dict[str, str]]:
-    """Every choice of one value on each axis; the last axis changes fastest. Without axes, one empty choice."""
+    """Every choice of one value on each axis; the last axis changes fastest. Without axes, one
+    empty choice."""
     keys = [axis.key for axis in axes]
-    return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axis.values for axis in axes))]
+    return [
+        dict(zip(keys, values, strict=True))
+        for values in itertools.product(*(axis.values for axis in axes))
+    ]
 
 
 def meaning(values: Mapping[str, str]) -> str:
-    """A digest of the meaning of values by key: 1e-4 and 0.0001 are the same, and so are axes in another order."""
+    """A digest of the meaning of values by key: 1e-4 and 0.0001 are the same, and so are axes in
+    another order."""
     return digest(dict(override(f"{key}={value}") for key, value in values.items()))
 
 
@@ -265,4 +296,6 @@ def refuse_idle_axes(sweep: Sweep) -> None:
             for cell in sweep.cells
         }
         if len(axis.values) > 1 and len(found) == len({others for others, _ in found}):
-            raise UsageError(f"--sweep '{axis.key}' has no effect on what is evaluated here. Leave it out.")
+            raise UsageError(
+                f"--sweep '{axis.key}' has no effect on what is evaluated here. Leave it out."
+            )

@@ -1,4 +1,5 @@
-"""Results of evaluations: tables and pictures of sweeps, and runs and groups side by side, with means over seeds."""
+"""Results of evaluations: tables and pictures of sweeps, and runs and groups side by side, with
+means over seeds."""
 
 import csv
 import io
@@ -16,7 +17,15 @@ from cld_core.errors import CldError, NotFoundError
 from cld_core.files import replacing, write_text
 from cld_core.metrics import Quantity
 from cld_core.run import RunFolder
-from cld_core.run.evaluations import Evaluation, Number, Sweep, current_report, numbers, remark_on, sweeps_of
+from cld_core.run.evaluations import (
+    Evaluation,
+    Number,
+    Sweep,
+    current_report,
+    numbers,
+    remark_on,
+    sweeps_of,
+)
 from cld_core.run.groups import Group, values_of
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import is_count, one_line
@@ -28,11 +37,12 @@ _LOG_FROM = 5.0
 
 
 def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
-    """One row per cell: the axes, the evaluation, and its results, with standard errors, NFE and lost samples.
+    """One row per cell: the axes, the evaluation, and its results, with standard errors, NFE and
+    lost samples.
 
-    In a cell with repeats, the results are means, and their standard errors come from the spread between them. Missing
-    numbers are None. The column ``KEY_nonfinite``, the fraction of samples that are not finite and not part of the
-    result, exists only if some are.
+    In a cell with repeats, the results are means, and their standard errors come from the spread
+    between them. Missing numbers are None. The column ``KEY_nonfinite``, the fraction of samples
+    that are not finite and not part of the result, exists only if some are.
     """
     reports = {name: current_report(run.evals / name) or {} for name in sweep.evaluations}
     results = {name: numbers(report) for name, report in reports.items()}
@@ -52,7 +62,9 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
                 row[f"{it.key}_nfe"] = found[0] and found[0].nfe
         table.append(row)
     for key in (it.key for it in present):
-        lost = {name: result[key].lost if key in result else 0.0 for name, result in results.items()}
+        lost = {
+            name: result[key].lost if key in result else 0.0 for name, result in results.items()
+        }
         shares = [statistics.fmean(lost[name] for name in cell.evaluations) for cell in sweep.cells]
         if any(shares):
             for row, share in zip(table, shares, strict=True):
@@ -76,25 +88,29 @@ def averaged(numbers: Sequence[Number | None]) -> Number | None:
 
 
 def mean_of(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and the standard deviation (n - 1 in the denominator); None of one value, or if any is not finite."""
+    """The mean, and the standard deviation (n - 1 in the denominator); None of one value, or if any
+    is not finite."""
     if not all(map(math.isfinite, values)):
         return sum(values) / len(values), None
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def finite(value: float | None) -> float | None:
-    """A number for JSON, which has neither infinities nor NaN: the value of samples that diverged is None."""
+    """A number for JSON, which has neither infinities nor NaN: the value of samples that diverged
+    is None."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def quantities_in(results: Iterable[Collection[str]]) -> list[registry.Quantity]:
-    """The numbers that any of these results has, of which each is by its key, in the order of the table of metrics."""
+    """The numbers that any of these results has, of which each is by its key, in the order of the
+    table of metrics."""
     keys = set[str]().union(*results)
     return [quantity for _, quantity in registry.quantities() if quantity.key in keys]
 
 
 def keys_of(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The results of samples or test points that the rows have, in the order of the table of metrics."""
+    """The results of samples or test points that the rows have, in the order of the table of
+    metrics."""
     return [quantity.key for quantity in quantities_in(table[:1]) if not quantity.is_reference]
 
 
@@ -108,15 +124,20 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def lines_of(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The rows by their values on all axes but the last, along which a picture has a line for each."""
+    """The rows by their values on all axes but the last, along which a picture has a line for
+    each."""
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        label = ", ".join(f"{axis.key.rpartition('.')[2]} {row[axis.key]}" for axis in sweep.axes[:-1])
+        label = ", ".join(
+            f"{axis.key.rpartition('.')[2]} {row[axis.key]}" for axis in sweep.axes[:-1]
+        )
         lines.setdefault(label, []).append(row)
     return lines
 
 
-def plot(path: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str) -> None:
+def plot(
+    path: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str
+) -> None:
     """Draw the results ``keys`` of a complete sweep, from its `rows`, as PNG."""
     from matplotlib.figure import Figure
 
@@ -128,14 +149,21 @@ def plot(path: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]], keys: Sequ
         positions = _positions(along.values)
         for place, (label, cells) in enumerate(lines.items()):
             if known := [cell for cell in cells if cell[key] is not None]:
-                x, values = [positions[cell[along.key]] for cell in known], [cell[key] for cell in known]
+                x, values = (
+                    [positions[cell[along.key]] for cell in known],
+                    [cell[key] for cell in known],
+                )
                 errors = [cell[f"{key}_stderr"] or 0.0 for cell in known]
-                axes.errorbar(x, values, errors, color=f"C{place}", marker="o", capsize=3, label=label)
+                axes.errorbar(
+                    x, values, errors, color=f"C{place}", marker="o", capsize=3, label=label
+                )
         if _is_logarithmic(positions.values()):
             axes.set_xscale("log")
         axes.set_xticks([positions[value] for value in along.values], labels=list(along.values))
         axes.minorticks_off()
-        if _is_logarithmic([row[key] for row in rows if row[key] is not None and math.isfinite(row[key])]):
+        if _is_logarithmic(
+            [row[key] for row in rows if row[key] is not None and math.isfinite(row[key])]
+        ):
             axes.set_yscale("log")
         axes.set_xlabel(along.key)
         axes.set_ylabel(registry.quantity(key).label)
@@ -148,7 +176,8 @@ def plot(path: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]], keys: Sequ
 
 
 def _positions(values: Sequence[str]) -> dict[str, float]:
-    """The position of each value on the axis: the value itself if all are numbers, otherwise its index."""
+    """The position of each value on the axis: the value itself if all are numbers, otherwise its
+    index."""
     try:
         return {value: float(value) for value in values}
     except ValueError:
@@ -165,11 +194,14 @@ def is_complete(run: RunFolder, sweep: Sweep) -> bool:
 
 
 def write_finished(run: RunFolder) -> None:
-    """Write `table.csv` and `plot.png` of every sweep that is complete and has reports newer than those files."""
+    """Write `table.csv` and `plot.png` of every sweep that is complete and has reports newer than
+    those files."""
     for folder, sweep in sweeps_of(run):
         if not is_complete(run, sweep):
             continue
-        newest = max((run.evals / name / "report.json").stat().st_mtime for name in sweep.evaluations)
+        newest = max(
+            (run.evals / name / "report.json").stat().st_mtime for name in sweep.evaluations
+        )
         target = folder / "table.csv"
         if not target.is_file() or target.stat().st_mtime < newest:
             table = rows(run, sweep)
@@ -190,14 +222,19 @@ _NONE = (
 _STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 # Where a standard error comes from few parts (W2, energy distances).
 _FEW_PARTS = "; of results with t95 in their reports, this number takes the place of 2"
-AVERAGES = "mean ± standard deviation over seeds (n - 1 in the denominator); of a single run, its own standard error"
+AVERAGES = (
+    "mean ± standard deviation over seeds (n - 1 in the denominator); of a single run, its "
+    "own standard error"
+)
 # The axis of a sweep that is averaged over.
 SEED = "train.seed"
 # The end of the key of a distance between true samples, after that of the distance.
 FLOOR = "_floor"
-# The settings that say of how many samples or test points a result is; results of one checkpoint may differ in it.
+# The settings that say of how many samples or test points a result is; results of one checkpoint
+# may differ in it.
 COUNTS = ("samples", "points")
-# The sections of recipes of which it is said how runs differ, in the words of the field, and so many keys at most.
+# The sections of recipes of which it is said how runs differ, in the words of the field, and so
+# many keys at most.
 _SECTIONS = {"data": "data", "sde": "diffusion", "network": "network", "objective": "objective"}
 _MOST_KEYS = 6
 # Letters of a checksum that tell it from others.
@@ -258,7 +295,11 @@ class Column:
         """For ``--json``."""
         entry: dict[str, Any] = {"run": self.run, "checkpoint_step": self.step, "steps": self.steps}
         for key, it in self.results.items():
-            numbers = {"value": finite(it.number.value), "stderr": finite(it.number.stderr), "nfe": it.number.nfe}
+            numbers = {
+                "value": finite(it.number.value),
+                "stderr": finite(it.number.stderr),
+                "nfe": it.number.nfe,
+            }
             entry[key] = {**numbers, "how": it.how, **it.counts}
         return entry
 
@@ -274,17 +315,25 @@ def column(run: RunFolder, checkpoint: str = "last", first: Column | None = None
     """
     found = results_of(run)
     if not found:
-        raise NotFoundError(f"{run.name} has no finished evaluation. Make one: `cldctl eval {run.name} --elbo`.")
+        raise NotFoundError(
+            f"{run.name} has no finished evaluation. Make one: `cldctl eval {run.name} --elbo`."
+        )
     steps = sorted({result.step for result in found})
     if checkpoint != "last" and (not is_count(checkpoint) or int(checkpoint) not in steps):
         known = f"There are: {', '.join(map(str, steps))}."
-        raise NotFoundError(f"{run.name} has no finished evaluation of step '{one_line(checkpoint)}'. {known}")
+        raise NotFoundError(
+            f"{run.name} has no finished evaluation of step '{one_line(checkpoint)}'. {known}"
+        )
     step = found[-1].step if checkpoint == "last" else int(checkpoint)
     own = [result for result in found if result.step == step]
     results = {result.quantity.key: result for result in own}
     if first is not None:
         beside = first.results
-        like = (it for it in own if it.quantity.key in beside and not unlike(beside[it.quantity.key], it))
+        like = (
+            it
+            for it in own
+            if it.quantity.key in beside and not unlike(beside[it.quantity.key], it)
+        )
         results |= {result.quantity.key: result for result in like}
     return Column(run.name, step, run.progress().get("steps"), results)
 
@@ -295,7 +344,9 @@ def results_of(run: RunFolder) -> list[Result]:
     Raises:
         RecipeError: there are some, and the recipe cannot be read.
     """
-    finished = [(work, report) for work in evaluations_of(run) if (report := work.report) is not None]
+    finished = [
+        (work, report) for work in evaluations_of(run) if (report := work.report) is not None
+    ]
     finished.sort(key=lambda pair: pair[1].get("created", 0.0))
     flat = leaves(run.recipe().to_dict()) if finished else {}
     keys = {key: value for key, value in flat.items() if key.partition(".")[0] in _SECTIONS}
@@ -321,7 +372,9 @@ def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any
                     remark=remark_on(metric, report[metric.name]),
                     question={"data": data, **_settings(work, metric.same), **of_training},
                     keys=keys,
-                    truth=report[metric.name].get("true_entropy") if quantity.key == "nll" else None,
+                    truth=report[metric.name].get("true_entropy")
+                    if quantity.key == "nll"
+                    else None,
                     floor=values.get(f"{quantity.key}{FLOOR}"),
                     ema_length=request.ema.length,
                 )
@@ -330,10 +383,13 @@ def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any
 
 
 def _settings(work: Evaluation, places: Sequence[str]) -> dict[str, Any]:
-    """The values at places of a request; sections are split into keys, so that only keys that differ are named."""
+    """The values at places of a request; sections are split into keys, so that only keys that
+    differ are named."""
     values = {place: work.request.at(place) for place in places}
     parts = {place: value for place, value in values.items() if isinstance(value, dict)}
-    inner = {f"{place}.{name}": value for place, part in parts.items() for name, value in part.items()}
+    inner = {
+        f"{place}.{name}": value for place, part in parts.items() for name, value in part.items()
+    }
     return {place: value for place, value in values.items() if place not in parts} | inner
 
 
@@ -341,15 +397,22 @@ def best_of(results: Sequence[Result]) -> list[Result]:
     """The best finite value of each quantity, of those that are of the most samples or points."""
     best = []
     for _, quantity in registry.quantities():
-        own = [it for it in results if it.quantity.key == quantity.key and math.isfinite(it.number.value)]
+        own = [
+            it
+            for it in results
+            if it.quantity.key == quantity.key and math.isfinite(it.number.value)
+        ]
         sign = -1 if quantity.larger_is_better else 1
-        ranked = sorted(own, key=lambda it: (-next(iter(it.counts.values()), 0), sign * it.number.value))
+        ranked = sorted(
+            own, key=lambda it: (-next(iter(it.counts.values()), 0), sign * it.number.value)
+        )
         best += [] if quantity.is_reference else ranked[:1]
     return best
 
 
 def verdict(first: Result, other: Result) -> str:
-    """Whether the other is "better", "worse" or the "same" by `RULE`; empty if that cannot be said."""
+    """Whether the other is "better", "worse" or the "same" by `RULE`; empty if that cannot be
+    said."""
     a, b = first.number, other.number
     if a.stderr is None or b.stderr is None or unlike(first, other):
         return ""
@@ -380,7 +443,8 @@ def unlike(first: Result, other: Result) -> list[str]:
 
 
 def differences(columns: Sequence[Column]) -> list[str]:
-    """How each run differs from the first one, a line each: data, diffusion, network, objective, and steps."""
+    """How each run differs from the first one, a line each: data, diffusion, network, objective,
+    and steps."""
     first, texts = columns[0], []
     for other in columns[1:]:
         parts = [_keys(first, other, section, word) for section, word in _SECTIONS.items()]
@@ -392,13 +456,19 @@ def differences(columns: Sequence[Column]) -> list[str]:
 
 
 def _keys(first: Column, other: Column, section: str, word: str) -> str:
-    """In which keys of a section a run differs; in the name of what it chooses, if that is another."""
-    changed = [key for key in {**first.keys, **other.keys} if first.keys.get(key) != other.keys.get(key)]
+    """In which keys of a section a run differs; in the name of what it chooses, if that is
+    another."""
+    changed = [
+        key for key in {**first.keys, **other.keys} if first.keys.get(key) != other.keys.get(key)
+    ]
     of_section = [key for key in changed if key.startswith(f"{section}.")]
     if f"{section}.name" in of_section:
         name = f"{section}.name"
         return f"{word} {_shown(other.keys.get(name))}, not {_shown(first.keys.get(name))}"
-    shown = [f"{key} {_shown(other.keys.get(key))}, not {_shown(first.keys.get(key))}" for key in of_section]
+    shown = [
+        f"{key} {_shown(other.keys.get(key))}, not {_shown(first.keys.get(key))}"
+        for key in of_section
+    ]
     more = [f"{len(shown) - _MOST_KEYS} more keys of {section}"] if len(shown) > _MOST_KEYS else []
     return "; ".join([*shown[:_MOST_KEYS], *more])
 
@@ -408,7 +478,8 @@ def _shown(value: Any) -> str:
 
 
 def warnings(columns: Sequence[Column]) -> list[str]:
-    """Messages: what cannot be compared with the first column, and why; and what is unusual about results."""
+    """Messages: what cannot be compared with the first column, and why; and what is unusual about
+    results."""
     quantities = quantities_in(column.results for column in columns)
     return [*incomparable(columns), *_remarks(columns), *_bare(columns, quantities)]
 
@@ -420,30 +491,45 @@ def incomparable(columns: Sequence[Column]) -> list[str]:
         for other in columns[1:]:
             if quantity.key in first.results.keys() & other.results.keys():
                 a, b = first.results[quantity.key], other.results[quantity.key]
-                if settings := [f"{_key(name)} {_text(a, name)} and {_text(b, name)}" for name in unlike(a, b)]:
+                if settings := [
+                    f"{_key(name)} {_text(a, name)} and {_text(b, name)}" for name in unlike(a, b)
+                ]:
                     which = f"{quantity.label} of {first.run} and {other.run}"
                     texts.append(f"{which} cannot be compared: {'; '.join(settings)}")
     return texts
 
 
 def _key(place: str) -> str:
-    """The key of a recipe for a place in a request: a seed is that of the evaluation, not of the training."""
+    """The key of a recipe for a place in a request: a seed is that of the evaluation, not of the
+    training."""
     return f"eval.{place}" if place == "seed" else place
 
 
 def _text(result: Result, name: str) -> str:
     value = result.question.get(name)
-    return "-" if value is None else str(value)[:_DIGEST] if name in ("fid.weights", "fid.stats") else str(value)
+    return (
+        "-"
+        if value is None
+        else str(value)[:_DIGEST]
+        if name in ("fid.weights", "fid.stats")
+        else str(value)
+    )
 
 
 def _remarks(columns: Sequence[Column]) -> list[str]:
     """What is unusual about results, each text once."""
-    texts = (f"{it.run}: {result.remark}" for it in columns for result in it.results.values() if result.remark)
+    texts = (
+        f"{it.run}: {result.remark}"
+        for it in columns
+        for result in it.results.values()
+        if result.remark
+    )
     return list(dict.fromkeys(texts))
 
 
 def _bare(columns: Sequence[Column], quantities: Sequence[Quantity]) -> list[str]:
-    """Messages: which results have no standard error, and of which runs if other results of their kind have one."""
+    """Messages: which results have no standard error, and of which runs if other results of their
+    kind have one."""
     texts, unmarked = [], []
     for quantity in quantities:
         having = [it for it in columns if quantity.key in it.results]
@@ -484,7 +570,8 @@ class Average:
     """A result of ``n`` seeds.
 
     Attributes:
-        error: the standard deviation over seeds; of a single run, its standard error. None if there is none.
+        error: the standard deviation over seeds; of a single run, its standard error. None if there
+            is none.
         one: the result of one of them: settings and counts are the same in all.
     """
 
@@ -527,13 +614,22 @@ class Line:
         if not results:
             return None
         mean, spread = mean_of([result.number.value for result in results])
-        return Average(mean, spread if len(results) > 1 else results[0].number.stderr, len(results), results[0])
+        return Average(
+            mean, spread if len(results) > 1 else results[0].number.stderr, len(results), results[0]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         runs = [column.run for column in self.columns]
-        entry = {"name": self.name, "cell": dict(self.cell), "runs": runs, "checkpoint_step": self.step}
-        for key in (quantity.key for quantity in quantities_in(column.results for column in self.columns)):
+        entry = {
+            "name": self.name,
+            "cell": dict(self.cell),
+            "runs": runs,
+            "checkpoint_step": self.step,
+        }
+        for key in (
+            quantity.key for quantity in quantities_in(column.results for column in self.columns)
+        ):
             if (it := self.average(key)) is not None:
                 having = [one for one in self.columns if key in one.results]
                 values = {one.run: finite(one.results[key].number.value) for one in having}
@@ -547,13 +643,16 @@ class Line:
 def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> list[Line]:
     """The runs of a group, grouped by their swept values except for the seed.
 
-    Runs are averaged only if their step and the settings of all their results agree; others are separate lines.
+    Runs are averaged only if their step and the settings of all their results agree; others are
+    separate lines.
     """
     found: list[Line] = []
     for one, values in members:
         cell = {key: value for key, value in values.items() if key != SEED}
         for place, line in enumerate(found):
-            if meaning(line.cell) == meaning(cell) and not any(_difference(one, it) for it in line.columns):
+            if meaning(line.cell) == meaning(cell) and not any(
+                _difference(one, it) for it in line.columns
+            ):
                 found[place] = Line(name, line.cell, (*line.columns, one))
                 break
         else:

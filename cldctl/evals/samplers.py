@@ -1,4 +1,5 @@
-"""Samplers of one checkpoint side by side: named settings, the sweep over them and their NFE, and its results."""
+"""Samplers of one checkpoint side by side: named settings, the sweep over them and their NFE, and
+its results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -72,10 +73,11 @@ class Comparison(EvaluationPlan):
 
 
 def suited(recipe: Recipe, listed: Sequence[str]) -> tuple[tuple[str, ...], int]:
-    """The metrics that ``--metric`` lists, or by default those that suit the data, and the default number of seeds.
+    """The metrics that ``--metric`` lists, or by default those that suit the data, and the default
+    number of seeds.
 
-    Images have one seed, because their metrics take many samples. The log-density under data from a plug-in, which may
-    not define it, is computed only on request.
+    Images have one seed, because their metrics take many samples. The log-density under data from a
+    plug-in, which may not define it, is computed only on request.
 
     Raises:
         UsageError: a metric is unknown, does not use samples, or is not for such data.
@@ -90,7 +92,10 @@ def suited(recipe: Recipe, listed: Sequence[str]) -> tuple[tuple[str, ...], int]
     for name in requested:
         if name not in fit:
             kind = "images" if images else "vectors"
-            text = f"{name} does not compare samplers of data.name={recipe.data.name}, whose examples are {kind}"
+            text = (
+                f"{name} does not compare samplers of data.name={recipe.data.name}, whose "
+                f"examples are {kind}"
+            )
             if not registry.draws_samples([name]):
                 text = f"{name} does not compare samplers: it looks at test data, not at samples"
             raise UsageError(f"--metric: {text}. Ask for {', '.join(fit)}.")
@@ -107,13 +112,17 @@ def require_numbers(numbers: Sequence[int]) -> None:
     least, most = int(bounds["ge"]), int(bounds["le"])
     for one in numbers:
         if not least <= one <= most:
-            raise UsageError(f"--nfe: samplers take {least} to {most:,} network evaluations, not {one}. Change it.")
+            raise UsageError(
+                f"--nfe: samplers take {least} to {most:,} network evaluations, not {one}. Change "
+                f"it."
+            )
 
 
 def chosen(texts: Sequence[str]) -> dict[str, str]:
     """The settings of the ``--sampler NAME`` and ``--sampler NAME=KEY=VALUE,...`` options, by name.
 
-    Names alone choose from `SETTINGS`; without any, all of these are compared. Own samplers are added in any case.
+    Names alone choose from `SETTINGS`; without any, all of these are compared. Own samplers are
+    added in any case.
 
     Raises:
         UsageError: a name is unknown or given twice, or an option has another form.
@@ -124,16 +133,22 @@ def chosen(texts: Sequence[str]) -> dict[str, str]:
         name, equals, keys = (part.strip() for part in text.partition("="))
         if not name or (equals and not all("=" in entry for entry in keys.split(","))):
             example = "--sampler fine=method=exponential,order=2"
-            raise UsageError(f"--sampler '{text}': write NAME=KEY=VALUE,..., for example {example}.")
+            raise UsageError(
+                f"--sampler '{text}': write NAME=KEY=VALUE,..., for example {example}."
+            )
         if name in names or name in own:
-            raise UsageError(f"--sampler '{name}' is given twice. Remove one, or give it another name.")
+            raise UsageError(
+                f"--sampler '{name}' is given twice. Remove one, or give it another name."
+            )
         if equals:
             own[name] = keys
         elif name in SETTINGS:
             names.append(name)
         else:
             known = ", ".join(SETTINGS)
-            raise UsageError(f"--sampler '{name}' is not known; there are {known}.{did_you_mean(name, SETTINGS)}")
+            raise UsageError(
+                f"--sampler '{name}' is not known; there are {known}.{did_you_mean(name, SETTINGS)}"
+            )
     return {name: keys for name, keys in SETTINGS.items() if not names or name in names} | own
 
 
@@ -156,7 +171,8 @@ def make(
         settings, seeds: as in `Comparison`.
 
     Raises:
-        UsageError: an override is wrong, something that is needed is missing, or nothing can be compared.
+        UsageError: an override is wrong, something that is needed is missing, or nothing can be
+            compared.
     """
     source = str(run.recipe_file)
     number = len(settings) * len(nfe) * seeds
@@ -168,7 +184,9 @@ def make(
     problems: dict[tuple[str, str], list[int]] = {}
     noisy: dict[str, None] = {}
     for name, listed in settings.items():
-        keys = [f"sampling.{entry.strip().removeprefix('sampling.')}" for entry in listed.split(",")]
+        keys = [
+            f"sampling.{entry.strip().removeprefix('sampling.')}" for entry in listed.split(",")
+        ]
         for number in nfe:
             try:
                 recipe = recipe_for_evaluation(base, [*keys, f"{NFE}={number}"], source, idle=[NFE])
@@ -181,8 +199,14 @@ def make(
             if computable != metrics:
                 noisy[name] = None
             first = recipe.eval.seed
-            repeats = [replace(recipe, eval=replace(recipe.eval, seed=seed)) for seed in range(first, first + seeds)]
-            same = [request_of(it, computable, step, shards or recipe.cluster.world_size) for it in repeats]
+            repeats = [
+                replace(recipe, eval=replace(recipe.eval, seed=seed))
+                for seed in range(first, first + seeds)
+            ]
+            same = [
+                request_of(it, computable, step, shards or recipe.cluster.world_size)
+                for it in repeats
+            ]
             requests |= {request.id: request for request in same if request.id not in requests}
             evaluation, *others = (request.id for request in same)
             cells.append(Cell({SAMPLER: name, NFE: str(number)}, evaluation, tuple(others)))
@@ -218,7 +242,9 @@ def _common(recipe: Recipe, overrides: Sequence[str], source: str) -> Recipe:
             fix = "Define a sampler with it: --sampler NAME=KEY=VALUE,..."
             raise UsageError(f"'{section}.{key}' is not a key of all methods. {fix}.")
     default = next(iter(SECTIONS["sampling"].variants.values())).spec
-    plain = replace(recipe, sampling=default(**{key: getattr(recipe.sampling, key) for key in shared}))
+    plain = replace(
+        recipe, sampling=default(**{key: getattr(recipe.sampling, key) for key in shared})
+    )
     # Samples that diverge are a result here.
     return recipe_for_evaluation(plain, ["eval.max_nonfinite=1", *overrides], source)
 
@@ -231,7 +257,9 @@ def _computable(sampling: SamplingSpec, metrics: Sequence[str]) -> tuple[str, ..
     """
     if sampling.follows_flow:
         return tuple(metrics)
-    found = tuple(it.name for it in registry.metrics(metrics) if not registry.ROWS[it.rows].along_flow)
+    found = tuple(
+        it.name for it in registry.metrics(metrics) if not registry.ROWS[it.rows].along_flow
+    )
     if not found:
         raise RecipeError("it draws noise, so that its samples do not follow the flow.")
     return found
@@ -240,9 +268,10 @@ def _computable(sampling: SamplingSpec, metrics: Sequence[str]) -> tuple[str, ..
 def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, int]]:
     """The best result of each metric at each number of evaluations, as (key, number of the row).
 
-    Only samplers that took as many evaluations as requested compete; the adaptive flow takes as many as it needs.
-    Samplers that lost samples do not compete either, because their results leave these out. The best log-density is the
-    one closest to that of true samples: too concentrated samples have a larger one.
+    Only samplers that took as many evaluations as requested compete; the adaptive flow takes as
+    many as it needs. Samplers that lost samples do not compete either, because their results leave
+    these out. The best log-density is the one closest to that of true samples: too concentrated
+    samples have a larger one.
     """
     truth = {"density": references(run, sweep).get("true_density")}
     found = set()
@@ -260,10 +289,12 @@ def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, i
 
 
 def references(run: RunFolder, sweep: Sweep) -> dict[str, float]:
-    """Reference values for the samples, and the NFE of the flow, as far as the evaluations have them.
+    """Reference values for the samples, and the NFE of the flow, as far as the evaluations have
+    them.
 
-    ``w2_floor`` and its standard error, ``true_density`` (the mean log-density of true samples, nats) and ``flow_nfe``.
-    The floor is that of an evaluation without lost samples: it is larger for fewer.
+    ``w2_floor`` and its standard error, ``true_density`` (the mean log-density of true samples,
+    nats) and ``flow_nfe``. The floor is that of an evaluation without lost samples: it is larger
+    for fewer.
     """
     found: dict[str, float] = {}
     for report in (current_report(run.evals / name) or {} for name in sweep.evaluations):
@@ -285,19 +316,25 @@ def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[s
             "sampler": row[SAMPLER],
             "nfe": int(row[NFE]),
             "evaluations": list(cell.evaluations),
-            "results": {key: _entry(row, key, is_best=(key, number) in marked) for key in keys_of(table)},
+            "results": {
+                key: _entry(row, key, is_best=(key, number) in marked) for key in keys_of(table)
+            },
         }
         for number, (row, cell) in enumerate(zip(table, sweep.cells, strict=True))
     ]
     return {
         "run": run.name,
-        "checkpoint_step": next((row["checkpoint_step"] for row in table if row["checkpoint_step"] is not None), None),
+        "checkpoint_step": next(
+            (row["checkpoint_step"] for row in table if row["checkpoint_step"] is not None), None
+        ),
         "sweep": sweep.id,
         "complete": is_complete(run, sweep),
         "settings": {name: settings[name] for name in sweep.axes[0].values if name in settings},
         "rows": results,
         "references": references(run, sweep),
-        "published": [{"metric": "fid", **asdict(it)} for it in published_samplers(run.recipe().data.name)],
+        "published": [
+            {"metric": "fid", **asdict(it)} for it in published_samplers(run.recipe().data.name)
+        ],
     }
 
 
@@ -321,4 +358,9 @@ def _entry(row: Row, key: str, *, is_best: bool) -> dict[str, Any] | None:
         return None
     numbers = {"value": finite(value), "stderr": finite(row[f"{key}_stderr"])}
     lost = row.get(f"{key}_nonfinite")
-    return {**numbers, "nfe": row[f"{key}_nfe"], **({"nonfinite": lost} if lost else {}), "best": is_best}
+    return {
+        **numbers,
+        "nfe": row[f"{key}_nfe"],
+        **({"nonfinite": lost} if lost else {}),
+        "best": is_best,
+    }

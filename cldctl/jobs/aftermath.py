@@ -1,19 +1,23 @@
-"""What follows when a job ends badly, decided by the job itself: a rank crashed, was killed for its memory, or hung.
+"""What follows when a job ends badly, decided by the job itself: a rank crashed, was killed for its
+memory, or hung.
 
-    python -m cldctl.jobs.aftermath training|trainings|shards FOLDER LOGS CLUSTER EXIT_CODE PHASE ABOUT
+    python -m cldctl.jobs.aftermath training|trainings|shards FOLDER LOGS CLUSTER EXIT_CODE PHASE
+    ABOUT
 
-Ranks that exit cleanly have noted why and wished for what should follow; this is for those that could not. FOLDER is
-the run or the work; of an array of trainings, the file that lists its runs. LOGS is the folder of the job's output,
-CLUSTER the class of its launcher, "module:class". PHASE is what ended: ``work``, or ``setup`` if no rank ever began,
-with the byte of the job's log at which this start begins; ``refused`` says why a wish could not be
-carried out, ``told`` that the job was told to end, and Slurm knows by now why, and ``withdrawn``
-that it was to follow a job that was cancelled.
-The exit code is 0 if it is decided what follows, and 9 if no file could be read or written. Loads no torch.
+Ranks that exit cleanly have noted why and wished for what should follow; this is for those that
+could not. FOLDER is the run or the work; of an array of trainings, the file that lists its runs.
+LOGS is the folder of the job's output, CLUSTER the class of its launcher, "module:class". PHASE is
+what ended: ``work``, or ``setup`` if no rank ever began, with the byte of the job's log at which
+this start begins; ``refused`` says why a wish could not be carried out, ``told`` that the job was
+told to end, and Slurm knows by now why, and ``withdrawn`` that it was to follow a job that was
+cancelled. The exit code is 0 if it is decided what follows, and 9 if no file could be read or
+written. Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
 
-The time limit may come while `cluster.setup` is still at work, before there is anything to save. Slurm sends its notice
-to steps alone, and there is none yet: at the limit it ends the batch script, whose trap calls this.
+The time limit may come while `cluster.setup` is still at work, before there is anything to save.
+Slurm sends its notice to steps alone, and there is none yet: at the limit it ends the batch script,
+whose trap calls this.
 """
 
 import re
@@ -44,10 +48,12 @@ from .train import explain_previous, go_on, log_offset, withdraw_successors
 BACK_OFF_S = 10.0
 # Exit codes of errors that another start would meet again.
 _HOPELESS = (UsageError.exit_code, NotFoundError.exit_code, HOPELESS, NOT_REQUEUED)
-# Starts in a row that may find a machine that is not fit to train on, and the most seconds before the next one.
+# Starts in a row that may find a machine that is not fit to train on, and the most seconds before
+# the next one.
 UNFIT_STARTS, _MOST_UNFIT_S = 10, 300.0
-# Seconds for which something is tried to be read, and a line that the next start will need to be written: the batch
-# script waits for 20 s, and Slurm may kill it KillWait seconds (30 s by default) after it told it to end.
+# Seconds for which something is tried to be read, and a line that the next start will need to be
+# written: the batch script waits for 20 s, and Slurm may kill it KillWait seconds (30 s by default)
+# after it told it to end.
 _READ_WITHIN_S, _NOTE_WITHIN_S = 8.0, 3.0
 _MAX_REASON = 500  # characters
 # The exit code of a setup that was told to end.
@@ -59,14 +65,17 @@ _SETUP_ENDED = re.compile(r"ended in cluster\.setup (with code .*)")
 
 @dataclass(frozen=True)
 class Retry:
-    """Start the job again after ``delay_s`` seconds; ``why``, for people, and the cause, for the ledger."""
+    """Start the job again after ``delay_s`` seconds; ``why``, for people, and the cause, for the
+    ledger."""
 
     delay_s: float
     why: str
     cause: Cause = "crashed"
 
 
-def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_day: int) -> GivenUp | Retry | None:
+def after_bad_end(
+    history: History, job: InJob, max_retries: int, max_crashes_a_day: int
+) -> GivenUp | Retry | None:
     """What to do about a training job that ended badly in this start.
 
     None if it never began, or noted itself why it cannot continue.
@@ -84,7 +93,10 @@ def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_
     heard, last, count = history.last_of.get(job_id), history.last, history.crashes_in_a_row
     early = heard if isinstance(heard, Failed) and heard.kind == "early" else None
     if early is not None and early.reason == _IN_SETUP:
-        reason = f"{_IN_SETUP}, {count} times (train.max_retries={max_retries}); set cluster.time_min higher and resume"
+        reason = (
+            f"{_IN_SETUP}, {count} times (train.max_retries={max_retries}); set "
+            f"cluster.time_min higher and resume"
+        )
         why = f"{_IN_SETUP}: attempt {count} of {max_retries} allowed"
         return _within(count, max_retries, job, reason, why, "timeout")
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
@@ -106,7 +118,9 @@ def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_
     reason = f"{count} crashes in a row without a new checkpoint (train.max_retries={max_retries})"
     reason += "" if early is None else f"; the last one: {early.reason}"
     cause = "crashed" if early else last.cause or "crashed"
-    return _within(count, max_retries, job, reason, f"crash {count} of {max_retries} allowed", cause)
+    return _within(
+        count, max_retries, job, reason, f"crash {count} of {max_retries} allowed", cause
+    )
 
 
 def _was_noticed(attempt: Attempt) -> bool:
@@ -117,22 +131,28 @@ def _was_noticed(attempt: Attempt) -> bool:
 
 
 def after_crash(crashes: int, code: int, retries: int, job: InJob) -> GivenUp | Retry | None:
-    """What to do about a task of sharded work that ended with exit code ``code``, its crash number ``crashes``."""
+    """What to do about a task of sharded work that ended with exit code ``code``, its crash number
+    ``crashes``."""
     if code in _HOPELESS:
         return None
     why = f"crash {crashes} of {retries} allowed"
     return _within(crashes, retries, job, f"{crashes} crashes ({retries} allowed)", why)
 
 
-def _within(count: int, allowed: int, job: InJob, reason: str, why: str, cause: Cause = "crashed") -> GivenUp | Retry:
-    """Another start, the longer after the last one the more there were, or the ``reason`` for which there is none."""
+def _within(
+    count: int, allowed: int, job: InJob, reason: str, why: str, cause: Cause = "crashed"
+) -> GivenUp | Retry:
+    """Another start, the longer after the last one the more there were, or the ``reason`` for which
+    there is none."""
     if count > allowed:
         return GivenUp(reason=reason, job_id=job.ref.job_id, never_began=cause == "timeout")
     delay_s = BACK_OFF_S * 2 ** (count - 1)
     return Retry(min(delay_s, _MOST_UNFIT_S) if cause == "unfit" else delay_s, why, cause)
 
 
-def missing_event(history: History, job: InJob, code: int, *, hung: bool, step: int) -> Event | None:
+def missing_event(
+    history: History, job: InJob, code: int, *, hung: bool, step: int
+) -> Event | None:
     """What a training job that ended badly could not note itself; None if nothing is missing.
 
     Args:
@@ -146,13 +166,19 @@ def missing_event(history: History, job: InJob, code: int, *, hung: bool, step: 
         return None  # It never began: a wrong recipe or environment.
     if starts[-1].restart != restart:
         heard = history.last_of[job_id]
-        if code in _HOPELESS or isinstance(heard, TurnedAway) or (isinstance(heard, GivenUp) and heard.never_began):
+        if (
+            code in _HOPELESS
+            or isinstance(heard, TurnedAway)
+            or (isinstance(heard, GivenUp) and heard.never_began)
+        ):
             return None
         reason = f"start {restart} ended with code {code} before it trained; see cldctl logs"
         return Failed("early", job_id=job_id, restart=restart, reason=reason, began=job.began)
     if last.job_id != job_id or last.cause is not None:
         return None
-    how = "no step finished within train.hang_timeout_s" if hung else f"a rank ended with code {code}"
+    how = (
+        "no step finished within train.hang_timeout_s" if hung else f"a rank ended with code {code}"
+    )
     return Ended(attempt=last.attempt, cause="crashed", step=step, detail=f"{how}; see cldctl logs")
 
 
@@ -174,23 +200,28 @@ def after_training(run: RunFolder, job: InJob, code: int) -> None:
 
 
 def _failed_setup(job: InJob, code: int, offset: int) -> str:
-    """How a line of `cluster.setup` ended, as the batch script wrote it into the log, ``offset`` bytes into it."""
+    """How a line of `cluster.setup` ended, as the batch script wrote it into the log, ``offset``
+    bytes into it."""
     said = _SETUP_ENDED.findall(job.log_since(offset)) or [f"with code {code}"]
     return one_line(f"{failures.SETUP_FAILED} {said[-1]}", _MAX_REASON)
 
 
 def after_setup(run: RunFolder, job: InJob, reason: str) -> None:
-    """Note that a start did not get beyond its setup, and start the job again, within `train.max_retries`.
+    """Note that a start did not get beyond its setup, and start the job again, within
+    `train.max_retries`.
 
     A line that fails in a job that has not trained would fail again.
     """
-    event = Failed("early", job_id=job.ref.job_id, restart=job.restart, reason=reason, began=job.began)
+    event = Failed(
+        "early", job_id=job.ref.job_id, restart=job.restart, reason=reason, began=job.began
+    )
     run.ledger.note(event, within_s=_NOTE_WITHIN_S)
     _follow(run, job)
 
 
 def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
-    """Note how a start ended that could not do so itself, and which rank failed first, if only the launcher knows."""
+    """Note how a start ended that could not do so itself, and which rank failed first, if only the
+    launcher knows."""
     ledger = run.ledger
     start = job.ref.job_id, job.restart
     if any(attempt.job_id == job.ref.job_id for attempt in ledger.full_history().attempts):
@@ -209,7 +240,11 @@ def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
     failed = failures.killed_rank(job, offset, hung=hung, trained=trained)
     if failed is not None:
         ledger.note(failed, within_s=_NOTE_WITHIN_S)
-        print(f"{run.name}: rank {failed.rank} on {failed.host} failed: {failed.reason}", file=sys.stderr, flush=True)
+        print(
+            f"{run.name}: rank {failed.rank} on {failed.host} failed: {failed.reason}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _follow(run: RunFolder, job: InJob) -> None:
@@ -223,14 +258,22 @@ def _follow(run: RunFolder, job: InJob) -> None:
     decision = after_bad_end(history, job, recipe.train.max_retries, recipe.train.max_crashes_a_day)
     if isinstance(decision, GivenUp):
         is_bug = decision.reason == history.bug
-        _give_up(run.name, run.ledger, job, decision, "a fault in code or recipe" if is_bug else "the budget is spent")
+        _give_up(
+            run.name,
+            run.ledger,
+            job,
+            decision,
+            "a fault in code or recipe" if is_bug else "the budget is spent",
+        )
         withdraw_successors(run, job)
     if isinstance(decision, Retry):
         failures.announce(run.name, decision.why, decision.delay_s)
         go_on(run, recipe, job, decision.cause, delay_s=decision.delay_s, within_s=_NOTE_WITHIN_S)
 
 
-def _give_up(name: str, ledger: Ledger, job: InJob, event: GivenUp, why: str = "the budget is spent") -> None:
+def _give_up(
+    name: str, ledger: Ledger, job: InJob, event: GivenUp, why: str = "the budget is spent"
+) -> None:
     ledger.note(event, within_s=_NOTE_WITHIN_S)
     print(f"{name}: {event.reason}; {why}: not started again", file=sys.stderr, flush=True)
     # Whoever asked is told that this is decided, whatever takes long from here on.
@@ -250,38 +293,55 @@ def after_shards(folder: Path, job: InJob, code: int) -> None:
         print(f"{name}: not started again: {error}", file=sys.stderr)
         return
     if code not in _HOPELESS:
-        crash = Failed("crash", job_id=job.ref.job_id, restart=job.restart, code=code, host=job.node)
+        crash = Failed(
+            "crash", job_id=job.ref.job_id, restart=job.restart, code=code, host=job.node
+        )
         work.ledger.note(crash, within_s=_NOTE_WITHIN_S)
-    decision = after_crash(work.ledger.full_history().crashes.get(job.ref.job_id, 0), code, work.request.retries, job)
+    decision = after_crash(
+        work.ledger.full_history().crashes.get(job.ref.job_id, 0), code, work.request.retries, job
+    )
     if isinstance(decision, GivenUp):
         _give_up(name, work.ledger, job, decision)
     if isinstance(decision, Retry):
         failures.announce(name, decision.why, decision.delay_s)
         # Tasks of this work, or its run, may have failed there.
         of_run = specs.failures_in(work.run.ledger) if isinstance(work, Evaluation) else []
-        failures.begin_again(name, work.ledger, job, "crashed", decision.delay_s, 1, of_run, _NOTE_WITHIN_S)
+        failures.begin_again(
+            name, work.ledger, job, "crashed", decision.delay_s, 1, of_run, _NOTE_WITHIN_S
+        )
 
 
 def main(arguments: Sequence[str]) -> int:
-    kind, folder, code, phase, about = arguments[0], Path(arguments[1]), int(arguments[4]), *arguments[5:]
+    kind, folder, code, phase, about = (
+        arguments[0],
+        Path(arguments[1]),
+        int(arguments[4]),
+        *arguments[5:],
+    )
     cluster: Cluster = resolve(arguments[3])()
     job = cluster.current_job(Path(arguments[2]))
     try:
         if kind == "trainings":
             run = specs.listed_run(folder, job.task)
             if run is None:
-                print(f"{folder}: it is damaged: task {job.task} is not started again", file=sys.stderr)
+                print(
+                    f"{folder}: it is damaged: task {job.task} is not started again",
+                    file=sys.stderr,
+                )
                 return 0
             kind, folder = "training", run
         trains = kind == "training"
         run_folder = RunFolder(folder, hooks.heard(folder))
         readable(run_folder.recipe_file if trains else folder / "request.json", _READ_WITHIN_S)
-        # The limit is what ended the setup, or a signal for another reason: Slurm knows what follows.
+        # The limit is what ended the setup, or a signal for another reason: Slurm knows what
+        # follows.
         met_limit = phase == "setup" and job.cause_of(StopCode.TERM, int(about)) == "timeout"
         if phase == "refused":
             ledger = run_folder.ledger if trains else open_work(folder).ledger
             reason = one_line(about, _MAX_REASON)
-            ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S)
+            ledger.note(
+                Refused("requeue", job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S
+            )
         elif phase in ("told", "withdrawn"):
             if trains:
                 explain_previous(run_folder, job)
@@ -291,7 +351,9 @@ def main(arguments: Sequence[str]) -> int:
         elif phase == "setup" and code == TOLD and not met_limit:
             return 0
         elif phase == "setup" and trains:
-            after_setup(run_folder, job, _IN_SETUP if met_limit else _failed_setup(job, code, int(about)))
+            after_setup(
+                run_folder, job, _IN_SETUP if met_limit else _failed_setup(job, code, int(about))
+            )
         elif trains:
             after_training(run_folder, job, code)
         else:

@@ -1,9 +1,10 @@
-"""What failed where, and what follows for the next start: which nodes are avoided, and how often a run crashed lately.
+"""What failed where, and what follows for the next start: which nodes are avoided, and how often a
+run crashed lately.
 
-Ranks note themselves how they fail; of those that cannot, the launcher says it. A node is avoided on which a run, or
-sharded work, failed twice within a day, or a health check once: Slurm keeps giving a job the node that it crashed on,
-since that one is idle. What is avoided is bounded, is in the ledger (`Submitted.exclude`, `Wished.exclude`), and is
-forgotten after a day.
+Ranks note themselves how they fail; of those that cannot, the launcher says it. A node is avoided
+on which a run, or sharded work, failed twice within a day, or a health check once: Slurm keeps
+giving a job the node that it crashed on, since that one is idle. What is avoided is bounded, is in
+the ledger (`Submitted.exclude`, `Wished.exclude`), and is forgotten after a day.
 """
 
 import contextlib
@@ -33,7 +34,8 @@ from cldctl.clusters.base import Cluster, InJob, JobSpec, Wish
 from .process import NOTE_WITHIN_S, UNFIT
 
 _MAX_REASON = 500  # characters
-# Seconds for which a rank that failed tries to say so: srun is about to end the others, and this one is to blame.
+# Seconds for which a rank that failed tries to say so: srun is about to end the others, and this
+# one is to blame.
 _NOTE_WITHIN_S = 5.0
 # Errors that all ranks meet at the same moment, or that say nothing about the machine.
 _SHARED = (LeaseHeldError, LeaseLostError, NonFiniteError, NotFoundError, SaveError, UsageError)
@@ -42,7 +44,8 @@ _HANGING = "Killed"
 SETUP_FAILED = "cluster.setup failed"
 # In the line with which an aftermath announces the next start.
 AGAIN = "; again in "
-# What a rank says whose peers are gone: gloo, NCCL, the store that ranks meet at, and our own watcher.
+# What a rank says whose peers are gone: gloo, NCCL, the store that ranks meet at, and our own
+# watcher.
 _PEER = re.compile(
     r"another rank is gone|connection (?:closed|reset) by peer|broken pipe|rank 0 could not"
     r"|\bgloo\b|NCCL|ProcessGroup|RankError|DistBackendError|DistNetworkError|DistStoreError",
@@ -59,7 +62,8 @@ _NAMES_A_NODE = ("rank", "unfit", "crash")
 
 @contextlib.contextmanager
 def noted(run: RunFolder, job: InJob) -> Iterator[None]:
-    """Note in the ledger that this rank fails, and on which node, unless it fails because of another one."""
+    """Note in the ledger that this rank fails, and on which node, unless it fails because of
+    another one."""
     try:
         yield
     except Exception as error:
@@ -74,8 +78,14 @@ def _events(job: InJob, error: Exception) -> Sequence[Event]:
     rank, host = job.place().rank, job.node or socket.gethostname()
     if isinstance(error, UnfitError):
         if rank in error.hosts:
-            return [_failure("unfit", job, rank, error.hosts[rank] or host, str(error), error.check)]
-        return [_failure("unfit", job, 0, "", str(error), error.check)] if not error.hosts and rank == 0 else []
+            return [
+                _failure("unfit", job, rank, error.hosts[rank] or host, str(error), error.check)
+            ]
+        return (
+            [_failure("unfit", job, 0, "", str(error), error.check)]
+            if not error.hosts and rank == 0
+            else []
+        )
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, _SHARED) or is_secondary(said):
         return []
@@ -83,8 +93,11 @@ def _events(job: InJob, error: Exception) -> Sequence[Event]:
 
 
 def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
-    """Machines that found themselves unfit and could not write it down, by the exit codes of their ranks."""
-    tasks = [task for task in job.cluster.ended_tasks(_of_this_start(job, offset)) if task.code == UNFIT]
+    """Machines that found themselves unfit and could not write it down, by the exit codes of their
+    ranks."""
+    tasks = [
+        task for task in job.cluster.ended_tasks(_of_this_start(job, offset)) if task.code == UNFIT
+    ]
     if not tasks and code != UNFIT:
         return []
     reason = "its ranks could not write down which health check failed; see cldctl logs"
@@ -93,11 +106,13 @@ def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
 
 
 def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed | None:
-    """The rank that failed first, as far as the launcher's log tells it, if no rank has noted that itself.
+    """The rank that failed first, as far as the launcher's log tells it, if no rank has noted that
+    itself.
 
     Args:
         offset: where in the log this attempt, or an earlier one, begins, bytes.
-        hung: whether ranks ended because no step was finished: then it is the one that had to be killed.
+        hung: whether ranks ended because no step was finished: then it is the one that had to be
+            killed.
         trained: whether the start came so far; before, the first rank that ends is to blame.
     """
     tasks = job.cluster.ended_tasks(_of_this_start(job, offset))
@@ -114,8 +129,12 @@ def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed
 
 
 def _failure(kind: Kind, job: InJob, rank: int, host: str, reason: str, check: str = "") -> Failed:
-    failed = Failed(kind, job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, check=check)
-    return replace(failed, reason=one_line(reason, _MAX_REASON), began=job.began if kind == "unfit" else None)
+    failed = Failed(
+        kind, job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, check=check
+    )
+    return replace(
+        failed, reason=one_line(reason, _MAX_REASON), began=job.began if kind == "unfit" else None
+    )
 
 
 def _of_this_start(job: InJob, offset: int) -> str:
@@ -134,7 +153,8 @@ def is_secondary(text: str) -> bool:
 
 
 def lately(history: History, now: float) -> tuple[int, str]:
-    """The crashes of the last day since somebody last asked for the run, and in words: to resume it is to try again."""
+    """The crashes of the last day since somebody last asked for the run, and in words: to resume it
+    is to try again."""
     attempts = [
         attempt
         for attempt in history.attempts[history.attempts_before :]
@@ -143,13 +163,23 @@ def lately(history: History, now: float) -> tuple[int, str]:
     if not attempts:
         return 0, ""
     count, last = len(attempts), attempts[-1]
-    steps = sum(max(0, (attempt.last_step or attempt.first_step) - attempt.first_step) for attempt in attempts)
+    steps = sum(
+        max(0, (attempt.last_step or attempt.first_step) - attempt.first_step)
+        for attempt in attempts
+    )
     took = _duration((last.ended or last.started) - attempts[0].started)
-    return count, f"crashed {'once' if count == 1 else f'{count} times'} in {took}, {steps / count:.0f} steps each"
+    return (
+        count,
+        (
+            f"crashed {'once' if count == 1 else f'{count} times'} in {took}, {steps / count:.0f} "
+            f"steps each"
+        ),
+    )
 
 
 def in_vain(history: History, job_id: str | None) -> str | None:
-    """That the last start of a job ended before it trained, and why, in words; None if it did not."""
+    """That the last start of a job ended before it trained, and why, in words; None if it did
+    not."""
     why = history.not_begun.get(job_id or "") if history.died_early else None
     return None if why is None else f"its last start did not train: {one_line(why, 300)}"
 
@@ -182,7 +212,8 @@ def bad(failures: Iterable[Failed], now: float) -> dict[str, str]:
 def for_next_start(
     history: History, job: InJob, needed: int, also: Iterable[Failed] = ()
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The nodes that a job that requeues itself avoids from now on, and why; and those that it need not any longer.
+    """The nodes that a job that requeues itself avoids from now on, and why; and those that it need
+    not any longer.
 
     Args:
         needed: nodes that it runs on.
@@ -207,7 +238,10 @@ def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) 
     nodes = cluster.nodes_for(spec.size) if found else None
     if nodes is None:
         return spec
-    return replace(spec, exclude=(*spec.exclude, *_newest(found, nodes.excluded, nodes.usable, spec.size.nodes)))
+    return replace(
+        spec,
+        exclude=(*spec.exclude, *_newest(found, nodes.excluded, nodes.usable, spec.size.nodes)),
+    )
 
 
 def begin_again(
@@ -220,7 +254,8 @@ def begin_again(
     also: Iterable[Failed] = (),
     within_s: float = NOTE_WITHIN_S,
 ) -> None:
-    """Wish that a job begins again, away from nodes where it failed, and note that; not if it was cancelled.
+    """Wish that a job begins again, away from nodes where it failed, and note that; not if it was
+    cancelled.
 
     Args:
         needed, also: as in `for_next_start`.
@@ -231,7 +266,11 @@ def begin_again(
     """
     history = ledger.full_history()
     if job.ref.job_id in history.cancelled:
-        print(f"{name}: job {job.ref.job_id} was cancelled: not started again", file=sys.stderr, flush=True)
+        print(
+            f"{name}: job {job.ref.job_id} was cancelled: not started again",
+            file=sys.stderr,
+            flush=True,
+        )
         return
     avoided, readmitted = for_next_start(history, job, needed, also)
     for node, why in avoided.items():
@@ -244,8 +283,11 @@ def begin_again(
     job.wish(Wish(delay_s, avoid=tuple(avoided), readmit=readmitted))
 
 
-def _newest(found: Mapping[str, str], others: Collection[str], usable: Collection[str], needed: int) -> dict[str, str]:
-    """As many as may be avoided, without those of others: half of the nodes, as long as enough are left."""
+def _newest(
+    found: Mapping[str, str], others: Collection[str], usable: Collection[str], needed: int
+) -> dict[str, str]:
+    """As many as may be avoided, without those of others: half of the nodes, as long as enough are
+    left."""
     count = len(set(usable) - set(others))
     mine = [(node, why) for node, why in found.items() if node not in others]
     return dict(mine[len(mine) - min(max(0, min(MOST, count // 2, count - needed)), len(mine)) :])

@@ -1,13 +1,15 @@
-"""Telling `hooks.on_change` that a run has changed, from wherever that is known: a job, its aftermath, a command.
+"""Telling `hooks.on_change` that a run has changed, from wherever that is known: a job, its
+aftermath, a command.
 
-What is told is in the ledger. Whoever has written to it (`heard`) starts a process of its own, which reads the ledger,
-calls the command for each change that it has not been called for, and notes that. So one process too many does no harm.
-Nobody waits for it before something that matters: a hook that was killed with its job is called again by the next
-start.
+What is told is in the ledger. Whoever has written to it (`heard`) starts a process of its own,
+which reads the ledger, calls the command for each change that it has not been called for, and notes
+that. So one process too many does no harm. Nobody waits for it before something that matters: a
+hook that was killed with its job is called again by the next start.
 
-The command is not read from the run's recipe, which others may be able to write: `allow` stores what this user asked
-for in the folder of this user's logs, which is private. There is, too, what it has been called for, and what it wrote.
-A call is limited in time and output, and nothing of it is left behind. Loads no torch. The process is
+The command is not read from the run's recipe, which others may be able to write: `allow` stores
+what this user asked for in the folder of this user's logs, which is private. There is, too, what it
+has been called for, and what it wrote. A call is limited in time and output, and nothing of it is
+left behind. Loads no torch. The process is
 
     python -m cldctl.jobs.hooks RUN LOGS [--evaluation FOLDER] [--decided] [--over]
 """
@@ -46,11 +48,13 @@ from cldctl.clusters.local_processes import SAFE_PATH
 
 SETTINGS, LOG = "hooks.json", "hooks.log"
 RUNNER = "cldctl.jobs.hooks"
-# Seconds for which a job that is back in the queue waits for its hook; the node is wanted by somebody else.
+# Seconds for which a job that is back in the queue waits for its hook; the node is wanted by
+# somebody else.
 HURRY_S = 5.0
 # Beyond its time limit, what a hook may take to begin and to be ended.
 _MARGIN_S = 5.0
-# A job is told to end by signals that are sent to all its processes: the hook that tells of it goes on.
+# A job is told to end by signals that are sent to all its processes: the hook that tells of it goes
+# on.
 _DEAF = "trap '' HUP INT TERM USR1 USR2; exec \"$@\""
 
 _DONE, _LOCK = "hooks_done.json", ".hooks.lock"
@@ -117,27 +121,44 @@ def allowed(logs: Path) -> HooksSpec | None:
 
 
 def heard(run: Path) -> Callable[[Event], None]:
-    """For the ledger of a run (`Ledger.heard`): call the hook for what is decided. What ends is left to `settled`."""
+    """For the ledger of a run (`Ledger.heard`): call the hook for what is decided. What ends is
+    left to `settled`."""
     return lambda event: fire(RunFolder(run)) if isinstance(event, DECISIONS) else None
 
 
-def fire(run: RunFolder, *options: Literal["--decided", "--over"], evaluation: Path | None = None) -> None:
+def fire(
+    run: RunFolder, *options: Literal["--decided", "--over"], evaluation: Path | None = None
+) -> None:
     """Call the hook for what has changed, without waiting for it. It never fails.
 
     Args:
-        options: ``--decided`` if nobody decides any more what follows the last end, so that it is told; ``--over`` if,
-            too, jobs that were cancelled are known to be gone, although they did not say so.
+        options: ``--decided`` if nobody decides any more what follows the last end, so that it is
+            told; ``--over`` if, too, jobs that were cancelled are known to be gone, although they
+            did not say so.
         evaluation: the folder of one that may have ended, to tell of it instead.
     """
     with contextlib.suppress(Exception):
         logs = job_logs.folder_for(run.logs)
         if not os.path.lexists(logs / SETTINGS):
             return
-        command = ["/bin/sh", "-c", _DEAF, "sh", sys.executable, "-P", "-m", RUNNER, str(run.path), str(logs)]
+        command = [
+            "/bin/sh",
+            "-c",
+            _DEAF,
+            "sh",
+            sys.executable,
+            "-P",
+            "-m",
+            RUNNER,
+            str(run.path),
+            str(logs),
+        ]
         command += [*options, *([] if evaluation is None else ["--evaluation", str(evaluation)])]
         nowhere, env = subprocess.DEVNULL, {**os.environ, **SAFE_PATH}
         streams: Any = {"stdin": nowhere, "stdout": nowhere, "stderr": nowhere}
-        _started.append(subprocess.Popen(command, **streams, start_new_session=True, cwd="/", env=env))
+        _started.append(
+            subprocess.Popen(command, **streams, start_new_session=True, cwd="/", env=env)
+        )
 
 
 def settle(run: RunFolder, within_s: float | None = None) -> None:
@@ -173,7 +194,8 @@ def settled(job: InJob, tell: Callable[[], None]) -> Iterator[None]:
 
 
 def end(run: RunFolder, within_s: float | None = None) -> None:
-    """Call the hook for what is left, such as an end that nothing followed, and wait for it. It never fails.
+    """Call the hook for what is left, such as an end that nothing followed, and wait for it. It
+    never fails.
 
     Args:
         within_s: for at most so many seconds, and not as long as the hook may take.
@@ -186,17 +208,22 @@ def end(run: RunFolder, within_s: float | None = None) -> None:
 
 
 def tell_of_works(folders: Iterable[Path], within_s: float | None = None) -> None:
-    """Call the hook for those evaluations that are finished or given up, and wait for it. It never fails."""
+    """Call the hook for those evaluations that are finished or given up, and wait for it. It never
+    fails."""
     with contextlib.suppress(Exception):
         for work in map(open_work, folders):
-            if isinstance(work, Evaluation) and (work.is_done or work.ledger.history().given_up is not None):
+            if isinstance(work, Evaluation) and (
+                work.is_done or work.ledger.history().given_up is not None
+            ):
                 fire(work.run, evaluation=work.folder)
                 settle(work.run, within_s)
 
 
 def main(arguments: Sequence[str]) -> int:
     run, logs, options = RunFolder(arguments[0]), Path(arguments[1]), list(arguments[2:])
-    evaluation = Path(options[options.index("--evaluation") + 1]) if "--evaluation" in options else None
+    evaluation = (
+        Path(options[options.index("--evaluation") + 1]) if "--evaluation" in options else None
+    )
     try:
         hook = allowed(logs)
     except (OSError, CldError):
@@ -204,10 +231,15 @@ def main(arguments: Sequence[str]) -> int:
     if hook is None or hook.on_change is None:
         return 0
     try:
-        # Of several processes one calls the hook at a time; without locks, or after a while, nobody waits.
+        # Of several processes one calls the hook at a time; without locks, or after a while, nobody
+        # waits.
         with locks.holding(logs / _LOCK, _PATIENCE_S):
             told = find_record(_Told, logs / _DONE) or _Told()
-            news = _of_run(run, told, options) if evaluation is None else _of_evaluation(evaluation, told)
+            news = (
+                _of_run(run, told, options)
+                if evaluation is None
+                else _of_evaluation(evaluation, told)
+            )
             for content, now_told in news:
                 _tell(run, logs, hook, content)
                 # A disk that is full makes it be called again.
@@ -221,7 +253,8 @@ def main(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class _Told:
-    """What `hooks_done.json` holds: how many events were told of, the time of the last, and the end of evaluations."""
+    """What `hooks_done.json` holds: how many events were told of, the time of the last, and the end
+    of evaluations."""
 
     events: int = 0
     time: float | None = None
@@ -233,12 +266,14 @@ Content = dict[str, Any]
 
 
 def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Content]:
-    """All changes of the state of a run, oldest first, each with the ``place`` of its event in the ledger, from 0.
+    """All changes of the state of a run, oldest first, each with the ``place`` of its event in the
+    ledger, from 0.
 
     An end and what is decided about it at once, such as a requeue, are one change.
 
     Args:
-        is_over: whether jobs that were cancelled are known to be gone, although they did not say so.
+        is_over: whether jobs that were cancelled are known to be gone, although they did not say
+            so.
     """
     history = History()
     found: list[Content] = []
@@ -262,8 +297,15 @@ def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Content]:
             change = _change(history, event, before)
             is_of_end = verdict is not None and "RUNNING" not in (last["state"], history.state)
             follows = is_of_end and last["job_id"] == change["job_id"]
-            if follows and isinstance(event, DECISIONS) and not getattr(event, "never_began", False):
-                why = {"cause": last["cause"] or change["cause"], "reason": change["reason"] or last["reason"]}
+            if (
+                follows
+                and isinstance(event, DECISIONS)
+                and not getattr(event, "never_began", False)
+            ):
+                why = {
+                    "cause": last["cause"] or change["cause"],
+                    "reason": change["reason"] or last["reason"],
+                }
                 found[-1] = {**last, **now, **why}
                 replaced = last
             else:
@@ -272,7 +314,13 @@ def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Content]:
     newest = history.newest
     is_open = history.verdict is not None and newest is not None and newest.cause is None
     if is_over and newest is not None and is_open and newest.job_id in history.cancelled:
-        over = {"place": place, "state": "CANCELLED", "cause": "cancelled", "reason": None, "step": None}
+        over = {
+            "place": place,
+            "state": "CANCELLED",
+            "cause": "cancelled",
+            "reason": None,
+            "step": None,
+        }
         found.append({**found[-1], **over, "time": event.time})
     return found
 
@@ -298,14 +346,22 @@ def _change(history: History, event: Event, before: Attempt | None) -> Content:
             reason = f"could not be requeued: {event.reason}"
         case events.Cancelled():
             cause = "cancelled"
-    about = {"cause": cause, "reason": reason, "step": step, "job_id": job_id, "attempt": None, "host": None}
+    about = {
+        "cause": cause,
+        "reason": reason,
+        "step": step,
+        "job_id": job_id,
+        "attempt": None,
+        "host": None,
+    }
     if newest is not None and job_id in (None, newest.job_id):
         about |= {"attempt": newest.attempt, "host": newest.host}
     return about
 
 
 def _of_run(run: RunFolder, told: _Told, options: Sequence[str]) -> Iterator[tuple[Content, _Told]]:
-    """The changes since the last one that was told of, or since the last request; and what is told of after each."""
+    """The changes since the last one that was told of, or since the last request; and what is told
+    of after each."""
     ledger = run.ledger.events()
     # Another ledger may be in the place of the one that was told about.
     is_same = 0 < told.events <= len(ledger) and ledger[told.events - 1].time == told.time
@@ -322,7 +378,12 @@ def _of_run(run: RunFolder, told: _Told, options: Sequence[str]) -> Iterator[tup
             progress = run.progress()
             if change["step"] is None:
                 change["step"] = progress.get("step")
-            content = {"what": "run", **change, "loss": progress.get("loss"), "link": run.path.as_uri()}
+            content = {
+                "what": "run",
+                **change,
+                "loss": progress.get("loss"),
+                "link": run.path.as_uri(),
+            }
             yield content, replace(told, events=place + 1, time=change["time"])
 
 
@@ -331,7 +392,10 @@ def _of_evaluation(folder: Path, told: _Told) -> Iterator[tuple[Content, _Told]]
     work = Evaluation(folder)
     history, report = work.ledger.history(), work.report
     jobs = history.submitted
-    state, job_id = "FAILED" if report is None else "FINISHED", jobs[-1].job.job_id.partition("_")[0] if jobs else ""
+    state, job_id = (
+        "FAILED" if report is None else "FINISHED",
+        jobs[-1].job.job_id.partition("_")[0] if jobs else "",
+    )
     now_told = {**told.evaluations, work.name: f"{state} {job_id}"}
     if (report is None and history.given_up is None) or now_told == told.evaluations:
         return
@@ -372,7 +436,11 @@ def _tell(run: RunFolder, logs: Path, hook: HooksSpec, about: Content) -> None:
     environment = {**os.environ, **variables(content)}
     text, began = json.dumps(content) + "\n", time.monotonic()
     output, problem = call(
-        hook.on_change, environment=environment, content=text, timeout_s=hook.timeout_s, folder=run.path
+        hook.on_change,
+        environment=environment,
+        content=text,
+        timeout_s=hook.timeout_s,
+        folder=run.path,
     )
     said = "".join(f"  {line}\n" for line in printable(output).splitlines())
     _log(logs, f"{content['text']}: {problem or 'done'} ({time.monotonic() - began:.1f} s)\n{said}")
@@ -381,14 +449,16 @@ def _tell(run: RunFolder, logs: Path, hook: HooksSpec, about: Content) -> None:
 def call(
     command: str, *, environment: Mapping[str, str], content: str, timeout_s: float, folder: Path
 ) -> tuple[str, str | None]:
-    """Run a shell command with ``content`` on its standard input. Whatever it started is ended when this returns.
+    """Run a shell command with ``content`` on its standard input. Whatever it started is ended when
+    this returns.
 
     Args:
         environment: all of it.
         folder: its working directory.
 
     Returns:
-        The beginning of its output, and what was wrong; None if it ended by itself with exit code 0.
+        The beginning of its output, and what was wrong; None if it ended by itself with exit code
+        0.
     """
     began = time.monotonic()
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
@@ -409,7 +479,10 @@ def call(
         problem = None
         try:
             # It is not reaped before its group is ended: until then nobody else has its number.
-            while problem is None and os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            while (
+                problem is None
+                and os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+            ):
                 time.sleep(_LOOK_S)
                 if time.monotonic() - began > timeout_s:
                     problem = f"did not end within {timeout_s:g} s (hooks.timeout_s) and was ended"
@@ -427,8 +500,22 @@ def call(
 def variables(content: dict[str, Any]) -> dict[str, str]:
     """What a hook finds in its environment; empty for what is not known."""
     known = {name: str(value) for name, value in content.items() if value is not None}
-    names = ("run", "state", "cause", "reason", "step", "steps", "attempt", "job_id", "host", "link", "text")
-    texts = {f"CLDCTL_{name.upper()}": known.get(name, "") for name in (*names, "what", "evaluation")}
+    names = (
+        "run",
+        "state",
+        "cause",
+        "reason",
+        "step",
+        "steps",
+        "attempt",
+        "job_id",
+        "host",
+        "link",
+        "text",
+    )
+    texts = {
+        f"CLDCTL_{name.upper()}": known.get(name, "") for name in (*names, "what", "evaluation")
+    }
     return texts | {"CLDCTL_RUN_PATH": known["path"]}
 
 
@@ -436,7 +523,11 @@ def sentence(content: dict[str, Any]) -> str:
     """A change in one line, for the text of a message."""
     cause, steps = content.get("cause"), content.get("steps")
     what = f"evaluation {content['evaluation']} " if content.get("evaluation") else ""
-    why = f" ({cause.replace('_', ' ')})" if cause not in (None, "finished", content["state"].lower()) else ""
+    why = (
+        f" ({cause.replace('_', ' ')})"
+        if cause not in (None, "finished", content["state"].lower())
+        else ""
+    )
     step = f" at step {content['step']}" if content.get("step") is not None else ""
     of = f" of {steps}" if step and steps is not None else ""
     reason = f": {content['reason']}" if content.get("reason") else ""

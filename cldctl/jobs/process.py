@@ -1,4 +1,5 @@
-"""What every process of a job does around its work, and where its start begins: in time, and in its logs."""
+"""What every process of a job does around its work, and where its start begins: in time, and in its
+logs."""
 
 import contextlib
 import os
@@ -18,9 +19,11 @@ from cld_core.run.pids import start_time
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, Wish
 
-# How a process of a job ends, in place of 1 as after a crash, if another start would end in the same way.
+# How a process of a job ends, in place of 1 as after a crash, if another start would end in the
+# same way.
 HOPELESS = 6
-# How a job ends that could not be requeued: badly, so that a successor begins, and yet not by a crash.
+# How a job ends that could not be requeued: badly, so that a successor begins, and yet not by a
+# crash.
 NOT_REQUEUED = 7
 # How it ends if the machine is not fit to train on.
 UNFIT = 8
@@ -31,12 +34,21 @@ READ_WITHIN_S = 60.0
 # Seconds for which a line of a ledger that matters to others is tried to be written.
 NOTE_WITHIN_S = 10.0
 _HOPELESS_ERRORS = (UnusableSamplesError, SolverError)
-# The line at the head of what a start prints, with what submitit says before it about this very process: the lines
-# above may be about the end of the one before.
+# The line at the head of what a start prints, with what submitit says before it about this very
+# process: the lines above may be about the end of the one before.
 _BEGINS = rb"[^\n]{0,200}Starting with JobEnvironment"
-_SUBMITIT = rb"(?:submitit " + _BEGINS + rb"[^\n]{0,2000}\n(?:submitit (?!" + _BEGINS + rb")[^\n]{1,2000}\n){0,8})?"
+_SUBMITIT = (
+    rb"(?:submitit "
+    + _BEGINS
+    + rb"[^\n]{0,2000}\n(?:submitit (?!"
+    + _BEGINS
+    + rb")[^\n]{1,2000}\n){0,8})?"
+)
 MARK = re.compile(
-    rb"^" + _SUBMITIT + rb"--- start (?P<restart>[0-9]{1,9}) of job \S+: rank [0-9]+ on \S+, \S+ ---\r?\n", re.MULTILINE
+    rb"^"
+    + _SUBMITIT
+    + rb"--- start (?P<restart>[0-9]{1,9}) of job \S+: rank [0-9]+ on \S+, \S+ ---\r?\n",
+    re.MULTILINE,
 )
 
 
@@ -45,16 +57,22 @@ quiet = False
 
 
 @contextlib.contextmanager
-def one_line_errors(job: InJob, before_leaving: Callable[[], None] = lambda: None) -> Iterator[None]:
+def one_line_errors(
+    job: InJob, before_leaving: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Errors that name their fix need no traceback, and the process ends with their exit code.
 
     Inside a command they propagate, and stdout, which is the command's own for data, is left alone.
 
     Args:
-        before_leaving: what rank 0 does where no aftermath follows, if the process ends without leaving other blocks.
+        before_leaving: what rank 0 does where no aftermath follows, if the process ends without
+            leaving other blocks.
     """
     if job.in_process:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
+        with (
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere if quiet else sys.stderr),
+        ):
             yield
         return
     try:
@@ -64,7 +82,8 @@ def one_line_errors(job: InJob, before_leaving: Callable[[], None] = lambda: Non
         if isinstance(error, UnfitError):
             if not job.cluster.restarts and job.place().rank == 0:
                 before_leaving()
-            # At once, although a check hangs in one of its threads: a driver, or a network file system.
+            # At once, although a check hangs in one of its threads: a driver, or a network file
+            # system.
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
             os._exit(UNFIT)
@@ -78,7 +97,8 @@ def one_line_errors(job: InJob, before_leaving: Callable[[], None] = lambda: Non
 
 
 def stop_before_limit(job: InJob, stop: StopFlag) -> None:
-    """Stop in time on its own, if the notice of the time limit may have come while the job was being set up."""
+    """Stop in time on its own, if the notice of the time limit may have come while the job was
+    being set up."""
     seconds = job.late_notice_s() if job.ref.restarts and job.place().rank == 0 else None
     if seconds is not None:
         timer = threading.Timer(seconds, stop.request, (StopCode.USR2,))
@@ -90,7 +110,8 @@ def readable(file: Path, within_s: float = READ_WITHIN_S) -> None:
     """Wait until a file can be read. What is missing for good is left to those who read it.
 
     Raises:
-        OSError: the file system fails for too long. Not an error of the user's: another start may succeed.
+        OSError: the file system fails for too long. Not an error of the user's: another start may
+            succeed.
     """
     try:
         retried(lambda: files.read_bytes(file), within_s)
@@ -115,23 +136,32 @@ def written_down(job: InJob) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        print(f"what job {job.ref.job_id} wishes for cannot be written: {error}", file=sys.stderr, flush=True)
+        print(
+            f"what job {job.ref.job_id} wishes for cannot be written: {error}",
+            file=sys.stderr,
+            flush=True,
+        )
         sys.exit(BLIND)
 
 
 def begin(job: InJob) -> None:
-    """Print the line from which on the output is that of this start, on both streams; not inside a command."""
+    """Print the line from which on the output is that of this start, on both streams; not inside a
+    command."""
     if job.in_process:
         return
     when = time.strftime("%Y-%m-%dT%H:%M:%S")
     host = "".join(socket.gethostname().split()) or "?"
-    text = f"--- start {job.restart} of job {job.ref.job_id}: rank {job.place().rank} on {job.node or host}, {when} ---"
+    text = (
+        f"--- start {job.restart} of job {job.ref.job_id}: rank {job.place().rank} on "
+        f"{job.node or host}, {when} ---"
+    )
     for stream in (sys.stdout, sys.stderr):
         print(text, file=stream, flush=True)
 
 
 def log_size(job: InJob) -> int:
-    """The size of the launcher's log now, bytes: at the beginning of a start, where the notices about it begin."""
+    """The size of the launcher's log now, bytes: at the beginning of a start, where the notices
+    about it begin."""
     with contextlib.suppress(OSError):
         return job.log.stat().st_size if job.log is not None else 0
     return 0

@@ -33,10 +33,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class ShardsWork:
-    """Compute pieces of sharded work. Pickled by the launcher, so it holds paths, texts and numbers only.
+    """Compute pieces of sharded work. Pickled by the launcher, so it holds paths, texts and numbers
+    only.
 
     Attributes:
-        code: the digest of the code that was to be imported when it was submitted; None to take any.
+        code: the digest of the code that was to be imported when it was submitted; None to take
+            any.
     """
 
     pieces: tuple[Piece, ...]
@@ -69,11 +71,17 @@ class ShardsWork:
             process.wish_after_term(job, cause)
 
     def _compare_code(self, job: InJob) -> None:
-        """Tell of code that was changed since the task was submitted: shards of one result may differ in it."""
+        """Tell of code that was changed since the task was submitted: shards of one result may
+        differ in it."""
         if self.code is None or (now := code.imported()) == self.code:
             return
-        ran, asked = (re.sub(r"([0-9a-f]{12})[0-9a-f]{52}", r"\1", text) for text in (now, self.code))
-        text = f"job {job.ref.job_id} runs code {ran}, not {asked}, which was there when it was submitted"
+        ran, asked = (
+            re.sub(r"([0-9a-f]{12})[0-9a-f]{52}", r"\1", text) for text in (now, self.code)
+        )
+        text = (
+            f"job {job.ref.job_id} runs code {ran}, not {asked}, which was there when it was "
+            f"submitted"
+        )
         print(f"warning: {text}", file=sys.stderr, flush=True)
         self._note(Remarked("code", what=text))
 
@@ -81,11 +89,14 @@ class ShardsWork:
         for piece in self.pieces:
             try:
                 open_work(Path(piece.folder)).ledger.note(event, within_s=NOTE_WITHIN_S)
-            except Exception as error:  # A folder that is gone or damaged changes nothing for the others.
+            except (
+                Exception
+            ) as error:  # A folder that is gone or damaged changes nothing for the others.
                 print(f"{piece.folder}: not noted ({error}): {event}", file=sys.stderr, flush=True)
 
     def _compute(self, job: InJob, stop: StopFlag) -> bool:
-        """Compute piece after piece; False when asked to stop first. What fails leaves the other pieces alone.
+        """Compute piece after piece; False when asked to stop first. What fails leaves the other
+        pieces alone.
 
         Raises:
             CldError: the first one, when nothing else is left to do.
@@ -127,7 +138,8 @@ class ShardsWork:
 
 
 def divided(missing: Sequence[tuple[str, Sequence[int]]], tasks: int) -> list[tuple[Piece, ...]]:
-    """The missing shards of works, by folder, for at most ``tasks`` tasks: one shard each if possible."""
+    """The missing shards of works, by folder, for at most ``tasks`` tasks: one shard each if
+    possible."""
     units = [(folder, shard) for folder, shards in missing for shard in shards]
     count = min(len(units), tasks)
     return [_joined(units[task::count]) for task in range(count)]

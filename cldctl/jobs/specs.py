@@ -20,7 +20,8 @@ from cldctl.clusters.base import After, Cluster, JobSpec
 from . import failures
 from .process import READ_WITHIN_S
 
-# What a save is taken to last before the first one was measured, and what it may take beyond three times the slowest.
+# What a save is taken to last before the first one was measured, and what it may take beyond three
+# times the slowest.
 FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
 
 
@@ -41,7 +42,8 @@ def training(
     parallel: int | None = None,
     code: Path | None = None,
 ) -> JobSpec:
-    """The job that trains a run, or whose tasks train the runs of a group, of which `list_runs` writes the list.
+    """The job that trains a run, or whose tasks train the runs of a group, of which `list_runs`
+    writes the list.
 
     Args:
         recipe: of any of them; their jobs are of the same size.
@@ -54,7 +56,10 @@ def training(
     logs = job_logs.folder_for(of.logs)
     kind, folder = "training", runs[0].path
     if group is not None:
-        kind, folder = "trainings", logs / f"runs-{digest([str(run.path) for run in runs])[:8]}.json"
+        kind, folder = (
+            "trainings",
+            logs / f"runs-{digest([str(run.path) for run in runs])[:8]}.json",
+        )
     spec = JobSpec(
         name=of.name,
         logs=logs,
@@ -70,7 +75,8 @@ def training(
 
 
 def list_runs(spec: JobSpec, runs: Sequence[RunFolder]) -> None:
-    """Write which run each task of an array trains: its batch script, and so its aftermath, is the same for all.
+    """Write which run each task of an array trains: its batch script, and so its aftermath, is the
+    same for all.
 
     Raises:
         CldError: others may write into the folder.
@@ -111,13 +117,16 @@ def sharded(
 
     Args:
         size: what a training with the same resources would get.
-        run: the one that the works evaluate, whose saves were measured; None for work that belongs to no run.
-        logs: where the output goes; default: into the folder of the first work. If it belongs to somebody else, into a
-            folder of this user's beside it.
+        run: the one that the works evaluate, whose saves were measured; None for work that belongs
+            to no run.
+        logs: where the output goes; default: into the folder of the first work. If it belongs to
+            somebody else, into a folder of this user's beside it.
         code: what the job imports from, as in `JobSpec`.
     """
     logs = job_logs.folder_for(logs or works[0] / "logs")
-    one = replace(size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node), successor=False)
+    one = replace(
+        size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node), successor=False
+    )
     spec = JobSpec(
         name="cldctl-stats" if run is None else f"{run.name}-eval",
         logs=logs,
@@ -133,7 +142,8 @@ def sharded(
 
 
 def failures_in(*ledgers: Ledger) -> list[Failed]:
-    """What failed on which machine; a ledger that cannot be read is no reason not to start a job."""
+    """What failed on which machine; a ledger that cannot be read is no reason not to start a
+    job."""
     found: list[Failed] = []
     for ledger in ledgers:
         with contextlib.suppress(OSError):
@@ -148,7 +158,8 @@ def _aftermath(kind: str, folder: Path, logs: Path, cluster: Cluster) -> tuple[s
 
 
 def notice_s(saves: Sequence[float], size: ClusterSpec) -> int:
-    """Seconds before its time limit at which a job is told to stop: three times the slowest save, and a margin."""
+    """Seconds before its time limit at which a job is told to stop: three times the slowest save,
+    and a margin."""
     if size.signal_s is not None:
         return size.signal_s
     return round(3 * max(saves, default=FIRST_SAVE_S)) + SAVE_MARGIN_S
@@ -160,6 +171,7 @@ def slowest_saves(runs: Iterable[RunFolder]) -> list[float]:
 
 
 def measured_saves(runs: Iterable[RunFolder]) -> tuple[float | None, int]:
-    """Seconds of the slowest save of all runs, None before the first, and of the notice that follows from it."""
+    """Seconds of the slowest save of all runs, None before the first, and of the notice that
+    follows from it."""
     saves = slowest_saves(runs)
     return max(saves, default=None), notice_s(saves, ClusterSpec())

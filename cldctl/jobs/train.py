@@ -1,4 +1,5 @@
-"""The work of a training job, in each of its processes, and what rank 0 does before and after it."""
+"""The work of a training job, in each of its processes, and what rank 0 does before and after
+it."""
 
 import contextlib
 import functools
@@ -79,7 +80,10 @@ class TrainWork:
                 cause_of=lambda code: job.cause_of(code, log_offset(run)),
                 node=job.node,
             )
-            print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
+            print(
+                f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}",
+                flush=True,
+            )
             # Before the ranks part, which may fail: the wish is only a file.
             if job.place().rank == 0 and job.ref.restarts:
                 _follow(run, recipe, job, ended)
@@ -88,11 +92,15 @@ class TrainWork:
 
 
 def _check_size(run: RunFolder, recipe: "Recipe", job: InJob) -> None:
-    """Refuse to train in a world of another size: ranks that do not know of each other would train twice."""
+    """Refuse to train in a world of another size: ranks that do not know of each other would train
+    twice."""
     size, wanted = job.place().world_size, recipe.cluster.world_size
     if size != wanted and not job.in_process:
         text = f"the job has {size} process(es), and the recipe asks for {wanted}"
-        raise UsageError(f"{run.name}: {text}. Set cluster.nodes and cluster.tasks_per_node to what the job gets.")
+        raise UsageError(
+            f"{run.name}: {text}. Set cluster.nodes and cluster.tasks_per_node to what the job "
+            f"gets."
+        )
 
 
 def log_offset(run: RunFolder) -> int:
@@ -118,10 +126,12 @@ def explain_previous(run: RunFolder, job: InJob) -> None:
 
 
 def _follow(run: RunFolder, recipe: "Recipe", job: InJob, ended: "SessionResult") -> None:
-    """Wish for what is to follow when all ranks have ended, after a training that a signal has stopped, or none has."""
+    """Wish for what is to follow when all ranks have ended, after a training that a signal has
+    stopped, or none has."""
     if ended.cause == "cancelled":
         withdraw_successors(run, job)
-    # The notice may have come before there was anybody to hear it, so the limit itself ends the training.
+    # The notice may have come before there was anybody to hear it, so the limit itself ends the
+    # training.
     elif ended.code is StopCode.USR2 or ended.cause == "timeout":
         with process.written_down(job):
             go_on(run, recipe, job, ended.cause)
@@ -156,11 +166,14 @@ def go_on(
         run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=within_s)
         print(f"{run.name}: {reason}", flush=True)
         return
-    failures.begin_again(run.name, run.ledger, job, cause, delay_s, recipe.cluster.nodes, within_s=within_s)
+    failures.begin_again(
+        run.name, run.ledger, job, cause, delay_s, recipe.cluster.nodes, within_s=within_s
+    )
 
 
 def note_successor(run: RunFolder, job: InJob) -> None:
-    """Note the job that waits for this one to end badly, if there is one that the ledger does not know.
+    """Note the job that waits for this one to end badly, if there is one that the ledger does not
+    know.
 
     The batch script submits it, where preemption cancels jobs.
     """
@@ -168,7 +181,9 @@ def note_successor(run: RunFolder, job: InJob) -> None:
     if successor is None or successor in history.successors_of(job.ref.job_id):
         return
     exclude = history.avoided.get(job.ref.job_id, ())
-    run.ledger.note(Submitted(job=successor, successor_of=job.ref.job_id, exclude=exclude), within_s=60.0)
+    run.ledger.note(
+        Submitted(job=successor, successor_of=job.ref.job_id, exclude=exclude), within_s=60.0
+    )
 
 
 def withdraw_successors(run: RunFolder, job: InJob) -> None:
@@ -186,6 +201,11 @@ def withdraw_successors(run: RunFolder, job: InJob) -> None:
 
 
 def chained(run: RunFolder, recipe: "Recipe") -> list[Evaluation]:
-    """Evaluations of the run's last step that have no result yet: they wait for the training to finish."""
+    """Evaluations of the run's last step that have no result yet: they wait for the training to
+    finish."""
     steps = recipe.train.steps
-    return [work for work in evaluations_of(run) if work.request.checkpoint_step == steps and not work.is_done]
+    return [
+        work
+        for work in evaluations_of(run)
+        if work.request.checkpoint_step == steps and not work.is_done
+    ]

@@ -1,4 +1,5 @@
-"""What runs wrote for TensorBoard: scalars against the step; and TensorBoard itself on runs, inside this process."""
+"""What runs wrote for TensorBoard: scalars against the step; and TensorBoard itself on runs, inside
+this process."""
 
 import contextlib
 import getpass
@@ -32,7 +33,8 @@ Points = Sequence[tuple[float, ...]]
 
 
 def is_inside(run: RunFolder, folder: Path, *, follow: bool) -> bool:
-    """Whether a page may show what is in a folder: it is part of the run, and no link leads out of it.
+    """Whether a page may show what is in a folder: it is part of the run, and no link leads out of
+    it.
 
     Args:
         follow: any folder may be shown, as somebody wants who keeps parts of a run on another disk.
@@ -44,10 +46,13 @@ def is_inside(run: RunFolder, folder: Path, *, follow: bool) -> bool:
 
 
 def read(run: RunFolder, *, follow: bool = False) -> dict[str, Points]:
-    """The finite values of each tag, ascending in the step; of a subfolder, with its name before the tag."""
+    """The finite values of each tag, ascending in the step; of a subfolder, with its name before
+    the tag."""
     found: dict[str, Points] = {}
     files = [*run.tensorboard.glob("*tfevents*"), *run.tensorboard.glob("*/*tfevents*")]
-    for folder in sorted({file.parent for file in files if is_inside(run, file.parent, follow=follow)}):
+    for folder in sorted(
+        {file.parent for file in files if is_inside(run, file.parent, follow=follow)}
+    ):
         curves = Curves(folder)
         with contextlib.suppress(OSError):
             while curves.look():
@@ -67,13 +72,15 @@ def parts(values: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
 class Curves:
     """The scalars in the event files of a folder; each look reads on from where the last one ended.
 
-    Pictures are skipped, and each look has a limit, so that a screen can look every second. Where an attempt repeats
-    steps of an earlier one, the later one counts. A damaged file ends where it is damaged.
+    Pictures are skipped, and each look has a limit, so that a screen can look every second. Where
+    an attempt repeats steps of an earlier one, the later one counts. A damaged file ends where it
+    is damaged.
 
     Attributes:
         only: the tag that is kept; None for all.
         values: the finite values by tag and step.
-        losses: those of the training in the order of the steps, or means of a few that follow each other.
+        losses: those of the training in the order of the steps, or means of a few that follow each
+            other.
     """
 
     folder: Path
@@ -131,7 +138,9 @@ class Curves:
         if event.session_log.status == SessionLog.START:
             # An attempt takes over from those before it.
             for tag, points in self.values.items():
-                self.values[tag] = {step: value for step, value in points.items() if step < event.step}
+                self.values[tag] = {
+                    step: value for step, value in points.items() if step < event.step
+                }
         for value in event.summary.value:
             is_wanted = value.HasField("simple_value") and self.only in (None, value.tag)
             if is_wanted and math.isfinite(value.simple_value):
@@ -145,7 +154,8 @@ USUAL_PORT = 6006
 
 @contextlib.contextmanager
 def tensorboard(runs: Sequence[RunFolder], port: int | None = None) -> Iterator[int]:
-    """Serve runs, each under its name, to this machine alone: on ``port``, or else the usual or any other free one.
+    """Serve runs, each under its name, to this machine alone: on ``port``, or else the usual or any
+    other free one.
 
     Returns:
         The port. It answers inside the block; the threads that serve it end with the process.
@@ -159,7 +169,9 @@ def tensorboard(runs: Sequence[RunFolder], port: int | None = None) -> Iterator[
             try:
                 (Path(folder) / run.name).symlink_to(run.tensorboard.absolute())
             except FileExistsError as error:
-                raise UsageError(f"two runs are called {run.name}. Name one of them at a time.") from error
+                raise UsageError(
+                    f"two runs are called {run.name}. Name one of them at a time."
+                ) from error
         port = _free_port(port)
         # It remarks on requests that clients break off.
         logging.getLogger().addHandler(logging.NullHandler())
@@ -172,13 +184,16 @@ def tensorboard(runs: Sequence[RunFolder], port: int | None = None) -> Iterator[
                 board.launch()
         # Its plug-ins may raise anything, and its server exits.
         except (Exception, SystemExit) as error:
-            raise CldError(f"TensorBoard does not start: {type(error).__name__}: {one_line(error)}.") from error
+            raise CldError(
+                f"TensorBoard does not start: {type(error).__name__}: {one_line(error)}."
+            ) from error
         yield port
 
 
 @contextlib.contextmanager
 def _aside() -> Iterator[None]:
-    """What TensorBoard, and the process that reads its files for it, remark is not for this terminal."""
+    """What TensorBoard, and the process that reads its files for it, remark is not for this
+    terminal."""
     kept = os.dup(2)
     with tempfile.TemporaryFile() as remarks:
         os.dup2(remarks.fileno(), 2)
@@ -190,7 +205,8 @@ def _aside() -> Iterator[None]:
 
 
 def _free_port(wanted: int | None) -> int:
-    """``wanted``, or else the usual port, or any that is free: TensorBoard starts to read before it finds one taken."""
+    """``wanted``, or else the usual port, or any that is free: TensorBoard starts to read before it
+    finds one taken."""
     for port in (USUAL_PORT, 0) if wanted is None else (wanted,):
         try:
             with socket.create_server((HOST, port)) as server:

@@ -1,4 +1,5 @@
-"""A page as one file, which asks nobody for anything: texts, tables, charts and pictures under headings.
+"""A page as one file, which asks nobody for anything: texts, tables, charts and pictures under
+headings.
 
 Templates make the parts. Charts are SVG that takes its colours from the style sheet.
 """
@@ -27,15 +28,18 @@ PNG = b"\x89PNG\r\n\x1a\n"
 _NEWEST, _PICTURE_BYTES = 6, 16 * 2**20
 # A narrower picture is one of pixels that people want to tell apart.
 _SMALL = 300
-# Points that are drawn of a curve, means of its smoothed line, and the fewest points that are not marked one by one.
+# Points that are drawn of a curve, means of its smoothed line, and the fewest points that are not
+# marked one by one.
 _POINTS, _MEANS, _FEWEST = 400, 50, 24
 # The share of values, at either end, that may be outside of the frame.
 _OUTLIERS = 0.01
-# Inches; the frame within a chart, whose labels are larger on a small screen; and characters below an axis.
+# Inches; the frame within a chart, whose labels are larger on a small screen; and characters below
+# an axis.
 _SIZE, _FRAME, _CHARACTERS = (6.1, 3.05), (0.105, 0.11, 0.868, 0.845), 60
 # The width of a character beside an axis on a small screen, as a share of the width of a chart.
 _CHARACTER = 0.0225
-# An ink is the number of a colour in the style sheet: that of the first of eight ordered ones, and the ink of texts.
+# An ink is the number of a colour in the style sheet: that of the first of eight ordered ones, and
+# the ink of texts.
 _ORDERED, _TEXT = 20, "#000190"
 
 
@@ -58,7 +62,9 @@ class Section(NamedTuple):
     layout: str = "grid"
 
 
-def render(title: str, mark: str, pills: Iterable[tuple[str, str]], sections: Iterable[Section]) -> str:
+def render(
+    title: str, mark: str, pills: Iterable[tuple[str, str]], sections: Iterable[Section]
+) -> str:
     """A page as text. Every text is escaped, and loses its control characters.
 
     Args:
@@ -67,7 +73,12 @@ def render(title: str, mark: str, pills: Iterable[tuple[str, str]], sections: It
     """
     found = [Section(name, list(filter(None, parts)), layout) for name, parts, layout in sections]
     page = TEMPLATES.get_template("page.html")
-    return page.render(title=title, mark=mark, pills=pills, sections=found, made=local_time(time.time())) + "\n"
+    return (
+        page.render(
+            title=title, mark=mark, pills=pills, sections=found, made=local_time(time.time())
+        )
+        + "\n"
+    )
 
 
 def part(kind: str, **values: Any) -> Markup:
@@ -83,8 +94,14 @@ def text(content: str, style: str = "soft") -> Markup:
 def table(caption: str, columns: Mapping[str, Sequence[object]]) -> Markup:
     """Columns of cells by their headings; the first one names the rows. Empty without a row."""
     rows = list(zip(*columns.values(), strict=True))
-    right = [all(re.match(r"-|\d(?!.*:)", str(cell)) for cell in cells) for cells in columns.values()]
-    return part("table", caption=caption, headings=columns, rows=rows, right=right) if rows else Markup()
+    right = [
+        all(re.match(r"-|\d(?!.*:)", str(cell)) for cell in cells) for cells in columns.values()
+    ]
+    return (
+        part("table", caption=caption, headings=columns, rows=rows, right=right)
+        if rows
+        else Markup()
+    )
 
 
 def code(command: str) -> Markup:
@@ -105,13 +122,14 @@ def chart(
     names: Sequence[str] = (),
     is_ordered: bool = False,
 ) -> Markup:
-    """Lines over common axes, logarithmic where a linear one would flatten them; empty without a point.
+    """Lines over common axes, logarithmic where a linear one would flatten them; empty without a
+    point.
 
     A line of many points is smoothed; if there is only one, its points are behind it.
 
     Args:
-        lines: points by label, ascending in x; of results, each with its standard error, and these are not smoothed.
-            One without points only keeps its colour.
+        lines: points by label, ascending in x; of results, each with its standard error, and these
+            are not smoothed. One without points only keeps its colour.
         truth: the true entropy, a level line.
         names: what stands at x = 0, 1, 2, ... instead of numbers.
         is_ordered: the colours are to show the order of the lines.
@@ -128,7 +146,9 @@ def chart(
         if is_ordered:
             last = max(len(lines) - 1, 1)
             inks = [f"#0001{_ORDERED + round(7 * place / last)}" for place in range(len(lines))]
-        colours = {label: inks[place % len(inks)] for place, label in enumerate(lines) if lines[label]}
+        colours = {
+            label: inks[place % len(inks)] for place, label in enumerate(lines) if lines[label]
+        }
         is_smoothed = False
         for label, colour in colours.items():
             points, means = lines[label], smoothed(lines[label])
@@ -161,17 +181,24 @@ def smoothed(points: Points) -> Points:
     """Means of points that follow each other; a short curve, or one with errors, as it is."""
     if len(points) <= _MEANS or len(points[0]) > 2:
         return points
-    return [(it[len(it) // 2][0], sum(value for _, value in it) / len(it)) for it in parts(points, _MEANS)]
+    return [
+        (it[len(it) // 2][0], sum(value for _, value in it) / len(it))
+        for it in parts(points, _MEANS)
+    ]
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
-    """Whether sorted positive values span two powers of ten, or a few high ones take most of a linear axis.
+    """Whether sorted positive values span two powers of ten, or a few high ones take most of a
+    linear axis.
 
-    What falls to zero at its end, as a learning rate does, spans more, and is not flattened by that.
+    What falls to zero at its end, as a learning rate does, spans more, and is not flattened by
+    that.
     """
     low, high, count = values[0], values[-1], len(values)
     bulk = values[int(0.95 * count)] - low
-    return low > 0 and (high > 100 * values[count // 10] or (high > 2 * low and high - low > 4 * bulk))
+    return low > 0 and (
+        high > 100 * values[count // 10] or (high > 2 * low and high - low > 4 * bulk)
+    )
 
 
 def _set_axes(axes: Any, values: Sequence[float], names: Sequence[str]) -> None:
@@ -210,7 +237,11 @@ def gallery(run: RunFolder, *, follow: bool, most: int = _NEWEST) -> list[Markup
         follow: also read folders that links lead out of the run to.
         most: how many are shown.
     """
-    files = [file for pattern in ("evals/*/samples.png", "samples/*.png") for file in by_age(run.path.glob(pattern))]
+    files = [
+        file
+        for pattern in ("evals/*/samples.png", "samples/*.png")
+        for file in by_age(run.path.glob(pattern))
+    ]
     inside = [file for file in reversed(files) if is_inside(run, file.parent, follow=follow)]
     found: dict[bytes | Path, Markup] = {}
     for file in inside[:most]:
@@ -232,7 +263,8 @@ def png(file: Path) -> bytes:
 
 
 def _picture(run: RunFolder, file: Path, content: bytes) -> Markup:
-    """A picture under its run and what it says of itself, or its file; nothing but a PNG gets into a page."""
+    """A picture under its run and what it says of itself, or its file; nothing but a PNG gets into
+    a page."""
     from PIL import Image
 
     name, title = str(file.relative_to(run.path)), ""
@@ -246,4 +278,9 @@ def _picture(run: RunFolder, file: Path, content: bytes) -> Markup:
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     # The width is the first number of a PNG.
     is_small = int.from_bytes(content[16:20]) < _SMALL
-    return part("picture", caption=f"{run.name}, {about[0] if about else name}", source=source, is_small=is_small)
+    return part(
+        "picture",
+        caption=f"{run.name}, {about[0] if about else name}",
+        source=source,
+        is_small=is_small,
+    )

@@ -1,7 +1,9 @@
-"""A model card: what a model is, how to use it, how good it is, how it was made, and what is not known.
+"""A model card: what a model is, how to use it, how good it is, how it was made, and what is not
+known.
 
-It is Markdown with a head in YAML, as Hugging Face reads it, beside a picture of samples and the weights. All facts are
-from the run's folder; whose machines they were, and the commands of hooks, are not part of it.
+It is Markdown with a head in YAML, as Hugging Face reads it, beside a picture of samples and the
+weights. All facts are from the run's folder; whose machines they were, and the commands of hooks,
+are not part of it.
 """
 
 import contextlib
@@ -35,25 +37,41 @@ from .report import differing, fact_columns, readable_results, result_columns, s
 if TYPE_CHECKING:
     from cld_core.model import Model
 
-# What begins emphasis, code, links, pictures, HTML, entities, formulas, mentions or a cell within a line.
+# What begins emphasis, code, links, pictures, HTML, entities, formulas, mentions or a cell within a
+# line.
 _SPECIAL = re.compile(r"[\\`*_~\[\]<>|&!$@#]")
 # What GitHub and others take for links without any markup.
 _LINK = re.compile(r"(?i)(?<=[a-z])(?=://)|(?<=www)(?=\.)")
 # What Hugging Face lists (https://huggingface.co/docs/hub/repositories-licenses) and SPDX does not.
 _NOT_OF_SPDX = (
-    "apple-amlr apple-ascl bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd c-uda cc "
-    "creativeml-openrail-m deepfloyd-if-license fair-noncommercial-research-license gemma gfdl gpl grok2-community "
-    "h-research intel-research lgpl lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 odbl odc-by openmdw-1.0 "
+    "apple-amlr apple-ascl bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd "
+    "c-uda cc "
+    "creativeml-openrail-m deepfloyd-if-license fair-noncommercial-research-license gemma gfdl gpl "
+    "grok2-community "
+    "h-research intel-research lgpl lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 odbl "
+    "odc-by openmdw-1.0 "
     "openmdw-1.1 openrail openrail++ other pddl unknown"
 )
 # For suggestions: those that people choose for weights.
-_USUAL = ("apache-2.0", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "gpl-3.0", "mit")
+_USUAL = (
+    "apache-2.0",
+    "bsd-3-clause",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "gpl-3.0",
+    "mit",
+)
 # What a diffusion is called, and its paper.
 DIFFUSIONS = {
     "cld": ("critically-damped Langevin diffusion (CLD)", "https://arxiv.org/abs/2112.07068"),
     "vpsde": ("variance-preserving diffusion (VPSDE)", "https://arxiv.org/abs/2112.07068"),
     "psld": ("phase-space Langevin diffusion (PSLD)", "https://arxiv.org/abs/2303.01748"),
-    "hold": ("critically-damped Langevin diffusion of third order (HOLD)", "https://arxiv.org/abs/2404.12814"),
+    "hold": (
+        "critically-damped Langevin diffusion of third order (HOLD)",
+        "https://arxiv.org/abs/2404.12814",
+    ),
 }
 
 
@@ -67,7 +85,8 @@ class CardFiles:
 
 
 def licence(text: str) -> str:
-    """The identifier of a licence for a card: one that Hugging Face lists, or another one of SPDX, in small letters.
+    """The identifier of a licence for a card: one that Hugging Face lists, or another one of SPDX,
+    in small letters.
 
     Raises:
         UsageError: it is not one.
@@ -76,12 +95,19 @@ def licence(text: str) -> str:
     if word in _NOT_OF_SPDX.split():
         return word
     with contextlib.suppress(InvalidLicenseExpression):
-        # An expression of several licences, or a reference to a text elsewhere, names none that readers of cards know.
+        # An expression of several licences, or a reference to a text elsewhere, names none that
+        # readers of cards know.
         if re.fullmatch(r"(?!licenseref-)[a-z0-9.-]+", word):
             return canonicalize_license_expression(word).lower()
     fix = did_you_mean(word[:60], _USUAL) or did_you_mean(word[:60], _NOT_OF_SPDX.split())
-    fix += " It takes one that Hugging Face lists, or one of https://spdx.org/licenses: cc-by-4.0, mit, ..., or other"
-    raise UsageError(f"--license '{one_line(text, 60)}' is not a licence that cards can name.{fix}.")
+    fix += (
+        " It takes one that Hugging Face lists, or one of https://spdx.org/licenses: "
+        "cc-by-4.0, "
+        "mit, ..., or other"
+    )
+    raise UsageError(
+        f"--license '{one_line(text, 60)}' is not a licence that cards can name.{fix}."
+    )
 
 
 def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
@@ -98,31 +124,50 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
         raise UsageError("--card: the name has control characters. Use another one.")
     is_file = wish.suffix == ".md"
     if is_file and not os.path.isdir(wish.absolute().parent):
-        raise UsageError(f"--card {wish}: there is no folder {wish.absolute().parent}. Create it first.")
+        raise UsageError(
+            f"--card {wish}: there is no folder {wish.absolute().parent}. Create it first."
+        )
     if not is_file and os.path.lexists(wish) and not os.path.isdir(wish):
         raise UsageError(f"--card {wish}: it is a file. Name a folder, or a file that ends in .md.")
     # In a folder, as Hugging Face and others expect them.
-    names = (wish, wish.with_suffix(".png")) if is_file else (wish / "README.md", wish / "samples.png")
+    names = (
+        (wish, wish.with_suffix(".png")) if is_file else (wish / "README.md", wish / "samples.png")
+    )
     files = CardFiles(*names, weights or (default if is_file else wish / "model.safetensors"))
     is_ours = _is_card(files.card)
     if os.path.lexists(files.card) and not is_ours:
-        raise UsageError(f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name.")
-    # The other files belong to a card of cldctl, or they are somebody's own; what -o names is meant to be replaced.
-    for file in [files.picture] if is_file or weights is not None else [files.picture, files.weights]:
+        raise UsageError(
+            f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name."
+        )
+    # The other files belong to a card of cldctl, or they are somebody's own; what -o names is meant
+    # to be replaced.
+    for file in (
+        [files.picture] if is_file or weights is not None else [files.picture, files.weights]
+    ):
         if not is_ours and os.path.lexists(file):
-            raise UsageError(f"--card {wish}: {file} exists, and no card is beside it. Use another name, or remove it.")
+            raise UsageError(
+                f"--card {wish}: {file} exists, and no card is beside it. Use another name, or "
+                f"remove it."
+            )
     return files
 
 
 def _is_card(file: Path) -> bool:
     with contextlib.suppress(OSError):
-        head = read_bytes(file, limit=2**20, follow=True).decode(errors="replace").partition("\n---\n")[0]
+        head = (
+            read_bytes(file, limit=2**20, follow=True)
+            .decode(errors="replace")
+            .partition("\n---\n")[0]
+        )
         return head.startswith("---\n") and "\nlibrary_name: cldctl\n" in f"{head}\n"
     return False
 
 
-def write(run: RunFolder, model: "Model", files: CardFiles, license_: str, drawing: Callable[[], None]) -> None:
-    """Write a card, and a picture of samples of the weights: one that the run has, or else a new one.
+def write(
+    run: RunFolder, model: "Model", files: CardFiles, license_: str, drawing: Callable[[], None]
+) -> None:
+    """Write a card, and a picture of samples of the weights: one that the run has, or else a new
+    one.
 
     Args:
         drawing: is called before samples are drawn, which may take long.
@@ -142,18 +187,25 @@ def write(run: RunFolder, model: "Model", files: CardFiles, license_: str, drawi
 def _picture(run: RunFolder, model: "Model") -> bytes | None:
     """A picture that the run has of these weights: of the training, or of `cldctl sample` as it is.
 
-    Those of `cldctl sample` with other settings are not what the recipe gives. No link leads out of the run.
+    Those of `cldctl sample` with other settings are not what the recipe gives. No link leads out of
+    the run.
     """
     from cld_core import pictures
 
     # The training draws from its usual average.
     periodic = [pictures.periodic_name(model.step)] if model.ema_length is None else []
     names = (*periodic, pictures.name_of(model, pictures.default_count(model)))
-    files = by_age(run.samples / name for name in names) if is_inside(run, run.samples, follow=False) else []
+    files = (
+        by_age(run.samples / name for name in names)
+        if is_inside(run, run.samples, follow=False)
+        else []
+    )
     return next(filter(None, map(png, reversed(files))), None)
 
 
-def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, license_: str = "unknown") -> str:
+def card(
+    run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, license_: str = "unknown"
+) -> str:
     """The whole card; ``row`` is the status of the run."""
     recipe, attempts = run.recipe(), run.ledger.history().attempts
     weights = model.step, model.ema_length
@@ -161,12 +213,18 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
     results = sorted(readable_results(run), key=lambda it: (it.step, it.ema_length) != weights)
     own = [it for it in results if (it.step, it.ema_length) == weights]
     finite = [it for it in own if math.isfinite(it.number.value)]
-    diffusion, paper = DIFFUSIONS.get(recipe.sde.name, (f"diffusion {escaped(recipe.sde.name)}", DIFFUSIONS["cld"][1]))
+    diffusion, paper = DIFFUSIONS.get(
+        recipe.sde.name, (f"diffusion {escaped(recipe.sde.name)}", DIFFUSIONS["cld"][1])
+    )
     shared, base = _without_folders(recipe.to_share()), shipped(run)
-    differences = differing({"this model": shared, base.name: _without_folders(base.to_share())} if base else {})
+    differences = differing(
+        {"this model": shared, base.name: _without_folders(base.to_share())} if base else {}
+    )
     causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
     ends = ", ".join(f"{times} {cause}" for cause, times in causes.items())
-    average = f"{recipe.train.ema:g}" if model.ema_length is None else f"of length {model.ema_length:g}"
+    average = (
+        f"{recipe.train.ema:g}" if model.ema_length is None else f"of length {model.ema_length:g}"
+    )
     steps = row.steps or recipe.train.steps
     facts = {
         "steps": f"{model.step:,} of {steps:,}",
@@ -177,23 +235,33 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
         "last loss": None if row.loss is None else number(row.loss, 5),
         "attempts": f"{len(row.attempts)}{ends and f' ({ends})'}",
         "time used": usage_line(row.usage) if row.usage and row.usage["used"] > 0 else None,
-        "hardware": ", ".join(dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu)) or "CPUs",
+        "hardware": ", ".join(
+            dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu)
+        )
+        or "CPUs",
         **software(run, attempts),
     }
     environment = TEMPLATES.overlay()
-    environment.filters.update(md=escaped, cells=_table, base=os.path.basename, line=one_line, yaml=to_yaml_line)
+    environment.filters.update(
+        md=escaped, cells=_table, base=os.path.basename, line=one_line, yaml=to_yaml_line
+    )
     text = environment.get_template("card.md").render(
         run=run,
         row=row,
         recipe=recipe,
         model=model,
         files=files,
-        sampler=", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items()),
+        sampler=", ".join(
+            f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items()
+        ),
         license=license_,
         parameters=sum(parameter.numel() for parameter in model.net.parameters()),
         diffusion=diffusion,
         paper=paper,
-        metrics=[{"type": it.quantity.key, "name": it.quantity.label, "value": it.number.value} for it in finite],
+        metrics=[
+            {"type": it.quantity.key, "name": it.quantity.label, "value": it.number.value}
+            for it in finite
+        ],
         results=results,
         own=own,
         columns=result_columns(results),
@@ -218,7 +286,8 @@ def _without_folders(value: Any) -> Any:
 
 
 def escaped(text: object, most: int = 200) -> str:
-    """A text for the inside of a line of Markdown, at most ``most`` characters of it, that is shown as it is.
+    """A text for the inside of a line of Markdown, at most ``most`` characters of it, that is shown
+    as it is.
 
     At the beginning of a line, it might begin a list.
     """

@@ -1,4 +1,5 @@
-"""The page of a run: how it stands, its results, samples and curves, how it was made; and that of many runs."""
+"""The page of a run: how it stands, its results, samples and curves, how it was made; and that of
+many runs."""
 
 import contextlib
 import math
@@ -51,7 +52,8 @@ from cldctl.show.tables import attempt_columns, usage_line
 from .curves import LOSS, Points, is_inside, read
 from .document import Section, chart, code, colour_of, gallery, part, render, table, text
 
-# The states that a run enters only with a line in its ledger. Into the others, a scheduler alone can take it.
+# The states that a run enters only with a line in its ledger. Into the others, a scheduler alone
+# can take it.
 _WRITTEN = ("FINISHED", "CANCELLED")
 # The mark of a page is among its first bytes.
 _HEAD_BYTES = 1024
@@ -73,7 +75,8 @@ _WORDS = {
 }
 # The first runs, whose curves are drawn: so many look different.
 _DRAWN = 24
-# What a loss is of, and the keys of that which make no other loss: how data are read, and what numerics need.
+# What a loss is of, and the keys of that which make no other loss: how data are read, and what
+# numerics need.
 _LOSS_OF, _SAME = ("data", "sde", "objective"), ("data.cache", "data.threads", "sde.numerical_eps")
 
 
@@ -100,14 +103,20 @@ def is_up_to_date(run: RunFolder, row: RunStatus, *, follow: bool) -> bool:
 
 def _mark(row: RunStatus, files: Sequence[Any], follow: bool) -> str:
     """What made a page, and a digest of what it shows."""
-    states = [row.state, sorted((entry["id"], entry["state"]) for entry in (*row.evals, *row.tunings))]
+    states = [
+        row.state,
+        sorted((entry["id"], entry["state"]) for entry in (*row.evals, *row.tunings)),
+    ]
     return f"cldctl {__version__} {digest([states, files, follow])}"
 
 
 def _files(run: RunFolder) -> list[Any]:
-    """Size and time of what a page is made of: the files of a run down to those of its evaluations."""
+    """Size and time of what a page is made of: the files of a run down to those of its
+    evaluations."""
     found: list[Any] = []
-    for file in sorted(file for pattern in ("*", "*/*", "*/*/*") for file in run.path.glob(pattern)):
+    for file in sorted(
+        file for pattern in ("*", "*/*", "*/*/*") for file in run.path.glob(pattern)
+    ):
         with contextlib.suppress(OSError):
             if file != page_of(run) and not file.name.startswith("."):
                 found.append([str(file), file.stat().st_size, file.stat().st_mtime_ns])
@@ -134,11 +143,19 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     loss = chart("loss", {"loss": curves.get(LOSS, [])}) or text("No loss has been recorded.")
     sections = [
         Section("", _verdict(found, best, follow), "lines"),
-        Section("", [*(_tile(it, recipe.name if recipe else "") for it in best), *_effort(row)], "tiles"),
+        Section(
+            "", [*(_tile(it, recipe.name if recipe else "") for it in best), *_effort(row)], "tiles"
+        ),
         Section("", [loss, *pictures[:1]], "pair"),
         Section("", [_outside(run, follow)]),
-        Section("Attempts", [_time_line(found), attempts] if attempts else [text("There are no attempts yet.")]),
-        Section("Evaluations", [*_by_step(results), table("Evaluations, by step", evaluations), *_remarks(row)]),
+        Section(
+            "Attempts",
+            [_time_line(found), attempts] if attempts else [text("There are no attempts yet.")],
+        ),
+        Section(
+            "Evaluations",
+            [*_by_step(results), table("Evaluations, by step", evaluations), *_remarks(row)],
+        ),
         *_sweeps(run, row),
         Section("Tuned samplers", [table(_TUNED, tuning_columns(tunings))]),
         Section("Curves", _curves(curves)),
@@ -159,13 +176,18 @@ def readable_results(run: RunFolder) -> list[Result]:
 
 def result_columns(results: Sequence[Result]) -> dict[str, list[str]]:
     """The columns of a table of results."""
-    truths = ["" if it.truth is None else f" (true entropy {it.truth:.{it.quantity.digits}f})" for it in results]
+    truths = [
+        "" if it.truth is None else f" (true entropy {it.truth:.{it.quantity.digits}f})"
+        for it in results
+    ]
     return {
         "step": [count(it.step) for it in results],
         "number": [it.quantity.label for it in results],
         "value": [value_of(it) + truth for it, truth in zip(results, truths, strict=True)],
         "of": [it.of or "-" for it in results],
-        "network evaluations": ["-" if it.number.nfe is None else f"{it.number.nfe:,.0f}" for it in results],
+        "network evaluations": [
+            "-" if it.number.nfe is None else f"{it.number.nfe:,.0f}" for it in results
+        ],
         "settings": [it.how for it in results],
     }
 
@@ -205,10 +227,14 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
         reason = f": {one_line(failed.reason, 300)}" if failed.reason else "."
         yield text(f"{who[0].upper()}{who[1:]}{reason}", "red")
         if failed.file is not None and is_inside(run, failed.file.parent, follow=follow):
-            yield part("folded", summary="Last output", content="\n".join(failed.lines[-_LAST_LINES:]))
+            yield part(
+                "folded", summary="Last output", content="\n".join(failed.lines[-_LAST_LINES:])
+            )
     # What the page is or shows needs no advice.
     own = (run.evals / it.evaluation / "samples.png" for it in best if it.step == row.step)
-    has_samples = any(run.samples.glob(f"step_{row.step:08d}*.png")) or any(file.exists() for file in own)
+    has_samples = any(run.samples.glob(f"step_{row.step:08d}*.png")) or any(
+        file.exists() for file in own
+    )
     there = ("report ", "sample ") if has_samples else ("report ",)
     following = [code(command(words, run)) for words in found.next if not words.startswith(there)]
     if following or found.do:
@@ -221,22 +247,45 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
 def _outside(run: RunFolder, follow: bool) -> Markup:
     """Which folders are left out; empty if none is."""
     folders = [run.tensorboard, run.samples, run.evals, run.logs]
-    links = [folder for folder in (*run.evals.glob("*"), *run.tensorboard.glob("*")) if folder.is_symlink()]
-    names = [str(it.relative_to(run.path)) for it in (*folders, *links) if not is_inside(run, it, follow=follow)]
-    what = f"Left out, because a link leads out of the run: {', '.join(names)}. Add --follow-links to read it."
+    links = [
+        folder
+        for folder in (*run.evals.glob("*"), *run.tensorboard.glob("*"))
+        if folder.is_symlink()
+    ]
+    names = [
+        str(it.relative_to(run.path))
+        for it in (*folders, *links)
+        if not is_inside(run, it, follow=follow)
+    ]
+    what = (
+        f"Left out, because a link leads out of the run: {', '.join(names)}. Add "
+        f"--follow-links "
+        f"to read it."
+    )
     return text(what if names else "")
 
 
 def _tile(best: Result, recipe: str) -> Markup:
     """A result beside the true entropy, or the published value of its recipe."""
     known, digits = published(recipe, best.quantity.key), best.quantity.digits
-    beside = "" if known is None else f"published {'≤ ' if known.bound else ''}{known.value:g} ({known.how})"
+    beside = (
+        ""
+        if known is None
+        else f"published {'≤ ' if known.bound else ''}{known.value:g} ({known.how})"
+    )
     if best.truth is not None:
-        beside = f"true entropy {best.truth:.{digits}f}, gap {best.number.value - best.truth:.{digits}f}"
+        beside = (
+            f"true entropy {best.truth:.{digits}f}, gap {best.number.value - best.truth:.{digits}f}"
+        )
     nfe = "" if best.number.nfe is None else f"{best.number.nfe:,.0f} NFE"
     beside = beside or floor_of(best)
     about = [f"step {best.step:,}", EmaSpec(length=best.ema_length).words, best.of, nfe]
-    return part("tile", label=best.quantity.label, value=value_of(best), about=[beside, ", ".join(filter(None, about))])
+    return part(
+        "tile",
+        label=best.quantity.label,
+        value=value_of(best),
+        about=[beside, ", ".join(filter(None, about))],
+    )
 
 
 def _effort(row: RunStatus) -> Iterator[Markup]:
@@ -257,7 +306,10 @@ def _time_line(found: Why) -> Markup:
     bars, legend = [], {}
     for it, state, end in found.ends:
         attempt = it.attempt
-        steps = f"attempt {attempt.attempt}, steps {count(attempt.first_step)} to {count(attempt.last_step)}"
+        steps = (
+            f"attempt {attempt.attempt}, steps {count(attempt.first_step)} to "
+            f"{count(attempt.last_step)}"
+        )
         for what, since, until, colour in (
             ("queued", it.began - it.waited_s, it.began, "dim"),
             ("starting", it.began, it.started, "blue"),
@@ -265,23 +317,38 @@ def _time_line(found: Why) -> Markup:
         ):
             if until - since >= 1 or until == it.until:
                 about = f"{steps}: {what}, {duration(until - since)}"
-                bars.append((f"{colour} {what}", (since - begin) * share, (until - since) * share, about))
+                bars.append(
+                    (f"{colour} {what}", (since - begin) * share, (until - since) * share, about)
+                )
                 legend[what] = f"var(--{colour})"
-    ends = [local_time(begin), duration(last - begin), "now" if found.row.state == "RUNNING" else local_time(last)]
+    ends = [
+        local_time(begin),
+        duration(last - begin),
+        "now" if found.row.state == "RUNNING" else local_time(last),
+    ]
     return part("time_line", bars=bars, entries=legend.items(), ends=ends)
 
 
 def _by_step(results: Sequence[Result]) -> Iterator[Markup]:
-    """A chart for each quantity with results at several steps, with a line for each choice of settings."""
+    """A chart for each quantity with results at several steps, with a line for each choice of
+    settings."""
     for _, quantity in registry.quantities():
         lines: dict[str, dict[int, tuple[float, ...]]] = {}
-        own = [it for it in results if it.quantity.key == quantity.key and math.isfinite(it.number.value)]
+        own = [
+            it
+            for it in results
+            if it.quantity.key == quantity.key and math.isfinite(it.number.value)
+        ]
         for it in own:
             point = it.step, it.number.value, it.number.stderr or math.nan
             lines.setdefault(f"{it.of}, {it.how}", {})[it.step] = point
-        several = {label: list(points.values()) for label, points in lines.items() if len(points) > 1}
+        several = {
+            label: list(points.values()) for label, points in lines.items() if len(points) > 1
+        }
         truths = {it.truth for it in own}
-        yield chart(f"{quantity.label}, by step", several, truth=truths.pop() if len(truths) == 1 else None)
+        yield chart(
+            f"{quantity.label}, by step", several, truth=truths.pop() if len(truths) == 1 else None
+        )
 
 
 def _remarks(row: RunStatus) -> Iterator[Markup]:
@@ -289,10 +356,14 @@ def _remarks(row: RunStatus) -> Iterator[Markup]:
     about: dict[str, list[str]] = {}
     for entry in row.evals:
         state = f"{entry['state'].lower()}, {entry['shards_done']} of {entry['shards']} shards"
-        for remark in entry["remarks"] if entry["state"] == "FINISHED" else [state, *entry["remarks"]]:
+        for remark in (
+            entry["remarks"] if entry["state"] == "FINISHED" else [state, *entry["remarks"]]
+        ):
             about.setdefault(remark, []).append(entry["id"])
     for remark, names in about.items():
-        yield text(f"{', '.join(names) if len(names) <= 3 else f'{len(names)} evaluations'}: {remark}")
+        yield text(
+            f"{', '.join(names) if len(names) <= 3 else f'{len(names)} evaluations'}: {remark}"
+        )
     yield text("" if row.evals else "There are no evaluations.")
 
 
@@ -302,12 +373,21 @@ def _sweeps(run: RunFolder, row: RunStatus) -> Iterator[Section]:
         if (sweep := Sweep.load(run.evals / entry["id"])) is not None:
             cells, names = rows(run, sweep), [axis.key for axis in sweep.axes]
             keys = keys_of(cells)
-            nfe = [{f"{cell[f'{key}_nfe']:,.0f}" for key in keys if cell[f"{key}_nfe"] is not None} for cell in cells]
+            nfe = [
+                {f"{cell[f'{key}_nfe']:,.0f}" for key in keys if cell[f"{key}_nfe"] is not None}
+                for cell in cells
+            ]
             columns = {name: [cell[name] for cell in cells] for name in names}
             for it in map(registry.quantity, keys):
-                columns[it.label] = ["-" if cell[it.key] is None else cell_text(it, cell) for cell in cells]
+                columns[it.label] = [
+                    "-" if cell[it.key] is None else cell_text(it, cell) for cell in cells
+                ]
             columns["NFE"] = [", ".join(sorted(texts)) or "-" for texts in nfe]
-            done = f"{entry['id']}: {entry['done']} of {len(entry['evaluations'])} evaluations are complete"
+            done = (
+                f"{entry['id']}: {entry['done']} of {len(entry['evaluations'])} evaluations "
+                f"are "
+                f"complete"
+            )
             found = table(f"Results by {' and '.join(names)}", columns)
             charts = [_swept(sweep, cells, key) for key in keys]
             yield Section(f"Sweep over {' and '.join(names)}", [*charts, found, text(done)])
@@ -318,12 +398,16 @@ def _swept(sweep: Sweep, cells: Sequence[Mapping[str, Any]], key: str) -> Markup
     along, lines = sweep.axes[-1], {}
     known = [cell for cell in cells if cell[key] is not None and math.isfinite(cell[key])]
     for label, own in lines_of(sweep, known).items():
-        lines[label] = [(along.values.index(it[along.key]), it[key], it[f"{key}_stderr"] or math.nan) for it in own]
+        lines[label] = [
+            (along.values.index(it[along.key]), it[key], it[f"{key}_stderr"] or math.nan)
+            for it in own
+        ]
     return chart(f"{registry.quantity(key).label}, by {along.key}", lines, names=along.values)
 
 
 def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
-    """The curves of the training but its loss: one chart of the losses by time, and one for each other tag."""
+    """The curves of the training but its loss: one chart of the losses by time, and one for each
+    other tag."""
     ranges = [tag.removeprefix(_BY_TIME) for tag in curves if tag.startswith(_BY_TIME)]
     ranges.sort(key=lambda it: float(it.partition("_")[0]))
     by_time = {f"t {it.replace('_', ' ')}": curves[f"{_BY_TIME}{it}"] for it in ranges}
@@ -332,8 +416,9 @@ def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
 
 
 def other_charts(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
-    """The curves but losses and results, those of the training first: a chart for each, of several runs for each that
-    more than one has. Those that are constant are listed for one run, and left out for several.
+    """The curves but losses and results, those of the training first: a chart for each, of several
+    runs for each that more than one has. Those that are constant are listed for one run, and left
+    out for several.
     """
     # An attempt that began again may have no points yet.
     tags = {tag for own in curves.values() for tag, points in own.items() if points}
@@ -360,12 +445,18 @@ def shipped(run: RunFolder) -> Recipe | None:
 
 
 def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The columns of a table: the keys that are not the same in all of these recipes, and their values in each."""
+    """The columns of a table: the keys that are not the same in all of these recipes, and their
+    values in each."""
     flat = {name: leaves(recipe) for name, recipe in recipes.items()}
     keys = dict.fromkeys(key for values in flat.values() for key in values if key != "name")
-    texts = {key: [one_line(to_yaml_line(values.get(key)), 120) for values in flat.values()] for key in keys}
+    texts = {
+        key: [one_line(to_yaml_line(values.get(key)), 120) for values in flat.values()]
+        for key in keys
+    }
     found = {key: values for key, values in texts.items() if len(set(values)) > 1}
-    return {"key": list(found)} | {name: [it[place] for it in found.values()] for place, name in enumerate(flat)}
+    return {"key": list(found)} | {
+        name: [it[place] for it in found.values()] for place, name in enumerate(flat)
+    }
 
 
 def _recipe(run: RunFolder) -> Iterator[Markup]:
@@ -386,9 +477,13 @@ def software(run: RunFolder, attempts: Sequence[Attempt]) -> dict[str, str]:
     """The commit, and the versions that the newest attempt ran with."""
     identity = run.identity()
     git = identity.get("git") or {}
-    versions = next((it.versions for it in reversed(attempts) if it.versions), None) or identity.get("versions", {})
+    versions = next(
+        (it.versions for it in reversed(attempts) if it.versions), None
+    ) or identity.get("versions", {})
     return {
-        "commit": f"{str(git['commit'])[:12]}{', with changes' if git.get('dirty') else ''}" if "commit" in git else "",
+        "commit": f"{str(git['commit'])[:12]}{', with changes' if git.get('dirty') else ''}"
+        if "commit" in git
+        else "",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
 
@@ -403,8 +498,12 @@ def _facts(run: RunFolder, found: Why) -> Markup:
         "created": " by ".join(filter(None, (local_time(row.created, unknown=""), row.user))),
         "begun": row.started_from,
         "submitted from": run.identity().get("host"),
-        "group": " ".join([row.group or "", *(f"{key}={value}" for key, value in row.sweep.items())]).strip(),
-        "newest checkpoint": None if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}",
+        "group": " ".join(
+            [row.group or "", *(f"{key}={value}" for key, value in row.sweep.items())]
+        ).strip(),
+        "newest checkpoint": None
+        if row.checkpoint_step is None
+        else f"step {count(row.checkpoint_step)}",
         "used": usage_line(row.usage),
         "code": row.code if row.code == "live" else (row.code or "")[:12],
         **software(run, attempts),
@@ -425,7 +524,8 @@ def fact_columns(facts: Mapping[str, Any]) -> dict[str, list[str]]:
 def write_pages(
     rows: Sequence[RunStatus], begun: Callable[[int, int, str], object], *, follow: bool = False
 ) -> tuple[int, dict[str, str]]:
-    """Write the pages of runs that are missing or out of date; whatever is wrong with one run spares the others.
+    """Write the pages of runs that are missing or out of date; whatever is wrong with one run
+    spares the others.
 
     Args:
         begun: called before each run with its number, from 0, how many there are, and its name.
@@ -463,8 +563,8 @@ def page_of_many(
     Args:
         folder: where the page will be, from which its links are taken.
         groups: those of which the results are averaged.
-        which: what `cldctl report` takes for an index over these runs. None for a comparison, which also shows what
-            differs, samples side by side, and the other curves.
+        which: what `cldctl report` takes for an index over these runs. None for a comparison, which
+            also shows what differs, samples side by side, and the other curves.
         follow: also read folders that links lead out of a run to.
     """
     runs = [RunFolder(row.path) for row in rows]
@@ -472,8 +572,15 @@ def page_of_many(
     hint, missing = "", sum(not has_page(run) for run in runs)
     if which is not None and missing:
         write_all = code(command(f"report {which} --pages", runs[0]))
-        hint = Markup(f"Without a page yet: {missing}. {write_all} writes those that are missing or out of date.")
-    pills = [(words.lower(), colour_of(words.rpartition(" ")[2])) for words in states(rows).split(", ") if words]
+        hint = Markup(
+            f"Without a page yet: {missing}. {write_all} writes those that are missing or out of "
+            f"date."
+        )
+    pills = [
+        (words.lower(), colour_of(words.rpartition(" ")[2]))
+        for words in states(rows).split(", ")
+        if words
+    ]
     pictures = (gallery(run, follow=follow, most=1)[:1] for run in runs if which is None)
     sections = [
         Section("", map(text, notes)),
@@ -499,19 +606,25 @@ def _best(rows: Sequence[RunStatus], folder: Path) -> Markup:
         "run": [_name(row, folder) for row in rows],
         "state": [row.state.lower() for row in rows],
         **{key: [one_line(row.sweep.get(key, "-"), 60) for row in rows] for key in keys},
-        "step": [count(row.step) + (f" of {count(row.steps)}" if row.steps is not None else "") for row in rows],
+        "step": [
+            count(row.step) + (f" of {count(row.steps)}" if row.steps is not None else "")
+            for row in rows
+        ],
         "loss": [number(row.shown_loss) for row in rows],
         **{label: [found.get(label, "-") for found in results] for label in labels},
         "attempts": [str(len(row.attempts)) for row in rows],
         "used": [usage_line(row.usage).partition(": ")[0] or "-" for row in rows],
         "updated": [local_time(row.heard_of) for row in rows],
-        "tags and note": [" ".join([*row.tags, one_line(row.note or "", 120)]).strip() or "-" for row in rows],
+        "tags and note": [
+            " ".join([*row.tags, one_line(row.note or "", 120)]).strip() or "-" for row in rows
+        ],
     }
     return table("A name leads to the page of the run, or to the command that writes it", columns)
 
 
 def _name(row: RunStatus, folder: Path) -> Markup:
-    """A name with a relative address of the page of its run. A colon in it must not begin a scheme."""
+    """A name with a relative address of the page of its run. A colon in it must not begin a
+    scheme."""
     run, name = RunFolder(row.path), printable(row.name)
     if has_page(run):
         link = quote(os.path.join(".", os.path.relpath(page_of(run), folder)))
@@ -520,8 +633,11 @@ def _name(row: RunStatus, folder: Path) -> Markup:
     return Markup("<details><summary>{}</summary>{}</details>").format(name, write)
 
 
-def _losses(runs: Sequence[RunFolder], curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
-    """The losses over each other: a chart for all runs whose data, diffusion and objective are the same."""
+def _losses(
+    runs: Sequence[RunFolder], curves: Mapping[str, Mapping[str, Points]]
+) -> Iterator[Markup]:
+    """The losses over each other: a chart for all runs whose data, diffusion and objective are the
+    same."""
     groups: dict[tuple[str, frozenset[str]], dict[str, Points]] = {}
     for run in runs:
         if LOSS in curves.get(run.name, {}):
@@ -532,19 +648,27 @@ def _losses(runs: Sequence[RunFolder], curves: Mapping[str, Mapping[str, Points]
         shared = frozenset.intersection(*(others for name, others in groups if name == names))
         yield chart(", ".join([names, *sorted(settings - shared)]), members)
     if len(groups) > 1:
-        yield text("Losses can be compared, and share a chart, if data, diffusion and objective are the same.")
+        yield text(
+            "Losses can be compared, and share a chart, if data, diffusion and objective are the "
+            "same."
+        )
     if len(runs) > _DRAWN:
         yield text(f"Curves are those of the first {_DRAWN} runs.")
 
 
 def _settings(run: RunFolder) -> tuple[str, frozenset[str]]:
-    """What the loss of a run is of: the names of data, diffusion and objective, and their other keys with values."""
+    """What the loss of a run is of: the names of data, diffusion and objective, and their other
+    keys with values."""
     try:
         recipe = run.recipe().to_dict()
     except (CldError, OSError):
         return f"{run.name}, recipe cannot be read", frozenset()
     keys = leaves({section: recipe[section] for section in _LOSS_OF})
-    settings = {f"{key.partition('.')[2]}={to_yaml_line(value)}" for key, value in keys.items() if key not in _SAME}
+    settings = {
+        f"{key.partition('.')[2]}={to_yaml_line(value)}"
+        for key, value in keys.items()
+        if key not in _SAME
+    }
     return ", ".join(recipe[section]["name"] for section in _LOSS_OF), frozenset(settings)
 
 
@@ -565,7 +689,9 @@ def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
     lines: list[Line] = []
     left_out: dict[str, Exception] = {}
     for group in groups:
-        lines += lines_of_group(group, "last", lambda run, error: left_out.update({run.name: error}))[0]
+        lines += lines_of_group(
+            group, "last", lambda run, error: left_out.update({run.name: error})
+        )[0]
     yield table(AVERAGES[:1].upper() + AVERAGES[1:], average_columns(lines))
     for name, error in left_out.items():
         yield text(f"{name} is left out, because it cannot be read: {one_line(error)}", "warning")

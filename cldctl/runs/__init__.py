@@ -1,1 +1,2 @@
-"""What can be done with runs: submit, resume, cancel, ask for their status. Policy; nothing is printed here."""
+"""What can be done with runs: submit, resume, cancel, ask for their status. Policy; nothing is
+printed here."""

@@ -30,7 +30,8 @@ GRACE_S = 60.0
 _KILLED_S = 5.0
 # Seconds between two looks at the files of the runs.
 POLL_S = 0.5
-# Where a launcher must not be asked often, each question waits longer than the one before, up to so many seconds.
+# Where a launcher must not be asked often, each question waits longer than the one before, up to so
+# many seconds.
 _SLOWER, _LONGEST_S = 1.5, 10.0
 
 
@@ -63,16 +64,22 @@ class Ending:
         """Do not wait for jobs that were not cancelled."""
         _note(self.run, jobs, refusal=str(problem))
         self.jobs = tuple(job for job in self.jobs if job not in jobs)
-        self.problem = problem if self.problem is None else type(problem)(f"{self.problem}; {problem}")
+        self.problem = (
+            problem if self.problem is None else type(problem)(f"{self.problem}; {problem}")
+        )
 
 
 def outcome(ending: Ending) -> str:
-    """How it ended, or has not ended, in one line; of jobs that could not be cancelled, `Ending.problem` tells."""
+    """How it ended, or has not ended, in one line; of jobs that could not be cancelled,
+    `Ending.problem` tells."""
     run = ending.run
     if not ending.jobs:
         return f"{run.name}: {ending.problem or ending.said}"
     if not ending.is_over:
-        return f"{run.name}: asked to end; it saves first. `cldctl status {run.name}` shows when it has."
+        return (
+            f"{run.name}: asked to end; it saves first. `cldctl status {run.name}` shows when "
+            f"it has."
+        )
     if not ending.trains:
         return f"{run.name}: {_works_ended(ending)}"
     steps = run.steps_to_continue_from()
@@ -82,7 +89,8 @@ def outcome(ending: Ending) -> str:
 
 
 def _works_ended(ending: Ending) -> str:
-    """How the evaluations or tunings ended whose jobs were asked to: one may have been about to finish."""
+    """How the evaluations or tunings ended whose jobs were asked to: one may have been about to
+    finish."""
     works = _works_of(ending)
     finished = [work for work in works if work.is_done]
     rest = [work for work in works if not work.is_done]
@@ -96,7 +104,11 @@ def _works_of(ending: Ending) -> list[Work]:
     """The evaluations and tunings whose jobs were asked to end."""
     ids = {job.job_id for job in ending.jobs}
     works = works_of(ending.run)
-    return [work for work in works if ids & {event.job.job_id for event in work.ledger.history().submitted}]
+    return [
+        work
+        for work in works
+        if ids & {event.job.job_id for event in work.ledger.history().submitted}
+    ]
 
 
 def _kinds(works: Sequence[Work]) -> str:
@@ -114,7 +126,9 @@ def waits_for(endings: Sequence[Ending]) -> str:
     trains = any(ending.trains for ending in endings)
     names = endings[0].run.name if len(endings) == 1 else f"{len(endings)} runs"
     if len(endings) == 1 and not trains and (works := _works_of(endings[0])):
-        names = f"{_called(works) if len(works) == 1 else f'{len(works)} {_kinds(works)}'} of {names}"
+        names = (
+            f"{_called(works) if len(works) == 1 else f'{len(works)} {_kinds(works)}'} of {names}"
+        )
     saves = " to save and" if trains else " to"
     return f"waiting for {names}{saves} end (job {one_line(jobs, 60)}), at most {GRACE_S:.0f} s"
 
@@ -136,17 +150,21 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
     Args:
         works: those evaluations and tunings of the one run that end alone, if any are named.
 
-    A cluster that refuses, and a run that cannot be cancelled, do not keep the others from ending (`Ending.problem`).
+    A cluster that refuses, and a run that cannot be cancelled, do not keep the others from ending
+    (`Ending.problem`).
 
     Raises:
         CldError: a run belongs to somebody else; nothing was cancelled.
         SchedulerAway: a cluster does not answer; nothing was cancelled.
-        UsageError: a job was started on another machine, where it has to be cancelled; nothing was cancelled.
+        UsageError: a job was started on another machine, where it has to be cancelled; nothing was
+            cancelled.
     """
     for run in runs:
         require_may_change(run.path, "Nothing was cancelled")
     answers = survey.of_runs(runs)
-    answers.require(filter(clusters.CLUSTERS.__contains__, answers.surveys), "Nothing was cancelled")
+    answers.require(
+        filter(clusters.CLUSTERS.__contains__, answers.surveys), "Nothing was cancelled"
+    )
     endings = [_ending(run, answers, works) for run in runs]
     for name, jobs in by_cluster(job for ending in endings for job in ending.jobs).items():
         # Before they end: what is written first tells the ledger what their end means.
@@ -166,14 +184,17 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
         if works:
             are_done = all(work.is_done for work in works)
             names = ", ".join(work.name for work in works)
-            ending.said = f"nothing is running ({names}: {'complete' if are_done else 'not complete'})"
+            ending.said = (
+                f"nothing is running ({names}: {'complete' if are_done else 'not complete'})"
+            )
         else:
             _end_process(ending, answers)
     return endings
 
 
 def _cancel_apart(endings: Sequence[Ending], cluster: str, answers: Answers) -> None:
-    """What a cluster refused for many jobs at once: some may have ended meanwhile, and some be of a colleague.
+    """What a cluster refused for many jobs at once: some may have ended meanwhile, and some be of a
+    colleague.
 
     Whoever submits a job has its logs in a folder of their own (`job_logs`).
     """
@@ -200,10 +221,13 @@ def _of_a_colleague(jobs: Sequence[JobRef], logs: str) -> SchedulerRefused | Non
     return None
 
 
-def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: float = GRACE_S) -> None:
+def wait(
+    endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: float = GRACE_S
+) -> None:
     """Wait for cancelled jobs to end, and kill what is left after ``grace_s`` seconds.
 
-    Their launcher is asked when an attempt has ended by its ledger, and otherwise more and more rarely.
+    Their launcher is asked when an attempt has ended by its ledger, and otherwise more and more
+    rarely.
 
     Args:
         over: called for each run, as soon as its jobs have ended or the time is up.
@@ -212,7 +236,8 @@ def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: flo
     deadline = time.monotonic() + grace_s
     is_killed = False
     pause_s = least_s = max(
-        (clusters.find(job.cluster).question_s for ending in waiting for job in ending.jobs), default=0.0
+        (clusters.find(job.cluster).question_s for ending in waiting for job in ending.jobs),
+        default=0.0,
     )
     while waiting:
         ended = _ended(waiting)
@@ -249,15 +274,22 @@ def _ended(endings: Sequence[Ending]) -> set[Path]:
 
 
 def _look(ending: Ending, answers: Answers) -> None:
-    """Whether the jobs of a run are gone for good: one that is about to return to the queue looks gone for a moment."""
+    """Whether the jobs of a run are gone for good: one that is about to return to the queue looks
+    gone for a moment."""
     history = ending.run.ledger.history()
-    ended = history.last.job_id if history.last and history.cause in ("cancelled", "finished") else None
+    ended = (
+        history.last.job_id if history.last and history.cause in ("cancelled", "finished") else None
+    )
     seen = {job.job_id: answers.of(job) for job in ending.jobs}
     is_sure = all(it.ended == "cancelled" or job_id == ended for job_id, it in seen.items())
     ending.ends.look(
-        all(it.is_gone for it in seen.values()), answers.among(job.cluster for job in ending.jobs), is_sure=is_sure
+        all(it.is_gone for it in seen.values()),
+        answers.among(job.cluster for job in ending.jobs),
+        is_sure=is_sure,
     )
-    needed = max((clusters.find(job.cluster).looks_to_believe_an_end for job in ending.jobs), default=1)
+    needed = max(
+        (clusters.find(job.cluster).looks_to_believe_an_end for job in ending.jobs), default=1
+    )
     ending.is_over = ending.ends.seen >= (1 if is_sure else needed)
 
 
@@ -283,18 +315,26 @@ def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending
             if seen.reason and not seen.reason.startswith("started"):
                 text = f"{run.name}: whether job {job.job_id} is alive is unknown ({seen.reason})"
                 raise SchedulerAway(f"{text}. Nothing was cancelled. Try again in a minute.")
-            raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
+            raise UsageError(
+                f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there."
+            )
     return Ending(run, tuple(jobs.values()))
 
 
 def _is_of(run: RunFolder, job: JobRef) -> bool:
-    """Whether a job belongs to a run, rather than to the one whose folder was copied: its logs are inside.
+    """Whether a job belongs to a run, rather than to the one whose folder was copied: its logs are
+    inside.
 
-    Or they are in the folder of its group, which lists it. A folder that is not there under this name may have another
-    one on this machine.
+    Or they are in the folder of its group, which lists it. A folder that is not there under this
+    name may have another one on this machine.
     """
     logs, group = Path(job.logs), Group.of(run)
-    if group is not None and run.name in group.members() and job.logs and _is_inside(logs, group.path):
+    if (
+        group is not None
+        and run.name in group.members()
+        and job.logs
+        and _is_inside(logs, group.path)
+    ):
         return True
     if not job.logs or not os.path.isdir(logs):
         return not job.logs or run.name in logs.parts
@@ -308,18 +348,24 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 
 def _note(run: RunFolder, jobs: Collection[JobRef], refusal: str | None = None) -> None:
-    """Note in the ledgers of a run, its evaluations and tunings that these jobs are cancelled, or after all are not."""
+    """Note in the ledgers of a run, its evaluations and tunings that these jobs are cancelled, or
+    after all are not."""
     ids = {job.job_id for job in jobs}
     for ledger in (run.ledger, *(work.ledger for work in works_of(run))) if ids else ():
         for job_id in sorted(ids & {event.job.job_id for event in ledger.history().submitted}):
-            refused = Refused("cancellation", job_id=job_id, reason=refusal) if refusal is not None else None
+            refused = (
+                Refused("cancellation", job_id=job_id, reason=refusal)
+                if refusal is not None
+                else None
+            )
             how = "is cancelled" if refused is None else "was not cancelled"
             with or_warned(f"could not note that job {job_id} of {run.name} {how}"):
                 ledger.append(refused or Cancelled(job_id=job_id))
 
 
 def _end_process(ending: Ending, answers: Answers) -> None:
-    """End the process of this machine that writes into a run without a job of its own, if there is one."""
+    """End the process of this machine that writes into a run without a job of its own, if there is
+    one."""
     run, holder = ending.run, local_holder(ending.run.leases)
     if holder is None:
         ending.said = f"nothing is running ({status_or_reason(run, answers).state.lower()})"

@@ -1,4 +1,5 @@
-"""Evaluations and tunings of runs: what is asked for, and starting what is missing of it, by one submission."""
+"""Evaluations and tunings of runs: what is asked for, and starting what is missing of it, by one
+submission."""
 
 import contextlib
 import shutil
@@ -27,7 +28,14 @@ from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers
-from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation, require_average
+from cldctl.evals.plan import (
+    EvaluationPlan,
+    checkpoints,
+    make,
+    parse,
+    recipe_for_evaluation,
+    require_average,
+)
 from cldctl.jobs import specs
 
 from . import sharded, snapshot, training
@@ -38,7 +46,13 @@ from .training import Skipped, is_finished
 
 # The keys of these sections that have an effect on a tuning.
 _READ_BY_TUNINGS = (
-    *("sampling.eps", "sampling.denoise", "sampling.guidance", "sampling.guidance_from", "sampling.guidance_to"),
+    *(
+        "sampling.eps",
+        "sampling.denoise",
+        "sampling.guidance",
+        "sampling.guidance_from",
+        "sampling.guidance_to",
+    ),
     "eval.batch_size",
 )
 # What `start` finds, or does.
@@ -51,7 +65,8 @@ class EvalOptions:
 
     Attributes:
         named: further metrics, lists of names with commas; plug-ins may register them.
-        samples: number of samples, or of test points if none are drawn; None for that of the recipe.
+        samples: number of samples, or of test points if none are drawn; None for that of the
+            recipe.
         sweep: settings of which each is evaluated, as "KEY=a,b,c".
         checkpoint: "last", "all" or a step.
         cluster: None for the run's own.
@@ -71,7 +86,8 @@ class EvalOptions:
 
 @dataclass(kw_only=True)
 class Planned:
-    """Evaluations or tunings that a run should have; what is missing is computed by jobs of the size of its training.
+    """Evaluations or tunings that a run should have; what is missing is computed by jobs of the
+    size of its training.
 
     Attributes:
         works: as they are asked for; their folders need not exist.
@@ -162,15 +178,22 @@ def plan_group(group: Group, options: EvalOptions, say: Say) -> tuple[list[Plann
 
 
 def plan_samplers(
-    run: RunFolder, named: Sequence[str], nfe: Sequence[int], seeds: int | None, options: EvalOptions, say: Say
+    run: RunFolder,
+    named: Sequence[str],
+    nfe: Sequence[int],
+    seeds: int | None,
+    options: EvalOptions,
+    say: Say,
 ) -> tuple[samplers.Comparison, Planned]:
     """The evaluations that compare samplers of a checkpoint of a run. Writes nothing.
 
     Args:
-        named: the samplers, as ``--sampler`` names or defines them; all that come with cldctl without any.
+        named: the samplers, as ``--sampler`` names or defines them; all that come with cldctl
+            without any.
         nfe: numbers of network evaluations.
         seeds: repetitions with new noise; None for as many as suit the data.
-        options: without ``named`` metrics, those that suit the data are meant; ``metrics`` and ``sweep`` are not read.
+        options: without ``named`` metrics, those that suit the data are meant; ``metrics`` and
+            ``sweep`` are not read.
 
     Raises:
         CldError: as `plan`, or nothing can be compared.
@@ -181,18 +204,30 @@ def plan_samplers(
     settings = samplers.chosen(named)
     samplers.require_numbers(nfe)
     with named_as_typed(run, typed):
-        # The other keys are those of all samplers, which are looked at one by one. Plug-ins may register metrics.
+        # The other keys are those of all samplers, which are looked at one by one. Plug-ins may
+        # register metrics.
         of_all = [text for text in options.overrides if text.startswith(("cluster.", "plugins="))]
         where, recipe = _place(run, options, of_all)
         metrics, usual = samplers.suited(recipe, options.named)
         overrides = _with_samples(options, metrics)
         (step,) = steps_of(run, options.checkpoint, say)
         made = samplers.make(
-            run, step, overrides, options.shards, metrics=metrics, settings=settings, nfe=nfe, seeds=seeds or usual
+            run,
+            step,
+            overrides,
+            options.shards,
+            metrics=metrics,
+            settings=settings,
+            nfe=nfe,
+            seeds=seeds or usual,
         )
     planned = Planned.of(run, made, where, recipe.cluster)
     left_out = (as_typed(text, run, typed) for text in made.left_out)
-    for text in (*left_out, *snapshot.changed_plugins(run, recipe.plugins), *_division(planned, options.shards)):
+    for text in (
+        *left_out,
+        *snapshot.changed_plugins(run, recipe.plugins),
+        *_division(planned, options.shards),
+    ):
         say(text)
     return made, planned
 
@@ -211,7 +246,8 @@ def plan_tunings(
 
     Args:
         options: of which overrides, checkpoint, cluster and allow_plugin are read.
-        nfe: numbers of network evaluations, of which each is a tuning; one starts from the next smaller one.
+        nfe: numbers of network evaluations, of which each is a tuning; one starts from the next
+            smaller one.
         points: draws of the noise to fit to; None for the default of such data.
         budget_min: minutes for each fit; None for no limit.
 
@@ -225,9 +261,13 @@ def plan_tunings(
         key = text.partition("=")[0]
         if key.startswith(("sampling.", "eval.", "plugins")) and key not in _READ_BY_TUNINGS:
             known = ", ".join(_READ_BY_TUNINGS)
-            raise UsageError(f"'{key}' has no effect on a tuning. Leave it out; there are: {known}.")
+            raise UsageError(
+                f"'{key}' has no effect on a tuning. Leave it out; there are: {known}."
+            )
     if options.checkpoint == "all":
-        raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
+        raise UsageError(
+            "--checkpoint all: a sampler is tuned to one network. Use 'last' or a step."
+        )
     where, recipe = _place(run, options, options.overrides)
     (step,) = steps_of(run, options.checkpoint, say, "tuning to")
     require_average(run, step, recipe.ema.length)
@@ -250,12 +290,19 @@ def minutes(text: str) -> float | None:
         return None if text.strip() == "none" else float(text)
     except ValueError:
         fix = "Write a number of them, or none to set no limit"
-        raise UsageError(f"--budget {one_line(text)}: that is not a number of minutes. {fix}.") from None
+        raise UsageError(
+            f"--budget {one_line(text)}: that is not a number of minutes. {fix}."
+        ) from None
 
 
-def _place(run: RunFolder, options: EvalOptions, overrides: Sequence[str]) -> tuple[Cluster, Recipe]:
+def _place(
+    run: RunFolder, options: EvalOptions, overrides: Sequence[str]
+) -> tuple[Cluster, Recipe]:
     """Where evaluations of a run are computed, and its recipe with these settings."""
-    where, recipe = clusters.chosen(options.cluster, run), trusted_recipe(run, allow_plugin=options.allow_plugin)
+    where, recipe = (
+        clusters.chosen(options.cluster, run),
+        trusted_recipe(run, allow_plugin=options.allow_plugin),
+    )
     return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
 
 
@@ -273,18 +320,21 @@ def steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluating
     return steps
 
 
-def start(planned: Iterable[Planned], group: Group | None = None, parallel: int | None = None) -> Iterator[Planned]:
+def start(
+    planned: Iterable[Planned], group: Group | None = None, parallel: int | None = None
+) -> Iterator[Planned]:
     """Start what is neither complete nor being computed, and lost tasks of the latter.
 
-    One submission is for all that are computed on the same cluster by jobs of the same size, as runs of a group usually
-    are.
+    One submission is for all that are computed on the same cluster by jobs of the same size, as
+    runs of a group usually are.
 
     Args:
         group: has the output in its folder; None for the run of each submission.
 
     Raises:
         RecipeError: the cluster has no such jobs. Nothing is written.
-        SchedulerRefused, SchedulerAway: nothing was started, and what was made for it is removed again.
+        SchedulerRefused, SchedulerAway: nothing was started, and what was made for it is removed
+            again.
         UsageError: a job of one of them belongs to a cluster that this cldctl does not know.
     """
     alike: dict[tuple[str, ClusterSpec], list[Planned]] = {}
@@ -309,7 +359,9 @@ def start(planned: Iterable[Planned], group: Group | None = None, parallel: int 
                         logs=of_sweep if group is None else group.logs,
                         parallel=parallel,
                     )
-                    job = sharded.start(missing, first.cluster, spec, first.size, first.together, said.append)
+                    job = sharded.start(
+                        missing, first.cluster, spec, first.size, first.together, said.append
+                    )
             # Of other errors a job may be left, which needs them.
             except (UsageError, SchedulerRefused, SchedulerAway):
                 for path in made:
@@ -325,7 +377,8 @@ def start(planned: Iterable[Planned], group: Group | None = None, parallel: int 
 
 
 def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]:
-    """Find the state of works; returns those to start, which are on the disk then, and their shards.
+    """Find the state of works; returns those to start, which are on the disk then, and their
+    shards.
 
     Args:
         made: is told the folders that did not exist before.
@@ -362,19 +415,27 @@ def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]
 
 
 def _with_copies(run: RunFolder, request: Any) -> Any:
-    """A request whose plug-ins are copies in the run's folder, also those that only the command line has named."""
+    """A request whose plug-ins are copies in the run's folder, also those that only the command
+    line has named."""
     files, own = getattr(request, "files", {}), run.recipe().plugins
     new = [path for place, path in files.items() if place.startswith("plugin ") and path not in own]
     if not new:
         return request
-    stored = snapshot.store(run.path, snapshot.Code(Manifest(kind="process")).with_plugins((it, it) for it in new))
-    return replace(request, files=dict(zip(files, with_copies(list(files.values()), stored), strict=True)))
+    stored = snapshot.store(
+        run.path, snapshot.Code(Manifest(kind="process")).with_plugins((it, it) for it in new)
+    )
+    return replace(
+        request, files=dict(zip(files, with_copies(list(files.values()), stored), strict=True))
+    )
 
 
 def _begun(work: Work) -> Work | None:
-    """Work, divided as it was begun; None if it was not, or its request is damaged and no job computes it."""
+    """Work, divided as it was begun; None if it was not, or its request is damaged and no job
+    computes it."""
     with contextlib.suppress(NotFoundError):
-        return type(work)(work.folder, replace(work.request, shards=work.request_type.load(work.folder).shards))
+        return type(work)(
+            work.folder, replace(work.request, shards=work.request_type.load(work.folder).shards)
+        )
     return work if work.ledger.history().submitted and not work.is_done else None
 
 

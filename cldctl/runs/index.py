@@ -1,7 +1,7 @@
 """The runs of a folder, without reading again those that are over and have not changed.
 
-What is remembered is a cache, a file that may be deleted at any time; whatever is wrong with it, it counts as empty.
-Each look compares every remembered row with the files that it was made of.
+What is remembered is a cache, a file that may be deleted at any time; whatever is wrong with it, it
+counts as empty. Each look compares every remembered row with the files that it was made of.
 """
 
 import contextlib
@@ -33,16 +33,18 @@ from .state import OVER
 from .status import RunStatus, status_or_reason
 from .survey import Answers
 
-# What a row is made of, beside the work that has stopped. A finished evaluation or tuning does not change; asking for
-# more of it changes `evals` or `tuned`.
+# What a row is made of, beside the work that has stopped. A finished evaluation or tuning does not
+# change; asking for more of it changes `evals` or `tuned`.
 _FILES = ("run.json", "attempts.jsonl", "progress.json", "checkpoints", "evals", "tuned")
-# What has changed less than so many seconds before it was read may change again without another time. A job that is
-# gone, though nothing says that it has ended for good, may be about to return to the queue, or be put there by hand.
+# What has changed less than so many seconds before it was read may change again without another
+# time. A job that is gone, though nothing says that it has ended for good, may be about to return
+# to the queue, or be put there by hand.
 QUIET_S, UNSURE_S = 5.0, 600.0
 _LINK = -1
 T = TypeVar("T")
 R = TypeVar("R")
-# Of so many items it is seen whether the disk takes so many seconds for each; if it does, so many threads look.
+# Of so many items it is seen whether the disk takes so many seconds for each; if it does, so many
+# threads look.
 _FIRST, _SLOW_S, _THREADS = 4, 0.001, 64
 # A row that other code has made is not used: the modules in these folders make them.
 _MADE_BY = {cld_core: ("", "run"), cldctl: ("jobs", "runs")}
@@ -52,7 +54,8 @@ Files = Mapping[str, Sequence[int] | None]
 
 @dataclass(frozen=True)
 class Entry:
-    """A run as it was seen: the inode of its folder, its files, and the fields of its `RunStatus` without the path."""
+    """A run as it was seen: the inode of its folder, its files, and the fields of its `RunStatus`
+    without the path."""
 
     inode: int
     files: Files
@@ -82,7 +85,8 @@ class Found:
 
 @dataclass(frozen=True)
 class _Read:
-    """A run whose files are read: when and how they were just before, and its evaluations, tunings and jobs.
+    """A run whose files are read: when and how they were just before, and its evaluations, tunings
+    and jobs.
 
     Attributes:
         works: None if the evaluations and tunings cannot be read.
@@ -118,17 +122,27 @@ class Index:
         folders = _folders(self.root)
         known = len(self._entries)
         self._forget_changed(folders)
-        kept = [RunStatus(**it.row, path=str(self.root / name)) for name, it in self._entries.items()]
+        kept = [
+            RunStatus(**it.row, path=str(self.root / name)) for name, it in self._entries.items()
+        ]
         others = [name for name in folders if name not in self._entries]
         found = side_by_side(lambda name: _read(RunFolder(self.root / name)), others)
-        closed = {name: reason for name, reason in zip(others, found, strict=True) if isinstance(reason, str)}
+        closed = {
+            name: reason
+            for name, reason in zip(others, found, strict=True)
+            if isinstance(reason, str)
+        }
         read = [it for it in found if isinstance(it, _Read)]
         answers = survey.ask_about([job for it in read for job in it.jobs], max_age_s=max_age_s)
         found_rows = side_by_side(lambda it: _row(it, answers, folders[it.run.name]), read)
         self._entries |= {row.name: entry for row, entry in found_rows if entry is not None}
-        if self._file is not None and (any(entry for _, entry in found_rows) or len(self._entries) != known):
+        if self._file is not None and (
+            any(entry for _, entry in found_rows) or len(self._entries) != known
+        ):
             _save(self._file, self._entries)
-        rows = sorted([*kept, *(row for row, _ in found_rows)], key=lambda row: (row.created or 0.0, row.name))
+        rows = sorted(
+            [*kept, *(row for row, _ in found_rows)], key=lambda row: (row.created or 0.0, row.name)
+        )
         return Found(rows, answers, dict(sorted(closed.items())))
 
     def unfinished(self) -> list[RunFolder]:
@@ -137,7 +151,11 @@ class Index:
         self._forget_changed(folders)
         done = {name for name, entry in self._entries.items() if entry.row["state"] == "FINISHED"}
         runs = [RunFolder(self.root / name) for name in folders if name not in done]
-        return [run for run, exists in zip(runs, side_by_side(lambda run: run.exists, runs), strict=True) if exists]
+        return [
+            run
+            for run, exists in zip(runs, side_by_side(lambda run: run.exists, runs), strict=True)
+            if exists
+        ]
 
     def newest(self) -> RunFolder | None:
         """The run that was made last; None without runs."""
@@ -155,14 +173,21 @@ class Index:
 
     def _forget_changed(self, folders: Mapping[str, int]) -> None:
         """Forget runs that are gone, were replaced, or whose files have changed."""
-        there = [(name, entry) for name, entry in self._entries.items() if folders.get(name) == entry.inode]
+        there = [
+            (name, entry)
+            for name, entry in self._entries.items()
+            if folders.get(name) == entry.inode
+        ]
         root = str(self.root)
-        same = side_by_side(lambda it: files_of(f"{root}/{it[0]}", it[1].files) == it[1].files, there)
+        same = side_by_side(
+            lambda it: files_of(f"{root}/{it[0]}", it[1].files) == it[1].files, there
+        )
         self._entries = dict(it for it, is_same in zip(there, same, strict=True) if is_same)
 
 
 def _folders(root: Path) -> dict[str, int]:
-    """The folders directly under ``root`` and their inodes; `_LINK` for links, whose targets may be replaced.
+    """The folders directly under ``root`` and their inodes; `_LINK` for links, whose targets may be
+    replaced.
 
     Hidden ones are runs that are being made or removed.
     """
@@ -178,7 +203,8 @@ def _folders(root: Path) -> dict[str, int]:
 
 
 def _read(run: RunFolder) -> _Read | str | None:
-    """The state of a run's files and its jobs; a text if this user may not look, None if it is not a run."""
+    """The state of a run's files and its jobs; a text if this user may not look, None if it is not
+    a run."""
     if (reason := run.unreadable) is not None:
         return reason
     if not run.exists:
@@ -188,15 +214,23 @@ def _read(run: RunFolder) -> _Read | str | None:
     try:
         works = works_of(run)
         return _Read(run, now, files, works, tuple(survey.jobs_of(run, works)))
-    except Exception:  # What is wrong with one run does not hide the others; its row says what it is.
+    except (
+        Exception
+    ):  # What is wrong with one run does not hide the others; its row says what it is.
         return _Read(run, now, files, None, ())
 
 
 def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | None]:
-    """The row of a run, and what to remember of it; None if the row may change without its files."""
+    """The row of a run, and what to remember of it; None if the row may change without its
+    files."""
     run, row = read.run, status_or_reason(read.run, answers, read.works)
     is_over = row.is_readable and row.state in OVER and not row.is_evaluating
-    is_known = read.works is not None and not answers.is_stale(row.cluster) and inode != _LINK and is_name(run.name)
+    is_known = (
+        read.works is not None
+        and not answers.is_stale(row.cluster)
+        and inode != _LINK
+        and is_name(run.name)
+    )
     if not (is_over and is_known) or any(answers.may_live(*job) for job in read.jobs):
         return row, None
     stopped = [f"evals/{it['id']}" for it in row.evals if it["state"] != "FINISHED"]
@@ -211,7 +245,9 @@ def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | 
     is_quiet = max(it[2] for it in files.values() if it) < (read.time - least_s) * 1e9
     if not is_quiet or seems_alive(run.leases) or locks.is_locked(run.path):
         return row, None
-    return row, Entry(inode, files, {name: value for name, value in row.to_dict().items() if name != "path"})
+    return row, Entry(
+        inode, files, {name: value for name, value in row.to_dict().items() if name != "path"}
+    )
 
 
 def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
@@ -227,7 +263,8 @@ def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | Non
 
 
 def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """The results for all items, in their order; where the disk is slow, several are worked on at the same time."""
+    """The results for all items, in their order; where the disk is slow, several are worked on at
+    the same time."""
     before = time.perf_counter() - time.thread_time()
     first = [function(item) for item in items[:_FIRST]]
     if time.perf_counter() - time.thread_time() - before < _FIRST * _SLOW_S:
@@ -254,13 +291,18 @@ def _file_for(root: Path) -> Path | None:
 
 
 def _load(file: Path) -> dict[str, Entry]:
-    """The entries of a file by name of the run; none if it is missing, damaged, not this user's or of other code."""
+    """The entries of a file by name of the run; none if it is missing, damaged, not this user's or
+    of other code."""
     try:
         with opened(file) as stream:
             if problem_of(os.fstat(stream.fileno())) is not None:
                 return {}
             seal, _, content = stream.read(MAX_BYTES).partition(b"\n")
-        return {name: Entry(*it) for name, it in json.loads(content).items()} if seal == _seal(content) else {}
+        return (
+            {name: Entry(*it) for name, it in json.loads(content).items()}
+            if seal == _seal(content)
+            else {}
+        )
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -274,7 +316,16 @@ def _save(file: Path, entries: Mapping[str, Entry]) -> None:
 
 
 def _seal(content: bytes) -> bytes:
-    """The first line of a file: a digest of the rest and of the code that made it, which changes in a checkout."""
-    folders = [Path(root, name) for it, names in _MADE_BY.items() for root in it.__path__ for name in names]
-    modules = [(it.name, it.stat().st_size, it.stat().st_mtime_ns) for folder in folders for it in folder.glob("*.py")]
-    return hashlib.sha256(repr((__version__, sorted(modules))).encode() + content).hexdigest().encode()
+    """The first line of a file: a digest of the rest and of the code that made it, which changes in
+    a checkout."""
+    folders = [
+        Path(root, name) for it, names in _MADE_BY.items() for root in it.__path__ for name in names
+    ]
+    modules = [
+        (it.name, it.stat().st_size, it.stat().st_mtime_ns)
+        for folder in folders
+        for it in folder.glob("*.py")
+    ]
+    return (
+        hashlib.sha256(repr((__version__, sorted(modules))).encode() + content).hexdigest().encode()
+    )

@@ -1,4 +1,5 @@
-"""Where the output of a process of a run is, and which rank of an attempt failed first, with its last words."""
+"""Where the output of a process of a run is, and which rank of an attempt failed first, with its
+last words."""
 
 import contextlib
 import functools
@@ -43,10 +44,13 @@ _ISO = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?", re.ASCII
 _GLOG = re.compile(r"\b[IWEF](\d\d)(\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,9})?)", re.ASCII)
 # A time further inside a line is what the line is about.
 _WITHIN = 160
-# Of who failed first: so many of the last lines of a log are looked at, and so many, and characters of each, are shown.
+# Of who failed first: so many of the last lines of a log are looked at, and so many, and characters
+# of each, are shown.
 _LOOKED_AT, _LAST_LINES, _MOST = 400, 10, 300
 # An error of Python or of ours at the beginning of a line, or after the number of its rank.
-_ERROR = re.compile(r"^(?:\[?rank ?\d+\]?: ?)?(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*|error: .*)$")
+_ERROR = re.compile(
+    r"^(?:\[?rank ?\d+\]?: ?)?(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*|error: .*)$"
+)
 # A rank, its host, what it died of, and when.
 _Culprit = tuple[int | None, str | None, str | None, float | None]
 
@@ -69,7 +73,8 @@ class Part:
         return self.file.suffix == ".err"
 
     def lines(self) -> Iterator[bytes]:
-        """The lines, each with its line break, in pieces of at most a megabyte; without the mark in a log of errors.
+        """The lines, each with its line break, in pieces of at most a megabyte; without the mark in
+        a log of errors.
 
         Raises:
             OSError
@@ -86,7 +91,8 @@ class Part:
                 yield line
 
     def is_repeated(self, line: bytes) -> bool:
-        """Whether it is the mark of a start, which stands in both logs of a rank: once is enough to read."""
+        """Whether it is the mark of a start, which stands in both logs of a rank: once is enough to
+        read."""
         return self.is_errors and line.startswith(b"--- start ") and MARK.match(line) is not None
 
     def last(self, lines: int) -> "Part":
@@ -145,14 +151,20 @@ class Log:
         Raises:
             OSError: a file cannot be read.
         """
-        return [Part(file) if self.restart is None else cut(file, self.restart) for file in self.files()]
+        return [
+            Part(file) if self.restart is None else cut(file, self.restart) for file in self.files()
+        ]
 
     def missing(self, run: RunFolder) -> NotFoundError:
         """The error if there are no `files`; says of which ranks there are some."""
         ranks = self.ranks()
         why = f"There {'is rank' if len(ranks) == 1 else 'are ranks'} {', '.join(ranks)}"
         if not ranks:
-            why = "The job has not begun; try -f" if self.is_growing() else "The job ended without any output"
+            why = (
+                "The job has not begun; try -f"
+                if self.is_growing()
+                else "The job ended without any output"
+            )
         where = f"rank {self.rank} of job {self.job.job_id} in {self.job.logs}"
         return NotFoundError(f"{run.name}: no log of {where}. {why}.")
 
@@ -177,13 +189,16 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
     """The log of an attempt, or of the newest job that was not turned away.
 
     Raises:
-        NotFoundError: there is no such attempt, no job at all, or another launcher started the attempt.
+        NotFoundError: there is no such attempt, no job at all, or another launcher started the
+            attempt.
     """
     history = run.ledger.history()
     jobs = {event.job.job_id: event.job for event in history.submitted}
     made = next((it for it in history.attempts if it.attempt == attempt), None)
     if made is not None:
-        job = jobs.get(str(made.job_id)) or JobRef(cluster=clusters.default().name, job_id=str(made.job_id))
+        job = jobs.get(str(made.job_id)) or JobRef(
+            cluster=clusters.default().name, job_id=str(made.job_id)
+        )
     elif attempt is not None:
         existing = ", ".join(str(it.attempt) for it in history.attempts) or "none"
         raise NotFoundError(f"{run.name} has no attempt {attempt}. It has: {existing}.")
@@ -193,9 +208,18 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
         never = f"{run.name} was never submitted, so it has no log. Try `cldctl resume {run.name}`."
         raise NotFoundError(f"{run.name}: {_ELSEWHERE}" if history.by_other_launcher else never)
     event = history.last_of.get(job.job_id)
-    note = f"the newest attempt: {_ELSEWHERE}" if attempt is None and history.by_other_launcher else None
-    note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else note
-    job, is_newest = replace(job, logs=str(job_logs.moved(run.logs, job.logs))), made in (None, history.last)
+    note = (
+        f"the newest attempt: {_ELSEWHERE}"
+        if attempt is None and history.by_other_launcher
+        else None
+    )
+    note = (
+        f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else note
+    )
+    job, is_newest = (
+        replace(job, logs=str(job_logs.moved(run.logs, job.logs))),
+        made in (None, history.last),
+    )
     log = Log(job, rank, note, None if made is None else made.restart, is_newest, run, attempt)
     # The line of its submission may be damaged.
     if job.job_id not in jobs and not (is_name(job.job_id) and log.files()):
@@ -204,7 +228,8 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
 
 
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:
-    """The log of the newest job of an evaluation or a tuning, or of the newest that computes a shard of it.
+    """The log of the newest job of an evaluation or a tuning, or of the newest that computes a
+    shard of it.
 
     Args:
         name: its id, or the beginning of that if no other evaluation that was started begins so.
@@ -219,9 +244,12 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
         raise NotFoundError(f"{name} has no shard {shard}. It has: 0 to {last}.")
     mine = [event for event in jobs if shard is None or shard in (event.shards or ())]
     if not mine:
-        raise NotFoundError(f"no job of {name} computes shard {shard}, which was complete before. Choose another.")
+        raise NotFoundError(
+            f"no job of {name} computes shard {shard}, which was complete before. Choose another."
+        )
     job = mine[-1].job
-    # The logs lie in the folder of the first evaluation or of the sweep. The run may have been moved or copied.
+    # The logs lie in the folder of the first evaluation or of the sweep. The run may have been
+    # moved or copied.
     own = Path(job.logs).parent.name
     if not is_name(own):
         raise NotFoundError(f"{run.name}: job {job.job_id} has no log here. Choose another.")
@@ -232,7 +260,8 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
 
 
 def _is_over(run: RunFolder, job: JobRef) -> bool:
-    """Whether a job of a run has trained to its end, or was cancelled, and writes nothing more into its folder."""
+    """Whether a job of a run has trained to its end, or was cancelled, and writes nothing more into
+    its folder."""
     last = run.ledger.history().last
     if last is None or last.job_id != job.job_id or last.cause not in _FOR_GOOD:
         return False
@@ -262,7 +291,8 @@ def cut(file: Path, restart: int) -> Part:
 
 
 def _marks(file: Path) -> list[tuple[int, int]] | None:
-    """The number of each start, and where its mark is; None if the file is too large to be searched."""
+    """The number of each start, and where its mark is; None if the file is too large to be
+    searched."""
     with opened(file) as stream:
         if os.fstat(stream.fileno()).st_size > _SEARCHED_BYTES:
             return None
@@ -270,13 +300,17 @@ def _marks(file: Path) -> list[tuple[int, int]] | None:
     return [(int(match["restart"]), match.start()) for match in MARK.finditer(content)]
 
 
-def merged(parts: Sequence[tuple[int, Part]], latest: dict[Path, float] | None = None) -> Iterator[tuple[int, bytes]]:
-    """The lines of several ranks in the order of their times; a line without one follows the line above it.
+def merged(
+    parts: Sequence[tuple[int, Part]], latest: dict[Path, float] | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """The lines of several ranks in the order of their times; a line without one follows the line
+    above it.
 
     Where no line has a time, one file follows another.
 
     Args:
-        latest: of each file, the latest time above its part, if there is any; those of the parts are added.
+        latest: of each file, the latest time above its part, if there is any; those of the parts
+            are added.
 
     Raises:
         OSError
@@ -287,7 +321,9 @@ def merged(parts: Sequence[tuple[int, Part]], latest: dict[Path, float] | None =
         yield rank, line
 
 
-def _timed(order: int, rank: int, part: Part, times: dict[Path, float]) -> Iterator[tuple[float, int, int, bytes]]:
+def _timed(
+    order: int, rank: int, part: Part, times: dict[Path, float]
+) -> Iterator[tuple[float, int, int, bytes]]:
     latest = times.get(part.file, 0.0)
     for line in part.all_lines():
         # A clock that was set back does not move a line up in its own file.
@@ -331,7 +367,8 @@ class Tail:
             OSError: a file cannot be read.
         """
         files = log.files()
-        # Where a start begins is looked for once; what follows a part that grows is new, or of a later start.
+        # Where a start begins is looked for once; what follows a part that grows is new, or of a
+        # later start.
         if not self._read.keys() >= set(files):
             return [self._new(part) for part in log.parts()]
         return [self._new(Part(file)) for file in files] if log.is_newest else []
@@ -364,10 +401,16 @@ class Lines:
     """
 
     def __init__(
-        self, find: Callable[[], Sequence[Log]], *, merge: bool, tail: int | None, say: Callable[[str], object]
+        self,
+        find: Callable[[], Sequence[Log]],
+        *,
+        merge: bool,
+        tail: int | None,
+        say: Callable[[str], object],
     ) -> None:
         self._find, self._merge, self._tail = find, merge, Tail(tail, say)
-        # Of each file, the latest time of a line so far: the lines below it that have none belong there.
+        # Of each file, the latest time of a line so far: the lines below it that have none belong
+        # there.
         self._latest: dict[Path, float] = {}
 
     def new(self) -> Iterator[tuple[bytes, bool]]:
@@ -383,7 +426,9 @@ class Lines:
         for _, part in parts:
             if part.file not in self._latest:
                 above = Part(part.file, max(part.begin - MOST_BYTES, 0), part.begin)
-                self._latest[part.file] = max((time_of(line) or 0.0 for line in above.all_lines()), default=0.0)
+                self._latest[part.file] = max(
+                    (time_of(line) or 0.0 for line in above.all_lines()), default=0.0
+                )
         for rank, line in merged(parts, self._latest):
             yield f"{rank}| ".encode() + line.removesuffix(b"\n") + b"\n", False
 
@@ -415,7 +460,11 @@ class FirstFailure:
         """Which rank failed first, in which attempt and where."""
         if self.rank is None:
             return f"attempt {self.attempt}; the first rank to fail is unknown"
-        return f"rank {self.rank}{f' on {self.host}' if self.host else ''} failed first in attempt {self.attempt}"
+        return (
+            f"rank {self.rank}{f' on {self.host}' if self.host else ''} failed first in "
+            f"attempt "
+            f"{self.attempt}"
+        )
 
 
 def has_failed(attempt: Attempt) -> bool:
@@ -439,7 +488,8 @@ def dead_rank(run: RunFolder, history: History) -> str | None:
 
 
 def failed_log(run: RunFolder, attempt: int | None) -> tuple[Log, str]:
-    """The log of the rank that failed first in an attempt, by default the last one that failed, and a line about it.
+    """The log of the rank that failed first in an attempt, by default the last one that failed, and
+    a line about it.
 
     Raises:
         NotFoundError: no attempt failed, or there is no such one, or it did not fail.
@@ -451,15 +501,22 @@ def failed_log(run: RunFolder, attempt: int | None) -> tuple[Log, str]:
         chosen = next(it for it in history.attempts if it.attempt == attempt)
         if not has_failed(chosen):
             how = f"it ended as {chosen.cause}" if chosen.cause else "nobody has recorded its end"
-            raise NotFoundError(f"{run.name}: attempt {attempt} did not fail ({how}). Leave out --failed.")
+            raise NotFoundError(
+                f"{run.name}: attempt {attempt} did not fail ({how}). Leave out --failed."
+            )
     if chosen is None:
-        raise NotFoundError(f"no attempt of {run.name} has failed. `cldctl why {run.name}` says what happened.")
+        raise NotFoundError(
+            f"no attempt of {run.name} has failed. `cldctl why {run.name}` says what happened."
+        )
     first = first_failure(run, history, chosen)
-    return of_training(run, chosen.attempt, first.rank or 0), f"{first}{': rank 0' if first.rank is None else ''}"
+    return of_training(
+        run, chosen.attempt, first.rank or 0
+    ), f"{first}{': rank 0' if first.rank is None else ''}"
 
 
 def first_failure(run: RunFolder, history: History, attempt: Attempt) -> FirstFailure:
-    """Who failed first, by what the ranks have noted, else by what the launcher and the ranks have printed."""
+    """Who failed first, by what the ranks have noted, else by what the launcher and the ranks have
+    printed."""
 
     printed = functools.cache(functools.partial(_printed, run, attempt))
     noted = _noted(history, attempt)
@@ -486,12 +543,17 @@ def _noted(history: History, attempt: Attempt) -> Failed | None:
     Of what the peers of a rank that was killed have noted, nothing says who that was.
     """
     start = attempt.job_id, attempt.restart
-    told = (it for it in history.failures if it.kind == "rank" and it.start == start and not is_secondary(it.reason))
+    told = (
+        it
+        for it in history.failures
+        if it.kind == "rank" and it.start == start and not is_secondary(it.reason)
+    )
     return min(told, key=lambda it: it.time, default=None)
 
 
 def with_culprits(history: History) -> History:
-    """Details of attempts that blame another rank, replaced by what that one has noted, if it has."""
+    """Details of attempts that blame another rank, replaced by what that one has noted, if it
+    has."""
 
     def told(attempt: Attempt) -> Attempt:
         if not is_secondary(attempt.detail or "") or (first := _noted(history, attempt)) is None:
@@ -505,18 +567,26 @@ def with_culprits(history: History) -> History:
 def _last_words(printed: Sequence[tuple[Part, list[str]]]) -> tuple[tuple[str, ...], Path | None]:
     """The last lines of a rank that say what went wrong, and the file that they are in.
 
-    Those of its errors, up to the error itself: what its launcher and its watchers wrote afterwards says less.
+    Those of its errors, up to the error itself: what its launcher and its watchers wrote afterwards
+    says less.
     """
-    said = [(part, [line for line in lines if not line.startswith("submitit ")]) for part, lines in reversed(printed)]
+    said = [
+        (part, [line for line in lines if not line.startswith("submitit ")])
+        for part, lines in reversed(printed)
+    ]
     for part, lines in said:
         if places := [place for place, line in enumerate(lines) if _ERROR.match(line)]:
             return tuple(lines[max(0, places[-1] + 1 - _LAST_LINES) : places[-1] + 1]), part.file
-    return next(((tuple(lines[-_LAST_LINES:]), part.file) for part, lines in said if lines), ((), None))
+    return next(
+        ((tuple(lines[-_LAST_LINES:]), part.file) for part, lines in said if lines), ((), None)
+    )
 
 
 def _by_launcher(history: History, attempt: Attempt, printed: _Printed) -> _Culprit | None:
     """The task that the launcher saw end badly first."""
-    name = next((it.job.cluster for it in history.submitted if it.job.job_id == attempt.job_id), None)
+    name = next(
+        (it.job.cluster for it in history.submitted if it.job.job_id == attempt.job_id), None
+    )
     if name not in clusters.CLUSTERS:
         return None
     for part, lines in printed(0):
@@ -553,7 +623,9 @@ def _ended(part: Part, lines: Sequence[str]) -> float:
 def _tail(part: Part) -> list[str]:
     """The last lines of a part, without blank ones and marks."""
     with contextlib.suppress(OSError):
-        found = (line[: 8 * _MOST].decode(errors="replace") for line in part.last(_LOOKED_AT).lines())
+        found = (
+            line[: 8 * _MOST].decode(errors="replace") for line in part.last(_LOOKED_AT).lines()
+        )
         lines = [printable(line, keep="\t").rstrip()[:_MOST] for line in found]
         return [line for line in lines if line and not line.startswith("--- start ")]
     return []

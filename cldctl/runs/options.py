@@ -1,4 +1,5 @@
-"""What a new run, or a sweep of new runs, is to be: from the command line to recipes and names. Writes nothing."""
+"""What a new run, or a sweep of new runs, is to be: from the command line to recipes and names.
+Writes nothing."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,7 +44,10 @@ _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")
 _AFTER: Mapping[str, Literal["ended", "succeeded"]] = {"ok": "succeeded", "any": "ended"}
 _UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
 _NOT_SWEPT = {
-    "cluster": "the jobs of a sweep are one array, in which all are of the same size. Submit a group for each value",
+    "cluster": (
+        "the jobs of a sweep are one array, in which all are of the same size. Submit a "
+        "group for each value"
+    ),
     **dict.fromkeys(
         ("sampling", "eval", "ema"),
         "it changes no training. Sweep over it afterwards: `cldctl eval RUN --sweep KEY=a,b`",
@@ -73,13 +77,16 @@ class SubmitOptions:
         root: the folder of the runs.
         name: of the run, or of a sweep's group; None for one that begins with that of the recipe.
         given: overrides of the command line; ``profile``: what it names.
-        sweep: "KEY=a,b,c", of which each combination of values is a run; ``parallel``: how many may train at once.
-        chained: metrics of the evaluation that follows each training, lists of names with commas; none without one.
+        sweep: "KEY=a,b,c", of which each combination of values is a run; ``parallel``: how many may
+            train at once.
+        chained: metrics of the evaluation that follows each training, lists of names with commas;
+            none without one.
         tags: to find it again by; ``note``: what it is for.
         live_code: run the checkout itself, in place of a copy in the run's folder.
-        after: "JOBID[:ok|any]", a job of the same cluster that must succeed, or end, before a training starts.
-        weights: "RUN[@STEP]" or "FILE.safetensors", whose weights the runs start from; ``partial``: what does not fit
-            may start afresh.
+        after: "JOBID[:ok|any]", a job of the same cluster that must succeed, or end, before a
+            training starts.
+        weights: "RUN[@STEP]" or "FILE.safetensors", whose weights the runs start from; ``partial``:
+            what does not fit may start afresh.
     """
 
     recipe: str
@@ -107,9 +114,11 @@ class SubmitOptions:
         """The runs of a sweep, the last axis changing fastest, or the only run.
 
         Raises:
-            RecipeError: there is no such recipe, it cannot be read, or its plug-in cannot be imported.
-            UsageError: the name cannot be one, options are wrong or do not go together, a value is invalid, the jobs
-                are not of the same size, or two cells are the same; names the cell.
+            RecipeError: there is no such recipe, it cannot be read, or its plug-in cannot be
+                imported.
+            UsageError: the name cannot be one, options are wrong or do not go together, a value is
+                invalid, the jobs are not of the same size, or two cells are the same; names the
+                cell.
         """
         selection.check_labels(self.tags, self.note)
         if self.parallel is not None and not self.sweep:
@@ -124,7 +133,8 @@ class SubmitOptions:
             with named(own if cells else ()):
                 recipe = load(self.file, [*self.given, *own], profile)
             if not cells:
-                # A recipe may be complete only with the values of a cell: its name is in any of them.
+                # A recipe may be complete only with the values of a cell: its name is in any of
+                # them.
                 name = new_name(recipe.name) if self.name is None else self.name
                 (check_group_name if axes else check_name)(name)
             with named(own):
@@ -133,13 +143,16 @@ class SubmitOptions:
                 _check_size(next(iter(cells.values()), cell), cell)
                 if (other := cells.get(digest(recipe.to_dict()))) is not None:
                     which = " ".join(settings(other.values))
-                    raise UsageError(f"the recipe is the same as at {which}. Leave one of them out.")
+                    raise UsageError(
+                        f"the recipe is the same as at {which}. Leave one of them out."
+                    )
             cells[digest(recipe.to_dict())] = cell
         return tuple(cells.values())
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """Those of the evaluation that follows each training; plug-ins of the recipe may have registered some."""
+        """Those of the evaluation that follows each training; plug-ins of the recipe may have
+        registered some."""
         return parse_metrics(self.chained if self.cells else ())
 
     @cached_property
@@ -160,7 +173,8 @@ class SubmitOptions:
 
     @property
     def is_checked_first(self) -> bool:
-        """Whether all that it needs is looked at before a preview, too; of other single runs, data may be missing."""
+        """Whether all that it needs is looked at before a preview, too; of other single runs, data
+        may be missing."""
         return bool(self.sweep or self.weights or self.partial)
 
     @property
@@ -179,10 +193,17 @@ class SubmitOptions:
         job_id, colon, how = self.after.partition(":")
         if not _JOB_ID.fullmatch(job_id) or (how or "ok") not in _AFTER or (colon and not how):
             text = "write the number of a job, and perhaps how it must end"
-            raise UsageError(f"--after '{self.after}': {text}: --after 1234, --after 1234:ok or --after 1234:any.")
+            raise UsageError(
+                f"--after '{self.after}': {text}: --after 1234, --after 1234:ok or --after "
+                f"1234:any."
+            )
         if not cluster.queues:
-            text = f"the cluster {cluster.name} has no queue in which a training could wait for a job"
-            raise UsageError(f"--after {self.after}: {text}. Leave it out, or use another --cluster.")
+            text = (
+                f"the cluster {cluster.name} has no queue in which a training could wait for a job"
+            )
+            raise UsageError(
+                f"--after {self.after}: {text}. Leave it out, or use another --cluster."
+            )
         return After((JobRef(cluster=cluster.name, job_id=job_id),), _AFTER[how or "ok"])
 
     def run(self, cell: Cell | None = None) -> RunFolder:
@@ -194,8 +215,8 @@ def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
     """The axes of ``submit --sweep KEY=a,b,c`` options.
 
     Raises:
-        UsageError: one is not of this form, cannot be swept, or a key or value is given twice; or there are too many
-            cells.
+        UsageError: one is not of this form, cannot be swept, or a key or value is given twice; or
+            there are too many cells.
     """
     for text in texts:
         key = text.partition("=")[0]
@@ -205,7 +226,8 @@ def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
     cells = len(combinations(axes))
     if cells > MAX_CELLS:
         raise UsageError(
-            f"--sweep: {cells} runs are more than {MAX_CELLS} at once. Sweep over fewer values, then add the others "
+            f"--sweep: {cells} runs are more than {MAX_CELLS} at once. Sweep over fewer values, "
+            f"then add the others "
             "with the same --name."
         )
     return axes
@@ -219,14 +241,18 @@ def check_group_name(name: str) -> None:
     """
     check_name(name)
     if len(name) > MAX_GROUP_NAME:
-        text = f"the name of a group has at most {MAX_GROUP_NAME} letters, because the names of its runs begin with it"
+        text = (
+            f"the name of a group has at most {MAX_GROUP_NAME} letters, because the names of "
+            f"its runs begin with it"
+        )
         raise UsageError(f"--name {name}: {text}. Use a shorter one.")
 
 
 def run_name(group: str, values: Mapping[str, str]) -> str:
     """The name of a run of a group, made of its values alone: toy-seed0-lr1e-4.
 
-    Values that cannot be part of a name as they are, or could be read in two ways, are told apart by a digest.
+    Values that cannot be part of a name as they are, or could be read in two ways, are told apart
+    by a digest.
     """
     shorts = [key.rpartition(".")[2] for key in values]
     words, is_plain = [], True
@@ -247,7 +273,8 @@ def existing(options: SubmitOptions) -> dict[str, RunFolder]:
     """The runs of the group that cells have already, by the name of the cell.
 
     Raises:
-        UsageError: a name is taken by a run of no group, or of another; or a run was submitted with another recipe.
+        UsageError: a name is taken by a run of no group, or of another; or a run was submitted with
+            another recipe.
     """
     if options.group is None:
         return {}
@@ -266,7 +293,8 @@ def existing(options: SubmitOptions) -> dict[str, RunFolder]:
 
 
 def _check_same(run: RunFolder, cell: Cell) -> None:
-    """Refuse to take a run for a cell if it was submitted with other settings, which would go unnoticed."""
+    """Refuse to take a run for a cell if it was submitted with other settings, which would go
+    unnoticed."""
     wanted = _comparable(cell.recipe.anchored(Path.cwd()))
     # As it was submitted, or as it was continued: both are what somebody asked for.
     stored = [_comparable(recipe) for recipe in (load_frozen(run.recipe_file), run.recipe())]
@@ -284,21 +312,30 @@ def _check_origin(run: RunFolder, origin: "Origin | None") -> None:
     if known != (None if origin is None else origin.identity):
         words = "new weights" if known is None else f"{known['path']} at step {known['step']}"
         text = f"{run.name} exists, and started from {words}"
-        raise UsageError(f"{text}. Use another --name, or the --from that the group was submitted with.")
+        raise UsageError(
+            f"{text}. Use another --name, or the --from that the group was submitted with."
+        )
 
 
 def _comparable(recipe: Recipe) -> dict[str, object]:
     """By key, what a training depends on: not the jobs, and not where a plug-in lies."""
     values = leaves(recipe.to_dict())
-    return {key: value for key, value in values.items() if key != "plugins" and not key.startswith("cluster.")}
+    return {
+        key: value
+        for key, value in values.items()
+        if key != "plugins" and not key.startswith("cluster.")
+    }
 
 
 def _differing(stored: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
-    """Keys with other values, unless they mean the same: what only the data decide, and attention that is null."""
+    """Keys with other values, unless they mean the same: what only the data decide, and attention
+    that is null."""
 
     def same(key: str) -> bool:
         pair = stored.get(key), wanted.get(key)
-        derived = None in pair and (key in _OF_DATA or (key == "network.attention" and (ATTENTION,) in pair))
+        derived = None in pair and (
+            key in _OF_DATA or (key == "network.attention" and (ATTENTION,) in pair)
+        )
         return pair[0] == pair[1] or derived
 
     return [key for key in {**wanted, **stored} if not same(key)]
@@ -309,7 +346,9 @@ def _check_size(first: Cell, cell: Cell) -> None:
         own, other = asdict(cell.recipe.cluster), asdict(first.recipe.cluster)
         differing = [f"cluster.{name}" for name, value in own.items() if value != other[name]]
         text = f"{', '.join(differing)} differs from that of {' '.join(settings(first.values))}"
-        raise UsageError(f"{text}: the jobs of an array are all of the same size. Set it to one value.")
+        raise UsageError(
+            f"{text}: the jobs of an array are all of the same size. Set it to one value."
+        )
 
 
 def settings(values: Mapping[str, str]) -> list[str]:
@@ -333,7 +372,9 @@ def network_evaluations(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
     for word in words:
         if not is_count(word) or int(word) < 1:
-            raise UsageError(f"--nfe: '{word}' is not a number of network evaluations. Write --nfe 5,7,10.")
+            raise UsageError(
+                f"--nfe: '{word}' is not a number of network evaluations. Write --nfe 5,7,10."
+            )
     numbers = tuple(map(int, words))
     if len(set(numbers)) < len(numbers):
         raise UsageError(f"--nfe {text} has a number twice. Remove one.")
@@ -341,8 +382,11 @@ def network_evaluations(text: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def named_as_typed(run: RunFolder, options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
-    """Errors of recipes name the option that was typed rather than the key that it set, and ``run`` in commands.
+def named_as_typed(
+    run: RunFolder, options: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[None]:
+    """Errors of recipes name the option that was typed rather than the key that it set, and ``run``
+    in commands.
 
     Args:
         options: the option of each key, such as "--nfe" of "sampling.nfe".
@@ -356,5 +400,9 @@ def named_as_typed(run: RunFolder, options: Mapping[str, str] = MappingProxyType
 def as_typed(text: str, run: RunFolder, options: Mapping[str, str]) -> str:
     """A message of a recipe in the words of the command line; see `named_as_typed`."""
     for key, option in options.items():
-        text = re.sub(rf"{COMMAND_LINE}(?:, and [^']*)?: '{re.escape(key)}' (?!is not a key)", f"{option} ", text)
+        text = re.sub(
+            rf"{COMMAND_LINE}(?:, and [^']*)?: '{re.escape(key)}' (?!is not a key)",
+            f"{option} ",
+            text,
+        )
     return text.replace("`cldctl resume RUN ", f"`cldctl resume {run.name} ")

@@ -1,4 +1,5 @@
-"""Removing runs for good, or checkpoints of runs that are over: what may go, how much it is, and that nothing lives."""
+"""Removing runs for good, or checkpoints of runs that are over: what may go, how much it is, and
+that nothing lives."""
 
 import contextlib
 import errno
@@ -53,13 +54,17 @@ def plan(runs: Sequence[RunFolder]) -> list[Removal]:
     for run in runs:
         _require_removable(run)
     answers = survey.of_runs(runs)
-    return [Removal(run, require_over(run, answers, "Nothing was removed"), size_of(run.path)) for run in runs]
+    return [
+        Removal(run, require_over(run, answers, "Nothing was removed"), size_of(run.path))
+        for run in runs
+    ]
 
 
 def remove(removal: Removal) -> None:
     """Remove a run, unless it has come to life since it was looked at.
 
-    It disappears at once, under a hidden name; files that an interruption leaves are removed by `clear_left`.
+    It disappears at once, under a hidden name; files that an interruption leaves are removed by
+    `clear_left`.
 
     Raises:
         CldError: it is alive, or others start a job of it.
@@ -77,13 +82,15 @@ def remove(removal: Removal) -> None:
 
 @contextlib.contextmanager
 def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
-    """Own a run of which nothing is alive: nobody starts a job of it, or trains it in another way, meanwhile.
+    """Own a run of which nothing is alive: nobody starts a job of it, or trains it in another way,
+    meanwhile.
 
     Args:
         otherwise: what is not done if something is alive; a sentence without its full stop.
 
     Returns:
-        What raises an error once another process has taken the run over; called before anything is removed.
+        What raises an error once another process has taken the run over; called before anything is
+        removed.
 
     Raises:
         CldError: something is alive, or that cannot be found out.
@@ -91,7 +98,9 @@ def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
     with locks.only_one(run.path):
         answers = survey.lately(run, survey.TO_LOOK_S)
         require_over(run, answers, otherwise)
-        gone = {job.job_id for job, is_settled in _jobs(run) if not answers.may_live(job, is_settled)}
+        gone = {
+            job.job_id for job, is_settled in _jobs(run) if not answers.may_live(job, is_settled)
+        }
         try:
             lease = Lease.acquire(run.leases, job_id="cldctl rm", gone=gone)
         except LeaseHeldError as error:
@@ -110,12 +119,20 @@ def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
 
 def _unknown_owner(run: RunFolder, error: OSError, otherwise: str) -> CldError:
     text = f"whether something writes into this run cannot be found out ({error.strerror or error})"
-    return CldError(f"{run.leases}: {text}. {otherwise}. Make the folder readable and writable, and try again.")
+    return CldError(
+        f"{run.leases}: {text}. {otherwise}. Make the folder readable and writable, and try again."
+    )
 
 
 def _remove_empty(group: Group) -> None:
-    """Remove what the runs of a group shared, after the last of them, unless somebody starts others at this moment."""
-    if not group.path.is_dir() or not is_mine(group.path) or locks.is_locked(group.path) or group.runs():
+    """Remove what the runs of a group shared, after the last of them, unless somebody starts others
+    at this moment."""
+    if (
+        not group.path.is_dir()
+        or not is_mine(group.path)
+        or locks.is_locked(group.path)
+        or group.runs()
+    ):
         return
     shutil.rmtree(group.path, ignore_errors=True)
 
@@ -145,7 +162,9 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
     if status.state not in OVER:
         raise UsageError(f"{run.name} is {status.state.lower()}. {otherwise}. {cancel}.")
     if live := [job.job_id for job, is_settled in jobs if answers.may_live(job, is_settled)]:
-        raise UsageError(f"{run.name}: job {', '.join(live)} may still run or wait. {otherwise}. {cancel}.")
+        raise UsageError(
+            f"{run.name}: job {', '.join(live)} may still run or wait. {otherwise}. {cancel}."
+        )
     try:
         _, holder = newest(run.leases)
     except OSError as error:
@@ -153,7 +172,9 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
     if seems_alive(run.leases):
         raise UsageError(f"{held_message(run.path, holder or {})} {otherwise}.")
     if locks.is_locked(run.path):
-        raise UsageError(f"{run.name}: another cldctl starts a job of it at this moment. {otherwise}. Try again.")
+        raise UsageError(
+            f"{run.name}: another cldctl starts a job of it at this moment. {otherwise}. Try again."
+        )
     return status
 
 
@@ -169,25 +190,37 @@ def _jobs(run: RunFolder) -> list[tuple[JobRef, bool]]:
 
 
 def size_of(folder: Path) -> int:
-    """The bytes of all files in a folder; links are not followed, and a file of several names counts once."""
-    statuses = [os.lstat(os.path.join(parent, name)) for parent, _, names in os.walk(folder) for name in names]
+    """The bytes of all files in a folder; links are not followed, and a file of several names
+    counts once."""
+    statuses = [
+        os.lstat(os.path.join(parent, name))
+        for parent, _, names in os.walk(folder)
+        for name in names
+    ]
     return sum({(status.st_dev, status.st_ino): status.st_size for status in statuses}.values())
 
 
 def _require_removable(run: RunFolder) -> None:
-    """Refuse a run of somebody else, a link to one, and one that holds what this user cannot remove.
+    """Refuse a run of somebody else, a link to one, and one that holds what this user cannot
+    remove.
 
     Raises:
         CldError
     """
     if run.path.is_symlink():
-        raise UsageError(f"{run.path}: it is a link to a run. Nothing was removed. Name the run itself.")
+        raise UsageError(
+            f"{run.path}: it is a link to a run. Nothing was removed. Name the run itself."
+        )
     require_may_change(run.path, "Nothing was removed")
     if not is_mine(run.path):
         name = user_name(run.path.lstat().st_uid)
-        raise CldError(f"{run.path}: it belongs to {name}. Nothing was removed. Ask them to remove it.")
+        raise CldError(
+            f"{run.path}: it belongs to {name}. Nothing was removed. Ask them to remove it."
+        )
     if not os.access(run.path.parent, os.W_OK | os.X_OK):
-        raise CldError(f"{run.path.parent}: you may not write into it. Nothing was removed. Ask its owner.")
+        raise CldError(
+            f"{run.path.parent}: you may not write into it. Nothing was removed. Ask its owner."
+        )
     inner = [os.path.join(parent, name) for parent, names, _ in os.walk(run.path) for name in names]
     for folder in (run.path, *(Path(name) for name in inner if not os.path.islink(name))):
         if not os.access(folder, os.W_OK | os.X_OK | os.R_OK):
@@ -203,8 +236,10 @@ class Pruning:
     Attributes:
         remove: steps, ascending; ``size`` is the bytes of their files.
         keep: why it is kept, by step.
-        averages: files of snapshots of averages that are removed; ``size_of_averages`` is their bytes.
-        rows: folders of what evaluations computed that none names any more; ``size_of_rows`` is their bytes.
+        averages: files of snapshots of averages that are removed; ``size_of_averages`` is their
+            bytes.
+        rows: folders of what evaluations computed that none names any more; ``size_of_rows`` is
+            their bytes.
     """
 
     run: RunFolder
@@ -217,11 +252,15 @@ class Pruning:
     size_of_rows: int = 0
 
 
-def plan_pruning(runs: Sequence[RunFolder], keep_every: int | None, averages: bool = False) -> list[Pruning]:
-    """What pruning these runs means. Nothing is changed. The last checkpoint of each is read and verified.
+def plan_pruning(
+    runs: Sequence[RunFolder], keep_every: int | None, averages: bool = False
+) -> list[Pruning]:
+    """What pruning these runs means. Nothing is changed. The last checkpoint of each is read and
+    verified.
 
     Args:
-        keep_every: checkpoints of every so many steps are kept, besides the milestones of the recipe.
+        keep_every: checkpoints of every so many steps are kept, besides the milestones of the
+            recipe.
         averages: remove the snapshots of averages, too. The checkpoints keep their own.
 
     Raises:
@@ -237,10 +276,14 @@ def plan_pruning(runs: Sequence[RunFolder], keep_every: int | None, averages: bo
         require_over(run, answers, "Nothing was removed")
         keep = _kept(run, keep_every)
         others = tuple(step for step in run.listed_steps() if step not in keep)
-        size = _size(file for step in others for file in checkpoint_files.files_of(run.checkpoint_file(step)))
+        size = _size(
+            file for step in others for file in checkpoint_files.files_of(run.checkpoint_file(step))
+        )
         stored = _averages(run) if averages else ()
         rows = tuple(unnamed_rows(run))
-        prunings.append(Pruning(run, others, size, keep, stored, _size(stored), rows, sum(map(size_of, rows))))
+        prunings.append(
+            Pruning(run, others, size, keep, stored, _size(stored), rows, sum(map(size_of, rows)))
+        )
     return prunings
 
 
@@ -273,7 +316,9 @@ def _averages(run: RunFolder) -> tuple[Path, ...]:
     for length, work in (*works, *((work.request.ema_length, work) for work in tunings_of(run))):
         if length is not None and not work.is_done:
             fix = f"Run `{work.command}` again to finish it, or leave out --averages"
-            raise UsageError(f"{run.name}: {work.name} still needs the snapshots of averages. {fix}.")
+            raise UsageError(
+                f"{run.name}: {work.name} still needs the snapshots of averages. {fix}."
+            )
     return tuple(checkpoint_files.snapshot_files(run))
 
 
@@ -285,7 +330,9 @@ def _kept(run: RunFolder, keep_every: int | None) -> dict[int, str]:
     """The steps whose checkpoints are kept, and why."""
     last, _ = checkpoint_files.newest_good(run)
     history, recipe = run.ledger.history(), run.recipe()
-    evaluated = {work.request.checkpoint_step for work in evaluations_of(run)} | run.steps_to_evaluate()
+    evaluated = {
+        work.request.checkpoint_step for work in evaluations_of(run)
+    } | run.steps_to_evaluate()
     tuned = {work.request.checkpoint_step for work in tunings_of(run)}
     keep: dict[int, str] = {}
     for step in run.listed_steps():

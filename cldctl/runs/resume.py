@@ -33,8 +33,8 @@ from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
 from .training import Begun, Skipped, Start, require_inputs, require_native, train
 
-# Called before a run continues: the run, its recipe, the step that it continues from, newer checkpoints that are
-# damaged, and warnings.
+# Called before a run continues: the run, its recipe, the step that it continues from, newer
+# checkpoints that are damaged, and warnings.
 About = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
 
 
@@ -48,8 +48,8 @@ class Continuation:
         allow_plugin: whether code that others can write, or have stored, may run.
         update_code: whether the run's code is replaced by that of the checkout.
         other_data: whether it may train on other data than it has so far.
-        max_age_s: how old an answer may be that says that the run is not alive, seconds: one question is enough for
-            many runs.
+        max_age_s: how old an answer may be that says that the run is not alive, seconds: one
+            question is enough for many runs.
     """
 
     overrides: tuple[str, ...] = ()
@@ -72,7 +72,8 @@ def with_profile(profile: str | None, overrides: Sequence[str]) -> tuple[str, ..
 
 
 def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
-    """The runs under ``root`` that can be resumed and are not alive, and those that could not be judged or changed."""
+    """The runs under ``root`` that can be resumed and are not alive, and those that could not be
+    judged or changed."""
     runs = Index(root).unfinished()
     # Also about those whose rows are remembered: each `resume` needs the answers.
     answers = survey.of_runs(runs)
@@ -106,16 +107,18 @@ def resume(
     about: About,
     started: Callable[[RunFolder], None] = lambda run: None,
 ) -> Begun:
-    """Continue a run, or those of a group that neither train nor are finished; finished ones with more ``train.steps``.
+    """Continue a run, or those of a group that neither train nor are finished; finished ones with
+    more ``train.steps``.
 
     Args:
         about: called before a run continues.
         started: called as soon as the job of a run exists.
 
     Raises:
-        CldError: a run belongs to somebody else, its recipe names a plug-in that is not allowed, or its code is
-            damaged. Of a group, such runs are skipped.
-        SchedulerAway: the cluster that would know whether the run is alive, or the one to submit to, does not answer.
+        CldError: a run belongs to somebody else, its recipe names a plug-in that is not allowed, or
+            its code is damaged. Of a group, such runs are skipped.
+        SchedulerAway: the cluster that would know whether the run is alive, or the one to submit
+            to, does not answer.
         SchedulerRefused: no job exists; the ledger says so.
         UsageError: it is alive, is finished, or the overrides do not allow it to continue.
         NotFoundError: it has no checkpoint of ``from_step``.
@@ -129,15 +132,22 @@ def resume(
     return begun
 
 
-def continued(begun: Begun, runs: Sequence[RunFolder], asked: Continuation, about: About) -> list[Start]:
-    """The run, or those of the runs of a group that are to continue; what the others are is noted in ``begun``.
+def continued(
+    begun: Begun, runs: Sequence[RunFolder], asked: Continuation, about: About
+) -> list[Start]:
+    """The run, or those of the runs of a group that are to continue; what the others are is noted
+    in ``begun``.
 
     Raises:
-        UsageError, SchedulerAway: a cluster that would know which of them are alive cannot be asked.
+        UsageError, SchedulerAway: a cluster that would know which of them are alive cannot be
+            asked.
         CldError: the only run cannot continue.
     """
     if begun.group is None:
-        return [_ready(run, asked, begun.cluster, about, survey.lately(run, asked.max_age_s)) for run in runs]
+        return [
+            _ready(run, asked, begun.cluster, about, survey.lately(run, asked.max_age_s))
+            for run in runs
+        ]
     jobs = survey.jobs_of_all(runs)
     answers = survey.ask_about(jobs)
     unknown = f"Which runs of {begun.group.name} are alive is unknown, and nothing was started"
@@ -151,13 +161,17 @@ def continued(begun: Begun, runs: Sequence[RunFolder], asked: Continuation, abou
         history = run.ledger.history()
         # Who holds the group's lock knows that no other command is still making the run.
         is_abandoned = not (history.request or history.submitted or history.attempts)
-        if row.state == "FINISHED" and not any(text.startswith("train.steps=") for text in asked.overrides):
+        if row.state == "FINISHED" and not any(
+            text.startswith("train.steps=") for text in asked.overrides
+        ):
             begun.found[run.name] = "finished already"
         elif row.state not in {*RESUMABLE, "FINISHED"} and not is_abandoned:
             begun.found[run.name] = "running already"
         else:
             try:
-                starts.append(_ready(run, asked, begun.cluster, about, answers, is_abandoned=is_abandoned))
+                starts.append(
+                    _ready(run, asked, begun.cluster, about, answers, is_abandoned=is_abandoned)
+                )
             except CldError as error:
                 begun.skipped.append(Skipped(run, str(error), error.exit_code))
     return starts
@@ -176,7 +190,8 @@ def _ready(
 
     Args:
         answers: what the clusters said about the run's jobs a moment ago.
-        is_abandoned: whether the command that made the run is known to have ended before it asked for a job.
+        is_abandoned: whether the command that made the run is known to have ended before it asked
+            for a job.
 
     Raises:
         CldError: as `resume`.
@@ -190,9 +205,15 @@ def _ready(
     if not asked.allow_plugin:
         _require_own(run, recipe, before)
     if recipe.model_digest() != before.model_digest():
-        which = " ".join(text for text in overrides if _makes_another(before, text)) or " ".join(overrides)
-        text = "its checkpoints depend on data, sde, network, the objective's score and the optimiser"
-        raise RecipeError(f"{run.name}: {which} would make it another run: {text}. Submit a new run instead.")
+        which = " ".join(text for text in overrides if _makes_another(before, text)) or " ".join(
+            overrides
+        )
+        text = (
+            "its checkpoints depend on data, sde, network, the objective's score and the optimiser"
+        )
+        raise RecipeError(
+            f"{run.name}: {which} would make it another run: {text}. Submit a new run instead."
+        )
     warnings: list[str] = []
     require_inputs(recipe, warnings.append)
     require_native(recipe, cluster, warnings.append)
@@ -202,7 +223,9 @@ def _ready(
     changed = _check_data(run, recipe, update=asked.update_code, allowed=asked.other_data)
     edited = frozen.note(run)
     about(run, recipe, step, damaged, (*([] if edited is None else [edited]), *changed, *warnings))
-    stored = snapshot.for_continuation(run, recipe, cluster, update=asked.update_code, trusted=asked.allow_plugin)
+    stored = snapshot.for_continuation(
+        run, recipe, cluster, update=asked.update_code, trusted=asked.allow_plugin
+    )
     request = Requested(
         steps=recipe.train.steps,
         overrides=overrides,
@@ -220,7 +243,8 @@ def _ready(
 
 
 def _require_own(run: RunFolder, recipe: Recipe, before: Recipe) -> None:
-    """Refuse what a recipe that others can write would start or tell; what is typed now is this user's own."""
+    """Refuse what a recipe that others can write would start or tell; what is typed now is this
+    user's own."""
     same_hook = recipe.hooks.on_change == before.hooks.on_change
     same_address = recipe.monitor.mlflow.tracking_uri == before.monitor.mlflow.tracking_uri
     if same_hook or same_address:
@@ -239,7 +263,9 @@ def _status_of_dead(run: RunFolder, answers: Answers, is_abandoned: bool) -> Run
         _require_answers(run, answers)
     if status.state not in OVER and not is_abandoned:
         job = f" as job {status.job_id}" if status.job_id else ""
-        text = f"is {status.state.lower()}{job}" + (f" ({status.reason})" if status.reason and not job else "")
+        text = f"is {status.state.lower()}{job}" + (
+            f" ({status.reason})" if status.reason and not job else ""
+        )
         cancel = command(f"cancel {run.name}", run)
         raise UsageError(f"{run.name} {text}. Wait for it, or end it first with `{cancel}`.")
     if seems_alive(run.leases):
@@ -258,13 +284,17 @@ def _first_step(
         raise UsageError(f"{run.name} is finished at step {reached}. {more}.")
     if from_step is not None and from_step not in (steps := run.steps_to_continue_from()):
         existing = ", ".join(map(str, steps)) or "none"
-        raise NotFoundError(f"{run.name} has no checkpoint of step {from_step}. It has: {existing}.")
+        raise NotFoundError(
+            f"{run.name} has no checkpoint of step {from_step}. It has: {existing}."
+        )
     skipped: list[DamagedCheckpoint] = []
     if from_step is None and reached < wanted:
         start, damaged = newest_good(run)
         skipped = [entry for entry in damaged if entry.finished]
     if (most := max(reached, start or 0)) > wanted:
-        raise UsageError(f"{run.name} is already at step {most}, beyond train.steps={wanted}. {more}.")
+        raise UsageError(
+            f"{run.name} is already at step {most}, beyond train.steps={wanted}. {more}."
+        )
     return start or 0, skipped
 
 
@@ -275,7 +305,9 @@ def _makes_another(recipe: Recipe, override: str) -> bool:
         return True
 
 
-def _check_data(run: RunFolder, recipe: Recipe, *, update: bool = False, allowed: bool = False) -> list[str]:
+def _check_data(
+    run: RunFolder, recipe: Recipe, *, update: bool = False, allowed: bool = False
+) -> list[str]:
     """Refuse to continue on other data, before anything is noted; returns warnings, a line each.
 
     Args:
@@ -284,7 +316,8 @@ def _check_data(run: RunFolder, recipe: Recipe, *, update: bool = False, allowed
         allowed: somebody wants other data.
 
     Raises:
-        RecipeError: the data are known to be others; names the fix. Or a plug-in cannot be imported.
+        RecipeError: the data are known to be others; names the fix. Or a plug-in cannot be
+            imported.
     """
     fix = f"`cldctl resume {run.name} --update-code` takes the new one"
     warnings = [] if update else list(snapshot.changed_plugins(run, recipe.plugins, fix))

@@ -1,4 +1,5 @@
-"""Drawing samples of a run, perhaps given what is known about them, and writing them as a picture or arrays."""
+"""Drawing samples of a run, perhaps given what is known about them, and writing them as a picture
+or arrays."""
 
 import math
 import re
@@ -69,11 +70,15 @@ class Observed:
             for name in ("sigma", "how", "gradient_scale"):
                 if getattr(self, name) is not None:
                     option = name.replace("_", "-")
-                    raise UsageError(f"--{option} is about an observation. Pass --observe or --inpaint, too.")
+                    raise UsageError(
+                        f"--{option} is about an observation. Pass --observe or --inpaint, too."
+                    )
         if self.how is not None and self.how not in HOW:
             raise UsageError(f"--how {self.how}: expected gradient or replacement.")
         if self.how == "replacement" and self.gradient_scale is not None:
-            raise UsageError("--gradient-scale is the factor of a gradient. Leave out --how replacement.")
+            raise UsageError(
+                "--gradient-scale is the factor of a gradient. Leave out --how replacement."
+            )
         for path in (self.inpaint, self.mask, self._named):
             if isinstance(path, Path) and not path.is_file():
                 hint = ", or a coordinate of toy data as x=0.3" if path == self._named else ""
@@ -95,7 +100,9 @@ class Observed:
         except ValueError:
             value = math.nan
         if found[1] not in _COORDINATES or not math.isfinite(value):
-            raise UsageError(f"--observe {self.observe}: expected a number for x or y, as in --observe x=0.3.")
+            raise UsageError(
+                f"--observe {self.observe}: expected a number for x or y, as in --observe x=0.3."
+            )
         return found[1], value
 
     def observation(self, model: "Model") -> "Observation":
@@ -109,7 +116,10 @@ class Observed:
         shape = model.data_shape
         if self.inpaint is not None and self.mask is not None:
             if not model.is_image:
-                text = f"--inpaint takes grey levels, and examples of data.name={model.recipe.data.name} are numbers"
+                text = (
+                    f"--inpaint takes grey levels, and examples of "
+                    f"data.name={model.recipe.data.name} are numbers"
+                )
                 raise UsageError(f"{text}. Pass --observe with a file of arrays in their units.")
             return observation.from_pictures(self.inpaint, self.mask, shape, self.sigma)
         if isinstance(self._named, Path):
@@ -117,7 +127,9 @@ class Observed:
         assert self._named is not None, "one of the three is given"
         name, value = self._named
         if shape != (2,):
-            raise UsageError(f"--observe {name}={value:g} is for points on the plane. Pass --inpaint, or a file.")
+            raise UsageError(
+                f"--observe {name}={value:g} is for points on the plane. Pass --inpaint, or a file."
+            )
         return observation.coordinate(_COORDINATES[name], value, self.sigma)
 
     def way(self) -> "Way":
@@ -126,7 +138,11 @@ class Observed:
 
         if self.how == "replacement":
             return Replacement()
-        return GradientGuidance() if self.gradient_scale is None else GradientGuidance(scale=self.gradient_scale)
+        return (
+            GradientGuidance()
+            if self.gradient_scale is None
+            else GradientGuidance(scale=self.gradient_scale)
+        )
 
     @property
     def told(self) -> str:
@@ -141,9 +157,11 @@ class SampleOptions:
 
     Attributes:
         overrides: of the run's recipe.
-        given: what options of the same names say about keys of `sampling`; None for what the recipe says.
+        given: what options of the same names say about keys of `sampling`; None for what the recipe
+            says.
         count: None for as many as a picture shows.
-        output: a .png or .npz; None for a picture in the run's folder, in a file named after its settings.
+        output: a .png or .npz; None for a picture in the run's folder, in a file named after its
+            settings.
         label: the class of all samples; None for each as often as in the data.
     """
 
@@ -159,11 +177,12 @@ class SampleOptions:
     allow_plugin: bool
 
     def recipe(self) -> Recipe:
-        """How samples are drawn, and from which weights: the run's recipe, as changed by options and overrides.
+        """How samples are drawn, and from which weights: the run's recipe, as changed by options
+        and overrides.
 
         Raises:
-            UsageError: a key is set twice or is not one of sampling or ema, the model has no labels, or the sampler
-                cannot be conditioned like that.
+            UsageError: a key is set twice or is not one of sampling or ema, the model has no
+                labels, or the sampler cannot be conditioned like that.
             RecipeError: a value does not fit.
         """
         given = {name: value for name, value in self.given.items() if value is not None}
@@ -187,7 +206,8 @@ class SampleOptions:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Where samples are, and what there is to say about them; ``warning`` is about samples that are not finite."""
+    """Where samples are, and what there is to say about them; ``warning`` is about samples that are
+    not finite."""
 
     file: Path
     about: str
@@ -210,7 +230,12 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
     from cld_core.evaluate.rows import remark_on
     from cld_core.evaluate.vectors import ConditionalDensity, agreement
 
-    model = cld_core.load(run.path, options.checkpoint, allow_plugin=options.allow_plugin, ema_length=recipe.ema.length)
+    model = cld_core.load(
+        run.path,
+        options.checkpoint,
+        allow_plugin=options.allow_plugin,
+        ema_length=recipe.ema.length,
+    )
     model.recipe = replace(model.recipe, sampling=recipe.sampling)
     # In place of the copies of the run, which its model was made with.
     import_plugins(recipe.plugins, COMMAND_LINE)
@@ -219,7 +244,9 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
     is_picture = options.output is None or options.output.suffix == ".png"
     rows = pictures.in_rows(model, count) if label is None and is_picture else None
     labels = model.labels(label if rows is None else rows, count, caller="--label")
-    target = options.output or run.samples / _name(model, count, options.seed, label, observed, given)
+    target = options.output or run.samples / _name(
+        model, count, options.seed, label, observed, given
+    )
     _require_room(count, model, target)
     by = observed.way() if given is not None else None
     drawn = _drawn(model, count, options.seed, working, label=labels, observation=given, by=by)
@@ -233,21 +260,35 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
         pictures.show(target.absolute(), drawn.x, model, how, rows)
     else:
         line = None if density is None else density.line
-        pictures.show_given(target.absolute(), drawn.x, model, given, line, f"{observed.told} ({how})", number)
+        pictures.show_given(
+            target.absolute(), drawn.x, model, given, line, f"{observed.told} ({how})", number
+        )
     weights = ", ".join(filter(None, [f"step {model.step}", recipe.ema.words]))
     evaluations = f"{drawn.nfe:.0f} network evaluations each ({recipe.sampling.method})"
     found = None if given is None else f"{observed.told}: {agreement(drawn.x, given, density)}"
-    return Drawn(target, f"{count:,} samples of {weights}, {evaluations}", remark_on(drawn.x), found)
+    return Drawn(
+        target, f"{count:,} samples of {weights}, {evaluations}", remark_on(drawn.x), found
+    )
 
 
 def _name(
-    model: "Model", count: int, seed: int, label: str | None, observed: Observed, given: "Observation | None"
+    model: "Model",
+    count: int,
+    seed: int,
+    label: str | None,
+    observed: Observed,
+    given: "Observation | None",
 ) -> str:
-    """The name of a picture without -o; it also depends on the observation and the way of conditioning."""
+    """The name of a picture without -o; it also depends on the observation and the way of
+    conditioning."""
     from cld_core import pictures
 
     name = pictures.name_of(model, count, seed, label)
-    return name if given is None else f"{name.removesuffix('.png')}_given-{given.digest(observed.told)}.png"
+    return (
+        name
+        if given is None
+        else f"{name.removesuffix('.png')}_given-{given.digest(observed.told)}.png"
+    )
 
 
 def _drawn(model: "Model", count: int, seed: int, working: Progress, **given: Any) -> "Samples":
@@ -282,7 +323,9 @@ def _require_room(count: int, model: "Model", target: Path) -> None:
     # float32: positions, velocities, and what is written of them.
     most = psutil.virtual_memory().total // (16 * math.prod(model.data_shape))
     if count > most:
-        raise UsageError(f"-n {count}: so many samples do not fit into the memory. Draw at most {most} at once.")
+        raise UsageError(
+            f"-n {count}: so many samples do not fit into the memory. Draw at most {most} at once."
+        )
 
 
 def _write_arrays(path: Path, drawn: "Samples", labels: "Tensor | None", are_images: bool) -> None:

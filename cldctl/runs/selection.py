@@ -1,6 +1,7 @@
 """Which of many runs are meant: by state, time, tag, user or group.
 
-And how people find one again: by the tags and notes that they give it, or by a command that names it.
+And how people find one again: by the tags and notes that they give it, or by a command that names
+it.
 """
 
 import contextlib
@@ -100,7 +101,8 @@ def recent(rows: Iterable[RunStatus]) -> list[RunStatus]:
 
 
 def in_order(rows: Sequence[RunStatus], order: str, *, reverse: bool = False) -> list[RunStatus]:
-    """Rows sorted by one of `ORDERS`, ascending; those without a value come first in either direction.
+    """Rows sorted by one of `ORDERS`, ascending; those without a value come first in either
+    direction.
 
     Raises:
         UsageError: there is no such order.
@@ -125,7 +127,9 @@ def moment(text: str) -> float:
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError) as error:
-        forms = "a number and m, h, d or w (30m, 12h, 7d, 2w), or a date (2026-11-01, 2026-11-01T18:30)"
+        forms = (
+            "a number and m, h, d or w (30m, 12h, 7d, 2w), or a date (2026-11-01, 2026-11-01T18:30)"
+        )
         raise UsageError(f"--since cannot be '{one_line(text, 40)}'. Use {forms}.") from error
 
 
@@ -133,7 +137,9 @@ def _state(word: str) -> str:
     state = word.strip().upper()
     if state not in STATES:
         guess = did_you_mean(state, STATES)
-        raise UsageError(f"--state cannot be '{word}'.{guess} Use one or several of {', '.join(STATES)}.")
+        raise UsageError(
+            f"--state cannot be '{word}'.{guess} Use one or several of {', '.join(STATES)}."
+        )
     return state
 
 
@@ -141,11 +147,15 @@ def check_labels(tags: Sequence[str], note: str | None = None) -> None:
     """Raises UsageError if a run cannot have these tags and this note."""
     for tag in tags:
         if _TAG.fullmatch(tag) is None:
-            raise UsageError(f"'{tag}' cannot be a tag: use letters, digits, '.', '_', ':' and '-', at most 50.")
+            raise UsageError(
+                f"'{tag}' cannot be a tag: use letters, digits, '.', '_', ':' and '-', at most 50."
+            )
     if has_control(note or ""):
         raise UsageError("a note is one line without control characters. Leave them out.")
     if len(note or "") > _LONGEST_NOTE:
-        raise UsageError(f"a note has at most {_LONGEST_NOTE} characters, not {len(note or '')}. Shorten it.")
+        raise UsageError(
+            f"a note has at most {_LONGEST_NOTE} characters, not {len(note or '')}. Shorten it."
+        )
 
 
 def command(text: str, run: RunFolder) -> str:
@@ -158,7 +168,9 @@ def command(text: str, run: RunFolder) -> str:
     return f"cldctl {text} --runs-dir {shlex.quote(str(root))}"
 
 
-def label(run: RunFolder, note: str | None, tags: Sequence[str] = (), untag: Sequence[str] = ()) -> None:
+def label(
+    run: RunFolder, note: str | None, tags: Sequence[str] = (), untag: Sequence[str] = ()
+) -> None:
     """Write down what a run is to be called.
 
     Args:
@@ -167,7 +179,8 @@ def label(run: RunFolder, note: str | None, tags: Sequence[str] = (), untag: Seq
 
     Raises:
         CldError: the run belongs to somebody who does not share it.
-        UsageError: a tag or the note cannot be used, or the run does not have a tag that is to be removed.
+        UsageError: a tag or the note cannot be used, or the run does not have a tag that is to be
+            removed.
     """
     check_labels([*tags, *untag], note)
     if both := sorted(set(tags) & set(untag)):
@@ -176,7 +189,9 @@ def label(run: RunFolder, note: str | None, tags: Sequence[str] = (), untag: Seq
     history = run.ledger.history()
     if missing := [tag for tag in untag if tag not in history.tags]:
         known = ", ".join(history.tags) or "none"
-        raise UsageError(f"{run.name} does not have the tag {', '.join(missing)}. Its tags: {known}.")
+        raise UsageError(
+            f"{run.name} does not have the tag {', '.join(missing)}. Its tags: {known}."
+        )
     new = tuple(dict.fromkeys(tag for tag in tags if tag not in history.tags))
     changed = note if (note or None) != history.note else None
     if new or untag or changed is not None:

@@ -38,7 +38,8 @@ def start(
     together: bool = False,
     say: Say = lambda text: None,
 ) -> JobRef:
-    """Start shards of works by one submission, a shard a task where the cluster takes so many tasks.
+    """Start shards of works by one submission, a shard a task where the cluster takes so many
+    tasks.
 
     Args:
         spec: the job of these works, `specs.sharded`.
@@ -67,7 +68,9 @@ def start(
 
     while True:
         try:
-            cluster.submit(spec, [ShardsWork(share, gpu=size.uses_gpu, code=digest) for share in shares], note)
+            cluster.submit(
+                spec, [ShardsWork(share, gpu=size.uses_gpu, code=digest) for share in shares], note
+            )
             break
         except TooManyTasks as error:
             if len(shares) == 1:
@@ -124,7 +127,8 @@ def ask_about(works: Iterable[Work]) -> Answers:
 
 
 def unclaimed(work: Work, answers: Answers) -> list[int]:
-    """The shards to start that no living task computes: others of its array may have been cancelled or given up."""
+    """The shards to start that no living task computes: others of its array may have been cancelled
+    or given up."""
     missing = work.missing() if isinstance(work, ShardedWork) else work.to_start()
     phases = {answers.of(event.job).phase for event in alive(work, answers)}
     if not missing and phases - {"pending"}:

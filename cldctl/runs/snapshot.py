@@ -1,4 +1,5 @@
-"""The code that a run was submitted with is stored in its folder, and its jobs run that (`cld_core.run.code`)."""
+"""The code that a run was submitted with is stored in its folder, and its jobs run that
+(`cld_core.run.code`)."""
 
 import contextlib
 import errno
@@ -37,20 +38,124 @@ _MAX_LEFT_OUT = 200
 # Those of a hook would lead git to another repository.
 _MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 _GIT_WITHIN_S = 20.0
-_FIX = "List it in .gitignore if it is data, or submit with --live-code, which runs the checkout itself"
-_SECRET_FOLDERS = (".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".docker", ".secrets", "secrets")
+_FIX = (
+    "List it in .gitignore if it is data, or submit with --live-code, which runs the checkout "
+    "itself"
+)
+_SECRET_FOLDERS = (
+    ".ssh",
+    ".aws",
+    ".azure",
+    ".gcloud",
+    ".gnupg",
+    ".kube",
+    ".docker",
+    ".secrets",
+    "secrets",
+)
 _DATA = (
-    *(".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".npy", ".lmdb", ".mdb", ".h5", ".hdf5", ".parquet", ".arrow"),
+    *(
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".safetensors",
+        ".npz",
+        ".npy",
+        ".lmdb",
+        ".mdb",
+        ".h5",
+        ".hdf5",
+        ".parquet",
+        ".arrow",
+    ),
     *(".tfrecord", ".tfrecords", ".pkl", ".pickle", ".bin", ".onnx", ".sqlite", ".db", ".mat"),
-    *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pdf", ".mp4", ".avi", ".wav", ".mp3"),
-    *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".whl", ".sif", ".egg", ".so", ".o", ".a", ".pyc"),
+    *(
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".gif",
+        ".bmp",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".pdf",
+        ".mp4",
+        ".avi",
+        ".wav",
+        ".mp3",
+    ),
+    *(
+        ".zip",
+        ".tar",
+        ".gz",
+        ".tgz",
+        ".bz2",
+        ".xz",
+        ".zst",
+        ".7z",
+        ".whl",
+        ".sif",
+        ".egg",
+        ".so",
+        ".o",
+        ".a",
+        ".pyc",
+    ),
 )
 _SECRETS = (
-    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.gpg", "*.ppk"),
-    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "credentials*", "*credentials.json", "secret*", "*.secret"),
-    *(".netrc", "_netrc", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd", ".pgpass", ".vault*"),
-    *("token", "token.*", "*_token", "*_token.*", "*-token", "*-token.*", "tokens", "tokens.*", "*.token", ".token*"),
-    *("service-account*.json", "service_account*.json", "kubeconfig", "password*", "passwd*", "*.ovpn"),
+    *(
+        ".env",
+        ".env.*",
+        "*.pem",
+        "*.key",
+        "*.p12",
+        "*.pfx",
+        "*.jks",
+        "*.keystore",
+        "*.kdbx",
+        "*.gpg",
+        "*.ppk",
+    ),
+    *(
+        "id_rsa*",
+        "id_dsa*",
+        "id_ecdsa*",
+        "id_ed25519*",
+        "credentials*",
+        "*credentials.json",
+        "secret*",
+        "*.secret",
+    ),
+    *(
+        ".netrc",
+        "_netrc",
+        ".pypirc",
+        ".npmrc",
+        ".git-credentials",
+        ".htpasswd",
+        ".pgpass",
+        ".vault*",
+    ),
+    *(
+        "token",
+        "token.*",
+        "*_token",
+        "*_token.*",
+        "*-token",
+        "*-token.*",
+        "tokens",
+        "tokens.*",
+        "*.token",
+        ".token*",
+    ),
+    *(
+        "service-account*.json",
+        "service_account*.json",
+        "kubeconfig",
+        "password*",
+        "passwd*",
+        "*.ovpn",
+    ),
 )
 # Python files are code more often than not.
 _SECRETS_IN_PYTHON = ("credentials.py", "secrets.py", ".env*")
@@ -78,7 +183,8 @@ class Code:
     patch: bytes = b""
 
     def with_plugins(self, plugins: Iterable[tuple[str, str]]) -> "Code":
-        """With copies of plug-in files; where somebody asked for the live checkout, they are used where they are.
+        """With copies of plug-in files; where somebody asked for the live checkout, they are used
+        where they are.
 
         Args:
             plugins: where each is read from, and what it was called at first; modules are left out.
@@ -93,8 +199,13 @@ class Code:
                     content = read_bytes(Path(path), limit=_MAX_PLUGIN_BYTES, follow=True)
                 sha256 = hashlib.sha256(content).hexdigest()
                 name = f"{code.PLUGINS}/{sha256[:16]}/{Path(path).name}"
-                files[name], stored[original] = Path(path), Plugin(path=original, file=name, sha256=sha256)
-        return replace(self, manifest=replace(self.manifest, plugins=tuple(stored.values())), files=files)
+                files[name], stored[original] = (
+                    Path(path),
+                    Plugin(path=original, file=name, sha256=sha256),
+                )
+        return replace(
+            self, manifest=replace(self.manifest, plugins=tuple(stored.values())), files=files
+        )
 
 
 def of_checkout(runs: Path, cluster: Cluster, *, live: bool = False) -> Code:
@@ -146,12 +257,18 @@ def read_checkout(root: Path, runs: Path) -> tuple[dict[str, str], dict[str, str
         """Whether a folder of the checkout is a run, holds the runs, or is in one of these."""
         if folder == PurePosixPath("."):
             return False
-        return root / folder == runs or os.path.isfile(root / folder / "run.json") or is_of_run(folder.parent)
+        return (
+            root / folder == runs
+            or os.path.isfile(root / folder / "run.json")
+            or is_of_run(folder.parent)
+        )
 
     for name in _names(root):
         if text(name) is None:
             continue  # Not valid Unicode: no manifest could name it.
-        reason = "it belongs to a run" if is_of_run(PurePosixPath(name).parent) else why_left_out(name)
+        reason = (
+            "it belongs to a run" if is_of_run(PurePosixPath(name).parent) else why_left_out(name)
+        )
         content = b""
         if reason is None:
             try:
@@ -163,7 +280,11 @@ def read_checkout(root: Path, runs: Path) -> tuple[dict[str, str], dict[str, str
                 continue
             except OSError as error:
                 is_large = error.errno == errno.EFBIG
-                reason = f"larger than {MAX_FILE_BYTES // 2**20} MiB" if is_large else error.strerror or str(error)
+                reason = (
+                    f"larger than {MAX_FILE_BYTES // 2**20} MiB"
+                    if is_large
+                    else error.strerror or str(error)
+                )
         if reason is not None:
             # Not the names in folders that are left out as a whole.
             is_whole = reason in ("no job needs it", "it belongs to a run")
@@ -173,7 +294,10 @@ def read_checkout(root: Path, runs: Path) -> tuple[dict[str, str], dict[str, str
         files[name] = hashlib.sha256(content).hexdigest()
         if len(files) > MAX_FILES or sizes.total() > MAX_BYTES:
             most = ", ".join(top for top, _ in sizes.most_common(3))
-            limit = f"{MAX_BYTES // 2**20} MiB or {MAX_FILES} files, and this is more; most is in {most}"
+            limit = (
+                f"{MAX_BYTES // 2**20} MiB or {MAX_FILES} files, and this is more; most is in "
+                f"{most}"
+            )
             raise UsageError(f"{root}: the code of a run may have {limit}. {_FIX}.")
     if more := max(len(left_out) - _MAX_LEFT_OUT, 0):
         left_out = {**dict(list(left_out.items())[:_MAX_LEFT_OUT]), "...": f"and {more} more"}
@@ -181,10 +305,15 @@ def read_checkout(root: Path, runs: Path) -> tuple[dict[str, str], dict[str, str
 
 
 def patch_of(root: Path, left: Mapping[str, str]) -> str:
-    """How the tracked files of a checkout differ from its commit; empty without git. Secrets and data are not in it."""
+    """How the tracked files of a checkout differ from its commit; empty without git. Secrets and
+    data are not in it."""
     changed = _git(root, "diff", "HEAD", "--name-only", "--relative", "-z")
     names = [name for name in changed.split("\0") if name] if changed else []
-    shown = [name for name in names if _confidential(name) is None and "private key" not in left.get(name, "")]
+    shown = [
+        name
+        for name in names
+        if _confidential(name) is None and "private key" not in left.get(name, "")
+    ]
     if not shown:
         return ""
     how = ("--relative", "--no-ext-diff", "--no-textconv", "--no-color")
@@ -209,7 +338,9 @@ def _git(root: Path, *words: str) -> str | None:
     command = ["git", "-C", str(root), "--literal-pathspecs", "-c", "core.fsmonitor=false"]
     env = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
     try:
-        done = subprocess.run([*command, *words], capture_output=True, timeout=_GIT_WITHIN_S, check=True, env=env)
+        done = subprocess.run(
+            [*command, *words], capture_output=True, timeout=_GIT_WITHIN_S, check=True, env=env
+        )
     except subprocess.TimeoutExpired as error:
         slow = f"git does not list the files of the checkout within {_GIT_WITHIN_S:.0f} s"
         raise UsageError(f"{root}: {slow}. {_FIX}.") from error
@@ -219,7 +350,8 @@ def _git(root: Path, *words: str) -> str | None:
 
 
 def why_left_out(name: str) -> str | None:
-    """Why a file of this name, relative to the checkout, is left out; None if it is copied, if it is small."""
+    """Why a file of this name, relative to the checkout, is left out; None if it is copied, if it
+    is small."""
     path = PurePosixPath(name)
     if path.parts[0] in _NOT_RUN and len(path.parts) > 1:
         return "no job needs it"
@@ -229,7 +361,8 @@ def why_left_out(name: str) -> str | None:
 
 
 def _confidential(name: str) -> str | None:
-    """Why the content of a file of this name is stored nowhere, not even as a difference; None if it may be."""
+    """Why the content of a file of this name is stored nowhere, not even as a difference; None if
+    it may be."""
     path = PurePosixPath(name)
     base = path.name.lower()
     patterns = _SECRETS_IN_PYTHON if base.endswith(".py") else _SECRETS
@@ -249,7 +382,8 @@ def copy_of(folder: Path) -> Code:
 
 
 def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
-    """The folder of this code in the folder of a run or group: it is filled, unless it is there and whole.
+    """The folder of this code in the folder of a run or group: it is filled, unless it is there and
+    whole.
 
     Meanwhile nobody else gets the right to write into new files: a job will run what is in them.
 
@@ -293,19 +427,28 @@ def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
 def _is_kept(folder: Path, manifest: Manifest) -> bool:
     """Whether a folder has this very code, and nobody else can have changed it."""
     found = code.read(folder)
-    is_same = found is not None and found.code == manifest.code and ownership.problem_of(folder.lstat()) is None
+    is_same = (
+        found is not None
+        and found.code == manifest.code
+        and ownership.problem_of(folder.lstat()) is None
+    )
     return is_same and code.problem_of(folder, manifest) is None
 
 
 def _fill(target: Path, source: Path, sha256: str, equal: Path | None) -> None:
-    """Copy a file into a draft, or give the draft an equal file of this user's that nobody else can write."""
+    """Copy a file into a draft, or give the draft an equal file of this user's that nobody else can
+    write."""
     is_executable = os.access(source, os.X_OK)
     if equal is not None:
         # Another file system refuses it, and perhaps the kernel, if the file is somebody else's.
         with contextlib.suppress(OSError):
             os.link(equal, target, follow_symlinks=False)
             is_private = ownership.problem_of(target.lstat()) is None
-            if is_private and os.access(target, os.X_OK) == is_executable and checksum(target) == sha256:
+            if (
+                is_private
+                and os.access(target, os.X_OK) == is_executable
+                and checksum(target) == sha256
+            ):
                 return
         target.unlink(missing_ok=True)
     content = b""
@@ -316,7 +459,10 @@ def _fill(target: Path, source: Path, sha256: str, equal: Path | None) -> None:
     if hashlib.sha256(content).hexdigest() != sha256:
         content = read_bytes(source, follow=True)
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise CldError(f"{source}: it has changed since the code was listed. Try again, or submit with --live-code.")
+        raise CldError(
+            f"{source}: it has changed since the code was listed. Try again, or submit with "
+            f"--live-code."
+        )
     mode = 0o777 if is_executable else 0o666
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
         stream.write(content)
@@ -328,14 +474,18 @@ def _storing(place: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        text = f"{error.filename or place}: the code of the run cannot be stored ({error.strerror or error})"
+        text = (
+            f"{error.filename or place}: the code of the run cannot be stored "
+            f"({error.strerror or error})"
+        )
         raise CldError(f"{text}. Fix that, or submit with --live-code.") from error
 
 
 def for_continuation(
     run: RunFolder, recipe: Recipe, cluster: Cluster, *, update: bool = False, trusted: bool = False
 ) -> Path:
-    """The folder of the code with which a run continues: its own, unless another one is wished for or it has none.
+    """The folder of the code with which a run continues: its own, unless another one is wished for
+    or it has none.
 
     Args:
         update: take that of the checkout in its place, and plug-ins from where they were at first.
@@ -346,7 +496,12 @@ def for_continuation(
     """
     folder, name = code.folder_of(run.path), run.ledger.history().stored
     manifest = code.read(folder)
-    if folder is not None and folder.parent.exists() and not update and code.name_of(folder) != name:
+    if (
+        folder is not None
+        and folder.parent.exists()
+        and not update
+        and code.name_of(folder) != name
+    ):
         raise _damaged(run, folder, f"{code.MANIFEST} cannot be read")
     if folder is None or manifest is None or update or manifest.kind in ("installed", "process"):
         files = plugin_files(run, recipe.plugins, renew=update)
@@ -363,7 +518,11 @@ def for_continuation(
     # One that is named by the path of its original is wanted as it is now.
     copies = code.copies_in(folder)
     new = [(path, path) for path in recipe.plugins if path.endswith(".py") and path not in copies]
-    return folder if is_mine and not new else store(run.path, copy_of(folder).with_plugins(new), folder)
+    return (
+        folder
+        if is_mine and not new
+        else store(run.path, copy_of(folder).with_plugins(new), folder)
+    )
 
 
 def _require_equal(run: RunFolder, folder: Path, theirs: Manifest) -> None:
@@ -376,7 +535,10 @@ def _require_equal(run: RunFolder, folder: Path, theirs: Manifest) -> None:
         if all(checksum(code.ROOT / name) == sha256 for name, sha256 in theirs.files.items()):
             return
     owner = ownership.user_name(folder.lstat().st_uid)
-    text = f"{folder}: it was stored by {owner}, is not the code of your checkout, and the job would run it"
+    text = (
+        f"{folder}: it was stored by {owner}, is not the code of your checkout, and the job "
+        f"would run it"
+    )
     update = command(f"resume {run.name} --update-code", run)
     raise CldError(f"{text}. If you trust it, add --allow-plugin; to run your own: `{update}`.")
 
@@ -384,11 +546,14 @@ def _require_equal(run: RunFolder, folder: Path, theirs: Manifest) -> None:
 def _damaged(run: RunFolder, folder: Path, problem: str) -> CldError:
     update = command(f"resume {run.name} --update-code", run)
     text = f"{folder}: the code of the run is not what was stored with it: {problem}"
-    return code.DamagedCode(f"{text}. Restore it from a backup, or take that of your checkout: `{update}`.")
+    return code.DamagedCode(
+        f"{text}. Restore it from a backup, or take that of your checkout: `{update}`."
+    )
 
 
 def left_out_code(run: RunFolder) -> str | None:
-    """The Python files that were not copied with the code of a run, so that a job would miss them; None if all were."""
+    """The Python files that were not copied with the code of a run, so that a job would miss them;
+    None if all were."""
     manifest = code.read(code.folder_of(run.path))
     left = {} if manifest is None else manifest.left_out
     missed = [f"{name} ({why})" for name, why in left.items() if name.endswith(".py")]
@@ -396,8 +561,11 @@ def left_out_code(run: RunFolder) -> str | None:
     return f"not copied with the code: {', '.join([*missed[:_SHOWN], *more])}" if missed else None
 
 
-def changed_plugins(run: RunFolder, plugins: Sequence[str], fix: str = "plugins={} takes the new one") -> Iterator[str]:
-    """A line for each of some plug-ins whose file has changed since the run took its copy, which is what runs.
+def changed_plugins(
+    run: RunFolder, plugins: Sequence[str], fix: str = "plugins={} takes the new one"
+) -> Iterator[str]:
+    """A line for each of some plug-ins whose file has changed since the run took its copy, which is
+    what runs.
 
     Args:
         fix: what to do about it, with braces for the file.

@@ -1,4 +1,5 @@
-"""The state of a run: a table over its history, what its launcher says, and its files. It knows no cluster by name."""
+"""The state of a run: a table over its history, what its launcher says, and its files. It knows no
+cluster by name."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -6,7 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from cld_core.run import RunFolder, events
-from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, Refused, Requested, state_after
+from cld_core.run.events import (
+    CRASHES,
+    RESTARTED_BY_LAUNCHER,
+    JobRef,
+    Refused,
+    Requested,
+    state_after,
+)
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cldctl import locks
@@ -14,11 +22,11 @@ from cldctl.clusters.base import Phase, Seen
 
 from .survey import Answers
 
-# A job follows its request within moments; after this many seconds the submission was interrupted, unless its process
-# still works on it.
+# A job follows its request within moments; after this many seconds the submission was interrupted,
+# unless its process still works on it.
 SUBMITTING_S = 30.0
-# All states with the colours in which they are shown, in the order in which they are sorted and counted: those first
-# that matter most to somebody who watches.
+# All states with the colours in which they are shown, in the order in which they are sorted and
+# counted: those first that matter most to somebody who watches.
 STATES = {
     "RUNNING": "bold green",
     "REQUEUED": "yellow",
@@ -39,7 +47,10 @@ _FAILURES = ("crashed", "out_of_memory")
 _HERE = "pending|running|suspended|ending|unknown"
 _BACK = "running|suspended|ending|unknown"
 _VANISHED = "the job is gone without a message: it was killed, or its node failed"
-_TOO_LATE = "the time limit killed its job before it could save; only a successor or `cldctl resume` continues the run"
+_TOO_LATE = (
+    "the time limit killed its job before it could save; only a successor or `cldctl "
+    "resume` continues the run"
+)
 DECIDING = "the attempt failed; its job is deciding whether to start again"
 # Seconds in which a job decides what follows a crash.
 _DECIDING_S = 30.0
@@ -55,14 +66,16 @@ class Situation:
         run: what its folder says besides the ledger is read only if a row depends on it.
         seen: what is known about a job.
         current: the job that counts, and ``answer``, what is known about it.
-        request: of a request that no job or attempt followed, or a ledger that holds nothing: "refused", "open", or
-            "stale" after `SUBMITTING_S`; "lost" if the ledger held more.
-        job: "none", or whether the current job is the "first" or a "successor" that waited for another to fail.
-        attempt: of the current job: "none", "open" or "ended"; "other" if the newest belongs to an earlier job.
-            Without a job, of the newest attempt.
+        request: of a request that no job or attempt followed, or a ledger that holds nothing:
+            "refused", "open", or "stale" after `SUBMITTING_S`; "lost" if the ledger held more.
+        job: "none", or whether the current job is the "first" or a "successor" that waited for
+            another to fail.
+        attempt: of the current job: "none", "open" or "ended"; "other" if the newest belongs to an
+            earlier job. Without a job, of the newest attempt.
         after: the state that the cause of an ended attempt leads to.
         phase: of the current job, `Seen.phase`.
-        end: how the current job ended: "cancelled", "failed", "late" (at its time limit) or "quiet".
+        end: how the current job ended: "cancelled", "failed", "late" (at its time limit) or
+            "quiet".
         restarts: whether the launcher can start the current job again.
         back: whether it does so after the end of the attempt.
         followed: whether a successor waits for the job's end, and was not turned away.
@@ -92,23 +105,34 @@ class Situation:
         is_cancelled = submitted.job.job_id in history.cancelled and self.attempt != "ended"
         is_cancelled = is_cancelled or answer.ended == "cancelled"
         self.phase = answer.phase
-        ended = "failed" if answer.ended in _FAILURES else "late" if answer.ended == "timeout" else "quiet"
+        ended = (
+            "failed"
+            if answer.ended in _FAILURES
+            else "late"
+            if answer.ended == "timeout"
+            else "quiet"
+        )
         self.end = "cancelled" if is_cancelled else ended
         self.restarts = submitted.job.restarts
         # While the launcher does not answer, it may start the job again, too.
         by_launcher = history.cause in RESTARTED_BY_LAUNCHER
-        self.back = history.requeued is not None or (by_launcher and self.phase in ("running", "ending", "unknown"))
+        self.back = history.requeued is not None or (
+            by_launcher and self.phase in ("running", "ending", "unknown")
+        )
         self.followed = any(
             job.job_id not in history.turned_away and self.seen(job).phase == "pending"
             for job in history.successors_of(submitted.job.job_id)
         )
         self.given_up = history.given_up is not None
         # A requeue failed, or one that was asked for was not done before the job was killed.
-        self.stuck = history.not_requeued is not None or (history.requeued is not None and answer.is_gone)
+        self.stuck = history.not_requeued is not None or (
+            history.requeued is not None and answer.is_gone
+        )
 
     @functools.cached_property
     def owner(self) -> Mapping[str, Any] | None:
-        """The process of this machine that writes into the run: started without cldctl, or orphaned by it."""
+        """The process of this machine that writes into the run: started without cldctl, or orphaned
+        by it."""
         return local_holder(self.run.leases)
 
     @property
@@ -118,7 +142,11 @@ class Situation:
     @property
     def left_over(self) -> list[str]:
         """The jobs that were turned away and wait nevertheless."""
-        turned_away = [event.job for event in self.history.submitted if event.job.job_id in self.history.turned_away]
+        turned_away = [
+            event.job
+            for event in self.history.submitted
+            if event.job.job_id in self.history.turned_away
+        ]
         return [job.job_id for job in turned_away if self.seen(job).phase == "pending"]
 
 
@@ -134,7 +162,10 @@ def _submitter(situation: Situation) -> str | None:
 
 
 def _interrupted(situation: Situation) -> str:
-    return f"the submission was interrupted before it got a job; `cldctl resume {situation.run.name}` asks for one"
+    return (
+        f"the submission was interrupted before it got a job; `cldctl resume "
+        f"{situation.run.name}` asks for one"
+    )
 
 
 def _lost(situation: Situation) -> str:
@@ -154,7 +185,11 @@ def _how(run: RunFolder) -> str:
 
 def _writer(situation: Situation) -> str | None:
     owner = situation.owner
-    return None if owner is None else f"process {owner['pid']} on this machine writes into it (job {owner['job_id']})"
+    return (
+        None
+        if owner is None
+        else f"process {owner['pid']} on this machine writes into it (job {owner['job_id']})"
+    )
 
 
 def _never_began(situation: Situation) -> str | None:
@@ -173,7 +208,9 @@ def _warning(situation: Situation) -> str | None:
 
 def _launchers_word(situation: Situation) -> str | None:
     return (
-        f"its launcher says {situation.answer.word or situation.answer.ended}; see `cldctl logs {situation.run.name}`"
+        f"its launcher says {situation.answer.word or situation.answer.ended}; see `cldctl "
+        f"logs "
+        f"{situation.run.name}`"
     )
 
 
@@ -192,11 +229,15 @@ def _stuck(situation: Situation) -> str | None:
     if (reason := situation.history.not_requeued) is not None:
         return f"could not be requeued: {reason}; continue it with `cldctl resume`"
     how = "it was killed before that, or ended before it trained again"
-    return f"its job asked to be requeued, and is gone: {how}; see `cldctl logs`, or continue it with `cldctl resume`"
+    return (
+        f"its job asked to be requeued, and is gone: {how}; see `cldctl logs`, or continue it "
+        f"with `cldctl resume`"
+    )
 
 
 class Row:
-    """One row of the table. A cell that is not named matches any value; a text lists values: "pending|running".
+    """One row of the table. A cell that is not named matches any value; a text lists values:
+    "pending|running".
 
     Args:
         state: what a situation that matches is called; "<after>" for `Situation.after`.
@@ -204,7 +245,10 @@ class Row:
 
     def __init__(self, state: str, reason: Reason = None, **cells: str | bool) -> None:
         self.state, self.reason = state, reason
-        self._cells = {name: cell.split("|") if isinstance(cell, str) else [cell] for name, cell in cells.items()}
+        self._cells = {
+            name: cell.split("|") if isinstance(cell, str) else [cell]
+            for name, cell in cells.items()
+        }
 
     def matches(self, situation: Situation) -> bool:
         return all(getattr(situation, column) in values for column, values in self._cells.items())
@@ -279,7 +323,10 @@ def row_of(situation: Situation) -> Row:
 
 
 def _request(run: RunFolder, history: History, now: float) -> str:
-    request, is_empty = history.request, not (history.request or history.submitted or history.attempts)
+    request, is_empty = (
+        history.request,
+        not (history.request or history.submitted or history.attempts),
+    )
     if isinstance(request, Refused):
         return "refused"
     if request is None and not is_empty:
@@ -292,7 +339,8 @@ def _request(run: RunFolder, history: History, now: float) -> str:
 
 
 def seen_by(history: History, answers: Answers, now: float) -> Callable[[JobRef], Seen]:
-    """What is known about a job at ``now``: the answer of its launcher, unless the ledger has heard of it since.
+    """What is known about a job at ``now``: the answer of its launcher, unless the ledger has heard
+    of it since.
 
     An answer that was asked for at this moment counts, whatever the ledger's clock says.
     """
@@ -308,14 +356,19 @@ def seen_by(history: History, answers: Answers, now: float) -> Callable[[JobRef]
 
 
 def _last_heard(history: History, job: JobRef, now: float) -> tuple[float, Phase | None]:
-    """When the ledger last heard of a job, and the phase that follows from that; None if none follows."""
+    """When the ledger last heard of a job, and the phase that follows from that; None if none
+    follows."""
     last, event, requeued = history.last, history.last_of.get(job.job_id), history.requeued
     mine = last if last is not None and last.job_id == job.job_id else None
     if isinstance(event, events.GivenUp) and event.never_began:
         return event.time, "gone"
     if isinstance(event, Refused) and event.what == "requeue":
         return event.time, "ending"
-    if requeued is not None and requeued.job_id == job.job_id and (mine is None or history.was_requeued(mine)):
+    if (
+        requeued is not None
+        and requeued.job_id == job.job_id
+        and (mine is None or history.was_requeued(mine))
+    ):
         return requeued.time, "pending"
     if mine is None:
         # That it was submitted: whether it waits or runs, nobody has said.
@@ -323,7 +376,9 @@ def _last_heard(history: History, job: JobRef, now: float) -> tuple[float, Phase
     if mine.cause is None:
         return mine.started, "running"
     ended = mine.ended or mine.started
-    may_go_on = mine.cause in RESTARTED_BY_LAUNCHER or (mine.cause in CRASHES and now - ended < _DECIDING_S)
+    may_go_on = mine.cause in RESTARTED_BY_LAUNCHER or (
+        mine.cause in CRASHES and now - ended < _DECIDING_S
+    )
     return ended, "running" if may_go_on else "ending"
 
 
@@ -332,7 +387,11 @@ def _updated(answer: Seen, phase: Phase) -> Seen:
     if answer.phase == phase:
         return answer
     if phase == "unknown":
-        return answer if answer.phase in ("pending", "running") else Seen("unknown", reason=answer.reason)
+        return (
+            answer
+            if answer.phase in ("pending", "running")
+            else Seen("unknown", reason=answer.reason)
+        )
     if phase == "running" and answer.phase in ("suspended", "ending"):
         return answer
     node = answer.node if phase in ("running", "ending") else ""

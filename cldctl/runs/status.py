@@ -1,4 +1,5 @@
-"""What a run, its evaluations and its tunings are doing: their files, and what the clusters say about their jobs."""
+"""What a run, its evaluations and its tunings are doing: their files, and what the clusters say
+about their jobs."""
 
 import re
 import time
@@ -30,8 +31,20 @@ if TYPE_CHECKING:
     from cld_core.run.tunings import Tuning
 
 # What ``--json`` shows of an attempt.
-_ATTEMPT = ("attempt", "job_id", "started", "ended", "cause", "first_step", "last_step", "detail", "host", "warning")
-# A run that is silent for so many times its usual pause between reports, and so many seconds, stands still or waits.
+_ATTEMPT = (
+    "attempt",
+    "job_id",
+    "started",
+    "ended",
+    "cause",
+    "first_step",
+    "last_step",
+    "detail",
+    "host",
+    "warning",
+)
+# A run that is silent for so many times its usual pause between reports, and so many seconds,
+# stands still or waits.
 _SILENCE, _LEAST_SILENCE_S = 10, 20.0
 # While it evaluates, draws, saves or compiles, it reports nothing.
 _LONG_PHASE_S = 600.0
@@ -45,13 +58,17 @@ class RunStatus:
     """One row of `cldctl status`; the fields are those of ``--json``.
 
     Attributes:
-        started_from: the run or file, and the step, whose weights it started from, in words; None for other runs.
-        changes: what changed between attempts and may change results, such as the code, a line each.
+        started_from: the run or file, and the step, whose weights it started from, in words; None
+            for other runs.
+        changes: what changed between attempts and may change results, such as the code, a line
+            each.
         problems: damaged files that the state does not tell of; only of runs that somebody names.
         phase: what a run that is alive does, such as "training" or "saving"; else None.
         smoothed_loss: an exponential mean of the losses that were reported.
-        code: the digest of the code that it is to run, "live" for the checkout itself; None if nobody knows.
-        as_of: when the run itself was last heard of, if its cluster could not be asked and that matters; else None.
+        code: the digest of the code that it is to run, "live" for the checkout itself; None if
+            nobody knows.
+        as_of: when the run itself was last heard of, if its cluster could not be asked and that
+            matters; else None.
         is_readable: not a field of ``--json``; False if the files are damaged or of another format.
     """
 
@@ -97,7 +114,9 @@ class RunStatus:
     @property
     def is_evaluating(self) -> bool:
         """Whether an evaluation or a tuning of it waits or runs."""
-        return any(entry["state"] in ("RUNNING", "PENDING") for entry in (*self.evals, *self.tunings))
+        return any(
+            entry["state"] in ("RUNNING", "PENDING") for entry in (*self.evals, *self.tunings)
+        )
 
     @property
     def shown_loss(self) -> float | None:
@@ -115,19 +134,25 @@ def said(error: Exception) -> str:
     return str(error) if isinstance(error, CldError) else one_line(error) or type(error).__name__
 
 
-def status_or_reason(run: RunFolder, answers: Answers, works: Sequence[Work] | None = None) -> RunStatus:
-    """As `status_of`; if the files cannot be read, only that. It never raises, so that it spoils no other row."""
+def status_or_reason(
+    run: RunFolder, answers: Answers, works: Sequence[Work] | None = None
+) -> RunStatus:
+    """As `status_of`; if the files cannot be read, only that. It never raises, so that it spoils no
+    other row."""
     try:
         problem = run.format_problem()
         if problem is None:
             return status_of(run, answers, works)
     except Exception as error:
         problem = f"its files cannot be read: {one_line(error) or type(error).__name__}"
-    return RunStatus(name=run.name, path=str(run.path), state="LOST", reason=problem, is_readable=False)
+    return RunStatus(
+        name=run.name, path=str(run.path), state="LOST", reason=problem, is_readable=False
+    )
 
 
 def named_status(run: RunFolder, answers: Answers) -> RunStatus:
-    """As `status_or_reason`, of a run that somebody names: what is wrong with its files, and what was edited."""
+    """As `status_or_reason`, of a run that somebody names: what is wrong with its files, and what
+    was edited."""
     row = status_or_reason(run, answers)
     if not row.is_readable:
         return row
@@ -160,9 +185,17 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     used = usage.used_by(run, history, attempts, alive=is_running) if attempts else None
     step = _step(state, history, progress)
     works = works_of(run) if works is None else works
-    evals = [evaluation_status(cast("Evaluation", it), answers) for it in works if it.request.kind == "evaluation"]
-    tunings = [tuning_status(cast("Tuning", it), answers) for it in works if it.request.kind == "tuning"]
-    made: dict[str, Any] = {name: identity.get(name) for name in ("recipe", "user", "group", "created")}
+    evals = [
+        evaluation_status(cast("Evaluation", it), answers)
+        for it in works
+        if it.request.kind == "evaluation"
+    ]
+    tunings = [
+        tuning_status(cast("Tuning", it), answers) for it in works if it.request.kind == "tuning"
+    ]
+    made: dict[str, Any] = {
+        name: identity.get(name) for name in ("recipe", "user", "group", "created")
+    }
     row = RunStatus(
         name=run.name,
         path=str(run.path),
@@ -218,11 +251,14 @@ def _step(state: str, history: History, progress: ReportedProgress) -> int:
 
 
 def _last_begun(history: History, progress: ReportedProgress) -> float:
-    """When the newest job was submitted, or attempt started or ended; 0 if the progress is of one that runs."""
+    """When the newest job was submitted, or attempt started or ended; 0 if the progress is of one
+    that runs."""
     last = history.last
     if last is not None and last.ended is None and last.attempt == progress.get("attempt"):
         return 0.0
-    times = [event.time for event in history.submitted] + [it.ended or it.started for it in history.attempts]
+    times = [event.time for event in history.submitted] + [
+        it.ended or it.started for it in history.attempts
+    ]
     return max(times, default=0.0)
 
 
@@ -230,7 +266,8 @@ def _silence(progress: ReportedProgress, phase: str | None, begun: float) -> str
     """That a run has not reported for much longer than it usually takes; None if it has.
 
     Args:
-        begun: since when it can have reported; progress from before is that of a run that had ended.
+        begun: since when it can have reported; progress from before is that of a run that had
+            ended.
     """
     if (heard := progress.get("time")) is None:
         return None
@@ -238,7 +275,9 @@ def _silence(progress: ReportedProgress, phase: str | None, begun: float) -> str
     least = _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
     if silent < max(least, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
         return None
-    return f"no report for {silent:.0f} s" if silent < 600 else f"no report for {silent / 60:.0f} min"
+    return (
+        f"no report for {silent:.0f} s" if silent < 600 else f"no report for {silent / 60:.0f} min"
+    )
 
 
 def _attempts(history: History, state: str, told: Sequence[Stretch]) -> list[dict[str, Any]]:
@@ -265,7 +304,9 @@ def _phase(state: str, situation: Situation, progress: ReportedProgress) -> str 
     return one_line(progress.get("phase") or TRAINING, _MOST)
 
 
-def with_trouble(reason: str | None, state: str, history: History, job_id: str | None) -> str | None:
+def with_trouble(
+    reason: str | None, state: str, history: History, job_id: str | None
+) -> str | None:
     """The reason for a state, and what else is to be said of a run that is not over."""
     if state not in ALIVE:
         return reason
@@ -278,14 +319,19 @@ def with_trouble(reason: str | None, state: str, history: History, job_id: str |
         parts.append(how)
     if avoided := history.avoided.get(job_id or "", ()):
         why = failures.bad(history.failures, now)
-        parts.append("avoids " + ", ".join(f"{node} ({why[node]})" if node in why else node for node in avoided))
+        parts.append(
+            "avoids "
+            + ", ".join(f"{node} ({why[node]})" if node in why else node for node in avoided)
+        )
     return "; ".join(parts) or None
 
 
 def damages(run: RunFolder) -> list[str]:
     """Damaged files, a line each. It reads the recipe, so nobody asks for many runs."""
     files = ((run.progress_file, run.progress()), (run.identity_file, run.identity()))
-    problems = [f"{file.name} is damaged" for file, content in files if file.exists() and not content]
+    problems = [
+        f"{file.name} is damaged" for file, content in files if file.exists() and not content
+    ]
     try:
         run.recipe()
     except Exception as error:  # Whatever is wrong with it, the run cannot continue.
@@ -323,11 +369,13 @@ def without_job(work: Work, shards: Iterable[int], answers: Answers) -> list[int
 def why_stopped(
     history: History, done: int, total: int, *, unit: str = "shards", command: str = "cldctl eval"
 ) -> tuple[str, str] | None:
-    """Why sharded work stands still: in one or two words, for tables, and in a sentence. None if it was never started.
+    """Why sharded work stands still: in one or two words, for tables, and in a sentence. None if it
+    was never started.
 
     Args:
         history: of the work.
-        done: how many of the ``total`` pieces of it are complete, and ``unit``, what they are called.
+        done: how many of the ``total`` pieces of it are complete, and ``unit``, what they are
+            called.
         command: continues it.
     """
     if not history.submitted:
@@ -335,7 +383,9 @@ def why_stopped(
     failed, complete = history.task_failed, f"{done} of {total} {unit} complete"
     if history.given_up is not None:
         cause = "not merged" if done == total else "crashed" if history.crashes else "failed"
-        said = f"; the last one: {failed.reason}" if failed is not None and cause == "crashed" else ""
+        said = (
+            f"; the last one: {failed.reason}" if failed is not None and cause == "crashed" else ""
+        )
         return cause, history.given_up + said
     if history.not_requeued is not None:
         return "not requeued", f"a task could not be requeued: {history.not_requeued}"
@@ -344,14 +394,23 @@ def why_stopped(
         return "cancelled", "cancelled"
     why, fix = ("", "") if failed is None else (f": {failed.reason}", "fix that, then ")
     if done == total:
-        return "not merged", f"all {unit} are complete, but they were not merged{why}; {fix}re-run the same `{command}`"
+        return (
+            "not merged",
+            (
+                f"all {unit} are complete, but they were not merged{why}; {fix}re-run the same "
+                f"`{command}`"
+            ),
+        )
     if failed is not None:
         return "failed", f"a task failed{why}; {complete}; {fix}re-run the same `{command}`"
     return "stopped", f"its jobs have ended, with {complete}; see the logs, then re-run `{command}`"
 
 
-def _work_status(work: "Evaluation | Tuning", state: str, done: int, total: int, unit: str) -> dict[str, Any]:
-    """What evaluations and tunings have in common; ``done`` of the ``total`` pieces (``unit``) are complete."""
+def _work_status(
+    work: "Evaluation | Tuning", state: str, done: int, total: int, unit: str
+) -> dict[str, Any]:
+    """What evaluations and tunings have in common; ``done`` of the ``total`` pieces (``unit``) are
+    complete."""
     stopped = None
     if state == "STOPPED":
         stopped = why_stopped(work.ledger.history(), done, total, unit=unit, command=work.command)
@@ -363,15 +422,20 @@ def _work_status(work: "Evaluation | Tuning", state: str, done: int, total: int,
 def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     """State, rows and gain of one tuning.
 
-    ``gain`` is how many times nearer to the network's flow it is than the best setting without a fit, by the root mean
-    square distance on held-out noise: 1 if that setting was kept. ``cut_off`` says that the budget ended the fit.
+    ``gain`` is how many times nearer to the network's flow it is than the best setting without a
+    fit, by the root mean square distance on held-out noise: 1 if that setting was kept. ``cut_off``
+    says that the budget ended the fit.
     """
     from cld_core.run.tunings import STAGES
 
     solution = work.solution
     done, total = work.rows_done()
     # Only what this version knows: a file of somebody else's may name anything.
-    rms = {} if solution is None else {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
+    rms = (
+        {}
+        if solution is None
+        else {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
+    )
     kept = solution.kept if solution is not None and solution.kept in rms else None
     best, untuned = rms.get(kept or ""), rms.get("untuned")
     return {
@@ -397,7 +461,10 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     done = request.shards - len(missing)
     about = _work_status(work, state, done, request.shards, "shards")
     if about["cause"] == "stopped" and read_report(work.folder):
-        text = f"the checkpoint of step {request.checkpoint_step} was trained again after it was evaluated"
+        text = (
+            f"the checkpoint of step {request.checkpoint_step} was trained again after it was "
+            f"evaluated"
+        )
         about |= {"cause": "outdated", "reason": f"{text}; re-run the same `{work.command}`"}
     if state in ALIVE and (idle := without_job(work, missing, answers)):
         text = f"{len(idle)} of {request.shards} shards have no job"
@@ -412,13 +479,17 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
         "fid": (report.get("fid") or {}).get("value"),
         **{name: elbo.get(name) for name in ("bpd", "nll", "stderr", "true_entropy")},
         "settings": request.settings,
-        "results": {key: {"value": it.value, "stderr": it.stderr, "n": it.n} for key, it in numbers(report).items()},
+        "results": {
+            key: {"value": it.value, "stderr": it.stderr, "n": it.n}
+            for key, it in numbers(report).items()
+        },
         "remarks": [*remarks(report), *unusual],
     }
 
 
 def _sweeps(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are complete."""
+    """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are
+    complete."""
     if not any(name.startswith("sweep-") for name in run.evaluation_names()):
         return []
     from cld_core.run.evaluations import sweeps_of
@@ -440,11 +511,17 @@ _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}")
 
 
 def changed_between(history: History) -> list[str]:
-    """The last change of each thing, a line each, in words for a warning; what an attempt does not tell is left out."""
+    """The last change of each thing, a line each, in words for a warning; what an attempt does not
+    tell is left out."""
     lines: dict[str, str] = {}
     known: dict[str, str] = {}
     for attempt in history.attempts:
-        told = {"code": attempt.code, **attempt.versions, "GPU": attempt.gpu, "driver": attempt.driver}
+        told = {
+            "code": attempt.code,
+            **attempt.versions,
+            "GPU": attempt.gpu,
+            "driver": attempt.driver,
+        }
         for name, value in told.items():
             if not isinstance(value, str):
                 continue
@@ -452,19 +529,23 @@ def changed_between(history: History) -> list[str]:
             known[name] = value
             if value != before:
                 lines.pop(name, None)
-                lines[name] = f"{name} {_short(value)} instead of {_short(before)}, {_since(attempt)}"
+                lines[name] = (
+                    f"{name} {_short(value)} instead of {_short(before)}, {_since(attempt)}"
+                )
     edited = [f"recipe.yaml was edited by hand: {history.edited}"] if history.edited else []
     return [*lines.values(), *_other_data(history), *_other_code(history), *edited]
 
 
 def changed_by_now(run: RunFolder, history: History) -> list[str]:
-    """As `changed_between`, also what was edited since the last start, which no ledger tells of yet."""
+    """As `changed_between`, also what was edited since the last start, which no ledger tells of
+    yet."""
     now = frozen.seen(run)
     return changed_between(history if now is None else replace(history, edited=now))
 
 
 def _other_data(history: History) -> Iterator[str]:
-    """The last attempt that began to train on other data; or whose plug-in is another file, with the same points."""
+    """The last attempt that began to train on other data; or whose plug-in is another file, with
+    the same points."""
     told = [attempt for attempt in history.attempts if attempt.data]
     for before, attempt in reversed(list(pairwise(told))):
         if are_other_data(attempt.data, before.data):
@@ -478,11 +559,15 @@ def _other_data(history: History) -> Iterator[str]:
 
 
 def _other_code(history: History) -> Iterator[str]:
-    """A job that does not find the run's code, as in a container that hides it, runs whatever is installed there."""
+    """A job that does not find the run's code, as in a container that hides it, runs whatever is
+    installed there."""
     last = history.last
     if last is None or last.code is None or last.asked in (None, "live", last.code):
         return
-    yield f"attempt {last.attempt} runs code {_short(last.code)}, not that of the run, {_short(last.asked or '')}"
+    yield (
+        f"attempt {last.attempt} runs code {_short(last.code)}, not that of the run, "
+        f"{_short(last.asked or '')}"
+    )
 
 
 def _since(attempt: Attempt) -> str:

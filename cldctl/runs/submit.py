@@ -28,7 +28,8 @@ from .training import Begun, Start, require_inputs, require_native
 
 
 def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
-    """Refuse what cannot be submitted, before anything is written; returns the job of those runs that are missing.
+    """Refuse what cannot be submitted, before anything is written; returns the job of those runs
+    that are missing.
 
     What a run lacks that is not `SubmitOptions.is_checked_first`, `submit` says.
 
@@ -36,26 +37,36 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
         say: told what is unusual about the runs of a sweep, and what they start from.
 
     Raises:
-        CldError: the name is taken, a cell lacks what it needs, the weights that the runs are to start from are
-            missing or do not fit, or the cluster has no such jobs or not so many.
+        CldError: the name is taken, a cell lacks what it needs, the weights that the runs are to
+            start from are missing or do not fit, or the cluster has no such jobs or not so many.
     """
     after = options.waits_for(cluster)
     group, _ = options.group, options.metrics  # An unknown metric is refused first.
     if group is None:
         options.run().require_free()
         if find_group(options.root, options.run().name) is not None:
-            raise UsageError(f"--name {options.name}: a group has this name. Choose another one for the run.")
+            raise UsageError(
+                f"--name {options.name}: a group has this name. Choose another one for the run."
+            )
     elif RunFolder(options.root / group.name).exists:
-        raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
+        raise UsageError(
+            f"--name {group.name}: a run has this name. Choose another one for the group."
+        )
     if options.is_checked_first:
         _require_complete(options, cluster, say)
 
     def start_of(cell: Cell) -> Start:
-        return Start(run=options.run(cell), recipe=cell.recipe, request=Requested(steps=cell.recipe.train.steps))
+        return Start(
+            run=options.run(cell),
+            recipe=cell.recipe,
+            request=Requested(steps=cell.recipe.train.steps),
+        )
 
     starts = [start_of(cell) for cell in missing(options)]
     first, runs = options.cells[0], [start.run for start in starts] or [options.run()]
-    spec = specs.training(runs, first.recipe, cluster, group=group, after=after, parallel=options.parallel)
+    spec = specs.training(
+        runs, first.recipe, cluster, group=group, after=after, parallel=options.parallel
+    )
     if starts:
         cluster.check(spec, len(starts))
     return spec
@@ -68,7 +79,9 @@ def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpe
         CldError: as `snapshot.of_checkout`.
     """
     plugins = ((path, path) for path in options.cells[0].recipe.plugins)
-    wanted = snapshot.of_checkout(options.root.absolute(), cluster, live=options.live_code).with_plugins(plugins)
+    wanted = snapshot.of_checkout(
+        options.root.absolute(), cluster, live=options.live_code
+    ).with_plugins(plugins)
     place = (options.run() if options.group is None else options.group).path
     is_copy = wanted.manifest.kind == "copy"
     return replace(spec, code=code.own_folder(place, wanted.manifest.code)) if is_copy else spec
@@ -81,7 +94,11 @@ def missing(options: SubmitOptions) -> list[Cell]:
         UsageError: a name is taken, or a run was submitted with another recipe.
     """
     found = existing(options)
-    return [cell for cell in options.cells if cell.name not in found or not training.is_finished(found[cell.name])]
+    return [
+        cell
+        for cell in options.cells
+        if cell.name not in found or not training.is_finished(found[cell.name])
+    ]
 
 
 def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
@@ -90,11 +107,16 @@ def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
     Raises:
         UsageError: it lacks what it needs.
     """
-    return request_of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size) if metrics else None
+    return (
+        request_of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size)
+        if metrics
+        else None
+    )
 
 
 def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> None:
-    """Refuse new runs that lack what they or the evaluations that follow need, or whose samples would be useless.
+    """Refuse new runs that lack what they or the evaluations that follow need, or whose samples
+    would be useless.
 
     Raises:
         RecipeError, UsageError
@@ -125,21 +147,24 @@ def submit(
 ) -> Begun:
     """Make a run's folder, with the evaluation that follows, and start its training.
 
-    Of a sweep, those runs are made that do not exist, and those are started that neither train nor are finished.
+    Of a sweep, those runs are made that do not exist, and those are started that neither train nor
+    are finished.
 
     Args:
         about: called before a run of a sweep continues.
         started: called as soon as the job of a run exists, before a blocking cluster begins.
 
     Raises:
-        RecipeError: data are missing, samples drawn as the recipe says would be useless, or the processor emulates the
-            precision.
+        RecipeError: data are missing, samples drawn as the recipe says would be useless, or the
+            processor emulates the precision.
         UsageError: the name is taken, or an evaluation lacks what it needs.
         CldError: nothing was started, and what was made for it is removed again: names are free.
     """
     group = options.group
     after = options.waits_for(cluster)
-    begun = Begun(cluster=cluster, group=group, parallel=options.parallel, after=after, started=started)
+    begun = Begun(
+        cluster=cluster, group=group, parallel=options.parallel, after=after, started=started
+    )
     if not options.is_checked_first:
         _require_complete(options, cluster, begun.said.append)
     with contextlib.ExitStack() as stack:
@@ -147,7 +172,8 @@ def submit(
             stack.enter_context(locks.only_one(group.path, cluster, makes=True))
 
         def undo(kind: object, error: BaseException | None, trace: object) -> None:
-            """It comes after the locks of new runs are gone: a network file system keeps files that are still open."""
+            """It comes after the locks of new runs are gone: a network file system keeps files that
+            are still open."""
             if isinstance(error, CldError):
                 _remove_unsubmitted(options, begun)
 
@@ -168,9 +194,12 @@ def submit(
             run = _create(options, cell)
             begun.found[run.name] = "new"
             if group is None:
-                # From here on, others see that a command is at work: the code may take long to store.
+                # From here on, others see that a command is at work: the code may take long to
+                # store.
                 stack.enter_context(locks.only_one(run.path, cluster))
-            stored = snapshot.store(run.path, source.with_plugins((path, path) for path in cell.recipe.plugins), like)
+            stored = snapshot.store(
+                run.path, source.with_plugins((path, path) for path in cell.recipe.plugins), like
+            )
             starts.append(_prepare(run, options, cell, cluster, stored))
             like = stored
         order = [run.name for run in begun.runs]
@@ -193,14 +222,17 @@ def _create(options: SubmitOptions, cell: Cell) -> RunFolder:
     return RunFolder.create(options.run(cell).path, cell.recipe, about)
 
 
-def _prepare(run: RunFolder, options: SubmitOptions, cell: Cell, cluster: Cluster, stored: Path) -> Start:
+def _prepare(
+    run: RunFolder, options: SubmitOptions, cell: Cell, cluster: Cluster, stored: Path
+) -> Start:
     """Fill a new run's folder with all that was asked for.
 
     Args:
         stored: the folder of its code.
 
     Returns:
-        With the recipe that has the run's copies of its plug-ins, and the evaluation that follows, if there is one.
+        With the recipe that has the run's copies of its plug-ins, and the evaluation that follows,
+        if there is one.
     """
     # From here on with the copies.
     recipe = replace(cell.recipe, plugins=code.with_copies(cell.recipe.plugins, stored))

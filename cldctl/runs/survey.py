@@ -1,4 +1,5 @@
-"""The work of runs, and asking the clusters about the jobs of all of it at once, each cluster only about its own."""
+"""The work of runs, and asking the clusters about the jobs of all of it at once, each cluster only
+about its own."""
 
 import contextlib
 import time
@@ -38,17 +39,22 @@ class Answers:
 
     def among(self, names: Iterable[str]) -> "Answers":
         """Those of some clusters."""
-        return Answers({name: self.surveys[name] for name in dict.fromkeys(names) if name in self.surveys})
+        return Answers(
+            {name: self.surveys[name] for name in dict.fromkeys(names) if name in self.surveys}
+        )
 
     def may_live(self, job: JobRef, is_settled: bool) -> bool:
-        """Whether a job may still do something; of one whose end is known, its launcher need not know anything."""
+        """Whether a job may still do something; of one whose end is known, its launcher need not
+        know anything."""
         phase = self.of(job).phase
         return phase != "gone" and not (phase == "unknown" and is_settled)
 
     @property
     def problem(self) -> str | None:
         """One line on the clusters that could not be asked."""
-        problems = dict.fromkeys(survey.problem for survey in self.surveys.values() if survey.problem)
+        problems = dict.fromkeys(
+            survey.problem for survey in self.surveys.values() if survey.problem
+        )
         return "; ".join(problems) or None
 
     @property
@@ -58,14 +64,16 @@ class Answers:
         return "; ".join(filter(None, [self.problem, *remarks])) or None
 
     def is_stale(self, cluster: str | None) -> bool:
-        """Whether this cluster could not be asked, so that states are those that the runs wrote themselves."""
+        """Whether this cluster could not be asked, so that states are those that the runs wrote
+        themselves."""
         return self.surveys.get(cluster or "", _NOTHING).problem is not None
 
     def require(self, names: Iterable[str], otherwise: str) -> None:
         """Refuse to go on unless these clusters could be asked.
 
         Args:
-            otherwise: what is not known or not done without their answers; a sentence without its full stop.
+            otherwise: what is not known or not done without their answers; a sentence without its
+                full stop.
 
         Raises:
             UsageError: this cldctl does not know one of them, and so never will.
@@ -81,11 +89,14 @@ class Answers:
 
 
 def needed_for(jobs: Iterable[tuple[JobRef, bool]]) -> Iterator[str]:
-    """The clusters whose answers matter for jobs as `jobs_of` has them: not of those whose end is known."""
+    """The clusters whose answers matter for jobs as `jobs_of` has them: not of those whose end is
+    known."""
     return (job.cluster for job, is_settled in jobs if not is_settled)
 
 
-def ask(jobs: Iterable[JobRef], settled: Iterable[JobRef] = (), *, max_age_s: float = 0.0) -> Answers:
+def ask(
+    jobs: Iterable[JobRef], settled: Iterable[JobRef] = (), *, max_age_s: float = 0.0
+) -> Answers:
     """Ask about jobs.
 
     Args:
@@ -94,11 +105,14 @@ def ask(jobs: Iterable[JobRef], settled: Iterable[JobRef] = (), *, max_age_s: fl
     """
     known = by_cluster(settled)
     asked = by_cluster(jobs).items()
-    return Answers({name: _survey(name, mine, known.get(name, []), max_age_s) for name, mine in asked})
+    return Answers(
+        {name: _survey(name, mine, known.get(name, []), max_age_s) for name, mine in asked}
+    )
 
 
 def started_works(run: RunFolder, name: str) -> list[Work]:
-    """An evaluation or a tuning that was started, or all evaluations of a sweep or comparison that were.
+    """An evaluation or a tuning that was started, or all evaluations of a sweep or comparison that
+    were.
 
     Args:
         name: its id, or the beginning of that if no other one that was started begins so.
@@ -115,26 +129,37 @@ def started_works(run: RunFolder, name: str) -> list[Work]:
         return found
     close = [name] if name in started else [key for key in started if name and key.startswith(name)]
     if len(close) > 1:
-        text = f"'{name}' is the beginning of {len(close)} evaluations of {run.name}: {', '.join(close)}"
+        text = (
+            f"'{name}' is the beginning of {len(close)} evaluations of {run.name}: "
+            f"{', '.join(close)}"
+        )
         raise UsageError(f"{text}. Write more of the id.")
     if not close:
         existing = ", ".join(started) or "none"
-        raise NotFoundError(f"{run.name} has no evaluation {name} that was started. It has: {existing}.")
+        raise NotFoundError(
+            f"{run.name} has no evaluation {name} that was started. It has: {existing}."
+        )
     return [started[close[0]]]
 
 
 def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:
-    """Ask about all jobs of runs, of their evaluations and tunings; those of a damaged file are left out."""
+    """Ask about all jobs of runs, of their evaluations and tunings; those of a damaged file are
+    left out."""
     return ask_about(jobs_of_all(runs), max_age_s=max_age_s)
 
 
 def ask_about(jobs: Sequence[tuple[JobRef, bool]], *, max_age_s: float = 0.0) -> Answers:
     """Ask about jobs as `jobs_of` has them."""
-    return ask([job for job, _ in jobs], [job for job, is_settled in jobs if is_settled], max_age_s=max_age_s)
+    return ask(
+        [job for job, _ in jobs],
+        [job for job, is_settled in jobs if is_settled],
+        max_age_s=max_age_s,
+    )
 
 
 def lately(run: RunFolder, max_age_s: float) -> Answers:
-    """Answers about a run that are not older than this: one question about many runs is enough for each of them."""
+    """Answers about a run that are not older than this: one question about many runs is enough for
+    each of them."""
     if max_age_s > 0.0:
         answers = of_runs([run], max_age_s=max_age_s)
         ages = [time.time() - it.as_of for it in answers.surveys.values() if it.as_of is not None]
@@ -144,9 +169,11 @@ def lately(run: RunFolder, max_age_s: float) -> Answers:
 
 
 def jobs_of(run: RunFolder, works: Iterable[Work] | None = None) -> Iterator[tuple[JobRef, bool]]:
-    """Every job of a run, training first, and whether it is known that it ended: its work is finished, or it says so.
+    """Every job of a run, training first, and whether it is known that it ended: its work is
+    finished, or it says so.
 
-    Those that were turned away are among them: one may wait in the queue, if the scheduler did not cancel it.
+    Those that were turned away are among them: one may wait in the queue, if the scheduler did not
+    cancel it.
 
     Args:
         works: its evaluations and tunings, if the caller has them.
@@ -155,7 +182,9 @@ def jobs_of(run: RunFolder, works: Iterable[Work] | None = None) -> Iterator[tup
         return
     history = run.ledger.history()
     over = _over(history)
-    finished_at = (history.last.ended or 0.0) if history.last and history.cause == "finished" else 0.0
+    finished_at = (
+        (history.last.ended or 0.0) if history.last and history.cause == "finished" else 0.0
+    )
     for event in history.submitted:
         yield event.job, event.time < finished_at or event.job.job_id in over
     for work in works_of(run) if works is None else works:
@@ -176,12 +205,15 @@ def jobs_of_all(runs: Iterable[RunFolder]) -> list[tuple[JobRef, bool]]:
 
 
 def _over(history: History) -> set[str]:
-    """The jobs that ended by what the ledger says, and that have not been heard of for an hour since."""
+    """The jobs that ended by what the ledger says, and that have not been heard of for an hour
+    since."""
     before = time.time() - _SETTLED_S
     attempts = {attempt.job_id: attempt for attempt in history.attempts}
     over = set()
     for job_id, event in history.last_of.items():
-        says_so = isinstance(event, GivenUp) or (isinstance(event, Cancelled) and job_id in history.cancelled)
+        says_so = isinstance(event, GivenUp) or (
+            isinstance(event, Cancelled) and job_id in history.cancelled
+        )
         heard = event.time
         # The newest attempt of a job decides.
         if (attempt := attempts.get(job_id)) is not None:
@@ -200,14 +232,18 @@ def by_cluster(jobs: Iterable[JobRef]) -> dict[str, list[JobRef]]:
     return grouped
 
 
-def _survey(name: str, jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: float) -> Survey:
+def _survey(
+    name: str, jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: float
+) -> Survey:
     if name not in clusters.CLUSTERS:
         return Survey({}, f"cluster '{name}' is not known to this cldctl")
     try:
         return clusters.find(name).survey(jobs, settled=settled, max_age_s=max_age_s)
     except SchedulerAway as error:
         return Survey({}, str(error))
-    except Exception as error:  # What is wrong with one cluster does not hide the runs of the others.
+    except (
+        Exception
+    ) as error:  # What is wrong with one cluster does not hide the runs of the others.
         return Survey({}, f"cluster '{name}' could not be asked: {type(error).__name__}: {error}")
 
 
@@ -226,7 +262,8 @@ class Ends:
         """Another look.
 
         Args:
-            is_sure: whether the files say so, or a launcher for good; else one that is away may only remember it.
+            is_sure: whether the files say so, or a launcher for good; else one that is away may
+                only remember it.
         """
         if not is_over:
             self.seen = 0

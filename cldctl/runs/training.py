@@ -1,4 +1,5 @@
-"""Starting trainings by as few submissions as possible, and the evaluations that wait for their ends."""
+"""Starting trainings by as few submissions as possible, and the evaluations that wait for their
+ends."""
 
 import contextlib
 import os
@@ -43,7 +44,8 @@ class Start:
     """A run that is to train, for the first time or again.
 
     Attributes:
-        request: what the ledger is told; `train` adds the time, who asks, which cluster, and the code.
+        request: what the ledger is told; `train` adds the time, who asks, which cluster, and the
+            code.
         stored: the folder of its code.
         evaluations: those that wait for its end.
     """
@@ -60,7 +62,8 @@ class Skipped:
     """A run that is left alone, and why.
 
     Attributes:
-        exit_code: of the command; 0 if nothing failed: it is not known to be a run that this user could resume.
+        exit_code: of the command; 0 if nothing failed: it is not known to be a run that this user
+            could resume.
     """
 
     run: RunFolder
@@ -77,7 +80,8 @@ class Begun:
         after: what the trainings wait for.
         started: called as soon as the job of a run exists, before a blocking cluster begins.
         runs: all that were asked for.
-        found: what they were or became, one of `FOUND` by name of the run; ``jobs`` of those that were started.
+        found: what they were or became, one of `FOUND` by name of the run; ``jobs`` of those that
+            were started.
         evaluations: the names of those that follow, by name of the run.
         skipped: runs that could not be started, and why.
         said: what people should know about one run.
@@ -97,15 +101,16 @@ class Begun:
 
 
 def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
-    """Refuse a recipe whose data, loggers, or what its periodic evaluations need, is missing or does not fit.
+    """Refuse a recipe whose data, loggers, or what its periodic evaluations need, is missing or
+    does not fit.
 
     Args:
         say: told what people should know about the data.
 
     Raises:
         UsageError
-        RecipeError: data are not there or not usable, the network does not take them, or a logger's package is not
-            installed.
+        RecipeError: data are not there or not usable, the network does not take them, or a logger's
+            package is not installed.
     """
     recipe.monitor.require_installed()
     try:
@@ -142,7 +147,8 @@ def _require_usable(recipe: Recipe, shape: tuple[int, ...]) -> None:
 
 
 def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:
-    """Refuse to train on this machine in a precision that its processor emulates, unless `train.emulated` allows it.
+    """Refuse to train on this machine in a precision that its processor emulates, unless
+    `train.emulated` allows it.
 
     Raises:
         RecipeError
@@ -151,7 +157,10 @@ def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:
     if precision == "fp32" or recipe.cluster.uses_gpu:
         return
     if cluster.queues:
-        say(f"{cpu.warning(precision, 'most processors')} unless those of the nodes have instructions for it.")
+        say(
+            f"{cpu.warning(precision, 'most processors')} unless those of the nodes have "
+            f"instructions for it."
+        )
     elif cpu.emulates(precision):
         warning = cpu.warning(precision)
         if not recipe.train.emulated:
@@ -186,10 +195,10 @@ def train(begun: Begun, starts: Sequence[Start]) -> None:
 
     Raises:
         RecipeError: the cluster has no such jobs, or not so many.
-        SchedulerRefused, SchedulerAway: there is no job, and the ledgers say so; or the evaluations of the only run
-            have none, and the training goes on.
-        CldError: others may write into the folder of the logs. If something of a group was started, what fails is
-            noted in ``begun`` instead.
+        SchedulerRefused, SchedulerAway: there is no job, and the ledgers say so; or the evaluations
+            of the only run have none, and the training goes on.
+        CldError: others may write into the folder of the logs. If something of a group was started,
+            what fails is noted in ``begun`` instead.
     """
     cluster = begun.cluster
     for array in by_submission(starts, cluster):
@@ -198,11 +207,14 @@ def train(begun: Begun, starts: Sequence[Start]) -> None:
                 _submit(begun, array)
                 for start in array:
                     follow_up(start, cluster, begun.jobs[start.run.name], begun.said.append)
-                    begun.evaluations[start.run.name] = tuple(work.name for work in start.evaluations)
+                    begun.evaluations[start.run.name] = tuple(
+                        work.name for work in start.evaluations
+                    )
         except CldError as error:
             if begun.group is None or not begun.jobs:
                 raise
-            # Those without a job, or whose evaluations have none; on a cluster that blocks, the one that failed.
+            # Those without a job, or whose evaluations have none; on a cluster that blocks, the one
+            # that failed.
             left = [start.run for start in array if start.run.name not in begun.evaluations]
             begun.skipped += [Skipped(run, str(error), error.exit_code) for run in left]
         # Somebody ended the run, and with it the command that trains the others.
@@ -213,7 +225,8 @@ def train(begun: Begun, starts: Sequence[Start]) -> None:
 def _submit(begun: Begun, starts: Sequence[Start]) -> None:
     """Start one job for each run.
 
-    The requests are in the ledgers before the jobs exist, so that a job that starts immediately finds its own.
+    The requests are in the ledgers before the jobs exist, so that a job that starts immediately
+    finds its own.
     """
     cluster, runs = begun.cluster, [start.run for start in starts]
     stored = code.importable(starts[0].stored)
@@ -221,7 +234,9 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
         # Each of the runs may be removed while the others train.
         stored = snapshot.store(begun.group.path, snapshot.copy_of(stored), like=stored)
     group, recipe = begun.group, starts[0].recipe
-    spec = specs.training(runs, recipe, cluster, group=group, after=begun.after, parallel=begun.parallel, code=stored)
+    spec = specs.training(
+        runs, recipe, cluster, group=group, after=begun.after, parallel=begun.parallel, code=stored
+    )
     spec = replace(spec, earlier=tuple(begun.jobs.values()))
     if begun.group is not None:
         specs.list_runs(spec, runs)
@@ -250,12 +265,15 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
                 with or_warned(f"could not put back the hook of {run.name}"):
                     put_back()
             raise
-    assert all(run.name in begun.jobs for run in runs), f"cluster {cluster.name} did not report its jobs"
+    assert all(run.name in begun.jobs for run in runs), (
+        f"cluster {cluster.name} did not report its jobs"
+    )
 
 
 @contextlib.contextmanager
 def or_warned(what: str) -> Iterator[None]:
-    """Go on with what is more important if a file cannot be written, as on a full disk, and warn of it."""
+    """Go on with what is more important if a file cannot be written, as on a full disk, and warn of
+    it."""
     try:
         yield
     except OSError as error:
@@ -263,22 +281,27 @@ def or_warned(what: str) -> Iterator[None]:
 
 
 def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
-    """Note that a run is to be trained, before there is a job; its jobs may call the hook of its recipe.
+    """Note that a run is to be trained, before there is a job; its jobs may call the hook of its
+    recipe.
 
     Returns:
         What puts back the hook that the run had, for when there is no job after all.
     """
     run = start.run
     put_back = hooks.allow(run, start.recipe)
-    # It may have been made long ago: runs of a group train one after another on a cluster that blocks.
+    # It may have been made long ago: runs of a group train one after another on a cluster that
+    # blocks.
     now, host = round(time.time(), 3), socket.gethostname()
     asked = replace(start.request, code=code.name_of(start.stored), live=cluster.blocks)
     run.ledger.append(replace(asked, time=now, host=host, pid=os.getpid(), cluster=cluster.name))
     return put_back
 
 
-def follow_up(start: Start, cluster: Cluster, training: JobRef, say: Say = lambda text: None) -> None:
-    """Start the evaluations that wait for a training to end; on a cluster that blocks, it has ended.
+def follow_up(
+    start: Start, cluster: Cluster, training: JobRef, say: Say = lambda text: None
+) -> None:
+    """Start the evaluations that wait for a training to end; on a cluster that blocks, it has
+    ended.
 
     Args:
         say: told how shards share tasks, if they do.
@@ -293,7 +316,9 @@ def follow_up(start: Start, cluster: Cluster, training: JobRef, say: Say = lambd
     after = After((training,))
     try:
         missing = [(work, work.to_start()) for work in start.evaluations]
-        spec = specs.sharded(folders, size, cluster, run=run, after=after, code=code.importable(start.stored))
+        spec = specs.sharded(
+            folders, size, cluster, run=run, after=after, code=code.importable(start.stored)
+        )
         sharded.start(missing, cluster, spec, size, say=say)
     except (SchedulerRefused, SchedulerAway) as error:
         text = f"{run.name} trains as job {training.job_id}, but {without_jobs(run)}"
@@ -301,8 +326,13 @@ def follow_up(start: Start, cluster: Cluster, training: JobRef, say: Say = lambd
 
 
 def without_jobs(run: RunFolder) -> str | None:
-    """Which evaluations of a run have not been submitted, and what to do about it; None if all have."""
-    works = [work for work in evaluations_of(run) if not work.is_done and not work.ledger.history().submitted]
+    """Which evaluations of a run have not been submitted, and what to do about it; None if all
+    have."""
+    works = [
+        work
+        for work in evaluations_of(run)
+        if not work.is_done and not work.ledger.history().submitted
+    ]
     if not works:
         return None
     flags = dict.fromkeys(f"--{metric}" for work in works for metric in work.request.metrics)
@@ -336,7 +366,11 @@ def uninterrupted(*, unless: bool = False) -> Iterator[None]:
         KeyboardInterrupt: at the end, if it was asked for.
     """
     before = signal.getsignal(signal.SIGINT)
-    if unless or before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+    if (
+        unless
+        or before is not signal.default_int_handler
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield
         return
     asked: list[int] = []

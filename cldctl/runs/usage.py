@@ -1,4 +1,5 @@
-"""What runs have used of the cluster, and what a new one may use (docs/usage.md). Trainings only: from their files."""
+"""What runs have used of the cluster, and what a new one may use (docs/usage.md). Trainings only:
+from their files."""
 
 import contextlib
 import heapq
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 # An attempt without an end that has not reported for so many seconds is over.
 SILENT_S = 900.0
-# The newest runs that are looked at, and the seconds that this may take: nobody waits for an estimate.
+# The newest runs that are looked at, and the seconds that this may take: nobody waits for an
+# estimate.
 NEWEST = 200
 WITHIN_S = 1.0
 # Of so many comparable runs, the rates are enough.
@@ -36,11 +38,13 @@ class Usage:
     """Hours of GPUs, of CPU cores, or of jobs whose size nobody knows.
 
     Attributes:
-        unit: what the numbers are hours of; ``waited_s`` is in seconds of one job, whatever its size.
+        unit: what the numbers are hours of; ``waited_s`` is in seconds of one job, whatever its
+            size.
         used: all that was reserved; the sum of the next five.
         useful: spent on steps that the run still has, or may still save.
         startup: before the first step of attempts that nothing had interrupted.
-        lost_to_preemption: spent on steps that were repeated, and on starting again, because the job was taken away.
+        lost_to_preemption: spent on steps that were repeated, and on starting again, because the
+            job was taken away.
         lost_to_crashes: the same, because a rank, a node or the training failed.
         set_aside: spent on steps that `resume --from` an earlier one gave up.
         attempts: that are counted.
@@ -62,14 +66,25 @@ class Usage:
         return self.useful / self.used if self.used > 0 else None
 
     def __add__(self, other: "Usage") -> "Usage":
-        values = {name: value + getattr(other, name) for name, value in vars(self).items() if name != "unit"}
+        values = {
+            name: value + getattr(other, name)
+            for name, value in vars(self).items()
+            if name != "unit"
+        }
         return Usage(unit=self.unit, **values)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "goodput": self.goodput}
 
 
-def used_by(run: RunFolder, history: History, attempts: Sequence[Stretch], *, alive: bool, since: float = 0.0) -> Usage:
+def used_by(
+    run: RunFolder,
+    history: History,
+    attempts: Sequence[Stretch],
+    *,
+    alive: bool,
+    since: float = 0.0,
+) -> Usage:
     """What a run has used after ``since``, seconds since 1970.
 
     That is of its attempts, and of starts that ended before they trained.
@@ -83,9 +98,23 @@ def used_by(run: RunFolder, history: History, attempts: Sequence[Stretch], *, al
     is_unknown = any(it.attempt.ranks is None for it in attempts) or bool(in_vain and not attempts)
     asked = size_of(run) if is_unknown else None
     sizes = [_devices(it.attempt, asked) for it in attempts]
-    usual = sizes[-1] if sizes else {GPU: asked.gpus if asked else 0, CORE: asked.cores if asked else 1, JOB: 1}
-    unit = JOB if is_unknown and asked is None else GPU if any(it[GPU] for it in sizes or [usual]) else CORE
-    hours = usual[unit] * sum((until - began) * _share_after(since, began, until) for began, until in in_vain) / 3600
+    usual = (
+        sizes[-1]
+        if sizes
+        else {GPU: asked.gpus if asked else 0, CORE: asked.cores if asked else 1, JOB: 1}
+    )
+    unit = (
+        JOB
+        if is_unknown and asked is None
+        else GPU
+        if any(it[GPU] for it in sizes or [usual])
+        else CORE
+    )
+    hours = (
+        usual[unit]
+        * sum((until - began) * _share_after(since, began, until) for began, until in in_vain)
+        / 3600
+    )
     total = Usage(unit=unit, used=hours, lost_to_crashes=hours)
     before: Attempt | None = None
     for stretch, size in zip(attempts, sizes, strict=True):
@@ -97,7 +126,13 @@ def used_by(run: RunFolder, history: History, attempts: Sequence[Stretch], *, al
 
 def _devices(attempt: Attempt, asked: "ClusterSpec | None") -> dict[str, int]:
     """What an attempt had, by unit; what the recipe asked for if nobody recorded it."""
-    gpus = attempt.gpus if attempt.gpus is not None else asked.gpus if asked and attempt.ranks is None else 0
+    gpus = (
+        attempt.gpus
+        if attempt.gpus is not None
+        else asked.gpus
+        if asked and attempt.ranks is None
+        else 0
+    )
     return {GPU: gpus, CORE: attempt.cores or (asked.cores if asked else 1), JOB: 1}
 
 
@@ -111,7 +146,9 @@ def summed(usages: Iterable[Usage]) -> list[Usage]:
     return [totals[unit] for unit in (GPU, CORE, JOB) if unit in totals] or [Usage(unit=CORE)]
 
 
-def _of(stretch: Stretch, before: Attempt | None, devices: int, unit: str, lives: bool, since: float) -> Usage:
+def _of(
+    stretch: Stretch, before: Attempt | None, devices: int, unit: str, lives: bool, since: float
+) -> Usage:
     """What one attempt has used.
 
     Args:
@@ -120,7 +157,11 @@ def _of(stretch: Stretch, before: Attempt | None, devices: int, unit: str, lives
     hours = devices * _share_after(since, stretch.began, stretch.until) / 3600
     kept, lost, aside = (seconds * hours for seconds in stretch.split(alive=lives))
     startup = stretch.startup_s * hours
-    began_again = fate_of(before.cause) or "crashes" if before is not None and before.cause != "finished" else None
+    began_again = (
+        fate_of(before.cause) or "crashes"
+        if before is not None and before.cause != "finished"
+        else None
+    )
     loss = {"preemption": 0.0, "crashes": 0.0}
     loss[fate_of(stretch.attempt.cause) or "crashes"] += lost
     if began_again is not None:
@@ -133,7 +174,8 @@ def _of(stretch: Stretch, before: Attempt | None, devices: int, unit: str, lives
         lost_to_preemption=loss["preemption"],
         lost_to_crashes=loss["crashes"],
         set_aside=aside,
-        waited_s=stretch.waited_s * _share_after(since, stretch.began - stretch.waited_s, stretch.began),
+        waited_s=stretch.waited_s
+        * _share_after(since, stretch.began - stretch.waited_s, stretch.began),
         attempts=int(stretch.until > since),
     )
 
@@ -154,7 +196,8 @@ def size_of(run: RunFolder) -> "ClusterSpec | None":
 
 
 def usage_of(run: RunFolder, *, since: float = 0.0) -> Usage:
-    """What a run has used, by its files alone: its newest attempt is alive unless it has been silent."""
+    """What a run has used, by its files alone: its newest attempt is alive unless it has been
+    silent."""
     history = run.ledger.history().with_progress(run.progress(), run.steps_to_continue_from())
     last = history.last
     heard = (history.heard or last.started) if last is not None and last.cause is None else 0.0
@@ -183,19 +226,30 @@ class Folder:
             try:
                 problem = run.format_problem()
                 if problem is None:
-                    found.append((run.name, run.identity().get("group"), usage_of(run, since=since)))
+                    found.append(
+                        (run.name, run.identity().get("group"), usage_of(run, since=since))
+                    )
             except Exception as error:  # What is wrong with one run does not hide the others.
                 problem = f"{run.name} is left out: {one_line(error) or type(error).__name__}"
             if problem is not None:
                 problems.append(problem)
         names = dict.fromkeys(group for _, group, _ in found if group is not None)
-        groups = {name: summed(usage for _, group, usage in found if group == name) for name in names}
+        groups = {
+            name: summed(usage for _, group, usage in found if group == name) for name in names
+        }
         return cls(found, groups, summed(usage for *_, usage in found), problems)
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "runs": [{"name": name, "group": group, **usage.to_dict()} for name, group, usage in self.runs],
-            "groups": [{"name": name, **usage.to_dict()} for name, usages in self.groups.items() for usage in usages],
+            "runs": [
+                {"name": name, "group": group, **usage.to_dict()}
+                for name, group, usage in self.runs
+            ],
+            "groups": [
+                {"name": name, **usage.to_dict()}
+                for name, usages in self.groups.items()
+                for usage in usages
+            ],
             "totals": [usage.to_dict() for usage in self.totals],
             "problems": list(self.problems),
         }
@@ -222,9 +276,11 @@ class Estimate:
 
 
 def estimate(root: Path, recipe: "Recipe", *, without: str | None = None) -> Estimate | None:
-    """How long a training takes that begins at step 0; None if no comparable run has measured its rate.
+    """How long a training takes that begins at step 0; None if no comparable run has measured its
+    rate.
 
-    Comparable is a run of the same model, data and optimiser, with as many ranks, as large a batch and GPUs as well.
+    Comparable is a run of the same model, data and optimiser, with as many ranks, as large a batch
+    and GPUs as well.
 
     Args:
         without: the name of the run that is estimated.

@@ -1,4 +1,5 @@
-"""Why a run is where it is: its ledger, its logs and its scheduler in one answer. Nothing that is damaged ends it."""
+"""Why a run is where it is: its ledger, its logs and its scheduler in one answer. Nothing that is
+damaged ends it."""
 
 import functools
 import os
@@ -23,7 +24,18 @@ from .status import STARTING, RunStatus, alive, changed_by_now, damages, status_
 from .survey import Answers
 
 _Part = TypeVar("_Part")
-_ATTEMPT = ("attempt", "job_id", "restart", "hosts", "started", "ended", "cause", "detail", "first_step", "last_step")
+_ATTEMPT = (
+    "attempt",
+    "job_id",
+    "restart",
+    "hosts",
+    "started",
+    "ended",
+    "cause",
+    "detail",
+    "first_step",
+    "last_step",
+)
 # What happened, by the cause of the ledger.
 _ENDS = {
     "preempted": "was preempted",
@@ -43,10 +55,12 @@ _ENDS = {
 
 @dataclass(kw_only=True)
 class Why:
-    """The answer; ``next`` are commands without "cldctl ", and ``do`` what somebody has to do first.
+    """The answer; ``next`` are commands without "cldctl ", and ``do`` what somebody has to do
+    first.
 
     Attributes:
-        row: its status, with what changed between the attempts, and what could not be read or asked.
+        row: its status, with what changed between the attempts, and what could not be read or
+            asked.
         headline: state and reason in a sentence.
         history: its ledger; empty if that cannot be read.
         stretches: its attempts with their times, oldest first.
@@ -67,7 +81,8 @@ class Why:
 
     @property
     def attempts(self) -> list[dict[str, Any]]:
-        """The attempts as `attempt_row` makes them, oldest first; how the last one ended, as `status` has it."""
+        """The attempts as `attempt_row` makes them, oldest first; how the last one ended, as
+        `status` has it."""
         rows = [attempt_row(stretch) for stretch in self.stretches]
         if rows and rows[-1]["cause"] is None and self.row.attempts:
             rows[-1]["cause"] = self.row.attempts[-1]["cause"]
@@ -75,9 +90,13 @@ class Why:
 
     @property
     def ends(self) -> list[tuple[Stretch, str, str]]:
-        """The attempts, with the state in which each left the run, or is, and what ended it in words."""
+        """The attempts, with the state in which each left the run, or is, and what ended it in
+        words."""
         causes = [row["cause"] for row in self.attempts]
-        ends = [(state_after(it), it.replace("_", " ")) if it else ("LOST", "no recorded end") for it in causes]
+        ends = [
+            (state_after(it), it.replace("_", " ")) if it else ("LOST", "no recorded end")
+            for it in causes
+        ]
         if ends and causes[-1] is None and self.row.state == "RUNNING":
             ends[-1] = "RUNNING", "running"
         return [(it, state, words) for it, (state, words) in zip(self.stretches, ends, strict=True)]
@@ -85,12 +104,20 @@ class Why:
     def to_dict(self) -> dict[str, Any]:
         row, failed = self.row, self.failed
         return {
-            **{name: getattr(row, name) for name in ("name", "path", "state", "reason", "step", "steps")},
-            **{name: getattr(row, name) for name in ("checkpoint_step", "cluster", "job_id", "host")},
+            **{
+                name: getattr(row, name)
+                for name in ("name", "path", "state", "reason", "step", "steps")
+            },
+            **{
+                name: getattr(row, name)
+                for name in ("checkpoint_step", "cluster", "job_id", "host")
+            },
             "headline": self.headline,
             "code": row.code,
             "attempts": self.attempts,
-            "failed_first": None if failed is None else {**asdict(failed), "file": failed.file and str(failed.file)},
+            "failed_first": None
+            if failed is None
+            else {**asdict(failed), "file": failed.file and str(failed.file)},
             "excluded": list(self.excluded),
             "changed": row.changes,
             "waiting": None if self.waiting is None else asdict(self.waiting),
@@ -104,20 +131,28 @@ class Why:
 
 
 def why(run: RunFolder) -> Why:
-    """Everything that explains the state of a run; whatever cannot be read is among the problems of its row."""
+    """Everything that explains the state of a run; whatever cannot be read is among the problems of
+    its row."""
     problems: list[str] = []
-    answers = _tried(problems, "the scheduler", lambda: survey.of_runs([run], max_age_s=survey.TO_LOOK_S), Answers({}))
+    answers = _tried(
+        problems,
+        "the scheduler",
+        lambda: survey.of_runs([run], max_age_s=survey.TO_LOOK_S),
+        Answers({}),
+    )
     problems += [answers.remark] if answers.remark else []
     return _explained(run, status_or_reason(run, answers), answers, problems, asks=True)
 
 
 def explained(row: RunStatus, answers: Answers) -> Why:
-    """As `why`, of a row of ``status`` and the answers of the clusters that it is made of: nobody is asked."""
+    """As `why`, of a row of ``status`` and the answers of the clusters that it is made of: nobody
+    is asked."""
     return _explained(RunFolder(row.path), row, answers, [], asks=False)
 
 
 def _tried(problems: list[str], what: str, make: Callable[[], _Part], otherwise: _Part) -> _Part:
-    """A part of a run; ``otherwise`` if it cannot be made, which is noted under the name ``what``."""
+    """A part of a run; ``otherwise`` if it cannot be made, which is noted under the name
+    ``what``."""
     try:
         return make()
     except Exception as error:
@@ -125,14 +160,20 @@ def _tried(problems: list[str], what: str, make: Callable[[], _Part], otherwise:
         return otherwise
 
 
-def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[str], *, asks: bool) -> Why:
+def _explained(
+    run: RunFolder, row: RunStatus, answers: Answers, problems: list[str], *, asks: bool
+) -> Why:
     if not row.is_readable:
         problems.append(row.reason or "its files cannot be read")
         if run.identity().get("format") is not None and run.format_problem() is not None:
             return Why(row=replace(row, problems=problems), headline="nothing is known about it")
     tried = functools.partial(_tried, problems)
     progress, checkpoints = run.progress(), run.steps_to_continue_from()
-    history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress, checkpoints), History())
+    history = tried(
+        "attempts.jsonl",
+        lambda: run.ledger.history().with_progress(progress, checkpoints),
+        History(),
+    )
     damaged = damages(run)
     problems += damaged
     alive = row.state == "RUNNING"
@@ -143,15 +184,28 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     failed_in = last_failed(history)
     if failed_in is not history.last:
         failed_in = None
-    failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
+    failed = (
+        None
+        if failed_in is None
+        else tried("the logs", lambda: first_failure(run, history, failed_in), None)
+    )
     do, following = _next(row, history, waiting, failed)
-    if row.is_readable and row.state in OVER and any(run.recipe_file.name in problem for problem in damaged):
+    if (
+        row.is_readable
+        and row.state in OVER
+        and any(run.recipe_file.name in problem for problem in damaged)
+    ):
         copy = run.submitted_recipe
-        do = f"restore recipe.yaml{f': {copy} is how it was submitted' if os.path.lexists(copy) else ' from a backup'}"
+        if os.path.lexists(copy):
+            do = f"restore recipe.yaml: {copy} is how it was submitted"
+        else:
+            do = "restore recipe.yaml from a backup"
         following = [text for text in following if text.startswith(("logs ", "report "))]
     used = None
     if attempts is not None:
-        used = tried("usage", lambda: usage.used_by(run, history, attempts, alive=alive).to_dict(), None)
+        used = tried(
+            "usage", lambda: usage.used_by(run, history, attempts, alive=alive).to_dict(), None
+        )
     evals = tried("the evaluations", lambda: _evaluations(run, row, answers), row.evals)
     changes = tried("the changes", lambda: changed_by_now(run, history), list[str]())
     return Why(
@@ -247,7 +301,11 @@ def _headline(
         dead: the rank that has ended although the attempt lasts.
     """
     done = f"step {row.step:,}" + (f" of {row.steps:,}" if row.steps else "")
-    saved = "nothing is saved" if row.checkpoint_step is None else f"step {row.checkpoint_step:,} is saved"
+    saved = (
+        "nothing is saved"
+        if row.checkpoint_step is None
+        else f"step {row.checkpoint_step:,} is saved"
+    )
     last = row.attempts[-1] if row.attempts else None
     ended = _end_of(last) if last is not None else ""
     reason = one_line(row.reason, 300) if row.reason else ""
@@ -295,12 +353,17 @@ def _end_of(attempt: Mapping[str, Any]) -> str:
 def _next(
     row: RunStatus, history: History, waiting: Waiting | None, failed: FirstFailure | None
 ) -> tuple[str | None, list[str]]:
-    """What somebody has to do first, if anything, and the commands to type next, the most useful one first."""
+    """What somebody has to do first, if anything, and the commands to type next, the most useful
+    one first."""
     name = row.name
     if not row.is_readable:
         return "restore what is damaged, from a backup", []
     if row.state in WAITS:
-        follows = [f"cancel {name}"] if isinstance(waiting, Held) else [f"status {name} --watch", f"cancel {name}"]
+        follows = (
+            [f"cancel {name}"]
+            if isinstance(waiting, Held)
+            else [f"status {name} --watch", f"cancel {name}"]
+        )
         advice = "" if waiting is None else waiting.advice.replace(" RUN", f" {name}")
         return advice or None, follows
     if row.state == "RUNNING" and not history.by_other_launcher:
@@ -310,19 +373,30 @@ def _next(
             return None, [f"status {name} --watch", f"report {name}"]
         done = any(entry["state"] == "FINISHED" for entry in row.evals)
         return None, [f"sample {name}" if done else f"eval {name} --elbo", f"report {name}"]
-    see = [] if history.by_other_launcher else [f"logs {name} {'' if failed is None else '--failed '}--tail 50"]
+    see = (
+        []
+        if history.by_other_launcher
+        else [f"logs {name} {'' if failed is None else '--failed '}--tail 50"]
+    )
     if row.state not in RESUMABLE:
         return None, see or [f"status {name} --watch"]
     heard = history.last_of.get(row.job_id or "")
     if row.state == "FAILED" and failures.SETUP_FAILED in (row.reason or ""):
         return "correct cluster.setup", [f"resume {name} cluster.setup='[LINE, ...]'", *see]
-    if row.state == "FAILED" and (history.bug is not None or (isinstance(heard, GivenUp) and heard.never_began)):
+    if row.state == "FAILED" and (
+        history.bug is not None or (isinstance(heard, GivenUp) and heard.never_began)
+    ):
         return "fix the error first: another start would meet it again", [*see, f"resume {name}"]
-    last = [(attempt.cause, attempt.detail, attempt.first_step) for attempt in history.attempts[-2:]]
+    last = [
+        (attempt.cause, attempt.detail, attempt.first_step) for attempt in history.attempts[-2:]
+    ]
     if len(last) == 2 and last[0] == last[1] and last[0][0] == "crashed" and last[0][1]:
         return "correct the cause first: the same error has ended the last two starts", see
     if any(attempt.cause == "nonfinite" for attempt in history.attempts[-1:]):
         return "lower optim.lr, or go back to an earlier step", [f"resume {name} --from STEP", *see]
-    again = "give its launcher, which has its output, the same command again; or continue it as a job of cldctl's"
+    again = (
+        "give its launcher, which has its output, the same command again; or continue it as a "
+        "job of cldctl's"
+    )
     see = see if row.state in ("FAILED", "LOST") else []
     return again if history.by_other_launcher else None, [f"resume {name}", *see]

@@ -1,9 +1,10 @@
-"""Two consoles: data goes to stdout, everything else to stderr, with bars; and numbers as people read them.
+"""Two consoles: data goes to stdout, everything else to stderr, with bars; and numbers as people
+read them.
 
 Colours and bars are on a terminal only.
 
-Names, reasons and details come from files and commands of others. The consoles show them as they are: there is
-no markup, and nothing in a text steers the terminal.
+Names, reasons and details come from files and commands of others. The consoles show them as they
+are: there is no markup, and nothing in a text steers the terminal.
 """
 
 import io
@@ -18,7 +19,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.segment import Segment
 from rich.text import Text
 
@@ -38,7 +47,8 @@ _WIDE, _BAR = 100, 20
 
 
 class PlainConsole(Console):
-    """Shows texts without escape sequences and control characters, wherever in a table or bar they are.
+    """Shows texts without escape sequences and control characters, wherever in a table or bar they
+    are.
 
     If it is ``quiet``, all but `failure` and `error` is left out.
     """
@@ -49,27 +59,35 @@ class PlainConsole(Console):
     def print(self, *objects: Any, **how: Any) -> None:
         """As the base class, but a sentence breaks between words on a terminal, and nowhere else.
 
-        What may be copied stays whole: words, indented lines, and with ``no_wrap`` everything, as in files.
+        What may be copied stays whole: words, indented lines, and with ``no_wrap`` everything, as
+        in files.
         """
         if objects and all(isinstance(it, str | Text) for it in objects):
             how["soft_wrap"] = True
-            is_sentence = not str(objects[0]).startswith(" ") and not any("\n" in str(it).strip() for it in objects)
+            is_sentence = not str(objects[0]).startswith(" ") and not any(
+                "\n" in str(it).strip() for it in objects
+            )
             if self.is_terminal and is_sentence and not how.get("no_wrap"):
                 texts = (self.render_str(it) if isinstance(it, str) else it for it in objects)
                 objects = (_between_words(Text(" ").join(texts), self.width),)
         super().print(*objects, **how)
 
     def render_str(self, text: str, **how: Any) -> Text:
-        """As the base class, from the text that is left: here, so that it is measured without what is cut out."""
+        """As the base class, from the text that is left: here, so that it is measured without what
+        is cut out."""
         return super().render_str(printable(text), **how)
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As the base class; for texts that were not strings. Control segments are rich's own, such as cursor moves."""
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As the base class; for texts that were not strings. Control segments are rich's own, such
+        as cursor moves."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
     def failure(self, *objects: Any, **how: Any) -> None:
-        """Print what went wrong with a run, an evaluation or another thing that was asked for; quiet or not."""
+        """Print what went wrong with a run, an evaluation or another thing that was asked for;
+        quiet or not."""
         before, self.quiet = self.quiet, False
         try:
             self.print(*objects, **how)
@@ -82,22 +100,32 @@ class PlainConsole(Console):
 
 
 def _between_words(text: Text, width: int) -> Text:
-    """A text in lines of at most so many characters, or of one longer word, or of a command in backquotes."""
-    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\N{NO-BREAK SPACE}"), text.plain)
+    """A text in lines of at most so many characters, or of one longer word, or of a command in
+    backquotes."""
+    whole = re.sub(
+        "`[^`]*`", lambda command: command[0].replace(" ", "\N{NO-BREAK SPACE}"), text.plain
+    )
     lines = textwrap.wrap(
-        whole, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=False, expand_tabs=False
+        whole,
+        width,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=False,
+        expand_tabs=False,
     )
     broken = text.divide(itertools.accumulate(map(len, lines[:-1])))
     return Text("\n").join(
-        line[len(line.plain) - len(line.plain.lstrip()) : len(line.plain.rstrip())] for line in broken
+        line[len(line.plain) - len(line.plain.lstrip()) : len(line.plain.rstrip())]
+        for line in broken
     )
 
 
 def _options(stream: TextIO | None) -> dict[str, Any]:
-    """How rich shows what goes to a stream: without a terminal it is complete, however wide that is.
+    """How rich shows what goes to a stream: without a terminal it is complete, however wide that
+    is.
 
-    ``$FORCE_COLOR`` gives colours to a file or pipe. It makes no terminal of it, which could be redrawn: rich alone
-    would take it for one.
+    ``$FORCE_COLOR`` gives colours to a file or pipe. It makes no terminal of it, which could be
+    redrawn: rich alone would take it for one.
     """
     is_terminal = bool(stream and stream.isatty())
     is_coloured = os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR")
@@ -153,7 +181,13 @@ def short(value: int | None) -> str:
 
 def keys_differ(number: int) -> str:
     """How many keys of two recipes differ, as the beginning of a sentence."""
-    return "No key differs" if number == 0 else "1 key differs" if number == 1 else f"{number} keys differ"
+    return (
+        "No key differs"
+        if number == 0
+        else "1 key differs"
+        if number == 1
+        else f"{number} keys differ"
+    )
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
@@ -162,7 +196,8 @@ def listed(names: Sequence[str], most: int = 8) -> str:
 
 
 def shortened(name: str, width: int) -> str:
-    """A name in ``width`` characters, or fewer: more of its end stays than of its start: it tells it from others."""
+    """A name in ``width`` characters, or fewer: more of its end stays than of its start: it tells
+    it from others."""
     if len(name) <= width:
         return name
     last = max(width - 1, 0) * 3 // 5
@@ -175,7 +210,8 @@ def strong(*parts: str) -> Text:
 
 
 def say_next(place: "RunFolder", *texts: str) -> None:
-    """Say what to type next, a line each, without "cldctl ": commands about a run, or what lies beside it."""
+    """Say what to type next, a line each, without "cldctl ": commands about a run, or what lies
+    beside it."""
     from cldctl.runs.selection import command
 
     err.print("next:\n" + "\n".join(f"  {command(text, place)}" for text in texts))
@@ -188,9 +224,11 @@ class _Head(ProgressColumn):
 
 
 class Bars(Progress):
-    """A context in which bars are on stderr: with the fields ``head``, a text that may be folded, and ``known``.
+    """A context in which bars are on stderr: with the fields ``head``, a text that may be folded,
+    and ``known``.
 
-    They are on a terminal, unless they are hidden. Elsewhere it is disabled, and whoever shows them says a line.
+    They are on a terminal, unless they are hidden. Elsewhere it is disabled, and whoever shows them
+    says a line.
     """
 
     def __init__(self, *, is_transient: bool) -> None:
@@ -206,7 +244,9 @@ class Bars(Progress):
         super().__init__(*columns, *times, console=err, transient=is_transient, disable=is_hidden)
 
     def stop(self) -> None:
-        if not self.disable:  # Some versions of rich end with an empty line where they have shown nothing.
+        if (
+            not self.disable
+        ):  # Some versions of rich end with an empty line where they have shown nothing.
             super().stop()
 
 
@@ -215,7 +255,8 @@ class Working(Bars):
 
     Args:
         what: the first phase, such as "loading mine".
-        announced: print the first phase in a pipe, too. Not for a command that may still fail with a one-line error.
+        announced: print the first phase in a pipe, too. Not for a command that may still fail with
+            a one-line error.
     """
 
     def __init__(self, what: str, *, announced: bool = False) -> None:
@@ -236,7 +277,9 @@ class Working(Bars):
         """Show how much of the phase is done: a count, if nobody knows of how much."""
         self.update(self._task, completed=done, total=total)
         left, of = self.tasks[0].time_remaining, "" if total is None else f"/{total:,}"
-        known = one_line(f"{done:,}{of} {unit}") + ("" if left is None else f"  {duration(left)} left")
+        known = one_line(f"{done:,}{of} {unit}") + (
+            "" if left is None else f"  {duration(left)} left"
+        )
         self.update(self._task, known=known)
 
 
@@ -245,14 +288,18 @@ class _Log(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         is_warning = record.levelno >= logging.WARNING
-        err.print(f"{'warning: ' * is_warning}{record.getMessage()}", style="yellow" if is_warning else "dim")
+        err.print(
+            f"{'warning: ' * is_warning}{record.getMessage()}",
+            style="yellow" if is_warning else "dim",
+        )
 
 
 _LOG = _Log()
 
 
 def verbose(is_on: bool) -> None:
-    """Show what `cld_core` warns of; if on, also the programs that are called, and how long they take (`cldctl -v`)."""
+    """Show what `cld_core` warns of; if on, also the programs that are called, and how long they
+    take (`cldctl -v`)."""
     logger = logging.getLogger("cldctl")
     logger.setLevel(logging.DEBUG if is_on else logging.NOTSET)
     logger.handlers = [_LOG] if is_on else []

@@ -1,4 +1,5 @@
-"""Results: evaluations and tunings of a run, sweeps, samplers side by side, and runs or groups side by side."""
+"""Results: evaluations and tunings of a run, sweeps, samplers side by side, and runs or groups side
+by side."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,7 +32,9 @@ BEST = "*"
 _STYLE = {"better": "bold green", "worse": "bold red"}
 
 
-def result_of(entry: Mapping[str, Any], quantity: registry.Quantity, *, with_count: bool = False) -> str:
+def result_of(
+    entry: Mapping[str, Any], quantity: registry.Quantity, *, with_count: bool = False
+) -> str:
     """A result of an evaluation's row of ``status``; a dash if it has none.
 
     Args:
@@ -40,14 +43,20 @@ def result_of(entry: Mapping[str, Any], quantity: registry.Quantity, *, with_cou
     result = entry["results"].get(quantity.key)
     if not result:
         return "-"
-    text, of = result_text(quantity, result["value"], result["stderr"]), counts_of(entry, [quantity])
+    text, of = (
+        result_text(quantity, result["value"], result["stderr"]),
+        counts_of(entry, [quantity]),
+    )
     return f"{text} ({', '.join(of)})" if with_count and of else text
 
 
 def counts_of(
-    entry: Mapping[str, Any], quantities: Sequence[registry.Quantity] | None = None, show: Callable[[int], str] = count
+    entry: Mapping[str, Any],
+    quantities: Sequence[registry.Quantity] | None = None,
+    show: Callable[[int], str] = count,
 ) -> list[str]:
-    """Of how many samples and test points the results of an evaluation are: ["50,000 samples", "2,000 points"].
+    """Of how many samples and test points the results of an evaluation are: ["50,000 samples",
+    "2,000 points"].
 
     Args:
         quantities: of which results; None for all.
@@ -55,7 +64,8 @@ def counts_of(
     words = (
         f"{show(result['n'])} {registry.ROWS[metric.rows].over}"
         for metric, quantity in registry.quantities()
-        if (quantities is None or quantity in quantities) and (result := entry["results"].get(quantity.key))
+        if (quantities is None or quantity in quantities)
+        and (result := entry["results"].get(quantity.key))
         if result.get("n") is not None
     )
     return list(dict.fromkeys(words))
@@ -68,7 +78,8 @@ def result_text(quantity: registry.Quantity, value: float, stderr: float | None)
 
 
 def cell_text(quantity: registry.Quantity, row: Mapping[str, Any]) -> str:
-    """`result_text` of a row of a sweep (`evals.results.rows`) that has the result, with the share of lost samples."""
+    """`result_text` of a row of a sweep (`evals.results.rows`) that has the result, with the share
+    of lost samples."""
     text = result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"])
     share = row.get(f"{quantity.key}_nonfinite")
     return f"{text} ({100 * share:.2g}% lost)" if share else text
@@ -82,16 +93,23 @@ def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
         "shards": [f"{entry['shards_done']}/{entry['shards']}" for entry in evals],
         "step": [count(entry["checkpoint_step"]) for entry in evals],
         "of": [", ".join(counts_of(entry)) or "-" for entry in evals],
-        **{it.label: [result_of(entry, it) for entry in evals] for it in quantities_in(it["results"] for it in evals)},
+        **{
+            it.label: [result_of(entry, it) for entry in evals]
+            for it in quantities_in(it["results"] for it in evals)
+        },
     }
-    truths = ["-" if entry["true_entropy"] is None else f"{entry['true_entropy']:.3f}" for entry in evals]
+    truths = [
+        "-" if entry["true_entropy"] is None else f"{entry['true_entropy']:.3f}" for entry in evals
+    ]
     columns |= {"true entropy": truths} if {*truths} != {"-"} else {}
     return table(columns, left=("evaluation", "state"), optional=("shards",), title="evaluations")
 
 
 def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
     """What is unusual about the results of evaluations, a line each."""
-    return [Text(f"{entry['id']}: {text}", "yellow") for entry in evals for text in entry["remarks"]]
+    return [
+        Text(f"{entry['id']}: {text}", "yellow") for entry in evals for text in entry["remarks"]
+    ]
 
 
 def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
@@ -100,7 +118,9 @@ def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     for entry in evals:
         if entry["results"]:
             settings.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
-    for entries in ([alike[step] for step in sorted(alike)] for alike in settings.values() if len(alike) > 1):
+    for entries in (
+        [alike[step] for step in sorted(alike)] for alike in settings.values() if len(alike) > 1
+    ):
         columns = {"step": [count(entry["checkpoint_step"]) for entry in entries]}
         for it in quantities_in(entry["results"] for entry in entries):
             columns[it.label] = [result_of(entry, it, with_count=True) for entry in entries]
@@ -114,7 +134,8 @@ def sweep_table(
     evals: Mapping[str, Mapping[str, Any]],
     best: Collection[tuple[str, int]] | None = None,
 ) -> Iterator[RenderableType]:
-    """A table for each result, the last axis across; cells without one show the state of their evaluation.
+    """A table for each result, the last axis across; cells without one show the state of their
+    evaluation.
 
     Args:
         evals: the evaluations of the sweep as `status` knows them, by their names.
@@ -134,29 +155,44 @@ def sweep_table(
             else:
                 state = evals.get(row["evaluation"], {}).get("state", "-").lower()
                 # It is finished, and does not have this result.
-                cells[row[across.key]] = "-" if quantity is not None and state == "finished" else state
+                cells[row[across.key]] = (
+                    "-" if quantity is not None and state == "finished" else state
+                )
         columns = dict(zip(heads, map(list, zip(*lines, strict=True)), strict=True))
         shown = {
-            f"{across.key.split('.')[-1]} {value}": [cells.get(value, "-") for cells in lines.values()]
+            f"{across.key.split('.')[-1]} {value}": [
+                cells.get(value, "-") for cells in lines.values()
+            ]
             for value in across.values
         }
-        title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
+        title = (
+            f"{label} by "
+            f"{' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
+        )
         yield table(columns | shown, left=columns, title=title)
 
 
-def _count_of(sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: registry.Quantity | None) -> str:
+def _count_of(
+    sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: registry.Quantity | None
+) -> str:
     """Of how many samples or test points the results of a sweep are, unless they differ in that."""
     only = [] if quantity is None else [quantity]
-    counts = {text for name in sweep.evaluations if name in evals for text in counts_of(evals[name], only)}
+    counts = {
+        text for name in sweep.evaluations if name in evals for text in counts_of(evals[name], only)
+    }
     return f", {counts.pop()}" if len(counts) == 1 else ""
 
 
 @group()
-def samplers(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
-    """Samplers side by side: a table for each metric, what samples could reach, and what is published.
+def samplers(
+    run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]
+) -> Iterator[RenderableType]:
+    """Samplers side by side: a table for each metric, what samples could reach, and what is
+    published.
 
     Args:
-        statuses: the evaluations of the sweep as `status` knows them; cells without a result show their states.
+        statuses: the evaluations of the sweep as `status` knows them; cells without a result show
+            their states.
     """
     found = results.rows(run, sweep)
     marked = best(run, sweep, found)
@@ -171,12 +207,20 @@ def samplers(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]
             "source": [it.source for it in known],
         }
         left, title = ("model", "sampler", "source"), "published, not measured here"
-        yield from (Text(), table(columns, left=left, optional=["source"], names="model", title=title))
+        yield from (
+            Text(),
+            table(columns, left=left, optional=["source"], names="model", title=title),
+        )
 
 
-def _notes(run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, is_marked: bool) -> Iterator[str]:
+def _notes(
+    run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, is_marked: bool
+) -> Iterator[str]:
     if is_marked:
-        yield f"{BEST} the best of those that took as many evaluations (log-density: nearest to the truth)"
+        yield (
+            f"{BEST} the best of those that took as many evaluations (log-density: nearest to "
+            f"the truth)"
+        )
     if any(name.endswith("_nonfinite") for name in found[0]):
         yield "lost: samples that are not finite; results are of the others, and not compared"
     repeats = max(len(cell.evaluations) for cell in sweep.cells)
@@ -184,7 +228,9 @@ def _notes(run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, 
         yield f"mean of {repeats} seeds ± its standard error"
     known = references(run, sweep)
     if "w2_floor" in known:
-        floor = result_text(registry.quantity("w2_floor"), known["w2_floor"], known.get("w2_floor_stderr"))
+        floor = result_text(
+            registry.quantity("w2_floor"), known["w2_floor"], known.get("w2_floor_stderr")
+        )
         yield f"sliced W2 of two true sets: {floor}"
     if "true_density" in known:
         yield f"log-density of the truth: {known['true_density']:.3f} nats"
@@ -199,14 +245,21 @@ def compared(lines: Sequence[results.Line]) -> RenderableType:
     """
     columns = average_columns(lines, lines[0])
     quantities = quantities_in(column.results for line in lines for column in line.columns)
-    ones = [[found.one for it in quantities if (found := line.average(it.key)) is not None] for line in lines]
-    columns["of"] = [Text(", ".join(dict.fromkeys(it.of for it in own if it.of)) or "-", "dim") for own in ones]
+    ones = [
+        [found.one for it in quantities if (found := line.average(it.key)) is not None]
+        for line in lines
+    ]
+    columns["of"] = [
+        Text(", ".join(dict.fromkeys(it.of for it in own if it.of)) or "-", "dim") for own in ones
+    ]
     columns["how"] = [Text("; ".join(dict.fromkeys(map(_how, own))) or "-", "dim") for own in ones]
     names = next(iter(columns))
     return table(columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how")
 
 
-def average_columns(lines: Sequence[results.Line], first: results.Line | None = None) -> dict[str, Sequence[Cell]]:
+def average_columns(
+    lines: Sequence[results.Line], first: results.Line | None = None
+) -> dict[str, Sequence[Cell]]:
     """Names, cells, steps and results of lines, with their errors.
 
     Args:
@@ -226,11 +279,14 @@ def average_columns(lines: Sequence[results.Line], first: results.Line | None = 
 
 def _step(line: results.Line) -> str:
     steps = line.columns[0].steps
-    return count(line.step) if steps in (None, line.step) else f"{count(line.step)} of {count(steps)}"
+    return (
+        count(line.step) if steps in (None, line.step) else f"{count(line.step)} of {count(steps)}"
+    )
 
 
 def _result(first: results.Line | None, line: results.Line, quantity: registry.Quantity) -> Cell:
-    """A mean with its error, and of how many runs it is if not of all of the line; "-" if there is none."""
+    """A mean with its error, and of how many runs it is if not of all of the line; "-" if there is
+    none."""
     average, runs = line.average(quantity.key), len(line.columns)
     if average is None:
         return "-"
@@ -247,7 +303,8 @@ def _how(it: results.Result) -> str:
 
 
 def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:
-    """Print results side by side: of groups, averaged over seeds; of runs alone, marked against the first one.
+    """Print results side by side: of groups, averaged over seeds; of runs alone, marked against the
+    first one.
 
     A run that cannot be read is left out, and named on stderr.
 
@@ -275,8 +332,13 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
             except (RecipeError, OSError) as error:
                 spare(one, error)
     if not lines:
-        names, fix = ", ".join(it.name for it in chosen), f"Make some: `cldctl eval {chosen[0].name} --elbo`."
-        raise NotFoundError(f"no run of {names} has a finished evaluation{of_step} that can be read. {fix}")
+        names, fix = (
+            ", ".join(it.name for it in chosen),
+            f"Make some: `cldctl eval {chosen[0].name} --elbo`.",
+        )
+        raise NotFoundError(
+            f"no run of {names} has a finished evaluation{of_step} that can be read. {fix}"
+        )
     if has_groups:
         content = results.group_json(lines, missing)
         texts = [f"{name} has no finished evaluation{of_step}" for name in missing]
@@ -285,7 +347,11 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
     else:
         columns = [line.columns[0] for line in lines]
         content = results.run_json(columns)
-        texts = [*results.differences(columns), *results.warnings(columns), results.rule(columns) or ""]
+        texts = [
+            *results.differences(columns),
+            *results.warnings(columns),
+            results.rule(columns) or "",
+        ]
     if as_json:
         print(json.dumps(content, indent=1))
         return
@@ -321,7 +387,13 @@ def show_plan(run: RunFolder, made: Comparison) -> None:
 
 
 def show_samplers(
-    works: Sequence[Evaluation], made: Comparison, as_json: bool, csv: Path | None, image: Path | None, *, waited: bool
+    works: Sequence[Evaluation],
+    made: Comparison,
+    as_json: bool,
+    csv: Path | None,
+    image: Path | None,
+    *,
+    waited: bool,
 ) -> int:
     """Print the results of a comparison of samplers, and write the files; returns the exit code."""
     run, statuses = works[0].run, statuses_of(works)
@@ -332,7 +404,9 @@ def show_samplers(
     else:
         out.print(samplers(run, made.sweep, statuses))
         if made.noisy:
-            out.print(f"-  draws noise, and so has no distance from the flow: {', '.join(made.noisy)}")
+            out.print(
+                f"-  draws noise, and so has no distance from the flow: {', '.join(made.noisy)}"
+            )
     if missing:
         see = command(f"status {run.name}", run)
         err.failure(f"{len(missing)} of {len(statuses)} evaluations are not complete; see `{see}`")
@@ -354,19 +428,29 @@ def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited:
     done = [work for work in works if work.is_done]
     missing = [work.name for work in works if work not in done]
     if as_json:
-        print(json.dumps({"run": run.name, "tunings": [_tuning_to_json(work) for work in works]}, indent=1))
+        print(
+            json.dumps(
+                {"run": run.name, "tunings": [_tuning_to_json(work) for work in works]}, indent=1
+            )
+        )
     elif done:
         out.print(tunings([tuning_status(work, survey.Answers({})) for work in done]))
         err.print("rms distance from the network's own flow on held-out noise, per coordinate")
         for work in done:
             if work.solution is not None and work.solution.cut_off:
-                text = "its budget was spent before the last iteration; a larger --budget goes on from there"
+                text = (
+                    "its budget was spent before the last iteration; a larger --budget goes on "
+                    "from there"
+                )
                 err.print(f"{work.name} is cut off: {text}", style="yellow")
     else:
         out.print("\n".join(missing))
     if missing and waited:
         for name in missing:
-            err.failure(f"{name} is not complete; see {run.tuned / name / 'logs'}, and run the same command again")
+            err.failure(
+                f"{name} is not complete; see {run.tuned / name / 'logs'}, and run the same "
+                f"command again"
+            )
         return 1
     if missing:
         err.print(f"logs: {run.tuned / missing[0] / 'logs'}; run it again with --follow to watch")
@@ -379,13 +463,28 @@ def _tuning_to_json(work: Tuning) -> dict[str, Any]:
     entry = {"id": work.name, "nfe": work.request.nfe, "step": work.request.checkpoint_step}
     if (found := work.solution) is None:
         return entry
-    results = {"kept": found.kept, "cut_off": found.cut_off, "rms": dict(found.rms), "digest": found.digest}
-    return {**entry, **results, "file": str(work.folder / "solution.json"), "about": dict(found.about)}
+    results = {
+        "kept": found.kept,
+        "cut_off": found.cut_off,
+        "rms": dict(found.rms),
+        "digest": found.digest,
+    }
+    return {
+        **entry,
+        **results,
+        "file": str(work.folder / "solution.json"),
+        "about": dict(found.about),
+    }
 
 
 def tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Tunings as `status` knows them."""
-    return table(tuning_columns(entries), left=("tuning", "state", "kept"), optional=("step",), title="tunings")
+    return table(
+        tuning_columns(entries),
+        left=("tuning", "state", "kept"),
+        optional=("step",),
+        title="tunings",
+    )
 
 
 def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:

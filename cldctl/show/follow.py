@@ -1,4 +1,5 @@
-"""`--follow`: the progress of runs, or of sharded work, until they end, then what became of them."""
+"""`--follow`: the progress of runs, or of sharded work, until they end, then what became of
+them."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,8 @@ from .tables import state_text
 
 # Of more runs of a group, and without a terminal, the line of the group alone is shown.
 _MOST_BARS = 12
-# A file gets a line about what gets on after so many seconds, or after this part of it, whichever is sooner.
+# A file gets a line about what gets on after so many seconds, or after this part of it, whichever
+# is sooner.
 EVERY_S, EVERY_PART = 10.0, 0.05
 # Columns of a name; those that a name, a bar and a count need, and each other fact.
 _NAME, _LEAST, _FACT = 20, 50, 25
@@ -69,7 +71,8 @@ class View(Bars):
         super().__init__(is_transient=False)
         # A bar for each thing, with the field ``first``: how far it was when it was shown first.
         self._bars: dict[str, Task] = {}
-        # The newest line about each thing, when it was written, and the phases of its state that have one.
+        # The newest line about each thing, when it was written, and the phases of its state that
+        # have one.
         self._lines: dict[str, tuple[Shown, float, set[str]]] = {}
 
     def show(self, shown: Shown, *, is_paced: bool = False) -> None:
@@ -109,16 +112,24 @@ class View(Bars):
         # The phase of a group counts its states.
         done = shown.done - last.done
         is_alive = "RUNNING" in f"{shown.state} {shown.phase}"
-        is_due = (done > 0 or is_alive) and (now - when >= EVERY_S or done >= EVERY_PART * shown.total)
+        is_due = (done > 0 or is_alive) and (
+            now - when >= EVERY_S or done >= EVERY_PART * shown.total
+        )
         if is_due or shown.phase not in phases:
             self._lines[shown.name] = (shown, now, phases | {shown.phase})
             what = " ".join(filter(None, (shown.name, shown.state, shown.phase)))
             eta = "" if shown.left_s is None else f"ETA {duration(shown.left_s)}"
-            err.print("; ".join(filter(None, [f"{what}: {shown.counted}", *shown.facts, eta, shown.remark])))
+            err.print(
+                "; ".join(
+                    filter(None, [f"{what}: {shown.counted}", *shown.facts, eta, shown.remark])
+                )
+            )
 
 
 def follow_runs(
-    runs: Sequence[RunFolder], evaluations: Mapping[str, Sequence[str]] | None = None, group: Group | None = None
+    runs: Sequence[RunFolder],
+    evaluations: Mapping[str, Sequence[str]] | None = None,
+    group: Group | None = None,
 ) -> int:
     """Show a run, or those of a group, until they end, then their chained evaluations.
 
@@ -146,13 +157,17 @@ def follow_runs(
         say(row.reason)
     if finished:
         code = _results(works)
-        say_next(run, f"sample {run.name}", f"report {run.name}" if works else f"eval {run.name} --elbo")
+        say_next(
+            run, f"sample {run.name}", f"report {run.name}" if works else f"eval {run.name} --elbo"
+        )
         return code
     say_next(run, f"why {run.name}", f"logs {run.name}", f"resume {run.name}")
     return exit_code(rows)
 
 
-def follow_evaluations(run: RunFolder, works: Sequence[Evaluation], sweep: Sweep | None = None) -> int:
+def follow_evaluations(
+    run: RunFolder, works: Sequence[Evaluation], sweep: Sweep | None = None
+) -> int:
     """Show evaluations, or the cells of a sweep, until they end; returns the exit code."""
     follow_works_of(run, works, sweep.id if sweep is not None else None)
     code = _results(works, sweep)
@@ -161,7 +176,9 @@ def follow_evaluations(run: RunFolder, works: Sequence[Evaluation], sweep: Sweep
     return code
 
 
-def follow_group_evaluations(group: Group, runs: Sequence[RunFolder], works: Sequence[Evaluation]) -> int:
+def follow_group_evaluations(
+    group: Group, runs: Sequence[RunFolder], works: Sequence[Evaluation]
+) -> int:
     """Show evaluations of runs of a group until they end, then the group; returns the exit code."""
     follow_works_of(place_of(group), works, f"{len(works)} evaluations of {group.name}")
     answers = survey.of_runs(runs)
@@ -170,7 +187,8 @@ def follow_group_evaluations(group: Group, runs: Sequence[RunFolder], works: Seq
 
 
 def follow_statistics(work: Statistics) -> int:
-    """Show statistics until they are complete, and print the path of their file; returns the exit code."""
+    """Show statistics until they are complete, and print the path of their file; returns the exit
+    code."""
     follow_works_of(None, [work])
     if not work.is_done:
         err.failure(f"not complete; see {work.folder / 'logs'}, and run the same command again")
@@ -180,12 +198,15 @@ def follow_statistics(work: Statistics) -> int:
     return 0
 
 
-def _watch(place: RunFolder | None, look: Callable[[View, float], tuple[survey.Answers, set[str]]]) -> None:
+def _watch(
+    place: RunFolder | None, look: Callable[[View, float], tuple[survey.Answers, set[str]]]
+) -> None:
     """Watch until all is over: Ctrl-C ends the watching, not the jobs.
 
     Args:
         place: what `status` shows of it; None if that does not know it.
-        look: shows how far it is, by answers of an age in seconds; returns these, and the states that were found.
+        look: shows how far it is, by answers of an age in seconds; returns these, and the states
+            that were found.
 
     Raises:
         typer.Exit: somebody stops watching.
@@ -222,7 +243,9 @@ def _watch_runs(runs: Sequence[RunFolder], group: Group | None) -> list[RunStatu
             done = sum(row.step for row in rows)
             total = sum(row.steps or 0 for row in rows) or 1
             # How many runs are in which state says more than any one state of the group.
-            shown = Shown(name=group.name, done=done, total=total, state="", phase=states(rows), remark=remark)
+            shown = Shown(
+                name=group.name, done=done, total=total, state="", phase=states(rows), remark=remark
+            )
             view.show(shown, is_paced=True)
             for row in () if view.disable or len(rows) > _MOST_BARS else rows:
                 view.show(shown_of(row, name=f"  {row.name}"))
@@ -232,7 +255,9 @@ def _watch_runs(runs: Sequence[RunFolder], group: Group | None) -> list[RunStatu
     return rows
 
 
-def follow_works_of(place: RunFolder | None, works: Sequence[Work], title: str | None = None) -> None:
+def follow_works_of(
+    place: RunFolder | None, works: Sequence[Work], title: str | None = None
+) -> None:
     """Show sharded work until all of it is over; several share a line.
 
     Args:
@@ -248,12 +273,20 @@ def follow_works_of(place: RunFolder | None, works: Sequence[Work], title: str |
         answers = survey.ask(submitted, max_age_s=max_age_s)
         found = [work_state(work, answers) for work in works]
         done, total = map(sum, zip(*(work.rows_done() for work in works), strict=True))
-        complete = "" if len(works) == 1 else f"; {found.count('FINISHED')} of {len(works)} evaluations complete"
-        state = next(state for state in ("RUNNING", "PENDING", "STOPPED", "FINISHED") if state in found)
+        complete = (
+            ""
+            if len(works) == 1
+            else f"; {found.count('FINISHED')} of {len(works)} evaluations complete"
+        )
+        state = next(
+            state for state in ("RUNNING", "PENDING", "STOPPED", "FINISHED") if state in found
+        )
         phase = _phase(works, state, done, total)
         unit = _unit(works) + complete
         remark = answers.remark or ""
-        shown = Shown(name=name, done=done, total=total, state=state, phase=phase, unit=unit, remark=remark)
+        shown = Shown(
+            name=name, done=done, total=total, state=state, phase=phase, unit=unit, remark=remark
+        )
         view.show(shown, is_paced=True)
         return answers, set(found)
 
@@ -269,7 +302,9 @@ def _is_over(ends: survey.Ends, answers: survey.Answers, found: set[str]) -> boo
     is_sure = found <= {"FINISHED", "CANCELLED"}
     ends.look(found <= OVER, answers, is_sure=is_sure)
     known = [clusters.find(name) for name in answers.surveys if name in clusters.CLUSTERS]
-    if found <= {"FINISHED"} or ends.seen >= max((it.looks_to_believe_an_end for it in known), default=1):
+    if found <= {"FINISHED"} or ends.seen >= max(
+        (it.looks_to_believe_an_end for it in known), default=1
+    ):
         return True
     time.sleep(max((it.question_s for it in known), default=0.4))
     return False
@@ -278,7 +313,13 @@ def _is_over(ends: survey.Ends, answers: survey.Answers, found: set[str]) -> boo
 def shown_of(row: RunStatus, name: str | None = None, remark: str = "") -> Shown:
     """How far a run is."""
     last = row.attempts[-1] if row.attempts else {"started": row.created, "ended": row.created}
-    since = last["started"] if row.state == "RUNNING" else last["ended"] if row.phase == WAITING else None
+    since = (
+        last["started"]
+        if row.state == "RUNNING"
+        else last["ended"]
+        if row.phase == WAITING
+        else None
+    )
     facts = [] if row.shown_loss is None else [f"loss {number(row.shown_loss)}"]
     facts += [] if row.steps_per_s is None else [f"{number(row.steps_per_s, 3)} steps/s"]
     return Shown(
@@ -304,7 +345,10 @@ def _phase(works: Sequence[Work], state: str, done: int, total: int) -> str:
         return "merging"
     if done == 0 and all(work.moved_at() is None for work in works):
         return STARTING
-    draws = all(isinstance(work, Evaluation) and registry.draws_samples(work.request.metrics) for work in works)
+    draws = all(
+        isinstance(work, Evaluation) and registry.draws_samples(work.request.metrics)
+        for work in works
+    )
     return "drawing samples" if draws else works[0].doing
 
 
@@ -348,7 +392,9 @@ def place_of(group: Group) -> RunFolder:
     return RunFolder(group.root / group.name)
 
 
-def next_of_group(group: Group, rows: Sequence[RunStatus], code: int, *, evaluated: bool) -> list[str]:
+def next_of_group(
+    group: Group, rows: Sequence[RunStatus], code: int, *, evaluated: bool
+) -> list[str]:
     """What to type next about a group that ended with this exit code, without "cldctl "."""
     if code == 0:
         return [f"compare {group.name}" if evaluated else f"eval {group.name} --elbo"]
@@ -357,6 +403,7 @@ def next_of_group(group: Group, rows: Sequence[RunStatus], code: int, *, evaluat
 
 
 def exit_code(rows: Sequence[RunStatus]) -> int:
-    """1 if a run failed or stopped, 5 if some were cancelled and the others are finished, else 0."""
+    """1 if a run failed or stopped, 5 if some were cancelled and the others are finished, else
+    0."""
     others = {row.state for row in rows} - {"FINISHED"}
     return 0 if not others else 5 if others == {"CANCELLED"} else 1

@@ -55,7 +55,9 @@ def _table(keys: Mapping[str, Meanings]) -> None:
     columns: dict[str, list[str]] = {"key": list(keys), "default": [], "meaning": []}
     for key, meanings in keys.items():
         whose = _variants_with(key, meanings).partition("=")[2]
-        columns["default"].append(" or ".join(dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings)))
+        columns["default"].append(
+            " or ".join(dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings))
+        )
         columns["meaning"].append(f"{next(iter(meanings)).doc}{f' ({whose})' if whose else ''}")
     out.print(table(columns, left=columns, wraps="meaning"))
 
@@ -65,10 +67,15 @@ def _key(key: str, meanings: Meanings) -> None:
     lines: list[tuple[str, str]] = []
     for entry, variants in meanings.items():
         whose = f"  ({', '.join(variants)})" if len(meanings) > 1 else ""
-        lines += [("expects", f"{entry.expects}{whose}"), ("default", f"{to_yaml_line(entry.usual)}{whose}")]
+        lines += [
+            ("expects", f"{entry.expects}{whose}"),
+            ("default", f"{to_yaml_line(entry.usual)}{whose}"),
+        ]
     if only := _variants_with(key, meanings):
         lines.append(("only with", only))
-    lines += [("" if number else "recipes", text) for number, text in enumerate(_values_in_recipes(key))]
+    lines += [
+        ("" if number else "recipes", text) for number, text in enumerate(_values_in_recipes(key))
+    ]
     for label, text in lines:
         out.print(f"  {label:<10} {text}")
 

@@ -1,4 +1,5 @@
-"""Runs: which `cldctl status` shows, a line each, the runs of a group, and everything about one; what `why` says."""
+"""Runs: which `cldctl status` shows, a line each, the runs of a group, and everything about one;
+what `why` says."""
 
 import os
 import time
@@ -25,7 +26,17 @@ from cldctl.runs.status import WAITING, RunStatus, named_status
 from cldctl.runs.why import Why
 
 from .console import age, count, duration, err, number, out, short
-from .tables import MANY, Cell, attempts, facts, progress_bar, short_keys, state_text, table, usage_line
+from .tables import (
+    MANY,
+    Cell,
+    attempts,
+    facts,
+    progress_bar,
+    short_keys,
+    state_text,
+    table,
+    usage_line,
+)
 
 # The newest attempts, and the last words, that `why` shows, so that its answer fits on a screen.
 _MOST_ATTEMPTS, _MOST_LINES = 4, 6
@@ -42,10 +53,16 @@ _AROUND, _AROUND_RUNS = 10, 6
 
 def overview(rows: Sequence[RunStatus]) -> RenderableType:
     """Runs, a line each, with the newest result of each."""
-    present = {name for row in rows for entry in row.evals for name in _SHOWN if entry[name] is not None}
+    present = {
+        name for row in rows for entry in row.evals for name in _SHOWN if entry[name] is not None
+    }
     # What they are if all are of one kind, so that the cells need not say it.
     heading = _SHOWN[present.pop()][0] if len(present) == 1 else _EVAL
-    return _table(rows, {}, {heading: [newest_result(row.evals, is_labelled=heading == _EVAL) for row in rows]})
+    return _table(
+        rows,
+        {},
+        {heading: [newest_result(row.evals, is_labelled=heading == _EVAL) for row in rows]},
+    )
 
 
 def _table(
@@ -59,14 +76,19 @@ def _table(
 
     Args:
         own: what each run of a group has of its own.
-        is_short: there are few lines, so that no run may become a list: what it has of its own goes before that.
+        is_short: there are few lines, so that no run may become a list: what it has of its own goes
+            before that.
     """
     bars = out.is_terminal and len(rows) <= MANY
     columns: dict[str, Sequence[Cell]] = {
         "run": [row.name for row in rows],
         **own,
         "state": [state_text(row.state) for row in rows],
-        **({"as of": [age(row.as_of) for row in rows]} if any(row.as_of is not None for row in rows) else {}),
+        **(
+            {"as of": [age(row.as_of) for row in rows]}
+            if any(row.as_of is not None for row in rows)
+            else {}
+        ),
         "step": [f"{short(row.step)}/{short(row.steps)}" for row in rows],
         **({"": [progress_bar(row) for row in rows]} if bars else {}),
         "loss": [number(row.shown_loss) for row in rows],
@@ -80,20 +102,36 @@ def _table(
         **({"tags": [" ".join(row.tags) for row in rows]} if any(row.tags for row in rows) else {}),
     }
     # What a group is compared by stays.
-    optional = ("tags", "", "job", "last end", "attempts", "saved", *([] if own else results), "steps/s", "loss", "ETA")
+    optional = (
+        "tags",
+        "",
+        "job",
+        "last end",
+        "attempts",
+        "saved",
+        *([] if own else results),
+        "steps/s",
+        "loss",
+        "ETA",
+    )
     left = ("run", "state", "as of", "", "last end", "job", "tags", *(() if own else results))
     last = ("step", *(own if is_short else ())) if own else ()
     return table(columns, left=left, optional=(*optional, *last), names="run")
 
 
 def newest_result(evals: Sequence[Mapping[str, Any]], *, is_labelled: bool = True) -> str:
-    """The newest result, or how many shards of it are done and why the others are not being computed."""
+    """The newest result, or how many shards of it are done and why the others are not being
+    computed."""
     if not evals:
         return "-"
     known = [entry for entry in evals if any(entry[name] is not None for name in _SHOWN)]
     # An evaluation that is stopped, or has other numbers, does not hide those of an earlier one.
     last = evals[-1] if evals[-1]["state"] == "RUNNING" or not known else known[-1]
-    values = {label: f"{last[name]:.{digits}f}" for name, (label, digits) in _SHOWN.items() if last[name] is not None}
+    values = {
+        label: f"{last[name]:.{digits}f}"
+        for name, (label, digits) in _SHOWN.items()
+        if last[name] is not None
+    }
     if values:
         results = [f"{label} {value}" if is_labelled else value for label, value in values.items()]
         from .evaluations import counts_of  # What shows evaluations is loaded where there are some.
@@ -105,20 +143,32 @@ def newest_result(evals: Sequence[Mapping[str, Any]], *, is_labelled: bool = Tru
 
 
 def overview_with_groups(
-    rows: Sequence[RunStatus], height: int | None = None, *, is_grouped: bool = True, is_sorted: bool = False
+    rows: Sequence[RunStatus],
+    height: int | None = None,
+    *,
+    is_grouped: bool = True,
+    is_sorted: bool = False,
 ) -> RenderableType:
     """Runs, a line each, and below them groups of several runs, a line each.
 
     Args:
-        height: lines that there are: runs and groups that are alive come first, and what does not fit is counted.
+        height: lines that there are: runs and groups that are alive come first, and what does not
+            fit is counted.
         is_grouped: False to show the runs of groups among the others.
         is_sorted: somebody asked for this order, so that it stays.
     """
-    sizes: Counter[str | None] = Counter(row.group for row in rows if row.group is not None and is_grouped)
+    sizes: Counter[str | None] = Counter(
+        row.group for row in rows if row.group is not None and is_grouped
+    )
     items: list[Sequence[RunStatus]] = [[row] for row in rows if sizes[row.group] < 2]
-    items += [[row for row in rows if row.group == name] for name, size in sizes.items() if size > 1]
+    items += [
+        [row for row in rows if row.group == name] for name, size in sizes.items() if size > 1
+    ]
     shown, note = _on_screen(items, height, is_sorted=is_sorted)
-    runs, groups = [item[0] for item in shown if len(item) == 1], [item for item in shown if len(item) > 1]
+    runs, groups = (
+        [item[0] for item in shown if len(item) == 1],
+        [item for item in shown if len(item) > 1],
+    )
     tables = [overview(runs)] if runs or not groups else []
     tables += [_groups(groups)] if groups else []
     return Lines(*tables, *note)
@@ -127,7 +177,8 @@ def overview_with_groups(
 def _on_screen(
     items: Sequence[Sequence[RunStatus]], height: int | None, *, is_sorted: bool = False
 ) -> tuple[Sequence[Sequence[RunStatus]], list[Text]]:
-    """What there are lines for, the most important at the top, and a line about the others if there are any.
+    """What there are lines for, the most important at the top, and a line about the others if there
+    are any.
 
     Args:
         items: each a run, or the runs of a group of several.
@@ -174,7 +225,9 @@ def _share(rows: Sequence[RunStatus]) -> float:
     return sum(min(row.step, row.steps or 0) for row in rows) / steps if steps else 0.0
 
 
-def group_details(name: str, members: Sequence[RunStatus], height: int | None = None) -> RenderableType:
+def group_details(
+    name: str, members: Sequence[RunStatus], height: int | None = None
+) -> RenderableType:
     """The runs of a group by what each has of its own: state, step, loss and newest results.
 
     Args:
@@ -191,9 +244,15 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
     results: dict[str, Sequence[Cell]] = {}
     for quantity in quantities_in(entry["results"] for row in rows for entry in row.evals):
         known = [[entry for entry in row.evals if quantity.key in entry["results"]] for row in rows]
-        results[quantity.label] = [result_of(it[-1], quantity, with_count=True) if it else "-" for it in known]
+        results[quantity.label] = [
+            result_of(it[-1], quantity, with_count=True) if it else "-" for it in known
+        ]
     title = Text.assemble("group ", (name, "bold"), f"  {states(members)}")
-    reasons = [] if height is not None else [Text(f"{row.name}: {row.reason}", "yellow") for row in rows if row.reason]
+    reasons = (
+        []
+        if height is not None
+        else [Text(f"{row.name}: {row.reason}", "yellow") for row in rows if row.reason]
+    )
     return Lines(title, _table(rows, own, results, is_short=height is not None), *reasons, *note)
 
 
@@ -213,7 +272,9 @@ def details(row: RunStatus) -> Iterator[RenderableType]:
         yield from (Text(), drawn)
     yield from _sweeps(row)
     if row.tunings:
-        reasons = (Text(f"{it['id']}: {it['reason']}", "yellow") for it in row.tunings if it["reason"])
+        reasons = (
+            Text(f"{it['id']}: {it['reason']}", "yellow") for it in row.tunings if it["reason"]
+        )
         yield from (Text(), tunings(row.tunings), *reasons)
     yield Text()
 
@@ -223,17 +284,29 @@ def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
     # The reason of a run that waits says that it waits.
     phase = None if row.phase == WAITING and row.reason else row.phase
     share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
-    smoothed = "-" if row.loss is None else f"{number(row.smoothed_loss, 5)} (smoothed), last {number(row.loss, 5)}"
-    rate = None if row.steps_per_s is None else f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
+    smoothed = (
+        "-"
+        if row.loss is None
+        else f"{number(row.smoothed_loss, 5)} (smoothed), last {number(row.loss, 5)}"
+    )
+    rate = (
+        None
+        if row.steps_per_s is None
+        else f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
+    )
     where = f" on {row.host}" if row.host else ""
     known: dict[str, Cell | None] = {
         "run": Text(row.name, style="bold"),
-        "state": Text.assemble(state_text(row.state), when, *(f"  {text}" for text in (phase, row.reason) if text)),
+        "state": Text.assemble(
+            state_text(row.state), when, *(f"  {text}" for text in (phase, row.reason) if text)
+        ),
         "step": f"{count(row.step)} of {count(row.steps)}{share}",
         "": progress_bar(row) if out.is_terminal else None,
         "loss": smoothed,
         "rate": rate,
-        "checkpoint": "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}",
+        "checkpoint": "none"
+        if row.checkpoint_step is None
+        else f"step {count(row.checkpoint_step)}",
         "updated": age(row.updated),
         "tags": " ".join(row.tags) or None,
         "note": row.note,
@@ -267,8 +340,15 @@ def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
     for entry in row.sweeps:
         sweep = Sweep.load(run.evals / entry["id"])
         if sweep is not None:
-            title = f"{entry['id']}: {entry['done']} of {len(entry['evaluations'])} evaluations complete"
-            yield from (Text(), Text(title, style="bold"), sweep_table(sweep, sweep_rows(run, sweep), evals))
+            title = (
+                f"{entry['id']}: {entry['done']} of {len(entry['evaluations'])} evaluations "
+                f"complete"
+            )
+            yield from (
+                Text(),
+                Text(title, style="bold"),
+                sweep_table(sweep, sweep_rows(run, sweep), evals),
+            )
             yield from remarks([evals[name] for name in sweep.evaluations if name in evals])
 
 
@@ -329,7 +409,9 @@ class Query:
         others = [row for row in rows if row.group not in self.groups]
         if self.chosen and (height is None or len(self.groups) + len(others) == 1):
             groups = {name: [row for row in rows if row.group == name] for name in self.groups}
-            return Lines(*(group_details(*it, height) for it in groups.items()), *map(details, others))
+            return Lines(
+                *(group_details(*it, height) for it in groups.items()), *map(details, others)
+            )
         is_sorted = self.sort != "created"
         # Who asks for certain runs, or for their order, wants to see these runs.
         is_any = not self.everything and self.which.is_empty and not is_sorted
@@ -388,13 +470,19 @@ def nothing(root: Path, which: selection.Selection, older: int) -> str:
 def explanation(why: Why) -> Iterator[RenderableType]:
     """The answer of `cldctl why`, on one screen, the most important first."""
     row = why.row
-    yield Text.assemble((row.name, "bold"), "  ", state_text(row.state), f"  {why.headline}", overflow="fold")
+    yield Text.assemble(
+        (row.name, "bold"), "  ", state_text(row.state), f"  {why.headline}", overflow="fold"
+    )
     if why.waiting is not None and why.waiting.expected is not None:
-        yield _fact("begins", f"in {duration(why.waiting.expected - time.time())}, as the scheduler expects")
+        yield _fact(
+            "begins", f"in {duration(why.waiting.expected - time.time())}, as the scheduler expects"
+        )
     if why.attempts:
         yield attempts([{**row, "detail": None} for row in why.attempts[-_MOST_ATTEMPTS:]])
         if len(why.attempts) > _MOST_ATTEMPTS:
-            yield Text(f"{len(why.attempts) - _MOST_ATTEMPTS} earlier attempts: cldctl status", style="dim")
+            yield Text(
+                f"{len(why.attempts) - _MOST_ATTEMPTS} earlier attempts: cldctl status", style="dim"
+            )
     if why.failed is not None:
         yield from _failure(why.failed, RunFolder(row.path))
     yield from _unfinished(row)
@@ -405,7 +493,11 @@ def explanation(why: Why) -> Iterator[RenderableType]:
     if why.do:
         yield _fact("do", why.do)
     for place, text in enumerate(why.next):
-        fact = _fact("next" if place == 0 else "or", command(text, RunFolder(row.path)), "bold" if place == 0 else "")
+        fact = _fact(
+            "next" if place == 0 else "or",
+            command(text, RunFolder(row.path)),
+            "bold" if place == 0 else "",
+        )
         # The terminal breaks it, so that it can be copied.
         fact.no_wrap, fact.overflow = True, "ignore"
         yield fact
@@ -434,7 +526,8 @@ def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
     if failed.file is not None:
         yield _fact("", _shown(failed.file, run))
     for line in failed.lines[-_MOST_LINES:]:
-        # A long line is cut, not folded: the screen is for the last words, `logs --failed` for all of them.
+        # A long line is cut, not folded: the screen is for the last words, `logs --failed` for all
+        # of them.
         yield Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True)
 
 

@@ -1,4 +1,5 @@
-"""What people are shown of runs that begin or continue: what would be submitted, what was, and what to type next."""
+"""What people are shown of runs that begin or continue: what would be submitted, what was, and what
+to type next."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +32,13 @@ from cldctl.runs.usage import estimate
 
 from .console import Working, err, keys_differ, out, say_next, strong
 from .evaluations import show_samplers, show_tunings
-from .follow import follow_evaluations, follow_group_evaluations, follow_runs, follow_works_of, place_of
+from .follow import (
+    follow_evaluations,
+    follow_group_evaluations,
+    follow_runs,
+    follow_works_of,
+    place_of,
+)
 from .tables import estimate_line
 
 
@@ -57,11 +64,15 @@ def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> Non
     _show(cluster.script(spec))
     if (request := following(recipe, options.metrics)) is None:
         return
-    counts = dict.fromkeys(f"{size:,} {registry.ROWS[kind].over}" for kind, size in request.sizes.items())
+    counts = dict.fromkeys(
+        f"{size:,} {registry.ROWS[kind].over}" for kind, size in request.sizes.items()
+    )
     shards = f"{request.shards} shard{'' if request.shards == 1 else 's'}"
     _show(f"# evaluation {request.id}: {' and '.join(counts)} in {shards}, after the training")
     after = After((JobRef(cluster=cluster.name, job_id="JOB_OF_THE_TRAINING"),))
-    evaluation = specs.sharded([run.evals / request.id], recipe.cluster, cluster, run=run, after=after)
+    evaluation = specs.sharded(
+        [run.evals / request.id], recipe.cluster, cluster, run=run, after=after
+    )
     _show(cluster.script(evaluation, request.shards))
 
 
@@ -71,8 +82,17 @@ def _preview_group(options: SubmitOptions, group: Group, cluster: Cluster, spec:
     existing = {run.name for run in group.runs()}
     _show(f"# group: {group.name}, {len(cells)} runs in {group.root}")
     for cell in cells:
-        state = "finished" if cell.name not in open_cells else "exists" if cell.name in existing else "new"
-        _show(f"#   {cell.name}  {' '.join(f'{key}={value}' for key, value in cell.values.items())}  {state}")
+        state = (
+            "finished"
+            if cell.name not in open_cells
+            else "exists"
+            if cell.name in existing
+            else "new"
+        )
+        _show(
+            f"#   {cell.name}  {' '.join(f'{key}={value}' for key, value in cell.values.items())}  "
+            f"{state}"
+        )
     _show(f"# the recipe of {cells[0].name}\n{dump(cells[0].recipe)}")
     if open_cells:
         tasks = 1 if cluster.blocks else len(open_cells)
@@ -86,14 +106,19 @@ def _preview_group(options: SubmitOptions, group: Group, cluster: Cluster, spec:
 
 
 def _differences(file: Path, given: Sequence[str], profile: Path | None) -> None:
-    """Comments before the YAML: what differs from the recipe that ``file`` extends, and what has set it."""
+    """Comments before the YAML: what differs from the recipe that ``file`` extends, and what has
+    set it."""
     try:
         base, found = from_base(file, given, profile)
     except RecipeError:
         return  # The recipe is complete only with the values of a sweep.
     if base is None:
         return
-    out.print(f"# {keys_differ(len(found))} from {called(base)}:" if found else f"# same as {called(base)}")
+    out.print(
+        f"# {keys_differ(len(found))} from {called(base)}:"
+        if found
+        else f"# same as {called(base)}"
+    )
     for key, text in found.items():
         out.print(f"#   {key}: {text}")
 
@@ -113,7 +138,11 @@ def started(run: RunFolder) -> None:
 
 
 def continues(
-    run: RunFolder, recipe: Recipe, start: int, damaged: Sequence[DamagedCheckpoint], warnings: Sequence[str]
+    run: RunFolder,
+    recipe: Recipe,
+    start: int,
+    damaged: Sequence[DamagedCheckpoint],
+    warnings: Sequence[str],
 ) -> None:
     """Say from where a run continues, with remarks about that."""
     for text in (*(entry.skipped for entry in damaged), *warnings):
@@ -122,14 +151,19 @@ def continues(
 
 
 def submit_runs(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: bool) -> int:
-    """Submit a run, or those of a sweep that are missing; returns the exit code. Ctrl-C says what goes on."""
+    """Submit a run, or those of a sweep that are missing; returns the exit code. Ctrl-C says what
+    goes on."""
     # The scheduler thinks about it while the job is being written.
     start = _ask_for_start(cluster, spec) if wanted.group is None else lambda: None
     try:
         begun = submit(wanted, cluster, continues, started)
     except KeyboardInterrupt:
         run = wanted.run()
-        if wanted.group is not None or cluster.blocks or not (run.exists and run.ledger.history().submitted):
+        if (
+            wanted.group is not None
+            or cluster.blocks
+            or not (run.exists and run.ledger.history().submitted)
+        ):
             raise
         _interrupted(run)
         return 130
@@ -138,7 +172,9 @@ def submit_runs(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: 
     return finish(begun, follow)
 
 
-def resume_runs(which: RunFolder | Group, wanted: Continuation, cluster: str | None, follow: bool) -> int:
+def resume_runs(
+    which: RunFolder | Group, wanted: Continuation, cluster: str | None, follow: bool
+) -> int:
     """Continue a run, or those of a group; returns the exit code."""
     if isinstance(which, Group):
         where = clusters.chosen(cluster, which.runs()[-1])
@@ -151,7 +187,8 @@ def resume_runs(which: RunFolder | Group, wanted: Continuation, cluster: str | N
 
 
 def finish(begun: Begun, follow: bool) -> int:
-    """Print what was started and what to type next; stay with it if asked to. Returns the exit code."""
+    """Print what was started and what to type next; stay with it if asked to. Returns the exit
+    code."""
     group, cluster, evaluations = begun.group, begun.cluster, begun.evaluations
     place = begun.runs[0] if group is None else place_of(group)
     # On a terminal, the name of a run has just been said.
@@ -162,12 +199,20 @@ def finish(begun: Begun, follow: bool) -> int:
         counts = _counted([*begun.found.values(), *left], (*FOUND, "not started"))
         err.print(strong(f"{len(begun.runs)} runs of the group ", group.name, f": {counts}"))
     if begun.jobs and not cluster.blocks:
-        if (line := left_out_code(next(run for run in begun.runs if run.name in begun.jobs))) is not None:
+        if (
+            line := left_out_code(next(run for run in begun.runs if run.name in begun.jobs))
+        ) is not None:
             remark(line)
-        ids = [job.job_id if group is None else job.job_id.partition("_")[0] for job in begun.jobs.values()]
+        ids = [
+            job.job_id if group is None else job.job_id.partition("_")[0]
+            for job in begun.jobs.values()
+        ]
         err.print(f"job {', '.join(dict.fromkeys(ids))} ({cluster.name})")
         if group is None:
-            for text in (*(f"then evaluation {name}" for name in evaluations[place.name]), *begun.said):
+            for text in (
+                *(f"then evaluation {name}" for name in evaluations[place.name]),
+                *begun.said,
+            ):
                 err.print(text)
         elif chained := sum(map(len, evaluations.values())):
             err.print(f"then an evaluation of {'each' if chained == len(begun.jobs) else chained}")
@@ -176,7 +221,9 @@ def finish(begun: Begun, follow: bool) -> int:
         return follow_runs(begun.runs, evaluations, group) or code
     more = f"logs {place.name} -f"
     if group is not None:
-        is_evaluated = any(evaluations.values()) or any(run.evaluation_names() for run in begun.runs)
+        is_evaluated = any(evaluations.values()) or any(
+            run.evaluation_names() for run in begun.runs
+        )
         more = f"compare {place.name}" if is_evaluated else f"eval {place.name} --elbo"
     say_next(place, f"status {place.name}", more, f"cancel {place.name}")
     return code
@@ -227,7 +274,9 @@ def say_outcome(planned: Planned) -> None:
     if planned.job is not None:
         which = sweep.id if sweep is not None else planned.those("started")[0]
         what = ("evaluations",) if many and sweep is None else ("evaluation ", which)
-        err.print(strong(*what), f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})")
+        err.print(
+            strong(*what), f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})"
+        )
     for text in planned.said:
         err.print(text)
 
@@ -257,7 +306,9 @@ def finish_evaluations(planned: Planned, follow: bool) -> int:
     return 0
 
 
-def finish_group_evaluations(group: Group, begun: Iterable[Planned], skipped: Sequence[Skipped], follow: bool) -> int:
+def finish_group_evaluations(
+    group: Group, begun: Iterable[Planned], skipped: Sequence[Skipped], follow: bool
+) -> int:
     """As `finish`, for evaluations of the runs of a group."""
     code = _say_skipped(skipped)
     works: list[Evaluation] = []
@@ -277,7 +328,12 @@ def finish_group_evaluations(group: Group, begun: Iterable[Planned], skipped: Se
 
 
 def finish_samplers(
-    made: Comparison, planned: Planned, as_json: bool, csv: Path | None, plot: Path | None, follow: bool
+    made: Comparison,
+    planned: Planned,
+    as_json: bool,
+    csv: Path | None,
+    plot: Path | None,
+    follow: bool,
 ) -> int:
     """As `finish`, for a comparison of samplers."""
     say_outcome(planned)

@@ -1,4 +1,5 @@
-"""What all views of runs share: how a table is drawn, and how states, attempts and usage are written."""
+"""What all views of runs share: how a table is drawn, and how states, attempts and usage are
+written."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,8 @@ MANY = 200
 _BAR, _GAP = 12, 3
 # A start within so many seconds is one at once.
 AT_ONCE_S = 5.0
-# The least width of a column of names and of one of sentences, and the largest width of sentences in a pipe.
+# The least width of a column of names and of one of sentences, and the largest width of sentences
+# in a pipe.
 _NAME, _SENTENCE, _LONGEST = 20, 36, 80
 
 
@@ -37,21 +39,26 @@ def table(
     wraps: str | None = None,
     title: str | None = None,
 ) -> RenderableType:
-    """A table without a frame, which pipes well; on a terminal that is too narrow for it, a list for each row.
+    """A table without a frame, which pipes well; on a terminal that is too narrow for it, a list
+    for each row.
 
     Args:
         columns: the cells of each heading.
         left: headings of the columns that are no numbers.
-        optional: headings of columns that a terminal leaves out if there is no room for them, the first one first; it
-            leaves out those that are empty anyway.
+        optional: headings of columns that a terminal leaves out if there is no room for them, the
+            first one first; it leaves out those that are empty anyway.
         names: heading of the column whose cells lose their middle if there is no room for them.
         wraps: heading of a column of sentences, which may take several lines.
     """
-    widths = {heading: max([len(heading), *map(_width, cells)]) for heading, cells in columns.items()}
+    widths = {
+        heading: max([len(heading), *map(_width, cells)]) for heading, cells in columns.items()
+    }
     least = {names: _NAME, wraps: _SENTENCE}
 
     def needed() -> int:
-        return sum(min(width, least.get(heading, width)) + _GAP for heading, width in widths.items())
+        return sum(
+            min(width, least.get(heading, width)) + _GAP for heading, width in widths.items()
+        )
 
     for heading in optional if out.is_terminal else ():
         if all(str(cell) in ("-", "") for cell in columns.get(heading, ())):
@@ -73,7 +80,11 @@ def table(
         is_number = heading not in left
         limit = _LONGEST if heading == wraps and not out.is_terminal else None
         drawn.add_column(
-            heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold", max_width=limit
+            heading,
+            justify="right" if is_number else "left",
+            no_wrap=is_number,
+            overflow="fold",
+            max_width=limit,
         )
     for row in zip(*shown.values(), strict=True):
         # A string is searched for markup, which is slow.
@@ -87,13 +98,17 @@ def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
         yield from (Text(f"{first} {cell}"), facts(zip(others, row, strict=True)), Text())
 
 
-def _plain(columns: Mapping[str, Sequence[Cell]], widths: Mapping[str, int], left: Collection[str]) -> Text:
+def _plain(
+    columns: Mapping[str, Sequence[Cell]], widths: Mapping[str, int], left: Collection[str]
+) -> Text:
     fields = (f"{{:{'<' if heading in left else '>'}{width}}}" for heading, width in widths.items())
     line = f" {(_GAP * ' ').join(fields)} "
     rows = (map(str, cells) for cells in zip(*columns.values(), strict=True))
     shown = [line.format(*(printable(cell, keep="") for cell in row)) for row in rows]
     rule = " " + "─" * (sum(widths.values()) + _GAP * (len(widths) - 1))
-    return Text("\n".join(["", line.format(*columns), rule, *shown]), no_wrap=True, overflow="ignore")
+    return Text(
+        "\n".join(["", line.format(*columns), rule, *shown]), no_wrap=True, overflow="ignore"
+    )
 
 
 def _width(cell: Cell) -> int:
@@ -129,12 +144,20 @@ def attempts(
         reason: is shown elsewhere, so that an attempt's detail is left out if it is the same.
     """
     columns = attempt_columns(rows, age, reason)
-    optional = ("to", "job", "when", "from", "node") if "gained" in columns else ("when", "node", "from", "ran", "job")
-    return table(columns, left=("node", "ended by"), optional=optional, wraps="ended by", title=title)
+    optional = (
+        ("to", "job", "when", "from", "node")
+        if "gained" in columns
+        else ("when", "node", "from", "ran", "job")
+    )
+    return table(
+        columns, left=("node", "ended by"), optional=optional, wraps="ended by", title=title
+    )
 
 
 def attempt_columns(
-    rows: Sequence[Mapping[str, Any]], when: Callable[[float | None], str], reason: str | None = None
+    rows: Sequence[Mapping[str, Any]],
+    when: Callable[[float | None], str],
+    reason: str | None = None,
 ) -> dict[str, Sequence[Cell]]:
     """The columns of `attempts`; ``when`` writes the time of a start."""
     columns: dict[str, Sequence[Cell]] = {
@@ -165,7 +188,8 @@ def _end(row: Mapping[str, Any], reason: str | None) -> str:
 
 
 def short_keys(keys: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
-    """Keys of recipes with their headings: the last part of each, or the key if another heading is the same."""
+    """Keys of recipes with their headings: the last part of each, or the key if another heading is
+    the same."""
     shorts = [key.rpartition(".")[2] for key in keys]
     return {
         key: short if shorts.count(short) == 1 and short not in taken else key
@@ -174,7 +198,8 @@ def short_keys(keys: Sequence[str], taken: Collection[str] = ()) -> dict[str, st
 
 
 def usage_line(usage: Mapping[str, Any] | None) -> str:
-    """What one run has used, in one line; ``usage`` is the field of ``status --json``. Empty if that is nothing."""
+    """What one run has used, in one line; ``usage`` is the field of ``status --json``. Empty if
+    that is nothing."""
     if usage is None or (usage["used"] <= 0 and usage["waited_s"] < 1):
         return ""
     lost = {"lost_to_preemption": "lost to interruptions", "lost_to_crashes": "lost to crashes"}
@@ -199,24 +224,51 @@ def usage_table(folder: Folder) -> RenderableType:
     """Runs, then groups, then totals by unit: a line each."""
     lines = [
         *((name, group or "-", usage) for name, group, usage in folder.runs),
-        *((f"group {name}", name, usage) for name, usages in folder.groups.items() for usage in usages),
+        *(
+            (f"group {name}", name, usage)
+            for name, usages in folder.groups.items()
+            for usage in usages
+        ),
         *(("total", "-", usage) for usage in folder.totals),
     ]
     names, of, usages = zip(*lines, strict=True)
-    spent = {"useful": "useful", "start-up": "startup", "preempted": "lost_to_preemption", "crashed": "lost_to_crashes"}
+    spent = {
+        "useful": "useful",
+        "start-up": "startup",
+        "preempted": "lost_to_preemption",
+        "crashed": "lost_to_crashes",
+    }
     spent |= {"set aside": "set_aside"} if any(usage.set_aside for usage in usages) else {}
     columns: dict[str, Sequence[Cell]] = {
         "run": names,
         **({"group": of} if any(group != "-" for group in of) else {}),
         "used": [f"{hours(usage.used)} {usage.unit}" for usage in usages],
-        **{heading: [hours(getattr(usage, name)) for usage in usages] for heading, name in spent.items()},
+        **{
+            heading: [hours(getattr(usage, name)) for usage in usages]
+            for heading, name in spent.items()
+        },
         "waited": [duration(usage.waited_s) for usage in usages],
         "goodput": [share(usage.useful, usage.used) for usage in usages],
         "attempts": [str(usage.attempts) for usage in usages],
     }
-    note = "trainings only; preempted and crashed are hours lost to either; waited is the time of jobs in the queue"
-    optional = ("attempts", "group", "set aside", "start-up", "useful", "waited", "preempted", "crashed")
-    return Group(table(columns, left=("run", "group"), optional=optional, names="run"), Text(note, style="dim"))
+    note = (
+        "trainings only; preempted and crashed are hours lost to either; waited is the time of "
+        "jobs in the queue"
+    )
+    optional = (
+        "attempts",
+        "group",
+        "set aside",
+        "start-up",
+        "useful",
+        "waited",
+        "preempted",
+        "crashed",
+    )
+    return Group(
+        table(columns, left=("run", "group"), optional=optional, names="run"),
+        Text(note, style="dim"),
+    )
 
 
 _IF = "as the scheduler expects, or earlier if other jobs end before their limits"
@@ -229,10 +281,19 @@ def estimate_line(estimate: Estimate | None, start: float | None) -> str:
         start: when the job would begin, seconds since 1970; None if nobody knows.
     """
     wait = 0.0 if start is None else start - time.time()
-    begins = "" if start is None else "; begins at once" if wait < AT_ONCE_S else f"; begins in {duration(wait)}, {_IF}"
+    begins = (
+        ""
+        if start is None
+        else "; begins at once"
+        if wait < AT_ONCE_S
+        else f"; begins in {duration(wait)}, {_IF}"
+    )
     if estimate is None:
         return f"estimate: no comparable run yet{begins}"
     others = f" and {len(estimate.runs) - 1} more" if len(estimate.runs) > 1 else ""
     source = f"at {number(estimate.rate, 3)} steps/s as in {estimate.runs[0]}{others}"
-    cost = f"{duration(estimate.seconds)} of training, {hours(estimate.hours)} {estimate.unit}, {source}"
+    cost = (
+        f"{duration(estimate.seconds)} of training, {hours(estimate.hours)} {estimate.unit}, "
+        f"{source}"
+    )
     return f"estimate: {cost}{begins}"

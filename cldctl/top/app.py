@@ -1,4 +1,5 @@
-"""`cldctl top` as an application of textual: the list of runs, everything about the selected one, and keys that act."""
+"""`cldctl top` as an application of textual: the list of runs, everything about the selected one,
+and keys that act."""
 
 import contextlib
 import os
@@ -89,7 +90,8 @@ class TextScreen(Watching):
 
 
 class OutputScreen(TextScreen):
-    """What a command has printed; leaving it does not end the command, leaving `cldctl top` does."""
+    """What a command has printed; leaving it does not end the command, leaving `cldctl top`
+    does."""
 
     def __init__(self, command: Command) -> None:
         super().__init__()
@@ -107,7 +109,8 @@ class OutputScreen(TextScreen):
 
 
 def first_log(run: RunFolder) -> tuple[Log, bool]:
-    """The rank that failed first if the last attempt failed and no later job waits; else the newest job's rank 0.
+    """The rank that failed first if the last attempt failed and no later job waits; else the newest
+    job's rank 0.
 
     Returns:
         Its log, and whether it failed first.
@@ -125,13 +128,15 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
 
     Args:
         log: that is shown; None if there was none.
-        what: "rank" of the same job; "attempt", behind the last of which is the newest job; or "evaluation", the
-            newest of which follows the training.
+        what: "rank" of the same job; "attempt", behind the last of which is the newest job; or
+            "evaluation", the newest of which follows the training.
 
     Raises:
         NotFoundError: there is only one.
     """
-    shown: dict[str, Any] = {name: getattr(log, name, None) for name in ("evaluation", "attempt", "rank")}
+    shown: dict[str, Any] = {
+        name: getattr(log, name, None) for name in ("evaluation", "attempt", "rank")
+    }
     options: list[Any]
     if what == "rank":
         # As the log is now: a newer job may have begun.
@@ -139,9 +144,15 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
     elif what == "attempt":
         # Of one that another launcher started, the output is elsewhere.
         history = run.ledger.history()
-        options = [*(it.attempt for it in history.attempts if history.queued[it.attempt][0] is not None), None]
+        options = [
+            *(it.attempt for it in history.attempts if history.queued[it.attempt][0] is not None),
+            None,
+        ]
     else:
-        options = [None, *(work.name for work in reversed(evaluations_of(run)) if work.ledger.history().jobs)]
+        options = [
+            None,
+            *(work.name for work in reversed(evaluations_of(run)) if work.ledger.history().jobs),
+        ]
     if len(options) < 2:
         known = "no evaluation was started" if what == "evaluation" else f"there is only one {what}"
         raise NotFoundError(f"{run.name}: {known}.")
@@ -150,7 +161,12 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
     return _log(run, **(shown if what == "rank" else {}) | {what: other})
 
 
-def _log(run: RunFolder, evaluation: str | None = None, attempt: int | None = None, rank: int | None = None) -> Log:
+def _log(
+    run: RunFolder,
+    evaluation: str | None = None,
+    attempt: int | None = None,
+    rank: int | None = None,
+) -> Log:
     """The log of a rank, 0 if None, of the newest job, an attempt or an evaluation."""
     if evaluation is not None:
         return of_evaluation(run, evaluation, None, rank or 0)
@@ -173,8 +189,20 @@ class LogScreen(TextScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "turn('rank', 1)", "Next rank", group=_RANK),
         Binding("p", "turn('rank', -1)", "Previous rank", group=_RANK),
-        Binding("right_square_bracket", "turn('attempt', 1)", "Next attempt", key_display="]", group=_ATTEMPT),
-        Binding("left_square_bracket", "turn('attempt', -1)", "Previous attempt", key_display="[", group=_ATTEMPT),
+        Binding(
+            "right_square_bracket",
+            "turn('attempt', 1)",
+            "Next attempt",
+            key_display="]",
+            group=_ATTEMPT,
+        ),
+        Binding(
+            "left_square_bracket",
+            "turn('attempt', -1)",
+            "Previous attempt",
+            key_display="[",
+            group=_ATTEMPT,
+        ),
         Binding("f", "failed", "Failed first"),
         Binding("e", "turn('evaluation', 1)", "Evaluation"),
     ]
@@ -225,7 +253,9 @@ class LogScreen(TextScreen):
         found = []
         for part in tail.new_parts(log):
             # The end of a line may be yet to be written; if nothing more is, it is shown as it is.
-            *lines, rest = (self._open_lines.pop(part.file, b"") + b"".join(part.lines())).split(b"\n")
+            *lines, rest = (self._open_lines.pop(part.file, b"") + b"".join(part.lines())).split(
+                b"\n"
+            )
             if rest and part.begin != part.end:
                 self._open_lines[part.file] = rest
             elif rest:
@@ -236,14 +266,18 @@ class LogScreen(TextScreen):
     def _open(self, log: Log, failed_first: bool) -> None:
         where = f"job {log.job.job_id}" if log.attempt is None else f"attempt {log.attempt}"
         where = where if log.evaluation is None else f"evaluation {log.evaluation}"
-        self.entitle(f"{self._of.name} · {where}, rank {log.rank}{': failed first' if failed_first else ''}")
+        self.entitle(
+            f"{self._of.name} · {where}, rank {log.rank}{': failed first' if failed_first else ''}"
+        )
         self.query_one(RichLog).clear()
         if log.note is not None:
             self.query_one(RichLog).write(Text(one_line(log.note), "yellow"))
 
     def _write(self, lines: Sequence[tuple[str, bool]]) -> None:
         log = self.query_one(RichLog)
-        text = Text("\n").join(Text(line, "red" if is_error else "", no_wrap=True) for line, is_error in lines)
+        text = Text("\n").join(
+            Text(line, "red" if is_error else "", no_wrap=True) for line, is_error in lines
+        )
         # Not if somebody has scrolled up.
         log.write(text, scroll_end=log.is_vertical_scroll_end)
 
@@ -279,12 +313,14 @@ def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[Li
     """The lines of a list of runs.
 
     Args:
-        turned: names of groups that somebody has folded or unfolded. The others are folded once all their runs are
-            over.
+        turned: names of groups that somebody has folded or unfolded. The others are folded once all
+            their runs are over.
     """
     by_name = sorted(rows, key=lambda row: row.name)
     groups: dict[str, list[RunStatus]] = {}
-    for row in sorted(by_name, key=lambda row: (row.state not in OVER, row.created or 0.0), reverse=True):
+    for row in sorted(
+        by_name, key=lambda row: (row.state not in OVER, row.created or 0.0), reverse=True
+    ):
         # A run without a group is one of its own; no group has the name of its path.
         groups.setdefault(row.group or row.path, []).append(row)
     lines: list[Line] = []
@@ -360,19 +396,29 @@ class RunTable(DataTable[RenderableType]):
             for key, row in cells.items():
                 self.add_row(*row, key=key)
             keys = list(cells)
-            self.move_cursor(row=keys.index(before.key) if before is not None and before.key in keys else place)
+            self.move_cursor(
+                row=keys.index(before.key) if before is not None and before.key in keys else place
+            )
 
     def _cells_of(self, line: Line) -> list[RenderableType]:
         row = line.row
         if row is None:
             name = Text(f"{'▸' if line.is_folded else '▾'} {line.name}", "bold", no_wrap=True)
-            steps = sum(row.step for row in line.members), sum(row.steps or 0 for row in line.members)
-            about = {"state": Text(f"{len(line.members)} runs", "dim"), "why": Text(states(line.members))}
+            steps = (
+                sum(row.step for row in line.members),
+                sum(row.steps or 0 for row in line.members),
+            )
+            about = {
+                "state": Text(f"{len(line.members)} runs", "dim"),
+                "why": Text(states(line.members)),
+            }
             cells = {"run": name, "step": _right("/".join(map(short, steps))), **about}
             return [cells.get(column, Text()) for column in _COLUMNS]
         losses = self._losses(row)
         last = row.attempts[-1]["cause"] if row.attempts and row.state in RESUMABLE else None
-        style = "red" if row.state in ("FAILED", "LOST") else "yellow" if row.state in WAITS else "dim"
+        style = (
+            "red" if row.state in ("FAILED", "LOST") else "yellow" if row.state in WAITS else "dim"
+        )
         return [
             Text("  " * (line.group is not None) + one_line(row.name), no_wrap=True),
             state_text(row.state),
@@ -410,19 +456,27 @@ class Question(ModalScreen[bool]):
 class MainScreen(Watching):
     """Runs and details.
 
-    Two loops in the background ask what the runs are doing, as `status --watch` does, and read the files of what is on
-    the screen. The first may have to wait for a scheduler, the second waits for nobody.
+    Two loops in the background ask what the runs are doing, as `status --watch` does, and read the
+    files of what is on the screen. The first may have to wait for a scheduler, the second waits for
+    nobody.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("r", "act('resume')", "Resume", tooltip="the run, or all runs of a group; asks first"),
-        Binding("c", "act('cancel')", "Cancel", tooltip="the run, or all runs of a group; asks first"),
+        Binding(
+            "r", "act('resume')", "Resume", tooltip="the run, or all runs of a group; asks first"
+        ),
+        Binding(
+            "c", "act('cancel')", "Cancel", tooltip="the run, or all runs of a group; asks first"
+        ),
         Binding("s", "act('sample')", "Sample", tooltip="draw samples of the run"),
         Binding("o", "act('report')", "Report", tooltip="write the page of the run, and open it"),
         Binding("space", "fold", "Fold", tooltip="or unfold a group of runs"),
         Binding("slash", "filter", "Filter", tooltip="show only runs that contain these words"),
         Binding("escape", "clear", "Clear filters and messages", show=False),
-        *(Binding(key, f"state('{key}')", f"Show {name} runs", show=False) for key, (name, _) in FILTERS.items()),
+        *(
+            Binding(key, f"state('{key}')", f"Show {name} runs", show=False)
+            for key, (name, _) in FILTERS.items()
+        ),
     ]
 
     def __init__(self, root: Path, which: Selection, *, everything: bool) -> None:
@@ -448,7 +502,10 @@ class MainScreen(Watching):
         with VerticalScroll(id="panel"):
             yield Static(id="detail")
         yield Static(id="remarks")
-        yield Input(id="words", placeholder="words in name, group, tags, user or state; enter keeps them, esc clears")
+        yield Input(
+            id="words",
+            placeholder="words in name, group, tags, user or state; enter keeps them, esc clears",
+        )
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -481,7 +538,10 @@ class MainScreen(Watching):
             self._changed.clear()
             detail, has_more = None, False
             try:
-                (detail, has_more), self._problem = self._files.read(*self._wanted, self._look.seen.answers), ""
+                (detail, has_more), self._problem = (
+                    self._files.read(*self._wanted, self._look.seen.answers),
+                    "",
+                )
             except Exception as error:
                 self._problem = f"the files of runs cannot be read: {said(error)}"
             self._detail = detail
@@ -500,7 +560,9 @@ class MainScreen(Watching):
         self.query_one(RunTable).show(arranged(rows, self._turned))
         only = FILTERS[self._filter_key][0] if self._filter_key != "0" else ""
         only += f' "{self._words}"' if self._words else ""
-        counts = Text.assemble((f"only {only.strip()}  " if only else "", "bold yellow"), states(self._look.rows))
+        counts = Text.assemble(
+            (f"only {only.strip()}  " if only else "", "bold yellow"), states(self._look.rows)
+        )
         for state, style in STATES.items():
             counts.highlight_words([state], style)
         self.query_one("#counts", Static).update(counts.append(f"  {self._root}"))
@@ -520,7 +582,10 @@ class MainScreen(Watching):
                 detail = Detail(Why(row=row, headline=row.reason or ""))
             shown = panel(detail, self._files.losses(row))
         elif line is not None:
-            hint = f"space {'unfolds' if line.is_folded else 'folds'} it; r and c act on all of its runs"
+            hint = (
+                f"space {'unfolds' if line.is_folded else 'folds'} it; r and c act on all of "
+                f"its runs"
+            )
             shown = Group(Printable(group_details(line.name, line.members)), Text(hint, "dim"))
         self.query_one("#panel").border_title = Text("" if line is None else one_line(line.name))
         self.query_one("#detail", Static).update(shown)
@@ -538,7 +603,12 @@ class MainScreen(Watching):
         since, look = self._since, self._look
         waited = 0.0 if since is None else time.monotonic() - since
         late = f"still looking after {duration(waited)}: a scheduler or a disk does not answer"
-        lines = [late if waited > _PATIENCE_S else None, look.problem, self._problem, *look.seen.remarks]
+        lines = [
+            late if waited > _PATIENCE_S else None,
+            look.problem,
+            self._problem,
+            *look.seen.remarks,
+        ]
         remarks = self.query_one("#remarks", Static)
         remarks.update(Text("\n".join(one_line(line) for line in lines if line)))
         remarks.display = any(lines)
@@ -583,7 +653,10 @@ class MainScreen(Watching):
         """The run that is selected; says so if none is."""
         line = self.selected
         if line is None or line.row is None:
-            self.notify("Select a run of the group." if line else "There are no runs yet.", severity="warning")
+            self.notify(
+                "Select a run of the group." if line else "There are no runs yet.",
+                severity="warning",
+            )
         return None if line is None else line.row
 
     def action_act(self, name: str) -> None:
@@ -591,7 +664,11 @@ class MainScreen(Watching):
         line = self.selected
         try:
             if line is not None and line.row is None and name in ("resume", "cancel"):
-                command = command_for(name, [row for row in self._look.seen.rows if row.group == line.group], line.name)
+                command = command_for(
+                    name,
+                    [row for row in self._look.seen.rows if row.group == line.group],
+                    line.name,
+                )
             elif (row := self._row()) is not None:
                 command = command_for(name, [row])
             else:
@@ -602,7 +679,9 @@ class MainScreen(Watching):
         if command.about is None:
             self._start(command)
         else:
-            self.app.push_screen(Question(command), lambda answer: self._start(command) if answer else None)
+            self.app.push_screen(
+                Question(command), lambda answer: self._start(command) if answer else None
+            )
 
     def _start(self, command: Command) -> None:
         before = self.commands.get(command.title)
@@ -650,7 +729,8 @@ class Top(App[None]):
     #remarks { color: $warning; }
     #words { height: 1; border: none; padding: 0; }
     Question { align: center middle; }
-    Question > Static { width: 60; max-width: 96%; height: auto; border: heavy $warning; padding: 0 1; }
+    Question > Static { width: 60; max-width: 96%; height: auto; }
+    Question > Static { border: heavy $warning; padding: 0 1; }
     """
 
     def __init__(self, root: Path, which: Selection, *, everything: bool = False) -> None:
@@ -670,5 +750,10 @@ class Top(App[None]):
             self.action_show_help_panel()
 
     def left_over(self) -> list[str]:
-        """End what ends with the screen, when that is gone; lines about what nobody waits for any more."""
-        return [line for command in self._main.commands.values() if (line := command.leave()) is not None]
+        """End what ends with the screen, when that is gone; lines about what nobody waits for any
+        more."""
+        return [
+            line
+            for command in self._main.commands.values()
+            if (line := command.leave()) is not None
+        ]

@@ -1,4 +1,5 @@
-"""The run that is selected: its curve, attempts and shards drawn, what `cldctl status` says, and what keys do to it.
+"""The run that is selected: its curve, attempts and shards drawn, what `cldctl status` says, and
+what keys do to it.
 
 Keys run commands of cldctl, each a process of its own beside the screen.
 """
@@ -55,7 +56,8 @@ _SHARDS = {
 }
 # Shards that are drawn of one evaluation.
 _MOST_SHARDS = 500
-# Lines of the curve, its colour, and the share of the losses, at either end, that may be beyond its scale.
+# Lines of the curve, its colour, and the share of the losses, at either end, that may be beyond its
+# scale.
 _CURVE_LINES, _CYAN, _OUTLIERS = 2, Color.parse("cyan"), 0.02
 # Seconds between two looks at what a command has printed.
 _EVERY_S = 0.2
@@ -95,7 +97,8 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
 
 
 class Files:
-    """Reads the files of what is on the screen: the loss of every run, everything about the selected one."""
+    """Reads the files of what is on the screen: the loss of every run, everything about the
+    selected one."""
 
     def __init__(self) -> None:
         # By the path of a run, with the state and step at which its curve was complete.
@@ -110,16 +113,23 @@ class Files:
     def read(
         self, selected: RunStatus | None, shown: Sequence[RunStatus], answers: Answers
     ) -> tuple[Detail | None, bool]:
-        """Everything about the run that is selected, and whether there is more to read of any run."""
+        """Everything about the run that is selected, and whether there is more to read of any
+        run."""
         detail = None if selected is None else detail_of(selected, answers)
         rows = {row.path: row for row in (selected, *shown) if row is not None}
         found, has_more = {}, False
         for path, row in rows.items():
-            curves, complete = self._curves.get(path) or (Curves(RunFolder(path).tensorboard, LOSS), None)
+            curves, complete = self._curves.get(path) or (
+                Curves(RunFolder(path).tensorboard, LOSS),
+                None,
+            )
             if row.state not in OVER or complete != (row.state, row.step):
                 with contextlib.suppress(OSError):
                     is_more = curves.look()
-                    has_more, complete = has_more or is_more, None if is_more else (row.state, row.step)
+                    has_more, complete = (
+                        has_more or is_more,
+                        None if is_more else (row.state, row.step),
+                    )
             found[path] = curves, complete
         self._curves = found
         return detail, has_more
@@ -135,7 +145,11 @@ def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, Re
     yield "why", Text(explained.headline, STATES[row.state])
     yield from (("do", Text(text)) for text in [explained.do] if text)
     if row.steps:
-        known = "" if row.eta_s is None else f"  {number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
+        known = (
+            ""
+            if row.eta_s is None
+            else f"  {number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
+        )
         yield "step", Columns([progress_bar(row), f"{100 * row.step / row.steps:.1f}%{known}"])
     if losses:
         yield "loss", LossCurve(losses, None, _CURVE_LINES)
@@ -144,9 +158,17 @@ def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, Re
         yield "attempts", TimeLine(explained)
     for name, states in detail.shards.items():
         yield "eval", Text(name)
-        yield "", Text.assemble(*(_SHARDS[state] for state in states[:_MOST_SHARDS]), overflow="fold")
+        yield (
+            "",
+            Text.assemble(*(_SHARDS[state] for state in states[:_MOST_SHARDS]), overflow="fold"),
+        )
         counts = {state: states.count(state) for state in _SHARDS if state in states}
-        yield "", Text("  ").join(Text.assemble(_SHARDS[it], f" {number} {it}") for it, number in counts.items())
+        yield (
+            "",
+            Text("  ").join(
+                Text.assemble(_SHARDS[it], f" {number} {it}") for it, number in counts.items()
+            ),
+        )
 
 
 class LossCurve(Sparkline[float]):
@@ -158,7 +180,14 @@ class LossCurve(Sparkline[float]):
         ordered = sorted(losses)
         beyond = int(_OUTLIERS * len(ordered))
         within = [min(max(loss, ordered[beyond]), ordered[-1 - beyond]) for loss in losses]
-        super().__init__(within, width=width, height=height, min_color=_CYAN, max_color=_CYAN, summary_function=fmean)
+        super().__init__(
+            within,
+            width=width,
+            height=height,
+            min_color=_CYAN,
+            max_color=_CYAN,
+            summary_function=fmean,
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LossCurve) and other._losses is self._losses
@@ -167,18 +196,23 @@ class LossCurve(Sparkline[float]):
 
 
 class TimeLine:
-    """The attempts of a run on a scale of time: when its job waited, started and trained, and how each ended."""
+    """The attempts of a run on a scale of time: when its job waited, started and trained, and how
+    each ended."""
 
     def __init__(self, explained: why.Why) -> None:
         self._explained = explained
-        self._ends = [(it, STATES[state], word, LETTERS.get(word, "?")) for it, state, word in explained.ends]
+        self._ends = [
+            (it, STATES[state], word, LETTERS.get(word, "?")) for it, state, word in explained.ends
+        ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         pieces = list(self._pieces())
         begin, total = pieces[0][0], max(pieces[-1][1] - pieces[0][0], 1e-9)
         cells = [(_NOTHING, "dim")] * options.max_width
         for first, last, mark, style in pieces:
-            place, stop = (int((moment - begin) / total * options.max_width) for moment in (first, last))
+            place, stop = (
+                int((moment - begin) / total * options.max_width) for moment in (first, last)
+            )
             cells[place:stop] = [(mark[0], style)] * (stop - place)
             # The letter of a short attempt is seen, too.
             for letter in mark[1:]:
@@ -188,11 +222,19 @@ class TimeLine:
         # What the marks mean that are there, and how often attempts ended so.
         legend = Text()
         for (style, word, letter), times in Counter(end[1:] for end in self._ends).items():
-            legend.append(letter, f"reverse {style}").append(f" {word}{f' ×{times}' if times > 1 else ''}  ")
-        yield legend.append(_WAITING, "yellow").append(" queued  ").append(_STARTING, "cyan").append(" starting")
+            legend.append(letter, f"reverse {style}").append(
+                f" {word}{f' ×{times}' if times > 1 else ''}  "
+            )
+        yield (
+            legend.append(_WAITING, "yellow")
+            .append(" queued  ")
+            .append(_STARTING, "cyan")
+            .append(" starting")
+        )
 
     def _pieces(self) -> Iterator[tuple[float, float, str, str]]:
-        """From when to when each piece took, how it is drawn, with the letter at its end, and in which colour."""
+        """From when to when each piece took, how it is drawn, with the letter at its end, and in
+        which colour."""
         end = 0.0
         for it, style, _, letter in self._ends:
             yield max(it.began - it.waited_s, end), it.began, _WAITING, "yellow"
@@ -205,10 +247,11 @@ class TimeLine:
 
 
 def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> list[str]:
-    """What became of each shard of an evaluation: by its files, and by what the launcher says of its jobs.
+    """What became of each shard of an evaluation: by its files, and by what the launcher says of
+    its jobs.
 
-    A shard is failed if the job that was to compute it ended without it, and missing if none was started or somebody
-    cancelled it.
+    A shard is failed if the job that was to compute it ended without it, and missing if none was
+    started or somebody cancelled it.
     """
     number = work.request.shards
     history = work.ledger.history()
@@ -235,7 +278,8 @@ def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> l
 
 
 class Printable:
-    """A renderable without the escape sequences and control characters that texts of others may have."""
+    """A renderable without the escape sequences and control characters that texts of others may
+    have."""
 
     def __init__(self, renderable: RenderableType) -> None:
         self._renderable = renderable
@@ -252,7 +296,8 @@ class Command:
     Attributes:
         title: what it does to which run, as people read it.
         words: the command, without "cldctl".
-        about: what happens if the question, whether to do it, is answered by yes; None if nobody is asked.
+        about: what happens if the question, whether to do it, is answered by yes; None if nobody is
+            asked.
         run: that is to be continued, if its cluster has a queue.
         output: what it has printed.
         code: its exit code; None until it has ended.
@@ -283,7 +328,9 @@ class Command:
         try:
             if self.run is not None and clusters.chosen(None, self.run).blocks:
                 typed = command(f"resume {Path(self.words[1]).name}", self.run)
-                raise UsageError(f"{self.run.name} trains inside the command that starts it. Type `{typed}`.")
+                raise UsageError(
+                    f"{self.run.name} trains inside the command that starts it. Type `{typed}`."
+                )
             self._run(printed)
             if self.code == 0 and self.words[0] == "report":
                 self.output += _open(Path(self.words[1]) / "report.html")
@@ -292,14 +339,16 @@ class Command:
         printed()
 
     def _run(self, printed: Callable[[], object]) -> None:
-        # To a file, so that it can go on when nobody reads; in a session of its own, so that no ctrl+c reaches it.
+        # To a file, so that it can go on when nobody reads; in a session of its own, so that no
+        # ctrl+c reaches it.
         with tempfile.TemporaryFile() as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cldctl", *self.words],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={name: value for name, value in os.environ.items() if name != "FORCE_COLOR"} | {"NO_COLOR": "1"},
+                env={name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
+                | {"NO_COLOR": "1"},
                 start_new_session=True,
             )
             code = None
@@ -340,15 +389,26 @@ def command_for(what: str, rows: Sequence[RunStatus], group: str | None = None) 
     number = f"{len(able)} run{'' if len(able) == 1 else 's'}"
     name = row.name if group is None else f"{number} of {group}"
     if what == "resume":
-        place = "the beginning" if row.checkpoint_step is None else f"its checkpoint at step {row.checkpoint_step:,}"
+        place = (
+            "the beginning"
+            if row.checkpoint_step is None
+            else f"its checkpoint at step {row.checkpoint_step:,}"
+        )
         about = f"A new job continues it from {place}."
         words = ["resume", row.path]
         if group is not None:
-            about = f"All of its runs that are neither alive nor finished continue, in one job{_WHATEVER}."
+            about = (
+                f"All of its runs that are neither alive nor finished continue, in one "
+                f"job{_WHATEVER}."
+            )
             words = ["resume", group, "--runs-dir", str(run.path.parent)]
         return Command(f"Resume {name}", words, about, run)
     if what == "cancel":
-        about = _CANCELLING if group is None else f"{_CANCELLING} All runs of the group that are alive end{_WHATEVER}."
+        about = (
+            _CANCELLING
+            if group is None
+            else f"{_CANCELLING} All runs of the group that are alive end{_WHATEVER}."
+        )
         if group is None and row.state in OVER:
             name = f"the evaluations of {name}"
             about = f"Its training is {row.state}; only its evaluations end."
@@ -361,7 +421,9 @@ def _refusal(what: str, row: RunStatus, in_group: bool) -> str:
     if what in ("resume", "sample") and not row.is_readable:
         return f"{row.name} cannot be read: {row.reason}"
     is_over = row.state in OVER
-    if (what == "resume" and not is_over) or (what == "cancel" and is_over and not row.is_evaluating):
+    if (what == "resume" and not is_over) or (
+        what == "cancel" and is_over and not row.is_evaluating
+    ):
         return f"{row.name} is {row.state}: there is nothing to {what}."
     if what == "resume" and row.state == "FINISHED" and (in_group or row.step >= (row.steps or 0)):
         more = command(f"resume {row.name} train.steps=...", RunFolder(row.path))
@@ -372,8 +434,11 @@ def _refusal(what: str, row: RunStatus, in_group: bool) -> str:
 
 
 def _open(page: Path) -> str:
-    """Show a page to whoever looks at this terminal, if a browser can; else a line that says that none can."""
-    has_display = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    """Show a page to whoever looks at this terminal, if a browser can; else a line that says that
+    none can."""
+    has_display = sys.platform == "darwin" or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
     if has_display and webbrowser.open(page.as_uri()):
         return ""
     return "no display here: copy it, or open it from elsewhere\n"

@@ -14,12 +14,23 @@ Generated from `cldctl COMMAND --help`. [The command line](../cli.md) has exit c
 and what goes on behind the commands.
 """
 
-_TYPES = {"str": "TEXT", "list[str]": "TEXT", "int": "N", "int range": "N", "float range": "X", "float": "X"}
+_TYPES = {
+    "str": "TEXT",
+    "list[str]": "TEXT",
+    "int": "N",
+    "int range": "N",
+    "float range": "X",
+    "float": "X",
+}
 
 
 def page() -> str:
     """The Markdown of the page."""
-    return _HEAD + "\n".join(line for path, command in walk() for line in _section(path, command)) + "\n"
+    return (
+        _HEAD
+        + "\n".join(line for path, command in walk() for line in _section(path, command))
+        + "\n"
+    )
 
 
 def walk() -> Iterator[tuple[str, Any]]:
@@ -44,14 +55,17 @@ def _section(path: str, command: Any) -> Iterator[str]:
     for paragraph in (command.help or "").split("\n\n"):
         name, _, example = paragraph.strip().partition("Example: ")
         yield from ([name, ""] if not example else ["```sh", " ".join(example.split()), "```", ""])
-    records = [parameter.get_help_record(context) for parameter in command.params if not parameter.hidden]
+    records = [
+        parameter.get_help_record(context) for parameter in command.params if not parameter.hidden
+    ]
     rows = [f"| `{_names(names)}` | {_cell(meaning)} |" for names, meaning in filter(None, records)]
     if rows:
         yield from ("| argument or option | meaning |", "| -- | -- |", *rows, "")
 
 
 def _names(text: str) -> str:
-    """The names of an argument or option, with the usual words for the types of its value; a code span."""
+    """The names of an argument or option, with the usual words for the types of its value; a code
+    span."""
     if not text.startswith("-"):
         return text.partition(" <")[0]
     return re.sub(r" <([^>]+)>$", lambda match: f" {_TYPES.get(match[1], match[1].upper())}", text)

@@ -16,7 +16,8 @@ _NOTEBOOK = re.compile(r"(?<=\w)\.ipynb\)")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the reference pages, and one for each notebook and each file of the repository that a page links to."""
+    """Add the reference pages, and one for each notebook and each file of the repository that a
+    page links to."""
     for uri, text in (
         ("reference/recipe.md", recipe_keys.page()),
         ("reference/commands.md", commands.page()),
@@ -31,7 +32,11 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     texts = {f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages()}
     for path in links.linked(texts, ROOT):
         inclusion = InclusionLevel.NOT_IN_NAV
-        files.append(File.generated(config, links.uri(path), content=links.page(path, ROOT), inclusion=inclusion))
+        files.append(
+            File.generated(
+                config, links.uri(path), content=links.page(path, ROOT), inclusion=inclusion
+            )
+        )
     return files
 
 
@@ -44,7 +49,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_post_build(*, config: MkDocsConfig) -> None:
-    """Refuse a site that loads anything from elsewhere: it must work without the internet, and tell nobody."""
+    """Refuse a site that loads anything from elsewhere: it must work without the internet, and tell
+    nobody."""
     found = requests.outside(Path(config.site_dir))
     if found:
         raise Abort("pages load from other hosts:\n" + "\n".join(found))

@@ -1,4 +1,5 @@
-"""Links from pages to files outside `docs/`: on a code host they lead to the file, here to a page that shows it."""
+"""Links from pages to files outside `docs/`: on a code host they lead to the file, here to a page
+that shows it."""
 
 import os
 import re
@@ -13,7 +14,8 @@ _LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml",
 
 
 def linked(texts: Mapping[str, str], root: Path) -> list[str]:
-    """The files outside `docs/` that pages link to, and that those in turn link to, by path in the repository.
+    """The files outside `docs/` that pages link to, and that those in turn link to, by path in the
+    repository.
 
     Args:
         texts: path in the repository and Markdown of each page.
@@ -33,7 +35,8 @@ def linked(texts: Mapping[str, str], root: Path) -> list[str]:
 
 
 def uri(path: str) -> str:
-    """Where the page of a file of the repository is on the site, as the path of a Markdown file below `docs/`."""
+    """Where the page of a file of the repository is on the site, as the path of a Markdown file
+    below `docs/`."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     return f"{FOLDER}/{path}" if path.endswith(".md") else f"{FOLDER}/{path}.md"
@@ -46,19 +49,33 @@ def origin(page: str) -> str:
 
 
 def page(path: str, root: Path) -> str:
-    """The Markdown that shows a file: itself, or a heading and a block of code; for a folder, the names in it."""
+    """The Markdown that shows a file: itself, or a heading and a block of code; for a folder, the
+    names in it."""
     file = root / path
     if path.endswith(".md"):
         return file.read_text()
     if file.is_dir():
-        names = sorted(entry.name for entry in file.iterdir() if not entry.name.startswith((".", "__pycache__")))
-        return "\n".join([f"# `{path}`", "", "A folder of the repository:", "", *(f"- `{name}`" for name in names)])
+        names = sorted(
+            entry.name
+            for entry in file.iterdir()
+            if not entry.name.startswith((".", "__pycache__"))
+        )
+        return "\n".join(
+            [
+                f"# `{path}`",
+                "",
+                "A folder of the repository:",
+                "",
+                *(f"- `{name}`" for name in names),
+            ]
+        )
     fence = "`" * 4
     return f"# `{path}`\n\n{fence}{_LANGUAGES.get(file.suffix, '')}\n{file.read_text()}\n{fence}\n"
 
 
 def rewritten(text: str, folder: str, root: Path, site_folder: str) -> str:
-    """The text with links to files outside `docs/`, and from there into it, changed to links within the site.
+    """The text with links to files outside `docs/`, and from there into it, changed to links within
+    the site.
 
     Args:
         folder: the folder in the repository that links are relative to.
@@ -82,7 +99,8 @@ def _outside(text: str, folder: str, root: Path) -> Iterator[str]:
 
 
 def _path(target: str, folder: str, root: Path) -> str | None:
-    """What a link leads to, by path in the repository; None for addresses and for what does not exist."""
+    """What a link leads to, by path in the repository; None for addresses and for what does not
+    exist."""
     if "://" in target or target.startswith(("/", "mailto:")):
         return None
     path = os.path.normpath(os.path.join(folder, target))

@@ -16,7 +16,11 @@ def page(file: Path) -> tuple[str, dict[str, bytes]]:
     content = nbformat.read(file, as_version=4)
     for cell in content.cells:
         if cell.cell_type == "markdown":
-            cell.source = _FORMULA.sub(lambda match: mathml.drawn(match["block"], match["inline"]), cell.source)
-    text, resources = MarkdownExporter().from_notebook_node(content, resources={"unique_key": file.stem})
+            cell.source = _FORMULA.sub(
+                lambda match: mathml.drawn(match["block"], match["inline"]), cell.source
+            )
+    text, resources = MarkdownExporter().from_notebook_node(
+        content, resources={"unique_key": file.stem}
+    )
     outputs: dict[str, bytes] = resources["outputs"]
     return text, outputs

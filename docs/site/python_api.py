@@ -14,7 +14,12 @@ Generated from the docstrings of the code. `import cld_core` loads no torch; `cl
 NAMES = {
     "Loading a model": ("cld_core.load",),
     "Training": ("cld_core.fit", "cld_core.fit_steps"),
-    "A trained model": ("cld_core.Model", "cld_core.Samples", "cld_core.Trajectory", "cld_core.Likelihood"),
+    "A trained model": (
+        "cld_core.Model",
+        "cld_core.Samples",
+        "cld_core.Trajectory",
+        "cld_core.Likelihood",
+    ),
     "Samples given an observation": (
         "cld_core.conditioning.observation.Observation",
         "cld_core.conditioning.GradientGuidance",
@@ -24,8 +29,15 @@ NAMES = {
     "Runs": ("cld_core.runs", "cld_core.Runs", "cld_core.runs_table.Run"),
     "Own data": ("cld_core.data.toy.toy",),
     "Plug-ins": ("cld_core.register",),
-    "Diffusions and scores": ("cld_core.sde.base.Diffusion", "cld_core.score.Score", "cld_core.analytic.MixtureScore"),
-    "Likelihood of any score": ("cld_core.likelihood.likelihood", "cld_core.likelihood.log_density"),
+    "Diffusions and scores": (
+        "cld_core.sde.base.Diffusion",
+        "cld_core.score.Score",
+        "cld_core.analytic.MixtureScore",
+    ),
+    "Likelihood of any score": (
+        "cld_core.likelihood.likelihood",
+        "cld_core.likelihood.log_density",
+    ),
     "Recipes": ("cld_core.config.load", "cld_core.config.with_overrides", "cld_core.config.Recipe"),
     "Errors": ("cld_core.errors",),
 }

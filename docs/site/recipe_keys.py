@@ -11,9 +11,9 @@ from cld_core.config.registry import SECTIONS
 _HEAD = """# Recipe keys
 
 A recipe is a YAML file; [The command line](../cli.md#recipes) has its rules. In a file, keys are
-nested (`train: {steps: 5}`); on the command line, they are dotted: `cldctl submit toy train.steps=5`.
-`cldctl explain KEY` shows one of them, `cldctl render RECIPE` all with their values. This page is
-generated from the code that checks recipes.
+nested (`train: {steps: 5}`); on the command line, they are dotted:
+`cldctl submit toy train.steps=5`. `cldctl explain KEY` shows one of them, `cldctl render RECIPE`
+all with their values. This page is generated from the code that checks recipes.
 
 | section | what it sets |
 | -- | -- |
@@ -23,7 +23,11 @@ generated from the code that checks recipes.
 def page() -> str:
     """The Markdown of the page."""
     sections = describe.sections()
-    lines = [f"| [`{name}`](#{name}) | {_cell(doc)} |" for name, doc in sections.items() if "." not in name]
+    lines = [
+        f"| [`{name}`](#{name}) | {_cell(doc)} |"
+        for name, doc in sections.items()
+        if "." not in name
+    ]
     lines += ["", "Outside sections:", *_table(_rows(describe.keys_of("")))]
     for name in sections:
         lines += ["", f"{'###' if '.' in name else '##'} {name}", *_section(name)]
@@ -46,7 +50,12 @@ def _section(name: str) -> Iterator[str]:
         tables.setdefault(_rows(describe.keys_of(name, variant)), []).append(variant)
     for rows, variants in tables.items():
         about = section.docs[variants[0]]
-        yield from ("", f"### {section.selector}: {', '.join(variants)}", "", f"{about[0].upper()}{about[1:]}.")
+        yield from (
+            "",
+            f"### {section.selector}: {', '.join(variants)}",
+            "",
+            f"{about[0].upper()}{about[1:]}.",
+        )
         yield from _table(rows)
 
 
@@ -58,7 +67,10 @@ def _table(rows: tuple[tuple[str, Entry], ...]) -> Iterator[str]:
     if rows:
         yield from ("", "| key | default | values | meaning |", "| -- | -- | -- | -- |")
     for key, entry in rows:
-        yield f"| `{key}` | `{to_yaml_line(entry.usual)}` | {_cell(entry.expects)} | {_cell(entry.doc)} |"
+        yield (
+            f"| `{key}` | `{to_yaml_line(entry.usual)}` | {_cell(entry.expects)} | "
+            f"{_cell(entry.doc)} |"
+        )
 
 
 def _cell(text: str) -> str:

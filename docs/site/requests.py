@@ -31,7 +31,9 @@ class _Loads(HTMLParser):
         loads = [value for name, value in values.items() if name in _LOADING]
         if tag == "link" and _LOADING_LINKS & set(values.get("rel", "").split()):
             loads.append(values.get("href", ""))
-        self.found += [f"<{tag}> {url}" for url in loads if url.startswith(("http:", "https:", "//"))]
+        self.found += [
+            f"<{tag}> {url}" for url in loads if url.startswith(("http:", "https:", "//"))
+        ]
         self.found += [f"style= {url}" for url in _IN_CSS.findall(values.get("style", ""))]
         self._in_style = tag == "style"
 
@@ -44,8 +46,13 @@ class _Loads(HTMLParser):
 
 
 def outside(site: Path) -> list[str]:
-    """One line for each request to another host: the file and what it loads. Scripts are not read."""
-    return [f"{path.relative_to(site)}: {load}" for path in sorted(site.rglob("*")) for load in _loads(path)]
+    """One line for each request to another host: the file and what it loads. Scripts are not
+    read."""
+    return [
+        f"{path.relative_to(site)}: {load}"
+        for path in sorted(site.rglob("*"))
+        for load in _loads(path)
+    ]
 
 
 def _loads(path: Path) -> Iterator[str]:

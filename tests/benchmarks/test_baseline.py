@@ -46,7 +46,10 @@ def test_samplers_and_likelihood_agree(both, monkeypatch):
     score, plain = both
     noise = torch.randn(8, 4)
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
-    for spec, theirs in ((EmSpec(nfe=20), baseline.sample_em), (SscsSpec(nfe=20), baseline.sample_sscs)):
+    for spec, theirs in (
+        (EmSpec(nfe=20), baseline.sample_em),
+        (SscsSpec(nfe=20), baseline.sample_sscs),
+    ):
         ours = sample(score, score.sde, spec, InjectedNoise(noise), (2,)).x
         times = score.sde.schedule.grid("linear", 19, spec.eps)
         assert_close(ours, theirs(plain, noise, times), rtol=1e-4, atol=1e-4)
@@ -61,7 +64,9 @@ def test_samplers_and_likelihood_agree(both, monkeypatch):
 
 def test_the_plain_ncsnpp_has_the_same_output():
     torch.manual_seed(0)
-    spec = NcsnppSpec(image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
+    spec = NcsnppSpec(
+        image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0
+    )
     net = nets.build(spec, data_shape=(3, 8, 8), halves_in=2, halves_out=1)
     plain = plain_ncsnpp(net)
     assert any(type(module).__name__ == "PlainAttention" for module in plain.modules())

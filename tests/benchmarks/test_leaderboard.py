@@ -29,7 +29,9 @@ def data(tmp_path_factory):
         for split, its in labels.items()
     }
     root = tmp_path_factory.mktemp("data") / "set"
-    return store_images(root, images, name="idx", labels=labels, classes=("dark", "medium", "bright"))
+    return store_images(
+        root, images, name="idx", labels=labels, classes=("dark", "medium", "bright")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +77,25 @@ def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capf
     page = shutil.copy(leaderboard.ROOT / "docs" / "leaderboard.md", tmp_path)
     run(monkeypatch, "--table", *places)
     assert capfd.readouterr().out == "No results yet.\n"
-    monkeypatch.setattr(leaderboard, "seconds_per_step", lambda recipes: dict.fromkeys(recipes, 0.02) | {"hold": 0.03})
-    asked = ("--row", "psld", "--minutes", 0.001, "--samples", 12, "--threads", 1, "--points", 2, *TINY, *COARSE)
+    monkeypatch.setattr(
+        leaderboard,
+        "seconds_per_step",
+        lambda recipes: dict.fromkeys(recipes, 0.02) | {"hold": 0.03},
+    )
+    asked = (
+        "--row",
+        "psld",
+        "--minutes",
+        0.001,
+        "--samples",
+        12,
+        "--threads",
+        1,
+        "--points",
+        2,
+        *TINY,
+        *COARSE,
+    )
     run(monkeypatch, *asked, *places)
     row = json.loads((tmp_path / "results" / "psld-seed0.json").read_text())
     assert (row["steps"], row["batch_size"], row["n"]) == (2, 4, 12)
@@ -86,7 +105,12 @@ def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capf
 
     other = {**row, "seed": 1, "fid": row["fid"] + 2, "bpd": row["bpd"] + 1}
     (tmp_path / "results" / "psld-seed1.json").write_text(json.dumps(other))
-    compared = {"row": "psld", "seed": 0, "n": 12, "samplers": {"tuned": {"5": {"fid": 1.5, "accuracy": 0.875}}}}
+    compared = {
+        "row": "psld",
+        "seed": 0,
+        "n": 12,
+        "samplers": {"tuned": {"5": {"fid": 1.5, "accuracy": 0.875}}},
+    }
     (tmp_path / "results" / "psld-seed0-samplers.json").write_text(json.dumps(compared))
     run(monkeypatch, "--table", "--page", page, *places)
     shown = Path(page).read_text()
@@ -97,7 +121,10 @@ def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capf
 
 def test_steps_of_all_rows_are_timed_in_turn(data, monkeypatch):
     monkeypatch.setattr(leaderboard, "_MEASURED", 2)
-    recipes = {row: leaderboard.load(leaderboard.RECIPE, [f"data.path={data}", *TINY]) for row in ("first", "second")}
+    recipes = {
+        row: leaderboard.load(leaderboard.RECIPE, [f"data.path={data}", *TINY])
+        for row in ("first", "second")
+    }
     clock = iter([*range(4 * leaderboard._WARM), 0, 1, 1, 9, 9, 12, 12, 22])
     assert leaderboard.seconds_per_step(recipes, lambda: next(clock)) == {"first": 2, "second": 9}
 
@@ -105,4 +132,7 @@ def test_steps_of_all_rows_are_timed_in_turn(data, monkeypatch):
 @pytest.mark.parametrize("name", leaderboard.ROWS)
 def test_a_row_has_a_published_diffusion(name):
     published = leaderboard.ROOT / "recipes" / f"cifar10{'' if name == 'cld' else f'_{name}'}.yaml"
-    assert leaderboard.load(leaderboard.RECIPE, leaderboard.ROWS[name]).sde == leaderboard.load(published, ()).sde
+    assert (
+        leaderboard.load(leaderboard.RECIPE, leaderboard.ROWS[name]).sde
+        == leaderboard.load(published, ()).sde
+    )

@@ -15,7 +15,10 @@ SELECTED = "celebahq-cld-1125-0911-k3fa"
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        (screenshots.record_status, ("$ cldctl status", f"$ cldctl status {SELECTED}", "RUNNING", "preempted")),
+        (
+            screenshots.record_status,
+            ("$ cldctl status", f"$ cldctl status {SELECTED}", "RUNNING", "preempted"),
+        ),
         (screenshots.record_top, ("cldctl top", "RUNNING", "P preempted", "Quit")),
     ],
 )
@@ -24,7 +27,9 @@ def test_a_picture_shows_runs(tmp_path, monkeypatch, record, words):
     monkeypatch.setattr(client, "run", fleet.slurm)
     record(fleet.root, SELECTED, tmp_path / "picture.svg")
     picture = (tmp_path / "picture.svg").read_text()
-    assert re.findall(r"(?:url\(|href=|src=)[\"']?https?:", picture) == [], "it loads nothing from elsewhere"
+    assert re.findall(r"(?:url\(|href=|src=)[\"']?https?:", picture) == [], (
+        "it loads nothing from elsewhere"
+    )
     text = re.sub(r"<[^>]+>", "", picture).replace("&#160;", " ")
     assert [one for one in words if one not in text] == []
 

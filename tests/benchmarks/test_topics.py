@@ -1,4 +1,5 @@
-"""The benchmarks run, print their results and write them to a file. Tests never judge how long anything takes."""
+"""The benchmarks run, print their results and write them to a file. Tests never judge how long
+anything takes."""
 
 import importlib
 import json
@@ -26,8 +27,20 @@ def test_all_can_be_imported():
 @pytest.mark.by_hand
 def test_the_topics_run_and_write_their_results(tmp_path):
     file = tmp_path / "report.json"
-    command = [sys.executable, "-m", "benchmarks", *TOPICS, "--quick", "--threads", "1", "--json", str(file)]
-    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, timeout=900)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        *TOPICS,
+        "--quick",
+        "--threads",
+        "1",
+        "--json",
+        str(file),
+    ]
+    done = subprocess.run(
+        [*command, "--device", "cpu"], capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(file.read_text())
     assert list(report["topics"]) == list(TOPICS)

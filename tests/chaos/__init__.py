@@ -1,1 +1,2 @@
-"""Faults by the hundred: runs under kills, stopped processes, broken disks and clocks (README.md)."""
+"""Faults by the hundred: runs under kills, stopped processes, broken disks and clocks
+(README.md)."""

@@ -1,11 +1,11 @@
 """Faults by the hundred, by hand.
 
-    python -m tests.chaos --events 200 --seed 1            on a throw-away Slurm
-    python -m tests.chaos --events 200 --seed 1 --local    on this machine alone
-    python -m tests.chaos --submit                         `cldctl submit` dies at each of its writes
+    python -m tests.chaos --events 200 --seed 1            on a throw-away Slurm python -m
+    tests.chaos --events 200 --seed 1 --local    on this machine alone python -m tests.chaos
+    --submit                         `cldctl submit` dies at each of its writes
 
-Ends with a table of what was done, what the ledger says about it and how many steps were lost. Exits with 1 if a
-promise was broken.
+Ends with a table of what was done, what the ledger says about it and how many steps were lost.
+Exits with 1 if a promise was broken.
 """
 
 import argparse
@@ -25,16 +25,32 @@ from .stage import stage
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.chaos",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--events", type=int, default=20, help="how many (default 20)")
-    parser.add_argument("--seed", type=int, default=1, help="decides which ones, and when (default 1)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="decides which ones, and when (default 1)"
+    )
     parser.add_argument("--local", action="store_true", help="without Slurm")
-    parser.add_argument("--only", metavar="WORD", action="append", default=[], help="events with this in their names")
-    parser.add_argument("--submit", action="store_true", help="kill the submitting command instead, at each write")
+    parser.add_argument(
+        "--only",
+        metavar="WORD",
+        action="append",
+        default=[],
+        help="events with this in their names",
+    )
+    parser.add_argument(
+        "--submit", action="store_true", help="kill the submitting command instead, at each write"
+    )
     options = parser.parse_args()
     every = LOCAL if options.local else SLURM
-    kinds = [event for event in every if not options.only or any(word in event.name for word in options.only)]
+    kinds = [
+        event
+        for event in every
+        if not options.only or any(word in event.name for word in options.only)
+    ]
     if library() is None:
         print("needs a C compiler: install gcc", file=sys.stderr)
         return 2
@@ -59,7 +75,9 @@ def main():
     print("\n".join([f"BROKEN: {problem}" for problem in broken] or ["Every promise was kept."]))
     if broken and not options.submit:
         words = "".join(f" --only '{word}'" for word in options.only) + " --local" * options.local
-        print(f"Again: python -m tests.chaos --events {options.events} --seed {options.seed}{words}")
+        print(
+            f"Again: python -m tests.chaos --events {options.events} --seed {options.seed}{words}"
+        )
     return 1 if broken else 0
 
 

@@ -63,7 +63,8 @@ class Campaign:
         self._judge_the_ledger()
         return self.broken
 
-    # --- what events do with the run -------------------------------------------------------------------
+    # --- what events do with the run
+    # -------------------------------------------------------------------
 
     @property
     def job(self):
@@ -101,9 +102,12 @@ class Campaign:
 
     def ended(self):
         """Wait until nothing of the run is alive any more."""
-        self.until(lambda: self.look()["state"] in OVER and not ranks_of(self.folder), f"{NAME} to end")
+        self.until(
+            lambda: self.look()["state"] in OVER and not ranks_of(self.folder), f"{NAME} to end"
+        )
 
-    # --- event after event -----------------------------------------------------------------------------
+    # --- event after event
+    # -----------------------------------------------------------------------------
 
     def _apply(self, event):
         self._train(self.rng.randrange(2 * EVERY))
@@ -161,7 +165,8 @@ class Campaign:
         return number, stat.st_ino, stat.st_mtime_ns
 
     def _train(self, steps, *, since=None, ends=False, least=0):
-        """Until the newest attempt, of number ``least`` or more, has done so many steps, ``since`` some moment.
+        """Until the newest attempt, of number ``least`` or more, has done so many steps, ``since``
+        some moment.
 
         A run that ended is resumed: where its cluster starts it again, that is a broken promise.
         """
@@ -186,13 +191,17 @@ class Campaign:
             row = self.stage.status(NAME)
             if row["state"] in OVER and not ranks_of(self.folder):
                 if self.stage.comes_back and not ends:
-                    self.note(f"the run ended and did not come back: {row['state']}, {row.get('reason')}")
+                    self.note(
+                        f"the run ended and did not come back: {row['state']}, {row.get('reason')}"
+                    )
                 ends = False
                 done = self.stage.cldctl("resume", NAME, **self.stage.faults.environment())
                 resumed += 1
                 if done.returncode != 0:
                     self.note(f"resume ended with {done.returncode}: {done.stderr[-1500:]}")
-                assert resumed <= 3, f"resumed {resumed} times in vain: {done.stderr}\n{self.stage.describe()}"
+                assert resumed <= 3, (
+                    f"resumed {resumed} times in vain: {done.stderr}\n{self.stage.describe()}"
+                )
             return False
 
         self.until(trains, "the run to train again")
@@ -200,10 +209,13 @@ class Campaign:
     def _is_alone(self):
         """Whether each rank is one process, and none is left of earlier attempts."""
         ranks = ranks_of(self.folder)
-        return sorted(ranks) == list(range(RANKS)) and all(len(processes) == 1 for processes in ranks.values())
+        return sorted(ranks) == list(range(RANKS)) and all(
+            len(processes) == 1 for processes in ranks.values()
+        )
 
     def _finish(self):
-        """Cancel the endless run, resume it with few steps left, and compare it with one that nothing happened to."""
+        """Cancel the endless run, resume it with few steps left, and compare it with one that
+        nothing happened to."""
         self._train(STEPS)
         self._must("cancel", NAME)
         step = self._end_of(NAME)["step"]
@@ -213,7 +225,9 @@ class Campaign:
         if final["state"] != "FINISHED" or final["step"] != final["steps"]:
             self.note(f"the run did not finish: {final}")
         print(f"{self._seconds():6.0f} s  the same without events, {steps}", flush=True)
-        whole = self.stage.submit("twin", f"train.checkpoint_every={step}", steps, CLDCTL_TEST_PACE="0")
+        whole = self.stage.submit(
+            "twin", f"train.checkpoint_every={step}", steps, CLDCTL_TEST_PACE="0"
+        )
         assert self._end_of("twin")["state"] == "FINISHED"
         if not same(*(load(run, run.checkpoint_steps()[-1]) for run in (self.folder, whole))):
             self.note("the run ended with other numbers than its undisturbed twin")
@@ -228,7 +242,9 @@ class Campaign:
 
     def _must(self, *arguments):
         done = self.stage.cldctl(*arguments)
-        assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}\n{self.stage.describe()}"
+        assert done.returncode == 0, (
+            f"{done.returncode}\n{done.stdout}\n{done.stderr}\n{self.stage.describe()}"
+        )
 
     def _end_of(self, name):
         """The status once a run is over."""
@@ -237,7 +253,9 @@ class Campaign:
             row = self.stage.status(name)
             return row["state"] in OVER and not ranks_of(RunFolder(self.stage.runs / name)) and row
 
-        return wait_for(over, 2 * PATIENCE_S, 0.5, what=f"{name} to end", last_seen=self.stage.describe)
+        return wait_for(
+            over, 2 * PATIENCE_S, 0.5, what=f"{name} to end", last_seen=self.stage.describe
+        )
 
     def _attempts(self):
         return self.folder.ledger.history().attempts
@@ -245,17 +263,22 @@ class Campaign:
     def _seconds(self):
         return time.monotonic() - self._began
 
-    # --- what is seen from outside ---------------------------------------------------------------------
+    # --- what is seen from outside
+    # ---------------------------------------------------------------------
 
     def _watch(self):
         """How far the run gets, and what is saved when, independently of its ledger."""
         saved, begun, writer = 0, set[int](), -1
         while not self._over.wait(0.05):
-            # In this order: what was saved at the last look was there before an attempt that is new now.
+            # In this order: what was saved at the last look was there before an attempt that is new
+            # now.
             saved_before, saved = saved, max([saved, *self.folder.checkpoint_steps()])
             for attempt in self._attempts():
                 if attempt.attempt not in begun and attempt.first_step < saved_before:
-                    self.note(f"attempt {attempt.attempt} began at {attempt.first_step}, but {saved_before} was saved")
+                    self.note(
+                        f"attempt {attempt.attempt} began at {attempt.first_step}, but "
+                        f"{saved_before} was saved"
+                    )
                 begun.add(attempt.attempt)
             if progress := self.folder.progress():
                 number = int(progress["attempt"])
@@ -273,7 +296,10 @@ class Campaign:
                         self.note(f"attempt {event.attempt} began after attempt {newest_attempt}")
                     newest_attempt = max(newest_attempt, event.attempt)
                 case Ended() if event.attempt < newest_attempt:
-                    self.note(f"attempt {event.attempt} noted its end after attempt {newest_attempt} had begun")
+                    self.note(
+                        f"attempt {event.attempt} noted its end after attempt {newest_attempt} had "
+                        f"begun"
+                    )
                 case Remarked(kind="damaged"):
                     self.note(f"the checkpoint of {event.what} is damaged: {event.reason}")
                 case GivenUp():

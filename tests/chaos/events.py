@@ -1,4 +1,5 @@
-"""What a campaign does to a run, each event by name, and what it may lead to; at the end, what only a Slurm can do."""
+"""What a campaign does to a run, each event by name, and what it may lead to; at the end, what only
+a Slurm can do."""
 
 import contextlib
 import errno
@@ -18,7 +19,8 @@ from .shim import CLASSES, GROWING, WRITING
 from .stage import KILL_WAIT_S, RANKS
 
 NAME = "chaos"
-# Seconds for which a disk or a process is out of order: many steps, several reports and some checkpoints.
+# Seconds for which a disk or a process is out of order: many steps, several reports and some
+# checkpoints.
 SPELL_S = 4.0
 # Seconds within which something has to happen, on a busy machine.
 PATIENCE_S = 240.0
@@ -38,7 +40,8 @@ class Event:
         announced: whether the ranks are told, so that no step may be lost.
         saves: whether checkpoints can be written all the time.
         ends: whether the run ends, so that it has to be resumed by hand on any cluster.
-        strict: whether an end that nobody can explain breaks a promise, and the lease has to be seen to live on.
+        strict: whether an end that nobody can explain breaks a promise, and the lease has to be
+            seen to live on.
     """
 
     name: str
@@ -85,11 +88,17 @@ def burst(calls, error, *, rate=1.0, times=-1):
         try:
             # For a spell, or until it is enough or nobody is left to meet the fault.
             end = time.monotonic() + SPELL_S
-            while time.monotonic() < end and not 0 <= times <= faults.failed - before and campaign.ranks():
+            while (
+                time.monotonic() < end
+                and not 0 <= times <= faults.failed - before
+                and campaign.ranks()
+            ):
                 time.sleep(0.1)
             if faults.failed == before:
                 # Nothing was called: it has to be met once.
-                campaign.until(lambda: faults.failed > before or not campaign.ranks(), "a call that fails")
+                campaign.until(
+                    lambda: faults.failed > before or not campaign.ranks(), "a call that fails"
+                )
         finally:
             faults.calm()
 
@@ -136,7 +145,10 @@ def clock(seconds):
     def do(campaign):
         campaign.stage.faults.jump(seconds)
         step = campaign.folder.progress().get("step", 0)
-        campaign.until(lambda: campaign.folder.progress().get("step", 0) > step + 20 or not campaign.ranks(), "steps")
+        campaign.until(
+            lambda: campaign.folder.progress().get("step", 0) > step + 20 or not campaign.ranks(),
+            "steps",
+        )
         restarted(campaign)
         return campaign.stage.faults.calm
 
@@ -151,7 +163,10 @@ def resume(campaign, *overrides):
 def two_resumes(campaign):
     """Two people resume the same run at the same moment; one of them is enough."""
     ended(campaign)
-    both = [campaign.stage.start("resume", NAME, **campaign.stage.faults.environment()) for _ in range(2)]
+    both = [
+        campaign.stage.start("resume", NAME, **campaign.stage.faults.environment())
+        for _ in range(2)
+    ]
     answers = [(*process.communicate(timeout=PATIENCE_S), process.returncode) for process in both]
     if not any(code == 0 for _, _, code in answers):
         campaign.note(f"two at once, and none resumed: {answers}")
@@ -188,10 +203,16 @@ LOCAL = (
     Event("read-only disk", HURT, burst(WRITING, errno.EROFS), saves=False, strict=True),
     Event("one ESTALE of a listing", HURT, burst(("list",), errno.ESTALE, times=1), strict=True),
     Event("ESTALE, all calls", HURT, burst(CLASSES, errno.ESTALE), saves=False, strict=True),
-    Event("ESTALE, some calls", HURT, burst(CLASSES, errno.ESTALE, rate=0.1), saves=False, strict=True),
+    Event(
+        "ESTALE, some calls", HURT, burst(CLASSES, errno.ESTALE, rate=0.1), saves=False, strict=True
+    ),
     Event("EIO, some calls", HURT, burst(CLASSES, errno.EIO, rate=0.1), saves=False, strict=True),
-    Event("quota, some calls", HURT, burst(GROWING, errno.EDQUOT, rate=0.3), saves=False, strict=True),
-    Event("EINTR, many calls", (None,), burst(("read", "write", "open_read"), errno.EINTR, rate=0.5)),
+    Event(
+        "quota, some calls", HURT, burst(GROWING, errno.EDQUOT, rate=0.3), saves=False, strict=True
+    ),
+    Event(
+        "EINTR, many calls", (None,), burst(("read", "write", "open_read"), errno.EINTR, rate=0.5)
+    ),
     Event("listings as on NFS", DEAD, listings, saves=False),
     Event("clock +1 h", DEAD, clock(3600)),
     Event("clock -1 h", DEAD, clock(-3600)),
@@ -220,7 +241,9 @@ AWAY_S = 10.0
 
 def preempt(*, user_signal, grace_time):
     def do(campaign):
-        campaign.stage.lab.slurm.configure(user_signal=user_signal, grace_time=grace_time, kill_wait=KILL_WAIT_S)
+        campaign.stage.lab.slurm.configure(
+            user_signal=user_signal, grace_time=grace_time, kill_wait=KILL_WAIT_S
+        )
         campaign.stage.lab.slurm.preempt_all(1)
 
     return do
@@ -228,10 +251,13 @@ def preempt(*, user_signal, grace_time):
 
 def lose_a_node(campaign):
     slurm = campaign.stage.lab.slurm
-    hosts = slurm.run(["scontrol", "show", "hostnames", slurm.job_info(campaign.job)["NodeList"]]).stdout.split()
+    hosts = slurm.run(
+        ["scontrol", "show", "hostnames", slurm.job_info(campaign.job)["NodeList"]]
+    ).stdout.split()
     node = campaign.rng.choice(hosts)
     slurm.kill_node(node)
-    # A job that Slurm itself starts again avoids the same nodes as before: it may need this one, too.
+    # A job that Slurm itself starts again avoids the same nodes as before: it may need this one,
+    # too.
     avoided = campaign.folder.ledger.history().avoided.get(campaign.job, ())
     if len(NODES) - len({*avoided, node}) < RANKS:
         slurm.restore_node(node)
@@ -241,7 +267,9 @@ def lose_a_node(campaign):
 def expire(campaign):
     campaign.stage.lab.slurm.expire(campaign.job, 40)
     # This changes the limit of the job itself, which it keeps when it starts again.
-    return lambda: campaign.stage.lab.slurm.run(["scontrol", "update", f"jobid={campaign.job}", "TimeLimit=30"])
+    return lambda: campaign.stage.lab.slurm.run(
+        ["scontrol", "update", f"jobid={campaign.job}", "TimeLimit=30"]
+    )
 
 
 def restart_the_controller(campaign):
@@ -309,10 +337,26 @@ def succeeded(campaign):
 
 
 SLURM = (
-    Event("preempted, user signal", ("preempted",), preempt(user_signal=True, grace_time=15), announced=True),
-    Event("preempted, SIGTERM only", ("preempted",), preempt(user_signal=False, grace_time=15), announced=True),
-    # Partition `low` with the one setting in which `low0` differs: a running job cannot change partitions.
-    Event("preempted, no grace", ("preempted",), preempt(user_signal=False, grace_time=0), announced=True),
+    Event(
+        "preempted, user signal",
+        ("preempted",),
+        preempt(user_signal=True, grace_time=15),
+        announced=True,
+    ),
+    Event(
+        "preempted, SIGTERM only",
+        ("preempted",),
+        preempt(user_signal=False, grace_time=15),
+        announced=True,
+    ),
+    # Partition `low` with the one setting in which `low0` differs: a running job cannot change
+    # partitions.
+    Event(
+        "preempted, no grace",
+        ("preempted",),
+        preempt(user_signal=False, grace_time=0),
+        announced=True,
+    ),
     # The ranks on other nodes, and the batch script there, may notice before Slurm does.
     Event("node failure", ("node_failure", "crashed"), lose_a_node),
     Event("a rank is killed", ("crashed",), order("die")),

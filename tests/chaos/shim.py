@@ -1,4 +1,5 @@
-"""The file system and the clock of other processes, made unreliable: shim.c, and the memory that it is told through."""
+"""The file system and the clock of other processes, made unreliable: shim.c, and the memory that it
+is told through."""
 
 import ctypes
 import errno
@@ -35,9 +36,15 @@ class _Control(ctypes.Structure):
     """The memory, as shim.c has it."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("seed", "clock_ns", "budget", "writes", "delayed", "shuffled", "hidden")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("seed", "clock_ns", "budget", "writes", "delayed", "shuffled", "hidden")
+        ),
         ("injected", ctypes.c_uint64 * len(CLASSES)),
-        *((name, ctypes.c_uint32) for name in ("armed", "delay_us", "delay_ppm", "shuffle", "stale_ms")),
+        *(
+            (name, ctypes.c_uint32)
+            for name in ("armed", "delay_us", "delay_ppm", "shuffle", "stale_ms")
+        ),
         ("ppm", ctypes.c_uint32 * len(CLASSES)),
         ("error", ctypes.c_int32 * len(CLASSES)),
     )
@@ -45,7 +52,8 @@ class _Control(ctypes.Structure):
 
 @functools.cache
 def library():
-    """The compiled shim, in a folder of its own until this process ends; None without a C compiler."""
+    """The compiled shim, in a folder of its own until this process ends; None without a C
+    compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         return None
@@ -53,7 +61,10 @@ def library():
     _folders.append(folder)
     built = Path(folder.name) / "shim.so"
     source = Path(__file__).with_name("shim.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-w", "-o", built, source, "-ldl", "-pthread"], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O2", "-w", "-o", built, source, "-ldl", "-pthread"],
+        check=True,
+    )
     return built
 
 
@@ -61,7 +72,8 @@ _folders = []
 
 
 class Faults:
-    """What happens to the calls of processes that were started with `environment`; may be changed while they run.
+    """What happens to the calls of processes that were started with `environment`; may be changed
+    while they run.
 
     Args:
         control: a new file, outside of ``prefix``.
@@ -80,7 +92,8 @@ class Faults:
         """Variables for a process and its descendants.
 
         Args:
-            kill_at: the process, but no other that it starts, dies before this writing call (from 1); 0 only counts.
+            kill_at: the process, but no other that it starts, dies before this writing call (from
+                1); 0 only counts.
             torn: if that call is a write, half of it gets through.
         """
         built = library()
@@ -95,7 +108,8 @@ class Faults:
         }
 
     def fail(self, calls=CLASSES, error=errno.ESTALE, rate=ALWAYS, times=-1):
-        """From now on, calls fail with ``error``, each with this probability, at most so many ``times`` in all."""
+        """From now on, calls fail with ``error``, each with this probability, at most so many
+        ``times`` in all."""
         self._set(budget=times)
         for number, name in enumerate(CLASSES):
             self.control.error[number] = error
@@ -107,7 +121,8 @@ class Faults:
         self._set(delay_us=round(1e6 * seconds), delay_ppm=round(1e6 * rate), armed=1)
 
     def list_badly(self, stale_s=0.0):
-        """Listings come in random order, and without what other processes made in the last ``stale_s`` seconds."""
+        """Listings come in random order, and without what other processes made in the last
+        ``stale_s`` seconds."""
         self._set(shuffle=1, stale_ms=round(1000 * stale_s), armed=1)
 
     def jump(self, seconds):

@@ -1,4 +1,5 @@
-"""`cldctl submit`, killed at each of its writes: what it leaves is a run that goes on, or refused with what to do."""
+"""`cldctl submit`, killed at each of its writes: what it leaves is a run that goes on, or refused
+with what to do."""
 
 import signal
 
@@ -26,7 +27,10 @@ def sweep(stage, numbers):
     for number in numbers:
         for torn in (False, True):
             problems, how = _one(stage, number, torn)
-            print(f"write {number}{', half of it' * torn}: {how}" + "".join(f"\n  BROKEN: {text}" for text in problems))
+            print(
+                f"write {number}{', half of it' * torn}: {how}"
+                + "".join(f"\n  BROKEN: {text}" for text in problems)
+            )
             broken += [f"submit killed at write {number}: {text}" for text in problems]
     return broken
 
@@ -57,7 +61,9 @@ def _one(stage, number, torn):
     elif again.returncode != 0:
         # Half of a folder is refused, and the message has to say what helps.
         if again.returncode != 2 or "is not a run. Remove it" not in again.stderr:
-            problems.append(f"submitted again: exit code {again.returncode}: {again.stderr[-1000:]}")
+            problems.append(
+                f"submitted again: exit code {again.returncode}: {again.stderr[-1000:]}"
+            )
         return problems, "half of a folder"
     faults.calm()
     wait_for(

@@ -10,7 +10,10 @@ from .events import LOCAL, named
 from .shim import library
 from .stage import stage
 
-pytestmark = [pytest.mark.by_hand, pytest.mark.skipif(library() is None, reason="needs a C compiler")]
+pytestmark = [
+    pytest.mark.by_hand,
+    pytest.mark.skipif(library() is None, reason="needs a C compiler"),
+]
 SEED = 5
 EVENTS = ("full disk", "ESTALE, some calls", "clock -1 h", "two resumes at once")
 

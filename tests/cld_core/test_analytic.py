@@ -8,7 +8,9 @@ from torch.testing import assert_close
 from cld_core.analytic import GaussianMixture, gaussian
 from cld_core.sde import CLD, VPSDE
 
-LAW = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
+LAW = GaussianMixture(
+    torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0])
+)
 SDES = (CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE())
 
 
@@ -22,11 +24,15 @@ def test_law_is_that_of_the_forward_process(sde):
     for t in (1e-3, 0.3, 1.0):
         densities = []
         for mean, weight in zip(LAW.means, LAW.weights, strict=True):
-            # With Sigma = L L^T of the kernel, the data's variance adds a term along the first column of Psi.
+            # With Sigma = L L^T of the kernel, the data's variance adds a term along the first
+            # column of Psi.
             bare = replace(sde, numerical_eps=0.0)
             psi, factor = bare.mean(t), bare.factor(t)
             covariance = factor @ factor.T + 0.09 * torch.outer(psi[:, 0], psi[:, 0])
-            location, covariance = torch.kron(psi[:, 0], mean), torch.kron(covariance, torch.eye(2).double())
+            location, covariance = (
+                torch.kron(psi[:, 0], mean),
+                torch.kron(covariance, torch.eye(2).double()),
+            )
             normal = torch.distributions.MultivariateNormal(location, covariance)
             densities.append(normal.log_prob(u) + weight.log())
         expected = torch.logsumexp(torch.stack(densities), 0)
@@ -35,7 +41,9 @@ def test_law_is_that_of_the_forward_process(sde):
 
 def test_entropy_by_quadrature():
     for std in (0.5, 0.04):
-        assert gaussian(std).entropy() == pytest.approx(math.log(2 * math.pi * math.e * std**2), abs=1e-10)
+        assert gaussian(std).entropy() == pytest.approx(
+            math.log(2 * math.pi * math.e * std**2), abs=1e-10
+        )
     # Two components so close that no closed form helps: twice the nodes give the same.
     law = GaussianMixture(torch.tensor([[0.0, 0.0], [0.1, 0.05]]), 0.05)
     assert law.entropy() == pytest.approx(law.entropy(per_std=8.0), abs=1e-9)

@@ -1,4 +1,5 @@
-"""Records: what a file holds becomes what its annotations say, or one error that names the field."""
+"""Records: what a file holds becomes what its annotations say, or one error that names the
+field."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cld_core.codec import RecordError, find_record, from_plain, keeping, read_record, real, text, to_plain, whole
+from cld_core.codec import (
+    RecordError,
+    find_record,
+    from_plain,
+    keeping,
+    read_record,
+    real,
+    text,
+    to_plain,
+    whole,
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,11 @@ def test_a_record_comes_back_from_json(record, sparse):
 
 
 def test_what_has_its_default_can_be_left_out():
-    assert to_plain(Outer(word="a", count=1, inner=Inner()), sparse=True) == {"word": "a", "count": 1, "inner": {}}
+    assert to_plain(Outer(word="a", count=1, inner=Inner()), sparse=True) == {
+        "word": "a",
+        "count": 1,
+        "inner": {},
+    }
 
 
 @pytest.mark.parametrize(
@@ -121,7 +136,9 @@ def test_what_is_no_count(value):
     assert whole(value) is None
 
 
-@pytest.mark.parametrize("value", [True, None, "1", float("nan"), float("inf"), 1e300, 10**400, [], {}])
+@pytest.mark.parametrize(
+    "value", [True, None, "1", float("nan"), float("inf"), 1e300, 10**400, [], {}]
+)
 def test_what_is_no_number(value):
     assert real(value) is None
 

@@ -1,4 +1,5 @@
-"""What a processor computes in itself; threads that wait for others soon sleep, unless somebody chose otherwise."""
+"""What a processor computes in itself; threads that wait for others soon sleep, unless somebody
+chose otherwise."""
 
 import os
 import subprocess
@@ -22,7 +23,10 @@ sys.meta_path.insert(0, Watch())
 import torch
 """
 MAINS = {
-    "command": "from cldctl.app import main\nsys.argv = ['cldctl', '--version']\ntry: main()\nexcept SystemExit: pass",
+    "command": (
+        "from cldctl.app import main\nsys.argv = ['cldctl', '--version']\ntry: "
+        "main()\nexcept SystemExit: pass"
+    ),
     "job": "from cldctl.clusters import base, debug\n"
     "try: base.Task(print, debug.DebugCluster())()\nexcept NotImplementedError: pass",
     "training": "from cld_core.train.__main__ import main\nsys.argv = ['train', 'nowhere']\nmain()",
@@ -31,7 +35,11 @@ MAINS = {
 
 @pytest.mark.parametrize("main", MAINS.values(), ids=MAINS)
 def test_they_wait_briefly(main):
-    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
     words = [sys.executable, "-P", "-c", _SCRIPT.format(main)]
     done = subprocess.run(words, env=clean, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "1000", "what torch would be loaded under"

@@ -1,4 +1,5 @@
-"""Files that are damaged or made up: reading one, of whatever kind, ends well or with one line, and runs nothing.
+"""Files that are damaged or made up: reading one, of whatever kind, ends well or with one line, and
+runs nothing.
 
 `tests.fuzz` makes the files: valid ones of each kind with other bytes, values, sizes and links.
 """
@@ -60,7 +61,12 @@ def read_all(run):
     code.read(code.folder_of(run.path))
     for step in run.checkpoint_steps():
         sidecar_of(run.checkpoint_file(step))
-    for read in (lambda: newest_good(run), lambda: solutions_of(run), lambda: sweeps_of(run), run.recipe):
+    for read in (
+        lambda: newest_good(run),
+        lambda: solutions_of(run),
+        lambda: sweeps_of(run),
+        run.recipe,
+    ):
         without_errors(read)
     for work in evaluations_of(run):
         work.ledger.history()
@@ -84,7 +90,11 @@ def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(
         rng = random.Random(number)
         lines = sound.splitlines() if file.suffix == ".jsonl" else [sound]
         place = rng.randrange(len(lines))
-        lines[place] = damaged(rng, lines[place]) if number % 2 else json_bytes(changed(rng, json.loads(lines[place])))
+        lines[place] = (
+            damaged(rng, lines[place])
+            if number % 2
+            else json_bytes(changed(rng, json.loads(lines[place])))
+        )
         (run.path / file).write_bytes(b"\n".join(lines))
         read_all(run)
 
@@ -122,7 +132,9 @@ def make(content):
 
 def test_a_picture_that_is_a_program_is_not_run(monkeypatch):
     started = []
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **_: started.append(arguments))
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *arguments, **_: started.append(arguments)
+    )
     with pytest.raises(DataError, match="format"):
         make(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
     assert started == []
@@ -144,7 +156,9 @@ def test_a_size_is_checked_before_anything_is_decoded(monkeypatch):
 
 def test_a_zip_bomb(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_module, "MOST_BYTES", 100_000)
-    source = with_members(tmp_path / "p.zip", {"a.png": encoded(), "b.png": bytes(10**6)}, zipfile.ZIP_DEFLATED)
+    source = with_members(
+        tmp_path / "p.zip", {"a.png": encoded(), "b.png": bytes(10**6)}, zipfile.ZIP_DEFLATED
+    )
     with pytest.raises(DataError, match=r"b\.png .* 1000000 bytes"):
         prepare("folder", source, tmp_path / "out", size=8, split=0)
 

@@ -1,4 +1,5 @@
-"""Files: whatever lies there, reading ends, within bounds; writing is whole or not at all, and is tried again."""
+"""Files: whatever lies there, reading ends, within bounds; writing is whole or not at all, and is
+tried again."""
 
 import errno
 import io
@@ -30,7 +31,9 @@ def test_all_of_a_file_is_read_whatever_its_status_says(size, said, at_once, tmp
         return os.stat_result(values)
 
     monkeypatch.setattr(os, "fstat", fstat)
-    monkeypatch.setattr(os, "read", lambda descriptor, most: real_read(descriptor, min(most, at_once)))
+    monkeypatch.setattr(
+        os, "read", lambda descriptor, most: real_read(descriptor, min(most, at_once))
+    )
     assert files.read_bytes(file) == content
     assert files.read_bytes(file, limit=size) == content
 
@@ -120,7 +123,8 @@ def test_lines_of_many_writers_do_not_mix(tmp_path):
     text = json.dumps({"text": "x" * 3000})
     with ThreadPoolExecutor(8) as pool:
         pool.map(lambda _: [files.append_line(path, text) for _ in range(20)], range(8))
-    # A writer that looked while another one wrote may have closed a complete line: an empty line, which is skipped.
+    # A writer that looked while another one wrote may have closed a complete line: an empty line,
+    # which is skipped.
     assert [line for line in path.read_text().splitlines() if line] == [text] * 160
 
 
@@ -135,7 +139,9 @@ def failing(times, error=errno.ENOSPC):
     return Failing(lambda: None, lambda call: call <= times, OSError(error, "the disk"))
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN])
+@pytest.mark.parametrize(
+    "error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN]
+)
 def test_a_fault_that_passes_is_waited_for(error, clock):
     files.retried(call := failing(5, error), 60.0)
     assert call.calls == 6

@@ -60,14 +60,19 @@ def test_losses_and_average_are_those_of_a_run_with_the_same_recipe_and_data(tmp
     seen = [loss for _, loss, _ in cld_core.fit_steps(ROWS, 12, **given)]
     (*_, last) = cld_core.fit_steps(ROWS, 12, **given, every=5)
     tree = last.model.recipe.to_dict()
-    run = Trainer(from_dict(tree | {"data": tree["data"] | {"path": str(tmp_path / "rows.npy")}}, "run"), Ranks())
+    run = Trainer(
+        from_dict(tree | {"data": tree["data"] | {"path": str(tmp_path / "rows.npy")}}, "run"),
+        Ranks(),
+    )
     losses = []
     for step in range(12):
         run.step(step)
         losses.append(run.take_scalars()["loss"])
     assert seen == losses
     assert last.step == last.model.step == 12
-    assert last.loss == pytest.approx(np.mean(losses[10:]), abs=1e-12), "since the last one that was yielded"
+    assert last.loss == pytest.approx(np.mean(losses[10:]), abs=1e-12), (
+        "since the last one that was yielded"
+    )
     with run.ema.in_place():
         assert same(last.model.net.state_dict(), run.net.state_dict())
 
@@ -77,14 +82,18 @@ def test_the_model_can_be_used_while_it_trains_and_after_an_early_end():
         drawn = [model.sample(4, nfe=3) for _, _, model in itertools.islice(training, 2)]
         model = next(training).model
         last = model.sample(4, nfe=3)
-    assert not any(torch.equal(*pair) for pair in itertools.combinations([*drawn, last], 2)), "it learns meanwhile"
+    assert not any(torch.equal(*pair) for pair in itertools.combinations([*drawn, last], 2)), (
+        "it learns meanwhile"
+    )
     assert torch.equal(model.sample(4, nfe=3), last)
 
 
 def test_nothing_else_of_the_process_changes(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     x, seen, step, threads = torch.rand(20, 1, 8), [], Trainer.step, torch.get_num_threads()
-    monkeypatch.setattr(Trainer, "step", lambda *it: seen.append(torch.get_num_threads()) or step(*it))
+    monkeypatch.setattr(
+        Trainer, "step", lambda *it: seen.append(torch.get_num_threads()) or step(*it)
+    )
     network, before = {"channels": 4, "multipliers": [1], "dropout": 0.5}, torch.get_rng_state()
     for _ in cld_core.fit_steps(x, 2, network=network, cluster__cpus_per_task=threads + 1):
         assert torch.equal(torch.get_rng_state(), before), "dropout has a seed of its own"
@@ -98,20 +107,33 @@ def test_samples_and_bounds_are_those_of_data_as_they_were_given():
     assert x.mean(0) == pytest.approx(ROWS.mean(0), abs=0.3 * ROWS.std(0).max())
     assert x.std(0) == pytest.approx(ROWS.std(0), rel=0.3)
     entropy = np.log(ROWS.std(0)).sum() + 1.5 * np.log(2 * np.pi * np.e)
-    assert -float(model.log_likelihood(torch.from_numpy(ROWS)).mean()) == pytest.approx(entropy, abs=0.5)
+    assert -float(model.log_likelihood(torch.from_numpy(ROWS)).mean()) == pytest.approx(
+        entropy, abs=0.5
+    )
 
 
-@pytest.mark.parametrize(("shape", "kind"), [((2, 16), float), ((1, 8, 8), float), ((1, 8, 8), np.uint8)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "kind"), [((2, 16), float), ((1, 8, 8), float), ((1, 8, 8), np.uint8)], ids=str
+)
 def test_the_network_suits_the_shape_and_bytes_are_images(shape, kind):
-    x, labels = np.random.default_rng(0).integers(0, 256, (20, *shape)).astype(kind), ["a", "b"] * 10
-    model = cld_core.fit(x, 1, labels=labels, network={"channels": 4, "multipliers": [1]}, train__batch_size=2)
+    x, labels = (
+        np.random.default_rng(0).integers(0, 256, (20, *shape)).astype(kind),
+        ["a", "b"] * 10,
+    )
+    model = cld_core.fit(
+        x, 1, labels=labels, network={"channels": 4, "multipliers": [1]}, train__batch_size=2
+    )
     assert model.sample(2, label="b", nfe=2).shape == (2, *shape)
     assert model.is_image == (kind is np.uint8)
     assert f"{'curves' if len(shape) == 2 else 'images'} of shape {shape}" in repr(model)
-    assert model.recipe.objective.data_std == (0.6 if model.is_image else 1), "of uniform ones in [-1, 1]"
+    assert model.recipe.objective.data_std == (0.6 if model.is_image else 1), (
+        "of uniform ones in [-1, 1]"
+    )
 
 
-@pytest.mark.parametrize("data", ["gaussian", {"name": "diamond", "labels": True}, "rows.npy"], ids=str)
+@pytest.mark.parametrize(
+    "data", ["gaussian", {"name": "diamond", "labels": True}, "rows.npy"], ids=str
+)
 def test_data_by_name(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("rows.npy", ROWS)
@@ -121,11 +143,21 @@ def test_data_by_name(data, tmp_path, monkeypatch):
 
 
 def test_keys_go_over_what_is_suggested():
-    given = {"optim.lr": np.float32(0.25), "optim__warmup_steps": 1, "eval": {"elbo": {"rtol": 0.5}}}
-    recipe = cld_core.fit(ROWS, 1, "vpsde", "resnet", **given, sampling__method="ode", seed=7).recipe
+    given = {
+        "optim.lr": np.float32(0.25),
+        "optim__warmup_steps": 1,
+        "eval": {"elbo": {"rtol": 0.5}},
+    }
+    recipe = cld_core.fit(
+        ROWS, 1, "vpsde", "resnet", **given, sampling__method="ode", seed=7
+    ).recipe
     assert (recipe.optim.lr, recipe.optim.warmup_steps, recipe.optim.decay) == (0.25, 1, "cosine")
     assert (recipe.eval.elbo.rtol, recipe.eval.elbo.atol) == (0.5, 1e-4)
-    assert (recipe.sde.name, recipe.network.name, recipe.sampling.method) == ("vpsde", "resnet", "ode")
+    assert (recipe.sde.name, recipe.network.name, recipe.sampling.method) == (
+        "vpsde",
+        "resnet",
+        "ode",
+    )
     assert (recipe.objective.name, recipe.train.seed, recipe.train.steps) == ("dsm", 7, 1)
     for given in ({"objective__mixed_score": True}, {"objective": {"precondition": "none"}}):
         assert cld_core.fit(ROWS, 1, **given).recipe.objective.precondition == "none"
@@ -137,7 +169,10 @@ def test_keys_go_over_what_is_suggested():
         ({"optim__lrr": 1}, "cld_core.fit: unknown key 'optim.lrr'. Did you mean 'optim.lr'"),
         ({"network": "unet1d"}, r"'network.name' cannot be unet1d for examples of shape \(3,\)"),
         ({"sampling": {"method": "ode"}, "sampling__nfe": 3}, "not a key of sampling.method=ode"),
-        ({"objective": {"mixed_score": True, "precondition": "data"}}, "objective.mixed_score=false"),
+        (
+            {"objective": {"mixed_score": True, "precondition": "data"}},
+            "objective.mixed_score=false",
+        ),
         ({"steps": 0}, "steps=0"),
         ({"seed": -1}, "seed=-1"),
         ({"size": "xl"}, "size='xl': expected one of s, m, l"),
@@ -164,7 +199,11 @@ def test_a_wrong_argument_is_named_at_once(given, message):
 @pytest.mark.parametrize(
     ("data", "more", "message"),
     [
-        ("rows.npz", {}, r"data='rows.npz': there is no such file, folder or toy density\. Toy densities are"),
+        (
+            "rows.npz",
+            {},
+            r"data='rows.npz': there is no such file, folder or toy density\. Toy densities are",
+        ),
         ("gaussiann", {}, "Did you mean 'gaussian'"),
         (ROWS[:2], {"data__test_share": 0.9}, "too few.*another data.test_share"),
         (torch.zeros(9, 3, dtype=torch.bfloat16), {}, r"the examples .*BFloat16.* float32"),
@@ -237,7 +276,9 @@ def test_a_bar_is_shown_where_somebody_looks(capsys, monkeypatch):
 
 def test_a_saved_model_needs_no_data_and_keeps_its_fitted_sampler(tmp_path):
     model = cld_core.fit(ROWS, 20, **SMALL)
-    with pytest.raises(UsageError, match=r"the model has no tuned sampler of 3 .* `model\.fit_sampler\(3\)`"):
+    with pytest.raises(
+        UsageError, match=r"the model has no tuned sampler of 3 .* `model\.fit_sampler\(3\)`"
+    ):
         model.sample(2, method="tuned", nfe=3)
     done = []
     for nfe in (2, 3):

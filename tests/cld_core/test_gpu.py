@@ -76,12 +76,20 @@ def test_a_layer_that_computes_something_else_is_found(expected, monkeypatch, pr
     assert not fits(expected, precision, precision)[0]
 
 
-@pytest.mark.parametrize("spoil", [torch.zeros_like, lambda gradient: gradient * math.nan], ids=["zero", "nan"])
+@pytest.mark.parametrize(
+    "spoil", [torch.zeros_like, lambda gradient: gradient * math.nan], ids=["zero", "nan"]
+)
 def test_one_wrong_gradient_among_many_is_found_and_named(expected, spoil):
-    sizes = {name: float(gradient.norm()) for name, gradient in expected.gradients.items() if "GroupNorm" in name}
+    sizes = {
+        name: float(gradient.norm())
+        for name, gradient in expected.gradients.items()
+        if "GroupNorm" in name
+    }
     smallest = min(sizes, key=sizes.__getitem__)
     gradients = expected.gradients | {smallest: spoil(expected.gradients[smallest])}
-    good, text = gpu.compared(gpu.Numbers(expected.loss, expected.output, gradients), expected, "fp32")
+    good, text = gpu.compared(
+        gpu.Numbers(expected.loss, expected.output, gradients), expected, "fp32"
+    )
     assert not good
     assert f"worst parameter ({smallest})" in text
 
@@ -106,10 +114,16 @@ def test_findings_are_lines_of_json(monkeypatch, capsys):
         name, total_memory = "A card", 80 * 2**30
 
     broken = Mock(side_effect=RuntimeError("no kernel\nimage is available"))
-    for name, value in {"is_available": True, "current_device": 0, "get_device_properties": Card()}.items():
+    for name, value in {
+        "is_available": True,
+        "current_device": 0,
+        "get_device_properties": Card(),
+    }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(gpu, "CHECKS", {"fine": lambda device: gpu.Finding("ok", str(device)), "broken": broken})
+    monkeypatch.setattr(
+        gpu, "CHECKS", {"fine": lambda device: gpu.Finding("ok", str(device)), "broken": broken}
+    )
     assert gpu.main() == 0
     first, fine, failed = map(json.loads, capsys.readouterr().out.splitlines())
     assert first == {"card": "A card, 80 GiB", "checks": 2}
@@ -121,7 +135,11 @@ def test_findings_are_lines_of_json(monkeypatch, capsys):
 
 
 def current():
-    return (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark)
+    return (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
+    )
 
 
 @pytest.mark.parametrize("tf32", [True, False])

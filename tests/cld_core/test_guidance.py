@@ -46,7 +46,9 @@ def test_the_exact_conditional_score_is_that_of_the_component():
 @pytest.mark.parametrize("w", [0.0, 0.5, 1.5, 4.0])
 def test_a_guided_score_is_the_formula_and_outside_its_interval_the_conditional_score(w):
     score, u, label = exact(CLD()), state(), torch.arange(6)
-    guided = Guided(score, label, NONE, ExponentialSpec(guidance=w, guidance_from=0.1, guidance_to=0.5))
+    guided = Guided(
+        score, label, NONE, ExponentialSpec(guidance=w, guidance_from=0.1, guidance_to=0.5)
+    )
     t = torch.tensor([0.05, 0.1, 0.3, 0.5, 0.6, 1.0], dtype=torch.float64)
     given, free = score(u, t, label), score(u, t)
     expected = torch.where(((t >= 0.1) & (t <= 0.5))[:, None], free + w * (given - free), given)
@@ -71,7 +73,8 @@ def test_every_evaluation_of_the_network_counts():
 
 
 def test_a_sample_of_the_adaptive_flow_keeps_its_label_when_others_have_arrived():
-    """Rows leave the solver's batch; each of the others stays with its own label and its own steps."""
+    """Rows leave the solver's batch; each of the others stays with its own label and its own
+    steps."""
     sde, label = CLD(), torch.arange(64) % 9
     spec = spec_of("ode", rtol=1e-4, atol=1e-4, guidance=1.5)
     whole = drawn(Guided(exact(sde), label, NONE, spec), sde, spec, 64)
@@ -88,10 +91,17 @@ def test_the_likelihood_given_a_label_is_the_conditional_density(name):
     x = LAW.means[label] + LAW.std * torch.randn(n, 2, generator=generator(5), dtype=torch.float64)
     truth = torch.distributions.Normal(LAW.means[label], LAW.std).log_prob(x).sum(1)
     spec = ElboSpec(velocities=2, eps=1e-6, rtol=1e-5, atol=1e-5)
-    result = likelihood(Conditional(exact(sde), label), sde, spec, noise(n, "elbo"), x, exact_trace=True)
-    # VPSDE is exact except for the prior, which the mode's law at t = 1 is not quite; the bound of CLD varies.
+    result = likelihood(
+        Conditional(exact(sde), label), sde, spec, noise(n, "elbo"), x, exact_trace=True
+    )
+    # VPSDE is exact except for the prior, which the mode's law at t = 1 is not quite; the bound of
+    # CLD varies.
     assert float((result.elbo - truth).abs().max()) < (0.01 if sde.n == 1 else 0.05)
-    assert float((result.elbo - truth).mean()) == pytest.approx(0.0, abs=2e-3 if sde.n == 1 else 0.02)
+    assert float((result.elbo - truth).mean()) == pytest.approx(
+        0.0, abs=2e-3 if sde.n == 1 else 0.02
+    )
     free = likelihood(exact(sde), sde, spec, noise(n, "elbo"), x, exact_trace=True)
     # One of nine classes: the density without the label is a ninth.
-    assert float((result.elbo - free.elbo).mean()) == pytest.approx(torch.tensor(9.0).log().item(), abs=5e-3)
+    assert float((result.elbo - free.elbo).mean()) == pytest.approx(
+        torch.tensor(9.0).log().item(), abs=5e-3
+    )

@@ -18,7 +18,8 @@ SDES = {"cld": CLD(), "cld_rising": CLD(beta0=0.1, beta1=6.9), "vpsde": VPSDE()}
 
 
 def published_field(toy):
-    """Ours, and what a probe of all halves sees beyond that of the scored ones: terms whose means are zero."""
+    """Ours, and what a probe of all halves sees beyond that of the scored ones: terms whose means
+    are zero."""
     sde, score, probe = toy.sde, toy.score(), toy.data["like/eps"].float()
     ours = density_field(score, sde, probe.shape[1:], torch.float32, sde.scored(probe)[:, None])
 
@@ -39,7 +40,8 @@ def published_field(toy):
 
 @pytest.mark.parametrize("name", parity.TOYS)
 def test_field_agrees_with_the_published_one_solved_as_they_did(name):
-    """scipy with one error norm over the batch, on our field, gives the published numbers: the field is the same."""
+    """scipy with one error norm over the batch, on our field, gives the published numbers: the
+    field is the same."""
     toy = parity.load(name)
     u, field = toy.data["x"], published_field(toy)
     u = torch.cat([u, toy.data["like/v0"]], dim=1) if toy.sde.n == 2 else u
@@ -54,7 +56,8 @@ def test_field_agrees_with_the_published_one_solved_as_they_did(name):
 
     y0 = torch.cat([u.flatten(), torch.zeros(len(u))]).double().numpy()
     end = solve_ivp(flat, (1e-5, 1.0), y0, method="RK45", rtol=1e-5, atol=1e-5)
-    # On another processor, float32 rounding may change a step, and it is amplified by the rough resnet.
+    # On another processor, float32 rounding may change a step, and it is amplified by the rough
+    # resnet.
     published_nfe, rough = int(toy.data["like/nfe"]), name.startswith("resnet")
     assert end.nfev == pytest.approx(published_nfe, abs=18 if rough else 6)
     state = torch.from_numpy(end.y[:, -1])
@@ -70,7 +73,9 @@ LINEAR = [PSLD(beta0=12.0), PSLD(beta0=12.0, friction=0.25, nu=4.25, triangle="u
 
 
 @pytest.mark.parametrize(
-    ("sde", "eps"), [*itertools.product(SDES.values(), (1e-5, 1e-3)), *((sde, 1e-8) for sde in LINEAR)], ids=str
+    ("sde", "eps"),
+    [*itertools.product(SDES.values(), (1e-5, 1e-3)), *((sde, 1e-8) for sde in LINEAR)],
+    ids=str,
 )
 def test_bound_hits_the_closed_form_on_gaussian_data(sde, eps):
     law = gaussian(0.5)
@@ -81,9 +86,14 @@ def test_bound_hits_the_closed_form_on_gaussian_data(sde, eps):
     noise = Mock(normal=draw, rademacher=draw)
     spec = ElboSpec(rtol=1e-7, atol=1e-7, eps=eps)
     result = likelihood(law.score(sde), sde, spec, noise, x, exact_trace=True)
-    # All is quadratic in (x, v), so the mean over the signs is the expectation: minus the entropy of the data.
-    assert float(result.elbo.mean()) == pytest.approx(-law.entropy(), abs=2e-5 if eps == 1e-3 else 1e-5)
-    assert float(result.paper_elbo.mean()) == pytest.approx(-law.entropy(), abs=2e-5 if eps == 1e-3 else 1e-5)
+    # All is quadratic in (x, v), so the mean over the signs is the expectation: minus the entropy
+    # of the data.
+    assert float(result.elbo.mean()) == pytest.approx(
+        -law.entropy(), abs=2e-5 if eps == 1e-3 else 1e-5
+    )
+    assert float(result.paper_elbo.mean()) == pytest.approx(
+        -law.entropy(), abs=2e-5 if eps == 1e-3 else 1e-5
+    )
     if eps < 1e-3:  # for each example, up to the prior's distance from the law at t = 1
         assert_close(result.elbo, law.log_density(x), rtol=0, atol=2e-4 if eps == 1e-5 else 1e-5)
 
@@ -91,7 +101,14 @@ def test_bound_hits_the_closed_form_on_gaussian_data(sde, eps):
 def test_importance_bound_is_never_below_the_mean_bound():
     toy = parity.load("mlp_cld_mixed")
     spec = ElboSpec(velocities=4)
-    result = likelihood(toy.score(), toy.sde, spec, SampleNoise(3, first=0, last=16), toy.data["x"], exact_trace=True)
+    result = likelihood(
+        toy.score(),
+        toy.sde,
+        spec,
+        SampleNoise(3, first=0, last=16),
+        toy.data["x"],
+        exact_trace=True,
+    )
     assert (result.importance_bound >= result.elbo - 1e-9).all()
     assert float((result.importance_bound - result.elbo).max()) > 1e-3
     expected = torch.logsumexp(result.log_joint - result.log_q, 1) - math.log(4)
@@ -105,13 +122,16 @@ def test_probes_average_to_the_exact_trace():
     u = u.double()
     exact = log_density(toy.score(), toy.sde, u, None, rtol=1e-4, atol=1e-4)[0]
     # In two dimensions the four Rademacher probes are all there are.
-    probes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 2).expand(4, 4, 2)
+    probes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 2).expand(
+        4, 4, 2
+    )
     hutchinson = log_density(toy.score(), toy.sde, u, probes, rtol=1e-4, atol=1e-4)[0]
     assert_close(hutchinson, exact, rtol=0, atol=1e-8)
 
 
 def test_probes_of_two_scored_halves_average_to_the_exact_trace_with_little_variance():
-    """With the weights of PSLD's halves on one side of the Jacobian, the deviation would be 1.14 nats."""
+    """With the weights of PSLD's halves on one side of the Jacobian, the deviation would be 1.14
+    nats."""
     sde, law, generator = PSLD(), gaussian(0.5), torch.Generator().manual_seed(0)
     start = torch.randn(64, 4, generator=generator, dtype=torch.float64)
     u = torch.cat([0.5 * start[:, :2], sde.initial_std[0] * start[:, 2:]], dim=1)
@@ -127,14 +147,17 @@ def test_probes_of_two_scored_halves_average_to_the_exact_trace_with_little_vari
 
 
 def test_normal_probes_see_only_what_differs_from_a_multiple_of_the_identity():
-    """On a sphere they have the variance 2 d/(d + 2) (|J|^2 - tr(J)^2/d); without, it is 2 |J|^2."""
+    """On a sphere they have the variance 2 d/(d + 2) (|J|^2 - tr(J)^2/d); without, it is 2
+    |J|^2."""
     sde, n = CLD(), 2000
     rates = torch.tensor([100.0, 101.0, 102.0], dtype=torch.float64)
     x, spec = torch.zeros(n, 3).double(), ElboSpec(probe="gaussian", eps=0.99, rtol=1e-8, atol=1e-8)
 
     def bounds(exact):
         noise = SampleNoise(0, first=0, last=n)
-        return likelihood(lambda u, t: -rates * sde.scored(u), sde, spec, noise, x, exact_trace=exact).elbo
+        return likelihood(
+            lambda u, t: -rates * sde.scored(u), sde, spec, noise, x, exact_trace=exact
+        ).elbo
 
     found = bounds(False) - bounds(True)
     wanted = 0.5 * sde.D[0] * sde.schedule.between(0.99, 1.0) * math.sqrt(2 * 3 / 5 * 2)
@@ -145,9 +168,13 @@ def test_normal_probes_see_only_what_differs_from_a_multiple_of_the_identity():
 def test_summary_numbers():
     law, sde = gaussian(0.5), CLD()
     x = law.sample(64, torch.Generator().manual_seed(1)).double()
-    result = likelihood(law.score(sde), sde, ElboSpec(), SampleNoise(0, first=0, last=64), x, exact_trace=True)
+    result = likelihood(
+        law.score(sde), sde, ElboSpec(), SampleNoise(0, first=0, last=64), x, exact_trace=True
+    )
     assert result.mean == pytest.approx(float(law.log_density(x).mean()), abs=1e-3)
     assert result.standard_error == pytest.approx(float(law.log_density(x).std()) / 8, rel=0.01)
     assert 100 < result.nfe < 250
-    one = likelihood(law.score(sde), sde, ElboSpec(), SampleNoise(0, first=0, last=1), x[:1], exact_trace=True)
+    one = likelihood(
+        law.score(sde), sde, ElboSpec(), SampleNoise(0, first=0, last=1), x[:1], exact_trace=True
+    )
     assert math.isnan(one.standard_error)

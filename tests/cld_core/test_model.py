@@ -1,4 +1,5 @@
-"""Library use without any cluster, and its types; class-conditional models, from training to their report."""
+"""Library use without any cluster, and its types; class-conditional models, from training to their
+report."""
 
 import math
 import re
@@ -16,7 +17,14 @@ from cld_core.analytic import diamond
 from cld_core.checkpoint import load as load_checkpoint
 from cld_core.checkpoint import write
 from cld_core.config import load, with_overrides
-from cld_core.errors import CheckpointError, DataError, NotFoundError, RecipeError, SaveError, UsageError
+from cld_core.errors import (
+    CheckpointError,
+    DataError,
+    NotFoundError,
+    RecipeError,
+    SaveError,
+    UsageError,
+)
 from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import request_of
 from cld_core.likelihood import Likelihood
@@ -31,7 +39,13 @@ from tests.support.chunks import cut
 from tests.support.paths import RECIPES, ROOT, TOY
 from tests.support.tools import stepped, trained
 
-SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkpoint_every=10", "train.batch_size=16"]
+SMALL = [
+    "network.width=16",
+    "network.layers=3",
+    "train.steps=20",
+    "train.checkpoint_every=10",
+    "train.batch_size=16",
+]
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +73,16 @@ def test_who_waits_for_samples_is_told_and_the_samples_are_the_same(run, method,
     assert torch.equal(watched.x, model.draw(40, batch_size=16, **settings).x)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert {done for done, _ in told} == {0, 16, 32}
-    assert max(evaluations for done, evaluations in told if done == 32) == watched.nfe_each[-8:].max()
+    assert (
+        max(evaluations for done, evaluations in told if done == 32) == watched.nfe_each[-8:].max()
+    )
 
 
 def test_the_weights_are_the_averaged_ones_and_nothing_else_is_read(run, monkeypatch):
     state = load_checkpoint(run, 20)
-    monkeypatch.setattr(torch, "load", lambda *_, **more: pytest.fail("what training continues from is not read"))
+    monkeypatch.setattr(
+        torch, "load", lambda *_, **more: pytest.fail("what training continues from is not read")
+    )
     net = cld_core.load(run.path).net.state_dict()
     for name, average in state["ema"]["average"].items():
         assert torch.equal(net[name], average)
@@ -95,12 +113,18 @@ def test_a_time_that_the_network_has_not_seen_is_warned_of(run, caplog):
     model.sample(4, **few)
     assert caplog.messages == []
     model.sample(4, **few, eps=1e-6)
-    assert caplog.messages == ["Model.sample: eps=1e-06: the network has seen no t below 1e-05. Use that or more."]
+    assert caplog.messages == [
+        "Model.sample: eps=1e-06: the network has seen no t below 1e-05. Use that or more."
+    ]
 
 
-@pytest.mark.parametrize(("name", "value"), [("n", 0), ("n", 2.5), ("seed", -1), ("first", -1), ("batch_size", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("n", 0), ("n", 2.5), ("seed", -1), ("first", -1), ("batch_size", 0)]
+)
 def test_numbers_that_make_no_sense(run, name, value):
-    with pytest.raises(UsageError, match=rf"^Model\.sample: {name}=.*: expected a whole number of at least"):
+    with pytest.raises(
+        UsageError, match=rf"^Model\.sample: {name}=.*: expected a whole number of at least"
+    ):
         cld_core.load(run.path).sample(**{"n": 4, name: value})
 
 
@@ -118,7 +142,9 @@ def test_exported_weights_come_back(run, tmp_path):
     assert (again.step, again.recipe) == (20, model.recipe)
     assert repr(again).startswith("Model toy of w.safetensors, step 20\n")
     assert cld_core.load(tmp_path / "w.safetensors", 20).step == 20
-    with pytest.raises(NotFoundError, match=r"no checkpoint 5: a file has one, here that of step 20\."):
+    with pytest.raises(
+        NotFoundError, match=r"no checkpoint 5: a file has one, here that of step 20\."
+    ):
         cld_core.load(tmp_path / "w.safetensors", 5)
     assert_close(again.net.state_dict(), model.net.state_dict(), rtol=0, atol=0)
     settings = {"method": "em", "nfe": 3}
@@ -126,7 +152,10 @@ def test_exported_weights_come_back(run, tmp_path):
 
 
 SHALLOW = ["network.width=16", "network.layers=3"]
-SAMPLED = [{"method": "ode"}, *({"method": method, "nfe": 12} for method in ("em", "sscs", "exponential"))]
+SAMPLED = [
+    {"method": "ode"},
+    *({"method": method, "nfe": 12} for method in ("em", "sscs", "exponential")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +191,14 @@ def test_a_diffusion_of_x_alone_has_no_velocities():
 
 
 def test_standard_errors_are_those_of_the_mean_over_draws():
-    joint = 3.0 * torch.randn(4000, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    joint = 3.0 * torch.randn(
+        4000, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     made = Likelihood(joint, torch.zeros_like(joint), 0.0, torch.ones(4000, 9))
     assert made.elbo_error.shape == (4000,)
-    assert float(made.elbo_error.square().mean().sqrt()) == pytest.approx(float(made.elbo.std()), rel=0.05)
+    assert float(made.elbo_error.square().mean().sqrt()) == pytest.approx(
+        float(made.elbo.std()), rel=0.05
+    )
     assert float(made.elbo.std()) == pytest.approx(1.0, rel=0.05)
     one = Likelihood(joint[:, :1], torch.zeros(4000, 1), 0.0, torch.ones(4000, 1))
     assert one.elbo_error.isnan().all()
@@ -175,7 +208,9 @@ def test_the_bound_is_that_of_an_evaluation(toy):
     request = request_of(toy.recipe, ["elbo"], 0)
     x = toy.source.dequantised_test_data(request.seed, 0, 5)
     theirs = ElboRows(toy, request).compute(0, 5)["elbo"]
-    assert_close(toy.log_likelihood(x, seed=request.seed), torch.from_numpy(theirs), rtol=0, atol=1e-6)
+    assert_close(
+        toy.log_likelihood(x, seed=request.seed), torch.from_numpy(theirs), rtol=0, atol=1e-6
+    )
 
 
 def test_an_example_does_not_depend_on_its_batch(toy):
@@ -197,7 +232,12 @@ def test_data_of_another_shape_are_refused(toy, x):
 
 @pytest.mark.parametrize(
     ("x", "word"),
-    [(None, "NoneType"), ("text", "real numbers"), ([[0.0, math.nan]], "finite"), ([[1], []], "not an array")],
+    [
+        (None, "NoneType"),
+        ("text", "real numbers"),
+        ([[0.0, math.nan]], "finite"),
+        ([[1], []], "not an array"),
+    ],
 )
 def test_data_that_are_no_numbers_are_refused(toy, x, word):
     with pytest.raises(DataError, match=rf"^Model\.likelihood: .*{word}"):
@@ -217,7 +257,11 @@ def test_arrays_and_lists_are_as_good_as_tensors(toy):
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
-        (lambda it: it.save("none/x.safetensors"), SaveError, r"^none/x\.safetensors: cannot be wri"),
+        (
+            lambda it: it.save("none/x.safetensors"),
+            SaveError,
+            r"^none/x\.safetensors: cannot be wri",
+        ),
         (lambda it: it.sample(2, observation=3), UsageError, "Pass an Observation"),
         (lambda it: it.sample(2, by="gradient"), UsageError, "GradientGuidance or a Replacement"),
         (lambda it: cld_core.load("p5.png"), NotFoundError, r"p5\.png is a file, not the"),
@@ -294,8 +338,16 @@ model.sample(4, seed=None)
 def test_the_library_is_typed(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     # Its own settings and cache: those of this project are not those of a user.
-    command = ["mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path / 'cache'}", str(tmp_path / "script.py")]
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT)
+    command = [
+        "mypy",
+        "--strict",
+        "--config-file=",
+        f"--cache-dir={tmp_path / 'cache'}",
+        str(tmp_path / "script.py"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT
+    )
     assert re.findall('Revealed type is "(.*)"', done.stdout) == [
         "torch._tensor.Tensor",
         "torch._tensor.Tensor",
@@ -314,7 +366,9 @@ FAST = {"method": "exponential", "nfe": 5}
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("runs") / "labelled", "toy_labels", *SMALL, "eval.points=40")
+    return trained(
+        tmp_path_factory.mktemp("runs") / "labelled", "toy_labels", *SMALL, "eval.points=40"
+    )
 
 
 @pytest.fixture
@@ -351,10 +405,22 @@ def test_guidance_changes_samples_and_is_counted(model):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda it: it.sample(3, label=9), "Model.sample: label 9 is out of range: the labels are 0 to 8"),
-        (lambda it: it.draw(3, label="cat"), "Model.draw: there is no class 'cat': the labels are 0 to 8"),
-        (lambda it: it.log_likelihood(torch.zeros(2, 2), label=[1]), "Model.log_likelihood: 1 labels for 2 examples"),
-        (lambda it: it.sample(3, guidance_from=0.5, guidance_to=0.4), "'guidance_from' is 0.5, above guidance_to=0.4"),
+        (
+            lambda it: it.sample(3, label=9),
+            "Model.sample: label 9 is out of range: the labels are 0 to 8",
+        ),
+        (
+            lambda it: it.draw(3, label="cat"),
+            "Model.draw: there is no class 'cat': the labels are 0 to 8",
+        ),
+        (
+            lambda it: it.log_likelihood(torch.zeros(2, 2), label=[1]),
+            "Model.log_likelihood: 1 labels for 2 examples",
+        ),
+        (
+            lambda it: it.sample(3, guidance_from=0.5, guidance_to=0.4),
+            "'guidance_from' is 0.5, above guidance_to=0.4",
+        ),
     ],
 )
 def test_wrong_labels_are_named(model, call, message):
@@ -365,15 +431,21 @@ def test_wrong_labels_are_named(model, call, message):
 
 def test_a_model_without_labels_refuses_them():
     plain = cld_core.Model(load(RECIPES / "toy_diamond.yaml", SHALLOW))
-    with pytest.raises(UsageError, match=r"Model.sample: label: toy_diamond was trained without labels"):
+    with pytest.raises(
+        UsageError, match=r"Model.sample: label: toy_diamond was trained without labels"
+    ):
         plain.sample(3, label=1, **FAST)
-    with pytest.raises(RecipeError, match=r"'guidance' is 2, but the model has no labels: data.labels is false"):
+    with pytest.raises(
+        RecipeError, match=r"'guidance' is 2, but the model has no labels: data.labels is false"
+    ):
         plain.sample(3, guidance=2.0, **FAST)
 
 
 def test_without_label_dropout_there_is_no_unconditional_network():
     keys = [*SHALLOW, "objective.label_dropout=0"]
-    with pytest.raises(RecipeError, match=r"objective.label_dropout is 0, so nothing was trained without labels"):
+    with pytest.raises(
+        RecipeError, match=r"objective.label_dropout is 0, so nothing was trained without labels"
+    ):
         load(RECIPES / "toy_labels.yaml", [*keys, "sampling.guidance=2"])
     model = cld_core.Model(load(RECIPES / "toy_labels.yaml", keys))
     with pytest.raises(UsageError, match="Pass label, one for each example"):
@@ -384,7 +456,12 @@ def test_likelihood_given_labels_is_that_of_each_example(model):
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     keys = {"velocities": 1, "probes": 1, "rtol": 1e-2, "atol": 1e-2}
     whole = model.log_likelihood(x, label=[0, 1, 2, 3], **keys)
-    assert_close(model.log_likelihood(x[1:3], first=1, label=[1, 2], **keys), whole[1:3], rtol=1e-4, atol=1e-4)
+    assert_close(
+        model.log_likelihood(x[1:3], first=1, label=[1, 2], **keys),
+        whole[1:3],
+        rtol=1e-4,
+        atol=1e-4,
+    )
     assert not torch.allclose(model.log_likelihood(x, **keys), whole)
 
 
@@ -398,14 +475,21 @@ def test_an_exported_model_keeps_its_classes(model, tmp_path):
 
 def test_the_bound_of_a_report_is_conditional(labelled, monkeypatch):
     cut(monkeypatch, 16)
-    keys = ["eval.elbo.rtol=1e-2", "eval.elbo.atol=1e-2", "eval.elbo.velocities=1", "eval.elbo.probes=1"]
+    keys = [
+        "eval.elbo.rtol=1e-2",
+        "eval.elbo.atol=1e-2",
+        "eval.elbo.velocities=1",
+        "eval.elbo.probes=1",
+    ]
     recipe = with_overrides(labelled.recipe(), keys, "test")
     work = Evaluation(request_of(recipe, ("elbo", "loss"), 20, shards=3).save(labelled))
     assert work.compute(Ranks())
     bound = work.report["elbo"]
     assert bound["conditional"]
     # H of one mode: log 9 less than that of the diamond.
-    assert bound["true_entropy"] == pytest.approx(torch.tensor(2 * torch.pi * torch.e * 0.04**2).log().item(), abs=1e-6)
+    assert bound["true_entropy"] == pytest.approx(
+        torch.tensor(2 * torch.pi * torch.e * 0.04**2).log().item(), abs=1e-6
+    )
     assert bound["nll"] - bound["gap"] == pytest.approx(bound["true_entropy"], abs=0.6)
 
 
@@ -423,4 +507,6 @@ def test_a_trained_network_has_the_conditional_laws():
         # Modes are 0.5 apart and 0.04 wide; sets of so many true points are 0.007 apart.
         assert sliced_w2(x[label == number], law.means[number] + law.std * noise) < 0.02
     modes = torch.cdist(free.double(), law.means).argmin(1)
-    assert torch.bincount(modes, minlength=9).min() > 100, "without labels, samples are of all classes"
+    assert torch.bincount(modes, minlength=9).min() > 100, (
+        "without labels, samples are of all classes"
+    )

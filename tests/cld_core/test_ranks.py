@@ -1,4 +1,5 @@
-"""The ranks of a job: which device each uses, its share of a batch, and the file where they meet."""
+"""The ranks of a job: which device each uses, its share of a batch, and the file where they
+meet."""
 
 import contextlib
 import errno
@@ -36,7 +37,9 @@ def test_a_gpu_is_used_only_if_one_was_requested():
     assert alone(second, gpu=True).device == torch.device("cuda", 1)
     assert alone(second, gpu=False).device == torch.device("cpu")
     assert alone(Place(), gpu=True).device == torch.device("cuda", 0)
-    assert alone(Place(local_rank=3), gpu=True).device == torch.device("cuda", 1), "each rank may see its own GPU only"
+    assert alone(Place(local_rank=3), gpu=True).device == torch.device("cuda", 1), (
+        "each rank may see its own GPU only"
+    )
     assert alone(second, gpu=True).lacks_gpu(True) is None
 
 
@@ -66,7 +69,9 @@ def test_processes_on_one_machine_share_its_cores(monkeypatch):
 
 
 def test_a_batch_smaller_than_the_world_is_refused():
-    with pytest.raises(UsageError, match=r"a batch of 2 cannot be divided among 3 ranks\. Raise train\.batch_size"):
+    with pytest.raises(
+        UsageError, match=r"a batch of 2 cannot be divided among 3 ranks\. Raise train\.batch_size"
+    ):
         Ranks(0, 3).rows(2)
 
 
@@ -83,11 +88,15 @@ def test_what_requests_gpus(key, uses):
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(("timeout_s", "expected"), [(7200.5, 7200.5), (30.0, 600.0)])
-def test_every_group_waits_as_long_as_the_recipe_says_but_no_less_than_ten_minutes(monkeypatch, timeout_s, expected):
+def test_every_group_waits_as_long_as_the_recipe_says_but_no_less_than_ten_minutes(
+    monkeypatch, timeout_s, expected
+):
     waits, heartbeat = [], "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
     for name in ("rendezvous", "init_process_group", "new_group"):
         made = iter([(dist.HashStore(), 0, 2)] * 2)
-        monkeypatch.setattr(dist, name, lambda *_, timeout, made=made, **__: waits.append(timeout) or made)
+        monkeypatch.setattr(
+            dist, name, lambda *_, timeout, made=made, **__: waits.append(timeout) or made
+        )
     monkeypatch.setenv(heartbeat, "5")
     join(Place(0, 2, init_method="file:///meeting"), gpu=True, timeout_s=timeout_s)
     assert [wait.total_seconds() for wait in waits] == [expected] * 3
@@ -99,9 +108,13 @@ def test_every_group_waits_as_long_as_the_recipe_says_but_no_less_than_ten_minut
 
 
 def test_gloo_listens_where_the_other_machines_are(monkeypatch):
-    """Rank 0 is on the machine that the ranks meet at, whose own name is 127.0.1.1; rank 1 is on another one."""
+    """Rank 0 is on the machine that the ranks meet at, whose own name is 127.0.1.1; rank 1 is on
+    another one."""
     towards = {"10.0.0.8": "10.0.0.7"}, {"n0": "10.0.0.8"}
-    machines = {"lo": ["127.0.0.1"], "ib0": ["10.0.0.7"]}, {"lo": ["127.0.0.1"], "eth1": ["10.0.0.8"]}
+    machines = (
+        {"lo": ["127.0.0.1"], "ib0": ["10.0.0.7"]},
+        {"lo": ["127.0.0.1"], "eth1": ["10.0.0.8"]},
+    )
     store, chosen = dist.HashStore(), {}
     for rank in (1, 0):
         monkeypatch.delenv(rendezvous.GLOO, raising=False)
@@ -135,7 +148,9 @@ def test_rank_0_works_and_an_error_there_is_met_by_the_others(error, code, monke
     monkeypatch.setattr(dist, "broadcast_object_list", lambda box, **_: said.extend(box))
     with pytest.raises(type(error)) if error else contextlib.nullcontext():
         Ranks(0, 2).on_first(work)
-    monkeypatch.setattr(dist, "broadcast_object_list", lambda box, **_: box.__setitem__(slice(None), said))
+    monkeypatch.setattr(
+        dist, "broadcast_object_list", lambda box, **_: box.__setitem__(slice(None), said)
+    )
     match = re.escape(f"rank 0 could not continue: {error}")
     with pytest.raises(RankError, match=match) if error else contextlib.nullcontext() as caught:
         Ranks(1, 2).on_first(work)
@@ -143,12 +158,21 @@ def test_rank_0_works_and_an_error_there_is_met_by_the_others(error, code, monke
     work.assert_called_once_with()
 
 
-MACHINE = {"lo": ["127.0.0.1", "::1"], "eth0": ["10.0.0.7", "fe80::1"], "ib0": ["172.16.3.7", "fd00::0:7"]}
+MACHINE = {
+    "lo": ["127.0.0.1", "::1"],
+    "eth0": ["10.0.0.7", "fe80::1"],
+    "ib0": ["172.16.3.7", "fd00::0:7"],
+}
 
 
 @pytest.mark.parametrize(
     ("init_method", "host"),
-    [("tcp://n1:9", "n1"), ("tcp://[fd00::7]:29500", "fd00::7"), ("file:///runs/meeting", None), ("env://", "host1")],
+    [
+        ("tcp://n1:9", "n1"),
+        ("tcp://[fd00::7]:29500", "fd00::7"),
+        ("file:///runs/meeting", None),
+        ("env://", "host1"),
+    ],
 )
 def test_where_processes_meet(init_method, host, monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "host1")
@@ -158,7 +182,13 @@ def test_where_processes_meet(init_method, host, monkeypatch):
 
 
 def test_the_interface_with_an_address():
-    named = {"10.0.0.7": "eth0", "172.16.3.7": "ib0", "fd00::7": "ib0", "127.0.0.1": "lo", "10.0.0.8": None}
+    named = {
+        "10.0.0.7": "eth0",
+        "172.16.3.7": "ib0",
+        "fd00::7": "ib0",
+        "127.0.0.1": "lo",
+        "10.0.0.8": None,
+    }
     assert {address: rendezvous.interface_with(address, MACHINE) for address in named} == named
 
 

@@ -70,7 +70,12 @@ def test_a_time_is_that_of_clocks_here():
 
 
 def test_a_key_is_near_by_its_name_and_not_by_its_section():
-    near = {"train.stepz": "train.steps", "nfe": "sampling.nfe", "cluster.gpu": "cluster.gpus_per_node", "xyzzy": None}
+    near = {
+        "train.stepz": "train.steps",
+        "nfe": "sampling.nfe",
+        "cluster.gpu": "cluster.gpus_per_node",
+        "xyzzy": None,
+    }
     keys = [*describe.keys(), *filter(None, describe.sections())]
     assert {word: nearest(word, keys) for word in near} == near
     assert nearest("network.", keys).startswith("network.")

@@ -44,7 +44,8 @@ def test_losses_agree_with_the_published_ones(name):
         matching = ScoreMatching(toy.sde, ObjectiveSpec(name=objective, weighting=weighting))
         draws = Draws(toy.data[f"{case}/t"], toy.data[f"{case}/eps"], toy.data[f"{case}/v0"])
         loss = matching.per_sample(toy.score(name=objective), toy.data["x"], draws)
-        # The error of a mixed score is a difference of numbers 100 times its size: atol is their float32 rounding.
+        # The error of a mixed score is a difference of numbers 100 times its size: atol is their
+        # float32 rounding.
         assert_close(loss, toy.data[f"{case}/loss"], rtol=1e-5, atol=2e-6)
 
 
@@ -61,7 +62,9 @@ def test_an_objective_of_a_plug_in_draws_what_its_spec_says():
         for objective in (spec, ObjectiveSpec(name=same)):
             matching = ScoreMatching(toy.sde, objective)
             draws = matching.draw(torch.Generator().manual_seed(0), len(toy.data["x"]), (2,))
-            found.append(matching.losses(Score(toy.sde, objective, toy.net), toy.data["x"], draws).weighted)
+            found.append(
+                matching.losses(Score(toy.sde, objective, toy.net), toy.data["x"], draws).weighted
+            )
         assert torch.equal(*found)
 
 
@@ -70,7 +73,10 @@ def test_an_objective_of_a_plug_in_draws_what_its_spec_says():
 def test_the_score_at_many_times_is_that_at_each(name):
     toy = parity.load(name)
     u, score = toy.data["u"], toy.score()
-    times = torch.rand(3, len(u), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1e-3
+    times = (
+        torch.rand(3, len(u), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        + 1e-3
+    )
     for dtype in (torch.float32, torch.float64):
         for function in (score, lambda u, t: score(u, t)):
             for t, then in zip(times, at_each(function, times, dtype), strict=True):
@@ -85,12 +91,16 @@ def test_draws_are_of_the_global_batch_and_ranks_take_rows():
         assert torch.equal(getattr(again.rows(slice(2, 5)), name), getattr(whole, name)[2:5])
     many = matching.draw(torch.Generator().manual_seed(2), 10_000, (1,))
     assert float(many.initial.std()) == pytest.approx(0.1, rel=0.03)
-    assert ScoreMatching(VPSDE(), ObjectiveSpec(name="dsm")).draw(torch.Generator(), 2, (2,)).initial is None
+    assert (
+        ScoreMatching(VPSDE(), ObjectiveSpec(name="dsm")).draw(torch.Generator(), 2, (2,)).initial
+        is None
+    )
 
 
 @pytest.mark.parametrize("each", [False, True])
 def test_times_are_uniform_or_uniform_in_their_logarithm(each):
-    """From loss_eps to 1: a quarter of log t lies below 1e-3 if it begins at 1e-4, and next to nothing of t itself."""
+    """From loss_eps to 1: a quarter of log t lies below 1e-3 if it begins at 1e-4, and next to
+    nothing of t itself."""
 
     def times(law):
         matching = ScoreMatching(CLD(), ObjectiveSpec(loss_eps=1e-4, times=law))
@@ -111,17 +121,23 @@ def test_times_are_uniform_or_uniform_in_their_logarithm(each):
 
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("weighting", ["likelihood", "reweightedv1", "reweightedv2"])
-@pytest.mark.parametrize(("sde", "name"), [(CLD(), "hsm"), (CLD(beta1=2.0), "dsm"), (VPSDE(), "hsm")])
+@pytest.mark.parametrize(
+    ("sde", "name"), [(CLD(), "hsm"), (CLD(beta1=2.0), "dsm"), (VPSDE(), "hsm")]
+)
 def test_the_loss_and_its_gradient_never_wait_for_the_device(sde, name, weighting, mixed):
     objective = ObjectiveSpec(name=name, weighting=weighting, mixed_score=mixed)
     net = nets.build(MlpSpec(width=8, layers=2), data_shape=(2,), halves_in=sde.n, halves_out=1)
     matching, x = ScoreMatching(sde, objective), torch.zeros(4, 2)
     draws = matching.draw(torch.Generator().manual_seed(0), 4, (2,))
-    # Times that can be differentiated are computed with by torch, as on a GPU, and so are those without numbers.
+    # Times that can be differentiated are computed with by torch, as on a GPU, and so are those
+    # without numbers.
     can = Draws(draws.t.requires_grad_(), draws.noise, draws.initial)
     initial = None if draws.initial is None else draws.initial.to("meta")
     bare = Draws(draws.t.detach().to("meta"), draws.noise.to("meta"), initial)
-    score, bare_score = Score(sde, objective, net), Score(sde, objective, copy.deepcopy(net).to("meta"))
+    score, bare_score = (
+        Score(sde, objective, net),
+        Score(sde, objective, copy.deepcopy(net).to("meta")),
+    )
     with Waits() as waits:
         matching.per_sample(score, x, can)
         matching.per_sample(bare_score, x.to("meta"), bare).sum().backward()
@@ -132,7 +148,13 @@ EPS = 1e-4
 
 
 @pytest.mark.parametrize(
-    "weight", [lambda t: 1 / t, lambda t: torch.ones_like(t), lambda t: t**-2, lambda t: 1e-3 + (6 * t).cos() ** 2]
+    "weight",
+    [
+        lambda t: 1 / t,
+        lambda t: torch.ones_like(t),
+        lambda t: t**-2,
+        lambda t: 1e-3 + (6 * t).cos() ** 2,
+    ],
 )
 def test_the_mean_over_times_is_that_of_uniform_ones_whatever_the_weight(weight):
     draw, n = Importance(weight, EPS), 400_000
@@ -146,16 +168,21 @@ def test_the_mean_over_times_is_that_of_uniform_ones_whatever_the_weight(weight)
 
 
 def test_times_are_as_frequent_as_their_weight():
-    t, importance = Importance(lambda t: 1 / t, EPS)(torch.tensor([0.0, 0.25, 0.5, 0.75], dtype=torch.float64))
+    t, importance = Importance(lambda t: 1 / t, EPS)(
+        torch.tensor([0.0, 0.25, 0.5, 0.75], dtype=torch.float64)
+    )
     assert_close(t, torch.tensor([1e-4, 1e-3, 1e-2, 1e-1], dtype=torch.float64), rtol=1e-9, atol=0)
     # The density of uniform times, 1 / (1 - eps), over 1 / (t log(1 / eps)).
     assert_close(importance, t * -math.log(EPS) / (1 - EPS), rtol=1e-9, atol=0)
-    ends, _ = Importance(lambda t: 1 / t, EPS)(torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64))
+    ends, _ = Importance(lambda t: 1 / t, EPS)(
+        torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64)
+    )
     assert ends.tolist() == pytest.approx([EPS, 1.0], rel=1e-9)
 
 
 class NoNoise(torch.nn.Module):
-    """Predicts no noise: every loss is known. Of Gaussian data, a preconditioned score has nothing else to learn."""
+    """Predicts no noise: every loss is known. Of Gaussian data, a preconditioned score has nothing
+    else to learn."""
 
     def __init__(self, sde):
         super().__init__()
@@ -167,10 +194,13 @@ class NoNoise(torch.nn.Module):
 
 @pytest.mark.parametrize("each", [False, True])
 @pytest.mark.parametrize(
-    ("sde", "gain"), [(CLD(), 6.5), (VPSDE(), 300.0), (BothScored(), 2.0)], ids=["cld", "vpsde", "n=2, m=2"]
+    ("sde", "gain"),
+    [(CLD(), 6.5), (VPSDE(), 300.0), (BothScored(), 2.0)],
+    ids=["cld", "vpsde", "n=2, m=2"],
 )
 def test_the_likelihood_weighted_loss_keeps_its_mean_and_loses_variance(sde, gain, each):
-    """The variance of uniform times is computed by quadrature over log t, that of importance sampling is drawn."""
+    """The variance of uniform times is computed by quadrature over log t, that of importance
+    sampling is drawn."""
     objective = ObjectiveSpec(weighting="likelihood", times="importance", loss_eps=1e-5)
     matching, n, d = ScoreMatching(sde, objective), 40_000, 2
     log_t = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000 * math.log(1e-5)
@@ -184,7 +214,9 @@ def test_the_likelihood_weighted_loss_keeps_its_mean_and_loses_variance(sde, gai
         draws = matching.draw_each(SampleNoise(0, "test", first=0, last=n), (d,))
     else:
         draws = matching.draw(torch.Generator().manual_seed(0), n, (d,))
-    losses = matching.per_sample(Score(sde, objective, NoNoise(sde)), torch.zeros(n, d), draws).double()
+    losses = matching.per_sample(
+        Score(sde, objective, NoNoise(sde)), torch.zeros(n, d), draws
+    ).double()
     assert float(losses.mean()) == pytest.approx(mean, rel=4 * float(losses.std()) / mean / n**0.5)
     assert uniform / float(losses.var()) > gain
     if sde.m == 1:
@@ -205,7 +237,11 @@ OBJECTIVES = pytest.mark.parametrize("name", ["hsm", "dsm"])
 def network(sde):
     torch.manual_seed(0)
     spec = MlpSpec(width=8, layers=2)
-    return nets.build(spec, data_shape=(2,), halves_in=sde.n, halves_out=sde.m).double().requires_grad_(False)
+    return (
+        nets.build(spec, data_shape=(2,), halves_in=sde.n, halves_out=sde.m)
+        .double()
+        .requires_grad_(False)
+    )
 
 
 @SDES
@@ -237,7 +273,9 @@ def test_input_and_target_have_unit_variance_and_the_linear_part_is_the_best_one
         assert_close(z @ z.T, torch.eye(sde.n, dtype=torch.float64), rtol=0, atol=1e-9)
         ones = torch.ones(sde.m, dtype=torch.float64)
         assert_close((target @ target.T).diag(), ones, rtol=1e-6, atol=0)
-        assert_close(target @ z.T, torch.zeros(sde.m, sde.n, dtype=torch.float64), rtol=0, atol=1e-6)
+        assert_close(
+            target @ z.T, torch.zeros(sde.m, sde.n, dtype=torch.float64), rtol=0, atol=1e-6
+        )
 
 
 @SDES
@@ -255,24 +293,34 @@ def test_predicted_noise_and_losses_are_those_of_the_score(sde, name):
     x = standard_normal(6, 2, seed=1)
     error = score(matching.perturb(x, draws), t) + apply(target, sde.scored(draws.noise))
     rates = (0.5 * sde.diffusion2(t)).unbind(1)
-    squares = sum(g * part.square().sum(1) for g, part in zip(rates, sde.scored_halves(error), strict=True))
+    squares = sum(
+        g * part.square().sum(1) for g, part in zip(rates, sde.scored_halves(error), strict=True)
+    )
     assert_close(matching.per_sample(score, x, draws), squares, rtol=1e-8, atol=1e-8)
 
 
 def test_numerical_eps_is_part_of_what_the_linear_part_knows():
     sde = CLD(numerical_eps=1e-3)
     matching, n = ScoreMatching(sde, PRECONDITIONED), 200_000
-    draws = replace(matching.draw(torch.Generator().manual_seed(0), n, (1,)), t=torch.full((n,), 0.02).double())
+    draws = replace(
+        matching.draw(torch.Generator().manual_seed(0), n, (1,)), t=torch.full((n,), 0.02).double()
+    )
     u = matching.perturb(STD * standard_normal(n, 1, seed=1).float(), draws)
     z = u.double() @ preconditioning(sde, 0.02, STD).whiten.T
     assert_close(torch.cov(z.T), torch.eye(2, dtype=torch.float64), rtol=0, atol=5e-3 * 3)
 
 
 def test_training_learns_what_is_not_gaussian():
-    """With the same data, times and noise, the loss is lower than that of a network which stays as it was made."""
+    """With the same data, times and noise, the loss is lower than that of a network which stays as
+    it was made."""
     losses = []
     for rate in ("0.01", "1e-12"):
-        settings = ("objective.precondition=data", "train.batch_size=64", f"optim.lr={rate}", "network.width=32")
+        settings = (
+            "objective.precondition=data",
+            "train.batch_size=64",
+            f"optim.lr={rate}",
+            "network.width=32",
+        )
         made = Trainer(load(RECIPES / "toy_diamond.yaml", settings), Ranks())
         for step in range(200):
             if step == 100:

@@ -29,7 +29,8 @@ def test_a_sample_has_the_numbers_of_its_block(first, last):
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_another_device_gets_the_numbers_of_the_cpu(draw, monkeypatch):
-    """A device without generators stands for a GPU, whose generators depend on the model of the card."""
+    """A device without generators stands for a GPU, whose generators depend on the model of the
+    card."""
     delivered, to = [], torch.Tensor.to
 
     def record(tensor, *args, **keywords):

@@ -61,7 +61,8 @@ class SquareRows(Computer):
 
 
 class Squares(ShardedWork):
-    """Its rows lie beside its folder: those of work with another number of rows are the same ones."""
+    """Its rows lie beside its folder: those of work with another number of rows are the same
+    ones."""
 
     command = "squares"
     request_type = SquaresRequest
@@ -86,7 +87,10 @@ class SquaresTask(Task):
 
     def finish(self):
         request = self.work.request
-        sums = {kind: int(sum(part["square"].sum() for part in self.parts(kind))) for kind in request.sizes}
+        sums = {
+            kind: int(sum(part["square"].sum() for part in self.parts(kind)))
+            for kind in request.sizes
+        }
         write_json(self.work.folder / "sum.json", {"id": request.id, **sums, "rows": self.made_of})
 
 
@@ -131,14 +135,26 @@ def test_the_process_that_finds_all_shards_complete_merges(folder):
     assert (work.missing(), work.rows_done(), result(folder)) == ([0, 2], (8, 22), None)
     assert work.compute(Ranks(rank=0, world_size=2))
     assert (work.missing(), work.is_done, work.to_start(), result(folder)) == ([], True, [], SUM)
-    assert work.computed[:5] == [(8, 11), (11, 12), (12, 15), (15, 16), (0, 3)], "batches end with their chunk"
+    assert work.computed[:5] == [(8, 11), (11, 12), (12, 15), (15, 16), (0, 3)], (
+        "batches end with their chunk"
+    )
     assert work.computed[-3:] == [(16, 19), (19, 20), (20, 22)]
-    assert chunks(folder) == [f"{number:06d}-000004.npz" for number in range(5)] + ["000005-000002.npz"]
+    assert chunks(folder) == [f"{number:06d}-000004.npz" for number in range(5)] + [
+        "000005-000002.npz"
+    ]
 
 
 @settings(max_examples=40)
-@given(n=st.integers(1, 30), few=st.integers(0, 6), shards=st.integers(1, 9), batch=st.integers(1, 9), data=st.data())
-def test_however_it_is_divided_and_interrupted_the_result_is_that_of_one_task(n, few, shards, batch, data):
+@given(
+    n=st.integers(1, 30),
+    few=st.integers(0, 6),
+    shards=st.integers(1, 9),
+    batch=st.integers(1, 9),
+    data=st.data(),
+)
+def test_however_it_is_divided_and_interrupted_the_result_is_that_of_one_task(
+    n, few, shards, batch, data
+):
     with tempfile.TemporaryDirectory() as place:
         alone = stored(Path(place) / "alone" / "work", n, 1, few=few)
         assert Squares(alone).compute(Ranks())
@@ -208,7 +224,14 @@ def test_two_tasks_that_compute_the_same_chunks_lose_nothing(folder, monkeypatch
     assert one.compute(Ranks())
     assert result(folder) == SUM
     assert chunks(folder)[-1] == "000005-000002.npz"
-    assert Rows(folder.parent / "rows" / "squares", 4).lengths() == {0: 4, 1: 4, 2: 4, 3: 4, 4: 4, 5: 2}
+    assert Rows(folder.parent / "rows" / "squares", 4).lengths() == {
+        0: 4,
+        1: 4,
+        2: 4,
+        3: 4,
+        4: 4,
+        5: 2,
+    }
 
 
 class Killed(BaseException):
@@ -220,7 +243,9 @@ def test_a_task_that_is_killed_at_any_write_loses_nothing(tmp_path, monkeypatch,
     for at in itertools.count(1):
         folder = stored(tmp_path / str(at) / "work")
         with monkeypatch.context() as patch:
-            patch.setattr(os, call, Failing(getattr(os, call), lambda number, at=at: number == at, Killed()))
+            patch.setattr(
+                os, call, Failing(getattr(os, call), lambda number, at=at: number == at, Killed())
+            )
             try:
                 Squares(folder).compute(Ranks())
                 break
@@ -270,7 +295,9 @@ def test_kinds_are_found_by_their_request(folder, monkeypatch):
         open_work(folder)
 
 
-def test_one_error_of_the_file_system_does_not_mean_that_work_was_never_asked_for(folder, monkeypatch):
+def test_one_error_of_the_file_system_does_not_mean_that_work_was_never_asked_for(
+    folder, monkeypatch
+):
     left, original, stale = [0.0], os.open, OSError(errno.ESTALE, "Stale file handle")
 
     def opening(path, *arguments, **more):
@@ -289,7 +316,9 @@ def test_one_error_of_the_file_system_does_not_mean_that_work_was_never_asked_fo
         open_work(folder)
 
 
-def test_a_disk_that_fails_now_and_then_costs_no_row_and_one_that_stays_full_ends_the_task(folder, monkeypatch):
+def test_a_disk_that_fails_now_and_then_costs_no_row_and_one_that_stays_full_ends_the_task(
+    folder, monkeypatch
+):
     work, full, fsync = Squares(folder), OSError(errno.ENOSPC, "No space left on device"), os.fsync
     monkeypatch.setattr("cld_core.files.time", Clock())
     monkeypatch.setattr("os.fsync", Mock(side_effect=full))
@@ -307,7 +336,9 @@ def test_work_can_be_seen_to_be_computed_before_its_first_batch_is_done(folder, 
     work, seen = Squares(folder), []
     original = SquareRows.compute
     monkeypatch.setattr(
-        SquareRows, "compute", lambda self, *rows: seen.append(work.moved_at()) or original(self, *rows)
+        SquareRows,
+        "compute",
+        lambda self, *rows: seen.append(work.moved_at()) or original(self, *rows),
     )
     assert work.moved_at() is None
     assert work.compute(Ranks())

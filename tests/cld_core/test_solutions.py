@@ -1,4 +1,5 @@
-"""Which of several solutions a sampler follows, and which stored ones are not those of a sampler."""
+"""Which of several solutions a sampler follows, and which stored ones are not those of a
+sampler."""
 
 import math
 from dataclasses import replace
@@ -46,7 +47,9 @@ def test_what_is_not_a_solution_is_refused(changes):
 def test_numbers_that_were_not_written_are_refused():
     content = SOLUTION.content()
     with pytest.raises(ValueError, match="written"):
-        Solution.of_content({**content, "coefficients": {**content["coefficients"], "times": [1.0, 0.2]}})
+        Solution.of_content(
+            {**content, "coefficients": {**content["coefficients"], "times": [1.0, 0.2]}}
+        )
 
 
 def test_equal_weights_come_before_the_nearest_step_and_the_newest():
@@ -59,20 +62,26 @@ def test_equal_weights_come_before_the_nearest_step_and_the_newest():
     assert solutions.chosen(SPEC, replace(NETWORK, checkpoint="replaced")) is other
     assert solutions.chosen(SPEC, replace(NETWORK, ema_length=0.1)) is average
     assert solutions.chosen(SPEC, Network(step=12, checkpoint="x")) is early
-    assert solutions.chosen(SPEC, Network(step=20)) is other, "the newest, if nothing is known of the checkpoint"
+    assert solutions.chosen(SPEC, Network(step=20)) is other, (
+        "the newest, if nothing is known of the checkpoint"
+    )
 
 
 def test_what_a_network_that_has_moved_on_is_told():
     assert moved_on(SOLUTION, NETWORK) is None
     assert moved_on(SOLUTION, Network(step=20)) is None
     assert "to step 20, not 30" in moved_on(SOLUTION, replace(NETWORK, step=30))
-    assert "a checkpoint of step 20 that has been replaced" in moved_on(SOLUTION, replace(NETWORK, checkpoint="x"))
+    assert "a checkpoint of step 20 that has been replaced" in moved_on(
+        SOLUTION, replace(NETWORK, checkpoint="x")
+    )
     assert "ema.length=null, not 0.1" in moved_on(SOLUTION, replace(NETWORK, ema_length=0.1))
 
 
 def test_a_file_carries_the_solutions_of_its_weights_only():
     average = replace(SOLUTION, ema_length=0.1)
-    solutions = of(SOLUTION, average, replace(SOLUTION, checkpoint="replaced"), replace(SOLUTION, step=10))
+    solutions = of(
+        SOLUTION, average, replace(SOLUTION, checkpoint="replaced"), replace(SOLUTION, step=10)
+    )
 
     def carried(network):
         return list(Solutions.of_file(solutions.carried(network)).read())
@@ -85,8 +94,16 @@ def test_a_file_carries_the_solutions_of_its_weights_only():
 @pytest.mark.parametrize(
     ("spec", "network", "said"),
     [
-        (TunedSpec(nfe=2, eps=0.01), NETWORK, r"sampling.eps=0.001, not 0.01. .* --nfe 2 sampling.eps=0.01`"),
-        (SPEC, replace(NETWORK, labels=True), r"was fitted without labels. Tune again: `cldctl tune mine --nfe 2`"),
+        (
+            TunedSpec(nfe=2, eps=0.01),
+            NETWORK,
+            r"sampling.eps=0.001, not 0.01. .* --nfe 2 sampling.eps=0.01`",
+        ),
+        (
+            SPEC,
+            replace(NETWORK, labels=True),
+            r"was fitted without labels. Tune again: `cldctl tune mine --nfe 2`",
+        ),
     ],
 )
 def test_another_flow_is_refused(spec, network, said):

@@ -12,7 +12,9 @@ def pendulum(t, y, rows):
     return torch.stack([y[:, 1], -torch.sin(3.0 * y[:, 0]) - 0.2 * t * y[:, 1]], dim=1)
 
 
-STARTS = torch.tensor([[0.1, 0.0], [2.0, -1.0], [0.5, 7.0], [-30.0, 11.0], [0.0, 0.0]], dtype=torch.float64)
+STARTS = torch.tensor(
+    [[0.1, 0.0], [2.0, -1.0], [0.5, 7.0], [-30.0, 11.0], [0.0, 0.0]], dtype=torch.float64
+)
 
 
 @pytest.mark.parametrize("span", [(0.0, 3.0), (1.0, 1e-3)])
@@ -24,11 +26,16 @@ def test_every_row_takes_scipys_steps(span, tolerance):
         def field(t, y):
             return pendulum(t, torch.from_numpy(y)[None], None)[0].numpy()
 
-        theirs = solve_ivp(field, span, start.numpy(), method="RK45", rtol=tolerance, atol=tolerance)
+        theirs = solve_ivp(
+            field, span, start.numpy(), method="RK45", rtol=tolerance, atol=tolerance
+        )
         assert int(ours.nfe[i]) == theirs.nfev
-        # An error estimate that happens to be nearly 0 hands the processor's rounding on to the next step's size.
+        # An error estimate that happens to be nearly 0 hands the processor's rounding on to the
+        # next step's size.
         close = max(1e-9, 1e-5 * tolerance)
-        np.testing.assert_allclose(ours.y[i].numpy(), theirs.y[:, -1], rtol=close, atol=1e-2 * close)
+        np.testing.assert_allclose(
+            ours.y[i].numpy(), theirs.y[:, -1], rtol=close, atol=1e-2 * close
+        )
 
 
 def test_rows_that_are_done_wait_until_enough_others_are():
@@ -44,10 +51,22 @@ def test_rows_that_are_done_wait_until_enough_others_are():
     together = solve(field, torch.ones(100, 1, dtype=torch.float64), 0.0, 1.0, rtol=1e-6, atol=1e-6)
     assert sizes[0] == 100
     assert sizes == sorted(sizes, reverse=True)
-    assert set(sizes) - {100} <= {*range(1, 17), *range(18, 33, 2), *range(36, 65, 4), *range(72, 129, 8)}
+    assert set(sizes) - {100} <= {
+        *range(1, 17),
+        *range(18, 33, 2),
+        *range(36, 65, 4),
+        *range(72, 129, 8),
+    }
     assert sum(sizes) < 1.1 * int(together.nfe.sum())
     for i in (0, 40, 99):
-        alone = solve(lambda t, y, rows, i=i: field(t, y, rows + i), torch.ones(1, 1), 0.0, 1.0, rtol=1e-6, atol=1e-6)
+        alone = solve(
+            lambda t, y, rows, i=i: field(t, y, rows + i),
+            torch.ones(1, 1),
+            0.0,
+            1.0,
+            rtol=1e-6,
+            atol=1e-6,
+        )
         torch.testing.assert_close(together.y[i], alone.y[0], rtol=1e-12, atol=0)
         assert int(together.nfe[i]) == int(alone.nfe[0])
 

@@ -27,7 +27,9 @@ def fresh_runs(tmp_path):
 @pytest.fixture(scope="session")
 def _finished(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    done = invoke("submit", "toy_diamond", *ONE, "--name", "done", *DEBUG, "--eval", "elbo", runs=runs)
+    done = invoke(
+        "submit", "toy_diamond", *ONE, "--name", "done", *DEBUG, "--eval", "elbo", runs=runs
+    )
     assert done.stdout.splitlines()[0] == "done"
     assert "NLL bound" in done.stdout
     return runs

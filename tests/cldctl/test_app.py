@@ -35,7 +35,12 @@ def failing(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     "error",
-    [TypeError("unsupported\nthing\x1b[31m"), KeyError("x" * 5000), AssertionError(), RuntimeError("\ud800")],
+    [
+        TypeError("unsupported\nthing\x1b[31m"),
+        KeyError("x" * 5000),
+        AssertionError(),
+        RuntimeError("\ud800"),
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_what_nobody_expected_is_one_line_and_a_traceback_for_who_asks(failing, error):

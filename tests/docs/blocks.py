@@ -19,7 +19,8 @@ _OPERATORS = ("|", "||", "&", "&&", ";", ">", ">>", "<", "<<<", "2>", ")")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: the page's path in the repository, the line of its fence, the language and the text."""
+    """A fenced block: the page's path in the repository, the line of its fence, the language and
+    the text."""
 
     page: str
     line: int
@@ -34,7 +35,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """A call of `cldctl` in a page: where it is, and the words after `cldctl`. Prose may leave out arguments."""
+    """A call of `cldctl` in a page: where it is, and the words after `cldctl`. Prose may leave out
+    arguments."""
 
     place: str
     words: tuple[str, ...]
@@ -45,7 +47,8 @@ class Command:
 
 
 def pages():
-    """All Markdown files that users read, except for the changelog, which tells of commands as they were."""
+    """All Markdown files that users read, except for the changelog, which tells of commands as they
+    were."""
     found = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
     return [page for page in found if page.name != "CHANGELOG.md"]
 
@@ -63,8 +66,14 @@ def blocks():
 
 
 def commands():
-    """Every `cldctl ...` line of the shell blocks, and every piece of code in prose that is a whole command."""
-    found = [Command(block.place, words) for block in blocks() if block.language in SHELL for words in _lines(block)]
+    """Every `cldctl ...` line of the shell blocks, and every piece of code in prose that is a whole
+    command."""
+    found = [
+        Command(block.place, words)
+        for block in blocks()
+        if block.language in SHELL
+        for words in _lines(block)
+    ]
     return found + list(_in_prose())
 
 
@@ -80,7 +89,11 @@ def _in_prose():
     for page in pages():
         for token in parser.parse(page.read_text()):
             for child in token.children or ():
-                if child.type == "code_inline" and child.content.startswith("cldctl ") and "..." not in child.content:
+                if (
+                    child.type == "code_inline"
+                    and child.content.startswith("cldctl ")
+                    and "..." not in child.content
+                ):
                     words = _words(child.content)
                     line = token.map[0] + 1 if token.map else 0
                     if words and "COMMAND" not in words and not set("[|") & set(child.content):
@@ -88,7 +101,8 @@ def _in_prose():
 
 
 def _words(line):
-    """The words after `cldctl` if the line calls it, without comments, redirections, and what follows a pipe."""
+    """The words after `cldctl` if the line calls it, without comments, redirections, and what
+    follows a pipe."""
     if not line.startswith("cldctl "):
         return ()
     lexer = shlex.shlex(_OPTIONAL.sub(r"\1", line), posix=True, punctuation_chars=True)

@@ -1,4 +1,5 @@
-"""What a reader copies from a page works: Python runs, YAML loads, commands exist and have the options shown."""
+"""What a reader copies from a page works: Python runs, YAML loads, commands exist and have the
+options shown."""
 
 import contextlib
 import functools
@@ -35,12 +36,17 @@ _PLUGIN = re.compile(r'^(?:@toy\(|register\(\s*"\w+",\s*)"(\w+)"', re.MULTILINE)
 
 
 def of(language):
-    return [pytest.param(block, id=block.place) for block in BLOCKS if block.language == language and block.run]
+    return [
+        pytest.param(block, id=block.place)
+        for block in BLOCKS
+        if block.language == language and block.run
+    ]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder as that of somebody who follows the pages: a finished run, its weights, files that pages define."""
+    """A folder as that of somebody who follows the pages: a finished run, its weights, files that
+    pages define."""
     folder = tmp_path_factory.mktemp("reader")
     runs = folder / "runs"
     invoke("submit", "toy_diamond", *ONE, "--name", "first", *DEBUG, runs=runs)
@@ -80,7 +86,10 @@ def reader(made, monkeypatch):
 SHOWN = [
     block
     for before, block in pairwise(BLOCKS)
-    if block.page == before.page and before.language == "python" and "print(" in before.text and not block.language
+    if block.page == before.page
+    and before.language == "python"
+    and "print(" in before.text
+    and not block.language
 ]
 PAGES = sorted({block.page for block in BLOCKS if block.language == "python" and block.run})
 
@@ -112,9 +121,18 @@ QUICK = (*ONE, "train.steps=4", "train.checkpoint_every=4")
 def test_what_is_ones_own_goes_from_its_file_to_samples(page, reader, tmp_path):
     """The commands of the page in their order, as a reader types them, with fewer steps."""
     file = f"docs/howto/{page}.md"
-    typed = [command.words for command in COMMANDS if command.place.startswith(f"{file}:") and not command.prose]
+    typed = [
+        command.words
+        for command in COMMANDS
+        if command.place.startswith(f"{file}:") and not command.prose
+    ]
     assert {"submit"} < {words[0] for words in typed}
-    quick = {"submit": (*QUICK, *DEBUG), "eval": ("eval.points=16", *DEBUG), "sample": ("-n", "16"), "export": ()}
+    quick = {
+        "submit": (*QUICK, *DEBUG),
+        "eval": ("eval.points=16", *DEBUG),
+        "sample": ("-n", "16"),
+        "export": (),
+    }
     for words in typed:
         keys = {word.partition("=")[0] for word in words if "=" in word}
         more = [word for word in quick[words[0]] if word.partition("=")[0] not in keys]
@@ -150,7 +168,9 @@ def test_a_command_is_one_of_ours_and_takes_what_it_is_given(command):
             return
         # Options before the command are looked up, not parsed: some of them act at once.
         if words[0].startswith("-"):
-            parameters = parsed.get_params(parsed.make_context("cldctl", [], resilient_parsing=True))
+            parameters = parsed.get_params(
+                parsed.make_context("cldctl", [], resilient_parsing=True)
+            )
             assert words[0] in [option for parameter in parameters for option in parameter.opts]
         else:
             assert words[0] in below, f"{command.place}: there is no command {words[0]!r}"
@@ -167,17 +187,29 @@ def test_a_command_is_one_of_ours_and_takes_what_it_is_given(command):
 
 def test_commands_set_keys_that_exist():
     """Except for those that show what a wrong one gives."""
-    words = {word for command in COMMANDS if command.place not in CONSOLES for word in command.words}
-    sections = [(_SECTION.search(block.text), block.text) for block in BLOCKS if block.language == "python"]
-    own = {f"{found[1]}.{name}" for found, text in sections if found for name in _OWN_KEY.findall(text)}
-    assert {found["key"] for found in map(_KEY.match, words) if found} <= {*recipe_keys.names(), *own}
+    words = {
+        word for command in COMMANDS if command.place not in CONSOLES for word in command.words
+    }
+    sections = [
+        (_SECTION.search(block.text), block.text) for block in BLOCKS if block.language == "python"
+    ]
+    own = {
+        f"{found[1]}.{name}" for found, text in sections if found for name in _OWN_KEY.findall(text)
+    }
+    assert {found["key"] for found in map(_KEY.match, words) if found} <= {
+        *recipe_keys.names(),
+        *own,
+    }
 
 
 def dry(command):
     """Whether it changes nothing, needs no cluster, and is not a synopsis."""
     words = command.words
     plain = not command.prose and not any(re.fullmatch(r"[A-Z]+|\.\.\.", word) for word in words)
-    return plain and (words[0] in ("render", "recipes", "explain") or (words[0] == "submit" and "--dry-run" in words))
+    return plain and (
+        words[0] in ("render", "recipes", "explain")
+        or (words[0] == "submit" and "--dry-run" in words)
+    )
 
 
 @pytest.mark.parametrize("command", list(filter(dry, COMMANDS)), ids=str)

@@ -1,4 +1,5 @@
-"""The files of `examples/`: they can be read, their commands are accepted, and they do what the exit codes say."""
+"""The files of `examples/`: they can be read, their commands are accepted, and they do what the
+exit codes say."""
 
 import os
 import re
@@ -18,7 +19,10 @@ from cld_core.train import __main__ as training
 from tests.support.paths import MISBEHAVING, ROOT
 from tests.support.tools import ONE, program, signal_handlers, wait_for
 
-JOBSET, SKYPILOT = ROOT / "examples" / "kubernetes" / "jobset.yaml", ROOT / "examples" / "skypilot" / "train.yaml"
+JOBSET, SKYPILOT = (
+    ROOT / "examples" / "kubernetes" / "jobset.yaml",
+    ROOT / "examples" / "skypilot" / "train.yaml",
+)
 PBS = ROOT / "examples" / "pbs" / "train.pbs"
 _COMMAND = re.compile(r"python -m cld_core\.train (.+?)(?: &)?$", re.MULTILINE)
 
@@ -37,7 +41,9 @@ def command_of(example):
         *_, container = jobset()
         assert container["command"][:3] == ["python", "-m", "cld_core.train"]
         return [*container["command"][3:], *container["args"]]
-    text = yaml.safe_load(example.read_text())["run"] if example == SKYPILOT else example.read_text()
+    text = (
+        yaml.safe_load(example.read_text())["run"] if example == SKYPILOT else example.read_text()
+    )
     return shlex.split(_COMMAND.search(text)[1])
 
 
@@ -45,7 +51,9 @@ def command_of(example):
 def test_the_command_and_its_recipe_are_accepted(example, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train", *command_of(example)])
-    monkeypatch.setattr("cld_core.ranks.join", Mock(side_effect=NotFoundError("as far as the other ranks")))
+    monkeypatch.setattr(
+        "cld_core.ranks.join", Mock(side_effect=NotFoundError("as far as the other ranks"))
+    )
     with signal_handlers():
         training.main()
     assert capsys.readouterr().err == "error: as far as the other ranks\n"
@@ -59,12 +67,16 @@ def test_a_jobset_knows_the_exit_codes_and_its_ranks():
         for code in rule.get("onExitCodes", {"values": ["preempted"]})["values"]
     }
     assert action == {2: "FailJob", 3: "FailJob", 75: "Ignore", "preempted": "Ignore"}
-    assert (job["backoffLimit"], pod["restartPolicy"]) == (0, "Never"), "what else fails is the JobSet's to count"
+    assert (job["backoffLimit"], pod["restartPolicy"]) == (0, "Never"), (
+        "what else fails is the JobSet's to count"
+    )
     env = {entry["name"]: entry.get("value") for entry in container["env"]}
     name = whole["metadata"]["name"]
     assert env["MASTER_ADDR"] == f"{name}-{ranks['name']}-0-0.{name}"
     assert int(env["WORLD_SIZE"]) == job["completions"] == job["parallelism"]
-    assert pod["terminationGracePeriodSeconds"] > 30, "the default is too short for a large checkpoint"
+    assert pod["terminationGracePeriodSeconds"] > 30, (
+        "the default is too short for a large checkpoint"
+    )
     (volume,) = pod["volumes"]
     assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
 
@@ -83,12 +95,18 @@ def test_a_job_of_skypilot_ends_as_its_ranks_do(tmp_path):
 
 @pytest.fixture
 def pbs(tmp_path):
-    """Starts the script as a node of PBS does, with a text in place of mpirun and one that notes what is submitted."""
+    """Starts the script as a node of PBS does, with a text in place of mpirun and one that notes
+    what is submitted."""
     (tmp_path / "nodes").write_text("n1\nn1\nn2\nn2\n")
     program(tmp_path / "qsub", '#!/bin/bash\necho "$@" >> submitted')
     (tmp_path / "python").symlink_to(sys.executable)
     path = f"{tmp_path}:{os.environ['PATH']}"
-    env = {**os.environ, "PBS_O_WORKDIR": str(tmp_path), "PBS_NODEFILE": str(tmp_path / "nodes"), "PATH": path}
+    env = {
+        **os.environ,
+        "PBS_O_WORKDIR": str(tmp_path),
+        "PBS_NODEFILE": str(tmp_path / "nodes"),
+        "PATH": path,
+    }
 
     def start(mpirun, **variables):
         program(tmp_path / "mpirun", f"#!/bin/bash\n{mpirun}\n")
@@ -107,7 +125,9 @@ def test_a_job_of_pbs_submits_the_next_one_if_it_is_to_start_again(pbs, tmp_path
 
 
 def test_a_job_of_pbs_that_reaches_its_limit_has_saved(pbs, tmp_path):
-    words = shlex.join(["--recipe", "toy", *ONE, *MISBEHAVING, "train.steps=100000", "train.log_every=1"])
+    words = shlex.join(
+        ["--recipe", "toy", *ONE, *MISBEHAVING, "train.steps=100000", "train.log_every=1"]
+    )
     process = pbs(
         f'PYTHONPATH={ROOT} exec "{sys.executable}" -m cld_core.train runs/mine {words}',
         CLDCTL_TEST_PACE="0.2",

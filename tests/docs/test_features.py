@@ -8,7 +8,11 @@ _TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 
 
 def test_every_feature_is_shown_by_tests_that_exist():
-    rows = [line for line in (ROOT / "docs/features.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [
+        line
+        for line in (ROOT / "docs/features.md").read_text().splitlines()
+        if line.startswith("| ")
+    ]
     claims = [row for row in rows if row not in ("| what | shown by |", "| -- | -- |")]
     assert len(claims) > 80
     assert [row for row in claims if not _TEST.search(row)] == []

@@ -19,7 +19,9 @@ def read():
 def shown(notebook):
     """Of each cell with code, the kinds of what it shows."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    kinds = [[sorted(output.get("data", {"stream": ""})) for output in cell.outputs] for cell in cells]
+    kinds = [
+        [sorted(output.get("data", {"stream": ""})) for output in cell.outputs] for cell in cells
+    ]
     return [[kind for output in outputs for kind in output] for outputs in kinds]
 
 
@@ -34,12 +36,17 @@ def test_it_is_stored_with_its_outputs_and_small():
 
 def test_the_model_of_the_documentation_is_that_of_the_recipe():
     """Of today's recipe: `benchmarks/demo_model.sh` trains it again."""
-    model, recipe = cld_core.load(ROOT / "docs/demo.safetensors", device="cpu"), load(RECIPES / "toy_demo.yaml")
+    model, recipe = (
+        cld_core.load(ROOT / "docs/demo.safetensors", device="cpu"),
+        load(RECIPES / "toy_demo.yaml"),
+    )
     for section in ("data", "sde", "network", "objective", "optim"):
         assert getattr(model.recipe, section) == getattr(recipe, section), section
     assert model.step == model.recipe.train.steps == recipe.train.steps
     assert model.recipe.train.batch_size == recipe.train.batch_size
-    said = next(cell for cell in read().cells if cell.source.startswith("model = ")).outputs[0]["data"]["text/plain"]
+    said = next(cell for cell in read().cells if cell.source.startswith("model = ")).outputs[0][
+        "data"
+    ]["text/plain"]
     assert said == repr(model)
     assert f"```\n{said}\n```" in (ROOT / "docs/api.md").read_text()
 
@@ -47,5 +54,7 @@ def test_the_model_of_the_documentation_is_that_of_the_recipe():
 @pytest.mark.by_hand
 def test_it_runs_and_shows_the_same_kinds_of_things():
     again = read()
-    NotebookClient(again, timeout=1200, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    NotebookClient(
+        again, timeout=1200, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
+    ).execute()
     assert shown(again) == shown(read())

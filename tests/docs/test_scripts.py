@@ -23,7 +23,9 @@ def small(tmp_path, monkeypatch):
     sample, bound = model.sample, model.log_likelihood
 
     def short(data, steps, *arguments, **keys):
-        return fit(data, 3, *arguments, network=_SMALL[min(data.ndim, 3)], train__batch_size=8, **keys)
+        return fit(
+            data, 3, *arguments, network=_SMALL[min(data.ndim, 3)], train__batch_size=8, **keys
+        )
 
     monkeypatch.setattr(cld_core, "fit", short)
     few = {"nfe": 5, "method": "exponential"}

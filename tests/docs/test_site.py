@@ -1,4 +1,5 @@
-"""The site: it builds without a warning, loads nothing from elsewhere, and its generated pages are complete."""
+"""The site: it builds without a warning, loads nothing from elsewhere, and its generated pages are
+complete."""
 
 import re
 import subprocess
@@ -16,7 +17,8 @@ from tests.support.paths import RECIPES
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The built site. Wrong links and anchors, and pages outside the navigation, are warnings, and those errors."""
+    """The built site. Wrong links and anchors, and pages outside the navigation, are warnings, and
+    those errors."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -76,6 +78,10 @@ _IMAGE = re.compile(r"!\[[^\]]+\]\(([^()\s]+)\)")
 
 
 def test_every_picture_is_on_a_page():
-    shown = {(page.parent / path).resolve() for page in pages() for path in _IMAGE.findall(page.read_text())}
+    shown = {
+        (page.parent / path).resolve()
+        for page in pages()
+        for path in _IMAGE.findall(page.read_text())
+    }
     files = {file.resolve() for file in (ROOT / "docs/images").iterdir()}
     assert files - shown == set(), "no page shows these"

@@ -9,10 +9,14 @@ from .targets import TARGETS
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--target", action="append", choices=list(TARGETS), help="default: all of them")
+    parser.add_argument(
+        "--target", action="append", choices=list(TARGETS), help="default: all of them"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=60.0, help="for each target")
-    parser.add_argument("--replay", metavar="SEED:NUMBER", help="run one case and print all that it says")
+    parser.add_argument(
+        "--replay", metavar="SEED:NUMBER", help="run one case and print all that it says"
+    )
     options = parser.parse_args()
     chosen = [TARGETS[name] for name in options.target or TARGETS]
     if options.replay:

@@ -3,9 +3,10 @@
     python -m tests.fuzz --target recipes --seconds 600 --seed 7    a campaign
     python -m tests.fuzz --target recipes --replay 7:1234           one case of it again
 
-A target (`TARGETS` in `tests.fuzz.targets`) makes case number i of a seed from `random.Random(f"{seed}:{i}")` alone.
-A case may end well or with an error that a user can act on. It may not end with any other exception, run longer or use
-more memory than allowed, start a process, or write outside its folder.
+A target (`TARGETS` in `tests.fuzz.targets`) makes case number i of a seed from
+`random.Random(f"{seed}:{i}")` alone. A case may end well or with an error that a user can act on.
+It may not end with any other exception, run longer or use more memory than allowed, start a
+process, or write outside its folder.
 """
 
 import collections
@@ -30,10 +31,21 @@ from cld_core.errors import CldError
 TIME_S = 20.0
 MEMORY_BYTES = 2 * 2**30
 _FORK = multiprocessing.get_context("fork")
-_PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn")
+_PROCESSES = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "os.forkpty",
+    "pty.spawn",
+)
 # Operations on paths, and where among their arguments each changed path is.
 _CHANGES = {
-    **dict.fromkeys(("os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.utime"), (0,)),
+    **dict.fromkeys(
+        ("os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.utime"),
+        (0,),
+    ),
     **{"shutil.rmtree": (0,), "os.rename": (0, 1), "os.link": (1,), "os.symlink": (1,)},
 }
 
@@ -43,8 +55,8 @@ class Target:
     """One reader under fuzz.
 
     Attributes:
-        make: gets the generator of the case and an empty folder, writes the damaged input there, and returns what
-            reads it: a function without arguments that raises CldError to refuse.
+        make: gets the generator of the case and an empty folder, writes the damaged input there,
+            and returns what reads it: a function without arguments that raises CldError to refuse.
         prepare: called once, before any case: imports and valid inputs; forks share them.
     """
 
@@ -58,8 +70,8 @@ class Verdict:
     """How a case ended.
 
     Attributes:
-        outcome: "ok", "refused" (an error with its fix), or what must not happen: "traceback", "hang", "memory",
-            "killed", "wrote outside", "started a process", "several lines".
+        outcome: "ok", "refused" (an error with its fix), or what must not happen: "traceback",
+            "hang", "memory", "killed", "wrote outside", "started a process", "several lines".
         detail: the error's message, or the traceback.
     """
 
@@ -88,7 +100,10 @@ def campaign(target, seed, cases=float("inf"), seconds=float("inf")):
         counts[verdict.outcome] += 1
         if not verdict.is_good:
             last = verdict.detail.strip().splitlines()[-1:] or [""]
-            bad.append(f"{verdict.outcome}: {last[0][:200]}  (--target {target.name} --replay {seed}:{number})")
+            bad.append(
+                f"{verdict.outcome}: {last[0][:200]}  (--target {target.name} --replay "
+                f"{seed}:{number})"
+            )
         number += 1
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
     print("\n  ".join([f"{target.name}: {number} cases: {outcomes}", *bad[:10]]), flush=True)
@@ -100,14 +115,20 @@ def one(target, seed, number):
 
     It is a fork of this process: whatever it needs, such as torch, should be imported before.
     """
-    with tempfile.TemporaryDirectory(prefix=f"fuzz-{target.name}-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        prefix=f"fuzz-{target.name}-", ignore_cleanup_errors=True
+    ) as name:
         folder, (reading, writing) = Path(name), _FORK.Pipe(duplex=False)
         case = target.make(random.Random(f"{seed}:{number}"), folder)
         child = _FORK.Process(target=_inside, args=(case, folder, writing))
         child.start()
         writing.close()
         try:
-            return reading.recv() if reading.poll(TIME_S) else Verdict("hang", f"longer than {TIME_S:.0f} s")
+            return (
+                reading.recv()
+                if reading.poll(TIME_S)
+                else Verdict("hang", f"longer than {TIME_S:.0f} s")
+            )
         except EOFError:
             return Verdict("killed")
         finally:
@@ -117,7 +138,9 @@ def one(target, seed, number):
 
 def _inside(case, folder, writing):
     """Sends the verdict of a case."""
-    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
+    limit = (
+        int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
+    )
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ["CLDCTL_CACHE"] = str(folder / ".cache")
@@ -128,18 +151,30 @@ def _inside(case, folder, writing):
             case()
         outcome, detail = "ok", ""
     except CldError as error:
-        outcome, detail = "refused" if len(str(error).strip().splitlines()) == 1 else "several lines", str(error)
+        outcome, detail = (
+            "refused" if len(str(error).strip().splitlines()) == 1 else "several lines",
+            str(error),
+        )
     except BaseException as error:
         # torch reports a refused allocation as a RuntimeError.
-        memory = isinstance(error, MemoryError) or ("alloc" in str(error) and isinstance(error, RuntimeError))
-        outcome = str(error.args[0]) if isinstance(error, Forbidden) else "memory" if memory else "traceback"
+        memory = isinstance(error, MemoryError) or (
+            "alloc" in str(error) and isinstance(error, RuntimeError)
+        )
+        outcome = (
+            str(error.args[0])
+            if isinstance(error, Forbidden)
+            else "memory"
+            if memory
+            else "traceback"
+        )
         detail = "".join(traceback.format_exception(error))
     guard.on = False
     writing.send(Verdict(outcome, detail))
 
 
 class Guard:
-    """Refuses every change outside ``folder``, which is the working directory, and every new process.
+    """Refuses every change outside ``folder``, which is the working directory, and every new
+    process.
 
     Names are believed to be relative to it, also those that are relative to an open folder.
     """
@@ -156,7 +191,9 @@ class Guard:
         changed = [arguments[place] for place in _CHANGES.get(event, ())]
         if event == "open":
             path, mode, flags = arguments[:3]
-            writes = bool(flags and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
+            writes = bool(
+                flags and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+            )
             if writes or (isinstance(mode, str) and any(letter in mode for letter in "wax+")):
                 changed.append(path)
         self.on = False
@@ -164,7 +201,9 @@ class Guard:
             for path in changed:
                 if isinstance(path, str | bytes | os.PathLike):
                     text = os.path.realpath(os.fsdecode(path))
-                    if not any(text == place or text.startswith(place + "/") for place in self.allowed):
+                    if not any(
+                        text == place or text.startswith(place + "/") for place in self.allowed
+                    ):
                         raise Forbidden("wrote outside", text)
         finally:
             self.on = True

@@ -32,7 +32,21 @@ def _pictures():
     Image.init()
     base = Image.radial_gradient("L").resize((20, 24)).convert("RGB")
     made = [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(x) (w) file\nshowpage\n"]
-    for form in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "ICO", "TGA", "DDS", "PDF", "EPS", "JPEG2000"):
+    for form in (
+        "PNG",
+        "JPEG",
+        "WEBP",
+        "BMP",
+        "GIF",
+        "TIFF",
+        "PPM",
+        "ICO",
+        "TGA",
+        "DDS",
+        "PDF",
+        "EPS",
+        "JPEG2000",
+    ):
         for mode in ("RGB", "L"):
             base.convert(mode).save(out := io.BytesIO(), form)
             made.append(out.getvalue())
@@ -47,7 +61,9 @@ def _archive(rng, folder):
     with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(4):
             content = rng.choice(_pictures())
-            archive.writestr(f"{number}.png", damaged(rng, content) if rng.random() < 0.2 else content)
+            archive.writestr(
+                f"{number}.png", damaged(rng, content) if rng.random() < 0.2 else content
+            )
     if rng.random() < 0.5:
         source.write_bytes(damaged(rng, source.read_bytes()))
     return lambda: (prepare("folder", source, out, size=8, split=0.5), verify(out))
@@ -77,7 +93,9 @@ def _prepared():
 
     root = Path(tempfile.mkdtemp(prefix="fuzz-prepared-")) / "set"
     counts = {"train": 10, "validation": 6}
-    return store_images(root, {split: np.zeros((n, 3, 8, 8), np.uint8) for split, n in counts.items()})
+    return store_images(
+        root, {split: np.zeros((n, 3, 8, 8), np.uint8) for split, n in counts.items()}
+    )
 
 
 def _record(rng, folder):
@@ -85,7 +103,11 @@ def _record(rng, folder):
 
     root = Path(shutil.copytree(_prepared(), folder / "set"))
     content = (root / "about.json").read_bytes()
-    content = damaged(rng, content) if rng.random() < 0.3 else json_bytes(changed(rng, json.loads(content)))
+    content = (
+        damaged(rng, content)
+        if rng.random() < 0.3
+        else json_bytes(changed(rng, json.loads(content)))
+    )
     (root / "about.json").write_bytes(content)
     return lambda: (_read_images(root, 8), verify(root))
 

@@ -1,4 +1,5 @@
-"""Recipes, profiles and overrides: refused in one line, or frozen and read again to the same values."""
+"""Recipes, profiles and overrides: refused in one line, or frozen and read again to the same
+values."""
 
 import functools
 import json
@@ -15,11 +16,21 @@ from .mutations import ODD_VALUES, changed, damaged
 
 # Texts of YAML and of references that once did harm, or might.
 SNIPPETS = (
-    *("&a [*a]", "&a {b: *a}", "*nowhere", "<<: *a", "!!python/object/apply:os.system [true]", "!x y", "!!binary aGk="),
+    *(("&a "
+       "[*a]"), ("&a {b: "
+                 "*a}"), "*nowhere", ("<<: "
+                                      "*a"), ("!!python/object/apply:os.system "
+                                              "[true]"), "!x y", "!!binary aGk="),
     *("${", "${}", "${train.steps}", "${oc.env:HOME}", "${${a}}", r"\${HOME}", "${.x}", "${oc.decode:x}", "$", "}"),
     *("${name}${name}${name}", "[" * 500, "{a: " * 200, "'", '"', "|", ">-", "? ", "- ", ": ", "---", "...", "%YAML 9"),
     *("9" * 400, "9" * 5000, "0x" + "f" * 5000, "1e999", "-.inf", ".nan", "1_0", "0o17", "1:30", "012", "=", "+1"),
-    *("null: 1", "~: 1", "3: 1", "[a]: 1", "true: 1", "train.steps: 5", "a.b.c: 1", "'': 1", "extends: mine.yaml"),
+    *(("null: "
+       "1"), ("~: "
+              "1"), ("3: "
+                     "1"), ("[a]: "
+                            "1"), ("true: "
+                                   "1"), ("train.steps: "
+                                          "5"), "a.b.c: 1", "'': 1", "extends: mine.yaml"),
     *('"\\0"', '"\\e[31m"', '"\\uD800"', '"\\u202e"', "\t", "\u0085", "\u2028", "\ufeff", "on", "2026-01-31", "\u0967"),
 )  # fmt: skip
 
@@ -33,7 +44,12 @@ def _shipped():
 @functools.cache
 def _keys():
     files = sorted(RECIPES.glob("*.yaml"))
-    return tuple(key for file in files for key, entry in known(specs_of(load(file))).items() if not entry.is_section)
+    return tuple(
+        key
+        for file in files
+        for key, entry in known(specs_of(load(file))).items()
+        if not entry.is_section
+    )
 
 
 def text_of(rng):
@@ -60,9 +76,34 @@ def text_of(rng):
 
 
 def literal_of(rng):
-    """An assignment of a text that a recipe accepts, with what means something in YAML or to references."""
-    name = rng.choice(("name", "monitor.mlflow.experiment", "cluster.account", "cluster.partition", "eval.fid.stats"))
-    pieces = ("a", "\\", "\\${", "}", "${train.steps}", " ", ": ", "#", "1e3", "\u00e9", "true", '"', "[", "&b", "*b")
+    """An assignment of a text that a recipe accepts, with what means something in YAML or to
+    references."""
+    name = rng.choice(
+        (
+            "name",
+            "monitor.mlflow.experiment",
+            "cluster.account",
+            "cluster.partition",
+            "eval.fid.stats",
+        )
+    )
+    pieces = (
+        "a",
+        "\\",
+        "\\${",
+        "}",
+        "${train.steps}",
+        " ",
+        ": ",
+        "#",
+        "1e3",
+        "\u00e9",
+        "true",
+        '"',
+        "[",
+        "&b",
+        "*b",
+    )
     return f"{name}='{''.join(rng.choice(pieces) for _ in range(rng.randint(1, 5)))}'"
 
 
@@ -75,7 +116,9 @@ def override_of(rng):
     key = rng.choice(_keys())
     match rng.randrange(6):
         case 0:
-            return damaged(rng, f"{key}=1".encode()).decode(errors="surrogateescape").replace("\0", "")
+            return (
+                damaged(rng, f"{key}=1".encode()).decode(errors="surrogateescape").replace("\0", "")
+            )
         case 1:
             return f"{rng.choice(SNIPPETS)}={_value(rng)}"
         case 2:

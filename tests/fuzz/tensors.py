@@ -1,4 +1,5 @@
-"""Files of tensors: checkpoints and their sidecars, published checkpoints, weights, exported models, arrays."""
+"""Files of tensors: checkpoints and their sidecars, published checkpoints, weights, exported
+models, arrays."""
 
 import io
 import json
@@ -49,9 +50,14 @@ def _run():
     from cld_core.run import RunFolder
 
     recipe = _toy()
-    folder = RunFolder.create(Path(tempfile.mkdtemp(prefix="fuzz-checkpoints-")) / "run", recipe, {"created": 1.0})
+    folder = RunFolder.create(
+        Path(tempfile.mkdtemp(prefix="fuzz-checkpoints-")) / "run", recipe, {"created": 1.0}
+    )
     weights = dict(Model(recipe).net.state_dict())
-    state = {"model": weights, "ema": {"updates": 3, "average": {name: it.clone() for name, it in weights.items()}}}
+    state = {
+        "model": weights,
+        "ema": {"updates": 3, "average": {name: it.clone() for name, it in weights.items()}},
+    }
     about = {"optimiser": {"state": {}, "param_groups": []}, "model_digest": recipe.model_digest()}
     write(folder, STEP, {**state, **about})
     return folder.path
@@ -85,8 +91,17 @@ def _odd_tensors(rng, tree):
     if not isinstance(tree, torch.Tensor) or rng.random() > 0.2:
         return tree
     odd = (
-        *(lambda: tree.to(torch.complex64), lambda: tree.to(torch.int8), tree.to_sparse, lambda: tree.to("meta")),
-        *(tree.flatten, lambda: torch.zeros(1).expand(10**6, 10**6), lambda: torch.nn.Parameter(tree.float())),
+        *(
+            lambda: tree.to(torch.complex64),
+            lambda: tree.to(torch.int8),
+            tree.to_sparse,
+            lambda: tree.to("meta"),
+        ),
+        *(
+            tree.flatten,
+            lambda: torch.zeros(1).expand(10**6, 10**6),
+            lambda: torch.nn.Parameter(tree.float()),
+        ),
     )
     return rng.choice(odd)()
 
@@ -121,7 +136,9 @@ def _checkpoint(rng, folder):
     sidecar = path.with_suffix(".json")
     if rng.random() < 0.2:
         text = sidecar.read_bytes()
-        sidecar.write_bytes(rng.choice((damaged(rng, text), json_bytes(changed(rng, json.loads(text))))))
+        sidecar.write_bytes(
+            rng.choice((damaged(rng, text), json_bytes(changed(rng, json.loads(text)))))
+        )
     else:
         path.write_bytes(_spoilt(rng, torch.load(path, weights_only=True)))
         if rng.random() < 0.5:
@@ -129,7 +146,9 @@ def _checkpoint(rng, folder):
             weights.write_bytes(damaged(rng, weights.read_bytes()))
         if rng.random() < 0.8:
             vouch(run, STEP, model=run.recipe().model_digest())
-    return rng.choice((lambda: Model.from_run(run.path, rng.choice(("last", STEP))), lambda: load(run, STEP)))
+    return rng.choice(
+        (lambda: Model.from_run(run.path, rng.choice(("last", STEP))), lambda: load(run, STEP))
+    )
 
 
 # --- exported models
@@ -152,10 +171,15 @@ def _odd_recipe(rng, recipe, folder):
         case 0:
             key = rng.choice(("width", "layers", "channels", "blocks", "multipliers", "image_size"))
             size = rng.choice((10**6, 10**9, 2**63, 10**30, [1] * 1000, [10**9] * 30))
-            return {**recipe, "network": {"name": rng.choice(("mlp", "resnet", "ncsnpp")), key: size}}
+            return {
+                **recipe,
+                "network": {"name": rng.choice(("mlp", "resnet", "ncsnpp")), key: size},
+            }
         case 1:
             (folder / "evil.py").write_text(f"open({str(folder.parent / 'fuzz-it-ran')!r}, 'w')\n")
-            plugin = rng.choice((str(folder / "evil.py"), "this", "antigravity", "__main__", "../evil.py"))
+            plugin = rng.choice(
+                (str(folder / "evil.py"), "this", "antigravity", "__main__", "../evil.py")
+            )
             return {**recipe, "plugins": [plugin], "data": {"name": "evil"}}
         case _:
             return changed(rng, recipe)
@@ -176,10 +200,14 @@ def _safetensors(rng, folder):
         case 1:
             content = written(json_bytes(changed(rng, header)))
         case 2:
-            about[rng.choice(list(about))] = str(rng.choice(ODD_VALUES)) if rng.random() < 0.7 else "x" * 2**21
+            about[rng.choice(list(about))] = (
+                str(rng.choice(ODD_VALUES)) if rng.random() < 0.7 else "x" * 2**21
+            )
             content = written(json_bytes({**header, "__metadata__": about}))
         case _:
-            about["recipe"] = json_bytes(_odd_recipe(rng, json.loads(about["recipe"]), folder)).decode()
+            about["recipe"] = json_bytes(
+                _odd_recipe(rng, json.loads(about["recipe"]), folder)
+            ).decode()
             content = written(json_bytes({**header, "__metadata__": about}))
     file = folder / "w.safetensors"
     file.write_bytes(content)
@@ -200,7 +228,14 @@ def array_bytes(value):
 def _arrays():
     """Statistics of both layouts, and what shards keep."""
     rows = np.random.default_rng(1).normal(size=(6, 3))
-    about = {"identity": "0" * 64, "images": 6, "extractor": "x", "layer": "y", "weights": None, "plugin": None}
+    about = {
+        "identity": "0" * 64,
+        "images": 6,
+        "extractor": "x",
+        "layer": "y",
+        "weights": None,
+        "plugin": None,
+    }
     moments = {"mu": rows.mean(0), "sigma": np.cov(rows.T), "about": np.array(json.dumps(about))}
     sharded = {"n": np.array(6), "mean": rows.mean(0), "scatter": np.cov(rows.T), "nfe": np.ones(6)}
     sets = [moments, {"pool_3": rows.astype(np.float32)}, {**moments, "pool_3": rows}, sharded]
@@ -216,10 +251,16 @@ def _npz(rng, folder):
     shape = rng.choice(((3,), (3, 3), (6, 3), (0, 3), (9000,), ()))
     odd = np.zeros(shape, rng.choice(("f8", "i8", "U3", "O")))
     members[name] = rng.choice(
-        (damaged(rng, members[name]), array_bytes(odd), array_bytes(np.array(rng.choice(ODD_VALUES[:12]))))
+        (
+            damaged(rng, members[name]),
+            array_bytes(odd),
+            array_bytes(np.array(rng.choice(ODD_VALUES[:12]))),
+        )
     )
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+    with zipfile.ZipFile(
+        out, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    ) as archive:
         for name, content in members.items():
             archive.writestr(f"{name}.npy", content)
     path = folder / "000000-000006.npz"

@@ -1,6 +1,7 @@
 """Tests that need a GPU, `make test-gpu`. Where torch sees none, they are skipped.
 
-CLDCTL_TEST_DEVICE=cpu tries the tests themselves on a processor, with small networks and without generated code.
+CLDCTL_TEST_DEVICE=cpu tries the tests themselves on a processor, with small networks and without
+generated code.
 """
 
 import os
@@ -36,7 +37,8 @@ def device():
 
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory):
-    """The recipe of a name with the rows that one of its GPUs gets; processors compute float16 too slowly."""
+    """The recipe of a name with the rows that one of its GPUs gets; processors compute float16 too
+    slowly."""
     work = tmp_path_factory.mktemp("images")
 
     def recipe(name, *changes):

@@ -1,4 +1,5 @@
-"""Trains a run as ``python -m cld_core.train RUN``, with deterministic kernels, and dies in a step if asked to."""
+"""Trains a run as ``python -m cld_core.train RUN``, with deterministic kernels, and dies in a step
+if asked to."""
 
 import os
 import signal
@@ -13,7 +14,8 @@ from cld_core.train.step import Trainer
 
 
 def die_in(folder, at):
-    """Let step ``at`` kill this process between its gradients and its update, once a checkpoint is there."""
+    """Let step ``at`` kill this process between its gradients and its update, once a checkpoint is
+    there."""
     whole = Trainer.step
 
     def die(*_):

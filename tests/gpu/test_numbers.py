@@ -1,4 +1,5 @@
-"""The card computes what a processor computes: steps in every form, samples, features of Inception."""
+"""The card computes what a processor computes: steps in every form, samples, features of
+Inception."""
 
 import functools
 
@@ -30,8 +31,12 @@ FORMS = {
     "fp16": ("fp16", "train.precision=fp16", LAST),
     "fp16 compiled": ("fp16", "train.precision=fp16", LAST, "train.compile=true"),
 }
-SHALLOW = {"cifar10": gpu.COMPARABLE, "celebahq256": (*gpu.COMPARABLE, "network.blocks=1", "train.batch_size=1")}
-# Of what float32 keeps of one evaluation (2^-13), a few in a row may lose some more. Other noise would make 1.
+SHALLOW = {
+    "cifar10": gpu.COMPARABLE,
+    "celebahq256": (*gpu.COMPARABLE, "network.blocks=1", "train.batch_size=1"),
+}
+# Of what float32 keeps of one evaluation (2^-13), a few in a row may lose some more. Other noise
+# would make 1.
 SAMPLES_TOLERANCE, FEATURES_TOLERANCE = 2.0**-10, 2.0**-13
 
 
@@ -51,13 +56,17 @@ def reference(recipe):
 
     @functools.cache
     def reference(name):
-        return gpu.numbers(recipe(name, *SHALLOW[name], *EXACT, "train.channels_last=false"), torch.device("cpu"))
+        return gpu.numbers(
+            recipe(name, *SHALLOW[name], *EXACT, "train.channels_last=false"), torch.device("cpu")
+        )
 
     return reference
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [*(("cifar10", form) for form in FORMS), ("celebahq256", "fp16")], ids=lambda value: value
+    ("name", "form"),
+    [*(("cifar10", form) for form in FORMS), ("celebahq256", "fp16")],
+    ids=lambda value: value,
 )
 def test_a_step_is_that_of_a_processor(device, recipe, reference, name, form):
     kind, *keys = FORMS[form]
@@ -70,7 +79,8 @@ def test_a_step_is_that_of_a_processor(device, recipe, reference, name, form):
 def test_samples_are_those_of_a_processor(recipe):
     made = recipe("cifar10", *gpu.COMPARABLE)
     expected, found = (
-        untrained(made, device).sample(2, method="exponential", nfe=6).double().cpu() for device in ("cpu", str(DEVICE))
+        untrained(made, device).sample(2, method="exponential", nfe=6).double().cpu()
+        for device in ("cpu", str(DEVICE))
     )
     assert float((found - expected).norm() / expected.norm()) <= SAMPLES_TOLERANCE
 
@@ -78,7 +88,9 @@ def test_samples_are_those_of_a_processor(recipe):
 def test_compiled_samples_are_those_of_the_plain_network(recipe):
     """On a GPU they are computed by recorded CUDA graphs."""
     model = untrained(recipe("cifar10", *gpu.COMPARABLE), str(DEVICE))
-    plain, compiled = (model.sample(8, method="exponential", nfe=6, compile=it) for it in (False, True))
+    plain, compiled = (
+        model.sample(8, method="exponential", nfe=6, compile=it) for it in (False, True)
+    )
     assert float((compiled - plain).norm() / plain.norm()) <= SAMPLES_TOLERANCE
 
 
@@ -87,17 +99,25 @@ def test_samples_are_finite(recipe, method):
     """In the batches of an evaluation; prints how fast they are."""
     made = recipe("cifar10")
     rows = made.eval.batch_size if ON_GPU else 2
-    each, samples = per_evaluation(Settings(device=str(DEVICE)), untrained(made, str(DEVICE)), rows, method)
+    each, samples = per_evaluation(
+        Settings(device=str(DEVICE)), untrained(made, str(DEVICE)), rows, method
+    )
     rate = rows / (each * EVALUATIONS[method])
-    print(f"{rate:.3g} samples/s at {EVALUATIONS[method]} evaluations, {1e3 * each:.1f} ms per evaluation of {rows}")
+    print(
+        f"{rate:.3g} samples/s at {EVALUATIONS[method]} evaluations, {1e3 * each:.1f} ms per "
+        f"evaluation of {rows}"
+    )
     assert bool(torch.isfinite(samples.x).all())
 
 
 def test_features_of_inception_are_those_of_a_processor(tmp_path):
     weights = random_inception(tmp_path / "inception.pth")
     about = Extraction(extractor=INCEPTION, layer="2048", weights=digest_of(weights))
-    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(
+        0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     expected, found = (
-        Extractor(about, {"weights": str(weights)}, device)(pixels)["features"] for device in ("cpu", str(DEVICE))
+        Extractor(about, {"weights": str(weights)}, device)(pixels)["features"]
+        for device in ("cpu", str(DEVICE))
     )
     assert np.linalg.norm(found - expected) <= FEATURES_TOLERANCE * np.linalg.norm(expected)

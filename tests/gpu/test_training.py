@@ -1,4 +1,5 @@
-"""Training on the card: steps of the recipes, nothing that waits, overflows, two ranks, checkpoints, a killed run."""
+"""Training on the card: steps of the recipes, nothing that waits, overflows, two ranks,
+checkpoints, a killed run."""
 
 import contextlib
 import math
@@ -34,7 +35,8 @@ ON_GPUS = [
     for name in sorted(file.stem for file in RECIPES.glob("*.yaml"))
     if load(RECIPES / f"{name}.yaml").cluster.uses_gpu
 ]
-# A loss scale starts at 65,536 and is halved by each step that it lets overflow: after these it cannot be the reason.
+# A loss scale starts at 65,536 and is halved by each step that it lets overflow: after these it
+# cannot be the reason.
 MOST_STEPS = 20
 PLAIN = ("train.compile=false", "train.channels_last=true")
 SHALLOW = ("network.blocks=1",)
@@ -44,8 +46,9 @@ TOO_LARGE = 1e6
 SCALE = 256.0
 # Gradients in float32 without TF32, in which only the order of sums differs.
 RANKS_TOLERANCE = 2.0**-12
-# Of the way that training goes after a kill. Where a kernel is not deterministic, runs differ by rounding, which Adam
-# amplifies where gradients are nearly zero. Lost moments, a lost average, or other noise make 8 times this.
+# Of the way that training goes after a kill. Where a kernel is not deterministic, runs differ by
+# rounding, which Adam amplifies where gradients are nearly zero. Lost moments, a lost average, or
+# other noise make 8 times this.
 RESUME_TOLERANCE = 2.0**-7
 
 
@@ -80,12 +83,17 @@ def on_cpu(value):
 
 @pytest.mark.parametrize("name", ON_GPUS)
 def test_steps_of_a_recipe(recipe, name):
-    """On the rows that each of its GPUs gets, or on half of them, ... if they do not fit; prints time and memory."""
+    """On the rows that each of its GPUs gets, or on half of them, ... if they do not fit; prints
+    time and memory."""
     wanted = recipe(name).train.batch_size
     fitting = halved(wanted, lambda rows: stepped(recipe(name, *PLAIN, f"train.batch_size={rows}")))
     assert fitting is not None, "not even one row fits into memory"
     rows, text = fitting
-    advice = f" of {wanted}, the others do not fit: set train.micro_batch={rows}" if rows < wanted else ""
+    advice = (
+        f" of {wanted}, the others do not fit: set train.micro_batch={rows}"
+        if rows < wanted
+        else ""
+    )
     print(f"{rows} rows{advice}: {text}")
 
 
@@ -107,15 +115,25 @@ def stepped(recipe):
     assert {"weights", "average"} <= set(changed(before, after))
     assert all(bool(torch.isfinite(it).all()) for it in after["weights"].values())
     first, last = seconds[0], 1e3 * seconds[-1]
-    return f"first step {first:.2f} s, step {len(seconds)} {last:.0f} ms, at most {scalars['memory_gib']:.1f} GiB"
+    return (
+        f"first step {first:.2f} s, step {len(seconds)} {last:.0f} ms, at most "
+        f"{scalars['memory_gib']:.1f} GiB"
+    )
 
 
 @pytest.mark.skipif(not ON_GPU, reason="needs a GPU to wait for")
-@pytest.mark.parametrize("keys", [("fp32", False), ("fp16", False), ("fp16", True)], ids=["fp32", "fp16", "compiled"])
+@pytest.mark.parametrize(
+    "keys", [("fp32", False), ("fp16", False), ("fp16", True)], ids=["fp32", "fp16", "compiled"]
+)
 def test_no_step_waits_for_the_gpu(recipe, keys):
-    """torch raises for an operation that makes the CPU wait: it must be able to run ahead, or the card idles."""
+    """torch raises for an operation that makes the CPU wait: it must be able to run ahead, or the
+    card idles."""
     precision, compiles = keys
-    forms = (f"train.precision={precision}", f"train.compile={str(compiles).lower()}", "train.channels_last=true")
+    forms = (
+        f"train.precision={precision}",
+        f"train.compile={str(compiles).lower()}",
+        "train.channels_last=true",
+    )
     with trainer_of(recipe("cifar10", *SHALLOW, *forms)) as made:
         # The first steps create the moments, load kernels and time them, and compile.
         for step in range(4):
@@ -145,7 +163,9 @@ def test_an_overflow_in_float16_changes_nothing_but_the_loss_scale(recipe):
         scalars = made.take_scalars()
         assert scalars["skipped_steps"] == 1
         assert math.isfinite(scalars["loss"])
-        assert set(changed(before, parts(made.state_dict()))) == set(before), "the step after it is like any other"
+        assert set(changed(before, parts(made.state_dict()))) == set(before), (
+            "the step after it is like any other"
+        )
 
 
 @pytest.mark.skipif(ON_GPU and torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -153,13 +173,21 @@ def test_an_overflow_in_float16_changes_nothing_but_the_loss_scale(recipe):
 def test_two_ranks_compute_what_one_does(recipe, tmp_path, compiles):
     """Over NCCL. If it hangs or fails, run it with NCCL_DEBUG=INFO, and with NCCL_P2P_DISABLE=1."""
     # Masks of dropout are keyed by the rank, and the branches of a new network are nearly zero.
-    keys = ("network.dropout=0", "network.init_scale=1", "train.precision=fp32", "train.tf32=false", *PLAIN, *SHALLOW)
+    keys = (
+        "network.dropout=0",
+        "network.init_scale=1",
+        "train.precision=fp32",
+        "train.tf32=false",
+        *PLAIN,
+        *SHALLOW,
+    )
     expected = trained(recipe("cifar10", *keys), Ranks(device=DEVICE))
     two = recipe("cifar10", *keys, f"train.compile={compiles}")
     first, second = spawned(_in_step, tmp_path, 2, two, gpu=ON_GPU)
     assert same(first["weights"], second["weights"]), "the ranks drift apart"
     gradients, expected = (
-        torch.cat([it.flatten() for it in found["gradients"].values()]) for found in (first, expected)
+        torch.cat([it.flatten() for it in found["gradients"].values()])
+        for found in (first, expected)
     )
     assert float((gradients - expected).norm() / expected.norm()) <= RANKS_TOLERANCE
 
@@ -180,7 +208,9 @@ def trained(recipe, ranks):
         def take(*_):
             if not gradients:
                 named = made.net.named_parameters()
-                gradients.update({name: on_cpu(it.grad).double() for name, it in named if it.grad is not None})
+                gradients.update(
+                    {name: on_cpu(it.grad).double() for name, it in named if it.grad is not None}
+                )
 
         made.optimiser.register_step_pre_hook(take)
         for step in range(3):
@@ -231,7 +261,10 @@ def test_a_checkpoint_is_of_one_moment_and_training_hardly_stands_still_for_it(r
         again.close()
     whole = statistics.median(plainly[1:])
     stall = max(0.0, statistics.median(saving[1:]) - statistics.median(without[1:]))
-    print(f"training stands still for {1e3 * stall:.0f} ms, for {1e3 * whole:.0f} ms with a plain torch.save")
+    print(
+        f"training stands still for {1e3 * stall:.0f} ms, for {1e3 * whole:.0f} ms with a plain "
+        f"torch.save"
+    )
     assert whole < 0.2 or stall <= 0.5 * whole, "see how much memory a job may pin (ulimit -l)"
 
 
@@ -254,7 +287,10 @@ def test_a_killed_run_ends_as_one_that_never_was(recipe, tmp_path):
         "optim.lr=1e-3",
         "optim.warmup_steps=0",
     )
-    whole, killed = (RunFolder.create(tmp_path / name, recipe("cifar10", *keys), {"created": 0.0}) for name in "ab")
+    whole, killed = (
+        RunFolder.create(tmp_path / name, recipe("cifar10", *keys), {"created": 0.0})
+        for name in "ab"
+    )
     assert attempt(whole) == 0
     assert attempt(killed, "5") == -signal.SIGKILL
     assert attempt(killed) == 0
@@ -276,9 +312,16 @@ def attempt(folder, *killed_in):
 
 
 def distance(a, b):
-    """The L2 distance of two states of nested dictionaries; what is not a floating-point tensor does not count."""
-    return math.sqrt(sum(float((x - y).square().sum()) for x, y in zip(tensors(a), tensors(b), strict=True)))
+    """The L2 distance of two states of nested dictionaries; what is not a floating-point tensor
+    does not count."""
+    return math.sqrt(
+        sum(float((x - y).square().sum()) for x, y in zip(tensors(a), tensors(b), strict=True))
+    )
 
 
 def tensors(state):
-    return [leaf.double() for leaf in tree_leaves(state) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [
+        leaf.double()
+        for leaf in tree_leaves(state)
+        if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]

@@ -1,4 +1,5 @@
-"""What users install: the distributions are whole, and each way of installing them gives recipes and profiles."""
+"""What users install: the distributions are whole, and each way of installing them gives recipes
+and profiles."""
 
 import os
 import shutil
@@ -22,15 +23,22 @@ SITE_PACKAGES = sysconfig.get_path("purelib")
 
 def call(*words, cwd, **env):
     """What a command prints; fails with all of it if the command does."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "CLDCTL_", "PIP_"))}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "CLDCTL_", "PIP_"))
+    }
     command = [str(word) for word in words]
-    done = subprocess.run(command, cwd=cwd, env={**clean, **env}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=cwd, env={**clean, **env}, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 def listed(*options):
-    """The files of the checkout that git lists; without git, in a source distribution, all of them."""
+    """The files of the checkout that git lists; without git, in a source distribution, all of
+    them."""
     words = ["git", "-C", str(ROOT), "ls-files", "-z", *options]
     done = subprocess.run(words, capture_output=True, text=True)
     names = done.stdout.split("\0") if done.returncode == 0 else files_below(ROOT)
@@ -50,7 +58,16 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(source):
     """The folder of the source distribution and of the wheel that is built from it."""
-    call(sys.executable, "-m", "build", "--no-isolation", "--outdir", source.parent / "built", source, cwd=source)
+    call(
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--outdir",
+        source.parent / "built",
+        source,
+        cwd=source,
+    )
     return source.parent / "built"
 
 
@@ -71,7 +88,11 @@ def test_twine_finds_nothing_to_complain_about(built, wheel):
 
 
 def test_the_wheel_holds_the_packages_and_the_recipes_and_nothing_else(source, wheel):
-    code = {f"{package}/{name}" for package in ("cld_core", "cldctl") for name in files_below(source / package)}
+    code = {
+        f"{package}/{name}"
+        for package in ("cld_core", "cldctl")
+        for name in files_below(source / package)
+    }
     recipes = {f"cld_core/recipes/{name}" for name in files_below(RECIPES)}
     assert "cldctl/py.typed" in code
     assert "cld_core/recipes/profiles/example.yaml" in recipes
@@ -83,9 +104,15 @@ def test_the_wheel_holds_the_packages_and_the_recipes_and_nothing_else(source, w
 
 def test_the_source_distribution_holds_what_building_and_testing_need(source, built):
     with tarfile.open(built / f"cldctl-{__version__}.tar.gz") as archive:
-        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+        names = {
+            member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()
+        }
     assert set(listed()) - names <= {".gitignore"}
-    assert not {name for name in names if name.endswith(".pyc") or name.startswith(("runs/", "build/", ".venv"))}
+    assert not {
+        name
+        for name in names
+        if name.endswith(".pyc") or name.startswith(("runs/", "build/", ".venv"))
+    }
 
 
 @dataclass(frozen=True)
@@ -97,15 +124,21 @@ class Installed:
     code: Path
 
     def cldctl(self, *words):
-        return call(self.python, "-m", "cldctl", *words, cwd=self.cwd, COLUMNS="200", HOME=str(self.cwd))
+        return call(
+            self.python, "-m", "cldctl", *words, cwd=self.cwd, COLUMNS="200", HOME=str(self.cwd)
+        )
 
 
 def environment(folder):
-    """The Python of a new environment that sees the dependencies of this one, but not the cldctl of this one."""
+    """The Python of a new environment that sees the dependencies of this one, but not the cldctl of
+    this one."""
     call(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     python = folder / "bin" / "python"
-    packages = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
-    # The `.pth` files in a folder that is named by such a file are not read, so that no editable install is found.
+    packages = call(
+        python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder
+    ).strip()
+    # The `.pth` files in a folder that is named by such a file are not read, so that no editable
+    # install is found.
     Path(packages, "dependencies.pth").write_text(f"{SITE_PACKAGES}\n")
     return python
 
@@ -116,12 +149,24 @@ def installed(request, wheel, source, tmp_path_factory):
     (empty := folder / "empty").mkdir()
     python, is_wheel = environment(folder / "venv"), request.param == "venv"
     what = (wheel,) if is_wheel else ("--no-build-isolation", "--editable", source)
-    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index")
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+    )
     call(*pip, "--ignore-installed", "--no-compile", *what, cwd=folder)
     return Installed(python, empty, folder / "venv" if is_wheel else source)
 
 
-def test_what_was_installed_lists_its_recipes_and_submits_one_with_a_profile_that_comes_with_it(installed):
+def test_what_was_installed_lists_its_recipes_and_submits_one_with_a_profile_that_comes_with_it(
+    installed,
+):
     where = "import cldctl, cld_core; print(cldctl.__file__); print(cld_core.__file__)"
     found = call(installed.python, "-c", where, cwd=installed.cwd).split()
     assert all(Path(path).is_relative_to(installed.code) for path in found), found
@@ -129,6 +174,8 @@ def test_what_was_installed_lists_its_recipes_and_submits_one_with_a_profile_tha
     for file in RECIPES.glob("*.yaml"):
         assert f" {file.stem} " in listed
     assert "/recipes" not in listed
-    shown = installed.cldctl("submit", "toy", "--profile", "example", "--cluster", "slurm", "--dry-run")
+    shown = installed.cldctl(
+        "submit", "toy", "--profile", "example", "--cluster", "slurm", "--dry-run"
+    )
     assert "#SBATCH --account=my-project" in shown
     assert list(installed.cwd.iterdir()) == []

@@ -11,8 +11,8 @@ import yaml
 import cld_core
 from tests.support.paths import ROOT
 
-# In place of a Python: it answers the question for its version, and notes what else it is asked to do. The environment
-# that it makes consists of such Pythons, too.
+# In place of a Python: it answers the question for its version, and notes what else it is asked to
+# do. The environment that it makes consists of such Pythons, too.
 FAKE = """#!/bin/sh
 if [ "$1" = -c ]; then exit {too_old}; fi
 echo "{name} $*" >> "$NOTED"
@@ -23,7 +23,10 @@ if [ "$2" = venv ]; then
     chmod +x "$3/bin/python" "$3/bin/pip"
 fi
 """
-INSTALL = "environment -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat"
+INSTALL = (
+    "environment -m pip install --quiet --disable-pip-version-check --config-settings "
+    "editable_mode=compat"
+)
 
 
 class Machine:

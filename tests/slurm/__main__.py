@@ -1,4 +1,5 @@
-"""A Slurm to try things on: `python -m tests.slurm up|down|status`, as root, in the repository's .slurm-test/."""
+"""A Slurm to try things on: `python -m tests.slurm up|down|status`, as root, in the repository's
+.slurm-test/."""
 
 import sys
 
@@ -40,7 +41,8 @@ def down():
 
 
 def status():
-    """List the daemons that are running; exit code 0 if the cluster is up, 3 if it is not (like `systemctl status`)."""
+    """List the daemons that are running; exit code 0 if the cluster is up, 3 if it is not (like
+    `systemctl status`)."""
     if not _is_up():
         print("The test Slurm is down (make slurm-up starts it).")
         return 3

@@ -1,4 +1,5 @@
-"""A Slurm cluster on this machine: controller, four nodes, accounting. Starts in seconds and leaves nothing behind."""
+"""A Slurm cluster on this machine: controller, four nodes, accounting. Starts in seconds and leaves
+nothing behind."""
 
 import contextlib
 import fcntl
@@ -18,18 +19,41 @@ from .config import CLUSTER_NAME, NODES, Settings, files, gpu_files
 from .processes import Processes
 
 INSTALL = "apt install slurm-wlm slurmdbd munge mariadb-server"
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "slurmdbd", "sacct", "sacctmgr")
+PROGRAMS = (
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "srun",
+    "squeue",
+    "scontrol",
+    "slurmdbd",
+    "sacct",
+    "sacctmgr",
+)
 PROGRAMS += ("mariadbd", "mariadb", "mariadb-install-db")
 # Where Debian keeps daemons is often missing from the PATH of users.
-SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SEARCH_PATH = (
+    f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+)
 # The roots of clusters that were started without one.
 ROOTS = Path(tempfile.gettempdir()) / "cldctl-slurm"
 # Below the ports that the kernel assigns (32768 and up) and those that submitit picks for torch's
-# MASTER_PORT (20000 to 60000), so that a daemon that is down finds its port still free when it comes back.
+# MASTER_PORT (20000 to 60000), so that a daemon that is down finds its port still free when it
+# comes back.
 PORTS = range(10000, 20000)
 # Busy CI machines are slow; a healthy cluster needs a tenth of this.
 START_TIMEOUT_S = 60.0
-ENDED = {"CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
+ENDED = {
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+}
 UP = frozenset({"idle", "mixed", "allocated", "completing", "planned"})
 
 
@@ -52,18 +76,20 @@ class SlurmCluster:
     short    as `low`, with a default time limit of 1 minute
     high     preempts all others
 
-    root: the folder, by default a new one under the temporary folder. A cluster in a folder of its own outlives the
-        process that started it, until `destroy(root)`.
+    root: the folder, by default a new one under the temporary folder. A cluster in a folder of its
+        own outlives the process that started it, until `destroy(root)`.
     """
 
     def __init__(self, root=None):
         self._wanted_root = root
         self.settings = Settings()
 
-    # --- lifecycle -----------------------------------------------------------------------------------------
+    # --- lifecycle
+    # -----------------------------------------------------------------------------------------
 
     def start(self):
-        """Bring up every daemon; return when all nodes are idle; fails with the log of one that does not come up."""
+        """Bring up every daemon; return when all nodes are idle; fails with the log of one that
+        does not come up."""
         reason = why_unusable()
         assert reason is None, reason
         name_nodes()
@@ -101,12 +127,15 @@ class SlurmCluster:
     def __exit__(self, *error):
         self.stop()
 
-    # --- settings -------------------------------------------------------------------------------------
+    # --- settings
+    # -------------------------------------------------------------------------------------
 
     def configure(self, **changes):
-        """Give the running cluster the default Settings with `changes`; returns when they are in effect.
+        """Give the running cluster the default Settings with `changes`; returns when they are in
+        effect.
 
-        Settings that are not named return to their defaults, so that one call shows everything a test changes.
+        Settings that are not named return to their defaults, so that one call shows everything a
+        test changes.
         """
         wanted = Settings(**changes)
         if wanted == self.settings:
@@ -120,17 +149,29 @@ class SlurmCluster:
                 # A controller that was stopped right after a node came back remembers it as down.
                 self.restore_node(node)
 
-    # --- what users do ---------------------------------------------------------------------------------
+    # --- what users do
+    # ---------------------------------------------------------------------------------
 
     @property
     def env(self):
-        """Environment for client calls: this cluster's SLURM_CONF, and nothing of any other Slurm."""
-        foreign = ("SLURM", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_")
+        """Environment for client calls: this cluster's SLURM_CONF, and nothing of any other
+        Slurm."""
+        foreign = (
+            "SLURM",
+            "SBATCH_",
+            "SALLOC_",
+            "SRUN_",
+            "SQUEUE_",
+            "SACCT_",
+            "SINFO_",
+            "SCANCEL_",
+        )
         clean = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         return clean | {"SLURM_CONF": str(self.root / "slurm.conf"), "PATH": SEARCH_PATH}
 
     def run(self, command, timeout=30, *, check=True, env=None):
-        """Run a client (no shell; a string is split as a shell would split it), for at most `timeout` seconds.
+        """Run a client (no shell; a string is split as a shell would split it), for at most
+        `timeout` seconds.
 
         `env` is added to `self.env`. With `check`, fails with what the command printed if it fails.
         """
@@ -138,7 +179,9 @@ class SlurmCluster:
         quiet = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
         done = subprocess.run(argv, env=self.env | dict(env or {}), timeout=timeout, **quiet)
         failed = check and done.returncode != 0
-        assert not failed, f"`{shlex.join(argv)}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        assert not failed, (
+            f"`{shlex.join(argv)}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        )
         return done
 
     def sbatch(self, *options, wrap):
@@ -149,7 +192,9 @@ class SlurmCluster:
 
     def job_state(self, job_id):
         """Slurm's long name of a job's state (PENDING, RUNNING, ...); "" for an unknown job."""
-        return self.run(["squeue", "-h", "--states=all", "-j", job_id, "-o", "%T"], check=False).stdout.strip()
+        return self.run(
+            ["squeue", "-h", "--states=all", "-j", job_id, "-o", "%T"], check=False
+        ).stdout.strip()
 
     def job_info(self, job_id):
         """`scontrol show job` as a dict; {} for an unknown job."""
@@ -172,7 +217,8 @@ class SlurmCluster:
         )  # fmt: skip
 
     def expire(self, job_id, seconds=1):
-        """Move a running job's time limit to `seconds` from now; Slurm checks limits only every 30 s."""
+        """Move a running job's time limit to `seconds` from now; Slurm checks limits only every 30
+        s."""
         self.run(["scontrol", "update", f"jobid={job_id}", f"EndTime=now+{seconds}seconds"])
 
     def preempt_all(self, seconds):
@@ -190,7 +236,8 @@ class SlurmCluster:
         jobs = self.run(["squeue", "-o", "%i %P %T %r %N"], check=False).stdout
         return f"\n{nodes}{jobs}"
 
-    # --- failures -------------------------------------------------------------------------------------
+    # --- failures
+    # -------------------------------------------------------------------------------------
 
     def kill_node(self, name):
         """Cut the power of a node (slurmd, job steps and tasks vanish), and tell the controller."""
@@ -201,7 +248,8 @@ class SlurmCluster:
         """Bring a node back from whatever state it is in; returns when it accepts jobs."""
         if not self.processes.daemon(f"slurmd.{name}"):
             self._start_slurmd(name)
-            # A controller that was restarted while the node ran a job goes on calling it mixed when it is down.
+            # A controller that was restarted while the node ran a job goes on calling it mixed when
+            # it is down.
             self.run(["scontrol", "update", f"nodename={name}", "state=resume"], check=False)
 
         def is_up():
@@ -211,12 +259,16 @@ class SlurmCluster:
             # A node that is down is called "completing" as long as parts of a job are left on it.
             return state in UP and state != "completing"
 
-        wait_for(is_up, START_TIMEOUT_S, 0.1, what=f"node {name} to come back", last_seen=self.describe)
+        wait_for(
+            is_up, START_TIMEOUT_S, 0.1, what=f"node {name} to come back", last_seen=self.describe
+        )
 
     def restore_nodes(self):
         """Bring back every node that is down."""
         for node in NODES:
-            if not set(self.node_states("-n", node)) <= UP or not self.processes.daemon(f"slurmd.{node}"):
+            if not set(self.node_states("-n", node)) <= UP or not self.processes.daemon(
+                f"slurmd.{node}"
+            ):
                 self.restore_node(node)
 
     def kill_controller(self):
@@ -235,7 +287,8 @@ class SlurmCluster:
             self.processes.start("slurmdbd", ["slurmdbd", "-D"], self.env)
         self._wait_port("slurmdbd", self.ports[1])
 
-    # --- cleanup ----------------------------------------------------------------------------------------
+    # --- cleanup
+    # ----------------------------------------------------------------------------------------
 
     def wait_idle(self, timeout=60):
         """Wait until no job is waiting, running or cleaning up, and every node is idle."""
@@ -244,7 +297,10 @@ class SlurmCluster:
             return not self._active_jobs() and set(self.node_states()) == {"idle"}
 
         def current_state():
-            return f"{self.describe()}\nslurmctld's log ends with:\n{self.processes.log_tail('slurmctld')}"
+            return (
+                f"{self.describe()}\nslurmctld's log ends "
+                f"with:\n{self.processes.log_tail('slurmctld')}"
+            )
 
         wait_for(is_idle, timeout, 0.1, what="an idle cluster", last_seen=current_state)
 
@@ -254,8 +310,8 @@ class SlurmCluster:
         def no_job_is_left():
             jobs = self._active_jobs()
             if jobs:
-                # Slurm turns even scancel --signal=KILL into SIGTERM, KillWait, SIGKILL. A job may have ended
-                # since the queue was read, hence no check.
+                # Slurm turns even scancel --signal=KILL into SIGTERM, KillWait, SIGKILL. A job may
+                # have ended since the queue was read, hence no check.
                 self.run(["scancel", *jobs], check=False)
                 self.processes.kill_tasks()
             return not jobs
@@ -267,7 +323,8 @@ class SlurmCluster:
         self.restore_nodes()
         self.wait_idle()
 
-    # --- internals ---------------------------------------------------------------------------------------
+    # --- internals
+    # ---------------------------------------------------------------------------------------
 
     def _write_config(self):
         host = socket.gethostname().split(".")[0]
@@ -283,20 +340,36 @@ class SlurmCluster:
         key.chmod(0o400)
         socket_file = self.root / "munge.socket"
         paths = {"key": key, "socket": socket_file, "pid": self.root / "run/munged.pid"}
-        options = [f"--{name}{'' if name == 'socket' else '-file'}={path}" for name, path in paths.items()]
-        options += [f"--log-file={self.root}/log/munged.log", f"--seed-file={self.root}/key/munge.seed"]
+        options = [
+            f"--{name}{'' if name == 'socket' else '-file'}={path}" for name, path in paths.items()
+        ]
+        options += [
+            f"--log-file={self.root}/log/munged.log",
+            f"--seed-file={self.root}/key/munge.seed",
+        ]
         self.processes.start("munged", ["munged", "--foreground", "--force", *options], self.env)
         wait_for(
-            lambda: self.processes.check_alive("munged") and socket_file.exists(), START_TIMEOUT_S, 0.02, what="munged"
+            lambda: self.processes.check_alive("munged") and socket_file.exists(),
+            START_TIMEOUT_S,
+            0.02,
+            what="munged",
         )
 
     def _start_database(self):
         own = ["--no-defaults", "--user=root", f"--datadir={self.root}/db"]
         plain = ["--skip-test-db", "--auth-root-authentication-method=normal"]
         self.run(["mariadb-install-db", *own, *plain], START_TIMEOUT_S)
-        place = [f"--socket={self.root}/db.socket", f"--port={self.ports[2]}", f"--pid-file={self.root}/run/db.pid"]
+        place = [
+            f"--socket={self.root}/db.socket",
+            f"--port={self.ports[2]}",
+            f"--pid-file={self.root}/run/db.pid",
+        ]
         # Nothing here has to survive a power cut.
-        lax = ["--innodb-flush-log-at-trx-commit=0", "--skip-log-bin", "--innodb-lock-wait-timeout=900"]
+        lax = [
+            "--innodb-flush-log-at-trx-commit=0",
+            "--skip-log-bin",
+            "--innodb-lock-wait-timeout=900",
+        ]
         reached = ["--bind-address=127.0.0.1", "--skip-name-resolve"]
         self.processes.start("mariadbd", ["mariadbd", *own, *place, *reached, *lax], self.env)
         self._wait_port("mariadbd", self.ports[2])
@@ -315,7 +388,10 @@ class SlurmCluster:
         def is_listening():
             with socket.socket() as probe:
                 probe.settimeout(1)
-                return self.processes.check_alive(daemon) and probe.connect_ex(("127.0.0.1", port)) == 0
+                return (
+                    self.processes.check_alive(daemon)
+                    and probe.connect_ex(("127.0.0.1", port)) == 0
+                )
 
         wait_for(is_listening, START_TIMEOUT_S, what=f"{daemon} to listen on port {port}")
 
@@ -331,7 +407,8 @@ class SlurmCluster:
         return sorted(set(self.run(["squeue", "-h", "-o", "%A"]).stdout.split()))
 
 
-# --- what a cluster takes from the machine ------------------------------------------------------------------
+# --- what a cluster takes from the machine
+# ------------------------------------------------------------------
 
 
 def name_nodes(hosts=Path("/etc/hosts")):
@@ -345,7 +422,8 @@ def name_nodes(hosts=Path("/etc/hosts")):
 
 
 def free_ports(count):
-    """Ports that nobody listens on. Call it, and start what uses them, within `starting_alone()`."""
+    """Ports that nobody listens on. Call it, and start what uses them, within
+    `starting_alone()`."""
 
     def is_free(port):
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -354,7 +432,9 @@ def free_ports(count):
             return True
         return False
 
-    return list(itertools.islice(filter(is_free, random.SystemRandom().sample(PORTS, len(PORTS))), count))
+    return list(
+        itertools.islice(filter(is_free, random.SystemRandom().sample(PORTS, len(PORTS))), count)
+    )
 
 
 @contextlib.contextmanager
@@ -367,14 +447,28 @@ def starting_alone():
 
 
 def prepare(root):
-    """Make the folders of a cluster, in place of one that is down; returns the file that its owner locks."""
-    assert Processes(root).daemon("slurmctld") is None, f"a cluster is already running in {root}: make slurm-down"
-    assert len(f"{root}/munge.socket") < 108, f"{root} is too long for the path of a socket: use another folder"
+    """Make the folders of a cluster, in place of one that is down; returns the file that its owner
+    locks."""
+    assert Processes(root).daemon("slurmctld") is None, (
+        f"a cluster is already running in {root}: make slurm-down"
+    )
+    assert len(f"{root}/munge.socket") < 108, (
+        f"{root} is too long for the path of a socket: use another folder"
+    )
     destroy(root)
     root.mkdir(exist_ok=True, parents=True)
-    # munge's clients, and jobs of other users, must reach the socket; the folder of the key is private.
+    # munge's clients, and jobs of other users, must reach the socket; the folder of the key is
+    # private.
     root.chmod(0o755)
-    for folder in ("log", "run", "state", "gpu", "pids", "key", *(f"spool/{node}" for node in NODES)):
+    for folder in (
+        "log",
+        "run",
+        "state",
+        "gpu",
+        "pids",
+        "key",
+        *(f"spool/{node}" for node in NODES),
+    ):
         (root / folder).mkdir(mode=0o700 if folder == "key" else 0o755, parents=True)
     for device in gpu_files(root):
         device.symlink_to("/dev/null")
@@ -393,7 +487,8 @@ def sweep():
 
 
 def destroy(root):
-    """End every process of the cluster in `root`, and remove the folder, if it is one of a cluster."""
+    """End every process of the cluster in `root`, and remove the folder, if it is one of a
+    cluster."""
     if (root / "owner").exists():
         Processes(root).kill()
         shutil.rmtree(root, onerror=_unless_gone)

@@ -16,13 +16,13 @@ class Settings:
     """What tests switch in a running cluster. Times are in seconds."""
 
     user_signal: bool = False
-    """Preemption sends a job's own `--signal` immediately (SlurmctldParameters=preempt_send_user_signal)."""
+    """Preemption sends a job's own `--signal` immediately (preempt_send_user_signal)."""
     grace_time: int = 10
     """GraceTime of the partitions `low` and `cancel`; `low0` always has 0."""
     requeue: bool = True
     """JobRequeue: whether a job that says neither --requeue nor --no-requeue is requeued."""
     kill_wait: int = 5
-    """KillWait: from SIGTERM to SIGKILL at the time limit, at scancel, and at the end of GraceTime."""
+    """KillWait: from SIGTERM to SIGKILL at the time limit, scancel, and the end of GraceTime."""
     accounting: bool = True
     """False hides slurmdbd: sacct says that accounting is disabled, as on a cluster without it."""
     enforce: bool = False
@@ -41,7 +41,9 @@ def files(root, host, ports, settings):
         "slurm.conf": slurm_conf(root, host, controller, accounting, nodes, settings),
         "slurmdbd.conf": slurmdbd_conf(root, host, accounting, database),
         # GPUs that are counted and assigned (CUDA_VISIBLE_DEVICES), but do not exist.
-        "gres.conf": "".join(f"NodeName={','.join(NODES)} Name=gpu File={file}\n" for file in gpu_files(root)),
+        "gres.conf": "".join(
+            f"NodeName={','.join(NODES)} Name=gpu File={file}\n" for file in gpu_files(root)
+        ),
         # Containers and CI machines often have no writable cgroup tree.
         "cgroup.conf": "CgroupPlugin=disabled\n",
     }
@@ -73,7 +75,8 @@ def slurm_conf(root, host, controller, accounting, nodes, settings):
         "JobAcctGatherFrequency=task=1",
         # The nodes' sizes below are made up; do not compare them with this machine.
         "SlurmdParameters=config_overrides",
-        # Not 2: then a late answer, sent before a node was killed, would bring the dead node back to service.
+        # Not 2: then a late answer, sent before a node was killed, would bring the dead node back
+        # to service.
         "ReturnToService=1",
         "SlurmdTimeout=30",
         f"KillWait={settings.kill_wait}",
@@ -117,7 +120,9 @@ def slurm_conf(root, host, controller, accounting, nodes, settings):
         "short": f"DefaultTime=1 PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}",
         "high": "DefaultTime=60 PriorityTier=10 PreemptMode=OFF",
     }.items():
-        lines.append(f"PartitionName={name} Nodes={','.join(NODES)} State=UP MaxTime=INFINITE {keys}")
+        lines.append(
+            f"PartitionName={name} Nodes={','.join(NODES)} State=UP MaxTime=INFINITE {keys}"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -142,5 +147,6 @@ PidFile={root}/run/slurmdbd.pid
 
 
 def gpu_files(root):
-    """The devices that stand for a node's GPUs (Slurm ignores a GPU without one); links to /dev/null do."""
+    """The devices that stand for a node's GPUs (Slurm ignores a GPU without one); links to
+    /dev/null do."""
     return [root / "gpu" / f"gpu{index}" for index in range(GPUS_PER_NODE)]

@@ -1,4 +1,5 @@
-"""The fixture `slurm`: one real cluster for each worker of a test run, reset after each test, and cldctl on it."""
+"""The fixture `slurm`: one real cluster for each worker of a test run, reset after each test, and
+cldctl on it."""
 
 import os
 from pathlib import Path
@@ -12,7 +13,8 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items):
-    """Mark every test of this folder, so that `-m "not slurm"` leaves them out; they begin, since they take longest."""
+    """Mark every test of this folder, so that `-m "not slurm"` leaves them out; they begin, since
+    they take longest."""
     items.sort(key=lambda item: not item.path.is_relative_to(HERE))
     for item in items:
         if item.path.is_relative_to(HERE):
@@ -60,7 +62,8 @@ def orders(tmp_path, monkeypatch):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """Add the end of the controller's log to each failed test: the cluster is gone when somebody reads it."""
+    """Add the end of the controller's log to each failed test: the cluster is gone when somebody
+    reads it."""
     report = yield
     cluster = getattr(item, "funcargs", {}).get("slurm")
     if report.failed and isinstance(cluster, SlurmCluster):

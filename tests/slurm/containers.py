@@ -1,6 +1,8 @@
-"""Stand-ins for containers: programs that hide Slurm's clients from what they start, and say that it runs inside.
+"""Stand-ins for containers: programs that hide Slurm's clients from what they start, and say that
+it runs inside.
 
-The files of the machine are those of the container, as where the host's Python environment is mounted at its own path.
+The files of the machine are those of the container, as where the host's Python environment is
+mounted at its own path.
 """
 
 import shutil
@@ -49,7 +51,10 @@ class Containers:
         inside = folder / "inside"
         inside.mkdir(parents=True)
         (inside / "sh").symlink_to("/bin/sh")
-        texts = {name: WITHOUT_CLIENTS.format(inside=inside, name=name) for name in ("apptainer", "pyxis")}
+        texts = {
+            name: WITHOUT_CLIENTS.format(inside=inside, name=name)
+            for name in ("apptainer", "pyxis")
+        }
         enter = {name: program(folder / name, text) for name, text in texts.items()}
         unconfigured = program(folder / "unconfigured", UNCONFIGURED)
         srun = SRUN.format(enter=enter["pyxis"], python=sys.executable, srun=shutil.which("srun"))
@@ -65,5 +70,6 @@ class Containers:
         program(self.path / "sitecustomize.py", RECORD.format(file=str(self._pythons)))
 
     def pythons(self):
-        """What each Python of a job was, if `path` was in PYTHONPATH: where it ran, and its arguments."""
+        """What each Python of a job was, if `path` was in PYTHONPATH: where it ran, and its
+        arguments."""
         return [line.partition(" ")[::2] for line in self._pythons.read_text().splitlines()]

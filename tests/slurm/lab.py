@@ -1,4 +1,5 @@
-"""Runs of cldctl on the test cluster: the command line with its environment, and waiting for states."""
+"""Runs of cldctl on the test cluster: the command line with its environment, and waiting for
+states."""
 
 import json
 import os
@@ -32,7 +33,8 @@ PAIR = "cluster.nodes=2"
 def give(orders, rank, what):
     """Tell a rank of a run on the data set `misbehaving` what to do.
 
-    The file is written atomically: a rank checks up to a hundred times a second, and removes what it reads.
+    The file is written atomically: a rank checks up to a hundred times a second, and removes what
+    it reads.
     """
     write_text(orders / f"rank{rank}", what)
 
@@ -45,7 +47,8 @@ class Lab:
         self.more = {}
 
     def cldctl(self, *arguments, code=0):
-        """Run the command line in this process: starting Python and torch takes seconds of processor."""
+        """Run the command line in this process: starting Python and torch takes seconds of
+        processor."""
         # A command, in a process of its own, asks once what Slurm's limits are.
         submit.forget()
         with mock.patch.dict(os.environ, self.slurm.env | self.environment, clear=True):
@@ -53,7 +56,8 @@ class Lab:
 
     @property
     def environment(self):
-        # Tests wait for what Slurm says at this moment, unless they are about how often it is asked.
+        # Tests wait for what Slurm says at this moment, unless they are about how often it is
+        # asked.
         return {
             "CLDCTL_RUNS": str(self.runs),
             "CLDCTL_ASK_EVERY_S": "0",
@@ -64,7 +68,9 @@ class Lab:
 
     def submit(self, name, *overrides, partition="low"):
         """Submit a run and return its folder."""
-        self.cldctl("submit", "toy", *ENDLESS, f"cluster.partition={partition}", *overrides, "--name", name)
+        self.cldctl(
+            "submit", "toy", *ENDLESS, f"cluster.partition={partition}", *overrides, "--name", name
+        )
         return RunFolder(self.runs / name)
 
     def status(self, name):
@@ -82,7 +88,9 @@ class Lab:
             seen.update(self.status(name))
             return dict(seen) if wanted(seen) else None
 
-        return wait_for(look, timeout, 0.5, what=what, last_seen=lambda: f"{seen}\n{self._seen(name)}")
+        return wait_for(
+            look, timeout, 0.5, what=what, last_seen=lambda: f"{seen}\n{self._seen(name)}"
+        )
 
     def _seen(self, name):
         return f"{RunFolder(self.runs / name).ledger.path.read_text()}\n{self.slurm.describe()}"
@@ -92,14 +100,19 @@ class Lab:
         run = RunFolder(self.runs / name)
 
         def has_trained():
-            # Looking at the files takes less than asking Slurm, and most of the waiting is for the start of a job.
+            # Looking at the files takes less than asking Slurm, and most of the waiting is for the
+            # start of a job.
             attempts, progress = run.ledger.history().attempts, run.progress()
             began = attempts and attempts[-1].attempt == progress.get("attempt") == attempt
             return began and progress["step"] >= attempts[-1].first_step + 30
 
         what = f"attempt {attempt} of {name} to train"
         wait_for(has_trained, 90, 0.2, what=what, last_seen=lambda: self._seen(name))
-        return self.until(name, what, lambda row: row["state"] == "RUNNING" and len(row["attempts"]) == attempt + 1)
+        return self.until(
+            name,
+            what,
+            lambda row: row["state"] == "RUNNING" and len(row["attempts"]) == attempt + 1,
+        )
 
     def ended(self, name, timeout=90):
         """The status once the run is over."""

@@ -1,12 +1,14 @@
-"""Every process of a test cluster: start, find and end all of them, including those of a crashed test run.
+"""Every process of a test cluster: start, find and end all of them, including those of a crashed
+test run.
 
 A process belongs to a cluster
 
 - if it is a daemon or one of its children: its environment carries ROOT_MARK;
-- if it is a helper of a daemon, such as slurmstepd, which overwrites its own environment: its name begins with
-  slurm and it works in a folder inside the root, the one in which its daemon was started;
-- if it is a task of a job: its environment has the cluster's SLURM_CONF, and SLURMD_NODENAME, which no user's
-  shell has; or it descends from one of the above.
+- if it is a helper of a daemon, such as slurmstepd, which overwrites its own environment: its name
+  begins with slurm and it works in a folder inside the root, the one in which its daemon was
+  started;
+- if it is a task of a job: its environment has the cluster's SLURM_CONF, and SLURMD_NODENAME, which
+  no user's shell has; or it descends from one of the above.
 """
 
 import contextlib
@@ -29,7 +31,8 @@ class Processes:
         self.root = root
 
     def start(self, name, argv, env, node=None):
-        """Start a daemon (`argv` keeps it in the foreground) detached from this process; record its pid.
+        """Start a daemon (`argv` keeps it in the foreground) detached from this process; record its
+        pid.
 
         node: the node of which it is the slurmd.
         """
@@ -43,7 +46,8 @@ class Processes:
                 start_new_session=True,
                 cwd=self._node_folder(node) if node else self.root,
             )
-        # `down` ends it from another process, so this one keeps no handle; a zombie counts as ended.
+        # `down` ends it from another process, so this one keeps no handle; a zombie counts as
+        # ended.
         daemon.returncode = 0
         (self.root / "pids" / name).write_text(str(daemon.pid))
 
@@ -51,8 +55,11 @@ class Processes:
         """The daemon called `name` if it is running, and no other process that has its pid now."""
         with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
             process = psutil.Process(int((self.root / "pids" / name).read_text()))
-            # The environment of a process that has just been started reads as empty; later it may work elsewhere.
-            if _runs(process) and (self._is_ours(process, None) or Path(process.cwd()).is_relative_to(self.root)):
+            # The environment of a process that has just been started reads as empty; later it may
+            # work elsewhere.
+            if _runs(process) and (
+                self._is_ours(process, None) or Path(process.cwd()).is_relative_to(self.root)
+            ):
                 return process
         return None
 
@@ -62,7 +69,8 @@ class Processes:
         return True
 
     def log_tail(self, name, lines=15):
-        """The last lines of what the daemon called `name` printed (in the foreground: all that it logs)."""
+        """The last lines of what the daemon called `name` printed (in the foreground: all that it
+        logs)."""
         output = self.root / "log" / f"{name}.out"
         text = output.read_text(errors="replace") if output.exists() else "(nothing)"
         return "\n".join(text.splitlines()[-lines:])
@@ -82,7 +90,8 @@ class Processes:
         end(child for step in steps for child in _descendants(step) if not _is_step(child))
 
     def kill(self, node=None):
-        """End every process of this cluster, or all that runs on a node, as a power cut does; none is left."""
+        """End every process of this cluster, or all that runs on a node, as a power cut does; none
+        is left."""
 
         # A process may fork between the scan and the kill: scan until nothing is left.
         def none_left():
@@ -93,14 +102,19 @@ class Processes:
         wait_for(none_left, 20, 0.02, what=f"the end of the processes of {self.root}")
 
     def in_jobs(self, module, *variables):
-        """Processes of this cluster's jobs that run a module of Python, and have these variables."""
+        """Processes of this cluster's jobs that run a module of Python, and have these
+        variables."""
         found = []
         for process in self.found():
             with contextlib.suppress(psutil.Error):
                 command = process.cmdline()
                 # srun has the whole command among its arguments.
                 is_python = bool(command) and Path(command[0]).name.startswith("python")
-                if is_python and module in command and {"SLURM_JOB_ID", *variables} <= process.environ().keys():
+                if (
+                    is_python
+                    and module in command
+                    and {"SLURM_JOB_ID", *variables} <= process.environ().keys()
+                ):
                     found.append(process)
         return found
 
@@ -124,7 +138,9 @@ class Processes:
         is_helper = name.startswith("slurm") and folder.is_relative_to(self.root)
         if is_daemon or is_helper:
             return node is None or folder == self._node_folder(node)
-        is_task = "SLURMD_NODENAME" in environ and environ.get("SLURM_CONF") == str(self.root / "slurm.conf")
+        is_task = "SLURMD_NODENAME" in environ and environ.get("SLURM_CONF") == str(
+            self.root / "slurm.conf"
+        )
         return is_task and node in (None, environ["SLURMD_NODENAME"])
 
     def _node_folder(self, node):
@@ -136,7 +152,13 @@ def end(processes):
     doomed = list(processes)
     for process in doomed:
         _signal(process, signal.SIGKILL)
-    wait_for(lambda: not any(map(_runs, doomed)), 10, 0.02, what="the end after SIGKILL", last_seen=lambda: doomed)
+    wait_for(
+        lambda: not any(map(_runs, doomed)),
+        10,
+        0.02,
+        what="the end after SIGKILL",
+        last_seen=lambda: doomed,
+    )
 
 
 def _runs(process):

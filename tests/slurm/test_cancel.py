@@ -13,8 +13,8 @@ from tests.support.tools import program, wait_for
 
 from .lab import ENDLESS
 
-# Where a job is: in the setup; at work; its Python decides what follows a crash; its batch script asks for a requeue,
-# which nobody answers; the same, and Slurm hears it after the cancellation.
+# Where a job is: in the setup; at work; its Python decides what follows a crash; its batch script
+# asks for a requeue, which nobody answers; the same, and Slurm hears it after the cancellation.
 CASES = [
     ("setup", "cancel"),
     ("setup", "scancel"),
@@ -25,7 +25,8 @@ CASES = [
     ("away", "scancel"),
     ("late", "cancel"),
 ]
-# hold PHASE: if there is a file for the phase of this job, renames it, waits until it is gone, and fails.
+# hold PHASE: if there is a file for the phase of this job, renames it, waits until it is gone, and
+# fails.
 HOLD = """\
 #!/bin/sh
 file={folder}/$1-$SLURM_JOB_NAME-${{SLURM_ARRAY_TASK_ID-}}
@@ -59,7 +60,9 @@ class Stage:
         self.holds.mkdir()
         hold = program(folder / "hold", HOLD.format(folder=self.holds))
         container = program(folder / "container", CONTAINER.format(hold=hold))
-        scontrol = program(folder / "bin/scontrol", SCONTROL.format(hold=hold, scontrol=shutil.which("scontrol")))
+        scontrol = program(
+            folder / "bin/scontrol", SCONTROL.format(hold=hold, scontrol=shutil.which("scontrol"))
+        )
         self.overrides = (
             f"cluster.container={container}",
             f"cluster.setup=['export PATH={scontrol.parent}:$PATH', '{hold} setup']",
@@ -85,15 +88,27 @@ class Stage:
 
     def cancel(self, way, name, job):
         """Begin to cancel a run; returns the command, which stays until the run has ended."""
-        command = ["scancel", job] if way == "scancel" else [sys.executable, "-m", "cldctl", "cancel", name]
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        command = (
+            ["scancel", job]
+            if way == "scancel"
+            else [sys.executable, "-m", "cldctl", "cancel", name]
+        )
+        quiet = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+        }
         return subprocess.Popen(command, env=self.lab.slurm.env | self.lab.environment, **quiet)
 
 
 @pytest.mark.parametrize("kind", ["jobs", "tasks"])
 def test_nothing_comes_back(lab, tmp_path, kind):
     stage = Stage(lab, tmp_path)
-    names = [f"{phase}-{way}" if kind == "jobs" else f"mine-seed{n}" for n, (phase, way) in enumerate(CASES)]
+    names = [
+        f"{phase}-{way}" if kind == "jobs" else f"mine-seed{n}"
+        for n, (phase, way) in enumerate(CASES)
+    ]
     keys = [f"{name}-" if kind == "jobs" else f"mine-{n}" for n, name in enumerate(names)]
     for (phase, _), key in zip(CASES, keys, strict=True):
         (stage.holds / f"{phase}-{key}").touch()
@@ -102,13 +117,19 @@ def test_nothing_comes_back(lab, tmp_path, kind):
             lab.submit(name, *stage.overrides)
     else:
         settings = (*ENDLESS, "cluster.partition=low", *stage.overrides)
-        lab.cldctl("submit", "toy", *settings, "--sweep", "train.seed=0,1,2,3,4,5,6,7", "--name", "mine")
+        lab.cldctl(
+            "submit", "toy", *settings, "--sweep", "train.seed=0,1,2,3,4,5,6,7", "--name", "mine"
+        )
 
     jobs, commands = [], []
     for (phase, way), name, key in zip(CASES, names, keys, strict=True):
         job = stage.reach(phase, name, key)
         commands.append(stage.cancel(way, name, job))
-        wait_for(lambda job=job: lab.slurm.job_state(job) != "RUNNING", timeout=60, what=f"{name} to be cancelled")
+        wait_for(
+            lambda job=job: lab.slurm.job_state(job) != "RUNNING",
+            timeout=60,
+            what=f"{name} to be cancelled",
+        )
         (stage.holds / f"{phase}-{key}.held").unlink(missing_ok=True)
         jobs.append(job)
     for command in commands:
@@ -117,8 +138,13 @@ def test_nothing_comes_back(lab, tmp_path, kind):
     lab.slurm.wait_idle(90)
     for (phase, _), name, job in zip(CASES, names, jobs, strict=True):
         assert lab.slurm.job_state(job) == "CANCELLED", name
-        # The last one was in the queue again for a moment, where Slurm heard the request after the cancellation.
+        # The last one was in the queue again for a moment, where Slurm heard the request after the
+        # cancellation.
         assert int(lab.slurm.job_info(job)["Restarts"]) == (phase == "late"), name
-        starts = [event for event in RunFolder(lab.runs / name).ledger.events() if isinstance(event, Started)]
+        starts = [
+            event
+            for event in RunFolder(lab.runs / name).ledger.events()
+            if isinstance(event, Started)
+        ]
         assert len(starts) == (0 if phase == "setup" else 1), name
         assert lab.status(name)["state"] in (("CANCELLED",) if phase == "work" else OVER), name

@@ -10,11 +10,18 @@ from tests.chaos.shim import library
 from tests.chaos.stage import stage
 
 SEED = 3
-EVENTS = ("EIO, some calls", "slurmctld down at a notice", "slurmctld down at a kill", "preempted, no grace")
+EVENTS = (
+    "EIO, some calls",
+    "slurmctld down at a notice",
+    "slurmctld down at a kill",
+    "preempted, no grace",
+)
 
 
 @pytest.mark.by_hand
 @pytest.mark.skipif(library() is None, reason="needs a C compiler")
 def test_every_promise_is_kept(slurm):
     with stage(SEED, slurm) as place:
-        assert Campaign(place, random.Random(SEED)).run(named(SLURM, EVENTS)) == [], place.describe()
+        assert Campaign(place, random.Random(SEED)).run(named(SLURM, EVENTS)) == [], (
+            place.describe()
+        )

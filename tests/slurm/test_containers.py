@@ -1,4 +1,5 @@
-"""A run in a container from which no Slurm can be asked comes back as any other: what it wants is done outside."""
+"""A run in a container from which no Slurm can be asked comes back as any other: what it wants is
+done outside."""
 
 import os
 
@@ -27,9 +28,9 @@ def sweep(lab, *overrides):
 
 def came_back(lab, name, *causes, attempt=1):
     """The run trains again after an attempt that ended by one of these causes, as the same job."""
-    before, now = lab.until(name, "to come back", lambda row: len(row["attempts"]) > attempt, 150)["attempts"][
-        attempt - 1 : attempt + 1
-    ]
+    before, now = lab.until(name, "to come back", lambda row: len(row["attempts"]) > attempt, 150)[
+        "attempts"
+    ][attempt - 1 : attempt + 1]
     assert before["cause"] in causes, (name, before)
     assert now["job_id"] == before["job_id"], name
 
@@ -50,7 +51,10 @@ def test_crashes(lab, containers, monkeypatch):
         came_back(lab, name, "crashed", "killed")
     row = lab.ended("broken", timeout=180)
     assert row["state"] == "FINISHED", broken.ledger.path.read_text()
-    assert [(failed.host, failed.restart) for failed in broken.ledger.history().failures] == [("n1", 0), ("n1", 1)]
+    assert [(failed.host, failed.restart) for failed in broken.ledger.history().failures] == [
+        ("n1", 0),
+        ("n1", 1),
+    ]
     assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
     # Slurm counts whole seconds.
     first, second, third = row["attempts"]
@@ -64,7 +68,8 @@ def test_crashes(lab, containers, monkeypatch):
 
 
 def test_time_limits(lab, containers, tmp_path):
-    """During the training, and during the setup. What has no scontrol knows the limit that the job began with."""
+    """During the training, and during the setup. What has no scontrol knows the limit that the job
+    began with."""
     begun = tmp_path / "begun"
     slow = f"cluster.setup=['[ -e {begun} ] || {{ touch {begun}; sleep 600; }}']"
     setup = lab.submit("setup", slow, *containers.apptainer)

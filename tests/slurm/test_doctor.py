@@ -1,4 +1,5 @@
-"""`cldctl doctor` on the test cluster: what it says about partitions, containers, and if Slurm does not answer."""
+"""`cldctl doctor` on the test cluster: what it says about partitions, containers, and if Slurm does
+not answer."""
 
 import json
 import os
@@ -53,13 +54,23 @@ def test_every_partition_and_a_job_on_a_node(lab):
     assert "SIGTERM at once, SIGKILL after 15 s" in preemption["low"].found
     assert "SIGTERM at once, SIGKILL after 5 s" in preemption["low0"].found
     assert "cluster.time_min" in found["partition short: time limit"].advice
-    assert found["accounting"].verdict == found["requeue"].verdict == found["--requeue"].verdict == "ok"
+    assert (
+        found["accounting"].verdict
+        == found["requeue"].verdict
+        == found["--requeue"].verdict
+        == "ok"
+    )
     assert found["a job on a node"].verdict == found["runs folder on a node"].verdict == "ok"
-    assert "that node is this machine" in found["runs folder on a node"].found, "as all nodes of the test cluster are"
+    assert "that node is this machine" in found["runs folder on a node"].found, (
+        "as all nodes of the test cluster are"
+    )
     assert "4 nodes" in found["MASTER_ADDR"].found
     assert found["scontrol"].found == "answers here and on n1"
     bare = found["partition low: a job without --time and --mem"]
-    assert (bare.verdict, "time limit 1 h, memory 900 MB (DefMemPerCPU)" in bare.found) == ("warn", True), bare
+    assert (bare.verdict, "time limit 1 h, memory 900 MB (DefMemPerCPU)" in bare.found) == (
+        "warn",
+        True,
+    ), bare
     assert "cluster.mem_gb" in bare.advice
     wait_for(lambda: not lab.slurm.run("squeue -h").stdout, what="the job to leave the queue")
     assert not list(lab.runs.parent.glob(".cldctl-doctor-*")), "it leaves nothing behind"
@@ -76,7 +87,9 @@ def test_a_job_that_does_not_start_in_time_is_cancelled(lab):
 def test_runs_on_a_disk_that_nodes_do_not_have(lab, monkeypatch):
     """All nodes are this machine, so the job is given another folder."""
     written = doctor.probe_script
-    monkeypatch.setattr(doctor, "probe_script", lambda folder, *more: written(folder / "elsewhere", *more))
+    monkeypatch.setattr(
+        doctor, "probe_script", lambda folder, *more: written(folder / "elsewhere", *more)
+    )
     check = checks(lab, partition="low", job=True)["runs folder on a node"]
     assert (check.verdict, "does not see" in check.found) == ("fail", True)
 
@@ -92,12 +105,20 @@ def test_where_scontrol_can_be_reached(lab, tmp_path):
         found = checks(lab, job=True, size=size(*overrides))
         assert found["a job on a node"].found.endswith("in the container")
         check = found["scontrol"]
-        assert (check.verdict, "not in the container (there is none)" in check.found) == ("ok", True), check
-    hidden = program(tmp_path / "bin" / "scontrol", "#!/bin/sh\necho 'scontrol: error: no' >&2\nexit 1\n").parent
+        assert (check.verdict, "not in the container (there is none)" in check.found) == (
+            "ok",
+            True,
+        ), check
+    hidden = program(
+        tmp_path / "bin" / "scontrol", "#!/bin/sh\necho 'scontrol: error: no' >&2\nexit 1\n"
+    ).parent
     profile = tmp_path / "mine.yaml"
     profile.write_text(f"cluster:\n  setup:\n    - export PATH={hidden}:$PATH\n")
     check = command(lab, "--profile", str(profile), code=1)["scontrol"]
-    assert (check.verdict, check.found) == ("fail", "answers here, but not on n1: scontrol: error: no")
+    assert (check.verdict, check.found) == (
+        "fail",
+        "answers here, but not on n1: scontrol: error: no",
+    )
     assert "cluster.successor" in check.advice
 
 
@@ -118,7 +139,9 @@ def test_a_site_that_wants_time_and_memory(lab, tmp_path, monkeypatch):
     real = shutil.which("sbatch")
     refusal = "echo 'sbatch: error: say --time and --mem' >&2; exit 1"
     text = f'#!/bin/sh\ncase "$*" in *--time=*--mem=*) exec {real} "$@" ;; esac\n{refusal}\n'
-    monkeypatch.setenv("PATH", str(program(tmp_path / "bin" / "sbatch", text).parent), prepend=os.pathsep)
+    monkeypatch.setenv(
+        "PATH", str(program(tmp_path / "bin" / "sbatch", text).parent), prepend=os.pathsep
+    )
     check = checks(lab, partition="low")["partition low: a job without --time and --mem"]
     assert (check.verdict, "say --time and --mem" in check.found) == ("warn", True)
     assert "cluster.time_min and cluster.mem_gb" in check.advice

@@ -1,4 +1,5 @@
-"""Evaluations as arrays on a real Slurm: chained, throttled, preempted, killed. The numbers stay the same."""
+"""Evaluations as arrays on a real Slurm: chained, throttled, preempted, killed. The numbers stay
+the same."""
 
 import json
 import re
@@ -19,7 +20,8 @@ BATCHES, BATCH = 4, 256
 
 
 def test_a_chained_evaluation_waits_for_a_preempted_training(lab):
-    """Also though another job, a successor, finishes the training. A refused evaluation leaves nothing behind."""
+    """Also though another job, a successor, finishes the training. A refused evaluation leaves
+    nothing behind."""
     settings = ("train.steps=300", "cluster.partition=cancel", "cluster.successor=true")
     lab.cldctl("submit", "toy", *ENDLESS, *settings, "--name", "mine", "--eval", "elbo")
     lab.training("mine")
@@ -35,11 +37,16 @@ def test_a_chained_evaluation_waits_for_a_preempted_training(lab):
 
 
 def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab):
-    """Of four tasks, those on a failing node die, another one is killed, and the rest is preempted."""
+    """Of four tasks, those on a failing node die, another one is killed, and the rest is
+    preempted."""
     run = lab.submit("mine", "train.steps=20")
     lab.ended("mine")
     shutil.copytree(run.path, lab.runs / "quiet")
-    settings = (f"eval.samples={SHARDS * BATCHES * BATCH}", f"eval.batch_size={BATCH}", "eval.elbo.rtol=0.05")
+    settings = (
+        f"eval.samples={SHARDS * BATCHES * BATCH}",
+        f"eval.batch_size={BATCH}",
+        "eval.elbo.rtol=0.05",
+    )
     lab.more["CLDCTL_TEST_PACE"] = "1.5"  # Long enough to be met at work, on a fast machine, too.
     lab.cldctl("eval", "mine", "--elbo", "--shards", str(SHARDS), *settings)
     name = lab.status("mine")["evals"][0]["id"]
@@ -49,12 +56,21 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab):
         """Examples that each shard, which is a chunk, has computed and saved."""
         return Evaluation(evaluation).rows("elbo").lengths()
 
-    wait_for(lambda: sum(0 < n < BATCHES * BATCH for n in done().values()) >= 2, timeout=90, what="two shards to begin")
+    wait_for(
+        lambda: sum(0 < n < BATCHES * BATCH for n in done().values()) >= 2,
+        timeout=90,
+        what="two shards to begin",
+    )
     lab.slurm.kill_node("n2")
     _kill_a_task(lab.slurm)  # after the node: what dies on a failing node does not count as a crash
     ledger = Evaluation(evaluation).ledger
     wait_for(lambda: ledger.history().crashes, timeout=60, what="the crash in the ledger")
-    wait_for(lambda: sum(done().values()) > 2 * BATCHES * BATCH, timeout=90, what="more shards", last_seen=done)
+    wait_for(
+        lambda: sum(done().values()) > 2 * BATCHES * BATCH,
+        timeout=90,
+        what="more shards",
+        last_seen=done,
+    )
     lab.slurm.restore_node("n2")
     lab.slurm.preempt_all(1)
     lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
@@ -68,7 +84,11 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab):
     again = sum(map(len, computed)) - SHARDS * BATCHES
     # Fewer than were saved may have been printed: a line can be lost with the node or the process.
     assert again <= 8, "each disturbed task computes at most its current batch again"
-    assert all(event.code != 0 for event in ledger.events() if isinstance(event, Failed) and event.kind == "crash")
+    assert all(
+        event.code != 0
+        for event in ledger.events()
+        if isinstance(event, Failed) and event.kind == "crash"
+    )
 
 
 def _kill_a_task(slurm):

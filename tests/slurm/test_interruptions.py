@@ -1,4 +1,5 @@
-"""Everything that a cluster can do to a run, done by a real Slurm: each case ends as docs/slurm.md promises."""
+"""Everything that a cluster can do to a run, done by a real Slurm: each case ends as docs/slurm.md
+promises."""
 
 import json
 import os
@@ -25,7 +26,8 @@ pathlib.Path.write_bytes = refusing
 
 
 def went_on(lab, name, cause, attempt=1, *, saved=True):
-    """The run trains again automatically, from the step at which the last attempt ended, with the right cause."""
+    """The run trains again automatically, from the step at which the last attempt ended, with the
+    right cause."""
     row = lab.training(name, attempt)
     before, now = row["attempts"][attempt - 1 :]
     assert before["cause"] == cause, row
@@ -41,17 +43,30 @@ def told(run):
 
 
 def test_preempted(lab):
-    """With SIGTERM alone, and without grace; the user signal comes below, where the run ends bit-identical.
+    """With SIGTERM alone, and without grace; the user signal comes below, where the run ends
+    bit-identical.
 
     Each change is told once, that it is cancelled in the end, too.
     """
-    run = lab.submit("mine", PAIR, 'hooks.on_change=cat >> "$CLDCTL_RUN_PATH/told"', partition="low0")
+    run = lab.submit(
+        "mine", PAIR, 'hooks.on_change=cat >> "$CLDCTL_RUN_PATH/told"', partition="low0"
+    )
     lab.training("mine")
     lab.slurm.preempt_all(1)
     went_on(lab, "mine", "preempted")
     lab.cldctl("cancel", "mine")
-    expected = [("RUNNING", None), ("REQUEUED", "preempted"), ("RUNNING", "preempted"), ("CANCELLED", "cancelled")]
-    wait_for(lambda: len(told(run)) >= 4, timeout=60, what="the cancellation to be told", last_seen=lambda: told(run))
+    expected = [
+        ("RUNNING", None),
+        ("REQUEUED", "preempted"),
+        ("RUNNING", "preempted"),
+        ("CANCELLED", "cancelled"),
+    ]
+    wait_for(
+        lambda: len(told(run)) >= 4,
+        timeout=60,
+        what="the cancellation to be told",
+        last_seen=lambda: told(run),
+    )
     assert told(run) == expected
 
 
@@ -84,7 +99,9 @@ def test_node_failure(lab):
     went_on(lab, "mine", "node_failure", saved=False)
     first, second = lab.status("mine")["attempts"]
     assert second["first_step"] % 20 == 0
-    assert (first["last_step"] or 0) - second["first_step"] <= 20 + 100, "at most checkpoint_every steps are lost"
+    assert (first["last_step"] or 0) - second["first_step"] <= 20 + 100, (
+        "at most checkpoint_every steps are lost"
+    )
 
 
 def test_an_unfit_node_costs_nothing(lab, tmp_path, monkeypatch):
@@ -100,13 +117,16 @@ def test_an_unfit_node_costs_nothing(lab, tmp_path, monkeypatch):
 
 
 def test_a_rank_that_crashes(lab, orders):
-    """It dies while rank 0 is busy, which srun kills before it can report anything; `set -e` changes nothing."""
+    """It dies while rank 0 is busy, which srun kills before it can report anything; `set -e`
+    changes nothing."""
     run = lab.submit("mine", PAIR, "cluster.setup=[set -euo pipefail]")
     lab.training("mine")
     give(orders, 0, "nap")
     give(orders, 1, "die")
     went_on(lab, "mine", "crashed", saved=False)
-    (failed,) = [event for event in run.ledger.events() if isinstance(event, Failed) and event.kind == "rank"]
+    (failed,) = [
+        event for event in run.ledger.events() if isinstance(event, Failed) and event.kind == "rank"
+    ]
     assert (failed.rank, failed.host) == (1, "n2"), "the other rank failed because of this one"
 
 
@@ -153,7 +173,8 @@ def test_a_batch_script_that_is_killed(lab):
 
 
 def test_cancelled(lab):
-    """By scancel, on a cluster without accounting. The job that waits for it to fail does not begin."""
+    """By scancel, on a cluster without accounting. The job that waits for it to fail does not
+    begin."""
     lab.slurm.configure(accounting=False)
     run = lab.submit("mine", "cluster.successor=true")
     lab.slurm.run(["scancel", lab.training("mine")["job_id"]])
@@ -179,7 +200,9 @@ def test_the_controller_is_restarted_in_the_middle(lab):
     step, as_of = (lab.status("mine")[key] for key in ("step", "as_of"))
     assert time.time() - 60 < as_of <= time.time()
     lab.slurm.start_controller()
-    row = lab.until("mine", "to go on", lambda row: row["state"] == "RUNNING" and row["step"] > step + 20)
+    row = lab.until(
+        "mine", "to go on", lambda row: row["state"] == "RUNNING" and row["step"] > step + 20
+    )
     assert len(row["attempts"]) == 1
     assert row["as_of"] is None
 

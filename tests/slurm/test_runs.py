@@ -28,7 +28,9 @@ def test_each_run_of_an_array_is_preempted_killed_and_cancelled_alone(lab):
     # Its batch script is that of the whole array, and so is what follows a bad end.
     killed = lab.training(NAMES[1], attempt=1)
     assert killed["attempts"][0]["cause"] in ("crashed", "killed")
-    assert [lab.status(name)["job_id"] for name in NAMES[:2]] == jobs[:2], "requeued, and not submitted again"
+    assert [lab.status(name)["job_id"] for name in NAMES[:2]] == jobs[:2], (
+        "requeued, and not submitted again"
+    )
     cancelled = lab.status(NAMES[2])
     assert (cancelled["state"], len(cancelled["attempts"])) == ("CANCELLED", 1)
     logs = lab.cldctl("logs", NAMES[1])
@@ -67,7 +69,8 @@ def test_the_rank_that_crashed_first_and_a_job_that_is_held(lab, orders):
 
 
 def test_a_requeued_job_runs_the_code_that_was_submitted(lab, tmp_path):
-    """Whatever becomes of the plug-in file meanwhile; the job imports the packages from the run's folder, too."""
+    """Whatever becomes of the plug-in file meanwhile; the job imports the packages from the run's
+    folder, too."""
     points = "time.sleep(0.04) or torch.randn(n, 2, generator=generator)"
     plugin = toy_plugin(tmp_path / "mine.py", "mine", first="import time", points=points)
     run = lab.submit("mine", "data.name=mine", f"plugins={plugin}")

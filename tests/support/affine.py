@@ -1,4 +1,5 @@
-"""Exact law of a sampler's output when the score is linear: no sampling, the sampler itself run on unit vectors."""
+"""Exact law of a sampler's output when the score is linear: no sampling, the sampler itself run on
+unit vectors."""
 
 import functools
 import math
@@ -18,8 +19,8 @@ from cld_core.samplers.splitting import evaluating
 class UnitNoise:
     """Row r is zero except for the r-th of all numbers that the sampler draws, which is 1.
 
-    The rows of the output are then the columns of the affine map from all its noise, and their Gram matrix the
-    covariance. ``width`` is the number of draws per step, ``first`` that of the prior.
+    The rows of the output are then the columns of the affine map from all its noise, and their Gram
+    matrix the covariance. ``width`` is the number of draws per step, ``first`` that of the prior.
     """
 
     def __init__(self, *, first, steps, width):
@@ -30,7 +31,9 @@ class UnitNoise:
     def normal(self, shape):
         self._calls += 1
         if self._calls == 1:
-            return torch.eye(self.rows, dtype=torch.float64)[:, : self.first].reshape(self.rows, *shape)
+            return torch.eye(self.rows, dtype=torch.float64)[:, : self.first].reshape(
+                self.rows, *shape
+            )
         assert self._calls == 2, "the steps of this test fit into one block of noise"
         assert shape[0] == self.steps, f"{self.steps} steps do not fit into a block of {shape}"
         block = torch.zeros(self.rows, self.steps * self.width, dtype=torch.float64)
@@ -40,7 +43,8 @@ class UnitNoise:
 
 @functools.cache
 def linear_score(sde, std):
-    """The exact score (B, m) of data N(0, std^2) at u (B, n): the matrix of a time is that of all unit vectors.
+    """The exact score (B, m) of data N(0, std^2) at u (B, n): the matrix of a time is that of all
+    unit vectors.
 
     The grids of a test, and of the tests of a process, have many times in common.
     """
@@ -54,14 +58,17 @@ def linear_score(sde, std):
 
 
 def flow_covariance(sde, eps=1e-3, std=0.5):
-    """Covariance (n, n) to which the probability flow carries the prior for data N(0, std^2), by a solver of scipy."""
+    """Covariance (n, n) to which the probability flow carries the prior for data N(0, std^2), by a
+    solver of scipy."""
     score, start = linear_score(sde, std), sde.prior(torch.eye(sde.n, dtype=torch.float64))
 
     def field(t, flat):
         u = torch.from_numpy(flat).view_as(start)
         return sde.flow(u, score(u, t), t).flatten().numpy()
 
-    end = solve_ivp(field, (1.0, eps), start.flatten().numpy(), method="DOP853", rtol=1e-10, atol=1e-11).y[:, -1]
+    end = solve_ivp(
+        field, (1.0, eps), start.flatten().numpy(), method="DOP853", rtol=1e-10, atol=1e-11
+    ).y[:, -1]
     columns = torch.from_numpy(end.copy()).view_as(start)
     return columns.T @ columns
 
@@ -76,7 +83,8 @@ def output_covariance(sde, spec, std=0.5):
 
 
 def convergence(sde, specs, std=0.5):
-    """The covariances of specs with ever more steps, and the orders in which their differences fall."""
+    """The covariances of specs with ever more steps, and the orders in which their differences
+    fall."""
     found = [output_covariance(sde, spec, std) for spec in specs]
     differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
     return found, [math.log2(coarse / fine) for coarse, fine in pairwise(differences)]
@@ -86,7 +94,11 @@ def _drawn(sde, spec):
     """Numbers that a sampler draws at once, and how often."""
     if isinstance(spec, SplittingSpec):
         per_step = sum(evaluating(sde, spec))
-        return (sde.m, (spec.nfe - int(spec.denoise)) // per_step) if spec.scheme in spec.stochastic else (0, 0)
+        return (
+            (sde.m, (spec.nfe - int(spec.denoise)) // per_step)
+            if spec.scheme in spec.stochastic
+            else (0, 0)
+        )
     width = {"em": sde.m, "sscs": sde.n}.get(spec.method, sde.n if getattr(spec, "eta", 0.0) else 0)
     steps = getattr(spec, "nfe", 0) - int(spec.denoise) if width else 0
     # SSCS has noise between its steps, before the first and after the last.

@@ -1,4 +1,5 @@
-"""Time that passes only while somebody sleeps: in place of the module `time` of the code under test."""
+"""Time that passes only while somebody sleeps: in place of the module `time` of the code under
+test."""
 
 from time import strftime
 

@@ -10,7 +10,8 @@ _DIGITS = 200
 # A test asks for those of a time again with other initial halves.
 @functools.cache
 def moments(sde, a, big_b):
-    """exp(A B), and the covariance of the noise by the exponential of a matrix of twice the size (Van Loan)."""
+    """exp(A B), and the covariance of the noise by the exponential of a matrix of twice the size
+    (Van Loan)."""
     n = sde.n
     with mpmath.workdps(_DIGITS):
         drift, block = mpmath.matrix(a), mpmath.zeros(2 * n)
@@ -25,7 +26,8 @@ def moments(sde, a, big_b):
 
 
 def covariance(sde, t, initial, eps=0.0):
-    """Sigma_t from independent halves of standard deviations ``initial``, plus ``eps`` on the diagonal."""
+    """Sigma_t from independent halves of standard deviations ``initial``, plus ``eps`` on the
+    diagonal."""
     with mpmath.workdps(_DIGITS):
         psi, noise = moments(sde, sde.A, sde.schedule.integral(t))
         start = mpmath.diag([mpmath.mpf(std) ** 2 for std in initial])
@@ -53,8 +55,8 @@ def inverse(matrix):
 def errors(ours, exact):
     """Of each entry, relative to itself, or to 1e-5 of the largest in its row if that is more.
 
-    Two halves of equal initial variance and opposite coupling stay uncorrelated to first order: the terms of such an
-    entry cancel, and what is left is too small to matter.
+    Two halves of equal initial variance and opposite coupling stay uncorrelated to first order: the
+    terms of such an entry cancel, and what is left is too small to matter.
     """
     with mpmath.workdps(_DIGITS):
         found = []

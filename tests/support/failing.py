@@ -2,7 +2,8 @@
 
 
 class Failing:
-    """``function``, which raises ``error`` instead at the calls, from 1, for whose number ``fails`` is true."""
+    """``function``, which raises ``error`` instead at the calls, from 1, for whose number ``fails``
+    is true."""
 
     def __init__(self, function, fails, error):
         self.function, self.fails, self.error, self.calls = function, fails, error, 0

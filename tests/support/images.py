@@ -1,4 +1,5 @@
-"""Small prepared image data and recipes that train on them, for tests of what comes after preparation."""
+"""Small prepared image data and recipes that train on them, for tests of what comes after
+preparation."""
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ TINY = (
 )
 # The same of any recipe for images.
 SMALL = (*TINY, "data.name=folder", "data.channels=3", "network.blocks=1")
-# A file of a recipe on pictures of 16 x 16 pixels in the folder `set`, with the network of the published checkpoint.
+# A file of a recipe on pictures of 16 x 16 pixels in the folder `set`, with the network of the
+# published checkpoint.
 SMALL_RECIPE = f"""
 extends: {RECIPES}/cifar10.yaml
 name: small
@@ -46,7 +48,9 @@ def store_images(root, images, *, name="folder", labels=None, classes=()):
         for split, some in images.items()
     ]
     _, channels, size, _ = next(iter(images.values())).shape
-    plan = Plan(name=name, size=size, channels=channels, source="tests", parts=parts, classes=tuple(classes))
+    plan = Plan(
+        name=name, size=size, channels=channels, source="tests", parts=parts, classes=tuple(classes)
+    )
     build(plan, root)
     return root
 
@@ -58,14 +62,21 @@ def opened(path, split, **keys):
 
 
 def make_images(root, *, size=8, splits=None, channels=3):
-    """A prepared folder of smooth random images; by default 20 for training and 40 for validation."""
+    """A prepared folder of smooth random images; by default 20 for training and 40 for
+    validation."""
 
     def smooth(count, seed):
-        coarse = np.random.default_rng(seed).integers(0, 256, (count, 2, 2, channels)).transpose(0, 3, 1, 2)
+        coarse = (
+            np.random.default_rng(seed)
+            .integers(0, 256, (count, 2, 2, channels))
+            .transpose(0, 3, 1, 2)
+        )
         return np.kron(coarse, np.ones((size // 2, size // 2))).astype(np.uint8)
 
     counts = splits or {"train": 20, "validation": 40}
-    return store_images(root, {split: smooth(count, seed) for seed, (split, count) in enumerate(counts.items())})
+    return store_images(
+        root, {split: smooth(count, seed) for seed, (split, count) in enumerate(counts.items())}
+    )
 
 
 def tiny_recipe(data, *overrides):
@@ -74,7 +85,8 @@ def tiny_recipe(data, *overrides):
 
 
 def image_recipe(folder, name, *overrides, small=False, gpus=1):
-    """The recipe ``name`` on images in ``folder``, with the rows of a batch that one of its ranks gets.
+    """The recipe ``name`` on images in ``folder``, with the rows of a batch that one of its ranks
+    gets.
 
     Args:
         small: images of 8 pixels, and a network for a CPU.
@@ -82,16 +94,29 @@ def image_recipe(folder, name, *overrides, small=False, gpus=1):
     file = shipped.find(name)
     published = load(file)
     network = published.network
-    size, rows = 8 if small else network.image_size, published.train.batch_size // published.cluster.world_size
+    size, rows = (
+        8 if small else network.image_size,
+        published.train.batch_size // published.cluster.world_size,
+    )
     images = make_images(folder / f"images-{size}", size=size)
-    own = [f"train.batch_size={rows}", "cluster.nodes=1", f"cluster.gpus_per_node={gpus}", f"data.path={images}"]
+    own = [
+        f"train.batch_size={rows}",
+        "cluster.nodes=1",
+        f"cluster.gpus_per_node={gpus}",
+        f"data.path={images}",
+    ]
     shape = ["data.name=folder", f"data.size={size}", "data.channels=3"]
     return load(file, [*shape, *(SMALL if small else ()), *own, *overrides])
 
 
 def run_folder(folder, data, *overrides):
     """A run of 12 steps on those images, with checkpoints every 4."""
-    small = ("train.steps=12", "train.checkpoint_every=4", "train.log_every=3", "periodic.samples_every=null")
+    small = (
+        "train.steps=12",
+        "train.checkpoint_every=4",
+        "train.log_every=3",
+        "periodic.samples_every=null",
+    )
     return RunFolder.create(folder / "run", tiny_recipe(data, *small, *overrides), {"created": 1.0})
 
 
@@ -101,7 +126,8 @@ def clone(value):
 
 
 def labelled_images(root, splits):
-    """As `make_images` at 8 x 8 pixels, in three classes: the remainder of an image's number by 3."""
+    """As `make_images` at 8 x 8 pixels, in three classes: the remainder of an image's number by
+    3."""
     plain = make_images(root.parent / f"{root.name}-plain", splits=splits)
     sets = {split: opened(plain, split, cache="memory") for split in splits}
     images = {split: some.batch(torch.arange(some.n)).numpy() for split, some in sets.items()}

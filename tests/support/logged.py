@@ -17,14 +17,21 @@ from cld_core.train.step import Trainer
 from tests.support.paths import TOY
 from tests.support.tools import wait_for
 
-SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=10", "train.steps=60"]
+SMALL = [
+    "network.width=16",
+    "network.layers=3",
+    "train.batch_size=16",
+    "train.log_every=10",
+    "train.steps=60",
+]
 SMALL += ["train.checkpoint_every=20", "periodic.samples_every=null", "periodic.elbo_every=null"]
 # What both attempts report: the first is killed after 35 steps, the second begins at 20.
 REPORTED = [(0, 10), (0, 20), (0, 30), (1, 30), (1, 40), (1, 50), (1, 60)]
 
 
 def killed_and_resumed(path, *overrides, **env):
-    """A run that was killed with SIGKILL, once a logger had the last report, and trained to its end in another process.
+    """A run that was killed with SIGKILL, once a logger had the last report, and trained to its end
+    in another process.
 
     Args:
         overrides: switch the logger on.
@@ -32,7 +39,9 @@ def killed_and_resumed(path, *overrides, **env):
     run = RunFolder.create(path, load(TOY, [*SMALL, *overrides]), {"created": 1.0})
     for code in (-signal.SIGKILL, 0):
         words = [sys.executable, "-m", "tests.support.logged", str(path)]
-        done = subprocess.run(words, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            words, env={**os.environ, **env}, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == code, done.stdout + done.stderr
         assert "cannot be written" not in done.stdout
     return run
@@ -40,7 +49,9 @@ def killed_and_resumed(path, *overrides, **env):
 
 def in_wandb(run):
     """The (attempt, step) of each report of a loss in the offline files of W&B, in their order."""
-    files = sorted((run.path / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda file: file.parent.name)
+    files = sorted(
+        (run.path / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda file: file.parent.name
+    )
     rows = [row for file in files for row in _history(file)]
     return [(row["attempt"], row["step"]) for row in rows if "train/loss" in row]
 
@@ -65,11 +76,14 @@ def _history(file):
         record = Record.FromString(content)
         if record.HasField("history"):
             items = record.history.item
-            yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+            yield {
+                item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items
+            }
 
 
 def _records(data):
-    """The records of a log of LevelDB, which W&B's files are after seven bytes: blocks of 32 KiB, split records."""
+    """The records of a log of LevelDB, which W&B's files are after seven bytes: blocks of 32 KiB,
+    split records."""
     place, parts = 7, b""
     while place + 7 <= len(data):
         left = 32768 - place % 32768
@@ -91,7 +105,9 @@ def _main(path):
 
     def kept():
         try:
-            points = in_wandb(run) if spec.wandb.is_on else in_mlflow(str(spec.mlflow.tracking_uri), run)
+            points = (
+                in_wandb(run) if spec.wandb.is_on else in_mlflow(str(spec.mlflow.tracking_uri), run)
+            )
         except Exception:
             return False  # It has not begun, or is being written.
         return (0, 30) in points

@@ -1,4 +1,5 @@
-"""Runs with made-up checkpoints, jobs, failures and reports, for tests of code that only reads them."""
+"""Runs with made-up checkpoints, jobs, failures and reports, for tests of code that only reads
+them."""
 
 import time
 
@@ -28,14 +29,16 @@ def run_with(path, *steps, overrides=()):
 def vouch(run, step, **about):
     """Write the sidecar of files that are there, whatever they hold."""
     state, weights = (
-        Content(file.stat().st_size, checksum(file)) for file in (run.checkpoint_file(step), weights_file(run, step))
+        Content(file.stat().st_size, checksum(file))
+        for file in (run.checkpoint_file(step), weights_file(run, step))
     )
     sidecar = Sidecar(format=FORMAT, step=step, state=state, weights=weights, **about)
     write_json(run.checkpoint_file(step).with_suffix(".json"), to_plain(sidecar, sparse=True))
 
 
 def seeds(root, group, number, *steps, infix="-", overrides=()):
-    """A group of runs that differ in `train.seed`, from 0, which ends their names; checkpoints as in `run_with`."""
+    """A group of runs that differ in `train.seed`, from 0, which ends their names; checkpoints as
+    in `run_with`."""
     values = {f"{group}{infix}{seed}": {"train.seed": str(seed)} for seed in range(number)}
     runs = []
     for name, sweep in values.items():
@@ -64,4 +67,13 @@ def job(job_id, cluster="scripted", logs=""):
 
 def unfit(host="n1", restart=0, ago=0.0):
     reason, when = f"{host}: gpu: it is gone", time.time() - ago
-    return Failed("unfit", time=when, job_id="7", restart=restart, rank=0, host=host, check="gpu", reason=reason)
+    return Failed(
+        "unfit",
+        time=when,
+        job_id="7",
+        restart=restart,
+        rank=0,
+        host=host,
+        check="gpu",
+        reason=reason,
+    )

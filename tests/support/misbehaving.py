@@ -1,8 +1,8 @@
 """A data set for tests that does what a file tells it, once: crash a rank, take memory, or hang.
 
-CLDCTL_TEST_BAD_NODE: a node on which it always crashes.
-CLDCTL_TEST_PACE: seconds that each batch takes at least, so that a run neither keeps the processor busy while a test
-waits, nor gets too far to be repeated.
+CLDCTL_TEST_BAD_NODE: a node on which it always crashes. CLDCTL_TEST_PACE: seconds that each batch
+takes at least, so that a run neither keeps the processor busy while a test waits, nor gets too far
+to be repeated.
 """
 
 import os
@@ -19,7 +19,8 @@ from cld_core.data.toy import toy
 @toy("misbehaving")
 def misbehaving(n, generator):
     if n in (source.COUNT, source.MANY, source.TRIED):
-        # No batch has so many: who submits or starts a job looks at what the data are, and is not to be disturbed.
+        # No batch has so many: who submits or starts a job looks at what the data are, and is not
+        # to be disturbed.
         return torch.randn(n, 2, generator=generator)
     time.sleep(float(os.environ.get("CLDCTL_TEST_PACE", "0.01")))
     if os.environ.get("SLURMD_NODENAME", "none") == os.environ.get("CLDCTL_TEST_BAD_NODE"):

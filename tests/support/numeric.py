@@ -1,4 +1,5 @@
-"""Diffusions that are no recipe's, the drift of any, networks with a given score, exact laws, numbers in float64."""
+"""Diffusions that are no recipe's, the drift of any, networks with a given score, exact laws,
+numbers in float64."""
 
 import functools
 import math
@@ -26,9 +27,11 @@ def standard_normal(*shape, seed=0):
 
 
 class Given:
-    """The law of x given y = H x + sigma z of a mixture of Gaussians (docs/math.md section 14.4): a mixture again.
+    """The law of x given y = H x + sigma z of a mixture of Gaussians (docs/math.md section 14.4): a
+    mixture again.
 
-    With ``sigma`` = 0 the covariance (d, d) is singular, and the density is that over the remaining directions.
+    With ``sigma`` = 0 the covariance (d, d) is singular, and the density is that over the remaining
+    directions.
     """
 
     def __init__(self, law, matrix, y, sigma):

@@ -1,4 +1,5 @@
-"""Made-up runs to look at: a folder with one of every state and its Slurm, and one that has all that a report shows."""
+"""Made-up runs to look at: a folder with one of every state and its Slurm, and one that has all
+that a report shows."""
 
 import math
 import time
@@ -24,7 +25,8 @@ GROUP = "celeba-lr"
 
 
 class Fleet:
-    """Runs under ``root`` and the jobs that Slurm knows of them; ``now`` is when all of this is looked at."""
+    """Runs under ``root`` and the jobs that Slurm knows of them; ``now`` is when all of this is
+    looked at."""
 
     def __init__(self, root, now=None):
         self.root, self.now = root, time.time() if now is None else now
@@ -39,7 +41,10 @@ class Fleet:
     def run(self, name, ago, *steps, **identity):
         """A run that was made ``ago`` seconds before now, with checkpoints of these steps."""
         run = run_with(self.root / name, *steps, overrides=(f"train.steps={STEPS}",))
-        write_json(run.identity_file, {**run.identity(), "created": self.now - ago, "user": "ada", **identity})
+        write_json(
+            run.identity_file,
+            {**run.identity(), "created": self.now - ago, "user": "ada", **identity},
+        )
         self.events(run, (ago, events.Requested, {"steps": STEPS, "cluster": "slurm"}))
         return run
 
@@ -48,12 +53,35 @@ class Fleet:
         for ago, kind, fields in happened:
             run.ledger.append(kind(time=self.now - ago, **fields))
 
-    def attempt(self, run, job_id, ago, *, number=0, first=0, end=0.0, cause="", step=0, is_requeued=False, **more):
-        """An attempt that began ``ago`` seconds before now; its end by ``cause``, if it had one, and what was asked."""
-        about = {"attempt": number, "job_id": job_id, "step": first, "ranks": 8, "host": "n07", "restart": number}
+    def attempt(
+        self,
+        run,
+        job_id,
+        ago,
+        *,
+        number=0,
+        first=0,
+        end=0.0,
+        cause="",
+        step=0,
+        is_requeued=False,
+        **more,
+    ):
+        """An attempt that began ``ago`` seconds before now; its end by ``cause``, if it had one,
+        and what was asked."""
+        about = {
+            "attempt": number,
+            "job_id": job_id,
+            "step": first,
+            "ranks": 8,
+            "host": "n07",
+            "restart": number,
+        }
         self.events(run, (ago, events.Started, {**about, "began": self.now - ago - 0.1 * HOUR}))
         if cause:
-            self.events(run, (end, events.Ended, {"attempt": number, "cause": cause, "step": step, **more}))
+            self.events(
+                run, (end, events.Ended, {"attempt": number, "cause": cause, "step": step, **more})
+            )
         if is_requeued:
             self.events(run, (end, events.Wished, {"job_id": job_id, "cause": cause}))
 
@@ -75,7 +103,9 @@ def curve(run, steps, level=0.4):
 
 def evaluation(run, step, shards):
     """An evaluation of a checkpoint of which nothing is computed; a shard is a chunk."""
-    request = plan.make(run, ("elbo",), [step], (f"eval.samples={1024 * shards}",), shards=shards).requests[0]
+    request = plan.make(
+        run, ("elbo",), [step], (f"eval.samples={1024 * shards}",), shards=shards
+    ).requests[0]
     return Evaluation(request.save(run))
 
 
@@ -92,9 +122,12 @@ def log(run, job_id, rank, text, stream="out"):
 
 
 def running(fleet):
-    """Its third attempt trains: the first was preempted, the second crashed; an evaluation is being computed."""
+    """Its third attempt trains: the first was preempted, the second crashed; an evaluation is being
+    computed."""
     run = fleet.run("celebahq-cld-1125-0911-k3fa", 30 * HOUR, 380_000, 392_000)
-    fleet.events(run, (30 * HOUR, events.Submitted, {"job": fleet.job(run, "4410", "RUNNING|n07|None")}))
+    fleet.events(
+        run, (30 * HOUR, events.Submitted, {"job": fleet.job(run, "4410", "RUNNING|n07|None")})
+    )
     again = {"is_requeued": True}
     fleet.attempt(run, "4410", 28 * HOUR, end=19 * HOUR, cause="preempted", step=150_000, **again)
     crash = {"cause": "crashed", "step": 221_000, "detail": "rank 2 on n11: CUDA error"}
@@ -102,12 +135,25 @@ def running(fleet):
     fleet.attempt(run, "4410", 10 * HOUR, number=2, first=220_000)
     fleet.reports(run, 398_200, 0.4137, 5.21, attempt=2)
     curve(run, range(4_000, 398_000, 4_000))
-    log(run, "4410", 0, "step 398000/800000 loss 0.41402 steps/s 5.2\nstep 398200/800000 loss 0.4137 steps/s 5.21\n")
+    log(
+        run,
+        "4410",
+        0,
+        (
+            "step 398000/800000 loss 0.41402 steps/s 5.2\nstep 398200/800000 loss 0.4137 steps/s "
+            "5.21\n"
+        ),
+    )
     work = evaluation(run, 380_000, 40)
     for shard in range(17):
         for kind, numbers in work.request.chunks(shard).items():
             begin(work, kind, numbers, work.request.chunk(kind))
-    jobs = {"4433_0": range(17), "4433_1": range(17, 22), "4433_2": range(22, 23), "4433_3": range(23, 38)}
+    jobs = {
+        "4433_0": range(17),
+        "4433_1": range(17, 22),
+        "4433_2": range(22, 23),
+        "4433_3": range(23, 38),
+    }
     phases = {"4433_1": "RUNNING|n02|None", "4433_3": "PENDING||Resources"}
     for job_id, shards in jobs.items():
         fleet.slurm.mine.update({job_id: phases[job_id]} if job_id in phases else {})
@@ -119,8 +165,12 @@ def running(fleet):
 
 def requeued(fleet):
     run = fleet.run("cifar10-vpsde-1125-1730-x9e0", 16 * HOUR, 120_000)
-    fleet.events(run, (16 * HOUR, events.Submitted, {"job": fleet.job(run, "4421", "PENDING||BeginTime")}))
-    fleet.attempt(run, "4421", 15 * HOUR, end=0.2 * HOUR, cause="timeout", step=120_000, is_requeued=True)
+    fleet.events(
+        run, (16 * HOUR, events.Submitted, {"job": fleet.job(run, "4421", "PENDING||BeginTime")})
+    )
+    fleet.attempt(
+        run, "4421", 15 * HOUR, end=0.2 * HOUR, cause="timeout", step=120_000, is_requeued=True
+    )
     fleet.reports(run, 120_000, 0.5312, 4.4, ago=0.2 * HOUR)
     curve(run, range(4_000, 120_000, 4_000), level=0.5)
     return run
@@ -131,16 +181,37 @@ def failed(fleet):
     run = fleet.run("toy-spirals-1126-0715-p2mm", 2 * HOUR, 6_000)
     fleet.events(run, (2 * HOUR, events.Submitted, {"job": fleet.job(run, "4438")}))
     said = "ValueError: spiral arms must be odd"
-    about = {"kind": "rank", "job_id": "4438", "restart": 0, "rank": 2, "host": "n11", "reason": said}
+    about = {
+        "kind": "rank",
+        "job_id": "4438",
+        "restart": 0,
+        "rank": 2,
+        "host": "n11",
+        "reason": said,
+    }
     fleet.events(run, (1.5 * HOUR, events.Failed, about))
-    end = {"end": 1.5 * HOUR, "cause": "crashed", "step": 6_400, "detail": f"rank 2 on n11: {said}", "bug": True}
+    end = {
+        "end": 1.5 * HOUR,
+        "cause": "crashed",
+        "step": 6_400,
+        "detail": f"rank 2 on n11: {said}",
+        "bug": True,
+    }
     fleet.attempt(run, "4438", 1.9 * HOUR, **end)
-    fleet.events(run, (1.5 * HOUR, events.GivenUp, {"reason": f"rank 2 on n11: {said}", "job_id": "4438"}))
+    fleet.events(
+        run, (1.5 * HOUR, events.GivenUp, {"reason": f"rank 2 on n11: {said}", "job_id": "4438"})
+    )
     fleet.reports(run, 6_400, 1.204, 31.0, ago=1.5 * HOUR)
     for rank in range(3):
         log(run, "4438", rank, f"rank {rank} trains\n")
     log(run, "4438", 0, "RuntimeError: Connection closed by peer\n", "err")
-    log(run, "4438", 2, f'Traceback (most recent call last):\n  File "ring.py", line 9\n{said}\n', "err")
+    log(
+        run,
+        "4438",
+        2,
+        f'Traceback (most recent call last):\n  File "ring.py", line 9\n{said}\n',
+        "err",
+    )
     return run
 
 
@@ -162,7 +233,17 @@ def finished(fleet):
     fleet.reports(run, STEPS, 0.3301, 77.0, ago=44 * HOUR)
     curve(run, range(8_000, STEPS, 8_000), level=0.33)
     request = plan.make(run, ("elbo",), [STEPS], ("eval.samples=4096",), shards=4).requests[0]
-    report(run, request, elbo={"nll": 2.3391, "stderr": 0.0042, "true_entropy": 2.3026, "n": 4096, "nfe_mean": 182.0})
+    report(
+        run,
+        request,
+        elbo={
+            "nll": 2.3391,
+            "stderr": 0.0042,
+            "true_entropy": 2.3026,
+            "n": 4096,
+            "nfe_mean": 182.0,
+        },
+    )
     return run
 
 
@@ -170,14 +251,18 @@ def group(fleet):
     """Two runs of a sweep: one trains, one waits."""
     rates, runs = ("1e-4", "3e-4"), []
     for number, rate in enumerate(rates):
-        run = fleet.run(f"{GROUP}-lr{rate}", 5 * HOUR, 20_000, group=GROUP, sweep={"optim.lr": rate})
+        run = fleet.run(
+            f"{GROUP}-lr{rate}", 5 * HOUR, 20_000, group=GROUP, sweep={"optim.lr": rate}
+        )
         job = fleet.job(run, f"4429_{number}", ("RUNNING|n03|None", "PENDING||Priority")[number])
         fleet.events(run, (5 * HOUR, events.Submitted, {"job": job}))
         runs.append(run)
     fleet.attempt(runs[0], "4429_0", 4.5 * HOUR)
     fleet.reports(runs[0], 91_400, 0.4622, 5.6)
     curve(runs[0], range(2_000, 91_000, 2_000), level=0.45)
-    Group(fleet.root, GROUP).add({run.name: {"optim.lr": rate} for run, rate in zip(runs, rates, strict=True)})
+    Group(fleet.root, GROUP).add(
+        {run.name: {"optim.lr": rate} for run, rate in zip(runs, rates, strict=True)}
+    )
     return runs
 
 
@@ -209,18 +294,23 @@ REPORTED_FROM = 1.7e9
 
 
 def reported(path, *, end="finished", points=2_000):
-    """Attempts that ended for several reasons, the last one by ``end``; curves, pictures, evaluations and a sweep.
+    """Attempts that ended for several reasons, the last one by ``end``; curves, pictures,
+    evaluations and a sweep.
 
     Args:
         points: of the curves.
     """
     run = run_with(path, 4_000, 8_000, overrides=("train.steps=8000", "optim.lr=0.002"))
-    write_json(run.identity_file, run.identity() | {"recipe": "toy", "user": HOSTILE, "host": HOSTILE})
+    write_json(
+        run.identity_file, run.identity() | {"recipe": "toy", "user": HOSTILE, "host": HOSTILE}
+    )
     _attempts(run, end)
     _curves(run, points)
     # Of the newer one, TensorBoard has a picture as well, compressed in another way.
     for step in (4_000, 8_000):
-        Image.fromarray(_pixels(step).numpy()).save(run.samples / f"step_{step:08d}.png", compress_level=0)
+        Image.fromarray(_pixels(step).numpy()).save(
+            run.samples / f"step_{step:08d}.png", compress_level=0
+        )
     _evaluations(run)
     return run
 
@@ -230,14 +320,30 @@ def _attempts(run, end):
     causes = ("preempted", "node_failure", "out_of_memory", end)
     for number, cause in enumerate(causes):
         began, last = REPORTED_FROM + 5_000.0 * number + 900, 2_000 * (number + 1)
-        about = {"attempt": number, "job_id": "7", "restart": number, "host": f"node{number}", "ranks": 2}
+        about = {
+            "attempt": number,
+            "job_id": "7",
+            "restart": number,
+            "host": f"node{number}",
+            "ranks": 2,
+        }
         how = {"gpu": f"card {HOSTILE}", "versions": {"torch": "2.6"}}
-        run.ledger.append(Started(step=2_000 * number, began=began, time=began + 60, **about, **how))
+        run.ledger.append(
+            Started(step=2_000 * number, began=began, time=began + 60, **about, **how)
+        )
         if cause == "crashed":
-            first = {"job_id": "7", "restart": number, "rank": 1, "host": "node3", "reason": f"OSError: {HOSTILE}"}
+            first = {
+                "job_id": "7",
+                "restart": number,
+                "rank": 1,
+                "host": "node3",
+                "reason": f"OSError: {HOSTILE}",
+            }
             run.ledger.append(Failed("rank", time=began + 3_990, **first))
         detail = HOSTILE if number else None
-        run.ledger.append(Ended(attempt=number, cause=cause, step=last, detail=detail, time=began + 4_000))
+        run.ledger.append(
+            Ended(attempt=number, cause=cause, step=last, detail=detail, time=began + 4_000)
+        )
         if number < len(causes) - 1:
             run.ledger.append(Wished(job_id="7", cause=cause, time=began + 4_001))
     run.ledger.append(Labelled(note=HOSTILE, add=("paper",)))
@@ -272,4 +378,6 @@ def _evaluations(run):
 
 
 def _answer(run, request, nll):
-    report(run, request, elbo={"nll": nll, "stderr": 0.04, "nfe_mean": 312.0, "true_entropy": ENTROPY})
+    report(
+        run, request, elbo={"nll": nll, "stderr": 0.04, "nfe_mean": 312.0, "true_entropy": ENTROPY}
+    )

@@ -1,4 +1,5 @@
-"""Other users: what a function does in a fork that is not root, since root may read and write everything."""
+"""Other users: what a function does in a fork that is not root, since root may read and write
+everything."""
 
 import functools
 import importlib
@@ -31,7 +32,8 @@ def load_all():
 
 
 def as_user(function, *, uid=NOBODY, gid=NOBODY, groups=(), umask=0o022):
-    """What ``function`` returns, JSON, in a fork that belongs to another user; its error is raised here."""
+    """What ``function`` returns, JSON, in a fork that belongs to another user; its error is raised
+    here."""
     load_all()
     reading, writing = os.pipe()
     child = os.fork()

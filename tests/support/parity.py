@@ -1,4 +1,5 @@
-"""The published implementation's numbers (tests/fixtures/parity) with our objects built from their settings."""
+"""The published implementation's numbers (tests/fixtures/parity) with our objects built from their
+settings."""
 
 import json
 from dataclasses import dataclass, replace
@@ -22,7 +23,9 @@ PSLD_TOYS = ("big_gamma", "cifar10")
 def arrays(name):
     """All arrays of NAME.npz, and its settings."""
     with np.load(FOLDER / f"{name}.npz") as file:
-        return {k: torch.from_numpy(file[k]) for k in file.files if k != "meta"}, json.loads(str(file["meta"]))
+        return {k: torch.from_numpy(file[k]) for k in file.files if k != "meta"}, json.loads(
+            str(file["meta"])
+        )
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,12 @@ def load(name):
         sde = CLD(**{k: meta[k] for k in ("beta0", "beta1", "m_inv", "gamma", "numerical_eps")})
     spec = MlpSpec() if meta["network"] == "mlp" else ResnetSpec()
     net = nets.build(spec, data_shape=(2,), halves_in=sde.n, halves_out=sde.m)
-    net.load_state_dict({k.removeprefix("state/"): v for k, v in data.items() if k.startswith("state/")})
-    return Toy(data, sde, ObjectiveSpec(name=meta["cld_objective"], mixed_score=meta["mixed_score"]), net)
+    net.load_state_dict(
+        {k.removeprefix("state/"): v for k, v in data.items() if k.startswith("state/")}
+    )
+    return Toy(
+        data, sde, ObjectiveSpec(name=meta["cld_objective"], mixed_score=meta["mixed_score"]), net
+    )
 
 
 def psld(settings):
@@ -62,7 +69,9 @@ def load_psld(name):
     data, meta = arrays(f"psld_toy_{name}")
     spec = MlpSpec(width=meta["width"], layers=meta["layers"])
     net = nets.build(spec, data_shape=(2,), halves_in=2, halves_out=2)
-    net.load_state_dict({k.removeprefix("state/"): v for k, v in data.items() if k.startswith("state/")})
+    net.load_state_dict(
+        {k.removeprefix("state/"): v for k, v in data.items() if k.startswith("state/")}
+    )
     return Toy(data, psld(meta["sde"]), ObjectiveSpec(name="hsm"), net)
 
 

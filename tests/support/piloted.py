@@ -32,13 +32,19 @@ class Screen:
         """Wait until something is so; fails with what is on the screen."""
         deadline = time.monotonic() + PATIENCE_S
         while not what():
-            assert time.monotonic() < deadline, f"waited {PATIENCE_S} s in vain; the screen:\n{self.text}"
+            assert time.monotonic() < deadline, (
+                f"waited {PATIENCE_S} s in vain; the screen:\n{self.text}"
+            )
             await self._pilot.pause(0.02)
 
     async def sees(self, *texts):
-        """Wait until all of these are on the screen, on one line or more: where lines break depends on folders."""
+        """Wait until all of these are on the screen, on one line or more: where lines break depends
+        on folders."""
         await self.until(
-            lambda: all(text in self.text or text in " ".join(self.text.replace("│", " ").split()) for text in texts)
+            lambda: all(
+                text in self.text or text in " ".join(self.text.replace("│", " ").split())
+                for text in texts
+            )
         )
 
     async def select(self, name):
@@ -49,11 +55,14 @@ class Screen:
         table.move_cursor(row=[line.name for line in table.lines].index(name))
         await self.until(lambda: main.selected is not None and main.selected.name == name)
         is_group = main.selected.row is None
-        await self.until(lambda: is_group or (main._detail is not None and main._detail.why.row.name == name))
+        await self.until(
+            lambda: is_group or (main._detail is not None and main._detail.why.row.name == name)
+        )
 
 
 def on_screen(root, do, *, size=(120, 40), which=None, everything=False):
-    """Show the runs under ``root``, and do something with the screen; returns the application, which has ended."""
+    """Show the runs under ``root``, and do something with the screen; returns the application,
+    which has ended."""
     app = Top(root, which or Selection(), everything=everything)
 
     async def main():

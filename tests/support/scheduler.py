@@ -9,7 +9,8 @@ from tests.support.tools import program
 
 
 class Scheduler:
-    """Jobs by id: what squeue shows of them ("RUNNING|n1|None"), mine and those of others, and what accounting knows.
+    """Jobs by id: what squeue shows of them ("RUNNING|n1|None"), mine and those of others, and what
+    accounting knows.
 
     Attributes:
         calls: how often each client was called, and ``asked`` each call.
@@ -39,7 +40,9 @@ class Scheduler:
             return Answer(1, "slurm_load_jobs error: Unable to contact slurm controller", away=True)
         if "--me" in command:
             return Answer(0, self._lines(self.mine))
-        (names,) = [word.partition("=")[2].split(",") for word in command if word.startswith("--jobs=")]
+        (names,) = [
+            word.partition("=")[2].split(",") for word in command if word.startswith("--jobs=")
+        ]
         known = self.mine | self.others
         if not {*names} <= known.keys() and (self.refuses_lists or len(names) == 1):
             return Answer(1, "slurm_load_jobs error: Invalid job id specified")
@@ -48,7 +51,10 @@ class Scheduler:
     def _sacct(self, names):
         if self.ends is None:
             return Answer(1, "sacct: error: Problem talking to the database")
-        return Answer(0, self._lines({job: end for job, end in self.ends.items() if job.split("_")[0] in names}))
+        return Answer(
+            0,
+            self._lines({job: end for job, end in self.ends.items() if job.split("_")[0] in names}),
+        )
 
     @staticmethod
     def _lines(jobs):
@@ -65,7 +71,8 @@ def register(monkeypatch, clock):
 
 
 def clients(folder, monkeypatch, lines="exit 1"):
-    """Clients of Slurm on PATH: each notes how it was called in the file that is returned, then does ``lines``."""
+    """Clients of Slurm on PATH: each notes how it was called in the file that is returned, then
+    does ``lines``."""
     place, calls = folder / "bin", folder / "called"
     for name in ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel"):
         program(place / name, f'#!/bin/sh\necho {name} "$@" >> {calls}\n{lines}\n')

@@ -8,7 +8,8 @@ from cldctl.show.console import err, out
 
 
 def screen(monkeypatch, width, height=25, *, terminal=True):
-    """Let both consoles be a terminal of this size, without colours; returns what shows the lines of a renderable."""
+    """Let both consoles be a terminal of this size, without colours; returns what shows the lines
+    of a renderable."""
     for console in (out, err):
         monkeypatch.setattr(console, "_width", width)
         monkeypatch.setattr(console, "_height", height)
@@ -17,7 +18,10 @@ def screen(monkeypatch, width, height=25, *, terminal=True):
 
     def shown(renderable):
         lines = out.render_lines(renderable, pad=False)
-        return ["".join(segment.text for segment in line if not segment.control).rstrip() for line in lines]
+        return [
+            "".join(segment.text for segment in line if not segment.control).rstrip()
+            for line in lines
+        ]
 
     return shown
 

@@ -1,4 +1,5 @@
-"""A cluster that is made up: jobs are in the phases that a test says, and calls are noted; a job of it from inside."""
+"""A cluster that is made up: jobs are in the phases that a test says, and calls are noted; a job of
+it from inside."""
 
 import os
 import time
@@ -10,7 +11,17 @@ from cld_core.files import write_json
 from cld_core.rendezvous import Place
 from cld_core.run.events import Ended, JobRef, Started, Submitted
 from cldctl import clusters
-from cldctl.clusters.base import InJob, Limit, Nodes, SchedulerAway, SchedulerRefused, Seen, Survey, TooManyTasks, Wish
+from cldctl.clusters.base import (
+    InJob,
+    Limit,
+    Nodes,
+    SchedulerAway,
+    SchedulerRefused,
+    Seen,
+    Survey,
+    TooManyTasks,
+    Wish,
+)
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm.cluster import SlurmCluster
@@ -32,8 +43,10 @@ class Scripted(DebugCluster):
         error: what `submit`, `cancel` and `kill` raise.
         most: what it says that a submission may have; ``takes``: what it does take, if fewer.
         array: the most tasks of a submission of trainings, if there is such a limit.
-        sizes: of every submission that was tried; ``submissions``: specification and tasks of those that succeeded.
-        first: the id of the first job of a submission; None numbers submissions and tasks, as in 1_0, 1_1, 2_0.
+        sizes: of every submission that was tried; ``submissions``: specification and tasks of those
+            that succeeded.
+        first: the id of the first job of a submission; None numbers submissions and tasks, as in
+            1_0, 1_1, 2_0.
         nodes: how many there are, if it knows.
         before: called before it answers a submission, with its number.
         current: makes the job that a process of it is in.
@@ -74,7 +87,9 @@ class Scripted(DebugCluster):
             raise SchedulerAway("nobody answers")
         if self.name in self.broken:
             raise RuntimeError("a bug")
-        return Survey({job.job_id: Seen(self.phases[job.job_id], reason="started on far") for job in jobs})
+        return Survey(
+            {job.job_id: Seen(self.phases[job.job_id], reason="started on far") for job in jobs}
+        )
 
     def submit(self, spec, tasks, note):
         self.sizes.append(len(tasks))
@@ -82,11 +97,19 @@ class Scripted(DebugCluster):
         if self.error is not None:
             raise self.error
         if len(tasks) > self.takes:
-            raise TooManyTasks("sbatch refused the job: AssocMaxSubmitJobLimit. Fix it.", "AssocMaxSubmitJobLimit")
+            raise TooManyTasks(
+                "sbatch refused the job: AssocMaxSubmitJobLimit. Fix it.", "AssocMaxSubmitJobLimit"
+            )
         self.submissions.append((spec, tasks))
         number = len(self.submissions)
-        ids = [f"{number}_{k}" if self.first is None else f"{self.first + k}" for k in range(len(tasks))]
-        jobs = [JobRef(cluster=self.name, job_id=it, logs=str(spec.logs), restarts=self.restarts) for it in ids]
+        ids = [
+            f"{number}_{k}" if self.first is None else f"{self.first + k}"
+            for k in range(len(tasks))
+        ]
+        jobs = [
+            JobRef(cluster=self.name, job_id=it, logs=str(spec.logs), restarts=self.restarts)
+            for it in ids
+        ]
         self.phases.update(dict.fromkeys(ids, "pending"))
         note(jobs)
 
@@ -140,12 +163,15 @@ def alone(**how):
 
 
 def trained(run, job_id, phase="running", cluster="scripted", cause=None):
-    """Let a job that is in this phase have begun to train a run; with a cause, its attempt has ended."""
+    """Let a job that is in this phase have begun to train a run; with a cause, its attempt has
+    ended."""
     run.ledger.append(Submitted(job=JobRef(cluster=cluster, job_id=job_id, logs=str(run.logs))))
     run.ledger.append(Started(attempt=0, job_id=job_id, step=0))
     Scripted.phases[job_id] = phase
     if cause is not None:
-        run.ledger.append(Ended(attempt=0, cause=cause, step=max(run.checkpoint_steps(), default=0)))
+        run.ledger.append(
+            Ended(attempt=0, cause=cause, step=max(run.checkpoint_steps(), default=0))
+        )
     return run
 
 
@@ -158,12 +184,16 @@ def stopped(path, job_id="1", cause="preempted", cluster="scripted"):
 def over(path, job_id, *steps, cause="finished", created=None):
     """A run whose training has ended; by default now: `settle` makes it old."""
     run = trained(run_with(path, *(steps or (10,))), job_id, phase="gone", cause=cause)
-    write_json(run.identity_file, run.identity() | {"created": time.time() - AGO_S if created is None else created})
+    write_json(
+        run.identity_file,
+        run.identity() | {"created": time.time() - AGO_S if created is None else created},
+    )
     return run
 
 
 def settle(root):
-    """Let two days pass: nothing under ``root`` was written since, and other processes write next."""
+    """Let two days pass: nothing under ``root`` was written since, and other processes write
+    next."""
     past = time.time() - AGO_S
     for folder, _, files in os.walk(root):
         for path in (folder, *(f"{folder}/{name}" for name in files)):

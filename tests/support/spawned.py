@@ -11,7 +11,8 @@ multiprocessing.set_forkserver_preload(["cld_core.train.session", __name__])
 
 
 def start(work, size, *arguments):
-    """Call ``work(rank, *arguments)``, a function of a module, in so many processes, and wait for all of them."""
+    """Call ``work(rank, *arguments)``, a function of a module, in so many processes, and wait for
+    all of them."""
     multiprocessing.start_processes(work, args=arguments, nprocs=size, start_method="forkserver")
 
 
@@ -22,7 +23,9 @@ def spawned(work, folder, size, *arguments, gpu=False):
 
 
 def _rank(rank, size, folder, gpu, work, arguments):
-    place = Place(rank, size, local_rank=rank, local_world_size=size, init_method=f"file://{folder}/meeting")
+    place = Place(
+        rank, size, local_rank=rank, local_world_size=size, init_method=f"file://{folder}/meeting"
+    )
     ranks = join(place, gpu=gpu, timeout_s=600.0)
     if not gpu:
         torch.set_num_threads(1)

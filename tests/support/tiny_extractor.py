@@ -1,4 +1,5 @@
-"""A plug-in that registers a feature extractor of microseconds with torch-fidelity. One file: a name is taken once."""
+"""A plug-in that registers a feature extractor of microseconds with torch-fidelity. One file: a
+name is taken once."""
 
 import torch
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase

@@ -1,4 +1,5 @@
-"""What several tests use: the command line, in this process or in one of its own, and waiting with a deadline."""
+"""What several tests use: the command line, in this process or in one of its own, and waiting with
+a deadline."""
 
 import contextlib
 import functools
@@ -25,7 +26,8 @@ from cld_core.stop import StopFlag
 from cld_core.train import session
 from tests.support.paths import RECIPES
 
-# Every call of the command line would make all of its commands again, which takes longer than most of them.
+# Every call of the command line would make all of its commands again, which takes longer than most
+# of them.
 typer.main.get_command = functools.cache(typer.main.get_command)
 
 # A toy that trains in no time, on two processes.
@@ -50,7 +52,8 @@ def program(file, text):
 
 
 def cldctl(*arguments, runs, code=0, timeout=180, **env):
-    """Run the command line; stdout, stderr and returncode. Fails where the exit code is not ``code``."""
+    """Run the command line; stdout, stderr and returncode. Fails where the exit code is not
+    ``code``."""
     done = subprocess.run(
         [sys.executable, "-m", "cldctl", *arguments],
         capture_output=True,
@@ -65,7 +68,8 @@ def cldctl(*arguments, runs, code=0, timeout=180, **env):
 
 
 def invoke(*arguments, runs, code=0, width=200, **env):
-    """As `cldctl`, in this process: for tests whose subject is not a process, a signal or what is imported."""
+    """As `cldctl`, in this process: for tests whose subject is not a process, a signal or what is
+    imported."""
     from cldctl import app
     from cldctl.show import console
 
@@ -119,17 +123,21 @@ def status(runs, name):
 
 
 def wait_for(condition, timeout=240, every=0.05, *, what="something", last_seen=lambda: ""):
-    """The first true value of ``condition``; fails after ``timeout`` seconds, and says ``what`` was waited for."""
+    """The first true value of ``condition``; fails after ``timeout`` seconds, and says ``what`` was
+    waited for."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {timeout:g} s for {what} in vain; {last_seen()}"
+        assert time.monotonic() < deadline, (
+            f"waited {timeout:g} s for {what} in vain; {last_seen()}"
+        )
         time.sleep(every)
     return value
 
 
 @contextlib.contextmanager
 def held_port():
-    """A port that only sockets which ask for this number and set SO_REUSEADDR, as torch's do, can have meanwhile."""
+    """A port that only sockets which ask for this number and set SO_REUSEADDR, as torch's do, can
+    have meanwhile."""
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("", 0))
@@ -138,7 +146,8 @@ def held_port():
 
 @contextlib.contextmanager
 def small_disk(folder, megabytes=48):
-    """A file system of its own at an empty folder; the test is skipped where none can be mounted."""
+    """A file system of its own at an empty folder; the test is skipped where none can be
+    mounted."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("this machine does not let the tests mount a tmpfs")
@@ -166,7 +175,9 @@ def wait_step(run, step):
 def wait_ended(runs, name, timeout=120):
     """The status of a run once it is over."""
     over = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
-    return wait_for(lambda: (row := status(runs, name))["state"] in over and row, timeout, every=0.1)
+    return wait_for(
+        lambda: (row := status(runs, name))["state"] in over and row, timeout, every=0.1
+    )
 
 
 def ranks_of(run):
@@ -175,10 +186,16 @@ def ranks_of(run):
     if not jobs:
         return []
     try:
-        children = [(child.environ(), child) for child in psutil.Process(int(jobs[-1].job.job_id)).children()]
-        # One that was forked this very moment has its parent's environment still, and is no rank yet.
+        children = [
+            (child.environ(), child)
+            for child in psutil.Process(int(jobs[-1].job.job_id)).children()
+        ]
+        # One that was forked this very moment has its parent's environment still, and is no rank
+        # yet.
         number = "SUBMITIT_LOCAL_GLOBALID"
-        ranked = [(int(variables[number]), child) for variables, child in children if number in variables]
+        ranked = [
+            (int(variables[number]), child) for variables, child in children if number in variables
+        ]
     except psutil.Error:
         return []
     return [child for _, child in sorted(ranked, key=lambda pair: pair[0])]
@@ -194,7 +211,9 @@ def same(a, b):
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        return (
+            isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        )
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)
@@ -203,5 +222,7 @@ def same(a, b):
 def told_by_solution(solution):
     """What a tuning found, apart from how long that took and when it was."""
     assert solution is not None, "the tuning is not complete"
-    about = {name: value for name, value in solution.about.items() if name not in ("seconds", "created")}
+    about = {
+        name: value for name, value in solution.about.items() if name not in ("seconds", "created")
+    }
     return {**solution.content(), "about": about}

@@ -1,4 +1,5 @@
-"""Backends for torch.compile that generate no code, which takes seconds for each size and changes the rounding.
+"""Backends for torch.compile that generate no code, which takes seconds for each size and changes
+the rounding.
 
 They take the place of `cld_core.nets.execution.BACKEND`.
 """

@@ -1,7 +1,8 @@
-"""What a run reports while it trains: `progress.json`, TensorBoard, and what the `monitor` section of the recipe adds.
+"""What a run reports while it trains: `progress.json`, TensorBoard, and what the `monitor` section
+of the recipe adds.
 
-Only rank 0 reports. A logger belongs to one attempt. A further one is a file with a class that has the methods of
-`Logger`, its keys in `cld_core.config.train`, and a line in `LOGGERS`.
+Only rank 0 reports. A logger belongs to one attempt. A further one is a file with a class that has
+the methods of `Logger`, its keys in `cld_core.config.train`, and a line in `LOGGERS`.
 """
 
 import contextlib
@@ -27,8 +28,8 @@ from cld_core.run import RunFolder, events
 from cld_core.run.folder import ReportedProgress
 from cld_core.sanitize import fenced, local_time, one_line
 
-# By name, "module:attribute" of a class that is called with an `About`. Each of them may be slow or fail: they run in
-# threads of their own.
+# By name, "module:attribute" of a class that is called with an `About`. Each of them may be slow or
+# fail: they run in threads of their own.
 _SHIPPED = {
     "tensorboard": "cld_core.train.loggers:TensorboardLogger",
     "wandb": "cld_core.train.loggers.wandb_logger:WandbLogger",
@@ -40,11 +41,14 @@ TITLES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "mlflow": "
 _MOST = 2_000
 # Seconds before a logger that could not be opened, or has failed, is tried again.
 _AGAIN_S = 30.0
-# Seconds that the end of an attempt waits for loggers. SIGTERM leaves 30 for all that there is to do.
+# Seconds that the end of an attempt waits for loggers. SIGTERM leaves 30 for all that there is to
+# do.
 CLOSE_S = 10.0
-# Seconds between two writes of `progress.json`: often enough for status, rarely enough for a shared disk.
+# Seconds between two writes of `progress.json`: often enough for status, rarely enough for a shared
+# disk.
 PROGRESS_EVERY_S = 1.0
-# The weight of the newest loss in the smoothed one, an exponential mean over reports. The first ten have equal weights.
+# The weight of the newest loss in the smoothed one, an exponential mean over reports. The first ten
+# have equal weights.
 _NEWEST = 0.1
 # The sections that a model and its training depend on.
 _SECTIONS = ("data", "sde", "network", "objective", "optim", "train", "sampling")
@@ -53,7 +57,8 @@ _TEXT = 300
 
 # How the training ended that a logger was for: "stopped" continues in another attempt.
 End = Literal["finished", "stopped", "failed"]
-# Called with how often something could not be written, and with the first reason, once that is over.
+# Called with how often something could not be written, and with the first reason, once that is
+# over.
 Over = Callable[[int, str], object]
 
 
@@ -73,7 +78,8 @@ class About:
 
 
 class Logger(Protocol):
-    """Takes what a training reports. Steps may come again, after a resume from an earlier checkpoint.
+    """Takes what a training reports. Steps may come again, after a resume from an earlier
+    checkpoint.
 
     Its methods are called in one thread, with steps that do not fall within an attempt.
     """
@@ -95,13 +101,15 @@ Work = Callable[[Logger], object]
 
 
 class Monitor:
-    """Measures the rate of training, and writes it with the loss to `progress.json`, its loggers and the log.
+    """Measures the rate of training, and writes it with the loss to `progress.json`, its loggers
+    and the log.
 
-    What cannot be written is dropped, and noted in the log and in the ledger: none of it is worth a training.
+    What cannot be written is dropped, and noted in the log and in the ledger: none of it is worth a
+    training.
 
     Args:
-        may_write: whether this process still owns the run folder; checked before `progress.json` is replaced. None on
-            ranks other than the first, which report nothing.
+        may_write: whether this process still owns the run folder; checked before `progress.json` is
+            replaced. None on ranks other than the first, which report nothing.
 
     Attributes:
         pictures: writes pictures of samples into the run folder, or drops them.
@@ -142,7 +150,8 @@ class Monitor:
             self.tell(methodcaller("text", f"run/{name}", text, about.first_step))
 
     def report(self, step: int, scalars: dict[str, float]) -> None:
-        """Report that ``step`` steps are done; ``scalars["loss"]``, if any, is the mean since the last report."""
+        """Report that ``step`` steps are done; ``scalars["loss"]``, if any, is the mean since the
+        last report."""
         now = time.perf_counter()
         progress = self._progress
         loss = scalars.get("loss")
@@ -166,13 +175,15 @@ class Monitor:
             print(line, flush=True)
 
     def enter(self, phase: str, step: int) -> None:
-        """Say in `progress.json` what the training does from now on ("saving", "evaluating", ...), if that is new."""
+        """Say in `progress.json` what the training does from now on ("saving", "evaluating", ...),
+        if that is new."""
         if phase != self._progress["phase"]:
             self._progress["phase"] = phase
             self._replace(step)
 
     def warn(self, line: str, warning: str | None) -> None:
-        """Write a line to the log; what is wrong, if anything, is part of `progress.json` until the next call."""
+        """Write a line to the log; what is wrong, if anything, is part of `progress.json` until the
+        next call."""
         self.say(line)
         if warning is None:
             self._progress.pop("warning", None)
@@ -191,7 +202,8 @@ class Monitor:
             logger.tell(work)
 
     def started(self, step: int, seconds: float) -> None:
-        """Report how long it took from loading to the end of the first step, which compiles; the rate leaves it out."""
+        """Report how long it took from loading to the end of the first step, which compiles; the
+        rate leaves it out."""
         self.plot("train", {"first_step_s": seconds}, step)
         self.say(f"first step done after {seconds:.1f} s")
         self.resume_clock(step)
@@ -223,7 +235,8 @@ class Monitor:
     def close(self, kind: type[BaseException] | None = None, *error: object) -> None:
         """Let the loggers write what is left. Those that are slow get a few seconds.
 
-        At the end of a `with` block, what it ended by, and the last step, say how the training ended.
+        At the end of a `with` block, what it ended by, and the last step, say how the training
+        ended.
         """
         done: End = "finished" if self._since_step >= self._steps else "stopped"
         close(self._loggers, done if kind is None else "failed", CLOSE_S)
@@ -250,7 +263,8 @@ def _made(name: str, about: About) -> Logger:
 class Background:
     """Hands everything to a logger in another thread.
 
-    What the logger does not take, whatever the reason, is dropped: one warning says so, and the ledger how much it was.
+    What the logger does not take, whatever the reason, is dropped: one warning says so, and the
+    ledger how much it was.
 
     Args:
         title: what messages call the logger.
@@ -339,7 +353,10 @@ def hyperparameters(recipe: Recipe) -> dict[str, bool | int | float | str]:
     """The keys of a recipe that say how it trains, without those that are null."""
     content = {name: section for name, section in recipe.to_share().items() if name in _SECTIONS}
     values = ((key, value) for key, value in leaves(content).items() if value is not None)
-    return {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values}
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in values
+    }
 
 
 def texts_about(about: About) -> dict[str, str]:
@@ -362,20 +379,26 @@ def texts_about(about: About) -> dict[str, str]:
                 "machines": ", ".join(dict.fromkeys(attempt.hosts)) or attempt.host,
                 "GPU": attempt.gpu,
                 "code": attempt.code,
-                "versions": ", ".join(f"{name} {version}" for name, version in attempt.versions.items()),
+                "versions": ", ".join(
+                    f"{name} {version}" for name, version in attempt.versions.items()
+                ),
             }
         if attempt.attempt == about.attempt - 1:
             where = "" if attempt.last_step is None else f" at step {attempt.last_step}"
             why = f": {attempt.detail}" if attempt.detail else ""
             facts["the one before"] = f"{attempt.cause or 'end unknown'}{where}{why}"
-    rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items() if value not in (None, ""))
+    rows = "\n".join(
+        f"| {name} | {_cell(value)} |" for name, value in facts.items() if value not in (None, "")
+    )
     return {**texts, "attempt": f"| | |\n| -- | -- |\n{rows}"}
 
 
 def _cell(value: object) -> str:
     """A text inside of a table of Markdown, which shows it as it is written."""
     text = one_line(value, _TEXT)
-    return "".join(f"\\{character}" if character in "\\`*_{}[]<>()#|!~&$" else character for character in text)
+    return "".join(
+        f"\\{character}" if character in "\\`*_{}[]<>()#|!~&$" else character for character in text
+    )
 
 
 class TensorboardLogger:
@@ -410,9 +433,9 @@ class TensorboardLogger:
 
             folder = str(self._about.folder.tensorboard)
             self._writer = SummaryWriter(folder, purge_step=step + 1, max_queue=100, flush_secs=30)
-            # For the tab HPARAMS. In the run's own file, so that all attempts are one session of it, and without a
-            # step, so that no later attempt makes TensorBoard forget it. Which metrics there are is left to
-            # TensorBoard, which finds those of evaluations, too.
+            # For the tab HPARAMS. In the run's own file, so that all attempts are one session of
+            # it, and without a step, so that no later attempt makes TensorBoard forget it. Which
+            # metrics there are is left to TensorBoard, which finds those of evaluations, too.
             _, start, _ = hparams(hyperparameters(self._about.recipe), {})
             self._writer._get_file_writer().add_summary(start)
         return self._writer

@@ -1,4 +1,5 @@
-"""Weights & Biases: one run there for each run here, under its name, whatever the number of attempts."""
+"""Weights & Biases: one run there for each run here, under its name, whatever the number of
+attempts."""
 
 import html
 import os
@@ -14,7 +15,8 @@ from cld_core.sanitize import one_line
 
 from . import About, End
 
-# Seconds that the end of an attempt waits for uploads. The rest stays on the disk, for `wandb sync`.
+# Seconds that the end of an attempt waits for uploads. The rest stays on the disk, for `wandb
+# sync`.
 _UPLOAD_S = 8.0
 # Seconds after which a server that does not answer is given up.
 _ANSWER_S = 10.0
@@ -23,10 +25,12 @@ _ANSWER_S = 10.0
 class WandbLogger:
     """The run of the same name in a project of Weights & Biases; another attempt continues it.
 
-    Every report carries "step", by which all curves are drawn, and "attempt": steps that come again after a resume from
-    an earlier checkpoint are shown beside those that were there. W&B's own count of steps only grows, so it takes all.
+    Every report carries "step", by which all curves are drawn, and "attempt": steps that come again
+    after a resume from an earlier checkpoint are shown beside those that were there. W&B's own
+    count of steps only grows, so it takes all.
 
-    If the server cannot be reached, or knows no key, this attempt is written into the run folder alone.
+    If the server cannot be reached, or knows no key, this attempt is written into the run folder
+    alone.
     """
 
     def __init__(self, about: About) -> None:
@@ -78,7 +82,9 @@ class WandbLogger:
         self._run.log({**values, "step": step, "attempt": self._about.attempt})
 
     def text(self, name: str, markdown: str, step: int) -> None:
-        self._run.log({name: wandb.Html(f"<pre>{html.escape(markdown)}</pre>", inject=False), "step": step})
+        self._run.log(
+            {name: wandb.Html(f"<pre>{html.escape(markdown)}</pre>", inject=False), "step": step}
+        )
 
     def picture(self, name: str, pixels: Tensor, step: int) -> None:
         self._run.log({name: wandb.Image(pixels.numpy()), "step": step})
@@ -91,7 +97,8 @@ class WandbLogger:
 
 
 def _may_ask() -> bool:
-    """Whether W&B asks nobody for a key at the terminal, where a training of `--cluster debug` may run."""
+    """Whether W&B asks nobody for a key at the terminal, where a training of `--cluster debug` may
+    run."""
     if not (sys.stdin is not None and sys.stdin.isatty()):
         return True
     return "WANDB_IDENTITY_TOKEN_FILE" in os.environ or wandb.api.api_key is not None
@@ -99,4 +106,7 @@ def _may_ask() -> bool:
 
 def _tell_offline(reason: str, about: About) -> None:
     where = f"`wandb sync {about.folder.path / 'wandb'}/offline-run-*`"
-    print(f"Weights & Biases is out of reach ({reason}); upload this attempt later with {where}", flush=True)
+    print(
+        f"Weights & Biases is out of reach ({reason}); upload this attempt later with {where}",
+        flush=True,
+    )

@@ -18,16 +18,20 @@ TIMEOUT_S = 15.0
 # The form of times does not depend on the settings of a user.
 TIMES = {"SLURM_TIME_FORMAT": "standard"}
 _LOG = logging.getLogger(__name__)
-# What clients say when the controller does not answer (`scontrol requeue` says the first), or cannot be located; as
-# grep understands it, too.
+# What clients say when the controller does not answer (`scontrol requeue` says the first), or
+# cannot be located; as grep understands it, too.
 AWAY = re.compile(
-    r"unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes were transmitted"
-    r"|could not establish a configuration source|dns srv lookup failed|standby mode|communication connection failure"
-    r"|temporarily un(able|available)|protocol authentication error|transport endpoint is not connected"
+    r"unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes "
+    r"were transmitted"
+    r"|could not establish a configuration source|dns srv lookup failed|standby mode|communication "
+    r"connection failure"
+    r"|temporarily un(able|available)|protocol authentication error|transport endpoint is not "
+    r"connected"
     r"|no route to host|network is unreachable|connection reset",
     re.IGNORECASE,
 )
-# Where Slurm's clients look for their configuration; the last is that of sackd, on machines without a file.
+# Where Slurm's clients look for their configuration; the last is that of sackd, on machines without
+# a file.
 _CONFIGURATIONS = (
     *("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/usr/local/etc/slurm.conf"),
     *("/opt/slurm/etc/slurm.conf", "/run/slurm/conf/slurm.conf"),
@@ -41,7 +45,8 @@ _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client printed and its exit code; -1 if it does not exist, or did not answer in time (``away``).
+    """What a client printed and its exit code; -1 if it does not exist, or did not answer in time
+    (``away``).
 
     Attributes:
         errors: what it wrote to its error stream; if it failed, ``text`` has that, too.
@@ -91,7 +96,9 @@ def run(
         return Answer(-1, str(error))
     except OSError as error:
         # A machine that cannot start a process at this moment knows no more about the controller.
-        return Answer(-1, str(error), away=passes(error), missing=isinstance(error, FileNotFoundError))
+        return Answer(
+            -1, str(error), away=passes(error), missing=isinstance(error, FileNotFoundError)
+        )
     finally:
         _LOG.debug("%.3f s: %s", time.monotonic() - begin, shlex.join(command))
     if done.returncode == 0:
@@ -106,7 +113,8 @@ def configuration() -> str:
 
 
 def is_configured() -> bool:
-    """Whether Slurm's clients know a cluster: by $SLURM_CONF, a file, or a controller that answers within 2 s."""
+    """Whether Slurm's clients know a cluster: by $SLURM_CONF, a file, or a controller that answers
+    within 2 s."""
     return bool(configuration()) or _answers()
 
 
@@ -122,7 +130,8 @@ def output_of(command: Sequence[str], within_s: float | None = None) -> str | No
 
 
 def show_job(job_id: str, within_s: float | None = None) -> dict[str, str]:
-    """`scontrol show job` as a dictionary; empty if the controller does not know the job or does not answer."""
+    """`scontrol show job` as a dictionary; empty if the controller does not know the job or does
+    not answer."""
     shown = ["scontrol", "--oneliner", "show", "job", job_id]
     return pairs_in((output_of(shown, within_s) if is_job_id(job_id) else None) or "")
 
@@ -147,7 +156,8 @@ def seconds_of(moment: str) -> float | None:
 
 
 def start_of(moment: str) -> float | None:
-    """As `seconds_of`, of the start that Slurm expects; None for one so far ahead that it is no estimate."""
+    """As `seconds_of`, of the start that Slurm expects; None for one so far ahead that it is no
+    estimate."""
     start = seconds_of(moment)
     return start if start is not None and start < time.time() + _FORESEEN_S else None
 
@@ -161,17 +171,22 @@ def cancel(job_ids: Collection[str]) -> None:
     # Anything else, a client would take for an option or for other jobs.
     for job_id in job_ids:
         if not is_job_id(job_id):
-            raise SchedulerRefused(f"'{job_id}' is not a job of Slurm. Its ledger is damaged: see `squeue --me`.")
+            raise SchedulerRefused(
+                f"'{job_id}' is not a job of Slurm. Its ledger is damaged: see `squeue --me`."
+            )
     answer = run(["scancel", *job_ids]) if job_ids else Answer(0, "")
     if answer.away:
-        raise SchedulerAway(f"slurmctld does not answer ({answer.last_line}). Try again when it does.")
+        raise SchedulerAway(
+            f"slurmctld does not answer ({answer.last_line}). Try again when it does."
+        )
     if answer.code != 0:
         problem = f"scancel refused job {', '.join(job_ids)}"
         raise SchedulerRefused(f"{problem}: {answer.text.strip() or answer.last_line}")
 
 
 def nodes_in(expression: str) -> tuple[str, ...] | None:
-    """The single nodes of an expression such as "n[1-3],m7", as ``--exclude`` takes it; None if it cannot be read."""
+    """The single nodes of an expression such as "n[1-3],m7", as ``--exclude`` takes it; None if it
+    cannot be read."""
     text = expression.strip()
     if text in ("", "(null)"):
         return ()
@@ -182,11 +197,13 @@ def nodes_in(expression: str) -> tuple[str, ...] | None:
 
 
 def nodes(partition: str | None, features: str | None, exclude: str) -> Nodes | None:
-    """The nodes of a partition that are neither down nor drained, and those to avoid; None without an answer.
+    """The nodes of a partition that are neither down nor drained, and those to avoid; None without
+    an answer.
 
     Args:
         partition: several, with commas between them, count together; None is the default one.
-        features: what a node must have, as ``--constraint`` takes it; only names joined by "&" are understood.
+        features: what a node must have, as ``--constraint`` takes it; only names joined by "&" are
+            understood.
         exclude: as ``--exclude`` takes it.
     """
     excluded = nodes_in(exclude)
@@ -199,7 +216,8 @@ def nodes(partition: str | None, features: str | None, exclude: str) -> Nodes | 
 
 
 def usable_nodes(sinfo: str, partition: str | None, features: str | None) -> set[str] | None:
-    """The nodes of ``sinfo --format='%N|%P|%T|%f'`` that a job could run on; None if its features cannot be read."""
+    """The nodes of ``sinfo --format='%N|%P|%T|%f'`` that a job could run on; None if its features
+    cannot be read."""
     wanted = set() if features in (None, "", "(null)") else set(str(features).split("&"))
     if any(not re.fullmatch(r"[\w.:-]+", feature) for feature in wanted):
         return None
@@ -237,15 +255,24 @@ def submitted_since(name: str, when: float) -> list[str] | None:
 
 
 def sacct(fields: str, job_ids: Sequence[str]) -> str | None:
-    """Accounting of every start of jobs, oldest first, with ``|`` between the fields; None without an answer."""
+    """Accounting of every start of jobs, oldest first, with ``|`` between the fields; None without
+    an answer."""
     return output_of(
         [
-            *("sacct", "--allocations", "--noheader", "--duplicates", "--parsable2", "--starttime=now-90days"),
+            *(
+                "sacct",
+                "--allocations",
+                "--noheader",
+                "--duplicates",
+                "--parsable2",
+                "--starttime=now-90days",
+            ),
             *(f"--format={fields}", "--jobs", ",".join(job_ids)),
         ]
     )
 
 
 def is_job_id(text: str) -> bool:
-    """Whether a text can name a job or a task of an array, and nothing else that a client of Slurm understands."""
+    """Whether a text can name a job or a task of an array, and nothing else that a client of Slurm
+    understands."""
     return _JOB_ID.fullmatch(text) is not None

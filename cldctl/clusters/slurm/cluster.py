@@ -18,9 +18,11 @@ from cldctl.clusters.base import JobSpec, Nodes, Seen, Survey
 
 from . import client, doctor, job_env, poll, script, submit
 
-# What srun says about tasks that ended badly, apart from those that it ends itself: "srun: error: n2: task 1: Killed".
+# What srun says about tasks that ended badly, apart from those that it ends itself: "srun: error:
+# n2: task 1: Killed".
 _ENDED = re.compile(
-    r"^srun: error: (?P<node>[\w.-]+): tasks? (?P<tasks>[0-9,-]+): (?P<how>(?!Terminated).+?)\s*$", re.MULTILINE
+    r"^srun: error: (?P<node>[\w.-]+): tasks? (?P<tasks>[0-9,-]+): (?P<how>(?!Terminated).+?)\s*$",
+    re.MULTILINE,
 )
 _CODE = re.compile(r"Exited with exit code ([0-9]{1,3})")
 # No step has more.
@@ -60,25 +62,36 @@ class SlurmCluster(base.Cluster):
         for limit in limits:
             if tasks > limit.tasks:
                 raise RecipeError(
-                    f"{tasks} jobs are more than Slurm accepts: {limit.why}. Submit at most {limit.tasks}."
+                    f"{tasks} jobs are more than Slurm accepts: {limit.why}. Submit at most "
+                    f"{limit.tasks}."
                 )
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         return script.text(spec, tasks)
 
-    def submit(self, spec: JobSpec, works: Sequence[base.Work], note: Callable[[Sequence[JobRef]], None]) -> None:
+    def submit(
+        self, spec: JobSpec, works: Sequence[base.Work], note: Callable[[Sequence[JobRef]], None]
+    ) -> None:
         def note_ids(job_ids: Sequence[str]) -> None:
             logs = str(spec.logs)
-            note([JobRef(cluster=self.name, job_id=job, logs=logs, restarts=self.restarts) for job in job_ids])
+            note(
+                [
+                    JobRef(cluster=self.name, job_id=job, logs=logs, restarts=self.restarts)
+                    for job in job_ids
+                ]
+            )
 
         with job_logs.refusals(spec.logs):
             submit.submit(spec, [base.Task(work, self) for work in works], note_ids)
 
-    def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
+    def survey(
+        self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0
+    ) -> Survey:
         return poll.survey(jobs, settled, max_age_s)
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
-        """Beside each job lies a mark that keeps it from starting again, whatever it wishes for by now."""
+        """Beside each job lies a mark that keeps it from starting again, whatever it wishes for by
+        now."""
         marks = [job_env.file_of(job, "cancelled") for job in jobs if job.logs]
         for mark in marks:
             # The logs of a colleague's job are theirs.
@@ -113,7 +126,10 @@ class SlurmCluster(base.Cluster):
         for found in _ENDED.finditer(text):
             code = _CODE.match(found["how"])
             number = int(code[1]) if code else None
-            ended += [base.EndedTask(rank, found["node"], found["how"], number) for rank in _numbers(found["tasks"])]
+            ended += [
+                base.EndedTask(rank, found["node"], found["how"], number)
+                for rank in _numbers(found["tasks"])
+            ]
         return tuple(ended)
 
     def current_job(self, logs: Path | None = None) -> base.InJob:

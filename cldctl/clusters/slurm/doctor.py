@@ -1,8 +1,9 @@
-"""Whether a Slurm is fit for runs, its part of `cldctl doctor`: its configuration, and what a small job sees on a node.
+"""Whether a Slurm is fit for runs, its part of `cldctl doctor`: its configuration, and what a small
+job sees on a node.
 
-What the configuration means for a run asks nobody. The job runs ``python -m cldctl.clusters.slurm.doctor``, in the
-container if there is one, and writes its answer into a folder beside the runs; that it arrives proves that the folder
-is shared. Loads no torch.
+What the configuration means for a run asks nobody. The job runs ``python -m
+cldctl.clusters.slurm.doctor``, in the container if there is one, and writes its answer into a
+folder beside the runs; that it arrives proves that the folder is shared. Loads no torch.
 """
 
 import math
@@ -38,13 +39,15 @@ _NOT_SHARED, _NO_PYTHON, _NO_CLDCTL, _NO_SETUP = 20, 21, 22, 23
 _PING_WITHIN_S = 10
 # MB of memory for a rank below which torch is in danger.
 _LITTLE_MB = 2000
-# How long a file written on a node may take to appear here: attribute caches of NFS last up to a minute.
+# How long a file written on a node may take to appear here: attribute caches of NFS last up to a
+# minute.
 _APPEARS_LATE_S = 15.0
 _JOB, _FOLDER = "a job on a node", "runs folder on a node"
 _SHARE = "Put the runs on a file system that all nodes have (--runs-dir, or $CLDCTL_RUNS)."
 
 
-# What Slurm says about itself, a partition or a QOS, by its own names; what it does not mention is empty.
+# What Slurm says about itself, a partition or a QOS, by its own names; what it does not mention is
+# empty.
 Facts = Mapping[str, str]
 
 
@@ -62,21 +65,35 @@ def checks(runs: Path, asked: DoctorOptions) -> Iterator[Check]:
     """
     answer = client.run(["scontrol", "show", "config"])
     if answer.code != 0:
-        yield Check("slurm", "fail", answer.last_line, "Run this command again later, or use --cluster local.")
+        yield Check(
+            "slurm",
+            "fail",
+            answer.last_line,
+            "Run this command again later, or use --cluster local.",
+        )
         return
     slurm = parse_configuration(answer.text)
     yield Check("slurm", "ok", f"{slurm['SLURM_VERSION']}, cluster {slurm['ClusterName']}")
     requeues = slurm["JobRequeue"] == "1"
     advice = "" if requeues else "Other jobs of yours need --requeue."
-    yield Check("requeue", "ok", f"JobRequeue={int(requeues)}, and cldctl submits with --requeue", advice)
+    yield Check(
+        "requeue", "ok", f"JobRequeue={int(requeues)}, and cldctl submits with --requeue", advice
+    )
     yield _accounting(slurm)
-    partitions = parse_partitions(client.output_of(["scontrol", "--oneliner", "show", "partition"]) or "")
+    partitions = parse_partitions(
+        client.output_of(["scontrol", "--oneliner", "show", "partition"]) or ""
+    )
     names = [partition["PartitionName"] for partition in partitions]
     chosen_names = names if asked.partition is None else asked.partition.split(",")
     missing = [name for name in chosen_names if name not in names]
     if missing or not names:
         problem = f"there is no partition {', '.join(missing)}".strip()
-        yield Check("partitions", "fail", problem, f"There are: {', '.join(names) or 'none that you may see'}.")
+        yield Check(
+            "partitions",
+            "fail",
+            problem,
+            f"There are: {', '.join(names) or 'none that you may see'}.",
+        )
         return
     wanted = [partition for partition in partitions if partition["PartitionName"] in chosen_names]
     for partition in wanted:
@@ -88,27 +105,46 @@ def checks(runs: Path, asked: DoctorOptions) -> Iterator[Check]:
     name, account = chosen["PartitionName"], asked.account or asked.size.account
     given = {"partition": name, "account": account, "qos": asked.size.qos}
     options = [f"--{key}={value}" for key, value in given.items() if value]
-    yield without_limits(f"partition {name}: a job without --time and --mem", chosen, slurm, _refusal(options))
+    yield without_limits(
+        f"partition {name}: a job without --time and --mem", chosen, slurm, _refusal(options)
+    )
     if asked.job:
         yield from _from_a_node(runs, chosen, options, asked)
 
 
 def _accounting(slurm: Facts) -> Check:
     """Whether sacct can say how jobs ended."""
-    fallback = "Works without: causes then come from the job's log and from squeue, as long as it remembers."
+    fallback = (
+        "Works without: causes then come from the job's log and from squeue, as long as it "
+        "remembers."
+    )
     kind = slurm["AccountingStorageType"].removeprefix("accounting_storage/")
     if kind in ("", "none"):
         return Check("accounting", "warn", "off (AccountingStorageType=none)", fallback)
     answer = client.run(["sacct", "--allocations", "--noheader", "--starttime=now-1hours"])
     if answer.code != 0:
-        return Check("accounting", "warn", f"{kind}, but sacct does not answer: {answer.text.strip()}", fallback)
+        return Check(
+            "accounting",
+            "warn",
+            f"{kind}, but sacct does not answer: {answer.text.strip()}",
+            fallback,
+        )
     return Check("accounting", "ok", f"{kind}, sacct answers")
 
 
-def _partition(partition: Facts, every: Sequence[Facts], slurm: Facts, asked: DoctorOptions) -> Iterator[Check]:
-    name = f"partition {partition['PartitionName']}" + (" (default)" if _is_default(partition) else "")
+def _partition(
+    partition: Facts, every: Sequence[Facts], slurm: Facts, asked: DoctorOptions
+) -> Iterator[Check]:
+    name = f"partition {partition['PartitionName']}" + (
+        " (default)" if _is_default(partition) else ""
+    )
     if partition["State"] not in ("UP", ""):
-        yield Check(name, "warn", "is not up: jobs wait", "Use another partition, or ask the administrators.")
+        yield Check(
+            name,
+            "warn",
+            "is not up: jobs wait",
+            "Use another partition, or ask the administrators.",
+        )
     yield on_preemption(f"{name}: preemption", partition, every, slurm, asked.slowest_save_s)
     yield at_the_limit(f"{name}: time limit", partition, asked.notice_s)
 
@@ -124,9 +160,16 @@ def _by_qos(slurm: Facts, asked: DoctorOptions) -> Iterator[Check]:
     if not every:
         problem = answer.last_line if answer.text.strip() else "it lists none"
         advice = "Ask the administrators which QOS preempts yours, and for its GraceTime."
-        yield Check("QOS: preemption", "warn", f"sacctmgr does not say which QOS there are: {problem}", advice)
+        yield Check(
+            "QOS: preemption",
+            "warn",
+            f"sacctmgr does not say which QOS there are: {problem}",
+            advice,
+        )
     for qos in every:
-        yield on_preemption_by_qos(f"QOS {qos['Name']}: preemption", qos, every, slurm, asked.slowest_save_s)
+        yield on_preemption_by_qos(
+            f"QOS {qos['Name']}: preemption", qos, every, slurm, asked.slowest_save_s
+        )
 
 
 def parse_configuration(text: str) -> Facts:
@@ -142,13 +185,18 @@ def parse_partitions(text: str) -> list[Facts]:
 
 
 def parse_qos(text: str) -> list[Facts]:
-    """From `sacctmgr --noheader --parsable2 show qos` with the columns of `QOS_COLUMNS`, in its order."""
+    """From `sacctmgr --noheader --parsable2 show qos` with the columns of `QOS_COLUMNS`, in its
+    order."""
     rows = [line.split("|") for line in text.splitlines()]
-    return [_facts(zip(QOS_COLUMNS, row, strict=True)) for row in rows if len(row) == len(QOS_COLUMNS)]
+    return [
+        _facts(zip(QOS_COLUMNS, row, strict=True)) for row in rows if len(row) == len(QOS_COLUMNS)
+    ]
 
 
 def _facts(pairs: Iterable[tuple[str, str]]) -> Facts:
-    return defaultdict(str, {key: "" if value in ("(null)", "N/A") else value for key, value in pairs})
+    return defaultdict(
+        str, {key: "" if value in ("(null)", "N/A") else value for key, value in pairs}
+    )
 
 
 def parse_duration(text: str) -> int | None:
@@ -169,7 +217,9 @@ def _leading_number(text: str) -> int:
     return int(match[0]) if match else 0
 
 
-def on_preemption(name: str, partition: Facts, others: Sequence[Facts], slurm: Facts, save_s: float | None) -> Check:
+def on_preemption(
+    name: str, partition: Facts, others: Sequence[Facts], slurm: Facts, save_s: float | None
+) -> Check:
     """What preemption does to a run in a partition.
 
     Args:
@@ -181,7 +231,11 @@ def on_preemption(name: str, partition: Facts, others: Sequence[Facts], slurm: F
     if kind == "preempt/qos":
         return Check(name, "ok", "by QOS, whatever the partition says: see the lines of the QOS")
     is_highest = all(_tier(other) <= _tier(partition) for other in others)
-    never = "no partition has a higher PriorityTier" if kind == "preempt/partition_prio" and is_highest else ""
+    never = (
+        "no partition has a higher PriorityTier"
+        if kind == "preempt/partition_prio" and is_highest
+        else ""
+    )
     return _outcome(name, partition, slurm, save_s, never=never)
 
 
@@ -189,7 +243,9 @@ def _tier(partition: Facts) -> int:
     return _leading_number(partition["PriorityTier"] or "1")
 
 
-def on_preemption_by_qos(name: str, qos: Facts, others: Sequence[Facts], slurm: Facts, save_s: float | None) -> Check:
+def on_preemption_by_qos(
+    name: str, qos: Facts, others: Sequence[Facts], slurm: Facts, save_s: float | None
+) -> Check:
     """What preemption does to a run of this QOS if PreemptType=preempt/qos; as `on_preemption`."""
     stronger = [other["Name"] for other in others if qos["Name"] in other["Preempt"].split(",")]
     if not stronger:
@@ -198,9 +254,16 @@ def on_preemption_by_qos(name: str, qos: Facts, others: Sequence[Facts], slurm: 
 
 
 def _outcome(
-    name: str, preempted: Facts, slurm: Facts, save_s: float | None, *, by: str = "", never: str = ""
+    name: str,
+    preempted: Facts,
+    slurm: Facts,
+    save_s: float | None,
+    *,
+    by: str = "",
+    never: str = "",
 ) -> Check:
-    """What preemption does to a run of a partition or QOS. SIGKILL comes GraceTime and then KillWait after SIGTERM.
+    """What preemption does to a run of a partition or QOS. SIGKILL comes GraceTime and then
+    KillWait after SIGTERM.
 
     Args:
         by: who preempts it, for people.
@@ -212,7 +275,10 @@ def _outcome(
     if never:
         return Check(name, "ok", f"never: {never}")
     if mode == "SUSPEND":
-        advice = "Set train.hang_timeout_s above the longest suspension, or the watchdog takes it for a hang."
+        advice = (
+            "Set train.hang_timeout_s above the longest suspension, or the watchdog takes it "
+            "for a hang."
+        )
         return Check(name, "warn", f"{by}SUSPEND: frozen in memory, continued later", advice)
     # Seconds of a partition, a duration of a QOS.
     grace_s = parse_duration(preempted["GraceTime"]) or _leading_number(preempted["GraceTime"])
@@ -226,8 +292,14 @@ def _outcome(
     if mode == "REQUEUE":
         return replace(fits, found=f"{found}; requeued by Slurm; {fits.found}")
     comes_back = warns_early and grace_s > 0
-    then = "requeued by the run itself, if it saves within GraceTime" if comes_back else "not restarted by Slurm"
-    advice = f"Set cluster.successor=true: a waiting job then starts the run again. {fits.advice}".strip()
+    then = (
+        "requeued by the run itself, if it saves within GraceTime"
+        if comes_back
+        else "not restarted by Slurm"
+    )
+    advice = (
+        f"Set cluster.successor=true: a waiting job then starts the run again. {fits.advice}"
+    ).strip()
     found += f"; {then}; {fits.found}"
     return Check(name, "fail" if fits.verdict == "fail" else "warn", found, advice)
 
@@ -239,12 +311,22 @@ def _mode(text: str) -> str:
 
 
 def save_fits(name: str, notice: float, save_s: float | None) -> Check:
-    """Whether the slowest measured save, with a margin of its own length, fits into ``notice`` seconds."""
+    """Whether the slowest measured save, with a margin of its own length, fits into ``notice``
+    seconds."""
     if save_s is None:
-        return Check(name, "ok", "no save was measured yet", "Run this again once a run has saved a checkpoint.")
+        return Check(
+            name,
+            "ok",
+            "no save was measured yet",
+            "Run this again once a run has saved a checkpoint.",
+        )
     found = f"the slowest save took {save_s:.1f} s"
     if save_s > notice:
-        advice = "A run loses up to train.checkpoint_minutes or checkpoint_every: lower it, or use a longer GraceTime."
+        advice = (
+            "A run loses up to train.checkpoint_minutes or checkpoint_every: lower it, or "
+            "use "
+            "a longer GraceTime."
+        )
         return Check(name, "fail", f"{found} and does not fit", advice)
     if 2 * save_s > notice:
         advice = "Lower train.checkpoint_minutes, so that little is lost if a save is cut off."
@@ -253,40 +335,66 @@ def save_fits(name: str, notice: float, save_s: float | None) -> Check:
 
 
 def at_the_limit(name: str, partition: Facts, notice_s: int) -> Check:
-    """What the time limit does to a run in a partition, which is told ``notice_s`` seconds before it to stop."""
+    """What the time limit does to a run in a partition, which is told ``notice_s`` seconds before
+    it to stop."""
     most_s = parse_duration(partition["MaxTime"])
     limit = parse_duration(partition["DefaultTime"]) or most_s
-    found = f"SIGUSR2 {notice_s} s before, save, requeue; default limit {_span(limit)}, at most {_span(most_s)}"
+    found = (
+        f"SIGUSR2 {notice_s} s before, save, requeue; default limit {_span(limit)}, at most "
+        f"{_span(most_s)}"
+    )
     if most_s is not None and most_s <= notice_s:
-        return Check(name, "fail", found, "No job there lasts long enough to train and save. Use another partition.")
+        return Check(
+            name,
+            "fail",
+            found,
+            "No job there lasts long enough to train and save. Use another partition.",
+        )
     if limit is not None and limit <= notice_s + 60:
-        advice = "Set cluster.time_min: with the default limit a job is told to stop as soon as it begins."
+        advice = (
+            "Set cluster.time_min: with the default limit a job is told to stop as soon as "
+            "it "
+            "begins."
+        )
         return Check(name, "warn", found, advice)
     return Check(name, "ok", found)
 
 
 def _refusal(options: Sequence[str]) -> str:
-    """What sbatch says to a job that asks for neither time nor memory, if it would take one that asks for both."""
+    """What sbatch says to a job that asks for neither time nor memory, if it would take one that
+    asks for both."""
     command = ["sbatch", "--test-only", *options]
-    bare, full = (client.run([*command, *more], "#!/bin/sh\n") for more in ([], ["--time=1", "--mem=100M"]))
+    bare, full = (
+        client.run([*command, *more], "#!/bin/sh\n") for more in ([], ["--time=1", "--mem=100M"])
+    )
     return bare.last_line if bare.code != 0 and full.code == 0 else ""
 
 
 def without_limits(name: str, partition: Facts, slurm: Facts, refusal: str) -> Check:
     """What a job gets that asks for neither time nor memory, or the ``refusal`` of sbatch."""
     if refusal:
-        advice = "Jobs must always ask for both: set cluster.time_min and cluster.mem_gb, for example in a profile."
+        advice = (
+            "Jobs must always ask for both: set cluster.time_min and cluster.mem_gb, for "
+            "example in a profile."
+        )
         return Check(name, "warn", f"is refused: {refusal}", advice)
     limit = _span(parse_duration(partition["DefaultTime"]) or parse_duration(partition["MaxTime"]))
     keys = ("DefMemPerNode", "DefMemPerCPU", "DefMemPerGPU")
     sizes = [(key, _leading_number(facts[key])) for facts in (partition, slurm) for key in keys]
     key, size = next((pair for pair in sizes if pair[1] > 0), ("", 0))
-    shared = "all of its nodes" if "memory" in slurm["SelectTypeParameters"].lower() else "unlimited"
+    shared = (
+        "all of its nodes" if "memory" in slurm["SelectTypeParameters"].lower() else "unlimited"
+    )
     found = f"time limit {limit}, memory {f'{size} MB ({key})' if key else shared}"
     if slurm["EnforcePartLimits"] == "NO":
-        found += "; a job that asks for more than the partition allows waits for ever (EnforcePartLimits=NO)"
+        found += (
+            "; a job that asks for more than the partition allows waits for ever "
+            "(EnforcePartLimits=NO)"
+        )
     if 0 < size < _LITTLE_MB:
-        return Check(name, "warn", found, "Set cluster.mem_gb: a rank that needs more memory is killed.")
+        return Check(
+            name, "warn", found, "Set cluster.mem_gb: a rank that needs more memory is killed."
+        )
     return Check(name, "ok", found)
 
 
@@ -299,10 +407,17 @@ def _span(seconds: int | None) -> str:
     return f"{seconds} s"
 
 
-def _from_a_node(runs: Path, partition: Facts, options: Sequence[str], asked: DoctorOptions) -> Iterator[Check]:
+def _from_a_node(
+    runs: Path, partition: Facts, options: Sequence[str], asked: DoctorOptions
+) -> Iterator[Check]:
     """The folder, Python, scontrol and names, seen from a node by a small job."""
-    hosts = (client.output_of(["scontrol", "show", "hostnames", partition["Nodes"]]) or "").split()[:MAX_HOSTS]
-    asked.say(f"waiting for a small job on partition {partition['PartitionName']}, at most {asked.wait_s:.0f} s")
+    hosts = (client.output_of(["scontrol", "show", "hostnames", partition["Nodes"]]) or "").split()[
+        :MAX_HOSTS
+    ]
+    asked.say(
+        f"waiting for a small job on partition {partition['PartitionName']}, at most "
+        f"{asked.wait_s:.0f} s"
+    )
     try:
         with local_processes.scratch_folder(runs) as folder:
             yield from probe(Path(folder), hosts, options, asked)
@@ -310,8 +425,11 @@ def _from_a_node(runs: Path, partition: Facts, options: Sequence[str], asked: Do
         yield Check(_JOB, "fail", str(error), "Fix the folder, or choose another --runs-dir.")
 
 
-def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], asked: DoctorOptions) -> Iterator[Check]:
-    """Submit the job, wait at most ``asked.wait_s`` seconds for its end, and cancel it if it has none.
+def probe(
+    folder: Path, hosts: Sequence[str], options: Sequence[str], asked: DoctorOptions
+) -> Iterator[Check]:
+    """Submit the job, wait at most ``asked.wait_s`` seconds for its end, and cancel it if it has
+    none.
 
     Args:
         folder: new and empty, beside the runs; the caller removes it.
@@ -319,7 +437,14 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], asked: Doc
         options: of sbatch.
     """
     command = [
-        *("sbatch", "--parsable", "--job-name=cldctl-doctor", "--nodes=1", "--ntasks=1", "--requeue"),
+        *(
+            "sbatch",
+            "--parsable",
+            "--job-name=cldctl-doctor",
+            "--nodes=1",
+            "--ntasks=1",
+            "--requeue",
+        ),
         *(f"--time={math.ceil(asked.wait_s / 60)}", "--output=/dev/null", *options),
     ]
     environment = {**submit.environment(), **local_processes.safe_path()}
@@ -327,7 +452,9 @@ def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], asked: Doc
     job_id = submitted.last_line.split(";")[0].strip()
     if submitted.code != 0 or not is_count(job_id):
         advice = "Name --partition or --account, or pass --no-job."
-        advice = "slurmctld does not answer: run this command again later." if submitted.away else advice
+        advice = (
+            "slurmctld does not answer: run this command again later." if submitted.away else advice
+        )
         yield Check(_JOB, "fail", f"sbatch: {submitted.last_line}", advice)
         return
     try:
@@ -359,26 +486,38 @@ def probe_script(folder: Path, hosts: Sequence[str], size: ClusterSpec) -> str:
         "trap - EXIT",
         f"problem=$(timeout {_PING_WITHIN_S} scontrol ping 2>&1) && problem=",
         f"{python} -c pass || exit {_NO_PYTHON}",
-        f'{python} -m {__name__} {here} "{_where(size)}" "$problem" {arguments} || exit {_NO_CLDCTL}',
+        (
+            f'{python} -m {__name__} {here} "{_where(size)}" "$problem" {arguments} || exit '
+            f"{_NO_CLDCTL}"
+        ),
     )
     return "".join(f"{line}\n" for line in lines)
 
 
 def _where(size: ClusterSpec) -> str:
-    return " in the container" if script.python_beside(size) != script.python_beside(ClusterSpec()) else ""
+    return (
+        " in the container"
+        if script.python_beside(size) != script.python_beside(ClusterSpec())
+        else ""
+    )
 
 
 def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], FromNode | None]:
-    """The job's `scontrol show job` once it is over or the time is up, and its answer if there is one."""
+    """The job's `scontrol show job` once it is over or the time is up, and its answer if there is
+    one."""
     deadline = time.monotonic() + wait_s
     is_over = False
     job: dict[str, str] = {}
-    while (answer := find_record(FromNode, folder / _ANSWER)) is None and time.monotonic() < deadline:
+    while (
+        answer := find_record(FromNode, folder / _ANSWER)
+    ) is None and time.monotonic() < deadline:
         if not is_over:
             job = client.show_job(job_id) or job
             is_over = poll.seen_of(job.get("JobState", "")).is_gone
             if is_over:
-                deadline = time.monotonic() + (_APPEARS_LATE_S if job["JobState"] == "COMPLETED" else 0.0)
+                deadline = time.monotonic() + (
+                    _APPEARS_LATE_S if job["JobState"] == "COMPLETED" else 0.0
+                )
         time.sleep(0.3)
     return (job if answer is None else client.show_job(job_id) or job), answer
 
@@ -398,7 +537,11 @@ def _without_an_answer(name: str, job: Mapping[str, str], folder: Path, where: s
         _NO_CLDCTL: (_JOB, f"{name} cannot load cldctl{where}{said}", install),
         _NO_SETUP: (_JOB, f"{name} fails in cluster.setup{said}", "Correct the line."),
     }
-    other = (_JOB, f"{name}: {state}, exit code {code}", "Ask the administrators, or pass --no-job.")
+    other = (
+        _JOB,
+        f"{name}: {state}, exit code {code}",
+        "Ask the administrators, or pass --no-job.",
+    )
     subject, found, advice = known.get(int(code or 0), other)
     return Check(subject, "fail", found, advice)
 
@@ -406,16 +549,21 @@ def _without_an_answer(name: str, job: Mapping[str, str], folder: Path, where: s
 def _requeueable(job: Mapping[str, str]) -> Check:
     if job.get("Requeue", "1") == "1":
         return Check("--requeue", "ok", "accepted")
-    advice = "A job that is preempted or loses a node does not come back; set cluster.successor=true."
+    advice = (
+        "A job that is preempted or loses a node does not come back; set cluster.successor=true."
+    )
     return Check("--requeue", "fail", "this cluster drops it", advice)
 
 
-def _on_this_node(folder: Path, where: str, problem: str, asker: str, hosts: Sequence[str]) -> Iterator[Check]:
+def _on_this_node(
+    folder: Path, where: str, problem: str, asker: str, hosts: Sequence[str]
+) -> Iterator[Check]:
     """What the job says.
 
     Args:
         folder: beside the runs.
-        where: " in the container" if it is in one; ``problem``: why scontrol does not answer outside of it, if so.
+        where: " in the container" if it is in one; ``problem``: why scontrol does not answer
+            outside of it, if so.
         asker: the machine that submitted it.
         hosts: names that should resolve.
     """
@@ -423,7 +571,9 @@ def _on_this_node(folder: Path, where: str, problem: str, asker: str, hosts: Seq
     job, node = (os.environ.get(name, "?") for name in ("SLURM_JOB_ID", "SLURMD_NODENAME"))
     # A node that is this machine proves nothing about the others.
     here = ", but that node is this machine" if host == asker else ""
-    yield Check(_FOLDER, "ok", f"seen and written there ({local_processes.file_system_of(folder)[0]}){here}")
+    yield Check(
+        _FOLDER, "ok", f"seen and written there ({local_processes.file_system_of(folder)[0]}){here}"
+    )
     yield Check(_JOB, "ok", f"job {job} ran on {node}, Python {platform.python_version()}{where}")
     yield _scontrol(node, where, problem)
     yield _names(hosts)
@@ -434,14 +584,22 @@ def _on_this_node(folder: Path, where: str, problem: str, asker: str, hosts: Seq
 
 
 def _scontrol(node: str, where: str, problem: str) -> Check:
-    """Where jobs can be put back into the queue: the batch script does that, outside of a container."""
+    """Where jobs can be put back into the queue: the batch script does that, outside of a
+    container."""
     if problem:
-        advice = "After a crash or a time limit, only cluster.successor or `cldctl resume` continues a run."
-        return Check("scontrol", "fail", f"answers here, but not on {node}: {_last_line(problem)}", advice)
+        advice = (
+            "After a crash or a time limit, only cluster.successor or `cldctl resume` "
+            "continues a run."
+        )
+        return Check(
+            "scontrol", "fail", f"answers here, but not on {node}: {_last_line(problem)}", advice
+        )
     inside = client.run(["scontrol", "ping"], within_s=_PING_WITHIN_S)
     if inside.code != 0:
         reason = "there is none" if inside.missing else inside.last_line
-        found = f"answers here and on {node}, not{where} ({reason}): wishes are carried out on the node"
+        found = (
+            f"answers here and on {node}, not{where} ({reason}): wishes are carried out on the node"
+        )
         return Check("scontrol", "ok", found)
     return Check("scontrol", "ok", f"answers here and on {node}{where and ' and'}{where}")
 
@@ -450,7 +608,10 @@ def _names(hosts: Sequence[str]) -> Check:
     unresolved = [host for host in hosts if rendezvous.address_of(host) is None]
     if unresolved:
         shown = ", ".join(unresolved[:5]) + (" ..." if len(unresolved) > 5 else "")
-        advice = "Jobs of several nodes cannot meet there; ask the administrators, or use cluster.nodes=1."
+        advice = (
+            "Jobs of several nodes cannot meet there; ask the administrators, or use "
+            "cluster.nodes=1."
+        )
         return Check("MASTER_ADDR", "fail", f"names that a node cannot resolve: {shown}", advice)
     return Check("MASTER_ADDR", "ok", f"the names of {len(hosts)} nodes resolve there")
 
@@ -460,15 +621,23 @@ def _own_name(host: str) -> Check:
     address = rendezvous.address_of(host)
     if address is not None and not rendezvous.is_loopback(address):
         return Check("own name of a node", "ok", f"{host} is {address} there")
-    problem = "does not resolve there" if address is None else f"is {address} there, which no other node can reach"
-    advice = f"cldctl has gloo use the interface that leads to the other nodes; {rendezvous.GLOO} names another one."
+    problem = (
+        "does not resolve there"
+        if address is None
+        else f"is {address} there, which no other node can reach"
+    )
+    advice = (
+        f"cldctl has gloo use the interface that leads to the other nodes; {rendezvous.GLOO} "
+        f"names another one."
+    )
     return Check("own name of a node", "warn", f"{host} {problem}", advice)
 
 
 def _interface(variable: str, value: str) -> Check:
     """Whether a variable that chooses interfaces fits those of this node.
 
-    That of gloo names them. That of NCCL has prefixes; after "=", whole names; after "^", all but those.
+    That of gloo names them. That of NCCL has prefixes; after "=", whole names; after "^", all but
+    those.
     """
     interfaces = rendezvous.interfaces()
     names = value.removeprefix("^").removeprefix("=").split(",")
@@ -478,7 +647,12 @@ def _interface(variable: str, value: str) -> Check:
     if usable if variable == rendezvous.NCCL else meant.issuperset(names):
         return Check(variable, "ok", f"{value}, which that node has")
     problem = f"{value}: that node has only {', '.join(interfaces)}"
-    return Check(variable, "fail", problem, "Jobs of several ranks cannot start there; unset it, or name one of these.")
+    return Check(
+        variable,
+        "fail",
+        problem,
+        "Jobs of several ranks cannot start there; unset it, or name one of these.",
+    )
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
-"""A task of Slurm seen from inside: who it is, what signals and notices mean, and what it wishes for."""
+"""A task of Slurm seen from inside: who it is, what signals and notices mean, and what it wishes
+for."""
 
 import contextlib
 import os
@@ -20,7 +21,8 @@ from cldctl.clusters.base import Nodes, read_from
 
 from . import client, poll
 
-# Where slurmstepd writes its notices: the error log of rank 0, which is also that of the batch script.
+# Where slurmstepd writes its notices: the error log of rank 0, which is also that of the batch
+# script.
 _LOG = "0_log.err"
 # Slurm may send the signal of the time limit up to a minute early.
 _EARLY_S = 90.0
@@ -29,7 +31,9 @@ _UPTIME = Path("/proc/uptime")
 _NOT_PREEMPTED = ("None", "Unknown", "")
 # How long slurmstepd, which writes at its own pace, may take to say why a job was requeued.
 _NOTICE_WITHIN_S = 1.0
-_NOTICE = re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))?(?:,.*)? \*\*\*")
+_NOTICE = re.compile(
+    r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))?(?:,.*)? \*\*\*"
+)
 _CAUSE_OF_NOTICE: dict[str, Cause] = {
     "PREEMPTION": "preempted",
     "TIME LIMIT": "timeout",
@@ -40,16 +44,19 @@ _CAUSE_OF_NOTICE: dict[str, Cause] = {
 _SCRIPT_ENDED = re.compile(r"\*\*\* STEP \S+\.0 ON \S+ FAILED \(")
 # What Slurm calls that. Of every end but a cancellation, it names a reason.
 _SCRIPT_ENDED_REASONS = ("RaisedSignal", "NonZeroExitCode")
-# Slurm's own lines, or the error that torch ends with on a GPU; others may speak of memory and live on.
+# Slurm's own lines, or the error that torch ends with on a GPU; others may speak of memory and live
+# on.
 _OUT_OF_MEMORY = re.compile(
-    r"^(?:slurmstepd|slurmd|srun)\b.*(?:oom[-_]kill|exceeded (?:job |step )?memory limit|out of memory)"
+    r"^(?:slurmstepd|slurmd|srun)\b.*(?:oom[-_]kill|exceeded (?:job |step )?memory limit|out of "
+    r"memory)"
     r"|^torch\.(?:cuda\.)?OutOfMemoryError:",
     re.IGNORECASE | re.MULTILINE,
 )
 
 
 def current(cluster: base.Cluster, logs: Path | None) -> "SlurmJob":
-    """The task of this cluster that this process belongs to, from its environment; see `Cluster.current_job`."""
+    """The task of this cluster that this process belongs to, from its environment; see
+    `Cluster.current_job`."""
     logs = logs or Path(os.environ["SUBMITIT_FOLDER"])
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     # To requeue a bare array id requeues every task.
@@ -73,19 +80,26 @@ class SlurmJob(base.InJob):
     def place(self) -> Place:
         import submitit
 
-        return local_processes.place(f"tcp://{submitit.JobEnvironment().hostnames[0]}:{self._port()}")
+        return local_processes.place(
+            f"tcp://{submitit.JobEnvironment().hostnames[0]}:{self._port()}"
+        )
 
     def _port(self) -> int:
-        """Where the ranks meet: the same for all of a start, another one at the next, in case this one is taken.
+        """Where the ranks meet: the same for all of a start, another one at the next, in case this
+        one is taken.
 
-        submitit's own depends on the job id alone, and lies among those that the kernel gives to outgoing connections.
+        submitit's own depends on the job id alone, and lies among those that the kernel gives to
+        outgoing connections.
         """
         # By its logs too: the node may belong to several clusters, which count their jobs alike.
-        return random.Random(f"{self.ref.job_id} {self.restart} {self.ref.logs}").randrange(20000, 32768)
+        return random.Random(f"{self.ref.job_id} {self.restart} {self.ref.logs}").randrange(
+            20000, 32768
+        )
 
     def cause_of(self, code: StopCode, log_offset: int) -> Cause | None:
         """What a signal means, by the notice in the log and by what the controller knows."""
-        # A container may have no client, or one that finds no controller: the ranks are about to be killed.
+        # A container may have no client, or one that finds no controller: the ranks are about to be
+        # killed.
         job = client.show_job(self.ref.job_id, _ANSWER_WITHIN_S)
         if job.get("PreemptTime", "None") not in _NOT_PREEMPTED:
             return "preempted"
@@ -99,7 +113,8 @@ class SlurmJob(base.InJob):
         return _cause_of_end(job)
 
     def why_ended(self, attempt: Attempt) -> Cause | None:
-        """What the log or else accounting says about the end of an attempt of this job or an earlier one."""
+        """What the log or else accounting says about the end of an attempt of this job or an
+        earlier one."""
         if attempt.log_offset is None or attempt.job_id is None:
             return None
         ref = replace(self.ref, job_id=attempt.job_id)
@@ -112,9 +127,12 @@ class SlurmJob(base.InJob):
         if noticed not in (None, "cancelled"):
             return noticed
         # From accounting, the state in which every start ended, oldest first.
-        states = poll.parse_sacct(client.sacct("JobID,State", [attempt.job_id]) or "").get(attempt.job_id, [])
+        states = poll.parse_sacct(client.sacct("JobID,State", [attempt.job_id]) or "").get(
+            attempt.job_id, []
+        )
         if attempt.restart < len(states):
-            # A job that exited on its own within the grace time is COMPLETED or FAILED, which is not a cause.
+            # A job that exited on its own within the grace time is COMPLETED or FAILED, which is
+            # not a cause.
             cause = poll.CAUSE_OF_STATE.get(states[attempt.restart])
             if cause not in (None, "crashed"):
                 return cause
@@ -122,12 +140,14 @@ class SlurmJob(base.InJob):
         return None if attempt.cause == "crashed" else noticed
 
     def late_notice_s(self) -> float | None:
-        """The signal of the limit goes to steps, up to a minute early: before the first step began, nobody heard it."""
+        """The signal of the limit goes to steps, up to a minute early: before the first step began,
+        nobody heard it."""
         left, notice = _seconds_left({}), _notice_s()
         return max(left - notice, left / 2, 0.0) if left < notice + _EARLY_S else None
 
     def wish(self, wish: base.Wish) -> None:
-        """For the batch script (`follow.sh`), which carries it out on the node when srun has ended."""
+        """For the batch script (`follow.sh`), which carries it out on the node when srun has
+        ended."""
         lines = {
             "delay": "" if wish.delay_s is None else str(round(wish.delay_s)),
             "avoid": ",".join(wish.avoid),
@@ -162,7 +182,8 @@ def file_of(job: JobRef, what: str) -> Path:
 
 
 def _shown(job: JobRef) -> dict[str, str]:
-    """What `scontrol show job` said to the batch script when the last start of the job ended; empty if nothing."""
+    """What `scontrol show job` said to the batch script when the last start of the job ended; empty
+    if nothing."""
     return client.pairs_in(read_from(file_of(job, "shown"), 0))
 
 
@@ -199,9 +220,12 @@ def _seconds_left(job: Mapping[str, str]) -> float:
     start, end = times
     if start is None or end is None:
         return 1e9
-    # From the same file as the script: where a node is a container itself, CLOCK_BOOTTIME is that of its host.
+    # From the same file as the script: where a node is a container itself, CLOCK_BOOTTIME is that
+    # of its host.
     booted, now = os.environ.get("CLDCTL_BOOT_S", ""), read_from(_UPTIME, 0).partition(".")[0]
-    passed = float(now) - float(booted) if is_count(booted) and is_count(now) else time.time() - start
+    passed = (
+        float(now) - float(booted) if is_count(booted) and is_count(now) else time.time() - start
+    )
     return end - start - passed
 
 
@@ -223,7 +247,8 @@ def notice_in(log: str) -> Cause | None:
 
     Returns:
         "killed" if the batch script ended before the ranks.
-        "cancelled" for a notice about the job without a reason, which is what scancel leaves; one about a step is
+        "cancelled" for a notice about the job without a reason, which is what scancel leaves; one
+        about a step is
         also left by srun's --kill-on-bad-exit, and says nothing. None without a notice.
     """
     notices = [(match[1], match[2]) for match in _NOTICE.finditer(log)]

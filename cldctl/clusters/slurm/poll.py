@@ -1,8 +1,9 @@
-"""Asking Slurm about jobs, seldom: all commands of a user on a machine share its answers, and ask less if it is slow.
+"""Asking Slurm about jobs, seldom: all commands of a user on a machine share its answers, and ask
+less if it is slow.
 
-One question is a squeue for this user's jobs, another for those jobs that are not among them (a colleague's in a shared
-run), and a sacct for those that squeue has forgotten. What is forgotten is asked about once. The answers are kept in a
-file of this user and this machine.
+One question is a squeue for this user's jobs, another for those jobs that are not among them (a
+colleague's in a shared run), and a sacct for those that squeue has forgotten. What is forgotten is
+asked about once. The answers are kept in a file of this user and this machine.
 """
 
 import contextlib
@@ -25,28 +26,33 @@ from cldctl.clusters.base import HELD, Held, Phase, Seen, Survey, Waiting
 
 from . import client
 
-# Seconds between two questions of all commands of a user on a machine, if $CLDCTL_ASK_EVERY_S does not say.
+# Seconds between two questions of all commands of a user on a machine, if $CLDCTL_ASK_EVERY_S does
+# not say.
 EVERY_S = 30.0
 # An answer that takes longer, in seconds, is a sign that Slurm has enough to do.
 SLOW_S = 2.0
-# By how many questions in a row were answered slowly or not at all: how many times as long the next one waits.
+# By how many questions in a row were answered slowly or not at all: how many times as long the next
+# one waits.
 _BACK_OFF = (1, 2, 4, 10)
 AWAY = "slurmctld does not answer: states are the last that the runs wrote"
 NOT_HERE = "there is no squeue on this machine: states are the last that the runs wrote"
 _ELSEWHERE = (
-    "try again on a machine with Slurm (`resume` and `rm` need no answer an hour after a run was cancelled, finished "
+    "try again on a machine with Slurm (`resume` and `rm` need no answer an hour after a run was "
+    "cancelled, finished "
     "or crashed)"
 )
 _NOT_YET = "Slurm has not said anything about it yet"
 _QUEUE = ("squeue", "--all", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r")
 # Jobs that are named to a client at once.
 _CHUNK = 500
-# Some versions of squeue refuse a list with one unknown job. To find those, it is called so often in one question.
+# Some versions of squeue refuse a list with one unknown job. To find those, it is called so often
+# in one question.
 _MOST_PARTS = 12
-# Answers about jobs that Slurm has forgotten are kept for this many seconds, and asked for again if still wanted;
-# accounting that did not say how a job ended is asked again earlier.
+# Answers about jobs that Slurm has forgotten are kept for this many seconds, and asked for again if
+# still wanted; accounting that did not say how a job ended is asked again earlier.
 _FORGOTTEN_S, _ACCOUNTING_AGAIN_S = 24 * 3600.0, 600.0
-# A job that nobody has looked at for this many seconds is no longer asked about on behalf of others.
+# A job that nobody has looked at for this many seconds is no longer asked about on behalf of
+# others.
 _WANTED_S = 600.0
 # Seconds that a first or a fresh question waits for another process's.
 _PATIENCE_S = 2 * client.TIMEOUT_S
@@ -61,14 +67,22 @@ _JOB = re.compile(r"[0-9]+(?:[_+][0-9]+)?")
 _ROW = re.compile(rf"({_JOB.pattern})\|([^|]*)\|([^|]*)\|(.*)")
 
 _PHASES: dict[str, Phase] = {
-    **dict.fromkeys(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"), "pending"),
+    **dict.fromkeys(
+        ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
+        "pending",
+    ),
     **dict.fromkeys(("RUNNING", "CONFIGURING", "SIGNALING", "RESIZING"), "running"),
     **dict.fromkeys(("SUSPENDED", "STOPPED"), "suspended"),
     **dict.fromkeys(("COMPLETING", "STAGE_OUT"), "ending"),
-    **dict.fromkeys(("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "DEADLINE", "PREEMPTED"), "gone"),
-    **dict.fromkeys(("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL", "OUT_OF_MEMORY"), "gone"),
+    **dict.fromkeys(
+        ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "DEADLINE", "PREEMPTED"), "gone"
+    ),
+    **dict.fromkeys(
+        ("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL", "OUT_OF_MEMORY"), "gone"
+    ),
 }
-# What the end of a job is called in the ledger. A job that ended on its own (COMPLETED) says nothing about a run.
+# What the end of a job is called in the ledger. A job that ended on its own (COMPLETED) says
+# nothing about a run.
 CAUSE_OF_STATE: dict[str, Cause] = {
     "PREEMPTED": "preempted",
     "TIMEOUT": "timeout",
@@ -86,11 +100,12 @@ _STARTS_AGAIN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
 
 
 def survey(jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: float) -> Survey:
-    """What Slurm says about jobs: at most one question in `EVERY_S` for all who are content with an older answer.
+    """What Slurm says about jobs: at most one question in `EVERY_S` for all who are content with an
+    older answer.
 
     Args:
-        settled: jobs about which everything is known except whether Slurm still has them; accounting is not asked
-            about those.
+        settled: jobs about which everything is known except whether Slurm still has them;
+            accounting is not asked about those.
         max_age_s: 0 for an answer of this moment, for those who decide something by it.
     """
     # Slurm has no jobs of other ids, whatever else a client would take them for.
@@ -156,20 +171,27 @@ class Known:
 
     def of(self, job_ids: Collection[str], settled: Collection[str]) -> dict[str, Seen]:
         """What is known about jobs; those about which Slurm was asked in vain are left out."""
-        found = dict.fromkeys(job_ids, Seen("unknown", reason=_NOT_YET)) if self.problem is None else {}
+        found = (
+            dict.fromkeys(job_ids, Seen("unknown", reason=_NOT_YET)) if self.problem is None else {}
+        )
         found |= {job: _GONE for job in job_ids if job in settled}
         found |= {job: self.forgotten[job][1] for job in job_ids if job in self.forgotten}
         return found | {job: self.queue[job] for job in job_ids if job in self.queue}
 
     def lacks(self, job_ids: Collection[str], now: float) -> bool:
-        """Whether the next question would leave one of these jobs out, because nobody is known to want it."""
+        """Whether the next question would leave one of these jobs out, because nobody is known to
+        want it."""
         fresh = now - _WANTED_S / 2
-        return any(job not in self.forgotten and self.wanted.get(job, 0.0) < fresh for job in job_ids)
+        return any(
+            job not in self.forgotten and self.wanted.get(job, 0.0) < fresh for job in job_ids
+        )
 
     def wanting(self, job_ids: Collection[str], now: float) -> "Known":
         """With jobs that somebody wants to know about from now on."""
         recent = {job: when for job, when in self.wanted.items() if now - _WANTED_S < when <= now}
-        return replace(self, wanted=recent | {job: now for job in job_ids if job not in self.forgotten})
+        return replace(
+            self, wanted=recent | {job: now for job in job_ids if job not in self.forgotten}
+        )
 
     def every_s(self) -> float:
         """Seconds from the last question to the next."""
@@ -186,12 +208,15 @@ class Known:
         """Why its answers are older than people may expect."""
         if self.problem is not None or not self.strikes:
             return None
-        slow = f"Slurm answers slowly ({self.took_s:.0f} s), and is asked every {self.every_s():.0f} s"
+        slow = (
+            f"Slurm answers slowly ({self.took_s:.0f} s), and is asked every {self.every_s():.0f} s"
+        )
         return f"{slow}: what it says about jobs is {max(0.0, now - self.as_of):.0f} s old"
 
 
 class Memory:
-    """What is known: in a file that all commands share, or in this process if there cannot be one."""
+    """What is known: in a file that all commands share, or in this process if there cannot be
+    one."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -232,12 +257,15 @@ class Memory:
 
     @contextlib.contextmanager
     def asking(self, patience_s: float) -> Iterator[bool]:
-        """Whether this process is the one that asks; others may have asked while it waited up to ``patience_s``."""
+        """Whether this process is the one that asks; others may have asked while it waited up to
+        ``patience_s``."""
         with contextlib.ExitStack() as held:
             is_mine = True
             if self._file is not None:
                 try:
-                    is_mine = held.enter_context(locks.holding(self._file.with_suffix(".lock"), patience_s))
+                    is_mine = held.enter_context(
+                        locks.holding(self._file.with_suffix(".lock"), patience_s)
+                    )
                 except OSError:
                     self._file = None
             yield is_mine
@@ -251,7 +279,8 @@ def memory_of_this_user() -> Memory:
     with contextlib.suppress(OSError):
         status = os.stat(file)
         mark = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
-    # Of this machine alone: on a network file system, machines see each other's locks and files late.
+    # Of this machine alone: on a network file system, machines see each other's locks and files
+    # late.
     name = f"{_FORMAT}\n{socket.gethostname()}\n{file}\n{mark}\n{os.environ.get('SLURM_CLUSTERS')}"
     key = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
     folder = config.cache_folder()
@@ -270,7 +299,8 @@ def _sweep(folder: Path) -> None:
 
 
 def _asked(known: Known, wanted: frozenset[str]) -> Known:
-    """What is known after another question: about this user's jobs, and about those that somebody wants."""
+    """What is known after another question: about this user's jobs, and about those that somebody
+    wants."""
     now, began = time.time(), time.monotonic()
     answer = client.run([*_QUEUE, "--me"])
     mine = answer.text if answer.code == 0 else None
@@ -278,18 +308,24 @@ def _asked(known: Known, wanted: frozenset[str]) -> Known:
     is_whole = mine is not None and not is_torn(mine)
     forgotten = {job: it for job, it in known.forgotten.items() if job not in queue and now < it[0]}
     missing = [job for job in {*known.wanted, *wanted} if job not in queue and job not in forgotten]
-    # Where not all can be asked about: first, from the end, what is asked now, and of that the newest.
+    # Where not all can be asked about: first, from the end, what is asked now, and of that the
+    # newest.
     missing.sort(key=lambda job: (job in wanted, *map(int, _NUMBER.findall(job))))
     named, unanswered, is_away = _named(missing) if is_whole else ({}, {*missing}, True)
     queue |= named
     lost = [job for job in missing if job not in queue]
     ends = _ends(lost)
-    queue |= {job: end for job, end in ends.items() if job in unanswered and end.word not in _STARTS_AGAIN}
-    # Without accounting, a job that is not in the queue has ended. It may say more later, but where there are more
-    # unknown jobs than can be asked about, once has to do.
+    queue |= {
+        job: end for job, end in ends.items() if job in unanswered and end.word not in _STARTS_AGAIN
+    }
+    # Without accounting, a job that is not in the queue has ended. It may say more later, but where
+    # there are more unknown jobs than can be asked about, once has to do.
     silent_s = _FORGOTTEN_S if unanswered else _ACCOUNTING_AGAIN_S
     certain = [job for job in lost if job not in unanswered]
-    forgotten |= {job: (now + (_FORGOTTEN_S if job in ends else silent_s), ends.get(job, _GONE)) for job in certain}
+    forgotten |= {
+        job: (now + (_FORGOTTEN_S if job in ends else silent_s), ends.get(job, _GONE))
+        for job in certain
+    }
     if mine is None:
         # What was alive may be so no longer.
         queue = {job: seen for job, seen in known.queue.items() if seen.is_gone} | queue
@@ -311,7 +347,8 @@ def _asked(known: Known, wanted: frozenset[str]) -> Known:
 
 
 def _named(job_ids: Sequence[str]) -> tuple[dict[str, Seen], set[str], bool]:
-    """What squeue says about jobs, the last first; those that it said nothing about; and whether it did not answer.
+    """What squeue says about jobs, the last first; those that it said nothing about; and whether it
+    did not answer.
 
     A list that it refuses is halved until the unknown job is alone.
     """
@@ -322,7 +359,9 @@ def _named(job_ids: Sequence[str]) -> tuple[dict[str, Seen], set[str], bool]:
     while parts:
         jobs = parts.pop()
         # Who does not answer is not asked again at once.
-        answer = client.run([*_QUEUE, f"--jobs={','.join(jobs)}"]) if left > 0 and not is_away else None
+        answer = (
+            client.run([*_QUEUE, f"--jobs={','.join(jobs)}"]) if left > 0 and not is_away else None
+        )
         left -= 1
         if answer is None:
             unanswered.update(jobs)
@@ -351,7 +390,8 @@ def _chunks(items: Sequence[str]) -> list[Sequence[str]]:
 
 
 def parse_squeue(text: str) -> dict[str, Seen]:
-    """Answers of ``squeue --format='%i|%T|%N|%r'``, by job id; tasks of an array are ``ARRAY_TASK``.
+    """Answers of ``squeue --format='%i|%T|%N|%r'``, by job id; tasks of an array are
+    ``ARRAY_TASK``.
 
     Lines of another form are left out: see `is_torn`.
     """
@@ -386,7 +426,8 @@ def parse_sacct(text: str) -> dict[str, list[str]]:
 def seen_of(state: str, node: str = "", reason: str = "") -> Seen:
     """What one of Slurm's words for a state means, for example "CANCELLED by 0".
 
-    Nothing is concluded from an unknown word: whoever believes that a job is gone starts another one.
+    Nothing is concluded from an unknown word: whoever believes that a job is gone starts another
+    one.
     """
     word = (state.split() or [""])[0].rstrip("+")
     phase = _PHASES.get(word, "unknown")
@@ -402,7 +443,8 @@ def seen_of(state: str, node: str = "", reason: str = "") -> Seen:
 # Why a job waits, in plain words, and what somebody can do about it.
 _LIMITS = "wait for your other jobs, or cancel some"
 _SMALLER = "fewer nodes, or a shorter cluster.time_min, begin earlier"
-# A job that nobody releases, or whose turn cannot come, waits for ever; `Held` is known by one of these.
+# A job that nobody releases, or whose turn cannot come, waits for ever; `Held` is known by one of
+# these.
 _HELD, _NEVER = "it is held", "it never begins"
 _THAN = f"than its partition allows: {_NEVER}"
 _RELEASE = "release it: `scontrol release {id}`"
@@ -410,7 +452,11 @@ _OR_ASK = "or ask an administrator if that is refused"
 # The first pattern that the reason begins with decides; {id} and {dependency} are of the job.
 _WORDS: tuple[tuple[str, str, str], ...] = (
     ("None$", "it was just submitted", ""),
-    ("Priority", "jobs of higher priority come first", f"{_SMALLER}; `sprio -j {{id}}` shows its priority"),
+    (
+        "Priority",
+        "jobs of higher priority come first",
+        f"{_SMALLER}; `sprio -j {{id}}` shows its priority",
+    ),
     ("Resources", "it is next, and waits for nodes to become free", _SMALLER),
     (
         "DependencyNeverSatisfied",
@@ -419,23 +465,46 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
         "`cldctl resume RUN`, which submits it again and waits for no job",
     ),
     ("Dependency", "it waits for another job to end ({dependency})", ""),
-    ("BeginTime", "it may not begin yet: a pause after a crash, or a requeue that Slurm is still doing", ""),
+    (
+        "BeginTime",
+        "it may not begin yet: a pause after a crash, or a requeue that Slurm is still doing",
+        "",
+    ),
     ("JobHeldUser", f"{_HELD} by its user", _RELEASE),
     ("JobHeldAdmin", f"{_HELD} by an administrator", "ask them why: only they can release it"),
-    ("job requeued in held state", f"{_HELD}, as `scontrol requeuehold` leaves it", f"{_RELEASE}, {_OR_ASK}"),
+    (
+        "job requeued in held state",
+        f"{_HELD}, as `scontrol requeuehold` leaves it",
+        f"{_RELEASE}, {_OR_ASK}",
+    ),
     (
         "JobHoldMaxRequeue|launch failed requeued held",
         f"{_HELD}, because its last start failed on the node, as in a prolog",
-        f"avoid that node: `scontrol update jobid={{id}} excnodelist=NODE`; then {_RELEASE}, {_OR_ASK}",
+        (
+            f"avoid that node: `scontrol update jobid={{id}} excnodelist=NODE`; then {_RELEASE}, "
+            f"{_OR_ASK}"
+        ),
     ),
     (".*held", _HELD, f"{_RELEASE}, {_OR_ASK}"),
     (
         "ReqNodeNotAvail|Nodes required for job|Required nodes? not available",
         "nodes that it needs are down, drained or reserved, maybe for a maintenance",
-        "`sinfo -R` and `scontrol show reservation` say why; a shorter cluster.time_min may fit before it",
+        (
+            "`sinfo -R` and `scontrol show reservation` say why; a shorter cluster.time_min may "
+            "fit "
+            "before it"
+        ),
     ),
-    ("Reservation", "it waits for its reservation", "`scontrol show reservation` shows when that begins"),
-    ("PartitionDown|PartitionInactive", "its partition takes no jobs now", "use another cluster.partition"),
+    (
+        "Reservation",
+        "it waits for its reservation",
+        "`scontrol show reservation` shows when that begins",
+    ),
+    (
+        "PartitionDown|PartitionInactive",
+        "its partition takes no jobs now",
+        "use another cluster.partition",
+    ),
     (
         "PartitionTimeLimit",
         f"it asks for more time {_THAN}",
@@ -447,9 +516,21 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
         f"it asks for more nodes {_THAN}",
         "lower cluster.nodes, or use another cluster.partition",
     ),
-    ("QOSMax|QOSUser", "you have as much running as the quality of service allows one user", _LIMITS),
-    ("QOSGrp", "all users of its quality of service have reached its limit", "wait, or use another cluster.qos"),
-    ("QOS", "its quality of service does not allow it now", "see `sacctmgr show qos`, or use another cluster.qos"),
+    (
+        "QOSMax|QOSUser",
+        "you have as much running as the quality of service allows one user",
+        _LIMITS,
+    ),
+    (
+        "QOSGrp",
+        "all users of its quality of service have reached its limit",
+        "wait, or use another cluster.qos",
+    ),
+    (
+        "QOS",
+        "its quality of service does not allow it now",
+        "see `sacctmgr show qos`, or use another cluster.qos",
+    ),
     (
         "Assoc(?:Grp|Max).*Minutes|AssocGrpBilling",
         "the budget of its account is used up",
@@ -484,9 +565,12 @@ def explained(job_id: str, job: Mapping[str, str], seen: Seen) -> Waiting | None
     """
     word = job.get("Reason") or seen.reason or ("None" if job.get("JobState") == "PENDING" else "")
     # It may have begun, or ended, since the survey.
-    if not word or (job and seen_of(job.get("JobState", "PENDING")).phase in ("running", "ending", "gone")):
+    if not word or (
+        job and seen_of(job.get("JobState", "PENDING")).phase in ("running", "ending", "gone")
+    ):
         return None
-    # scontrol writes what squeue says without its blanks, and names of nodes as they are; `told` may have added to it.
+    # scontrol writes what squeue says without its blanks, and names of nodes as they are; `told`
+    # may have added to it.
     said, colon, nodes = word.partition(HELD)[0].partition(":")
     word = said.replace("_", " ") + colon + nodes
     begin = client.start_of(job.get("StartTime", ""))
@@ -496,10 +580,13 @@ def explained(job_id: str, job: Mapping[str, str], seen: Seen) -> Waiting | None
             said = "" if word == "None" else f" ({word})"
             kind = Held if _HELD in reason or _NEVER in reason else Waiting
             return kind(reason.format_map(values) + said, advice.format_map(values), begin)
-    return Waiting(f"Slurm says {word}", "`man squeue`, section JOB REASON CODES, explains it", begin)
+    return Waiting(
+        f"Slurm says {word}", "`man squeue`, section JOB REASON CODES, explains it", begin
+    )
 
 
 def told(job_id: str, reason: str) -> str:
-    """What squeue says about a job that waits, and of one that never begins by itself what to do."""
+    """What squeue says about a job that waits, and of one that never begins by itself what to
+    do."""
     waiting = explained(job_id, {}, Seen("pending", reason=reason))
     return f"{reason}{HELD}{waiting.advice}" if isinstance(waiting, Held) else reason

@@ -48,7 +48,8 @@ def executor(spec: JobSpec) -> "submitit.SlurmExecutor":
 
 
 def text(spec: JobSpec, tasks: int) -> str:
-    """The batch script of a job, or of an array of ``tasks``, which submitit shows by no public call.
+    """The batch script of a job, or of an array of ``tasks``, which submitit shows by no public
+    call.
 
     Raises:
         RecipeError, UsageError, SchedulerRefused: as `executor`.
@@ -60,7 +61,8 @@ def text(spec: JobSpec, tasks: int) -> str:
 
 
 def parameters(spec: JobSpec) -> dict[str, Any]:
-    """Parameters of submitit's Slurm executor: one task per rank, requeued when asked, ended when one rank fails.
+    """Parameters of submitit's Slurm executor: one task per rank, requeued when asked, ended when
+    one rank fails.
 
     Raises:
         RecipeError: the time limit leaves no time to work, or an option is not one of sbatch.
@@ -95,7 +97,11 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
         "additional_parameters": {"requeue": True, **_options(size.sbatch_args)},
     }
     # Without None for these two, submitit would fill in values of its own.
-    return {name: value for name, value in wanted.items() if value is not None or name in ("wckey", "time")}
+    return {
+        name: value
+        for name, value in wanted.items()
+        if value is not None or name in ("wckey", "time")
+    }
 
 
 def dependency(spec: JobSpec) -> str | None:
@@ -120,9 +126,13 @@ def arrays_of(jobs: Iterable[JobRef]) -> list[str]:
 
 def _check_time(spec: JobSpec) -> None:
     if spec.size.time_min is not None and spec.size.time_min * 60 <= spec.notice_s:
-        early = f"the job is told {spec.notice_s} s before its limit to save and end (cluster.signal_s)"
+        early = (
+            f"the job is told {spec.notice_s} s before its limit to save and end (cluster.signal_s)"
+        )
         advice = f"it would never train. Set it to {spec.notice_s // 60 + 2} or more"
-        raise RecipeError(f"recipe: 'cluster.time_min' is {spec.size.time_min}, but {early}: {advice}.")
+        raise RecipeError(
+            f"recipe: 'cluster.time_min' is {spec.size.time_min}, but {early}: {advice}."
+        )
 
 
 def _check_texts(spec: JobSpec) -> None:
@@ -155,19 +165,22 @@ def _python(size: ClusterSpec) -> str:
 
 
 def python_beside(size: ClusterSpec) -> str:
-    """The Python that sees what those of the ranks see, for a batch script: that of Pyxis exists through srun alone."""
+    """The Python that sees what those of the ranks see, for a batch script: that of Pyxis exists
+    through srun alone."""
     inside = [argument for argument in size.srun_args if argument.startswith("--container")]
     again = f"srun --nodes=1 --ntasks=1 --overlap {shlex.join(inside)} " if inside else ""
     return again + _python(size)
 
 
 def _setup(spec: JobSpec) -> list[str]:
-    """The lines before srun. Those of the recipe end the job if one fails, and may set PYTHONPATH."""
+    """The lines before srun. Those of the recipe end the job if one fails, and may set
+    PYTHONPATH."""
     return [
         *_follow(spec),
         *spec.size.setup,
         *_PREPARED,
-        # Where a job gets no variables from the command that submits it, srun would pass none to its tasks.
+        # Where a job gets no variables from the command that submits it, srun would pass none to
+        # its tasks.
         "unset SLURM_EXPORT_ENV",
         "cldctl_import || exit 1",
         *(["cldctl_succeed"] if spec.size.successor else []),
@@ -175,19 +188,31 @@ def _setup(spec: JobSpec) -> list[str]:
 
 
 # Behind the lines of the recipe: from now on the job answers for itself.
-_PREPARED = ("cldctl_plain", "trap - ERR", "trap '' TERM", "trap cldctl_follow EXIT", "cldctl_phase=work")
+_PREPARED = (
+    "cldctl_plain",
+    "trap - ERR",
+    "trap '' TERM",
+    "trap cldctl_follow EXIT",
+    "cldctl_phase=work",
+)
 
 
 def _follow(spec: JobSpec) -> list[str]:
-    """What follows a start, as far as the batch script does it: `follow.sh`, without its comments."""
-    ask = f'cldctl_within "$cldctl_patience" {python_beside(spec.size)} -m {shlex.join(spec.aftermath)} "$@"'
+    """What follows a start, as far as the batch script does it: `follow.sh`, without its
+    comments."""
+    ask = (
+        f'cldctl_within "$cldctl_patience" {python_beside(spec.size)} -m '
+        f'{shlex.join(spec.aftermath)} "$@"'
+    )
     lines = resources.files(__package__).joinpath("follow.sh").read_text().splitlines()
     return [
         f"cldctl_logs={shlex.quote(str(spec.logs))}",
         f"cldctl_code={shlex.quote(str(spec.code or ''))}",
         f"cldctl_notice={spec.notice_s}",
         f"cldctl_away={shlex.quote(client.AWAY.pattern)}",
-        f"cldctl_ask() {{ (cldctl_import && {ask}); }}" if spec.aftermath else "cldctl_ask() { :; }",
+        f"cldctl_ask() {{ (cldctl_import && {ask}); }}"
+        if spec.aftermath
+        else "cldctl_ask() { :; }",
         *(line for line in lines if line.strip() and not line.lstrip().startswith("#")),
     ]
 
@@ -203,7 +228,10 @@ def _options(arguments: tuple[str, ...]) -> dict[str, Any]:
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not name:
             example = "Write --name or --name=value, for example --mail-type=END"
-            raise RecipeError(f"recipe: 'cluster.sbatch_args' has {argument!r}, not an option of sbatch. {example}.")
+            raise RecipeError(
+                f"recipe: 'cluster.sbatch_args' has {argument!r}, not an option of sbatch. "
+                f"{example}."
+            )
         # sbatch takes the beginning of a name for the whole.
         is_own = any(own.startswith(name) for own in _OWN)
         if not _OPTION.fullmatch(name) or is_own:

@@ -1,4 +1,5 @@
-"""Submitting to Slurm: how many tasks it takes, when a job would begin, and sbatch, with what its errors mean."""
+"""Submitting to Slurm: how many tasks it takes, when a job would begin, and sbatch, with what its
+errors mean."""
 
 import contextlib
 import functools
@@ -29,10 +30,19 @@ _PREFIX = re.compile(r"sbatch: (error|fatal): ")
 # What it says if nobody knows whether the job was accepted.
 _UNHEARD = re.compile("timed out|no answer within", re.IGNORECASE)
 
-# What Slurm, and nobody else, sets; a shell that hides the id of its job has the others nevertheless.
-_MARKS = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID", "SLURM_PROCID")
+# What Slurm, and nobody else, sets; a shell that hides the id of its job has the others
+# nevertheless.
+_MARKS = (
+    "SLURM_JOB_ID",
+    "SLURM_JOBID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_STEP_ID",
+    "SLURM_PROCID",
+)
 _PREFIXES = ("SLURM_", "SLURMD_", "SRUN_")
-# Which Slurm is asked, as whom, and how its clients print. SBATCH_ variables are what a user wants for all their jobs.
+# Which Slurm is asked, as whom, and how its clients print. SBATCH_ variables are what a user wants
+# for all their jobs.
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_TIME_FORMAT")
 
 # The most tasks of an array if Slurm does not say: one below the default of MaxArraySize.
@@ -47,10 +57,11 @@ _UNNAMED = {
 
 
 def environment() -> dict[str, str]:
-    """The variables for sbatch, which passes them on: those of the job that this process is in are left out.
+    """The variables for sbatch, which passes them on: those of the job that this process is in are
+    left out.
 
-    A new job would take itself for task 3 of an array or for a second start, and srun would refuse memory that is asked
-    for in two ways.
+    A new job would take itself for task 3 of an array or for a second start, and srun would refuse
+    memory that is asked for in two ways.
     """
     is_inside = any(mark in os.environ for mark in _MARKS)
     return {
@@ -64,7 +75,8 @@ def expected_start(spec: JobSpec) -> Callable[[], float | None]:
     """Ask when such a job would begin, by a ``sbatch --test-only``, which submits nothing.
 
     Returns:
-        What reads the answer, seconds since 1970. Whatever goes wrong is None: an estimate must neither delay a
+        What reads the answer, seconds since 1970. Whatever goes wrong is None: an estimate must
+            neither delay a
         submission nor break it.
     """
     text, deadline = script.text(spec, 1), time.monotonic() + _ESTIMATED_WITHIN_S
@@ -86,14 +98,17 @@ def expected_start(spec: JobSpec) -> Callable[[], float | None]:
     return answer
 
 
-def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]], note: Callable[[Sequence[str]], None]) -> None:
+def submit(
+    spec: JobSpec, calls: Sequence[Callable[[], Any]], note: Callable[[Sequence[str]], None]
+) -> None:
     """Submit one job, or an array if there are several ``calls``.
 
     Args:
         note: gets the job ids.
 
     Raises:
-        SchedulerRefused, CldError, OSError: Slurm said no, or a file could not be written; no job is left.
+        SchedulerRefused, CldError, OSError: Slurm said no, or a file could not be written; no job
+            is left.
         SchedulerAway: Slurm gave no answer.
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -109,7 +124,11 @@ def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]], note: Callable[[Se
         note(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
         code = getattr(error.__cause__, "returncode", 1)
-        said = f"no answer within {SBATCH_WITHIN_S} s" if code == -signal.SIGKILL else str(error).strip()
+        said = (
+            f"no answer within {SBATCH_WITHIN_S} s"
+            if code == -signal.SIGKILL
+            else str(error).strip()
+        )
         raise _explained(spec, said or f"sbatch ended with {code}", began) from error
     except BaseException:
         if jobs or is_asked:
@@ -119,12 +138,17 @@ def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]], note: Callable[[Se
 
 @contextlib.contextmanager
 def _shielded(spec: JobSpec, umask: int) -> Iterator[None]:
-    """What sbatch gets of this process: its variables, no Ctrl-C, and so much time. It says what is wrong in its error.
+    """What sbatch gets of this process: its variables, no Ctrl-C, and so much time. It says what is
+    wrong in its error.
 
     Args:
         umask: of the job.
     """
-    variables = {**environment(), **local_processes.safe_path(spec.code), "SLURM_UMASK": f"{umask:04o}"}
+    variables = {
+        **environment(),
+        **local_processes.safe_path(spec.code),
+        "SLURM_UMASK": f"{umask:04o}",
+    }
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     timer = threading.Timer(SBATCH_WITHIN_S, _end_sbatch)
     timer.start()
@@ -152,7 +176,9 @@ def _forget(spec: JobSpec, jobs: Sequence[str], since: float) -> None:
         client.cancel(known)
     except (SchedulerRefused, SchedulerAway) as error:
         names = " ".join(known)
-        about = f"job {names} is not noted, and could not be cancelled; end it with `scancel {names}`"
+        about = (
+            f"job {names} is not noted, and could not be cancelled; end it with `scancel {names}`"
+        )
         print(f"warning: {about} ({error})", file=sys.stderr)
 
 
@@ -167,17 +193,27 @@ def _explained(spec: JobSpec, error: str, since: float) -> SchedulerRefused | Sc
     """The error of an sbatch that failed, with what to do about it."""
     name = spec.name
     # Sites let sbatch print more than its errors.
-    lines = [_PREFIX.sub("", line) for line in error.splitlines() if _PREFIX.match(line)] or error.splitlines()
+    lines = [
+        _PREFIX.sub("", line) for line in error.splitlines() if _PREFIX.match(line)
+    ] or error.splitlines()
     if _UNHEARD.search(error):
         return SchedulerAway(f"slurmctld does not answer: {lines[-1]}. {_withdrawn(spec, since)}.")
     if client.AWAY.search(error):
         fix = "Try again when it does, or use --cluster local"
-        return SchedulerAway(f"slurmctld does not answer, and the job {name} was not submitted: {lines[-1]}. {fix}.")
-    fix = "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or use --cluster local"
+        return SchedulerAway(
+            f"slurmctld does not answer, and the job {name} was not submitted: {lines[-1]}. {fix}."
+        )
+    fix = (
+        "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or "
+        "use --cluster local"
+    )
     refused = f"sbatch refused the job {name}: {'; '.join(lines)}"
     if (limit := _reached(error)) is None:
         return SchedulerRefused(f"{refused}. {_not_yours(spec, error) or fix}.")
-    wait = "You may have no more jobs in the queue: wait until some have ended, then re-run the command"
+    wait = (
+        "You may have no more jobs in the queue: wait until some have ended, then re-run the "
+        "command"
+    )
     return TooManyTasks(f"{refused}. {wait if limit in error else fix}.", limit)
 
 
@@ -202,7 +238,8 @@ def _reached(error: str) -> str | None:
 
 
 def _withdrawn(spec: JobSpec, since: float) -> str:
-    """Cancel what an sbatch without an answer may have submitted all the same; returns what to do next."""
+    """Cancel what an sbatch without an answer may have submitted all the same; returns what to do
+    next."""
     deadline = time.monotonic() + _AWAY_S
     while (jobs := _submitted_since(spec, since)) is None and time.monotonic() < deadline:
         time.sleep(1.0)
@@ -212,7 +249,10 @@ def _withdrawn(spec: JobSpec, since: float) -> str:
     try:
         client.cancel(jobs)
     except (SchedulerRefused, SchedulerAway) as error:
-        return f"The job was submitted as {', '.join(jobs)} and could not be cancelled ({error}): scancel it"
+        return (
+            f"The job was submitted as {', '.join(jobs)} and could not be cancelled ({error}): "
+            f"scancel it"
+        )
     done = f"The job that had been submitted ({', '.join(jobs)}) is cancelled. " if jobs else ""
     return f"{done}Try again when it answers, or use --cluster local"
 
@@ -232,10 +272,17 @@ def array_limit() -> Limit:
     """How many tasks an array may have."""
     config = _config()
     size = re.search(r"^MaxArraySize\s*=\s*([0-9]{1,9})\b", config, re.MULTILINE)
-    few = re.search(r"^SchedulerParameters\s*=.*\bmax_array_tasks=([0-9]{1,9})\b", config, re.MULTILINE)
-    sizes = [("MaxArraySize", int(size[1]) if size else _UNKNOWN), ("max_array_tasks", int(few[1]) if few else None)]
+    few = re.search(
+        r"^SchedulerParameters\s*=.*\bmax_array_tasks=([0-9]{1,9})\b", config, re.MULTILINE
+    )
+    sizes = [
+        ("MaxArraySize", int(size[1]) if size else _UNKNOWN),
+        ("max_array_tasks", int(few[1]) if few else None),
+    ]
     known = [
-        Limit(max(1, most), f"an array has at most {max(1, most)} ({name})") for name, most in sizes if most is not None
+        Limit(max(1, most), f"an array has at most {max(1, most)} ({name})")
+        for name, most in sizes
+        if most is not None
     ]
     return min(known, key=lambda limit: limit.tasks)
 
@@ -259,8 +306,8 @@ def forget() -> None:
 def limits_of_jobs(text: str, user: str, account: str | None, qos: str) -> list[Limit]:
     """From `scontrol show assoc_mgr`: how many jobs there may be, less those that are in the queue.
 
-    A limit of the QOS is in force in place of the same one of the association. One for each user is shown only to
-    those who have jobs already.
+    A limit of the QOS is in force in place of the same one of the association. One for each user is
+    shown only to those who have jobs already.
     """
     blocks = re.split(r"^(?=ClusterName=|QOS=)|\n\n", text, flags=re.MULTILINE)
     mine, above = _associations(blocks, user, account)
@@ -271,13 +318,19 @@ def limits_of_jobs(text: str, user: str, account: str | None, qos: str) -> list[
     each = _count("MaxSubmitJobsPU", of_user[1] if of_user else "", f"of QOS {qos}")
     together = _count("GrpSubmitJobs", head, f"of QOS {qos}")
     each = each or _count("MaxSubmitJobs", mine, "of your association")
-    together = together or [limit for part in (mine, *above) for limit in _count("GrpSubmitJobs", part, "of a group")]
+    together = together or [
+        limit for part in (mine, *above) for limit in _count("GrpSubmitJobs", part, "of a group")
+    ]
     return [*each, *together]
 
 
 def _associations(blocks: Sequence[str], user: str, account: str | None) -> tuple[str, list[str]]:
     """What is said about the association of a user, and about the accounts above it."""
-    parts = [(match["account"], match["user"], block) for block in blocks if (match := _ASSOCIATION.match(block))]
+    parts = [
+        (match["account"], match["user"], block)
+        for block in blocks
+        if (match := _ASSOCIATION.match(block))
+    ]
     own = [(name, part) for name, who, part in parts if who == user and account in (None, name)]
     if not own:
         return "", []
@@ -293,4 +346,9 @@ def _count(name: str, text: str, whose: str) -> list[Limit]:
     if found is None:
         return []
     most, used = int(found[1]), int(found[2])
-    return [Limit(max(1, most - used), f"at most {most} jobs may be in the queue ({name} {whose}), and {used} are")]
+    return [
+        Limit(
+            max(1, most - used),
+            f"at most {most} jobs may be in the queue ({name} {whose}), and {used} are",
+        )
+    ]

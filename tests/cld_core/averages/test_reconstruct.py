@@ -1,4 +1,5 @@
-"""Averages of the weights; those of other lengths from the stored ones, against averages that were really run."""
+"""Averages of the weights; those of other lengths from the stored ones, against averages that were
+really run."""
 
 import math
 
@@ -27,14 +28,17 @@ LENGTHS = (0.05, 0.1)
 
 def trajectory(steps, size=5, seed=0):
     """Weights after each step, (steps, size), float64: a trend, oscillations and a random walk."""
-    noise = torch.randn(steps, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(
+        steps, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     s = torch.arange(1, steps + 1, dtype=torch.float64)[:, None]
     phases = torch.arange(size, dtype=torch.float64)
     return torch.exp(-3 * s / steps) + 0.3 * torch.sin(0.05 * s + phases) + 0.02 * noise.cumsum(0)
 
 
 def brute_force(weights, length):
-    """The average of weights (steps, size) in float64, from the weights that the paper's update gives each step."""
+    """The average of weights (steps, size) in float64, from the weights that the paper's update
+    gives each step."""
     decay = [(1.0 - 1.0 / t) ** (exponent(length) + 1.0) for t in range(1, len(weights) + 1)]
     share = np.array([(1.0 - decay[s]) * np.prod(decay[s + 1 :]) for s in range(len(decay))])
     return torch.from_numpy(share) @ weights
@@ -52,16 +56,25 @@ class Averaged:
         self.run = RunFolder.create(folder, load(TOY), {"created": 1.0})
         self.net = nn.ParameterDict({"weight": nn.Parameter(torch.zeros(5, dtype=dtype))})
         self.power = PowerAverages(self.net, lengths)
-        self._snapshots, self._checkpoints = snapshots(self.run, half=half), checkpoints(self.run, keep=9)
+        self._snapshots, self._checkpoints = (
+            snapshots(self.run, half=half),
+            checkpoints(self.run, keep=9),
+        )
 
     @property
     def state(self):
         weights = dict(self.net)
         ema = {"updates": 1, "average": weights}
-        return {"model_digest": "mine", "model": weights, "ema": ema, "power": self.power.state_dict()}
+        return {
+            "model_digest": "mine",
+            "model": weights,
+            "ema": ema,
+            "power": self.power.state_dict(),
+        }
 
     def follow(self, weights, every, first=1):
-        """Take steps from number ``first`` on, snapshots at multiples of ``every``, a checkpoint at the end."""
+        """Take steps from number ``first`` on, snapshots at multiples of ``every``, a checkpoint at
+        the end."""
         for step, row in enumerate(weights, start=first):
             with torch.no_grad():
                 self.net["weight"].copy_(row)
@@ -100,7 +113,8 @@ def spread(weights):
 
 
 @pytest.mark.parametrize(
-    ("length", "within"), [(0.02, 0.04), (0.03, 0.015), (0.1, 1e-6), (0.07, 2e-3), (0.15, 3e-3), (0.2, 0.01)]
+    ("length", "within"),
+    [(0.02, 0.04), (0.03, 0.015), (0.1, 1e-6), (0.07, 2e-3), (0.15, 3e-3), (0.2, 0.01)],
 )
 def test_an_average_of_any_length_is_nearly_the_one_that_was_run(whole, weights, length, within):
     found, error = reconstructed(whole, length)
@@ -149,7 +163,9 @@ def test_damaged_and_lost_snapshots_are_made_up_for_and_told_of(tmp_path, weight
 
 def test_a_length_out_of_reach_is_refused_with_those_that_are_not(tmp_path, weights):
     one = made(tmp_path / "mine", weights)
-    with pytest.raises(UsageError, match=r"ema\.length=0\.001 cannot be made for step 700 .* from 0\.01. to 0\.2"):
+    with pytest.raises(
+        UsageError, match=r"ema\.length=0\.001 cannot be made for step 700 .* from 0\.01. to 0\.2"
+    ):
         reconstructed(one, 0.001)
     for file in snapshot_files(one.run):
         file.unlink()
@@ -174,10 +190,14 @@ def test_snapshots_of_another_beginning_do_not_count(tmp_path, weights):
     assert [entry.step for entry in stored] == [*range(420, STEPS, EVERY), STEPS]
     found, error = reconstructed(one, 0.07)
     assert error < 0.01
-    assert float((found - brute_force(weights[400:], 0.07)).abs().max()) < 0.01 * spread(weights[400:])
+    assert float((found - brute_force(weights[400:], 0.07)).abs().max()) < 0.01 * spread(
+        weights[400:]
+    )
 
 
-def test_snapshots_of_another_recipe_do_not_count_and_tensors_of_another_network_are_refused(tmp_path, weights):
+def test_snapshots_of_another_recipe_do_not_count_and_tensors_of_another_network_are_refused(
+    tmp_path, weights
+):
     one = made(tmp_path / "mine", weights)
     sidecar = one.run.snapshot_file(660).with_suffix(".json")
     sidecar.write_text(sidecar.read_text().replace('"mine"', '"other"'))
@@ -191,7 +211,9 @@ def test_an_average_is_made_once_and_again_if_its_file_is_damaged_or_its_snapsho
     tmp_path, weights, monkeypatch
 ):
     one, runs, real = made(tmp_path / "mine", weights), [], averages.reconstructed
-    monkeypatch.setattr(averages, "reconstructed", lambda *arguments: runs.append(1) or real(*arguments))
+    monkeypatch.setattr(
+        averages, "reconstructed", lambda *arguments: runs.append(1) or real(*arguments)
+    )
 
     def read():
         return averaged(one.run, STEPS, 0.07).tensors["weight"]
@@ -240,7 +262,9 @@ def test_the_device_skips_what_the_host_does_not_update():
 
 def test_a_state_continues_to_the_last_bit_and_one_of_other_lengths_begins(tmp_path):
     weights = trajectory(60)
-    whole, first, second = (Averaged(tmp_path / name, dtype=torch.float32) for name in ("whole", "first", "second"))
+    whole, first, second = (
+        Averaged(tmp_path / name, dtype=torch.float32) for name in ("whole", "first", "second")
+    )
     whole.follow(weights, every=100)
     first.follow(weights[:25], every=100)
     second.power.load_state_dict(first.power.state_dict(), 25)
@@ -248,7 +272,9 @@ def test_a_state_continues_to_the_last_bit_and_one_of_other_lengths_begins(tmp_p
     assert same(second.state, whole.state)
     turned = PowerAverages(second.net, LENGTHS[::-1])
     turned.load_state_dict(second.power.state_dict(), 60)
-    assert same(turned.averages, second.power.averages[::-1]), "the order of lengths does not matter"
+    assert same(turned.averages, second.power.averages[::-1]), (
+        "the order of lengths does not matter"
+    )
     others = PowerAverages(second.net, (0.05, 0.2))
     for state in (second.power.state_dict(), None, {}):
         others.load_state_dict(state, 60)
@@ -257,7 +283,9 @@ def test_a_state_continues_to_the_last_bit_and_one_of_other_lengths_begins(tmp_p
 
 def density(profile, s):
     gamma = exponent(profile.length)
-    return np.where(s <= profile.updates, (gamma + 1) / profile.updates * (s / profile.updates) ** gamma, 0.0)
+    return np.where(
+        s <= profile.updates, (gamma + 1) / profile.updates * (s / profile.updates) ** gamma, 0.0
+    )
 
 
 def test_lengths_and_exponents_are_inverse_to_each_other():
@@ -277,29 +305,39 @@ def test_what_is_no_length_is_refused(length):
 @pytest.mark.parametrize("length", [0.02, 0.1, 0.25])
 def test_a_length_is_the_standard_deviation_of_its_profile(length):
     profile = Profile(length, 300)
-    moments = [integrate.quad(lambda s, k=k: s**k * density(profile, s), 0, 300, epsabs=0)[0] for k in range(3)]
+    moments = [
+        integrate.quad(lambda s, k=k: s**k * density(profile, s), 0, 300, epsabs=0)[0]
+        for k in range(3)
+    ]
     assert moments[0] == pytest.approx(1.0, rel=1e-9)
     assert math.sqrt(moments[2] - moments[1] ** 2) == pytest.approx(300 * length, rel=1e-7)
 
 
-@pytest.mark.parametrize("pair", [((0.05, 400), (0.1, 250)), ((0.02, 90), (0.2, 800)), ((0.1, 70), (0.1, 70))])
+@pytest.mark.parametrize(
+    "pair", [((0.05, 400), (0.1, 250)), ((0.02, 90), (0.2, 800)), ((0.1, 70), (0.1, 70))]
+)
 def test_inner_products_are_those_of_quadrature(pair):
     a, b = (Profile(*one) for one in pair)
     end = min(a.updates, b.updates)
-    found, _ = integrate.quad(lambda s: density(a, s) * density(b, s), 0, end, epsabs=0, epsrel=1e-11)
+    found, _ = integrate.quad(
+        lambda s: density(a, s) * density(b, s), 0, end, epsabs=0, epsrel=1e-11
+    )
     products = inner([a, b], [a, b])
     assert products[0, 1] == pytest.approx(found, rel=1e-9)
     assert np.array_equal(products, products.T)
 
 
 def basis(count, end=1000):
-    known = [Profile(length, end * i // count) for i in range(1, count + 1) for length in (0.05, 0.1)]
+    known = [
+        Profile(length, end * i // count) for i in range(1, count + 1) for length in (0.05, 0.1)
+    ]
     return known, Basis(known)
 
 
 @pytest.mark.parametrize("length", [0.03, 0.07, 0.15, 0.25])
 def test_the_error_of_a_sum_is_the_distance_of_profiles(length):
-    """Against the sums of profiles on a fine grid, and no other sum that keeps constants is nearer."""
+    """Against the sums of profiles on a fine grid, and no other sum that keeps constants is
+    nearer."""
     known, made = basis(20)
     wanted = Profile(length, 1000)
     weights, error = made.fit(wanted)
@@ -307,7 +345,9 @@ def test_the_error_of_a_sum_is_the_distance_of_profiles(length):
     rows = np.stack([density(profile, s) for profile in known])
     target = density(wanted, s)
     assert weights.sum() == pytest.approx(1.0, rel=1e-9)
-    found = math.sqrt(((weights @ rows - target) ** 2).mean() * 1000 / inner([wanted], [wanted]).item())
+    found = math.sqrt(
+        ((weights @ rows - target) ** 2).mean() * 1000 / inner([wanted], [wanted]).item()
+    )
     assert error == pytest.approx(found, rel=1e-2)
     rng = np.random.default_rng(0)
     for _ in range(20):

@@ -16,7 +16,13 @@ import cld_core
 from cld_core import importing
 from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
-from cld_core.errors import CheckpointError, NotFoundError, SaveError, UsageError, WrongCheckpointError
+from cld_core.errors import (
+    CheckpointError,
+    NotFoundError,
+    SaveError,
+    UsageError,
+    WrongCheckpointError,
+)
 from cld_core.importing import import_published
 from cld_core.model import Model
 from cld_core.ranks import Ranks
@@ -43,7 +49,9 @@ def recipe(*overrides):
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
-    return import_published(FILE, recipe(), tmp_path_factory.mktemp("runs") / "pub", {"created": 1.0})[0]
+    return import_published(
+        FILE, recipe(), tmp_path_factory.mktemp("runs") / "pub", {"created": 1.0}
+    )[0]
 
 
 def read(file, *overrides):
@@ -61,7 +69,9 @@ def spoilt(tmp_path, change):
 def test_the_imported_run_computes_what_the_published_one_did(imported):
     model = cld_core.load(imported.path)
     with np.load(FILE.with_suffix(".npz")) as file:
-        u, t, net, score = (torch.from_numpy(file[name]) for name in ("u", "t", "ema_net", "ema_score"))
+        u, t, net, score = (
+            torch.from_numpy(file[name]) for name in ("u", "t", "ema_net", "ema_score")
+        )
     assert model.step == 3
     assert_close(model.net(u, t), net, rtol=0, atol=1e-5)
     assert_close(model.score(u, t.double()), score, rtol=0, atol=2e-5)
@@ -114,9 +124,18 @@ def test_a_checkpoint_of_another_network_is_named_by_its_first_wrong_tensor(over
     ("change", "words"),
     [
         (lambda content: content["ema"]["shadow_params"].pop(), ["averages 155 tensors", "156"]),
-        (lambda content: content["optimizer"]["state"][1].update(exp_avg=torch.zeros(3)), ["exp_avg", "3, but 64x32"]),
-        (lambda content: content["model"].update({"module.more": torch.zeros(2, 3)}), ["'more', 2x3"]),
-        (lambda content: content["optimizer"]["param_groups"][0].update(params=[0, 1]), ["2 parameters", "157"]),
+        (
+            lambda content: content["optimizer"]["state"][1].update(exp_avg=torch.zeros(3)),
+            ["exp_avg", "3, but 64x32"],
+        ),
+        (
+            lambda content: content["model"].update({"module.more": torch.zeros(2, 3)}),
+            ["'more', 2x3"],
+        ),
+        (
+            lambda content: content["optimizer"]["param_groups"][0].update(params=[0, 1]),
+            ["2 parameters", "157"],
+        ),
         (lambda content: content.pop("ema"), ["it holds model, optimizer, step; a"]),
     ],
 )
@@ -130,7 +149,10 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     with pytest.raises(CheckpointError, match="plain tensors"):
         read(crafted(tmp_path / "evil.pth", "zip", tmp_path / "it-ran"))
     assert not (tmp_path / "it-ran").exists()
-    with zipfile.ZipFile(FILE) as whole, zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as compressed:
+    with (
+        zipfile.ZipFile(FILE) as whole,
+        zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as compressed,
+    ):
         for name in whole.namelist():
             compressed.writestr(name, whole.read(name))
     with pytest.raises(CheckpointError, match=r"plain tensors \(BadZipFile\)"):
@@ -144,7 +166,9 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
 def test_a_channels_last_run_continues_with_its_own_moments(tmp_path):
     data = make_images(tmp_path / "set")
-    first, second = (Trainer(tiny_recipe(data, "train.channels_last=true"), Ranks()) for _ in range(2))
+    first, second = (
+        Trainer(tiny_recipe(data, "train.channels_last=true"), Ranks()) for _ in range(2)
+    )
     first.step(0)
     # As in a checkpoint: tensors are contiguous.
     plain = partial(torch.clone, memory_format=torch.contiguous_format)
@@ -165,7 +189,8 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def content(data):
-    """What Lightning saves of a small network after three steps, with the keys that it has beside the weights."""
+    """What Lightning saves of a small network after three steps, with the keys that it has beside
+    the weights."""
     trainer = stepped(Trainer(psld(f"data.path={data}"), Ranks()), 3)
     state = trainer.state_dict()
     weights = OrderedDict((f"score_fn.{name}", tensor) for name, tensor in state["model"].items())
@@ -177,7 +202,9 @@ def content(data):
         "pytorch-lightning_version": "1.7.7",
         "state_dict": weights,
         "loops": {"fit_loop": {"epoch_progress": {"total": {"ready": 1, "completed": 0}}}},
-        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": None, "dirpath": "results"}},
+        "callbacks": {
+            "ModelCheckpoint{'monitor': None}": {"best_model_score": None, "dirpath": "results"}
+        },
         "optimizer_states": [state["optimiser"]],
         "lr_schedulers": [{"base_lrs": [2e-4], "last_epoch": 3, "lr_lambdas": [None]}],
     }
@@ -191,7 +218,9 @@ def saved(content, path):
 
 def test_it_becomes_a_run_that_is_sampled_and_resumed(content, data, tmp_path):
     made = psld(f"data.path={data}")
-    run, step, _ = import_published(saved(content, tmp_path), made, tmp_path / "runs" / "psld", {"created": 1.0})
+    run, step, _ = import_published(
+        saved(content, tmp_path), made, tmp_path / "runs" / "psld", {"created": 1.0}
+    )
     model = cld_core.load(run.path)
     assert step == model.step == 3
     assert model.net.state_dict().keys() == {n[9:] for n in content["state_dict"] if n[0] == "s"}
@@ -205,7 +234,9 @@ def test_it_becomes_a_run_that_is_sampled_and_resumed(content, data, tmp_path):
     moments = content["optimizer_states"][0]["state"]
     for index, parameter in enumerate(trainer.net.parameters()):
         if index in moments:
-            assert torch.equal(trainer.optimiser.state[parameter]["exp_avg"], moments[index]["exp_avg"])
+            assert torch.equal(
+                trainer.optimiser.state[parameter]["exp_avg"], moments[index]["exp_avg"]
+            )
     trainer.step(3)
     assert trainer.ema.updates == 4
 
@@ -218,7 +249,10 @@ def without(content, name):
     ("change", "words"),
     [
         (lambda c: without(c, "score_fn.all_modules.1.weight"), "no tensor 'all_modules.1.weight'"),
-        (lambda c: {**c, "state_dict": {"clf_fn.weight": torch.ones(1)}}, "'clf_fn.weight' belongs neither"),
+        (
+            lambda c: {**c, "state_dict": {"clf_fn.weight": torch.ones(1)}},
+            "'clf_fn.weight' belongs neither",
+        ),
         (lambda c: {**c, "optimizer_states": []}, "the states of 0 optimisers, not of one"),
         (lambda c: {**c, "global_step": "3"}, "its step is '3', not a whole number"),
     ],
@@ -232,14 +266,20 @@ def test_what_does_not_fit_is_named(content, tmp_path, change, words):
 
 
 def test_a_checkpoint_later_than_the_recipes_end_is_refused_and_leaves_nothing(tmp_path):
-    with pytest.raises(UsageError, match=r"is of step 3, later than train\.steps=2\. Add train\.steps=3"):
-        import_published(FILE, recipe("train.steps=2"), tmp_path / "runs" / "mine", {"created": 1.0})
+    with pytest.raises(
+        UsageError, match=r"is of step 3, later than train\.steps=2\. Add train\.steps=3"
+    ):
+        import_published(
+            FILE, recipe("train.steps=2"), tmp_path / "runs" / "mine", {"created": 1.0}
+        )
     assert not (tmp_path / "runs").exists()
 
 
 def test_nothing_is_left_of_an_import_that_cannot_be_written(tmp_path, monkeypatch):
     full, save = Mock(side_effect=OSError(28, "No space left on device")), torch.save
-    monkeypatch.setattr("torch.save", lambda content, to: save(content, to) if isinstance(to, Path) else full())
+    monkeypatch.setattr(
+        "torch.save", lambda content, to: save(content, to) if isinstance(to, Path) else full()
+    )
     with pytest.raises(SaveError, match="no space left on the disk"):
         import_published(FILE, recipe(), tmp_path / "runs" / "mine", {"created": 1.0})
     assert list((tmp_path / "runs").iterdir()) == []

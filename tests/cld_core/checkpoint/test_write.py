@@ -45,7 +45,9 @@ def test_what_was_saved_is_loaded(run):
     assert loaded["step"] == 10
     assert (loaded["ema"]["updates"], list(loaded["ema"]["average"])) == (3, ["w"])
     assert torch.equal(loaded["ema"]["average"]["w"], torch.full((100,), 5.0))
-    assert "average" not in torch.load(run.checkpoint_file(10), weights_only=True)["ema"], "it is stored once"
+    assert "average" not in torch.load(run.checkpoint_file(10), weights_only=True)["ema"], (
+        "it is stored once"
+    )
     tensors = averaged_weights(run, 10).tensors
     assert sorted(tensors) == ["fixed", "w"], "all that a network has"
     sidecar = files.sidecar_of(run.checkpoint_file(10))
@@ -84,7 +86,11 @@ def test_the_last_k_and_the_milestones_are_kept(run):
         writer.save(step, state())
     writer.wait()
     assert run.checkpoint_steps() == [20, 40, 50]
-    kept = [f"step_{step:08d}.{suffix}" for step in (20, 40, 50) for suffix in ("ema.safetensors", "pt", "json")]
+    kept = [
+        f"step_{step:08d}.{suffix}"
+        for step in (20, 40, 50)
+        for suffix in ("ema.safetensors", "pt", "json")
+    ]
     assert sorted(path.name for path in run.checkpoints.iterdir()) == sorted(kept)
 
 
@@ -125,7 +131,9 @@ def failing_disk(monkeypatch):
     return let
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN])
+@pytest.mark.parametrize(
+    "error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN]
+)
 def test_a_save_is_repeated_until_the_disk_takes_it(run, failing_disk, capsys, error):
     disk = failing_disk(lambda call: call <= 5, error)
     writer = checkpoints(run, keep=3)
@@ -140,7 +148,9 @@ def test_a_save_is_repeated_until_the_disk_takes_it(run, failing_disk, capsys, e
     ]
 
 
-def test_training_goes_on_while_a_save_is_repeated_and_the_next_one_takes_its_place(run, failing_disk, capsys):
+def test_training_goes_on_while_a_save_is_repeated_and_the_next_one_takes_its_place(
+    run, failing_disk, capsys
+):
     disk_is_free = threading.Event()
     disk = failing_disk(lambda call: not disk_is_free.is_set())
     writer = checkpoints(run, keep=3)
@@ -169,9 +179,15 @@ def test_a_file_that_is_written_again_has_no_sidecar_meanwhile(run, monkeypatch)
 
 def test_tensors_of_every_kind_that_a_network_may_hold_come_back(run):
     ones = {str(kind): torch.ones(3, dtype=kind) for kind in KINDS}
-    writing.write(run, 10, {**state(), "model": {**ones, "scalar": torch.tensor(2.0), "none": torch.zeros(0, 2)}})
+    writing.write(
+        run,
+        10,
+        {**state(), "model": {**ones, "scalar": torch.tensor(2.0), "none": torch.zeros(0, 2)}},
+    )
     tensors = averaged_weights(run, 10).tensors
-    assert {name: tensor.dtype for name, tensor in tensors.items() if name in ones} == {str(one): one for one in KINDS}
+    assert {name: tensor.dtype for name, tensor in tensors.items() if name in ones} == {
+        str(one): one for one in KINDS
+    }
     assert all(torch.equal(tensors[name], tensor) for name, tensor in ones.items())
     assert (tensors["scalar"], tensors["none"].shape) == (2.0, (0, 2))
 
@@ -214,7 +230,9 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(run, da
 
 
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
-def test_training_needs_the_averaged_weights_and_who_samples_needs_nothing_else(run, damage, caplog):
+def test_training_needs_the_averaged_weights_and_who_samples_needs_nothing_else(
+    run, damage, caplog
+):
     fill(run, 10, 20, 30)
     damage(files.weights_file(run, 30))
     damage(run.checkpoint_file(20))

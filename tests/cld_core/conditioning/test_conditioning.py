@@ -18,7 +18,9 @@ from tests.support.parity import InjectedNoise
 
 CLD_EXACT = CLD(numerical_eps=0.0)
 SDES = pytest.mark.parametrize(
-    "sde", [CLD_EXACT, VPSDE(), BothScored(), ThirdOrder()], ids=["cld", "vpsde", "n=2, m=2", "n=3, m=1"]
+    "sde",
+    [CLD_EXACT, VPSDE(), BothScored(), ThirdOrder()],
+    ids=["cld", "vpsde", "n=2, m=2", "n=3, m=1"],
 )
 H = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
 TWO = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0]], dtype=torch.float64)
@@ -47,7 +49,9 @@ def test_on_normal_data_guidance_is_the_exact_score_given_y(sde, name, sigma, ma
     d, y = matrix.shape[1], torch.tensor([0.4, -0.7])[: len(matrix)]
     law, u = gaussian(0.5, d), standard_normal(5, sde.n * d)
     given = Given(law, matrix, y, sigma)
-    guided = EXACT[name].conditioned(law.score(sde), sde, Observation.linear(matrix, y, sigma), None)
+    guided = EXACT[name].conditioned(
+        law.score(sde), sde, Observation.linear(matrix, y, sigma), None
+    )
     for t in (0.01, 0.3, 1.0):
         psi, factor = sde.mean(t)[:, 0], sde.factor(t)
         covariance = torch.kron(torch.outer(psi, psi), given.covariance)
@@ -58,7 +62,8 @@ def test_on_normal_data_guidance_is_the_exact_score_given_y(sde, name, sigma, ma
 
 @SDES
 def test_samples_of_normal_data_have_the_conditional_mean_and_covariance(sde):
-    """A sampler without noise is an affine map of the prior's, so it shows them without sampling."""
+    """A sampler without noise is an affine map of the prior's, so it shows them without
+    sampling."""
     law, observation = gaussian(0.5), Observation.linear(H, torch.tensor([0.6]), 0.2)
     given = Given(law, H, observation.y, 0.2)
     guided = EXACT["jacobian"].conditioned(law.score(sde), sde, observation, None)
@@ -88,7 +93,9 @@ def test_gradient_scale_is_a_factor_of_the_gradient():
     law, u = gaussian(), standard_normal(3, 4)
     observation = Observation.linear(H, torch.tensor([0.6]))
     plain, once, twice = (
-        GradientGuidance(scale=scale).conditioned(law.score(CLD_EXACT), CLD_EXACT, observation, None)(u, 0.3)
+        GradientGuidance(scale=scale).conditioned(
+            law.score(CLD_EXACT), CLD_EXACT, observation, None
+        )(u, 0.3)
         for scale in (0.0, 1.0, 2.0)
     )
     assert_close(plain, law.score(CLD_EXACT)(u, 0.3))
@@ -97,7 +104,8 @@ def test_gradient_scale_is_a_factor_of_the_gradient():
 
 @pytest.mark.parametrize("sign", [1.0, -1.0], ids=["uncertain", "of the wrong sign"])
 def test_guidance_of_a_bad_network_does_not_push_the_wrong_way(sign):
-    """A covariance that is negative is not believed: samples are pulled towards y, by less than y is away."""
+    """A covariance that is negative is not believed: samples are pulled towards y, by less than y
+    is away."""
     sde, law = CLD_EXACT, gaussian(0.5)
 
     def score(u, t):
@@ -153,7 +161,10 @@ def test_on_the_diamond_samples_are_near_the_conditional_law(keys):
     observation = of_first(0.3)
     given = Given(law, torch.tensor([[1.0, 0.0]]), y, 0.0)
     true = given.sample(n, torch.Generator().manual_seed(0))[:, 1].sort().values
-    for way, far, least in ((GradientGuidance(score_error=0.0), 0.09, -0.6), (Replacement(), 0.12, -2.5)):
+    for way, far, least in (
+        (GradientGuidance(score_error=0.0), 0.09, -0.6),
+        (Replacement(), 0.12, -2.5),
+    ):
         x = drawn(law, CLD_EXACT, observation, way, n, **keys)
         distance = float((x[:, 1].sort().values - true).square().mean().sqrt())
         assert distance < far
@@ -165,7 +176,8 @@ DEPENDENT = torch.tensor([[0.25, 0.2], [0.2, 0.25]], dtype=torch.float64)
 
 
 def score_of_dependent_halves(sde):
-    """The exact score of N(0, DEPENDENT): given its first coordinate y, the second one is N(0.8 y, 0.09)."""
+    """The exact score of N(0, DEPENDENT): given its first coordinate y, the second one is N(0.8 y,
+    0.09)."""
 
     def score(u, t):
         psi, factor = sde.mean(t)[:, 0], sde.factor(t)
@@ -199,22 +211,34 @@ def test_the_error_of_replacement_falls_as_steps_are_repeated(sde, jump):
 def test_replacement_needs_a_mask_and_fixed_steps():
     with pytest.raises(
         UsageError,
-        match=r"method=ode chooses its own steps.*Choose em, sscs, exponential, gddim, conjugate or splitting, or",
+        match=(
+            r"method=ode chooses its own steps.*Choose em, sscs, exponential, gddim, conjugate "
+            r"or splitting, or"
+        ),
     ):
         Replacement().require_usable(of_first(0.3), spec_of("ode"))
-    with pytest.raises(UsageError, match=r"replacement needs numbers of x as they are.*by gradient"):
+    with pytest.raises(
+        UsageError, match=r"replacement needs numbers of x as they are.*by gradient"
+    ):
         Replacement().require_usable(Observation.linear(H, torch.tensor([0.3])), spec_of("em"))
     observation = Observation.linear(TWO, torch.tensor([0.3, 0.1]))
     with pytest.raises(UsageError, match=r"differentiated once only.*covariance='isotropic'"):
         GradientGuidance().require_usable(observation, spec_of("em", compile=True))
 
     for way in (GradientGuidance(), Replacement()):
-        with pytest.raises(UsageError, match=r"method=tuned was fitted to the network's flow without an observation"):
+        with pytest.raises(
+            UsageError,
+            match=r"method=tuned was fitted to the network's flow without an observation",
+        ):
             way.require_usable(of_first(0.3), spec_of("tuned"))
 
 
 def test_wrong_settings_of_guidance():
-    said = {"scale": "gradient scale -1", "data_std": "data_std=-1", "score_error": "score_error=-1"}
+    said = {
+        "scale": "gradient scale -1",
+        "data_std": "data_std=-1",
+        "score_error": "score_error=-1",
+    }
     for name, words in said.items():
         with pytest.raises(UsageError, match=words):
             GradientGuidance(**{name: -1.0})
@@ -249,7 +273,9 @@ def test_the_scored_halves_alone_give_the_posterior_mean(sde, law):
         ours = posterior_mean(sde, u, law.score(sde)(u, t), t)
         assert_close(ours, by_bayes(sde, law, u, t), rtol=0, atol=1e-9)
         times = torch.full((len(u),), t, dtype=torch.float64)
-        assert_close(posterior_mean(sde, u, law.score(sde)(u, times), times), ours, rtol=0, atol=1e-9)
+        assert_close(
+            posterior_mean(sde, u, law.score(sde)(u, times), times), ours, rtol=0, atol=1e-9
+        )
 
 
 @SDES
@@ -264,7 +290,8 @@ def test_its_derivative_is_the_covariance_times_the_pull(sde):
 
 
 def test_an_allowed_error_of_the_score_bounds_what_it_does():
-    """At t = 1 the score's error is multiplied by 1 / q_v = 372; weighed against the prior, by 0.13 at most."""
+    """At t = 1 the score's error is multiplied by 1 / q_v = 372; weighed against the prior, by 0.13
+    at most."""
     sde = CLD(numerical_eps=0.0)
     ell = sde.target(1.0)[0][0]
     assert float((estimate(sde, 1.0).of_score[0] * ell).abs()) == pytest.approx(372.6, rel=1e-3)

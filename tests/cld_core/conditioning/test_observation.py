@@ -19,7 +19,9 @@ OBSERVATIONS = {
     "masked": Observation.masked(standard_normal(*IMAGE), standard_normal(*IMAGE) > 0),
     "pooled": Observation.downscaled(standard_normal(3, 2, 2), 2),
     "matrix": Observation.linear(standard_normal(5, 48), standard_normal(5), shape=IMAGE),
-    "functions": Observation.of_functions(lambda x: x.flatten(1)[:, ::2], back_to_all, standard_normal(24), IMAGE),
+    "functions": Observation.of_functions(
+        lambda x: x.flatten(1)[:, ::2], back_to_all, standard_normal(24), IMAGE
+    ),
 }
 OF_EACH = pytest.mark.parametrize("observation", OBSERVATIONS.values(), ids=OBSERVATIONS)
 
@@ -33,36 +35,67 @@ def test_observations_have_their_transpose_and_their_gram_matrix(observation):
     assert back.shape == x.shape
     torch.testing.assert_close((there * w).sum(), (back * x).sum())
     eye = torch.eye(observation.count).double()
-    gram = observation.gram if isinstance(observation.gram, torch.Tensor) else observation.gram * eye
+    gram = (
+        observation.gram if isinstance(observation.gram, torch.Tensor) else observation.gram * eye
+    )
     torch.testing.assert_close(observation.apply(observation.transpose(eye)), gram)
 
 
 @OF_EACH
 def test_what_is_shown_of_an_observation_has_it(observation):
-    assert float(observation.residual(observation.backprojected()[None].double()).abs().max()) < 1e-5
+    assert (
+        float(observation.residual(observation.backprojected()[None].double()).abs().max()) < 1e-5
+    )
 
 
 X = torch.zeros(2)
 WRONG = [
     (lambda: Observation.masked(X, torch.tensor([1, 0])), "the mask has the type torch.int64"),
-    (lambda: Observation.masked(X, torch.tensor([True])), r"the mask has the shape \(1,\), and x \(2,\)"),
+    (
+        lambda: Observation.masked(X, torch.tensor([True])),
+        r"the mask has the shape \(1,\), and x \(2,\)",
+    ),
     (lambda: Observation.masked(X, torch.tensor([False, False])), "true nowhere"),
     (lambda: Observation.masked(X, torch.tensor([True, True])), "true everywhere"),
     (lambda: Observation.masked(X * torch.nan, torch.tensor([True, False])), "not finite"),
     (lambda: Observation.masked(X, torch.tensor([True, False]), -1.0), "sigma=-1"),
-    (lambda: Observation.linear(torch.tensor([[torch.nan, 1.0]]), torch.zeros(1), 0.1), "H has entries that are not"),
-    (lambda: Observation.linear(torch.ones(1, 2), torch.zeros(2)), r"y has the shape \(2,\), and 1 values"),
-    (lambda: Observation.linear(torch.ones(2, 2), torch.zeros(2)), "the rows of H depend on each other"),
-    (lambda: Observation.linear(torch.ones(2, 3), torch.zeros(2), shape=(2,)), r"Pass a matrix \(k, 2\)"),
-    (lambda: Observation.linear(torch.ones(4097, 2), torch.zeros(4097), 0.1), "4097 observed values: a matrix may"),
+    (
+        lambda: Observation.linear(torch.tensor([[torch.nan, 1.0]]), torch.zeros(1), 0.1),
+        "H has entries that are not",
+    ),
+    (
+        lambda: Observation.linear(torch.ones(1, 2), torch.zeros(2)),
+        r"y has the shape \(2,\), and 1 values",
+    ),
+    (
+        lambda: Observation.linear(torch.ones(2, 2), torch.zeros(2)),
+        "the rows of H depend on each other",
+    ),
+    (
+        lambda: Observation.linear(torch.ones(2, 3), torch.zeros(2), shape=(2,)),
+        r"Pass a matrix \(k, 2\)",
+    ),
+    (
+        lambda: Observation.linear(torch.ones(4097, 2), torch.zeros(4097), 0.1),
+        "4097 observed values: a matrix may",
+    ),
     (lambda: Observation.downscaled(torch.zeros(4, 4), 2), r"Pass \(C, height, width\)"),
     (
-        lambda: Observation.of_functions(lambda x: x[:, :1], lambda w: torch.cat([w, w], 1), torch.zeros(1), (2,)),
+        lambda: Observation.of_functions(
+            lambda x: x[:, :1], lambda w: torch.cat([w, w], 1), torch.zeros(1), (2,)
+        ),
         "not each other's transpose",
     ),
-    (lambda: Observation.masked(X, torch.tensor([True, False])).require_fit(IMAGE, is_image=True), "the model draws"),
     (
-        lambda: Observation.masked(torch.full(IMAGE, 255.0), torch.eye(4) > 0).require_fit(IMAGE, is_image=True),
+        lambda: Observation.masked(X, torch.tensor([True, False])).require_fit(
+            IMAGE, is_image=True
+        ),
+        "the model draws",
+    ),
+    (
+        lambda: Observation.masked(torch.full(IMAGE, 255.0), torch.eye(4) > 0).require_fit(
+            IMAGE, is_image=True
+        ),
         r"a pixel of the observation is 255\. Scale images",
     ),
 ]
@@ -77,9 +110,16 @@ def test_wrong_observations(make, said):
 def test_observations_differ_in_their_digests():
     mask = torch.tensor([True, False])
     first, again = (Observation.masked(X, mask) for _ in range(2))
-    others = (Observation.masked(X, ~mask), Observation.masked(X + 1, mask), Observation.masked(X, mask, 0.1))
+    others = (
+        Observation.masked(X, ~mask),
+        Observation.masked(X + 1, mask),
+        Observation.masked(X, mask, 0.1),
+    )
     assert first.digest("how") == again.digest("how")
-    assert len({first.digest("how"), first.digest("else"), *(other.digest("how") for other in others)}) == 5
+    assert (
+        len({first.digest("how"), first.digest("else"), *(other.digest("how") for other in others)})
+        == 5
+    )
 
 
 ARRAYS = [

@@ -40,17 +40,28 @@ def problem_of(base, overrides):
 
 
 def test_names_are_found():
-    found = {name: describe.find(name) for name in ("train.ema", "eval.fid", "sde.cld", "sampling.conjugate")}
+    found = {
+        name: describe.find(name)
+        for name in ("train.ema", "eval.fid", "sde.cld", "sampling.conjugate")
+    }
     assert found == {
         "train.ema": ("train", "train.ema"),
         "eval.fid": ("eval.fid", ""),
         "sde.cld": ("sde", "cld"),
-        "sampling.conjugate": ("sampling", "sampling.conjugate"),  # a key of this name comes before the variant
+        "sampling.conjugate": (
+            "sampling",
+            "sampling.conjugate",
+        ),  # a key of this name comes before the variant
     }
 
 
 def test_a_typo_is_answered_with_the_nearest():
-    near = {"train.emma": "'train.ema'", "steps": "'train.steps'", "sde.vpsd": "'sde.vpsde'", "xyzzy": "explain` lists"}
+    near = {
+        "train.emma": "'train.ema'",
+        "steps": "'train.steps'",
+        "sde.vpsd": "'sde.vpsde'",
+        "xyzzy": "explain` lists",
+    }
     for name, words in near.items():
         with pytest.raises(RecipeError, match=words):
             describe.find(name)
@@ -58,21 +69,30 @@ def test_a_typo_is_answered_with_the_nearest():
 
 @pytest.mark.parametrize("name", [file.stem for file in RECIPES.glob("*.yaml")])
 def test_yaml_with_comments_is_read_back(tmp_path, name):
-    odd = ["cluster.setup=['a # b','c']", "cluster.container='a: # \"b\"'", "hooks.on_change='echo ${x}'"]
+    odd = [
+        "cluster.setup=['a # b','c']",
+        "cluster.container='a: # \"b\"'",
+        "hooks.on_change='echo ${x}'",
+    ]
     recipe = load(RECIPES / f"{name}.yaml", [text.replace("${", r"\${") for text in odd])
     text = dump_with_comments(recipe)
     (tmp_path / f"{name}.yaml").write_text(text)
     assert load(tmp_path / f"{name}.yaml") == recipe
     lines = text.splitlines()
     assert all(len(line) <= 120 for line in lines if "#" in line.lstrip()[1:])
-    assert any(line.startswith("  ema: ") and "decay of the moving average of the weights" in line for line in lines)
+    assert any(
+        line.startswith("  ema: ") and "decay of the moving average of the weights" in line
+        for line in lines
+    )
     plain = dump(recipe).splitlines()
     assert next(line for line in plain if line.strip().startswith("ema:")) in "\n".join(lines)
 
 
 def test_what_differs_and_what_set_it(tmp_path):
     (tmp_path / "base.yaml").write_text("extends: toy\nname: base\ntrain: {steps: 10}\n")
-    (tmp_path / "mine.yaml").write_text("extends: base.yaml\ntrain:\n  ema: 0.5\n  seed: 3\nsde: {name: vpsde}\n")
+    (tmp_path / "mine.yaml").write_text(
+        "extends: base.yaml\ntrain:\n  ema: 0.5\n  seed: 3\nsde: {name: vpsde}\n"
+    )
     (tmp_path / "site.yaml").write_text("cluster: {partition: gpu}\n")
     overrides = ["train.seed=4", "objective.name=dsm"]
     base, found = from_base(tmp_path / "mine.yaml", overrides, tmp_path / "site.yaml")

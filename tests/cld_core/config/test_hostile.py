@@ -1,4 +1,5 @@
-"""What somebody else's recipe, or a slip of one's own, cannot do: each is refused in one line with place and fix."""
+"""What somebody else's recipe, or a slip of one's own, cannot do: each is refused in one line with
+place and fix."""
 
 import os
 
@@ -14,7 +15,8 @@ from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES, TOY
 
 LAUGHS = "".join(
-    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n"
+    for a, b in zip("abcdefghi", "bcdefghij", strict=True)
 )  # 9**9 values
 
 
@@ -59,7 +61,11 @@ def test_a_hostile_file(tmp_path, text, words):
 
 
 def test_what_is_not_utf_8_is_refused_and_a_byte_order_mark_changes_nothing(tmp_path):
-    for content in (b"\xff\xfen\x00", b"name: \xc3\x28\n", "name: \ud800".encode("utf-8", "surrogatepass")):
+    for content in (
+        b"\xff\xfen\x00",
+        b"name: \xc3\x28\n",
+        "name: \ud800".encode("utf-8", "surrogatepass"),
+    ):
         assert "not a text file" in refusal(write(tmp_path, content))
     assert load(write(tmp_path, b"\xef\xbb\xbfname: mine\n")).name == "mine"
 
@@ -92,7 +98,12 @@ def test_what_is_not_a_regular_file(tmp_path):
 
 def test_the_environment_is_never_read(tmp_path, monkeypatch):
     monkeypatch.setenv("TOKEN", "secret")
-    for text in ("${oc.env:TOKEN}", "${oc.env:TOKEN,x}", "${TOKEN}", "${oc.decode:${oc.env:TOKEN}}"):
+    for text in (
+        "${oc.env:TOKEN}",
+        "${oc.env:TOKEN,x}",
+        "${TOKEN}",
+        "${oc.decode:${oc.env:TOKEN}}",
+    ):
         assert "secret" not in refusal(write(tmp_path, f"name: '{text}'\n"))
     inside = "name: '${train.seed}'\ncluster: {setup: [['${oc.env:TOKEN}']]}\ntrain: {seed: 1}\n"
     assert "line 2: 'cluster.setup' has ${oc.env:TOKEN}" in refusal(write(tmp_path, inside))
@@ -100,7 +111,8 @@ def test_the_environment_is_never_read(tmp_path, monkeypatch):
 
 
 def test_overrides_are_settled_for_the_ledger(tmp_path):
-    """A reference is resolved when it is typed: a later override of what it leads to changes nothing."""
+    """A reference is resolved when it is typed: a later override of what it leads to changes
+    nothing."""
     before = load(TOY)
     frozen = write(tmp_path, dump(before))
     typed = [
@@ -110,10 +122,17 @@ def test_overrides_are_settled_for_the_ledger(tmp_path):
         "sampling={nfe: 5, method: em}",
     ]
     recipe = with_overrides(before, typed)
-    assert (recipe.train.checkpoint_every, recipe.train.keep, recipe.cluster.account) == (9, 9, "${HOME}")
+    assert (recipe.train.checkpoint_every, recipe.train.keep, recipe.cluster.account) == (
+        9,
+        9,
+        "${HOME}",
+    )
     settled = anchored_overrides(typed, recipe, tmp_path)
     # What selects a variant comes first.
-    words = r"sampling.method=em train.checkpoint_every=9 cluster.account=\${HOME} train.steps=9 train.keep=9"
+    words = (
+        r"sampling.method=em train.checkpoint_every=9 cluster.account=\${HOME} train.steps=9 "
+        r"train.keep=9"
+    )
     assert settled == [*words.split(), "sampling.nfe=5"]
     assert load_frozen(frozen, settled) == recipe
     later = load_frozen(frozen, [*settled, "train.steps=77"])
@@ -122,7 +141,17 @@ def test_overrides_are_settled_for_the_ledger(tmp_path):
 
 @pytest.mark.parametrize(
     "tree",
-    [None, 3, [], {"train.steps": 5}, {"train": {1: 2}}, {"": {}}, {"a\nb": 3}, {"x" * 9000: 3}, {"name": 10**400}],
+    [
+        None,
+        3,
+        [],
+        {"train.steps": 5},
+        {"train": {1: 2}},
+        {"": {}},
+        {"a\nb": 3},
+        {"x" * 9000: 3},
+        {"name": 10**400},
+    ],
     ids=lambda tree: repr(tree)[:20],
 )
 def test_a_hostile_dictionary(tree):
@@ -133,7 +162,8 @@ def test_a_hostile_dictionary(tree):
 
 
 @pytest.mark.parametrize(
-    "text", ["0123", "true", "1e-4", "1.5", "2026-01-31", "null", "~", "1:30", "a: b", "", " x", "#"]
+    "text",
+    ["0123", "true", "1e-4", "1.5", "2026-01-31", "null", "~", "1:30", "a: b", "", " x", "#"],
 )
 def test_a_text_that_looks_like_something_else_stays_a_text(tmp_path, text):
     recipe = with_overrides(load(TOY), [f"name='{text}'", f"cluster.setup=['{text}']"])
@@ -142,7 +172,9 @@ def test_a_text_that_looks_like_something_else_stays_a_text(tmp_path, text):
     assert yaml.safe_load(dump(recipe))["name"] == text, "other readers agree"
 
 
-PIECES = st.sampled_from(["\\", "${", "}", "$", "{", "a", "train.keep", " ", "oc.env:HOME", "\u00e9"])
+PIECES = st.sampled_from(
+    ["\\", "${", "}", "$", "{", "a", "train.keep", " ", "oc.env:HOME", "\u00e9"]
+)
 TEXTS = st.one_of(st.text(max_size=50), st.lists(PIECES, max_size=12).map("".join))
 steadily = settings(max_examples=40)
 
@@ -158,7 +190,8 @@ def read(file, tree, *overrides):
 
 
 def is_other(text):
-    """Whether a text means something else: that a key is not set, or a number (PyYAML writes "0E0" without quotes)."""
+    """Whether a text means something else: that a key is not set, or a number (PyYAML writes "0E0"
+    without quotes)."""
     try:
         float(text.strip().lstrip("-"))
     except ValueError:
@@ -178,7 +211,9 @@ def test_a_literal_stays_what_it_is(file, text):
     assert from_dict(recipe.to_dict(), "x.safetensors") == recipe
     assert with_overrides(recipe, ["train.seed=7"]).name == text
     again = with_overrides(recipe, ["train.seed=${train.keep}", "hooks.on_change=${name}"])
-    assert again.name == again.hooks.on_change == text, "what a reference leads to is not read again"
+    assert again.name == again.hooks.on_change == text, (
+        "what a reference leads to is not read again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,8 +231,14 @@ def test_spellings(file, text, value):
 
 
 def test_what_a_reference_leads_to_refers_to_nothing(file):
-    chain = {"name": "${cluster.account}", "cluster": {"account": "${train.keep}"}, "train": {"keep": 7}}
-    with pytest.raises(RecipeError, match=r"line \d: 'name' refers to cluster.account, which refers to another key"):
+    chain = {
+        "name": "${cluster.account}",
+        "cluster": {"account": "${train.keep}"},
+        "train": {"keep": 7},
+    }
+    with pytest.raises(
+        RecipeError, match=r"line \d: 'name' refers to cluster.account, which refers to another key"
+    ):
         read(file, chain)
     assert read(file, chain, "cluster.account=${train.keep}", "name=x").cluster.account == "7"
 
@@ -208,7 +249,9 @@ def test_a_text_cannot_grow_without_bound(file):
         read(file, tree)
 
 
-@pytest.mark.parametrize("text", ["${train.keep", "x${a.b", "${a.b ", "${train.keep}${a.b", "${", "${.x}", "${${a}}"])
+@pytest.mark.parametrize(
+    "text", ["${train.keep", "x${a.b", "${a.b ", "${train.keep}${a.b", "${", "${.x}", "${${a}}"]
+)
 def test_what_is_not_the_name_of_a_key_is_refused(file, text):
     with pytest.raises(RecipeError, match=r"line 1: 'name' has \$\{.*only other keys.*Write"):
         read(file, {"name": text, "train": {"keep": 7}})
@@ -218,5 +261,7 @@ def test_lists(file):
     lists = {"network": {"name": "ncsnpp", "attention": [8]}, "data": {"name": "cifar10"}}
     whole = read(file, {**lists, "train": {"ema_lengths": ["${optim.lr}"]}, "optim": {"lr": 0.1}})
     assert whole.train.ema_lengths == (0.1,)
-    with pytest.raises(RecipeError, match=r"'name' has \$\{network.attention\}, a list, within a text"):
+    with pytest.raises(
+        RecipeError, match=r"'name' has \$\{network.attention\}, a list, within a text"
+    ):
         read(file, {**lists, "name": "1${network.attention}"})

@@ -37,9 +37,18 @@ CIFAR = {
         dropout=0.1,
         init_scale=0.0,
     ),
-    "objective": ObjectiveSpec(name="hsm", weighting="reweightedv2", mixed_score=True, loss_eps=1e-5),
+    "objective": ObjectiveSpec(
+        name="hsm", weighting="reweightedv2", mixed_score=True, loss_eps=1e-5
+    ),
     "optim": OptimSpec(
-        name="adam", lr=2e-4, weight_decay=0.0, beta1=0.9, beta2=0.999, eps=1e-8, warmup_steps=100_000, grad_clip=1.0
+        name="adam",
+        lr=2e-4,
+        weight_decay=0.0,
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        warmup_steps=100_000,
+        grad_clip=1.0,
     ),
 }
 CELEBAHQ = {
@@ -73,20 +82,33 @@ TRAINING = {
 
 
 @pytest.mark.parametrize(
-    ("name", "sections"), [("cifar10", CIFAR), ("celebahq256_paper", CELEBAHQ), ("celebahq256", POST_PAPER)]
+    ("name", "sections"),
+    [("cifar10", CIFAR), ("celebahq256_paper", CELEBAHQ), ("celebahq256", POST_PAPER)],
 )
 def test_every_published_value(name, sections):
     recipe = load(RECIPES / f"{name}.yaml")
     for section, value in sections.items():
         assert getattr(recipe, section) == value
     train, (steps, batch, milestones, parameters) = recipe.train, TRAINING[name]
-    assert (train.steps, train.batch_size, train.ema, train.precision) == (steps, batch, 0.9999, "fp16")
-    assert (train.checkpoint_every, (train.milestone_every, train.milestone_from)) == (10_000, milestones)
+    assert (train.steps, train.batch_size, train.ema, train.precision) == (
+        steps,
+        batch,
+        0.9999,
+        "fp16",
+    )
+    assert (train.checkpoint_every, (train.milestone_every, train.milestone_from)) == (
+        10_000,
+        milestones,
+    )
     sampling = recipe.sampling
     assert (sampling.method, sampling.eps, sampling.denoise) == ("ode", 1e-3, True)
     assert (sampling.rtol, sampling.atol) == (1e-5, 1e-5)
     assert recipe.periodic.samples_every == 10_000
-    assert (recipe.cluster.nodes, recipe.cluster.gpus_per_node, recipe.cluster.cpus_per_task) == (2, 8, 4)
+    assert (recipe.cluster.nodes, recipe.cluster.gpus_per_node, recipe.cluster.cpus_per_task) == (
+        2,
+        8,
+        4,
+    )
     pixels = recipe.data.pixels
     with torch.device("meta"):
         net = nets.build(recipe.network, data_shape=(3, pixels, pixels), halves_in=2, halves_out=1)
@@ -102,17 +124,34 @@ PSLD = {
 
 @pytest.mark.parametrize("name", PSLD)
 def test_every_published_value_of_psld(name):
-    recipe, (friction, nu, multipliers, blocks, dropout, steps, parameters) = load(RECIPES / f"{name}.yaml"), PSLD[name]
-    assert recipe.sde == PsldSpec(beta0=8.0, friction=friction, nu=nu, kappa=0.04, numerical_eps=1e-9, triangle="lower")
-    changed = {"image_size": recipe.data.pixels, "multipliers": multipliers, "blocks": blocks, "dropout": dropout}
+    recipe, (friction, nu, multipliers, blocks, dropout, steps, parameters) = (
+        load(RECIPES / f"{name}.yaml"),
+        PSLD[name],
+    )
+    assert recipe.sde == PsldSpec(
+        beta0=8.0, friction=friction, nu=nu, kappa=0.04, numerical_eps=1e-9, triangle="lower"
+    )
+    changed = {
+        "image_size": recipe.data.pixels,
+        "multipliers": multipliers,
+        "blocks": blocks,
+        "dropout": dropout,
+    }
     assert recipe.network == replace(CIFAR["network"], **changed)
     assert recipe.objective == replace(CIFAR["objective"], mixed_score=False)
     assert recipe.optim == replace(CIFAR["optim"], warmup_steps=5000)
     train = recipe.train
-    assert (train.steps, train.batch_size, train.ema, train.precision) == (steps, 128, 0.9999, "fp32")
+    assert (train.steps, train.batch_size, train.ema, train.precision) == (
+        steps,
+        128,
+        0.9999,
+        "fp32",
+    )
     assert (recipe.cluster.nodes, recipe.cluster.gpus_per_node) == (1, 8)
     with torch.device("meta"):
-        net = nets.build(recipe.network, data_shape=(3, *[recipe.data.pixels] * 2), halves_in=2, halves_out=2)
+        net = nets.build(
+            recipe.network, data_shape=(3, *[recipe.data.pixels] * 2), halves_in=2, halves_out=2
+        )
     assert sum(parameter.numel() for parameter in net.parameters()) == parameters
 
 
@@ -129,7 +168,9 @@ def test_every_published_value_of_psld(name):
 def test_recipes_to_compare_diffusions_differ_in_them_alone(name, base, allowed):
     ours, theirs = (load(RECIPES / f"{file}.yaml").to_dict() for file in (name, base))
     assert {section for section in ours if ours[section] != theirs[section]} == allowed
-    assert {key for key in ours["objective"] if ours["objective"][key] != theirs["objective"][key]} <= {"name"}
+    assert {
+        key for key in ours["objective"] if ours["objective"][key] != theirs["objective"][key]
+    } <= {"name"}
     if "vpsde" in name:
         assert ours["sde"] == {"name": "vpsde", "beta0": 0.1, "beta1": 19.9, "numerical_eps": 0.0}
 
@@ -138,13 +179,25 @@ def test_recipes_to_compare_diffusions_differ_in_them_alone(name, base, allowed)
     ("recipe", "overrides", "words"),
     [
         ("cifar10", ["data.size=64"], ["'data.size'", "cifar10 has 32"]),
-        ("cifar10_smoke", ["data.channels=2"], ["'data.channels' cannot be 2; expected one of 1, 3 or null"]),
+        (
+            "cifar10_smoke",
+            ["data.channels=2"],
+            ["'data.channels' cannot be 2; expected one of 1, 3 or null"],
+        ),
         ("toy", ["data.name=cifar10"], ["'network.name'", "(3, 32, 32)", "network.name=ncsnpp"]),
         ("toy", ["network.name=ncsnpp"], ["'network.name'", "(2,)", "network.name=mlp"]),
         ("cifar10", ["data.name=cifar100"], ["'data.name'", "Did you mean 'cifar10'?"]),
-        ("cifar10", ["network.attention=[7]"], ["command line: 'network.attention'", "at resolutions 32, 16, 8, 4"]),
+        (
+            "cifar10",
+            ["network.attention=[7]"],
+            ["command line: 'network.attention'", "at resolutions 32, 16, 8, 4"],
+        ),
         ("cifar10", ["network.fir_kernel=[1,3,3,2]"], ["'network.fir_kernel'", "symmetric"]),
-        ("cifar10", ["network.channels=5", "network.embedding=positional"], ["'network.channels'", "even number"]),
+        (
+            "cifar10",
+            ["network.channels=5", "network.embedding=positional"],
+            ["'network.channels'", "even number"],
+        ),
     ],
 )
 def test_what_does_not_go_together(recipe, overrides, words):
@@ -155,20 +208,39 @@ def test_what_does_not_go_together(recipe, overrides, words):
 @pytest.mark.parametrize(
     ("name", "same", "other"),
     [
-        ("toy", ["train.steps=5", "optim.lr=1e-4", "sampling.method=em"], ["sde.beta0=5", "network.width=64"]),
-        ("toy", ["train.batch_size=9", "monitor.wandb.project=p"], ["objective.mixed_score=true", "data.name=diamond"]),
-        ("cifar10", ["data.path=/elsewhere", "data.flip=false"], ["network.channels=64", "sde.beta1=1"]),
+        (
+            "toy",
+            ["train.steps=5", "optim.lr=1e-4", "sampling.method=em"],
+            ["sde.beta0=5", "network.width=64"],
+        ),
+        (
+            "toy",
+            ["train.batch_size=9", "monitor.wandb.project=p"],
+            ["objective.mixed_score=true", "data.name=diamond"],
+        ),
+        (
+            "cifar10",
+            ["data.path=/elsewhere", "data.flip=false"],
+            ["network.channels=64", "sde.beta1=1"],
+        ),
         ("cifar10", ["optim.impl=plain", "train.channels_last=false"], ["network.fourier_scale=8"]),
     ],
 )
 def test_what_makes_it_another_model(name, same, other):
     recipe = load(RECIPES / f"{name}.yaml")
-    assert all(with_overrides(recipe, [text]).model_digest() == recipe.model_digest() for text in same)
-    assert all(with_overrides(recipe, [text]).model_digest() != recipe.model_digest() for text in other)
+    assert all(
+        with_overrides(recipe, [text]).model_digest() == recipe.model_digest() for text in same
+    )
+    assert all(
+        with_overrides(recipe, [text]).model_digest() != recipe.model_digest() for text in other
+    )
 
 
 def test_checkpoints_of_earlier_versions_fit_their_recipes():
-    """The digest that the version before patches noted in each of them; its frozen recipes name the channels."""
+    """The digest that the version before patches noted in each of them; its frozen recipes name the
+    channels."""
     recipe = load(RECIPES / "cifar10.yaml", ["network.image_channels=3"])
     assert recipe.model_digest() == "08ad9278cbfb9e64"
-    assert with_overrides(recipe, ["network.patch=2"], "test").model_digest() != recipe.model_digest()
+    assert (
+        with_overrides(recipe, ["network.patch=2"], "test").model_digest() != recipe.model_digest()
+    )

@@ -32,19 +32,34 @@ def test_the_toy_recipes_carry_the_published_settings():
     for name, data in (("toy", "multimodal_swissroll"), ("toy_diamond", "diamond")):
         recipe = load(RECIPES / f"{name}.yaml")
         assert recipe.data.name == data
-        assert recipe.sde == CldSpec(beta0=4.0, beta1=0.0, m_inv=4.0, gamma=0.04, numerical_eps=1e-6)
+        assert recipe.sde == CldSpec(
+            beta0=4.0, beta1=0.0, m_inv=4.0, gamma=0.04, numerical_eps=1e-6
+        )
         assert recipe.network == MlpSpec(width=128, layers=5, time_input="raw")
-        assert recipe.objective == ObjectiveSpec(name="hsm", weighting="reweightedv2", mixed_score=False, loss_eps=1e-5)
+        assert recipe.objective == ObjectiveSpec(
+            name="hsm", weighting="reweightedv2", mixed_score=False, loss_eps=1e-5
+        )
         assert (recipe.optim.name, recipe.optim.lr, recipe.optim.warmup_steps) == ("adam", 1e-3, 0)
-        assert (recipe.train.steps, recipe.train.batch_size, recipe.train.ema) == (800_000, 512, 0.999)
+        assert (recipe.train.steps, recipe.train.batch_size, recipe.train.ema) == (
+            800_000,
+            512,
+            0.999,
+        )
         assert (recipe.train.checkpoint_every, recipe.train.milestone_every) == (10_000, 50_000)
         assert recipe.train.milestone_from == 300_000
-        assert (recipe.sampling.method, recipe.sampling.eps, recipe.sampling.denoise) == ("ode", 1e-3, True)
+        assert (recipe.sampling.method, recipe.sampling.eps, recipe.sampling.denoise) == (
+            "ode",
+            1e-3,
+            True,
+        )
 
 
 def test_extends_overrides_and_defaults(tmp_path):
     write(tmp_path, "train: {steps: 10, batch_size: 8}\noptim: {lr: 0.5}\n", "base.yaml")
-    recipe = load(write(tmp_path, "extends: base.yaml\ntrain: {steps: 20}\n"), ["optim.lr=1e-4", "data.name=diamond"])
+    recipe = load(
+        write(tmp_path, "extends: base.yaml\ntrain: {steps: 20}\n"),
+        ["optim.lr=1e-4", "data.name=diamond"],
+    )
     assert (recipe.train.steps, recipe.train.batch_size, recipe.optim.lr) == (20, 8, 1e-4)
     assert recipe.data.name == "diamond"
     assert recipe.name == "mine"
@@ -65,7 +80,10 @@ def test_extends_overrides_and_defaults(tmp_path):
         ("data.plugin=ring.py", ["'data.plugin' has become 'plugins'", "plugins=FILE.py"]),
         ("plugins=nowhere.py", ["nowhere.py' cannot be imported", "Python file"]),
         ("cluster.partition='low x #'", ["'cluster.partition' cannot be 'low x #': "]),
-        *((f"monitor.wandb.project={name}", ["'monitor.wandb.project' cannot be"]) for name in ("a/b", "'a:b'", "' '")),
+        *(
+            (f"monitor.wandb.project={name}", ["'monitor.wandb.project' cannot be"])
+            for name in ("a/b", "'a:b'", "' '")
+        ),
         ("nonsense", ["KEY=VALUE"]),
         ("data.name={", ["not valid YAML", "Quote it: 'data.name="]),
     ],
@@ -79,7 +97,10 @@ def test_a_wrong_override_is_answered_with_the_right_one(override, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("train:\n  steps: 3\n  batchsize: 4\n", ["line 3", "'train.batchsize'", "'train.batch_size'"]),
+        (
+            "train:\n  steps: 3\n  batchsize: 4\n",
+            ["line 3", "'train.batchsize'", "'train.batch_size'"],
+        ),
         ("train:\n  steps: [3\n", ["not valid YAML", "line"]),
         ("", ["the recipe is empty"]),
         ("extends: nowhere.yaml\n", ["nowhere.yaml", "Correct the name", "cifar10, "]),
@@ -106,7 +127,10 @@ VPSDE = ["sde.name=vpsde", "objective.name=dsm"]
     ("overrides", "key"),
     [
         ([*VPSDE, "sampling.method=sscs"], "sampling.method"),
-        (["sampling.grid_power=3", "sampling.method=exponential", "sampling.grid=linear"], "sampling.grid_power"),
+        (
+            ["sampling.grid_power=3", "sampling.method=exponential", "sampling.grid=linear"],
+            "sampling.grid_power",
+        ),
         (["sampling.order=4", "sampling.method=exponential"], "sampling.order"),
         (["train.batch_size=3", "cluster.tasks_per_node=4"], "train.batch_size"),
         (["train.micro_batch=600"], "train.micro_batch"),
@@ -117,12 +141,26 @@ VPSDE = ["sde.name=vpsde", "objective.name=dsm"]
         (["data.name=gaussian", "data.labels=true"], "data.labels"),
         (["sde.beta0=0"], "sde.beta0"),
         (["sde.name=psld", "sde.friction=4", "sde.nu=4"], "sde.friction"),
-        (["sampling.method=splitting", "sampling.scheme=oba", "sampling.conjugate=true"], "sampling.conjugate"),
+        (
+            ["sampling.method=splitting", "sampling.scheme=oba", "sampling.conjugate=true"],
+            "sampling.conjugate",
+        ),
         (["sampling.method=splitting", "sampling.noise_scale=0.5"], "sampling.noise_scale"),
-        (["sampling.method=splitting", "sampling.conjugate_lambda=0.5"], "sampling.conjugate_lambda"),
+        (
+            ["sampling.method=splitting", "sampling.conjugate_lambda=0.5"],
+            "sampling.conjugate_lambda",
+        ),
         ([*VPSDE, "sampling.method=splitting"], "sampling.method"),
         (["sampling.method=gddim", "sampling.eta=1"], "sampling.order"),
-        (["sampling.method=gddim", "sampling.eta=1", "sampling.order=0", "sampling.root=cholesky"], "sampling.root"),
+        (
+            [
+                "sampling.method=gddim",
+                "sampling.eta=1",
+                "sampling.order=0",
+                "sampling.root=cholesky",
+            ],
+            "sampling.root",
+        ),
         (["objective.precondition=data", "objective.mixed_score=true"], "objective.precondition"),
         (["objective.data_std=0.3"], "objective.data_std"),
     ],
@@ -184,8 +222,13 @@ def test_a_recipe_may_extend_another_one_of_its_own_name(tmp_path, monkeypatch):
 def test_a_parent_that_is_not_there_is_answered_with_the_nearest_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     message = refused(write(tmp_path, f"# Mine.\nextends: {name}\n"))
-    where = f"{name}.yaml in {tmp_path}, recipes or {RECIPES}" if name == "tooy" else tmp_path / name
-    assert f"mine.yaml, line 2: extends '{name}', but there is no {where}. Did you mean 'toy'?" in message
+    where = (
+        f"{name}.yaml in {tmp_path}, recipes or {RECIPES}" if name == "tooy" else tmp_path / name
+    )
+    assert (
+        f"mine.yaml, line 2: extends '{name}', but there is no {where}. Did you mean 'toy'?"
+        in message
+    )
 
 
 def test_what_is_not_a_relative_path_stays(tmp_path):
@@ -198,10 +241,18 @@ def test_what_is_not_a_relative_path_stays(tmp_path):
 
 
 def test_every_path_is_anchored_and_in_overrides_as_text(tmp_path):
-    overrides = ["data.path=images", "train.steps=5", "eval.fid.weights=null", "eval.fid.stats=s.npz"]
+    overrides = [
+        "data.path=images",
+        "train.steps=5",
+        "eval.fid.weights=null",
+        "eval.fid.stats=s.npz",
+    ]
     recipe = with_overrides(load(RECIPES / "cifar10.yaml"), overrides)
     anchored = recipe.anchored(tmp_path)
-    assert (anchored.data.path, anchored.eval.fid.stats) == (str(tmp_path / "images"), str(tmp_path / "s.npz"))
+    assert (anchored.data.path, anchored.eval.fid.stats) == (
+        str(tmp_path / "images"),
+        str(tmp_path / "s.npz"),
+    )
     assert anchored.anchored(tmp_path / "elsewhere") == anchored
     assert anchored_overrides(overrides, recipe, tmp_path) == [
         f"data.path={tmp_path / 'images'}",
@@ -236,8 +287,15 @@ def test_nothing_is_on_by_itself_or_shared():
     ],
 )
 def test_other_addresses_than_those_of_trackers_are_refused(uri, words):
-    for good in ("https://user@host/path", "databricks", "sqlite:////home/me/m.db", "postgresql+psycopg2://host/db"):
-        assert load(TOY, [f"monitor.mlflow.tracking_uri={good}"]).monitor.mlflow.tracking_uri == good
+    for good in (
+        "https://user@host/path",
+        "databricks",
+        "sqlite:////home/me/m.db",
+        "postgresql+psycopg2://host/db",
+    ):
+        assert (
+            load(TOY, [f"monitor.mlflow.tracking_uri={good}"]).monitor.mlflow.tracking_uri == good
+        )
     with pytest.raises(RecipeError, match=f"'monitor.mlflow.tracking_uri' .*{words}") as refused:
         load(TOY, [f"monitor.mlflow.tracking_uri='{uri}'"])
     assert "secret" not in str(refused.value)
@@ -246,7 +304,20 @@ def test_other_addresses_than_those_of_trackers_are_refused(uri, words):
 WORDS = ("partition", "account", "qos", "gres", "constraint", "exclude")
 LISTS = ("setup", "sbatch_args", "srun_args")
 # A line break of each kind, a null, an escape sequence, and texts that are shown in another order.
-CONTROLS = ("\n", "\r", "\x00", "\x0b", "\x1b[2J", "\x85", "\u2028", "\u2029", "\u202e", "\u2066", "\x7f", "\udcff")
+CONTROLS = (
+    "\n",
+    "\r",
+    "\x00",
+    "\x0b",
+    "\x1b[2J",
+    "\x85",
+    "\u2028",
+    "\u2029",
+    "\u202e",
+    "\u2066",
+    "\x7f",
+    "\udcff",
+)
 ODD = ("low --wrap=x", "low#", "low\tx", "a'b", 'a"b', "a\\", "", " ", "low\u00a0x")
 ODD_OPTIONS = ("--comment=it's", '--comment="x"', "--comment=\\", "")
 DIRECTIVES = ("#SBATCH --wrap=x", "  #PBS -q x", "#BSUB -x")
@@ -254,8 +325,12 @@ DIRECTIVES = ("#SBATCH --wrap=x", "  #PBS -q x", "#BSUB -x")
 
 @pytest.mark.parametrize("name", [*WORDS, *LISTS, "container"])
 def test_what_a_batch_script_would_misread(name):
-    texts = [f"--low{control}touch x #" for control in (CONTROLS[1:] if name == "setup" else CONTROLS)]
-    texts += ODD if name in WORDS else {"sbatch_args": ODD_OPTIONS, "setup": DIRECTIVES}.get(name, ())
+    texts = [
+        f"--low{control}touch x #" for control in (CONTROLS[1:] if name == "setup" else CONTROLS)
+    ]
+    texts += (
+        ODD if name in WORDS else {"sbatch_args": ODD_OPTIONS, "setup": DIRECTIVES}.get(name, ())
+    )
     for text in texts:
         ((key, _, found),) = ClusterSpec(**{name: (text,) if name in LISTS else text}).problems()
         assert key == name
@@ -272,7 +347,13 @@ def test_what_people_write():
         constraint="[rack1*2&rack2*4]|(intel&!old)",
         exclude="n[1-3,7],m04",
         container="apptainer exec --nv --env 'A=b c' \"$HOME/image.sif\"",
-        setup=("module load cuda/12", "\texport A='x y' # why", "if true; then ulimit -n 4096; fi", "# a comment", ""),
+        setup=(
+            "module load cuda/12",
+            "\texport A='x y' # why",
+            "if true; then ulimit -n 4096; fi",
+            "# a comment",
+            "",
+        ),
         sbatch_args=("--mail-user=a@b.c", "--exclusive", "--comment=two words #1"),
         srun_args=("--cpu-bind=cores", "-c", "4", '--export=ALL,A="b"'),
     )

@@ -1,4 +1,5 @@
-"""Plug-ins: imported before a recipe is checked, in force for what they register, never by those who only look."""
+"""Plug-ins: imported before a recipe is checked, in force for what they register, never by those
+who only look."""
 
 import json
 import sys
@@ -59,7 +60,9 @@ register("extractors", "mine", "somewhere:Extractor")
 def heavy(tmp_path):
     (tmp_path / "heavy.py").write_text(FRICTION.format(factor=2.0))
     file = tmp_path / "mine.yaml"
-    file.write_text(f"extends: {RECIPES}/toy.yaml\nplugins: [heavy.py]\nsde: {{name: heavy, factor: 3}}\n")
+    file.write_text(
+        f"extends: {RECIPES}/toy.yaml\nplugins: [heavy.py]\nsde: {{name: heavy, factor: 3}}\n"
+    )
     return file
 
 
@@ -110,7 +113,9 @@ def test_those_who_look_import_nothing(heavy, tmp_path):
     assert with_overrides(seen, ["train.steps=8"]).sde.factor == 3.0
     assert from_dict(seen.to_dict(), "x.safetensors").sde.factor == 3.0
     assert load(heavy, with_plugins=False).sde.factor == 3
-    with pytest.raises(RecipeError, match=r"plug-in .*heavy.py' cannot be imported: SystemExit: imported"):
+    with pytest.raises(
+        RecipeError, match=r"plug-in .*heavy.py' cannot be imported: SystemExit: imported"
+    ):
         load(heavy)
 
 
@@ -163,7 +168,8 @@ def test_a_plugin_that_does_not_work(tmp_path, content, words):
 
 
 @pytest.mark.parametrize(
-    "plugin", ["nowhere.py", "no.such.module", ".x", "", "a b", "x" * 3000, "${name}.py", "a.py,b.py"]
+    "plugin",
+    ["nowhere.py", "no.such.module", ".x", "", "a b", "x" * 3000, "${name}.py", "a.py,b.py"],
 )
 def test_what_cannot_be_imported(plugin):
     with pytest.raises(RecipeError, match=r"^command line: .*plug-?in"):
@@ -184,7 +190,13 @@ def test_fingerprints(tmp_path):
         registration.fingerprint([str(tmp_path / "gone.py")])
 
 
-SMALL = ["network.width=16", "network.layers=3", "train.steps=2", "train.checkpoint_every=2", "train.batch_size=16"]
+SMALL = [
+    "network.width=16",
+    "network.layers=3",
+    "train.steps=2",
+    "train.checkpoint_every=2",
+    "train.batch_size=16",
+]
 
 
 def saved(path, tree, tensors=None, **about):
@@ -195,7 +207,9 @@ def saved(path, tree, tensors=None, **about):
 
 def test_an_exported_model_is_sampled_without_its_plugin(tmp_path, monkeypatch):
     marker = tmp_path / "it ran"
-    code = toy_plugin(tmp_path / "own_ring.py", "own_ring", first=f"open({str(marker)!r}, 'w').close()")
+    code = toy_plugin(
+        tmp_path / "own_ring.py", "own_ring", first=f"open({str(marker)!r}, 'w').close()"
+    )
     run = trained(tmp_path / "mine", "toy", *SMALL, "data.name=own_ring", f"plugins={code}")
     model = cld_core.load(run.path)
     assert marker.exists(), "the plug-in of one's own run runs"

@@ -1,4 +1,5 @@
-"""Variants: what a registry holds, how a section changes from one to another, and which keys each has."""
+"""Variants: what a registry holds, how a section changes from one to another, and which keys each
+has."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -33,7 +34,8 @@ def sampling(*overrides):
 
 
 @pytest.mark.parametrize(
-    ("section", "name"), [(section, name) for section, entry in SECTIONS.items() for name in entry.variants]
+    ("section", "name"),
+    [(section, name) for section, entry in SECTIONS.items() for name in entry.variants],
 )
 def test_every_variant_is_implemented_and_selects_itself(section, name):
     variant = SECTIONS[section].variants[name]
@@ -46,15 +48,30 @@ def test_every_variant_is_implemented_and_selects_itself(section, name):
 
 def test_noise_with_order_three_and_the_corrector_can_be_read_but_not_used():
     recommended = ("corrector=false", "grid_power=3", "nfe=10")
-    for keys in (("eta=0.1", "nfe=25"), ("eta=1", "corrector=false"), ("order=2", "eta=1"), recommended):
+    for keys in (
+        ("eta=0.1", "nfe=25"),
+        ("eta=1", "corrector=false"),
+        ("order=2", "eta=1"),
+        recommended,
+    ):
         sampling("method=exponential", "order=3", *keys).require_usable()
-    with pytest.raises(RecipeError, match=r"'sampling\.order' cannot be 3 with sampling\.corrector=true and") as error:
+    with pytest.raises(
+        RecipeError, match=r"'sampling\.order' cannot be 3 with sampling\.corrector=true and"
+    ) as error:
         sampling("method=exponential", "order=3", "eta=0.3").require_usable()
-    assert str(error.value).endswith("Set sampling.corrector=false, and best sampling.order=2 with it.")
+    assert str(error.value).endswith(
+        "Set sampling.corrector=false, and best sampling.order=2 with it."
+    )
 
 
 def test_another_method_takes_its_own_defaults_except_for_what_all_share():
-    before = load(TOY, [f"sampling.{text}" for text in ("method=exponential", "order=3", "grid_power=3", "nfe=20")])
+    before = load(
+        TOY,
+        [
+            f"sampling.{text}"
+            for text in ("method=exponential", "order=3", "grid_power=3", "nfe=20")
+        ],
+    )
 
     def changed(*overrides):
         return with_overrides(before, [f"sampling.{text}" for text in overrides]).sampling
@@ -86,7 +103,9 @@ def test_a_method_that_comes_back_brings_no_older_values(tmp_path):
 
 def test_the_order_on_a_command_line_does_not_matter():
     assert sampling("nfe=20", "method=em") == sampling("method=em", "nfe=20") == EmSpec(nfe=20)
-    assert load(TOY, ["network.time_input=log", "network.name=mlp"]).network == MlpSpec(time_input="log")
+    assert load(TOY, ["network.time_input=log", "network.name=mlp"]).network == MlpSpec(
+        time_input="log"
+    )
     assert sampling("method=exponential", "nfe=20", "method=em") == EmSpec(nfe=20)
     assert load(TOY, ["network.width=7", "network.name=resnet"]).network == ResnetSpec(width=7)
     section = ["sampling.order=3", "sampling={method: gddim}"]
@@ -96,9 +115,21 @@ def test_the_order_on_a_command_line_does_not_matter():
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["order=2"], ["'sampling.order' is not a key of sampling.method=ode", "Set sampling.method=exponential"]),
-        (["nfe=20"], ["sampling.method=ode", "sampling.method=em, sscs, exponential, gddim", "rtol, atol"]),
-        (["nfee=20"], ["'sampling.nfee' (with sampling.method=ode)", "Did you mean 'sampling.nfe'"]),
+        (
+            ["order=2"],
+            [
+                "'sampling.order' is not a key of sampling.method=ode",
+                "Set sampling.method=exponential",
+            ],
+        ),
+        (
+            ["nfe=20"],
+            ["sampling.method=ode", "sampling.method=em, sscs, exponential, gddim", "rtol, atol"],
+        ),
+        (
+            ["nfee=20"],
+            ["'sampling.nfee' (with sampling.method=ode)", "Did you mean 'sampling.nfe'"],
+        ),
     ],
 )
 def test_a_key_that_the_method_lacks_is_refused(overrides, words):
@@ -114,7 +145,11 @@ def test_the_axes_of_a_sweep_may_be_idle():
     def cell(*overrides):
         return with_overrides(recipe, overrides, idle=axes).sampling
 
-    assert cell("sampling.method=ode", "sampling.nfe=20") == cell("sampling.method=ode", "sampling.nfe=50") == OdeSpec()
+    assert (
+        cell("sampling.method=ode", "sampling.nfe=20")
+        == cell("sampling.method=ode", "sampling.nfe=50")
+        == OdeSpec()
+    )
     assert cell("sampling.order=2", "sampling.nfe=20", "sampling.method=em") == EmSpec(nfe=20)
     with pytest.raises(RecipeError, match="eta' is not a key"):
         cell("sampling.eta=1", "sampling.method=em")
@@ -123,14 +158,22 @@ def test_the_axes_of_a_sweep_may_be_idle():
 def test_auto_stands_for_one_of_the_grids():
     specs = (EmSpec(), ExponentialSpec(), EmSpec(grid="quadratic"))
     assert [spec.spacing for spec in specs] == ["linear", "power", "quadratic"]
-    assert EmSpec().canonical() == EmSpec(grid="linear").canonical() != EmSpec(grid="quadratic").canonical()
+    assert (
+        EmSpec().canonical()
+        == EmSpec(grid="linear").canonical()
+        != EmSpec(grid="quadratic").canonical()
+    )
     assert OdeSpec().canonical() == OdeSpec()
 
 
 def test_another_kind_starts_afresh(tmp_path):
-    (tmp_path / "base.yaml").write_text("network: {name: mlp, width: 7, layers: 3}\nsde: {beta0: 9, m_inv: 2}")
+    (tmp_path / "base.yaml").write_text(
+        "network: {name: mlp, width: 7, layers: 3}\nsde: {beta0: 9, m_inv: 2}"
+    )
     file = tmp_path / "mine.yaml"
-    file.write_text("extends: base.yaml\nnetwork: {name: resnet}\nsde: {name: vpsde}\nobjective: {name: dsm}\n")
+    file.write_text(
+        "extends: base.yaml\nnetwork: {name: resnet}\nsde: {name: vpsde}\nobjective: {name: dsm}\n"
+    )
     recipe = load(file)
     assert (recipe.network, recipe.sde) == (ResnetSpec(), VpsdeSpec())
     file.write_text("extends: base.yaml\nnetwork: {name: mlp}")
@@ -186,9 +229,15 @@ def test_numbers_of_other_libraries_are_numbers(seven):
     [
         ({"method": "odee"}, ["'method' cannot be 'odee'", METHODS, "Did you mean 'ode'?"]),
         ({"nfe": 20}, ["'nfe' is not a key of method=ode. Set method=em, sscs", "eps, denoise"]),
-        ({"method": "em", "nfe": 0}, ["'nfe' cannot be 0", ">= 2 and <= 1e+06: network evaluations"]),
+        (
+            {"method": "em", "nfe": 0},
+            ["'nfe' cannot be 0", ">= 2 and <= 1e+06: network evaluations"],
+        ),
         ({"denoise": 1}, ["'denoise' cannot be 1; expected true or false"]),
-        ({"method": "em", "grid_power": 3}, ["'grid_power' has no effect with grid=linear. Set grid=power or leave"]),
+        (
+            {"method": "em", "grid_power": 3},
+            ["'grid_power' has no effect with grid=linear. Set grid=power or leave"],
+        ),
     ],
     ids=str,
 )
@@ -201,7 +250,10 @@ def test_messages_name_the_argument_and_the_fix(arguments, words):
 
 def test_a_method_that_the_diffusion_cannot_have():
     recipe = load(TOY, ["sde.name=vpsde", "objective.name=dsm"])
-    with pytest.raises(RecipeError, match=r"^f: 'method' cannot be sscs with sde\.name=vpsde.* Set method=exponential"):
+    with pytest.raises(
+        RecipeError,
+        match=r"^f: 'method' cannot be sscs with sde\.name=vpsde.* Set method=exponential",
+    ):
         sampling_spec(recipe, {"method": "sscs"}, "f")
 
 
@@ -209,5 +261,7 @@ def test_the_bound_starts_where_the_network_was_trained():
     recipe = load(TOY, ["objective.loss_eps=1e-3"])
     spec = elbo_spec(recipe, {"velocities": 4, "eps": 1e-6}, "f")
     assert (spec.velocities, spec.probes, spec.eps) == (4, 1, 1e-3)
-    with pytest.raises(RecipeError, match=r"^f: unknown key 'velocites'\. Did you mean 'velocities'"):
+    with pytest.raises(
+        RecipeError, match=r"^f: unknown key 'velocites'\. Did you mean 'velocities'"
+    ):
         elbo_spec(recipe, {"velocites": 4}, "f")

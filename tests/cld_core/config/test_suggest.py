@@ -8,7 +8,19 @@ import pytest
 from cld_core.config import from_dict
 from cld_core.config.suggest import SIZES, rounded, suggested
 
-SHAPES = ((1,), (5,), (900,), (1, 1), (2, 128), (3, 1000), (1, 37), (1, 28, 28), (3, 32, 48), (7, 101, 101), (4, 1, 9))
+SHAPES = (
+    (1,),
+    (5,),
+    (900,),
+    (1, 1),
+    (2, 128),
+    (3, 1000),
+    (1, 37),
+    (1, 28, 28),
+    (3, 32, 48),
+    (7, 101, 101),
+    (4, 1, 9),
+)
 
 
 def recipe(shape, *more, **given):
@@ -42,7 +54,11 @@ def test_what_is_folded_leaves_as_many_resolutions_as_the_sides_allow(sides, pat
 def test_few_examples_are_not_seen_too_often_and_bound_what_is_evaluated():
     few, many = recipe((3, 32, 32), 40, tests=4), recipe((3, 32, 32), 40_000, tests=4000)
     assert few.train.batch_size == 40
-    assert few.train.steps * few.train.batch_size <= 500 * 40 < many.train.steps * many.train.batch_size
+    assert (
+        few.train.steps * few.train.batch_size
+        <= 500 * 40
+        < many.train.steps * many.train.batch_size
+    )
     assert (few.eval.points, many.eval.points) == (4, 64)
 
 
@@ -55,7 +71,12 @@ def test_a_larger_size_is_a_larger_network_that_trains_for_longer():
 
 
 def test_a_diffusion_without_hybrid_score_matching_has_its_own_objective():
-    assert from_dict({"sde": {"name": "vpsde"}, **suggested((2,), sde="vpsde")}, "suggested").objective.name == "dsm"
+    assert (
+        from_dict(
+            {"sde": {"name": "vpsde"}, **suggested((2,), sde="vpsde")}, "suggested"
+        ).objective.name
+        == "dsm"
+    )
 
 
 def test_numbers_are_rounded_up_to_two_digits():

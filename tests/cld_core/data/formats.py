@@ -17,7 +17,11 @@ def write_records(path, records):
 
 
 def image_record(image, label=0):
-    return {"shape": (list(image.shape), "int"), "data": (image.tobytes(), "byte"), "label": (label, "int")}
+    return {
+        "shape": (list(image.shape), "int"),
+        "data": (image.tobytes(), "byte"),
+        "label": (label, "int"),
+    }
 
 
 def celebahq_images(count, size, seed=0):
@@ -31,7 +35,9 @@ def write_celebahq(root, images, shards, size):
     for split, all_images in images.items():
         for index, some in enumerate(np.array_split(all_images, shards[split])):
             log = size.bit_length() - 1
-            path = root / split / f"{split}-r{log:02d}-s-{index:04d}-of-{shards[split]:04d}.tfrecords"
+            path = (
+                root / split / f"{split}-r{log:02d}-s-{index:04d}-of-{shards[split]:04d}.tfrecords"
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             write_records(path, [image_record(image, label=index) for image in some])
             written.append(path)
@@ -59,29 +65,65 @@ def _integer(value):
 
 
 def cifar_batch(rows, name="training batch 1 of 5"):
-    """A batch file as Python 2 pickled it: rows of shape (n, 3072) uint8, with labels and file names."""
+    """A batch file as Python 2 pickled it: rows of shape (n, 3072) uint8, with labels and file
+    names."""
     state = (
         b"(" + _integer(1) + _integer(rows.shape[0]) + _integer(rows.shape[1]) + b"\x86"
         b"cnumpy\ndtype\n" + _string(b"u1") + _integer(0) + _integer(1) + b"\x87R"
-        b"(" + _integer(3) + _string(b"|") + b"NNN" + _integer(-1) + _integer(-1) + _integer(0) + b"tb"
+        b"("
+        + _integer(3)
+        + _string(b"|")
+        + b"NNN"
+        + _integer(-1)
+        + _integer(-1)
+        + _integer(0)
+        + b"tb"
         b"\x89" + _string(rows.tobytes()) + b"t"
-    )  # fmt: skip
-    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + _integer(0) + b"\x85" + _string(b"b")
+    )
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+        + _integer(0)
+        + b"\x85"
+        + _string(b"b")
+    )
     labels = b"](" + b"".join(_integer(index % 10) for index in range(len(rows))) + b"e"
-    names = b"](" + b"".join(_string(b"picture_%d.png" % index) for index in range(len(rows))) + b"e"
+    names = (
+        b"](" + b"".join(_string(b"picture_%d.png" % index) for index in range(len(rows))) + b"e"
+    )
     return (
         b"\x80\x02}("
-        + _string(b"batch_label") + _string(name.encode())
-        + _string(b"labels") + labels
-        + _string(b"data") + array + b"\x87R" + state + b"b"
-        + _string(b"filenames") + names
+        + _string(b"batch_label")
+        + _string(name.encode())
+        + _string(b"labels")
+        + labels
+        + _string(b"data")
+        + array
+        + b"\x87R"
+        + state
+        + b"b"
+        + _string(b"filenames")
+        + names
         + b"u."
-    )  # fmt: skip
+    )
 
 
-CIFAR_BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
+CIFAR_BATCHES = (
+    "data_batch_1",
+    "data_batch_2",
+    "data_batch_3",
+    "data_batch_4",
+    "data_batch_5",
+    "test_batch",
+)
 # The official archive does not have them in the order of their numbers either.
-_ARCHIVE_ORDER = ("data_batch_4", "test_batch", "data_batch_3", "data_batch_2", "data_batch_5", "data_batch_1")
+_ARCHIVE_ORDER = (
+    "data_batch_4",
+    "test_batch",
+    "data_batch_3",
+    "data_batch_2",
+    "data_batch_5",
+    "data_batch_1",
+)
 
 
 def write_cifar_archive(path, batches, order=_ARCHIVE_ORDER):

@@ -1,4 +1,5 @@
-"""Arrays of numbers: the files that they are in, what is refused, and scalings, which leave the bound right."""
+"""Arrays of numbers: the files that they are in, what is refused, and scalings, which leave the
+bound right."""
 
 import logging
 import math
@@ -31,7 +32,13 @@ from tests.support.paths import TOY
 from tests.support.tools import stepped
 
 SCALE, SHIFT = np.array([1.0, 20.0, 0.1]), np.array([0.0, -5.0, 300.0])
-SMALL = ("network.width=16", "network.layers=2", "train.batch_size=16", "train.steps=4", "data.name=arrays")
+SMALL = (
+    "network.width=16",
+    "network.layers=2",
+    "train.batch_size=16",
+    "train.steps=4",
+    "data.name=arrays",
+)
 
 
 def drawn(n=400, seed=0):
@@ -46,7 +53,9 @@ def saved(folder, x=None, name="x.npy"):
 def of(x, **keys):
     """The source of examples in memory."""
     given = {name: keys.pop(name) for name in ("labels", "test", "test_labels") if name in keys}
-    return StoredSource(ArraysSpec(labels="labels" in given, **keys), given=arrays.given(x, **given))
+    return StoredSource(
+        ArraysSpec(labels="labels" in given, **keys), given=arrays.given(x, **given)
+    )
 
 
 def as_npz(folder, **content):
@@ -65,7 +74,12 @@ def as_safetensors(folder, **content):
 
 
 def as_folder(folder, x, labels, test, test_labels):
-    for name, content in (("train", x), ("train_labels", labels), ("val", test), ("val_labels", test_labels)):
+    for name, content in (
+        ("train", x),
+        ("train_labels", labels),
+        ("val", test),
+        ("val_labels", test_labels),
+    ):
         np.save(folder / f"{name}.npy", content)
     return folder
 
@@ -85,7 +99,9 @@ def test_every_kind_of_file_holds_examples_labels_and_tests(tmp_path, write):
 def test_an_npy_has_its_labels_and_its_tests_in_other_files(tmp_path):
     np.save(tmp_path / "x_labels.npy", np.array(["b", "a"] * 200))
     np.save(tmp_path / "other_labels.npy", np.array(["a"] * 5))
-    spec = ArraysSpec(path=saved(tmp_path), test=saved(tmp_path, drawn(5), "other.npy"), labels=True)
+    spec = ArraysSpec(
+        path=saved(tmp_path), test=saved(tmp_path, drawn(5), "other.npy"), labels=True
+    )
     source = StoredSource(spec)
     assert source.classes.names == ("a", "b")
     assert (source.train.n, source.test.n) == (400, 5)
@@ -93,7 +109,9 @@ def test_an_npy_has_its_labels_and_its_tests_in_other_files(tmp_path):
 
 
 def test_without_a_test_set_a_share_is_one_and_more_rows_never_move_others():
-    few, many = (of(np.arange(n)[:, None]).examples.splits["validation"].rows for n in (1000, 20_000))
+    few, many = (
+        of(np.arange(n)[:, None]).examples.splits["validation"].rows for n in (1000, 20_000)
+    )
     assert few.tolist() == many[many < 1000].tolist()
     assert len(many) == pytest.approx(2000, rel=0.1)
     assert abs(np.corrcoef(many[:-1], many[1:] - many[:-1])[0, 1]) < 0.1
@@ -110,7 +128,10 @@ def test_what_has_a_label_of_its_own_is_learned():
 @pytest.mark.parametrize("cache", ["memory", "disk"])
 def test_batches_are_scaled_rows_with_their_labels(tmp_path, cache):
     x, labels = drawn(), np.arange(400)
-    spec = ArraysSpec(path=str(as_npz(tmp_path, x=x, labels=labels, test=x[:7], test_labels=labels[:7])), labels=True)
+    spec = ArraysSpec(
+        path=str(as_npz(tmp_path, x=x, labels=labels, test=x[:7], test_labels=labels[:7])),
+        labels=True,
+    )
     source = StoredSource(ArraysSpec(**{**vars(spec), "cache": cache}))
     z, label = source.labelled_batch(3, 0, 30, 16, slice(4, 12))
     source.close()
@@ -119,7 +140,12 @@ def test_batches_are_scaled_rows_with_their_labels(tmp_path, cache):
     expected = (x[rows] - x.mean(0)) / x.std(0)
     assert_close(z, torch.from_numpy(expected).float(), rtol=1e-5, atol=1e-6)
     assert_close(source.form.to_data(z.double()).numpy(), x[rows], rtol=1e-5, atol=1e-4)
-    assert_close(source.test_data(0, 2, 5).double().numpy(), (x[2:5] - x.mean(0)) / x.std(0), rtol=1e-4, atol=1e-5)
+    assert_close(
+        source.test_data(0, 2, 5).double().numpy(),
+        (x[2:5] - x.mean(0)) / x.std(0),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 5), (3, 4, 2)])
@@ -128,7 +154,9 @@ def test_the_scaling_is_that_of_all_training_examples_however_they_are_cut(monke
     x = np.random.default_rng(0).normal(size=(50, *shape)).cumsum(0) * sizes
     monkeypatch.setattr(arrays, "_BLOCK", 7 * math.prod(shape))
     each = x.transpose(1, 0, *range(2, x.ndim)).reshape(3, -1)
-    standard, between, plain = (of(x, test=x, scaling=how).form for how in ("standard", "range", "none"))
+    standard, between, plain = (
+        of(x, test=x, scaling=how).form for how in ("standard", "range", "none")
+    )
     assert_close(standard.scale, tuple(each.std(1)), rtol=1e-12, atol=0)
     assert_close(standard.shift, tuple(each.mean(1)), rtol=1e-10, atol=1e-12)
     z = between.to_model(torch.from_numpy(x)).transpose(0, 1).flatten(1)
@@ -151,7 +179,9 @@ def test_bytes_that_are_pictures_are_images_and_other_bytes_are_numbers():
     assert (source.shape, source.grey_levels, source.form.scale) == ((1, 4, 6), 256, ())
     assert_close(source.test_data(0, 0, 9), to_model(torch.from_numpy(x[:9])))
     dequantised = source.dequantised_test_data(0, 0, 9)
-    assert_close(dequantised, dequantise(torch.from_numpy(x[:9]), torch.full((), 0.5)), rtol=0, atol=1 / 255)
+    assert_close(
+        dequantised, dequantise(torch.from_numpy(x[:9]), torch.full((), 0.5)), rtol=0, atol=1 / 255
+    )
     numbers = of(x[:, 0], test=x[:9, 0])
     assert (numbers.grey_levels, numbers.test_data(0, 0, 9).dtype) == (None, torch.float32)
 
@@ -182,7 +212,10 @@ NAN[[17, 300], 1] = np.nan
         ({"x": drawn(), "labels": np.zeros(7, int)}, "one label for each"),
         ({"x": drawn(), "labels": np.zeros(400)}, "whole numbers or texts"),
         ({"x": drawn()}, "no labels.*data.labels=false"),
-        ({"x": drawn(5), "labels": np.zeros(5, int), "test": drawn(2), "test_labels": [0, 1]}, "label 1 of a test"),
+        (
+            {"x": drawn(5), "labels": np.zeros(5, int), "test": drawn(2), "test_labels": [0, 1]},
+            "label 1 of a test",
+        ),
     ],
 )
 def test_what_is_refused(tmp_path, content, said):
@@ -236,7 +269,9 @@ def test_other_numbers_or_labels_have_another_digest(tmp_path):
     assert identity(spec) != first
     saved(tmp_path)
     assert identity(spec) == first
-    with_labels = {text: of(drawn(), labels=[text] * 400).examples.splits["train"].digest for text in "ab"}
+    with_labels = {
+        text: of(drawn(), labels=[text] * 400).examples.splits["train"].digest for text in "ab"
+    }
     assert len({first["images"], *with_labels.values()}) == 3
 
 
@@ -288,14 +323,22 @@ def test_samples_and_their_paths_are_in_the_units_of_the_data(monkeypatch):
 @pytest.mark.parametrize("sigma", [0.0, 0.5])
 def test_observations_are_given_in_the_units_of_the_data(monkeypatch, sigma):
     model, x, _ = scaled_gaussian(monkeypatch)
-    mask, matrix = torch.tensor([True, False, True]), torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]]).double()
+    mask, matrix = (
+        torch.tensor([True, False, True]),
+        torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]]).double(),
+    )
     z = model.form.to_model(x)
-    for given in (Observation.masked(x[0], mask, sigma), Observation.linear(matrix, matrix @ x[0], sigma)):
+    for given in (
+        Observation.masked(x[0], mask, sigma),
+        Observation.linear(matrix, matrix @ x[0], sigma),
+    ):
         made = given.of_model(model.form)
         # y - H x, up to a factor for each number that is observed as it is.
         assert_close((made.y - made.apply(z)).sign()[1:], given.residual(x).sign()[1:])
         h = made.apply(torch.eye(3).double()).T
-        gram = made.gram if isinstance(made.gram, torch.Tensor) else made.gram * torch.eye(2).double()
+        gram = (
+            made.gram if isinstance(made.gram, torch.Tensor) else made.gram * torch.eye(2).double()
+        )
         assert_close(h @ h.T, gram)
         if sigma:
             assert_close(made.y - made.apply(z), given.residual(x))
@@ -339,7 +382,9 @@ def test_a_run_keeps_the_scaling_that_it_began_with(tmp_path, monkeypatch):
     for place in (folder.path, tmp_path / "m.safetensors"):
         loaded = cld_core.load(place)
         assert loaded.form == form
-        assert torch.equal(loaded.sample(4, method="em", nfe=5), model.sample(4, method="em", nfe=5))
+        assert torch.equal(
+            loaded.sample(4, method="em", nfe=5), model.sample(4, method="em", nfe=5)
+        )
         with pytest.raises(DataError, match="no such file"):
             loaded.source.test_data(0, 0, 4)
 

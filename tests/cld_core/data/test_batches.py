@@ -20,7 +20,8 @@ N, SIZE, BATCH, SEED = 37, 4, 12, 5
 
 
 def numbered():
-    """uint8 of shape (N, 3, SIZE, SIZE): an image shows its index, except in its left column, which is 255."""
+    """uint8 of shape (N, 3, SIZE, SIZE): an image shows its index, except in its left column, which
+    is 255."""
     images = np.empty((N, 3, SIZE, SIZE), np.uint8)
     images[:] = np.arange(N)[:, None, None, None]
     images[..., 0] = 255
@@ -40,7 +41,9 @@ def root(tmp_path_factory):
 
 @pytest.fixture(params=["memory", "disk"])
 def images(root, request):
-    return lambda **keys: closing(StoredSource(ImageDataSpec(path=str(root), size=SIZE, cache=request.param, **keys)))
+    return lambda **keys: closing(
+        StoredSource(ImageDataSpec(path=str(root), size=SIZE, cache=request.param, **keys))
+    )
 
 
 def batches(of, first, last, rows=slice(0, BATCH)):
@@ -54,7 +57,9 @@ def test_ranks_share_the_batches_of_one(images, world):
     shares = []
     for rank in range(world):
         with images() as of:
-            shares.append(batches(of, 0, 9, slice(BATCH * rank // world, BATCH * (rank + 1) // world)))
+            shares.append(
+                batches(of, 0, 9, slice(BATCH * rank // world, BATCH * (rank + 1) // world))
+            )
     for step, batch in enumerate(whole):
         assert torch.equal(torch.cat([share[step] for share in shares]), batch)
         numbers, flips = seen(batch)
@@ -63,7 +68,12 @@ def test_ranks_share_the_batches_of_one(images, world):
 
 def test_a_resumed_epoch_shows_every_image_once(images):
     numbers = []
-    for first, last in ((0, 2), (2, 3), (3, 8), (8, 12)):  # killed after steps 2, 3 and 8; read ahead each time
+    for first, last in (
+        (0, 2),
+        (2, 3),
+        (3, 8),
+        (8, 12),
+    ):  # killed after steps 2, 3 and 8; read ahead each time
         with images() as of:
             numbers += [number for batch in batches(of, first, last) for number in seen(batch)[0]]
     for epoch in range(3):
@@ -119,7 +129,9 @@ def test_half_are_mirrored_others_in_each_epoch():
 def test_test_images_are_dequantised_each_with_its_own_noise(data, cache):
     with closing(source(ImageDataSpec(path=str(data), size=8, cache=cache))) as smooth:
         points = smooth.dequantised_test_data(0, 0, 40)
-        again = torch.cat([smooth.dequantised_test_data(0, first, first + 8) for first in range(0, 40, 8)])
+        again = torch.cat(
+            [smooth.dequantised_test_data(0, first, first + 8) for first in range(0, 40, 8)]
+        )
         assert torch.equal(points, again)
         levels = ((points + 1.0) * 128.0).floor().to(torch.uint8)
         assert torch.equal(levels, smooth.test.batch(torch.arange(40)))
@@ -141,7 +153,9 @@ def test_the_largest_noise_leaves_every_level_where_it_is():
 def test_pixels_survive_the_way_to_the_model_and_back():
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_pixels(to_model(levels)), levels)
-    assert torch.equal(to_pixels(torch.tensor([-3.0, 3.0])), torch.tensor([0, 255], dtype=torch.uint8))
+    assert torch.equal(
+        to_pixels(torch.tensor([-3.0, 3.0])), torch.tensor([0, 255], dtype=torch.uint8)
+    )
     x = torch.rand(1000) * 2 - 1
     gap = to_pixels(x).float() - to_pixels(x, floor=True).float()
     assert 0.4 < float(gap.mean()) < 0.6, "half a grey level"
@@ -152,14 +166,20 @@ def test_pixels_survive_the_way_to_the_model_and_back():
 @pytest.mark.parametrize("floor", [False, True])
 def test_numbers_that_are_not_finite_become_defined_grey_levels(floor):
     x = torch.tensor([math.nan, math.inf, -math.inf, 0.0]).repeat(100)
-    assert to_pixels(x, floor=floor).view(100, 4).unique(dim=0).tolist() == [[0, 255, 0, 127 + (not floor)]]
-    assert to_pixels(x.to(torch.bfloat16), floor=floor).view(100, 4)[:, :3].unique(dim=0).tolist() == [[0, 255, 0]]
+    assert to_pixels(x, floor=floor).view(100, 4).unique(dim=0).tolist() == [
+        [0, 255, 0, 127 + (not floor)]
+    ]
+    assert to_pixels(x.to(torch.bfloat16), floor=floor).view(100, 4)[:, :3].unique(
+        dim=0
+    ).tolist() == [[0, 255, 0]]
 
 
 def test_missing_data_are_noticed_before_anything_is_submitted(data, tmp_path):
     require(ToyDataSpec())
     require(ImageDataSpec(path=str(data), size=8))
-    with pytest.raises(DataError, match=r"no prepared data set.*cldctl data prepare cifar10 --source PATH --out"):
+    with pytest.raises(
+        DataError, match=r"no prepared data set.*cldctl data prepare cifar10 --source PATH --out"
+    ):
         require(Cifar10Spec(path=str(tmp_path / "none")))
     with pytest.raises(DataError, match="holds folder, not cifar10"):
         require(Cifar10Spec(path=str(data)))

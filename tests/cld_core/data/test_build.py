@@ -1,4 +1,5 @@
-"""A preparation that is interrupted, in whatever place, goes on to the same data set, and leaves none before."""
+"""A preparation that is interrupted, in whatever place, goes on to the same data set, and leaves
+none before."""
 
 import errno
 import io
@@ -60,7 +61,11 @@ def run_and_die(out, parts):
     """A process that prepares and is killed, without any chance to tidy up, after so many parts."""
     pid = os.fork()
     if pid == 0:
-        build(plan(), out, lambda part, images, _: images <= 3 * parts or os.kill(os.getpid(), signal.SIGKILL))
+        build(
+            plan(),
+            out,
+            lambda part, images, _: images <= 3 * parts or os.kill(os.getpid(), signal.SIGKILL),
+        )
         os._exit(1)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
 
@@ -78,7 +83,8 @@ class Killed(BaseException):
 
 
 class Interrupted:
-    """Calls that write, of which the one with this number fails: before it has an effect, or after."""
+    """Calls that write, of which the one with this number fails: before it has an effect, or
+    after."""
 
     def __init__(self, monkeypatch, number, error, *, after):
         self.left, self._error, self._after = number, error, after
@@ -92,7 +98,10 @@ class Interrupted:
                 return write(self, content)
 
         monkeypatch.setattr(
-            prepare_module, "open", lambda path, mode: io.BufferedRandom(File(path, mode)), raising=False
+            prepare_module,
+            "open",
+            lambda path, mode: io.BufferedRandom(File(path, mode)),
+            raising=False,
         )
 
     def _wrapped(self, call):
@@ -141,14 +150,18 @@ def test_parts_that_changed_are_made_again_and_those_before_them_are_not(out):
     assert read == [2, 3]
     other = plan()
     other.parts[1] = Part(**{**vars(other.parts[1]), "fingerprint": "new"})
-    with pytest.raises(WrongSourceError, match=r"already holds images of 4x4.*choose another --out"):
+    with pytest.raises(
+        WrongSourceError, match=r"already holds images of 4x4.*choose another --out"
+    ):
         build(other, out)
 
 
 def test_a_set_that_was_cut_short_is_not_called_complete(out):
     build(plan(), out)
     os.truncate(out / IMAGES, 200)
-    with pytest.raises(DataError, match=rf"has 200 bytes.*copied incompletely.*Remove {out} and prepare it again"):
+    with pytest.raises(
+        DataError, match=rf"has 200 bytes.*copied incompletely.*Remove {out} and prepare it again"
+    ):
         build(plan(), out)
 
 
@@ -170,7 +183,9 @@ def test_a_list_of_finished_parts_that_is_wrong_counts_as_none(out, whole, damag
 def test_nothing_is_left_of_an_attempt_that_finished_nothing(out):
     broken = Mock(side_effect=DataError("the second picture is damaged"))
     for _ in range(2):
-        with pytest.raises(DataError, match=r"damaged\. 0 images were finished, so nothing is kept"):
+        with pytest.raises(
+            DataError, match=r"damaged\. 0 images were finished, so nothing is kept"
+        ):
             build(plan(broken), out)
         assert os.listdir(out.parent) == []
     partial_path(out).mkdir()

@@ -26,7 +26,9 @@ SHARDS = {"train": 4, "validation": 2}
 @pytest.fixture
 def images(monkeypatch):
     monkeypatch.setattr(celebahq, "SIZE", SIZE)
-    return {split: formats.celebahq_images(count, SIZE, seed=count) for split, count in COUNTS.items()}
+    return {
+        split: formats.celebahq_images(count, SIZE, seed=count) for split, count in COUNTS.items()
+    }
 
 
 @pytest.fixture
@@ -93,7 +95,10 @@ def test_archive_and_lmdb_files_give_the_same_images_as_the_folder(source, lmdbs
 
 
 def test_published_size_through_prepare(tmp_path):
-    images = {"train": formats.celebahq_images(3, 256), "validation": formats.celebahq_images(1, 256, seed=1)}
+    images = {
+        "train": formats.celebahq_images(3, 256),
+        "validation": formats.celebahq_images(1, 256, seed=1),
+    }
     formats.write_celebahq(tmp_path / "tfr", images, {"train": 2, "validation": 1}, 256)
     about = prepare("celebahq256", tmp_path / "tfr", tmp_path / "out", expect={"train": 3})
     assert (about.name, about.size) == ("celebahq256", 256)
@@ -104,7 +109,9 @@ def test_published_size_through_prepare(tmp_path):
 def test_a_cut_shard_keeps_those_before_it(source, whole, tmp_path):
     out, content = tmp_path / "out", shard(source, 2).read_bytes()
     shard(source, 2).write_bytes(content[:-100])
-    message = fails(source, out, r"train-r04-s-0002-of-0004.tfrecords: record 2 .*Fetch this file again")
+    message = fails(
+        source, out, r"train-r04-s-0002-of-0004.tfrecords: record 2 .*Fetch this file again"
+    )
     assert f"kept in {partial_path(out)}: 6 images, 2 of 6 pieces" in message
     shard(source, 2).write_bytes(content)
     assert build(plan(source), out).splits == whole.splits
@@ -113,7 +120,11 @@ def test_a_cut_shard_keeps_those_before_it(source, whole, tmp_path):
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_missing_shards_are_named_at_once(source, tmp_path, split):
     shard(source, 1, split).unlink()
-    fails(source, tmp_path / "out", rf"lacks 1 of {SHARDS[split]} shards of {split}: {split}-r04-s-0001-of")
+    fails(
+        source,
+        tmp_path / "out",
+        rf"lacks 1 of {SHARDS[split]} shards of {split}: {split}-r04-s-0001-of",
+    )
 
 
 def test_something_else_than_raw_pixels(source, lmdbs, tmp_path, monkeypatch):
@@ -168,11 +179,15 @@ def test_the_official_archive_at_its_true_size(tmp_path):
     rows = np.repeat((number % 256).astype(np.uint8)[:, None], 3072, axis=1)
     rows[:, ::7] = (number // 256)[:, None]
     batches = {
-        name: formats.cifar_batch(np.roll(rows, shift, axis=0)) for shift, name in enumerate(formats.CIFAR_BATCHES)
+        name: formats.cifar_batch(np.roll(rows, shift, axis=0))
+        for shift, name in enumerate(formats.CIFAR_BATCHES)
     }
     archive = formats.write_cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches)
     about = prepare("cifar10", archive, tmp_path / "out")
-    assert {split: info.count for split, info in about.splits.items()} == {"train": 50_000, "validation": 10_000}
+    assert {split: info.count for split, info in about.splits.items()} == {
+        "train": 50_000,
+        "validation": 10_000,
+    }
     train = cifar_images(tmp_path / "out", "train")
     assert np.array_equal(train[:10_000], formats.images_of_rows(rows))
     assert np.array_equal(train[40_000:], formats.images_of_rows(np.roll(rows, 4, axis=0)))
@@ -192,13 +207,17 @@ def test_archive_and_folders_give_the_same(tmp_path, rows, batches):
     ]
     assert made[0].splits == made[1].splits == made[2].splits
     assert made[0].source_digest == made[1].source_digest == made[2].source_digest
-    expected = np.concatenate([formats.images_of_rows(rows[name]) for name in formats.CIFAR_BATCHES[:5]])
+    expected = np.concatenate(
+        [formats.images_of_rows(rows[name]) for name in formats.CIFAR_BATCHES[:5]]
+    )
     assert np.array_equal(cifar_images(tmp_path / "out0", "train"), expected)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_pickle_never_runs_code(tmp_path, batches, protocol):
-    batches["data_batch_2"] = pickle.dumps({b"data": Crafted(tmp_path / "it-ran")}, protocol=protocol)
+    batches["data_batch_2"] = pickle.dumps(
+        {b"data": Crafted(tmp_path / "it-ran")}, protocol=protocol
+    )
     archive = formats.write_cifar_archive(tmp_path / "a.tar.gz", batches)
     with pytest.raises(DataError, match=r"data_batch_2 is not a batch of CIFAR-10.*mkdir"):
         prepare("cifar10", archive, tmp_path / "out", expect=FEW)
@@ -215,19 +234,32 @@ def test_missing_batches(tmp_path, batches):
 
 @pytest.mark.parametrize(
     "batch",
-    [{b"data": np.zeros((2, 3000), np.uint8), b"labels": [0, 0]}, {b"data": np.zeros((2, 3072)), b"labels": [0, 0]},
-     {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 10]}, {b"data": 3}, [1]],
-)  # fmt: skip
+    [
+        {b"data": np.zeros((2, 3000), np.uint8), b"labels": [0, 0]},
+        {b"data": np.zeros((2, 3072)), b"labels": [0, 0]},
+        {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 10]},
+        {b"data": 3},
+        [1],
+    ],
+)
 def test_a_batch_of_something_else(tmp_path, batches, batch):
     batches["data_batch_1"] = pickle.dumps(batch, protocol=2)
     with pytest.raises(DataError, match="data_batch_1 is not a batch of CIFAR-10"):
-        prepare("cifar10", formats.write_cifar_archive(tmp_path / "a.tar.gz", batches), tmp_path / "out", expect={})
+        prepare(
+            "cifar10",
+            formats.write_cifar_archive(tmp_path / "a.tar.gz", batches),
+            tmp_path / "out",
+            expect={},
+        )
 
 
 def test_downloads(tmp_path, monkeypatch):
-    """Into a folder, also where the archive in it was named, which is not there yet; nothing is fetched unasked."""
+    """Into a folder, also where the archive in it was named, which is not there yet; nothing is
+    fetched unasked."""
     fetched = []
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", lambda *about: fetched.append(about))
+    monkeypatch.setattr(
+        "torchvision.datasets.utils.download_url", lambda *about: fetched.append(about)
+    )
     with pytest.raises(DataError, match="does not exist"):
         prepare("cifar10", tmp_path / "new", tmp_path / "out", expect=FEW)
     for name in ("other.tgz", "other.tar.gz"):
@@ -237,7 +269,12 @@ def test_downloads(tmp_path, monkeypatch):
     for given in ("new", f"new/{cifar10.ARCHIVE}"):
         assert cifar10.download(tmp_path / given) == tmp_path / "new" / cifar10.ARCHIVE
         url, folder, name, md5 = fetched.pop()
-        assert (folder, name, url.endswith(name), len(md5)) == (str(tmp_path / "new"), cifar10.ARCHIVE, True, 32)
+        assert (folder, name, url.endswith(name), len(md5)) == (
+            str(tmp_path / "new"),
+            cifar10.ARCHIVE,
+            True,
+            32,
+        )
     unknown = Mock(side_effect=OSError("Name or service not known"))
     monkeypatch.setattr("torchvision.datasets.utils.download_url", unknown)
     with pytest.raises(DataError, match=r"could not be downloaded.*Fetch it by hand"):

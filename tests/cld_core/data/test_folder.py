@@ -20,7 +20,11 @@ CIFAR_SUBSET = ROOT.parent / "shared" / "data" / "cifar10-subset.zip"
 def picture(width, height, seed=0, mode="RGB"):
     channels = {"RGB": 3, "L": 1, "RGBA": 4, "CMYK": 4}[mode]
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-    return Image.fromarray(pixels.squeeze(), mode) if channels == 1 else Image.frombytes(mode, (width, height), pixels)
+    return (
+        Image.fromarray(pixels.squeeze(), mode)
+        if channels == 1
+        else Image.frombytes(mode, (width, height), pixels)
+    )
 
 
 @pytest.fixture
@@ -49,9 +53,16 @@ def names_of(source, split, validation):
 def test_ten_thousand_real_pictures_from_a_zip(tmp_path):
     seen = []
     about = prepare(
-        "folder", CIFAR_SUBSET, tmp_path / "out", size=32, progress=lambda part, *counts: seen.append(counts)
+        "folder",
+        CIFAR_SUBSET,
+        tmp_path / "out",
+        size=32,
+        progress=lambda part, *counts: seen.append(counts),
     )
-    assert {split: info.count for split, info in about.splits.items()} == {"train": 8000, "validation": 2000}
+    assert {split: info.count for split, info in about.splits.items()} == {
+        "train": 8000,
+        "validation": 2000,
+    }
     assert seen[-1] == (10_000, 10_000)
     means = images(tmp_path / "out", "train").mean(axis=(0, 1, 2))
     assert np.abs(means - [125.3, 122.9, 113.9]).max() < 2  # the known means of CIFAR-10's channels
@@ -81,7 +92,9 @@ def test_the_middle_square_is_kept(tmp_path):
     Image.fromarray(wide.transpose(1, 0, 2).copy()).save(tmp_path / "p" / "tall.png")
     prepare("folder", tmp_path / "p", tmp_path / "out", size=10, split=0)
     made = images(tmp_path / "out", "train")
-    assert (made[:, 3:-3, 3:-3] == (10, 200, 30)).all()  # the filter reaches three pixels over the border
+    assert (
+        made[:, 3:-3, 3:-3] == (10, 200, 30)
+    ).all()  # the filter reaches three pixels over the border
     assert (made.mean(axis=(1, 2)) > (8, 180, 24)).all()
 
 
@@ -130,7 +143,9 @@ def test_one_picture_with_colours_makes_all_of_them_coloured_unless_told_otherwi
     assert (images(tmp_path / "a", "train")[0] == 77).all()
     grey = prepare("folder", tmp_path / "p", tmp_path / "b", size=8, split=0, channels=1)
     assert grey.shape == (4, 1, 8, 8)
-    with pytest.raises(DataError, match=r"already holds grey images of 8x8 \(folder\).*Remove that folder"):
+    with pytest.raises(
+        DataError, match=r"already holds grey images of 8x8 \(folder\).*Remove that folder"
+    ):
         prepare("folder", tmp_path / "p", tmp_path / "b", size=8, split=0)
 
 
@@ -171,7 +186,10 @@ def test_folders_that_name_splits(source, tmp_path):
     for path in source.glob("*.png"):
         path.rename(source / "val" / path.name)
     about = prepare("folder", source, tmp_path / "a", size=8)
-    assert {split: info.count for split, info in about.splits.items()} == {"train": 13, "validation": 7}
+    assert {split: info.count for split, info in about.splits.items()} == {
+        "train": 13,
+        "validation": 7,
+    }
     wrapped = prepare("folder", source.parent, tmp_path / "b", size=8)
     assert wrapped.splits == about.splits
 

@@ -22,7 +22,9 @@ LABELS = {"train": [0, 1, 2, 0, 1, 2, 2], "t10k": [2, 0, 1]}
 def idx(array, code=8):
     """An idx file of unsigned bytes, after its description on the page of MNIST."""
     array = np.asarray(array, np.uint8)
-    header = bytes((0, 0, code, array.ndim)) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+    header = bytes((0, 0, code, array.ndim)) + b"".join(
+        side.to_bytes(4, "big") for side in array.shape
+    )
     return header + array.tobytes()
 
 
@@ -59,20 +61,38 @@ def test_names_with_dots_and_a_file_of_class_names(source):
     (source / NAMES).write_text("cat\ndog\n\nT-shirt/top\n")
     assert prepare("idx", source, source / "out").classes == ("cat", "dog", "T-shirt/top")
     (source / NAMES).write_text("cat\ndog\n")
-    with pytest.raises(DataError, match=rf"labels up to 2 for 7 images in 2 classes.*correct {NAMES}"):
+    with pytest.raises(
+        DataError, match=rf"labels up to 2 for 7 images in 2 classes.*correct {NAMES}"
+    ):
         prepare("idx", source, source / "other")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("train-images-idx3-ubyte", FILES["train-images-idx3-ubyte"][:-1], r"size 111 into shape \(7, ?4, ?4\)"),
+        (
+            "train-images-idx3-ubyte",
+            FILES["train-images-idx3-ubyte"][:-1],
+            r"size 111 into shape \(7, ?4, ?4\)",
+        ),
         ("train-images-idx3-ubyte", FILES["train-images-idx3-ubyte"] + b"x", "size 113 into shape"),
         ("train-images-idx3-ubyte", b"", "not a complete idx file of images.*Fetch it again"),
-        ("train-images-idx3-ubyte", FILES["train-labels-idx1-ubyte"], "begins with 00000801, not 00000803"),
-        ("train-labels-idx1-ubyte", idx(LABELS["train"], code=13), "idx file of labels .*begins with 00000d01"),
+        (
+            "train-images-idx3-ubyte",
+            FILES["train-labels-idx1-ubyte"],
+            "begins with 00000801, not 00000803",
+        ),
+        (
+            "train-labels-idx1-ubyte",
+            idx(LABELS["train"], code=13),
+            "idx file of labels .*begins with 00000d01",
+        ),
         ("train-labels-idx1-ubyte", idx([0] * 6), "has 6 labels up to 0 for 7 images"),
-        ("train-images-idx3-ubyte", idx(np.zeros((7, 4, 5))), "images of 5 x 4 pixels.*Only square"),
+        (
+            "train-images-idx3-ubyte",
+            idx(np.zeros((7, 4, 5))),
+            "images of 5 x 4 pixels.*Only square",
+        ),
         (
             "t10k-images-idx3-ubyte.gz",
             gzip.compress(FILES["t10k-images-idx3-ubyte"], mtime=0)[:-9],

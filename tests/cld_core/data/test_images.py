@@ -50,7 +50,10 @@ def copied(made, tmp_path):
 
 
 def write_published(root, images, split="train"):
-    write_lmdb(root / f"{split}.lmdb", [image.transpose(1, 2, 0) if image.ndim == 3 else image for image in images])
+    write_lmdb(
+        root / f"{split}.lmdb",
+        [image.transpose(1, 2, 0) if image.ndim == 3 else image for image in images],
+    )
     return root
 
 
@@ -58,10 +61,14 @@ def expected(images, indices, flips=None):
     chosen = torch.from_numpy(images)[indices]
     if flips is None:
         return chosen
-    return torch.stack([image.flip(-1) if flip else image for image, flip in zip(chosen, flips, strict=True)])
+    return torch.stack(
+        [image.flip(-1) if flip else image for image, flip in zip(chosen, flips, strict=True)]
+    )
 
 
-@pytest.mark.parametrize(("cache", "in_memory"), [("memory", True), ("disk", False), ("auto", True)])
+@pytest.mark.parametrize(
+    ("cache", "in_memory"), [("memory", True), ("disk", False), ("auto", True)]
+)
 def test_batches(made, cache, in_memory):
     images = opened(made, "train", name="cifar10", cache=cache)
     assert images.in_memory == in_memory
@@ -106,7 +113,9 @@ def test_published_form(tmp_path):
 @pytest.mark.parametrize("cache", ["memory", "disk"])
 def test_training_from_published_files_sees_what_it_sees_of_prepared_ones(made, tmp_path, cache):
     root = write_published(tmp_path / "celeba-lmdb", TRAIN)
-    sources = [source(ImageDataSpec(path=str(path), size=SIZE, cache=cache)) for path in (root, made)]
+    sources = [
+        source(ImageDataSpec(path=str(path), size=SIZE, cache=cache)) for path in (root, made)
+    ]
     for step in (0, 5, 6):
         published, prepared = (of.batch(3, 0, step, 16, slice(4, 12)) for of in sources)
         assert torch.equal(published, prepared)
@@ -142,10 +151,14 @@ def test_a_copy_that_is_not_whole(copied):
     whole = (copied / IMAGES).read_bytes()
     for length in (len(whole) - 4096, 0):
         (copied / IMAGES).write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"copied incompletely.*Remove .* again: cldctl data prepare"):
+        with pytest.raises(
+            DataError, match=r"copied incompletely.*Remove .* again: cldctl data prepare"
+        ):
             opened(copied, "train")
     (copied / IMAGES).write_bytes(bytes(len(whole)))
-    with pytest.raises(DataError, match=r"images\.npy cannot be read as an array.*cldctl data prepare"):
+    with pytest.raises(
+        DataError, match=r"images\.npy cannot be read as an array.*cldctl data prepare"
+    ):
         opened(copied, "train")
     (copied / ABOUT).write_text(json.dumps({"format": "cld-images/1"}))
     with pytest.raises(DataError, match=r"format is 'cld-images/1'.*Prepare the data again"):
@@ -190,7 +203,12 @@ def greys(tmp_path):
 
 
 def small(path):
-    overrides = ["data.name=greys", f"data.path={path}", "network.image_size=8", "network.attention=[4]"]
+    overrides = [
+        "data.name=greys",
+        f"data.path={path}",
+        "network.image_size=8",
+        "network.attention=[4]",
+    ]
     return load(RECIPES / "cifar10_smoke.yaml", [*overrides, "data.size=null"])
 
 
@@ -201,7 +219,9 @@ def test_size_and_channels_are_those_of_the_prepared_images(tmp_path, channels):
     assert spec.shape is None
     assert store.require(spec) == source(spec).shape == (channels, SIZE, SIZE)
     assert source(spec).test_data(0, 0, 2).shape == (2, channels, SIZE, SIZE)
-    with pytest.raises(DataError, match=f"with {channels} channels?, not {4 - channels}.*data.channels=null"):
+    with pytest.raises(
+        DataError, match=f"with {channels} channels?, not {4 - channels}.*data.channels=null"
+    ):
         store.require(replace(spec, channels=4 - channels))
 
 
@@ -211,7 +231,9 @@ def test_a_set_of_an_earlier_version_is_one_of_coloured_images(copied):
     (copied / ABOUT).write_text(json.dumps(about))
     assert read_about(copied).channels == 3
     shutil.rmtree(copied)
-    assert source(ImageDataSpec(path=str(copied), size=SIZE)).shape == (3, SIZE, SIZE), "to sample without the data"
+    assert source(ImageDataSpec(path=str(copied), size=SIZE)).shape == (3, SIZE, SIZE), (
+        "to sample without the data"
+    )
 
 
 def test_a_set_of_images_is_added_in_one_file(greys):

@@ -1,4 +1,5 @@
-"""Labels of data: of CIFAR-10's batches, of folders by class, of toy densities; and data that have none."""
+"""Labels of data: of CIFAR-10's batches, of folders by class, of toy densities; and data that have
+none."""
 
 import shutil
 from dataclasses import replace
@@ -135,7 +136,9 @@ def test_a_toy_label_is_that_of_the_mode(name):
 
 
 def test_recipes_know_which_toys_have_labels():
-    toys = [name for name, variant in SECTIONS["data"].variants.items() if variant.spec is ToyDataSpec]
+    toys = [
+        name for name, variant in SECTIONS["data"].variants.items() if variant.spec is ToyDataSpec
+    ]
     assert {name for name in toys if toy.get(name).classes is None} == set(TOYS_WITHOUT_LABELS)
 
 
@@ -160,7 +163,9 @@ def test_labels_of_toys_follow_their_points():
 ANIMALS = Classes(("cat", "dog", "7"), (1.0, 2.0, 5.0))
 
 
-@pytest.mark.parametrize(("label", "index"), [("cat", 0), ("dog", 1), (1, 1), ("1", 1), ("7", 2), (2, 2)])
+@pytest.mark.parametrize(
+    ("label", "index"), [("cat", 0), ("dog", 1), (1, 1), ("1", 1), ("7", 2), (2, 2)]
+)
 def test_a_label_is_a_name_or_a_number_and_names_come_first(label, index):
     assert ANIMALS.index(label) == index
 

@@ -15,7 +15,9 @@ from cld_core.errors import DataError, RecipeError
 from tests.support.paths import TOY
 from tests.support.plugin import toy_plugin
 
-TOY_DATA = [name for name, variant in SECTIONS["data"].variants.items() if variant.spec is ToyDataSpec]
+TOY_DATA = [
+    name for name, variant in SECTIONS["data"].variants.items() if variant.spec is ToyDataSpec
+]
 
 
 def draws(name, n=4000):
@@ -35,10 +37,14 @@ def test_mean_log_density_of_samples_is_minus_the_entropy(name):
     density = toy.get(name)
     logp = density.log_density(draws(name))
     assert logp.dtype == torch.float64
-    assert float(logp.mean()) == pytest.approx(-density.entropy(), abs=4 * float(logp.std()) / len(logp) ** 0.5)
+    assert float(logp.mean()) == pytest.approx(
+        -density.entropy(), abs=4 * float(logp.std()) / len(logp) ** 0.5
+    )
 
 
-@pytest.mark.parametrize(("name", "reach", "step"), [("diamond", 1.0, 0.01), ("gaussian", 4.0, 0.1)])
+@pytest.mark.parametrize(
+    ("name", "reach", "step"), [("diamond", 1.0, 0.01), ("gaussian", 4.0, 0.1)]
+)
 def test_density_integrates_to_one(name, reach, step):
     axis = torch.arange(-reach, reach, step, dtype=torch.float64)
     p = toy.get(name).log_density(torch.cartesian_prod(axis, axis)).exp()
@@ -92,7 +98,9 @@ def test_swiss_roll_quadrature_has_converged(monkeypatch):
 
 
 def test_unknown_name_lists_what_there_is():
-    with pytest.raises(DataError, match=r"no toy data 'diamont'.*multimodal_swissroll.*Did you mean 'diamond'\?"):
+    with pytest.raises(
+        DataError, match=r"no toy data 'diamont'.*multimodal_swissroll.*Did you mean 'diamond'\?"
+    ):
         toy.get("diamont")
     with pytest.raises(DataError, match="`plugins`"):
         toy.get("zzz")
@@ -119,28 +127,39 @@ def test_plugin_module(tmp_path, monkeypatch):
 
 
 def test_data_of_another_shape_are_refused(tmp_path):
-    path = toy_plugin(tmp_path / "solid.py", "test_solid", points="torch.randn(n, 3, generator=generator)")
+    path = toy_plugin(
+        tmp_path / "solid.py", "test_solid", points="torch.randn(n, 3, generator=generator)"
+    )
     drawn = ToySource(recipe_with(path, "test_solid").data)
-    with pytest.raises(DataError, match=r"'test_solid' returned shape \(8, 3\) for n = 8, not \(8, 2\)"):
+    with pytest.raises(
+        DataError, match=r"'test_solid' returned shape \(8, 3\) for n = 8, not \(8, 2\)"
+    ):
         drawn.batch(0, 0, 0, 8, slice(0, 8))
 
 
 @pytest.mark.parametrize(
     ("points", "said"),
     [
-        ("torch.randn(n, 5, generator=generator)", r"\(7, 5\).*@toy\('test_looked', shape=\(5,\)\)"),
+        (
+            "torch.randn(n, 5, generator=generator)",
+            r"\(7, 5\).*@toy\('test_looked', shape=\(5,\)\)",
+        ),
         ("torch.full((n, 2), float('nan'))", "not finite"),
         ("torch.zeros(n, 2, dtype=torch.int64)", "not float32"),
         ("torch.zeros(n, 2) / unknown", "looked.*NameError.*Correct it"),
     ],
 )
 def test_what_a_plug_in_yields_is_looked_at(tmp_path, points, said):
-    recipe = recipe_with(toy_plugin(tmp_path / "looked.py", "test_looked", points=points), "test_looked")
+    recipe = recipe_with(
+        toy_plugin(tmp_path / "looked.py", "test_looked", points=points), "test_looked"
+    )
     with pytest.raises((DataError, RecipeError), match=said):
         require_usable(recipe)
 
 
 def test_examples_that_are_no_points_in_the_plane(tmp_path):
-    path = toy_plugin(tmp_path / "solid.py", "test_deep", points="torch.randn(n, 3, 4)", more=", shape=(3, 4)")
+    path = toy_plugin(
+        tmp_path / "solid.py", "test_deep", points="torch.randn(n, 3, 4)", more=", shape=(3, 4)"
+    )
     recipe = recipe_with(path, "test_deep")
     assert require_usable(recipe) == source(recipe.data).shape == (3, 4)

@@ -18,14 +18,21 @@ from tests.support.tools import trained as trained_run
 
 from .on_images import SETTINGS, stats_of
 
-SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.batch_size=16", "eval.samples=70"]
+SMALL = [
+    "network.width=16",
+    "network.layers=3",
+    "train.steps=20",
+    "train.batch_size=16",
+    "eval.samples=70",
+]
 # For the pictures: samples of a network that has hardly been trained need not be accurate.
 SMALL += ["sampling.rtol=0.01", "sampling.atol=0.01"]
 
 
 @pytest.fixture(scope="package")
 def trained(tmp_path_factory):
-    """A run on 8x8 images, whose samples a tiny extractor looks at, and the statistics of its training set."""
+    """A run on 8x8 images, whose samples a tiny extractor looks at, and the statistics of its
+    training set."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("features")
     run = train(run_folder(root, make_images(root / "set"), *SETTINGS, *TINY))
@@ -53,7 +60,9 @@ def ranges(monkeypatch):
 
     def watch(kind, compute):
         monkeypatch.setattr(
-            kind, "compute", lambda self, first, last: ranges.append((first, last)) or compute(self, first, last)
+            kind,
+            "compute",
+            lambda self, first, last: ranges.append((first, last)) or compute(self, first, last),
         )
 
     for kind in (ElboRows, FeatureRows):

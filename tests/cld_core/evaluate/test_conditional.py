@@ -61,5 +61,7 @@ def test_a_sample_given_an_observation_does_not_depend_on_its_batch(model):
     for by in (None, GradientGuidance(covariance="isotropic"), Replacement()):
         keys = {"method": "exponential", "nfe": 8, "observation": FIRST, "by": by}
         whole = model.sample(6, batch_size=6, **keys)
-        torch.testing.assert_close(model.sample(6, batch_size=4, **keys), whole, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            model.sample(6, batch_size=4, **keys), whole, rtol=1e-4, atol=1e-4
+        )
         assert not torch.equal(whole, model.sample(6, method="exponential", nfe=8))

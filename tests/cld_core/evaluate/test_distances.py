@@ -1,4 +1,5 @@
-"""Sliced W2 and energy distance from test data: closed forms, honest standard errors, and what an evaluation makes."""
+"""Sliced W2 and energy distance from test data: closed forms, honest standard errors, and what an
+evaluation makes."""
 
 import math
 
@@ -35,7 +36,13 @@ def test_sliced_w2_of_a_translation():
     x, shift = normal(40, 5), torch.tensor([0.3, -0.4, 1.2, 0.0, 0.5], dtype=torch.float64)
     wanted = pytest.approx(float(shift.norm()) / math.sqrt(5), rel=0.02)
     found = w2_of([x + shift] * 2, [x] * 2, 20_000)
-    assert found == {"value": wanted, "stderr": 0.0, "t95": None, "floor": 0.0, "floor_stderr": None}
+    assert found == {
+        "value": wanted,
+        "stderr": 0.0,
+        "t95": None,
+        "floor": 0.0,
+        "floor_stderr": None,
+    }
 
 
 def test_energy_distance_is_over_all_pairs_however_many_are_computed_at_once(monkeypatch):
@@ -47,7 +54,9 @@ def test_energy_distance_is_over_all_pairs_however_many_are_computed_at_once(mon
         assert found == {"value": pytest.approx(wanted, rel=1e-12), "stderr": None, "t95": None}
 
 
-@pytest.mark.parametrize("compare", [energy_of, lambda ours, true: w2_of(ours, true, 8)], ids=["energy", "w2"])
+@pytest.mark.parametrize(
+    "compare", [energy_of, lambda ours, true: w2_of(ours, true, 8)], ids=["energy", "w2"]
+)
 def test_standard_errors_are_the_spread_of_repetitions(compare):
     found = []
     for seed in range(150):
@@ -71,7 +80,8 @@ def test_the_factor_of_an_interval_has_the_degrees_of_freedom_of_its_parts():
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    """A run on vectors of five features with very different scales; 60 of 400 rows are for tests."""
+    """A run on vectors of five features with very different scales; 60 of 400 rows are for
+    tests."""
     folder = tmp_path_factory.mktemp("arrays")
     x = normal(400, 5, mean=2.0).float() * SCALES
     np.savez(folder / "x.npz", x=x[:340].numpy(), test=x[340:].numpy())
@@ -79,20 +89,27 @@ def arrays(tmp_path_factory):
     return trained(folder / "run", "toy", data, *ONE, "sampling.method=em", "sampling.nfe=4").path
 
 
-def test_an_evaluation_compares_parts_of_samples_with_parts_of_test_data_in_their_units(arrays, monkeypatch):
+def test_an_evaluation_compares_parts_of_samples_with_parts_of_test_data_in_their_units(
+    arrays, monkeypatch
+):
     run = RunFolder(arrays)
     source = Model.from_run(arrays, device="cpu")
     truth = source.form.to_data(source.source.test_data(0, 0, 60)).double()
     shift = 0.25 * SCALES
 
     def draw(self, first, last):
-        return Samples((truth[first:last].flip(0) + shift).float(), None, torch.full((last - first,), 5))
+        return Samples(
+            (truth[first:last].flip(0) + shift).float(), None, torch.full((last - first,), 5)
+        )
 
     monkeypatch.setattr(SampleRows, "draw", draw)
     settings = ("eval.samples=48", "eval.w2.sets=3", "eval.w2.directions=200")
     report = computed(run, ("w2", "energy"), *settings).report
     used = truth[:48]
-    parts, moved = (list(((of - used.mean(0)) / used.std(0)).split(16)) for of in (used, truth[:48].flip(0) + shift))
+    parts, moved = (
+        list(((of - used.mean(0)) / used.std(0)).split(16))
+        for of in (used, truth[:48].flip(0) + shift)
+    )
     for metric, wanted in (("w2", w2_of(moved, parts, 200)), ("energy", energy_of(moved, parts))):
         section = report[metric]
         assert {name: section[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
@@ -117,9 +134,21 @@ def test_what_compares_samples_alone_needs_no_data(arrays):
 @pytest.mark.parametrize(
     ("metric", "override", "words"),
     [
-        ("density", "eval.samples=64", "--density needs the density of the data, and that of data.name=arrays is not"),
-        ("fid", "eval.samples=64", "--fid compares images, but the examples of data.name=arrays are vectors"),
-        ("w2", "eval.w2.sets=31", "'eval.w2.sets' is 31, too many for 32 samples. Set it to at most 16"),
+        (
+            "density",
+            "eval.samples=64",
+            "--density needs the density of the data, and that of data.name=arrays is not",
+        ),
+        (
+            "fid",
+            "eval.samples=64",
+            "--fid compares images, but the examples of data.name=arrays are vectors",
+        ),
+        (
+            "w2",
+            "eval.w2.sets=31",
+            "'eval.w2.sets' is 31, too many for 32 samples. Set it to at most 16",
+        ),
         ("energy", "eval.samples=7", "too many for 7 samples"),
     ],
 )
@@ -133,7 +162,9 @@ def test_of_toys_the_energy_distance_is_from_fresh_true_samples(toy, monkeypatch
     source = Model.from_run(toy.path, device="cpu").source
 
     def draw(self, first, last):
-        return Samples(source.dequantised_test_data(17, first, last), None, torch.full((last - first,), 5))
+        return Samples(
+            source.dequantised_test_data(17, first, last), None, torch.full((last - first,), 5)
+        )
 
     monkeypatch.setattr(SampleRows, "draw", draw)
     found = computed(toy, ("energy",), "eval.samples=400").report["energy"]

@@ -1,4 +1,5 @@
-"""Evaluations: independent of how they are divided, resumable; rows of others are not computed again; exact bounds."""
+"""Evaluations: independent of how they are divided, resumable; rows of others are not computed
+again; exact bounds."""
 
 import math
 import shutil
@@ -62,7 +63,9 @@ def test_shards_do_not_change_a_bit_of_the_report_and_batches_only_rounding(run,
     chunks(10)
     results = []
     for shards, batch in ((1, 2048), (3, 2048), (7, 2048), (7, 4)):
-        work = computed(run, f"eval.batch_size={batch}", shards=shards, metrics=("elbo", "loss", "w2"))
+        work = computed(
+            run, f"eval.batch_size={batch}", shards=shards, metrics=("elbo", "loss", "w2")
+        )
         assert work.request.shards == shards
         results.append((bounds(work), work.report))
         shutil.rmtree(run.evals)
@@ -78,7 +81,8 @@ def test_shards_do_not_change_a_bit_of_the_report_and_batches_only_rounding(run,
 
 
 def test_rows_of_another_evaluation_are_not_computed_again(run, ranges, chunks):
-    """More metrics, more examples, another number of shards or batch size: only what is nowhere is computed."""
+    """More metrics, more examples, another number of shards or batch size: only what is nowhere is
+    computed."""
     chunks(16)
     first = computed(run, shards=2)
     ranges.clear()
@@ -99,10 +103,20 @@ def test_rows_of_another_evaluation_are_not_computed_again(run, ranges, chunks):
 def test_shards_of_a_replaced_checkpoint_are_missing(run, chunks):
     chunks(16)
     work = computed(run, shards=3)
-    assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == ([], True, [], (70, 70))
+    assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == (
+        [],
+        True,
+        [],
+        (70, 70),
+    )
     sidecar = run.checkpoint_file(20).with_suffix(".json")
     write_json(sidecar, {**read_object(sidecar), "weights": {"bytes": 1, "sha256": "other"}})
-    assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == ([0, 1, 2], False, [0, 1, 2], (0, 70))
+    assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == (
+        [0, 1, 2],
+        False,
+        [0, 1, 2],
+        (0, 70),
+    )
     sidecar.unlink()
     assert work.is_done, "a checkpoint that was cleared away leaves its numbers valid"
     assert work.missing() == []
@@ -119,20 +133,28 @@ def test_the_report_says_what_it_promises(toy):
     assert elbo["gap"] > 0
     source = Model.from_run(run.path).source
     truth = source.density.log_density(source.test_data(0, 0, elbo["n"])).mean()
-    assert elbo["gap"] == pytest.approx(elbo["nll"] + float(truth), abs=1e-9), "the same examples on both sides"
+    assert elbo["gap"] == pytest.approx(elbo["nll"] + float(truth), abs=1e-9), (
+        "the same examples on both sides"
+    )
     assert elbo["nll_importance"] <= elbo["nll"]
     assert (work.folder / "samples.png").stat().st_size > 1000
 
 
 def test_a_request_is_read_back_as_it_was_asked(run):
-    recipe = load(run.recipe_file, ["sampling.method=sscs", "sampling.sscs_order=2", "eval.elbo.probe=gaussian"])
+    recipe = load(
+        run.recipe_file,
+        ["sampling.method=sscs", "sampling.sscs_order=2", "eval.elbo.probe=gaussian"],
+    )
     request = request_of(recipe, ("elbo", "loss"), 20)
     assert EvalRequest.load(request.save(run)) == request
     assert request.retries == recipe.train.max_retries
 
 
 def test_a_request_for_a_sampler_that_is_not_registered_here_is_not_read_as_another(run):
-    file = request_of(load(run.recipe_file, ["sampling.method=em"]), ("elbo",), 20).save(run) / "request.json"
+    file = (
+        request_of(load(run.recipe_file, ["sampling.method=em"]), ("elbo",), 20).save(run)
+        / "request.json"
+    )
     content = read_object(file)
     write_json(file, {**content, "sampling": {**content["sampling"], "method": "heun"}})
     (other,) = evaluations_of(run)
@@ -152,7 +174,13 @@ def test_rows_that_no_evaluation_names_go_after_a_day(run, monkeypatch):
 
 
 STEP = 40
-SMALL = ("network.width=16", "network.layers=3", "train.steps=40", "train.batch_size=16", "eval.points=12")
+SMALL = (
+    "network.width=16",
+    "network.layers=3",
+    "train.steps=40",
+    "train.batch_size=16",
+    "eval.points=12",
+)
 KEPT = ("train.ema_lengths=[0.05,0.1]", "train.ema_every=2", "sampling.method=em", "sampling.nfe=2")
 
 
@@ -162,7 +190,9 @@ def averaged(tmp_path):
 
 
 def work(averaged, length, shards=3):
-    request = replace(request_of(averaged.recipe(), ("loss",), STEP, shards), ema=EmaSpec(length=length))
+    request = replace(
+        request_of(averaged.recipe(), ("loss",), STEP, shards), ema=EmaSpec(length=length)
+    )
     return Evaluation(request.save(averaged))
 
 
@@ -182,7 +212,10 @@ def test_looking_makes_no_average_and_a_checkpoint_that_is_gone_is_named(average
     assert not average.exists()
     remove(averaged, STEP)
     assert (looked.missing(), looked.rows_done(), looked.moved_at()) == ([0], (0, 12), None)
-    words = r"no checkpoint of step 40 any more; there are: .*\. What was computed is kept; use another step\."
+    words = (
+        r"no checkpoint of step 40 any more; there are: .*\. What was computed is kept; use "
+        r"another step\."
+    )
     with pytest.raises(NotFoundError, match=words):
         looked.compute(Ranks())
 
@@ -206,7 +239,9 @@ def test_lost_snapshots_make_another_average(averaged, chunks):
 
 def test_readers_are_told_of_a_bad_fit():
     assert remarks({"ema": {"length": 0.07, "error": 0.01}}) == []
-    told = "the average of length 0.07 is made of others, with a relative error of its profile of 0.05"
+    told = (
+        "the average of length 0.07 is made of others, with a relative error of its profile of 0.05"
+    )
     assert remarks({"ema": {"length": 0.07, "error": 0.05}}) == [told]
     assert remarks({"ema": {"error": 0.05}}) == []
 
@@ -244,7 +279,11 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     write(run, 1, {"model": weights, "ema": averages, "model_digest": recipe.model_digest()})
     work = Evaluation(request_of(recipe, ("elbo",), 1, shards=3).save(run))
     assert work.compute(Ranks())
-    truth = gaussian(0.5).log_density(source(recipe.data).dequantised_test_data(recipe.eval.seed, 0, 40)).numpy()
+    truth = (
+        gaussian(0.5)
+        .log_density(source(recipe.data).dequantised_test_data(recipe.eval.seed, 0, 40))
+        .numpy()
+    )
     assert_allclose(gather(work)["elbo"]["elbo"], truth, rtol=0, atol=1e-5)
     elbo = work.report["elbo"]
     assert abs(elbo["nll"] + truth.mean()) < 1e-5
@@ -283,7 +322,9 @@ def test_it_is_the_later_of_two_times():
 
 def test_the_report_says_where_it_starts(toy, no_pictures, capsys):
     """Of a run whose network saw no t below 1e-3."""
-    toy.recipe_file.write_text(toy.recipe_file.read_text().replace("loss_eps: 1.0e-05", "loss_eps: 0.001"))
+    toy.recipe_file.write_text(
+        toy.recipe_file.read_text().replace("loss_eps: 1.0e-05", "loss_eps: 0.001")
+    )
     assert toy.recipe().objective.loss_eps == 1e-3
     work = on_images.computed(toy, ("elbo",), "eval.samples=10")
     assert (work.report["elbo"]["eps"], work.report["elbo"]["eps_asked"]) == (1e-3, 1e-5)
@@ -292,7 +333,8 @@ def test_the_report_says_where_it_starts(toy, no_pictures, capsys):
 
 
 def test_bounds_of_several_steps_are_one_curve(tmp_path, monkeypatch):
-    # Files of one second are read in the order of a counter of the process, as texts: 10 comes before 9.
+    # Files of one second are read in the order of a counter of the process, as texts: 10 comes
+    # before 9.
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     run = run_with(tmp_path / "mine", 20, 40)
     for step in (20, 40):
@@ -300,6 +342,9 @@ def test_bounds_of_several_steps_are_one_curve(tmp_path, monkeypatch):
         to_tensorboard(run, request_of(run.recipe(), ("elbo",), step), report)
     (folder,) = run.tensorboard.iterdir()
     events = EventAccumulator(str(folder)).Reload()
-    assert [(point.step, point.value) for point in events.Scalars("evaluation/nll (n=512)")] == [(20, 1.25), (40, 2.5)]
+    assert [(point.step, point.value) for point in events.Scalars("evaluation/nll (n=512)")] == [
+        (20, 1.25),
+        (40, 2.5),
+    ]
     text = events.Tensors("evaluation/results/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert "| 2.5 | 0.5 | 512 | 102 |" in text

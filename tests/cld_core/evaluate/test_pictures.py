@@ -1,4 +1,5 @@
-"""Pictures of samples: grids of images and fields, pairs of features, curves, and data beside them."""
+"""Pictures of samples: grids of images and fields, pairs of features, curves, and data beside
+them."""
 
 import numpy as np
 import pytest
@@ -49,7 +50,9 @@ def numbers(*shape):
 def test_vectors_are_pairs_of_features_over_test_data(tmp_path):
     model, data = modelled(tmp_path, numbers(90, 8) * 100)
     axes = drawn(model, x := data + 1)
-    grid = dict(zip([(row, column) for row in range(6) for column in range(row + 1)], axes, strict=True))
+    grid = dict(
+        zip([(row, column) for row in range(6) for column in range(row + 1)], axes, strict=True)
+    )
     under, over = (scatter.get_offsets() for scatter in grid[4, 1].collections)
     np.testing.assert_allclose(under, data[:, [1, 4]], rtol=1e-4)
     np.testing.assert_allclose(over, x[:, [1, 4]], rtol=1e-6)
@@ -81,12 +84,16 @@ def test_curves_are_beside_those_of_test_data(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_fields_are_a_grid_in_grey_from_the_least_to_the_largest_number_of_the_data(tmp_path, channels):
+def test_fields_are_a_grid_in_grey_from_the_least_to_the_largest_number_of_the_data(
+    tmp_path, channels
+):
     x = numbers(90, channels, 4, 6)
     model, _ = modelled(tmp_path, x)
     shown = torch.tensor(x[:4])
     low, high = x[:-30].min(), x[:-30].max()
-    wanted = pictures.enlarged(pictures.tile(to_pixels((shown[:, :1] - low) / (0.5 * (high - low)) - 1)))
+    wanted = pictures.enlarged(
+        pictures.tile(to_pixels((shown[:, :1] - low) / (0.5 * (high - low)) - 1))
+    )
     assert (pictures.pixels(shown, model).int() - wanted.int()).abs().max() <= 1
     assert ("channel 0 of 4" in pictures.title(shown, model, "by hand")) == (channels == 4)
     assert pictures.default_count(model) == 64
@@ -114,7 +121,9 @@ def test_the_class_of_each_row_of_a_grid_is_beside_it(tmp_path):
 
 
 def test_data_of_a_class_are_beside_its_samples(tmp_path):
-    model, x = modelled(tmp_path, numbers(90, 3), labels=np.arange(60) % 3, test_labels=np.arange(30) % 3)
+    model, x = modelled(
+        tmp_path, numbers(90, 3), labels=np.arange(60) % 3, test_labels=np.arange(30) % 3
+    )
     under = drawn(model, x[:5], label=1)[1].collections[0].get_offsets()
     np.testing.assert_allclose(under, x[1:15:3, :2], rtol=1e-4)
 

@@ -1,4 +1,5 @@
-"""What the name of an evaluation depends on; what is refused at once, or when it vanishes meanwhile."""
+"""What the name of an evaluation depends on; what is refused at once, or when it vanishes
+meanwhile."""
 
 import json
 from dataclasses import replace
@@ -40,8 +41,16 @@ def asked(sampling):
 
 def test_another_division_is_the_same_evaluation():
     request = asked(OdeSpec())
-    assert replace(request, shards=3, batch_size=7, retries=0, files={"fid": "/elsewhere"}).id == request.id
-    for changes in ({"seed": 1}, {"samples": 1999}, {"ema": EmaSpec(length=0.1)}, {"sampling": EmSpec(nfe=50)}):
+    assert (
+        replace(request, shards=3, batch_size=7, retries=0, files={"fid": "/elsewhere"}).id
+        == request.id
+    )
+    for changes in (
+        {"seed": 1},
+        {"samples": 1999},
+        {"ema": EmaSpec(length=0.1)},
+        {"sampling": EmSpec(nfe=50)},
+    ):
         assert replace(request, **changes).id != request.id
 
 
@@ -57,9 +66,14 @@ def test_the_flow_is_reused_for_another_number_of_samples():
 
 
 def test_another_precision_is_another_evaluation():
-    requests = [asked(replace(OdeSpec(), precision=name)) for name in ("fp32", "tf32", "bf16", "fp16")]
+    requests = [
+        asked(replace(OdeSpec(), precision=name)) for name in ("fp32", "tf32", "bf16", "fp16")
+    ]
     assert len({request.id for request in requests}) == 4
-    settings = [{kind: digest(request.row_settings(kind)) for kind in ("vectors", "elbo")} for request in requests]
+    settings = [
+        {kind: digest(request.row_settings(kind)) for kind in ("vectors", "elbo")}
+        for request in requests
+    ]
     assert len({its["vectors"] for its in settings}) == 4
     assert len({its["elbo"] for its in settings}) == 1, "bounds are always computed in float32"
 
@@ -112,7 +126,10 @@ def test_a_metric_and_a_kind_of_rows_are_an_entry_each(toy, monkeypatch, chunks)
     assert work.compute(Ranks())
     assert work.report["spread"]["n"] == 70
     assert numbers(work.report)["spread"].value > 0
-    with pytest.raises(UsageError, match=r"--fid compares images.*are vectors.*Ask for --w2 .* or --loss or --spread"):
+    with pytest.raises(
+        UsageError,
+        match=r"--fid compares images.*are vectors.*Ask for --w2 .* or --loss or --spread",
+    ):
         request_of(toy.recipe(), ("fid", "spread"), 20)
 
 
@@ -125,28 +142,49 @@ def refused(run, words, *overrides, metrics=("fid",), error=UsageError):
 def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     inception = ("eval.fid.extractor=inception-v3-compat", "plugins=[]")
-    refused(run, r"Download https://.*6726825d\.pth and put it at .*torch/hub/checkpoints", *inception)
+    refused(
+        run, r"Download https://.*6726825d\.pth and put it at .*torch/hub/checkpoints", *inception
+    )
     refused(run, "no such file", *inception, f"eval.fid.weights={tmp_path / 'none.pth'}")
     torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
     (tmp_path / "text.pth").write_text("not found")
     for name in ("wrong", "text"):
         weights = f"eval.fid.weights={tmp_path / name}.pth"
         refused(run, "these are not weights of inception-v3-compat .*https://", *inception, weights)
-    refused(run, "'tinny', but torch-fidelity has clip.*inception-v3-compat.*tiny", "eval.fid.extractor=tinny")
+    refused(
+        run,
+        "'tinny', but torch-fidelity has clip.*inception-v3-compat.*tiny",
+        "eval.fid.extractor=tinny",
+    )
     refused(run, "layer' is 'most', but tiny has all, some", "eval.fid.layer=most")
     refused(run, "vgg16 needs weights", "eval.fid.extractor=vgg16")
-    refused(run, r"no statistics of the training images.*`cldctl data stats RECIPE.RUN`", "eval.fid.layer=some")
+    refused(
+        run,
+        r"no statistics of the training images.*`cldctl data stats RECIPE.RUN`",
+        "eval.fid.layer=some",
+    )
     np.savez(tmp_path / "small.npz", mu=np.zeros(3), sigma=np.eye(3))
     words = "statistics of 3 features, but tiny, layer all, has 12.*cldctl data stats"
     refused(run, words, f"eval.fid.stats={tmp_path / 'small.npz'}")
     np.savez(tmp_path / "odd.npz", mu=np.zeros(12))
-    refused(run, r"neither mu and sigma nor pool_3, but mu \(12,\)", f"eval.fid.stats={tmp_path / 'odd.npz'}")
+    refused(
+        run,
+        r"neither mu and sigma nor pool_3, but mu \(12,\)",
+        f"eval.fid.stats={tmp_path / 'odd.npz'}",
+    )
     np.savez(tmp_path / "nan.npz", mu=np.full(12, np.nan), sigma=np.eye(12))
     refused(run, "statistics that are not finite", f"eval.fid.stats={tmp_path / 'nan.npz'}")
     refused(run, "not an .npz file of statistics", f"eval.fid.stats={tmp_path / 'text.pth'}")
-    refused(run, "subset_size' is 30, too many for 20 features", "eval.kid.subset_size=30", metrics=("kid",))
+    refused(
+        run,
+        "subset_size' is 30, too many for 20 features",
+        "eval.kid.subset_size=30",
+        metrics=("kid",),
+    )
     refused(run, "splits' is 50, too many for 40 samples", "eval.isc.splits=50", metrics=("isc",))
-    refused(run, "'eval.points' is 41, but .* has 40 test examples", "eval.points=41", metrics=("loss",))
+    refused(
+        run, "'eval.points' is 41, but .* has 40 test examples", "eval.points=41", metrics=("loss",)
+    )
 
 
 def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
@@ -161,7 +199,13 @@ def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
 
 def test_no_test_set(run, tmp_path):
     data = make_images(tmp_path / "only", splits={"train": 4})
-    refused(run, "no validation images.*data prepare", f"data.path={data}", metrics=("elbo",), error=DataError)
+    refused(
+        run,
+        "no validation images.*data prepare",
+        f"data.path={data}",
+        metrics=("elbo",),
+        error=DataError,
+    )
 
 
 def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path, chunks):
@@ -203,7 +247,9 @@ def recipe_of(run, *overrides):
 def test_a_crafted_file_that_is_named(run, tmp_path, kind, extractor):
     file = crafted(tmp_path / "w.pth", kind, tmp_path / "marker")
     named = (f"eval.fid.weights={file}", f"eval.fid.extractor={extractor}")
-    with pytest.raises(UsageError, match=rf"w\.pth: these are not weights of {extractor}") as refusal:
+    with pytest.raises(
+        UsageError, match=rf"w\.pth: these are not weights of {extractor}"
+    ) as refusal:
         StatsRequest.of(recipe_of(run, *named), tmp_path / "s.npz", features=False, shards=1)
     assert "\n" not in str(refusal.value)
     with pytest.raises(UsageError, match="these are not weights"):
@@ -216,7 +262,9 @@ def test_a_crafted_file_where_torch_keeps_downloads(run, tmp_path, monkeypatch):
     place = made_of.weights_path()
     place.parent.mkdir(parents=True)
     crafted(place, "zip", tmp_path / "marker")
-    with pytest.raises(UsageError, match=rf"{place}: not the published weights.*Remove it and download https://"):
+    with pytest.raises(
+        UsageError, match=rf"{place}: not the published weights.*Remove it and download https://"
+    ):
         StatsRequest.of(recipe_of(run), tmp_path / "s.npz", features=False, shards=1)
     # A request that somebody else wrote names none.
     for name in (INCEPTION, "vgg16", "clip-vit-b-32", "dinov2-vit-s-14"):
@@ -228,7 +276,8 @@ def test_a_crafted_file_where_torch_keeps_downloads(run, tmp_path, monkeypatch):
 
 def test_only_all_digits_make_a_file_the_published_one(run, tmp_path, monkeypatch):
     assert len(made_of.PUBLISHED_SHA256) == 64
-    # torch's own weights there are accepted without being loaded, as far as their digest says that they are those.
+    # torch's own weights there are accepted without being loaded, as far as their digest says that
+    # they are those.
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     place = made_of.weights_path()
     place.parent.mkdir(parents=True)
@@ -243,4 +292,10 @@ def test_extractors_whose_files_are_programs(run, tmp_path, name):
     scripted = torch.jit.script(torch.nn.Linear(1, 1))
     torch.jit.save(scripted, tmp_path / "w.pth")
     with pytest.raises(UsageError, match=r"not the published file|runs code from the internet"):
-        request(run, *REAL, f"eval.fid.weights={tmp_path / 'w.pth'}", f"eval.fid.extractor={name}", metrics=("isc",))
+        request(
+            run,
+            *REAL,
+            f"eval.fid.weights={tmp_path / 'w.pth'}",
+            f"eval.fid.extractor={name}",
+            metrics=("isc",),
+        )

@@ -1,4 +1,5 @@
-"""W2, density and distance from the flow: what they are, whatever the shards, and where they are refused."""
+"""W2, density and distance from the flow: what they are, whatever the shards, and where they are
+refused."""
 
 import itertools
 import math
@@ -25,7 +26,11 @@ from .on_images import computed
 SHIFT = torch.tensor([0.06, 0.08])
 # Two flows by the same coarse steps are compared with each other as well as exact ones.
 LOOSE = {"rtol": 1e-3, "atol": 1e-3}
-FLOW = ("sampling.method=exponential", "sampling.nfe=6", *(f"eval.flow.{key}={value}" for key, value in LOOSE.items()))
+FLOW = (
+    "sampling.method=exponential",
+    "sampling.nfe=6",
+    *(f"eval.flow.{key}={value}" for key, value in LOOSE.items()),
+)
 
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -49,10 +54,14 @@ def test_w2_and_density_are_those_of_all_samples_together(toy, shifted, chunks):
     sets = [source.dequantised_test_data(number, 0, 70) for number in range(3)]
     x = sets[0] + SHIFT
     assert sliced_w2(x, sets[0]) == pytest.approx(0.1 / math.sqrt(2.0), rel=1e-5)
-    assert report["w2"]["value"] == pytest.approx(np.mean([sliced_w2(x, true) for true in sets]), rel=1e-12)
+    assert report["w2"]["value"] == pytest.approx(
+        np.mean([sliced_w2(x, true) for true in sets]), rel=1e-12
+    )
     floor = [sliced_w2(a, b) for a, b in itertools.combinations(sets, 2)]
     assert report["w2"]["floor"] == pytest.approx(np.mean(floor), rel=1e-12)
-    assert report["w2"]["floor_stderr"] == pytest.approx(np.std(floor, ddof=1) / math.sqrt(3), rel=1e-12)
+    assert report["w2"]["floor_stderr"] == pytest.approx(
+        np.std(floor, ddof=1) / math.sqrt(3), rel=1e-12
+    )
     logp = source.density.log_density(x)
     assert report["density"]["value"] == pytest.approx(float(logp.mean()), rel=1e-12)
     assert report["density"]["stderr"] == pytest.approx(float(logp.std()) / math.sqrt(70), rel=1e-9)
@@ -67,11 +76,15 @@ def test_the_flow_is_not_away_from_itself(toy):
     found = computed(toy, ("flow-distance",), *exact).report["flow-distance"]
     assert (found["value"], found["stderr"]) == (0.0, None)
     assert found["flow_nfe_mean"] == found["nfe_mean"] > 50
-    assert computed(toy, ("flow-distance",), "sampling.method=ode").report["flow-distance"]["value"] > 0
+    assert (
+        computed(toy, ("flow-distance",), "sampling.method=ode").report["flow-distance"]["value"]
+        > 0
+    )
 
 
 def test_the_distance_is_the_root_mean_square(toy):
-    """Of the same noise; and the samples that are compared may be fewer than those that are drawn."""
+    """Of the same noise; and the samples that are compared may be fewer than those that are
+    drawn."""
     one = computed(toy, ("w2", "flow-distance"), *FLOW, "eval.flow.samples=40")
     model = Model.from_run(toy.path, device="cpu")
     x = model.sample(40, method="exponential", nfe=6).double()
@@ -79,14 +92,18 @@ def test_the_distance_is_the_root_mean_square(toy):
     square = (x - flow).square().mean(1)
     found = one.report["flow-distance"]
     assert found["value"] == pytest.approx(float(square.mean().sqrt()), rel=1e-5)
-    assert found["stderr"] == pytest.approx(float(square.std()) / math.sqrt(40) / (2 * found["value"]), rel=1e-5)
+    assert found["stderr"] == pytest.approx(
+        float(square.std()) / math.sqrt(40) / (2 * found["value"]), rel=1e-5
+    )
     assert (found["samples"], one.report["w2"]["samples"], found["nfe_mean"]) == (40, 70, 6.0)
 
 
 def test_the_flow_is_solved_once_for_samplers_of_the_same_noise(toy, monkeypatch):
     drawn, draw = [], Model.draw
     monkeypatch.setattr(
-        Model, "draw", lambda self, n, **keys: drawn.append(keys.get("method")) or draw(self, n, **keys)
+        Model,
+        "draw",
+        lambda self, n, **keys: drawn.append(keys.get("method")) or draw(self, n, **keys),
     )
     computed(toy, ("flow-distance",), *FLOW, "eval.seed=31")
     computed(toy, ("flow-distance",), *FLOW, "sampling.order=2", "eval.seed=31")
@@ -112,11 +129,17 @@ def test_samples_that_diverge_are_infinitely_far(toy, monkeypatch):
 
 def test_they_are_refused_where_they_mean_nothing(toy, run):
     noisy = load(toy.recipe_file, ["sampling.method=em"])
-    with pytest.raises(UsageError, match=r"--flow-distance compares samples with .* flow.*sampling.method=em draw"):
+    with pytest.raises(
+        UsageError, match=r"--flow-distance compares samples with .* flow.*sampling.method=em draw"
+    ):
         request_of(noisy, ("w2", "flow-distance"), 20)
-    with pytest.raises(UsageError, match=r"--flow-distance .*sampling.method=exponential draw further noise"):
+    with pytest.raises(
+        UsageError, match=r"--flow-distance .*sampling.method=exponential draw further noise"
+    ):
         request_of(load(toy.recipe_file, [*FLOW, "sampling.eta=0.5"]), ("flow-distance",), 20)
-    with pytest.raises(UsageError, match=r"--w2, --density compares vectors.*are images. Ask for --fid or --kid"):
+    with pytest.raises(
+        UsageError, match=r"--w2, --density compares vectors.*are images. Ask for --fid or --kid"
+    ):
         request_of(run.recipe(), ("w2", "density"), 2)
 
 
@@ -126,9 +149,11 @@ POINTS = torch.randn(500, 2, generator=generator("w2"), dtype=torch.float64)
 @pytest.mark.parametrize(
     ("other", "distance", "directions"),
     [
-        # Along a direction e, the distance of a shift d is |d . e|, and the mean of cos^2 over directions is 1/2.
+        # Along a direction e, the distance of a shift d is |d . e|, and the mean of cos^2 over
+        # directions is 1/2.
         (POINTS + torch.tensor([0.3, -0.4]), 0.5 / math.sqrt(2.0), 64),
-        # W2 of N(0, s^2) and N(0, (c s)^2) is |c - 1| s; here s^2 is the sample's, averaged over directions.
+        # W2 of N(0, s^2) and N(0, (c s)^2) is |c - 1| s; here s^2 is the sample's, averaged over
+        # directions.
         (1.7 * POINTS, 0.7 * float(POINTS.square().sum(1).mean() / 2.0) ** 0.5, 64),
         (POINTS[torch.randperm(500, generator=generator("order"))], 0.0, 64),
         (POINTS + torch.tensor([0.0, 1.0]), 0.0, 1),
@@ -138,13 +163,23 @@ POINTS = torch.randn(500, 2, generator=generator("w2"), dtype=torch.float64)
 )
 def test_the_sliced_distance_of_cases_with_a_closed_form(other, distance, directions):
     found = sliced_w2(POINTS, other, directions)
-    assert found == pytest.approx(distance, rel=1e-7, abs=1e-12) == sliced_w2(other, POINTS, directions)
+    assert (
+        found
+        == pytest.approx(distance, rel=1e-7, abs=1e-12)
+        == sliced_w2(other, POINTS, directions)
+    )
 
 
 LAW = diamond()
 MOVED = torch.tensor([0.03, -0.04])
 DRAWN = 900
-SMALL = ("network.width=16", "network.layers=3", "train.steps=4", "train.batch_size=16", f"eval.samples={DRAWN}")
+SMALL = (
+    "network.width=16",
+    "network.layers=3",
+    "train.steps=4",
+    "train.batch_size=16",
+    f"eval.samples={DRAWN}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +209,12 @@ def drawn(labelled, monkeypatch):
 def section(run, shards=1, seed=0):
     settings = [f"eval.seed={seed}", "eval.w2.sets=2", "eval.max_nonfinite=0.5"]
     work = computed(run, ("class-law",), *settings, step=4, shards=shards)
-    assert [*numbers(work.report)] == ["class_w2", "class_w2_floor", "class_density", "class_accuracy"]
+    assert [*numbers(work.report)] == [
+        "class_w2",
+        "class_w2_floor",
+        "class_density",
+        "class_accuracy",
+    ]
     return work.report["class-law"]
 
 
@@ -186,13 +226,16 @@ def test_each_class_is_held_against_its_own_law(labelled, drawn, chunks):
     label = torch.tensor(model.classes.drawn(0, DRAWN))
     x, true = drawn[label == 4], model.source.dequantised_test_data(0, 0, 4000)
     other = model.source.dequantised_test_data(1, 0, 4000)
-    sets = [it[torch.cdist(it.double(), LAW.means).argmin(1) == 4][: len(x)] for it in (true, other)]
+    sets = [
+        it[torch.cdist(it.double(), LAW.means).argmin(1) == 4][: len(x)] for it in (true, other)
+    ]
     about = found["classes"]["4"]
     assert about["samples"] == len(x)
     assert about["accuracy"] == found["accuracy"] == 1.0
     assert about["w2"] == pytest.approx(sum(sliced_w2(x, it) for it in sets) / 2, rel=1e-12)
     assert about["floor"] == pytest.approx(sliced_w2(*sets), rel=1e-12)
-    # A shift by s is a sliced W2 of |s| / sqrt(2) of laws, and costs |s|^2 / (2 std^2) nats on average.
+    # A shift by s is a sliced W2 of |s| / sqrt(2) of laws, and costs |s|^2 / (2 std^2) nats on
+    # average.
     moved = 0.05 / math.sqrt(2.0)
     assert moved < found["w2"] < math.hypot(moved, 3 * found["floor"])
     assert found["floor"] < 0.3 * moved
@@ -223,7 +266,10 @@ def test_samples_of_other_classes_and_those_that_are_not_finite(labelled, drawn)
 
 def test_a_model_without_labels_has_no_laws_of_classes():
     plain = load(RECIPES / "toy_labels.yaml", ["data.labels=false"])
-    with pytest.raises(UsageError, match=r"--class-law needs a class-conditional model.* data\.labels of .* is false"):
+    with pytest.raises(
+        UsageError,
+        match=r"--class-law needs a class-conditional model.* data\.labels of .* is false",
+    ):
         request_of(plain, ("class-law",), 4)
 
 
@@ -236,5 +282,7 @@ def test_a_class_that_the_data_hardly_have_is_named():
             return torch.zeros(last - first, dtype=torch.int64)
 
     assert len(_true_points(Source(), 0, {0: 70}, 10)[0]) == 70
-    with pytest.raises(UsageError, match=r"of 640 test points, 0 are of class 1\. Correct the `label`"):
+    with pytest.raises(
+        UsageError, match=r"of 640 test points, 0 are of class 1\. Correct the `label`"
+    ):
         _true_points(Source(), 0, {0: 3, 1: 3}, 10)

@@ -1,4 +1,5 @@
-"""torch.compile: the same numbers, few sizes to compile, gradients as often as needed; training on several ranks."""
+"""torch.compile: the same numbers, few sizes to compile, gradients as often as needed; training on
+several ranks."""
 
 import shutil
 from dataclasses import replace
@@ -25,7 +26,9 @@ from tests.support.tools import same
 
 SMALL = ("network.width=8", "network.layers=2")
 RECIPE = load(RECIPES / "toy.yaml", SMALL)
-with_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
+with_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs"
+)
 
 
 @pytest.fixture
@@ -49,7 +52,9 @@ def test_compiled_samples_and_bounds_are_those_of_the_plain_network():
     # Of one compiled size; others are traced below.
     x, spec = 0.5 * torch.randn(6, 2), replace(RECIPE.eval.elbo, rtol=1e-3, atol=1e-3)
     bounds = [
-        likelihood(model.score_of(compiled=compiled), model.sde, spec, SampleNoise(0, first=0, last=6), x).elbo
+        likelihood(
+            model.score_of(compiled=compiled), model.sde, spec, SampleNoise(0, first=0, last=6), x
+        ).elbo
         for compiled in (False, True)
     ]
     assert_close(bounds[1], bounds[0], rtol=1e-3, atol=1e-3)
@@ -59,7 +64,8 @@ def test_compiled_samples_and_bounds_are_those_of_the_plain_network():
 @pytest.mark.slow
 @with_compiler
 def test_a_compiled_network_is_differentiated_as_often_as_probes_and_coordinates_ask_for():
-    """Compiled for one backward pass, a network of this width reuses what further ones would read."""
+    """Compiled for one backward pass, a network of this width reuses what further ones would
+    read."""
     torch.manual_seed(0)
     model = Model(load(RECIPES / "toy.yaml", ["network.width=32", "network.layers=5"]))
     model.net.requires_grad_(False)
@@ -79,16 +85,21 @@ def test_a_shrinking_batch_is_computed_in_few_sizes(largest):
     net = Compiled(torch.nn.Linear(1, 1))
     sizes = {rows: net.padded(rows) for rows in range(largest, 0, -1)}
     assert len(set(sizes.values())) <= SIZES
-    assert all(rows <= size <= min(largest, rows + -(-largest // SIZES)) for rows, size in sizes.items())
+    assert all(
+        rows <= size <= min(largest, rows + -(-largest // SIZES)) for rows, size in sizes.items()
+    )
 
 
 @pytest.mark.usefixtures("traced")
 def test_training_samples_and_bounds_are_each_compiled_once():
     """One size in training, four without and four with gradients: more than torch's own limit of 8.
 
-    The settings of float32 and of cuDNN change back and forth, and compiled code depends on some of them.
+    The settings of float32 and of cuDNN change back and forth, and compiled code depends on some of
+    them.
     """
-    trainer = Trainer(load(RECIPES / "toy.yaml", [*SMALL, "train.batch_size=12", "train.compile=true"]), Ranks())
+    trainer = Trainer(
+        load(RECIPES / "toy.yaml", [*SMALL, "train.batch_size=12", "train.compile=true"]), Ranks()
+    )
     spec = replace(trainer.recipe.eval.elbo, rtol=1e-2, atol=1e-2, compile=True)
 
     def period():
@@ -141,12 +152,21 @@ def images(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+    [
+        ("fp32", torch.float32),
+        ("tf32", torch.float32),
+        ("bf16", torch.bfloat16),
+        ("fp16", torch.float16),
+    ],
 )
 @pytest.mark.parametrize("method", ["ode", "exponential"])
 def test_the_network_alone_computes_in_it(model, name, dtype, method):
     # Nearer to the data, an untrained network leads beyond the largest number of fp16.
-    settings = {"method": method, "eps": 0.5, **({"rtol": 0.1, "atol": 0.1} if method == "ode" else {"nfe": 6})}
+    settings = {
+        "method": method,
+        "eps": 0.5,
+        **({"rtol": 0.1, "atol": 0.1} if method == "ode" else {"nfe": 6}),
+    }
     outputs = []
     for layer in model.net.modules():
         if isinstance(layer, nn.Linear):
@@ -189,7 +209,8 @@ WIDE = ("network.width=512", "network.layers=4", "train.batch_size=9", "train.bu
 
 
 def trained(recipe, ranks, *, stop_at=None):
-    """A trainer after them; with ``stop_at``, the state of that step went into another trainer, as on resuming."""
+    """A trainer after them; with ``stop_at``, the state of that step went into another trainer, as
+    on resuming."""
     made = Trainer(recipe, ranks)
     made.warm_up()
     for step in range(3):
@@ -205,7 +226,10 @@ def trained(recipe, ranks, *, stop_at=None):
 def _compared(ranks):
     execution.BACKEND, found = tracing.differentiate, {}
     for name, more in {"whole": (), "cut": ("train.micro_batch=2",)}.items():
-        plain, compiling = (load(RECIPES / "toy.yaml", [*WIDE, *more, f"train.compile={it}"]) for it in (False, True))
+        plain, compiling = (
+            load(RECIPES / "toy.yaml", [*WIDE, *more, f"train.compile={it}"])
+            for it in (False, True)
+        )
         eager = trained(plain, ranks)
         before = len(tracing.graphs)
         fast = trained(compiling, ranks)
@@ -220,10 +244,12 @@ def _compared(ranks):
 
 @pytest.mark.slow
 def test_compiled_ranks_train_as_others_and_resume_to_the_last_bit(tmp_path):
-    """Their graph is cut where DDP's buckets end; with three, the rounding of a sum depends on the bucket it is in."""
+    """Their graph is cut where DDP's buckets end; with three, the rounding of a sum depends on the
+    bucket it is in."""
     results = spawned(_compared, tmp_path, 3)
     for name, found in results[0].items():
-        # Of one size of batch, or two if the last micro-batch is smaller, and more than one piece of each.
+        # Of one size of batch, or two if the last micro-batch is smaller, and more than one piece
+        # of each.
         assert found["graphs"] >= 2, name
         assert_close(found["compiled"], found["eager"], rtol=1e-3, atol=1e-5)
         assert same(found["resumed"], found["compiled"])

@@ -6,7 +6,13 @@ import torch
 from torch.testing import assert_close
 
 from cld_core.config.network import NcsnppSpec, Unet1dSpec
-from cld_core.nets.ncsnpp import ConvResample, FourierEmbedding, Ncsnpp, Resample, positional_embedding
+from cld_core.nets.ncsnpp import (
+    ConvResample,
+    FourierEmbedding,
+    Ncsnpp,
+    Resample,
+    positional_embedding,
+)
 from tests.support import parity
 
 TAPS = (1, 3, 3, 1)
@@ -33,15 +39,29 @@ def build(spec, shape=SHAPE, dtype=torch.float32):
 
 
 # Our keys, and their names in the settings of the published code.
-KEYS = ("image_size", "image_channels", "progressive_input", "fourier_scale", "nonlinearity", "skip_rescale", "dropout")
-THEIRS = {name: name for name in (*KEYS, "init_scale")} | {"channels": "n_channels", "blocks": "n_resblocks"}
+KEYS = (
+    "image_size",
+    "image_channels",
+    "progressive_input",
+    "fourier_scale",
+    "nonlinearity",
+    "skip_rescale",
+    "dropout",
+)
+THEIRS = {name: name for name in (*KEYS, "init_scale")} | {
+    "channels": "n_channels",
+    "blocks": "n_resblocks",
+}
 THEIRS |= {"resblock": "resblock_type", "fir": "use_fir", "resample_with_conv": "resamp_with_conv"}
 THEIRS |= {"combine": "progressive_combine", "embedding": "embedding_type"}
 LISTS = {"multipliers": "ch_mult", "attention": "attn_resolutions", "fir_kernel": "fir_kernel"}
 
 
 def published_spec(settings):
-    lists = {name: tuple(int(number) for number in settings[its].split(",")) for name, its in LISTS.items()}
+    lists = {
+        name: tuple(int(number) for number in settings[its].split(","))
+        for name, its in LISTS.items()
+    }
     return NcsnppSpec(**{name: settings[its] for name, its in THEIRS.items()}, **lists)
 
 
@@ -54,7 +74,11 @@ def published(settings):
 def test_computes_what_the_published_network_computes(name):
     arrays, settings = parity.arrays(name)
     net = published(settings)
-    state = {key.removeprefix("state/"): array for key, array in arrays.items() if key.startswith("state/")}
+    state = {
+        key.removeprefix("state/"): array
+        for key, array in arrays.items()
+        if key.startswith("state/")
+    }
     net.load_state_dict(state)
     with torch.no_grad():
         output = net(arrays["u"], arrays["t"])
@@ -64,9 +88,13 @@ def test_computes_what_the_published_network_computes(name):
 
 def test_published_checkpoint_loads_with_strict_names_and_its_ema_in_the_order_of_the_parameters():
     arrays, settings = parity.arrays("published_checkpoint_ncsnpp")
-    checkpoint = torch.load(parity.FOLDER / "published_checkpoint_ncsnpp.pth", map_location="cpu", weights_only=True)
+    checkpoint = torch.load(
+        parity.FOLDER / "published_checkpoint_ncsnpp.pth", map_location="cpu", weights_only=True
+    )
     net = published(settings)
-    net.load_state_dict({name.removeprefix("module."): array for name, array in checkpoint["model"].items()})
+    net.load_state_dict(
+        {name.removeprefix("module."): array for name, array in checkpoint["model"].items()}
+    )
     assert list(net.state_dict()) == [name.removeprefix("module.") for name in checkpoint["model"]]
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
     with torch.no_grad():
@@ -82,7 +110,11 @@ def test_published_checkpoint_loads_with_strict_names_and_its_ema_in_the_order_o
 def test_every_combination_of_options_computes_and_trains_all_of_its_parameters(
     resblock, progressive_input, progressive_output
 ):
-    fixed = {"resblock": resblock, "progressive_input": progressive_input, "progressive_output": progressive_output}
+    fixed = {
+        "resblock": resblock,
+        "progressive_input": progressive_input,
+        "progressive_output": progressive_output,
+    }
     choices = {
         "fir": [True, False],
         # Read by these kinds of network only.
@@ -119,7 +151,10 @@ def test_other_nonlinearities_compute_something_else(nonlinearity):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("embedding", ["fourier", "positional"])
 def test_the_time_is_embedded_in_float32_whatever_autocast_says(embedding, dtype):
-    net, t = build(tiny(channels=16, embedding=embedding)), torch.linspace(1e-5, 1.0, 50, dtype=torch.float64)
+    net, t = (
+        build(tiny(channels=16, embedding=embedding)),
+        torch.linspace(1e-5, 1.0, 50, dtype=torch.float64),
+    )
     expected = net.embed(t)
     with torch.autocast("cpu", dtype):
         found = net.embed(t)
@@ -129,7 +164,11 @@ def test_the_time_is_embedded_in_float32_whatever_autocast_says(embedding, dtype
     assert found.dtype is traced.dtype is torch.float32
     assert_close(found, expected, rtol=1e-6, atol=1e-6)
     assert_close(traced, expected, rtol=1e-6, atol=1e-6)
-    assert all(layer.weight.grad is not None for layer in net.all_modules[:3] if isinstance(layer, torch.nn.Linear))
+    assert all(
+        layer.weight.grad is not None
+        for layer in net.all_modules[:3]
+        if isinstance(layer, torch.nn.Linear)
+    )
 
 
 def test_embeddings_are_the_formulas_in_float64():
@@ -151,13 +190,17 @@ def test_another_image_size_is_refused_with_both_shapes():
 
 
 def resampled_by_direct_sum(x, taps, direction):
-    """One axis, from the definition: the filter at output pixel i is centred on that pixel's place in the input."""
+    """One axis, from the definition: the filter at output pixel i is centred on that pixel's place
+    in the input."""
     h = np.array(taps) / sum(taps)
     n, half = len(x), len(taps) // 2
     if direction == "down":
         # Output pixel i covers the inputs 2i and 2i + 1, with its centre between them.
         return np.array(
-            [sum(h[k] * x[j] for k in range(len(h)) if 0 <= (j := 2 * i + 1 - half + k) < n) for i in range(n // 2)]
+            [
+                sum(h[k] * x[j] for k in range(len(h)) if 0 <= (j := 2 * i + 1 - half + k) < n)
+                for i in range(n // 2)
+            ]
         )
     # Input pixel j sits between the outputs 2j and 2j + 1 and spreads 2 h around its place.
     output = np.zeros(2 * n)
@@ -192,7 +235,9 @@ def test_resampling_with_a_convolution_that_does_nothing_is_resampling(direction
     assert_close(layer(x), plain + bias)
     if direction == "up":
         layer.Conv2d_0.weight.data = layer.Conv2d_0.weight.data.roll(-1, -1)
-        assert_close(layer(x)[..., 4:12], (plain.roll(1, -1) + bias)[..., 4:12], msg="it moves by one pixel")
+        assert_close(
+            layer(x)[..., 4:12], (plain.roll(1, -1) + bias)[..., 4:12], msg="it moves by one pixel"
+        )
 
 
 @pytest.mark.parametrize("direction", ["down", "up"])

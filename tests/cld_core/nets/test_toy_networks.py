@@ -1,4 +1,5 @@
-"""The networks for toy data: inputs, shapes, how their layers are computed on CPUs; and labels in all networks."""
+"""The networks for toy data: inputs, shapes, how their layers are computed on CPUs; and labels in
+all networks."""
 
 import math
 from types import SimpleNamespace
@@ -29,7 +30,8 @@ def test_every_form_of_the_time_gives_finite_results_and_gradients(time_input):
 
 
 def test_features_are_waves_of_the_position_alone():
-    """2 pi f x, with x the first half of u; the frequencies have the standard deviation of the recipe."""
+    """2 pi f x, with x the first half of u; the frequencies have the standard deviation of the
+    recipe."""
     net = built(MlpSpec(width=16, layers=3, input_features=4000, input_scale=3.0))
     u = torch.randn(5, 4)
     sines, cosines = net._position_features(u)
@@ -55,13 +57,19 @@ def test_frequencies_follow_the_seed_and_belong_to_the_state():
 
 
 def test_without_features_the_network_is_the_published_one():
-    """No tensor more, and no random number less: its weights are what the seed makes of its layers alone."""
+    """No tensor more, and no random number less: its weights are what the seed makes of its layers
+    alone."""
     torch.manual_seed(0)
     net = built(MlpSpec(layers=2, width=16))
     torch.manual_seed(0)
     first = torch.nn.Linear(5, 16)
     assert torch.equal(net.main[0].weight, first.weight)
-    assert list(net.state_dict()) == ["main.0.weight", "main.0.bias", "main.2.weight", "main.2.bias"]
+    assert list(net.state_dict()) == [
+        "main.0.weight",
+        "main.0.bias",
+        "main.2.weight",
+        "main.2.bias",
+    ]
 
 
 @pytest.mark.parametrize("spec", [MlpSpec(width=16, layers=3), ResnetSpec(width=16, layers=4)])
@@ -117,7 +125,9 @@ def test_only_what_wants_a_gradient_gets_one(monkeypatch):
     assert torch.isfinite(of_u).all()
 
 
-IMAGES = NcsnppSpec(image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
+IMAGES = NcsnppSpec(
+    image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0
+)
 SPECS = {
     "mlp": (MlpSpec(width=16, layers=3, input_features=4), (2,)),
     "resnet": (ResnetSpec(width=8, layers=2), (2,)),
@@ -184,5 +194,7 @@ def test_a_compiled_batch_is_padded_with_its_labels(monkeypatch):
 
 def test_a_network_that_takes_no_labels_says_so():
     plain = SimpleNamespace(name="plain", takes_labels=False)
-    with pytest.raises(RecipeError, match=r"network.name=plain takes no labels. Set data.labels=false"):
+    with pytest.raises(
+        RecipeError, match=r"network.name=plain takes no labels. Set data.labels=false"
+    ):
         nets.build(plain, data_shape=(2,), halves_in=2, halves_out=1, classes=3)

@@ -1,4 +1,5 @@
-"""The manifest of a run's code, read from folders that anybody may have made, and what a process says that it runs."""
+"""The manifest of a run's code, read from folders that anybody may have made, and what a process
+says that it runs."""
 
 import json
 
@@ -19,11 +20,20 @@ def manifest(tmp_path, **changes):
 
 def test_a_manifest(tmp_path):
     it = manifest(tmp_path, commit="abc", dirty=True)
-    assert (it.kind, it.files, it.code, it.commit, it.dirty) == ("copy", FILES, digest(FILES), "abc", True)
+    assert (it.kind, it.files, it.code, it.commit, it.dirty) == (
+        "copy",
+        FILES,
+        digest(FILES),
+        "abc",
+        True,
+    )
 
 
 def test_a_damaged_manifest_is_none(tmp_path):
-    outside = [{"files": files, "digest": digest(files)} for files in ({"../a.py": "a" * 64}, {"/a.py": "a" * 64})]
+    outside = [
+        {"files": files, "digest": digest(files)}
+        for files in ({"../a.py": "a" * 64}, {"/a.py": "a" * 64})
+    ]
     for changes in ({"kind": "other"}, {"digest": "b" * 64}, {"files": []}, *outside):
         assert manifest(tmp_path, **changes) is None
 
@@ -45,8 +55,21 @@ def test_a_checkout_says_that_it_is_live_and_what_it_is(tmp_path, monkeypatch):
 def test_the_version_of_a_driver(tmp_path):
     file = tmp_path / "version"
     for text, version in (
-        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\nGCC", "535.104.05"),
-        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54  Release Build  (dvs)\n", "550.54"),
+        (
+            (
+                "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 "
+                "01:15:15 UTC "
+                "2023\nGCC"
+            ),
+            "535.104.05",
+        ),
+        (
+            (
+                "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54  Release Build  "
+                "(dvs)\n"
+            ),
+            "550.54",
+        ),
         ("something else\n", None),
     ):
         file.write_text(text)

@@ -32,7 +32,9 @@ def test_names_that_are_taken_or_cannot_be(tmp_path, run):
         ({"created": "yesterday"}, "run.json is damaged"),
     ],
 )
-def test_a_folder_of_another_version_says_so_in_one_line_and_breaks_no_other_run(tmp_path, run, content, words):
+def test_a_folder_of_another_version_says_so_in_one_line_and_breaks_no_other_run(
+    tmp_path, run, content, words
+):
     other = tmp_path / "another"
     other.mkdir()
     write_json(other / "run.json", content)
@@ -46,7 +48,9 @@ def test_a_folder_of_another_version_says_so_in_one_line_and_breaks_no_other_run
     assert runs == {"another": str(caught.value), "mine": None}
 
 
-def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(tmp_path, monkeypatch):
+def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(
+    tmp_path, monkeypatch
+):
     """As after SIGKILL, no clean-up follows."""
     recipe = load(TOY)
     with monkeypatch.context() as patch:
@@ -119,6 +123,8 @@ def test_code_outside_a_checkout_has_no_commit(tmp_path):
 
 
 def test_a_user_without_a_name(monkeypatch):
-    monkeypatch.setattr("getpass.getuser", Mock(side_effect=KeyError("getpwuid(): uid not found: 4711")))
+    monkeypatch.setattr(
+        "getpass.getuser", Mock(side_effect=KeyError("getpwuid(): uid not found: 4711"))
+    )
     monkeypatch.setattr("os.getuid", lambda: 4711)
     assert identity("toy", None)["user"] == "4711"

@@ -32,7 +32,14 @@ def folder(tmp_path):
 def foreign(folder, number=1, **more):
     """A lease file of a job on another host."""
     folder.mkdir(exist_ok=True)
-    owner = {"job_id": "77", "restart": 0, "host": "elsewhere", "pid": 12, "process_started": 1.0, **more}
+    owner = {
+        "job_id": "77",
+        "restart": 0,
+        "host": "elsewhere",
+        "pid": 12,
+        "process_started": 1.0,
+        **more,
+    }
     write_json(folder / f"{number:08d}.json", owner)
 
 
@@ -72,7 +79,9 @@ def test_an_owner_elsewhere_that_shows_life_is_left_alone(folder, monkeypatch):
         Lease.acquire(folder, job_id="2")
 
 
-def test_a_job_that_was_started_again_takes_over_from_its_former_process_at_once(folder, monkeypatch):
+def test_a_job_that_was_started_again_takes_over_from_its_former_process_at_once(
+    folder, monkeypatch
+):
     monkeypatch.setattr(leases, "time", Clock(then=_watched))
     foreign(folder, restart=3)
     lease = Lease.acquire(folder, job_id="77", restart=4)
@@ -98,8 +107,14 @@ def test_a_loser_sees_that_it_lost_and_leaves_the_winner_alone(folder, monkeypat
 
 @pytest.mark.parametrize(("later_s", "alive"), [(0.0, True), (0.5, True), (100.0, False)])
 def test_the_same_process_though_the_clock_was_set(folder, later_s, alive):
-    """Start times are derived from the clock; a process that was given the same id began at another time."""
-    foreign(folder, host=socket.gethostname(), pid=os.getpid(), process_started=start_time(os.getpid()) + later_s)
+    """Start times are derived from the clock; a process that was given the same id began at another
+    time."""
+    foreign(
+        folder,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        process_started=start_time(os.getpid()) + later_s,
+    )
     assert seems_alive(folder) is alive
 
 
@@ -177,7 +192,9 @@ def test_a_newcomer_that_cannot_see_the_owner_waits(folder, monkeypatch, blind):
     """A live owner is not taken for dead because the newcomer's view of it fails."""
     foreign(folder)
     monkeypatch.setattr(leases, "time", clock := Clock())
-    monkeypatch.setattr(leases.os, "listdir", lambda path, real=os.listdir: seen(clock, real(path), folder))
+    monkeypatch.setattr(
+        leases.os, "listdir", lambda path, real=os.listdir: seen(clock, real(path), folder)
+    )
     with pytest.raises(LeaseHeldError, match="elsewhere"):
         Lease.acquire(folder, job_id="2")
     assert clock.now >= 30.0

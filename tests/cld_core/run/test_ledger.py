@@ -16,13 +16,24 @@ from cld_core.run.ledger import Ledger, parse, to_line
 from tests.support.clock import Clock
 from tests.support.failing import Failing
 
-JOB = JobRef(cluster="local", job_id="7", logs="/logs", restarts=True, details={"pid": 12, "host": "a"})
+JOB = JobRef(
+    cluster="local", job_id="7", logs="/logs", restarts=True, details={"pid": 12, "host": "a"}
+)
 STARTED = Started(
-    attempt=1, job_id="7", step=10, host="n3", warning="no GPU", versions={"torch": "2"}, hosts=("n3", "n4"), began=2.5
+    attempt=1,
+    job_id="7",
+    step=10,
+    host="n3",
+    warning="no GPU",
+    versions={"torch": "2"},
+    hosts=("n3", "n4"),
+    began=2.5,
 )
 ENDED = Ended(attempt=1, cause="crashed", step=17, detail="KeyError", bug=True)
 EXAMPLES = (
-    events.Requested(steps=5, overrides=("train.steps=5",), profile="juwels", code="ab12", from_step=2, pid=12),
+    events.Requested(
+        steps=5, overrides=("train.steps=5",), profile="juwels", code="ab12", from_step=2, pid=12
+    ),
     Submitted(job=JOB, successor_of="6", shards=(3, 7), code="ab12"),
     *(STARTED, ENDED),
     events.Wished(job_id="7", cause="crashed", delay_s=10.0, exclude=("n1",)),
@@ -133,7 +144,11 @@ def test_unknown_fields_and_causes_are_kept():
         '{"time": 1, "event": "submitted", "job": {"cluster": "slurm", "job_id": "--user=root"}}',
         '{"time": 1, "event": "submitted", "job": {"cluster": "../x", "job_id": "1"}}',
         *("", "{", "[]", "3", "[" * 5000, '{"event": "ended"}', '{"time": null, "event": "ended"}'),
-        *('{"time": 1e999, "event": "x"}', '{"time": NaN, "event": "x"}', '{"time": 1, "event": 3}'),
+        *(
+            '{"time": 1e999, "event": "x"}',
+            '{"time": NaN, "event": "x"}',
+            '{"time": 1, "event": 3}',
+        ),
     ],
 )
 def test_what_is_no_event_of_this_version_is_skipped(line):

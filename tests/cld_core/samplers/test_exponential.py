@@ -21,7 +21,10 @@ SDES = pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld r
 
 
 def affine_errors(sde, spec, numbers, reference, std=0.5):
-    return [float((output_covariance(sde, spec_of(**spec, nfe=n), std) - reference).abs().max()) for n in numbers]
+    return [
+        float((output_covariance(sde, spec_of(**spec, nfe=n), std) - reference).abs().max())
+        for n in numbers
+    ]
 
 
 def orders(errors):
@@ -45,10 +48,18 @@ def flow_end(sde, std):
     [(0, False, 1), (0, True, 2), (1, False, 2), (1, True, 2), (2, False, 3), (2, True, 3)],
 )
 def test_the_error_falls_with_the_power_order_plus_one(name, order, corrector, measured):
-    """`order` is the degree of the interpolation: 0, without corrector, is exponential Euler (DDIM for VPSDE)."""
+    """`order` is the degree of the interpolation: 0, without corrector, is exponential Euler (DDIM
+    for VPSDE)."""
     sde = DIFFUSIONS[name]
-    spec = {"method": "exponential", "order": order, "corrector": corrector, "grid_power": 3.0, "denoise": False}
-    # Order 2 shows itself later than those below it, and every order of HOLD later than that of the others.
+    spec = {
+        "method": "exponential",
+        "order": order,
+        "corrector": corrector,
+        "grid_power": 3.0,
+        "denoise": False,
+    }
+    # Order 2 shows itself later than those below it, and every order of HOLD later than that of the
+    # others.
     numbers = (160, 320) if order == 2 or name == "hold" else (80, 160)
     errors = affine_errors(sde, spec, numbers, flow_end(sde, STD), STD)
     assert orders(errors)[-1] == pytest.approx(measured, abs=0.25), errors
@@ -57,7 +68,10 @@ def test_the_error_falls_with_the_power_order_plus_one(name, order, corrector, m
 @pytest.mark.parametrize("name", DIFFUSIONS)
 def test_order_three_is_fourth_order(name):
     """At least: that of VPSDE is between 4 and 5 until rounding ends it."""
-    sde, spec = DIFFUSIONS[name], {"method": "exponential", "order": 3, "grid_power": 3.0, "denoise": False}
+    sde, spec = (
+        DIFFUSIONS[name],
+        {"method": "exponential", "order": 3, "grid_power": 3.0, "denoise": False},
+    )
     errors = affine_errors(sde, spec, (160, 320), flow_end(sde, STD), STD)
     assert orders(errors)[-1] > 3.8, errors
     assert errors[-1] < 1e-7
@@ -65,10 +79,12 @@ def test_order_three_is_fourth_order(name):
 
 @SDES
 @pytest.mark.parametrize(
-    ("eta", "order", "measured", "within"), [(1.0, 0, 1.0, 0.55), (1.0, 1, 2.0, 0.1), (0.5, 1, 2.0, 0.45)]
+    ("eta", "order", "measured", "within"),
+    [(1.0, 0, 1.0, 0.55), (1.0, 1, 2.0, 0.1), (0.5, 1, 2.0, 0.45)],
 )
 def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, eta, order, measured, within):
-    """Successive differences of the covariance fall with the order in the weak sense, and their limit is the law."""
+    """Successive differences of the covariance fall with the order in the weak sense, and their
+    limit is the law."""
     keys = {"order": order, "corrector": False, "eta": eta, "grid_power": 2.0, "denoise": False}
     found, falls = convergence(sde, [spec_of("exponential", **keys, nfe=n) for n in (50, 100, 200)])
     assert falls == pytest.approx([measured], abs=within)
@@ -84,9 +100,12 @@ def weak_order(sde, numbers, **keys):
 
 @pytest.mark.parametrize(("order", "corrector"), [(0, True), (2, False), (2, True), (3, False)])
 def test_noise_limits_the_weak_order_to_two(order, corrector):
-    """VPSDE, where all of the score is interpolated. Without noise these orders are 2 to 4; for 1, see above."""
+    """VPSDE, where all of the score is interpolated. Without noise these orders are 2 to 4; for 1,
+    see above."""
     numbers = (50, 100, 200) if order == 0 else (200, 400, 800)
-    assert weak_order(VP, numbers, order=order, corrector=corrector, grid_power=2.0) == pytest.approx(2.0, abs=0.15)
+    assert weak_order(
+        VP, numbers, order=order, corrector=corrector, grid_power=2.0
+    ) == pytest.approx(2.0, abs=0.15)
 
 
 RECOMMENDED_WITH_NOISE = {"order": 2, "corrector": False, "eta": 1.0, "grid_power": 2.0}
@@ -95,11 +114,15 @@ RECOMMENDED_WITH_NOISE = {"order": 2, "corrector": False, "eta": 1.0, "grid_powe
 @pytest.mark.parametrize("nfe", [50, 100, 150])
 @pytest.mark.parametrize("sde", [CONSTANT, RISING], ids=["constant", "rising"])
 def test_recommended_settings_keep_narrow_data_narrow(sde, nfe):
-    assert widening(sde, spec_of("exponential", nfe=nfe, **RECOMMENDED_WITH_NOISE)) == pytest.approx(1.0, abs=0.1)
+    assert widening(
+        sde, spec_of("exponential", nfe=nfe, **RECOMMENDED_WITH_NOISE)
+    ) == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("sde", [CONSTANT, VP], ids=["cld", "vpsde"])
-@pytest.mark.parametrize("settings", [{"order": 3, "corrector": False}, {"eta": 0.3}, {"eta": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"order": 3, "corrector": False}, {"eta": 0.3}, {"eta": 1.0}], ids=str
+)
 def test_widening_is_that_of_samples(settings, sde):
     """Of normal data on a line, whose score is linear."""
     spec, law = spec_of("exponential", nfe=12, **settings), gaussian(0.04, d=1)
@@ -142,7 +165,8 @@ def test_order_zero_for_vpsde_is_ddim():
 
 @SDES
 def test_coefficients_solve_the_split_equation(sde):
-    """Transition and predictor weights of steps 0 to 2 against an adaptive solution of the equation itself."""
+    """Transition and predictor weights of steps 0 to 2 against an adaptive solution of the equation
+    itself."""
     times = [1.0, 0.5, 0.1, 1e-3]
     n = sde.n
     for i, step in enumerate(steps(sde, tuple(times), 2, False, 0.0)):
@@ -154,7 +178,11 @@ def test_coefficients_solve_the_split_equation(sde):
             basis = lagrange(sde, points, torch.tensor([t], dtype=torch.float64))[:, 0]
             alpha = float(basis @ torch.arange(1.0, len(points) + 1, dtype=torch.float64))
             v = sde.scored(u)
-            return sde.flow(u, -sde.known_precision(t) * v - sde.target(t) * alpha, t).flatten().numpy()
+            return (
+                sde.flow(u, -sde.known_precision(t) * v - sde.target(t) * alpha, t)
+                .flatten()
+                .numpy()
+            )
 
         span, start = (times[i], times[i + 1]), np.linspace(1.0, 0.5, n)
         expected = solve_ivp(field, span, start, rtol=1e-11, atol=1e-13, method="DOP853").y[:, -1]
@@ -174,7 +202,8 @@ def test_power_grid_is_uniform_in_a_root_of_the_clock(sde):
 @pytest.mark.parametrize("name", parity.TOYS)
 @pytest.mark.parametrize("changes", [{}, {"name": "dsm"}], ids=["as trained", "read as dsm"])
 def test_any_network_converges_to_its_own_flow(name, changes):
-    """Mixed or not, HSM or DSM: only the score counts. Untrained networks are rough, hence the many steps."""
+    """Mixed or not, HSM or DSM: only the score counts. Untrained networks are rough, hence the many
+    steps."""
     toy = parity.load(name)
     if changes and toy.sde.n == 1:
         pytest.skip("VPSDE is trained with DSM already")
@@ -184,7 +213,9 @@ def test_any_network_converges_to_its_own_flow(name, changes):
     score = toy.score(**changes)
 
     def run(method, **settings):
-        return sample(score, toy.sde, spec_of(method, eps=0.05, **settings), parity.InjectedNoise(start), (2,)).x
+        return sample(
+            score, toy.sde, spec_of(method, eps=0.05, **settings), parity.InjectedNoise(start), (2,)
+        ).x
 
     flow = run("ode", rtol=1e-6, atol=1e-6)
     scale = float(flow.abs().max())
@@ -194,11 +225,18 @@ def test_any_network_converges_to_its_own_flow(name, changes):
 
 
 def test_twenty_evaluations_reach_the_diamond():
-    """The targets of docs/samplers.md, with fewer samples: exact score, recommended settings, both schedules."""
+    """The targets of docs/samplers.md, with fewer samples: exact score, recommended settings, both
+    schedules."""
     law = diamond()
     for sde in (CONSTANT, RISING):
         fine, coarse = (
-            sample(law.score(sde), sde, spec_of("exponential", nfe=n), SampleNoise(0, first=0, last=1000), (2,))
+            sample(
+                law.score(sde),
+                sde,
+                spec_of("exponential", nfe=n),
+                SampleNoise(0, first=0, last=1000),
+                (2,),
+            )
             for n in (200, 20)
         )
         # The same noise: what differs is the solution's error and not the draw.
@@ -212,7 +250,9 @@ REPEATED = {"nfe": 41, "order": 2, "corrector": True, "repeats": 3}
 
 def drawn(sde, n, recorder=None, first=0, **keys):
     noise = SampleNoise(0, "sample", first=first, last=n)
-    return sample(gaussian(0.5).score(sde), sde, spec_of("exponential", **keys), noise, (2,), watcher=recorder)
+    return sample(
+        gaussian(0.5).score(sde), sde, spec_of("exponential", **keys), noise, (2,), watcher=recorder
+    )
 
 
 def test_a_sample_depends_on_its_own_noise_alone():

@@ -23,7 +23,9 @@ def test_samplers_agree_with_the_published_ones(name):
     toy = parity.load(name)
     prior = toy.data["prior"].clone()
     if toy.sde.n == 2:
-        toy.sde.scored(prior).mul_(2.0)  # `sample` scales standard normal noise by sqrt(M) = 1/2 itself
+        toy.sde.scored(prior).mul_(
+            2.0
+        )  # `sample` scales standard normal noise by sqrt(M) = 1/2 itself
     keys = [key.removesuffix("/x") for key in toy.data if key.endswith(("zeronoise/x", "rk45/x"))]
     assert len(keys) == (5 if toy.sde.n == 2 else 3)
     for key in keys:
@@ -44,28 +46,43 @@ def test_samplers_agree_with_the_published_ones(name):
 
 
 def test_sscs_has_the_known_errors_on_gaussian_data():
-    found = [output_covariance(CONSTANT, spec_of("sscs", nfe=n))[0, 0].sqrt() for n in (50, 100, 200, 400)]
-    np.testing.assert_allclose(np.abs(np.array(found) - 0.5), [2.25e-2, 1.10e-2, 5.4e-3, 2.7e-3], rtol=0.01)
+    found = [
+        output_covariance(CONSTANT, spec_of("sscs", nfe=n))[0, 0].sqrt()
+        for n in (50, 100, 200, 400)
+    ]
+    np.testing.assert_allclose(
+        np.abs(np.array(found) - 0.5), [2.25e-2, 1.10e-2, 5.4e-3, 2.7e-3], rtol=0.01
+    )
 
 
 @pytest.mark.parametrize("grid", ["linear", "quadratic"])
 @pytest.mark.parametrize(
-    ("sde", "method"), [(CONSTANT, "sscs"), (RISING, "sscs"), (CONSTANT, "em"), (RISING, "em"), (VPSDE(), "em")]
+    ("sde", "method"),
+    [(CONSTANT, "sscs"), (RISING, "sscs"), (CONSTANT, "em"), (RISING, "em"), (VPSDE(), "em")],
 )
 def test_fixed_steps_converge_with_first_order(sde, method, grid):
     # Without the denoising step and from a small eps, so that the steps' own error is the only one.
     spec = spec_of(method, grid=grid, eps=1e-6, denoise=False)
-    errors = [abs(float(output_covariance(sde, replace(spec, nfe=n))[0, 0].sqrt()) - 0.5) for n in (100, 200)]
+    errors = [
+        abs(float(output_covariance(sde, replace(spec, nfe=n))[0, 0].sqrt()) - 0.5)
+        for n in (100, 200)
+    ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(1.0, abs=0.2), errors
 
 
-@pytest.mark.parametrize(("sde", "grid"), [(CONSTANT, "linear"), (RISING, "linear"), (RISING, "quadratic")])
+@pytest.mark.parametrize(
+    ("sde", "grid"), [(CONSTANT, "linear"), (RISING, "linear"), (RISING, "quadratic")]
+)
 def test_sscs_of_second_order_converges_with_second_order(sde, grid):
     spec = spec_of("sscs", sscs_order=2, grid=grid, denoise=False)
-    found = [float(output_covariance(sde, replace(spec, nfe=n))[0, 0].sqrt()) for n in (50, 100, 200, 400)]
+    found = [
+        float(output_covariance(sde, replace(spec, nfe=n))[0, 0].sqrt())
+        for n in (50, 100, 200, 400)
+    ]
     differences = [coarse - fine for coarse, fine in pairwise(found)]
     assert math.log2(differences[1] / differences[2]) == pytest.approx(2.0, abs=0.2), differences
-    # At 50 evaluations the first order misses the std by 2e-2. At eps = 1e-3 the law is 2e-5 from the data's.
+    # At 50 evaluations the first order misses the std by 2e-2. At eps = 1e-3 the law is 2e-5 from
+    # the data's.
     assert found[0] == pytest.approx(0.5, abs=6e-4)
 
 
@@ -87,13 +104,22 @@ def test_the_flow_ends_in_the_exact_law(sde):
 @pytest.mark.parametrize("sde", [CONSTANT, RISING])
 @pytest.mark.parametrize("grid", ["linear", "quadratic"])
 def test_sscs_is_exact_where_the_score_part_vanishes(sde, grid):
-    """With s = -v/M only the two half steps act: their product is the whole map, for any grid and beta(t)."""
+    """With s = -v/M only the two half steps act: their product is the whole map, for any grid and
+    beta(t)."""
     u = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     times = sde.schedule.grid(grid, 7, 1e-3)
     for t, t_next in pairwise(times):
         middle = 0.5 * (t + t_next)
-        u = exact_part(sde, exact_part(sde, u, t, middle, torch.zeros_like(u)), middle, t_next, torch.zeros_like(u))
-    whole = exact_part(sde, torch.eye(2, dtype=torch.float64), 1.0, 1e-3, torch.zeros(2, 2, dtype=torch.float64))
+        u = exact_part(
+            sde,
+            exact_part(sde, u, t, middle, torch.zeros_like(u)),
+            middle,
+            t_next,
+            torch.zeros_like(u),
+        )
+    whole = exact_part(
+        sde, torch.eye(2, dtype=torch.float64), 1.0, 1e-3, torch.zeros(2, 2, dtype=torch.float64)
+    )
     assert_close(u, whole, rtol=1e-10, atol=1e-13)
 
 
@@ -157,7 +183,9 @@ def watched(method, points, **keys):
     spec, score, recorder = with_nfe(method, 21, **keys), diamond().score(CLD()), Recorder(points)
 
     def draw(watcher=None):
-        return sample(score, CLD(), spec, SampleNoise(7, "path", first=0, last=6), (2,), watcher=watcher)
+        return sample(
+            score, CLD(), spec, SampleNoise(7, "path", first=0, last=6), (2,), watcher=watcher
+        )
 
     return draw(), draw(recorder), *recorder.path()
 

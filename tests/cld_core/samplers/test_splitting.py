@@ -1,4 +1,5 @@
-"""Splitting, conjugate and gDDIM integrators: steps against formulas, orders of convergence, evaluations, refusals."""
+"""Splitting, conjugate and gDDIM integrators: steps against formulas, orders of convergence,
+evaluations, refusals."""
 
 import math
 
@@ -35,7 +36,8 @@ class GivenNoise:
 
 
 def last_step(sde, noise=(), **keys):
-    """u before and after a single step from t = 1 to 0.8 with a made-up score, and that score as a function."""
+    """u before and after a single step from t = 1 to 0.8 with a made-up score, and that score as a
+    function."""
 
     def score(u, t):
         return (1.3 + t) * torch.sin(sde.scored(u)) - 0.3
@@ -62,7 +64,8 @@ def test_a_reduced_symplectic_euler_step_of_psld_shares_the_score():
 
 
 def test_a_reduced_velocity_verlet_step_of_psld():
-    """Half of x with the last score, here the prior's; v with that of the middle; the other half of x with it, too."""
+    """Half of x with the last score, here the prior's; v with that of the middle; the other half of
+    x with it, too."""
     (x, v), found, score = last_step(BOTH, scheme="velocity-verlet")
     m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
     half_x = x + D / 4 * (friction * x - m_inv * v - friction * x)
@@ -78,7 +81,10 @@ def test_a_reduced_oba_step_of_psld(noise_scale):
     e = standard_normal(4, 1, 2, seed=1)
     (x, v), found, score = last_step(BOTH, (e,), scheme="oba", noise_scale=noise_scale)
     m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
-    x = math.exp(-D / 2 * friction) * x + math.sqrt(1 - math.exp(-noise_scale * D * friction)) * e[:, 0, [0]]
+    x = (
+        math.exp(-D / 2 * friction) * x
+        + math.sqrt(1 - math.exp(-noise_scale * D * friction)) * e[:, 0, [0]]
+    )
     v = math.exp(-D / 2 * nu) * v + math.sqrt((1 - math.exp(-D * nu)) / m_inv) * e[:, 0, [1]]
     s = score(torch.cat([x, v], 1), 1.0)
     new_v = v + D / 2 * (x + 2 * nu * v + 2 * nu / m_inv * s[:, [1]])
@@ -94,15 +100,23 @@ def of_diamond(sde, method, **keys):
 DDIM = {"order": 0, "corrector": False}
 
 
-@pytest.mark.parametrize("sde", [CONSTANT, RISING, VP, BOTH], ids=["cld", "cld rising", "vpsde", "psld"])
+@pytest.mark.parametrize(
+    "sde", [CONSTANT, RISING, VP, BOTH], ids=["cld", "cld rising", "vpsde", "psld"]
+)
 def test_without_lambda_a_conjugate_step_is_the_exponential_one(sde):
     keys = {"nfe": 12, "grid_power": 3.0}
-    ours, exponential = of_diamond(sde, "conjugate", **keys), of_diamond(sde, "exponential", **DDIM, **keys)
+    ours, exponential = (
+        of_diamond(sde, "conjugate", **keys),
+        of_diamond(sde, "exponential", **DDIM, **keys),
+    )
     assert_close(ours, exponential, rtol=1e-4, atol=1e-4)
 
 
 def test_lambda_multiplies_the_transition_by_what_euler_makes_of_its_exponential():
-    plain, shifted = (steps(RISING, (1.0, 0.5), spec_of("conjugate", conjugate_lambda=value)) for value in (0.0, 0.4))
+    plain, shifted = (
+        steps(RISING, (1.0, 0.5), spec_of("conjugate", conjugate_lambda=value))
+        for value in (0.0, 0.4)
+    )
     big_d = RISING.schedule.between(0.5, 1.0)
     factor = (1.0 - 0.4 * big_d) * math.exp(0.4 * big_d)
     assert_close(shifted[0][0].matrix, factor * plain[0][0].matrix)
@@ -147,12 +161,19 @@ def test_splitting_converges_with_first_order(sde, keys):
 @pytest.mark.parametrize("sde", [CONSTANT, VP], ids=["cld", "vpsde"])
 @pytest.mark.parametrize("matrix", ["identity", "ones"])
 def test_conjugate_steps_converge_with_first_order(sde, matrix):
-    keys = {"eps": 0.05, "denoise": False, "grid_power": 3.0, "conjugate_lambda": 0.1, "conjugate_matrix": matrix}
+    keys = {
+        "eps": 0.05,
+        "denoise": False,
+        "grid_power": 3.0,
+        "conjugate_lambda": 0.1,
+        "conjugate_matrix": matrix,
+    }
     _, orders = convergence(sde, [spec_of("conjugate", nfe=n, **keys) for n in (40, 80, 160)])
     assert orders == pytest.approx([1.0], abs=0.3)
 
 
-# Evaluations of a naive step: one for each update of a group with a score; after a change of variables, for each.
+# Evaluations of a naive step: one for each update of a group with a score; after a change of
+# variables, for each.
 COSTS = {
     "symplectic-euler": {"cld": 1, "psld": 2, "hold": 1},
     "velocity-verlet": {"cld": 1, "psld": 3, "hold": 1},
@@ -172,46 +193,75 @@ def test_evaluations_are_counted_and_reduced_steps_take_one(scheme, name, sde):
         seen.append(t)
         return exact(u, t)
 
-    for reduced, denoise, conjugate in ((True, True, False), (False, True, False), (False, False, True)):
+    for reduced, denoise, conjugate in (
+        (True, True, False),
+        (False, True, False),
+        (False, False, True),
+    ):
         if conjugate and scheme in NOISY:
             continue
         seen.clear()
         spec = spec_of(
-            "splitting", scheme=scheme, reduced=reduced, denoise=denoise, conjugate=conjugate, nfe=8, eps=0.05
+            "splitting",
+            scheme=scheme,
+            reduced=reduced,
+            denoise=denoise,
+            conjugate=conjugate,
+            nfe=8,
+            eps=0.05,
         )
         out = sample(score, sde, spec, SampleNoise(0, first=0, last=2), (1,))
-        naive = {"symplectic-euler": 2, "velocity-verlet": 3}[scheme] if conjugate else COSTS[scheme][name]
+        naive = (
+            {"symplectic-euler": 2, "velocity-verlet": 3}[scheme]
+            if conjugate
+            else COSTS[scheme][name]
+        )
         cost = 1 if reduced else naive
         assert out.nfe == len(seen) == (8 - denoise) // cost * cost + denoise
 
 
 def test_too_few_evaluations_for_a_step_are_refused():
     spec = spec_of("splitting", reduced=False, nfe=3)
-    with pytest.raises(RecipeError, match=r"nfe=3 is too small for .*splitting, .* 3 evaluations here\. Set .*nfe=4"):
+    with pytest.raises(
+        RecipeError,
+        match=r"nfe=3 is too small for .*splitting, .* 3 evaluations here\. Set .*nfe=4",
+    ):
         sample(gaussian(d=1).score(BOTH), BOTH, spec, SampleNoise(0, first=0, last=2), (1,))
 
 
-@pytest.mark.parametrize("sde", [VP, CONSTANT, RISING, BOTH, THIRD], ids=["vpsde", "cld", "cld rising", "psld", "hold"])
+@pytest.mark.parametrize(
+    "sde", [VP, CONSTANT, RISING, BOTH, THIRD], ids=["vpsde", "cld", "cld rising", "psld", "hold"]
+)
 def test_the_score_of_all_halves_follows_from_that_of_the_scored_ones(sde):
     law = GaussianMixture(torch.tensor([[-0.4], [0.3]]), 0.2)
     for t in (0.05, 0.3, 1.0):
-        u = torch.randn(5, sde.n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        u = torch.randn(
+            5, sde.n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        ).requires_grad_()
         exact = torch.autograd.grad(law.score(sde).log_density(u, t).sum(), u)[0]
         whole = torch.cat([u.detach(), sde.scored(exact)], dim=1) @ whole_score(sde, t).T
         assert_close(whole, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))
 
 
-@pytest.mark.parametrize("sde", [VP, CONSTANT, RISING, BOTH], ids=["vpsde", "cld", "cld rising", "psld"])
+@pytest.mark.parametrize(
+    "sde", [VP, CONSTANT, RISING, BOTH], ids=["vpsde", "cld", "cld rising", "psld"]
+)
 @pytest.mark.parametrize("keys", [{"order": 0}, {"order": 2}, {"order": 0, "eta": 0.7}], ids=str)
 def test_a_single_data_point_is_exact_in_any_number_of_steps(sde, keys):
-    """The law of what comes out, from a linear score. Data of std 1e-6 are a point beside all else at t = 0.05."""
+    """The law of what comes out, from a linear score. Data of std 1e-6 are a point beside all else
+    at t = 0.05."""
     specs = [spec_of("gddim", nfe=n, eps=0.05, denoise=False, **keys) for n in (4, 9)]
     few, many = (output_covariance(sde, spec, std=1e-6) for spec in specs)
     assert_close(few, many, rtol=1e-5, atol=1e-6 * float(many.abs().max()))
 
 
 LATE = {"eps": 0.05, "grid_power": 3.0, "denoise": False}
-ORDERS = [({"order": 0}, 1.0), ({"order": 0, "eta": 1.0}, 1.0), ({"order": 1}, 2.0), ({"order": 2}, 3.1)]
+ORDERS = [
+    ({"order": 0}, 1.0),
+    ({"order": 0, "eta": 1.0}, 1.0),
+    ({"order": 1}, 2.0),
+    ({"order": 2}, 3.1),
+]
 
 
 @pytest.mark.parametrize(
@@ -219,11 +269,17 @@ ORDERS = [({"order": 0}, 1.0), ({"order": 0, "eta": 1.0}, 1.0), ({"order": 1}, 2
     [
         *((sde, *entry) for sde in (VP, CONSTANT) for entry in ORDERS),
         *((BOTH, *entry) for entry in ORDERS),
-        *((VP, {**keys, "root": "cholesky"}, measured) for keys, measured in ORDERS if "eta" not in keys),
+        *(
+            (VP, {**keys, "root": "cholesky"}, measured)
+            for keys, measured in ORDERS
+            if "eta" not in keys
+        ),
     ],
     ids=str,
 )
-def test_the_error_falls_with_the_power_order_plus_one_or_with_the_first_with_noise(sde, keys, measured):
+def test_the_error_falls_with_the_power_order_plus_one_or_with_the_first_with_noise(
+    sde, keys, measured
+):
     _, orders = convergence(sde, [spec_of("gddim", nfe=n, **LATE, **keys) for n in (20, 40, 80)])
     assert orders == pytest.approx([measured], abs=0.5)
 

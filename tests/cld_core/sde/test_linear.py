@@ -1,4 +1,5 @@
-"""The kernel by series and doubling, against 200 decimal digits; what is written for n halves, the last m scored."""
+"""The kernel by series and doubling, against 200 decimal digits; what is written for n halves, the
+last m scored."""
 
 from dataclasses import dataclass
 
@@ -20,7 +21,8 @@ TIMES = (1e-12, 1e-7, 1e-3, 0.2, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(Diffusion):
-    """n = 4, m = 1: noise in the last half drives the third, which drives the second, which drives x."""
+    """n = 4, m = 1: noise in the last half drives the third, which drives the second, which drives
+    x."""
 
     n = 4
     m = 1
@@ -34,8 +36,11 @@ class Chain(Diffusion):
 
 SDES = {
     "psld": PSLD(numerical_eps=1e-9),
-    "psld upper, rising": PSLD(beta0=0.2, beta1=13.8, friction=0.25, nu=4.25, triangle="upper", numerical_eps=0.0),
-    # 4 friction nu > (friction - nu)^2; constants with few binary digits, so that they meet the stationary equation.
+    "psld upper, rising": PSLD(
+        beta0=0.2, beta1=13.8, friction=0.25, nu=4.25, triangle="upper", numerical_eps=0.0
+    ),
+    # 4 friction nu > (friction - nu)^2; constants with few binary digits, so that they meet the
+    # stationary equation.
     "psld, friction 0": PSLD(friction=0.0, nu=4.0, triangle="upper"),
     "psld, friction 1": PSLD(friction=1.0, nu=5.0, numerical_eps=0.0),
     "psld upper, friction 2": PSLD(friction=2.0, nu=6.0, triangle="upper", numerical_eps=0.0),
@@ -60,9 +65,15 @@ def test_every_entry_is_right_to_1e12_at_every_time(sde):
             others = sde.initial_std if objective == "hsm" else (0.0,) * (sde.n - 1)
             covariance = exact.covariance(sde, t, (0.0, *others), sde.numerical_eps)
             factor = exact.lower_factor(covariance, sde.order)
-            assert max(exact.errors(sde.factor(t, objective).tolist(), factor)) < 1e-12, (t, objective)
+            assert max(exact.errors(sde.factor(t, objective).tolist(), factor)) < 1e-12, (
+                t,
+                objective,
+            )
             target = exact.inverse(factor).T[first:, first:]
-            assert max(exact.errors(sde.target(t, objective).tolist(), target)) < 1e-12, (t, objective)
+            assert max(exact.errors(sde.target(t, objective).tolist(), target)) < 1e-12, (
+                t,
+                objective,
+            )
 
 
 @EACH
@@ -91,7 +102,9 @@ def test_the_law_is_as_exact(sde, data_var):
 @pytest.mark.parametrize("big_d", [1e-12, 1e-8, 1e-3, 0.1, 2.0])
 def test_the_reverse_process_is_as_exact(sde, big_d):
     variances = [std * std for std in sde.prior_std]
-    back = tuple(tuple(sde.A[j][i] * variances[i] / variances[j] for j in range(sde.n)) for i in range(sde.n))
+    back = tuple(
+        tuple(sde.A[j][i] * variances[i] / variances[j] for j in range(sde.n)) for i in range(sde.n)
+    )
     mean, noise = exact.moments(sde, back, big_d)
     ours = sde.reverse(big_d)
     assert max(exact.errors(ours[0].tolist(), mean)) < 1e-12
@@ -121,7 +134,9 @@ def test_hold_has_a_triple_eigenvalue():
         a = np.array(HOLD(m_inv=m_inv).A)
         shifted = a + np.sqrt(3 * m_inv) * np.eye(3)
         np.testing.assert_allclose(np.linalg.matrix_power(shifted, 3), 0.0, atol=1e-12 * m_inv**3)
-        assert np.linalg.matrix_rank(shifted, tol=1e-9) == 2, "one eigenvector, as critical damping has"
+        assert np.linalg.matrix_rank(shifted, tol=1e-9) == 2, (
+            "one eigenvector, as critical damping has"
+        )
 
 
 def test_hold_reaches_its_prior():
@@ -143,13 +158,21 @@ def test_a_mixture_has_its_density_at_every_time():
 
 def test_data_of_the_variance_that_k_assumes_are_sampled_exactly():
     sde = PSLD(friction=0.25, nu=4.25, numerical_eps=0.0)
-    coarse, fine = (output_covariance(sde, spec_of("exponential", nfe=n, eps=0.1, denoise=False), 0.5) for n in (5, 20))
+    coarse, fine = (
+        output_covariance(sde, spec_of("exponential", nfe=n, eps=0.1, denoise=False), 0.5)
+        for n in (5, 20)
+    )
     assert_close(coarse, fine, rtol=0, atol=1e-12)
 
 
 WITHOUT_EPS = {"numerical_eps": 0.0}
 FORWARD = [
-    *(CLD(**WITHOUT_EPS), CLD(beta0=0.1, beta1=10.0, **WITHOUT_EPS), PSLD(**WITHOUT_EPS), HOLD(**WITHOUT_EPS)),
+    *(
+        CLD(**WITHOUT_EPS),
+        CLD(beta0=0.1, beta1=10.0, **WITHOUT_EPS),
+        PSLD(**WITHOUT_EPS),
+        HOLD(**WITHOUT_EPS),
+    ),
     *(VPSDE(), BothScored(), ThirdOrder()),
 ]
 
@@ -172,8 +195,12 @@ def test_two_steps_are_the_kernel_of_one(sde, start, end):
 # Of normal data. For 0.5, K is exact if x is scored, and nothing is left to interpolate.
 STD = {BothScored(): 0.8, ThirdOrder(): 0.5}
 SHAPES = pytest.mark.parametrize("sde", STD, ids=["n=2, m=2", "n=3, m=1"])
-ALL = pytest.mark.parametrize("sde", [CLD(beta0=0.1, beta1=6.9), VPSDE(), *STD], ids=["cld", "vpsde", "2, 2", "3, 1"])
-LAW = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
+ALL = pytest.mark.parametrize(
+    "sde", [CLD(beta0=0.1, beta1=6.9), VPSDE(), *STD], ids=["cld", "vpsde", "2, 2", "3, 1"]
+)
+LAW = GaussianMixture(
+    torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0])
+)
 
 
 @ALL
@@ -192,7 +219,9 @@ def test_the_generic_tensors_agree_with_each_other(sde):
     sde.scored(pull).copy_(apply(torch.diag(sde.diffusion2(0.3)), s))
     assert_close(sde.flow(u, s, 0.3), drift(sde, u, 0.3) - 0.5 * pull)
     assert_close(sde.euler_step(u, s, 0.3, 0.1), u - 0.1 * (drift(sde, u, 0.3) - pull))
-    normal = torch.distributions.Normal(0.0, torch.tensor(sde.prior_std).repeat_interleave(2).double())
+    normal = torch.distributions.Normal(
+        0.0, torch.tensor(sde.prior_std).repeat_interleave(2).double()
+    )
     assert_close(sde.prior_logp(u), normal.log_prob(u).sum(1))
     assert_close(sde.prior(u), u * normal.scale)
 
@@ -227,7 +256,9 @@ def test_samplers_converge_to_the_law_of_the_flow(sde, keys, order, ends):
         keys = {**keys, "grid": "quadratic" if sde.n == 2 else "linear"}
     # Three halves show their orders later than two.
     numbers = (20, 40, 80) if sde.n == 2 else (80, 160, 320)
-    found, falls = convergence(sde, [spec_of(**keys, nfe=n, eps=0.1, denoise=False) for n in numbers], STD[sde])
+    found, falls = convergence(
+        sde, [spec_of(**keys, nfe=n, eps=0.1, denoise=False) for n in numbers], STD[sde]
+    )
     assert falls == pytest.approx([order], abs=0.35)
     # The reverse SDE forgets how far the prior is from the law at t = 1; the flow does not.
     assert float((found[-1] - ends[sde]).abs().max()) < (0.15 if order == 1.0 else 1e-3)

@@ -1,7 +1,7 @@
 """A diffusion is added in one file: a spec, an implementation, one registry call.
 
-It is CLD again, from its constants alone. So it must agree with `CLD` except for rounding, through training, sampling
-and the likelihood.
+It is CLD again, from its constants alone. So it must agree with `CLD` except for rounding, through
+training, sampling and the likelihood.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,13 @@ def registered():
 
 
 def test_from_a_recipe_through_training_to_samples_and_a_bound():
-    settings = ("data.name=diamond", "network.width=16", "network.layers=3", "train.batch_size=16", "sde.beta0=6")
+    settings = (
+        "data.name=diamond",
+        "network.width=16",
+        "network.layers=3",
+        "train.batch_size=16",
+        "sde.beta0=6",
+    )
     settings += ("eval.elbo.rtol=1e-3", "eval.elbo.atol=1e-3")
     results, fixed = [], [spec_of(method, nfe=50) for method in ("em", "sscs", "exponential")]
     for name in ("langevin", "cld"):
@@ -81,5 +87,7 @@ class Unsplit(LangevinSpec):
 
 def test_a_spec_says_that_its_diffusion_is_not_to_be_split():
     SECTIONS["sde"].variants["langevin"] = Variant(Unsplit, f"{__name__}:Langevin")
-    with pytest.raises(RecipeError, match=r"cannot be sscs with sde\.name=langevin, which cannot be split"):
+    with pytest.raises(
+        RecipeError, match=r"cannot be sscs with sde\.name=langevin, which cannot be split"
+    ):
         load(TOY, ["sde.name=langevin", "sampling.method=sscs"])

@@ -1,4 +1,5 @@
-"""Kernels, networks, losses and samplers of CLD, VPSDE and PSLD against the published ones (tests/fixtures/parity)."""
+"""Kernels, networks, losses and samplers of CLD, VPSDE and PSLD against the published ones
+(tests/fixtures/parity)."""
 
 import math
 from dataclasses import replace
@@ -39,8 +40,8 @@ def test_kernel_agrees_with_the_published_one(published, name):
     t, u = published["t"], published["u"]
     factor = sde.factor(t, objective)
     covariance = factor @ factor.mT
-    # The published var_xx is a difference of numbers near 1: right to 4e-16 absolutely, which at t = 1e-5 is
-    # 1.6e-8 of it. The test above shows on which side the error is.
+    # The published var_xx is a difference of numbers near 1: right to 4e-16 absolutely, which at t
+    # = 1e-5 is 1.6e-8 of it. The test above shows on which side the error is.
     for entry, (i, j) in {"xx": (0, 0), "xv": (0, 1), "vv": (1, 1)}.items():
         assert_close(covariance[:, i, j], published[f"{name}/var_{entry}"], rtol=1e-9, atol=4e-16)
     early = t < 1e-3
@@ -50,8 +51,12 @@ def test_kernel_agrees_with_the_published_one(published, name):
 
     assert_close(apply(sde.mean(t), u), published[f"{name}/mean"], rtol=1e-9, atol=0)
     assert_close(drift(sde, u, t), published[f"{name}/drift"], rtol=1e-12, atol=0)
-    assert_close(sde.diffusion2(t)[:, 0].sqrt(), published[f"{name}/diffusion"][:, 2], rtol=1e-12, atol=0)
-    assert_close(0.5 * sde.diffusion2(t)[:, 0], published[f"{name}/loss_multiplier"], rtol=1e-12, atol=0)
+    assert_close(
+        sde.diffusion2(t)[:, 0].sqrt(), published[f"{name}/diffusion"][:, 2], rtol=1e-12, atol=0
+    )
+    assert_close(
+        0.5 * sde.diffusion2(t)[:, 0], published[f"{name}/loss_multiplier"], rtol=1e-12, atol=0
+    )
     prior = published[f"{name}/prior_logp_x"] + published[f"{name}/prior_logp_v"]
     assert_close(sde.prior_logp(u), prior, rtol=1e-9, atol=0)
 
@@ -62,7 +67,9 @@ def test_vpsde_agrees_with_the_published_one(published):
     assert_close(sde.mean(t)[:, 0] * x, published["vpsde/mean"], rtol=1e-9, atol=0)
     assert_close(sde.factor(t)[:, 0, 0].square(), published["vpsde/var"], rtol=1e-9, atol=0)
     assert_close(-sde.target(t)[:, 0, 0], published["vpsde/noise_multiplier"], rtol=1e-9, atol=0)
-    assert_close(0.5 * sde.diffusion2(t)[:, 0], published["vpsde/loss_multiplier"], rtol=1e-12, atol=0)
+    assert_close(
+        0.5 * sde.diffusion2(t)[:, 0], published["vpsde/loss_multiplier"], rtol=1e-12, atol=0
+    )
     assert_close(sde.prior_logp(x), published["vpsde/prior_logp_x"], rtol=1e-9, atol=0)
 
 
@@ -72,13 +79,21 @@ def test_both_branches_of_the_incomplete_gamma_function_agree():
     # What the closed form loses: one rounding of 1 against a value of z^3 / 6.
     assert ((series - closed).abs() <= 3e-16).all()
     assert_close(series, torch.special.gammainc(torch.full_like(z, 3.0), z), rtol=1e-13, atol=0)
-    across = torch.tensor([1e-8, kernel.SERIES_BELOW - 1e-12, kernel.SERIES_BELOW, 5.0], dtype=torch.float64)
+    across = torch.tensor(
+        [1e-8, kernel.SERIES_BELOW - 1e-12, kernel.SERIES_BELOW, 5.0], dtype=torch.float64
+    )
     by_numpy = kernel.gamma3(across.numpy(), np.exp(-across.numpy()))
-    np.testing.assert_allclose(by_numpy, kernel.gamma3(across, torch.exp(-across)).numpy(), rtol=1e-14, atol=0)
+    np.testing.assert_allclose(
+        by_numpy, kernel.gamma3(across, torch.exp(-across)).numpy(), rtol=1e-14, atol=0
+    )
 
 
 def test_numpy_is_silent_where_torch_is():
-    assert bool(torch.isnan(CLD(numerical_eps=0.0).factor(torch.zeros(3, dtype=torch.float64))[:, 1, 0]).all())
+    assert bool(
+        torch.isnan(
+            CLD(numerical_eps=0.0).factor(torch.zeros(3, dtype=torch.float64))[:, 1, 0]
+        ).all()
+    )
 
 
 PUBLISHED, PSLD_SETTINGS = parity.arrays("psld_kernel")
@@ -94,10 +109,14 @@ def test_the_kernel_of_psld_agrees_with_the_published_one(name, objective):
     sde, rtol = parity.psld(PSLD_SETTINGS[name]), 3e-8 if objective == "hsm" else 1e-11
 
     def same(ours, theirs):
-        assert_close(torch.as_tensor(ours)[LATE], PUBLISHED[theirs[0]][LATE, theirs[1]], rtol=rtol, atol=0)
+        assert_close(
+            torch.as_tensor(ours)[LATE], PUBLISHED[theirs[0]][LATE, theirs[1]], rtol=rtol, atol=0
+        )
 
     start = U if objective == "dsm" else torch.cat([U[:, :2], torch.zeros_like(U[:, 2:])], dim=1)
-    assert_close(apply(sde.mean(T), start), PUBLISHED[f"{name}/{objective}/mean"], rtol=1e-9, atol=1e-13)
+    assert_close(
+        apply(sde.mean(T), start), PUBLISHED[f"{name}/{objective}/mean"], rtol=1e-9, atol=1e-13
+    )
     factor = sde.factor(T, objective).flatten(1)
     for column in (0, 2, 3):
         same(factor[:, column], (f"{name}/{objective}/chol", column))
@@ -112,15 +131,20 @@ def test_drift_and_diffusion_are_the_published_ones(name):
     sde = parity.psld(PSLD_SETTINGS[name])
     assert_close(drift(sde, U, T), PUBLISHED[f"{name}/drift"], rtol=1e-12, atol=1e-14)
     theirs = PUBLISHED[f"{name}/diffusion"][:, ::2]  # of each half, whose two numbers are the same
-    for rate, theirs_of_half in zip(sde.diffusion2(T).unbind(1), theirs.unbind(1)[-sde.m :], strict=True):
+    for rate, theirs_of_half in zip(
+        sde.diffusion2(T).unbind(1), theirs.unbind(1)[-sde.m :], strict=True
+    ):
         assert_close(rate.sqrt(), theirs_of_half, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_both_factors_stand_for_the_same_score_and_loss(mixed):
-    """The noise of one is a rotation of that of the other; errors of the score cost the same with either."""
+    """The noise of one is a rotation of that of the other; errors of the score cost the same with
+    either."""
     generator = torch.Generator().manual_seed(0)
-    x, noise, wanted = (torch.randn(5, k, generator=generator, dtype=torch.float64) for k in (2, 4, 4))
+    x, noise, wanted = (
+        torch.randn(5, k, generator=generator, dtype=torch.float64) for k in (2, 4, 4)
+    )
     t = torch.tensor([1e-3, 0.1, 0.3, 0.6, 1.0], dtype=torch.float64)
     objective = ObjectiveSpec(weighting="likelihood", mixed_score=mixed)
     lower, upper = (PSLD(friction=0.25, nu=4.25, triangle=which) for which in ("lower", "upper"))
@@ -158,9 +182,13 @@ def test_samplers_without_noise_end_where_the_published_ones_do(name, method, gr
     toy, key, spec = parity.load_psld(name), "ode_rk45", spec_of("ode")
     if method != "ode":
         key = f"{method}_{grid}_zeronoise"
-        spec = spec_of(method, nfe=int(toy.data["steps"]) + 1, grid="linear" if grid == "uniform" else grid)
+        spec = spec_of(
+            method, nfe=int(toy.data["steps"]) + 1, grid="linear" if grid == "uniform" else grid
+        )
     prior_std = torch.tensor(toy.sde.prior_std).repeat_interleave(2).float()
-    out = sample(toy.score(), toy.sde, spec, parity.InjectedNoise(toy.data["prior"] / prior_std), (2,))
+    out = sample(
+        toy.score(), toy.sde, spec, parity.InjectedNoise(toy.data["prior"] / prior_std), (2,)
+    )
     error = (torch.cat([out.x, out.v], dim=1) - toy.data[key]).abs().max()
     # Relative to the largest: untrained networks throw samples far.
     assert float(error / toy.data[key].abs().max()) < (1e-3 if method == "ode" else 1e-4)

@@ -35,7 +35,9 @@ def test_a_machine_without_memory(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_is_full_for_a_while_is_not_the_machines_fault(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "write_bytes", Mock(side_effect=OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        Path, "write_bytes", Mock(side_effect=OSError(28, "No space left on device"))
+    )
     check(tmp_path)
 
 
@@ -62,14 +64,22 @@ def test_products_are_compared_with_whole_numbers(monkeypatch):
 def test_a_check_that_hangs_is_given_up(tmp_path, monkeypatch):
     stuck = threading.Event()
     monkeypatch.setattr(health, "_memory", stuck.wait)
-    monkeypatch.setattr(health, "_within", lambda seconds, work, within=health._within: within(0.05, work))
+    monkeypatch.setattr(
+        health, "_within", lambda seconds, work, within=health._within: within(0.05, work)
+    )
     with pytest.raises(UnfitError, match="n7: memory: no answer within 0 s"):
         check(tmp_path)
     stuck.set()
 
 
 def _rank(rank, meeting, out):
-    place = Place(rank=rank, world_size=3, local_rank=rank, local_world_size=3, init_method=f"file://{meeting}")
+    place = Place(
+        rank=rank,
+        world_size=3,
+        local_rank=rank,
+        local_world_size=3,
+        init_method=f"file://{meeting}",
+    )
     settings = {"gpu": False, "timeout_s": 60.0, "allotted": False, "node": f"n{rank}"}
     ranks = health.join(Path(out), place, check=True, **settings)
     said = [Stragglers(ranks, ["n0", "n1", "n2"]).compare([0.1, 0.2, 0.1][rank])]
@@ -88,7 +98,8 @@ def _rank(rank, meeting, out):
 
 
 def test_what_ranks_find_out_together(tmp_path):
-    """They compare their times, which rank 0 reports; a rank that adds up wrongly is named on all."""
+    """They compare their times, which rank 0 reports; a rank that adds up wrongly is named on
+    all."""
     start(_rank, 3, str(tmp_path / "meeting"), str(tmp_path))
     said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
     line = "own step time: median 100 ms, slowest rank 1 on n1 200 ms (2.0x), fastest 100 ms"

@@ -1,4 +1,5 @@
-"""Training on images: ranks, micro-batches, resumed epochs, precision, periodic work, and that it learns."""
+"""Training on images: ranks, micro-batches, resumed epochs, precision, periodic work, and that it
+learns."""
 
 import errno
 import math
@@ -50,7 +51,8 @@ def outcome(recipe, ranks=None):
 
 
 def assert_only_rounding_differs(found, expected):
-    """cifar10_smoke at 8x8: after 20 steps the weights agree except for rounding, which Adam's first steps magnify."""
+    """cifar10_smoke at 8x8: after 20 steps the weights agree except for rounding, which Adam's
+    first steps magnify."""
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
     torch.testing.assert_close(found["net"], expected["net"], rtol=1e-3, atol=1e-4)
 
@@ -96,7 +98,12 @@ def test_every_option_trains_and_repeats_itself(data, overrides):
 
 
 def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, tmp_path, capsys):
-    quick = ("sampling.nfe=3", "periodic.samples=5", "periodic.elbo_points=4", "periodic.batch_size=2")
+    quick = (
+        "sampling.nfe=3",
+        "periodic.samples=5",
+        "periodic.elbo_points=4",
+        "periodic.batch_size=2",
+    )
     loose = ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05")
     due = ("periodic.samples_every=4", "periodic.elbo_every=4", "periodic.elbo_from=8")
     due += ("periodic.fid_every=4", "periodic.fid_from=8", "periodic.fid_samples=7")
@@ -110,7 +117,9 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     worked.ledger.append(events.Requested(steps=12, overrides=due))
     for run in (worked, plain):
         attempt(run)
-    assert sorted(file.name for file in worked.samples.iterdir()) == [f"step_{step:08d}.png" for step in (4, 8, 12)]
+    assert sorted(file.name for file in worked.samples.iterdir()) == [
+        f"step_{step:08d}.png" for step in (4, 8, 12)
+    ]
     out = capsys.readouterr().out
     assert "step 8: likelihood bound of 4 test points: bpd" in out
     assert "step 4: likelihood bound" not in out
@@ -142,7 +151,8 @@ def test_a_request_to_stop_ends_periodic_work_between_two_batches(data, tmp_path
 
 
 def measured(made):
-    """Loss of the averaged weights on test images, with the same times and noise each time, and their bits/dim."""
+    """Loss of the averaged weights on test images, with the same times and noise each time, and
+    their bits/dim."""
     model = Model(made.recipe, net=made.net.eval(), data=made.source)
     request = request_of(made.recipe, ("elbo",), 0)
     x = made.source.dequantised_test_data(0, 0, 40).repeat(20, 1, 1, 1)
@@ -150,7 +160,9 @@ def measured(made):
     with made.ema.in_place():
         with torch.no_grad():
             loss = float(made.loss.per_sample(model.score, x, draws).mean())
-        bits = likelihood.elbo(Table(model, request, ElboRows(model, request).compute(0, 16)))["bpd"]
+        bits = likelihood.elbo(Table(model, request, ElboRows(model, request).compute(0, 16)))[
+            "bpd"
+        ]
     made.net.train()
     return loss, bits
 
@@ -169,18 +181,33 @@ def test_training_lowers_the_loss_and_the_bits(data):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pixels"),
-    [("cifar10", 32), pytest.param("celebahq256_paper", 256, marks=pytest.mark.by_hand), ("celebahq256", 64)],
+    [
+        ("cifar10", 32),
+        pytest.param("celebahq256_paper", 256, marks=pytest.mark.by_hand),
+        ("celebahq256", 64),
+    ],
 )
 def test_one_step_of_the_full_recipe_on_the_cpu(name, pixels, tmp_path):
     """Batch 1, float32; prints loss, time and memory, which docs/reproducing.md records.
 
-    `celebahq256` is a deeper `celebahq256_paper`: images of fewer pixels pass all of its layers and parameters.
+    `celebahq256` is a deeper `celebahq256_paper`: images of fewer pixels pass all of its layers and
+    parameters.
     """
     import time
 
     data = make_images(tmp_path / "set", size=pixels, splits={"train": 2, "validation": 1})
-    overrides = ["data.name=folder", f"data.path={data}", f"data.size={pixels}", "train.precision=fp32"]
-    overrides += [f"network.image_size={pixels}", "train.batch_size=1", "cluster.nodes=1", "cluster.gpus_per_node=0"]
+    overrides = [
+        "data.name=folder",
+        f"data.path={data}",
+        f"data.size={pixels}",
+        "train.precision=fp32",
+    ]
+    overrides += [
+        f"network.image_size={pixels}",
+        "train.batch_size=1",
+        "cluster.nodes=1",
+        "cluster.gpus_per_node=0",
+    ]
     made = Trainer(load(RECIPES / f"{name}.yaml", overrides), Ranks())
     started = time.perf_counter()
     made.step(0)
@@ -213,20 +240,31 @@ def test_too_many_of_them_and_there_is_no_fid_this_time(worked, monkeypatch):
     spoil(monkeypatch, [0, 4])
     lines = worked("periodic.fid_every=2", "periodic.fid_samples=7")
     (line,) = [line for line in lines if "FID" in line]
-    assert line.startswith("no FID this time: 2 of 7 samples are not finite, a fraction of 0.286, but")
+    assert line.startswith(
+        "no FID this time: 2 of 7 samples are not finite, a fraction of 0.286, but"
+    )
 
 
 def test_a_few_of_them_are_named_beside_the_fid_and_pictures(worked, monkeypatch):
     spoil(monkeypatch, [0, 4])
-    due = ("periodic.samples_every=2", "periodic.samples=5", "periodic.fid_every=2", "periodic.fid_samples=7")
+    due = (
+        "periodic.samples_every=2",
+        "periodic.samples=5",
+        "periodic.fid_every=2",
+        "periodic.fid_samples=7",
+    )
     lines = worked(*due, settings=("eval.max_nonfinite=0.3",))
     assert {f"step 2: 2 of {number} samples are not finite" for number in (5, 7)} <= set(lines)
     assert any(line.startswith("step 2: FID ") for line in lines)
 
 
 def test_an_extractor_that_is_gone_ends_no_training(worked, monkeypatch):
-    monkeypatch.setattr(FeatureRows, "__init__", Mock(side_effect=UsageError("the weights are gone")))
-    assert "no FID this time: the weights are gone" in worked("periodic.fid_every=2", "periodic.fid_samples=7")
+    monkeypatch.setattr(
+        FeatureRows, "__init__", Mock(side_effect=UsageError("the weights are gone"))
+    )
+    assert "no FID this time: the weights are gone" in worked(
+        "periodic.fid_every=2", "periodic.fid_samples=7"
+    )
 
 
 DUE = ("periodic.samples_every=2", "periodic.samples=50", "sampling.method=em", "sampling.nfe=3")

@@ -1,4 +1,5 @@
-"""`python -m cld_core.train`, as launchers start it: its exit codes, signals, and a second start."""
+"""`python -m cld_core.train`, as launchers start it: its exit codes, signals, and a second
+start."""
 
 import errno
 import os
@@ -18,14 +19,28 @@ from tests.support.plugin import toy_plugin
 from tests.support.spawned import spawned
 from tests.support.tools import same, wait_for
 
-QUICK = ("train.steps=4", "train.checkpoint_every=2", "periodic.samples_every=null", "train.on_resume=exact")
+QUICK = (
+    "train.steps=4",
+    "train.checkpoint_every=2",
+    "periodic.samples_every=null",
+    "train.on_resume=exact",
+)
 TOY = ("--recipe", "toy", *QUICK, "network.width=8", "network.layers=2")
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cld_core.train")
+TORCHRUN = (
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+    "-m",
+    "cld_core.train",
+)
 
 
 @pytest.fixture
 def launched(tmp_path, monkeypatch):
-    """Calls the command in this process, with a flag that is set if a signal is given; returns the exit code."""
+    """Calls the command in this process, with a flag that is set if a signal is given; returns the
+    exit code."""
     monkeypatch.chdir(tmp_path)
 
     def launched(*words, code=StopCode.NONE):
@@ -56,13 +71,17 @@ def test_a_run_that_was_asked_to_end_starts_again_until_it_is_done(launched, cod
         (("mine",), 3, "Pass --recipe RECIPE"),
     ],
 )
-def test_what_another_start_would_meet_again_has_a_code_of_its_own(launched, capsys, words, code, message):
+def test_what_another_start_would_meet_again_has_a_code_of_its_own(
+    launched, capsys, words, code, message
+):
     assert launched(*words) == code
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EACCES])
-def test_a_file_system_that_fails_is_a_reason_to_start_again_unless_it_says_no(launched, monkeypatch, capsys, number):
+def test_a_file_system_that_fails_is_a_reason_to_start_again_unless_it_says_no(
+    launched, monkeypatch, capsys, number
+):
     monkeypatch.setattr(RunFolder, "create", Mock(side_effect=OSError(number, os.strerror(number))))
     if number == errno.ESTALE:
         assert launched("mine", *TOY) == 75
@@ -81,7 +100,11 @@ def test_a_relative_path_is_recorded_as_an_absolute_one(launched, tmp_path):
 def started(*arguments, pace=0.0):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CLDCTL_TEST_PACE": str(pace)}
     return subprocess.Popen(
-        [sys.executable, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *arguments],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -99,7 +122,13 @@ def _trained(ranks, path):
 @pytest.mark.slow
 def test_torchrun_that_is_ended_saves_and_the_same_command_comes_to_the_same_result(tmp_path):
     parts = RunFolder(tmp_path / "parts")
-    words = (*TOY, *MISBEHAVING, "train.steps=300", "train.checkpoint_every=300", "train.log_every=1")
+    words = (
+        *TOY,
+        *MISBEHAVING,
+        "train.steps=300",
+        "train.checkpoint_every=300",
+        "train.log_every=1",
+    )
     # At this pace the run does not end while the test is at work.
     first = started(*TORCHRUN, str(parts.path), *words, pace=2.0)
     wait_for(lambda: parts.exists and parts.progress().get("step", 0) > 1, timeout=300)

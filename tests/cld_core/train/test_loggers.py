@@ -72,11 +72,17 @@ def test_one_that_hangs_is_left_behind(recorder, over, monkeypatch, capsys):
         logger.tell(scalars(step))
     close([logger], "stopped", within_s=0.01)
     said = capsys.readouterr().out
-    assert said == "the log in Nowhere cannot be written (it is too slow); going on without\n", "once"
-    assert over == [(11, "it is too slow")], "the one that hangs, three that waited, and seven that did not fit"
+    assert said == "the log in Nowhere cannot be written (it is too slow); going on without\n", (
+        "once"
+    )
+    assert over == [(11, "it is too slow")], (
+        "the one that hangs, three that waited, and seven that did not fit"
+    )
     recorder.gate.set()
     logger._thread.join()
-    assert recorder.calls == [("scalars", {}, 0), ("close", "stopped")], "what waited is not sent after the end"
+    assert recorder.calls == [("scalars", {}, 0), ("close", "stopped")], (
+        "what waited is not sent after the end"
+    )
 
 
 def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypatch, capsys):
@@ -106,14 +112,18 @@ def run(make):
     return make("train.steps=10", "hooks.on_change=echo secret-command")
 
 
-@pytest.mark.parametrize("problem", [RuntimeError("broken"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "problem", [RuntimeError("broken"), OSError(28, "No space left on device")]
+)
 def test_a_training_ends_well_whatever_a_logger_does(make, monkeypatch, problem):
     monkeypatch.setitem(loggers.LOGGERS, "wandb", f"{__name__}:Recorder")
     monkeypatch.setattr(loggers, "resolve", lambda name: Mock(side_effect=problem))
     monkeypatch.setattr("cld_core.config.train.find_spec", lambda name: True)
     run = make("train.steps=10", "monitor.wandb.project=p")
     assert attempt(run).cause == "finished"
-    dropped = {event.what: event.count for event in run.ledger.events() if isinstance(event, Remarked)}
+    dropped = {
+        event.what: event.count for event in run.ledger.events() if isinstance(event, Remarked)
+    }
     assert dropped.keys() == {"tensorboard", "wandb"}
     assert min(dropped.values()) >= 3
 
@@ -121,7 +131,9 @@ def test_a_training_ends_well_whatever_a_logger_does(make, monkeypatch, problem)
 def test_a_missing_package_is_said_before_training_begins(make, monkeypatch):
     monkeypatch.setattr("cld_core.config.train.find_spec", lambda name: None)
     run = make("train.steps=10", "monitor.wandb.project=p")
-    with pytest.raises(RecipeError, match=r"needs the package wandb.*pip install 'cldctl\[wandb\]'"):
+    with pytest.raises(
+        RecipeError, match=r"needs the package wandb.*pip install 'cldctl\[wandb\]'"
+    ):
         attempt(run)
     assert not run.ledger.history().attempts
     assert "pip install" in run.ledger.history().given_up
@@ -165,7 +177,9 @@ def test_a_server_out_of_reach_leaves_wandb_offline(run, tmp_path, monkeypatch, 
     logger.scalars({"train/loss": 1.0}, 7)
     asked = [call.kwargs for call in init.call_args_list]
     assert [it["mode"] for it in asked] == ["online", "offline"]
-    assert all((it["id"], it["resume"], it["dir"]) == ("mine", "allow", str(run.path)) for it in asked)
+    assert all(
+        (it["id"], it["resume"], it["dir"]) == ("mine", "allow", str(run.path)) for it in asked
+    )
     assert "hooks" not in asked[1]["config"]
     away.log.assert_called_once_with({"train/loss": 1.0, "step": 7, "attempt": 3})
     said = capsys.readouterr().out
@@ -182,10 +196,16 @@ def monitor(run):
 
 
 def dropped(run):
-    return [(event.what, event.count, event.reason) for event in run.ledger.events() if isinstance(event, Remarked)]
+    return [
+        (event.what, event.count, event.reason)
+        for event in run.ledger.events()
+        if isinstance(event, Remarked)
+    ]
 
 
-def test_progress_that_cannot_be_written_is_dropped_and_noted_later(run, monitor, monkeypatch, capsys):
+def test_progress_that_cannot_be_written_is_dropped_and_noted_later(
+    run, monitor, monkeypatch, capsys
+):
     with monkeypatch.context() as patched:
         full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         patched.setattr(loggers, "write_json", full)
@@ -196,7 +216,10 @@ def test_progress_that_cannot_be_written_is_dropped_and_noted_later(run, monitor
     assert run.progress()["step"] == 3
     assert dropped(run) == [("progress.json", 2, "No space left on device")]
     said = capsys.readouterr().out
-    assert said.count("progress.json cannot be written (No space left on device); going on without") == 1
+    assert (
+        said.count("progress.json cannot be written (No space left on device); going on without")
+        == 1
+    )
     assert "step 2/10" in said
 
 
@@ -227,9 +250,13 @@ def test_the_warning_is_part_of_the_progress_and_of_the_attempt(run, monitor, ca
 @pytest.mark.slow
 @with_wandb
 def test_weights_and_biases(tmp_path):
-    run = killed_and_resumed(tmp_path / "mine", "monitor.wandb.project=p", "monitor.wandb.mode=offline")
+    run = killed_and_resumed(
+        tmp_path / "mine", "monitor.wandb.project=p", "monitor.wandb.mode=offline"
+    )
     assert in_wandb(run) == REPORTED
-    assert len({file.name for file in run.path.glob("wandb/offline-run-*/run-*.wandb")}) == 1, "one id"
+    assert len({file.name for file in run.path.glob("wandb/offline-run-*/run-*.wandb")}) == 1, (
+        "one id"
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""Attempts of a run in this process: where they start, what the ledger records, and what damage does."""
+"""Attempts of a run in this process: where they start, what the ledger records, and what damage
+does."""
 
 import errno
 import os
@@ -15,7 +16,14 @@ import torch
 from cld_core import cpu
 from cld_core.checkpoint import Writer, read_tensors
 from cld_core.checkpoint import load as load_checkpoint
-from cld_core.errors import CheckpointError, LeaseHeldError, LeaseLostError, NonFiniteError, NotFoundError, SaveError
+from cld_core.errors import (
+    CheckpointError,
+    LeaseHeldError,
+    LeaseLostError,
+    NonFiniteError,
+    NotFoundError,
+    SaveError,
+)
 from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
 from cld_core.run import Lease, events
@@ -45,7 +53,9 @@ def causes(run):
     return [entry.cause for entry in attempts(run)]
 
 
-@pytest.mark.parametrize("more", [(), ("data.labels=true", "train.ema_every=4", "train.ema_lengths=[0.05,0.1]")])
+@pytest.mark.parametrize(
+    "more", [(), ("data.labels=true", "train.ema_every=4", "train.ema_lengths=[0.05,0.1]")]
+)
 def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkeypatch, more):
     whole, parts = (make("train.on_resume=exact", *more, name=name) for name in ("whole", "parts"))
     attempt(whole)
@@ -58,7 +68,9 @@ def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkey
         monkeypatch.undo()
     assert attempt(parts) == session.SessionResult("finished", 40)
     assert same(load_checkpoint(whole, 40), load_checkpoint(parts, 40))
-    assert whole.snapshot_steps() == parts.snapshot_steps() == (list(range(4, 41, 4)) if more else [])
+    assert (
+        whole.snapshot_steps() == parts.snapshot_steps() == (list(range(4, 41, 4)) if more else [])
+    )
     for step in whole.snapshot_steps():
         assert same(*(read_tensors(run.snapshot_file(step)) for run in (whole, parts)))
     assert causes(parts) == ["terminated"] * 3 + ["finished"]
@@ -111,11 +123,19 @@ def test_in_exact_mode_a_rollback_does_not_depend_on_time(make, pauses, monkeypa
 
 
 def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypatch):
-    """Loss of every step, interrupted in the middle: the means before and after agree to the noise of a mean."""
-    settings = ("train.steps=600", "train.log_every=1", "train.checkpoint_every=300", "train.batch_size=64")
+    """Loss of every step, interrupted in the middle: the means before and after agree to the noise
+    of a mean."""
+    settings = (
+        "train.steps=600",
+        "train.log_every=1",
+        "train.checkpoint_every=300",
+        "train.batch_size=64",
+    )
     run, losses, keys = make(*settings), [], []
     backward = Trainer._backward
-    monkeypatch.setattr(Trainer, "_backward", lambda self, step: keys.append(self._key) or backward(self, step))
+    monkeypatch.setattr(
+        Trainer, "_backward", lambda self, step: keys.append(self._key) or backward(self, step)
+    )
     take = Trainer.take_scalars
 
     def taking(self):
@@ -154,13 +174,17 @@ def test_a_finished_run_ends_at_once_and_goes_on_with_more_steps(make):
     assert [entry.first_step for entry in attempts(run)] == [0, 40]
 
 
-def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_one_before(make, capsys):
+def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_one_before(
+    make, capsys
+):
     run = make()
     attempt(run)
     path = run.checkpoint_file(40)
     path.write_bytes(path.read_bytes()[:100])
     attempt(run)
-    assert [event.what for event in run.ledger.events() if isinstance(event, events.Remarked)] == ["step 40"]
+    assert [event.what for event in run.ledger.events() if isinstance(event, events.Remarked)] == [
+        "step 40"
+    ]
     assert "skipped the checkpoint of step 40" in capsys.readouterr().out
     assert [entry.first_step for entry in attempts(run)] == [0, 30]
     verify(run, 40)
@@ -171,7 +195,9 @@ def test_without_an_intact_checkpoint_it_does_not_start_over_unasked(make):
     attempt(run)
     for step in run.checkpoint_steps():
         run.checkpoint_file(step).unlink()
-    with pytest.raises(CheckpointError, match=r"none of its 3 checkpoints is intact.*submit the recipe again"):
+    with pytest.raises(
+        CheckpointError, match=r"none of its 3 checkpoints is intact.*submit the recipe again"
+    ):
         attempt(run)
 
 
@@ -200,7 +226,10 @@ def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
         # The last checkpoint is still being written in the background.
         wait_for(lambda: 10 in run.checkpoint_steps() and not any(run.checkpoints.glob(".*")))
         number, holder = newest(run.leases)
-        write_json(run.leases / f"{number + 1:08d}.json", {**holder, "job_id": "thief", "host": "elsewhere"})
+        write_json(
+            run.leases / f"{number + 1:08d}.json",
+            {**holder, "job_id": "thief", "host": "elsewhere"},
+        )
         seen.update(files())
 
     at_step(monkeypatch, 15, steal)
@@ -217,21 +246,29 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
     with pytest.raises(SaveError, match="no space left on the disk"):
         attempt(run)
     assert causes(run) == ["save_failed"]
-    assert attempts(run)[-1].last_step == run.recipe().train.checkpoint_every, "the step that was not saved was reached"
+    assert attempts(run)[-1].last_step == run.recipe().train.checkpoint_every, (
+        "the step that was not saved was reached"
+    )
     assert run.progress()["step"] < 1000, "it ends soon after the failed save, not with the run"
     monkeypatch.undo()
     run.ledger.append(events.Requested(steps=20, overrides=("train.steps=20",)))
     assert attempt(run) == session.SessionResult("finished", 20)
 
 
-@pytest.mark.parametrize(("error", "bug"), [(ZeroDivisionError("by zero"), True), (RuntimeError("device lost"), False)])
+@pytest.mark.parametrize(
+    ("error", "bug"), [(ZeroDivisionError("by zero"), True), (RuntimeError("device lost"), False)]
+)
 def test_a_crash_is_a_bug_unless_the_machine_may_be_to_blame(make, monkeypatch, error, bug):
     run = make()
     monkeypatch.setattr(Trainer, "step", Mock(side_effect=error))
     with pytest.raises(type(error)):
         attempt(run)
     last = attempts(run)[-1]
-    assert (last.cause, last.detail, last.bug) == ("crashed", f"{type(error).__name__}: {error}", bug)
+    assert (last.cause, last.detail, last.bug) == (
+        "crashed",
+        f"{type(error).__name__}: {error}",
+        bug,
+    )
 
 
 def test_resuming_from_a_chosen_step_sets_the_later_checkpoints_aside(make, capsys):
@@ -257,11 +294,15 @@ def test_an_attempt_notes_where_its_own_notices_begin(make, tmp_path):
     run, log = make("train.steps=5"), tmp_path / "log.err"
     log.write_text("notices of an earlier start")
     session.run(run, Ranks(), StopFlag(), job_id="test", restart=1, log=log)
-    assert [(entry.restart, entry.log_offset) for entry in attempts(run)] == [(1, len("notices of an earlier start"))]
+    assert [(entry.restart, entry.log_offset) for entry in attempts(run)] == [
+        (1, len("notices of an earlier start"))
+    ]
 
 
 @pytest.mark.parametrize(("reported", "reached"), [(3, 10), (17, 17)])
-def test_the_last_step_of_a_silent_attempt_is_at_least_that_of_its_newest_checkpoint(make, reported, reached):
+def test_the_last_step_of_a_silent_attempt_is_at_least_that_of_its_newest_checkpoint(
+    make, reported, reached
+):
     """Reports are written once a second, checkpoints when they are due."""
     run = make("train.steps=10")
     attempt(run)
@@ -276,7 +317,9 @@ def test_the_last_step_of_a_silent_attempt_is_at_least_that_of_its_newest_checkp
     assert (last.first_step, last.last_step) == (10, 20)
 
 
-def test_a_precision_that_the_processor_emulates_is_a_warning_of_the_attempt(make, monkeypatch, capsys):
+def test_a_precision_that_the_processor_emulates_is_a_warning_of_the_attempt(
+    make, monkeypatch, capsys
+):
     monkeypatch.setattr(cpu, "emulates", lambda precision: precision == "bf16")
     run = make("train.precision=bf16", "train.steps=5")
     attempt(run)
@@ -312,7 +355,13 @@ def test_a_training_tells_what_it_does(make, monkeypatch):
     monkeypatch.setattr(Writer, "is_busy", True)
     few = ("periodic.samples=4", "periodic.elbo_points=4", "sampling.method=em", "sampling.nfe=2")
     few += ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05")
-    run = make("train.steps=8", "train.checkpoint_every=8", "periodic.samples_every=4", "periodic.elbo_every=8", *few)
+    run = make(
+        "train.steps=8",
+        "train.checkpoint_every=8",
+        "periodic.samples_every=4",
+        "periodic.elbo_every=8",
+        *few,
+    )
     attempt(run)
     first = ["starting", "training", "drawing samples", "training", "saving", "training"]
     assert phases == [*first, "drawing samples", "evaluating", "training", "saving"]
@@ -363,11 +412,17 @@ def test_a_sidecar_that_cannot_be_read_is_not_damaged(run, monkeypatch):
     real = os.open
 
     def opened(path, *arguments, **options):
-        return stale() if str(path).endswith("step_00000020.json") else real(path, *arguments, **options)
+        return (
+            stale()
+            if str(path).endswith("step_00000020.json")
+            else real(path, *arguments, **options)
+        )
 
     with monkeypatch.context() as patched:
         patched.setattr("cld_core.files.os.open", opened)
-        patched.setattr(Path, "open", lambda path, mode="r", **more: os.fdopen(os.open(path, os.O_RDONLY), mode))
+        patched.setattr(
+            Path, "open", lambda path, mode="r", **more: os.fdopen(os.open(path, os.O_RDONLY), mode)
+        )
         with pytest.raises(OSError, match="Stale"):
             session.choose(run, run.recipe())
     assert session.choose(run, run.recipe())[1] == 20
@@ -380,7 +435,9 @@ def test_an_empty_folder_that_a_copy_left_out(tmp_path):
     assert run.checkpoints.is_dir()
 
 
-@pytest.mark.parametrize("happened", [(), (events.Started(attempt=0, job_id="1", step=0),)], ids=["lost", "killed"])
+@pytest.mark.parametrize(
+    "happened", [(), (events.Started(attempt=0, job_id="1", step=0),)], ids=["lost", "killed"]
+)
 def test_a_run_whose_end_is_not_in_its_ledger_is_finished_when_it_starts_again(tmp_path, happened):
     run = run_with(tmp_path / "mine", 10, overrides=("train.steps=10",))
     vouch(run, 10, model=run.recipe().model_digest())
@@ -421,7 +478,9 @@ def test_lengths_that_are_added_or_changed_begin_where_the_run_continues(make, c
     assert "the power-function averages begin at step 20" in capsys.readouterr().out
     assert sidecar_of(run.checkpoint_file(40)).averages == StoredAverages((0.1,), 20, 20)
     assert [one.step for one in usable(run, 40)] == [24, 28, 32, 36, 40]
-    run.ledger.append(events.Requested(steps=50, overrides=("train.steps=50", "train.ema_lengths=[0.1,0.2]")))
+    run.ledger.append(
+        events.Requested(steps=50, overrides=("train.steps=50", "train.ema_lengths=[0.1,0.2]"))
+    )
     attempt(run)
     assert sidecar_of(run.checkpoint_file(50)).averages == StoredAverages((0.1, 0.2), 40, 10)
     assert [one.step for one in usable(run, 50)] == [44, 48, 50]
@@ -435,7 +494,10 @@ def test_what_a_crash_or_a_request_gives_up_is_set_aside(make):
     wait_for(lambda: run.snapshot_steps() == [4, 8, 12, 16] and run.checkpoint_steps() == [10])
     crash(run, 11)
     assert run.snapshot_steps() == [4, 8]
-    assert {path.stem for path in (run.averages / "set_aside").iterdir()} == {"step_00000012", "step_00000016"}
+    assert {path.stem for path in (run.averages / "set_aside").iterdir()} == {
+        "step_00000012",
+        "step_00000016",
+    }
     attempt(run)
     run.ledger.append(events.Requested(steps=40, from_step=20))
     crash(run, 20)
@@ -443,7 +505,11 @@ def test_what_a_crash_or_a_request_gives_up_is_set_aside(make):
 
 
 def test_a_rollback_sets_aside_what_it_gives_up(make, monkeypatch):
-    run, original, seen = make(*KEPT, "train.max_rollbacks=1", "train.log_every=1"), Trainer._backward, []
+    run, original, seen = (
+        make(*KEPT, "train.max_rollbacks=1", "train.log_every=1"),
+        Trainer._backward,
+        [],
+    )
 
     def poisoned(self, step):
         loss = original(self, step)

@@ -1,4 +1,5 @@
-"""One optimiser step: its noise, rate and labels, what is reported of it, and what a bad gradient does."""
+"""One optimiser step: its noise, rate and labels, what is reported of it, and what a bad gradient
+does."""
 
 import contextlib
 import math
@@ -54,8 +55,12 @@ def trained(steps, *overrides, noise_key=0):
     ids=lambda overrides: " ".join(overrides) or "published",
 )
 def test_every_kind_of_training_lowers_its_loss(overrides):
-    settings = [text for text in SMALL if text.split("=")[0] not in ("network.width", "network.layers")]
-    made = Trainer(load(TOY, [*settings, "train.batch_size=64", "optim.lr=0.01", *overrides]), Ranks())
+    settings = [
+        text for text in SMALL if text.split("=")[0] not in ("network.width", "network.layers")
+    ]
+    made = Trainer(
+        load(TOY, [*settings, "train.batch_size=64", "optim.lr=0.01", *overrides]), Ranks()
+    )
     losses = []
     for block in range(2):
         losses.append(stepped(made, 40 * block + 40, first=40 * block).take_scalars()["loss"])
@@ -83,13 +88,21 @@ def test_the_rate_warms_up_linearly():
 
 @pytest.mark.parametrize(
     ("decay", "factors"),
-    [("none", [1, 1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25, 0]), ("cosine", [1, 0.85355339, 0.5, 0.14644661, 0])],
+    [
+        ("none", [1, 1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0.25, 0]),
+        ("cosine", [1, 0.85355339, 0.5, 0.14644661, 0]),
+    ],
 )
 def test_the_rate_decays_to_zero_at_the_last_step(decay, factors):
     spec = OptimSpec(lr=2.0, decay=decay)
-    assert [optim.rate(spec, step, 8) for step in (0, 2, 4, 6, 8)] == pytest.approx([2 * f for f in factors])
+    assert [optim.rate(spec, step, 8) for step in (0, 2, 4, 6, 8)] == pytest.approx(
+        [2 * f for f in factors]
+    )
     assert optim.rate(spec, 20, 8) == pytest.approx(2 * factors[-1]), "a run that is already longer"
-    assert optim.rate(replace(spec, warmup_steps=4), 2, 8) == pytest.approx(factors[1]), "times the warm-up"
+    assert optim.rate(replace(spec, warmup_steps=4), 2, 8) == pytest.approx(factors[1]), (
+        "times the warm-up"
+    )
 
 
 DECAYING = ("optim.decay=cosine", "optim.warmup_steps=2", "network.input_features=8")
@@ -106,7 +119,9 @@ def test_a_longer_run_goes_on_at_the_rate_of_its_length():
 
 
 def labelled(*overrides):
-    return Trainer(load(RECIPES / "toy_diamond.yaml", [*SMALL, "data.labels=true", *overrides]), Ranks())
+    return Trainer(
+        load(RECIPES / "toy_diamond.yaml", [*SMALL, "data.labels=true", *overrides]), Ranks()
+    )
 
 
 def test_the_share_of_examples_without_a_label_is_that_of_the_recipe():
@@ -131,7 +146,9 @@ def test_labels_change_neither_the_data_nor_the_noise():
 def test_a_checkpoint_of_other_classes_is_refused():
     state = clone(labelled().state_dict())
     state["classes"] = {**state["classes"], "names": [f"mode {number}" for number in range(9)]}
-    with pytest.raises(CheckpointError, match=r"the classes of the data are others .*: mode 0, mode 1"):
+    with pytest.raises(
+        CheckpointError, match=r"the classes of the data are others .*: mode 0, mode 1"
+    ):
         labelled().load_state_dict(state)
 
 
@@ -157,7 +174,11 @@ def test_means_of_ranges_that_have_examples():
     seen(found, numbers(0.3, 0.31, 0.9, 0.9), torch.tensor([6.0, 1.0, 4.0, 4.0]))
     for bad in (math.inf, math.nan):
         seen(found, numbers(0.2, 0.2, 0.3, 0.4), torch.full((4,), bad), BAD)
-    expected = {"loss_at_t/0_to_0.0003": 5.0, "loss_at_t/0.1_to_0.3": 3.0, "loss_at_t/0.3_to_1": 4.0}
+    expected = {
+        "loss_at_t/0_to_0.0003": 5.0,
+        "loss_at_t/0.1_to_0.3": 3.0,
+        "loss_at_t/0.3_to_1": 4.0,
+    }
     assert found.take() == {"loss": 15.0, "data_wait_s": 0.5, "skipped_steps": 2.0, **expected}
     assert ranges(found) == {}
     assert set(expected) < set(RANGES)
@@ -175,7 +196,9 @@ def test_any_number_of_steps_is_summed_up_without_waiting():
 
 
 def test_ranks_are_summed(monkeypatch):
-    monkeypatch.setattr(Ranks, "sums", lambda self, values: values + torch.stack([4.0 * values[1], values[1]]))
+    monkeypatch.setattr(
+        Ranks, "sums", lambda self, values: values + torch.stack([4.0 * values[1], values[1]])
+    )
     found = Interval(Ranks(world_size=2))
     seen(found, numbers(0.2), torch.tensor([2.0]))
     scalars = found.take()
@@ -204,7 +227,9 @@ def test_their_mean_is_the_loss_of_the_default_weighting(more):
     for step in range(5):
         made.step(step)
         t = made.loss.draw(seeds.generator(recipe.train.seed, 0, step, "noise"), 10, (2,)).t
-        counted.update(RANGES[next(i for i, end in enumerate(ENDS) if value <= end)] for value in t.tolist())
+        counted.update(
+            RANGES[next(i for i, end in enumerate(ENDS) if value <= end)] for value in t.tolist()
+        )
     scalars = made.take_scalars()
     found = {name: value for name, value in scalars.items() if name.startswith("loss_at_t/")}
     assert set(found) == set(counted)
@@ -213,7 +238,8 @@ def test_their_mean_is_the_loss_of_the_default_weighting(more):
 
 
 def poisoned(monkeypatch, when):
-    """Let the data of the steps for which ``when(key, step)`` holds be infinite; returns the steps that were tried."""
+    """Let the data of the steps for which ``when(key, step)`` holds be infinite; returns the steps
+    that were tried."""
     original, tried = Trainer._backward, []
 
     def backward(self, step):
@@ -234,7 +260,9 @@ def rollbacks(run):
     return [event for event in run.ledger.events() if isinstance(event, events.RolledBack)]
 
 
-def test_a_bad_gradient_rolls_back_to_the_last_good_checkpoint_with_fresh_noise(data, tmp_path, monkeypatch):
+def test_a_bad_gradient_rolls_back_to_the_last_good_checkpoint_with_fresh_noise(
+    data, tmp_path, monkeypatch
+):
     tried = poisoned(monkeypatch, lambda restart, step: restart == 0 and step == 6)
     run = run_folder(tmp_path, data)
     assert attempt(run) == session.SessionResult("finished", 12)
@@ -248,11 +276,15 @@ def test_a_bad_gradient_rolls_back_to_the_last_good_checkpoint_with_fresh_noise(
         assert all(bool(torch.isfinite(tensor).all()) for tensor in state["model"].values())
 
 
-def test_rollbacks_are_bounded_and_a_new_attempt_does_not_count_from_zero(data, tmp_path, monkeypatch):
+def test_rollbacks_are_bounded_and_a_new_attempt_does_not_count_from_zero(
+    data, tmp_path, monkeypatch
+):
     tried = poisoned(monkeypatch, lambda _, step: step == 6)
     run = run_folder(tmp_path, data, "train.max_rollbacks=2")
     for number in (1, 2):
-        with pytest.raises(NonFiniteError, match=r"2 rollbacks to step 4, .* did not help.*resume --from"):
+        with pytest.raises(
+            NonFiniteError, match=r"2 rollbacks to step 4, .* did not help.*resume --from"
+        ):
             attempt(run)
         assert run.ledger.history().rollbacks() == 2
         assert [entry.cause for entry in run.ledger.history().attempts] == ["nonfinite"] * number
@@ -309,7 +341,9 @@ def deferred(*arguments):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_deferred_step_changes_nothing_and_is_reported_later(data, precision):
-    made = stepped(deferred(tiny_recipe(data, f"train.precision={precision}", "optim.lr=0.01"), Ranks()), 6)
+    made = stepped(
+        deferred(tiny_recipe(data, f"train.precision={precision}", "optim.lr=0.01"), Ranks()), 6
+    )
     made.take_scalars()
     names = ("model", "ema", "optimiser")
     before = clone({name: made.state_dict()[name] for name in names})
@@ -340,7 +374,9 @@ def test_a_deferred_step_is_the_same_step(data):
     first, second = now.state_dict(), later.state_dict()
     assert same(first["model"], second["model"])
     assert first["ema"]["updates"] == second["ema"]["updates"] == 8
-    torch.testing.assert_close(second["ema"]["average"], first["ema"]["average"], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        second["ema"]["average"], first["ema"]["average"], rtol=1e-5, atol=1e-7
+    )
 
 
 def _overflowing(ranks, recipe):
@@ -349,7 +385,9 @@ def _overflowing(ranks, recipe):
     made.warm_up()
     for step in range(3):
         is_overflowing = (ranks.rank, step) == (1, 2)
-        with made.net.register_forward_hook(overflow) if is_overflowing else contextlib.nullcontext():
+        with (
+            made.net.register_forward_hook(overflow) if is_overflowing else contextlib.nullcontext()
+        ):
             made.step(step)
         if step == 1:
             made.take_scalars()

@@ -10,7 +10,15 @@ from cld_core import samplers, tune
 from cld_core.analytic import GaussianMixture, diamond, gaussian
 from cld_core.config.sampling import ExponentialSpec, TunedSpec
 from cld_core.run.tunings import CANDIDATES, STAGES, Coefficients, Flow, Row, Solution
-from cld_core.samplers.tuned import MEMORY, Linear, extended, of_exponential, sample, spaced, with_memory
+from cld_core.samplers.tuned import (
+    MEMORY,
+    Linear,
+    extended,
+    of_exponential,
+    sample,
+    spaced,
+    with_memory,
+)
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from cld_core.tune import (
@@ -28,7 +36,9 @@ from cld_core.tune import (
 from tests.support.numeric import BothScored, ThirdOrder
 
 EPS = 1e-3
-SDES = pytest.mark.parametrize("sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__)
+SDES = pytest.mark.parametrize(
+    "sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__
+)
 
 
 def ends(law, sde, seed, n):
@@ -40,14 +50,26 @@ def ends(law, sde, seed, n):
 
 
 def problem(law, sde, nfe, n):
-    return Problem(Fitted(law.score(sde), sde, 4096), ends(law, sde, 0, n), ends(law, sde, 1, n), nfe, EPS, True)
+    return Problem(
+        Fitted(law.score(sde), sde, 4096),
+        ends(law, sde, 0, n),
+        ends(law, sde, 1, n),
+        nfe,
+        EPS,
+        True,
+    )
 
 
 @torch.no_grad()
 def fitted(task, fewer=0, grid=6, coefficients=6):
     """The beginning of each stage."""
     rows = {stage: [] for stage in STAGES}
-    counts = {"untuned": STAGES["untuned"], "fewer": fewer, "grid": grid, "coefficients": coefficients}
+    counts = {
+        "untuned": STAGES["untuned"],
+        "fewer": fewer,
+        "grid": grid,
+        "coefficients": coefficients,
+    }
     for stage, count in counts.items():
         for _ in range(count):
             rows[stage].append(task.row(stage, rows))
@@ -74,7 +96,12 @@ def row(held, which=0, fit_=0.0):
 
 
 def test_held_out_noise_decides_what_is_kept():
-    rows = {"untuned": [row(0.3), row(0.2)], "fewer": [], "grid": [row(0.1)], "coefficients": [row(0.15), row(0.12)]}
+    rows = {
+        "untuned": [row(0.3), row(0.2)],
+        "fewer": [],
+        "grid": [row(0.1)],
+        "coefficients": [row(0.15), row(0.12)],
+    }
     assert tune.kept(rows) == "grid"
     assert tune.kept({**rows, "coefficients": [row(0.09)]}) == "coefficients"
     assert tune.kept({**rows, "grid": [row(0.5)], "coefficients": [row(math.inf)]}) == "untuned"
@@ -98,11 +125,17 @@ def test_an_iteration_solves_a_linear_problem():
 
 def test_an_iteration_that_finds_nothing_better_stays_and_is_damped():
     def errors(parameters):
-        return torch.full((4, 1), math.nan, dtype=torch.float64) if parameters.any() else torch.ones(4, 1).double()
+        return (
+            torch.full((4, 1), math.nan, dtype=torch.float64)
+            if parameters.any()
+            else torch.ones(4, 1).double()
+        )
 
     before = torch.zeros(2, dtype=torch.float64)
     ones = torch.ones(4, 1).double()
-    after, damping, _ = advanced(before, 0.1, ones, errors, lambda *_: [torch.ones(2, 4, 1).double()], robust=True)
+    after, damping, _ = advanced(
+        before, 0.1, ones, errors, lambda *_: [torch.ones(2, 4, 1).double()], robust=True
+    )
     assert torch.equal(after, before)
     assert damping > 1e3
 
@@ -137,14 +170,18 @@ def test_the_exponential_sampler_is_a_linear_one(sde, order, corrector, denoise)
     whole = wanted.x if wanted.v is None else torch.cat([wanted.x, wanted.v], dim=1)
     assert solution.nfe == wanted.nfe == 6
     assert torch.allclose(found, whole, rtol=1e-9, atol=1e-9)
-    assert torch.allclose(Fitted(score, sde, 5).samples(linear, prior(sde)), wanted.x, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(
+        Fitted(score, sde, 5).samples(linear, prior(sde)), wanted.x, rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("sde", DIFFUSIONS, ids=lambda sde: type(sde).__name__)
 @pytest.mark.parametrize("denoise", [True, False])
 def test_idle_evaluations_leave_the_samples_as_they_are(sde, denoise):
     fitted, u = Fitted(diamond().score(sde), sde, 1000), prior(sde)
-    few = with_memory(of_exponential(sde, spaced(sde, 5, 1e-2, denoise, "power 6"), 3, True, denoise))
+    few = with_memory(
+        of_exponential(sde, spaced(sde, 5, 1e-2, denoise, "power 6"), 3, True, denoise)
+    )
     more = with_memory(extended(few, sde, 9, 1e-2, denoise))
     assert len(more.times) == 9
     assert bool((more.times.diff() < 0).all())
@@ -156,9 +193,12 @@ def test_idle_evaluations_leave_the_samples_as_they_are(sde, denoise):
 
 @functools.cache
 def central_differences(sde, denoise):
-    """A sampler, the noise that it starts from, and the derivatives of its samples by each parameter."""
+    """A sampler, the noise that it starts from, and the derivatives of its samples by each
+    parameter."""
     fitted, eps, u = Fitted(diamond().score(sde), sde, 3), 1e-2, prior(sde, 4)
-    origin = with_memory(of_exponential(sde, spaced(sde, 4, eps, denoise, "power 3"), 2, False, denoise))
+    origin = with_memory(
+        of_exponential(sde, spaced(sde, 4, eps, denoise, "power 3"), 2, False, denoise)
+    )
     parameters = packed(origin, denoise)
 
     def at(moved):
@@ -198,13 +238,17 @@ def test_backwards_derivatives_are_right_for_a_network_of_float32():
 @pytest.mark.parametrize("sde", [CLD(), CLD(beta0=0.1, beta1=6.9)])
 def test_a_grid_comes_back_from_its_shares(sde):
     times = spaced(sde, 8, 1e-3, True, "power 3")
-    assert times_of(sde.schedule, shares_of(sde.schedule, times), 1e-3) == pytest.approx(times, rel=1e-9)
+    assert times_of(sde.schedule, shares_of(sde.schedule, times), 1e-3) == pytest.approx(
+        times, rel=1e-9
+    )
 
 
 def test_images_are_fitted_as_points_are():
     """Coefficients are those of halves, whatever shape these have."""
     sde, d = CLD(), 3 * 2 * 2
-    points = Fitted(GaussianMixture(torch.tensor([[0.5] * d, [-0.5] * d]), 0.3).score(sde), sde, 1000)
+    points = Fitted(
+        GaussianMixture(torch.tensor([[0.5] * d, [-0.5] * d]), 0.3).score(sde), sde, 1000
+    )
     images = Fitted(lambda u, t: points.score(u.flatten(1), t).unflatten(1, (3, 2, 2)), sde, 3)
     linear = with_memory(of_exponential(sde, spaced(sde, 3, 1e-2, True, "power 3"), 1, False, True))
     u = prior(sde, 4, d)

@@ -1,4 +1,5 @@
-"""A tuning in its folder: resuming to the same bits, what is shared, and what becomes of a damaged one."""
+"""A tuning in its folder: resuming to the same bits, what is shared, and what becomes of a damaged
+one."""
 
 import json
 import shutil
@@ -61,7 +62,8 @@ def compute(work, stop_after=None):
 
 
 def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
-    """From the solution of fewer evaluations, wherever it is interrupted, whatever is solved meanwhile."""
+    """From the solution of fewer evaluations, wherever it is interrupted, whatever is solved
+    meanwhile."""
     compute(tuning(run, nfe=2, budget_min=0.0))
     shutil.copytree(run.path, tmp_path / "other")
     whole, cut = (tuning(one, nfe=4) for one in (run, RunFolder(tmp_path / "other")))
@@ -115,7 +117,9 @@ def test_the_flow_does_not_count_against_the_budget(run, monkeypatch):
     """The flow alone takes an hour by this clock, and every other row no time."""
     now = [0.0]
     solved = Job._batch
-    monkeypatch.setattr(Job, "_batch", lambda self, first: (now.append(3600.0), solved(self, first))[1])
+    monkeypatch.setattr(
+        Job, "_batch", lambda self, first: (now.append(3600.0), solved(self, first))[1]
+    )
     monkeypatch.setattr("cld_core.tune.time.monotonic", lambda: sum(now))
     compute(work := tuning(run, nfe=2, budget_min=1.0))
     assert len(now) > 1
@@ -133,7 +137,9 @@ def test_a_larger_budget_goes_on_from_the_rows_of_a_smaller_one(run, tmp_path, c
     assert larger.name == spent.name
     assert not larger.is_done
     compute(larger)
-    assert capsys.readouterr().out.splitlines()[1].startswith("grid 2/"), "nothing is computed twice"
+    assert capsys.readouterr().out.splitlines()[1].startswith("grid 2/"), (
+        "nothing is computed twice"
+    )
     compute(whole := tuning(RunFolder(tmp_path / "other"), nfe=2))
     assert larger.solution.digest == whole.solution.digest
     assert larger.solution.rms == whole.solution.rms
@@ -189,7 +195,10 @@ def test_the_flow_is_given_labels_and_guidance(modes, overrides):
     assert job._labels.tolist() == labels.tolist()
     u = torch.ones(2 * POINTS, model.sde.n * 2)
     score, spec = job._score_of(0, 2 * POINTS), job._spec
-    assert (spec.guidance, spec.guidance_to) == (keys.get("guidance", 1.0), keys.get("guidance_to", 1.0))
+    assert (spec.guidance, spec.guidance_to) == (
+        keys.get("guidance", 1.0),
+        keys.get("guidance_to", 1.0),
+    )
     given = model.score(u, 0.5, labels.repeat(2))
     none = model.score(u, 0.5, torch.full_like(labels, 9).repeat(2))
     wanted = none + spec.guidance * (given - none)
@@ -199,17 +208,24 @@ def test_the_flow_is_given_labels_and_guidance(modes, overrides):
 
 
 def test_copies_of_points_have_their_labels(modes):
-    """In parts of any size, as derivatives evaluate them; guidance takes two evaluations of the network."""
+    """In parts of any size, as derivatives evaluate them; guidance takes two evaluations of the
+    network."""
     _, job = fitted(modes, *GUIDED)
     model = Model.from_run(modes.path)
-    u = torch.randn(3 * POINTS, model.sde.n * 2, generator=torch.Generator().manual_seed(0)).double()
+    u = torch.randn(
+        3 * POINTS, model.sde.n * 2, generator=torch.Generator().manual_seed(0)
+    ).double()
     counted = []
     score = job._score_of(0, POINTS)
-    one, parts = (Fitted(score, model.sde, size, counted.append, points=POINTS) for size in (1000, 5))
+    one, parts = (
+        Fitted(score, model.sde, size, counted.append, points=POINTS) for size in (1000, 5)
+    )
     whole = one.alpha(u, 0.5)
     assert counted == [2 * 3 * POINTS]
     assert torch.allclose(parts.alpha(u, 0.5), whole, rtol=1e-4, atol=1e-4)
-    assert torch.allclose(one.alpha(u[POINTS : 2 * POINTS], 0.5), whole[POINTS : 2 * POINTS], rtol=1e-4, atol=1e-4)
+    assert torch.allclose(
+        one.alpha(u[POINTS : 2 * POINTS], 0.5), whole[POINTS : 2 * POINTS], rtol=1e-4, atol=1e-4
+    )
     counted.clear()
     one.alpha(u, 0.95)
     assert counted == [3 * POINTS], "guidance does not act there"

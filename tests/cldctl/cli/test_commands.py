@@ -12,20 +12,32 @@ def test_status_as_json_has_the_promised_fields(runs):
     row = status(runs, "done")
     assert row["state"] == "FINISHED"
     assert (row["step"], row["steps"], row["checkpoint_step"], row["eta_s"]) == (20, 20, 20, None)
-    assert set(row["attempts"][0]) >= {"attempt", "job_id", "started", "ended", "cause", "first_step", "last_step"}
+    assert set(row["attempts"][0]) >= {
+        "attempt",
+        "job_id",
+        "started",
+        "ended",
+        "cause",
+        "first_step",
+        "last_step",
+    }
     assert row["attempts"][0]["cause"] == "finished"
     entry = row["evals"][0]
     assert set(entry) >= {"id", "state", "shards_done", "shards", "fid", "bpd", "nll"}
     assert (entry["state"], entry["shards_done"], entry["shards"]) == ("FINISHED", 1, 1)
     assert entry["nll"] is not None
-    assert [entry["name"] for entry in json.loads(invoke("status", "--json", runs=runs).stdout)] == ["done"]
+    assert [
+        entry["name"] for entry in json.loads(invoke("status", "--json", runs=runs).stdout)
+    ] == ["done"]
 
 
 def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
     again = invoke("eval", "done", "--elbo", *DEBUG, runs=runs)
     assert "is already complete" in again.stderr
     assert "FINISHED" in again.stdout
-    other = invoke("eval", "done", "--elbo", "eval.elbo.velocities=2", "--samples", "20", *DEBUG, runs=runs)
+    other = invoke(
+        "eval", "done", "--elbo", "eval.elbo.velocities=2", "--samples", "20", *DEBUG, runs=runs
+    )
     assert "FINISHED" in other.stdout
     assert len(status(runs, "done")["evals"]) == 2
     every = invoke("eval", "done", "--elbo", "--checkpoint", "all", *DEBUG, runs=runs)
@@ -56,11 +68,16 @@ def test_resume_without_a_name_takes_all_that_can_be(tmp_path):
     run = RunFolder(runs / "first")
     remove(run, 20)
     lines = run.ledger.path.read_text().splitlines()
-    run.ledger.path.write_text("\n".join(lines[:-1]) + "\n")  # its end was never written: it was killed
+    run.ledger.path.write_text(
+        "\n".join(lines[:-1]) + "\n"
+    )  # its end was never written: it was killed
     write_json(run.progress_file, {**run.progress(), "step": 15})
     assert status(runs, "first")["state"] == "LOST"
     done = invoke("resume", "--yes", *DEBUG, runs=runs)
     assert "can be resumed: first\n" in done.stderr
     row = status(runs, "first")
     assert row["state"] == "FINISHED"
-    assert [(entry["first_step"], entry["cause"]) for entry in row["attempts"]] == [(0, "killed"), (10, "finished")]
+    assert [(entry["first_step"], entry["cause"]) for entry in row["attempts"]] == [
+        (0, "killed"),
+        (10, "finished"),
+    ]

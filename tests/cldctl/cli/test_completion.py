@@ -33,8 +33,15 @@ def offered(runs, *words):
     typed = [part for word in words for part in re.split("(=)", word)]
     if words[-1].endswith("="):
         typed.pop()
-    typed = ["cldctl", *(part for index, part in enumerate(typed) if part or index == len(typed) - 1)]
-    asked = {"_CLDCTL_COMPLETE": "complete_bash", "COMP_WORDS": "\n".join(typed), "COMP_CWORD": str(len(typed) - 1)}
+    typed = [
+        "cldctl",
+        *(part for index, part in enumerate(typed) if part or index == len(typed) - 1),
+    ]
+    asked = {
+        "_CLDCTL_COMPLETE": "complete_bash",
+        "COMP_WORDS": "\n".join(typed),
+        "COMP_CWORD": str(len(typed) - 1),
+    }
     done = invoke(runs=runs, **asked)
     assert done.stderr == ""
     return [text for text in done.stdout.split("\n") if text]
@@ -59,7 +66,9 @@ def test_what_is_offered(runs, words, expected):
     assert offered(runs, *words.split(" ")) == expected
 
 
-@pytest.mark.parametrize("words", [["submit", "x"], ["submit", "toy", "--profile", "x"], ["why", "x"]])
+@pytest.mark.parametrize(
+    "words", [["submit", "x"], ["submit", "toy", "--profile", "x"], ["why", "x"]]
+)
 def test_nothing_that_a_shell_would_run_is_offered(runs, tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -86,7 +95,13 @@ def test_bash_is_told_to_ask_and_where_to_find_that(tmp_path, runs):
         pytest.skip("there is no bash")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "HOME": str(tmp_path), "CLDCTL_RUNS": str(runs)}
-    done = subprocess.run(["bash", "--norc", "-c", BASH], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "--norc", "-c", BASH],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout == "bf16\n", done.stderr
     assert "completion installed" in (tmp_path / "installed").read_text()
     assert "_CLDCTL_COMPLETE" in (tmp_path / ".bash_completions" / "cldctl.sh").read_text()

@@ -30,13 +30,24 @@ ONE_FAILS = """
 @pytest.mark.parametrize(
     ("answer", "code", "verdicts", "words"),
     [
-        (NO_CARD, 0, {"gpu": "warn"}, "srun --gpus=1 --cpus-per-task=8 --mem=32G cldctl doctor --gpu --no-job"),
+        (
+            NO_CARD,
+            0,
+            {"gpu": "warn"},
+            "srun --gpus=1 --cpus-per-task=8 --mem=32G cldctl doctor --gpu --no-job",
+        ),
         (ONE_FAILS, 1, {"gpu": "ok", "gpu: memory": "ok", "gpu: step": "fail"}, "Do not train."),
     ],
 )
-def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(tmp_path, monkeypatch, answer, code, verdicts, words):
-    monkeypatch.setattr(machine, "GPU_COMMAND", (sys.executable, "-c", f"print({answer.strip()!r})"))
-    done = invoke("doctor", "--gpu", "--cluster", "debug", "--json", runs=tmp_path / "runs", code=code)
+def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(
+    tmp_path, monkeypatch, answer, code, verdicts, words
+):
+    monkeypatch.setattr(
+        machine, "GPU_COMMAND", (sys.executable, "-c", f"print({answer.strip()!r})")
+    )
+    done = invoke(
+        "doctor", "--gpu", "--cluster", "debug", "--json", runs=tmp_path / "runs", code=code
+    )
     rows = [check for check in json.loads(done.stdout)["checks"] if check["name"].startswith("gpu")]
     assert {row["name"]: row["verdict"] for row in rows} == verdicts
     assert words in rows[-1]["advice"]
@@ -44,8 +55,13 @@ def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(tmp_path, monkeypatch, 
 
 def test_data_and_fid_weights_are_looked_at_with_a_recipe(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    done = invoke("doctor", "cifar10", "--cluster", "debug", "--json", runs=tmp_path / "runs", code=1)
-    found = {check["name"].partition(" ")[0]: check["verdict"] for check in json.loads(done.stdout)["checks"]}
+    done = invoke(
+        "doctor", "cifar10", "--cluster", "debug", "--json", runs=tmp_path / "runs", code=1
+    )
+    found = {
+        check["name"].partition(" ")[0]: check["verdict"]
+        for check in json.loads(done.stdout)["checks"]
+    }
     assert (found["data"], found["FID"]) == ("fail", "warn")
 
 
@@ -61,10 +77,15 @@ os.kill(os.getpid(), signal.SIGSEGV)
     ("code", "found"),
     [
         (DIES, "killed by SIGSEGV after the check 'tf32'"),
-        ("raise SystemExit('Traceback\\nImportError: no such library')", "ImportError: no such library"),
+        (
+            "raise SystemExit('Traceback\\nImportError: no such library')",
+            "ImportError: no such library",
+        ),
     ],
 )
-def test_a_process_that_ends_early_is_told_with_the_last_check_it_finished(monkeypatch, code, found):
+def test_a_process_that_ends_early_is_told_with_the_last_check_it_finished(
+    monkeypatch, code, found
+):
     monkeypatch.setattr(machine, "GPU_COMMAND", (sys.executable, "-c", code))
     first, *_ = machine.gpu_checks()
     assert first.verdict == "fail"

@@ -32,8 +32,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def test_a_folder_holds_all_that_the_card_refers_to(runs, tmp_path, monkeypatch):
-    said = invoke("export", "done", "--card", str(tmp_path / "card"), "--license", "cc-by-4.0", runs=runs)
-    assert said.stdout.splitlines() == [str(tmp_path / "card" / name) for name in ("model.safetensors", "README.md")]
+    said = invoke(
+        "export", "done", "--card", str(tmp_path / "card"), "--license", "cc-by-4.0", runs=runs
+    )
+    assert said.stdout.splitlines() == [
+        str(tmp_path / "card" / name) for name in ("model.safetensors", "README.md")
+    ]
     assert "drawing samples of step 20" in said.stderr
     text = (tmp_path / "card/README.md").read_text()
     head = yaml.safe_load(text.split("---\n")[1])
@@ -72,13 +76,19 @@ def test_weights_carry_no_commands_and_accounts(tmp_path):
     Model(recipe).export(tmp_path / "w.safetensors")
     assert b"secret" not in (tmp_path / "w.safetensors").read_bytes()
     loaded = cld_core.load(tmp_path / "w.safetensors").recipe
-    assert (loaded.network, loaded.sampling, loaded.train) == (recipe.network, recipe.sampling, recipe.train)
+    assert (loaded.network, loaded.sampling, loaded.train) == (
+        recipe.network,
+        recipe.sampling,
+        recipe.train,
+    )
 
 
 def card_of(made, **changes):
     """Of weights of step 20."""
     form, net = Form(shape=(2,), scale=(3.0, 1.0), shift=(0.0, 0.0)), torch.nn.Linear(2, 2)
-    weights = SimpleNamespace(step=20, data_shape=(2,), is_image=False, ema_length=None, net=net, form=form)
+    weights = SimpleNamespace(
+        step=20, data_shape=(2,), is_image=False, ema_length=None, net=net, form=form
+    )
     row = replace(status_of(made, survey.of_runs([made])), **changes)
     files = CardFiles(Path("README.md"), Path("samples.png"), Path("model.safetensors"))
     return card(made, row, weights, files, "unknown")
@@ -91,7 +101,11 @@ def head_of(text):
 def test_all_numbers_are_there_those_of_the_weights_first(tmp_path):
     made = run_with(tmp_path / "mine", 10, 20, overrides=("train.steps=30", "eval.samples=64"))
     for step, nll in ((10, 3.0), (20, 2.0)):
-        report(made, request_of(made.recipe(), ("elbo",), step), elbo={"nll": nll, "stderr": 0.5, "nfe_mean": 98.6})
+        report(
+            made,
+            request_of(made.recipe(), ("elbo",), step),
+            elbo={"nll": nll, "stderr": 0.5, "nfe_mean": 98.6},
+        )
     text = card_of(made)
     rows = [line for line in text.splitlines() if "| NLL bound" in line]
     assert [row[:5] for row in rows] == ["| 20 ", "| 10 "]
@@ -111,7 +125,11 @@ def test_an_fid_of_few_samples_is_no_published_one(tmp_path, samples, is_biased)
 
 
 def test_the_file_and_the_scaling_of_arrays_are_said(tmp_path):
-    text = card_of(run_with(tmp_path / "mine", 20, overrides=(f"data={{name: arrays, path: {tmp_path / 'x.npy'}}}",)))
+    text = card_of(
+        run_with(
+            tmp_path / "mine", 20, overrides=(f"data={{name: arrays, path: {tmp_path / 'x.npy'}}}",)
+        )
+    )
     assert "the arrays in x.npy, which the network sees scaled (standard)" in text
 
 
@@ -125,7 +143,10 @@ def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
 
 
 def test_texts_of_others_are_no_markup(tmp_path):
-    hostile = "<img src=x onerror=alert(1)> [a](https://evil.example) | ` **b** $x$ www.evil.example @a #1 ~~c~~ &lt;"
+    hostile = (
+        "<img src=x onerror=alert(1)> [a](https://evil.example) | ` **b** $x$ "
+        "www.evil.example @a #1 ~~c~~ &lt;"
+    )
     # As a folder from elsewhere may be called.
     made = run_with(tmp_path / "made", 20).path.rename(tmp_path / hostile.replace("/", ""))
     text = card_of(RunFolder(made), note=f"{hostile}\n---\nlicense: mit")
@@ -140,7 +161,13 @@ def test_texts_of_others_are_no_markup(tmp_path):
     assert not {"html_inline", "strong_open"} & {child.type for child in inline}
 
 
-SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.steps=40", "train.checkpoint_every=20"]
+SMALL = [
+    "network.width=16",
+    "network.layers=3",
+    "train.batch_size=16",
+    "train.steps=40",
+    "train.checkpoint_every=20",
+]
 KEPT = ["train.ema_lengths=[0.05,0.1]", "train.ema_every=2"]
 QUICK = ["eval.samples=16", "sampling.method=em", "sampling.nfe=2"]
 
@@ -160,8 +187,14 @@ def test_an_export_of_a_length_says_so(root, tmp_path):
     assert "averaged weights of step 40, EMA length 0.2" in done.stderr
     loaded = cld_core.load(target)
     assert "step 40, EMA length 0.2" in repr(loaded)
-    assert all((loaded.net.state_dict()[name] == value).all() for name, value in model.net.state_dict().items())
-    assert "the power-function average of relative length 0.2 at step 40" in (tmp_path / "card/README.md").read_text()
+    assert all(
+        (loaded.net.state_dict()[name] == value).all()
+        for name, value in model.net.state_dict().items()
+    )
+    assert (
+        "the power-function average of relative length 0.2 at step 40"
+        in (tmp_path / "card/README.md").read_text()
+    )
     with pytest.raises(cld_core.errors.UsageError, match="a file has one average"):
         cld_core.load(target, ema_length=0.1)
 
@@ -170,7 +203,10 @@ def test_prune_removes_snapshots_when_it_is_asked_to(root):
     run = RunFolder(root / "mine")
     invoke("eval", "mine", "--loss", "ema.length=0.2", *DEBUG, runs=root)
     assert "averages" not in invoke("prune", "mine", "--dry-run", runs=root).stderr
-    assert "removes all snapshots of averages" in invoke("prune", "mine", "--averages", "--dry-run", runs=root).stderr
+    assert (
+        "removes all snapshots of averages"
+        in invoke("prune", "mine", "--averages", "--dry-run", runs=root).stderr
+    )
     assert len(run.snapshot_steps()) == 20
     waiting = replace(request_of(run.recipe(), ("loss",), 40), ema=EmaSpec(length=0.08)).save(run)
     refused = invoke("prune", "mine", "--averages", "--yes", runs=root, code=2).stderr

@@ -1,4 +1,5 @@
-"""What holds for all commands: help, short and long options, examples, versions, quiet and verbose."""
+"""What holds for all commands: help, short and long options, examples, versions, quiet and
+verbose."""
 
 import os
 import re
@@ -31,8 +32,9 @@ EXAMPLES = [
 
 
 NAMES = """
-submit resume cancel status top logs why usage board report eval compare sample tune export import note rm prune
-init recipes render explain doctor bench samplers data stats data prepare data verify
+submit resume cancel status top logs why usage board report eval compare sample tune
+export import note rm prune init recipes render explain doctor
+bench samplers data stats data prepare data verify
 """
 
 
@@ -47,12 +49,16 @@ def test_every_command_has_an_example_and_help_for_everything():
         for param in command.params:
             assert getattr(param, "help", None), (name, param.name)
             is_option = param.param_type_name == "option"
-            assert not is_option or any(text.startswith("--") for text in param.opts), (name, param.opts)
+            assert not is_option or any(text.startswith("--") for text in param.opts), (
+                name,
+                param.opts,
+            )
 
 
 @pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=[example for _, example in EXAMPLES])
 def test_examples_are_commands(name, example):
-    """Each is parsed as it stands: the command exists, and so do its options; values are of their types."""
+    """Each is parsed as it stands: the command exists, and so do its options; values are of their
+    types."""
     program, *words = shlex.split(example)
     assert program == "cldctl"
     assert tuple(words[: len(name)]) == name
@@ -102,10 +108,29 @@ print("looks", *sys.modules, file=sys.stderr)
 
 def test_commands_that_do_not_compute_load_nothing_heavy(runs):
     environment = {**os.environ, "CLDCTL_RUNS": str(runs), "PYTHONPATH": str(REPO)}
-    done = subprocess.run([sys.executable, "-c", LOOKS], capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKS], capture_output=True, text=True, env=environment, timeout=120
+    )
     assert "network.multipliers=" in done.stdout
     assert f"torch {metadata.version('torch')}\n" in done.stdout
-    of_help, of_looks = ({*line.split()} for line in done.stderr.splitlines() if line.startswith(("help ", "looks ")))
+    of_help, of_looks = (
+        {*line.split()} for line in done.stderr.splitlines() if line.startswith(("help ", "looks "))
+    )
     assert "cldctl.cli.train" in of_help
-    assert not of_help & {"yaml", "cld_core.config", "cld_core.run", "cldctl.runs", "cldctl.clusters"}
-    assert not of_looks & {"torch", "numpy", "scipy", "matplotlib", "tensorboard", "submitit", "textual", "omegaconf"}
+    assert not of_help & {
+        "yaml",
+        "cld_core.config",
+        "cld_core.run",
+        "cldctl.runs",
+        "cldctl.clusters",
+    }
+    assert not of_looks & {
+        "torch",
+        "numpy",
+        "scipy",
+        "matplotlib",
+        "tensorboard",
+        "submitit",
+        "textual",
+        "omegaconf",
+    }

@@ -1,4 +1,5 @@
-"""The image commands, and what they say about sources that are something else (2) or damaged (1)."""
+"""The image commands, and what they say about sources that are something else (2) or damaged
+(1)."""
 
 import zipfile
 from pathlib import Path
@@ -47,30 +48,52 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     runs = tmp_path / "runs"
     invoke("import", str(FILE), "--recipe", recipe, "--name", "pub", runs=runs)
     row = status(runs, "pub")
-    assert (row["state"], row["step"], row["steps"], row["checkpoint_step"]) == ("STOPPED", 3, 800_000, 3)
+    assert (row["state"], row["step"], row["steps"], row["checkpoint_step"]) == (
+        "STOPPED",
+        3,
+        800_000,
+        3,
+    )
     quick = ("-n", "5", "--method", "em", "--nfe", "3")
     invoke("sample", "pub", *quick, "-o", str(tmp_path / "grid.png"), runs=runs)
     picture = Image.open(tmp_path / "grid.png")
     assert picture.size == (9 * (3 * 18 + 2), 9 * (2 * 18 + 2)), "enlarged to about 512 pixels"
     assert "pub, step 3: 5 samples, em, 3 NFE" in picture.info["Description"]
     data = f"data.path={make_images(tmp_path / 'set', size=16)}"
-    steps = ("train.steps=5", "train.checkpoint_every=1", "train.keep=1", "train.batch_size=2", "train.emulated=true")
+    steps = (
+        "train.steps=5",
+        "train.checkpoint_every=1",
+        "train.keep=1",
+        "train.batch_size=2",
+        "train.emulated=true",
+    )
     sampler = ("periodic.samples_every=null", "sampling.method=em", "sampling.nfe=3")
     invoke("resume", "pub", data, *steps, *sampler, *DEBUG, runs=runs)
     left = sorted(path.stem for path in (runs / "pub" / "checkpoints").glob("*.pt"))
     assert left == ["step_00000003", "step_00000005"]
     invoke("sample", "pub", runs=runs)
-    assert "drawing" not in invoke("export", "pub", "--card", str(tmp_path / "card"), runs=runs).stderr
+    assert (
+        "drawing" not in invoke("export", "pub", "--card", str(tmp_path / "card"), runs=runs).stderr
+    )
     card = (tmp_path / "card" / "README.md").read_text()
     assert "x = model.sample(64)  # (64, 3, 16, 16), in [-1, 1]" in card
-    assert "The training part of the folder of images set, 16 x 16 pixels, mirrored at random." in card
+    assert (
+        "The training part of the folder of images set, 16 x 16 pixels, mirrored at random." in card
+    )
     assert str(tmp_path) not in card
 
 
 def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
     runs = tmp_path / "runs"
     runs.mkdir()
-    settings = (*TINY, "sampling.method=em", "sampling.nfe=3", "eval.samples=20", "eval.points=10", "train.steps=2")
+    settings = (
+        *TINY,
+        "sampling.method=em",
+        "sampling.nfe=3",
+        "eval.samples=20",
+        "eval.points=10",
+        "train.steps=2",
+    )
     run = train(run_folder(runs, make_images(tmp_path / "set"), *settings))
     # What is missing is said before there is a run.
     data = (f"data.path={tmp_path / 'set'}", "data.size=8", "network.image_size=8", *settings)
@@ -85,13 +108,22 @@ def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
     entry = status(runs, "run")["evals"][0]
     assert entry["fid"] > 0
     report = read_object(run.evals / entry["id"] / "report.json")
-    assert (report["fid"]["nfe_mean"], report["fid"]["samples"], report["loss"]["n"]) == (4.0, 20, 10)
+    assert (report["fid"]["nfe_mean"], report["fid"]["samples"], report["loss"]["n"]) == (
+        4.0,
+        20,
+        10,
+    )
 
 
 def test_grey_pictures_of_any_size_from_a_folder_to_samples_bounds_and_fid(tmp_path):
     levels = np.random.default_rng(0).integers(0, 256, (24, 12, 12), dtype=np.uint8)
     for number, array in enumerate(levels):
-        folder = tmp_path / "pictures" / ("train", "test")[number % 3 == 0] / ("dark", "light")[number % 2]
+        folder = (
+            tmp_path
+            / "pictures"
+            / ("train", "test")[number % 3 == 0]
+            / ("dark", "light")[number % 2]
+        )
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(folder / f"{number}.png")
     data = ("--source", str(tmp_path / "pictures"), "--out", str(tmp_path / "set"))
@@ -99,19 +131,40 @@ def test_grey_pictures_of_any_size_from_a_folder_to_samples_bounds_and_fid(tmp_p
     assert "16 train, 8 validation grey images of 12x12 in 2 classes" in done.stderr
 
     runs = tmp_path / "runs"
-    recipe = ("cifar10_smoke", f"data.path={tmp_path / 'set'}", "data.labels=true", "network.channels=8", *TINY)
-    quick = ("sampling.nfe=3", "eval.samples=8", "eval.points=4", "eval.elbo.rtol=0.1", "eval.elbo.atol=0.1")
+    recipe = (
+        "cifar10_smoke",
+        f"data.path={tmp_path / 'set'}",
+        "data.labels=true",
+        "network.channels=8",
+        *TINY,
+    )
+    quick = (
+        "sampling.nfe=3",
+        "eval.samples=8",
+        "eval.points=4",
+        "eval.elbo.rtol=0.1",
+        "eval.elbo.atol=0.1",
+    )
     short = ("train.steps=2", "train.batch_size=4", "periodic.samples_every=2")
     invoke("submit", *recipe, *quick, *short, "--name", "grey", *DEBUG, runs=runs)
     assert Image.open(runs / "grey" / "samples" / "step_00000002.png").mode == "L"
 
-    invoke("sample", "grey", "-n", "4", "--label", "light", "-o", str(tmp_path / "x.npz"), runs=runs)
+    invoke(
+        "sample", "grey", "-n", "4", "--label", "light", "-o", str(tmp_path / "x.npz"), runs=runs
+    )
     drawn = np.load(tmp_path / "x.npz")
     assert drawn["x"].shape == (4, 1, 12, 12)
     assert drawn["images"].shape == (4, 12, 12, 1)
     Image.fromarray(np.repeat(np.uint8([[0, 255]]), 6, 1).repeat(12, 0)).save(tmp_path / "mask.png")
     picture = tmp_path / "pictures" / "train" / "light" / "1.png"
-    painted = ("--inpaint", str(picture), "--mask", str(tmp_path / "mask.png"), "--how", "replacement")
+    painted = (
+        "--inpaint",
+        str(picture),
+        "--mask",
+        str(tmp_path / "mask.png"),
+        "--how",
+        "replacement",
+    )
     invoke("sample", "grey", "-n", "2", *painted, "-o", str(tmp_path / "p.npz"), runs=runs)
     known = np.load(tmp_path / "p.npz")["images"][:, :, :, 0] == levels[1]
     assert known[:, :, :6].all()
@@ -122,7 +175,15 @@ def test_grey_pictures_of_any_size_from_a_folder_to_samples_bounds_and_fid(tmp_p
     invoke("eval", "grey", "--fid", "--elbo", *DEBUG, runs=runs)
     found = status(runs, "grey")["evals"][0]
     assert min(found["fid"], found["bpd"]) > 0
-    invoke("export", "grey", "-o", str(tmp_path / "grey.safetensors"), "--card", str(tmp_path / "card"), runs=runs)
+    invoke(
+        "export",
+        "grey",
+        "-o",
+        str(tmp_path / "grey.safetensors"),
+        "--card",
+        str(tmp_path / "card"),
+        runs=runs,
+    )
     assert "(64, 1, 12, 12), in [-1, 1]" in (tmp_path / "card" / "README.md").read_text()
     invoke("report", "grey", "-o", str(tmp_path / "report.html"), runs=runs)
 
@@ -130,8 +191,16 @@ def test_grey_pictures_of_any_size_from_a_folder_to_samples_bounds_and_fid(tmp_p
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ("data prepare folder --source none --out out --size 8", 2, ["none does not exist", "--source"]),
-        ("data prepare folder --source cut --out out --size 8", 1, ["cut cannot be listed, or is not complete"]),
+        (
+            "data prepare folder --source none --out out --size 8",
+            2,
+            ["none does not exist", "--source"],
+        ),
+        (
+            "data prepare folder --source cut --out out --size 8",
+            1,
+            ["cut cannot be listed, or is not complete"],
+        ),
         ("data prepare cifar10 --source none --out out", 2, ["does not exist", "--download"]),
         ("import none --recipe toy", 3, ["no such file"]),
         ("import cut --recipe toy", 1, ["plain tensors"]),

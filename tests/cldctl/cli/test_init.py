@@ -25,9 +25,21 @@ def test_a_recipe_for_a_file_trains_without_a_further_key(tmp_path, monkeypatch)
     assert said.stderr.endswith("next:\n  cldctl submit mine.yaml --follow\n")
     assert "cldctl init rows.npy --size s" in (tmp_path / "mine.yaml").read_text()
     recipe = load("mine.yaml")
-    assert (recipe.data.name, recipe.network.name, recipe.data.scaling) == ("arrays", "mlp", "standard")
+    assert (recipe.data.name, recipe.network.name, recipe.data.scaling) == (
+        "arrays",
+        "mlp",
+        "standard",
+    )
     monkeypatch.chdir("/")
-    invoke("submit", str(tmp_path / "mine.yaml"), *ONE, *DEBUG, "--name", "mine", runs=tmp_path / "runs")
+    invoke(
+        "submit",
+        str(tmp_path / "mine.yaml"),
+        *ONE,
+        *DEBUG,
+        "--name",
+        "mine",
+        runs=tmp_path / "runs",
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,7 +50,11 @@ def test_a_recipe_for_a_file_trains_without_a_further_key(tmp_path, monkeypatch)
         ({"x": ROWS[:20]}, "are few", {}),
         ({"x": ROWS[:, :, None].astype(np.float32)}, "1 in each channel", {}),
         ({"x": np.zeros((150, 1, 8, 8), np.uint8)}, "images of 256 grey levels", {}),
-        ({"x": ROWS[:20, :1].repeat(3600, 1).reshape(20, 1, 45, 80)}, "attends to 3,600 positions at once", {}),
+        (
+            {"x": ROWS[:20, :1].repeat(3600, 1).reshape(20, 1, 45, 80)},
+            "attends to 3,600 positions at once",
+            {},
+        ),
     ],
     ids=["labels", "values", "few", "curves", "images", "slow"],
 )
@@ -55,7 +71,9 @@ def test_pictures_are_prepared_first(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(6):
-            Image.new("RGB", (30, 20), (20 * number, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
+            Image.new("RGB", (30, 20), (20 * number, 0, 0)).save(
+                tmp_path / "photos" / name / f"{number}.png"
+            )
     said = invoke("init", "photos", "--size", "l", runs="runs")
     assert "12 images of 20 x 20 pixels in 2 classes (cat, dog)" in said.stderr
     command, submit = said.stderr.partition("next:\n")[2].splitlines()

@@ -1,4 +1,5 @@
-"""Commands for many runs: filters of `status`, notes and tags, `rm` and `prune`, sweeps as they are typed."""
+"""Commands for many runs: filters of `status`, notes and tags, `rm` and `prune`, sweeps as they are
+typed."""
 
 import json
 import os
@@ -40,7 +41,10 @@ def listed(root, *words):
 
 def test_status_filters_and_sorts_and_notes_and_tags_are_taken_back(root):
     assert listed(root) == ["toy-2", "toy-20"], "the other one ended long ago"
-    assert listed(root, "--state", "finished,FAILED", "--sort", "name", "--reverse") == ["toy-2", "toy-1"]
+    assert listed(root, "--state", "finished,FAILED", "--sort", "name", "--reverse") == [
+        "toy-2",
+        "toy-1",
+    ]
     invoke("note", "toy-1", "the first", "--tag", "good", "--tag", "v:1", runs=root)
     assert listed(root, "--tag", "good") == ["toy-1"]
     assert "matches these filters" in invoke("status", "--tag", "bad", runs=root).stderr
@@ -52,7 +56,10 @@ def test_status_filters_and_sorts_and_notes_and_tags_are_taken_back(root):
 def test_the_beginning_of_a_name_is_enough_if_it_is_of_one_run(root):
     (root / "toy-1").rename(root / "other-run")
     assert invoke("status", "oth", runs=root).stderr == "run: other-run\n"
-    assert "the beginning of 2 runs: toy-2, toy-20" in invoke("status", "toy", runs=root, code=2).stderr
+    assert (
+        "the beginning of 2 runs: toy-2, toy-20"
+        in invoke("status", "toy", runs=root, code=2).stderr
+    )
     assert listed(root, "toy-2") == ["toy-2"], "it is whole"
 
 
@@ -89,10 +96,16 @@ def lives(root, scripted):
 
 @pytest.mark.parametrize(
     ("why", "code", "message"),
-    [("job", 2, "cancel toy-1"), ("process", 2, "is alive and writes"), ("away", 4, "nobody answers")],
+    [
+        ("job", 2, "cancel toy-1"),
+        ("process", 2, "is alive and writes"),
+        ("away", 4, "nobody answers"),
+    ],
 )
 @pytest.mark.parametrize("command", ["rm", "prune"])
-def test_what_is_alive_or_may_be_is_left_alone(request, root, scripted, why, code, message, command):
+def test_what_is_alive_or_may_be_is_left_alone(
+    request, root, scripted, why, code, message, command
+):
     if why == "away":
         scripted.away.add("scripted")
     elif why == "process":
@@ -154,11 +167,21 @@ def test_prune_keeps_the_last_and_what_is_needed(root):
 def test_prune_keeps_milestones_and_what_was_imported(root):
     run = over(root / "m", "5", 1, 10, 15, 20, 30)
     run.ledger.append(Imported(step=1, source="elsewhere"))
-    assert removal.plan_pruning([run], 15)[0].keep == {1: "imported", 15: "a multiple of 15", 30: "the last"}
+    assert removal.plan_pruning([run], 15)[0].keep == {
+        1: "imported",
+        15: "a multiple of 15",
+        30: "the last",
+    }
     text = run.recipe_file.read_text()
-    run.recipe_file.write_text(text.replace("milestone_every: 50000", "milestone_every: 10").replace("300000", "0"))
+    run.recipe_file.write_text(
+        text.replace("milestone_every: 50000", "milestone_every: 10").replace("300000", "0")
+    )
     milestones = dict.fromkeys((10, 20), "a milestone of the recipe")
-    assert removal.plan_pruning([run], None)[0].keep == {1: "imported", **milestones, 30: "the last"}
+    assert removal.plan_pruning([run], None)[0].keep == {
+        1: "imported",
+        **milestones,
+        30: "the last",
+    }
 
 
 # Of the picture that goes with an evaluation.
@@ -171,11 +194,18 @@ def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_
     assert done.stdout.startswith("mine\n")
     assert "2 runs of the group mine: 2 new" in done.stderr
     rows = json.loads(invoke("status", "mine", "--json", runs=fresh_runs).stdout)
-    assert [(row["name"], row["state"]) for row in rows] == [(f"mine-seed{k}", "FINISHED") for k in (0, 1)]
-    assert [(row["group"], row["sweep"]) for row in rows] == [("mine", {"train.seed": str(k)}) for k in (0, 1)]
+    assert [(row["name"], row["state"]) for row in rows] == [
+        (f"mine-seed{k}", "FINISHED") for k in (0, 1)
+    ]
+    assert [(row["group"], row["sweep"]) for row in rows] == [
+        ("mine", {"train.seed": str(k)}) for k in (0, 1)
+    ]
     again = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
     assert "2 runs of the group mine: 2 finished already" in again.stderr
-    assert "is finished at step 20" in invoke("resume", "mine", "train.steps=20", runs=fresh_runs, code=2).stderr
+    assert (
+        "is finished at step 20"
+        in invoke("resume", "mine", "train.steps=20", runs=fresh_runs, code=2).stderr
+    )
 
 
 def test_a_run_of_the_same_name_as_a_group_is_meant(tmp_path):
@@ -190,7 +220,9 @@ def test_a_run_of_the_same_name_as_a_group_is_meant(tmp_path):
 def test_a_group_is_noted_and_removed_by_its_name(tmp_path):
     seeds(tmp_path, "mine", 2, 10, infix="-seed")
     invoke("note", "mine", "for the paper", "--tag", "paper", runs=tmp_path)
-    assert [run.ledger.history().note for run in Group(tmp_path, "mine").runs()] == ["for the paper"] * 2
+    assert [run.ledger.history().note for run in Group(tmp_path, "mine").runs()] == [
+        "for the paper"
+    ] * 2
     assert "'mine' is a group of 2 runs" in invoke("why", "mine", runs=tmp_path, code=2).stderr
     invoke("rm", "mine", "--yes", runs=tmp_path)
     assert not (tmp_path / ".groups" / "mine").exists()

@@ -40,7 +40,9 @@ def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     own.parent.mkdir(parents=True)
     own.write_text("cluster: {nodes: 2}")
     assert find_profile("example") == own
-    with pytest.raises(RecipeError, match=r"--profile exampel: there is no such profile.*Did you mean 'example'\?"):
+    with pytest.raises(
+        RecipeError, match=r"--profile exampel: there is no such profile.*Did you mean 'example'\?"
+    ):
         find_profile("exampel")
 
 
@@ -54,11 +56,18 @@ def test_what_differs_from_the_defaults_is_the_same_recipe(tmp_path, name):
 
 
 def test_every_recipe_is_listed_with_what_it_is_and_where_it_is_from(tmp_path, monkeypatch):
-    """A path, if it is a file of the user; those of a package are in a folder that is nobody's business."""
+    """A path, if it is a file of the user; those of a package are in a folder that is nobody's
+    business."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes/mine.yaml").write_text("# My own rings. For fun.\nextends: toy\nname: mine\n")
-    rows = [line.split() for line in invoke("recipes", runs=tmp_path, width=1000).stdout.splitlines() if line.strip()]
+    (tmp_path / "recipes/mine.yaml").write_text(
+        "# My own rings. For fun.\nextends: toy\nname: mine\n"
+    )
+    rows = [
+        line.split()
+        for line in invoke("recipes", runs=tmp_path, width=1000).stdout.splitlines()
+        if line.strip()
+    ]
     about = {row[0]: row[1:] for row in rows}
     assert (about["mine"][:3], about["mine"][-1]) == (["My", "own", "rings"], "recipes/mine.yaml")
     assert {about[file.stem][-1] for file in RECIPES.glob("*.yaml")} == {"cldctl"}
@@ -88,14 +97,18 @@ def test_a_dry_run_says_first_what_differs(tmp_path):
 
 
 def test_a_dry_run_for_slurm_needs_no_slurm(tmp_path, without_slurm):
-    """With --cluster, or with a key that only Slurm reads, as in a profile; a submission needs it."""
+    """With --cluster, or with a key that only Slurm reads, as in a profile; a submission needs
+    it."""
     profile = tmp_path / "theirs.yaml"
     profile.write_text("cluster: {partition: gpu, gpus_per_node: 4}")
     submit = ("submit", "toy", *ONE, "--name", "x")
     done = invoke(*submit, "--profile", str(profile), "--dry-run", runs=tmp_path / "runs")
     assert "#SBATCH --partition=gpu\n" in done.stdout
     assert done.stderr.count("no sbatch on this machine") == 1
-    assert "#SBATCH" in invoke(*submit, "--cluster", "slurm", "--dry-run", runs=tmp_path / "runs").stdout
+    assert (
+        "#SBATCH"
+        in invoke(*submit, "--cluster", "slurm", "--dry-run", runs=tmp_path / "runs").stdout
+    )
     assert "#SBATCH" not in invoke(*submit, "--dry-run", runs=tmp_path / "runs").stdout
     refused = invoke(*submit, "--cluster", "slurm", runs=tmp_path / "runs", code=2)
     assert "no sbatch on this machine. Use --cluster local." in refused.stderr

@@ -12,19 +12,39 @@ from tests.support.tools import DEBUG, invoke
     ("arguments", "code", "words"),
     [
         (["submit", "toy", "--eval", "", *DEBUG], 2, ["--eval names no metric", "elbo"]),
-        (["submit", "toy", "--name", "a b", "--dry-run", *DEBUG], 2, ["'a b' cannot name a run", "letters"]),
-        ("eval done --elbo --shards 100000", 2, ["--shards 100000: work is divided into at most 10,000"]),
+        (
+            ["submit", "toy", "--name", "a b", "--dry-run", *DEBUG],
+            2,
+            ["'a b' cannot name a run", "letters"],
+        ),
+        (
+            "eval done --elbo --shards 100000",
+            2,
+            ["--shards 100000: work is divided into at most 10,000"],
+        ),
         ("status --watch", 2, ["stdout is not one", "in a loop"]),
-        ("submit toy --train.steps=5", 2, ["no dashes. Write train.steps=VALUE. See `cldctl submit --help`"]),
+        (
+            "submit toy --train.steps=5",
+            2,
+            ["no dashes. Write train.steps=VALUE. See `cldctl submit --help`"],
+        ),
         ("sample done -n 99999999", 2, ["--count / -n 99999999: at most 10,000,000 is expected"]),
         ("eval done", 2, ["--elbo"]),
         ("eval done --metric our", 2, ["'our' is not a metric; there are:", "elbo"]),
-        ("eval done --elbo --sweep nfe=5,10", 2, ["only keys of sampling, eval", "'sampling.nfe'?"]),
+        (
+            "eval done --elbo --sweep nfe=5,10",
+            2,
+            ["only keys of sampling, eval", "'sampling.nfe'?"],
+        ),
         ("eval done --elbo --sweep eval.seed=1,2 eval.seed=3", 2, ["--sweep and eval.seed=3"]),
         ("eval --compare done done --elbo --shards 2", 2, ["leave out --elbo, --shards"]),
         ("eval done --elbo ema.length=0.05", 2, ["`cldctl resume done train.ema_lengths=["]),
         ("submit toy sampling.method=tuned --cluster debug", 2, ["tuned needs a trained network"]),
-        ("eval done --elbo train.steps=3", 2, ["train.steps", "eval, sampling, ema, cluster and plugins"]),
+        (
+            "eval done --elbo train.steps=3",
+            2,
+            ["train.steps", "eval, sampling, ema, cluster and plugins"],
+        ),
         ("sample done -o x.jpg", 2, [".png or .npz"]),
         (["sample", "done", "--checkpoint", "\x1b[2J"], 3, ["is not a checkpoint of done"]),
         ("sample done --observe none.npz", 2, ["none.npz is not a file", "x=0.3"]),
@@ -32,7 +52,11 @@ from tests.support.tools import DEBUG, invoke
         ("sample done --observe x=0.3 --inpaint i.png", 2, ["both say what is known"]),
         ("sample done --inpaint i.png", 2, ["--inpaint needs --mask"]),
         ("sample done --gradient-scale 2", 2, ["--gradient-scale is about an observation"]),
-        ("sample done --observe x=0.3 --how replacement --gradient-scale 2", 2, ["Leave out --how replacement"]),
+        (
+            "sample done --observe x=0.3 --how replacement --gradient-scale 2",
+            2,
+            ["Leave out --how replacement"],
+        ),
         ("sample done --observe z=0.3", 2, ["expected a number for x or y"]),
         ("resume done", 2, ["is finished at step 20", "train.steps="]),
         ("reesume", 2, ["No such command 'reesume'. Did you mean 'resume'? See `cldctl --help`."]),
@@ -42,22 +66,66 @@ from tests.support.tools import DEBUG, invoke
         (["note", "done", "two\nlines"], 2, ["one line"]),
         ("note done --tag a --untag a", 2, ["both name a"]),
         ("cancel done dome", 3, ["no run at", "Nothing was cancelled"]),
-        ("bench samplers done --dry-run --nfe 10,x", 2, ["--nfe: 'x' is not a number", "--nfe 5,7,10"]),
-        ("bench samplers done --dry-run --sampler tuned", 2, ["none of these samplers", "no tuned sampler of 10"]),
-        ("bench samplers done --dry-run --csv a.txt", 2, ["--csv a.txt: numbers are written as .csv"]),
-        ("bench samplers done --dry-run sampling.order=2", 2, ["'sampling.order' is not a key of all methods"]),
-        ("tune done --nfe 1 --cluster debug", 2, ["--nfe 1: a sampler is tuned for 2 to 50 evaluations"]),
-        ("tune done --checkpoint all --cluster debug", 2, ["--checkpoint all: a sampler is tuned to one network"]),
-        ("tune done sampling.nfe=3 --cluster debug", 2, ["'sampling.nfe' has no effect on a tuning", "sampling.eps"]),
-        ("tune done --budget inf --cluster debug", 2, ["--budget inf: a fit takes 0 to 1,000,000 minutes"]),
+        (
+            "bench samplers done --dry-run --nfe 10,x",
+            2,
+            ["--nfe: 'x' is not a number", "--nfe 5,7,10"],
+        ),
+        (
+            "bench samplers done --dry-run --sampler tuned",
+            2,
+            ["none of these samplers", "no tuned sampler of 10"],
+        ),
+        (
+            "bench samplers done --dry-run --csv a.txt",
+            2,
+            ["--csv a.txt: numbers are written as .csv"],
+        ),
+        (
+            "bench samplers done --dry-run sampling.order=2",
+            2,
+            ["'sampling.order' is not a key of all methods"],
+        ),
+        (
+            "tune done --nfe 1 --cluster debug",
+            2,
+            ["--nfe 1: a sampler is tuned for 2 to 50 evaluations"],
+        ),
+        (
+            "tune done --checkpoint all --cluster debug",
+            2,
+            ["--checkpoint all: a sampler is tuned to one network"],
+        ),
+        (
+            "tune done sampling.nfe=3 --cluster debug",
+            2,
+            ["'sampling.nfe' has no effect on a tuning", "sampling.eps"],
+        ),
+        (
+            "tune done --budget inf --cluster debug",
+            2,
+            ["--budget inf: a fit takes 0 to 1,000,000 minutes"],
+        ),
         ("compare done", 2, ["done is one run"]),
         ("data stats toy", 2, ["data.name=multimodal_swissroll are not pictures"]),
         ("report done --all", 2, ["Leave one of them out"]),
         ("report done --pages", 2, ["Add --all"]),
-        ("submit toy --sweep train.seed=0,1 --cluster debug train.seed=5", 2, ["and train.seed=5 set the same key"]),
+        (
+            "submit toy --sweep train.seed=0,1 --cluster debug train.seed=5",
+            2,
+            ["and train.seed=5 set the same key"],
+        ),
         ("submit toy --parallel 2 --cluster debug", 2, ["--parallel goes with --sweep"]),
-        ("submit toy --after tomorrow --cluster local --dry-run", 2, ["--after 'tomorrow'", "--after 1234:any"]),
-        ("submit toy --after 1 --cluster local --dry-run", 2, ["no queue", "use another --cluster"]),
+        (
+            "submit toy --after tomorrow --cluster local --dry-run",
+            2,
+            ["--after 'tomorrow'", "--after 1234:any"],
+        ),
+        (
+            "submit toy --after 1 --cluster local --dry-run",
+            2,
+            ["no queue", "use another --cluster"],
+        ),
     ],
     ids=lambda value: ascii(value)[:60] if isinstance(value, str) else "",
 )
@@ -87,7 +155,10 @@ def test_a_name_is_looked_for_where_runs_dir_says(runs, tmp_path, monkeypatch):
     assert options.find_run("done", runs).path == runs / "done"
     assert options.find_run("./done", runs).path.resolve() == tmp_path / "here" / "done"
     monkeypatch.chdir(tmp_path)
-    assert options.split_runs(["lr=0.1/done", "optim.lr=0.1/2"]) == (["lr=0.1/done"], ["optim.lr=0.1/2"])
+    assert options.split_runs(["lr=0.1/done", "optim.lr=0.1/2"]) == (
+        ["lr=0.1/done"],
+        ["optim.lr=0.1/2"],
+    )
 
 
 @pytest.mark.parametrize("command", [("render", "toy"), ("submit", "toy", *DEBUG)])

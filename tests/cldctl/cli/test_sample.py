@@ -13,7 +13,9 @@ FAST = ("--method", "exponential", "--nfe", "5", "-n", "18")
 def test_samples_of_a_class_with_guidance(tmp_path):
     trained(tmp_path / "modes", "toy_labels", *ONE)
     out = tmp_path / "samples.npz"
-    done = invoke("sample", "modes", "--label", "3", "--guidance", "1.5", *FAST, "-o", str(out), runs=tmp_path)
+    done = invoke(
+        "sample", "modes", "--label", "3", "--guidance", "1.5", *FAST, "-o", str(out), runs=tmp_path
+    )
     assert "18 samples of step 20, 10 network evaluations each (exponential)" in done.stderr
     content = np.load(out)
     assert content["label"].tolist() == [3] * 18
@@ -24,7 +26,9 @@ QUICK = ("--method", "exponential", "--nfe", "4")
 
 
 def test_points_given_a_coordinate(tmp_path):
-    run = trained(tmp_path / "toy", "toy_diamond", *ONE, "train.steps=4", "periodic.samples_every=null")
+    run = trained(
+        tmp_path / "toy", "toy_diamond", *ONE, "train.steps=4", "periodic.samples_every=null"
+    )
     asked = ("sample", str(run.path), "-n", "30", *QUICK, "--observe")
     done = invoke(*asked, "x=0.3", runs=tmp_path)
     assert "given the observation, by gradient: y - H x is" in done.stderr
@@ -32,9 +36,28 @@ def test_points_given_a_coordinate(tmp_path):
     assert invoke(*asked, "x=0.3", "--gradient-scale", "2", runs=tmp_path).stdout != done.stdout
     invoke(*asked, "y=-0.5", "-o", str(tmp_path / "x.npz"), "--how", "replacement", runs=tmp_path)
     assert np.load(tmp_path / "x.npz")["x"][:, 1].tolist() == [-0.5] * 30
-    again = invoke(*asked, "x=0.3", "--how", "replacement", "sampling.repeats=3", "sampling.jump=2", runs=tmp_path)
-    assert "10 network evaluations each" in again.stderr, "three steps three times, and the last one"
-    asked = ("sample", str(run.path), "--observe", "x=0.3", "--how", "replacement", "--method", "ode")
+    again = invoke(
+        *asked,
+        "x=0.3",
+        "--how",
+        "replacement",
+        "sampling.repeats=3",
+        "sampling.jump=2",
+        runs=tmp_path,
+    )
+    assert "10 network evaluations each" in again.stderr, (
+        "three steps three times, and the last one"
+    )
+    asked = (
+        "sample",
+        str(run.path),
+        "--observe",
+        "x=0.3",
+        "--how",
+        "replacement",
+        "--method",
+        "ode",
+    )
     refused = invoke(*asked, runs=tmp_path, code=2).stderr
     assert "replacement needs fixed ones" in refused
     assert "loading" not in refused
@@ -57,7 +80,8 @@ def mean(table):
 
 register("sampling", "fill", lambda score, sde, spec, u, draws: (u.fill_({number}), 1), Spec)
 number = (Quantity(key="mean", label="mean"),)
-register("metrics", "mean", Metric(name="mean", help="x", rows="vectors", section=mean, quantities=number))
+metric = Metric(name="mean", help="x", rows="vectors", section=mean, quantities=number)
+register("metrics", "mean", metric)
 """
 
 
@@ -68,15 +92,22 @@ def test_a_finished_run_uses_its_copy_of_a_plug_in_or_the_file_that_is_named(tmp
         file.write_text(FILLING.format(**{"number": 2, "field": "value", **changes}))
 
     def sampled(*more):
-        said = invoke("sample", "mine", "-n", "2", "--method", "fill", "-o", str(out), *more, runs=runs).stderr
-        return np.load(out)["x"].ravel().tolist(), "fill.py has changed since it was copied; mine uses its" in said
+        said = invoke(
+            "sample", "mine", "-n", "2", "--method", "fill", "-o", str(out), *more, runs=runs
+        ).stderr
+        return np.load(out)[
+            "x"
+        ].ravel().tolist(), "fill.py has changed since it was copied; mine uses its" in said
 
     def evaluated(*more, code=0):
         asked = ("eval", "mine", "--metric", "mean", "sampling.method=fill", *DEBUG, *more)
         return invoke(*asked, runs=runs, code=code).stderr
 
     def reports():
-        found = [json.loads(report.read_text()) for report in (runs / "mine" / "evals").glob("mean-*/report.json")]
+        found = [
+            json.loads(report.read_text())
+            for report in (runs / "mine" / "evals").glob("mean-*/report.json")
+        ]
         return sorted(report["mean"]["value"] for report in found)
 
     write(number=1)
@@ -95,7 +126,12 @@ def test_a_finished_run_uses_its_copy_of_a_plug_in_or_the_file_that_is_named(tmp
     assert named.startswith(f"{runs}/mine/code/"), "its jobs do not need the file"
     assert "already complete" in evaluated(f"plugins={file}")
     (runs / "fill.py").write_text("x = 1")
-    assert "already complete" in evaluated(f"plugins={runs}/fill.py"), "the run's copy registers what is used"
+    assert "already complete" in evaluated(f"plugins={runs}/fill.py"), (
+        "the run's copy registers what is used"
+    )
     write(field="val")
     refused = evaluated(f"plugins={file}", code=None)
-    assert "cannot be used: its section has val, but no number in value. Correct it: docs/howto/own-met" in refused
+    assert (
+        "cannot be used: its section has val, but no number in value. Correct it: "
+        "docs/howto/own-met"
+    ) in refused

@@ -34,7 +34,11 @@ def test_a_second_time_finds_the_result(tuned):
     assert "fewer" in entry["rms"], "it starts from the solution of 2 evaluations"
     assert entry["cut_off"] is True
     for row in json.loads(invoke("status", "done", "--json", runs=tuned).stdout)[0]["tunings"]:
-        assert (row["state"], row["checkpoint_step"], row["rows_done"]) == ("FINISHED", 20, row["rows"])
+        assert (row["state"], row["checkpoint_step"], row["rows_done"]) == (
+            "FINISHED",
+            20,
+            row["rows"],
+        )
         assert row["gain"] == row["rms"]["untuned"] / row["rms"][row["kept"]] >= 1.0
         assert f"{row['gain']:.1f}x" in invoke("status", "done", runs=tuned).stdout
     invoke("report", "done", runs=tuned)
@@ -65,17 +69,25 @@ def test_from_a_list_of_samplers_to_table_csv_and_picture(runs, tmp_path):
     assert "has no distance from the flow: em-quadratic" in done.stdout
     with (tmp_path / "a.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["sampler"], row["sampling.nfe"]) for row in rows] == [("em-quadratic", "2"), ("mine", "2")]
+    assert [(row["sampler"], row["sampling.nfe"]) for row in rows] == [
+        ("em-quadratic", "2"),
+        ("mine", "2"),
+    ]
     assert all(float(row["w2"]) > 0 and float(row["w2_stderr"]) > 0 for row in rows)
     assert [bool(row["flow_distance"]) for row in rows] == [False, True]
     assert {row["source"] for row in rows} == {"measured"}
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     (sweep,) = status(runs, "done")["sweeps"]
-    assert (sweep["done"], [axis["key"] for axis in sweep["axes"]]) == (4, ["sampler", "sampling.nfe"])
+    assert (sweep["done"], [axis["key"] for axis in sweep["axes"]]) == (
+        4,
+        ["sampler", "sampling.nfe"],
+    )
 
     again = invoke(*ASK, *TWO, "--json", runs=runs)
     assert "4 already complete" in again.stderr
     found = json.loads(again.stdout)
     assert (found["complete"], found["noisy"], found["left_out"]) == (True, ["em-quadratic"], [])
     assert found["settings"]["mine"] == "method=exponential,order=0,corrector=false"
-    assert [row["results"]["w2"]["value"] for row in found["rows"]] == [float(row["w2"]) for row in rows]
+    assert [row["results"]["w2"]["value"] for row in found["rows"]] == [
+        float(row["w2"]) for row in rows
+    ]

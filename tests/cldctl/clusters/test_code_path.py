@@ -31,11 +31,15 @@ def test_it_comes_first_and_once(monkeypatch, code, before, after):
 
 def batch(code, before=None):
     """What the lines of a batch script say, and what they leave in the variable."""
-    setup = script.parameters(JobSpec(name="mine", logs=code.parent, size=ClusterSpec(setup=("true",)), code=code))
+    setup = script.parameters(
+        JobSpec(name="mine", logs=code.parent, size=ClusterSpec(setup=("true",)), code=code)
+    )
     lines = setup["setup"]
     first, last = lines.index("cldctl_import() {"), lines.index("cldctl_import || exit 1")
     assert lines.index("true") < last, "behind the lines of the recipe, which may set the variable"
-    start = "unset PYTHONPATH" if before is None else f"export PYTHONPATH={before.format(code=code)}"
+    start = (
+        "unset PYTHONPATH" if before is None else f"export PYTHONPATH={before.format(code=code)}"
+    )
     function = lines[first : lines.index("}", first) + 1]
     text = "\n".join([start, *lines[:3], *function, lines[last], 'echo "$PYTHONPATH"'])
     environment = {**os.environ, "SLURM_JOB_NAME": "mine"}

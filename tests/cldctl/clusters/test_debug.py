@@ -43,7 +43,9 @@ def test_tasks_run_one_after_another_after_they_were_noted(tmp_path):
     CLUSTER.submit(spec(tmp_path), [work(n) for n in range(2)], note)
     jobs, ran = done[:2], done[2:]
     assert ran == list(enumerate(jobs))
-    assert [CLUSTER.survey(jobs).of(job).phase for job in jobs] == ["gone", "gone"], "submit has returned"
+    assert [CLUSTER.survey(jobs).of(job).phase for job in jobs] == ["gone", "gone"], (
+        "submit has returned"
+    )
     assert CLUSTER.log_files(jobs[0], 0) == []
 
 
@@ -74,7 +76,9 @@ def test_what_this_machine_lacks_is_refused(tmp_path, monkeypatch, cluster):
     find(cluster).check(one_gpu)
     for nothing in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
-        with pytest.raises(RecipeError, match=r"cluster.gpus_per_node' is 1.* set cluster.gpus_per_node=0"):
+        with pytest.raises(
+            RecipeError, match=r"cluster.gpus_per_node' is 1.* set cluster.gpus_per_node=0"
+        ):
             find(cluster).check(one_gpu)
     with pytest.raises(RecipeError, match=r"Set cluster.nodes=1"):
         find(cluster).check(replace(spec(tmp_path), size=ClusterSpec(nodes=2)))

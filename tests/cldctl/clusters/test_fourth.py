@@ -13,7 +13,8 @@ QUICK = ("sampling.method=em", "sampling.nfe=2")
 
 
 class Here(Cluster):
-    """What a cluster has to define: its jobs run where they are submitted, after those that they wait for."""
+    """What a cluster has to define: its jobs run where they are submitted, after those that they
+    wait for."""
 
     name = "here"
     blocks = True
@@ -29,7 +30,10 @@ class Here(Cluster):
         return f"# here: {tasks} process(es), {spec.name}\n"
 
     def submit(self, spec, works, note):
-        jobs = [JobRef(cluster=self.name, job_id=f"{spec.name}-{k}", logs=str(spec.logs)) for k in range(len(works))]
+        jobs = [
+            JobRef(cluster=self.name, job_id=f"{spec.name}-{k}", logs=str(spec.logs))
+            for k in range(len(works))
+        ]
         note(jobs)
         for job, work in zip(jobs, works, strict=True):
             Here.running = job.job_id
@@ -59,7 +63,12 @@ def test_a_run_is_submitted_evaluated_cancelled_and_resumed(runs, monkeypatch):
     assert "# here: 1 process" in invoke(*words, "--dry-run", runs=runs).stdout
     invoke(*words, "--eval", "elbo", runs=runs)
     row = status(runs, "mine")
-    assert (row["state"], row["cluster"], row["step"], row["job_id"]) == ("FINISHED", "here", 20, "mine-0")
+    assert (row["state"], row["cluster"], row["step"], row["job_id"]) == (
+        "FINISHED",
+        "here",
+        20,
+        "mine-0",
+    )
     assert row["evals"][0]["nll"] is not None
     cut(monkeypatch, 8)
     invoke("eval", "mine", "--elbo", "--shards", "3", "eval.seed=4", runs=runs)

@@ -75,12 +75,16 @@ def test_tasks_of_one_process_get_a_gpu_each(submit, monkeypatch):
         facts = submit.facts(name)
         place = {"rank": 0, "world_size": 1, "local_rank": number, "local_world_size": 3}
         assert place.items() <= facts["place"].items()
-        assert facts["gpus"] == "4,5", "those that this user may use, and of few each is used by several"
+        assert facts["gpus"] == "4,5", (
+            "those that this user may use, and of few each is used by several"
+        )
         assert facts["ref"]["job_id"] == jobs[number].job_id == str(jobs[number].details["pid"])
         assert submit.phase(jobs[number]) == "running"
     CLUSTER.cancel([jobs[1]])
     submit.until_gone(jobs[1])
-    assert [submit.phase(job) for job in jobs] == ["running", "gone", "running"], "one is cancelled alone"
+    assert [submit.phase(job) for job in jobs] == ["running", "gone", "running"], (
+        "one is cancelled alone"
+    )
     (submit.folder / "go").touch()
     submit.until_gone(*jobs)
     out, _ = CLUSTER.log_files(jobs[1], 0)
@@ -104,7 +108,13 @@ def test_no_more_tasks_run_at_once_than_asked_for_though_one_that_waits_is_cance
         submit.facts(name)
     CLUSTER.cancel([jobs[2]])
     submit.until_gone(jobs[2])
-    assert [submit.phase(job) for job in jobs] == ["running", "running", "gone", "pending", "pending"]
+    assert [submit.phase(job) for job in jobs] == [
+        "running",
+        "running",
+        "gone",
+        "pending",
+        "pending",
+    ]
     (later,) = submit(submit.report("f"), parallel=2, earlier=tuple(jobs))
     assert submit.phase(later) == "pending"
 
@@ -115,7 +125,9 @@ def test_a_stopped_rank_is_alive_and_killed_though_its_controller_is_dead(submit
     facts = [submit.facts(name) for name in ("a.0", "a.1")]
     meeting = f"file://{submit.spec.logs / f'.meeting_{job.job_id}'}"
     sizes = {"world_size": 2, "local_world_size": 2, "init_method": meeting}
-    assert [fact["place"] for fact in facts] == [{"rank": rank, "local_rank": rank, **sizes} for rank in range(2)]
+    assert [fact["place"] for fact in facts] == [
+        {"rank": rank, "local_rank": rank, **sizes} for rank in range(2)
+    ]
     processes = [psutil.Process(fact["pid"]) for fact in facts]
     processes[-1].suspend()
     controller = psutil.Process(job.details["pid"])
@@ -143,7 +155,10 @@ def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):
     (third,) = submit(submit.report("third"), after=After((first,)))
     seen = CLUSTER.survey([second]).of(second)
     assert (seen.phase, seen.reason) == ("pending", f"waits for job {first.job_id}")
-    wait_for(lambda: any("waits for job" in file.read_text() for file in CLUSTER.log_files(third, 0)), PATIENCE_S)
+    wait_for(
+        lambda: any("waits for job" in file.read_text() for file in CLUSTER.log_files(third, 0)),
+        PATIENCE_S,
+    )
     CLUSTER.cancel([third])
     submit.until_gone(third)
     submit.facts("first")
@@ -158,7 +173,9 @@ def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):
 
 
 def test_jobs_of_another_machine_are_not_known(submit):
-    job = JobRef(cluster="local", job_id="1", details={"host": "elsewhere", "pid": 1, "process_started": 0.0})
+    job = JobRef(
+        cluster="local", job_id="1", details={"host": "elsewhere", "pid": 1, "process_started": 0.0}
+    )
     seen = CLUSTER.survey([job]).of(job)
     assert (seen.phase, seen.reason, seen.node) == ("unknown", "started on elsewhere", "elsewhere")
     with pytest.raises(SchedulerRefused, match="cannot wait for job 1 of elsewhere"):

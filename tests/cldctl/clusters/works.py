@@ -10,7 +10,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Report:
-    """Write what the job knows about itself into ``folder/NAME.json``, then wait for ``folder/go`` or a signal."""
+    """Write what the job knows about itself into ``folder/NAME.json``, then wait for ``folder/go``
+    or a signal."""
 
     folder: str
     name: str

@@ -1,4 +1,5 @@
-"""Runs and groups side by side: what is marked, what is averaged, what is not, and why; the table of a sweep."""
+"""Runs and groups side by side: what is marked, what is averaged, what is not, and why; the table
+of a sweep."""
 
 import csv
 import json
@@ -37,7 +38,12 @@ def trained(path, *overrides, steps=10, metric="elbo"):
 def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkeypatch):
     monkeypatch.setattr(tables.out, "_width", 240)
     # Errors of 0.3 and 0.4 combine to 0.5: the border is at 1.
-    values = {"first": (3.0, 0.3), "inside": (3.99, 0.4), "worse": (4.01, 0.4), "better": (1.99, 0.4)}
+    values = {
+        "first": (3.0, 0.3),
+        "inside": (3.99, 0.4),
+        "worse": (4.01, 0.4),
+        "better": (1.99, 0.4),
+    }
     runs = []
     for name, (value, stderr) in values.items():
         # Of few parts: the border is at 1.25.
@@ -48,21 +54,40 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
     assert results.rule([first, worse]).startswith(f"{results.RULE}; of results with t95")
     assert results.rule([first, inside]).startswith("no difference is marked")
     content = results.run_json(columns)
-    assert [entry["nll"].get("against_first") for entry in content["runs"]] == [None, "same", "worse", "better"]
-    assert [entry["energy"].get("against_first") for entry in content["runs"]] == [None, *["same"] * 3]
+    assert [entry["nll"].get("against_first") for entry in content["runs"]] == [
+        None,
+        "same",
+        "worse",
+        "better",
+    ]
+    assert [entry["energy"].get("against_first") for entry in content["runs"]] == [
+        None,
+        *["same"] * 3,
+    ]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
     assert content["warnings"] == ["FID: no standard error, and so no difference is marked"]
     shown = text(compared([Line(column.run, {}, (column,)) for column in columns]), 240)
-    for words in (" 3.990 ± 0.400 ", " 4.010 ± 0.400 worse ", " 1.990 ± 0.400 better ", "velocities 1, probes 1"):
+    for words in (
+        " 3.990 ± 0.400 ",
+        " 4.010 ± 0.400 worse ",
+        " 1.990 ± 0.400 better ",
+        "velocities 1, probes 1",
+    ):
         assert words in shown
 
 
 def test_answers_to_different_questions_are_not_compared(tmp_path):
-    columns = [results.column(evaluated(tmp_path / f"a{samples}", 3.0, samples=samples)) for samples in (100, 50)]
+    columns = [
+        results.column(evaluated(tmp_path / f"a{samples}", 3.0, samples=samples))
+        for samples in (100, 50)
+    ]
     content = results.run_json(columns)
     assert [entry["nll"]["points"] for entry in content["runs"]] == [100, 50]
     assert content["runs"][1]["nll"]["against_first"] is None
-    assert "NLL bound, nats of a100 and a50 cannot be compared: points 100 and 50" in content["warnings"]
+    assert (
+        "NLL bound, nats of a100 and a50 cannot be compared: points 100 and 50"
+        in content["warnings"]
+    )
     with pytest.raises(NotFoundError, match=r"no finished evaluation of step '20'\. There are: 10"):
         results.column(evaluated(tmp_path / "c", 1.0), "20")
     with pytest.raises(NotFoundError, match="d has no finished evaluation"):
@@ -84,7 +109,12 @@ def test_it_is_said_how_runs_differ(tmp_path):
     other = trained(tmp_path / "b", "objective.name=dsm", "sde.name=vpsde", steps=1)
     assert results.differences([first, first]) == []
     (text,) = results.differences([first, other])
-    for words in ("b differs from a", "objective dsm, not hsm", "diffusion vpsde, not cld", "0.1 times the steps"):
+    for words in (
+        "b differs from a",
+        "objective dsm, not hsm",
+        "diffusion vpsde, not cld",
+        "0.1 times the steps",
+    ):
         assert words in text
     assert results.run_json([first, other])["differences"] == [text]
 
@@ -97,8 +127,13 @@ def test_it_is_said_how_runs_differ(tmp_path):
         ((["sde.beta0=4"], ["sde.beta0=5"]), "loss", "sde.beta0 4.0 and 5.0"),
     ],
 )
-def test_results_of_other_bounds_data_and_losses_are_not_compared(tmp_path, overrides, metric, words):
-    columns = [trained(tmp_path / name, *its, metric=metric) for name, its in zip("ab", overrides, strict=True)]
+def test_results_of_other_bounds_data_and_losses_are_not_compared(
+    tmp_path, overrides, metric, words
+):
+    columns = [
+        trained(tmp_path / name, *its, metric=metric)
+        for name, its in zip("ab", overrides, strict=True)
+    ]
     first, other = (next(iter(column.results.values())) for column in columns)
     assert results.verdict(first, other) == ""
     assert f"a and b cannot be compared: {words}" in results.warnings(columns)[0]
@@ -111,7 +146,10 @@ def member(path, nll, seed, lr="1e-4", **how):
 def test_seeds_of_a_cell_are_averaged_with_their_standard_deviation(tmp_path):
     values = (1.0, 2.0, 4.0)
     members = [member(tmp_path / f"a{seed}", nll, str(seed)) for seed, nll in enumerate(values)]
-    members += [member(tmp_path / "b0", 7.0, "0", "2e-4"), member(tmp_path / "a3", 3.0, "3", "0.0001")]
+    members += [
+        member(tmp_path / "b0", 7.0, "0", "2e-4"),
+        member(tmp_path / "a3", 3.0, "3", "0.0001"),
+    ]
     first, second = results.lines("g", members)
     average = first.average("nll")
     assert (average.mean, average.n) == (2.5, 4), "0.0001 is 1e-4"
@@ -119,14 +157,17 @@ def test_seeds_of_a_cell_are_averaged_with_their_standard_deviation(tmp_path):
     assert second.cell == {"optim.lr": "2e-4"}
     alone = second.average("nll")
     assert (alone.mean, alone.error, alone.n) == (7.0, 0.1, 1)
-    (diverged,) = results.lines("g", [*members[:1], member(tmp_path / "a5", math.inf, "5", stderr=math.nan)])
+    (diverged,) = results.lines(
+        "g", [*members[:1], member(tmp_path / "a5", math.inf, "5", stderr=math.nan)]
+    )
     entry = diverged.to_dict()["nll"]
     assert (entry["mean"], entry["values"]) == (None, {"a0": 1.0, "a5": None})
     assert results.group_warnings([first, second]) == []
 
 
 def test_cells_of_a_sweep_are_marked_by_the_standard_errors_of_their_means(tmp_path):
-    # Means of two have errors of 0.3 and 0.4, which combine to 0.5: times 12.71, the border is at 6.35.
+    # Means of two have errors of 0.3 and 0.4, which combine to 0.5: times 12.71, the border is at
+    # 6.35.
     seeds = {"1e-4": (2.7, 3.3), "2e-4": (8.93, 9.73), "3e-4": (8.97, 9.77), "4e-4": (-3.77, -2.97)}
     members = []
     for lr, values in seeds.items():
@@ -148,7 +189,9 @@ def test_compare_shows_groups_and_runs(tmp_path):
     assert ["2.000 ± 1.414" in done.stdout, "2.000 ± 0.100" in done.stdout] == [True, True]
     assert "g-seed2 has no finished evaluation" in done.stderr
     assert invoke("eval", "--compare", "g", "alone", runs=tmp_path).stdout == done.stdout
-    assert json.loads(invoke("compare", "g", "--json", runs=tmp_path).stdout)["missing"] == ["g-seed2"]
+    assert json.loads(invoke("compare", "g", "--json", runs=tmp_path).stdout)["missing"] == [
+        "g-seed2"
+    ]
 
 
 def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):
@@ -164,7 +207,10 @@ def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):
         assert "alone" in done.stdout
         assert damaged not in done.stdout
     (tmp_path / "third" / "recipe.yaml").write_text("sde: [")
-    assert "no run of other, third" in invoke("compare", "other", "third", runs=tmp_path, code=3).stderr
+    assert (
+        "no run of other, third"
+        in invoke("compare", "other", "third", runs=tmp_path, code=3).stderr
+    )
 
 
 def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
@@ -176,7 +222,12 @@ def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
         member(tmp_path / "e", 5.0, "4"),
     ]
     found = results.lines("g", members)
-    assert [[column.run for column in line.columns] for line in found] == [["a", "e"], ["b"], ["c"], ["d"]]
+    assert [[column.run for column in line.columns] for line in found] == [
+        ["a", "e"],
+        ["b"],
+        ["c"],
+        ["d"],
+    ]
     assert results.group_warnings(found) == [
         "a and b are not averaged: they differ in points",
         "b and c are not averaged: they were evaluated at steps 10 and 20",
@@ -189,7 +240,9 @@ def answer(run, request, nll):
 
 
 def test_table_csv_and_plot_of_a_sweep(run):
-    made = plan.make(run, ("elbo",), [20], [], plan.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"]))
+    made = plan.make(
+        run, ("elbo",), [20], [], plan.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"])
+    )
     folder = made.sweep.save(run)
     values = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
     for request, value in zip(made.requests[:-1], values[:-1], strict=True):
@@ -200,7 +253,9 @@ def test_table_csv_and_plot_of_a_sweep(run):
     evals = {request.id: {"state": "RUNNING", "results": {}} for request in made.requests}
     (last,) = (
         line.split()
-        for line in text(sweep_table(made.sweep, results.rows(run, made.sweep), evals), 120).splitlines()
+        for line in text(
+            sweep_table(made.sweep, results.rows(run, made.sweep), evals), 120
+        ).splitlines()
         if "running" in line
     )
     assert last == ["4", "2.500", "±", "0.250", "3.000", "±", "0.250", "running"]
@@ -208,7 +263,9 @@ def test_table_csv_and_plot_of_a_sweep(run):
     results.write_finished(run)
     with (folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["eval.elbo.velocities"], row["eval.elbo.probes"], float(row["nll"])) for row in rows] == [
+    assert [
+        (row["eval.elbo.velocities"], row["eval.elbo.probes"], float(row["nll"])) for row in rows
+    ] == [
         (str(velocities), str(probes), values[3 * (velocities == 4) + index])
         for velocities in (1, 4)
         for index, probes in enumerate((1, 2, 8))

@@ -1,4 +1,5 @@
-"""From what is typed to requests: which checkpoints, which combinations, and what is refused at once."""
+"""From what is typed to requests: which checkpoints, which combinations, and what is refused at
+once."""
 
 import itertools
 from dataclasses import replace
@@ -28,7 +29,9 @@ def test_last_and_all_skip_damaged_checkpoints_but_a_named_step_is_refused(run, 
     assert plan.checkpoints(run, "last") == ([30], [])
     listed = run.checkpoint_steps
     monkeypatch.setattr(run, "checkpoint_steps", lambda: [5, *listed()])
-    assert plan.checkpoints(run, "all") == ([10, 20, 30], []), "one that was cleared away meanwhile does not count"
+    assert plan.checkpoints(run, "all") == ([10, 20, 30], []), (
+        "one that was cleared away meanwhile does not count"
+    )
     damage(run, 30)
     for wanted, steps in (("last", [20]), ("all", [10, 20])):
         found, damaged = plan.checkpoints(run, wanted)
@@ -36,7 +39,11 @@ def test_last_and_all_skip_damaged_checkpoints_but_a_named_step_is_refused(run, 
         assert "damaged" in damaged[0].reason
     for step in (10, 20):
         damage(run, step)
-    for wanted, error in (("30", r"step_00000030.*damaged"), ("15", r"no checkpoint '15'"), ("all", "no whole")):
+    for wanted, error in (
+        ("30", r"step_00000030.*damaged"),
+        ("15", r"no checkpoint '15'"),
+        ("all", "no whole"),
+    ):
         with pytest.raises((CheckpointError, NotFoundError), match=error):
             plan.checkpoints(run, wanted)
 
@@ -48,10 +55,16 @@ def test_every_combination_is_a_request_and_an_invalid_one_is_named(run):
     assert asked == [*itertools.product((1, 4), (1, 2, 3))]
     assert made.sweep.evaluations == tuple(request.id for request in made.requests)
     steps = plan.make(run, ("elbo",), [20, 30], [], axes)
-    assert [axis.key for axis in steps.sweep.axes] == ["checkpoint", "eval.elbo.velocities", "eval.elbo.probes"]
+    assert [axis.key for axis in steps.sweep.axes] == [
+        "checkpoint",
+        "eval.elbo.velocities",
+        "eval.elbo.probes",
+    ]
     assert len(steps.requests) == 12
     wrong = plan.parse(["eval.elbo.velocities=1,0", "eval.elbo.probes=1,2"])
-    with pytest.raises(UsageError, match=r"at eval\.elbo\.velocities=0 eval\.elbo\.probes=1: .*velocities"):
+    with pytest.raises(
+        UsageError, match=r"at eval\.elbo\.velocities=0 eval\.elbo\.probes=1: .*velocities"
+    ):
         plan.make(run, ("elbo",), [30], [], wrong)
 
 
@@ -64,8 +77,17 @@ def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, monkeypa
     own = ("sampling.method=sscs", "sampling.sscs_order=2", "sampling.grid=quadratic")
     run = run_with(tmp_path / "mine", 30, overrides=own)
     made = plan.make(run, ("fid",), [30], [], axes)
-    asked = [(request.sampling.method, getattr(request.sampling, "nfe", None)) for request in made.requests]
-    assert asked == [("em", 20), ("em", 50), ("exponential", 20), ("exponential", 50), ("ode", None)]
+    asked = [
+        (request.sampling.method, getattr(request.sampling, "nfe", None))
+        for request in made.requests
+    ]
+    assert asked == [
+        ("em", 20),
+        ("em", 50),
+        ("exponential", 20),
+        ("exponential", 50),
+        ("ode", None),
+    ]
     assert made.requests[0].sampling == EmSpec(nfe=20, grid="linear")
     assert made.requests[-1].sampling == OdeSpec()
     assert [cell.evaluation for cell in made.sweep.cells[-2:]] == [made.requests[-1].id] * 2
@@ -103,6 +125,11 @@ def test_each_checkpoint_is_evaluated_with_the_solution_that_was_tuned_to_it(run
 
 def test_plugins_are_beside_those_of_the_run_or_in_place_of_a_file_of_the_same_name():
     recipe, other = replace(load(TOY), plugins=("/run/a.py", "json")), "sampling.nfe=5"
-    assert plan.beside_own(recipe, [other, "plugins=/x/b.py"]) == ["plugins=[/run/a.py, json, /x/b.py]", other]
-    assert plan.beside_own(recipe, ["plugins=/x/a.py", "plugins=[c]"]) == ["plugins=[json, /x/a.py, c]"]
+    assert plan.beside_own(recipe, [other, "plugins=/x/b.py"]) == [
+        "plugins=[/run/a.py, json, /x/b.py]",
+        other,
+    ]
+    assert plan.beside_own(recipe, ["plugins=/x/a.py", "plugins=[c]"]) == [
+        "plugins=[json, /x/a.py, c]"
+    ]
     assert plan.beside_own(recipe, [other]) == [other]

@@ -25,21 +25,48 @@ CELL = {"sampler": "ode", "sampling.nfe": "10"}
 
 def made_of(run, *names, overrides=(), metrics=TOYS, nfe=(10, 20), seeds=1):
     settings = samplers.chosen(names)
-    return samplers.make(run, 20, overrides, metrics=metrics, settings=settings, nfe=nfe, seeds=seeds)
+    return samplers.make(
+        run, 20, overrides, metrics=metrics, settings=settings, nfe=nfe, seeds=seeds
+    )
 
 
 def answered(run, made, value):
-    """Results of all evaluations: ``value(request)`` is the W2; the flow is asked of those that follow it."""
+    """Results of all evaluations: ``value(request)`` is the W2; the flow is asked of those that
+    follow it."""
     for request in made.requests:
         nfe = getattr(request.sampling, "nfe", 147)
-        w2 = {"value": value(request), "floor": 0.5, "floor_stderr": 0.125, "samples": 100, "nfe_mean": float(nfe)}
+        w2 = {
+            "value": value(request),
+            "floor": 0.5,
+            "floor_stderr": 0.125,
+            "samples": 100,
+            "nfe_mean": float(nfe),
+        }
         density = {"value": -value(request), "true": 1.5, "samples": 100, "nfe_mean": float(nfe)}
-        flow = {"flow-distance": {"value": value(request), "stderr": 0.25, "nfe_mean": nfe, "flow_nfe_mean": 331.0}}
-        report(run, request, w2=w2, density=density, **(flow if "flow-distance" in request.metrics else {}))
+        flow = {
+            "flow-distance": {
+                "value": value(request),
+                "stderr": 0.25,
+                "nfe_mean": nfe,
+                "flow_nfe_mean": 331.0,
+            }
+        }
+        report(
+            run,
+            request,
+            w2=w2,
+            density=density,
+            **(flow if "flow-distance" in request.metrics else {}),
+        )
 
 
 def test_every_method_is_among_the_settings():
-    methods = {entry.partition("=")[2] for keys in SETTINGS.values() for entry in keys.split(",") if "method=" in entry}
+    methods = {
+        entry.partition("=")[2]
+        for keys in SETTINGS.values()
+        for entry in keys.split(",")
+        if "method=" in entry
+    }
     assert methods == {*SECTIONS["sampling"].variants}
 
 
@@ -62,7 +89,10 @@ def test_samplers_are_chosen_and_defined():
     assert [*samplers.chosen(())] == [*SETTINGS]
     assert [*samplers.chosen(("exponential", "ode"))] == ["ode", "exponential"]
     assert [*samplers.chosen(("fine=method=exponential,order=2",))] == [*SETTINGS, "fine"]
-    assert [*samplers.chosen(("ode", "fine=sampling.method=exponential, order=2"))] == ["ode", "fine"]
+    assert [*samplers.chosen(("ode", "fine=sampling.method=exponential, order=2"))] == [
+        "ode",
+        "fine",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -81,10 +111,14 @@ def test_options_of_another_form_are_refused(options, why):
 def test_metrics_fit_the_data(run):
     assert samplers.suited(run.recipe(), ()) == (TOYS, 4)
     own = replace(run.recipe(), data=replace(run.recipe().data, name="ring"))
-    assert samplers.suited(own, ()) == (("w2", "flow-distance"), 4), "nobody knows whether it tells its density"
+    assert samplers.suited(own, ()) == (("w2", "flow-distance"), 4), (
+        "nobody knows whether it tells its density"
+    )
     images = load(RECIPES / "cifar10.yaml")
     assert samplers.suited(images, ()) == (("fid",), 1)
-    with pytest.raises(UsageError, match=r"w2 does not.*images. Ask for fid, kid, isc, prc, classes, flow-distance"):
+    with pytest.raises(
+        UsageError, match=r"w2 does not.*images. Ask for fid, kid, isc, prc, classes, flow-distance"
+    ):
         samplers.suited(images, ("w2",))
     with pytest.raises(UsageError, match=r"fid does not.*vectors"):
         samplers.suited(run.recipe(), ("fid",))
@@ -102,7 +136,8 @@ def test_the_best_of_each_column_and_the_error_over_seeds(run):
     made.sweep.save(run)
     rows = results.rows(run, made.sweep)
     cells = {(row["sampler"], row["sampling.nfe"]): row for row in rows}
-    # Two values that differ by 1: a standard deviation of 1/sqrt(2), and the error of their mean is 1/2.
+    # Two values that differ by 1: a standard deviation of 1/sqrt(2), and the error of their mean is
+    # 1/2.
     assert cells["em-quadratic", "10"]["w2_stderr"] == pytest.approx(0.5)
     assert cells["em-quadratic", "10"]["flow_distance"] is None
     best = samplers.best(run, made.sweep, rows)
@@ -111,16 +146,27 @@ def test_the_best_of_each_column_and_the_error_over_seeds(run):
     assert marked == {("exponential", "10"), ("em-quadratic", "20")}
     statuses = [{"id": request.id, "state": "FINISHED", "results": {}} for request in made.requests]
     said = text(drawn(run, made.sweep, statuses))
-    for words in ("4.5000 ± 0.5000*", "two true sets: 0.5000 ± 0.1250", "truth: 1.500 nats", "took 331 evaluations"):
+    for words in (
+        "4.5000 ± 0.5000*",
+        "two true sets: 0.5000 ± 0.1250",
+        "truth: 1.500 nats",
+        "took 331 evaluations",
+    ):
         assert words in said
     assert "published" not in said
 
 
 def test_samplers_that_lost_samples_are_not_the_best(run):
-    """They are judged by those that are left, and the floor is that of as many points as the others have."""
+    """They are judged by those that are left, and the floor is that of as many points as the others
+    have."""
     made = made_of(run, "em-quadratic", "sscs-quadratic", "exponential", metrics=("w2",), nfe=(10,))
     for request, (value, lost) in zip(made.requests, ((0.5, 90), (1.0, 0), (2.0, 0)), strict=True):
-        about = {"floor": 4.0 if lost else 0.25, "samples": 100, "nonfinite": lost, "nfe_mean": 10.0}
+        about = {
+            "floor": 4.0 if lost else 0.25,
+            "samples": 100,
+            "nonfinite": lost,
+            "nfe_mean": 10.0,
+        }
         report(run, request, w2={"value": value, **about})
     made.sweep.save(run)
     rows = results.rows(run, made.sweep)
@@ -134,11 +180,15 @@ def test_samplers_that_lost_samples_are_not_the_best(run):
 def test_published_numbers_stand_beside_those_of_cifar10(tmp_path, monkeypatch):
     screen(monkeypatch, 150)
     run = RunFolder.create(tmp_path / "c", load(RECIPES / "cifar10.yaml"), {"created": 1.0})
-    sweep = Sweep((Axis("sampler", ("ode",)), Axis("sampling.nfe", ("10",))), (Cell(CELL, "fid-ode-10"),))
+    sweep = Sweep(
+        (Axis("sampler", ("ode",)), Axis("sampling.nfe", ("10",))), (Cell(CELL, "fid-ode-10"),)
+    )
     known = published_samplers("cifar10")
     measured, *rows = csv.DictReader(io.StringIO(samplers.to_table(run, sweep)))
     assert (measured["source"], len(rows)) == ("measured", len(known))
-    (same,) = [row for row in rows if row["sampler"].endswith("gDDIM") and row["sampling.nfe"] == "50"]
+    (same,) = [
+        row for row in rows if row["sampler"].endswith("gDDIM") and row["sampling.nfe"] == "50"
+    ]
     assert (same["fid"], same["source"]) == ("2.26", "published, arXiv 2206.05564")
     assert "published, not measured here" in text(drawn(run, sweep, []))
     assert samplers.to_json(run, sweep, {})["published"][0]["fid"] == 2.25

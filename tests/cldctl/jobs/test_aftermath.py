@@ -11,7 +11,16 @@ from cld_core import files
 from cld_core.evaluate.request import request_of
 from cld_core.files import append_line
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Cancelled, Ended, GivenUp, JobRef, Started, Submitted, TurnedAway, Wished
+from cld_core.run.events import (
+    Cancelled,
+    Ended,
+    GivenUp,
+    JobRef,
+    Started,
+    Submitted,
+    TurnedAway,
+    Wished,
+)
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
 from cldctl.clusters.base import Wish
@@ -33,7 +42,9 @@ def ended(attempt=0, cause="crashed", **more):
 
 
 def after(*happened, restart=0, max_retries=3):
-    return after_bad_end(History.of(happened), inside(restart=restart), max_retries, max_crashes_a_day=20)
+    return after_bad_end(
+        History.of(happened), inside(restart=restart), max_retries, max_crashes_a_day=20
+    )
 
 
 def test_what_another_start_may_get_past():
@@ -41,8 +52,12 @@ def test_what_another_start_may_get_past():
         assert isinstance(after(started(), ended(cause=cause)), Retry)
     for cause in ("finished", "cancelled", "nonfinite", "save_failed"):
         assert after(started(), ended(cause=cause)) is None
-    assert after(started(job_id="6"), ended(), Submitted(job=REF)) is None, "nor one that never began"
-    assert after(started(), ended(cause="preempted")).cause == "preempted", "it failed while it stopped"
+    assert after(started(job_id="6"), ended(), Submitted(job=REF)) is None, (
+        "nor one that never began"
+    )
+    assert after(started(), ended(cause="preempted")).cause == "preempted", (
+        "it failed while it stopped"
+    )
     assert after(started(), ended(cause="terminated", detail="SIGUSR2")).cause == "terminated"
     assert after(started(), ended(cause="preempted"), Wished(job_id="7", cause="preempted")) is None
 
@@ -50,7 +65,9 @@ def test_what_another_start_may_get_past():
 def test_a_task_of_sharded_work_has_a_budget_of_its_own():
     assert after_crash(2, code=137, retries=3, job=inside()) == Retry(20.0, "crash 2 of 3 allowed")
     # A fault in the request; its checkpoint is gone; it would draw the same samples.
-    assert {after_crash(1, code=code, retries=3, job=inside()) for code in (2, 3, HOPELESS)} == {None}
+    assert {after_crash(1, code=code, retries=3, job=inside()) for code in (2, 3, HOPELESS)} == {
+        None
+    }
 
 
 def test_a_second_start_that_said_nothing_died_early():
@@ -66,7 +83,9 @@ def test_a_second_start_that_said_nothing_died_early():
 
 @pytest.fixture
 def run(tmp_path):
-    run = run_with(tmp_path / "mine", 10, overrides=("train.max_retries=1", "cluster.successor=true"))
+    run = run_with(
+        tmp_path / "mine", 10, overrides=("train.max_retries=1", "cluster.successor=true")
+    )
     run.ledger.append(Submitted(job=REF))
     return run
 
@@ -109,14 +128,19 @@ def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spen
     assert job.wishes == [Wish(10.0)]
     job = inside(restart=1)
     aftermath.after_shards(work.folder, job, 137)
-    assert "task 7: 2 crashes (1 allowed); the budget is spent: not started again" in capsys.readouterr().err
+    assert (
+        "task 7: 2 crashes (1 allowed); the budget is spent: not started again"
+        in capsys.readouterr().err
+    )
     assert job.wishes == [Wish(None)]
     assert work.ledger.history().crashes == {"7": 2}
 
 
 def test_a_training_is_started_again_although_nothing_can_be_written(run, monkeypatch):
     monkeypatch.setattr("cld_core.files.time", Clock())
-    monkeypatch.setattr(Ledger, "append", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    monkeypatch.setattr(
+        Ledger, "append", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    )
     append_line(run.ledger.path, to_line(started()))
     job = inside()
     aftermath.after_training(run, job, 137)
@@ -133,17 +157,25 @@ def loop(crashes, every_s=600.0):
         began = time.time() - (crashes - number) * every_s
         happened += [
             Started(time=began, attempt=number, job_id="7", step=40 * number, restart=number),
-            Ended(time=began + every_s - 10, attempt=number, cause="crashed", step=40 * number + 40),
+            Ended(
+                time=began + every_s - 10, attempt=number, cause="crashed", step=40 * number + 40
+            ),
         ]
     return History.of(happened)
 
 
 def test_a_loop_of_crashes_with_progress_ends():
     def decided(crashes, **how):
-        return after_bad_end(loop(crashes, **how), inside(restart=crashes - 1), 3, max_crashes_a_day=20)
+        return after_bad_end(
+            loop(crashes, **how), inside(restart=crashes - 1), 3, max_crashes_a_day=20
+        )
 
-    assert decided(20) == decided(40, every_s=7200.0) == Retry(10.0, "crash 1 of 3 allowed"), "only the last day counts"
-    assert decided(21).reason == "crashed 21 times in 3 h, 40 steps each (train.max_crashes_a_day=20)"
+    assert decided(20) == decided(40, every_s=7200.0) == Retry(10.0, "crash 1 of 3 allowed"), (
+        "only the last day counts"
+    )
+    assert (
+        decided(21).reason == "crashed 21 times in 3 h, 40 steps each (train.max_crashes_a_day=20)"
+    )
 
 
 def test_status_tells_it():
@@ -157,7 +189,11 @@ def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
     job = inside()
     aftermath.after_training(run, job, UNFIT)
     requeued = run.ledger.events()[-1]
-    assert (requeued.cause, requeued.exclude, job.wishes) == ("unfit", ("n1",), [Wish(10.0, avoid=("n1",))])
+    assert (requeued.cause, requeued.exclude, job.wishes) == (
+        "unfit",
+        ("n1",),
+        [Wish(10.0, avoid=("n1",))],
+    )
     assert run.ledger.history().crashes_in_a_row == 0
     assert "node n1 is avoided from now on: unfit (gpu)" in capsys.readouterr().err
 
@@ -176,14 +212,17 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
 
 @pytest.fixture
 def end(run, work, monkeypatch):
-    """Call it as the batch script does, about a job whose earlier starts the first 1000 bytes of its log tell of."""
+    """Call it as the batch script does, about a job whose earlier starts the first 1000 bytes of
+    its log tell of."""
     job = inside()
     job.cause_of = lambda code, offset: "timeout" if offset < 1000 else job.cause
     monkeypatch.setattr(Scripted, "current", lambda self: job)
     folders = {"training": run.path, "shards": work.folder}
 
     def call(kind, code, *phase, folder=None):
-        return aftermath.main([kind, str(folder or folders[kind]), str(run.logs), LAUNCHER, str(code), *phase])
+        return aftermath.main(
+            [kind, str(folder or folders[kind]), str(run.logs), LAUNCHER, str(code), *phase]
+        )
 
     call.job = job
     return call
@@ -199,7 +238,9 @@ def test_a_work_whose_folder_is_gone_is_not_started_again(end, tmp_path, capsys)
 def test_it_says_that_nothing_can_be_read(end, monkeypatch, capsys, kind):
     """The batch script decides then."""
     monkeypatch.setattr("cld_core.files.time", Clock())
-    monkeypatch.setattr(files.os, "open", Mock(side_effect=OSError(errno.ESTALE, "Stale file handle")))
+    monkeypatch.setattr(
+        files.os, "open", Mock(side_effect=OSError(errno.ESTALE, "Stale file handle"))
+    )
     assert end(kind, 137, "work", "0") == BLIND
     assert "its files cannot be read" in capsys.readouterr().err
 

@@ -1,4 +1,5 @@
-"""`hooks.on_change`: called once for each change, by whoever knows of it, and never in the way of the run."""
+"""`hooks.on_change`: called once for each change, by whoever knows of it, and never in the way of
+the run."""
 
 import contextlib
 import json
@@ -79,7 +80,14 @@ def test_each_change_once(run):
     assert states(run) == ["RUNNING", "REQUEUED"]
     last = told(run)[-1]
     assert last["text"] == "mine: REQUEUED (crashed) at step 30 of 100: ValueError: no"
-    expected = {"run": "mine", "cause": "crashed", "step": 30, "steps": 100, "job_id": "7", "host": "n1"}
+    expected = {
+        "run": "mine",
+        "cause": "crashed",
+        "step": 30,
+        "steps": 100,
+        "job_id": "7",
+        "host": "n1",
+    }
     assert {name: last[name] for name in expected} == expected
     assert last["link"] == run.path.as_uri()
 
@@ -111,7 +119,11 @@ def test_an_evaluation_once_for_each_job(run):
         dispatch(run, *words)
     assert states(run) == ["FAILED", "FINISHED"]
     last = told(run)[-1]
-    assert (last["evaluation"], last["results"]["nll"], last["link"]) == (work.name, 2.5, work.folder.as_uri())
+    assert (last["evaluation"], last["results"]["nll"], last["link"]) == (
+        work.name,
+        2.5,
+        work.folder.as_uri(),
+    )
 
 
 def test_it_fails_hangs_or_floods(run):
@@ -165,7 +177,9 @@ def test_a_requeue_is_told_before_it_is_wished_for(run):
     assert states(run) == ["RUNNING", "REQUEUED"]
 
 
-@pytest.mark.parametrize(("slurm", "fails", "told_of"), [(False, True, True), (True, True, False), (True, False, True)])
+@pytest.mark.parametrize(
+    ("slurm", "fails", "told_of"), [(False, True, True), (True, True, False), (True, False, True)]
+)
 def test_an_end_is_told_unless_an_aftermath_follows(run, slurm, fails, told_of):
     """Which decides what comes next."""
     job = inside()
@@ -178,7 +192,9 @@ def test_an_end_is_told_unless_an_aftermath_follows(run, slurm, fails, told_of):
 
 
 def submitted(job_id="7", restarts=True, successor_of=None):
-    return events.Submitted(job=JobRef(cluster="scripted", job_id=job_id, restarts=restarts), successor_of=successor_of)
+    return events.Submitted(
+        job=JobRef(cluster="scripted", job_id=job_id, restarts=restarts), successor_of=successor_of
+    )
 
 
 def requeued(cause, job_id="7"):
@@ -194,7 +210,12 @@ def ended(cause, step=30, attempt=0, detail=None):
 
 
 def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
-    happened = [submitted(), started(), ended("crashed"), events.Wished(job_id="7", cause="crashed")]
+    happened = [
+        submitted(),
+        started(),
+        ended("crashed"),
+        events.Wished(job_id="7", cause="crashed"),
+    ]
     before = changes(happened)[-1]["place"]
     last = changes([*happened, events.Refused("requeue", job_id="7", reason="no")])[-1]
     assert last["state"] == "STOPPED"
@@ -206,22 +227,40 @@ def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
 
 BEGUN = submitted(), started()
 DIED_EARLY = events.Failed("early", job_id="7", restart=0, reason="the setup")
-NOT_CANCELLED = events.Cancelled(job_id="7"), events.Refused("cancellation", job_id="7", reason="nobody answers")
+NOT_CANCELLED = (
+    events.Cancelled(job_id="7"),
+    events.Refused("cancellation", job_id="7", reason="nobody answers"),
+)
 
 # What happened, and the phase of the newest job.
 LEDGERS = {
     "trains": (BEGUN, "running"),
     "finished": ((*BEGUN, ended("finished")), "gone"),
     "preempted": ((*BEGUN, ended("preempted")), "pending"),
-    "given up": ((*BEGUN, ended("crashed"), events.GivenUp(job_id="7", reason="4 crashes")), "gone"),
-    "not begun": ((submitted(), events.GivenUp(never_began=True, job_id="7", reason="no checkpoint")), "gone"),
+    "given up": (
+        (*BEGUN, ended("crashed"), events.GivenUp(job_id="7", reason="4 crashes")),
+        "gone",
+    ),
+    "not begun": (
+        (submitted(), events.GivenUp(never_began=True, job_id="7", reason="no checkpoint")),
+        "gone",
+    ),
     "unfit without a scheduler": ((submitted(restarts=False), unfit()), "gone"),
-    "crashed, unfit": ((*BEGUN, ended("crashed"), requeued("crashed"), unfit(restart=1), requeued("unfit")), "pending"),
-    "unfit, cancelled": ((submitted(), unfit(), requeued("unfit"), events.Cancelled(job_id="7")), "gone"),
+    "crashed, unfit": (
+        (*BEGUN, ended("crashed"), requeued("crashed"), unfit(restart=1), requeued("unfit")),
+        "pending",
+    ),
+    "unfit, cancelled": (
+        (submitted(), unfit(), requeued("unfit"), events.Cancelled(job_id="7")),
+        "gone",
+    ),
     "setup too long": ((submitted(), DIED_EARLY, requeued("timeout")), "pending"),
     "cancelled": ((*BEGUN, events.Cancelled(job_id="7"), ended("terminated")), "gone"),
     "not cancelled": ((*BEGUN, *NOT_CANCELLED), "running"),
-    "cancelled at the second try": ((submitted(), *NOT_CANCELLED, events.Cancelled(job_id="7")), "gone"),
+    "cancelled at the second try": (
+        (submitted(), *NOT_CANCELLED, events.Cancelled(job_id="7")),
+        "gone",
+    ),
 }
 
 
@@ -230,17 +269,28 @@ def test_a_hook_hears_the_state_that_status_shows(happened, phase):
     """One knows the ledger alone, the other the launcher's answer."""
     newest = [event for event in happened if isinstance(event, events.Submitted)][-1].job.job_id
     seen = {"7": Seen("gone"), newest: Seen(phase)}
-    state, _ = state_of(Situation(RunFolder("none"), History.of(happened), Answers({"scripted": Survey(seen)}), 1000.0))
+    state, _ = state_of(
+        Situation(
+            RunFolder("none"), History.of(happened), Answers({"scripted": Survey(seen)}), 1000.0
+        )
+    )
     assert changes(happened)[-1]["state"] == state
 
 
 @pytest.mark.parametrize("cause", events.CAUSES)
 def test_after_any_cause_a_hook_hears_what_status_shows(cause):
-    test_a_hook_hears_the_state_that_status_shows((submitted(restarts=False), started(), ended(cause)), "gone")
+    test_a_hook_hears_the_state_that_status_shows(
+        (submitted(restarts=False), started(), ended(cause)), "gone"
+    )
 
 
 def test_a_silent_end_is_told_with_the_next_beginning():
-    happened = submitted(), started(), events.Ended(afterwards=True, attempt=0, cause="node_failure"), started(1, 20)
+    happened = (
+        submitted(),
+        started(),
+        events.Ended(afterwards=True, attempt=0, cause="node_failure"),
+        started(1, 20),
+    )
     heard = [(change["state"], change["cause"], change["step"]) for change in changes(happened)]
     assert heard == [("RUNNING", None, 0), ("RUNNING", "node_failure", 20)]
 
@@ -253,19 +303,29 @@ REASON = """it's "quoted"; $(touch /tmp/x) `id` & more"""
 @pytest.mark.parametrize("name", ["webhook", "slack", "ntfy"])
 def test_what_is_posted(run, tmp_path, monkeypatch, name):
     """By a curl that writes down what it gets, from a home in which the address is kept."""
-    program(tmp_path / "curl", f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat > {tmp_path}/input\n')
+    program(
+        tmp_path / "curl",
+        f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat > {tmp_path}/input\n',
+    )
     (tmp_path / ".config/cldctl").mkdir(parents=True)
     (tmp_path / ".config/cldctl" / name).write_text(f"https://example.org/{name}\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     run.ledger.append(ended("crashed", detail=REASON))
-    (command,) = [text for block in BLOCKS if f"cldctl/{name}" in (text := yaml.safe_load(block)["hooks"]["on_change"])]
+    (command,) = [
+        text
+        for block in BLOCKS
+        if f"cldctl/{name}" in (text := yaml.safe_load(block)["hooks"]["on_change"])
+    ]
     with_command(run, command)
     dispatch(run, "--decided")
     *_, text, address = (tmp_path / "arguments").read_text().splitlines()
     if name != "ntfy":
         text = json.loads((tmp_path / "input").read_text())["text"]
-    assert (text, address) == (f"mine: FAILED (crashed) at step 30 of 100: {REASON}", f"https://example.org/{name}")
+    assert (text, address) == (
+        f"mine: FAILED (crashed) at step 30 of 100: {REASON}",
+        f"https://example.org/{name}",
+    )
 
 
 def test_all_variables_are_documented():

@@ -21,7 +21,9 @@ NOW = time.time()
 
 
 def failed(host, restart, ago=60.0, rank=0):
-    return Failed("rank", time=NOW - ago, job_id="7", restart=restart, rank=rank, host=host, reason="it broke")
+    return Failed(
+        "rank", time=NOW - ago, job_id="7", restart=restart, rank=rank, host=host, reason="it broke"
+    )
 
 
 def crashed(host, job_id="8_0", ago=60.0):
@@ -32,7 +34,9 @@ def test_one_failure_is_no_pattern_and_two_are():
     assert bad([failed("n1", 0)], NOW) == {}
     assert bad([failed("n1", 0), failed("n1", 1)], NOW) == {"n1": "2 crashes"}
     assert bad([failed("n1", 0), failed("n2", 1)], NOW) == {}
-    assert bad([crashed("n1", "8_0"), crashed("n1", "8_1"), crashed(""), crashed("")], NOW) == {"n1": "2 crashes"}
+    assert bad([crashed("n1", "8_0"), crashed("n1", "8_1"), crashed(""), crashed("")], NOW) == {
+        "n1": "2 crashes"
+    }
     assert bad([unfit("n3"), unfit("")], NOW) == {"n3": "unfit (gpu)"}, "one failed check is enough"
     old = 2 * failures.DAY_S
     assert bad([failed("n1", 0, ago=old), failed("n1", 1), unfit("n2", ago=old)], NOW) == {}
@@ -66,12 +70,19 @@ def test_nodes_that_somebody_else_excluded_are_not_usable():
     assert avoided(found, inside(excluded=("n1", "n2")), 2) == []
     assert avoided(found, inside(excluded=("n1", "n2")), 1) == ["n3"], "n1 is avoided anyway"
     mine = history(unfit("n3"), Wished(job_id="7", cause="crashed", exclude=("n3",)))
-    assert for_next_start(mine, inside(excluded=("n3", "n4")), needed=1) == ({"n3": "unfit (gpu)"}, ())
-    assert for_next_start(found, inside(excluded=None), needed=1) == ({}, ()), "nobody can tell which"
+    assert for_next_start(mine, inside(excluded=("n3", "n4")), needed=1) == (
+        {"n3": "unfit (gpu)"},
+        (),
+    )
+    assert for_next_start(found, inside(excluded=None), needed=1) == ({}, ()), (
+        "nobody can tell which"
+    )
 
 
 def test_what_is_no_longer_to_be_avoided_is_readmitted():
-    before = history(unfit("n1", ago=failures.DAY_S + 1), Wished(job_id="7", cause="crashed", exclude=("n1",)))
+    before = history(
+        unfit("n1", ago=failures.DAY_S + 1), Wished(job_id="7", cause="crashed", exclude=("n1",))
+    )
     assert for_next_start(before, inside(), needed=1) == ({}, ("n1",))
     kept = for_next_start(before, inside(count=None), needed=1)
     assert kept == ({"n1": "avoided before"}, ()), "without an answer, nothing changes"
@@ -104,7 +115,11 @@ def test_a_rank_names_its_node(run):
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("NCCL communicator was aborted on rank 3."), RankError("no disk"), NonFiniteError("step 3")],
+    [
+        RuntimeError("NCCL communicator was aborted on rank 3."),
+        RankError("no disk"),
+        NonFiniteError("step 3"),
+    ],
 )
 def test_a_rank_that_fails_because_of_another_one_blames_nobody(run, error):
     assert noted(run, error) == []
@@ -115,13 +130,17 @@ def killed(log, *, hung=False, trained=True):
     return None if event is None else (event.rank, event.host, event.reason)
 
 
-def test_a_rank_that_was_killed_is_named_by_the_launcher_and_those_that_srun_ended_are_not_to_blame():
+def test_a_killed_rank_is_named_by_the_launcher_and_those_that_srun_ended_are_not_blamed():
     assert killed(KILLED) == (1, "n2", "Killed")
     several = "srun: error: n1: tasks 0,2-3: Segmentation fault (core dumped)\n"
     assert killed(several) == (0, "n1", "Segmentation fault (core dumped)")
-    ended = "srun: error: n1: task 0: Exited with exit code 1\nsrun: error: n2: task 1: Terminated\n"
+    ended = (
+        "srun: error: n1: task 0: Exited with exit code 1\nsrun: error: n2: task 1: Terminated\n"
+    )
     assert killed(ended) is None, "a rank that ends by itself says why itself"
-    assert killed(ended, trained=False) == (0, "n1", "Exited with exit code 1"), "unless it did not get so far"
+    assert killed(ended, trained=False) == (0, "n1", "Exited with exit code 1"), (
+        "unless it did not get so far"
+    )
 
 
 def test_a_machine_that_cannot_even_write_the_ledger(run):

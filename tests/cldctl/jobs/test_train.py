@@ -1,4 +1,5 @@
-"""What a job does before and after its work, with a launcher that is made up; how sharded work is divided."""
+"""What a job does before and after its work, with a launcher that is made up; how sharded work is
+divided."""
 
 import errno
 import os
@@ -44,7 +45,8 @@ def job():
 
 
 @pytest.mark.parametrize(
-    ("cause", "asked"), [(None, True), ("crashed", True), ("terminated", True), ("preempted", False)]
+    ("cause", "asked"),
+    [(None, True), ("crashed", True), ("terminated", True), ("preempted", False)],
 )
 def test_an_end_without_an_explanation_is_explained(run, job, cause, asked):
     if cause is not None:
@@ -155,7 +157,10 @@ def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
     missing = [("a", [0, 1, 2]), ("b", [0, 1]), ("c", [])]
     each = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1)]
     assert divided(missing, 9) == [(Piece(folder, (shard,)),) for folder, shard in each]
-    assert divided(missing, 2) == [(Piece("a", (0, 2)), Piece("b", (1,))), (Piece("a", (1,)), Piece("b", (0,)))]
+    assert divided(missing, 2) == [
+        (Piece("a", (0, 2)), Piece("b", (1,))),
+        (Piece("a", (1,)), Piece("b", (0,))),
+    ]
 
 
 @pytest.fixture
@@ -167,20 +172,27 @@ def evaluations(tmp_path, monkeypatch):
     return tuple(Piece(str(folder), (0,)) for folder in folders)
 
 
-@pytest.mark.parametrize(("error", "code"), [(CheckpointError, 1), (UnusableSamplesError, HOPELESS)])
-def test_a_process_ends_as_its_error_asks_to_be_treated(evaluations, monkeypatch, capsys, error, code):
+@pytest.mark.parametrize(
+    ("error", "code"), [(CheckpointError, 1), (UnusableSamplesError, HOPELESS)]
+)
+def test_a_process_ends_as_its_error_asks_to_be_treated(
+    evaluations, monkeypatch, capsys, error, code
+):
     compute = Mock(side_effect=[error("so it is. Fix it."), True])
     monkeypatch.setattr(Evaluation, "compute", compute)
     with pytest.raises(SystemExit) as end:
         ShardsWork(evaluations, gpu=False)(inside(), StopFlag())
-    assert (end.value.code, error.exit_code, compute.call_count) == (code, 1, 2), "the others are left alone"
+    assert (end.value.code, error.exit_code, compute.call_count) == (code, 1, 2), (
+        "the others are left alone"
+    )
     assert "error: so it is. Fix it." in capsys.readouterr().err.splitlines()
     noted = [open_work(Path(piece.folder)).ledger.history().given_up for piece in evaluations]
     assert "so it is. Fix it." in noted
 
 
 @pytest.mark.parametrize(
-    ("cause", "wishes"), [("timeout", [Wish()]), (None, [Wish(after_limit=True)]), ("cancelled", [])]
+    ("cause", "wishes"),
+    [("timeout", [Wish()]), (None, [Wish(after_limit=True)]), ("cancelled", [])],
 )
 def test_what_a_task_that_was_stopped_wishes_for(evaluations, monkeypatch, cause, wishes):
     monkeypatch.setattr(Evaluation, "compute", lambda *_: False)
@@ -197,7 +209,9 @@ def test_a_task_that_cannot_say_what_it_wishes_for_ends_so(evaluations, monkeypa
     stop = StopFlag()
     stop.request(StopCode.USR2)
     with pytest.raises(SystemExit) as end:
-        ShardsWork(evaluations, gpu=False)(inside(error=OSError(errno.ENOSPC, "No space left on device")), stop)
+        ShardsWork(evaluations, gpu=False)(
+            inside(error=OSError(errno.ENOSPC, "No space left on device")), stop
+        )
     assert end.value.code == BLIND
     assert "what job 7 wishes for cannot be written" in capsys.readouterr().err
 

@@ -1,4 +1,5 @@
-"""What pages of one and of many runs say and draw; nothing in a run folder gets out of its place, or is cut off."""
+"""What pages of one and of many runs say and draw; nothing in a run folder gets out of its place,
+or is cut off."""
 
 import math
 import os
@@ -60,7 +61,12 @@ def test_a_page_has_verdict_results_curves_attempts_and_recipe(made):
         "Constant: learning rate 0.002.",
     ):
         assert expected in text, expected
-    shown = {"loss", "mine, samples/step_00008000.png", "NLL bound, nats, by step", "norm of the gradient"}
+    shown = {
+        "loss",
+        "mine, samples/step_00008000.png",
+        "NLL bound, nats, by step",
+        "norm of the gradient",
+    }
     assert shown <= {*parsed.captions}
     bars = [str(it["class"]) for it in parsed.all("i") if it.get("class")]
     ends = [bar for bar in bars if not bar.endswith(("queued", "starting"))]
@@ -69,13 +75,21 @@ def test_a_page_has_verdict_results_curves_attempts_and_recipe(made):
 
 def test_nothing_of_a_run_becomes_markup_and_nothing_is_asked_for(made):
     parsed = page_of(made)
-    assert HOSTILE.replace("\u202e", "") in parsed.text, "it is shown, without what would turn the text around"
+    assert HOSTILE.replace("\u202e", "") in parsed.text, (
+        "it is shown, without what would turn the text around"
+    )
     assert not parsed.all("script")
     assert not parsed.all("a")
     assert {str(it["src"])[:22] for it in parsed.all("img")} == {"data:image/png;base64,"}
-    assert not any(name.startswith("on") for _, attributes in parsed.elements for name in attributes)
+    assert not any(
+        name.startswith("on") for _, attributes in parsed.elements for name in attributes
+    )
     assert {str(it["xlink:href"])[:1] for it in parsed.all("use")} <= {"#"}
-    (policy,) = (it["content"] for it in parsed.all("meta") if it.get("http-equiv") == "Content-Security-Policy")
+    (policy,) = (
+        it["content"]
+        for it in parsed.all("meta")
+        if it.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -100,7 +114,10 @@ def test_a_run_without_anything_or_with_damaged_files_has_a_page(tmp_path):
     run = reported(tmp_path / "mine", points=2)
     run.ledger.path.write_text("no ledger\n")
     run.recipe_file.write_text("no: recipe")
-    write_json(run.identity_file, {"format": FORMAT, "created": 1e17, "versions": "x", "git": "y", "sweep": "z"})
+    write_json(
+        run.identity_file,
+        {"format": FORMAT, "created": 1e17, "versions": "x", "git": "y", "sweep": "z"},
+    )
     text = words(page_of(run))
     assert "The recipe cannot be read" in text
     assert "attempts.jsonl" in text
@@ -108,7 +125,12 @@ def test_a_run_without_anything_or_with_damaged_files_has_a_page(tmp_path):
 
 def answered(run, nll, *overrides, **sections):
     recipe = with_overrides(run.recipe(), list(overrides), "test")
-    report(run, request_of(recipe, ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1, "nfe_mean": 80.0}, **sections)
+    report(
+        run,
+        request_of(recipe, ("elbo",), 10),
+        elbo={"nll": nll, "stderr": 0.1, "nfe_mean": 80.0},
+        **sections,
+    )
 
 
 def test_the_best_number_is_over_the_most_examples_and_beside_the_published_one(tmp_path):
@@ -124,7 +146,10 @@ def test_the_best_number_is_over_the_most_examples_and_beside_the_published_one(
 
 
 def test_several_runs_are_one_page_that_says_what_differs(tmp_path):
-    runs = [run_with(tmp_path / "one", 10), run_with(tmp_path / "two", 10, overrides=("optim.lr=0.5",))]
+    runs = [
+        run_with(tmp_path / "one", 10),
+        run_with(tmp_path / "two", 10, overrides=("optim.lr=0.5",)),
+    ]
     answered(runs[0], 1.0, "eval.points=800")
     for run in runs:
         (run.samples / "step_00000010.png").write_bytes(b"\x89PNG\r\n\x1a\n" + run.name.encode())
@@ -134,7 +159,9 @@ def test_several_runs_are_one_page_that_says_what_differs(tmp_path):
     assert "1.000 ± 0.100 (800 points)" in text
     assert "key one two optim.lr 0.001 0.5" in text
     assert {f"{name}, samples/step_00000010.png" for name in ("one", "two")} <= {*parsed.captions}
-    assert invoke("report", "one", "two", runs=tmp_path).stdout == f"{tmp_path / 'comparison.html'}\n"
+    assert (
+        invoke("report", "one", "two", runs=tmp_path).stdout == f"{tmp_path / 'comparison.html'}\n"
+    )
 
 
 def test_the_index_leads_to_pages_and_writes_those_that_are_out_of_date(tmp_path, monkeypatch):
@@ -152,7 +179,9 @@ def test_the_index_leads_to_pages_and_writes_those_that_are_out_of_date(tmp_path
     assert sorted(links()) == ["./first/report.html", "./javascript%3Aalert%281%29/report.html"]
     before = (first.path / "report.html").stat().st_mtime_ns
     invoke("report", "--all", "--pages", runs=root)
-    assert (first.path / "report.html").stat().st_mtime_ns == before, "it is finished, and nothing has happened"
+    assert (first.path / "report.html").stat().st_mtime_ns == before, (
+        "it is finished, and nothing has happened"
+    )
     first.ledger.append(Labelled(note="looks good"))
     invoke("report", "--all", "--pages", runs=root)
     assert "looks good" in (first.path / "report.html").read_text()
@@ -187,7 +216,9 @@ def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(tmp_path, monkeyp
 
     monkeypatch.setattr(pages, "why", why)
     invoke("report", "mine", runs=finished.path.parent)
-    assert not pages.is_up_to_date(finished, status_of(finished, survey.of_runs([finished])), follow=False)
+    assert not pages.is_up_to_date(
+        finished, status_of(finished, survey.of_runs([finished])), follow=False
+    )
 
 
 def test_a_curve_is_its_mean_over_its_points_and_is_the_same_each_time():
@@ -218,12 +249,15 @@ def test_pictures_are_shown_the_newest_first_and_nothing_else_is(tmp_path):
     (run.samples / "linked.png").symlink_to(tmp_path / "private.png")
     (run.samples / "text.png").write_bytes(b"secret")
     drawn = "".join(document.gallery(run, follow=False))
-    assert [it["alt"] for it in Parsed(drawn).all("img")] == [f"mine, {names[place]}" for place in (1, 0, 2)]
+    assert [it["alt"] for it in Parsed(drawn).all("img")] == [
+        f"mine, {names[place]}" for place in (1, 0, 2)
+    ]
     assert all(f"samples/{name}.png: not a picture" in drawn for name in ("linked", "text"))
 
 
 def attempt(run, number, first, last, every=10):
-    """What an attempt writes that begins after step ``first``; its files are those of a second of its own."""
+    """What an attempt writes that begins after step ``first``; its files are those of a second of
+    its own."""
     before = set(run.tensorboard.glob("*"))
     about = About(folder=run, recipe=run.recipe(), attempt=number, first_step=first)
     monitor = Monitor(about, may_write=lambda: False)
@@ -239,7 +273,14 @@ def test_what_later_attempts_repeat_replaces_what_was_there(run):
     for number, (first, last) in enumerate(((0, 40), (20, 30), (20, 60))):
         attempt(run, number, first, last)
     found = curves.read(run)
-    assert found["train/loss"] == [(10, 10.0), (20, 20.0), (30, 230.0), (40, 240.0), (50, 250.0), (60, 260.0)]
+    assert found["train/loss"] == [
+        (10, 10.0),
+        (20, 20.0),
+        (30, 230.0),
+        (40, 240.0),
+        (50, 250.0),
+        (60, 260.0),
+    ]
     assert [step for step, _ in found["periodic/nfe"]] == [10, 20, 30, 40, 50, 60]
     # A record that is being written is read once it is whole.
     *_, file = sorted(run.tensorboard.glob("*"))
@@ -251,7 +292,9 @@ def test_what_later_attempts_repeat_replaces_what_was_there(run):
     with SummaryWriter(str(run.tensorboard / "eval-1")) as board:
         for step, value in enumerate((1.0, float("nan"), 2.0)):
             board.add_scalar("other", value, step)
-    assert curves.read(run)["eval-1: other"] == [(0, 1.0), (2, 2.0)], "what is not finite is not a point"
+    assert curves.read(run)["eval-1: other"] == [(0, 1.0), (2, 2.0)], (
+        "what is not finite is not a point"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""`cldctl board`: TensorBoard starts, serves the chosen runs to this machine alone, and ends with the command."""
+"""`cldctl board`: TensorBoard starts, serves the chosen runs to this machine alone, and ends with
+the command."""
 
 import json
 import os
@@ -30,11 +31,14 @@ def runs(tmp_path):
 @pytest.fixture
 def started(runs):
     """The command as a process, which is ended afterwards, whatever happens."""
-    # Two that start at the same time on the usual port both see that it is free, and one of them shows the other's.
+    # Two that start at the same time on the usual port both see that it is free, and one of them
+    # shows the other's.
     with held_port() as port:
         command = [sys.executable, "-m", "cldctl", "board", "one", "two", "--port", str(port)]
     env = {**os.environ, "CLDCTL_RUNS": str(runs)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as process:
         yield process
         process.kill()
 
@@ -43,7 +47,12 @@ def started(runs):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -9)])
 def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, code):
     url = started.stdout.readline().strip()
-    wait_for(lambda: sorted(json.load(urllib.request.urlopen(f"{url}data/runs", timeout=30))) == ["one", "two"])
+    wait_for(
+        lambda: (
+            sorted(json.load(urllib.request.urlopen(f"{url}data/runs", timeout=30)))
+            == ["one", "two"]
+        )
+    )
     own = psutil.Process(started.pid)
     family = [own, *own.children(recursive=True)]
 

@@ -47,7 +47,9 @@ def test_several_runs_and_their_evaluations_end_at_the_same_time(tmp_path, scrip
 def evaluated(run, job_id, metric="elbo", logs=""):
     request_of(run.recipe(), (metric,), 10).save(run)
     work = next(work for work in evaluations_of(run) if work.name.startswith(metric))
-    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id=job_id, logs=str(logs)), shards=(0,)))
+    work.ledger.append(
+        Submitted(job=JobRef(cluster="scripted", job_id=job_id, logs=str(logs)), shards=(0,))
+    )
     Scripted.phases[job_id] = "running"
     return work
 
@@ -78,7 +80,10 @@ def test_a_full_disk_keeps_nothing_from_being_cancelled(tmp_path, scripted, monk
     monkeypatch.setattr("cld_core.run.ledger.append_line", full)
     cancel.cancel([run])
     assert scripted.calls == [("cancel", ["1"])]
-    assert "could not note that job 1 of a is cancelled (No space left on device)" in capsys.readouterr().err
+    assert (
+        "could not note that job 1 of a is cancelled (No space left on device)"
+        in capsys.readouterr().err
+    )
 
 
 def test_nothing_is_cancelled_unless_everything_can_be(tmp_path, scripted):
@@ -86,7 +91,9 @@ def test_nothing_is_cancelled_unless_everything_can_be(tmp_path, scripted):
     with pytest.raises(UsageError, match=r"b was started on far\. Cancel it there\."):
         cancel.cancel(runs)
     scripted.away.add("scripted")
-    with pytest.raises(SchedulerAway, match=r"nobody answers\. Nothing was cancelled; try again when it answers\."):
+    with pytest.raises(
+        SchedulerAway, match=r"nobody answers\. Nothing was cancelled; try again when it answers\."
+    ):
         cancel.cancel(runs)
     assert scripted.calls == []
     assert not any(run.ledger.history().cancelled for run in runs)
@@ -107,7 +114,12 @@ def test_what_a_colleague_evaluates_goes_on_and_the_rest_ends(tmp_path, scripted
     assert f"a: job 2 of {owner} was not cancelled: ask them" in done.stderr
     assert "a: cancelled; last checkpoint: step 10" in done.stderr
     assert [it.ledger.history().cancelled for it in (run, ours, theirs)] == [{"1"}, {"3"}, set()]
-    noted = [event for work in (run, ours, theirs) for event in work.ledger.events() if isinstance(event, Refused)]
+    noted = [
+        event
+        for work in (run, ours, theirs)
+        for event in work.ledger.events()
+        if isinstance(event, Refused)
+    ]
     assert [event.job_id for event in noted] == ["2"]
 
 
@@ -118,7 +130,9 @@ def test_what_a_colleague_evaluates_goes_on_and_the_rest_ends(tmp_path, scripted
         ([Seen("gone", ended="cancelled"), Seen("gone")], 1, 1),
     ],
 )
-def test_a_job_that_looks_gone_for_a_moment_has_not_ended(tmp_path, scripted, monkeypatch, answers, left, cancels):
+def test_a_job_that_looks_gone_for_a_moment_has_not_ended(
+    tmp_path, scripted, monkeypatch, answers, left, cancels
+):
     """As one that is about to return to the queue: it is cancelled there, too."""
     monkeypatch.setattr(cancel, "POLL_S", 0.0)
     monkeypatch.setattr(Scripted, "looks_to_believe_an_end", 3)

@@ -1,4 +1,5 @@
-"""No run continues on other data in silence, and no plug-in that lacks the data set is submitted."""
+"""No run continues on other data in silence, and no plug-in that lacks the data set is
+submitted."""
 
 from cld_core.run import RunFolder
 from cld_core.run.identity import are_other_data
@@ -12,7 +13,12 @@ NAME = "ring_of_a_test"
 
 def drawing(file, factor):
     """A plug-in whose points are that many times as far away."""
-    return toy_plugin(file, NAME, first="print('hello')", points=f"{factor} * torch.randn(n, 2, generator=generator)")
+    return toy_plugin(
+        file,
+        NAME,
+        first="print('hello')",
+        points=f"{factor} * torch.randn(n, 2, generator=generator)",
+    )
 
 
 def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path):
@@ -29,11 +35,15 @@ def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path
     assert f"{ring} has changed since it was copied" in done.stderr
     assert "--update-code" in done.stderr
     assert run.ledger.history().last.data == before
-    refused = invoke("resume", "mine", "train.steps=40", "--update-code", runs=tmp_path / "runs", code=2)
+    refused = invoke(
+        "resume", "mine", "train.steps=40", "--update-code", runs=tmp_path / "runs", code=2
+    )
     for word in (NAME, str(ring), "mine has trained on", "--other-data"):
         assert word in refused.stderr
     assert run.ledger.history().steps == 30, "nothing was noted"
-    invoke("resume", "mine", "train.steps=40", "--update-code", "--other-data", runs=tmp_path / "runs")
+    invoke(
+        "resume", "mine", "train.steps=40", "--update-code", "--other-data", runs=tmp_path / "runs"
+    )
     shown = invoke("status", "mine", runs=tmp_path / "runs").stdout
     assert "changed other data than before, since attempt 2 (" in " ".join(shown.split())
 

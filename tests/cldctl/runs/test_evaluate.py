@@ -23,7 +23,9 @@ def begun(run, **phases):
     work = Evaluation(made.requests[0].save(run))
     for shard, (job_id, phase) in enumerate(phases.items()):
         Scripted.phases[job_id] = phase
-        work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id=job_id), shards=(shard,)))
+        work.ledger.append(
+            Submitted(job=JobRef(cluster="scripted", job_id=job_id), shards=(shard,))
+        )
     return work
 
 
@@ -38,7 +40,9 @@ def test_a_held_task_does_not_keep_a_cancelled_one_from_being_computed(run, scri
     monkeypatch.setattr(scripted, "most", 100)
     work = begun(run, a="pending", b="gone", c="running", d="gone")
     assert start(run).found == {work.name: "started"}
-    assert [event.shards for event in work.ledger.history().submitted[4:]] == [(1,), (3,)], "a task each"
+    assert [event.shards for event in work.ledger.history().submitted[4:]] == [(1,), (3,)], (
+        "a task each"
+    )
     again = start(run)
     assert (again.found, again.job) == ({work.name: "being computed"}, None)
     assert len(work.ledger.history().submitted) == 6
@@ -54,7 +58,9 @@ def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, m
     """A task that merged may have been killed, and another one be held."""
     work = begun(run, a="pending", b="gone")
     monkeypatch.setattr(Evaluation, "missing", lambda self: [])
-    assert start(run).found == {work.name: "being computed"}, "the task of the first shard will merge"
+    assert start(run).found == {work.name: "being computed"}, (
+        "the task of the first shard will merge"
+    )
     Scripted.phases.update(a="gone", b="pending")
     assert start(run).found == {work.name: "started"}
     assert [event.shards for event in work.ledger.history().submitted[2:]] == [(0,)]
@@ -86,7 +92,9 @@ def test_shards_share_the_tasks_that_the_scheduler_takes(run):
 
 def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
     cluster = alone(takes=10)
-    assert shared(run, cluster) == ["64 shards in 8 tasks: scripted refuses 16 (AssocMaxSubmitJobLimit)"]
+    assert shared(run, cluster) == [
+        "64 shards in 8 tasks: scripted refuses 16 (AssocMaxSubmitJobLimit)"
+    ]
     assert cluster.sizes == [64, 32, 16, 8]
 
 
@@ -103,13 +111,33 @@ NOT_REQUEUED = events.Refused("requeue", job_id="8_0", reason="nobody answers")
     [
         ([task(0)], 1, "stopped", "its jobs have ended, with 1 of 3 shards complete"),
         ([task(0)], 3, "not merged", "all shards are complete, but they were not merged"),
-        ([task(0), events.Failed("task", job_id="8_0", reason="no law")], 3, "not merged", "merged: no law; fix that"),
+        (
+            [task(0), events.Failed("task", job_id="8_0", reason="no law")],
+            3,
+            "not merged",
+            "merged: no law; fix that",
+        ),
         ([task(0), events.Cancelled(job_id="8_1")], 1, "cancelled", "cancelled"),
-        ([task(0), CRASH, events.GivenUp(reason="4 crashes", job_id="8_0")], 2, "crashed", "4 crashes"),
+        (
+            [task(0), CRASH, events.GivenUp(reason="4 crashes", job_id="8_0")],
+            2,
+            "crashed",
+            "4 crashes",
+        ),
         ([task(0), events.GivenUp(reason="no weights", job_id="8_0")], 2, "failed", "no weights"),
-        ([task(0), events.GivenUp(reason="shard 1 is damaged", job_id="8_0")], 3, "not merged", "is damaged"),
+        (
+            [task(0), events.GivenUp(reason="shard 1 is damaged", job_id="8_0")],
+            3,
+            "not merged",
+            "is damaged",
+        ),
         ([task(0), NOT_REQUEUED], 2, "not requeued", "requeued: nobody"),
-        ([task(0), events.GivenUp(reason="x", job_id="8_0"), task(0, "9")], 2, "stopped", "its jobs have ended"),
+        (
+            [task(0), events.GivenUp(reason="x", job_id="8_0"), task(0, "9")],
+            2,
+            "stopped",
+            "its jobs have ended",
+        ),
     ],
 )
 def test_why_an_evaluation_has_stopped(happened, done, cause, why):
@@ -120,7 +148,14 @@ def test_why_an_evaluation_has_stopped(happened, done, cause, why):
 
 def test_a_profile_describes_the_jobs_of_an_evaluation_too(run, scripted, tmp_path):
     (tmp_path / "site.yaml").write_text("cluster: {partition: low, mem_gb: 8}\n")
-    words = ("--elbo", "--cluster", "scripted", "--profile", str(tmp_path / "site.yaml"), "cluster.partition=high")
+    words = (
+        "--elbo",
+        "--cluster",
+        "scripted",
+        "--profile",
+        str(tmp_path / "site.yaml"),
+        "cluster.partition=high",
+    )
     invoke("eval", "mine", *words, runs=run.path.parent)
     ((spec, _),) = scripted.submissions
     assert (spec.size.partition, spec.size.mem_gb) == ("high", 8)

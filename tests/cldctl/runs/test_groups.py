@@ -52,8 +52,12 @@ def end(cluster, run, cause, step=5):
 def test_all_runs_are_one_submission_and_know_their_group(tmp_path, arrays):
     begun = start(asked(tmp_path, tags=("t",), parallel=2, chained=("elbo", "loss")), arrays)
     (spec, tasks), *evaluations = arrays.submissions
-    assert [spec.after.jobs[0].job_id for spec, _ in evaluations] == ["1_0", "1_1", "1_2"], "each waits for its own"
-    assert {name: len(names) for name, names in begun.evaluations.items()} == dict.fromkeys(begun.found, 1)
+    assert [spec.after.jobs[0].job_id for spec, _ in evaluations] == ["1_0", "1_1", "1_2"], (
+        "each waits for its own"
+    )
+    assert {name: len(names) for name, names in begun.evaluations.items()} == dict.fromkeys(
+        begun.found, 1
+    )
     assert (spec.name, spec.parallel, spec.logs) == ("g", 2, tmp_path / ".groups/g/logs")
     assert [task.run for task in tasks] == [str(tmp_path / f"g-seed{seed}") for seed in range(3)]
     assert begun.found == dict.fromkeys(["g-seed0", "g-seed1", "g-seed2"], "new")
@@ -84,7 +88,9 @@ def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
     assert again.found == {f"g-seed{seed}": word for seed, word in enumerate(found)}
     (_, (_, tasks)) = arrays.submissions
     assert [task.run for task in tasks] == [str(runs[1].path), str(tmp_path / "g-seed3")]
-    assert start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays).jobs == {}, "everything is finished or alive"
+    assert start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays).jobs == {}, (
+        "everything is finished or alive"
+    )
     with pytest.raises(UsageError, match="--name g: a group has this name"):
         submit.check(asked(tmp_path, ()), arrays)
 
@@ -128,9 +134,14 @@ def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
 
 def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arrays):
     runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(3)]
-    report(runs[0], request_of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1})
+    report(
+        runs[0], request_of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1}
+    )
     size = runs[0].recipe().cluster
-    plans = [evaluate.Planned.of(run, plan.make(run, ("elbo",), [10], (), (), 2), arrays, size) for run in runs]
+    plans = [
+        evaluate.Planned.of(run, plan.make(run, ("elbo",), [10], (), (), 2), arrays, size)
+        for run in runs
+    ]
     group = Group(tmp_path, "g")
     first, *others = evaluate.start(plans, group)
     ((spec, tasks),) = arrays.submissions
@@ -140,7 +151,10 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     (work,) = evaluations_of(runs[2])
     assert logs.of_evaluation(runs[2], work.name, 1, 0).job.logs == str(group.logs)
     again = list(evaluate.start(plans, group))
-    assert ([len(outcome.those("being computed")) for outcome in again], len(arrays.submissions)) == ([0, 1, 1], 1)
+    assert (
+        [len(outcome.those("being computed")) for outcome in again],
+        len(arrays.submissions),
+    ) == ([0, 1, 1], 1)
 
 
 def test_each_run_has_its_code_and_all_of_them_are_one_copy(tmp_path, arrays, small):
@@ -203,7 +217,10 @@ def test_names_are_usable_and_unique_whatever_the_values():
         (["train.seed=x,0"], r"^(?!--sweep).*expected a whole number"),
         (["cluster.nodes=1,2"], "'cluster.nodes': the jobs of a sweep are one array"),
         (["eval.seed=1,2"], "'eval.seed': it changes no training"),
-        (["optim.lr=1e-4,0.0001"], "at optim.lr=0.0001: the recipe is the same as at optim.lr=1e-4"),
+        (
+            ["optim.lr=1e-4,0.0001"],
+            "at optim.lr=0.0001: the recipe is the same as at optim.lr=1e-4",
+        ),
         ([f"train.seed={','.join(map(str, range(501)))}"], "501 runs are more than 500"),
     ],
 )
@@ -215,17 +232,27 @@ def test_a_mistake_is_named(tmp_path, sweep, message):
 def test_a_run_that_was_submitted_otherwise_is_not_taken_for_the_cell(tmp_path):
     given = ("train.seed=0", "train.steps=10", "eval.samples=32")
     seeds(tmp_path, "g", 1, infix="-seed", overrides=(*given, "cluster.time_min=9"))
-    with pytest.raises(UsageError, match=r"g-seed0 exists, and was submitted with train.steps=10\. Use another --name"):
+    with pytest.raises(
+        UsageError,
+        match=r"g-seed0 exists, and was submitted with train.steps=10\. Use another --name",
+    ):
         options.existing(asked(tmp_path))
     assert options.existing(asked(tmp_path, ("train.seed=0",), given[1:])), "the jobs may differ"
     RunFolder.create(tmp_path / "g-seed1", load(TOY), {"created": 1.0})
-    with pytest.raises(UsageError, match=r"g-seed1: a run of this name exists, and is not part of the group g"):
+    with pytest.raises(
+        UsageError, match=r"g-seed1: a run of this name exists, and is not part of the group g"
+    ):
         options.existing(asked(tmp_path, ("train.seed=1",)))
 
 
 def test_what_earlier_versions_stored_and_the_data_decide_is_no_other_setting(tmp_path):
     given = ("data.name=cifar10", "network.name=ncsnpp", "network.multipliers=[1,2]")
-    stored = ("network.image_size=32", "network.image_channels=3", "data.size=32", "network.attention=[16]")
+    stored = (
+        "network.image_size=32",
+        "network.image_channels=3",
+        "data.size=32",
+        "network.attention=[16]",
+    )
     seeds(tmp_path, "g", 1, infix="-seed", overrides=("train.seed=0", *given, *stored))
     assert options.existing(asked(tmp_path, ("train.seed=0",), given))
     with pytest.raises(UsageError, match=r"network.attention=\[16\]\. Use"):

@@ -32,7 +32,8 @@ def root(tmp_path, scripted):
 
 
 def looked(root, monkeypatch):
-    """The runs that a new command reads, and the states that it shows; these are the same without an index."""
+    """The runs that a new command reads, and the states that it shows; these are the same without
+    an index."""
     read = []
 
     def noted(run, *known):
@@ -61,7 +62,11 @@ def test_runs_that_are_over_are_read_once_and_a_lost_index_changes_nothing(root,
 
 
 def _evaluate(run):
-    report(run, request_of(load(TOY), ("elbo",), 20, 1), elbo={"nll": 1.0, "n": 10, "stderr": 0.1, "nfe_mean": 1})
+    report(
+        run,
+        request_of(load(TOY), ("elbo",), 20, 1),
+        elbo={"nll": 1.0, "n": 10, "stderr": 0.1, "nfe_mean": 1},
+    )
 
 
 def _ask_for_tuning(run):
@@ -92,7 +97,9 @@ def test_what_changes_is_read_again(root, monkeypatch, how):
     assert read == ["a"]
 
 
-def test_work_that_is_not_finished_is_compared_and_what_is_asked_for_again_is_read(root, monkeypatch, scripted):
+def test_work_that_is_not_finished_is_compared_and_what_is_asked_for_again_is_read(
+    root, monkeypatch, scripted
+):
     run = RunFolder(root / "a")
     _tune(run)
     scripted.phases["0"] = "gone"
@@ -119,13 +126,17 @@ def test_what_may_change_is_read_each_time(root, monkeypatch, scripted):
     run.ledger.append(Ended(attempt=1, cause="preempted", step=30))
     scripted.phases["9"] = "gone"
     for _ in range(2):
-        assert looked(root, monkeypatch) == (["a"], STATES | {"a": "STOPPED"}), "it has just changed"
+        assert looked(root, monkeypatch) == (["a"], STATES | {"a": "STOPPED"}), (
+            "it has just changed"
+        )
 
 
 def test_while_a_scheduler_is_away_nothing_new_is_remembered(root, monkeypatch, scripted):
     scripted.away.add("scripted")
     for _ in range(2):
-        assert looked(root, monkeypatch)[0] == ["a", "b", "c"], "nobody knows whether their jobs live"
+        assert looked(root, monkeypatch)[0] == ["a", "b", "c"], (
+            "nobody knows whether their jobs live"
+        )
 
 
 def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
@@ -140,7 +151,9 @@ def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
     (root / "linked").symlink_to(root / "d")
     settle(root)
     for _ in range(2):
-        assert {"a", "linked"} <= set(looked(root, monkeypatch)[0]), "what a link leads to may be replaced"
+        assert {"a", "linked"} <= set(looked(root, monkeypatch)[0]), (
+            "what a link leads to may be replaced"
+        )
 
 
 def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch):

@@ -59,9 +59,14 @@ def test_killed_three_times_a_run_ends_bit_identical(fresh_runs):
     whole = (*SMALL, *MISBEHAVING, *settings, *more, "--name", "whole")
     cldctl("submit", "toy", *whole, *LOCAL, "--follow", runs=fresh_runs, CLDCTL_TEST_PACE="0")
 
-    whole, killed = (load(RunFolder(fresh_runs / name), run.checkpoint_steps()[-1]) for name in ("whole", "killed"))
+    whole, killed = (
+        load(RunFolder(fresh_runs / name), run.checkpoint_steps()[-1])
+        for name in ("whole", "killed")
+    )
     assert same(whole, killed), "parameters, average or optimiser state differ"
-    assert not list(run.checkpoints.glob(".step_*.tmp")), "what the killed writers left is cleared away"
+    assert not list(run.checkpoints.glob(".step_*.tmp")), (
+        "what the killed writers left is cleared away"
+    )
     row = status(fresh_runs, "killed")
     assert [entry["cause"] for entry in row["attempts"]] == ["killed"] * 3 + ["finished"]
 

@@ -77,7 +77,9 @@ def requeued(run):
     """Two starts of one job on two ranks, the first of which crashed on rank 1."""
     run.ledger.append(submitted("7", run.logs))
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    run.ledger.append(Failed("rank", job_id="7", restart=0, rank=1, host="n2", reason="OSError: disk"))
+    run.ledger.append(
+        Failed("rank", job_id="7", restart=0, rank=1, host="n2", reason="OSError: disk")
+    )
     run.ledger.append(Ended(attempt=0, cause="crashed", step=15))
     run.ledger.append(Started(attempt=1, job_id="7", step=10, restart=1))
     for rank in (0, 1):
@@ -94,7 +96,9 @@ def shown(run, *options, code=0):
 def test_each_attempt_of_a_requeued_job_has_its_own_part_of_the_log(requeued, monkeypatch):
     assert shown(requeued, "--attempt", "0").stdout == f"{mark(0)}rank 0 start 0\n"
     assert shown(requeued, "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"
-    assert shown(requeued, "--attempt", "1", "--rank", "1").stdout == f"{mark(1, 1)}rank 1 start 1\n"
+    assert (
+        shown(requeued, "--attempt", "1", "--rank", "1").stdout == f"{mark(1, 1)}rank 1 start 1\n"
+    )
     assert len(shown(requeued).stdout.splitlines()) == 4, "without --attempt, the log of the job"
     monkeypatch.setattr(logs, "_SEARCHED_BYTES", 10)
     assert "too large to be searched" in shown(requeued, "--attempt", "1").stderr
@@ -103,14 +107,25 @@ def test_each_attempt_of_a_requeued_job_has_its_own_part_of_the_log(requeued, mo
 def test_all_ranks_are_merged_with_their_numbers(requeued):
     lines = shown(requeued, "--all-ranks", "--attempt", "0").stdout.splitlines()
     first, second = mark(0).strip(), mark(0, 1).strip()
-    assert lines == [f"0| {first}", "0| rank 0 start 0", f"1| {second}", "1| rank 1 start 0", "1| OSError: disk"]
+    assert lines == [
+        f"0| {first}",
+        "0| rank 0 start 0",
+        f"1| {second}",
+        "1| rank 1 start 0",
+        "1| OSError: disk",
+    ]
 
 
-def test_lines_of_ranks_are_merged_by_their_times_and_those_without_one_follow_the_line_above(tmp_path):
+def test_lines_of_ranks_are_merged_by_their_times_and_those_without_one_follow_the_line_above(
+    tmp_path,
+):
     first, second = tmp_path / "7_0_log.out", tmp_path / "7_1_log.out"
     first.write_text("2026-11-26T08:00:01 a\nmore of a\n2026-11-26 08:00:03,500 c\n")
     second.write_text("2026-11-26 08:00:02 b\n[rank1]:[E1126 08:00:04.100 x.cpp:1] d\n")
-    lines = [(rank, line.decode().split()[-1]) for rank, line in merged([(0, Part(first)), (1, Part(second))])]
+    lines = [
+        (rank, line.decode().split()[-1])
+        for rank, line in merged([(0, Part(first)), (1, Part(second))])
+    ]
     assert lines == [(0, "a"), (0, "a"), (1, "b"), (0, "c"), (1, "d")]
 
 
@@ -140,7 +155,9 @@ def test_a_log_is_followed_until_its_run_is_left_by_its_owner(requeued, scripted
     assert log.is_growing(), "nothing is known"
 
 
-@pytest.mark.parametrize("options", ["--all-ranks --failed", "--failed -f", "--failed --eval x", "--shard 1"])
+@pytest.mark.parametrize(
+    "options", ["--all-ranks --failed", "--failed -f", "--failed --eval x", "--shard 1"]
+)
 def test_options_that_contradict_each_other_are_refused(requeued, options):
     shown(requeued, *options.split(), code=2)
 
@@ -165,7 +182,10 @@ def test_the_last_lines(tmp_path, monkeypatch):
     file, lines = tmp_path / "log", ["one\n", "two\n", "three"]
     file.write_text("".join(lines))
     for number in (0, 1, 2, 3, 9):
-        assert text(Part(file).last(number)).splitlines(keepends=True) == lines[len(lines) - min(number, 3) :]
+        assert (
+            text(Part(file).last(number)).splitlines(keepends=True)
+            == lines[len(lines) - min(number, 3) :]
+        )
     assert text(Part(file, 4, 8).last(5)) == "two\n"
 
 

@@ -21,7 +21,12 @@ pytestmark = pytest.mark.usefixtures("small")
 def resumed(run, *overrides, from_step=None):
     told = []
     asked = Continuation(overrides=tuple(overrides), from_step=from_step)
-    resume(run, asked, Scripted(), lambda _, recipe, start, damaged, warnings: told.append((start, len(damaged))))
+    resume(
+        run,
+        asked,
+        Scripted(),
+        lambda _, recipe, start, damaged, warnings: told.append((start, len(damaged))),
+    )
     return told[0]
 
 
@@ -57,7 +62,9 @@ def test_only_the_clusters_of_the_training_jobs_have_to_answer(tmp_path, scripte
     assert ([run.name for run in runs], skipped) == (["a"], [])
     assert resumed(run) == (20, 0)
     other = stopped(tmp_path / "b", "2", cluster="other")
-    with pytest.raises(SchedulerAway, match="Whether b is alive is unknown; try again when it answers"):
+    with pytest.raises(
+        SchedulerAway, match="Whether b is alive is unknown; try again when it answers"
+    ):
         resumed(other)
 
 
@@ -74,7 +81,9 @@ def test_a_run_whose_command_was_killed_before_it_asked_for_a_job(tmp_path, scri
 def test_a_hook_that_others_could_have_written_is_not_taken_over(tmp_path, scripted):
     run = run_with(tmp_path / "mine", 10, overrides=("hooks.on_change=date",))
     run.recipe_file.chmod(0o666)
-    with pytest.raises(CheckpointError, match=r"hooks\.on_change=date would run code of their choice"):
+    with pytest.raises(
+        CheckpointError, match=r"hooks\.on_change=date would run code of their choice"
+    ):
         resumed(run)
     resumed(run, "hooks.on_change=uptime")
     assert hooks.allowed(run.logs).on_change == "uptime", "what is typed is this user's own"

@@ -47,7 +47,14 @@ def test_a_wrong_value_is_answered_with_the_valid_ones():
 
 @pytest.mark.parametrize(
     ("order", "names"),
-    [("name", "abc"), ("created", "abc"), ("updated", "abc"), ("step", "cab"), ("loss", "cba"), ("state", "bca")],
+    [
+        ("name", "abc"),
+        ("created", "abc"),
+        ("updated", "abc"),
+        ("step", "cab"),
+        ("loss", "cba"),
+        ("state", "bca"),
+    ],
 )
 def test_orders(order, names):
     assert "".join(it.name for it in in_order(ROWS[::-1], order)) == names
@@ -60,5 +67,8 @@ def test_a_time_is_an_age_or_a_date():
     assert moment(" 2026-11-01 ") == time.mktime(time.strptime("2026-11-01", "%Y-%m-%d"))
     assert moment("2026-11-01 18:30") == moment("2026-11-01T18:30:00")
     for wrong in ("", "yesterday", "7", "d", "-3d", "2026-13-01", "9" * 30 + "d"):
-        with pytest.raises(UsageError, match=r"--since cannot be '.*'\. Use a number and m, h, d or w \(30m, 12h, 7d"):
+        with pytest.raises(
+            UsageError,
+            match=r"--since cannot be '.*'\. Use a number and m, h, d or w \(30m, 12h, 7d",
+        ):
             moment(wrong)

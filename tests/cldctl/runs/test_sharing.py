@@ -1,4 +1,5 @@
-"""Runs of other users: those that nobody shares are left alone, those that a group shares can be worked on."""
+"""Runs of other users: those that nobody shares are left alone, those that a group shares can be
+worked on."""
 
 import json
 import os
@@ -48,7 +49,10 @@ def test_folders_that_nobody_else_may_enter_spoil_no_command(open_folder, script
     (give(run_with(open_folder / "hidden", 10).path) / "run.json").chmod(0)
     code, out, _ = said("status", "--json", "--all", runs=open_folder)
     assert code == 0
-    assert {row["name"]: row["state"] for row in json.loads(out)} == {"mine": "STOPPED", "hidden": "LOST"}
+    assert {row["name"]: row["state"] for row in json.loads(out)} == {
+        "mine": "STOPPED",
+        "hidden": "LOST",
+    }
     assert "alices: Permission denied" in said("status", runs=open_folder)[2]
     assert said("resume", "--yes", runs=open_folder)[:2] == (0, "mine\n")
 
@@ -68,9 +72,13 @@ def test_a_group_shares_runs(open_folder, scripted):
     code, _, err = colleague("cancel", "ours", runs=runs)
     assert (code, "ours: cancelled" in err) == (0, True), err
     scripted.phases["100"] = "gone"
-    assert invoke("resume", "ours", runs=runs).stdout == "ours\n", "the owner goes on where the colleague stopped"
+    assert invoke("resume", "ours", runs=runs).stdout == "ours\n", (
+        "the owner goes on where the colleague stopped"
+    )
     assert code_of(run.path) == theirs.with_name(f"{theirs.name}-root")
-    code, _, err = colleague("eval", "ours", "--elbo", "sampling.method=em", "sampling.nfe=2", runs=runs)
+    code, _, err = colleague(
+        "eval", "ours", "--elbo", "sampling.method=em", "sampling.nfe=2", runs=runs
+    )
     assert code == 0, err
     code, _, err = said("resume", "ours", runs=runs)
     assert (code, "a group that you are not in" in err) == (1, True)
@@ -89,7 +97,12 @@ def test_a_plugin_that_a_member_of_the_group_may_have_named(open_folder, scripte
     as_user(name_it, groups=(SHARED_GROUP,))
     scripted.phases["9"] = "gone"
     runs = run.path.parent
-    for command in (("sample", "-o", "x.png"), ("eval", "--elbo"), ("resume",), ("export", "-o", "x.safetensors")):
+    for command in (
+        ("sample", "-o", "x.png"),
+        ("eval", "--elbo"),
+        ("resume",),
+        ("export", "-o", "x.safetensors"),
+    ):
         words = command[0], "ours", *command[1:]
         for status, _, err in (said(*words, runs=runs, uid=0, gid=0), colleague(*words, runs=runs)):
             assert status == 1, err

@@ -34,7 +34,9 @@ def run(tmp_path, scripted, small):
 
 def begun(tmp_path, *overrides, cluster=None, **wanted):
     given = ("train.steps=20", *overrides)
-    options = SubmitOptions(recipe="toy", root=tmp_path / "runs", name="mine", given=given, **wanted)
+    options = SubmitOptions(
+        recipe="toy", root=tmp_path / "runs", name="mine", given=given, **wanted
+    )
     return submit(options, cluster or Scripted()).runs[0]
 
 
@@ -68,7 +70,10 @@ def test_a_continuation_runs_the_same_code_until_it_is_updated(run, small):
     assert (folder(run), (before / "cld_core/a.py").read_text()) == (before, "A = 1\n")
     resumed(stop(run), update_code=True)
     assert requests(run)[-1].code == code.name_of(folder(run)) != first.code
-    assert ((folder(run) / "cld_core/a.py").read_text(), folder(run).parent) == ("A = 2\n", run.path / "code")
+    assert ((folder(run) / "cld_core/a.py").read_text(), folder(run).parent) == (
+        "A = 2\n",
+        run.path / "code",
+    )
     assert code.problem_of(before, code.read(before)) is None, "what earlier attempts ran stays"
 
 
@@ -104,7 +109,9 @@ def test_code_that_others_can_write_is_refused(run):
 
 def test_damaged_code_is_refused_with_the_fix(run):
     (folder(run) / "cld_core/a.py").write_text("A = 3\n")
-    with pytest.raises(code.DamagedCode, match=r"not what was stored with it.*resume mine --update-code"):
+    with pytest.raises(
+        code.DamagedCode, match=r"not what was stored with it.*resume mine --update-code"
+    ):
         resumed(stop(run))
     assert len(requests(run)) == 1
     resumed(run, update_code=True)
@@ -152,7 +159,9 @@ def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripte
 
 def test_a_recipe_that_was_edited_by_hand(run):
     text = run.recipe_file.read_text()
-    run.recipe_file.write_text(text.replace("lr: 0.001", "lr: 0.5") + "# a comment changes nothing\n")
+    run.recipe_file.write_text(
+        text.replace("lr: 0.001", "lr: 0.5") + "# a comment changes nothing\n"
+    )
     said = "optim.lr 0.5 instead of 0.001"
     for command in ("status", "why"):
         told = invoke(command, run.name, "--json", runs=run.path.parent).stdout
@@ -168,7 +177,10 @@ def test_a_recipe_that_was_edited_by_hand(run):
 def test_the_copy_is_what_python_imports(tmp_path, scripted):
     """Before the checkout, be it on PYTHONPATH or installed to be edited, and with -P."""
     run = begun(tmp_path)
-    told = "import cldctl, cld_core.run.code as c, pathlib; print(cldctl.__file__, c.running(pathlib.Path('x')))"
+    told = (
+        "import cldctl, cld_core.run.code as c, pathlib; print(cldctl.__file__, "
+        "c.running(pathlib.Path('x')))"
+    )
     environment = {**os.environ, "PYTHONPATH": str(folder(run))}
     said = subprocess.check_output([sys.executable, "-P", "-c", told], env=environment, text=True)
     assert said.split() == [str(folder(run) / "cldctl/__init__.py"), requests(run)[0].code]
@@ -191,7 +203,9 @@ def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small):
     assert continued() == same, "the colleague's own"
     same.rename(tmp_path / "before")
     assert folder(run) == theirs
-    with pytest.raises(CldError, match=r"not the code of your checkout.*--allow-plugin.*--update-code"):
+    with pytest.raises(
+        CldError, match=r"not the code of your checkout.*--allow-plugin.*--update-code"
+    ):
         continued()
     assert continued(trusted=True) == same
     assert code.name_of(continued(update=True)) != first.code
@@ -226,14 +240,27 @@ def test_a_run_that_was_copied_elsewhere_continues_with_its_code(run, small, tmp
 
 def git(root, *words):
     who = ("-c", "user.name=a", "-c", "user.email=a@b.example", "-c", "init.defaultBranch=main")
-    return subprocess.run(["git", "-C", root, *who, *words], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["git", "-C", root, *who, *words], check=True, capture_output=True, text=True
+    ).stdout
 
 
 @pytest.fixture
 def repository(tmp_path):
     root = tmp_path / "repository"
-    write(root, {"cld_core/__init__.py": "", "cld_core/a.py": "A = 1\n", "tests/test_a.py": "", "run.sh": "ls\n"})
-    write(root, {".gitignore": "ignored*\n", ".env": "PASSWORD=x\n", "weights.pt": "data", "gone.py": ""})
+    write(
+        root,
+        {
+            "cld_core/__init__.py": "",
+            "cld_core/a.py": "A = 1\n",
+            "tests/test_a.py": "",
+            "run.sh": "ls\n",
+        },
+    )
+    write(
+        root,
+        {".gitignore": "ignored*\n", ".env": "PASSWORD=x\n", "weights.pt": "data", "gone.py": ""},
+    )
     (root / "run.sh").chmod(0o755)
     git(root, "init")
     git(root, "add", "-A")
@@ -247,34 +274,56 @@ def write(root, files):
         (root / name).write_text(content)
 
 
-def test_tracked_files_as_they_are_now_and_new_ones_and_their_difference_without_secrets(repository, tmp_path):
+def test_tracked_files_as_they_are_now_and_new_ones_and_their_difference_without_secrets(
+    repository, tmp_path
+):
     write(repository, {"cld_core/a.py": "A = 2\n", "ignored.py": "", "Größe.py": "g = 1\n"})
     write(repository, {".env": "PASSWORD=secret\n", "tests/test_a.py": "T = 1\n"})
     (repository / "gone.py").unlink()
     files, left_out = snapshot.read_checkout(repository, tmp_path / "runs")
-    assert set(files) == {".gitignore", "cld_core/__init__.py", "cld_core/a.py", "run.sh", "Größe.py"}
+    assert set(files) == {
+        ".gitignore",
+        "cld_core/__init__.py",
+        "cld_core/a.py",
+        "run.sh",
+        "Größe.py",
+    }
     assert files["cld_core/a.py"] == checksum(repository / "cld_core/a.py")
     assert set(left_out) == {".env", "weights.pt", "tests/"}
     patch = snapshot.patch_of(repository, left_out)
     assert ("+A = 2" in patch, "+T = 1" in patch, "secret" in patch) == (True, True, False)
 
 
-def test_a_process_that_runs_a_copy_stores_that_with_what_can_be_executed(repository, tmp_path, monkeypatch):
+def test_a_process_that_runs_a_copy_stores_that_with_what_can_be_executed(
+    repository, tmp_path, monkeypatch
+):
     monkeypatch.setattr(code, "ROOT", repository)
     monkeypatch.setattr(code, "installed", lambda: None)
     place = snapshot.store(tmp_path, snapshot.of_checkout(tmp_path / "runs", Scripted()))
     monkeypatch.setattr(code, "ROOT", place)
     place = snapshot.store(tmp_path / "copy", snapshot.of_checkout(tmp_path / "runs", Scripted()))
-    assert [os.access(place / name, os.X_OK) for name in ("run.sh", "cld_core/a.py")] == [True, False]
+    assert [os.access(place / name, os.X_OK) for name in ("run.sh", "cld_core/a.py")] == [
+        True,
+        False,
+    ]
     assert len(code.read(place).commit) == 40
 
 
 def test_what_is_no_file_of_the_checkout(repository, tmp_path):
-    """Links, runs in the checkout that git does not ignore, private keys under any name, large files."""
+    """Links, runs in the checkout that git does not ignore, private keys under any name, large
+    files."""
     (tmp_path / "elsewhere.py").write_text("")
     (repository / "link.py").symlink_to(tmp_path / "elsewhere.py")
     key = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\n"
-    write(repository, {"mine/run.json": "{}", "mine/code/cld_core/a.py": "", "runs/b/x.py": "", "deploy.txt": key})
+    write(
+        repository,
+        {
+            "mine/run.json": "{}",
+            "mine/code/cld_core/a.py": "",
+            "runs/b/x.py": "",
+            "deploy.txt": key,
+        },
+    )
     (repository / "large.csv").write_bytes(bytes(snapshot.MAX_FILE_BYTES + 1))
     files, left_out = snapshot.read_checkout(repository, repository / "runs")
     assert not any(name.startswith(("link", "deploy", "large", "mine", "runs")) for name in files)
@@ -291,7 +340,10 @@ def test_more_than_fits_is_refused(repository, tmp_path, monkeypatch):
 
 def test_names():
     left_out = (
-        "a/.env.local server.pem id_rsa .netrc hf_token.txt .aws/config credentials.json x/secrets.yaml a.npz b.PNG"
+        "a/.env.local server.pem id_rsa .netrc hf_token.txt .aws/config credentials.json "
+        "x/secrets.yaml a.npz b.PNG"
     )
     assert [name for name in left_out.split() if snapshot.why_left_out(name) is None] == []
-    assert {*map(snapshot.why_left_out, ("tokenizer.py", "environment.yml", "src/a.cu", "LICENSE"))} == {None}
+    assert {
+        *map(snapshot.why_left_out, ("tokenizer.py", "environment.yml", "src/a.cu", "LICENSE"))
+    } == {None}

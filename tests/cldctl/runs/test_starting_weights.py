@@ -1,4 +1,5 @@
-"""`submit --from`: what a run starts from, what is refused before anything is written, and what is said of it."""
+"""`submit --from`: what a run starts from, what is refused before anything is written, and what is
+said of it."""
 
 import itertools
 import json
@@ -32,14 +33,17 @@ LABELLED = ("data.labels=true",)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A run whose weights and averages differ, with checkpoints of steps 10 and 20, and an exported file."""
+    """A run whose weights and averages differ, with checkpoints of steps 10 and 20, and an exported
+    file."""
     run = trained(tmp_path_factory.mktemp("sources") / "source", "toy", *ONE)
     cld_core.load(run.path, 10).export(run.path.parent / "weights.safetensors")
     return run
 
 
 def wanted(root, weights, *overrides, name="mine", **more):
-    return SubmitOptions(recipe="toy", root=root, name=name, given=(*ONE, *overrides), weights=str(weights), **more)
+    return SubmitOptions(
+        recipe="toy", root=root, name=name, given=(*ONE, *overrides), weights=str(weights), **more
+    )
 
 
 def made(root, weights, *overrides, **more):
@@ -51,21 +55,29 @@ def made(root, weights, *overrides, **more):
 
 def refused(root, weights, *words, code=2):
     """What a submission says that writes nothing."""
-    done = invoke("submit", "toy", *ONE, *words, "--name", "no", "--from", str(weights), runs=root, code=code)
+    done = invoke(
+        "submit", "toy", *ONE, *words, "--name", "no", "--from", str(weights), runs=root, code=code
+    )
     assert not (root / "no").exists()
     return done.stderr
 
 
 @pytest.mark.parametrize("weights", ["source@10", "weights.safetensors"])
-def test_with_no_step_trained_it_samples_the_same_and_with_one_it_does_not(tmp_path, source, weights):
+def test_with_no_step_trained_it_samples_the_same_and_with_one_it_does_not(
+    tmp_path, source, weights
+):
     weights = source.path.parent / weights
     run = made(tmp_path, weights, "train.steps=1", "train.checkpoint_every=1", "train.seed=5")
     expected = cld_core.load(source.path, 10).sample(40, method="em", nfe=8)
     assert torch.equal(cld_core.load(run.path, 0).sample(40, method="em", nfe=8), expected)
     train(run)
-    assert torch.equal(cld_core.load(run.path, 0).sample(40, method="em", nfe=8), expected), "it is kept"
+    assert torch.equal(cld_core.load(run.path, 0).sample(40, method="em", nfe=8), expected), (
+        "it is kept"
+    )
     one = averaged_weights(run, 1).tensors
-    assert not any(torch.equal(one[name], tensor) for name, tensor in averaged_weights(run, 0).tensors.items())
+    assert not any(
+        torch.equal(one[name], tensor) for name, tensor in averaged_weights(run, 0).tensors.items()
+    )
     assert not torch.equal(cld_core.load(run.path, 1).sample(40, method="em", nfe=8), expected)
 
 
@@ -99,7 +111,9 @@ def test_what_does_not_fit_starts_as_the_seed_makes_it_and_that_is_said(tmp_path
     assert "newest checkpoint" in page, "though its step is 0"
     trainer, theirs = Trainer(run.recipe(), Ranks()), averaged_weights(source, 20).tensors
     for name, tensor in load(run, 0)["model"].items():
-        assert torch.equal(tensor, (trainer.net.state_dict() if name in event.fresh else theirs)[name])
+        assert torch.equal(
+            tensor, (trainer.net.state_dict() if name in event.fresh else theirs)[name]
+        )
 
 
 def test_a_network_that_does_not_fit_is_refused_by_name_and_shape(tmp_path, source):
@@ -112,12 +126,18 @@ def test_a_network_that_does_not_fit_is_refused_by_name_and_shape(tmp_path, sour
     with pytest.raises(UsageError, match="of whole numbers, here"):
         Origin(path=source.path, step=20, tensors=whole).require_fit(source.recipe(), partial=False)
     resnet = "network={name: resnet, width: 16, layers: 3}"
-    assert "no tensor of source at step 20 fits" in refused(tmp_path, source.path, resnet, "--partial")
+    assert "no tensor of source at step 20 fits" in refused(
+        tmp_path, source.path, resnet, "--partial"
+    )
 
 
 def test_what_is_not_there_is_refused(tmp_path, source):
-    assert "no checkpoint of step 11. Existing ones: 10, 20" in refused(tmp_path, f"{source.path}@11", code=3)
-    assert "it does not say of which step" in refused(tmp_path, forged(tmp_path, source, step="-1"), code=1)
+    assert "no checkpoint of step 11. Existing ones: 10, 20" in refused(
+        tmp_path, f"{source.path}@11", code=3
+    )
+    assert "it does not say of which step" in refused(
+        tmp_path, forged(tmp_path, source, step="-1"), code=1
+    )
     invoke("submit", "toy", "--partial", "--name", "no", runs=tmp_path, code=2)
 
 
@@ -130,7 +150,9 @@ def forged(folder, source, **about):
 
 
 def test_the_recipe_in_a_file_is_not_needed_and_its_code_does_not_run(tmp_path, source):
-    plugin = toy_plugin(tmp_path / "ring.py", "ring", first=f"import os\nos.mkdir({str(tmp_path / 'ran')!r})")
+    plugin = toy_plugin(
+        tmp_path / "ring.py", "ring", first=f"import os\nos.mkdir({str(tmp_path / 'ran')!r})"
+    )
     recipe = json.dumps({"data": {"name": "ring"}, "plugins": [str(plugin)]})
     made(tmp_path, forged(tmp_path, source, recipe=recipe))
     assert not (tmp_path / "ran").exists()
@@ -160,11 +182,18 @@ def test_each_run_of_a_sweep_starts_from_the_weights(tmp_path, source):
     assert [same(dict(load(run, 0)["model"]), averages) for run in runs] == [True, True]
     with pytest.raises(UsageError, match=r"started from .*source at step 20\. Use another --name"):
         check(replace(options, weights=None), alone(most=4))
-    with pytest.raises(UsageError, match=r"--sweep, at data.labels=true: source at step 20 does not fit"):
-        check(wanted(tmp_path, source.path, name="other", sweep=("data.labels=false,true",)), alone(most=4))
+    with pytest.raises(
+        UsageError, match=r"--sweep, at data.labels=true: source at step 20 does not fit"
+    ):
+        check(
+            wanted(tmp_path, source.path, name="other", sweep=("data.labels=false,true",)),
+            alone(most=4),
+        )
 
 
-def test_a_rollback_before_the_first_checkpoint_goes_back_to_the_weights(tmp_path, source, monkeypatch):
+def test_a_rollback_before_the_first_checkpoint_goes_back_to_the_weights(
+    tmp_path, source, monkeypatch
+):
     run = made(tmp_path, source.path, "train.steps=2", "train.checkpoint_every=2")
     check, norms = GradientFilter.check, itertools.chain([1.0, math.inf], itertools.repeat(1.0))
     monkeypatch.setattr(GradientFilter, "check", lambda self, norm: check(self, norm * next(norms)))
@@ -176,7 +205,9 @@ def test_a_rollback_before_the_first_checkpoint_goes_back_to_the_weights(tmp_pat
 def test_a_run_that_has_lost_its_first_checkpoint_does_not_begin_with_new_weights(tmp_path, origin):
     run = run_with(tmp_path / "mine")
     about = json.loads(run.identity_file.read_text())
-    run.identity_file.write_text(json.dumps({**about, origin: {"path": "a"} if origin == "started_from" else "a"}))
+    run.identity_file.write_text(
+        json.dumps({**about, origin: {"path": "a"} if origin == "started_from" else "a"})
+    )
     with pytest.raises(CheckpointError, match="made with is missing"):
         session.choose(run, run.recipe())
 
@@ -187,7 +218,10 @@ def test_the_scaling_is_that_of_the_new_data(tmp_path):
     np.save(tmp_path / "b.npy", 7 * x + 100)
     source = trained(tmp_path / "source", "toy", arrays(tmp_path / "a.npy"), *ONE)
     run = made(tmp_path, "source", arrays(tmp_path / "b.npy"))
-    before, after = (cld_core.load(*of).sample(40, method="em", nfe=8) for of in ((source.path, 20), (run.path, 0)))
+    before, after = (
+        cld_core.load(*of).sample(40, method="em", nfe=8)
+        for of in ((source.path, 20), (run.path, 0))
+    )
     torch.testing.assert_close(after, 7 * before + 100, rtol=1e-4, atol=1e-3)
 
 

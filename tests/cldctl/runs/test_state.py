@@ -18,7 +18,12 @@ from cldctl.runs.survey import Answers
 NOW = 1000.0
 NOWHERE = RunFolder("/nowhere/mine")
 STATES = {"PENDING", "RUNNING", "REQUEUED", *OVER}
-GONE, PENDING, RUNNING, UNKNOWN = Seen("gone"), Seen("pending", reason="Priority"), Seen("running"), Seen("unknown")
+GONE, PENDING, RUNNING, UNKNOWN = (
+    Seen("gone"),
+    Seen("pending", reason="Priority"),
+    Seen("running"),
+    Seen("unknown"),
+)
 
 
 def requested(ago=1.0, **more):
@@ -35,11 +40,15 @@ def started(attempt=0, job_id="1", warning=None):
 
 
 def ended(cause, attempt=0):
-    return events.Ended(time=NOW - 30, attempt=attempt, cause=cause, step=5, detail="what it died of")
+    return events.Ended(
+        time=NOW - 30, attempt=attempt, cause=cause, step=5, detail="what it died of"
+    )
 
 
 CANCELLED = events.Cancelled(time=NOW - 20, job_id="1")
-NOT_CANCELLED = events.Refused("cancellation", time=NOW - 19, job_id="1", reason="it does not answer")
+NOT_CANCELLED = events.Refused(
+    "cancellation", time=NOW - 19, job_id="1", reason="it does not answer"
+)
 REQUEUED = events.Wished(time=NOW - 20, job_id="1", cause="preempted")
 NOT_REQUEUED = events.Refused("requeue", time=NOW - 20, job_id="1", reason="nobody answers")
 NOT_BEGUN = events.GivenUp(never_began=True, time=NOW - 5, job_id="1", reason="bad recipe")
@@ -56,13 +65,21 @@ SUCCESSOR = (submitted(restarts=True), SECOND, started(), ended("node_failure"))
 
 
 def situated(happened, looks=None, run=NOWHERE, *, now=NOW, as_of=None, problem=None):
-    return Situation(run, History.of(happened), Answers({"any": Survey(looks or {}, problem, as_of)}), now)
+    return Situation(
+        run, History.of(happened), Answers({"any": Survey(looks or {}, problem, as_of)}), now
+    )
 
 
-# Row of the table, what happened, what the launcher says about each job, state, and what its reason says; what the
-# folder says, if it is asked.
+# Row of the table, what happened, what the launcher says about each job, state, and what its reason
+# says; what the folder says, if it is asked.
 CASES = [
-    (1, (requested(), events.Refused("submission", reason="no such partition")), {}, "FAILED", "no such partition"),
+    (
+        1,
+        (requested(), events.Refused("submission", reason="no such partition")),
+        {},
+        "FAILED",
+        "no such partition",
+    ),
     (2, (requested(SUBMITTING_S + 1),), {}, "FAILED", "interrupted"),
     (4, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
     (5, (submitted(), events.TurnedAway(job_id="1", why="held")), {"1": GONE}, "PENDING", None),
@@ -80,32 +97,126 @@ CASES = [
     (10, (submitted(), started()), {"1": PENDING}, "REQUEUED", "Priority"),
     (11, (submitted(), started()), {"1": RUNNING}, "RUNNING", None),
     (11, (submitted(), started(warning="no GPU")), {"1": RUNNING}, "RUNNING", "no GPU"),
-    (11, (submitted(), started(warning="no GPU")), {"1": Seen("suspended")}, "RUNNING", "suspended"),
-    (20, (submitted(), started()), {"1": Seen("gone", "out_of_memory", word="OOM")}, "FAILED", "OOM"),
+    (
+        11,
+        (submitted(), started(warning="no GPU")),
+        {"1": Seen("suspended")},
+        "RUNNING",
+        "suspended",
+    ),
+    (
+        20,
+        (submitted(), started()),
+        {"1": Seen("gone", "out_of_memory", word="OOM")},
+        "FAILED",
+        "OOM",
+    ),
     (21, (submitted(), started()), {"1": Seen("gone", "timeout")}, "STOPPED", "time limit"),
     (22, (submitted(), started()), {"1": GONE}, "LOST", "without a message"),
-    (12, (submitted(restarts=True), started(), ended("crashed")), {"1": RUNNING}, "RUNNING", "deciding"),
+    (
+        12,
+        (submitted(restarts=True), started(), ended("crashed")),
+        {"1": RUNNING},
+        "RUNNING",
+        "deciding",
+    ),
     (13, (submitted(), started(), ended("crashed")), {"1": PENDING}, "REQUEUED", "what it died of"),
-    (14, (submitted(restarts=True), started(), ended("preempted")), {"1": RUNNING}, "REQUEUED", None),
-    (14, (submitted(restarts=True), started(), ended("crashed"), REQUEUED), {"1": Seen("ending")}, "REQUEUED", "died"),
-    (15, SUCCESSOR_OF_KILLED, {"1": Seen("ending"), "2": PENDING}, "REQUEUED", "its job was killed"),
-    (25, (*SUCCESSOR_OF_KILLED, WITHDRAWN), {"1": Seen("ending"), "2": PENDING}, "LOST", "job 2 still waits"),
-    (17, (submitted(), started(), ended("preempted")), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
-    (23, (submitted(), started(), ended("timeout"), GIVEN_UP), {"1": GONE}, "FAILED", "budget spent"),
-    (24, (submitted(), started(), ended("preempted"), REQUEUED), {"1": GONE}, "STOPPED", "requeued, and is gone"),
-    (24, (submitted(), started(), ended("crashed"), REQUEUED, NOT_REQUEUED), {"1": GONE}, "STOPPED", "nobody answers"),
+    (
+        14,
+        (submitted(restarts=True), started(), ended("preempted")),
+        {"1": RUNNING},
+        "REQUEUED",
+        None,
+    ),
+    (
+        14,
+        (submitted(restarts=True), started(), ended("crashed"), REQUEUED),
+        {"1": Seen("ending")},
+        "REQUEUED",
+        "died",
+    ),
+    (
+        15,
+        SUCCESSOR_OF_KILLED,
+        {"1": Seen("ending"), "2": PENDING},
+        "REQUEUED",
+        "its job was killed",
+    ),
+    (
+        25,
+        (*SUCCESSOR_OF_KILLED, WITHDRAWN),
+        {"1": Seen("ending"), "2": PENDING},
+        "LOST",
+        "job 2 still waits",
+    ),
+    (
+        17,
+        (submitted(), started(), ended("preempted")),
+        {"1": Seen("gone", ended="cancelled")},
+        "CANCELLED",
+        None,
+    ),
+    (
+        23,
+        (submitted(), started(), ended("timeout"), GIVEN_UP),
+        {"1": GONE},
+        "FAILED",
+        "budget spent",
+    ),
+    (
+        24,
+        (submitted(), started(), ended("preempted"), REQUEUED),
+        {"1": GONE},
+        "STOPPED",
+        "requeued, and is gone",
+    ),
+    (
+        24,
+        (submitted(), started(), ended("crashed"), REQUEUED, NOT_REQUEUED),
+        {"1": GONE},
+        "STOPPED",
+        "nobody answers",
+    ),
     (25, (submitted(), started(), ended("timeout")), {"1": GONE}, "STOPPED", None),
     (25, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", "its job was killed"),
     (25, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
     (25, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
     # What the folder says.
-    (4, (requested(99 * SUBMITTING_S, host="n1", pid=12),), {}, "PENDING", "process 12 on n1", {"is_starting": True}),
+    (
+        4,
+        (requested(99 * SUBMITTING_S, host="n1", pid=12),),
+        {},
+        "PENDING",
+        "process 12 on n1",
+        {"is_starting": True},
+    ),
     (2, (), {}, "FAILED", "interrupted before it got a job; `cldctl resume mine` asks for one"),
     (3, (), {}, "LOST", "is missing; `cldctl resume mine` continues from the", {"saved": [10, 20]}),
     (3, (), {}, "LOST", "is damaged; ", {"created": NOW, "step": 5, "ledger": "?"}),
-    (0, (), {}, "RUNNING", "process 7 on this machine writes into it (job torchrun)", {"saved": [10], "writer": OWNER}),
-    (16, (submitted(), started()), {"1": GONE}, "RUNNING", "process 7 on this machine", {"writer": OWNER}),
-    (6, (submitted(), started(), ended("finished")), {"1": GONE}, "FINISHED", None, {"writer": OWNER}),
+    (
+        0,
+        (),
+        {},
+        "RUNNING",
+        "process 7 on this machine writes into it (job torchrun)",
+        {"saved": [10], "writer": OWNER},
+    ),
+    (
+        16,
+        (submitted(), started()),
+        {"1": GONE},
+        "RUNNING",
+        "process 7 on this machine",
+        {"writer": OWNER},
+    ),
+    (
+        6,
+        (submitted(), started(), ended("finished")),
+        {"1": GONE},
+        "FINISHED",
+        None,
+        {"writer": OWNER},
+    ),
     (6, FINISHED_WHILE_2_WAITED, {"1": GONE, "2": PENDING}, "FINISHED", "job 2 still waits"),
 ]
 
@@ -143,7 +254,8 @@ def test_every_row_has_a_case():
 
 
 def random_history(rng):
-    """Events in any order that ledgers can have, also after crashes of their writers, and any answers."""
+    """Events in any order that ledgers can have, also after crashes of their writers, and any
+    answers."""
     jobs = []
     happened = []
     attempt = -1
@@ -164,7 +276,9 @@ def random_history(rng):
             case "job":
                 successor_of = job_id if jobs and rng.random() < 0.4 else None
                 jobs.append(str(len(jobs)))
-                happened.append(submitted(jobs[-1], restarts=rng.random() < 0.7, successor_of=successor_of))
+                happened.append(
+                    submitted(jobs[-1], restarts=rng.random() < 0.7, successor_of=successor_of)
+                )
             case "start":
                 attempt += 1
                 happened.append(started(attempt, job_id))
@@ -236,7 +350,12 @@ AWAY = {"problem": "nobody answers"}
         ((*BEGUN, *since(ended("preempted"), REQUEUED)), "gone", "REQUEUED", {}),
         (CRASHED, "pending", "RUNNING", {}),
         ((*CRASHED, *since(GIVEN_UP)), "running", "FAILED", {}),
-        ((*BEGUN, *before(ended("preempted"), REQUEUED), *since(started(1))), "pending", "RUNNING", {}),
+        (
+            (*BEGUN, *before(ended("preempted"), REQUEUED), *since(started(1))),
+            "pending",
+            "RUNNING",
+            {},
+        ),
         # What the answer knows already.
         (BEGUN, "gone", "LOST", {}),
         # A crash that nothing follows is one after a while.

@@ -1,4 +1,5 @@
-"""Status of runs: what is shown of unusual ones, that one cannot hide the others, and who is asked about what."""
+"""Status of runs: what is shown of unusual ones, that one cannot hide the others, and who is asked
+about what."""
 
 import time
 
@@ -52,9 +53,16 @@ def test_the_state_of_an_evaluation(tmp_path):
     request = request_of(run.recipe(), ("elbo",), 10, 3)
     request.save(run)
     (work,) = evaluations_of(run)
-    assert evaluation_status(work, saying(Seen("unknown")))["state"] == "STOPPED", "nothing was started"
+    assert evaluation_status(work, saying(Seen("unknown")))["state"] == "STOPPED", (
+        "nothing was started"
+    )
     work.ledger.append(Submitted(job=ref(), shards=(0, 1)))
-    for phase, state in (("running", "RUNNING"), ("ending", "RUNNING"), ("pending", "PENDING"), ("gone", "STOPPED")):
+    for phase, state in (
+        ("running", "RUNNING"),
+        ("ending", "RUNNING"),
+        ("pending", "PENDING"),
+        ("gone", "STOPPED"),
+    ):
         row = evaluation_status(work, saying(Seen(phase)))
         assert (row["state"], row["shards_done"], row["shards"]) == (state, 0, 2)
     work.ledger.append(Submitted(job=ref("8"), shards=(0,)))
@@ -68,7 +76,10 @@ def test_the_state_of_an_evaluation(tmp_path):
     vouch(run, 10)
     row = evaluation_status(work, GONE)
     assert (row["state"], row["cause"], row["nll"]) == ("STOPPED", "outdated", None)
-    assert "step 10 was trained again after it was evaluated; re-run the same `cldctl eval`" in row["reason"]
+    assert (
+        "step 10 was trained again after it was evaluated; re-run the same `cldctl eval`"
+        in row["reason"]
+    )
 
 
 def test_the_step_is_that_from_which_a_run_continues_until_it_trains_again(run):
@@ -86,11 +97,20 @@ def test_the_step_is_that_from_which_a_run_continues_until_it_trains_again(run):
     assert status_of(run, saying(Seen("running"))).step == 10
 
 
-@pytest.mark.parametrize(("every_s", "ago", "reason"), [(1.0, 5, None), (1.0, 40, "no report for 4"), (30.0, 40, None)])
+@pytest.mark.parametrize(
+    ("every_s", "ago", "reason"), [(1.0, 5, None), (1.0, 40, "no report for 4"), (30.0, 40, None)]
+)
 def test_a_rate_is_that_of_a_run_that_reports(run, every_s, ago, reason):
     run.ledger.append(Submitted(job=ref()))
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    told = {"attempt": 0, "step": 25, "steps": 100, "steps_per_s": 2.0, "every_s": every_s, "time": time.time() - ago}
+    told = {
+        "attempt": 0,
+        "step": 25,
+        "steps": 100,
+        "steps_per_s": 2.0,
+        "every_s": every_s,
+        "time": time.time() - ago,
+    }
     write_json(run.progress_file, told)
     suspended = status_of(run, saying(Seen("suspended")))
     assert (suspended.state, suspended.steps_per_s, suspended.eta_s) == ("RUNNING", None, None)
@@ -118,7 +138,14 @@ def test_what_a_run_does_is_what_its_own_attempt_reports(run):
     trains = saying(Seen("running"))
     assert status_of(run, trains).phase == "starting"
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    told = {"attempt": 0, "step": 12, "steps": 100, "phase": "saving", "loss": 2.0, "smoothed_loss": 1.5}
+    told = {
+        "attempt": 0,
+        "step": 12,
+        "steps": 100,
+        "phase": "saving",
+        "loss": 2.0,
+        "smoothed_loss": 1.5,
+    }
     write_json(run.progress_file, {**told, "time": time.time()})
     row = status_of(run, trains)
     assert (row.state, row.phase, row.loss, row.smoothed_loss) == ("RUNNING", "saving", 2.0, 1.5)
@@ -139,13 +166,21 @@ def test_a_run_that_is_being_submitted_alone_or_with_its_group(tmp_path, monkeyp
 
 @pytest.mark.parametrize(
     ("how", "problem"),
-    [("away", "nobody answers"), ("broken", "cluster 'scripted' could not be asked: RuntimeError: a bug")],
+    [
+        ("away", "nobody answers"),
+        ("broken", "cluster 'scripted' could not be asked: RuntimeError: a bug"),
+    ],
 )
 def test_a_cluster_that_cannot_be_asked_spoils_no_other(tmp_path, scripted, how, problem):
     getattr(scripted, how).add("scripted")
-    runs = [trained(run_with(tmp_path / name, 10), name, cluster=name) for name in ("scripted", "other")]
+    runs = [
+        trained(run_with(tmp_path / name, 10), name, cluster=name) for name in ("scripted", "other")
+    ]
     answers = survey.of_runs(runs)
-    assert [answers.of(job).phase for run in runs for job, _ in survey.jobs_of(run)] == ["unknown", "running"]
+    assert [answers.of(job).phase for run in runs for job, _ in survey.jobs_of(run)] == [
+        "unknown",
+        "running",
+    ]
     assert answers.problem == problem
     answers.require(["other"], "Nothing happened")
     with pytest.raises(SchedulerAway, match="Nothing happened; try again when it answers"):
@@ -177,12 +212,16 @@ def test_a_job_whose_end_the_ledger_knows_is_settled(tmp_path, then, is_settled)
     assert [settled for _, settled in survey.jobs_of(run)] == [is_settled]
 
 
-def test_of_a_run_that_was_copied_to_where_no_slurm_is_the_end_must_be_known(tmp_path, monkeypatch, scripted):
+def test_of_a_run_that_was_copied_to_where_no_slurm_is_the_end_must_be_known(
+    tmp_path, monkeypatch, scripted
+):
     monkeypatch.setenv("PATH", str(tmp_path))
     run = run_with(tmp_path / "a", 10)
     run.ledger.append(Submitted(time=LONG_AGO, job=JobRef(cluster="slurm", job_id="7")))
     run.ledger.append(Started(time=LONG_AGO, attempt=0, job_id="7", step=0))
-    with pytest.raises(SchedulerAway, match=r"no squeue on this machine.*try again on a machine with Slurm"):
+    with pytest.raises(
+        SchedulerAway, match=r"no squeue on this machine.*try again on a machine with Slurm"
+    ):
         removal.plan([run])
     run.ledger.append(CRASHED)
     removal.remove(*removal.plan([run]))

@@ -39,7 +39,10 @@ pytestmark = pytest.mark.usefixtures("small")
 
 def submitted(path, cluster, metrics=(), *overrides):
     given = ("train.steps=20", "eval.samples=32", *overrides)
-    return submit(SubmitOptions(recipe="toy", root=path.parent, name=path.name, given=given, chained=metrics), cluster)
+    return submit(
+        SubmitOptions(recipe="toy", root=path.parent, name=path.name, given=given, chained=metrics),
+        cluster,
+    )
 
 
 def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
@@ -55,7 +58,9 @@ def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
 
 def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
     cluster = alone(most=2)
-    begun = submitted(tmp_path / "mine", cluster, ("elbo",), "cluster.tasks_per_node=4", "eval.points=4096")
+    begun = submitted(
+        tmp_path / "mine", cluster, ("elbo",), "cluster.tasks_per_node=4", "eval.points=4096"
+    )
     _, (evaluation, tasks) = cluster.submissions
     assert evaluation.after == After((begun.jobs["mine"],))
     assert len(tasks) == 2, "four shards, at most two tasks"
@@ -65,36 +70,54 @@ def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "how", "sweep"), [("1234_5:ok", "succeeded", ()), ("1234:any", "ended", ("train.seed=0,1",))]
+    ("text", "how", "sweep"),
+    [("1234_5:ok", "succeeded", ()), ("1234:any", "ended", ("train.seed=0,1",))],
 )
-def test_a_training_waits_for_another_job_and_its_evaluation_for_the_training(tmp_path, text, how, sweep):
+def test_a_training_waits_for_another_job_and_its_evaluation_for_the_training(
+    tmp_path, text, how, sweep
+):
     cluster = alone(queues=True)
-    wanted = SubmitOptions(recipe="toy", root=tmp_path, name="mine", sweep=sweep, chained=("elbo",), after=text)
-    assert check(wanted, cluster).after == After((JobRef(cluster=cluster.name, job_id=text.partition(":")[0]),), how)
+    wanted = SubmitOptions(
+        recipe="toy", root=tmp_path, name="mine", sweep=sweep, chained=("elbo",), after=text
+    )
+    assert check(wanted, cluster).after == After(
+        (JobRef(cluster=cluster.name, job_id=text.partition(":")[0]),), how
+    )
     begun = submit(wanted, cluster)
     trainings, *evaluations = [spec.after for spec, _ in cluster.submissions]
     assert trainings == check(replace(wanted, name="other"), cluster).after
     assert evaluations == [After((job,)) for job in begun.jobs.values()]
 
 
-@pytest.mark.parametrize(("error", "away"), [(SchedulerRefused("no"), False), (SchedulerAway("no answer"), True)])
-def test_a_new_run_that_was_not_submitted_leaves_its_name_free_and_another_one_says_so(tmp_path, error, away):
+@pytest.mark.parametrize(
+    ("error", "away"), [(SchedulerRefused("no"), False), (SchedulerAway("no answer"), True)]
+)
+def test_a_new_run_that_was_not_submitted_leaves_its_name_free_and_another_one_says_so(
+    tmp_path, error, away
+):
     with pytest.raises(type(error)):
         submitted(tmp_path / "mine", alone(error=error), ("elbo",))
     assert not (tmp_path / "mine").exists()
     run = run_with(tmp_path / "mine", 10)
     long_ago = Requested(steps=10, time=1.0)
     with pytest.raises(type(error)):
-        train(Begun(cluster=alone(error=error)), [Start(run=run, recipe=run.recipe(), request=long_ago)])
+        train(
+            Begun(cluster=alone(error=error)),
+            [Start(run=run, recipe=run.recipe(), request=long_ago)],
+        )
     request, event = run.ledger.events()[-2:]
     assert event.time - 60 < request.time <= event.time, "when it was written"
     assert (event.what, event.reason, event.away) == ("submission", str(error), away)
 
 
-def test_a_refusal_that_cannot_be_noted_is_raised_and_the_hook_put_back(tmp_path, monkeypatch, capsys):
+def test_a_refusal_that_cannot_be_noted_is_raised_and_the_hook_put_back(
+    tmp_path, monkeypatch, capsys
+):
     run = run_with(tmp_path / "mine", 10)
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(ledger, "append_line", Failing(ledger.append_line, lambda number: number > 1, full))
+    monkeypatch.setattr(
+        ledger, "append_line", Failing(ledger.append_line, lambda number: number > 1, full)
+    )
     start = Start(run=run, recipe=load(TOY, ("hooks.on_change=echo",)), request=Requested(steps=10))
     with pytest.raises(SchedulerRefused, match="no"):
         train(Begun(cluster=alone(error=SchedulerRefused("no"))), [start])
@@ -105,10 +128,15 @@ def test_a_refusal_that_cannot_be_noted_is_raised_and_the_hook_put_back(tmp_path
 def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted, monkeypatch):
     """Otherwise it would be called "already being computed", and nobody would compute it."""
     run, cluster = run_with(tmp_path / "mine", 10, 20), scripted()
-    planned = evaluate.Planned.of(run, plan.make(run, ("elbo",), [10, 20], []), cluster, run.recipe().cluster)
+    planned = evaluate.Planned.of(
+        run, plan.make(run, ("elbo",), [10, 20], []), cluster, run.recipe().cluster
+    )
     list(evaluate.start([planned]))
     scripted.away.add("scripted")
-    with pytest.raises(SchedulerAway, match=r"nobody answers\. Whether this is being computed is unknown; try again"):
+    with pytest.raises(
+        SchedulerAway,
+        match=r"nobody answers\. Whether this is being computed is unknown; try again",
+    ):
         list(evaluate.start([planned]))
     for work in planned.works:
         report(run, work.request)
@@ -131,9 +159,15 @@ def test_data_and_plug_ins_are_looked_at_before_anything_is_written(tmp_path):
     own = (ROOT / "examples" / "own_network.py").read_text()
     (tmp_path / "own.py").write_text(own.replace("unflatten(1, self.shape)", "sum(1)"))
     for wrong, words in [
-        ([f"plugins={tmp_path}/own.py", "network.name=gated"], "'network.name': gated of .* cannot be used: for u"),
+        (
+            [f"plugins={tmp_path}/own.py", "network.name=gated"],
+            "'network.name': gated of .* cannot be used: for u",
+        ),
         ([f"data={{name: arrays, path: {tmp_path}/gone.npy}}"], "'data.path': .*no such file"),
-        ([f"data={{name: arrays, path: {tmp_path}/curves.npy}}"], r"'network.name' .*\(2, 8\).*unet1d"),
+        (
+            [f"data={{name: arrays, path: {tmp_path}/curves.npy}}"],
+            r"'network.name' .*\(2, 8\).*unet1d",
+        ),
         ([f"plugins={five}", "data.name=test_five"], r"'data.name': .*shape=\(5,\)"),
     ]:
         with pytest.raises(RecipeError, match=words):
@@ -147,7 +181,9 @@ def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
     monkeypatch.setattr(cpu, "emulates", emulated.__contains__)
     here, elsewhere = alone(), alone()
     here.queues, elsewhere.queues = False, True
-    with pytest.raises(RecipeError, match=r"train.precision=bf16 .*train.precision=fp32, or train.emulated=true"):
+    with pytest.raises(
+        RecipeError, match=r"train.precision=bf16 .*train.precision=fp32, or train.emulated=true"
+    ):
         natively(here)
     assert len(natively(here, "train.emulated=true")) == 1
     assert natively(here, "cluster.gpus_per_node=1") == natively(here, "train.precision=fp32") == []
@@ -167,7 +203,9 @@ def _as_in_a_terminal():
 def jobs(run):
     (work,) = evaluations_of(run)
     ledgers = run.ledger, work.ledger
-    training, evaluation = ([event.job.job_id for event in it.history().submitted] for it in ledgers)
+    training, evaluation = (
+        [event.job.job_id for event in it.history().submitted] for it in ledgers
+    )
     return training, evaluation
 
 
@@ -179,22 +217,38 @@ def test_what_goes_on_and_what_does_not_is_said(tmp_path, monkeypatch, times):
 
     cluster = alone(before=ctrl_c)
     monkeypatch.setattr(clusters, "chosen", lambda *arguments, **options: cluster)
-    words = ("submit", "toy", "train.steps=20", "eval.samples=32", "--name", "mine", "--eval", "elbo")
+    words = (
+        "submit",
+        "toy",
+        "train.steps=20",
+        "eval.samples=32",
+        "--name",
+        "mine",
+        "--eval",
+        "elbo",
+    )
     done = invoke(*words, runs=tmp_path / "runs", code=130)
-    assert "interrupted; mine is submitted as job 1_0 and goes on (`cldctl cancel mine" in done.stderr
+    assert (
+        "interrupted; mine is submitted as job 1_0 and goes on (`cldctl cancel mine" in done.stderr
+    )
     assert ("cldctl eval mine --elbo" in done.stderr) == (times == 2)
     assert jobs(RunFolder(tmp_path / "runs" / "mine")) == (["1_0"], ["2_0"] if times == 1 else [])
 
 
 def test_a_refused_evaluation_does_not_hide_that_the_training_goes_on(tmp_path):
-    refusal = r"mine trains as job 1_0, but its evaluation elbo-\S+ was not submitted: .*`cldctl eval mine --elbo"
+    refusal = (
+        r"mine trains as job 1_0, but its evaluation elbo-\S+ was not submitted: .*`cldctl "
+        r"eval mine --elbo"
+    )
     full = Failing(lambda number: None, lambda number: number == 2, SchedulerRefused("too many"))
     with pytest.raises(SchedulerRefused, match=f"{refusal}.*: too many"):
         submitted(tmp_path / "mine", alone(before=full), ("elbo",))
     assert jobs(RunFolder(tmp_path / "mine")) == (["1_0"], [])
 
 
-def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(run, monkeypatch, tmp_path):
+def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(
+    run, monkeypatch, tmp_path
+):
     (tmp_path / "slurm.conf").touch()
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     clients(tmp_path, monkeypatch)
@@ -204,7 +258,9 @@ def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(ru
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert clusters.chosen(None).name == "local"
     run.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="1")))
-    with pytest.raises(UsageError, match=r"--cluster slurm: there is no sbatch .*Use --cluster local\."):
+    with pytest.raises(
+        UsageError, match=r"--cluster slurm: there is no sbatch .*Use --cluster local\."
+    ):
         clusters.chosen(None, run)
     run.ledger.append(Submitted(job=JobRef(cluster="theirs", job_id="1")))
     with pytest.raises(UsageError, match="mine belongs to the cluster 'theirs'"):
@@ -216,7 +272,10 @@ def test_whether_somebody_submits_at_this_moment(run):
     assert not locks.is_locked(run.path)
     with locks.only_one(run.path, clusters.find("local")):
         assert not locks.is_locked(run.path)
-        look = "import sys, pathlib; from cldctl import locks; sys.exit(locks.is_locked(pathlib.Path(sys.argv[1])))"
+        look = (
+            "import sys, pathlib; from cldctl import locks; "
+            "sys.exit(locks.is_locked(pathlib.Path(sys.argv[1])))"
+        )
         assert subprocess.run([sys.executable, "-c", look, str(run.path)]).returncode == 1
     assert not locks.is_locked(run.path)
 
@@ -231,6 +290,9 @@ def test_a_folder_that_is_removed_while_somebody_waits_for_its_lock(tmp_path, mo
         lock(descriptor, file)
 
     monkeypatch.setattr(locks, "_lock", removed_meanwhile)
-    with pytest.raises(NotFoundError, match="was removed meanwhile"), locks.only_one(folder, clusters.find("local")):
+    with (
+        pytest.raises(NotFoundError, match="was removed meanwhile"),
+        locks.only_one(folder, clusters.find("local")),
+    ):
         pytest.fail("the folder is gone")
     assert not folder.exists()

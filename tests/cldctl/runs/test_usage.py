@@ -19,7 +19,8 @@ GPUS = {"ranks": 8, "gpus": 8, "cores": 8}
 
 
 def trained(path, **size):
-    """An hour of which 0.1 was start-up, preempted at step 90 of which 80 are saved; then half an hour to the end."""
+    """An hour of which 0.1 was start-up, preempted at step 90 of which 80 are saved; then half an
+    hour to the end."""
     run = run_with(path, 160)
     for event in (
         Submitted(time=0.0, job=job("7")),
@@ -37,12 +38,20 @@ def test_gpu_hours_of_a_run_that_was_preempted(tmp_path):
     usage = usage_of(trained(tmp_path / "mine", **GPUS))
     assert (usage.unit, usage.attempts) == ("GPU-hours", 2)
     assert usage.used == pytest.approx(12.0)
-    assert usage.startup == pytest.approx(0.8), "of the first start; that of the second is lost to the preemption"
+    assert usage.startup == pytest.approx(0.8), (
+        "of the first start; that of the second is lost to the preemption"
+    )
     assert usage.lost_to_preemption == pytest.approx(8 * 0.9 / 9 + 0.4)
     assert usage.useful == pytest.approx(8 * 0.9 * 8 / 9 + 8 * 0.45)
     assert usage.lost_to_crashes == usage.set_aside == 0
     assert usage.waited_s == 3600.0 + 1800.0
-    parts = usage.useful + usage.startup + usage.lost_to_preemption + usage.lost_to_crashes + usage.set_aside
+    parts = (
+        usage.useful
+        + usage.startup
+        + usage.lost_to_preemption
+        + usage.lost_to_crashes
+        + usage.set_aside
+    )
     assert parts == pytest.approx(usage.used)
     assert usage.goodput == pytest.approx(usage.useful / 12)
 
@@ -52,11 +61,15 @@ def test_runs_groups_and_the_total_as_a_table_and_as_json(tmp_path, scripted):
     scripted.phases["7"] = "gone"
     for name in "abc":
         run = trained(runs / name, **GPUS)
-        write_json(run.identity_file, run.identity() | ({"group": "pair"} if name in members else {}))
+        write_json(
+            run.identity_file, run.identity() | ({"group": "pair"} if name in members else {})
+        )
     Group(runs, "pair").add(members)
     document = json.loads(invoke("usage", "--json", runs=runs).stdout)
     assert [row["name"] for row in document["runs"]] == ["a", "b", "c"]
-    assert [(row["name"], row["used"]) for row in document["groups"]] == [("pair", pytest.approx(24.0))]
+    assert [(row["name"], row["used"]) for row in document["groups"]] == [
+        ("pair", pytest.approx(24.0))
+    ]
     assert document["totals"][0]["used"] == pytest.approx(36.0)
     of_group = json.loads(invoke("usage", "pair", "a", "--json", runs=runs).stdout)
     assert [row["name"] for row in of_group["runs"]] == ["a", "b"], "each run once"
@@ -70,7 +83,9 @@ STEPS = ("train.steps=3600",)
 
 def rated(path, rate, *overrides):
     run = run_with(path, overrides=overrides)
-    write_json(run.progress_file, {"attempt": 0, "step": 10, "steps": 20, "steps_per_s": rate, "time": 1.0})
+    write_json(
+        run.progress_file, {"attempt": 0, "step": 10, "steps": 20, "steps_per_s": rate, "time": 1.0}
+    )
 
 
 def test_the_median_rate_of_comparable_runs(tmp_path):

@@ -1,4 +1,5 @@
-"""Several people who watch runs on Slurm: how often it is asked, and how soon they see what happens."""
+"""Several people who watch runs on Slurm: how often it is asked, and how soon they see what
+happens."""
 
 import pytest
 
@@ -23,7 +24,10 @@ def training(path, job_id, when):
     job = JobRef(cluster="slurm", job_id=job_id, logs=str(run.logs), restarts=True)
     run.ledger.append(Submitted(time=when, job=job))
     run.ledger.append(Started(time=when, attempt=0, job_id=job_id, step=10))
-    write_json(run.progress_file, {"attempt": 0, "step": 12, "steps": 100, "steps_per_s": 1.0, "time": when})
+    write_json(
+        run.progress_file,
+        {"attempt": 0, "step": 12, "steps": 100, "steps_per_s": 1.0, "time": when},
+    )
     (run.logs / f"{job_id}_0_log.out").write_text("hello\n")
     return run
 

@@ -49,9 +49,17 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted, monkey
     assert (found.row.state, found.failed.attempt, found.failed.rank) == ("STOPPED", 1, 1)
     assert found.failed.lines[-1] == "OSError: disk"
     assert found.excluded == ("n0", "n1")
-    assert [(row["gained"], row["lost"], row["waited_s"]) for row in found.attempts] == [(100, 20, 900), (0, 120, 899)]
+    assert [(row["gained"], row["lost"], row["waited_s"]) for row in found.attempts] == [
+        (100, 20, 900),
+        (0, 120, 899),
+    ]
     assert found.next[0] == "resume mine"
-    assert json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)["failed_first"]["rank"] == 1
+    assert (
+        json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)["failed_first"][
+            "rank"
+        ]
+        == 1
+    )
     monkeypatch.setattr(usage, "used_by", lambda *about, **more: 1 / 0)
     assert "usage: division by zero" in why(run).row.problems
     scripted.phases["7"] = "running"
@@ -132,7 +140,9 @@ def test_a_run_of_another_launcher_goes_on_there(tmp_path, scripted):
     run.ledger.append(Submitted(job=job("7", logs=str(run.logs))))
     scripted.phases["7"] = "gone"
     for number, job_id, cause in ((1, "7", "preempted"), (2, "torchrun", "terminated")):
-        run.ledger.append(Started(attempt=number, job_id=job_id, step=100, time=time.time() + number))
+        run.ledger.append(
+            Started(attempt=number, job_id=job_id, step=100, time=time.time() + number)
+        )
         run.ledger.append(Ended(attempt=number, cause=cause, step=150))
     found = why(run)
     assert (found.row.state, found.next) == ("STOPPED", ["resume mine"])
@@ -141,14 +151,22 @@ def test_a_run_of_another_launcher_goes_on_there(tmp_path, scripted):
 def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     scripted.phases["7"] = "pending"
     waiting = Waiting("somebody holds it", "release RUN", 2e9)
-    monkeypatch.setattr(scripted, "why_waiting", lambda self, job, seen, asks: waiting, raising=False)
+    monkeypatch.setattr(
+        scripted, "why_waiting", lambda self, job, seen, asks: waiting, raising=False
+    )
     found = why(run)
     assert found.headline == "job 7 waits in the queue: somebody holds it"
     assert found.do == "release mine"
     assert "as the scheduler expects" in invoke("why", "mine", runs=run.path.parent).stdout
-    for event in (Started(attempt=0, job_id="7", step=0), Ended(attempt=0, cause="preempted", step=150)):
+    for event in (
+        Started(attempt=0, job_id="7", step=0),
+        Ended(attempt=0, cause="preempted", step=150),
+    ):
         run.ledger.append(event)
-    for kind, then in ((Waiting, "waits to continue automatically"), (Held, "and waits: somebody holds it")):
+    for kind, then in (
+        (Waiting, "waits to continue automatically"),
+        (Held, "and waits: somebody holds it"),
+    ):
         waiting = kind("somebody holds it", "release it")
         run.ledger.append(Started(attempt=0, job_id="7", step=0))
         run.ledger.append(Ended(attempt=0, cause="preempted", step=150))
@@ -196,7 +214,9 @@ def test_a_job_that_is_being_set_up_does_not_wait(run, scripted):
 
 def test_status_says_below_its_table_what_never_begins(run, scripted, monkeypatch):
     seen = Seen("pending", reason=f"DependencyNeverSatisfied{HELD}cancel it")
-    monkeypatch.setattr(scripted, "survey", lambda self, jobs, **how: Survey({job.job_id: seen for job in jobs}))
+    monkeypatch.setattr(
+        scripted, "survey", lambda self, jobs, **how: Survey({job.job_id: seen for job in jobs})
+    )
     assert (
         "mine: DependencyNeverSatisfied; it never begins by itself: cancel it"
         in invoke("status", "--all", runs=run.path.parent).stderr
@@ -206,7 +226,9 @@ def test_status_says_below_its_table_what_never_begins(run, scripted, monkeypatc
 @pytest.fixture
 def failed_run(run):
     run.ledger.append(Started(attempt=0, job_id="7", step=0, time=100.0))
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=15, detail="what rank 0 said", time=200.0))
+    run.ledger.append(
+        Ended(attempt=0, cause="crashed", step=15, detail="what rank 0 said", time=200.0)
+    )
     return run
 
 
@@ -216,7 +238,17 @@ def log_of(run, rank, text, stream="err"):
 
 
 def failed(run, time, rank, reason, restart=0):
-    run.ledger.append(Failed("rank", time=time, job_id="7", restart=restart, rank=rank, host=f"n{rank}", reason=reason))
+    run.ledger.append(
+        Failed(
+            "rank",
+            time=time,
+            job_id="7",
+            restart=restart,
+            rank=rank,
+            host=f"n{rank}",
+            reason=reason,
+        )
+    )
 
 
 def first(run):
@@ -235,7 +267,11 @@ def test_the_earliest_time_decides_not_the_order_of_lines_or_ranks(failed_run):
 
 
 def test_else_the_logs_of_the_ranks_tell(failed_run):
-    log_of(failed_run, 0, "Traceback\nRuntimeError: [../pair.cc:534] Connection closed by peer [127.0.0.1]\n")
+    log_of(
+        failed_run,
+        0,
+        "Traceback\nRuntimeError: [../pair.cc:534] Connection closed by peer [127.0.0.1]\n",
+    )
     log_of(failed_run, 1, "Traceback\ncld_core.errors.DataError: no such images\n")
     found = first(failed_run)
     assert (found.rank, found.reason) == (1, "cld_core.errors.DataError: no such images")

@@ -1,4 +1,5 @@
-"""Names, reasons and logs of others are shown, and not obeyed; sentences break between words on a terminal only."""
+"""Names, reasons and logs of others are shown, and not obeyed; sentences break between words on a
+terminal only."""
 
 import io
 
@@ -9,8 +10,14 @@ from cldctl.show import console
 from cldctl.show.console import PlainConsole, Working, strong
 from cldctl.show.tables import table
 
-ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x9b2J\x07\x08\u202eabc"
-SENTENCE = "no longer watching; its jobs go on, each of them, as long as they need. Again: cldctl status demo --watch"
+ESCAPES = (
+    "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ "
+    "\x9b2J\x07\x08\u202eabc"
+)
+SENTENCE = (
+    "no longer watching; its jobs go on, each of them, as long as they need. Again: cldctl "
+    "status demo --watch"
+)
 
 
 def shown(content, terminal=False, width=200):
@@ -20,10 +27,14 @@ def shown(content, terminal=False, width=200):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("wrap", [Text, str, lambda text: table({"name": [text]}), lambda text: strong(text)])
+@pytest.mark.parametrize(
+    "wrap", [Text, str, lambda text: table({"name": [text]}), lambda text: strong(text)]
+)
 def test_nothing_in_a_text_steers_the_terminal(wrap):
     for terminal in (True, False):
-        text = shown(wrap(ESCAPES), terminal=terminal).replace("\x1b[1m", "").replace("\x1b[0m", "")  # a heading
+        text = (
+            shown(wrap(ESCAPES), terminal=terminal).replace("\x1b[1m", "").replace("\x1b[0m", "")
+        )  # a heading
         assert not any(character in text for character in "\x1b\x07\x08\x9b\u202e")
         assert [word for word in ("red", "link", "abc") if word not in text] == []
 

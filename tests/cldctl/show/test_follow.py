@@ -1,4 +1,5 @@
-"""`--follow` says how a run ended, and Ctrl-C leaves its job alone; `--watch` says what plain `status` does."""
+"""`--follow` says how a run ended, and Ctrl-C leaves its job alone; `--watch` says what plain
+`status` does."""
 
 import time
 from types import SimpleNamespace
@@ -20,17 +21,32 @@ interrupt = Mock(side_effect=KeyboardInterrupt)
 
 
 def test_interrupted_is_130_and_the_job_goes_on(tmp_path, scripted, monkeypatch):
-    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=interrupt))
-    done = invoke("submit", "toy", "--name", "mine", "--cluster", "scripted", "--follow", runs=tmp_path, code=130)
+    monkeypatch.setattr(
+        follow, "time", SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=interrupt)
+    )
+    done = invoke(
+        "submit",
+        "toy",
+        "--name",
+        "mine",
+        "--cluster",
+        "scripted",
+        "--follow",
+        runs=tmp_path,
+        code=130,
+    )
     assert "mine PENDING" in done.stderr
     assert "go on" in done.stderr
     assert scripted.calls == []
 
 
 @pytest.mark.parametrize(
-    ("cause", "state", "code"), [("cancelled", "CANCELLED", 5), ("crashed", "FAILED", 1), ("finished", "FINISHED", 0)]
+    ("cause", "state", "code"),
+    [("cancelled", "CANCELLED", 5), ("crashed", "FAILED", 1), ("finished", "FINISHED", 0)],
 )
-def test_the_exit_code_says_how_a_run_ended(tmp_path, scripted, monkeypatch, capsys, cause, state, code):
+def test_the_exit_code_says_how_a_run_ended(
+    tmp_path, scripted, monkeypatch, capsys, cause, state, code
+):
     run = trained(run_with(tmp_path / "mine", 10), "1", "gone")
     run.ledger.append(Ended(attempt=0, cause=cause, step=10))
     assert follow_runs([run]) == code

@@ -1,4 +1,5 @@
-"""Tables of runs: what is shown at some width, on a terminal and in a pipe; nothing is hidden that somebody needs."""
+"""Tables of runs: what is shown at some width, on a terminal and in a pipe; nothing is hidden that
+somebody needs."""
 
 import pytest
 
@@ -6,17 +7,38 @@ from cldctl.runs.status import RunStatus
 from cldctl.show import runs
 from tests.support.screen import screen
 
-SENTENCE = "another rank is gone, killed or crashed; `cldctl logs mine --rank N` shows the last output of each"
+SENTENCE = (
+    "another rank is gone, killed or crashed; `cldctl logs mine --rank N` shows the last "
+    "output of each"
+)
 
 # A name as `submit` makes it: 30 characters.
 NAME = "toy_published-1125-1020{:02d}-11{:02x}"
 
 
 def row(name, state="RUNNING", **known):
-    """A run as `status` knows it: half way, with what belongs to its state, unless ``known`` says otherwise."""
-    attempt = {"attempt": 0, "job_id": "4123456", "first_step": 0, "last_step": 12_350, "detail": None, "ran_s": 61.0}
-    usual = {"step": 12_350, "steps": 800_000, "loss": 123.4, "smoothed_loss": 123.4, "checkpoint_step": 10_000}
-    usual |= {"attempts": [{**attempt, "cause": "nonfinite"}], "cluster": "slurm", "job_id": "4123456"}
+    """A run as `status` knows it: half way, with what belongs to its state, unless ``known`` says
+    otherwise."""
+    attempt = {
+        "attempt": 0,
+        "job_id": "4123456",
+        "first_step": 0,
+        "last_step": 12_350,
+        "detail": None,
+        "ran_s": 61.0,
+    }
+    usual = {
+        "step": 12_350,
+        "steps": 800_000,
+        "loss": 123.4,
+        "smoothed_loss": 123.4,
+        "checkpoint_step": 10_000,
+    }
+    usual |= {
+        "attempts": [{**attempt, "cause": "nonfinite"}],
+        "cluster": "slurm",
+        "job_id": "4123456",
+    }
     usual |= {"steps_per_s": 221.0, "eta_s": 3_563.0} if state == "RUNNING" else {}
     return RunStatus(name=name, path=f"runs/{name}", state=state, **{**usual, **known})
 
@@ -25,7 +47,13 @@ def evaluation(name="elbo-00800000-1f2e3d4c5b", n=2000, **known):
     """A finished evaluation as `status` knows it."""
     results = {"nll": {"value": -0.3931, "stderr": 0.0123, "n": n}}
     numbers = {"fid": None, "bpd": None, "nll": -0.3931, "stderr": 0.0123, "true_entropy": None}
-    about = {"id": name, "state": "FINISHED", "cause": None, "reason": None, "checkpoint_step": 800_000}
+    about = {
+        "id": name,
+        "state": "FINISHED",
+        "cause": None,
+        "reason": None,
+        "checkpoint_step": 800_000,
+    }
     shards = {"shards_done": 4, "shards": 4, "metrics": ["elbo"], "settings": "1f2e", "remarks": []}
     return {**about, **shards, **numbers, "results": results, **known}
 
@@ -55,7 +83,13 @@ def test_everything_about_a_run(monkeypatch):
     it.attempts[0]["detail"] = SENTENCE
     it.evals.append(evaluation(remarks=["the bound starts later than asked"]))
     shown = screen(monkeypatch, 120, terminal=False)(runs.details(it))
-    for text in ("FAILED  it failed", "12,350 of 800,000  (1.5%)", "slurm 4123456", "runs/mine", "nonfinite: another"):
+    for text in (
+        "FAILED  it failed",
+        "12,350 of 800,000  (1.5%)",
+        "slurm 4123456",
+        "runs/mine",
+        "nonfinite: another",
+    ):
         assert text in "\n".join(shown)
     assert "elbo-00800000-1f2e3d4c5b: the bound starts later than asked" in shown
     narrow = screen(monkeypatch, 60)(runs.details(it))
@@ -63,7 +97,15 @@ def test_everything_about_a_run(monkeypatch):
 
 
 def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
-    stopped = {"state": "STOPPED", "bpd": None, "nll": None, "fid": None, "shards_done": 0, "shards": 2, "results": {}}
+    stopped = {
+        "state": "STOPPED",
+        "bpd": None,
+        "nll": None,
+        "fid": None,
+        "shards_done": 0,
+        "shards": 2,
+        "results": {},
+    }
     known = {**stopped, "state": "FINISHED", "nll": -0.393}
     assert runs.newest_result([known, stopped]) == "NLL bound -0.393"
     assert runs.newest_result([known, {**stopped, "state": "RUNNING"}]) == "0/2 shards"
@@ -82,7 +124,9 @@ def test_runs_that_train_come_first(monkeypatch, is_sorted):
     assert len(shown) < 10, "one line is the cursor's"
     names = [line[0] for line in words(shown)[:-1]]
     assert {"live-0", "live-1", "live-2"} <= {*names}
-    assert is_sorted or names[:3] == ["live-0", "live-1", "live-2"], "an order that was asked for stays"
+    assert is_sorted or names[:3] == ["live-0", "live-1", "live-2"], (
+        "an order that was asked for stays"
+    )
     assert f"and {len(rows) - len(names)} more" in shown[-1]
 
 

@@ -19,7 +19,8 @@ def fleet(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ran(monkeypatch):
-    """The commands that were started; each of them says something and ends, unless a test lets it speak."""
+    """The commands that were started; each of them says something and ends, unless a test lets it
+    speak."""
     ran = []
 
     def run(self, printed):

@@ -1,4 +1,5 @@
-"""Keys that act on runs: they ask first, and do what the commands do, or say at once why they do nothing."""
+"""Keys that act on runs: they ask first, and do what the commands do, or say at once why they do
+nothing."""
 
 import sys
 import threading
@@ -29,19 +30,34 @@ def refused(what, row):
 
 def test_every_key_knows_what_a_state_allows():
     for state in STATES:
-        row = RunStatus(name="mine", path="runs/mine", state=state, step=50, steps=50, checkpoint_step=50)
+        row = RunStatus(
+            name="mine", path="runs/mine", state=state, step=50, steps=50, checkpoint_step=50
+        )
         assert (f"mine is {state}" in refused("resume", row)) == (state not in RESUMABLE)
         assert (f"mine is {state}" in refused("cancel", row)) == (state not in ALIVE)
         assert not refused("sample", row)
-        assert not refused("cancel", replace(row, evals=[{"state": "PENDING"}])), "an evaluation can be cancelled"
+        assert not refused("cancel", replace(row, evals=[{"state": "PENDING"}])), (
+            "an evaluation can be cancelled"
+        )
 
 
 def test_what_cannot_be_read_is_neither_resumed_nor_sampled():
-    row = RunStatus(name="mine", path="mine", state="LOST", reason="format 99", is_readable=False, checkpoint_step=5)
+    row = RunStatus(
+        name="mine",
+        path="mine",
+        state="LOST",
+        reason="format 99",
+        is_readable=False,
+        checkpoint_step=5,
+    )
     assert refused("resume", row) == refused("sample", row) == "mine cannot be read: format 99"
     assert "nothing to cancel" in refused("cancel", row)
-    assert "no checkpoint" in refused("sample", replace(row, is_readable=True, checkpoint_step=None))
-    assert not refused("resume", replace(row, state="FINISHED", is_readable=True, step=40, steps=50))
+    assert "no checkpoint" in refused(
+        "sample", replace(row, is_readable=True, checkpoint_step=None)
+    )
+    assert not refused(
+        "resume", replace(row, state="FINISHED", is_readable=True, step=40, steps=50)
+    )
 
 
 def test_an_action_asks_first_and_says_what_it_did(tmp_path, scripted, ran, monkeypatch):
@@ -84,7 +100,11 @@ def test_a_group_is_cancelled_and_resumed_as_a_whole_filtered_or_not(tmp_path, s
         await screen.until(lambda: len(ran) == 2)
 
     on_screen(tmp_path, look, everything=True)
-    assert [ran[0][0], *sorted(ran[0][1:])] == ["cancel", str(tmp_path / "g-1"), str(tmp_path / "g-2")]
+    assert [ran[0][0], *sorted(ran[0][1:])] == [
+        "cancel",
+        str(tmp_path / "g-1"),
+        str(tmp_path / "g-2"),
+    ]
     assert ran[1] == ["resume", "g", "--runs-dir", str(tmp_path)]
 
 
@@ -118,10 +138,15 @@ def speaking(monkeypatch, code):
 
 def test_a_submission_goes_on_without_the_screen(monkeypatch):
     """It writes to a file, and is in a session of its own."""
-    (started, command) = speaking(monkeypatch, "import time; time.sleep(600)"), Command("Cancel mine", ["cancel"])
+    (started, command) = (
+        speaking(monkeypatch, "import time; time.sleep(600)"),
+        Command("Cancel mine", ["cancel"]),
+    )
     threading.Thread(target=command.start, args=(lambda: None,), daemon=True).start()
     while not started:
         time.sleep(0.01)
-    assert command.leave() == "no longer waiting for: Cancel mine. `cldctl status` shows how it ends"
+    assert (
+        command.leave() == "no longer waiting for: Cancel mine. `cldctl status` shows how it ends"
+    )
     assert started[0].poll() is None
     started[0].kill()

@@ -22,7 +22,9 @@ COLOUR = re.compile(rb"\x1b\[(?:[0-9;]*;)?[349][0-8](?:;[0-9;]*)?m")
 def test_it_needs_a_terminal_and_says_how_to_install_textual(tmp_path, monkeypatch):
     assert "draws on a terminal, and this is not one" in invoke("top", runs=tmp_path, code=2).stderr
     find = importlib.util.find_spec
-    monkeypatch.setattr(look.importlib.util, "find_spec", lambda name: None if name == "textual" else find(name))
+    monkeypatch.setattr(
+        look.importlib.util, "find_spec", lambda name: None if name == "textual" else find(name)
+    )
     monkeypatch.setattr(look.out, "_force_terminal", True)
     monkeypatch.setattr(look.sys.stdin, "isatty", lambda: True, raising=False)
     assert "pip install 'cldctl[top]'" in invoke("top", runs=tmp_path, code=2).stderr
@@ -33,8 +35,15 @@ def test_on_a_terminal_it_shows_runs_until_somebody_leaves_without_colour_if_ref
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     os.set_blocking(master, False)
-    known = {"CLDCTL_RUNS": str(tmp_path), "TERM": "xterm-256color", "COLORTERM": "truecolor", "NO_COLOR": "1"}
-    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | known
+    known = {
+        "CLDCTL_RUNS": str(tmp_path),
+        "TERM": "xterm-256color",
+        "COLORTERM": "truecolor",
+        "NO_COLOR": "1",
+    }
+    env = {
+        name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")
+    } | known
     command = [sys.executable, "-m", "cldctl", "top"]
     process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=env)
     os.close(slave)

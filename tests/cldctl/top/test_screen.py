@@ -1,4 +1,5 @@
-"""What is on the screen: the list of runs in every state, the run that is selected, its logs; a run that trains."""
+"""What is on the screen: the list of runs in every state, the run that is selected, its logs; a run
+that trains."""
 
 import dataclasses
 import threading
@@ -28,13 +29,21 @@ def listed(screen):
 
 def test_runs_of_a_group_stay_together_and_are_folded_when_they_are_over():
     def order(ends, opened=()):
-        alone = [RunStatus(name=name, path=name, state="FINISHED", created=at) for name, at in (("x", 1.0), ("y", 3.0))]
-        swept = [dataclasses.replace(alone[0], name=f"g{k}", state=it, group="g") for k, it in enumerate(ends)]
+        alone = [
+            RunStatus(name=name, path=name, state="FINISHED", created=at)
+            for name, at in (("x", 1.0), ("y", 3.0))
+        ]
+        swept = [
+            dataclasses.replace(alone[0], name=f"g{k}", state=it, group="g")
+            for k, it in enumerate(ends)
+        ]
         return [line.name for line in arranged([*alone, *swept], opened)]
 
     assert order(["FINISHED"] * 2) == ["y", "g", "x"]
     assert order(["FINISHED"] * 2, {"g"}) == ["y", "g", "g0", "g1", "x"]
-    assert order(["RUNNING", "FINISHED"]) == ["g", "g0", "g1", "y", "x"], "those that live come first"
+    assert order(["RUNNING", "FINISHED"]) == ["g", "g0", "g1", "y", "x"], (
+        "those that live come first"
+    )
 
 
 def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
@@ -82,11 +91,16 @@ def test_a_run_that_vanishes_leaves_its_place_to_the_next_one(tmp_path, fleet):
 def test_texts_of_others_steer_nothing(fleet):
     """Escape sequences, markup of rich and of textual, line breaks and wide characters."""
     run = RunFolder(fleet.root / FAILED)
-    evil = "\x1b]0;owned\x07\x1b[31mred\x1b[0m [bold red]markup[/] [@click=app.quit]x[/]\nsecond\u202eline 漢字漢字"
+    evil = (
+        "\x1b]0;owned\x07\x1b[31mred\x1b[0m [bold red]markup[/] "
+        "[@click=app.quit]x[/]\nsecond\u202eline 漢字漢字"
+    )
     write_json(run.identity_file, {**run.identity(), "user": evil})
     fleet.events(run, (1.0, Labelled, {"note": evil, "add": ("[red]tag",)}))
     text = run.ledger.path.read_text()
-    run.ledger.path.write_text(text.replace("spiral arms must be odd", r"\u001b[2J[bold]spiral\u0007[/nothing] 漢字"))
+    run.ledger.path.write_text(
+        text.replace("spiral arms must be odd", r"\u001b[2J[bold]spiral\u0007[/nothing] 漢字")
+    )
 
     async def look(screen):
         await screen.select(run.name)
@@ -133,7 +147,9 @@ def test_a_run_is_shown_with_attempts_and_shards(fleet):
         await screen.select(RUNNING)
         await screen.sees("it trains on n07", "49.8%", "attempts", "█", "1d05h since")
         await screen.sees("P preempted  X crashed  ▶ running")
-        await screen.sees("■" * 17 + "▶" + "░" * 4 + "×" + "░" * 15 + "·" * 2, "17 done", "1 failed")
+        await screen.sees(
+            "■" * 17 + "▶" + "░" * 4 + "×" + "░" * 15 + "·" * 2, "17 done", "1 failed"
+        )
         await screen.press("tab", "end")
         await screen.sees("rank 2 on n11: CUDA error")
         await screen.press("tab", "up")
@@ -149,7 +165,11 @@ def test_a_log_opens_at_the_rank_that_failed_first_and_follows_one_that_trains(f
         await screen.select(FAILED)
         await screen.press("enter")
         await screen.sees(f"{FAILED} · attempt 0, rank 2: failed first")
-        await screen.sees("rank 2 trains", "Traceback (most recent call last):", "ValueError: spiral arms must be odd")
+        await screen.sees(
+            "rank 2 trains",
+            "Traceback (most recent call last):",
+            "ValueError: spiral arms must be odd",
+        )
         assert "Connection closed by peer" not in screen.text
         await screen.press("n")
         await screen.sees("attempt 0, rank 0", "Connection closed by peer")
@@ -173,14 +193,29 @@ def test_a_log_opens_at_the_rank_that_failed_first_and_follows_one_that_trains(f
     on_screen(fleet.root, look)
 
 
-QUICK = ("sampling.method=em", "sampling.nfe=2", "train.steps=1000000", "train.checkpoint_every=100000")
+QUICK = (
+    "sampling.method=em",
+    "sampling.nfe=2",
+    "train.steps=1000000",
+    "train.checkpoint_every=100000",
+)
 
 
 @pytest.mark.slow
 def test_a_run_is_watched_cancelled_resumed_sampled_and_reported(fresh_runs, monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    cldctl("submit", "toy_diamond", *ONE, *QUICK, "--name", "mine", "--cluster", "local", runs=fresh_runs)
+    cldctl(
+        "submit",
+        "toy_diamond",
+        *ONE,
+        *QUICK,
+        "--name",
+        "mine",
+        "--cluster",
+        "local",
+        runs=fresh_runs,
+    )
     run = RunFolder(fresh_runs / "mine")
     wait_step(run, 50)
 

@@ -44,7 +44,9 @@ def test_modes_of_preemption():
         return doctor.on_preemption("it", partition, [partition, GPU], SLURM | dict(changes), 1.0)
 
     assert outcome("OFF").verdict == "ok"
-    assert outcome("").found.startswith("SUSPEND"), "the cluster's mode, since the partition has none"
+    assert outcome("").found.startswith("SUSPEND"), (
+        "the cluster's mode, since the partition has none"
+    )
     assert "requeued by the run itself" in outcome("CANCEL").found
     assert "not restarted" in outcome("CANCEL", ("SlurmctldParameters", "")).found
     assert "by QOS" in outcome("REQUEUE", ("PreemptType", "preempt/qos")).found
@@ -53,15 +55,24 @@ def test_modes_of_preemption():
 
 
 def test_preemption_by_qos():
-    every = doctor.parse_qos("normal||cluster|00:00:00\nspot||REQUEUE|00:02:00\nurgent|spot,normal|cluster|00:00:00\n")
+    every = doctor.parse_qos(
+        "normal||cluster|00:00:00\nspot||REQUEUE|00:02:00\nurgent|spot,normal|cluster|00:00:00\n"
+    )
     normal, spot, urgent = every
     setup = SLURM | {"PreemptType": "preempt/qos", "PreemptMode": "CANCEL"}
 
     def judged(qos):
         return doctor.on_preemption_by_qos("it", qos, every, setup, 80.0)
 
-    assert (judged(spot).verdict, judged(urgent).verdict, judged(normal).verdict) == ("warn", "ok", "fail")
-    assert "by urgent: REQUEUE: SIGUSR2 at once, SIGTERM after 120 s, SIGKILL after 150 s" in judged(spot).found
+    assert (judged(spot).verdict, judged(urgent).verdict, judged(normal).verdict) == (
+        "warn",
+        "ok",
+        "fail",
+    )
+    assert (
+        "by urgent: REQUEUE: SIGUSR2 at once, SIGTERM after 120 s, SIGKILL after 150 s"
+        in judged(spot).found
+    )
     assert "by urgent: CANCEL" in judged(normal).found, "the cluster's mode, since the QOS has none"
 
 
@@ -84,15 +95,24 @@ def test_what_a_job_gets_that_asks_for_nothing():
 
 def test_several_partitions_are_one_key_of_the_recipe(monkeypatch, tmp_path):
     recipe = load(TOY, ["cluster.partition=spot,gpu"])
-    assert script.parameters(JobSpec(name="it", logs=tmp_path, size=recipe.cluster))["partition"] == "spot,gpu"
+    assert (
+        script.parameters(JobSpec(name="it", logs=tmp_path, size=recipe.cluster))["partition"]
+        == "spot,gpu"
+    )
     with pytest.raises(RecipeError, match="with commas between them"):
         load(TOY, ["cluster.partition=[spot,gpu]"])
     texts = {"config": SCONTROL, "partition": PARTITIONS}
-    monkeypatch.setattr(client, "run", lambda command, *more, **options: Answer(0, texts.get(command[-1], "")))
+    monkeypatch.setattr(
+        client, "run", lambda command, *more, **options: Answer(0, texts.get(command[-1], ""))
+    )
 
     def seen(names):
-        asked = doctor.DoctorOptions(slowest_save_s=None, notice_s=90, size=recipe.cluster, partition=names, job=False)
+        asked = doctor.DoctorOptions(
+            slowest_save_s=None, notice_s=90, size=recipe.cluster, partition=names, job=False
+        )
         return {check.name: check for check in doctor.checks(tmp_path, asked)}
 
-    assert {"partition spot: preemption", "partition gpu (default): preemption"} <= seen("spot,gpu").keys()
+    assert {"partition spot: preemption", "partition gpu (default): preemption"} <= seen(
+        "spot,gpu"
+    ).keys()
     assert seen("spot,cpu")["partitions"].found == "there is no partition cpu"

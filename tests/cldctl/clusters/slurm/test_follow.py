@@ -1,4 +1,5 @@
-"""A batch script under bash, where Slurm's clients and the Python of the trap are shell scripts that note each call."""
+"""A batch script under bash, where Slurm's clients and the Python of the trap are shell scripts
+that note each call."""
 
 import os
 import subprocess
@@ -15,7 +16,8 @@ from tests.support.tools import program
 LIMIT = "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO TIME LIMIT ***"
 NODES = "n[1-2],m7"
 BEGUN = "--- start 0 of job 7: rank 0 on n1 ---"
-# What scontrol answers, by line of the file `looks` or `requests`; the last line is for all calls that follow.
+# What scontrol answers, by line of the file `looks` or `requests`; the last line is for all calls
+# that follow.
 SCONTROL = """
 next() {
     answer=$(head -n1 "$1")
@@ -38,7 +40,10 @@ esac
 CLIENTS = {
     "scontrol": SCONTROL,
     # With Pyxis, the Python of the trap is behind a second one.
-    "srun": 'case "$*" in *--overlap*) while [ "${1##*/}" != python ]; do shift; done; exec "$@" ;; esac\n',
+    "srun": (
+        'case "$*" in *--overlap*) while [ "${1##*/}" != python ]; do shift; done; exec "$@" '
+        ";; esac\n"
+    ),
     "timeout": '[ "${1#-}" = "$1" ] || shift; shift; exec "$@"',
     **dict.fromkeys(("python", "sbatch", "scancel", "squeue", "sinfo", "sleep"), ""),
 }
@@ -46,14 +51,17 @@ CLIENTS = {
 
 @dataclass
 class Start:
-    """How a start ended: the exit code of its script, what its log says, and each call, with what was read."""
+    """How a start ended: the exit code of its script, what its log says, and each call, with what
+    was read."""
 
     code: int
     log: str
     called: list[str]
 
     def of(self, client):
-        return [call.removeprefix(client).strip() for call in self.called if call.split()[0] == client]
+        return [
+            call.removeprefix(client).strip() for call in self.called if call.split()[0] == client
+        ]
 
     @property
     def requests(self):
@@ -69,7 +77,9 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
     monkeypatch.setattr(sys, "executable", str(bin_ / "python"))
 
-    def call(wish="", looks="RUNNING", requests="ok", excluded="(null)", env=None, size=None, **clients):
+    def call(
+        wish="", looks="RUNNING", requests="ok", excluded="(null)", env=None, size=None, **clients
+    ):
         says = f"echo '{wish}' >logs/7_wish_0\n" if wish else ""
         clients["srun"] = CLIENTS["srun"] + says + clients.get("srun", "")
         for name, lines in {**CLIENTS, **clients}.items():
@@ -77,13 +87,24 @@ def start(tmp_path, monkeypatch):
         for name, answers in (("looks", looks), ("requests", requests)):
             (tmp_path / name).write_text("".join(f"{answer}\n" for answer in answers.split()))
         (tmp_path / "called").write_text("")
-        spec = JobSpec(name="mine", logs=logs, size=ClusterSpec(**size or {}), aftermath=("aftermath", "it"))
+        spec = JobSpec(
+            name="mine", logs=logs, size=ClusterSpec(**size or {}), aftermath=("aftermath", "it")
+        )
         (tmp_path / "script").write_text(SlurmCluster().script(spec))
         with (logs / "7_0_log.err").open("a+") as log:
-            variables = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", "EXCLUDED": excluded, **(env or {})}
-            done = subprocess.run(["bash", "script"], cwd=tmp_path, env=variables, stderr=log, stdout=log, check=False)
+            variables = {
+                "PATH": os.environ["PATH"],
+                "SLURM_JOB_ID": "7",
+                "EXCLUDED": excluded,
+                **(env or {}),
+            }
+            done = subprocess.run(
+                ["bash", "script"], cwd=tmp_path, env=variables, stderr=log, stdout=log, check=False
+            )
             log.seek(0)
-            return Start(done.returncode, log.read(), (tmp_path / "called").read_text().splitlines())
+            return Start(
+                done.returncode, log.read(), (tmp_path / "called").read_text().splitlines()
+            )
 
     return call
 
@@ -94,9 +115,21 @@ def start(tmp_path, monkeypatch):
         ("", {}, []),
         ("delay 0", {}, ["requeue 7"]),
         ("delay 20", {}, ["requeue 7", "update jobid=7 starttime=now+20"]),
-        ("delay 0\navoid n9", {"excluded": NODES}, ["requeue 7", "update jobid=7 excnodelist=m7,n1,n2,n9"]),
-        ("delay 0\nreadmit n2,m7", {"excluded": NODES}, ["requeue 7", "update jobid=7 excnodelist=n1"]),
-        ("delay 0\nreadmit n1,n2,m7", {"excluded": NODES}, ["requeue 7", "update jobid=7 excnodelist="]),
+        (
+            "delay 0\navoid n9",
+            {"excluded": NODES},
+            ["requeue 7", "update jobid=7 excnodelist=m7,n1,n2,n9"],
+        ),
+        (
+            "delay 0\nreadmit n2,m7",
+            {"excluded": NODES},
+            ["requeue 7", "update jobid=7 excnodelist=n1"],
+        ),
+        (
+            "delay 0\nreadmit n1,n2,m7",
+            {"excluded": NODES},
+            ["requeue 7", "update jobid=7 excnodelist="],
+        ),
         ("delay 0", {"looks": "COMPLETING", "srun": f"echo '{LIMIT}' >&2"}, ["requeue 7"]),
         ("delay 0\nonly limit", {"srun": f"echo '{LIMIT}' >&2"}, ["requeue 7"]),
         # An earlier request was heard late.
@@ -127,7 +160,8 @@ def test_what_was_cancelled_stays_so(start, wish, how, why):
 
 
 def test_who_was_told_to_end_without_knowing_why_learns_it_from_outside(start):
-    """By the notice in the log and by what Slurm said, as a container may have no client; `cancel` knows it itself."""
+    """By the notice in the log and by what Slurm said, as a container may have no client; `cancel`
+    knows it itself."""
     end = start("delay 0\nonly limit", looks="COMPLETING")
     assert (end.of("python"), end.requests, end.code) == (["-m aftermath it 0 told"], [], 0)
     end = start("delay 0\nonly limit", looks="COMPLETING", srun="touch logs/7_cancelled")
@@ -148,7 +182,10 @@ def test_a_scheduler_that_is_away_is_asked_until_it_answers(start):
         ({"looks": "missing"}, "there is no scontrol on this node"),
         ({"looks": "nowhere"}, "fatal: Could not establish a configuration source"),
         ({"requests": "refused"}, "Invalid job id specified"),
-        ({"looks": "away", "size": {"setup": ("sleep() { SECONDS=$((SECONDS + 1300)); }",)}}, "Unable to contact"),
+        (
+            {"looks": "away", "size": {"setup": ("sleep() { SECONDS=$((SECONDS + 1300)); }",)}},
+            "Unable to contact",
+        ),
     ],
 )
 def test_a_job_that_cannot_be_requeued_says_so_and_ends_badly(start, how, why):
@@ -165,7 +202,9 @@ def test_of_an_array_one_task_begins_again(start):
         srun="[ ! -e logs/6_2_wish_0 ] && echo 'delay 20' >logs/6_2_wish_1",
     )
     assert end.requests == ["requeue 6_2", "update jobid=6_2 starttime=now+20"]
-    assert end.of("scontrol")[0] == "--oneliner show job 6_2", "the number of one task is that of the array, too"
+    assert end.of("scontrol")[0] == "--oneliner show job 6_2", (
+        "the number of one task is that of the array, too"
+    )
 
 
 def test_a_wish_of_an_earlier_start_counts_for_nothing(start, tmp_path):
@@ -181,7 +220,11 @@ AGAIN = ["requeue 7", "update jobid=7 starttime=now+10"]
     ("srun", "python", "requests"),
     [
         ("exit 137", "", []),
-        ("exit 137", "echo 'delay 30' >logs/7_wish_0", ["requeue 7", "update jobid=7 starttime=now+30"]),
+        (
+            "exit 137",
+            "echo 'delay 30' >logs/7_wish_0",
+            ["requeue 7", "update jobid=7 starttime=now+30"],
+        ),
         # It cannot be asked, or it sees no files.
         (f"echo '{BEGUN}' >&2; exit 137", "exit 1", AGAIN),
         ("exit 137", "exit 1", []),
@@ -235,21 +278,32 @@ def test_in_a_container_of_pyxis_the_trap_asks_through_srun(start):
 )
 def test_a_setup_line_that_fails_ends_the_job_and_is_named(start, setup, code, line):
     end = start(size={"setup": setup})
-    assert f"job 7 ended in cluster.setup with code {0 if setup == ('exit 0',) else code}{line}" in end.log
+    assert (
+        f"job 7 ended in cluster.setup with code {0 if setup == ('exit 0',) else code}{line}"
+        in end.log
+    )
     assert (end.code, end.of("srun"), len(end.of("python"))) == (code, [], 1)
 
 
 @pytest.mark.parametrize(("says", "asks"), [(f"echo '{LIMIT}' >&2", 1), ("true", 0)])
 def test_a_setup_that_is_told_to_end(start, says, asks):
     """By the time limit, or by somebody."""
-    end = start(looks="COMPLETING", size={"setup": (says, "kill -TERM $$")}, python="echo 'delay 10' >logs/7_wish_0")
+    end = start(
+        looks="COMPLETING",
+        size={"setup": (says, "kill -TERM $$")},
+        python="echo 'delay 10' >logs/7_wish_0",
+    )
     assert (end.code, end.of("srun"), len(end.of("python"))) == (143, [], asks)
     assert end.requests == AGAIN * asks
     assert "ended in cluster.setup" not in end.log
 
 
 def test_after_the_setup_the_script_outlives_a_signal(start):
-    end = start("delay 0", srun="kill -TERM $PPID; exit 3", size={"setup": ("set -euo pipefail", "IFS=,", "set -f")})
+    end = start(
+        "delay 0",
+        srun="kill -TERM $PPID; exit 3",
+        size={"setup": ("set -euo pipefail", "IFS=,", "set -f")},
+    )
     assert (end.requests, end.code) == (["requeue 7"], 3)
 
 
@@ -262,7 +316,11 @@ def test_what_ranks_and_trap_inherit(start):
 
 def succeeded(start, folder, job="7", **how):
     (folder / f"logs/{job}_submitted.pkl").write_text("pickled")
-    how = {"sbatch": "echo 'sbatch: welcome' >&2; echo '8;cluster'", "size": {"successor": True}, **how}
+    how = {
+        "sbatch": "echo 'sbatch: welcome' >&2; echo '8;cluster'",
+        "size": {"successor": True},
+        **how,
+    }
     return start(**how)
 
 
@@ -271,16 +329,28 @@ def test_a_successor_waits_for_the_job_to_fail(start, tmp_path):
     waiting = "printf '%s\\n' '9|afterany:7(unfulfilled)' '10|afterany:70(unfulfilled)' '11|'"
     end = succeeded(start, tmp_path, excluded="n[1-2]", squeue=waiting)
     (asked,) = end.of("sbatch")
-    assert asked == "--parsable --dependency=afternotok:7 --kill-on-invalid-dep=yes --exclude=n[1-2] script"
+    assert (
+        asked
+        == "--parsable --dependency=afternotok:7 --kill-on-invalid-dep=yes --exclude=n[1-2] script"
+    )
     assert (tmp_path / "logs/8_submitted.pkl").read_text() == "pickled"
     assert end.requests == ["update jobid=9 dependency=afterany:8"]
     assert (len(end.of("srun")), end.of("scancel")) == (1, [])
-    assert succeeded(start, tmp_path, looks="PENDING RUNNING").of("sbatch") == [], "it waits at the next start"
-    assert len(succeeded(start, tmp_path, looks="CANCELLED RUNNING").of("sbatch")) == 1, "and if not, another one does"
+    assert succeeded(start, tmp_path, looks="PENDING RUNNING").of("sbatch") == [], (
+        "it waits at the next start"
+    )
+    assert len(succeeded(start, tmp_path, looks="CANCELLED RUNNING").of("sbatch")) == 1, (
+        "and if not, another one does"
+    )
 
 
 def test_the_successor_of_a_task(start, tmp_path):
-    env = {"SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "2", "SLURM_CONF": "here", "SLURM_NTASKS": "4"}
+    env = {
+        "SLURM_ARRAY_JOB_ID": "6",
+        "SLURM_ARRAY_TASK_ID": "2",
+        "SLURM_CONF": "here",
+        "SLURM_NTASKS": "4",
+    }
     end = succeeded(start, tmp_path, "6_2", env=env, sbatch="env | grep ^SLURM_ >>called; echo 8")
     (asked,) = end.of("sbatch")
     assert "--dependency=afternotok:6_2 " in asked
@@ -309,7 +379,14 @@ LATE, OTHER = (f"PreemptTime=None Reason={reason}" for reason in ("TimeLimit", "
         ({"looks": "COMPLETING", "srun": "exit 143", "env": {"ABOUT": LATE}}, True),
         ({"looks": "COMPLETING", "srun": "exit 143", "env": {"ABOUT": OTHER}}, True),
         ({"looks": "COMPLETING", "srun": f"echo '{LIMIT}' >&2; exit 143"}, True),
-        ({"looks": "COMPLETING", "srun": "touch logs/7_cancelled; exit 143", "env": {"ABOUT": PREEMPTED}}, False),
+        (
+            {
+                "looks": "COMPLETING",
+                "srun": "touch logs/7_cancelled; exit 143",
+                "env": {"ABOUT": PREEMPTED},
+            },
+            False,
+        ),
         ({"srun": "exit 1"}, False),
         ({"looks": "away", "srun": "exit 1"}, True),
         # Slurm knows that it is not needed.

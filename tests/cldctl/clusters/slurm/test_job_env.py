@@ -1,4 +1,5 @@
-"""A task of Slurm from inside: what signals mean, why attempts ended, what it wishes for; and what clients answer."""
+"""A task of Slurm from inside: what signals mean, why attempts ended, what it wishes for; and what
+clients answer."""
 
 import contextlib
 import functools
@@ -25,17 +26,29 @@ def test_a_client_that_does_not_answer_is_away(monkeypatch):
     answer = client.run(["sleep", "60"])
     assert (answer.code, answer.away) == (-1, True)
     assert client.run(["no-such-client"]).away is False
-    monkeypatch.setattr(client, "run", lambda command, stdin="": Answer(8, f"scancel: error: {CONTROLLER}", away=True))
-    with pytest.raises(SchedulerAway, match=r"slurmctld does not answer .*\. Try again when it does\."):
+    monkeypatch.setattr(
+        client,
+        "run",
+        lambda command, stdin="": Answer(8, f"scancel: error: {CONTROLLER}", away=True),
+    )
+    with pytest.raises(
+        SchedulerAway, match=r"slurmctld does not answer .*\. Try again when it does\."
+    ):
         SlurmCluster().cancel([JobRef(cluster="slurm", job_id="7")])
 
 
 @pytest.mark.parametrize(
     ("file", "variable", "code", "name"),
-    [("", "", 1, "local"), (__file__, "", 1, "slurm"), ("", "/elsewhere", 1, "slurm"), ("", "", 0, "slurm")],
+    [
+        ("", "", 1, "local"),
+        (__file__, "", 1, "slurm"),
+        ("", "/elsewhere", 1, "slurm"),
+        ("", "", 0, "slurm"),
+    ],
 )
 def test_clients_alone_are_not_the_default(monkeypatch, tmp_path, file, variable, code, name):
-    """A configuration makes Slurm one: in its usual place, in the variable, or with the controller that answers."""
+    """A configuration makes Slurm one: in its usual place, in the variable, or with the controller
+    that answers."""
     clients(tmp_path, monkeypatch, f"exit {code}")
     monkeypatch.setattr(client, "_CONFIGURATIONS", (file,))
     monkeypatch.setenv("SLURM_CONF", variable)
@@ -53,7 +66,12 @@ KILLED = "slurmstepd-n1: error: *** STEP 7.0 ON n1 FAILED (non-zero exit code) *
 
 @pytest.fixture
 def logs(tmp_path, monkeypatch):
-    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME"):
+    for name in (
+        "SLURM_ARRAY_JOB_ID",
+        "SLURM_ARRAY_TASK_ID",
+        "SLURM_JOB_START_TIME",
+        "SLURM_JOB_END_TIME",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"JOB_ID": "7", "RESTART_COUNT": "1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
@@ -109,7 +127,9 @@ def test_what_a_signal_means(logs, monkeypatch, code, known, log, cause):
     monkeypatch.setattr(client, "show_job", lambda *_: {**known, **times})
     job = SlurmCluster().current_job(logs)
     job.log.write_text(f"{NOTICE.format('JOB REQUEUE')}{log}")
-    assert job.cause_of(code, len(NOTICE.format("JOB REQUEUE"))) == cause, "notices of earlier starts do not count"
+    assert job.cause_of(code, len(NOTICE.format("JOB REQUEUE"))) == cause, (
+        "notices of earlier starts do not count"
+    )
 
 
 def attempt(**changes):
@@ -132,11 +152,18 @@ def attempt(**changes):
         ({}, f"..{NOTICE.format('NODE FAILURE, SEE SLURMCTLD LOG')}", "", "node_failure"),
         ({"cause": "crashed"}, f"..{SCANCEL}", "", None),
         ({"cause": "crashed"}, "..srun: error: n1: task 0: Out Of Memory\n", "", "out_of_memory"),
-        ({"log_offset": None}, f"..{NOTICE.format('NODE FAILURE')}", "5|NODE_FAIL\n5|NODE_FAIL\n", None),
+        (
+            {"log_offset": None},
+            f"..{NOTICE.format('NODE FAILURE')}",
+            "5|NODE_FAIL\n5|NODE_FAIL\n",
+            None,
+        ),
     ],
 )
 def test_why_an_earlier_attempt_ended(logs, monkeypatch, about, log, accounting, cause):
-    monkeypatch.setattr(client, "sacct", lambda fields, job_ids: accounting if job_ids == ["5"] else None)
+    monkeypatch.setattr(
+        client, "sacct", lambda fields, job_ids: accounting if job_ids == ["5"] else None
+    )
     (logs / "5_0_log.err").write_text(log)
     assert SlurmCluster().current_job(logs).why_ended(attempt(**about)) == cause
 
@@ -151,7 +178,9 @@ m1|high|allocated|v100
 """
 
 
-@pytest.mark.parametrize(("features", "count"), [("(null)", 2), ("a100&nvme", 1), ("[a|b]", None), ("h100", 0)])
+@pytest.mark.parametrize(
+    ("features", "count"), [("(null)", 2), ("a100&nvme", 1), ("[a|b]", None), ("h100", 0)]
+)
 def test_nodes_that_could_run_a_job(monkeypatch, features, count):
     monkeypatch.setattr(client, "run", lambda command, **_: Answer(0, SINFO))
     found = client.nodes(None, features, "n3")
@@ -197,7 +226,9 @@ def test_a_wish_is_a_file_of_this_start(logs, wish, text):
     task = SlurmCluster().current_job(logs)
     task.wish(Wish(5.0))
     task.wish(wish)
-    assert {file.name: file.read_text() for file in logs.iterdir()} == {"7_wish_1": f"{text}decided yes\n"}
+    assert {file.name: file.read_text() for file in logs.iterdir()} == {
+        "7_wish_1": f"{text}decided yes\n"
+    }
 
 
 @pytest.mark.parametrize("error", [None, SchedulerAway("nobody answers")])
@@ -227,7 +258,9 @@ def test_who_waits_for_it_to_fail(logs, text, job_id):
 
 
 @pytest.mark.parametrize("clock", [0, 3600, -3600])
-@pytest.mark.parametrize(("left", "stop"), [(3600, None), (150, 75.0), (100, 50.0), (20, 10.0), (-5, 0.0)])
+@pytest.mark.parametrize(
+    ("left", "stop"), [(3600, None), (150, 75.0), (100, 50.0), (20, 10.0), (-5, 0.0)]
+)
 def test_a_notice_that_nobody_heard_is_made_up_for(logs, tmp_path, monkeypatch, left, stop, clock):
     """Whatever the time of day is on the node."""
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "90")

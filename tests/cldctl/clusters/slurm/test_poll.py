@@ -1,4 +1,5 @@
-"""How often Slurm is asked, by whom, what is made of its answers, which may be cut, and why a job waits, in words."""
+"""How often Slurm is asked, by whom, what is made of its answers, which may be cut, and why a job
+waits, in words."""
 
 import subprocess
 import sys
@@ -44,7 +45,9 @@ def look(*names):
 def test_one_squeue_for_all_and_one_sacct_for_those_that_it_has_forgotten(slurm):
     slurm.mine = {"1": "RUNNING|n1|None", "2_0": "PENDING||Priority"}
     slurm.ends = {"3": "TIMEOUT|n1", "4_7": "FAILED|n1"}
-    survey = SlurmCluster().survey([job("1"), job("2_0"), job("3"), job("4_7"), job("5")], max_age_s=0)
+    survey = SlurmCluster().survey(
+        [job("1"), job("2_0"), job("3"), job("4_7"), job("5")], max_age_s=0
+    )
     words = [survey.of(job(name)).word for name in ("1", "2_0", "3", "4_7", "5")]
     assert words == ["RUNNING", "PENDING", "TIMEOUT", "FAILED", ""], "nobody remembers the last one"
     assert slurm.calls == {"squeue": 2, "sacct": 1}
@@ -56,7 +59,9 @@ def test_an_answer_serves_all_commands_for_half_a_minute(slurm, clock):
     assert look("1") == ["running"]
     slurm.mine["1"] = "COMPLETING|n1|None"
     clock.now += 29
-    assert look("1", "2") == ["running", "pending"], "nobody asked about job 2, but it was among mine"
+    assert look("1", "2") == ["running", "pending"], (
+        "nobody asked about job 2, but it was among mine"
+    )
     assert slurm.calls == {"squeue": 1}
     clock.now += 2
     assert look("1") == ["ending"]
@@ -116,7 +121,10 @@ def test_a_controller_that_is_away_is_said_to_be_also_to_who_shares_the_answer(s
 def test_without_squeue_a_job_that_slurm_starts_again_may_be_alive(is_away, phase, slurm):
     """Accounting hears of a start later than of the end of the one before."""
     ends = ("PREEMPTED", "CANCELLED by 0", "NODE_FAIL", "COMPLETED", "BOOT_FAIL")
-    slurm.is_away, slurm.ends = is_away, {str(number): f"{end}|n1" for number, end in enumerate(ends, start=1)}
+    slurm.is_away, slurm.ends = (
+        is_away,
+        {str(number): f"{end}|n1" for number, end in enumerate(ends, start=1)},
+    )
     assert phases(*slurm.ends, max_age_s=0) == [phase, "gone", phase, "gone", phase]
 
 
@@ -152,7 +160,10 @@ print(SlurmCluster().survey([job], max_age_s=30.0).of(job).phase)
 def test_commands_that_begin_at_the_same_moment_ask_once(tmp_path, monkeypatch):
     monkeypatch.setenv("CLDCTL_ASK_EVERY_S", "36000")
     calls = clients(tmp_path, monkeypatch, "sleep 1\necho '1|RUNNING|n1|None'")
-    commands = [subprocess.Popen([sys.executable, "-c", LOOK], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    commands = [
+        subprocess.Popen([sys.executable, "-c", LOOK], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
     assert [command.communicate(timeout=120)[0] for command in commands] == ["running\n"] * 4
     assert calls.read_text().count("squeue") == 1
 
@@ -167,12 +178,23 @@ def test_squeue_and_sacct():
         "12": Seen("running", node="n[1-2]", word="RUNNING"),
         "13_4": Seen("pending", reason="Priority", word="PENDING"),
         "13_5": Seen("gone", node="n3", word="COMPLETED"),
-        "14": Seen("pending", reason=f"JobHeldUser{HELD}release it: `scontrol release 14`", word="PENDING"),
+        "14": Seen(
+            "pending", reason=f"JobHeldUser{HELD}release it: `scontrol release 14`", word="PENDING"
+        ),
     }
-    ends = {word: poll.seen_of(word).ended for word in ("CANCELLED by 1000", "NODE_FAIL", "OUT_OF_MEMORY")}
+    ends = {
+        word: poll.seen_of(word).ended
+        for word in ("CANCELLED by 1000", "NODE_FAIL", "OUT_OF_MEMORY")
+    }
     assert [*ends.values()] == ["cancelled", "node_failure", "out_of_memory"]
-    assert [poll.seen_of(word).phase for word in ("REQUEUE_HOLD", "SUSPENDED")] == ["pending", "suspended"]
-    assert poll.parse_sacct(SACCT) == {"12": ["PREEMPTED", "NODE_FAIL", "CANCELLED"], "14": ["COMPLETED"]}
+    assert [poll.seen_of(word).phase for word in ("REQUEUE_HOLD", "SUSPENDED")] == [
+        "pending",
+        "suspended",
+    ]
+    assert poll.parse_sacct(SACCT) == {
+        "12": ["PREEMPTED", "NODE_FAIL", "CANCELLED"],
+        "14": ["COMPLETED"],
+    }
 
 
 def test_a_torn_answer_never_ends_a_job():
@@ -216,15 +238,25 @@ PENDING = Seen("pending", word="PENDING")
         ("Dependency", "another job to end (afterany:6)", ""),
         ("DependencyNeverSatisfied", "it never begins", "cancel it, then `cldctl resume RUN`"),
         ("JobHeldUser", "it is held by its user", "scontrol release 7"),
-        ("launch_failed_requeued_held", "it is held, because its last start failed on the node", "excnodelist"),
+        (
+            "launch_failed_requeued_held",
+            "it is held, because its last start failed on the node",
+            "excnodelist",
+        ),
         ("JobHeldAdmin", "it is held by an administrator", "only they can release it"),
-        ("Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs", "down, drained or reserved", "sinfo -R"),
+        (
+            "Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs",
+            "down, drained or reserved",
+            "sinfo -R",
+        ),
         ("PartitionTimeLimit", "it never begins", "resume RUN cluster.time_min=MINUTES"),
         ("SomethingNew", "Slurm says SomethingNew", "man squeue"),
     ],
 )
 def test_every_reason_is_said_in_words_with_what_to_do(word, reason, advice):
-    found = explained("7", {"Reason": word, "Dependency": "afterany:6", "StartTime": "Unknown"}, PENDING)
+    found = explained(
+        "7", {"Reason": word, "Dependency": "afterany:6", "StartTime": "Unknown"}, PENDING
+    )
     assert reason in found.reason
     assert advice in found.advice
     assert found.expected is None
@@ -234,4 +266,6 @@ def test_every_reason_is_said_in_words_with_what_to_do(word, reason, advice):
 def test_without_scontrol_the_survey_s_word_is_explained_and_without_any_nothing():
     assert "higher priority" in explained("7", {}, Seen("pending", reason="Priority")).reason
     assert explained("7", {}, PENDING) is None
-    assert explained("7", {"JobState": "FAILED", "Reason": "NonZeroExitCode"}, PENDING) is None, "it has ended since"
+    assert explained("7", {"JobState": "FAILED", "Reason": "NonZeroExitCode"}, PENDING) is None, (
+        "it has ended since"
+    )

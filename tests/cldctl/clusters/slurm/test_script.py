@@ -1,4 +1,5 @@
-"""What is asked of Slurm: scripts against golden files, byte for byte, but for the lines of follow.sh."""
+"""What is asked of Slurm: scripts against golden files, byte for byte, but for the lines of
+follow.sh."""
 
 import os
 import sys
@@ -37,10 +38,16 @@ CASES = {
     },
     "gres": {"size": ClusterSpec(gres="gpu:a100:4", gpus_per_node=4, mem_gb=1.5)},
     # A dry run waits for a job without an id.
-    "chained": {"tasks": 2, "after": After((JobRef(cluster="slurm", job_id="JOB_OF_THE_TRAINING"),))},
+    "chained": {
+        "tasks": 2,
+        "after": After((JobRef(cluster="slurm", job_id="JOB_OF_THE_TRAINING"),)),
+    },
 }
 SPEC = JobSpec(
-    name="mine", logs=Path("/runs/mine/logs"), size=ClusterSpec(), aftermath=("cldctl.jobs.aftermath", "/runs/mine")
+    name="mine",
+    logs=Path("/runs/mine/logs"),
+    size=ClusterSpec(),
+    aftermath=("cldctl.jobs.aftermath", "/runs/mine"),
 )
 
 

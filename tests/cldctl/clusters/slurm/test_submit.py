@@ -1,4 +1,5 @@
-"""Submitting to a made-up Slurm: refusals, no answer, what a job inherits; how many tasks, and when they begin."""
+"""Submitting to a made-up Slurm: refusals, no answer, what a job inherits; how many tasks, and when
+they begin."""
 
 import functools
 import itertools
@@ -28,7 +29,10 @@ from tests.support.tools import wait_for
 
 CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
 # Where no slurm.conf and no controller can be located.
-NOWHERE = "sbatch: error: DNS SRV lookup failed\\nsbatch: fatal: Could not establish a configuration source"
+NOWHERE = (
+    "sbatch: error: DNS SRV lookup failed\\nsbatch: fatal: Could not establish a "
+    "configuration source"
+)
 
 
 @pytest.fixture
@@ -50,12 +54,17 @@ def submit(spec, count=1):
 
 def test_a_job_and_an_array(spec, sbatch):
     sbatch("echo Submitted batch job 31")
-    assert submit(spec) == [JobRef(cluster="slurm", job_id="31", logs=str(spec.logs), restarts=True)]
+    assert submit(spec) == [
+        JobRef(cluster="slurm", job_id="31", logs=str(spec.logs), restarts=True)
+    ]
     assert [job.job_id for job in submit(spec, 2)] == ["31_0", "31_1"]
 
 
 def test_what_sbatch_and_the_job_read_is_nobody_else_s_to_write(spec, sbatch, tmp_path):
-    sbatch(f"cat $1 > {tmp_path}/script; ls {spec.logs} | wc -l; umask > {tmp_path}/umask; echo batch job 31")
+    sbatch(
+        f"cat $1 > {tmp_path}/script; ls {spec.logs} | wc -l; umask > {tmp_path}/umask; echo batch "
+        f"job 31"
+    )
     before = os.umask(0)
     try:
         submit(spec, 2)
@@ -63,7 +72,9 @@ def test_what_sbatch_and_the_job_read_is_nobody_else_s_to_write(spec, sbatch, tm
         os.umask(before)
     assert (tmp_path / "umask").read_text() == "0022\n", "its logs are nobody else's to write"
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) & 0o022 for file in spec.logs.iterdir()}
-    assert modes == dict.fromkeys(("31_0_submitted.pkl", "31_1_submitted.pkl", "31_submission.sh"), 0)
+    assert modes == dict.fromkeys(
+        ("31_0_submitted.pkl", "31_1_submitted.pkl", "31_submission.sh"), 0
+    )
     assert (tmp_path / "script").read_text() == SlurmCluster().script(spec, 2)
 
 
@@ -83,20 +94,38 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monke
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     submit(spec)
-    assert "SLURM_NTASKS=8" in (tmp_path / "env").read_text(), "a wish of the user, where there is no outer job"
+    assert "SLURM_NTASKS=8" in (tmp_path / "env").read_text(), (
+        "a wish of the user, where there is no outer job"
+    )
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     submit(spec)
-    left = [line for line in (tmp_path / "env").read_text().splitlines() if line.startswith("SLURM_")]
-    assert [line.split("=")[0] for line in left] == ["SLURM_CONF", "SLURM_UMASK"], "those of the user"
+    left = [
+        line for line in (tmp_path / "env").read_text().splitlines() if line.startswith("SLURM_")
+    ]
+    assert [line.split("=")[0] for line in left] == ["SLURM_CONF", "SLURM_UMASK"], (
+        "those of the user"
+    )
 
 
 @pytest.mark.parametrize(
     ("said", "error", "says"),
     [
         ("", SchedulerRefused, r"refused the job mine: sbatch ended with 1\."),
-        ("sbatch: error: invalid partition: nope", SchedulerRefused, "refused the job mine: invalid partition: nope"),
-        (CONTROLLER, SchedulerAway, "does not answer, and the job mine was not submitted: Unable to contact"),
-        (NOWHERE, SchedulerAway, "does not answer, and the job mine was not submitted: Could not establish"),
+        (
+            "sbatch: error: invalid partition: nope",
+            SchedulerRefused,
+            "refused the job mine: invalid partition: nope",
+        ),
+        (
+            CONTROLLER,
+            SchedulerAway,
+            "does not answer, and the job mine was not submitted: Unable to contact",
+        ),
+        (
+            NOWHERE,
+            SchedulerAway,
+            "does not answer, and the job mine was not submitted: Could not establish",
+        ),
     ],
 )
 def test_a_controller_that_is_away_has_not_refused(spec, sbatch, capfd, said, error, says):
@@ -122,7 +151,10 @@ def test_accounts_and_qos_that_may_be_used(spec, sbatch, said, size, key, listed
 
 
 HANGS = ("mkfifo fifo; read nothing <fifo", r"no answer within 120 s\.")
-TIMED_OUT = ("echo 'sbatch: error: Socket timed out on send/recv' >&2; exit 1", "Socket timed out on send/recv. ")
+TIMED_OUT = (
+    "echo 'sbatch: error: Socket timed out on send/recv' >&2; exit 1",
+    "Socket timed out on send/recv. ",
+)
 
 
 @pytest.mark.parametrize(
@@ -130,11 +162,23 @@ TIMED_OUT = ("echo 'sbatch: error: Socket timed out on send/recv' >&2; exit 1", 
     [
         (HANGS, [Answer(0, "30|{now}\n31|{now}\n")], r"\(31\) is cancelled", ["31"]),
         (TIMED_OUT, [Answer(0, "")], "Try again when it answers", []),
-        (TIMED_OUT, [Answer(1, ""), Answer(0, "31|{now}\n7|2020-01-01T00:00:00\n")], r"\(31\) is cancelled", ["31"]),
-        (TIMED_OUT, [Answer(1, "")] * 9, "The job may wait there all the same.*squeue --me --name=mine", []),
+        (
+            TIMED_OUT,
+            [Answer(1, ""), Answer(0, "31|{now}\n7|2020-01-01T00:00:00\n")],
+            r"\(31\) is cancelled",
+            ["31"],
+        ),
+        (
+            TIMED_OUT,
+            [Answer(1, "")] * 9,
+            "The job may wait there all the same.*squeue --me --name=mine",
+            [],
+        ),
     ],
 )
-def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, sbatch, monkeypatch, how, answers, advice, cancelled):
+def test_an_sbatch_without_an_answer_leaves_no_job_behind(
+    spec, sbatch, monkeypatch, how, answers, advice, cancelled
+):
     """Slurm may have accepted the job all the same; nobody would know of it."""
     asked, left, passed = [], list(answers), itertools.count()
 
@@ -149,7 +193,9 @@ def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, sbatch, monkeypa
             self.function()
 
     calls = sbatch(how[0])
-    clock = SimpleNamespace(time=time.time, sleep=lambda seconds: None, monotonic=lambda: 20.0 * next(passed))
+    clock = SimpleNamespace(
+        time=time.time, sleep=lambda seconds: None, monotonic=lambda: 20.0 * next(passed)
+    )
     if how is HANGS:
         monkeypatch.chdir(spec.logs.parent)
         monkeypatch.setattr(submitting, "threading", SimpleNamespace(Timer=Timer))
@@ -158,7 +204,9 @@ def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, sbatch, monkeypa
     earlier = (job("30_0", "slurm"),)
     with pytest.raises(SchedulerAway, match=f"{how[1]}.*{advice}"):
         submit(replace(spec, earlier=earlier))
-    assert [command[1:] for command in asked if command[0] == "scancel"] == ([cancelled] if cancelled else [])
+    assert [command[1:] for command in asked if command[0] == "scancel"] == (
+        [cancelled] if cancelled else []
+    )
 
 
 def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkeypatch):
@@ -178,15 +226,18 @@ CONFIG = "AccountingStorageEnforce = associations,limits\nMaxArraySize          
 def association(account, user="", *, group="N(8)", each="", lineage="/", default="No"):
     return (
         f"ClusterName=test Account={account} UserName={user} Partition= Priority=0 ID=2\n"
-        f"    SharesRaw/Norm/Level/Factor=1/1.00/1/1.00\n    ParentAccount= Lineage={lineage} DefAssoc={default}\n"
+        f"    SharesRaw/Norm/Level/Factor=1/1.00/1/1.00\n    ParentAccount= Lineage={lineage} "
+        f"DefAssoc={default}\n"
         f"    GrpJobs=N(0) GrpJobsAccrue=N(0)\n    GrpSubmitJobs={group} GrpWall=N(0.00)\n"
         f"    MaxJobs= MaxJobsAccrue= MaxSubmitJobs={each} MaxWallPJ=\n"
     )
 
 
 QOS = (
-    "QOS=normal(1)\n    UsageRaw=0.000000\n    GrpJobs=N(0) GrpJobsAccrue=N(0) GrpSubmitJobs=30(8)\n"
-    "    MaxWallPJ=\n    Account Limits\n      lab\n        MaxJobsPA=N(0) MaxSubmitJobsPA=1(8)\n    User Limits\n"
+    "QOS=normal(1)\n    UsageRaw=0.000000\n    GrpJobs=N(0) GrpJobsAccrue=N(0) "
+    "GrpSubmitJobs=30(8)\n"
+    "    MaxWallPJ=\n    Account Limits\n      lab\n        MaxJobsPA=N(0) MaxSubmitJobsPA=1(8)\n  "
+    "  User Limits\n"
     "      bob(7)\n        MaxJobsPU=N(0) MaxJobsAccruePU=N(0) MaxSubmitJobsPU=3(2)\n"
     "      ann(8)\n        MaxJobsPU=N(0) MaxJobsAccruePU=N(0) MaxSubmitJobsPU=12(8)\n"
 )
@@ -204,17 +255,38 @@ ANN = {"user": "ann(8)", "lineage": "/lab/deep/0-ann/", "default": "Yes"}
     ("text", "account", "most"),
     [
         (shown(association("deep", **ANN)), None, []),
-        (shown(association("other", "bob(7)", each="3(0)"), association("deep", each="12(5)", **ANN)), None, [7]),
+        (
+            shown(
+                association("other", "bob(7)", each="3(0)"),
+                association("deep", each="12(5)", **ANN),
+            ),
+            None,
+            [7],
+        ),
         (shown(association("lab", group="20(8)"), association("deep", **ANN)), None, [12]),
-        (shown(association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)), None, [7]),
-        (shown(association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)), "x", [4]),
+        (
+            shown(
+                association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)
+            ),
+            None,
+            [7],
+        ),
+        (
+            shown(
+                association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)
+            ),
+            "x",
+            [4],
+        ),
         # A limit of the QOS takes the place of that of the association.
         (shown(association("deep", each="7(8)", **ANN), qos=QOS), None, [4, 22]),
         ("slurm_load_assoc_mgr_info error: Access/permission denied", None, []),
     ],
 )
 def test_jobs_that_may_wait_less_those_that_do(text, account, most):
-    assert [limit.tasks for limit in submitting.limits_of_jobs(text, "ann", account, "normal")] == most
+    assert [
+        limit.tasks for limit in submitting.limits_of_jobs(text, "ann", account, "normal")
+    ] == most
 
 
 @pytest.fixture
@@ -254,13 +326,24 @@ def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, spec,
     SlurmCluster().check(spec, most + 1)
 
 
-# Seconds until a job begins, as Slurm writes it, and what is made of it: far ahead it has only added up limits.
-@pytest.mark.parametrize(("ahead", "is_believed"), [(3600.0, True), (40 * 86400.0, False), (3e10, False)])
-def test_the_start_that_slurm_expects_of_a_job_and_of_a_script(spec, tmp_path, monkeypatch, ahead, is_believed):
+# Seconds until a job begins, as Slurm writes it, and what is made of it: far ahead it has only
+# added up limits.
+@pytest.mark.parametrize(
+    ("ahead", "is_believed"), [(3600.0, True), (40 * 86400.0, False), (3e10, False)]
+)
+def test_the_start_that_slurm_expects_of_a_job_and_of_a_script(
+    spec, tmp_path, monkeypatch, ahead, is_believed
+):
     when = float(int(time.time() + ahead))
-    text, expected = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when)), when if is_believed else None
+    text, expected = (
+        time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when)),
+        when if is_believed else None,
+    )
     monkeypatch.setattr(client, "show_job", lambda *_: {"Reason": "Resources", "StartTime": text})
-    assert SlurmCluster().why_waiting(job("7", "slurm"), Seen("pending"), asks=True).expected == expected
+    assert (
+        SlurmCluster().why_waiting(job("7", "slurm"), Seen("pending"), asks=True).expected
+        == expected
+    )
     said = f"echo 'sbatch: Job 9 to start at {text} using 2 processors on nodes n1' >&2"
     calls = clients(tmp_path, monkeypatch, f"cat > {tmp_path}/script\n{said}")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
