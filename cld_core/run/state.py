@@ -87,8 +87,8 @@ class Answer:
         return self.phase == "gone"
 
 
-class Answers(Protocol):
-    """Answers of launchers about many jobs."""
+class LauncherAnswers(Protocol):
+    """LauncherAnswers of launchers about many jobs."""
 
     def of(self, job: JobRef) -> Answer:
         """The answer about a job; its phase is "unknown" if there is none."""
@@ -98,7 +98,7 @@ class Answers(Protocol):
 
 
 class NoAnswers:
-    """Answers if no launcher is asked."""
+    """LauncherAnswers if no launcher is asked."""
 
     def of(self, job: JobRef) -> Answer:
         return Answer("unknown")
@@ -203,7 +203,7 @@ class DividedFacts:
             return shards - len(self.missing), shards, "shards"
         return *self.work.rows_done(), self.work.unit
 
-    def without_job(self, history: History, answers: Answers) -> list[int]:
+    def without_job(self, history: History, answers: LauncherAnswers) -> list[int]:
         """The missing pieces that no living job computes."""
         return without_job(history, self.missing, answers)
 
@@ -228,12 +228,12 @@ def is_starting(run: RunFolder) -> bool:
     return group is not None and is_locked(group.path)
 
 
-def living(history: History, answers: Answers) -> list[Submitted]:
+def living(history: History, answers: LauncherAnswers) -> list[Submitted]:
     """The submissions whose jobs are not gone."""
     return [event for event in history.submitted if not answers.of(event.job).is_gone]
 
 
-def without_job(history: History, pieces: Sequence[int], answers: Answers) -> list[int]:
+def without_job(history: History, pieces: Sequence[int], answers: LauncherAnswers) -> list[int]:
     """Those of some pieces of a divided work that no living job computes."""
     claimed = {piece for event in living(history, answers) for piece in event.shards or ()}
     return [piece for piece in pieces if piece not in claimed]
@@ -273,7 +273,11 @@ class Situation:
     """
 
     def __init__(
-        self, history: History, facts: "RunFacts | DividedFacts", answers: Answers, now: float
+        self,
+        history: History,
+        facts: "RunFacts | DividedFacts",
+        answers: LauncherAnswers,
+        now: float,
     ) -> None:
         self.history = history
         self.facts = facts
@@ -390,7 +394,7 @@ def _request(history: History, facts: RunFacts, now: float) -> str:
     return "lost" if was_more else "stale"
 
 
-def answer_at(history: History, answers: Answers, now: float) -> Callable[[JobRef], Answer]:
+def answer_at(history: History, answers: LauncherAnswers, now: float) -> Callable[[JobRef], Answer]:
     """What is known about a job at ``now``: the answer of its launcher, unless the ledger has
     later news.
 
@@ -723,7 +727,7 @@ TABLE = (
 def state_of(
     history: History,
     facts: RunFacts | DividedFacts,
-    answers: Answers,
+    answers: LauncherAnswers,
     now: float | None = None,
 ) -> State:
     """What a work is doing.
