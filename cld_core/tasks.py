@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from cld_core.errors import CldError
 from cld_core.files import retried
 from cld_core.run.shards import Arrays, DamagedRowsError, Rows, ShardedWork, count_of
+from cld_core.run.work import Outcome, Start
+from cld_core.stop import StopCode, StopFlag
 
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
@@ -76,29 +78,30 @@ class Task(ABC):
         cls,
         work: ShardedWork,
         ranks: "Ranks",
-        should_stop: Callable[[], bool],
+        stop: StopFlag,
         only: Collection[int] | None,
-    ) -> bool:
+        start: Start,
+    ) -> Outcome:
         """Compute the missing ones of this process's shards, as `Work.compute`.
 
         The process that finds all shards complete makes the product.
 
         Args:
             ranks: without ``only``, rank r of n takes the shards r, r + n, r + 2 n, ...
-            should_stop: asked before every batch.
             only: the shards of this process.
-
-        Returns:
-            False if it was asked to stop before its share was done.
 
         Raises:
             CldError: what is needed is gone or has changed, or the result cannot be made.
         """
+
+        def should_stop() -> bool:
+            return stop.code is not StopCode.NONE
+
         mine = range(ranks.rank, work.request.shards, ranks.world_size) if only is None else only
         patient = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
         missing = work.lacking(patient(work.lengths))
         if missing and not set(missing).intersection(mine):
-            return True
+            return Outcome("finished")
         task = patient(lambda: cls(work, ranks.device, should_stop))
         try:
             for shard in sorted(set(missing).intersection(mine)):
@@ -106,8 +109,8 @@ class Task(ABC):
             if not work.lacking(patient(work.lengths)):
                 patient(task.finish)
         except _StoppedError:
-            return work.is_done
-        return True
+            return Outcome("finished") if work.is_done else Outcome(code=stop.code)
+        return Outcome("finished")
 
     @abstractmethod
     def computers_on(self, device: Any) -> Mapping[str, Computer]:

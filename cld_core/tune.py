@@ -49,11 +49,13 @@ from cld_core.run.tunings import (
     State,
     Tuning,
 )
+from cld_core.run.work import Outcome, Start
 from cld_core.samplers import rest, tuned
 from cld_core.samplers.tuned import Linear, follow, stepped
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion, Schedule
 from cld_core.seeds import SampleNoise
+from cld_core.stop import StopCode, StopFlag
 from cld_core.tasks import PATIENCE_S, joined
 
 Rows = Mapping[str, Sequence[Row]]
@@ -499,10 +501,11 @@ def _cost(errors: Tensor, weights: Tensor) -> float:
 
 
 def compute(
-    work: Tuning, ranks: Ranks, should_stop: Callable[[], bool], only: Collection[int] | None
-) -> bool:
+    work: Tuning, ranks: Ranks, stop: StopFlag, only: Collection[int] | None, start: Start
+) -> Outcome:
     """Fit what is missing, as `Work.compute`; a tuning is one piece."""
-    return Job(work, ranks.device, should_stop).run()
+    is_done = Job(work, ranks.device, lambda: stop.code is not StopCode.NONE).run()
+    return Outcome("finished") if is_done else Outcome(code=stop.code)
 
 
 class Fitting:

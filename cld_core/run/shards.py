@@ -35,7 +35,7 @@ from cld_core.files import NO_FILE, write_arrays
 from cld_core.metrics import CHUNK
 
 from .folder import names_in
-from .work import MAX_SHARDS, Request, Work
+from .work import MAX_SHARDS, Request, RequestedWork
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,7 +176,7 @@ class Rows:
         return arrays, digest
 
 
-class ShardedWork(Work):
+class ShardedWork(RequestedWork):
     """One folder of sharded work."""
 
     request: ShardedRequest

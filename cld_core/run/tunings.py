@@ -38,7 +38,7 @@ from cld_core.files import parse_json, read_object
 
 from .checkpoints import weights_digest
 from .folder import RunFolder
-from .work import Request, Work
+from .work import Request, RequestedWork
 
 # Exponential samplers without noise: the order, and whether there is a corrector.
 CANDIDATES = tuple(itertools.product((1, 2, 3), (False, True)))
@@ -531,7 +531,7 @@ class State:
         return done < STAGES[stage] and not (done and spent and stage != "untuned")
 
 
-class Tuning(Work):
+class Tuning(RequestedWork):
     """One tuning to one checkpoint of ``run``."""
 
     command = "cldctl tune"

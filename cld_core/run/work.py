@@ -1,11 +1,15 @@
-"""What a job computes in a folder of its own: an evaluation, statistics of a training set, a
-tuning. Loads no torch."""
+"""What a job computes in a folder: a training, an evaluation, a tuning, statistics of a data set.
+
+A work has a ledger, a request and one or more pieces. A piece is what one group of processes
+computes: all of a training, a shard of the others. What differs by kind is a method or a field of
+its class; a further kind is one class, and one line in `KINDS`. Loads no torch.
+"""
 
 import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -14,19 +18,25 @@ from cld_core.errors import NotFoundError
 from cld_core.files import by_age, existing_object, passes, retried, write_json
 from cld_core.registration import import_plugins, resolve
 from cld_core.sanitize import one_line
+from cld_core.stop import StopCode, StopFlag
 
+from .events import Cause, Event
 from .folder import RunFolder
+from .history import History
 from .ledger import Ledger
 
 if TYPE_CHECKING:
+    from cld_core.config import Recipe
     from cld_core.ranks import Ranks
 
     from .evaluations import Evaluation
     from .tunings import Tuning
 
 # By the ``kind`` field of their request.json: their class, and what computes them, with torch,
-# which is called as `Work.compute` is, with the work before.
+# which is called as `Work.compute` is, with the work before. A training has a recipe in place of a
+# request.
 KINDS = {
+    "training": ("cld_core.run.work:Training", "cld_core.train.session:compute"),
     "evaluation": (
         "cld_core.run.evaluations:Evaluation",
         "cld_core.evaluate.rows:EvaluationTask.compute",
@@ -47,21 +57,22 @@ READ_WITHIN_S = 1.0
 
 
 def open_work(folder: Path) -> "Work":
-    """The work that a folder's request.json describes.
+    """The work that a folder describes.
 
     Raises:
         NotFoundError: the folder has no request, or one that another version of cldctl wrote.
         OSError: it cannot be read at this moment.
     """
     content = content_of(folder)
-    kind = text(content.get("kind")) if content is not None else None
+    if content is None:
+        if RunFolder(folder).exists:
+            return Training(folder)
+        raise NotFoundError(f"{folder}: there is no request here. Start the work again.")
+    kind = text(content.get("kind"))
     if kind not in KINDS:
-        what = (
-            "there is no request here"
-            if content is None
-            else "its request was made by another version of cldctl"
+        raise NotFoundError(
+            f"{folder}: its request was made by another version of cldctl. Start the work again."
         )
-        raise NotFoundError(f"{folder}: {what}. Start the work again.")
     work: Work = resolve(KINDS[kind][0])(folder)
     return work
 
@@ -91,7 +102,7 @@ def tunings_of(run: RunFolder) -> list["Tuning"]:
     return _readable("tuning", (run.tuned / name for name in run.tuning_names()))
 
 
-def works_of(run: RunFolder) -> list["Work"]:
+def works_of(run: RunFolder) -> list["RequestedWork"]:
     """The evaluations of a run, and then its tunings."""
     return [*evaluations_of(run), *tunings_of(run)]
 
@@ -202,43 +213,117 @@ class Request(ABC):
             raise NotFoundError(f"{folder}: {why}. Start the work again.") from error
 
 
-class Work(ABC):
-    """Work in its folder, which jobs open again by its request (`open_work`).
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How often a task is started again after it crashed.
 
-    Args:
-        request: what is asked; default: what the folder says.
+    Attributes:
+        retries: crashes in a row.
+        a_day: crashes within a day; None for no limit.
+    """
+
+    retries: int
+    a_day: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How computing ended.
+
+    Attributes:
+        cause: "finished" if everything is done; else what stopped it, None if only the launcher
+            knows.
+        code: the signal that stopped it.
+    """
+
+    cause: Cause | None = None
+    code: StopCode = StopCode.NONE
+
+    @property
+    def is_done(self) -> bool:
+        return self.cause == "finished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The start of a task that computes, as its launcher describes it.
+
+    Attributes:
+        job_id: the launcher's name for the job.
+        restart: earlier starts of this job by the launcher.
+        log: the file that the launcher writes its notices to.
+        began: when the job got its machines, seconds since 1970.
+        node: what the launcher calls this machine.
+        cause_of: what a signal meant.
+    """
+
+    job_id: str = ""
+    restart: int = 0
+    log: Path | None = None
+    began: float | None = None
+    node: str = ""
+    cause_of: Callable[[StopCode], Cause | None] = field(default=lambda code: None)
+
+
+class Work(ABC):
+    """A work in its folder, which jobs open again (`open_work`).
 
     Attributes:
         folder: where everything of it is, the logs of its jobs too.
-        request_type: the class of `request`.
+        run: the run that it belongs to; None for statistics.
         command: the command that continues it when it is run again, for messages.
         called, doing, unit: what it is, what computing it is called, and what its progress is
-            counted in, for people who watch.
-
-    Raises:
-        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
+            counted in.
+        is_world: whether the processes of a task form one world of ranks, or each is a task of its
+            own.
+        has_successors: whether another job may wait for its job to end badly.
     """
 
     command: ClassVar[str]
-    request_type: ClassVar[type[Request]]
     called: ClassVar[str] = "work"
     doing: ClassVar[str] = "computing"
     unit: ClassVar[str] = "rows"
-    request: Request
-
-    def __init__(self, folder: Path, request: Request | None = None) -> None:
-        self.folder = folder
-        self.request = request or self.request_type.load(folder)
+    is_world: ClassVar[bool] = False
+    has_successors: ClassVar[bool] = False
+    kind: str
+    folder: Path
 
     @property
     def name(self) -> str:
-        """What people call it."""
         return self.folder.name
 
     @property
+    def run(self) -> RunFolder | None:
+        return None
+
+    @property
+    @abstractmethod
     def ledger(self) -> Ledger:
         """Which tasks were started, crashed or were cancelled."""
-        return Ledger(self.folder / "jobs.jsonl")
+
+    def history(self) -> History:
+        return self.ledger.history()
+
+    @property
+    @abstractmethod
+    def input_file(self) -> Path:
+        """The file that says what is to be computed."""
+
+    @abstractmethod
+    def budget(self, within_s: float) -> Budget:
+        """How often it is started again.
+
+        Raises:
+            OSError: that cannot be read for ``within_s`` seconds.
+        """
+
+    def nodes(self, within_s: float) -> int:
+        """How many nodes one of its tasks runs on.
+
+        Raises:
+            OSError: that cannot be read for ``within_s`` seconds.
+        """
+        return 1
 
     @property
     @abstractmethod
@@ -256,7 +341,7 @@ class Work(ABC):
 
     @abstractmethod
     def rows_done(self) -> tuple[int, int]:
-        """How much is computed, and how much there is in all."""
+        """How much is computed, and how much there is in all, in `unit`."""
 
     @abstractmethod
     def moved_at(self) -> float | None:
@@ -265,17 +350,127 @@ class Work(ABC):
     def compute(
         self,
         ranks: "Ranks",
-        should_stop: Callable[[], bool] = lambda: False,
-        only: Collection[int] | None = None,
-    ) -> bool:
-        """Compute the missing ones of some pieces, and then the product; False if it was asked to
-        stop before.
+        stop: StopFlag | None = None,
+        pieces: Collection[int] | None = None,
+        start: Start | None = None,
+    ) -> Outcome:
+        """Compute the missing ones of some pieces, and then the product.
 
         Args:
-            should_stop: asked before every batch or step.
-            only: the pieces of this process.
+            stop: looked at before every batch or step; default: nothing stops it.
+            pieces: those of this process; None for all.
+            start: of the task; default: one without a launcher.
 
         Raises:
             CldError: what is needed is gone or has changed, or the result cannot be made.
         """
-        return self.is_done or resolve(KINDS[self.request.kind][1])(self, ranks, should_stop, only)
+        if self.is_done and not self.is_world:
+            return Outcome("finished")
+        compute = resolve(KINDS[self.kind][1])
+        outcome: Outcome = compute(
+            self, ranks, StopFlag() if stop is None else stop, pieces, start or Start()
+        )
+        return outcome
+
+
+class Training(Work):
+    """The training of a run: one piece, which a world of ranks computes.
+
+    Args:
+        heard: called after each event that this process appends to the ledger.
+    """
+
+    command = "cldctl resume"
+    called, doing, unit = "training", "training", "steps"
+    is_world = has_successors = True
+    kind = "training"
+
+    def __init__(self, folder: Path, heard: Callable[[Event], None] | None = None) -> None:
+        self.folder = folder
+        self._run = RunFolder(folder, heard)
+        self._recipe: Recipe | None = None
+
+    @property
+    def run(self) -> RunFolder:
+        return self._run
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._run.ledger
+
+    @property
+    def input_file(self) -> Path:
+        return self._run.recipe_file
+
+    def recipe(self, within_s: float = 0.0, *, with_plugins: bool = False) -> "Recipe":
+        """The recipe of the run, as it was when it was first read.
+
+        Args:
+            with_plugins: import its plug-ins.
+
+        Raises:
+            RecipeError: it is damaged.
+            OSError: it cannot be read for ``within_s`` seconds.
+        """
+        if self._recipe is None or with_plugins:
+            self._recipe = self._run.recipe(within_s=within_s, with_plugins=with_plugins)
+        return self._recipe
+
+    def nodes(self, within_s: float) -> int:
+        return self.recipe(within_s).cluster.nodes
+
+    def budget(self, within_s: float) -> Budget:
+        spec = self.recipe(within_s).train
+        return Budget(retries=spec.max_retries, a_day=spec.max_crashes_a_day)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the newest attempt did all steps that it was asked for."""
+        return self.history().cause == "finished"
+
+    def to_start(self) -> list[int]:
+        return [] if self.is_done else [0]
+
+    def rows_done(self) -> tuple[int, int]:
+        """How many steps are done, and how many were asked for."""
+        progress = self._run.progress()
+        history = self.history().with_progress(progress, self._run.steps_to_continue_from())
+        steps = history.steps if history.steps is not None else progress.get("steps", 0)
+        reached = history.last.last_step if history.last is not None else None
+        return max(progress.get("step", 0), reached or 0, history.saved or 0), steps or 0
+
+    def moved_at(self) -> float | None:
+        return self._run.progress().get("time")
+
+
+class RequestedWork(Work):
+    """A work that a request describes.
+
+    Args:
+        request: what is asked; default: what the folder says.
+
+    Attributes:
+        request_type: the class of `request`.
+
+    Raises:
+        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
+    """
+
+    request_type: ClassVar[type[Request]]
+    request: Request
+
+    def __init__(self, folder: Path, request: Request | None = None) -> None:
+        self.folder = folder
+        self.request = request or self.request_type.load(folder)
+        self.kind = self.request.kind
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder / "jobs.jsonl")
+
+    @property
+    def input_file(self) -> Path:
+        return self.folder / "request.json"
+
+    def budget(self, within_s: float) -> Budget:
+        return Budget(retries=self.request.retries)

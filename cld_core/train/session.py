@@ -3,7 +3,7 @@
 Samples, likelihood bounds and FIDs of the averaged weights are computed now and then, by all ranks
 together.
 
-The train loop (`Training`) never submits, requeues or polls: it gets a stop flag and returns why it
+The train loop (`Session`) never submits, requeues or polls: it gets a stop flag and returns why it
 ended. When a loss or gradient explodes, it continues from the last good checkpoint with fresh
 noise. The number of rollbacks is bounded: the ledger counts those to each checkpoint, so a new
 attempt does not start from zero. Reaching a later checkpoint gives new credit, so that a run that
@@ -17,7 +17,7 @@ import re
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,6 +54,7 @@ from cld_core.run.evaluations import EvalRequest
 from cld_core.run.events import Cause
 from cld_core.run.identity import are_other_data, versions
 from cld_core.run.shards import share
+from cld_core.run.work import Outcome, Start, Training
 from cld_core.samplers import Samples, concatenated
 from cld_core.stop import StopCode, StopFlag
 from cld_core.tasks import joined
@@ -283,7 +284,7 @@ class Periodic:
 
 
 @dataclass(frozen=True)
-class Training:
+class Session:
     """The training of one attempt on this rank: a segment, and one more after each rollback.
 
     Attributes:
@@ -600,7 +601,7 @@ def run(
                 )
                 folder.ledger.note(events.Ended(attempt=number, cause="finished", step=first_step))
             return SessionResult("finished", first_step)
-        training = Training(folder, recipe, ranks, stop, number, checkpoint, lease, hosts)
+        training = Session(folder, recipe, ranks, stop, number, checkpoint, lease, hosts)
         if lease is None:
             step, signal = training.run()
             return SessionResult(_CAUSE_OF_CODE[signal], step, signal)
@@ -733,7 +734,7 @@ def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
     return warning
 
 
-def _recorded(training: Training, cause_of: CauseOf) -> SessionResult:
+def _recorded(training: Session, cause_of: CauseOf) -> SessionResult:
     """Train on rank 0, and record in the ledger how it ended."""
     ledger = training.folder.ledger
     try:
@@ -752,7 +753,7 @@ def _recorded(training: Training, cause_of: CauseOf) -> SessionResult:
     return SessionResult(cause, step, code)
 
 
-def _failure(training: Training, error: BaseException) -> events.Ended:
+def _failure(training: Session, error: BaseException) -> events.Ended:
     # Checkpoints beyond the first step are this attempt's, and may be later than what it last
     # reported.
     reported = training.folder.progress()
@@ -792,3 +793,25 @@ def driver(device: torch.device, file: Path = _DRIVER) -> str | None:
         if (found := _VERSION.search(file.read_text(errors="replace"))) is not None:
             return found[1]
     return None
+
+
+def compute(
+    work: Training, ranks: Ranks, stop: StopFlag, pieces: Collection[int] | None, start: Start
+) -> Outcome:
+    """Train, as `Work.compute`."""
+    ended = run(
+        work.run,
+        ranks,
+        stop,
+        job_id=start.job_id,
+        recipe=work.recipe(_START_WITHIN_S, with_plugins=True),
+        restart=start.restart,
+        log=start.log,
+        began=start.began,
+        cause_of=start.cause_of,
+        node=start.node,
+    )
+    print(
+        f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True
+    )
+    return Outcome(ended.cause, ended.code)

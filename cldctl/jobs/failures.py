@@ -28,6 +28,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import CRASHES, Cause, Event, Failed, Kind, Wished
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
+from cld_core.run.work import Work
 from cld_core.sanitize import one_line
 from cldctl.clusters.base import Cluster, InJob, JobSpec, Wish
 
@@ -142,6 +143,11 @@ def _of_this_start(job: InJob, offset: int) -> str:
     return job.log_since(offset).rpartition(AGAIN)[2]
 
 
+def task_name(work: Work, job: InJob) -> str:
+    """What messages call a task of a work."""
+    return work.name if work.is_world else f"{work.name}, task {job.ref.job_id}"
+
+
 def announce(name: str, text: str, delay_s: float) -> None:
     """Say in the log that the job begins again, and when."""
     print(f"{name}: {text}{AGAIN}{delay_s:.0f} s", file=sys.stderr, flush=True)
@@ -232,6 +238,16 @@ def for_next_start(
     return why, tuple(node for node in before if node not in why)
 
 
+def failures_in(*ledgers: Ledger) -> list[Failed]:
+    """What failed on which machine; a ledger that cannot be read is no reason not to start a
+    job."""
+    found: list[Failed] = []
+    for ledger in ledgers:
+        with contextlib.suppress(OSError):
+            found += ledger.full_history(within_s=0.0).failures
+    return found
+
+
 def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) -> JobSpec:
     """The job with the nodes that it avoids, of those that one of this kind failed on."""
     found = bad(failures, time.time()) if cluster.restarts else {}
@@ -245,41 +261,41 @@ def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) 
 
 
 def begin_again(
-    name: str,
-    ledger: Ledger,
-    job: InJob,
-    cause: Cause,
-    delay_s: float,
-    needed: int,
-    also: Iterable[Failed] = (),
-    within_s: float = NOTE_WITHIN_S,
+    work: Work, job: InJob, cause: Cause, delay_s: float, within_s: float = NOTE_WITHIN_S
 ) -> None:
     """Wish that a job begins again, away from nodes where it failed, and note that; not if it was
     cancelled.
 
     Args:
-        needed, also: as in `for_next_start`.
         within_s: for how many seconds lines are tried to be written that the next start will need.
 
     Raises:
-        OSError: the wish could not be written down.
+        OSError: the wish could not be written.
     """
-    history = ledger.full_history()
+    history = work.ledger.full_history()
     if job.ref.job_id in history.cancelled:
         print(
-            f"{name}: job {job.ref.job_id} was cancelled: not started again",
+            f"{task_name(work, job)}: job {job.ref.job_id} was cancelled: not started again",
             file=sys.stderr,
             flush=True,
         )
         return
-    avoided, readmitted = for_next_start(history, job, needed, also)
+    of_run: list[Failed] = []
+    if work.run is not None and not work.is_world:
+        # Other work of the run may have failed on a node, too.
+        of_run = failures_in(work.run.ledger)
+    avoided, readmitted = for_next_start(history, job, work.nodes(within_s), of_run)
     for node, why in avoided.items():
         if node not in history.avoided.get(job.ref.job_id, ()):
-            print(f"{name}: node {node} is avoided from now on: {why}", file=sys.stderr, flush=True)
+            print(
+                f"{task_name(work, job)}: node {node} is avoided from now on: {why}",
+                file=sys.stderr,
+                flush=True,
+            )
     # The ledger comes first: the next start reads it.
     event = Wished(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=tuple(avoided))
-    ledger.note(event, within_s=within_s)
-    ledger.settle(within_s)
+    work.ledger.note(event, within_s=within_s)
+    work.ledger.settle(within_s)
     job.wish(Wish(delay_s, avoid=tuple(avoided), readmit=readmitted))
 
 

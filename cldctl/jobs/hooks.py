@@ -38,7 +38,7 @@ from cld_core.run import RunFolder, events
 from cld_core.run.evaluations import Evaluation, numbers
 from cld_core.run.events import Cancelled, Event, GivenUp, Refused, Started, Wished
 from cld_core.run.history import Attempt, History
-from cld_core.run.work import open_work
+from cld_core.run.work import Training, open_work
 from cld_core.sanitize import one_line, printable
 from cld_core.version import __version__
 from cldctl import locks
@@ -207,13 +207,15 @@ def end(run: RunFolder, within_s: float | None = None) -> None:
     settle(run, within_s)
 
 
-def tell_of_works(folders: Iterable[Path], within_s: float | None = None) -> None:
-    """Call the hook for those evaluations that are finished or given up, and wait for it. It never
-    fails."""
+def end_of(folders: Iterable[Path], within_s: float | None = None) -> None:
+    """Call the hook for what is left of trainings, and for those evaluations that are finished or
+    given up, and wait for it. It never fails."""
     with contextlib.suppress(Exception):
         for work in map(open_work, folders):
-            if isinstance(work, Evaluation) and (
-                work.is_done or work.ledger.history().given_up is not None
+            if isinstance(work, Training):
+                end(work.run, within_s)
+            elif isinstance(work, Evaluation) and (
+                work.is_done or work.history().given_up is not None
             ):
                 fire(work.run, evaluation=work.folder)
                 settle(work.run, within_s)

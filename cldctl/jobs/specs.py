@@ -1,6 +1,5 @@
 """What jobs need from a cluster: training, and tasks of sharded work."""
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from cld_core.digests import digest
 from cld_core.files import retried, write_json
 from cld_core.run import Ledger, RunFolder
 from cld_core.run.checkpoints import slowest_save_s
-from cld_core.run.events import Failed
 from cld_core.run.groups import Group
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import After, Cluster, JobSpec
@@ -71,7 +69,9 @@ def training(
         aftermath=_aftermath(kind, folder, logs, cluster),
     )
     # The nodes that any of them should avoid: an array has one list.
-    return failures.for_submission(failures_in(*(run.ledger for run in runs)), cluster, spec)
+    return failures.for_submission(
+        failures.failures_in(*(run.ledger for run in runs)), cluster, spec
+    )
 
 
 def list_runs(spec: JobSpec, runs: Sequence[RunFolder]) -> None:
@@ -138,17 +138,7 @@ def sharded(
         aftermath=_aftermath("shards", works[0], logs, cluster),
     )
     ledgers = [Ledger(works[0] / "jobs.jsonl"), *([run.ledger] if run is not None else [])]
-    return failures.for_submission(failures_in(*ledgers), cluster, spec)
-
-
-def failures_in(*ledgers: Ledger) -> list[Failed]:
-    """What failed on which machine; a ledger that cannot be read is no reason not to start a
-    job."""
-    found: list[Failed] = []
-    for ledger in ledgers:
-        with contextlib.suppress(OSError):
-            found += ledger.full_history(within_s=0.0).failures
-    return found
+    return failures.for_submission(failures.failures_in(*ledgers), cluster, spec)
 
 
 def _aftermath(kind: str, folder: Path, logs: Path, cluster: Cluster) -> tuple[str, ...]:

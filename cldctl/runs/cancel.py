@@ -133,7 +133,7 @@ def waits_for(endings: Sequence[Ending]) -> str:
     return f"waiting for {names}{saves} end (job {one_line(jobs, 60)}), at most {GRACE_S:.0f} s"
 
 
-def named_works(runs: Sequence[RunFolder], name: str) -> list[Work]:
+def named_works(runs: Sequence[RunFolder], name: str) -> Sequence[Work]:
     """The evaluations and tunings of a run that ``--eval`` names.
 
     Raises:

@@ -24,7 +24,7 @@ from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.recipe import trusted_recipe
 from cld_core.run.state import DividedFacts, state_of
 from cld_core.run.tunings import TuneRequest, Tuning
-from cld_core.run.work import Work
+from cld_core.run.work import RequestedWork
 from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
@@ -99,7 +99,7 @@ class Planned:
     """
 
     run: RunFolder
-    works: tuple[Work, ...]
+    works: tuple[RequestedWork, ...]
     cluster: Cluster
     size: ClusterSpec
     sweep: Sweep | None = None
@@ -344,7 +344,7 @@ def start(
     for these in alike.values():
         first, job = these[0], None
         of_sweep = None if first.sweep is None else first.run.evals / first.sweep.id / "logs"
-        missing: list[tuple[Work, Sequence[int]]] = []
+        missing: list[tuple[RequestedWork, Sequence[int]]] = []
         made: list[Path] = []
         said: list[str] = []
         with training.locked([one.run for one in these], first.cluster):
@@ -377,11 +377,11 @@ def start(
             yield one
 
 
-def _state(work: Work, answers: Answers) -> str:
+def _state(work: RequestedWork, answers: Answers) -> str:
     return state_of(work.ledger.history(), DividedFacts(work), answers).name
 
 
-def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]:
+def _prepare(planned: Planned, made: list[Path]) -> list[tuple[RequestedWork, list[int]]]:
     """Find the state of works; returns those to start, which are on the disk then, and their
     shards.
 
@@ -401,7 +401,7 @@ def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]
     made += [folder for folder in folders if not folder.exists()]
     if sweep is not None:
         sweep.save(run)
-    missing: list[tuple[Work, list[int]]] = []
+    missing: list[tuple[RequestedWork, list[int]]] = []
     for wanted, known, state in zip(planned.works, begun, states, strict=True):
         work, shards, found = wanted, [], "already complete"
         if state == "STOPPED":
@@ -434,7 +434,7 @@ def _with_copies(run: RunFolder, request: Any) -> Any:
     )
 
 
-def _begun(work: Work) -> Work | None:
+def _begun(work: RequestedWork) -> RequestedWork | None:
     """Work, divided as it was begun; None if it was not, or its request is damaged and no job
     computes it."""
     with contextlib.suppress(NotFoundError):

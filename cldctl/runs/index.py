@@ -25,7 +25,7 @@ from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
 from cld_core.run.lease import seems_alive
 from cld_core.run.state import OVER, is_locked
-from cld_core.run.work import Work, works_of
+from cld_core.run.work import RequestedWork, works_of
 from cld_core.version import __version__
 from cldctl import config
 
@@ -96,7 +96,7 @@ class _Read:
     run: RunFolder
     time: float
     files: dict[str, Sequence[int] | None]
-    works: Sequence[Work] | None
+    works: Sequence[RequestedWork] | None
     jobs: tuple[tuple[JobRef, bool], ...]
 
 

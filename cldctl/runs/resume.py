@@ -14,16 +14,17 @@ from cld_core.registration import import_plugins, is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run import recipe as frozen
 from cld_core.run.checkpoints import DamagedCheckpoint, newest_good
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Requested
 from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.recipe import require_own_plugin, trusted_recipe
 from cld_core.run.state import OVER, RESUMABLE
+from cld_core.run.work import evaluations_of
 from cldctl import locks
 from cldctl.clusters.base import Cluster
 from cldctl.jobs import specs
-from cldctl.jobs.train import chained
 from cldctl.lookup import find_profile
 
 from . import snapshot, survey
@@ -348,3 +349,14 @@ def _data_of(run: RunFolder, recipe: Recipe, update: bool) -> tuple[Mapping[str,
     found = [file for file, _ in snapshot.plugin_files(run, recipe.plugins, renew=update)]
     import_plugins(found, "--update-code" if update else "command line")
     return identity(data, found), f"the data of {data.name}, as {', '.join(found)} makes them,"
+
+
+def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
+    """Evaluations of the run's last step that have no result yet: they wait for the training to
+    finish."""
+    steps = recipe.train.steps
+    return [
+        work
+        for work in evaluations_of(run)
+        if work.request.checkpoint_step == steps and not work.is_done
+    ]

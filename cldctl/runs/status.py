@@ -24,7 +24,7 @@ from cld_core.run.state import (
     state_of,
 )
 from cld_core.run.timeline import Stretch, stretches
-from cld_core.run.work import Work, works_of
+from cld_core.run.work import RequestedWork, works_of
 from cld_core.sanitize import local_time, one_line
 from cldctl.jobs import failures
 
@@ -141,7 +141,7 @@ def said(error: Exception) -> str:
 
 
 def status_or_reason(
-    run: RunFolder, answers: Answers, works: Sequence[Work] | None = None
+    run: RunFolder, answers: Answers, works: Sequence[RequestedWork] | None = None
 ) -> RunStatus:
     """As `status_of`; if the files cannot be read, only that. It never raises, so that it spoils no
     other row."""
@@ -169,7 +169,9 @@ def named_status(run: RunFolder, answers: Answers) -> RunStatus:
         return row
 
 
-def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = None) -> RunStatus:
+def status_of(
+    run: RunFolder, answers: Answers, works: Sequence[RequestedWork] | None = None
+) -> RunStatus:
     """The status of one run; reads its small files.
 
     Args:

@@ -10,7 +10,7 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, GivenUp, JobRef
 from cld_core.run.history import History
-from cld_core.run.work import Work, works_of
+from cld_core.run.work import RequestedWork, Work, works_of
 from cldctl import clusters
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
 
@@ -110,7 +110,7 @@ def ask(
     )
 
 
-def started_works(run: RunFolder, name: str) -> list[Work]:
+def started_works(run: RunFolder, name: str) -> list[RequestedWork]:
     """An evaluation or a tuning that was started, or all evaluations of a sweep or comparison that
     were.
 

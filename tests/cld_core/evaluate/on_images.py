@@ -31,7 +31,7 @@ SETTINGS = (
 def stats_of(run, *overrides, shards=3):
     recipe = with_overrides(run.recipe(), list(overrides), "test")
     work = Statistics(StatsRequest.of(recipe, None, features=True, shards=shards).save())
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     shutil.rmtree(work.folder)
     return Path(work.request.output)
 
@@ -42,14 +42,14 @@ def request(run, *overrides, metrics=("fid", "kid"), shards=1):
 
 def evaluated(run, *overrides, metrics=("fid", "kid"), shards=1):
     work = Evaluation(request(run, *overrides, metrics=metrics, shards=shards).save(run))
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     return work.report
 
 
 def computed(run, metrics, *overrides, step=20, shards=1):
     """An evaluation that is computed here, by the recipe in the folder of the run."""
     work = Evaluation(request_of(load(run.recipe_file, overrides), metrics, step, shards).save(run))
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     return work
 
 

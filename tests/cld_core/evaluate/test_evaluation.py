@@ -223,17 +223,17 @@ def test_looking_makes_no_average_and_a_checkpoint_that_is_gone_is_named(average
 def test_lost_snapshots_make_another_average(averaged, chunks):
     chunks(4)
     one = work(averaged, 0.07)
-    assert one.compute(Ranks(), only=[0])
+    assert one.compute(Ranks(), pieces=[0]).is_done
     whole = Model.from_run(averaged.path, STEP, "cpu", ema_length=0.07)
     assert one.missing() == [1, 2]
     averaged.snapshot_file(38).unlink()
     assert Evaluation(one.folder).missing() == [0, 1, 2], "rows of another average"
     for shard in range(3):
-        assert Evaluation(one.folder).compute(Ranks(), only=[shard])
+        assert Evaluation(one.folder).compute(Ranks(), pieces=[shard]).is_done
     report = one.report
     assert report["ema"]["length"] == 0.07
     assert report["ema"]["error"] > whole.ema_error
-    assert work(averaged, None).compute(Ranks())
+    assert work(averaged, None).compute(Ranks()).is_done
     assert "ema" not in work(averaged, None).report
 
 
@@ -278,7 +278,7 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     averages = {"average": weights, "updates": 0}
     write(run, 1, {"model": weights, "ema": averages, "model_digest": recipe.model_digest()})
     work = Evaluation(request_of(recipe, ("elbo",), 1, shards=3).save(run))
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     truth = (
         gaussian(0.5)
         .log_density(source(recipe.data).dequantised_test_data(recipe.eval.seed, 0, 40))

@@ -128,7 +128,7 @@ def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, chunks):
     work = open_work(folder)
     assert isinstance(work, Statistics)
     assert work.name == "s.npz"
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     made = stats_file.read(Path(work.request.output), features=True)
     extractor = load(work.request.extraction, work.request.files, "cpu")
     features = extractor(data.batch(torch.arange(data.n)))["features"]
@@ -281,7 +281,7 @@ def test_too_many_end_the_work_at_once_and_nothing_is_lost(run, monkeypatch, ran
     assert (ranges, work.report) == ([(0, 16)], None)
     # The same evaluation, which continues where it was ended.
     more = work_of(run, SOME, "eval.batch_size=23")
-    assert (more.folder, more.compute(Ranks())) == (work.folder, True)
+    assert (more.folder, more.compute(Ranks()).is_done) == (work.folder, True)
     assert (more.report["fid"]["nonfinite"], ranges[1:]) == (3, [(16, 39), (39, 40)])
 
 
@@ -290,11 +290,11 @@ def test_processes_that_each_see_few_are_refused_when_merged(run, monkeypatch, r
     spoil(monkeypatch, BAD)
     work = work_of(run, "eval.max_nonfinite=0.05", shards=4)
     for shard in range(3):
-        assert work.compute(Ranks(rank=shard, world_size=4))
+        assert work.compute(Ranks(rank=shard, world_size=4)).is_done
     with pytest.raises(UnusableSamplesError, match="3 of 40 samples are not finite"):
         work.compute(Ranks(rank=3, world_size=4))
     assert (work.missing(), work.to_start(), work.report, len(ranges)) == ([], [0], None, 4)
-    assert work_of(run, SOME).compute(Ranks(), only=[0])
+    assert work_of(run, SOME).compute(Ranks(), pieces=[0]).is_done
     assert (work.report["fid"]["nonfinite"], len(ranges)) == (3, 4)
 
 

@@ -123,7 +123,7 @@ def test_a_metric_and_a_kind_of_rows_are_an_entry_each(toy, monkeypatch, chunks)
     monkeypatch.setitem(registry.ROWS, "draws", DRAWS)
     monkeypatch.setitem(registry.METRICS, "spread", f"{__name__}:SPREAD")
     work = Evaluation(request_of(toy.recipe(), ("spread",), 20, shards=2).save(toy))
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     assert work.report["spread"]["n"] == 70
     assert numbers(work.report)["spread"].value > 0
     with pytest.raises(
@@ -214,13 +214,13 @@ def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path, chunks):
     theirs = stats_file.read(Path(str(request(run).files["stats"])))
     np.savez(stats, mu=theirs.mu, sigma=theirs.sigma)
     work = Evaluation(request(run, f"eval.fid.stats={stats}", metrics=("fid",), shards=2).save(run))
-    assert work.compute(Ranks(), only=[0])
+    assert work.compute(Ranks(), pieces=[0]).is_done
     np.savez(stats, mu=theirs.mu + 1, sigma=theirs.sigma)
     with pytest.raises(UsageError, match="other statistics than when the evaluation was asked for"):
-        work.compute(Ranks(), only=[1])
+        work.compute(Ranks(), pieces=[1])
     stats.unlink()
     with pytest.raises(UsageError, match="statistics are gone"):
-        work.compute(Ranks(), only=[1])
+        work.compute(Ranks(), pieces=[1])
     assert work.missing() == [1], "what was computed is kept"
 
 

@@ -110,7 +110,7 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     fid = (*TINY, "eval.samples=7")
     worked = run_folder(tmp_path, data, *quick, *loose, *fid, "train.on_resume=exact")
     stats = StatsRequest.of(worked.recipe(), None, features=False, shards=1).save()
-    assert Statistics(stats).compute(Ranks())
+    assert Statistics(stats).compute(Ranks()).is_done
     (tmp_path / "plain").mkdir()
     plain = run_folder(tmp_path / "plain", data, "train.on_resume=exact")
     worked.recipe_file.write_text(worked.recipe_file.read_text())
@@ -127,7 +127,7 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     found = re.findall(r"step (\d+): FID (\S+) of 7 samples", out)
     assert [step for step, _ in found] == ["8", "12"]
     evaluation = Evaluation(request_of(worked.recipe(), ("fid",), 12, shards=2).save(worked))
-    assert evaluation.compute(Ranks())
+    assert evaluation.compute(Ranks()).is_done
     assert float(found[1][1]) == pytest.approx(evaluation.report["fid"]["value"], abs=1e-4)
 
 
@@ -228,7 +228,7 @@ def worked(tmp_path, data, capsys):
     def train(*due, settings=()):
         run = run_folder(tmp_path, data, *QUICK, *TINY, *settings)
         stats = StatsRequest.of(run.recipe(), None, features=False, shards=1).save()
-        assert Statistics(stats).compute(Ranks())
+        assert Statistics(stats).compute(Ranks()).is_done
         run.ledger.append(events.Requested(steps=STEP, overrides=due))
         assert attempt(run).cause == "finished"
         return capsys.readouterr().out.splitlines()

@@ -17,6 +17,7 @@ from cld_core.run import RunFolder
 from cld_core.run.tunings import STAGES, STATE, State, TuneRequest, Tuning
 from cld_core.run.work import open_work, tunings_of
 from cld_core.tune import Fitted, Job
+from tests.support.stopping import StopWhen
 from tests.support.tools import ONE, told_by_solution, trained
 
 
@@ -58,7 +59,7 @@ def compute(work, stop_after=None):
         calls.append(1)
         return stop_after is not None and len(calls) > stop_after
 
-    return work.compute(ranks.alone(Place(), gpu=False), should_stop)
+    return work.compute(ranks.alone(Place(), gpu=False), StopWhen(should_stop)).is_done
 
 
 def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
