@@ -22,9 +22,9 @@ from cldctl import clusters, locks
 from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs import hooks
-from cldctl.jobs.train import chained
 from cldctl.runs import evaluate
 from cldctl.runs.options import SubmitOptions
+from cldctl.runs.resume import chained
 from cldctl.runs.submit import check, submit
 from cldctl.runs.training import Begun, Start, require_inputs, require_native, train
 from tests.support.failing import Failing
