@@ -1,4 +1,4 @@
-"""Whose files these are: a job may unpickle only what nobody else can have written."""
+"""Whose files these are: a job may unpickle only what its own user alone can write."""
 
 import os
 import stat
@@ -21,42 +21,21 @@ def is_mine(path: Path) -> bool:
 
 
 def require_may_change(path: Path, what: str) -> None:
-    """Refuse to act on a folder that belongs to somebody else, unless it is shared with a group of
-    this user.
-
-    Shared is a folder that its group may write into. root, who could write anywhere, acts on runs
-    of others no more than anybody else does: jobs would be started, and files left, under a name
-    that their owner cannot work with.
+    """Refuse to write into a folder that belongs to another user, also for root.
 
     Args:
-        what: what is not done, for the message: "It was not cancelled".
+        what: what is not done, for the message: "Nothing was cancelled".
 
     Raises:
         CldError: names the folder, its owner and the fix.
         OSError: it cannot be looked at.
     """
-    status = path.stat()
-    if status.st_uid == os.geteuid():
-        return
-    name = user_name(status.st_uid)
-    if not status.st_mode & stat.S_IWGRP:
-        text, fix = (
-            f"it belongs to {name}, who shares it with nobody",
-            "Ask them, or copy it to a folder of yours",
+    owner = path.stat().st_uid
+    if owner != os.geteuid():
+        raise CldError(
+            f"{path}: it belongs to {user_name(owner)}, and only its owner may change it. {what}. "
+            f"Copy the folder, or start a run from its weights (submit --from)."
         )
-    elif status.st_gid not in {os.getegid(), *os.getgroups()}:
-        text, fix = (
-            f"it belongs to {name}, who shares it with a group that you are not in",
-            "Ask them to add you",
-        )
-    else:
-        return
-    if os.geteuid() == 0:
-        fix = (
-            f"Run it as that user: `sudo -u {name} cldctl ...`, or a container with `--user "
-            f"{status.st_uid}`"
-        )
-    raise CldError(f"{path}: {text}. {what}. {fix}.")
 
 
 def user_name(number: int) -> str:

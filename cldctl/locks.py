@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cld_core.errors import CldError, NotFoundError
 from cld_core.files import descriptor_for_writing, opened
-from cld_core.ownership import require_may_change, user_name
+from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 
@@ -75,8 +75,8 @@ def only_one(
 
     Raises:
         NotFoundError: there is no such folder any more.
-        CldError: the folder belongs to somebody else (nothing is left in it), or the others take
-            too long.
+        CldError: the folder belongs to another user (nothing is left in it), or the others take too
+            long.
         OSError: this user may not write into the folder.
     """
     if makes:
@@ -84,7 +84,9 @@ def only_one(
     file = folder / ".submit.lock"
     try:
         require_may_change(folder, "Nothing was started")
-        descriptor = None if cluster is not None and cluster.blocks else _open_lock(file)
+        descriptor = (
+            None if cluster is not None and cluster.blocks else descriptor_for_writing(file)
+        )
     except FileNotFoundError as error:
         raise NotFoundError(f"{folder}: it was removed meanwhile. Nothing was started.") from error
     if descriptor is None:
@@ -125,22 +127,6 @@ def is_starting(run: RunFolder) -> bool:
     return group is not None and is_locked(group.path)
 
 
-def _open_lock(file: Path) -> int:
-    """A descriptor of the lock, whoever has created it; reading is enough to lock it on a local
-    disk."""
-    try:
-        return descriptor_for_writing(file)
-    except PermissionError:
-        if not os.access(file.parent, os.W_OK):
-            raise
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(file, flags)
-    except PermissionError as error:
-        text = f"it belongs to {user_name(file.lstat().st_uid)} and cannot be read"
-        raise CldError(f"{file}: {text}. Remove it and try again.") from error
-
-
 def _is_open(descriptor: int, file: Path) -> bool:
     """Whether a descriptor is of the file that has this path now."""
     try:
@@ -158,7 +144,6 @@ def _lock(descriptor: int, file: Path) -> None:
     try:
         is_mine = locked_within(descriptor, PATIENCE_S)
     except OSError as error:
-        # On NFS, only those who may write into a file can lock it.
         text = f"it cannot be locked ({error.strerror})"
         raise CldError(f"{file}: {text}. Remove it and try again.") from error
     if not is_mine:

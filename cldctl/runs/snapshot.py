@@ -394,7 +394,8 @@ def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
         UsageError: the path cannot be searched for modules.
         CldError: it cannot be written, or a file has changed meanwhile.
     """
-    manifest, folder = wanted.manifest, code.own_folder(place, wanted.manifest.code)
+    manifest = wanted.manifest
+    folder = code.place_of(place, manifest.code)
     if manifest.kind == "copy" and os.pathsep in str(folder):
         text = f"Python cannot import from a path with '{os.pathsep}'"
         raise UsageError(f"{place}: {text}. Use another --runs-dir, or submit with --live-code.")
@@ -482,19 +483,18 @@ def _storing(place: Path | str) -> Iterator[None]:
 
 
 def for_continuation(
-    run: RunFolder, recipe: Recipe, cluster: Cluster, *, update: bool = False, trusted: bool = False
+    run: RunFolder, recipe: Recipe, cluster: Cluster, *, update: bool = False
 ) -> Path:
-    """The folder of the code with which a run continues: its own, unless another one is wished for
-    or it has none.
+    """The folder of the code with which a run continues: its own, unless it has none or ``update``.
 
     Args:
-        update: take that of the checkout in its place, and plug-ins from where they were at first.
-        trusted: whether code that somebody else has stored may run.
+        update: take the code of the checkout, and plug-ins from where they were at first.
 
     Raises:
-        CldError: it is damaged, or somebody else stored it; names the fix.
+        CldError: it is damaged, or others can write it; names the fix.
     """
-    folder, name = code.folder_of(run.path), run.ledger.history().stored
+    folder = code.folder_of(run.path)
+    name = run.ledger.history().stored
     manifest = code.read(folder)
     if (
         folder is not None
@@ -506,41 +506,15 @@ def for_continuation(
     if folder is None or manifest is None or update or manifest.kind in ("installed", "process"):
         files = plugin_files(run, recipe.plugins, renew=update)
         return store(run.path, of_checkout(run.path.parent, cluster).with_plugins(files), folder)
-    is_mine = ownership.is_mine(folder)
-    if manifest.kind == "live" or (cluster.blocks and not is_mine):
+    if manifest.kind == "live":
         return folder
-    if is_mine:
-        ownership.require_private(folder, "the job would run what is in it")
-    elif not trusted:
-        _require_equal(run, folder, manifest)
+    ownership.require_private(folder, "the job would run what is in it")
     if (problem := code.problem_of(folder, manifest)) is not None:
         raise _damaged(run, folder, problem)
-    # One that is named by the path of its original is wanted as it is now.
+    # A plug-in that is named by the path of its original is wanted as it is now.
     copies = code.copies_in(folder)
     new = [(path, path) for path in recipe.plugins if path.endswith(".py") and path not in copies]
-    return (
-        folder
-        if is_mine and not new
-        else store(run.path, copy_of(folder).with_plugins(new), folder)
-    )
-
-
-def _require_equal(run: RunFolder, folder: Path, theirs: Manifest) -> None:
-    """Refuse code that somebody else has stored, unless it is that of this user's checkout.
-
-    Raises:
-        CldError
-    """
-    with contextlib.suppress(OSError):
-        if all(checksum(code.ROOT / name) == sha256 for name, sha256 in theirs.files.items()):
-            return
-    owner = ownership.user_name(folder.lstat().st_uid)
-    text = (
-        f"{folder}: it was stored by {owner}, is not the code of your checkout, and the job "
-        f"would run it"
-    )
-    update = command(f"resume {run.name} --update-code", run)
-    raise CldError(f"{text}. If you trust it, add --allow-plugin; to run your own: `{update}`.")
+    return store(run.path, copy_of(folder).with_plugins(new), folder) if new else folder
 
 
 def _damaged(run: RunFolder, folder: Path, problem: str) -> CldError:

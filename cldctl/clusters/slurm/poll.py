@@ -2,7 +2,7 @@
 less if it is slow.
 
 One question is a squeue for this user's jobs, another for those jobs that are not among them (a
-colleague's in a shared run), and a sacct for those that squeue has forgotten. What is forgotten is
+colleague's whose run is shown), and a sacct for those that squeue has forgotten. What is forgotten is
 asked about once. The answers are kept in a file of this user and this machine.
 """
 

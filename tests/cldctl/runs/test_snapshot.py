@@ -21,7 +21,6 @@ from cldctl.runs import snapshot
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.submit import submit
-from tests.support.other_users import give, needs_root
 from tests.support.plugin import toy_plugin
 from tests.support.scripted import Scripted, alone, trained
 from tests.support.tools import invoke
@@ -184,32 +183,6 @@ def test_the_copy_is_what_python_imports(tmp_path, scripted):
     environment = {**os.environ, "PYTHONPATH": str(folder(run))}
     said = subprocess.check_output([sys.executable, "-P", "-c", told], env=environment, text=True)
     assert said.split() == [str(folder(run) / "cldctl/__init__.py"), requests(run)[0].code]
-
-
-@needs_root
-def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small):
-    """A colleague gets a copy of their own: of the same code, or of what they trust."""
-    theirs, (first,) = folder(run), requests(run)
-    give(theirs)
-
-    def continued(**wish):
-        return snapshot.for_continuation(run, run.recipe(), Scripted(), **wish)
-
-    same = continued()
-    assert (same, code.name_of(same)) == (theirs.with_name(f"{theirs.name}-root"), first.code)
-    assert folder(run) == same
-    assert not (same / "cld_core/a.py").samefile(theirs / "cld_core/a.py")
-    (small / "cld_core/a.py").write_text("A = 2\n")
-    assert continued() == same, "the colleague's own"
-    same.rename(tmp_path / "before")
-    assert folder(run) == theirs
-    with pytest.raises(
-        CldError, match=r"not the code of your checkout.*--allow-plugin.*--update-code"
-    ):
-        continued()
-    assert continued(trusted=True) == same
-    assert code.name_of(continued(update=True)) != first.code
-    assert (theirs / "cld_core/a.py").read_text() == "A = 1\n"
 
 
 def test_a_digest_of_a_ledger_is_no_path(run):
