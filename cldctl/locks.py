@@ -64,19 +64,19 @@ def holding(file: Path, patience_s: float) -> Iterator[bool]:
 def only_one(
     folder: Path, cluster: "Cluster | None" = None, *, makes: bool = False
 ) -> Iterator[None]:
-    """Of several people who start jobs in a folder at the same moment, one at a time gets past
-    here.
+    """Let one command at a time start jobs in a folder.
 
-    A cluster that blocks until the work is done would keep the others waiting; there, nobody waits.
+    There is no lock for a cluster that blocks until the work is done: other commands would wait for
+    all of it.
 
     Args:
-        cluster: where the jobs start; None for who starts none, and only keeps the others from it.
+        cluster: where the jobs start; None for a command that only keeps others from starting any.
         makes: make the folder if there is none, also if others remove it meanwhile.
 
     Raises:
         NotFoundError: there is no such folder any more.
-        CldError: the folder belongs to another user (nothing is left in it), or the others take too
-            long.
+        CldError: the folder belongs to another user (nothing is left in it), or other commands hold
+            the lock for too long.
         OSError: this user may not write into the folder.
     """
     if makes:

@@ -49,11 +49,12 @@ def check(logs: Path) -> None:
         UsageError: its name would not be read as it is.
     """
     if _TAG.search(str(logs)) or has_control(str(logs)):
-        text = "a control character, or %j, %t, %A or %a, which stand for numbers of jobs"
         raise UsageError(
-            f"{str(logs)!r}: the path of a job's logs cannot have {text}. Use another --runs-dir."
+            f"{str(logs)!r}: the path of a job's logs cannot have a control character, or %j, %t, "
+            f"%A or %a, which stand for numbers of jobs. Use another --runs-dir."
         )
-    if os.path.lexists(logs) and not ownership.can_be_private(logs):
+    # `prepare` takes the right to write into an existing folder away from others.
+    if os.path.lexists(logs) and (logs.is_symlink() or not ownership.is_mine(logs)):
         ownership.require_private(logs, _WHY)
 
 
@@ -82,8 +83,10 @@ def refusals(logs: Path) -> Iterator[None]:
     except CldError as error:
         raise SchedulerRefused(str(error)) from error
     except OSError as error:
-        text = f"the job could not be started ({error.strerror or error}). Fix that and resume"
-        raise SchedulerRefused(f"{error.filename or logs}: {text}.") from error
+        raise SchedulerRefused(
+            f"{error.filename or logs}: the job could not be started ({error.strerror or error}). "
+            f"Fix that and resume."
+        ) from error
 
 
 @contextlib.contextmanager
