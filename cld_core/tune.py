@@ -270,7 +270,6 @@ class Problem:
         nfe: evaluations, that of the denoising step included.
         eps: time at which the flow ends.
         denoise: whether its end is denoised.
-        neighbour: a solution of fewer evaluations, with idle ones up to ``nfe`` (`tuned.extended`).
     """
 
     fitted: Fitted
@@ -279,13 +278,11 @@ class Problem:
     nfe: int
     eps: float
     denoise: bool
-    neighbour: Linear | None = None
 
     def row(self, stage: str, rows: Rows) -> Row:
         """The next row of a stage, from the rows of this stage and of those before it."""
         ways = {
             "untuned": self._untuned,
-            "fewer": self._fewer,
             "grid": self._grid,
             "coefficients": self._coefficients,
         }
@@ -302,15 +299,6 @@ class Problem:
         )
         sampler = self._over(times, pair // len(SPACINGS))
         return pair, sampler, FIRST_DAMPING, self._errors(self.fit, sampler)
-
-    def _fewer(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
-        """The neighbour itself, so that more evaluations are never further from the flow than
-        fewer; then a fit."""
-        if rows["fewer"]:
-            before = rows["fewer"][-1]
-            return 0, *self._fitted(Linear.of(before.sampler), before.damping, robust=False)
-        assert self.neighbour is not None, "there is no solution of fewer evaluations to start from"
-        return 0, self.neighbour, FIRST_DAMPING, self._errors(self.fit, self.neighbour)
 
     def _grid(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
         which, schedule = _next_candidate(rows["grid"]), self.fitted.sde.schedule
@@ -400,8 +388,6 @@ def kept(rows: Rows) -> str:
 
 def settings_of(stage: str, row: Row) -> str:
     """The settings that a row starts from, for messages."""
-    if stage == "fewer":
-        return "the solution of fewer evaluations"
     which, spacing = divmod(row.which, len(SPACINGS)) if stage == "untuned" else (row.which, None)
     order, corrector = CANDIDATES[which]
     grid = "" if spacing is None else f" grid={SPACINGS[spacing]}"
@@ -510,7 +496,6 @@ class Fitting:
     solution.
 
     Args:
-        fewer: a solution of fewer evaluations for the same flow.
         checkpoint: what `Solution.checkpoint` is to be.
     """
 
@@ -518,13 +503,12 @@ class Fitting:
         self,
         model: Model,
         request: tunings.TuneRequest,
-        fewer: Solution | None = None,
         checkpoint: str = "",
     ) -> None:
         self._model, self._request, self._checkpoint = model, request, checkpoint
         self._flow: dict[str, np.ndarray] = {"x": np.empty((0, *model.data_shape), np.float32)}
         self._flow["nfe"] = np.empty(0, np.int64)
-        self._state = State("", None if fewer is None else fewer.coefficients)
+        self._state = State("")
         self._evaluated: list[int] = []
 
     def lacks(self, stage: str) -> bool:
@@ -574,7 +558,6 @@ class Fitting:
         every = [row for done in state.rows.values() for row in done]
         about = {
             "settings": {stage: settings_of(stage, row) for stage, row in tops.items()},
-            "fewer": None if state.neighbour is None else len(state.neighbour.times),
             "points": request.points,
             "seed": request.seed,
             "evaluations": round(sum(row.evaluations for row in every)),
@@ -632,7 +615,7 @@ class Fitting:
     @functools.cached_property
     def _problem(self) -> Problem:
         """What is fitted, once the flow is solved."""
-        request, model, neighbour = self._request, self._model, self._state.neighbour
+        request, model = self._request, self._model
         x = torch.from_numpy(self._flow["x"]).to(model.device, torch.float64)
         channels, *rest = model.data_shape
         noise = SampleNoise(
@@ -647,12 +630,8 @@ class Fitting:
         fitted = Fitted(
             score, model.sde, request.batch_size, self._evaluated.append, points=request.points
         )
-        flow, start = request.flow, None
-        if neighbour is not None:
-            start = tuned.extended(
-                Linear.of(neighbour), model.sde, request.nfe, flow.eps, flow.denoise
-            )
-        return Problem(fitted, fit, held, request.nfe, flow.eps, flow.denoise, start)
+        flow = request.flow
+        return Problem(fitted, fit, held, request.nfe, flow.eps, flow.denoise)
 
 
 def fitted(
@@ -668,8 +647,7 @@ def fitted(
         model.recipe, model.step, nfe, points=points, budget_min=budget_min, seed=seed
     )
     request = replace(request, ema_length=model.ema_length)
-    fewer = tunings.neighbour(model.solutions.read(), request, model.checkpoint)
-    fitting = Fitting(model, request, fewer, model.checkpoint)
+    fitting = Fitting(model, request, model.checkpoint)
     total, done = sum(request.sizes.values()), 0
     for stage in ("flow", *STAGES):
         while fitting.lacks(stage):
@@ -753,16 +731,10 @@ class Job(Fitting):
         with suppress(FileNotFoundError, RecordError):  # There is none, or it is damaged.
             stored = self._patiently(lambda: read_record(State, self._work.folder / tunings.STATE))
             state = stored if stored.weights == self._weights else state
-        neighbour = state.neighbour
-        if neighbour is None:
-            fewer = tunings.neighbour(
-                tunings.solutions_of(self._work.run), self._request, self._checkpoint
-            )
-            neighbour = None if fewer is None else fewer.coefficients
         # Rows of later stages followed from what a spent budget had left.
         late = list(itertools.dropwhile(lambda stage: not state.lacks(stage, None), STAGES))[1:]
         rows = {stage: () if stage in late else state.rows.get(stage, ()) for stage in STAGES}
-        return replace(state, neighbour=neighbour, flow=self._batches(), rows=rows)
+        return replace(state, flow=self._batches(), rows=rows)
 
     def _save(self) -> None:
         content = to_plain(self._state)

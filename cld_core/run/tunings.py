@@ -14,9 +14,8 @@ tunings to the same flow.
 A fit has stages, and each of its rows follows from those before it:
 
 untuned        every candidate over every spacing: the starting points, and the baseline of a fit
-fewer          a solution of fewer evaluations, if there is one, and then times and coefficients
-from there grid           times, for each candidate, and then for the best of them coefficients
-times and coefficients, from the best grids, and then from the best of them
+grid           times, for each candidate, and then for the best of them
+coefficients   times and coefficients, from the best grids, and then from the best of them
 """
 
 import contextlib
@@ -51,7 +50,6 @@ EACH, BEST, KEPT = 3, 6, 2
 STARTS, PLAIN, ROBUST, AGAIN = 3, 8, 16, 8
 STAGES = {
     "untuned": len(CANDIDATES) * len(SPACINGS),
-    "fewer": PLAIN,
     "grid": EACH * len(CANDIDATES) + BEST * KEPT,
     "coefficients": STARTS * PLAIN + ROBUST + AGAIN,
 }
@@ -462,20 +460,6 @@ class TuneRequest(Request):
         return {"flow": -(-2 * self.points // self.batch_size), **STAGES}
 
 
-def neighbour(
-    solutions: Sequence[Solution], request: TuneRequest, checkpoint: str
-) -> Solution | None:
-    """The solution of the next smaller number of evaluations for the same flow of the same
-    weights."""
-    wanted = request.flow, request.ema_length, request.checkpoint_step, checkpoint
-    fewer = [
-        one
-        for one in solutions
-        if one.nfe < request.nfe and (one.flow, one.ema_length, one.step, one.checkpoint) == wanted
-    ]
-    return max(fewer, key=lambda one: (one.nfe, -one.distance), default=None)
-
-
 @dataclass(frozen=True)
 class Row:
     """One row of a stage.
@@ -505,13 +489,11 @@ class State:
 
     Attributes:
         weights: digest of the network's weights: a state of others is not continued.
-        neighbour: the sampler of fewer evaluations that it starts from.
         flow: how many batches of the flow there are.
         rows: of each stage.
     """
 
     weights: str
-    neighbour: Coefficients | None = None
     flow: int = 0
     rows: dict[str, tuple[Row, ...]] = field(default_factory=lambda: dict.fromkeys(STAGES, ()))
 
@@ -526,8 +508,6 @@ class State:
             len(self.rows.get(stage, ())),
             budget_min is not None and self.seconds >= 60.0 * budget_min,
         )
-        if stage == "fewer" and self.neighbour is None:
-            return False
         return done < STAGES[stage] and not (done and spent and stage != "untuned")
 
 
