@@ -1,6 +1,6 @@
 """CLD, PSLD, HOLD and VPSDE on grey images, with equal networks and equal time of training.
 
-It makes the tables of docs/leaderboard.md.
+It makes the tables of docs/results.md.
 
     # a row; 15 minutes of training
     python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0
