@@ -115,8 +115,7 @@ def descriptor_for_writing(path: Path, flags: int = 0) -> int:
 def _regular(path: Path, flags: int) -> tuple[int, os.stat_result]:
     """A descriptor of a regular file, and its status."""
     try:
-        # Without O_NONBLOCK, `open` would wait for the writer of a pipe. The umask decides who else
-        # may write: runs can be shared by a group.
+        # Without O_NONBLOCK, `open` would wait for the writer of a pipe.
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW and path.is_symlink():
