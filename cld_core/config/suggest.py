@@ -124,7 +124,7 @@ def _ema(steps: int) -> float:
 
 
 def why_slow(shape: tuple[int, ...], keys: Keys) -> Iterator[str]:
-    """Why a suggested network is slow for examples of a shape, with the fix; nothing if it is fast."""
+    """Why a suggested network is slow for examples of a shape, with the fix; else nothing."""
     if len(shape) > 1:
         divisor = keys["network"]["patch"] * 2 ** (len(keys["network"]["multipliers"]) - 1)
         positions = math.prod(side // divisor for side in shape[1:])
