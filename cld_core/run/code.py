@@ -38,24 +38,28 @@ CODE = "code"
 MANIFEST = "manifest.json"
 PATCH = "changes.patch"
 PLUGINS = "plugins"
-# What Python would import, were it there.
+# Suffixes of the files that Python imports.
 _IMPORTABLE = (".py", ".so", ".pyc")
-# What a ledger, which others may have written, can name; of a digest, a folder has the first
-# digits.
+# The valid names of code in a ledger, which other users may have written.
 _NAME = re.compile("live|[0-9a-f]{64}")
+# Digits of the digest in the name of its folder.
 _DIGITS = 16
-# Seconds for which a job tries to read which code its run has.
+# Seconds for which a job tries to read the name of its code.
 _READ_WITHIN_S = 30.0
 
 
 class DamagedCode(CldError):
-    """The stored code of a run is not what was stored."""
+    """The stored code of a run has changed since it was stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """A plug-in file: where the recipe has it, its copy's name below the folder of code, and its
-    SHA-256."""
+    """A plug-in file.
+
+    Attributes:
+        path: its path in the recipe.
+        file: the name of its copy below the folder of code.
+    """
 
     path: str
     file: str
@@ -64,15 +68,15 @@ class Plugin:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` holds.
+    """The content of `manifest.json`.
 
     Attributes:
-        kind: copy: the job runs the files here; installed: an installed package, of which there is
-            no copy; live: the checkout itself, since somebody asked for it; process: whatever the
-            command runs, on a cluster that blocks.
+        kind: copy: the job runs the files here; installed: an installed package, which is not
+            copied; live: the checkout itself, on request; process: the code of the command, on a
+            cluster that blocks.
         digest: of the files (copy) or of the package's own list (installed); else empty.
         files: SHA-256 by name.
-        left_out: why, by name.
+        left_out: by name of a file without a copy, the reason.
     """
 
     kind: Literal["copy", "installed", "live", "process"]
@@ -87,12 +91,10 @@ class Manifest:
 
     @property
     def code(self) -> str:
-        """What a request records: a digest, or "live"."""
-        return (
-            "live"
-            if self.kind == "live"
-            else _with_plugins(self.digest or digest(self.kind), self.plugins)
-        )
+        """The name of the code in a request: a digest, or "live"."""
+        if self.kind == "live":
+            return "live"
+        return _with_plugins(self.digest or digest(self.kind), self.plugins)
 
     @property
     def checksums(self) -> dict[str, str]:
@@ -109,7 +111,7 @@ def read(folder: Path | None) -> Manifest | None:
 
 
 def name_of(folder: Path | None) -> str | None:
-    """What a request records of the code in a folder; None if there is none."""
+    """The name of the code in a folder, as in a request; None if there is none."""
     manifest = read(folder)
     return None if manifest is None else manifest.code
 
@@ -146,8 +148,7 @@ def folder_of(run: Path) -> Path | None:
 
 
 def importable(folder: Path | None) -> Path | None:
-    """What jobs import from, before anything else; None for what is installed, or the live
-    checkout."""
+    """The folder that jobs import from; None for an installed package or the live checkout."""
     manifest = read(folder)
     return folder if manifest is not None and manifest.kind == "copy" else None
 
@@ -166,11 +167,9 @@ def running(run: Path) -> str:
 
 
 def imported(plugins: Sequence[Plugin] = ()) -> str:
-    """The digest of the code that this process has imported; "edited" behind it if it was changed
-    after it was stored.
+    """The digest of the code that this process has imported, with its plug-ins.
 
-    Args:
-        plugins: those that it imports, too.
+    " edited" follows it if the code was changed after it was stored.
     """
     own = read(ROOT)
     if own is not None and own.kind == "copy":
@@ -186,23 +185,20 @@ def imported(plugins: Sequence[Plugin] = ()) -> str:
 
 @functools.cache
 def edited() -> str | None:
-    """How the copy that this process runs differs from what was stored, in words; None if it does
-    not, or is none."""
+    """How the code of this process was changed after it was stored; None if it was not."""
     own = read(ROOT)
     return problem_of(ROOT, own) if own is not None and own.kind == "copy" else None
 
 
 @functools.cache
 def installed() -> str | None:
-    """The digest of the installed package's own list of files and hashes; None if this process runs
-    a checkout."""
+    """The digest of the installed package's own list of files; None if a checkout runs."""
     try:
         package = metadata.distribution("cldctl")
-        is_this = (
-            Path(str(package.locate_file("cld_core/__init__.py"))).resolve()
-            == ROOT / "cld_core" / "__init__.py"
-        )
-        record = package.read_text("RECORD") if is_this else None
+        file = Path(str(package.locate_file("cld_core/__init__.py"))).resolve()
+        if file != ROOT / "cld_core" / "__init__.py":
+            return None
+        record = package.read_text("RECORD")
     except (metadata.PackageNotFoundError, OSError, UnicodeDecodeError):
         return None
     return None if record is None else digest(record)
@@ -216,17 +212,12 @@ def _sources() -> str:
 
 def sources() -> list[str]:
     """The Python files of the packages of this process, relative to `ROOT`."""
-    found = (
-        file
-        for package in PACKAGES
-        for file in (ROOT / package).rglob("*.py")
-        if not file.is_symlink()
-    )
-    return sorted(str(file.relative_to(ROOT)) for file in found)
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
+    return sorted(str(file.relative_to(ROOT)) for file in files if not file.is_symlink())
 
 
 def with_copies(plugins: Sequence[str], folder: Path | None) -> tuple[str, ...]:
-    """Plug-ins with the copies of files that a folder of code holds in place of the files."""
+    """Plug-ins, with files replaced by their copies in a folder of code."""
     copies = {plugin.path: copy for copy, plugin in copies_in(folder).items()}
     return tuple(copies.get(plugin, plugin) for plugin in plugins)
 
