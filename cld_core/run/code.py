@@ -1,13 +1,11 @@
-"""The code of a run: what was stored in its folder when it was submitted, and what a process has
-imported.
+"""The code of a run: the copy in its folder, and the code that a process has imported.
 
-code/recipe.yaml      the recipe as it was submitted code/DIGEST/          the files of the
-checkout, importable; the ledger says which digest the run has (`Requested.code`)
-  manifest.json       what is in it, by digest, and what was left out
-  changes.patch       what differed from the commit
-  plugins/HASH/       the plug-in files that the recipe, or an evaluation, names
-code/DIGEST-USER/     the same, of a colleague who continues the run: a job imports only what its
-own user has stored
+    code/recipe.yaml      the recipe as it was submitted
+    code/DIGEST/          the files of the checkout, importable; the ledger has the digest of the
+                          run (`Requested.code`)
+      manifest.json       the files by digest, and those that were left out
+      changes.patch       the difference from the commit
+      plugins/HASH/       the plug-in files that the recipe, or an evaluation, names
 
 Other code is added beside it; nothing is changed. Files that are equal in several folders of a run,
 or of the runs of a group, are hard links. Jobs that train several runs of a group import from
@@ -116,26 +114,15 @@ def name_of(folder: Path | None) -> str | None:
     return None if manifest is None else manifest.code
 
 
-def own_folder(place: Path, name: str) -> Path:
-    """Where this user's copy of the code of a digest is, or would be stored, in the folder of a run
-    or group.
-
-    What has its name and is somebody else's stays: this user's has their name behind it.
-    """
-    folder = place / CODE / name[:_DIGITS]
-    if not os.path.lexists(folder) or ownership.is_mine(folder):
-        return folder
-    user = ownership.user_name(os.geteuid())
-    return folder.with_name(
-        f"{folder.name}-{user if re.fullmatch(r'[A-Za-z0-9._-]+', user) else os.geteuid()}"
-    )
+def place_of(folder: Path, name: str) -> Path:
+    """The folder of the code of a digest, in the folder of a run or group; it may be missing."""
+    return folder / CODE / name[:_DIGITS]
 
 
 def folder_of(run: Path) -> Path | None:
-    """Where the code is that a run was last asked to run: this user's copy, or else that of
-    somebody else.
+    """The folder of the code in the newest request of a run; None if the request has none.
 
-    None if the ledger names none. The folder may be missing.
+    The folder may be missing.
 
     Raises:
         OSError: the ledger cannot be read.
@@ -143,8 +130,7 @@ def folder_of(run: Path) -> Path | None:
     name = Ledger(run / "attempts.jsonl").history().stored
     if name is None or not _NAME.fullmatch(name):
         return None
-    own = own_folder(run, name)
-    return own if os.path.lexists(own) else run / CODE / name[:_DIGITS]
+    return place_of(run, name)
 
 
 def importable(folder: Path | None) -> Path | None:
@@ -223,14 +209,13 @@ def with_copies(plugins: Sequence[str], folder: Path | None) -> tuple[str, ...]:
 
 
 def problem_of(folder: Path, manifest: Manifest) -> str | None:
-    """How the files in a folder of code differ from its manifest, in words; None if they do not.
-    Each is read once."""
+    """How the files in a folder of code differ from its manifest; None if they do not."""
     wanted = manifest.checksums
     for name, sha256 in wanted.items():
         try:
             status = os.lstat(folder / name)
-            # A file may have another name in a run that somebody has opened to a group.
-            if (problem := ownership.problem_of(status)) is not None and ownership.is_mine(folder):
+            # A file may have another name in a run whose files were opened to a group.
+            if (problem := ownership.problem_of(status)) is not None:
                 return f"{name}: {problem}; `chmod -R go-w` takes that away"
             if digest_of(folder / name) != sha256:
                 return f"{name} was changed"

@@ -1,10 +1,10 @@
 """One writer per run folder.
 
-The lease is a series of numbered files. Whoever creates the next number (a hard link, which is
-exclusive on local and network file systems alike) owns the folder. The number is a fencing token:
-an owner that sees a higher one has lost. The owner touches its file every few seconds. Clocks of
-different machines are never compared: a process decides whether another owner is alive by watching
-whether its file still changes.
+The lease is a series of numbered files. The process that creates the next number owns the folder; a
+hard link makes that exclusive, on local and network file systems alike. The number is a fencing
+token: an owner that sees a higher one has lost. The owner touches its file every few seconds.
+Clocks of different machines are never compared: a process decides whether another owner is alive by
+watching whether its file still changes.
 
 A file system may fail for a moment. Then nothing is known, which is neither a sign of life nor one
 of death: the owner goes on, a newcomer waits, and nothing of value is written before it is known
