@@ -1,5 +1,4 @@
-"""What a job computes in a folder of its own: an evaluation, statistics of a training set, a
-tuning. Loads no torch."""
+"""Work: an evaluation, a tuning or statistics, which jobs compute in its folder. Loads no torch."""
 
 import contextlib
 import os
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from .evaluations import Evaluation
     from .tunings import Tuning
 
-# By the ``kind`` field of their request.json: their class, and what computes them, with torch,
-# which is called as `Work.compute` is, with the work before.
+# By the ``kind`` of request.json: the class, and the function that computes the work, with torch.
+# Its arguments are the work and those of `Work.compute`.
 KINDS = {
     "evaluation": (
         "cld_core.run.evaluations:Evaluation",
@@ -37,12 +36,11 @@ KINDS = {
         "cld_core.evaluate.statistics:StatisticsTask.compute",
     ),
 }
-# The most pieces that work is divided into: each is a task, or a part of one.
+# The most pieces of a work: each is a task, or a part of one.
 MAX_SHARDS = 10_000
 # The most rows of a kind.
 MAX_ROWS = 10**9
-# Seconds for which a request is tried to be read: one fault of the file system does not mean that
-# there is none.
+# Seconds for which reading a request is tried again while the file system fails.
 READ_WITHIN_S = 1.0
 
 
@@ -54,23 +52,21 @@ def open_work(folder: Path) -> "Work":
         OSError: it cannot be read at this moment.
     """
     content = content_of(folder)
-    kind = text(content.get("kind")) if content is not None else None
+    if content is None:
+        raise NotFoundError(f"{folder}: there is no request here. Start the work again.")
+    kind = text(content.get("kind"))
     if kind not in KINDS:
-        what = (
-            "there is no request here"
-            if content is None
-            else "its request was made by another version of cldctl"
+        raise NotFoundError(
+            f"{folder}: its request was made by another version of cldctl. Start the work again."
         )
-        raise NotFoundError(f"{folder}: {what}. Start the work again.")
     work: Work = resolve(KINDS[kind][0])(folder)
     return work
 
 
 def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
-    """The works of a kind in folders, without those that are damaged or of another version of
-    cldctl.
+    """The works of a kind in folders, without those that are damaged or of another version.
 
-    What reads them is loaded if there are folders.
+    The module of their class is loaded only if there are folders.
     """
     works = []
     for folder in folders:
@@ -80,14 +76,13 @@ def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
 
 
 def evaluations_of(run: RunFolder) -> list["Evaluation"]:
-    """The evaluations of a run, oldest first; those that are damaged or of another version of
-    cldctl are skipped."""
+    """The evaluations of a run, oldest first, without those of `_readable`."""
     requests = by_age(run.evals / name / "request.json" for name in run.evaluation_names())
     return _readable("evaluation", (file.parent for file in requests))
 
 
 def tunings_of(run: RunFolder) -> list["Tuning"]:
-    """The tunings of a run; those that are damaged or of another version of cldctl are skipped."""
+    """The tunings of a run, without those that are damaged or of another version of cldctl."""
     return _readable("tuning", (run.tuned / name for name in run.tuning_names()))
 
 
@@ -97,10 +92,10 @@ def works_of(run: RunFolder) -> list["Work"]:
 
 
 def content_of(folder: Path) -> dict[str, Any] | None:
-    """What a folder's request.json holds; None if there is none.
+    """The content of a folder's request.json; None if there is none.
 
     Raises:
-        OSError: nobody knows at this moment.
+        OSError: it cannot be read at this moment.
     """
     try:
         return retried(lambda: existing_object(folder / "request.json"), READ_WITHIN_S)
@@ -111,18 +106,18 @@ def content_of(folder: Path) -> dict[str, Any] | None:
 
 
 def use_plugins(folder: Path) -> None:
-    """Import the plug-ins of a request, before it is read: what they register may be part of it.
+    """Import the plug-ins of a request before it is read: it may have values that they register.
 
     Raises:
         RecipeError: one cannot be imported.
     """
     files = (content_of(folder) or {}).get("files") or {}
-    named = [
+    plugins = [
         path
-        for place, path in files.items()
-        if place.startswith("plugin ") and isinstance(path, str)
+        for purpose, path in files.items()
+        if purpose.startswith("plugin ") and isinstance(path, str)
     ]
-    import_plugins(named, f"{folder}/request.json")
+    import_plugins(plugins, f"{folder}/request.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +125,7 @@ class Request(ABC):
     """One piece of work, complete: everything that its numbers depend on, and how it is divided.
 
     Attributes:
-        sections: fields that hold a section of a recipe, of which the annotation names only the
-            base of its specs.
+        sections: fields with a section of a recipe, whose annotation is the base of its specs.
         shards: pieces that are computed independently of each other.
         batch_size: rows that are computed at once.
         retries: crashes of one task after which it is not started again.
@@ -147,29 +141,28 @@ class Request(ABC):
     @property
     @abstractmethod
     def id(self) -> str:
-        """A name made of everything that the numbers depend on; places of files and the division
-        are not in it."""
+        """A name made of everything that the numbers depend on; neither paths nor the division."""
 
     @property
     @abstractmethod
     def sizes(self) -> Mapping[str, int]:
-        """How many rows there are of each kind of rows."""
+        """The number of rows of each kind."""
 
     def store(self, folder: Path) -> Path:
         """Write the request into ``folder``, which is made if needed, and return the folder.
 
         Work that was begun with the same id keeps its number of shards.
         """
-        begun = content_of(folder)
+        stored = content_of(folder)
         request = self
-        if begun is not None and begun.get("id") == self.id:
+        if stored is not None and stored.get("id") == self.id:
             request = replace(self, shards=type(self).load(folder).shards)
         content = {"kind": self.kind, "id": self.id, **to_plain(request)}
         folder.mkdir(parents=True, exist_ok=True)
-        if begun != content:
+        if stored != content:
             write_json(folder / "request.json", content)
         with contextlib.suppress(OSError):
-            # Work of this folder goes on: who remembers that all of it was done looks again.
+            # The index of runs reads the folder again, although its files may be the same.
             os.utime(folder.parent)
         return folder
 
@@ -195,25 +188,26 @@ class Request(ABC):
             ):
                 raise ValueError(f"{request.shards} shards of {sizes} rows")
             return request
-        except (
-            Exception
-        ) as error:  # Whatever reading it meets: nobody but another version writes such a file.
-            why = f"the request was made by another version of cldctl ({one_line(error)})"
-            raise NotFoundError(f"{folder}: {why}. Start the work again.") from error
+        except Exception as error:  # Any error: this version does not write such a file.
+            raise NotFoundError(
+                f"{folder}: the request was made by another version of cldctl ({one_line(error)}). "
+                "Start the work again."
+            ) from error
 
 
 class Work(ABC):
     """Work in its folder, which jobs open again by its request (`open_work`).
 
     Args:
-        request: what is asked; default: what the folder says.
+        request: default: the one in the folder.
 
     Attributes:
-        folder: where everything of it is, the logs of its jobs too.
+        folder: the folder of all its files, also of the logs of its jobs.
         request_type: the class of `request`.
         command: the command that continues it when it is run again, for messages.
-        called, doing, unit: what it is, what computing it is called, and what its progress is
-            counted in, for people who watch.
+        called: its kind in messages, such as "evaluation".
+        doing: its computation in messages, such as "evaluating".
+        unit: the unit of its progress in messages, such as "rows".
 
     Raises:
         NotFoundError: the folder has no request, or one that another version of cldctl wrote.
@@ -232,12 +226,12 @@ class Work(ABC):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name in messages."""
         return self.folder.name
 
     @property
     def ledger(self) -> Ledger:
-        """Which tasks were started, crashed or were cancelled."""
+        """The starts, crashes and cancellations of its tasks."""
         return Ledger(self.folder / "jobs.jsonl")
 
     @property
@@ -252,15 +246,15 @@ class Work(ABC):
 
     @abstractmethod
     def to_start(self) -> list[int]:
-        """The pieces that tasks are to be started for; empty if the work is done."""
+        """The pieces that need a task; empty if the work is done."""
 
     @abstractmethod
     def rows_done(self) -> tuple[int, int]:
-        """How much is computed, and how much there is in all."""
+        """The progress in units: how many are computed, and how many there are."""
 
     @abstractmethod
     def moved_at(self) -> float | None:
-        """When something of it was last computed, seconds since 1970; None before the first."""
+        """When a unit of it was last computed, seconds since 1970; None before the first."""
 
     def compute(
         self,
@@ -268,14 +262,13 @@ class Work(ABC):
         should_stop: Callable[[], bool] = lambda: False,
         only: Collection[int] | None = None,
     ) -> bool:
-        """Compute the missing ones of some pieces, and then the product; False if it was asked to
-        stop before.
+        """Compute the missing pieces, and then the product; False if it was stopped before.
 
         Args:
-            should_stop: asked before every batch or step.
-            only: the pieces of this process.
+            should_stop: called before every batch or step.
+            only: the pieces of this process; None: all.
 
         Raises:
-            CldError: what is needed is gone or has changed, or the result cannot be made.
+            CldError: an input is gone or has changed, or the result cannot be made.
         """
         return self.is_done or resolve(KINDS[self.request.kind][1])(self, ranks, should_stop, only)
