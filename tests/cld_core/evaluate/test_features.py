@@ -178,7 +178,7 @@ def test_a_uniform_density_has_eight_bits(tmp_path):
     model = Model(tiny_recipe(make_images(tmp_path / "set")))
     nats = math.prod(model.data_shape) * math.log(2.0)
     request = request_of(model.recipe, ("elbo",), 0)
-    arrays = {name: np.full(4, -nats) for name in likelihood._BOUNDS}
+    arrays = {name: np.full(4, -nats) for name in (*likelihood._BOUNDS, "nfe")}
     rows = SimpleNamespace(model=model, request=request, arrays=arrays)
     report = likelihood.elbo(rows)
     assert (report["unit"], report["n"], report["stderr"]) == ("bits/dim", 4, 0.0)
