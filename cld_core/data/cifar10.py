@@ -46,9 +46,9 @@ def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
         DataError: a batch is missing or damaged.
     """
     inner = source / FOLDER
-    wanted = f"{ARCHIVE}, its folder, or with --download any folder"
+    what = f"{ARCHIVE}, its folder, or with --download any folder"
     batches = {}
-    for member in members(inner if inner.is_dir() else source, wanted, is_compressed=True):
+    for member in members(inner if inner.is_dir() else source, what, is_compressed=True):
         batches[PurePosixPath(member.name).name] = member
     missing = [name for name in _BATCHES if name not in batches]
     if missing:

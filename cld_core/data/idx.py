@@ -55,25 +55,25 @@ def plan_idx(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
         WrongSourceError: ``source`` does not exist, or has none of the files.
         DataError: a file is missing or damaged, or they do not match.
     """
-    wanted = [name for pair in _FILES.values() for name in pair]
+    names = [name for pair in _FILES.values() for name in pair]
     files = members(source, "a folder of idx files")
     found = {_plain(file.name): file for file in files}
     folders = sorted(
-        {str(PurePosixPath(file.name).parent) for file in files if _plain(file.name) in wanted}
+        {str(PurePosixPath(file.name).parent) for file in files if _plain(file.name) in names}
     )
     if len(folders) > 1:
         raise DataError(
             f"{source} has such files in several folders ({', '.join(folders)}). Pass one of them."
         )
-    if missing := [name for name in wanted if name not in found]:
-        kind = DataError if len(missing) < len(wanted) else WrongSourceError
+    if missing := [name for name in names if name not in found]:
+        kind = DataError if len(missing) < len(names) else WrongSourceError
         raise kind(
             f"{source} has no {', '.join(missing)} (or .gz). "
             "Pass the folder that has all four as --source."
         )
     arrays = {
         name: _array(found[name], 3 if "images" in name else 1, f"{source}: {found[name].name}")
-        for name in wanted
+        for name in names
     }
     train_images, train_labels = _FILES["train"]
     size = arrays[train_images].shape[1]

@@ -351,16 +351,16 @@ class StoredSource:
         """Examples of an `ImageSet` as the model sees them."""
         return images if self.grey_levels is None else to_model(images)
 
-    def _read_ahead(self, wanted: Sequence[tuple[int, int, int, int, int]]) -> Tensor:
-        """The first of the wanted batches. The others are read meanwhile; all else is dropped."""
+    def _read_ahead(self, batches: Sequence[tuple[int, int, int, int, int]]) -> Tensor:
+        """The first of some batches. The others are read meanwhile; all else is dropped."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._spec.threads, thread_name_prefix="examples")
-        for batch in self._ahead.keys() - set(wanted):
+        for batch in self._ahead.keys() - set(batches):
             self._ahead.pop(batch).cancel()
-        for batch in wanted:
+        for batch in batches:
             if batch not in self._ahead:
                 self._ahead[batch] = self._pool.submit(self._read, *batch)
-        return self._ahead.pop(wanted[0]).result()
+        return self._ahead.pop(batches[0]).result()
 
     def _read(self, seed: int, step: int, size: int, first: int, last: int) -> Tensor:
         chosen, flips = order(step, size, self.train.n, seed)

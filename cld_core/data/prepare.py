@@ -506,11 +506,11 @@ class Member:
     path: Path | None = None
 
 
-def members(source: Path, wanted: str, *, is_compressed: bool = False) -> list[Member]:
+def members(source: Path, what: str, *, is_compressed: bool = False) -> list[Member]:
     """The files in ``source``, by name; in a folder, those that are not below a hidden one.
 
     Args:
-        wanted: the kind of source that is needed, for messages.
+        what: the kind of source that is needed, for messages.
         is_compressed: an archive is a .tar that may be compressed, which is slow to read file by
             file.
 
@@ -519,13 +519,11 @@ def members(source: Path, wanted: str, *, is_compressed: bool = False) -> list[M
         DataError: it is damaged, or cannot be read.
     """
     if not source.is_dir() and not source.is_file():
-        raise WrongSourceError(
-            f"{source} does not exist, or is no file. Pass {wanted} as --source."
-        )
+        raise WrongSourceError(f"{source} does not exist, or is no file. Pass {what} as --source.")
     try:
         return sorted(_kind(source, is_compressed)(source), key=lambda member: member.name)
     except WrongSourceError as error:
-        raise WrongSourceError(f"{error}. Pass {wanted} as --source.") from error
+        raise WrongSourceError(f"{error}. Pass {what} as --source.") from error
     except Exception as error:  # zipfile and tarfile may raise anything for a damaged file
         raise DataError(
             f"{source} cannot be listed, or is not complete ({one_line(error)}). "

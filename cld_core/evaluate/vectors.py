@@ -155,11 +155,11 @@ def class_law(table: Table) -> dict[str, Any]:
     label = np.array(classes.drawn(0, len(x)))
     # By class, as many true points as finite samples, and at least one.
     counts = np.bincount(label[is_finite], minlength=len(classes))
-    wanted = {int(number): max(int(counts[number]), 1) for number in np.unique(label)}
-    sets = [_true_points(model.source, seed, wanted, len(x)) for seed in range(spec.sets)]
+    sizes = {int(number): max(int(counts[number]), 1) for number in np.unique(label)}
+    sets = [_true_points(model.source, seed, sizes, len(x)) for seed in range(spec.sets)]
     by_class: dict[str, dict[str, Any]] = {}
     densities = [np.zeros(0)]
-    for number in wanted:
+    for number in sizes:
         is_member = label == number
         drawn = int(is_member.sum())
         mine = torch.from_numpy(x[is_finite & is_member])
@@ -191,12 +191,12 @@ def class_law(table: Table) -> dict[str, Any]:
 
 
 def _true_points(
-    source: Any, seed: int, wanted: Mapping[int, int], samples: int
+    source: Any, seed: int, sizes: Mapping[int, int], samples: int
 ) -> dict[int, Tensor]:
     """By class, the first points (n, 2) of a seed's test data with this label.
 
     Args:
-        wanted: by class, the number of points.
+        sizes: by class, the number of points.
         samples: of all classes; as many test points have about as many of each class.
 
     Raises:
@@ -205,10 +205,10 @@ def _true_points(
     times = _FIRST
     while True:
         labels = source.test_labels(seed, 0, times * samples)
-        lacking = [number for number, n in wanted.items() if int((labels == number).sum()) < n]
+        lacking = [number for number, n in sizes.items() if int((labels == number).sum()) < n]
         if not lacking:
             x = source.dequantised_test_data(seed, 0, times * samples)
-            return {number: x[labels == number][:n] for number, n in wanted.items()}
+            return {number: x[labels == number][:n] for number, n in sizes.items()}
         times *= 2
         if times > _MOST:
             found = int((labels == lacking[0]).sum())

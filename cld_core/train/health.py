@@ -96,10 +96,11 @@ def together(ranks: Ranks, *, node: str) -> list[str]:
     """
     if ranks.world_size == 1:
         return []
-    own = (node, _within(SUM_WITHIN_S, lambda: _sum(ranks)), time.time())
-    answers = [own] * ranks.world_size
+    problem = _within(SUM_WITHIN_S, lambda: _sum(ranks))
+    answers: list[tuple[str, str | None, float]] = [("", None, 0.0)] * ranks.world_size
+    # All ranks leave the barrier at the same time, and then look at their clocks.
     dist.barrier(group=ranks.control)
-    dist.all_gather_object(answers, own, group=ranks.control)
+    dist.all_gather_object(answers, (node, problem, time.time()), group=ranks.control)
     wrong = {rank: host for rank, (host, problem, _) in enumerate(answers) if problem is not None}
     if wrong:
         # If the sum is wrong on most ranks, the machine at fault is unknown.
