@@ -19,6 +19,7 @@ from markupsafe import Markup
 from cld_core.files import by_age, read_bytes
 from cld_core.run import RunFolder
 from cld_core.sanitize import local_time, printable
+from cld_core.version import __version__
 from cldctl.runs.state import STATES
 
 from .curves import Points, is_inside, parts
@@ -62,23 +63,20 @@ class Section(NamedTuple):
     layout: str = "grid"
 
 
-def render(
-    title: str, mark: str, pills: Iterable[tuple[str, str]], sections: Iterable[Section]
-) -> str:
-    """A page as text. Every text is escaped, and loses its control characters.
+def render(title: str, pills: Iterable[tuple[str, str]], sections: Iterable[Section]) -> str:
+    """A page as text. Texts are escaped, and lose their control characters.
 
     Args:
-        mark: what made it.
         pills: words beside the title, with their colours.
     """
-    found = [Section(name, list(filter(None, parts)), layout) for name, parts, layout in sections]
-    page = TEMPLATES.get_template("page.html")
-    return (
-        page.render(
-            title=title, mark=mark, pills=pills, sections=found, made=local_time(time.time())
-        )
-        + "\n"
+    page = TEMPLATES.get_template("page.html").render(
+        title=title,
+        mark=f"cldctl {__version__}",
+        pills=pills,
+        sections=[section._replace(parts=[*filter(None, section.parts)]) for section in sections],
+        made=local_time(time.time()),
     )
+    return f"{page}\n"
 
 
 def part(kind: str, **values: Any) -> Markup:
@@ -93,15 +91,15 @@ def text(content: str, style: str = "soft") -> Markup:
 
 def table(caption: str, columns: Mapping[str, Sequence[object]]) -> Markup:
     """Columns of cells by their headings; the first one names the rows. Empty without a row."""
-    rows = list(zip(*columns.values(), strict=True))
-    right = [
-        all(re.match(r"-|\d(?!.*:)", str(cell)) for cell in cells) for cells in columns.values()
-    ]
-    return (
-        part("table", caption=caption, headings=columns, rows=rows, right=right)
-        if rows
-        else Markup()
-    )
+    texts = []
+    right = []
+    for cells in columns.values():
+        texts.append([cell if isinstance(cell, Markup) else str(cell) for cell in cells])
+        right.append(all(re.match(r"-|\d(?!.*:)", text) for text in texts[-1]))
+    rows = list(zip(*texts, strict=True))
+    if not rows:
+        return Markup()
+    return part("table", caption=caption, headings=columns, rows=rows, right=right)
 
 
 def code(command: str) -> Markup:

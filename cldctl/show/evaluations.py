@@ -78,8 +78,12 @@ def result_text(quantity: registry.Quantity, value: float, stderr: float | None)
 
 
 def cell_text(quantity: registry.Quantity, row: Mapping[str, Any]) -> str:
-    """`result_text` of a row of a sweep (`evals.results.rows`) that has the result, with the share
-    of lost samples."""
+    """A result of a row of a sweep (`evals.results.rows`), with the share of lost samples.
+
+    A dash if the row does not have the result.
+    """
+    if row[quantity.key] is None:
+        return "-"
     text = result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"])
     share = row.get(f"{quantity.key}_nonfinite")
     return f"{text} ({100 * share:.2g}% lost)" if share else text
