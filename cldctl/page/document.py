@@ -20,7 +20,7 @@ from cld_core.files import by_age, read_bytes
 from cld_core.run import RunFolder
 from cld_core.sanitize import local_time, printable
 from cld_core.version import __version__
-from cldctl.runs.state import STATES
+from cldctl.show.tables import STYLES
 
 from .curves import Points, is_inside, parts
 
@@ -109,7 +109,7 @@ def code(command: str) -> Markup:
 
 def colour_of(state: str) -> str:
     """What the style sheet calls the colour of a state, which is that of terminals."""
-    return STATES.get(state, "dim").rpartition(" ")[2]
+    return STYLES.get(state, "dim").rpartition(" ")[2]
 
 
 def chart(
