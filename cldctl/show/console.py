@@ -205,7 +205,10 @@ def shortened(name: str, width: int) -> str:
 
 def strong(*parts: str) -> Text:
     """A text whose second, fourth, ... part is bold."""
-    return Text.assemble(*((part, ("", "bold")[index % 2]) for index, part in enumerate(parts)))
+    text = Text()
+    for index, part in enumerate(parts):
+        text.append(part, "bold" if index % 2 else None)
+    return text
 
 
 def say_next(place: "RunFolder", *texts: str) -> None:
