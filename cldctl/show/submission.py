@@ -211,7 +211,7 @@ def finish(begun: Begun, follow: bool) -> int:
 
 
 def _say_jobs(begun: Begun) -> None:
-    """Print the jobs that were started, the code that they lack, and the evaluations that follow."""
+    """Print the jobs, what is left out of their code, and the evaluations that follow."""
     first = next(run for run in begun.runs if run.name in begun.jobs)
     if (line := left_out_code(first)) is not None:
         remark(line)
