@@ -521,14 +521,16 @@ def explanation(why: Why) -> Iterator[RenderableType]:
         yield _fact(name, remark.plain, str(remark.style))
     if why.do:
         yield _fact("do", why.do)
-    name, style = "next", "bold"
+    name = "next"
+    style = "bold"
     for text in why.next:
         fact = _fact(name, command(text, RunFolder(row.path)), style)
         # The terminal breaks the line, so that the command can be copied.
         fact.no_wrap = True
         fact.overflow = "ignore"
         yield fact
-        name, style = "or", ""
+        name = "or"
+        style = ""
 
 
 def _fact(name: str, text: str, style: str = "") -> Text:
