@@ -58,7 +58,7 @@ def counts_of(
         quantities: the results whose numbers are returned; None for all.
         show: how a number is written.
     """
-    counts = {}
+    counts: dict[str, None] = {}
     for metric, quantity in registry.quantities():
         if quantities is None or quantity in quantities:
             size = entry["results"].get(quantity.key, {}).get("n")

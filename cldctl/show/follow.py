@@ -149,7 +149,8 @@ def follow_runs(
         code = exit_code(rows) or ended
         say_next(place_of(group), *next_of_group(group, rows, code, evaluated=bool(works)))
         return code
-    (run,), (row,) = runs, rows
+    (run,) = runs
+    (row,) = rows
     follow_works_of(run, works)
     saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
     say = err.print if finished else err.failure

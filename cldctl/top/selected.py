@@ -143,7 +143,8 @@ def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:
 
 
 def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, RenderableType]]:
-    explained, row = detail.why, detail.why.row
+    explained = detail.why
+    row = explained.row
     yield "why", Text(explained.headline, STYLES[row.state])
     yield from (("do", Text(text)) for text in [explained.do] if text)
     if row.steps:
