@@ -4,7 +4,6 @@
 import contextlib
 import importlib.util
 import json
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -296,21 +295,17 @@ def report(
     names: list[str] | None = Argument(
         None,
         metavar="RUN | GROUP",
-        help="Runs by name or folder, of which several share a page; a group alone is an index "
-        "over its runs; "
+        help="Runs by name or folder; several runs, or a group, are compared on one page; "
         "default: the newest run.",
     ),
-    everything: bool = Option(False, "--all", help="Write an index over all runs instead."),
-    pages: bool = Option(
-        False, help="Of several runs: also write their own pages that are missing or out of date."
-    ),
+    everything: bool = Option(False, "--all", help="Write the table of `status --all` as a page."),
     output: Path | None = Option(
         None,
         "--output",
         "-o",
         metavar="FILE.html",
-        help="Default: report.html in the run folder; of a group index-GROUP.html, of several runs "
-        "comparison.html, --all: index.html.",
+        help="Default: report.html in the run folder; of a group comparison-GROUP.html, of several "
+        "runs comparison.html, --all: index.html.",
     ),
     follow: bool = Option(
         False, "--follow-links", help="Also read folders that links lead out of the run to."
@@ -324,33 +319,27 @@ def report(
 
     Example: cldctl report first second
 
-    Example: cldctl report --all --pages
+    Example: cldctl report --all
     """
 
     options.check_output(output, (".html", ".htm"), "reports are")
     names = names or []
     if everything and names:
         raise UsageError(
-            f"--all writes an index over all runs, not a page of {names[0]}. Leave one of them out."
+            f"--all writes a table of all runs, not a page of {names[0]}. Leave one of them out."
         )
     if everything and not root.is_dir():
         raise NotFoundError(
             f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`."
         )
     groups = [group for name in names if (group := options.group_named(name, root)) is not None]
-    is_complete = True
-    if everything or groups or len(names) > 1:
-        target, is_complete = _page_of_many(names, groups, root, output, pages, follow)
-    elif pages:
-        raise UsageError(
-            "--pages writes the pages of many runs. Add --all or the name of a group, or leave it "
-            "out."
-        )
+    if everything:
+        target = _index_page(root, output)
+    elif groups or len(names) > 1:
+        target = _comparison_page(names, groups, root, output, follow)
     else:
         target = _page(names[0] if names else None, root, output, follow)
     out.print(str(output or target.absolute()), no_wrap=True)
-    if not is_complete:
-        raise typer.Exit(1)
 
 
 def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Path:
@@ -367,50 +356,41 @@ def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Pa
     return target
 
 
-def _page_of_many(
-    names: list[str],
-    groups: "list[Group]",
-    root: Path,
-    output: Path | None,
-    pages: bool,
-    follow: bool,
-) -> tuple[Path, bool]:
-    """Write a comparison, or an index; where it is, and whether all pages that were asked for were
-    written."""
+def _index_page(root: Path, output: Path | None) -> Path:
     from cld_core.files import write_text
-    from cldctl.page.report import page_of_many, write_pages
+    from cldctl.page.report import index_page
     from cldctl.runs import survey
-    from cldctl.runs.index import Found, Index
+    from cldctl.runs.index import Index
+
+    target = (output or root / "index.html").absolute()
+    with Working(f"making the page of the runs in {root.absolute().name}", announced=True):
+        found = Index(root).look(max_age_s=survey.TO_LOOK_S)
+        notes = [str(root.absolute()), *found.remarks]
+        write_text(target, index_page(found.rows[::-1], root, target.parent, notes))
+    return target
+
+
+def _comparison_page(
+    names: list[str], groups: "list[Group]", root: Path, output: Path | None, follow: bool
+) -> Path:
+    from cld_core.files import write_text
+    from cldctl.page.report import comparison_page
+    from cldctl.runs import survey
+    from cldctl.runs.index import Found
     from cldctl.runs.status import status_or_reason
 
-    if names:
-        runs = options.find_runs_or_group(names, root)
-        answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
-        found = Found([status_or_reason(run, answers) for run in runs], answers)
-    else:
-        found = Index(root).look(max_age_s=survey.TO_LOOK_S)
-    rows, notes = found.rows[::-1], [str(root.absolute()), *found.remarks]
-    which: str | None = "--all"
-    title, file = f"Runs in {root.absolute().name}", "index.html"
+    runs = options.find_runs_or_group(names, root)
+    answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
+    found = Found([status_or_reason(run, answers) for run in runs], answers)
     if len(names) == 1:
-        which = shlex.quote(groups[0].name)
-        title, file = f"Runs of the group {groups[0].name}", f"index-{groups[0].name}.html"
-    elif names:
-        # As they are named, not the newest first.
-        rows, which = found.rows, None
-        title, file = f"{len(rows)} runs compared", "comparison.html"
-    problems: dict[str, str] = {}
-    if pages:
-        # Before the page that links to them.
-        with Working(f"making the pages of {len(rows)} runs", announced=True) as working:
-            written, problems = write_pages(rows, working.at, follow=follow)
-        err.print(f"{written:,} {'page' if written == 1 else 'pages'} written")
-        for name, problem in problems.items():
-            err.failure(f"{name}: {problem}", style="red")
+        title = f"Runs of the group {groups[0].name}"
+        file = f"comparison-{groups[0].name}.html"
+    else:
+        title = f"{len(runs)} runs compared"
+        file = "comparison.html"
     target = (output or root / file).absolute()
+    notes = [str(root.absolute()), *found.remarks]
     with Working(f"making the page: {title}", announced=True):
-        page = page_of_many(
-            title, rows, target.parent, groups=groups, which=which, notes=notes, follow=follow
-        )
+        page = comparison_page(title, found.rows, target.parent, groups, notes, follow=follow)
         write_text(target, page)
-    return output or target, not problems
+    return target
