@@ -241,9 +241,7 @@ def wait(
     waiting = list(endings)
     deadline = time.monotonic() + grace_s
     is_killed = False
-    least_s = max(
-        (clusters.find(job.cluster).question_s for job in _jobs_of(waiting)), default=0.0
-    )
+    least_s = max((clusters.find(job.cluster).question_s for job in _jobs_of(waiting)), default=0.0)
     pause_s = least_s
     while waiting:
         ended = _ended(waiting)
@@ -295,9 +293,7 @@ def _look(ending: Ending, answers: Answers) -> None:
     if history.last and history.cause in ("cancelled", "finished"):
         ended = history.last.job_id
     seen = {job.job_id: answers.of(job) for job in ending.jobs}
-    is_sure = all(
-        answer.ended == "cancelled" or job_id == ended for job_id, answer in seen.items()
-    )
+    is_sure = all(answer.ended == "cancelled" or job_id == ended for job_id, answer in seen.items())
     is_gone = all(answer.is_gone for answer in seen.values())
     ending.ends.look(is_gone, answers.among(job.cluster for job in ending.jobs), is_sure=is_sure)
     needed = 1

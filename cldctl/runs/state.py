@@ -1,5 +1,7 @@
-"""The state of a run: a table over its history, what its launcher says, and its files. It knows no
-cluster by name."""
+"""The state of a run: a table over its history, the answers of its launcher, and its files.
+
+It knows no cluster by name.
+"""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -26,7 +28,7 @@ from .survey import Answers
 # unless its process still works on it.
 SUBMITTING_S = 30.0
 # All states with the colours in which they are shown, in the order in which they are sorted and
-# counted: those first that matter most to somebody who watches.
+# counted: first those that matter most when runs are watched.
 STATES = {
     "RUNNING": "bold green",
     "REQUEUED": "yellow",
@@ -48,8 +50,8 @@ _HERE = "pending|running|suspended|ending|unknown"
 _BACK = "running|suspended|ending|unknown"
 _VANISHED = "the job is gone without a message: it was killed, or its node failed"
 _TOO_LATE = (
-    "the time limit killed its job before it could save; only a successor or `cldctl "
-    "resume` continues the run"
+    "the time limit killed its job before it could save; "
+    "only a successor or `cldctl resume` continues the run"
 )
 DECIDING = "the attempt failed; its job is deciding whether to start again"
 # Seconds in which a job decides what follows a crash.
@@ -63,11 +65,12 @@ class Situation:
         now: seconds since 1970.
 
     Attributes:
-        run: what its folder says besides the ledger is read only if a row depends on it.
-        seen: what is known about a job.
-        current: the job that counts, and ``answer``, what is known about it.
-        request: of a request that no job or attempt followed, or a ledger that holds nothing:
-            "refused", "open", or "stale" after `SUBMITTING_S`; "lost" if the ledger held more.
+        run: its files besides the ledger are read only if a row depends on them.
+        seen: returns what is known about a job.
+        current: the job that decides.
+        answer: what is known about it.
+        request: of a request that no job or attempt followed, or of an empty ledger: "refused",
+            "open", or "stale" after `SUBMITTING_S`; "lost" if the ledger held more.
         job: "none", or whether the current job is the "first" or a "successor" that waited for
             another to fail.
         attempt: of the current job: "none", "open" or "ended"; "other" if the newest belongs to an
@@ -84,55 +87,68 @@ class Situation:
     """
 
     def __init__(self, run: RunFolder, history: History, answers: Answers, now: float) -> None:
-        self.run, self.history = run, history
+        self.run = run
+        self.history = history
         self.seen = seen_by(history, answers, now)
         self.request = _request(run, history, now)
-        last, submitted = history.last, history.current(lambda job: self.seen(job).is_gone)
-        self.attempt = "none" if last is None else "open" if history.cause is None else "ended"
-        self.after = "" if history.cause is None else state_after(history.cause)
-        self.job = "none"
-        self.phase = self.end = ""
+        self.attempt = "none"
+        self.after = ""
+        last = history.last
+        if history.cause is not None:
+            self.attempt = "ended"
+            self.after = state_after(history.cause)
+        elif last is not None:
+            self.attempt = "open"
         self.current: JobRef | None = None
         self.answer = Seen("unknown")
-        self.restarts = self.back = self.followed = self.given_up = self.stuck = False
+        self.job = "none"
+        self.phase = ""
+        self.end = ""
+        self.restarts = False
+        self.back = False
+        self.followed = False
+        self.given_up = False
+        self.stuck = False
+        submitted = history.current(lambda job: self.seen(job).is_gone)
         if submitted is None or (history.by_other_launcher and self.seen(submitted.job).is_gone):
             return
-        self.current = submitted.job
+        job = submitted.job
+        answer = self.seen(job)
+        self.current = job
+        self.answer = answer
         self.job = "first" if submitted.successor_of is None else "successor"
-        self.answer = answer = self.seen(submitted.job)
-        if last is not None and last.job_id != submitted.job.job_id:
-            self.attempt = "other"
-        is_cancelled = submitted.job.job_id in history.cancelled and self.attempt != "ended"
-        is_cancelled = is_cancelled or answer.ended == "cancelled"
         self.phase = answer.phase
-        ended = (
-            "failed"
-            if answer.ended in _FAILURES
-            else "late"
-            if answer.ended == "timeout"
-            else "quiet"
-        )
-        self.end = "cancelled" if is_cancelled else ended
-        self.restarts = submitted.job.restarts
-        # While the launcher does not answer, it may start the job again, too.
+        self.restarts = job.restarts
+        if last is not None and last.job_id != job.job_id:
+            self.attempt = "other"
+        was_cancelled = job.job_id in history.cancelled and self.attempt != "ended"
+        if was_cancelled or answer.ended == "cancelled":
+            self.end = "cancelled"
+        elif answer.ended in _FAILURES:
+            self.end = "failed"
+        elif answer.ended == "timeout":
+            self.end = "late"
+        else:
+            self.end = "quiet"
+        # A launcher that does not answer may start the job again, too.
         by_launcher = history.cause in RESTARTED_BY_LAUNCHER
-        self.back = history.requeued is not None or (
-            by_launcher and self.phase in ("running", "ending", "unknown")
-        )
+        by_launcher = by_launcher and self.phase in ("running", "ending", "unknown")
+        self.back = by_launcher or history.requeued is not None
         self.followed = any(
-            job.job_id not in history.turned_away and self.seen(job).phase == "pending"
-            for job in history.successors_of(submitted.job.job_id)
+            successor.job_id not in history.turned_away and self.seen(successor).phase == "pending"
+            for successor in history.successors_of(job.job_id)
         )
         self.given_up = history.given_up is not None
-        # A requeue failed, or one that was asked for was not done before the job was killed.
-        self.stuck = history.not_requeued is not None or (
-            history.requeued is not None and answer.is_gone
-        )
+        # A requeue failed, or was requested and not done before the job was killed.
+        was_killed = history.requeued is not None and answer.is_gone
+        self.stuck = was_killed or history.not_requeued is not None
 
     @functools.cached_property
     def owner(self) -> Mapping[str, Any] | None:
-        """The process of this machine that writes into the run: started without cldctl, or orphaned
-        by it."""
+        """The process of this machine that writes into the run.
+
+        It was started without cldctl, or its job is gone.
+        """
         return local_holder(self.run.leases)
 
     @property
@@ -141,13 +157,14 @@ class Situation:
 
     @property
     def left_over(self) -> list[str]:
-        """The jobs that were turned away and wait nevertheless."""
-        turned_away = [
-            event.job
-            for event in self.history.submitted
-            if event.job.job_id in self.history.turned_away
+        """The jobs that were turned away and still wait in the queue."""
+        jobs = [event.job for event in self.history.submitted]
+        turned_away = self.history.turned_away
+        return [
+            job.job_id
+            for job in jobs
+            if job.job_id in turned_away and self.seen(job).phase == "pending"
         ]
-        return [job.job_id for job in turned_away if self.seen(job).phase == "pending"]
 
 
 # A text, or how it is made from the situation.
@@ -163,16 +180,19 @@ def _submitter(situation: Situation) -> str | None:
 
 def _interrupted(situation: Situation) -> str:
     return (
-        f"the submission was interrupted before it got a job; `cldctl resume "
-        f"{situation.run.name}` asks for one"
+        f"the submission was interrupted before it got a job; "
+        f"`cldctl resume {situation.run.name}` asks for one"
     )
 
 
 def _lost(situation: Situation) -> str:
-    run, saved = situation.run, situation.run.steps_to_continue_from()
+    run = situation.run
+    saved = run.steps_to_continue_from()
     again = f"continues from the checkpoint of step {saved[-1]}" if saved else "begins again"
-    lost = "without the keys that earlier continuations changed"
-    return f"its ledger attempts.jsonl is {_how(run)}; `cldctl resume {run.name}` {again}, {lost}"
+    return (
+        f"its ledger attempts.jsonl is {_how(run)}; `cldctl resume {run.name}` {again}, "
+        f"without the keys that earlier continuations changed"
+    )
 
 
 def _how(run: RunFolder) -> str:
@@ -185,11 +205,9 @@ def _how(run: RunFolder) -> str:
 
 def _writer(situation: Situation) -> str | None:
     owner = situation.owner
-    return (
-        None
-        if owner is None
-        else f"process {owner['pid']} on this machine writes into it (job {owner['job_id']})"
-    )
+    if owner is None:
+        return None
+    return f"process {owner['pid']} on this machine writes into it (job {owner['job_id']})"
 
 
 def _never_began(situation: Situation) -> str | None:
@@ -207,10 +225,9 @@ def _warning(situation: Situation) -> str | None:
 
 
 def _launchers_word(situation: Situation) -> str | None:
+    answer = situation.answer
     return (
-        f"its launcher says {situation.answer.word or situation.answer.ended}; see `cldctl "
-        f"logs "
-        f"{situation.run.name}`"
+        f"its launcher says {answer.word or answer.ended}; see `cldctl logs {situation.run.name}`"
     )
 
 
@@ -228,26 +245,29 @@ def _detail_or_waits(situation: Situation) -> str | None:
 def _stuck(situation: Situation) -> str | None:
     if (reason := situation.history.not_requeued) is not None:
         return f"could not be requeued: {reason}; continue it with `cldctl resume`"
-    how = "it was killed before that, or ended before it trained again"
     return (
-        f"its job asked to be requeued, and is gone: {how}; see `cldctl logs`, or continue it "
-        f"with `cldctl resume`"
+        "its job asked to be requeued, and is gone: it was killed before that, or ended before it "
+        "trained again; see `cldctl logs`, or continue it with `cldctl resume`"
     )
 
 
 class Row:
-    """One row of the table. A cell that is not named matches any value; a text lists values:
-    "pending|running".
+    """One row of the table.
 
     Args:
-        state: what a situation that matches is called; "<after>" for `Situation.after`.
+        name: the kind of situation that it matches.
+        state: the state of a run in such a situation; "<after>" for `Situation.after`.
+        cells: by column, the values that match, such as "pending|running"; a column without a cell
+            matches any value.
     """
 
-    def __init__(self, state: str, reason: Reason = None, **cells: str | bool) -> None:
-        self.state, self.reason = state, reason
+    def __init__(self, name: str, state: str, reason: Reason = None, **cells: str | bool) -> None:
+        self.name = name
+        self.state = state
+        self.reason = reason
         self._cells = {
-            name: cell.split("|") if isinstance(cell, str) else [cell]
-            for name, cell in cells.items()
+            column: cell.split("|") if isinstance(cell, str) else [cell]
+            for column, cell in cells.items()
         }
 
     def matches(self, situation: Situation) -> bool:
@@ -260,20 +280,39 @@ def _waits(situation: Situation) -> str | None:
 
 # The first row that matches decides.
 TABLE = (
-    Row("RUNNING", _writer, request="refused|stale|lost", writer=True),
-    Row("FAILED", lambda it: getattr(it.history.request, "reason", None), request="refused"),
-    Row("FAILED", _interrupted, request="stale"),
-    Row("LOST", _lost, request="lost"),
-    Row("PENDING", _submitter, request="open"),
-    Row("PENDING", job="none", attempt="none"),
-    Row("FINISHED", attempt="ended", after="FINISHED"),
-    Row("REQUEUED", _waits, job="successor", attempt="other", phase=_HERE),
-    Row("PENDING", _waits, attempt="none|other", phase="pending|running|suspended|ending"),
-    # Its launcher does not answer: the ledger is all that is known.
-    Row("PENDING", _waits, attempt="none|other", phase="unknown", end="failed|quiet"),
-    Row("REQUEUED", _waits, attempt="open", phase="pending"),
-    Row("RUNNING", _warning, attempt="open", phase=_HERE),
+    Row("process, no job", "RUNNING", _writer, request="refused|stale|lost", writer=True),
     Row(
+        "refused",
+        "FAILED",
+        lambda it: getattr(it.history.request, "reason", None),
+        request="refused",
+    ),
+    Row("interrupted", "FAILED", _interrupted, request="stale"),
+    Row("ledger lost", "LOST", _lost, request="lost"),
+    Row("being submitted", "PENDING", _submitter, request="open"),
+    Row("no job", "PENDING", job="none", attempt="none"),
+    Row("finished", "FINISHED", attempt="ended", after="FINISHED"),
+    Row("successor waits", "REQUEUED", _waits, job="successor", attempt="other", phase=_HERE),
+    Row(
+        "waits to begin",
+        "PENDING",
+        _waits,
+        attempt="none|other",
+        phase="pending|running|suspended|ending",
+    ),
+    # Its launcher does not answer: the ledger is all that is known.
+    Row(
+        "not begun, launcher silent",
+        "PENDING",
+        _waits,
+        attempt="none|other",
+        phase="unknown",
+        end="failed|quiet",
+    ),
+    Row("waits to start again", "REQUEUED", _waits, attempt="open", phase="pending"),
+    Row("trains", "RUNNING", _warning, attempt="open", phase=_HERE),
+    Row(
+        "deciding",
         "RUNNING",
         DECIDING,
         attempt="ended",
@@ -283,9 +322,18 @@ TABLE = (
         back=False,
         given_up=False,
     ),
-    Row("REQUEUED", _detail_or_waits, attempt="ended", phase="pending"),
-    Row("REQUEUED", _detail_or_waits, attempt="ended", phase=_BACK, restarts=True, back=True),
+    Row("requeued", "REQUEUED", _detail_or_waits, attempt="ended", phase="pending"),
     Row(
+        "about to be requeued",
+        "REQUEUED",
+        _detail_or_waits,
+        attempt="ended",
+        phase=_BACK,
+        restarts=True,
+        back=True,
+    ),
+    Row(
+        "successor follows",
         "REQUEUED",
         _detail,
         attempt="ended",
@@ -294,26 +342,28 @@ TABLE = (
         followed=True,
         given_up=False,
     ),
-    Row("RUNNING", _writer, writer=True),
-    Row("CANCELLED", end="cancelled"),
-    Row("FAILED", _never_began, attempt="none|other"),
-    Row("LOST", job="none", attempt="open"),
-    Row("FAILED", _launchers_word, attempt="open", end="failed"),
-    Row("STOPPED", _TOO_LATE, attempt="open", end="late"),
-    Row("LOST", _VANISHED, attempt="open"),
-    Row("FAILED", lambda it: it.history.given_up, given_up=True),
-    Row("STOPPED", _stuck, stuck=True),
-    Row("<after>", _detail),
+    Row("process without job", "RUNNING", _writer, writer=True),
+    Row("cancelled", "CANCELLED", end="cancelled"),
+    Row("never began", "FAILED", _never_began, attempt="none|other"),
+    Row("attempt without job", "LOST", job="none", attempt="open"),
+    Row("launcher saw it fail", "FAILED", _launchers_word, attempt="open", end="failed"),
+    Row("time limit", "STOPPED", _TOO_LATE, attempt="open", end="late"),
+    Row("vanished", "LOST", _VANISHED, attempt="open"),
+    Row("given up", "FAILED", lambda it: it.history.given_up, given_up=True),
+    Row("not requeued", "STOPPED", _stuck, stuck=True),
+    Row("ended", "<after>", _detail),
 )
 
 
 def state_of(situation: Situation) -> tuple[str, str | None]:
-    """The state of a run, and if there is something to say about it, why."""
+    """The state of a run, and a reason for it if there is one."""
     row = row_of(situation)
     state = situation.after if row.state == "<after>" else row.state
     if state in OVER and (left_over := situation.left_over):
-        waits = f"job {', '.join(left_over)} still waits, with nothing to do"
-        return state, f"{waits}: `cldctl cancel {situation.run.name}`"
+        return state, (
+            f"job {', '.join(left_over)} still waits, with nothing to do: "
+            f"`cldctl cancel {situation.run.name}`"
+        )
     return state, row.reason(situation) if callable(row.reason) else row.reason
 
 
@@ -323,42 +373,47 @@ def row_of(situation: Situation) -> Row:
 
 
 def _request(run: RunFolder, history: History, now: float) -> str:
-    request, is_empty = (
-        history.request,
-        not (history.request or history.submitted or history.attempts),
-    )
+    """The column ``request`` of a `Situation`."""
+    request = history.request
     if isinstance(request, Refused):
         return "refused"
-    if request is None and not is_empty:
+    was_more = False
+    if request is not None:
+        begun = request.time
+    elif history.submitted or history.attempts:
         return ""
-    was_more = is_empty and bool(run.checkpoint_steps() or run.progress())
-    begun = run.identity().get("created", 0.0) if request is None else request.time
-    if not (was_more or now - begun > SUBMITTING_S) or locks.is_starting(run):
+    else:
+        begun = run.identity().get("created", 0.0)
+        was_more = bool(run.checkpoint_steps() or run.progress())
+    is_recent = now - begun <= SUBMITTING_S and not was_more
+    if is_recent or locks.is_starting(run):
         return "open"
     return "lost" if was_more else "stale"
 
 
 def seen_by(history: History, answers: Answers, now: float) -> Callable[[JobRef], Seen]:
-    """What is known about a job at ``now``: the answer of its launcher, unless the ledger has heard
-    of it since.
+    """Return a function of a job: what is known about it at ``now``.
 
-    An answer that was asked for at this moment counts, whatever the ledger's clock says.
+    That is the answer of its launcher, unless the ledger has a later event. An answer of this very
+    moment counts, whatever the ledger's clock says.
     """
 
     def seen(job: JobRef) -> Seen:
-        answer, as_of = answers.of(job), answers.as_of(job.cluster)
+        answer = answers.of(job)
+        as_of = answers.as_of(job.cluster)
         if as_of is None:
             return answer
-        when, phase = _last_heard(history, job, now)
+        when, phase = _by_ledger(history, job, now)
         return answer if phase is None or when <= as_of else _updated(answer, phase)
 
     return seen
 
 
-def _last_heard(history: History, job: JobRef, now: float) -> tuple[float, Phase | None]:
-    """When the ledger last heard of a job, and the phase that follows from that; None if none
-    follows."""
-    last, event, requeued = history.last, history.last_of.get(job.job_id), history.requeued
+def _by_ledger(history: History, job: JobRef, now: float) -> tuple[float, Phase | None]:
+    """The time of the last event of a job, and the phase that follows from it, if one does."""
+    last = history.last
+    event = history.last_of.get(job.job_id)
+    requeued = history.requeued
     mine = last if last is not None and last.job_id == job.job_id else None
     if isinstance(event, events.GivenUp) and event.never_began:
         return event.time, "gone"
@@ -371,27 +426,25 @@ def _last_heard(history: History, job: JobRef, now: float) -> tuple[float, Phase
     ):
         return requeued.time, "pending"
     if mine is None:
-        # That it was submitted: whether it waits or runs, nobody has said.
+        # It was submitted: whether it waits or runs is unknown.
         return (event.time, "unknown") if isinstance(event, events.Submitted) else (0.0, None)
     if mine.cause is None:
         return mine.started, "running"
     ended = mine.ended or mine.started
-    may_go_on = mine.cause in RESTARTED_BY_LAUNCHER or (
-        mine.cause in CRASHES and now - ended < _DECIDING_S
-    )
-    return ended, "running" if may_go_on else "ending"
+    is_deciding = mine.cause in CRASHES and now - ended < _DECIDING_S
+    if is_deciding or mine.cause in RESTARTED_BY_LAUNCHER:
+        return ended, "running"
+    return ended, "ending"
 
 
 def _updated(answer: Seen, phase: Phase) -> Seen:
-    """An answer that is older than what is known now."""
+    """An answer brought up to date with a later phase."""
     if answer.phase == phase:
         return answer
     if phase == "unknown":
-        return (
-            answer
-            if answer.phase in ("pending", "running")
-            else Seen("unknown", reason=answer.reason)
-        )
+        if answer.phase in ("pending", "running"):
+            return answer
+        return Seen("unknown", reason=answer.reason)
     if phase == "running" and answer.phase in ("suspended", "ending"):
         return answer
     node = answer.node if phase in ("running", "ending") else ""
