@@ -1,5 +1,4 @@
-"""What a run, its evaluations and its tunings are doing: their files, and what the clusters say
-about their jobs."""
+"""What runs, evaluations and tunings are doing, by their files and the answers of clusters."""
 
 import re
 import time
@@ -43,12 +42,15 @@ _ATTEMPT = (
     "host",
     "warning",
 )
-# A run that is silent for so many times its usual pause between reports, and so many seconds,
-# stands still or waits.
-_SILENCE, _LEAST_SILENCE_S = 10, 20.0
+# A run stands still or waits if it is silent for this many of its usual pauses between reports,
+# and at least this many seconds.
+_SILENCE = 10
+_LEAST_SILENCE_S = 20.0
 # While it evaluates, draws, saves or compiles, it reports nothing.
 _LONG_PHASE_S = 600.0
-WAITING, STARTING, TRAINING = "waiting for the queue", "starting", "training"
+WAITING = "waiting for the queue"
+STARTING = "starting"
+TRAINING = "training"
 # Characters of a phase, which comes from a file.
 _MOST = 40
 
@@ -60,15 +62,14 @@ class RunStatus:
     Attributes:
         started_from: the run or file, and the step, whose weights it started from, in words; None
             for other runs.
-        changes: what changed between attempts and may change results, such as the code, a line
-            each.
-        problems: damaged files that the state does not tell of; only of runs that somebody names.
+        changes: changes between attempts that may change results, such as of the code, a line each.
+        problems: damaged files that the state does not tell of; only of runs that are named.
         phase: what a run that is alive does, such as "training" or "saving"; else None.
-        smoothed_loss: an exponential mean of the losses that were reported.
-        code: the digest of the code that it is to run, "live" for the checkout itself; None if
-            nobody knows.
-        as_of: when the run itself was last heard of, if its cluster could not be asked and that
-            matters; else None.
+        smoothed_loss: an exponential mean of the reported losses.
+        code: the digest of the code that it is to run, "live" for the checkout itself; None if it
+            is unknown.
+        as_of: the time of the last report of the run itself, if its state depends on a cluster that
+            could not be polled; else None.
         is_readable: not a field of ``--json``; False if the files are damaged or of another format.
     """
 
@@ -130,15 +131,14 @@ class RunStatus:
 
 
 def said(error: Exception) -> str:
-    """What an error says to people: one of cldctl's own in its words, any other on one line."""
+    """The message of an error; of an error that is not cldctl's own, on one line."""
     return str(error) if isinstance(error, CldError) else one_line(error) or type(error).__name__
 
 
 def status_or_reason(
     run: RunFolder, answers: Answers, works: Sequence[Work] | None = None
 ) -> RunStatus:
-    """As `status_of`; if the files cannot be read, only that. It never raises, so that it spoils no
-    other row."""
+    """As `status_of`, without raising: if the files cannot be read, the row says so."""
     try:
         problem = run.format_problem()
         if problem is None:
@@ -151,15 +151,14 @@ def status_or_reason(
 
 
 def named_status(run: RunFolder, answers: Answers) -> RunStatus:
-    """As `status_or_reason`, of a run that somebody names: what is wrong with its files, and what
-    was edited."""
+    """As `status_or_reason`, of a single run: with damaged files and edits of the recipe."""
     row = status_or_reason(run, answers)
     if not row.is_readable:
         return row
     row = replace(row, problems=damages(run))
     try:
         return replace(row, changes=changed_by_now(run, run.ledger.history()))
-    except Exception:  # The row says what is known of it.
+    except Exception:  # The row without the edits is still right.
         return row
 
 
@@ -169,12 +168,19 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     Args:
         works: its evaluations and tunings, if the caller has them.
     """
-    progress, identity = run.progress(), run.identity()
+    progress = run.progress()
+    identity = run.identity()
     checkpoints = run.steps_to_continue_from()
     history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
     situation = Situation(run, history, answers, time.time())
     state, reason = state_of(situation)
-    job, last, is_running = situation.current, history.last, state == "RUNNING"
+    is_running = state == "RUNNING"
+    job = situation.current
+    last = history.last
+    # The node of a running job, else where the newest attempt or job was.
+    node = situation.answer.node or None
+    host = last.host if last is not None else None
+    host = node or host if is_running else host or node
     steps = history.steps if history.steps is not None else progress.get("steps")
     phase = _phase(state, situation, progress)
     silence = _silence(progress, phase, _last_begun(history, progress)) if is_running else None
@@ -184,25 +190,23 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     # Of a run without an attempt, it would read the recipe.
     used = usage.used_by(run, history, attempts, alive=is_running) if attempts else None
     step = _step(state, history, progress)
-    works = works_of(run) if works is None else works
-    evals = [
-        evaluation_status(cast("Evaluation", it), answers)
-        for it in works
-        if it.request.kind == "evaluation"
-    ]
-    tunings = [
-        tuning_status(cast("Tuning", it), answers) for it in works if it.request.kind == "tuning"
-    ]
-    made: dict[str, Any] = {
-        name: identity.get(name) for name in ("recipe", "user", "group", "created")
-    }
+    evals: list[dict[str, Any]] = []
+    tunings: list[dict[str, Any]] = []
+    for work in works_of(run) if works is None else works:
+        if work.request.kind == "evaluation":
+            evals.append(evaluation_status(cast("Evaluation", work), answers))
+        elif work.request.kind == "tuning":
+            tunings.append(tuning_status(cast("Tuning", work), answers))
     row = RunStatus(
         name=run.name,
         path=str(run.path),
         state=state,
-        **made,
+        recipe=identity.get("recipe"),
+        user=identity.get("user"),
+        group=identity.get("group"),
+        created=identity.get("created"),
         sweep=identity.get("sweep") or {},
-        started_from=None if (imported := history.imported) is None else imported.words,
+        started_from=None if history.imported is None else history.imported.words,
         tags=list(history.tags),
         note=history.note,
         step=step,
@@ -215,11 +219,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         checkpoint_step=checkpoints[-1] if checkpoints else None,
         cluster=job.cluster if job else None,
         job_id=job.job_id if job else None,
-        # The node of a running job, else where the newest attempt or job was.
-        host=(situation.answer.node if is_running else None)
-        or (last.host if last is not None else None)
-        or situation.answer.node
-        or None,
+        host=host,
         reason=with_trouble(reason or silence, state, history, job.job_id if job else None),
         updated=progress.get("time"),
         attempts=_attempts(history, state, attempts),
@@ -232,13 +232,13 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     )
     if job is None or not answers.is_stale(job.cluster) or state == "FINISHED":
         return row
-    # The ledger has the end of such a run, so that no cluster has to be asked.
+    # The ledger has the end of a cancelled run, so that its cluster does not matter.
     is_cancelled = last is not None and last.job_id == job.job_id and last.cause == "cancelled"
     return row if state == "CANCELLED" and is_cancelled else replace(row, as_of=row.heard_of)
 
 
 def _step(state: str, history: History, progress: ReportedProgress) -> int:
-    """The step that a run has reached, or from which it is to begin or has just begun."""
+    """The step that a run has reached, or at which it begins."""
     last = history.last
     saved = history.saved or 0
     if state == "PENDING":
@@ -251,44 +251,43 @@ def _step(state: str, history: History, progress: ReportedProgress) -> int:
 
 
 def _last_begun(history: History, progress: ReportedProgress) -> float:
-    """When the newest job was submitted, or attempt started or ended; 0 if the progress is of one
-    that runs."""
+    """The time of the last submission, start or end; 0 if the progress is of a living attempt."""
     last = history.last
     if last is not None and last.ended is None and last.attempt == progress.get("attempt"):
         return 0.0
-    times = [event.time for event in history.submitted] + [
-        it.ended or it.started for it in history.attempts
-    ]
-    return max(times, default=0.0)
+    submitted = [event.time for event in history.submitted]
+    attempts = [attempt.ended or attempt.started for attempt in history.attempts]
+    return max([*submitted, *attempts], default=0.0)
 
 
 def _silence(progress: ReportedProgress, phase: str | None, begun: float) -> str | None:
-    """That a run has not reported for much longer than it usually takes; None if it has.
+    """A message if a run has not reported for much longer than usual; else None.
 
     Args:
-        begun: since when it can have reported; progress from before is that of a run that had
-            ended.
+        begun: when it began; earlier progress is that of a run that had ended.
     """
-    if (heard := progress.get("time")) is None:
+    reported = progress.get("time")
+    if reported is None:
         return None
-    silent = time.time() - max(heard, begun)
+    silent = time.time() - max(reported, begun)
     least = _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
     if silent < max(least, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
         return None
-    return (
-        f"no report for {silent:.0f} s" if silent < 600 else f"no report for {silent / 60:.0f} min"
-    )
+    if silent < 600:
+        return f"no report for {silent:.0f} s"
+    return f"no report for {silent / 60:.0f} min"
 
 
-def _attempts(history: History, state: str, told: Sequence[Stretch]) -> list[dict[str, Any]]:
-    ran = {it.attempt.attempt: round(it.allocated_s, 3) for it in told}
-    shown = [
-        {**{name: getattr(attempt, name) for name in _ATTEMPT}, "ran_s": ran.get(attempt.attempt)}
-        for attempt in history.attempts
-    ]
-    if state == "LOST" and shown and shown[-1]["cause"] is None:
-        shown[-1]["cause"] = "killed"
-    return shown
+def _attempts(history: History, state: str, times: Sequence[Stretch]) -> list[dict[str, Any]]:
+    ran_s = {stretch.attempt.attempt: round(stretch.allocated_s, 3) for stretch in times}
+    rows = []
+    for attempt in history.attempts:
+        row = {name: getattr(attempt, name) for name in _ATTEMPT}
+        row["ran_s"] = ran_s.get(attempt.attempt)
+        rows.append(row)
+    if state == "LOST" and rows and rows[-1]["cause"] is None:
+        rows[-1]["cause"] = "killed"
+    return rows
 
 
 def _phase(state: str, situation: Situation, progress: ReportedProgress) -> str | None:
@@ -307,7 +306,7 @@ def _phase(state: str, situation: Situation, progress: ReportedProgress) -> str 
 def with_trouble(
     reason: str | None, state: str, history: History, job_id: str | None
 ) -> str | None:
-    """The reason for a state, and what else is to be said of a run that is not over."""
+    """The reason for a state, and the troubles of a run that is not over."""
     if state not in ALIVE:
         return reason
     now = time.time()
@@ -319,22 +318,20 @@ def with_trouble(
         parts.append(how)
     if avoided := history.avoided.get(job_id or "", ()):
         why = failures.bad(history.failures, now)
-        parts.append(
-            "avoids "
-            + ", ".join(f"{node} ({why[node]})" if node in why else node for node in avoided)
-        )
+        nodes = [f"{node} ({why[node]})" if node in why else node for node in avoided]
+        parts.append(f"avoids {', '.join(nodes)}")
     return "; ".join(parts) or None
 
 
 def damages(run: RunFolder) -> list[str]:
-    """Damaged files, a line each. It reads the recipe, so nobody asks for many runs."""
+    """Damaged files, a line each. It reads the recipe, which is too slow for many runs."""
     files = ((run.progress_file, run.progress()), (run.identity_file, run.identity()))
     problems = [
         f"{file.name} is damaged" for file, content in files if file.exists() and not content
     ]
     try:
         run.recipe()
-    except Exception as error:  # Whatever is wrong with it, the run cannot continue.
+    except Exception as error:  # With any error, the run cannot continue.
         text = one_line(error)
         problems.append(text if run.recipe_file.name in text else f"{run.recipe_file.name}: {text}")
     return problems
@@ -350,9 +347,9 @@ def work_state(work: Work, answers: Answers) -> str:
         return "RUNNING"
     if not phases & {"pending", "unknown"}:
         return "STOPPED"
-    # A task may have written since the clusters were asked: rows are added to a folder.
-    moments = [when for job in jobs if (when := answers.as_of(job.cluster)) is not None]
-    return "RUNNING" if moments and (work.moved_at() or 0.0) > max(moments) else "PENDING"
+    # A task may have added rows since the clusters were polled.
+    times = [as_of for job in jobs if (as_of := answers.as_of(job.cluster)) is not None]
+    return "RUNNING" if times and (work.moved_at() or 0.0) > max(times) else "PENDING"
 
 
 def alive(work: Work, answers: Answers) -> list[Submitted]:
@@ -361,7 +358,7 @@ def alive(work: Work, answers: Answers) -> list[Submitted]:
 
 
 def without_job(work: Work, shards: Iterable[int], answers: Answers) -> list[int]:
-    """Those shards of work that no living job computes."""
+    """The shards among ``shards`` that no living job computes."""
     claimed = {shard for event in alive(work, answers) for shard in event.shards or ()}
     return [shard for shard in shards if shard not in claimed]
 
@@ -369,54 +366,68 @@ def without_job(work: Work, shards: Iterable[int], answers: Answers) -> list[int
 def why_stopped(
     history: History, done: int, total: int, *, unit: str = "shards", command: str = "cldctl eval"
 ) -> tuple[str, str] | None:
-    """Why sharded work stands still: in one or two words, for tables, and in a sentence. None if it
-    was never started.
+    """Why sharded work stands still; None if it was never started.
 
     Args:
         history: of the work.
-        done: how many of the ``total`` pieces of it are complete, and ``unit``, what they are
-            called.
+        done: the number of complete pieces.
+        total: the number of pieces.
+        unit: what pieces are called.
         command: continues it.
+
+    Returns:
+        The cause in one or two words, for tables, and in a sentence.
     """
     if not history.submitted:
         return None
-    failed, complete = history.task_failed, f"{done} of {total} {unit} complete"
+    failed = history.task_failed
     if history.given_up is not None:
-        cause = "not merged" if done == total else "crashed" if history.crashes else "failed"
-        said = (
-            f"; the last one: {failed.reason}" if failed is not None and cause == "crashed" else ""
-        )
-        return cause, history.given_up + said
+        if done == total:
+            return "not merged", history.given_up
+        if not history.crashes:
+            return "failed", history.given_up
+        last = "" if failed is None else f"; the last one: {failed.reason}"
+        return "crashed", f"{history.given_up}{last}"
     if history.not_requeued is not None:
         return "not requeued", f"a task could not be requeued: {history.not_requeued}"
     array = history.submitted[-1].job.job_id.partition("_")[0]
     if any(job_id.partition("_")[0] == array for job_id in history.cancelled):
         return "cancelled", "cancelled"
-    why, fix = ("", "") if failed is None else (f": {failed.reason}", "fix that, then ")
-    if done == total:
-        return (
-            "not merged",
-            (
-                f"all {unit} are complete, but they were not merged{why}; {fix}re-run the same "
-                f"`{command}`"
-            ),
+    if failed is None and done == total:
+        return "not merged", (
+            f"all {unit} are complete, but they were not merged; re-run the same `{command}`"
         )
-    if failed is not None:
-        return "failed", f"a task failed{why}; {complete}; {fix}re-run the same `{command}`"
-    return "stopped", f"its jobs have ended, with {complete}; see the logs, then re-run `{command}`"
+    if failed is None:
+        return "stopped", (
+            f"its jobs have ended, with {done} of {total} {unit} complete; see the logs, "
+            f"then re-run `{command}`"
+        )
+    if done == total:
+        return "not merged", (
+            f"all {unit} are complete, but they were not merged: {failed.reason}; "
+            f"fix that, then re-run the same `{command}`"
+        )
+    return "failed", (
+        f"a task failed: {failed.reason}; {done} of {total} {unit} complete; "
+        f"fix that, then re-run the same `{command}`"
+    )
 
 
 def _work_status(
     work: "Evaluation | Tuning", state: str, done: int, total: int, unit: str
 ) -> dict[str, Any]:
-    """What evaluations and tunings have in common; ``done`` of the ``total`` pieces (``unit``) are
-    complete."""
+    """The entries that evaluations and tunings have in common."""
     stopped = None
     if state == "STOPPED":
         stopped = why_stopped(work.ledger.history(), done, total, unit=unit, command=work.command)
     cause, reason = stopped or (None, None)
-    about = {"id": work.name, "state": state, "cause": cause, "reason": reason}
-    return {**about, "checkpoint_step": work.request.checkpoint_step}
+    return {
+        "id": work.name,
+        "state": state,
+        "cause": cause,
+        "reason": reason,
+        "checkpoint_step": work.request.checkpoint_step,
+    }
 
 
 def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
@@ -430,24 +441,23 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
 
     solution = work.solution
     done, total = work.rows_done()
-    # Only what this version knows: a file of somebody else's may name anything.
-    rms = (
-        {}
-        if solution is None
-        else {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
-    )
-    kept = solution.kept if solution is not None and solution.kept in rms else None
-    best, untuned = rms.get(kept or ""), rms.get("untuned")
+    row = _work_status(work, work_state(work, answers), done, total, work.unit)
+    row |= {"nfe": work.request.nfe, "rows_done": done, "rows": total}
+    if solution is None:
+        unknown = dict.fromkeys(("gain", "cut_off", "digest"))
+        return {**row, "kept": None, "rms": {}, **unknown}
+    # Only stages that this version has: a file that was copied may name anything.
+    rms = {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
+    kept = solution.kept if solution.kept in rms else None
+    best = rms.get(kept or "")
+    untuned = rms.get("untuned")
     return {
-        **_work_status(work, work_state(work, answers), done, total, work.unit),
-        "nfe": work.request.nfe,
-        "rows_done": done,
-        "rows": total,
+        **row,
         "kept": kept,
         "rms": rms,
         "gain": untuned / best if best and untuned is not None else None,
-        "cut_off": None if solution is None else solution.cut_off,
-        "digest": solution.digest if solution is not None else None,
+        "cut_off": solution.cut_off,
+        "digest": solution.digest,
     }
 
 
@@ -455,79 +465,82 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
     from cld_core.run.evaluations import numbers, read_report, remarks
 
-    request, report, history = work.request, work.report or {}, work.ledger.history()
+    request = work.request
+    report = work.report or {}
     state = "FINISHED" if report else work_state(work, answers)
     missing = [] if report else work.missing()
     done = request.shards - len(missing)
-    about = _work_status(work, state, done, request.shards, "shards")
-    if about["cause"] == "stopped" and read_report(work.folder):
-        text = (
+    row = _work_status(work, state, done, request.shards, "shards")
+    if row["cause"] == "stopped" and read_report(work.folder):
+        row["cause"] = "outdated"
+        row["reason"] = (
             f"the checkpoint of step {request.checkpoint_step} was trained again after it was "
-            f"evaluated"
+            f"evaluated; re-run the same `{work.command}`"
         )
-        about |= {"cause": "outdated", "reason": f"{text}; re-run the same `{work.command}`"}
     if state in ALIVE and (idle := without_job(work, missing, answers)):
-        text = f"{len(idle)} of {request.shards} shards have no job"
-        about["reason"] = f"{text}; re-run the same `{work.command}`"
-    unusual = [text for text in (history.other_code, about["reason"]) if text is not None]
+        row["reason"] = (
+            f"{len(idle)} of {request.shards} shards have no job; re-run the same `{work.command}`"
+        )
+    messages = [work.ledger.history().other_code, row["reason"]]
     elbo = report.get("elbo") or {}
+    results = {
+        key: {"value": number.value, "stderr": number.stderr, "n": number.n}
+        for key, number in numbers(report).items()
+    }
     return {
-        **about,
+        **row,
         "metrics": list(request.metrics),
         "shards_done": done,
         "shards": request.shards,
         "fid": (report.get("fid") or {}).get("value"),
         **{name: elbo.get(name) for name in ("bpd", "nll", "stderr", "true_entropy")},
         "settings": request.settings,
-        "results": {
-            key: {"value": it.value, "stderr": it.stderr, "n": it.n}
-            for key, it in numbers(report).items()
-        },
-        "remarks": [*remarks(report), *unusual],
+        "results": results,
+        "remarks": [*remarks(report), *(text for text in messages if text is not None)],
     }
 
 
 def _sweeps(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are
-    complete."""
+    """The sweeps of a run, oldest first, with the number of their complete evaluations."""
     if not any(name.startswith("sweep-") for name in run.evaluation_names()):
         return []
     from cld_core.run.evaluations import sweeps_of
 
     finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
-    return [
-        {
+    rows = []
+    for _, sweep in sweeps_of(run):
+        row = {
             "id": sweep.id,
             "axes": [{"key": axis.key, "values": list(axis.values)} for axis in sweep.axes],
             "evaluations": list(sweep.evaluations),
             "done": len(finished.intersection(sweep.evaluations)),
         }
-        for _, sweep in sweeps_of(run)
-    ]
+        rows.append(row)
+    return rows
 
 
-# Of a digest, people compare the first digits.
+# The first digits of a digest are enough to compare it.
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}")
 
 
 def changed_between(history: History) -> list[str]:
-    """The last change of each thing, a line each, in words for a warning; what an attempt does not
-    tell is left out."""
+    """The last change of code, versions, GPU, driver and data between attempts, a line each."""
     lines: dict[str, str] = {}
-    known: dict[str, str] = {}
+    values: dict[str, str] = {}
     for attempt in history.attempts:
-        told = {
+        noted = {
             "code": attempt.code,
             **attempt.versions,
             "GPU": attempt.gpu,
             "driver": attempt.driver,
         }
-        for name, value in told.items():
+        for name, value in noted.items():
             if not isinstance(value, str):
                 continue
-            before = known.get(name, value)
-            known[name] = value
+            before = values.get(name, value)
+            values[name] = value
             if value != before:
+                # The newest change comes last.
                 lines.pop(name, None)
                 lines[name] = (
                     f"{name} {_short(value)} instead of {_short(before)}, {_since(attempt)}"
@@ -537,30 +550,33 @@ def changed_between(history: History) -> list[str]:
 
 
 def changed_by_now(run: RunFolder, history: History) -> list[str]:
-    """As `changed_between`, also what was edited since the last start, which no ledger tells of
-    yet."""
+    """As `changed_between`, with edits of the recipe since the last start."""
     now = frozen.seen(run)
     return changed_between(history if now is None else replace(history, edited=now))
 
 
 def _other_data(history: History) -> Iterator[str]:
-    """The last attempt that began to train on other data; or whose plug-in is another file, with
-    the same points."""
-    told = [attempt for attempt in history.attempts if attempt.data]
-    for before, attempt in reversed(list(pairwise(told))):
+    """The last change of data, or of the plug-in's file with the same data."""
+    with_data = [attempt for attempt in history.attempts if attempt.data]
+    for before, attempt in reversed(list(pairwise(with_data))):
         if are_other_data(attempt.data, before.data):
             yield f"other data than before, {_since(attempt)}"
             return
-        now, was = attempt.data.get(PLUGIN), before.data.get(PLUGIN)
-        if now is not None and was is not None and now != was:
-            text = f"plug-in {_short(now)} instead of {_short(was)}, {_since(attempt)}"
-            yield f"{text}; its first points are the same"
+        plugin = attempt.data.get(PLUGIN)
+        earlier = before.data.get(PLUGIN)
+        if plugin is not None and earlier is not None and plugin != earlier:
+            yield (
+                f"plug-in {_short(plugin)} instead of {_short(earlier)}, {_since(attempt)}; "
+                f"its first points are the same"
+            )
             return
 
 
 def _other_code(history: History) -> Iterator[str]:
-    """A job that does not find the run's code, as in a container that hides it, runs whatever is
-    installed there."""
+    """A message if the newest attempt does not run the code of the run.
+
+    In a container that hides the folder of the run, a job runs what is installed there.
+    """
     last = history.last
     if last is None or last.code is None or last.asked in (None, "live", last.code):
         return
