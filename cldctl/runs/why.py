@@ -1,4 +1,4 @@
-"""Why a run is in its state: its ledger, its logs and its scheduler, as far as they are readable."""
+"""Why a run is in its state: its ledger, its logs and its scheduler in one answer."""
 
 import functools
 import os
