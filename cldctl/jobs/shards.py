@@ -62,7 +62,7 @@ class ShardsWork:
             is_done = self._compute(job, stop)
         if is_done or not job.ref.restarts:
             return
-        # Nobody need be asked about a notice: it is one to go on.
+        # A notice of the limit always means to continue.
         cause = "timeout" if stop.code is StopCode.USR2 else job.cause_of(stop.code, offset)
         if cause == "timeout":
             with process.written_down(job):
