@@ -75,8 +75,9 @@ class Comparison(EvaluationPlan):
 def suited(recipe: Recipe, listed: Sequence[str]) -> tuple[tuple[str, ...], int]:
     """The metrics that ``--metric`` lists, and the default number of seeds.
 
-    Without ``--metric``, the metrics are those that suit the data. Images have one seed, because their metrics take many samples. The log-density under data from a
-    plug-in, which may not define it, is computed only on request.
+    Without ``--metric``, the metrics are those that suit the data. Images have one seed, because
+    their metrics take many samples. The log-density under data from a plug-in, which may not define
+    it, is computed only on request.
 
     Raises:
         UsageError: a metric is unknown, does not use samples, or is not for such data.
