@@ -21,6 +21,7 @@ from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.recipe import trusted_recipe
+from cld_core.run.state import DividedFacts, state_of
 from cld_core.run.tunings import TuneRequest, Tuning
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
@@ -40,7 +41,7 @@ from cldctl.jobs import specs
 from . import sharded, snapshot, training
 from .options import as_typed, named_as_typed, refuse_twice
 from .sharded import Say
-from .status import work_state
+from .survey import Answers
 from .training import Skipped, is_finished
 
 # The keys of these sections that have an effect on a tuning.
@@ -381,6 +382,10 @@ def start(
             yield plan_of_run
 
 
+def _state(work: Work, answers: Answers) -> str:
+    return state_of(work.ledger.history(), DividedFacts(work), answers).name
+
+
 def _prepare(planned: Planned, new_folders: list[Path]) -> list[tuple[Work, list[int]]]:
     """Find the state of works, and store the requests of those to start.
 
@@ -394,7 +399,7 @@ def _prepare(planned: Planned, new_folders: list[Path]) -> list[tuple[Work, list
     sweep = planned.sweep
     begun = [_begun(work) for work in planned.works]
     answers = sharded.ask_about(work for work in begun if work is not None and not work.is_done)
-    states = ["STOPPED" if work is None else work_state(work, answers) for work in begun]
+    states = ["STOPPED" if work is None else _state(work, answers) for work in begun]
     folders = [work.folder for work in planned.works]
     if "STOPPED" in states:
         # Nothing is written for jobs that the cluster does not have.

@@ -24,12 +24,12 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
 from cld_core.run.lease import seems_alive
+from cld_core.run.state import OVER, is_locked
 from cld_core.run.work import Work, works_of
 from cld_core.version import __version__
-from cldctl import config, locks
+from cldctl import config
 
 from . import survey
-from .state import OVER
 from .status import RunStatus, status_or_reason
 from .survey import Answers
 
@@ -249,7 +249,7 @@ def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | 
     least_s = UNSURE_S if stopped or row.state != "FINISHED" else QUIET_S
     newest = max(file[2] for file in files.values() if file)
     is_quiet = newest < (read.time - least_s) * 1e9
-    if not is_quiet or seems_alive(run.leases) or locks.is_locked(run.path):
+    if not is_quiet or seems_alive(run.leases) or is_locked(run.path):
         return row, None
     fields = row.to_dict()
     del fields["path"]

@@ -19,12 +19,12 @@ from cld_core.run.evaluations import unnamed_rows
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive
+from cld_core.run.state import OVER, is_locked
 from cld_core.run.work import Work, evaluations_of, tunings_of
 from cldctl import locks
 
 from . import survey
 from .selection import command
-from .state import OVER
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
 
@@ -133,7 +133,7 @@ def _remove_empty(group: Group) -> None:
     """Remove the folder of a group without runs, unless a command starts some at this moment."""
     if not group.path.is_dir() or not is_mine(group.path):
         return
-    if not locks.is_locked(group.path) and not group.runs():
+    if not is_locked(group.path) and not group.runs():
         shutil.rmtree(group.path, ignore_errors=True)
 
 
@@ -171,7 +171,7 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
         raise _unknown_owner(run, error, otherwise) from error
     if seems_alive(run.leases):
         raise UsageError(f"{held_message(run.path, holder or {})} {otherwise}.")
-    if locks.is_locked(run.path):
+    if is_locked(run.path):
         raise UsageError(
             f"{run.name}: another cldctl starts a job of it at this moment. {otherwise}. Try again."
         )

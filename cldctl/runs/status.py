@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -11,10 +11,17 @@ from cld_core.codec import real
 from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cld_core.run import recipe as frozen
-from cld_core.run.events import Submitted
 from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import Attempt, History
 from cld_core.run.identity import PLUGIN, are_other_data
+from cld_core.run.state import (
+    ALIVE,
+    WAITS,
+    DividedFacts,
+    RunFacts,
+    State,
+    state_of,
+)
 from cld_core.run.timeline import Stretch, stretches
 from cld_core.run.work import Work, works_of
 from cld_core.sanitize import local_time, one_line
@@ -22,7 +29,6 @@ from cldctl.jobs import failures
 
 from . import usage
 from .logs import with_culprits
-from .state import ALIVE, WAITS, Situation, state_of
 from .survey import Answers
 
 if TYPE_CHECKING:
@@ -172,24 +178,23 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     identity = run.identity()
     checkpoints = run.steps_to_continue_from()
     history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
-    situation = Situation(run, history, answers, time.time())
-    state, reason = state_of(situation)
-    is_running = state == "RUNNING"
-    job = situation.current
+    state = state_of(history, RunFacts(run), answers)
+    is_running = state.name == "RUNNING"
+    job = state.job
     last = history.last
     # The node of a running job, else where the newest attempt or job was.
-    node = situation.answer.node or None
+    node = state.answer.node or None
     host = last.host if last is not None else None
     host = node or host if is_running else host or node
     steps = history.steps if history.steps is not None else progress.get("steps")
-    phase = _phase(state, situation, progress)
+    phase = _phase(state, history, progress)
     silence = _silence(progress, phase, _last_begun(history, progress)) if is_running else None
-    goes_on = is_running and situation.phase != "suspended" and silence is None
+    goes_on = is_running and state.answer.phase != "suspended" and silence is None
     rate = progress.get("steps_per_s") if goes_on else None
     attempts = stretches(history, alive=is_running)
     # Of a run without an attempt, it would read the recipe.
     used = usage.used_by(run, history, attempts, alive=is_running) if attempts else None
-    step = _step(state, history, progress)
+    step = _step(state.name, history, progress)
     evals: list[dict[str, Any]] = []
     tunings: list[dict[str, Any]] = []
     for work in works_of(run) if works is None else works:
@@ -200,7 +205,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     row = RunStatus(
         name=run.name,
         path=str(run.path),
-        state=state,
+        state=state.name,
         recipe=identity.get("recipe"),
         user=identity.get("user"),
         group=identity.get("group"),
@@ -220,9 +225,11 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         cluster=job.cluster if job else None,
         job_id=job.job_id if job else None,
         host=host,
-        reason=with_trouble(reason or silence, state, history, job.job_id if job else None),
+        reason=with_trouble(
+            state.reason or silence, state.name, history, job.job_id if job else None
+        ),
         updated=progress.get("time"),
-        attempts=_attempts(history, state, attempts),
+        attempts=_attempts(history, state.name, attempts),
         evals=evals,
         tunings=tunings,
         sweeps=_sweeps(run, evals),
@@ -230,11 +237,11 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         usage=None if used is None else used.to_dict(),
         code=history.code,
     )
-    if job is None or not answers.is_stale(job.cluster) or state == "FINISHED":
+    if job is None or not answers.is_stale(job.cluster) or state.name == "FINISHED":
         return row
     # The ledger has the end of a cancelled run, so that its cluster does not matter.
     is_cancelled = last is not None and last.job_id == job.job_id and last.cause == "cancelled"
-    return row if state == "CANCELLED" and is_cancelled else replace(row, as_of=row.heard_of)
+    return row if state.name == "CANCELLED" and is_cancelled else replace(row, as_of=row.heard_of)
 
 
 def _step(state: str, history: History, progress: ReportedProgress) -> int:
@@ -290,14 +297,14 @@ def _attempts(history: History, state: str, times: Sequence[Stretch]) -> list[di
     return rows
 
 
-def _phase(state: str, situation: Situation, progress: ReportedProgress) -> str | None:
+def _phase(state: State, history: History, progress: ReportedProgress) -> str | None:
     """What a run in this state does; None if it is over."""
-    if state in WAITS:
+    if state.name in WAITS:
         # Its launcher may say that the job runs, though the run has not begun.
-        return STARTING if situation.phase == "running" else WAITING
-    if state != "RUNNING":
+        return STARTING if state.answer.phase == "running" else WAITING
+    if state.name != "RUNNING":
         return None
-    last = situation.history.last
+    last = history.last
     if last is None or last.cause is not None or progress.get("attempt") != last.attempt:
         return STARTING
     return one_line(progress.get("phase") or TRAINING, _MOST)
@@ -337,95 +344,13 @@ def damages(run: RunFolder) -> list[str]:
     return problems
 
 
-def work_state(work: Work, answers: Answers) -> str:
-    """FINISHED, RUNNING, PENDING or STOPPED."""
-    if work.is_done:
-        return "FINISHED"
-    jobs = [event.job for event in work.ledger.history().submitted]
-    phases = {answers.of(job).phase for job in jobs}
-    if phases & {"running", "suspended", "ending"}:
-        return "RUNNING"
-    if not phases & {"pending", "unknown"}:
-        return "STOPPED"
-    # A task may have added rows since the clusters were polled.
-    times = [as_of for job in jobs if (as_of := answers.as_of(job.cluster)) is not None]
-    return "RUNNING" if times and (work.moved_at() or 0.0) > max(times) else "PENDING"
-
-
-def alive(work: Work, answers: Answers) -> list[Submitted]:
-    """The submissions of work whose jobs are not gone."""
-    return [event for event in work.ledger.history().submitted if not answers.of(event.job).is_gone]
-
-
-def without_job(work: Work, shards: Iterable[int], answers: Answers) -> list[int]:
-    """The shards among ``shards`` that no living job computes."""
-    claimed = {shard for event in alive(work, answers) for shard in event.shards or ()}
-    return [shard for shard in shards if shard not in claimed]
-
-
-def why_stopped(
-    history: History, done: int, total: int, *, unit: str = "shards", command: str = "cldctl eval"
-) -> tuple[str, str] | None:
-    """Why sharded work stands still; None if it was never started.
-
-    Args:
-        history: of the work.
-        done: the number of complete pieces.
-        total: the number of pieces.
-        unit: what pieces are called.
-        command: continues it.
-
-    Returns:
-        The cause in one or two words, for tables, and in a sentence.
-    """
-    if not history.submitted:
-        return None
-    failed = history.task_failed
-    if history.given_up is not None:
-        if done == total:
-            return "not merged", history.given_up
-        if not history.crashes:
-            return "failed", history.given_up
-        last = "" if failed is None else f"; the last one: {failed.reason}"
-        return "crashed", f"{history.given_up}{last}"
-    if history.not_requeued is not None:
-        return "not requeued", f"a task could not be requeued: {history.not_requeued}"
-    array = history.submitted[-1].job.job_id.partition("_")[0]
-    if any(job_id.partition("_")[0] == array for job_id in history.cancelled):
-        return "cancelled", "cancelled"
-    if failed is None and done == total:
-        return "not merged", (
-            f"all {unit} are complete, but they were not merged; re-run the same `{command}`"
-        )
-    if failed is None:
-        return "stopped", (
-            f"its jobs have ended, with {done} of {total} {unit} complete; see the logs, "
-            f"then re-run `{command}`"
-        )
-    if done == total:
-        return "not merged", (
-            f"all {unit} are complete, but they were not merged: {failed.reason}; "
-            f"fix that, then re-run the same `{command}`"
-        )
-    return "failed", (
-        f"a task failed: {failed.reason}; {done} of {total} {unit} complete; "
-        f"fix that, then re-run the same `{command}`"
-    )
-
-
-def _work_status(
-    work: "Evaluation | Tuning", state: str, done: int, total: int, unit: str
-) -> dict[str, Any]:
+def _work_status(work: "Evaluation | Tuning", state: State) -> dict[str, Any]:
     """The entries that evaluations and tunings have in common."""
-    stopped = None
-    if state == "STOPPED":
-        stopped = why_stopped(work.ledger.history(), done, total, unit=unit, command=work.command)
-    cause, reason = stopped or (None, None)
     return {
         "id": work.name,
-        "state": state,
-        "cause": cause,
-        "reason": reason,
+        "state": state.name,
+        "cause": state.cause,
+        "reason": state.reason,
         "checkpoint_step": work.request.checkpoint_step,
     }
 
@@ -440,8 +365,10 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     from cld_core.run.tunings import STAGES
 
     solution = work.solution
-    done, total = work.rows_done()
-    row = _work_status(work, work_state(work, answers), done, total, work.unit)
+    facts = DividedFacts(work)
+    state = state_of(work.ledger.history(), facts, answers)
+    done, total, _ = facts.progress
+    row = _work_status(work, state)
     row |= {"nfe": work.request.nfe, "rows_done": done, "rows": total}
     if solution is None:
         unknown = dict.fromkeys(("gain", "cut_off", "digest"))
@@ -463,34 +390,23 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
 
 def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
-    from cld_core.run.evaluations import numbers, read_report, remarks
+    from cld_core.run.evaluations import numbers, remarks
 
     request = work.request
     report = work.report or {}
-    state = "FINISHED" if report else work_state(work, answers)
-    missing = [] if report else work.missing()
-    done = request.shards - len(missing)
-    row = _work_status(work, state, done, request.shards, "shards")
-    if row["cause"] == "stopped" and read_report(work.folder):
-        row["cause"] = "outdated"
-        row["reason"] = (
-            f"the checkpoint of step {request.checkpoint_step} was trained again after it was "
-            f"evaluated; re-run the same `{work.command}`"
-        )
-    if state in ALIVE and (idle := without_job(work, missing, answers)):
-        row["reason"] = (
-            f"{len(idle)} of {request.shards} shards have no job; re-run the same `{work.command}`"
-        )
-    messages = [work.ledger.history().other_code, row["reason"]]
+    history = work.ledger.history()
+    facts = DividedFacts(work, is_done=bool(report))
+    state = state_of(history, facts, answers)
+    messages = [history.other_code, state.reason]
     elbo = report.get("elbo") or {}
     results = {
         key: {"value": number.value, "stderr": number.stderr, "n": number.n}
         for key, number in numbers(report).items()
     }
     return {
-        **row,
+        **_work_status(work, state),
         "metrics": list(request.metrics),
-        "shards_done": done,
+        "shards_done": request.shards - len(facts.missing),
         "shards": request.shards,
         "fid": (report.get("fid") or {}).get("value"),
         **{name: elbo.get(name) for name in ("bpd", "nll", "stderr", "true_entropy")},
