@@ -408,11 +408,12 @@ def best_of(results: Sequence[Result]) -> list[Result]:
         if quantity.is_reference:
             continue
         sign = -1 if quantity.larger_is_better else 1
-        ranked = [
-            (-next(iter(result.counts.values()), 0), sign * result.number.value, place)
-            for place, result in enumerate(results)
-            if result.quantity.key == quantity.key and math.isfinite(result.number.value)
-        ]
+        ranked = []
+        for place, result in enumerate(results):
+            value = result.number.value
+            if result.quantity.key == quantity.key and math.isfinite(value):
+                count = next(iter(result.counts.values()), 0)
+                ranked.append((-count, sign * value, place))
         if ranked:
             *_, place = min(ranked)
             best.append(results[place])

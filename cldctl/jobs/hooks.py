@@ -157,14 +157,10 @@ def fire(
             str(logs),
         ]
         command += [*options, *([] if evaluation is None else ["--evaluation", str(evaluation)])]
+        streams: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        environment = {**os.environ, **SAFE_PATH}
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd="/",
-            env={**os.environ, **SAFE_PATH},
+            command, **streams, start_new_session=True, cwd="/", env=environment
         )
         _started.append(process)
 

@@ -328,10 +328,9 @@ def _averages(run: RunFolder) -> tuple[Path, ...]:
     Raises:
         UsageError: an evaluation or tuning needs them.
     """
-    works: list[Work] = [
-        *(work for work in evaluations_of(run) if work.request.ema.length is not None),
-        *(work for work in tunings_of(run) if work.request.ema_length is not None),
-    ]
+    works: list[Work] = []
+    works += [work for work in evaluations_of(run) if work.request.ema.length is not None]
+    works += [work for work in tunings_of(run) if work.request.ema_length is not None]
     for work in works:
         if not work.is_done:
             raise UsageError(

@@ -425,9 +425,10 @@ def _sweeps(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str
     finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
     rows = []
     for _, sweep in sweeps_of(run):
+        axes = [{"key": axis.key, "values": list(axis.values)} for axis in sweep.axes]
         row = {
             "id": sweep.id,
-            "axes": [{"key": axis.key, "values": list(axis.values)} for axis in sweep.axes],
+            "axes": axes,
             "evaluations": list(sweep.evaluations),
             "done": len(finished.intersection(sweep.evaluations)),
         }

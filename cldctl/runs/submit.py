@@ -67,8 +67,9 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
         )
 
     starts = [start_of(cell) for cell in missing(options)]
+    runs = [start.run for start in starts] or [options.run()]
     spec = specs.training(
-        [start.run for start in starts] or [options.run()],
+        runs,
         options.cells[0].recipe,
         cluster,
         group=group,

@@ -321,15 +321,12 @@ def follow_up(
     if not start.evaluations or (cluster.blocks and not is_finished(run)):
         return
     size = start.recipe.cluster
+    folders = [work.folder for work in start.evaluations]
+    after = After((training,))
     try:
         missing = [(work, work.to_start()) for work in start.evaluations]
         spec = specs.sharded(
-            [work.folder for work in start.evaluations],
-            size,
-            cluster,
-            run=run,
-            after=After((training,)),
-            code=code.importable(start.stored),
+            folders, size, cluster, run=run, after=after, code=code.importable(start.stored)
         )
         sharded.start(missing, cluster, spec, size, say=say)
     except (SchedulerRefused, SchedulerAway) as error:
