@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cld_core.errors import CldError, NotFoundError
 from cld_core.files import descriptor_for_writing
-from cld_core.ownership import require_may_change, user_name
+from cld_core.ownership import require_may_change
 from cld_core.run.state import LOCK, locked_here
 
 if TYPE_CHECKING:
@@ -61,19 +61,19 @@ def holding(file: Path, patience_s: float) -> Iterator[bool]:
 def only_one(
     folder: Path, cluster: "Cluster | None" = None, *, makes: bool = False
 ) -> Iterator[None]:
-    """Of several people who start jobs in a folder at the same moment, one at a time gets past
-    here.
+    """Let one command at a time start jobs in a folder.
 
-    A cluster that blocks until the work is done would keep the others waiting; there, nobody waits.
+    There is no lock for a cluster that blocks until the work is done: other commands would wait for
+    all of it.
 
     Args:
-        cluster: where the jobs start; None for who starts none, and only keeps the others from it.
+        cluster: where the jobs start; None for a command that only keeps others from starting any.
         makes: make the folder if there is none, also if others remove it meanwhile.
 
     Raises:
         NotFoundError: there is no such folder any more.
-        CldError: the folder belongs to somebody else (nothing is left in it), or the others take
-            too long.
+        CldError: the folder belongs to another user (nothing is left in it), or other commands hold
+            the lock for too long.
         OSError: this user may not write into the folder.
     """
     if makes:
@@ -81,7 +81,9 @@ def only_one(
     file = folder / LOCK
     try:
         require_may_change(folder, "Nothing was started")
-        descriptor = None if cluster is not None and cluster.blocks else _open_lock(file)
+        descriptor = (
+            None if cluster is not None and cluster.blocks else descriptor_for_writing(file)
+        )
     except FileNotFoundError as error:
         raise NotFoundError(f"{folder}: it was removed meanwhile. Nothing was started.") from error
     if descriptor is None:
@@ -101,22 +103,6 @@ def only_one(
         yield
 
 
-def _open_lock(file: Path) -> int:
-    """A descriptor of the lock, whoever has created it; reading is enough to lock it on a local
-    disk."""
-    try:
-        return descriptor_for_writing(file)
-    except PermissionError:
-        if not os.access(file.parent, os.W_OK):
-            raise
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(file, flags)
-    except PermissionError as error:
-        text = f"it belongs to {user_name(file.lstat().st_uid)} and cannot be read"
-        raise CldError(f"{file}: {text}. Remove it and try again.") from error
-
-
 def _is_open(descriptor: int, file: Path) -> bool:
     """Whether a descriptor is of the file that has this path now."""
     try:
@@ -134,7 +120,6 @@ def _lock(descriptor: int, file: Path) -> None:
     try:
         is_mine = locked_within(descriptor, PATIENCE_S)
     except OSError as error:
-        # On NFS, only those who may write into a file can lock it.
         text = f"it cannot be locked ({error.strerror})"
         raise CldError(f"{file}: {text}. Remove it and try again.") from error
     if not is_mine:

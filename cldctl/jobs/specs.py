@@ -53,7 +53,7 @@ def training(
         code: the folder that the job imports from, as in `JobSpec`.
     """
     owner = runs[0] if group is None else group
-    logs = job_logs.folder_for(owner.logs)
+    logs = owner.logs
     if group is None:
         aftermath = _aftermath("training", runs[0].path, logs, cluster)
     else:
@@ -123,11 +123,10 @@ def sharded(
         size: of a training with the same resources.
         run: the one that the works evaluate, whose saves were measured; None for work that belongs
             to no run.
-        logs: where the output goes; default: into the folder of the first work. If it belongs to
-            somebody else, into a folder of this user's beside it.
+        logs: where the output goes; default: into the folder of the first work.
         code: the folder that the job imports from, as in `JobSpec`.
     """
-    logs = job_logs.folder_for(logs or works[0] / "logs")
+    logs = logs or works[0] / "logs"
     size_of_task = replace(
         size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node), successor=False
     )

@@ -45,7 +45,7 @@ class Continuation:
     Attributes:
         overrides: of the command line, behind those of ``profile``.
         from_step: the step of the checkpoint to continue from; None for the newest.
-        allow_plugin: whether code that others can write, or have stored, may run.
+        allow_plugin: whether plug-ins and hooks of a run that others can write to may run.
         update_code: whether the run's code is replaced by that of the checkout.
         other_data: whether it may train on other data than it has so far.
         max_age_s: the greatest age of an answer that says that the run is not alive, seconds, so
@@ -116,7 +116,7 @@ def resume(
         started: called as soon as the job of a run exists.
 
     Raises:
-        CldError: a run belongs to somebody else, its recipe names a plug-in that is not allowed, or
+        CldError: a run belongs to another user, its recipe names a plug-in that is not allowed, or
             its code is damaged. Of a group, such runs are skipped.
         SchedulerAway: the cluster that would know whether the run is alive, or the one to submit
             to, does not answer.
@@ -229,9 +229,7 @@ def _ready(
     if edited is not None:
         warnings.insert(0, edited)
     about(run, recipe, step, damaged, tuple(warnings))
-    stored = snapshot.for_continuation(
-        run, recipe, cluster, update=continuation.update_code, trusted=continuation.allow_plugin
-    )
+    stored = snapshot.for_continuation(run, recipe, cluster, update=continuation.update_code)
     request = Requested(
         steps=recipe.train.steps,
         overrides=overrides,

@@ -93,7 +93,7 @@ def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpe
     if manifest.kind != "copy":
         return spec
     owner = options.run() if options.group is None else options.group
-    return replace(spec, code=code.own_folder(owner.path, manifest.code))
+    return replace(spec, code=code.place_of(owner.path, manifest.code))
 
 
 def missing(options: SubmitOptions) -> list[Cell]:

@@ -1,9 +1,9 @@
 """Asking Slurm about jobs, seldom: all commands of a user on a machine share its answers, and ask
 less if it is slow.
 
-One question is a squeue for this user's jobs, another for those jobs that are not among them (a
-colleague's in a shared run), and a sacct for those that squeue has forgotten. What is forgotten is
-asked about once. The answers are kept in a file of this user and this machine.
+One question is a squeue for this user's jobs, another for jobs that are not among them (those of a
+run of another user), and a sacct for those that squeue has forgotten. What is forgotten is asked
+about once. The answers are kept in a file of this user and this machine.
 """
 
 import contextlib
