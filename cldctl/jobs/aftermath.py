@@ -50,11 +50,13 @@ BACK_OFF_S = 10.0
 _HOPELESS = (UsageError.exit_code, NotFoundError.exit_code, HOPELESS, NOT_REQUEUED)
 # Starts in a row that may find a machine that is not fit to train on, and the most seconds before
 # the next one.
-UNFIT_STARTS, _MOST_UNFIT_S = 10, 300.0
-# Seconds for which something is tried to be read, and a line that the next start will need to be
-# written: the batch script waits for 20 s, and Slurm may kill it KillWait seconds (30 s by default)
-# after it told it to end.
-_READ_WITHIN_S, _NOTE_WITHIN_S = 8.0, 3.0
+UNFIT_STARTS = 10
+_MOST_UNFIT_S = 300.0
+# Seconds for which reading a file, and writing a line that the next start needs, are retried: the
+# batch script waits for 20 s, and Slurm may kill it KillWait seconds (30 s by default) after the
+# signal to end.
+_READ_WITHIN_S = 8.0
+_NOTE_WITHIN_S = 3.0
 _MAX_REASON = 500  # characters
 # The exit code of a setup that was told to end.
 TOLD = 143
@@ -65,8 +67,13 @@ _SETUP_ENDED = re.compile(r"ended in cluster\.setup (with code .*)")
 
 @dataclass(frozen=True)
 class Retry:
-    """Start the job again after ``delay_s`` seconds; ``why``, for people, and the cause, for the
-    ledger."""
+    """The decision to start the job again.
+
+    Attributes:
+        delay_s: seconds until then.
+        why: the reason, for the log.
+        cause: the reason, for the ledger.
+    """
 
     delay_s: float
     why: str
@@ -90,8 +97,10 @@ def after_bad_end(
         count = len({event.start for event in history.unfit})
         reason = f"{count} starts in a row found an unfit machine, at last {unfit[-1].reason}"
         return _within(count, UNFIT_STARTS, job, reason, f"unfit: {unfit[0].reason}", "unfit")
-    heard, last, count = history.last_of.get(job_id), history.last, history.crashes_in_a_row
-    early = heard if isinstance(heard, Failed) and heard.kind == "early" else None
+    last = history.last
+    count = history.crashes_in_a_row
+    event = history.last_of.get(job_id)
+    early = event if isinstance(event, Failed) and event.kind == "early" else None
     if early is not None and early.reason == _IN_SETUP:
         reason = (
             f"{_IN_SETUP}, {count} times (train.max_retries={max_retries}); set "
@@ -142,8 +151,7 @@ def after_crash(crashes: int, code: int, retries: int, job: InJob) -> GivenUp | 
 def _within(
     count: int, allowed: int, job: InJob, reason: str, why: str, cause: Cause = "crashed"
 ) -> GivenUp | Retry:
-    """Another start, the longer after the last one the more there were, or the ``reason`` for which
-    there is none."""
+    """Another start, with a delay that doubles each time; `GivenUp` if there were too many."""
     if count > allowed:
         return GivenUp(reason=reason, job_id=job.ref.job_id, never_began=cause == "timeout")
     delay_s = BACK_OFF_S * 2 ** (count - 1)
@@ -159,18 +167,16 @@ def missing_event(
         hung: whether the watchdog ended it.
         step: the last step that it reported.
     """
-    job_id, restart = job.ref.job_id, job.restart
+    job_id = job.ref.job_id
+    restart = job.restart
     last = history.last
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
         return None  # It never began: a wrong recipe or environment.
     if starts[-1].restart != restart:
-        heard = history.last_of[job_id]
-        if (
-            code in _HOPELESS
-            or isinstance(heard, TurnedAway)
-            or (isinstance(heard, GivenUp) and heard.never_began)
-        ):
+        event = history.last_of[job_id]
+        never_began = isinstance(event, GivenUp) and event.never_began
+        if code in _HOPELESS or isinstance(event, TurnedAway) or never_began:
             return None
         reason = f"start {restart} ended with code {code} before it trained; see cldctl logs"
         return Failed("early", job_id=job_id, restart=restart, reason=reason, began=job.began)
@@ -200,10 +206,13 @@ def after_training(run: RunFolder, job: InJob, code: int) -> None:
 
 
 def _failed_setup(job: InJob, code: int, offset: int) -> str:
-    """How a line of `cluster.setup` ended, as the batch script wrote it into the log, ``offset``
-    bytes into it."""
-    said = _SETUP_ENDED.findall(job.log_since(offset)) or [f"with code {code}"]
-    return one_line(f"{failures.SETUP_FAILED} {said[-1]}", _MAX_REASON)
+    """How a line of `cluster.setup` ended, as the batch script wrote it into the log.
+
+    Args:
+        offset: of this start in the log, bytes.
+    """
+    ends = _SETUP_ENDED.findall(job.log_since(offset)) or [f"with code {code}"]
+    return one_line(f"{failures.SETUP_FAILED} {ends[-1]}", _MAX_REASON)
 
 
 def after_setup(run: RunFolder, job: InJob, reason: str) -> None:
@@ -220,8 +229,7 @@ def after_setup(run: RunFolder, job: InJob, reason: str) -> None:
 
 
 def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
-    """Note how a start ended that could not do so itself, and which rank failed first, if only the
-    launcher knows."""
+    """Note the end of a start that could not note it itself, and the rank that failed first."""
     ledger = run.ledger
     start = job.ref.job_id, job.restart
     if any(attempt.job_id == job.ref.job_id for attempt in ledger.full_history().attempts):
@@ -234,8 +242,10 @@ def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
         ledger.note(event, within_s=_NOTE_WITHIN_S)
     trained = not isinstance(event, Failed)
     history = ledger.full_history()
-    known = any(it.kind == "rank" and it.start == start for it in history.failures)
-    if known or (trained and (history.last is None or history.last.cause not in CRASHES)):
+    is_noted = any(
+        failure.kind == "rank" and failure.start == start for failure in history.failures
+    )
+    if is_noted or (trained and (history.last is None or history.last.cause not in CRASHES)):
         return
     failed = failures.killed_rank(job, offset, hung=hung, trained=trained)
     if failed is not None:
@@ -258,13 +268,8 @@ def _follow(run: RunFolder, job: InJob) -> None:
     decision = after_bad_end(history, job, recipe.train.max_retries, recipe.train.max_crashes_a_day)
     if isinstance(decision, GivenUp):
         is_bug = decision.reason == history.bug
-        _give_up(
-            run.name,
-            run.ledger,
-            job,
-            decision,
-            "a fault in code or recipe" if is_bug else "the budget is spent",
-        )
+        why = "a fault in code or recipe" if is_bug else "the budget is spent"
+        _give_up(run.name, run.ledger, job, decision, why)
         withdraw_successors(run, job)
     if isinstance(decision, Retry):
         failures.announce(run.name, decision.why, decision.delay_s)
@@ -276,7 +281,7 @@ def _give_up(
 ) -> None:
     ledger.note(event, within_s=_NOTE_WITHIN_S)
     print(f"{name}: {event.reason}; {why}: not started again", file=sys.stderr, flush=True)
-    # Whoever asked is told that this is decided, whatever takes long from here on.
+    # The batch script need not wait any longer for the decision.
     job.wish(Wish(None))
 
 
@@ -297,9 +302,8 @@ def after_shards(folder: Path, job: InJob, code: int) -> None:
             "crash", job_id=job.ref.job_id, restart=job.restart, code=code, host=job.node
         )
         work.ledger.note(crash, within_s=_NOTE_WITHIN_S)
-    decision = after_crash(
-        work.ledger.full_history().crashes.get(job.ref.job_id, 0), code, work.request.retries, job
-    )
+    crashes = work.ledger.full_history().crashes.get(job.ref.job_id, 0)
+    decision = after_crash(crashes, code, work.request.retries, job)
     if isinstance(decision, GivenUp):
         _give_up(name, work.ledger, job, decision)
     if isinstance(decision, Retry):
@@ -312,14 +316,11 @@ def after_shards(folder: Path, job: InJob, code: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    kind, folder, code, phase, about = (
-        arguments[0],
-        Path(arguments[1]),
-        int(arguments[4]),
-        *arguments[5:],
-    )
-    cluster: Cluster = resolve(arguments[3])()
-    job = cluster.current_job(Path(arguments[2]))
+    kind, path, logs, launcher, exit_code, phase, about = arguments
+    folder = Path(path)
+    code = int(exit_code)
+    cluster: Cluster = resolve(launcher)()
+    job = cluster.current_job(Path(logs))
     try:
         if kind == "trainings":
             run = specs.listed_run(folder, job.task)
@@ -329,12 +330,11 @@ def main(arguments: Sequence[str]) -> int:
                     file=sys.stderr,
                 )
                 return 0
-            kind, folder = "training", run
-        trains = kind == "training"
+            folder = run
+        trains = kind in ("training", "trainings")
         run_folder = RunFolder(folder, hooks.heard(folder))
         readable(run_folder.recipe_file if trains else folder / "request.json", _READ_WITHIN_S)
-        # The limit is what ended the setup, or a signal for another reason: Slurm knows what
-        # follows.
+        # After a signal for another reason than the limit, Slurm knows what follows.
         met_limit = phase == "setup" and job.cause_of(StopCode.TERM, int(about)) == "timeout"
         if phase == "refused":
             ledger = run_folder.ledger if trains else open_work(folder).ledger
@@ -351,9 +351,8 @@ def main(arguments: Sequence[str]) -> int:
         elif phase == "setup" and code == TOLD and not met_limit:
             return 0
         elif phase == "setup" and trains:
-            after_setup(
-                run_folder, job, _IN_SETUP if met_limit else _failed_setup(job, code, int(about))
-            )
+            reason = _IN_SETUP if met_limit else _failed_setup(job, code, int(about))
+            after_setup(run_folder, job, reason)
         elif trains:
             after_training(run_folder, job, code)
         else:
@@ -362,7 +361,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{folder.name}: its files cannot be read or written ({error})", file=sys.stderr)
         return BLIND
     # The batch script waits: for hooks no longer than for those of a job that is back in the queue.
-    hooks.end(run_folder, hooks.HURRY_S) if trains else hooks.tell_of_works([folder], hooks.HURRY_S)
+    if trains:
+        hooks.end(run_folder, hooks.HURRY_S)
+    else:
+        hooks.tell_of_works([folder], hooks.HURRY_S)
     return 0
 
 

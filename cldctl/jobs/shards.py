@@ -62,7 +62,7 @@ class ShardsWork:
             is_done = self._compute(job, stop)
         if is_done or not job.ref.restarts:
             return
-        # Nobody need be asked about a notice: it is one to go on.
+        # A notice of the limit always means to continue.
         cause = "timeout" if stop.code is StopCode.USR2 else job.cause_of(stop.code, offset)
         if cause == "timeout":
             with process.written_down(job):
@@ -71,16 +71,12 @@ class ShardsWork:
             process.wish_after_term(job, cause)
 
     def _compare_code(self, job: InJob) -> None:
-        """Tell of code that was changed since the task was submitted: shards of one result may
-        differ in it."""
-        if self.code is None or (now := code.imported()) == self.code:
+        """Warn of code that has changed since the submission: shards of one result may differ."""
+        if self.code is None or (imported := code.imported()) == self.code:
             return
-        ran, asked = (
-            re.sub(r"([0-9a-f]{12})[0-9a-f]{52}", r"\1", text) for text in (now, self.code)
-        )
         text = (
-            f"job {job.ref.job_id} runs code {ran}, not {asked}, which was there when it was "
-            f"submitted"
+            f"job {job.ref.job_id} runs code {_short(imported)}, not {_short(self.code)}, "
+            f"which was there when it was submitted"
         )
         print(f"warning: {text}", file=sys.stderr, flush=True)
         self._note(Remarked("code", what=text))
@@ -89,17 +85,18 @@ class ShardsWork:
         for piece in self.pieces:
             try:
                 open_work(Path(piece.folder)).ledger.note(event, within_s=NOTE_WITHIN_S)
-            except (
-                Exception
-            ) as error:  # A folder that is gone or damaged changes nothing for the others.
+            except Exception as error:
+                # A folder that is gone or damaged changes nothing for the others.
                 print(f"{piece.folder}: not noted ({error}): {event}", file=sys.stderr, flush=True)
 
     def _compute(self, job: InJob, stop: StopFlag) -> bool:
-        """Compute piece after piece; False when asked to stop first. What fails leaves the other
-        pieces alone.
+        """Compute piece after piece; one that fails does not stop the others.
+
+        Returns:
+            Whether all were computed; False if the task was stopped first.
 
         Raises:
-            CldError: the first one, when nothing else is left to do.
+            CldError: the first one, once all other pieces are computed.
         """
         from cld_core import ranks as distributed
 
@@ -135,6 +132,11 @@ class ShardsWork:
         if first_error is not None:
             raise first_error
         return True
+
+
+def _short(text: str) -> str:
+    """A text whose digests are cut to 12 digits."""
+    return re.sub(r"([0-9a-f]{12})[0-9a-f]{52}", r"\1", text)
 
 
 def divided(missing: Sequence[tuple[str, Sequence[int]]], tasks: int) -> list[tuple[Piece, ...]]:

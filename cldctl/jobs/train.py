@@ -1,5 +1,4 @@
-"""The work of a training job, in each of its processes, and what rank 0 does before and after
-it."""
+"""The work of a training job in each of its processes, and of rank 0 before and after it."""
 
 import contextlib
 import functools
@@ -92,14 +91,13 @@ class TrainWork:
 
 
 def _check_size(run: RunFolder, recipe: "Recipe", job: InJob) -> None:
-    """Refuse to train in a world of another size: ranks that do not know of each other would train
-    twice."""
-    size, wanted = job.place().world_size, recipe.cluster.world_size
-    if size != wanted and not job.in_process:
-        text = f"the job has {size} process(es), and the recipe asks for {wanted}"
+    """Refuse to train with another number of ranks: several worlds would train the same run."""
+    size = job.place().world_size
+    requested = recipe.cluster.world_size
+    if size != requested and not job.in_process:
         raise UsageError(
-            f"{run.name}: {text}. Set cluster.nodes and cluster.tasks_per_node to what the job "
-            f"gets."
+            f"{run.name}: the job has {size} process(es), and the recipe asks for {requested}. "
+            f"Set cluster.nodes and cluster.tasks_per_node to what the job gets."
         )
 
 
@@ -126,11 +124,10 @@ def explain_previous(run: RunFolder, job: InJob) -> None:
 
 
 def _follow(run: RunFolder, recipe: "Recipe", job: InJob, ended: "SessionResult") -> None:
-    """Wish for what is to follow when all ranks have ended, after a training that a signal has
-    stopped, or none has."""
+    """Wish for what follows a training, once all ranks have ended."""
     if ended.cause == "cancelled":
         withdraw_successors(run, job)
-    # The notice may have come before there was anybody to hear it, so the limit itself ends the
+    # The notice may have come before its handler was installed: then the limit itself ends the
     # training.
     elif ended.code is StopCode.USR2 or ended.cause == "timeout":
         with process.written_down(job):
@@ -153,7 +150,7 @@ def go_on(
     A time limit that came before a single step was done would come again: the run is given up.
 
     Args:
-        within_s: for how many seconds lines are tried to be written that the next start will need.
+        within_s: seconds for which writing lines that the next start needs is retried.
 
     Raises:
         OSError: the wish could not be written down.
@@ -172,18 +169,18 @@ def go_on(
 
 
 def note_successor(run: RunFolder, job: InJob) -> None:
-    """Note the job that waits for this one to end badly, if there is one that the ledger does not
-    know.
+    """Note the job that waits for this one to end badly, unless the ledger has it.
 
     The batch script submits it, where preemption cancels jobs.
     """
-    history, successor = run.ledger.full_history(), job.successor()
-    if successor is None or successor in history.successors_of(job.ref.job_id):
+    history = run.ledger.full_history()
+    successor = job.successor()
+    job_id = job.ref.job_id
+    if successor is None or successor in history.successors_of(job_id):
         return
-    exclude = history.avoided.get(job.ref.job_id, ())
-    run.ledger.note(
-        Submitted(job=successor, successor_of=job.ref.job_id, exclude=exclude), within_s=60.0
-    )
+    exclude = history.avoided.get(job_id, ())
+    event = Submitted(job=successor, successor_of=job_id, exclude=exclude)
+    run.ledger.note(event, within_s=60.0)
 
 
 def withdraw_successors(run: RunFolder, job: InJob) -> None:
