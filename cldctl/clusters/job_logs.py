@@ -25,9 +25,9 @@ from cld_core.sanitize import has_control
 
 from .base import SchedulerAway, SchedulerRefused
 
-# What submitit replaces in paths.
+# The tags that submitit replaces in paths.
 _TAG = re.compile(r"%[jtAa]")
-# What submitit calls a pickle, and a script, before it knows the number of their job.
+# Names of submitit's pickles and scripts as long as their job has no id.
 _UNUSED = re.compile(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh")
 _WHY = "a job would run what is in it"
 
@@ -51,23 +51,23 @@ def moved(folder: Path, logs: str) -> Path:
 
 
 def check(logs: Path) -> None:
-    """Refuse a folder that cannot hold this user's jobs; nothing is changed.
+    """Refuse a folder that cannot hold this user's jobs; changes nothing.
 
     Raises:
-        CldError: somebody else owns it, or it is a link.
-        UsageError: its name would not be read as it is.
+        CldError: another user owns it, or it is a link.
+        UsageError: its path has characters with a meaning of their own.
     """
     if _TAG.search(str(logs)) or has_control(str(logs)):
-        text = "a control character, or %j, %t, %A or %a, which stand for numbers of jobs"
         raise UsageError(
-            f"{str(logs)!r}: the path of a job's logs cannot have {text}. Use another --runs-dir."
+            f"{str(logs)!r}: the path of a job's logs cannot have a control character, or %j, %t, "
+            "%A or %a, which stand for numbers of jobs. Use another --runs-dir."
         )
     if os.path.lexists(logs) and not ownership.can_be_private(logs):
         ownership.require_private(logs, _WHY)
 
 
 def prepare(logs: Path) -> None:
-    """Create the folder, or take away the right of others to write into it.
+    """Create the folder, or remove the permission of others to write into it.
 
     Raises:
         CldError: as `check`.
@@ -78,11 +78,11 @@ def prepare(logs: Path) -> None:
 
 @contextlib.contextmanager
 def refusals(logs: Path) -> Iterator[None]:
-    """What keeps a job with these logs from being started is a refusal.
+    """Turn errors that keep a job with these logs from starting into `SchedulerRefused`.
 
     Raises:
-        SchedulerRefused: a file cannot be written, or somebody else may write what the job runs.
-        SchedulerAway
+        SchedulerRefused: a file cannot be written, or other users may write what the job runs.
+        SchedulerAway: unchanged.
     """
     try:
         yield
@@ -91,17 +91,20 @@ def refusals(logs: Path) -> Iterator[None]:
     except CldError as error:
         raise SchedulerRefused(str(error)) from error
     except OSError as error:
-        text = f"the job could not be started ({error.strerror or error}). Fix that and resume"
-        raise SchedulerRefused(f"{error.filename or logs}: {text}.") from error
+        raise SchedulerRefused(
+            f"{error.filename or logs}: the job could not be started "
+            f"({error.strerror or error}). Fix that and resume."
+        ) from error
 
 
 @contextlib.contextmanager
 def submission(logs: Path) -> Iterator[int]:
-    """What submitit writes in this block, nobody else can change: a job runs it. What became no
-    job's is removed.
+    """Let submitit write into ``logs`` so that only this user can change the files.
 
-    Returns:
-        The umask that jobs are to have: that of the user.
+    At the end of the block, files that belong to no job are removed.
+
+    Yields:
+        The user's umask, which jobs are to have.
 
     Raises:
         CldError, OSError: as `prepare`.
