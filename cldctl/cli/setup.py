@@ -355,7 +355,7 @@ def doctor(
             job=job,
             account=account,
             wait_s=wait,
-            say=working.phase,
+            notify=working.phase,
         )
         checks = unusable + list(machine.checks(root, wanted if recipe else None, where.name))
         working.phase(f"asking the cluster ({where.name})")

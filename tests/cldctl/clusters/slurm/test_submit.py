@@ -171,7 +171,7 @@ TIMED_OUT = (
         (
             TIMED_OUT,
             [Answer(1, "")] * 9,
-            "The job may wait there all the same.*squeue --me --name=mine",
+            "The job may be in the queue nevertheless.*squeue --me --name=mine",
             [],
         ),
     ],
