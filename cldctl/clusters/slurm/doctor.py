@@ -510,16 +510,15 @@ def _without_an_answer(name: str, job: Mapping[str, str], folder: Path, where: s
     error = _last_line(read_from(folder / _ERRORS, 0))
     install = "Mount it there at the same path." if where else "Install it where all nodes see it."
     failures = {
-        _NOT_SHARED: Check(_FOLDER, "fail", f"{name} does not see {folder.parent}", _SHARE),
-        _NO_PYTHON: Check(_JOB, "fail", f"{name} has no {sys.executable}{where}: {error}", install),
-        _NO_CLDCTL: Check(_JOB, "fail", f"{name} cannot load cldctl{where}: {error}", install),
-        _NO_SETUP: Check(
-            _JOB, "fail", f"{name} fails in cluster.setup: {error}", "Correct the line."
-        ),
+        _NOT_SHARED: (_FOLDER, f"{name} does not see {folder.parent}", _SHARE),
+        _NO_PYTHON: (_JOB, f"{name} has no {sys.executable}{where}: {error}", install),
+        _NO_CLDCTL: (_JOB, f"{name} cannot load cldctl{where}: {error}", install),
+        _NO_SETUP: (_JOB, f"{name} fails in cluster.setup: {error}", "Correct the line."),
     }
     advice = "Ask the administrators, or pass --no-job."
-    other = Check(_JOB, "fail", f"{name}: {state}, exit code {code}", advice)
-    return failures.get(int(code or 0), other)
+    other = (_JOB, f"{name}: {state}, exit code {code}", advice)
+    subject, found, advice = failures.get(int(code or 0), other)
+    return Check(subject, "fail", found, advice)
 
 
 def _requeueable(job: Mapping[str, str]) -> Check:
