@@ -37,11 +37,13 @@ class Campaign:
     """
 
     def __init__(self, stage, rng):
-        self.stage, self.rng = stage, rng
+        self.stage = stage
+        self.rng = rng
         self.folder = RunFolder(stage.runs / NAME)
         self.reached = {}
         self.broken = []
-        self._during, self._over = "before the first event", threading.Event()
+        self._during = "before the first event"
+        self._over = threading.Event()
 
     def run(self, events):
         """Do everything, print a line for each event, and return every promise that was broken."""
@@ -144,7 +146,8 @@ class Campaign:
                 # Training may have removed it meanwhile.
                 if step in self.folder.checkpoint_steps():
                     self.note(str(error))
-        row, last = self.look(), self._attempts()[-1]
+        row = self.look()
+        last = self._attempts()[-1]
         if row["state"] != "RUNNING" or row["attempts"][-1]["attempt"] != last.attempt:
             said = f"{row['state']} ({row.get('reason')})"
             self.note(f"status says {said} of a run that trains in attempt {last.attempt}")
@@ -178,13 +181,15 @@ class Campaign:
             nonlocal moved, seen, resumed, ends
             attempts = self._attempts()
             if attempts and attempts[-1].cause is None:
-                number, first = attempts[-1].attempt, attempts[-1].first_step
+                number = attempts[-1].attempt
+                first = attempts[-1].first_step
                 step = self.reached.get(number, first)
                 enough = max(first, (since or {}).get(number, first)) + steps
                 if number >= least and step >= enough and self._is_alone():
                     return True
                 if seen != (number, step):
-                    seen, moved = (number, step), time.monotonic()
+                    seen = (number, step)
+                    moved = time.monotonic()
             if time.monotonic() - moved < 3.0:
                 return False
             moved = time.monotonic()
@@ -268,11 +273,14 @@ class Campaign:
 
     def _watch(self):
         """How far the run gets, and what is saved when, independently of its ledger."""
-        saved, begun, writer = 0, set[int](), -1
+        saved = 0
+        begun = set[int]()
+        writer = -1
         while not self._over.wait(0.05):
             # In this order: what was saved at the last look was there before an attempt that is new
             # now.
-            saved_before, saved = saved, max([saved, *self.folder.checkpoint_steps()])
+            saved_before = saved
+            saved = max([saved, *self.folder.checkpoint_steps()])
             for attempt in self._attempts():
                 if attempt.attempt not in begun and attempt.first_step < saved_before:
                     self.note(

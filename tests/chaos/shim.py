@@ -81,7 +81,8 @@ class Faults:
     """
 
     def __init__(self, control, prefix, seed=0):
-        self._control, self._prefix = control, prefix.resolve()
+        self._control = control
+        self._prefix = prefix.resolve()
         size = ctypes.sizeof(_Control)
         control.write_bytes(bytes(size))
         with control.open("r+b") as file:

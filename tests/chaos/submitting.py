@@ -36,7 +36,8 @@ def sweep(stage, numbers):
 
 
 def _one(stage, number, torn):
-    name, faults = f"died{number}{'t' * torn}", stage.faults
+    name = f"died{number}{'t' * torn}"
+    faults = stage.faults
     faults.calm()
     faults.forget_writes()
     command = ("submit", *SHORT, "--name", name)

@@ -43,7 +43,8 @@ class Lab:
     """cldctl on ``slurm``, with its runs under ``runs`` and ``more`` variables."""
 
     def __init__(self, slurm, runs):
-        self.slurm, self.runs = slurm, runs
+        self.slurm = slurm
+        self.runs = runs
         self.more = {}
 
     def cldctl(self, *arguments, code=0):
@@ -102,7 +103,8 @@ class Lab:
         def has_trained():
             # Looking at the files takes less than asking Slurm, and most of the waiting is for the
             # start of a job.
-            attempts, progress = run.ledger.history().attempts, run.progress()
+            attempts = run.ledger.history().attempts
+            progress = run.progress()
             began = attempts and attempts[-1].attempt == progress.get("attempt") == attempt
             return began and progress["step"] >= attempts[-1].first_step + 30
 

@@ -131,7 +131,8 @@ class Processes:
     def _is_ours(self, process, node):
         try:
             environ = process.environ()
-            name, folder = process.name(), Path(process.cwd())
+            name = process.name()
+            folder = Path(process.cwd())
         except (psutil.Error, OSError):
             return False
         is_daemon = environ.get(ROOT_MARK) == str(self.root)

@@ -16,7 +16,8 @@ from .lab import ENDLESS
 
 SHARDS = 4
 # Of a chunk of 1,024 rows.
-BATCHES, BATCH = 4, 256
+BATCHES = 4
+BATCH = 256
 
 
 def test_a_chained_evaluation_waits_for_a_preempted_training(lab):

@@ -24,7 +24,9 @@ class UnitNoise:
     """
 
     def __init__(self, *, first, steps, width):
-        self.first, self.steps, self.width = first, steps, width
+        self.first = first
+        self.steps = steps
+        self.width = width
         self.rows = first + steps * width
         self._calls = 0
 
@@ -48,7 +50,8 @@ def linear_score(sde, std):
 
     The grids of a test, and of the tests of a process, have many times in common.
     """
-    exact, unit = gaussian(std, d=1).score(sde), torch.eye(sde.n, dtype=torch.float64)
+    exact = gaussian(std, d=1).score(sde)
+    unit = torch.eye(sde.n, dtype=torch.float64)
 
     @functools.cache
     def matrix(t):
@@ -60,7 +63,8 @@ def linear_score(sde, std):
 def flow_covariance(sde, eps=1e-3, std=0.5):
     """Covariance (n, n) to which the probability flow carries the prior for data N(0, std^2), by a
     solver of scipy."""
-    score, start = linear_score(sde, std), sde.prior(torch.eye(sde.n, dtype=torch.float64))
+    score = linear_score(sde, std)
+    start = sde.prior(torch.eye(sde.n, dtype=torch.float64))
 
     def field(t, flat):
         u = torch.from_numpy(flat).view_as(start)

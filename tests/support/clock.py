@@ -8,7 +8,8 @@ class Clock:
     """Calls ``then`` with the time whenever somebody has slept."""
 
     def __init__(self, now=0.0, then=lambda now: None):
-        self.now, self.then = now, then
+        self.now = now
+        self.then = then
 
     def time(self):
         return self.now

@@ -14,10 +14,12 @@ def moments(sde, a, big_b):
     (Van Loan)."""
     n = sde.n
     with mpmath.workdps(_DIGITS):
-        drift, block = mpmath.matrix(a), mpmath.zeros(2 * n)
+        drift = mpmath.matrix(a)
+        block = mpmath.zeros(2 * n)
         for i in range(n):
             for j in range(n):
-                block[i, j], block[n + i, n + j] = drift[i, j], -drift[j, i]
+                block[i, j] = drift[i, j]
+                block[n + i, n + j] = -drift[j, i]
         for i, d in enumerate(sde.D, start=n - sde.m):
             block[i, n + i] = mpmath.mpf(d)
         whole = mpmath.expm(block * mpmath.mpf(big_b), method="taylor")

@@ -94,10 +94,8 @@ def image_recipe(folder, name, *overrides, small=False, gpus=1):
     file = shipped.find(name)
     published = load(file)
     network = published.network
-    size, rows = (
-        8 if small else network.image_size,
-        published.train.batch_size // published.cluster.world_size,
-    )
+    size = 8 if small else network.image_size
+    rows = published.train.batch_size // published.cluster.world_size
     images = make_images(folder / f"images-{size}", size=size)
     own = [
         f"train.batch_size={rows}",

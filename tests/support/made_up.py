@@ -66,7 +66,8 @@ def job(job_id, cluster="scripted", logs=""):
 
 
 def unfit(host="n1", restart=0, ago=0.0):
-    reason, when = f"{host}: gpu: it is gone", time.time() - ago
+    reason = f"{host}: gpu: it is gone"
+    when = time.time() - ago
     return Failed(
         "unfit",
         time=when,

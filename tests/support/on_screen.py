@@ -29,7 +29,8 @@ class Fleet:
     looked at."""
 
     def __init__(self, root, now=None):
-        self.root, self.now = root, time.time() if now is None else now
+        self.root = root
+        self.now = time.time() if now is None else now
         self.slurm = Scheduler(Clock(self.now))
 
     def job(self, run, job_id, squeue=None):
@@ -249,7 +250,8 @@ def finished(fleet):
 
 def group(fleet):
     """Two runs of a sweep: one trains, one waits."""
-    rates, runs = ("1e-4", "3e-4"), []
+    rates = ("1e-4", "3e-4")
+    runs = []
     for number, rate in enumerate(rates):
         run = fleet.run(
             f"{GROUP}-lr{rate}", 5 * HOUR, 20_000, group=GROUP, sweep={"optim.lr": rate}
@@ -319,7 +321,8 @@ def _attempts(run, end):
     run.ledger.append(Submitted(job=job("7", "local", logs=str(run.logs)), time=REPORTED_FROM))
     causes = ("preempted", "node_failure", "out_of_memory", end)
     for number, cause in enumerate(causes):
-        began, last = REPORTED_FROM + 5_000.0 * number + 900, 2_000 * (number + 1)
+        began = REPORTED_FROM + 5_000.0 * number + 900
+        last = 2_000 * (number + 1)
         about = {
             "attempt": number,
             "job_id": "7",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-NOBODY, SHARED_GROUP = 65534, 54321
+NOBODY = 65534
+SHARED_GROUP = 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 

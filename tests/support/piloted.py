@@ -13,7 +13,8 @@ class Screen:
     """What somebody sees and does."""
 
     def __init__(self, app, pilot):
-        self.app, self._pilot = app, pilot
+        self.app = app
+        self._pilot = pilot
 
     @property
     def lines(self):

@@ -73,9 +73,11 @@ def invoke(*arguments, runs, code=0, width=200, **env):
     from cldctl import app
     from cldctl.show import console
 
-    out, err = io.StringIO(), io.StringIO()
+    out = io.StringIO()
+    err = io.StringIO()
     with mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(runs), **env}), signal_handlers():
-        before, console.out.width = console.out._width, width
+        before = console.out._width
+        console.out.width = width
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 returned = app.run(arguments)

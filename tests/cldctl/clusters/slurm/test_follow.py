@@ -71,7 +71,8 @@ class Start:
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Run the script of job 7; ``clients`` are lines of shell."""
-    bin_, logs = tmp_path / "bin", tmp_path / "logs"
+    bin_ = tmp_path / "bin"
+    logs = tmp_path / "logs"
     logs.mkdir()
     (logs / "7_0_log.err").write_text(f"{BEGUN}\n{LIMIT}\n")
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")

@@ -235,7 +235,8 @@ def test_a_wish_is_a_file_of_this_start(logs, wish, text):
 def test_a_mark_keeps_a_job_that_is_cancelled_from_starting_again(logs, monkeypatch, error):
     """And so nothing waits for it to fail."""
     (logs / "7_successor").write_text("8\n")
-    job, ended = SlurmCluster().current_job(logs).ref, []
+    job = SlurmCluster().current_job(logs).ref
+    ended = []
 
     def cancel(job_ids):
         assert (logs / "7_cancelled").exists()

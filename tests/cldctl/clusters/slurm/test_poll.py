@@ -79,7 +79,8 @@ def test_who_decides_asks_now_and_everybody_learns_the_answer(slurm, clock):
 
 
 def test_a_colleague_s_job_is_asked_about_by_its_name_whoever_asks(slurm, clock):
-    slurm.mine, slurm.others = {"1": "RUNNING|n1|None"}, {"9": "RUNNING|n2|None"}
+    slurm.mine = {"1": "RUNNING|n1|None"}
+    slurm.others = {"9": "RUNNING|n2|None"}
     assert look("1", "9") == ["running", "running"]
     clock.now += 31
     slurm.others["9"] = "PENDING||Priority"
@@ -121,10 +122,8 @@ def test_a_controller_that_is_away_is_said_to_be_also_to_who_shares_the_answer(s
 def test_without_squeue_a_job_that_slurm_starts_again_may_be_alive(is_away, phase, slurm):
     """Accounting hears of a start later than of the end of the one before."""
     ends = ("PREEMPTED", "CANCELLED by 0", "NODE_FAIL", "COMPLETED", "BOOT_FAIL")
-    slurm.is_away, slurm.ends = (
-        is_away,
-        {str(number): f"{end}|n1" for number, end in enumerate(ends, start=1)},
-    )
+    slurm.is_away = is_away
+    slurm.ends = {str(number): f"{end}|n1" for number, end in enumerate(ends, start=1)}
     assert phases(*slurm.ends, max_age_s=0) == [phase, "gone", phase, "gone", phase]
 
 

@@ -60,7 +60,8 @@ def script(tasks=1, **changes):
 
 @pytest.mark.parametrize("case", CASES)
 def test_scripts_are_the_golden_ones(case):
-    file, text = GOLDEN / f"{case}.sh", script(**CASES[case])
+    file = GOLDEN / f"{case}.sh"
+    text = script(**CASES[case])
     before, _, rest = text.partition("cldctl_job=")
     text = f"{before}# follow.sh\n{rest[rest.index('set -eE') :]}"
     if os.environ.get("CLDCTL_WRITE_GOLDEN"):

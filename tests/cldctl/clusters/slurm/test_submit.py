@@ -180,7 +180,9 @@ def test_an_sbatch_without_an_answer_leaves_no_job_behind(
     spec, sbatch, monkeypatch, how, answers, advice, cancelled
 ):
     """Slurm may have accepted the job all the same; nobody would know of it."""
-    asked, left, passed = [], list(answers), itertools.count()
+    asked = []
+    left = list(answers)
+    passed = itertools.count()
 
     def run(command, **options):
         asked.append(command)
@@ -335,10 +337,8 @@ def test_the_start_that_slurm_expects_of_a_job_and_of_a_script(
     spec, tmp_path, monkeypatch, ahead, is_believed
 ):
     when = float(int(time.time() + ahead))
-    text, expected = (
-        time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when)),
-        when if is_believed else None,
-    )
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when))
+    expected = when if is_believed else None
     monkeypatch.setattr(client, "show_job", lambda *_: {"Reason": "Resources", "StartTime": text})
     assert (
         SlurmCluster().why_waiting(job("7", "slurm"), Seen("pending"), asks=True).expected
