@@ -366,6 +366,7 @@ def export(
     root: Path = options.RUNS_DIR,
 ) -> None:
     """Write averaged weights and the recipe of a checkpoint as safetensors, for `cld_core.load`.
+
     Example: cldctl export cifar10-0102-101112-ab12 -o cifar10.safetensors
 
     Example: cldctl export cifar10-0102-101112-ab12 --card cifar10/ --license cc-by-4.0

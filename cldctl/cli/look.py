@@ -114,6 +114,7 @@ def top(
     root: Path = options.RUNS_DIR,
 ) -> None:
     """Watch runs, and resume, cancel, sample or report them with keys, which `?` lists.
+
     Example: cldctl top --since 2d
     """
     from cldctl.runs import selection
@@ -208,6 +209,7 @@ def why(
     name: str | None = options.RUN, as_json: bool = options.AS_JSON, root: Path = options.RUNS_DIR
 ) -> None:
     """Explain a run on one screen: attempts, the rank that failed first, why it waits, what to do.
+
     Example: cldctl why
     """
     from cld_core.run import find_runs
@@ -272,6 +274,7 @@ def board(
     root: Path = options.RUNS_DIR,
 ) -> None:
     """Start TensorBoard on runs for this machine only, and print its address. Ctrl-C stops it.
+
     Example: cldctl board toy-0102-101112-ab12 toy-0102-101530-cd34
     """
     from cldctl.page.curves import stay, tensorboard, tunnel
@@ -314,8 +317,7 @@ def report(
     ),
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Write one self-contained page: verdict, best results, samples, curves, attempts, sweeps,
-    recipe.
+    """Write one self-contained page: verdict, results, samples, curves, attempts, sweeps, recipe.
 
     Example: cldctl report -o report.html
 

@@ -22,6 +22,7 @@ def note(
     root: Path = options.RUNS_DIR,
 ) -> None:
     """Write a note about a run, or give it tags. `cldctl status RUN` shows them.
+
     Example: cldctl note toy-0102-101112-ab12 "the baseline of the paper" --tag baseline
     """
     from cldctl.runs.selection import label
@@ -39,6 +40,7 @@ def rm(
     names: list[str] = options.RUNS, yes: bool = options.YES, root: Path = options.RUNS_DIR
 ) -> None:
     """Remove runs for good: checkpoints, evaluations, logs. Asks first; refuses living runs.
+
     Example: cldctl rm toy-0102-101112-ab12
     """
     from rich.filesize import decimal as size

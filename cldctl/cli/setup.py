@@ -289,6 +289,7 @@ def explain(
     ),
 ) -> None:
     """Explain a recipe key: its meaning, values and default, and what the recipes set.
+
     Example: cldctl explain train.ema
 
     Example: cldctl explain sampling

@@ -123,6 +123,7 @@ def resume(
     root: Path = options.RUNS_DIR,
 ) -> None:
     """Continue runs that are stopped, failed, cancelled or lost, or finished with more train.steps.
+
     Without RUN: every run that can be continued and is not alive. A group: all of its runs that are
     neither alive nor finished, by one job.
 

@@ -92,8 +92,7 @@ def gpus() -> int:
 
 
 def file_system_of(path: Path) -> tuple[str, str]:
-    """Type and device of the file system that holds ``path``, for example ("nfs4",
-    "server:/home")."""
+    """Type and device of the file system of ``path``, for example ("nfs4", "server:/home")."""
     import psutil
 
     where = path.resolve()

@@ -46,7 +46,7 @@ def _one(stage, number, torn):
     problems = []
     if died.returncode not in (0, -signal.SIGKILL):
         problems.append(f"exit code {died.returncode}: {died.stderr[-1000:]}")
-    # Half an hour later nobody believes any more that a job will follow.
+    # Half an hour later, a job is no longer expected to follow.
     faults.jump(1800)
     later = faults.environment()
     row = stage.cldctl("status", name, **later)

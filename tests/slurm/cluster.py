@@ -97,7 +97,7 @@ class SlurmCluster:
         with starting_alone():
             self.root = self._wanted_root or Path(tempfile.mkdtemp(dir=ROOTS, prefix="c"))
             self.processes = Processes(self.root)
-            # Whoever can lock it knows that its owner is gone.
+            # If another process can lock it, its owner is gone.
             self._owner = prepare(self.root)
             fcntl.flock(self._owner, fcntl.LOCK_EX)
             self.ports = free_ports(3 + len(NODES))
@@ -422,8 +422,7 @@ def name_nodes(hosts=Path("/etc/hosts")):
 
 
 def free_ports(count):
-    """Ports that nobody listens on. Call it, and start what uses them, within
-    `starting_alone()`."""
+    """Free ports. Call it, and start what uses them, within `starting_alone()`."""
 
     def is_free(port):
         with socket.socket() as probe, contextlib.suppress(OSError):

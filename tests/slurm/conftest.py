@@ -62,8 +62,7 @@ def orders(tmp_path, monkeypatch):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """Add the end of the controller's log to each failed test: the cluster is gone when somebody
-    reads it."""
+    """Add the end of the controller's log to each failed test: the cluster is removed later."""
     report = yield
     cluster = getattr(item, "funcargs", {}).get("slurm")
     if report.failed and isinstance(cluster, SlurmCluster):

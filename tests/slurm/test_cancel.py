@@ -14,7 +14,7 @@ from tests.support.tools import program, wait_for
 from .lab import ENDLESS
 
 # Where a job is: in the setup; at work; its Python decides what follows a crash; its batch script
-# asks for a requeue, which nobody answers; the same, and Slurm hears it after the cancellation.
+# asks for a requeue, without an answer; the same, and Slurm hears it after the cancellation.
 CASES = [
     ("setup", "cancel"),
     ("setup", "scancel"),

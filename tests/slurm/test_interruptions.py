@@ -79,7 +79,7 @@ def test_time_limit(lab):
 
 
 def test_a_time_limit_that_no_rank_hears(lab, orders):
-    """Slurm kills the batch script together with the ranks: nobody is left to requeue the job."""
+    """Slurm kills the batch script with the ranks: no script is left to requeue the job."""
     lab.submit("mine")
     row = lab.training("mine")
     give(orders, 0, "sleep")
@@ -159,7 +159,7 @@ def test_a_rank_that_hangs(lab, orders):
 
 
 def test_a_batch_script_that_is_killed(lab):
-    """Its ranks are told to end, as by scancel, and nobody is left to requeue the job."""
+    """Its ranks are told to end, as by scancel, and no script is left to requeue the job."""
     lab.submit("alone")
     lab.submit("followed", "cluster.successor=true")
     for name in ("alone", "followed"):

@@ -1,11 +1,10 @@
-"""Time that passes only while somebody sleeps: in place of the module `time` of the code under
-test."""
+"""Time that passes only in `sleep`, in place of the module `time` of the code under test."""
 
 from time import strftime
 
 
 class Clock:
-    """Calls ``then`` with the time whenever somebody has slept."""
+    """Calls ``then`` with the time after each `sleep`."""
 
     def __init__(self, now=0.0, then=lambda now: None):
         self.now = now

@@ -217,7 +217,7 @@ def failed(fleet):
 
 
 def ended(fleet, name, ago, cause, job_id):
-    """A run whose only attempt ended by a cause; None if nobody has recorded its end."""
+    """A run whose only attempt ended by a cause; None if its end is not recorded."""
     run = fleet.run(name, ago, 50_000)
     fleet.events(run, (ago, events.Submitted, {"job": fleet.job(run, job_id)}))
     if cause == "cancelled":

@@ -33,8 +33,7 @@ def load_all():
 
 
 def as_user(function, *, uid=NOBODY, gid=NOBODY, groups=(), umask=0o022):
-    """What ``function`` returns, JSON, in a fork that belongs to another user; its error is raised
-    here."""
+    """The result of ``function``, JSON, in a fork of another user; its error is raised here."""
     load_all()
     reading, writing = os.pipe()
     child = os.fork()

@@ -10,7 +10,7 @@ PATIENCE_S = 90.0
 
 
 class Screen:
-    """What somebody sees and does."""
+    """The text on a screen, and the keys of its user."""
 
     def __init__(self, app, pilot):
         self.app = app

@@ -156,7 +156,7 @@ def register(monkeypatch, **how):
 
 
 def alone(**how):
-    """One that nobody knows by its name, with jobs of its own."""
+    """One that is not in the registry, with jobs of its own."""
     cluster = Scripted()
     vars(cluster).update(_fresh() | {"most": 1000, "first": None} | how)
     return cluster

@@ -204,7 +204,7 @@ def ranks_of(run):
 
 
 def is_gone(process):
-    """Whether a process has ended; one that nobody waited for counts as ended."""
+    """Whether a process has ended; one that was not waited for counts as ended."""
     return not is_up(process)
 
 

@@ -130,8 +130,10 @@ class SlurmJob(base.InJob):
         return None if attempt.cause == "crashed" else cause
 
     def late_notice_s(self) -> float | None:
-        """The signal of the limit goes to steps, up to a minute early: before the first one began,
-        it was lost."""
+        """Near the limit, since its signal goes to steps, up to a minute early.
+
+        It was lost if it came before the first step began.
+        """
         left = _seconds_left({})
         notice = _notice_s()
         if left >= notice + _EARLY_S:

@@ -288,7 +288,7 @@ def test_a_setup_line_that_fails_ends_the_job_and_is_named(start, setup, code, l
 
 @pytest.mark.parametrize(("says", "asks"), [(f"echo '{LIMIT}' >&2", 1), ("true", 0)])
 def test_a_setup_that_is_told_to_end(start, says, asks):
-    """By the time limit, or by somebody."""
+    """By the time limit, or by its user."""
     end = start(
         looks="COMPLETING",
         size={"setup": (says, "kill -TERM $$")},

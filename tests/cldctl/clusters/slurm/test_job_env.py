@@ -196,7 +196,7 @@ def test_a_task_knows_the_nodes_by_what_its_batch_script_saw(logs):
 
 
 def test_a_task_knows_that_its_last_start_was_preempted(logs):
-    """In a container there may be nobody else to ask; the last notice is about its own requeue."""
+    """A container may have no client; the last notice is about the job's own requeue."""
     (logs / "7_0_log.err").write_text(NOTICE.format("JOB REQUEUE"))
     first = Attempt(attempt=0, job_id="7", step=0, restart=0, log_offset=0, cause="terminated")
     (logs / "7_shown").write_text("JobId=7 Restarts=0 PreemptTime=2026-11-25T00:32:06\n")

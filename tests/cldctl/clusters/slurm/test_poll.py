@@ -49,7 +49,7 @@ def test_one_squeue_for_all_and_one_sacct_for_those_that_it_has_forgotten(slurm)
         [job("1"), job("2_0"), job("3"), job("4_7"), job("5")], max_age_s=0
     )
     words = [survey.of(job(name)).word for name in ("1", "2_0", "3", "4_7", "5")]
-    assert words == ["RUNNING", "PENDING", "TIMEOUT", "FAILED", ""], "nobody remembers the last one"
+    assert words == ["RUNNING", "PENDING", "TIMEOUT", "FAILED", ""], "Slurm has forgotten the last one"
     assert slurm.calls == {"squeue": 2, "sacct": 1}
     assert "--jobs=3,4_7,5" in slurm.asked[1]
 
@@ -60,7 +60,7 @@ def test_an_answer_serves_all_commands_for_half_a_minute(slurm, clock):
     slurm.mine["1"] = "COMPLETING|n1|None"
     clock.now += 29
     assert look("1", "2") == ["running", "pending"], (
-        "nobody asked about job 2, but it was among mine"
+        "no question named job 2, but it was among mine"
     )
     assert slurm.calls == {"squeue": 1}
     clock.now += 2
@@ -84,7 +84,7 @@ def test_a_colleague_s_job_is_asked_about_by_its_name_whoever_asks(slurm, clock)
     assert look("1", "9") == ["running", "running"]
     clock.now += 31
     slurm.others["9"] = "PENDING||Priority"
-    assert look("1") == ["running"], "somebody else asks, who does not know job 9"
+    assert look("1") == ["running"], "another process asks, which does not know job 9"
     assert look("9") == ["pending"]
     assert slurm.calls == {"squeue": 4}
 

@@ -70,7 +70,7 @@ def test_what_sbatch_and_the_job_read_is_nobody_else_s_to_write(spec, sbatch, tm
         submit(spec, 2)
     finally:
         os.umask(before)
-    assert (tmp_path / "umask").read_text() == "0022\n", "its logs are nobody else's to write"
+    assert (tmp_path / "umask").read_text() == "0022\n", "other users may not write its logs"
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) & 0o022 for file in spec.logs.iterdir()}
     assert modes == dict.fromkeys(
         ("31_0_submitted.pkl", "31_1_submitted.pkl", "31_submission.sh"), 0
@@ -79,8 +79,8 @@ def test_what_sbatch_and_the_job_read_is_nobody_else_s_to_write(spec, sbatch, tm
 
 
 def test_ctrl_c_waits_for_sbatch(spec, sbatch, tmp_path):
-    """Nobody would know of a job that it has submitted."""
-    # Of the process itself: a shell forgets the mask when it waits for another one.
+    """A job that it has submitted would be in no ledger."""
+    # The mask of the process itself: a shell forgets it when it waits for another process.
     sbatch(f"echo Submitted batch job 31; exec grep SigBlk /proc/self/status >{tmp_path}/blocked")
     submit(spec)
     blocked = int((tmp_path / "blocked").read_text().split()[1], 16)
@@ -179,7 +179,7 @@ TIMED_OUT = (
 def test_an_sbatch_without_an_answer_leaves_no_job_behind(
     spec, sbatch, monkeypatch, how, answers, advice, cancelled
 ):
-    """Slurm may have accepted the job all the same; nobody would know of it."""
+    """Slurm may have accepted the job nevertheless, which would be in no ledger."""
     asked = []
     left = list(answers)
     passed = itertools.count()
