@@ -231,7 +231,7 @@ _OFFERED: dict[str, str | Callable[[typer.Context, str], Iterable[str]]] = {
     "method": lambda ctx, _: _variants("sampling"),
     "metrics": "cld_core.metrics:METRICS",
     "metric": "cld_core.metrics:METRICS",
-    "state": "cldctl.runs.state:STATES",
+    "state": "cld_core.run.state:STATES",
     "sort": "cldctl.runs.selection:ORDERS",
     "cluster": "cldctl.clusters:CLUSTERS",
     "sampler": "cldctl.evals.samplers:SETTINGS",

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cld_core.errors import CldError, NotFoundError
-from cld_core.files import descriptor_for_writing, opened
+from cld_core.files import descriptor_for_writing
 from cld_core.ownership import require_may_change, user_name
-from cld_core.run import RunFolder
-from cld_core.run.groups import Group
+from cld_core.run.state import LOCK, locked_here
 
 if TYPE_CHECKING:
     from cldctl.clusters.base import Cluster
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 _EVERY_S = 0.1
 # Seconds to wait for others that start jobs; a scheduler that does not answer keeps them as long.
 PATIENCE_S = 180.0
-# Folders that this process has locked.
-_held: set[Path] = set()
 
 
 def locked_within(descriptor: int, patience_s: float) -> bool:
@@ -82,7 +79,7 @@ def only_one(
     """
     if makes:
         folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ".submit.lock"
+    file = folder / LOCK
     try:
         require_may_change(folder, "Nothing was started")
         descriptor = None if cluster is not None and cluster.blocks else _open_lock(file)
@@ -94,35 +91,15 @@ def only_one(
     try:
         _lock(descriptor, file)
         if _is_open(descriptor, file):
-            _held.add(folder)
+            locked_here.add(folder)
             yield
             return
     finally:
-        _held.discard(folder)
+        locked_here.discard(folder)
         os.close(descriptor)
     # While this process waited, the file was removed, perhaps with its folder.
     with only_one(folder, cluster, makes=makes):
         yield
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether another process starts jobs in a folder at this moment."""
-    if folder in _held:
-        return False
-    try:
-        with opened(folder / ".submit.lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
-    return False
-
-
-def is_starting(run: RunFolder) -> bool:
-    """Whether another process starts jobs of a run, or of its group, at this moment."""
-    if is_locked(run.path):
-        return True
-    group = Group.of(run)
-    return group is not None and is_locked(group.path)
 
 
 def _open_lock(file: Path) -> int:

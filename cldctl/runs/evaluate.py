@@ -22,6 +22,7 @@ from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.recipe import trusted_recipe
+from cld_core.run.state import DividedFacts, state_of
 from cld_core.run.tunings import TuneRequest, Tuning
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
@@ -41,7 +42,7 @@ from cldctl.jobs import specs
 from . import sharded, snapshot, training
 from .options import as_typed, named_as_typed, refuse_twice
 from .sharded import Say
-from .status import work_state
+from .survey import Answers
 from .training import Skipped, is_finished
 
 # The keys of these sections that have an effect on a tuning.
@@ -376,6 +377,10 @@ def start(
             yield one
 
 
+def _state(work: Work, answers: Answers) -> str:
+    return state_of(work.ledger.history(), DividedFacts(work), answers).name
+
+
 def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]:
     """Find the state of works; returns those to start, which are on the disk then, and their
     shards.
@@ -386,7 +391,7 @@ def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]
     run, sweep = planned.run, planned.sweep
     begun = [_begun(work) for work in planned.works]
     answers = sharded.ask_about(work for work in begun if work is not None and not work.is_done)
-    states = ["STOPPED" if known is None else work_state(known, answers) for known in begun]
+    states = ["STOPPED" if work is None else _state(work, answers) for work in begun]
     folders = [work.folder for work in planned.works]
     if "STOPPED" in states:
         # Nothing is written for jobs that the cluster does not have.

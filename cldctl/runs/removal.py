@@ -20,12 +20,12 @@ from cld_core.run.evaluations import unnamed_rows
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive
+from cld_core.run.state import OVER, is_locked
 from cld_core.run.work import evaluations_of, tunings_of
 from cldctl import locks
 
 from . import survey
 from .selection import command
-from .state import OVER
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
 
@@ -127,12 +127,7 @@ def _unknown_owner(run: RunFolder, error: OSError, otherwise: str) -> CldError:
 def _remove_empty(group: Group) -> None:
     """Remove what the runs of a group shared, after the last of them, unless somebody starts others
     at this moment."""
-    if (
-        not group.path.is_dir()
-        or not is_mine(group.path)
-        or locks.is_locked(group.path)
-        or group.runs()
-    ):
+    if not group.path.is_dir() or not is_mine(group.path) or is_locked(group.path) or group.runs():
         return
     shutil.rmtree(group.path, ignore_errors=True)
 
@@ -171,7 +166,7 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
         raise _unknown_owner(run, error, otherwise) from error
     if seems_alive(run.leases):
         raise UsageError(f"{held_message(run.path, holder or {})} {otherwise}.")
-    if locks.is_locked(run.path):
+    if is_locked(run.path):
         raise UsageError(
             f"{run.name}: another cldctl starts a job of it at this moment. {otherwise}. Try again."
         )

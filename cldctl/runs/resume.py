@@ -19,6 +19,7 @@ from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.recipe import require_own_plugin, trusted_recipe
+from cld_core.run.state import OVER, RESUMABLE
 from cldctl import locks
 from cldctl.clusters.base import Cluster
 from cldctl.jobs import specs
@@ -28,7 +29,6 @@ from cldctl.lookup import find_profile
 from . import snapshot, survey
 from .index import Index, side_by_side
 from .selection import command
-from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
 from .training import Begun, Skipped, Start, require_inputs, require_native, train

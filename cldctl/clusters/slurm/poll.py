@@ -20,8 +20,9 @@ from pathlib import Path
 from cld_core.codec import from_plain, to_plain
 from cld_core.files import opened, parse_json, write_text
 from cld_core.run.events import Cause, JobRef
+from cld_core.run.state import Phase
 from cldctl import config, locks
-from cldctl.clusters.base import HELD, Held, Phase, Seen, Survey, Waiting
+from cldctl.clusters.base import HELD, Held, Seen, Survey, Waiting
 
 from . import client
 
