@@ -219,8 +219,7 @@ class Campaign:
         )
 
     def _finish(self):
-        """Cancel the endless run, resume it with few steps left, and compare it with one that
-        nothing happened to."""
+        """Cancel the endless run, resume it with few steps left, and compare it with a calm run."""
         self._train(STEPS)
         self._must("cancel", NAME)
         step = self._end_of(NAME)["step"]

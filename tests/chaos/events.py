@@ -1,5 +1,4 @@
-"""What a campaign does to a run, each event by name, and what it may lead to; at the end, what only
-a Slurm can do."""
+"""The events of a campaign, and the ends that each may lead to; the last ones need a Slurm."""
 
 import contextlib
 import errno

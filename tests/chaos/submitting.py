@@ -1,5 +1,4 @@
-"""`cldctl submit`, killed at each of its writes: what it leaves is a run that goes on, or refused
-with what to do."""
+"""`cldctl submit`, killed at each write: the run continues, or is refused with the fix."""
 
 import signal
 

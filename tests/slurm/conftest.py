@@ -1,5 +1,4 @@
-"""The fixture `slurm`: one real cluster for each worker of a test run, reset after each test, and
-cldctl on it."""
+"""The fixture `slurm`: a real cluster for each worker, reset after each test, with cldctl."""
 
 import os
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""Runs of cldctl on the test cluster: the command line with its environment, and waiting for
-states."""
+"""Runs of cldctl on the test cluster: the command line, its environment, waiting for states."""
 
 import json
 import os
@@ -48,8 +47,7 @@ class Lab:
         self.more = {}
 
     def cldctl(self, *arguments, code=0):
-        """Run the command line in this process: starting Python and torch takes seconds of
-        processor."""
+        """Run the command line in this process, since starting Python and torch takes seconds."""
         # A command, in a process of its own, asks once what Slurm's limits are.
         submit.forget()
         with mock.patch.dict(os.environ, self.slurm.env | self.environment, clear=True):

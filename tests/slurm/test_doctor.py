@@ -1,5 +1,4 @@
-"""`cldctl doctor` on the test cluster: what it says about partitions, containers, and if Slurm does
-not answer."""
+"""`cldctl doctor` on the test cluster: partitions, containers, and a Slurm without an answer."""
 
 import json
 import os

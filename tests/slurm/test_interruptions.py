@@ -1,5 +1,4 @@
-"""Everything that a cluster can do to a run, done by a real Slurm: each case ends as docs/slurm.md
-promises."""
+"""Interruptions of a run by a real Slurm: each ends as docs/slurm.md promises."""
 
 import json
 import os
@@ -26,8 +25,7 @@ pathlib.Path.write_bytes = refusing
 
 
 def went_on(lab, name, cause, attempt=1, *, saved=True):
-    """The run trains again automatically, from the step at which the last attempt ended, with the
-    right cause."""
+    """The run continues automatically, from the last step of the attempt, with the right cause."""
     row = lab.training(name, attempt)
     before, now = row["attempts"][attempt - 1 :]
     assert before["cause"] == cause, row

@@ -1,5 +1,4 @@
-"""Exact law of a sampler's output when the score is linear: no sampling, the sampler itself run on
-unit vectors."""
+"""Exact law of a sampler's output for a linear score, from the sampler run on unit vectors."""
 
 import functools
 import math

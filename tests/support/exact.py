@@ -10,8 +10,7 @@ _DIGITS = 200
 # A test asks for those of a time again with other initial halves.
 @functools.cache
 def moments(sde, a, big_b):
-    """exp(A B), and the covariance of the noise by the exponential of a matrix of twice the size
-    (Van Loan)."""
+    """exp(A B), and the covariance of the noise, by an exponential of twice the size (Van Loan)."""
     n = sde.n
     with mpmath.workdps(_DIGITS):
         drift = mpmath.matrix(a)

@@ -1,5 +1,4 @@
-"""Runs with made-up checkpoints, jobs, failures and reports, for tests of code that only reads
-them."""
+"""Runs with made-up checkpoints, jobs, failures and reports, for code that only reads them."""
 
 import time
 

@@ -1,5 +1,4 @@
-"""Made-up runs to look at: a folder with one of every state and its Slurm, and one that has all
-that a report shows."""
+"""Made-up runs: a folder with one of every state and its Slurm, and one with a full report."""
 
 import math
 import time

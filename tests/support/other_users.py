@@ -1,5 +1,4 @@
-"""Other users: what a function does in a fork that is not root, since root may read and write
-everything."""
+"""Functions in a fork of another user than root, who may read and write everything."""
 
 import functools
 import importlib

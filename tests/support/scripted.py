@@ -1,5 +1,4 @@
-"""A cluster that is made up: jobs are in the phases that a test says, and calls are noted; a job of
-it from inside."""
+"""A made-up cluster, whose jobs have the phases that a test sets, and which notes its calls."""
 
 import os
 import time
@@ -163,8 +162,7 @@ def alone(**how):
 
 
 def trained(run, job_id, phase="running", cluster="scripted", cause=None):
-    """Let a job that is in this phase have begun to train a run; with a cause, its attempt has
-    ended."""
+    """Let a job in this phase have begun to train a run; with a cause, its attempt has ended."""
     run.ledger.append(Submitted(job=JobRef(cluster=cluster, job_id=job_id, logs=str(run.logs))))
     run.ledger.append(Started(attempt=0, job_id=job_id, step=0))
     Scripted.phases[job_id] = phase

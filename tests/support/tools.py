@@ -1,5 +1,4 @@
-"""What several tests use: the command line, in this process or in one of its own, and waiting with
-a deadline."""
+"""The command line, in this process or in one of its own, and waiting with a deadline."""
 
 import contextlib
 import functools
@@ -52,8 +51,7 @@ def program(file, text):
 
 
 def cldctl(*arguments, runs, code=0, timeout=180, **env):
-    """Run the command line; stdout, stderr and returncode. Fails where the exit code is not
-    ``code``."""
+    """Run the command line; stdout, stderr and returncode. Fails if the exit code is not ``code``."""
     done = subprocess.run(
         [sys.executable, "-m", "cldctl", *arguments],
         capture_output=True,
@@ -68,8 +66,7 @@ def cldctl(*arguments, runs, code=0, timeout=180, **env):
 
 
 def invoke(*arguments, runs, code=0, width=200, **env):
-    """As `cldctl`, in this process: for tests whose subject is not a process, a signal or what is
-    imported."""
+    """As `cldctl`, in this process: for tests without processes, signals and imports."""
     from cldctl import app
     from cldctl.show import console
 
@@ -125,8 +122,7 @@ def status(runs, name):
 
 
 def wait_for(condition, timeout=240, every=0.05, *, what="something", last_seen=lambda: ""):
-    """The first true value of ``condition``; fails after ``timeout`` seconds, and says ``what`` was
-    waited for."""
+    """The first true value of ``condition``; fails after ``timeout`` seconds, naming ``what``."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < deadline, (
@@ -148,8 +144,7 @@ def held_port():
 
 @contextlib.contextmanager
 def small_disk(folder, megabytes=48):
-    """A file system of its own at an empty folder; the test is skipped where none can be
-    mounted."""
+    """A file system of its own at an empty folder; skips the test if none can be mounted."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("this machine does not let the tests mount a tmpfs")

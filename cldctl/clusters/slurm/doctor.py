@@ -277,9 +277,9 @@ def _outcome(
     found = f"{by}{mode}: {signals}, SIGKILL after {notice} s or more"
     if mode == "REQUEUE":
         return replace(fits, found=f"{found}; requeued by Slurm; {fits.found}")
-    verdict = "fail" if fits.verdict == "fail" else "warn"
+    found += f"; {then}; {fits.found}"
     advice = f"Set cluster.successor=true: a waiting job then starts the run again. {fits.advice}"
-    return Check(name, verdict, f"{found}; {then}; {fits.found}", advice.strip())
+    return Check(name, "fail" if fits.verdict == "fail" else "warn", found, advice.strip())
 
 
 def _mode(preempted: Facts, slurm: Facts) -> str:

@@ -29,7 +29,7 @@ def runs(tmp_path_factory):
 
 
 def offered(runs, *words):
-    """What is offered for the last of the words, as bash asks: it splits them at "="."""
+    """The completions of the last word, as in bash, which splits words at "="."""
     typed = [part for word in words for part in re.split("(=)", word)]
     if words[-1].endswith("="):
         typed.pop()

@@ -84,7 +84,7 @@ def test_weights_carry_no_commands_and_accounts(tmp_path):
 
 
 def card_of(made, **changes):
-    """Of weights of step 20."""
+    """The card for weights of step 20."""
     form = Form(shape=(2,), scale=(3.0, 1.0), shift=(0.0, 0.0))
     net = torch.nn.Linear(2, 2)
     weights = SimpleNamespace(

@@ -1,5 +1,4 @@
-"""A batch script under bash, where Slurm's clients and the Python of the trap are shell scripts
-that note each call."""
+"""A batch script under bash, with shell scripts for Slurm's clients and the Python of the trap."""
 
 import os
 import subprocess

@@ -1,5 +1,4 @@
-"""A task of Slurm from inside: what signals mean, why attempts ended, what it wishes for; and what
-clients answer."""
+"""A task of Slurm from inside: signals, ends of attempts, wishes; and the answers of clients."""
 
 import contextlib
 import functools

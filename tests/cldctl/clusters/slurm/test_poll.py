@@ -1,5 +1,4 @@
-"""How often Slurm is asked, by whom, what is made of its answers, which may be cut, and why a job
-waits, in words."""
+"""Questions to Slurm: how often, what its answers mean, also torn ones; why a job waits."""
 
 import subprocess
 import sys
@@ -49,7 +48,9 @@ def test_one_squeue_for_all_and_one_sacct_for_those_that_it_has_forgotten(slurm)
         [job("1"), job("2_0"), job("3"), job("4_7"), job("5")], max_age_s=0
     )
     words = [survey.of(job(name)).word for name in ("1", "2_0", "3", "4_7", "5")]
-    assert words == ["RUNNING", "PENDING", "TIMEOUT", "FAILED", ""], "Slurm has forgotten the last one"
+    assert words == ["RUNNING", "PENDING", "TIMEOUT", "FAILED", ""], (
+        "Slurm has forgotten the last one"
+    )
     assert slurm.calls == {"squeue": 2, "sacct": 1}
     assert "--jobs=3,4_7,5" in slurm.asked[1]
 

@@ -1,5 +1,4 @@
-"""What is asked of Slurm: scripts against golden files, byte for byte, but for the lines of
-follow.sh."""
+"""Batch scripts against golden files, byte for byte, except for the lines of follow.sh."""
 
 import os
 import sys

@@ -1,5 +1,4 @@
-"""Submitting to a made-up Slurm: refusals, no answer, what a job inherits; how many tasks, and when
-they begin."""
+"""Submitting to a made-up Slurm: refusals, no answer, variables of a job, limits, the start."""
 
 import functools
 import itertools
