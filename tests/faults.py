@@ -193,9 +193,9 @@ bad-nodes: a node on which a run crashed twice is avoided
   + crashes > FAILURES
   tests/cldctl/jobs/test_nodes.py
 lost: a run whose job is gone without a message is LOST
-  - Row("LOST", _VANISHED
-  + Row("RUNNING", _VANISHED
-  tests/cldctl/runs/test_state.py
+  - Rule("vanished", "LOST"
+  + Rule("vanished", "RUNNING"
+  tests/cld_core/run/test_state.py
 hook-limit: a hook is ended after its time limit
   - if time.monotonic() - began > timeout_s:
   + if time.monotonic() - began > 900:

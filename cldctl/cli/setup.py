@@ -235,7 +235,7 @@ def recipes() -> None:
         except RecipeError as error:
             err.print(f"skipped: {error}", style="yellow")
             continue
-        row = {
+        shown = {
             "recipe": name,
             "description": shipped.description(file),
             "data": recipe.data.name,
@@ -245,7 +245,7 @@ def recipes() -> None:
             "batch": str(recipe.train.batch_size),
             "from": place(file),
         }
-        rows.append(row)
+        rows.append(shown)
     columns = {heading: [row[heading] for row in rows] for heading in rows[0]}
     optional = ("from", "batch", "sde", "network", "steps", "data")
     left = columns.keys() - {"steps", "batch"}

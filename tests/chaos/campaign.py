@@ -123,9 +123,11 @@ class Campaign:
         if self.stage.lab is not None:
             self.stage.lab.slurm.restore_nodes()
         *over, last = [attempt for attempt in self._attempts() if attempt.attempt >= first]
-        before = after = self.reached[first]
+        before = self.reached[first]
+        after = before
         if over:
-            before = max(max(self.reached.get(it.attempt, 0), it.last_step or 0) for it in over)
+            steps = [(self.reached.get(attempt.attempt, 0), attempt.last_step) for attempt in over]
+            before = max(max(reached, noted or 0) for reached, noted in steps)
             after = last.first_step
         causes = [attempt.cause for attempt in over] or [None]
         said = ", ".join(cause or "-" for cause in causes)

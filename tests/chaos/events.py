@@ -115,17 +115,15 @@ def restarted(campaign):
 
 
 def begun(campaign, newest):
-    """An attempt of this number, or a later one, reports."""
-    campaign.until(
-        lambda: (
-            (last := campaign.folder.ledger.history().last) is not None
-            and last.attempt >= newest
-            and last.cause is None
-            and campaign.folder.progress().get("attempt") == last.attempt
-            and bool(campaign.ranks())
-        ),
-        "training to begin again",
-    )
+    """Wait until an attempt of this number, or a later one, reports."""
+
+    def reports():
+        last = campaign.folder.ledger.history().last
+        if last is None or last.attempt < newest or last.cause is not None:
+            return False
+        return campaign.folder.progress().get("attempt") == last.attempt and bool(campaign.ranks())
+
+    campaign.until(reports, "training to begin again")
 
 
 def listings(campaign):

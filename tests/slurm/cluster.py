@@ -87,7 +87,7 @@ class SlurmCluster:
     # -----------------------------------------------------------------------------------------
 
     def start(self):
-        """Start every daemon and wait for idle nodes; fails with the log of one that did not start."""
+        """Start every daemon, and wait for idle nodes; fails with the log of one that did not."""
         reason = why_unusable()
         assert reason is None, reason
         name_nodes()

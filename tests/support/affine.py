@@ -60,8 +60,7 @@ def linear_score(sde, std):
 
 
 def flow_covariance(sde, eps=1e-3, std=0.5):
-    """Covariance (n, n) to which the probability flow carries the prior for data N(0, std^2), by a
-    solver of scipy."""
+    """Covariance (n, n) at the end of the probability flow for data N(0, std^2), by scipy."""
     score = linear_score(sde, std)
     start = sde.prior(torch.eye(sde.n, dtype=torch.float64))
 
@@ -69,10 +68,9 @@ def flow_covariance(sde, eps=1e-3, std=0.5):
         u = torch.from_numpy(flat).view_as(start)
         return sde.flow(u, score(u, t), t).flatten().numpy()
 
-    end = solve_ivp(
-        field, (1.0, eps), start.flatten().numpy(), method="DOP853", rtol=1e-10, atol=1e-11
-    ).y[:, -1]
-    columns = torch.from_numpy(end.copy()).view_as(start)
+    flat = start.flatten().numpy()
+    solution = solve_ivp(field, (1.0, eps), flat, method="DOP853", rtol=1e-10, atol=1e-11)
+    columns = torch.from_numpy(solution.y[:, -1].copy()).view_as(start)
     return columns.T @ columns
 
 

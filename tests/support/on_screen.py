@@ -86,11 +86,16 @@ class Fleet:
             self.events(run, (end, events.Wished, {"job_id": job_id, "cause": cause}))
 
     def reports(self, run, step, loss, rate, ago=2.0, attempt=0):
-        write_json(
-            run.progress_file,
-            {"attempt": attempt, "step": step, "steps": STEPS, "loss": loss, "steps_per_s": rate}
-            | {"time": self.now - ago, "every_s": 10.0},
-        )
+        progress = {
+            "attempt": attempt,
+            "step": step,
+            "steps": STEPS,
+            "loss": loss,
+            "steps_per_s": rate,
+            "time": self.now - ago,
+            "every_s": 10.0,
+        }
+        write_json(run.progress_file, progress)
 
 
 def curve(run, steps, level=0.4):

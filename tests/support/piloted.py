@@ -39,14 +39,13 @@ class Screen:
             await self._pilot.pause(0.02)
 
     async def sees(self, *texts):
-        """Wait until all of these are on the screen, on one line or more: where lines break depends
-        on folders."""
-        await self.until(
-            lambda: all(
-                text in self.text or text in " ".join(self.text.replace("│", " ").split())
-                for text in texts
-            )
-        )
+        """Wait until all of these are on the screen; a long path may break them over lines."""
+
+        def all_shown():
+            joined = " ".join(self.text.replace("│", " ").split())
+            return all(text in self.text or text in joined for text in texts)
+
+        await self.until(all_shown)
 
     async def select(self, name):
         """Move to the run or group of this name, and wait for what is said about it."""

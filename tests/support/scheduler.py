@@ -53,10 +53,8 @@ class Scheduler:
     def _sacct(self, names):
         if self.ends is None:
             return Answer(1, "sacct: error: Problem talking to the database")
-        return Answer(
-            0,
-            self._lines({job: end for job, end in self.ends.items() if job.split("_")[0] in names}),
-        )
+        ends = {job: end for job, end in self.ends.items() if job.split("_")[0] in names}
+        return Answer(0, self._lines(ends))
 
     @staticmethod
     def _lines(jobs):

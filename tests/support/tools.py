@@ -51,7 +51,7 @@ def program(file, text):
 
 
 def cldctl(*arguments, runs, code=0, timeout=180, **env):
-    """Run the command line; stdout, stderr and returncode. Fails if the exit code is not ``code``."""
+    """Run the command line, which has to end with ``code``; stdout, stderr and returncode."""
     done = subprocess.run(
         [sys.executable, "-m", "cldctl", *arguments],
         capture_output=True,
@@ -208,9 +208,9 @@ def same(a, b):
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
-        return (
-            isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-        )
+        if not isinstance(b, dict) or a.keys() != b.keys():
+            return False
+        return all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)

@@ -59,7 +59,6 @@ def current(cluster: base.Cluster, logs: Path | None) -> "SlurmJob":
     # `scontrol requeue` with a bare array id requeues every task.
     job_id = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
     ref = JobRef(cluster=cluster.name, job_id=job_id, logs=str(logs), restarts=cluster.restarts)
-    start = os.environ.get("SLURM_JOB_START_TIME", "")
     return SlurmJob(
         cluster=cluster,
         ref=ref,
@@ -67,7 +66,7 @@ def current(cluster: base.Cluster, logs: Path | None) -> "SlurmJob":
         restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),  # not set at the first start
         node=os.environ.get("SLURMD_NODENAME", ""),
         log=file_of(ref, _LOG),
-        began=float(start) if is_count(start) else None,  # not set before Slurm 23.02
+        began=_moment("SLURM_JOB_START_TIME"),  # not set before Slurm 23.02
     )
 
 
