@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cld_core.errors import CldError, NotFoundError
 from cld_core.files import descriptor_for_writing
-from cld_core.ownership import require_may_change, user_name
+from cld_core.ownership import require_may_change
 from cld_core.run.state import LOCK, locked_here
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ def only_one(
     file = folder / LOCK
     try:
         require_may_change(folder, "Nothing was started")
-        descriptor = None if cluster is not None and cluster.blocks else _open_lock(file)
+        descriptor = (
+            None if cluster is not None and cluster.blocks else descriptor_for_writing(file)
+        )
     except FileNotFoundError as error:
         raise NotFoundError(f"{folder}: it was removed meanwhile. Nothing was started.") from error
     if descriptor is None:
@@ -100,26 +102,6 @@ def only_one(
     # While this process waited, the file was removed, perhaps with its folder.
     with only_one(folder, cluster, makes=makes):
         yield
-
-
-def _open_lock(file: Path) -> int:
-    """A descriptor of the lock's file; for reading alone if this user may not write into it.
-
-    That is enough to lock it on a local disk.
-    """
-    try:
-        return descriptor_for_writing(file)
-    except PermissionError:
-        if not os.access(file.parent, os.W_OK):
-            raise
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(file, flags)
-    except PermissionError as error:
-        raise CldError(
-            f"{file}: it belongs to {user_name(file.lstat().st_uid)} and cannot be read. Remove it "
-            "and try again."
-        ) from error
 
 
 def _is_open(descriptor: int, file: Path) -> bool:

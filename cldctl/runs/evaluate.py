@@ -130,10 +130,9 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
     """The requested evaluations of a run. Writes nothing.
 
     Raises:
-        CldError: the run belongs to somebody else, or has no such checkpoint.
+        CldError: the run belongs to another user, or has no such checkpoint.
         UsageError: an option is wrong, or the plug-in of the run may not be run.
     """
-    require_may_change(run.path, "Nothing was evaluated")
     with named_as_typed(run):
         where, recipe = _place(run, options, options.overrides)
         # Plug-ins may have registered what is named.
@@ -253,11 +252,10 @@ def plan_tunings(
         budget_min: minutes for each fit; None for no limit.
 
     Raises:
-        CldError: the run belongs to somebody else.
+        CldError: the run belongs to another user.
         UsageError: a key has no effect on a tuning, or the plug-in of the run may not be run.
         NotFoundError: there is no such checkpoint.
     """
-    require_may_change(run.path, "Nothing was tuned")
     for text in options.overrides:
         key = text.partition("=")[0]
         if key.startswith(("sampling.", "eval.", "plugins")) and key not in _READ_BY_TUNINGS:
@@ -299,11 +297,14 @@ def minutes(text: str) -> float | None:
 def _place(
     run: RunFolder, options: EvalOptions, overrides: Sequence[str]
 ) -> tuple[Cluster, Recipe]:
-    """Where evaluations of a run are computed, and its recipe with these settings."""
-    where, recipe = (
-        clusters.chosen(options.cluster, run),
-        trusted_recipe(run, allow_plugin=options.allow_plugin),
-    )
+    """Where evaluations of a run are computed, and its recipe with these settings.
+
+    Raises:
+        CldError: the run belongs to another user, or its recipe may not be used.
+    """
+    require_may_change(run.path, "Nothing was started")
+    where = clusters.chosen(options.cluster, run)
+    recipe = trusted_recipe(run, allow_plugin=options.allow_plugin)
     return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
 
 

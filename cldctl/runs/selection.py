@@ -178,7 +178,7 @@ def label(
         tags: are added, and ``untag`` are removed.
 
     Raises:
-        CldError: the run belongs to somebody who does not share it.
+        CldError: the run belongs to another user.
         UsageError: a tag or the note cannot be used, or the run does not have a tag that is to be
             removed.
     """

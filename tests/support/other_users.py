@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 NOBODY = 65534
-SHARED_GROUP = 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
@@ -31,17 +30,16 @@ def load_all():
                 importlib.import_module(module.name)
 
 
-def as_user(function, *, uid=NOBODY, gid=NOBODY, groups=(), umask=0o022):
+def as_user(function, *, uid=NOBODY, gid=NOBODY):
     """The result of ``function``, JSON, in a fork of another user; its error is raised here."""
     load_all()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.setgroups(groups)
+            os.setgroups(())
             os.setgid(gid)
             os.setuid(uid)
-            os.umask(umask)
             said = {"value": function()}
         except BaseException:
             said = {"error": traceback.format_exc()}

@@ -93,7 +93,7 @@ class SlurmCluster(base.Cluster):
         """Call scancel, after leaving a mark beside each job that keeps it from starting again."""
         marks = [job_env.file_of(job, "cancelled") for job in jobs if job.logs]
         for mark in marks:
-            # The logs of a colleague's job are theirs.
+            # The run may have been moved, and the disk may be full.
             with contextlib.suppress(OSError):
                 mark.touch()
         waiting = [ref.job_id for job in jobs if (ref := job_env.successor_of(job)) is not None]
