@@ -1,5 +1,4 @@
-"""What runs do, print, cost, and show: `cldctl status`, `top`, `logs`, `why`, `usage`, `board`,
-`report`."""
+"""Commands that show runs: `status`, `top`, `logs`, `why`, `usage`, `board`, `report`."""
 
 import contextlib
 import importlib.util
@@ -33,8 +32,7 @@ _NOT_TOGETHER = {
 }
 # Seconds between two looks for new output of logs.
 _EVERY_S = 0.3
-# More rows than this are written as JSON a line each: indenting them takes longer than everything
-# else.
+# More rows than this are written with a line each: indenting them would take most of the time.
 _MANY = 50
 
 
@@ -80,11 +78,11 @@ def status(
         )
     which = selection.selection(state, since, tags or (), user, group)
     selection.in_order([], sort)
-    groups = [
-        found.name for name in names or [] if (found := options.group_named(name, root)) is not None
-    ]
+    groups = _groups_among(names or [], root)
     runs = options.find_runs_or_group(names or [], root)
-    query = shown.Query(Index(root, fresh=fresh), which, everything, runs, groups, sort, reverse)
+    group_names = [entry.name for entry in groups]
+    index = Index(root, fresh=fresh)
+    query = shown.Query(index, which, everything, runs, group_names, sort, reverse)
     if watch:
         shown.watch(query)
     elif as_json:
@@ -92,10 +90,17 @@ def status(
         if look.seen.answers.remark is not None:
             err.print(look.seen.answers.remark, style="yellow")
         rows = [row.to_dict() for row in look.rows]
-        many = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
-        typer.echo(many if len(rows) > _MANY else json.dumps(rows, indent=1))
+        if len(rows) > _MANY:
+            typer.echo("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]")
+        else:
+            typer.echo(json.dumps(rows, indent=1))
     else:
         shown.show(query)
+
+
+def _groups_among(names: list[str], root: Path) -> "list[Group]":
+    """The groups that have one of these names."""
+    return [group for name in names if (group := options.group_named(name, root)) is not None]
 
 
 def top(
@@ -107,8 +112,7 @@ def top(
     group: str | None = options.GROUP,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the
-    keys.
+    """Watch runs, and resume, cancel, sample or report them with keys, which `?` lists.
 
     Example: cldctl top --since 2d
     """
@@ -160,7 +164,7 @@ def logs(
     """
     from cldctl.runs.logs import Lines, failed_log, of_evaluation, of_training
 
-    given = {
+    is_set = {
         "--rank": rank is not None,
         "--all-ranks": all_ranks,
         "--failed": failed,
@@ -169,7 +173,7 @@ def logs(
         "--follow": follow,
     }
     for (first, second), reason in _NOT_TOGETHER.items():
-        if given[first] and given[second]:
+        if is_set[first] and is_set[second]:
             raise UsageError(f"{first} does not go with {second}: {reason}. Leave one out.")
     if shard is not None and evaluation is None:
         raise UsageError("--shard goes with --eval: a training has no shards.")
@@ -193,7 +197,7 @@ def logs(
     while not is_last:
         is_last = not (follow and log.is_growing())
         for line, is_error in lines.new():
-            # What a process printed must not steer the terminal of whoever looks at it.
+            # The output of a process must not control the terminal.
             text = printable(line.decode(errors="replace"), keep="\n\t\r")
             typer.echo(text, nl=False, file=err.file if is_error else None)
         if not is_last:
@@ -203,8 +207,7 @@ def logs(
 def why(
     name: str | None = options.RUN, as_json: bool = options.AS_JSON, root: Path = options.RUNS_DIR
 ) -> None:
-    """Explain a run on one screen: its attempts, the rank that failed first, why it waits, and what
-    to type next.
+    """Explain a run on one screen: attempts, the rank that failed first, why it waits, what to do.
 
     Example: cldctl why
     """
@@ -236,9 +239,9 @@ def usage(
     as_json: bool = options.AS_JSON,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Show the hours of training runs: used, lost to interruptions and crashes, waiting, goodput
-    (docs/usage.md).
+    """Show the hours of training runs: used, lost to interruptions and crashes, waiting, goodput.
 
+    docs/usage.md explains the numbers.
     Example: cldctl usage --since 7d
     """
     from cld_core.run import find_runs
@@ -247,9 +250,8 @@ def usage(
     from cldctl.show.tables import usage_table
 
     begin = 0.0 if since is None else moment(since)
-    folder = Folder.of(
-        options.find_runs_or_group(names, root) if names else find_runs(root), since=begin
-    )
+    runs = options.find_runs_or_group(names, root) if names else find_runs(root)
+    folder = Folder.of(runs, since=begin)
     for problem in folder.problems:
         err.print(problem, style="yellow")
     if as_json:
@@ -270,8 +272,7 @@ def board(
     ),
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Start TensorBoard on runs, and print its address. It serves this machine only; stop it with
-    Ctrl-C.
+    """Start TensorBoard on runs for this machine only, and print its address. Ctrl-C stops it.
 
     Example: cldctl board toy-0102-101112-ab12 toy-0102-101530-cd34
     """
@@ -312,8 +313,7 @@ def report(
     ),
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Write one self-contained page: verdict, best results, samples, curves, attempts, sweeps,
-    recipe.
+    """Write one self-contained page: verdict, results, samples, curves, attempts, sweeps, recipe.
 
     Example: cldctl report -o report.html
 
@@ -332,7 +332,7 @@ def report(
         raise NotFoundError(
             f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`."
         )
-    groups = [group for name in names if (group := options.group_named(name, root)) is not None]
+    groups = _groups_among(names, root)
     if everything:
         target = _index_page(root, output)
     elif groups or len(names) > 1:
