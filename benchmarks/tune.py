@@ -1,15 +1,15 @@
-"""Tuned samplers against untuned ones, and what a tuned one is worth elsewhere: `python -m
-benchmarks.tune --help`.
+r"""Tuned samplers, compared with untuned ones and applied to other networks.
 
-Without arguments: exact scores of the diamond. `--between` carries times that were fitted with one
-diffusion over to the others, at equal shares of B(t)^(1/6). `--run` adds networks that `cldctl
-tune` has fitted a sampler to, for example
+See `python -m benchmarks.tune --help`. Without arguments: exact scores of the diamond. `--between`
+applies times that were fitted with one diffusion to the others, at equal shares of B(t)^(1/6).
+`--run` adds networks that `cldctl tune` has fitted a sampler to, for example
 
-    cldctl submit toy_diamond --cluster local --follow --name diamond train.steps=20000
-    objective.mixed_score=true cldctl tune diamond --nfe 5,7,10 --follow python -m benchmarks.tune
-    --run runs/diamond --only-runs
+    cldctl submit toy_diamond --cluster local --follow --name diamond train.steps=20000 \
+        objective.mixed_score=true
+    cldctl tune diamond --nfe 5,7,10 --follow
+    python -m benchmarks.tune --run runs/diamond --only-runs
 
-and `--on RUN` applies all solutions at hand to the network of another run (`RUN:STEP`: of that
+and `--on RUN` applies all available solutions to the network of another run (`RUN:STEP`: of that
 step).
 """
 
@@ -89,13 +89,8 @@ def untuned(case: Case, nfe: int, ends: Ends) -> tuple[float, Linear, str]:
         linear = of_exponential(
             case.sde, spaced(case.sde, nfe, EPS, True, spacing), order, corrector, True
         )
-        tried.append(
-            (
-                rms(case, linear, ends),
-                linear,
-                f"order={order} corrector={str(corrector).lower()} {spacing}",
-            )
-        )
+        settings = f"order={order} corrector={str(corrector).lower()} {spacing}"
+        tried.append((rms(case, linear, ends), linear, settings))
     return min((one for one in tried if math.isfinite(one[0])), key=lambda one: one[0])
 
 
@@ -209,8 +204,8 @@ def main() -> None:
     if not arguments.only_runs:
         mean, error = floor(arguments.samples, arguments.seeds)
         out.print(
-            f"two true sets: {mean:.4f} +- {error:.4f} apart; the truth has {TRUE_LOG_DENSITY:.3f} "
-            f"nats"
+            f"two true sets: {mean:.4f} +- {error:.4f} apart; "
+            f"the truth has {TRUE_LOG_DENSITY:.3f} nats"
         )
         case = of_diamond("exact, CLD, beta 4", CLD())
         ends = case.ends(9, arguments.fresh)

@@ -47,12 +47,11 @@ KINDS = {
         "cld_core.evaluate.statistics:StatisticsTask.compute",
     ),
 }
-# The most pieces that work is divided into: each is a task, or a part of one.
+# The most pieces of a work: each is a task, or a part of one.
 MAX_SHARDS = 10_000
 # The most rows of a kind.
 MAX_ROWS = 10**9
-# Seconds for which a request is tried to be read: one fault of the file system does not mean that
-# there is none.
+# Seconds for which reading a request is tried again while the file system fails.
 READ_WITHIN_S = 1.0
 
 
@@ -78,10 +77,9 @@ def open_work(folder: Path) -> "Work":
 
 
 def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
-    """The works of a kind in folders, without those that are damaged or of another version of
-    cldctl.
+    """The works of a kind in folders, without those that are damaged or of another version.
 
-    What reads them is loaded if there are folders.
+    The module of their class is loaded only if there are folders.
     """
     works = []
     for folder in folders:
@@ -91,14 +89,13 @@ def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
 
 
 def evaluations_of(run: RunFolder) -> list["Evaluation"]:
-    """The evaluations of a run, oldest first; those that are damaged or of another version of
-    cldctl are skipped."""
+    """The evaluations of a run, oldest first, without those of `_readable`."""
     requests = by_age(run.evals / name / "request.json" for name in run.evaluation_names())
     return _readable("evaluation", (file.parent for file in requests))
 
 
 def tunings_of(run: RunFolder) -> list["Tuning"]:
-    """The tunings of a run; those that are damaged or of another version of cldctl are skipped."""
+    """The tunings of a run, without those that are damaged or of another version of cldctl."""
     return _readable("tuning", (run.tuned / name for name in run.tuning_names()))
 
 
@@ -108,10 +105,10 @@ def works_of(run: RunFolder) -> list["RequestedWork"]:
 
 
 def content_of(folder: Path) -> dict[str, Any] | None:
-    """What a folder's request.json holds; None if there is none.
+    """The content of a folder's request.json; None if there is none.
 
     Raises:
-        OSError: nobody knows at this moment.
+        OSError: it cannot be read at this moment.
     """
     try:
         return retried(lambda: existing_object(folder / "request.json"), READ_WITHIN_S)
@@ -122,18 +119,18 @@ def content_of(folder: Path) -> dict[str, Any] | None:
 
 
 def use_plugins(folder: Path) -> None:
-    """Import the plug-ins of a request, before it is read: what they register may be part of it.
+    """Import the plug-ins of a request before it is read: it may have values that they register.
 
     Raises:
         RecipeError: one cannot be imported.
     """
     files = (content_of(folder) or {}).get("files") or {}
-    named = [
+    plugins = [
         path
-        for place, path in files.items()
-        if place.startswith("plugin ") and isinstance(path, str)
+        for purpose, path in files.items()
+        if purpose.startswith("plugin ") and isinstance(path, str)
     ]
-    import_plugins(named, f"{folder}/request.json")
+    import_plugins(plugins, f"{folder}/request.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +138,7 @@ class Request(ABC):
     """One piece of work, complete: everything that its numbers depend on, and how it is divided.
 
     Attributes:
-        sections: fields that hold a section of a recipe, of which the annotation names only the
-            base of its specs.
+        sections: fields with a section of a recipe, whose annotation is the base of its specs.
         shards: pieces that are computed independently of each other.
         batch_size: rows that are computed at once.
         retries: crashes of one task after which it is not started again.
@@ -158,29 +154,28 @@ class Request(ABC):
     @property
     @abstractmethod
     def id(self) -> str:
-        """A name made of everything that the numbers depend on; places of files and the division
-        are not in it."""
+        """A name made of everything that the numbers depend on; neither paths nor the division."""
 
     @property
     @abstractmethod
     def sizes(self) -> Mapping[str, int]:
-        """How many rows there are of each kind of rows."""
+        """The number of rows of each kind."""
 
     def store(self, folder: Path) -> Path:
         """Write the request into ``folder``, which is made if needed, and return the folder.
 
         Work that was begun with the same id keeps its number of shards.
         """
-        begun = content_of(folder)
+        stored = content_of(folder)
         request = self
-        if begun is not None and begun.get("id") == self.id:
+        if stored is not None and stored.get("id") == self.id:
             request = replace(self, shards=type(self).load(folder).shards)
         content = {"kind": self.kind, "id": self.id, **to_plain(request)}
         folder.mkdir(parents=True, exist_ok=True)
-        if begun != content:
+        if stored != content:
             write_json(folder / "request.json", content)
         with contextlib.suppress(OSError):
-            # Work of this folder goes on: who remembers that all of it was done looks again.
+            # The index of runs reads the folder again, although its files may be the same.
             os.utime(folder.parent)
         return folder
 
@@ -206,11 +201,11 @@ class Request(ABC):
             ):
                 raise ValueError(f"{request.shards} shards of {sizes} rows")
             return request
-        except (
-            Exception
-        ) as error:  # Whatever reading it meets: nobody but another version writes such a file.
-            why = f"the request was made by another version of cldctl ({one_line(error)})"
-            raise NotFoundError(f"{folder}: {why}. Start the work again.") from error
+        except Exception as error:  # Any error: this version does not write such a file.
+            raise NotFoundError(
+                f"{folder}: the request was made by another version of cldctl ({one_line(error)}). "
+                "Start the work again."
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +285,7 @@ class Work(ABC):
 
     @property
     def name(self) -> str:
+        """Its name in messages."""
         return self.folder.name
 
     @property
@@ -337,7 +333,7 @@ class Work(ABC):
 
     @abstractmethod
     def to_start(self) -> list[int]:
-        """The pieces that tasks are to be started for; empty if the work is done."""
+        """The pieces that need a task; empty if the work is done."""
 
     @abstractmethod
     def rows_done(self) -> tuple[int, int]:
@@ -345,7 +341,7 @@ class Work(ABC):
 
     @abstractmethod
     def moved_at(self) -> float | None:
-        """When something of it was last computed, seconds since 1970; None before the first."""
+        """When a unit of it was last computed, seconds since 1970; None before the first."""
 
     def compute(
         self,
@@ -362,7 +358,7 @@ class Work(ABC):
             start: of the task; default: one without a launcher.
 
         Raises:
-            CldError: what is needed is gone or has changed, or the result cannot be made.
+            CldError: an input is gone or has changed, or the result cannot be made.
         """
         if self.is_done and not self.is_world:
             return Outcome("finished")

@@ -16,8 +16,7 @@ from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion, Schedule
 from cld_core.sde.matrices import combined
 
-# How many of the newest alphas have weights in every fit. Weights of older ones, which a solution
-# of fewer evaluations leads to, stay as they are.
+# How many of the newest alphas have weights in every fit.
 MEMORY = 4
 # Times are spread in B(t)^(1/6), in which the recommended grid is uniform.
 POWER = 6.0
@@ -167,40 +166,6 @@ def with_memory(linear: Linear) -> Linear:
         for matrix, columns in zip(linear.matrices, each, strict=True)
     )
     return Linear(linear.times, tuple(padded))
-
-
-def extended(linear: Linear, sde: Diffusion, nfe: int, eps: float, denoise: bool) -> Linear:
-    """The same sampler with more evaluations, ``nfe`` in all: its samples are the same to rounding.
-
-    The step that is the longest in B(t)^(1/6) is divided: the exponential sampler of order 0 leads
-    to its middle, and the rest of the step from there to where it led before. What is evaluated in
-    the middle has no weight yet.
-    """
-    while len(linear.times) < nfe:
-        linear = _divided(linear, sde, eps, denoise)
-    return linear
-
-
-def _divided(linear: Linear, sde: Diffusion, eps: float, denoise: bool) -> Linear:
-    n = sde.n
-    times = linear.times.tolist()
-    matrices = list(linear.matrices)
-    spread = places(sde.schedule, times if denoise else [*times, eps])
-    number = int((spread[:-1] - spread[1:]).argmax())
-    middle = sde.schedule.time(float(spread[number : number + 2].mean()) ** POWER)
-    (first,) = of_exponential(sde, (times[number], middle), 1, False, False).matrices
-    last = matrices[number].clone()
-    last[:, :n] @= torch.linalg.inv(first[:, :n])
-    last[:, n : n + sde.m] -= last[:, :n] @ first[:, n:]
-    for step, old in enumerate([last, *matrices[number + 1 :]]):
-        # The new alpha comes after those of the steps from `number` + 1 to this one.
-        at = n + sde.m * step
-        if old.shape[1] > at:
-            old = torch.cat([old[:, :at], old.new_zeros(n, sde.m), old[:, at:]], dim=1)
-        matrices[number + step] = old
-    matrices.insert(number, first)
-    times.insert(number + 1, middle)
-    return Linear(torch.tensor(times, dtype=torch.float64), tuple(matrices))
 
 
 def places(schedule: Schedule, times: Sequence[float]) -> Tensor:

@@ -123,7 +123,7 @@ def readable(file: Path, within_s: float = READ_WITHIN_S) -> None:
 def wish_after_term(job: InJob, cause: Cause | None) -> None:
     """Wish that a task which SIGTERM has ended begins again if that was the time limit.
 
-    Nobody may know here yet what the signal meant; the launcher's notice says it soon.
+    The meaning of the signal may not be known yet; the launcher's notice follows soon.
     """
     if cause in ("terminated", None):
         with written_down(job):

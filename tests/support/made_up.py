@@ -1,5 +1,4 @@
-"""Runs with made-up checkpoints, jobs, failures and reports, for tests of code that only reads
-them."""
+"""Runs with made-up checkpoints, jobs, failures and reports, for code that only reads them."""
 
 import time
 
@@ -66,7 +65,8 @@ def job(job_id, cluster="scripted", logs=""):
 
 
 def unfit(host="n1", restart=0, ago=0.0):
-    reason, when = f"{host}: gpu: it is gone", time.time() - ago
+    reason = f"{host}: gpu: it is gone"
+    when = time.time() - ago
     return Failed(
         "unfit",
         time=when,

@@ -26,7 +26,9 @@ class Scheduler:
         self.ends = {}
         self.calls = Counter()
         self.asked = []
-        self.takes_s, self.is_away, self.refuses_lists = 0.0, False, False
+        self.takes_s = 0.0
+        self.is_away = False
+        self.refuses_lists = False
 
     def __call__(self, command, stdin="", **options):
         self.calls[command[0]] += 1
@@ -51,10 +53,8 @@ class Scheduler:
     def _sacct(self, names):
         if self.ends is None:
             return Answer(1, "sacct: error: Problem talking to the database")
-        return Answer(
-            0,
-            self._lines({job: end for job, end in self.ends.items() if job.split("_")[0] in names}),
-        )
+        ends = {job: end for job, end in self.ends.items() if job.split("_")[0] in names}
+        return Answer(0, self._lines(ends))
 
     @staticmethod
     def _lines(jobs):
@@ -73,7 +73,8 @@ def register(monkeypatch, clock):
 def clients(folder, monkeypatch, lines="exit 1"):
     """Clients of Slurm on PATH: each notes how it was called in the file that is returned, then
     does ``lines``."""
-    place, calls = folder / "bin", folder / "called"
+    place = folder / "bin"
+    calls = folder / "called"
     for name in ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel"):
         program(place / name, f'#!/bin/sh\necho {name} "$@" >> {calls}\n{lines}\n')
     monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")

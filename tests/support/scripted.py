@@ -1,5 +1,4 @@
-"""A cluster that is made up: jobs are in the phases that a test says, and calls are noted; a job of
-it from inside."""
+"""A made-up cluster, whose jobs have the phases that a test sets, and which notes its calls."""
 
 import os
 import time
@@ -156,15 +155,14 @@ def register(monkeypatch, **how):
 
 
 def alone(**how):
-    """One that nobody knows by its name, with jobs of its own."""
+    """One that is not in the registry, with jobs of its own."""
     cluster = Scripted()
     vars(cluster).update(_fresh() | {"most": 1000, "first": None} | how)
     return cluster
 
 
 def trained(run, job_id, phase="running", cluster="scripted", cause=None):
-    """Let a job that is in this phase have begun to train a run; with a cause, its attempt has
-    ended."""
+    """Let a job in this phase have begun to train a run; with a cause, its attempt has ended."""
     run.ledger.append(Submitted(job=JobRef(cluster=cluster, job_id=job_id, logs=str(run.logs))))
     run.ledger.append(Started(attempt=0, job_id=job_id, step=0))
     Scripted.phases[job_id] = phase

@@ -31,7 +31,8 @@ from cld_core.train.step import Trainer
 from tests.support.paths import TOY
 from tests.support.tools import stepped
 
-SCALE, SHIFT = np.array([1.0, 20.0, 0.1]), np.array([0.0, -5.0, 300.0])
+SCALE = np.array([1.0, 20.0, 0.1])
+SHIFT = np.array([0.0, -5.0, 300.0])
 SMALL = (
     "network.width=16",
     "network.layers=2",
@@ -86,7 +87,9 @@ def as_folder(folder, x, labels, test, test_labels):
 
 @pytest.mark.parametrize("write", [as_npz, compressed, as_safetensors, as_folder])
 def test_every_kind_of_file_holds_examples_labels_and_tests(tmp_path, write):
-    x, test, labels = drawn(30), drawn(10, 1), np.arange(30) % 3 + 5
+    x = drawn(30)
+    test = drawn(10, 1)
+    labels = np.arange(30) % 3 + 5
     path = write(tmp_path, x=x, labels=labels, test=test, test_labels=labels[:10])
     found = arrays.find(ArraysSpec(path=str(path), labels=True))
     for split, examples in (("train", x), ("validation", test)):
@@ -127,7 +130,8 @@ def test_what_has_a_label_of_its_own_is_learned():
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])
 def test_batches_are_scaled_rows_with_their_labels(tmp_path, cache):
-    x, labels = drawn(), np.arange(400)
+    x = drawn()
+    labels = np.arange(400)
     spec = ArraysSpec(
         path=str(as_npz(tmp_path, x=x, labels=labels, test=x[:7], test_labels=labels[:7])),
         labels=True,
@@ -284,7 +288,8 @@ def scaled_gaussian(monkeypatch, std=0.7):
     x = SHIFT + SCALE * std * np.random.default_rng(3).normal(size=(64, 3))
     source = StoredSource(recipe.data, given=arrays.given(x, test=x))
     source.form = Form(shape=(3,), scale=tuple(SCALE), shift=tuple(SHIFT))
-    model, law = Model(recipe, data=source), gaussian(std, d=3)
+    model = Model(recipe, data=source)
+    law = gaussian(std, d=3)
     monkeypatch.setattr(model, "score_of", lambda **how: law.score(model.sde))
     monkeypatch.setattr(model, "score", law.score(model.sde))
     z = (x - SHIFT) / SCALE
@@ -323,10 +328,8 @@ def test_samples_and_their_paths_are_in_the_units_of_the_data(monkeypatch):
 @pytest.mark.parametrize("sigma", [0.0, 0.5])
 def test_observations_are_given_in_the_units_of_the_data(monkeypatch, sigma):
     model, x, _ = scaled_gaussian(monkeypatch)
-    mask, matrix = (
-        torch.tensor([True, False, True]),
-        torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]]).double(),
-    )
+    mask = torch.tensor([True, False, True])
+    matrix = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]]).double()
     z = model.form.to_model(x)
     for given in (
         Observation.masked(x[0], mask, sigma),

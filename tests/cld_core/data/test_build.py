@@ -87,7 +87,9 @@ class Interrupted:
     after."""
 
     def __init__(self, monkeypatch, number, error, *, after):
-        self.left, self._error, self._after = number, error, after
+        self.left = number
+        self._error = error
+        self._after = after
         for owner, name in ((os, "fsync"), (os, "replace"), (Path, "replace"), (Path, "unlink")):
             monkeypatch.setattr(owner, name, self._wrapped(getattr(owner, name)))
         # Behind a write that has failed, a buffer writes again.

@@ -34,7 +34,8 @@ def pixels(count, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 3, SIZE, SIZE), dtype=np.uint8)
 
 
-TRAIN, VALIDATION = pixels(41), pixels(9, seed=1)
+TRAIN = pixels(41)
+VALIDATION = pixels(9, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,9 @@ def test_the_flow_is_reused_for_another_number_of_samples():
         spec = replace(FlowSpec(), **keys)
         return replace(asked(OdeSpec()), metrics=("flow-distance",), flow=spec)
 
-    few, many, finer = flow(samples=100), flow(samples=200), flow(samples=100, rtol=1e-7)
+    few = flow(samples=100)
+    many = flow(samples=200)
+    finer = flow(samples=100, rtol=1e-7)
     assert few.row_settings("flow") == many.row_settings("flow") != finer.row_settings("flow")
     assert len({few.id, many.id, finer.id}) == 3
     assert (few.sizes, many.sizes) == ({"flow": 100}, {"flow": 200})
@@ -189,7 +191,8 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, 
 
 def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
     (tmp_path / "there").write_bytes(b"weights")
-    source, kept = (tmp_path / "there").as_uri(), tmp_path / "hub" / "kept.pth"
+    source = (tmp_path / "there").as_uri()
+    kept = tmp_path / "hub" / "kept.pth"
     with pytest.raises(UsageError, match=f"cannot be downloaded.*Put the file at {kept} by hand"):
         features.download(source, kept, made_of.PUBLISHED_SHA256)
     assert not kept.exists()
@@ -266,7 +269,7 @@ def test_a_crafted_file_where_torch_keeps_downloads(run, tmp_path, monkeypatch):
         UsageError, match=rf"{place}: not the published weights.*Remove it and download https://"
     ):
         StatsRequest.of(recipe_of(run), tmp_path / "s.npz", features=False, shards=1)
-    # A request that somebody else wrote names none.
+    # A request that another program wrote may name none.
     for name in (INCEPTION, "vgg16", "clip-vit-b-32", "dinov2-vit-s-14"):
         layer = features.find(name).get_provided_features_list()[0]
         with pytest.raises(UsageError, match=f"{name} needs weights"):

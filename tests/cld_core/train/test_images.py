@@ -63,7 +63,8 @@ def _outcomes(ranks, recipes):
 
 def test_two_ranks_and_micro_batches_train_as_one(data, tmp_path):
     """Shares of 3 and 2 images are weighed by their rows."""
-    odd, augmented = "train.batch_size=5", "network.augment=0.5"
+    odd = "train.batch_size=5"
+    augmented = "network.augment=0.5"
     recipes = (tiny_recipe(data, odd), tiny_recipe(data, odd, augmented, "train.micro_batch=2"))
     (whole, cut), others = spawned(_outcomes, tmp_path, 2, recipes)
     assert same(others, [whole, cut])
@@ -136,7 +137,8 @@ def test_a_request_to_stop_ends_periodic_work_between_two_batches(data, tmp_path
     run = run_folder(tmp_path, data, "sampling.nfe=3", "periodic.batch_size=1", "train.steps=8")
     due = ("periodic.samples_every=4", "periodic.samples=50")
     run.ledger.append(events.Requested(steps=8, overrides=due))
-    original, calls = Model.draw, []
+    original = Model.draw
+    calls = []
 
     def drawing(self, n, **settings):
         calls.append(settings["first"])
@@ -211,7 +213,8 @@ def test_one_step_of_the_full_recipe_on_the_cpu(name, pixels, tmp_path):
     made = Trainer(load(RECIPES / f"{name}.yaml", overrides), Ranks())
     started = time.perf_counter()
     made.step(0)
-    seconds, scalars = time.perf_counter() - started, made.take_scalars()
+    seconds = time.perf_counter() - started
+    scalars = made.take_scalars()
     print(f"\n{name}: loss {scalars['loss']:.1f}, {seconds:.1f} s, {scalars['memory_gib']:.2f} GiB")
     assert math.isfinite(scalars["loss"])
     assert math.isfinite(scalars["grad_norm"])

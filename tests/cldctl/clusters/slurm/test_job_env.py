@@ -1,5 +1,4 @@
-"""A task of Slurm from inside: what signals mean, why attempts ended, what it wishes for; and what
-clients answer."""
+"""A task of Slurm from inside: signals, ends of attempts, wishes; and the answers of clients."""
 
 import contextlib
 import functools
@@ -196,7 +195,7 @@ def test_a_task_knows_the_nodes_by_what_its_batch_script_saw(logs):
 
 
 def test_a_task_knows_that_its_last_start_was_preempted(logs):
-    """In a container there may be nobody else to ask; the last notice is about its own requeue."""
+    """A container may have no client; the last notice is about the job's own requeue."""
     (logs / "7_0_log.err").write_text(NOTICE.format("JOB REQUEUE"))
     first = Attempt(attempt=0, job_id="7", step=0, restart=0, log_offset=0, cause="terminated")
     (logs / "7_shown").write_text("JobId=7 Restarts=0 PreemptTime=2026-11-25T00:32:06\n")
@@ -235,7 +234,8 @@ def test_a_wish_is_a_file_of_this_start(logs, wish, text):
 def test_a_mark_keeps_a_job_that_is_cancelled_from_starting_again(logs, monkeypatch, error):
     """And so nothing waits for it to fail."""
     (logs / "7_successor").write_text("8\n")
-    job, ended = SlurmCluster().current_job(logs).ref, []
+    job = SlurmCluster().current_job(logs).ref
+    ended = []
 
     def cancel(job_ids):
         assert (logs / "7_cancelled").exists()

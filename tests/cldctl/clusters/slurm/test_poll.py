@@ -1,5 +1,4 @@
-"""How often Slurm is asked, by whom, what is made of its answers, which may be cut, and why a job
-waits, in words."""
+"""Questions to Slurm: how often, what its answers mean, also torn ones; why a job waits."""
 
 import subprocess
 import sys
@@ -49,7 +48,9 @@ def test_one_squeue_for_all_and_one_sacct_for_those_that_it_has_forgotten(slurm)
         [job("1"), job("2_0"), job("3"), job("4_7"), job("5")], max_age_s=0
     )
     words = [survey.of(job(name)).word for name in ("1", "2_0", "3", "4_7", "5")]
-    assert words == ["RUNNING", "PENDING", "TIMEOUT", "FAILED", ""], "nobody remembers the last one"
+    assert words == ["RUNNING", "PENDING", "TIMEOUT", "FAILED", ""], (
+        "Slurm has forgotten the last one"
+    )
     assert slurm.calls == {"squeue": 2, "sacct": 1}
     assert "--jobs=3,4_7,5" in slurm.asked[1]
 
@@ -60,7 +61,7 @@ def test_an_answer_serves_all_commands_for_half_a_minute(slurm, clock):
     slurm.mine["1"] = "COMPLETING|n1|None"
     clock.now += 29
     assert look("1", "2") == ["running", "pending"], (
-        "nobody asked about job 2, but it was among mine"
+        "no question named job 2, but it was among mine"
     )
     assert slurm.calls == {"squeue": 1}
     clock.now += 2
@@ -79,11 +80,12 @@ def test_who_decides_asks_now_and_everybody_learns_the_answer(slurm, clock):
 
 
 def test_a_colleague_s_job_is_asked_about_by_its_name_whoever_asks(slurm, clock):
-    slurm.mine, slurm.others = {"1": "RUNNING|n1|None"}, {"9": "RUNNING|n2|None"}
+    slurm.mine = {"1": "RUNNING|n1|None"}
+    slurm.others = {"9": "RUNNING|n2|None"}
     assert look("1", "9") == ["running", "running"]
     clock.now += 31
     slurm.others["9"] = "PENDING||Priority"
-    assert look("1") == ["running"], "somebody else asks, who does not know job 9"
+    assert look("1") == ["running"], "another process asks, which does not know job 9"
     assert look("9") == ["pending"]
     assert slurm.calls == {"squeue": 4}
 
@@ -121,10 +123,8 @@ def test_a_controller_that_is_away_is_said_to_be_also_to_who_shares_the_answer(s
 def test_without_squeue_a_job_that_slurm_starts_again_may_be_alive(is_away, phase, slurm):
     """Accounting hears of a start later than of the end of the one before."""
     ends = ("PREEMPTED", "CANCELLED by 0", "NODE_FAIL", "COMPLETED", "BOOT_FAIL")
-    slurm.is_away, slurm.ends = (
-        is_away,
-        {str(number): f"{end}|n1" for number, end in enumerate(ends, start=1)},
-    )
+    slurm.is_away = is_away
+    slurm.ends = {str(number): f"{end}|n1" for number, end in enumerate(ends, start=1)}
     assert phases(*slurm.ends, max_age_s=0) == [phase, "gone", phase, "gone", phase]
 
 
