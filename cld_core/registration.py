@@ -24,7 +24,7 @@ from .errors import CldError, RecipeError
 from .sanitize import one_line
 
 # Sections of a recipe, and what has no keys of its own.
-SECTIONS = ("data", "sde", "network", "objective", "sampling")
+SECTIONS = ("data", "sde", "network", "objective", "optim", "sampling")
 OTHERS = ("metrics", "rows", "loggers", "extractors", "toys")
 
 # What is registered in them.
@@ -57,6 +57,7 @@ _FIX = (
 _PAGES = {
     "data": "own-density",
     "sde": "own-diffusion",
+    "optim": "plug-ins",
     "sampling": "plug-ins",
     "metrics": "own-metric",
 }
@@ -66,7 +67,7 @@ def register(section: str, name: str, implementation: Any, spec: type | None = N
     """Register what a recipe, or a command, may name.
 
     Args:
-        section: "data", "sde", "network", "objective" or "sampling"; or "metrics", "rows",
+        section: "data", "sde", "network", "objective", "optim" or "sampling"; or "metrics", "rows",
             "loggers", "extractors" or "toys".
         implementation: what is called, or "module:attribute", which is imported when it is needed.
         spec: of the sections of a recipe, the frozen dataclass of the section's keys.

@@ -5,7 +5,7 @@ Another method keeps the keys of `SamplingSpec`, and `nfe` if both have it; its 
 its defaults.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -23,11 +23,14 @@ class SamplingSpec:
         adaptive: each sample has its own steps.
         needs_solution: the method needs a solution that was fitted to the network,
             `cld_core.run.tunings`.
+        compared: the settings that `cldctl bench samplers` compares: keys of this section, as
+            KEY=VALUE,..., by the names that it shows.
     """
 
     needs_split: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     needs_solution: ClassVar[bool] = False
+    compared: ClassVar[Mapping[str, str]] = {}
 
     method: str = key("ode", "how samples are drawn")
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
@@ -90,6 +93,7 @@ class OdeSpec(SamplingSpec):
     evaluations."""
 
     adaptive: ClassVar[bool] = True
+    compared: ClassVar[Mapping[str, str]] = {"ode": ""}
     follows_flow = True
 
     method: Literal["ode"] = key("ode", "adaptive solver of the probability flow")
@@ -137,12 +141,19 @@ class FixedStepSpec(SamplingSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class EmSpec(FixedStepSpec):
+    compared: ClassVar[Mapping[str, str]] = {"em-quadratic": "grid=quadratic"}
+
     method: Literal["em"] = key("em", "Euler-Maruyama")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SscsSpec(FixedStepSpec):
     needs_split: ClassVar[bool] = True
+    compared: ClassVar[Mapping[str, str]] = {
+        "sscs-linear": "grid=linear",
+        "sscs-quadratic": "grid=quadratic",
+        "sscs-2-quadratic": "sscs_order=2,grid=quadratic",
+    }
 
     method: Literal["sscs"] = key("sscs", "symmetric splitting (SSCS)")
     sscs_order: int = key(1, "order of convergence of SSCS; 1 is the published one", ge=1, le=2)
@@ -151,6 +162,12 @@ class SscsSpec(FixedStepSpec):
 @dataclass(frozen=True, kw_only=True)
 class ExponentialSpec(FixedStepSpec):
     auto_grid: ClassVar[str] = "power"
+    compared: ClassVar[Mapping[str, str]] = {
+        "exponential": "",
+        "exponential-2": "order=2,corrector=false",
+        "exponential-3": "order=3,corrector=false,grid_power=3",
+        "exponential-2-noise": "order=2,corrector=false,eta=1,grid=quadratic",
+    }
 
     method: Literal["exponential"] = key("exponential", "exponential multistep")
     order: int = key(1, "degree of the interpolating polynomial", ge=0, le=3)
@@ -190,6 +207,7 @@ class ExponentialSpec(FixedStepSpec):
 @dataclass(frozen=True, kw_only=True)
 class GddimSpec(FixedStepSpec):
     auto_grid: ClassVar[str] = "power"
+    compared: ClassVar[Mapping[str, str]] = {"gddim": "", "gddim-noise": "order=0,eta=1"}
 
     method: Literal["gddim"] = key("gddim", "generalised DDIM (gDDIM)")
     root: Literal["flow", "cholesky"] = key(
@@ -237,6 +255,7 @@ class ConjugateSpec(FixedStepSpec):
     conjugate: ClassVar[bool] = True
     noise_scale: ClassVar[float] = 1.0
     auto_grid: ClassVar[str] = "power"
+    compared: ClassVar[Mapping[str, str]] = {"conjugate": ""}
 
     method: Literal["conjugate"] = key("conjugate", "conjugate integrator (lambda-DDIM)")
     conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100)
@@ -254,6 +273,11 @@ class SplittingSpec(FixedStepSpec):
     needs_split: ClassVar[bool] = True
     auto_grid: ClassVar[str] = "quadratic"
     stochastic: ClassVar[tuple[str, ...]] = ("oba", "bao", "obab")
+    compared: ClassVar[Mapping[str, str]] = {
+        "splitting-euler": "scheme=symplectic-euler",
+        "splitting-verlet": "scheme=velocity-verlet",
+        "splitting-obab": "scheme=obab",
+    }
 
     method: Literal["splitting"] = key(
         "splitting", "splitting integrator of positions and velocities"
@@ -295,6 +319,7 @@ class SplittingSpec(FixedStepSpec):
 class TunedSpec(SamplingSpec):
     needs_solution: ClassVar[bool] = True
     follows_flow = True
+    compared: ClassVar[Mapping[str, str]] = {"tuned": ""}
 
     method: Literal["tuned"] = key(
         "tuned", "times and coefficients fitted to the network by `cldctl tune`"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cld_core.config.sampling import ConjugateSpec, SplittingSpec
-from cld_core.samplers import UNWATCHED, Draws, Watcher, ended, grid_of, rest
+from cld_core.samplers import Draws, FixedSteps, grid_of, rest
 from cld_core.samplers.multistep import alpha_fields, known_part, segments
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
@@ -212,14 +212,7 @@ def _parts(
         yield Parts((t, middle), frames, pieces)
 
 
-def sample(
-    score: ScoreFunction,
-    sde: Diffusion,
-    spec: Spec,
-    u: Tensor,
-    draws: Draws,
-    watcher: Watcher = UNWATCHED,
-) -> tuple[Tensor, int]:
+def method(score: ScoreFunction, sde: Diffusion, spec: Spec, u: Tensor, draws: Draws) -> FixedSteps:
     """See `cld_core.samplers`. One evaluation per step if reduced, else one per update that needs a
     score.
 
@@ -228,28 +221,29 @@ def sample(
     Raises:
         RecipeError: there are too few evaluations for a step.
     """
-    per_step = sum(evaluating(sde, spec))
-    times = grid_of(spec, sde.schedule, per_step=per_step)
+    times = grid_of(spec, sde.schedule, per_step=sum(evaluating(sde, spec)))
     updates = steps(sde, tuple(times), spec)
     noises = draws(sum(update.noise is not None for step in updates for update in step), sde.m)
     # Known at t = 1, where the law is the prior: an update before the first evaluation takes it.
     newest = torch.zeros_like(sde.scored(u))
     if not spec.conjugate:
-        newest = apply(
-            -torch.diag(torch.tensor(sde.precision[-sde.m :], dtype=torch.float64)), sde.scored(u)
-        )
-    for number, (step, t) in enumerate(zip(updates, times[:-1], strict=True)):
-        watcher.visit(t, u, number / len(updates))
-        for update in step:
+        precision = torch.tensor(sde.precision[-sde.m :], dtype=torch.float64)
+        newest = apply(-torch.diag(precision), sde.scored(u))
+
+    def evaluate(u: Tensor, t: float) -> Tensor:
+        return rest(score, sde, u, t) if spec.conjugate else score(u, t)
+
+    def step(u: Tensor, i: int) -> Tensor:
+        nonlocal newest
+        for update in updates[i]:
             if update.time is not None:
                 at = u if update.back is None else apply(update.back, u)
-                newest = (
-                    rest(score, sde, at, update.time) if spec.conjugate else score(at, update.time)
-                )
+                newest = evaluate(at, update.time)
             u = apply(update.matrix, u)
             if update.weight is not None:
                 add(u, update.weight, newest)
             if update.noise is not None:
                 add(u, update.noise, next(noises))
-    watcher.visit(times[-1], u, 1.0)
-    return ended(score, sde, spec, u, per_step * len(updates))
+        return u
+
+    return FixedSteps(times, step)
