@@ -4,7 +4,7 @@ PYTHON ?= python3 python3.11 python3.12 python3.13 python3.14
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo-runs
-MARKDOWN := README.md CHANGELOG.md CONTRIBUTING.md docs tests/slurm tests/chaos
+MARKDOWN := README.md CHANGELOG.md CONTRIBUTING.md docs tests/features.md tests/slurm tests/chaos
 # Type checkers find packages on a path, not those of an import hook, which is what pip makes otherwise.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable
 
@@ -81,7 +81,7 @@ docs-serve: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
-# The tables of docs/samplers-measured.md: make samplers-docs RUNS="runs/mixed runs/plain"
+# The tables of docs/results.md: make samplers-docs RUNS="runs/mixed runs/plain"
 samplers-docs: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.samplers_docs $(RUNS)
 

@@ -3,7 +3,7 @@
     python -m benchmarks.diffusions [--steps 10000] [--seeds 0,1,2,3,4] [--runs-dir runs/diffusions]
 
 Trains and evaluates with `cldctl submit --sweep train.seed=...` and `cldctl eval`, so it goes on
-where it stopped, and prints the table of docs/samplers-measured.md: means and standard deviations
+where it stopped, and prints the table of docs/results.md: means and standard deviations
 over the seeds.
 """
 

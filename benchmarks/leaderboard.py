@@ -1,5 +1,5 @@
 """CLD, PSLD, HOLD and VPSDE on grey images, at equal network and equal time of training:
-docs/leaderboard.md.
+docs/results.md.
 
     python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0   # a row; 15
     minutes of training python -m benchmarks.leaderboard --results build/leaderboard --row cld

@@ -1,7 +1,7 @@
 """Samplers on the diamond at equal numbers of network evaluations: `python -m benchmarks.samplers
 --help`.
 
-Without arguments: the table of docs/samplers-measured.md with exact scores. `--families --sde
+Without arguments: the table of docs/results.md with exact scores. `--families --sde
 psld`: the other methods. `--search` tries grids, orders and noise; `--run` adds networks trained on
 the diamond, mixed or not, for example
 

@@ -1,4 +1,4 @@
-"""The tables of docs/samplers-measured.md with trained networks and published numbers, from stored
+"""The tables of docs/results.md with trained networks and published numbers, from stored
 results.
 
     cldctl bench samplers mixed --nfe 10,20,50 --samples 5000 --seeds 3 --follow
@@ -24,7 +24,7 @@ from cldctl.evals import samplers
 from cldctl.evals.results import is_complete, keys_of, rows
 from cldctl.evals.samplers import NFE, SAMPLER
 
-PAGE = Path(__file__).parent.parent / "docs" / "samplers-measured.md"
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
 
 def replaced(page: str, name: str, text: str) -> str:

@@ -97,8 +97,7 @@ def descriptor_for_writing(path: Path, flags: int = 0) -> int:
 def _regular(path: Path, flags: int) -> tuple[int, os.stat_result]:
     """A descriptor of a regular file, and its status."""
     try:
-        # A pipe without a writer would keep `open` waiting. The umask decides who else may write:
-        # runs can be shared by a group.
+        # A pipe without a writer would keep `open` waiting.
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW and path.is_symlink():

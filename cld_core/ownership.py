@@ -1,4 +1,4 @@
-"""Whose files these are: a job may unpickle only what nobody else can have written."""
+"""Whose files these are: a job may unpickle only what its own user alone can write."""
 
 import os
 import stat
@@ -21,42 +21,21 @@ def is_mine(path: Path) -> bool:
 
 
 def require_may_change(path: Path, what: str) -> None:
-    """Refuse to act on a folder that belongs to somebody else, unless it is shared with a group of
-    this user.
-
-    Shared is a folder that its group may write into. root, who could write anywhere, acts on runs
-    of others no more than anybody else does: jobs would be started, and files left, under a name
-    that their owner cannot work with.
+    """Refuse to write into a folder that belongs to another user, also for root.
 
     Args:
-        what: what is not done, for the message: "It was not cancelled".
+        what: what is not done, for the message: "Nothing was cancelled".
 
     Raises:
         CldError: names the folder, its owner and the fix.
         OSError: it cannot be looked at.
     """
-    status = path.stat()
-    if status.st_uid == os.geteuid():
-        return
-    name = user_name(status.st_uid)
-    if not status.st_mode & stat.S_IWGRP:
-        text, fix = (
-            f"it belongs to {name}, who shares it with nobody",
-            "Ask them, or copy it to a folder of yours",
+    owner = path.stat().st_uid
+    if owner != os.geteuid():
+        raise CldError(
+            f"{path}: it belongs to {user_name(owner)}, and only its owner may change it. {what}. "
+            f"Copy the folder, or start a run from its weights (submit --from)."
         )
-    elif status.st_gid not in {os.getegid(), *os.getgroups()}:
-        text, fix = (
-            f"it belongs to {name}, who shares it with a group that you are not in",
-            "Ask them to add you",
-        )
-    else:
-        return
-    if os.geteuid() == 0:
-        fix = (
-            f"Run it as that user: `sudo -u {name} cldctl ...`, or a container with `--user "
-            f"{status.st_uid}`"
-        )
-    raise CldError(f"{path}: {text}. {what}. {fix}.")
 
 
 def user_name(number: int) -> str:
@@ -70,7 +49,7 @@ def user_name(number: int) -> str:
 
 
 def problem_of(what: os.stat_result) -> str | None:
-    """Why somebody else may have written what has this status; None if nobody can."""
+    """Why another user may have written what has this status; None if only this user can."""
     if what.st_uid != os.geteuid():
         return f"it belongs to user {what.st_uid}"
     if what.st_mode & _OTHERS_WRITE:
@@ -79,12 +58,8 @@ def problem_of(what: os.stat_result) -> str | None:
 
 
 def shared_with(what: os.stat_result) -> str | None:
-    """Who, other than this user, may have written a file or folder with this status; None if
-    nobody.
-
-    A group that is this user's alone, as many systems give to everybody under their name, is nobody
-    else.
-    """
+    """As `problem_of`, but a group that is this user's alone, as many systems give to every user,
+    may write."""
     group_only = what.st_mode & _OTHERS_WRITE == stat.S_IWGRP
     if what.st_uid == os.geteuid() and group_only and _is_of_one(what.st_gid):
         return None
@@ -120,18 +95,16 @@ def require_private(path: Path, why: str) -> None:
 
 
 def make_private(folder: Path, why: str, *, hidden: bool = False) -> None:
-    """Create a folder that only this user can write into, or see to it that an existing one is like
-    that.
+    """Create a folder that only this user can write into, or take that right away from others.
 
-    It keeps its group and the setgid bit. What a umask of 002 would let a group write is taken away
-    from it.
+    An existing folder keeps its group and the setgid bit.
 
     Args:
         why: as for `require_private`.
         hidden: whether others may not even read what is in it.
 
     Raises:
-        CldError: it belongs to somebody else, or is a link.
+        CldError: it belongs to another user, or is a link.
         OSError: it cannot be created.
     """
     folder.mkdir(mode=0o700 if hidden else 0o755, parents=True, exist_ok=True)
@@ -140,11 +113,3 @@ def make_private(folder: Path, why: str, *, hidden: bool = False) -> None:
     if status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode) and status.st_mode & refused:
         folder.chmod(stat.S_IMODE(status.st_mode) & ~refused)
     require_private(folder, why)
-
-
-def can_be_private(folder: Path) -> bool:
-    """Whether `make_private` would accept ``folder`` as it is at this moment; nothing is
-    changed."""
-    if not os.path.lexists(folder):
-        return True
-    return stat.S_ISDIR(folder.lstat().st_mode) and is_mine(folder)

@@ -10,9 +10,9 @@ from cld_core.run.work import evaluations_of
 
 from .config.loader import path_of
 from .errors import CldError, NoRunError, UsageError, did_you_mean
-from .run import History, RunFolder, find_runs
-from .run.events import Refused, state_after
+from .run import RunFolder, find_runs
 from .run.folder import default_root
+from .run.state import NoAnswers, RunFacts, state_of
 from .sanitize import one_line
 
 # Results of evaluations that are columns.
@@ -183,7 +183,7 @@ def _told(run: RunFolder) -> dict[str, Any]:
         "steps": history.steps if history.steps is not None else progress.get("steps"),
         "loss": progress.get("loss"),
         "smoothed_loss": progress.get("smoothed_loss"),
-        "state": _state(history),
+        "state": state_of(history, RunFacts(run), NoAnswers()).name,
         "cause": last.cause if last is not None else None,
         **_results(run),
     }
@@ -196,21 +196,6 @@ def _recipe(run: RunFolder) -> dict[str, Any]:
     except (CldError, OSError) as error:
         return {**named, "problem": one_line(error)}
     return {"recipe": recipe.name, "data": recipe.data.name, "sde": recipe.sde.name}
-
-
-def _state(history: History) -> str:
-    if isinstance(history.request, Refused):
-        return "FAILED"
-    if history.last is None:
-        return "PENDING"
-    if history.last.cause is None:
-        return "RUNNING"
-    after = state_after(history.last.cause)
-    return (
-        "FAILED"
-        if history.given_up is not None and after not in ("FINISHED", "CANCELLED")
-        else after
-    )
 
 
 def _results(run: RunFolder) -> Mapping[str, float]:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cld_core.errors import CldError, NotFoundError
-from cld_core.files import descriptor_for_writing, opened
-from cld_core.ownership import require_may_change, user_name
-from cld_core.run import RunFolder
-from cld_core.run.groups import Group
+from cld_core.files import descriptor_for_writing
+from cld_core.ownership import require_may_change
+from cld_core.run.state import LOCK, locked_here
 
 if TYPE_CHECKING:
     from cldctl.clusters.base import Cluster
@@ -22,8 +21,6 @@ _EVERY_S = 0.1
 # Seconds that others may take to start their jobs: as long as a scheduler that does not answer
 # keeps them.
 PATIENCE_S = 180.0
-# Folders that this process has locked.
-_held: set[Path] = set()
 
 
 def locked_within(descriptor: int, patience_s: float) -> bool:
@@ -64,27 +61,29 @@ def holding(file: Path, patience_s: float) -> Iterator[bool]:
 def only_one(
     folder: Path, cluster: "Cluster | None" = None, *, makes: bool = False
 ) -> Iterator[None]:
-    """Of several people who start jobs in a folder at the same moment, one at a time gets past
-    here.
+    """Let one command at a time start jobs in a folder.
 
-    A cluster that blocks until the work is done would keep the others waiting; there, nobody waits.
+    There is no lock for a cluster that blocks until the work is done: other commands would wait for
+    all of it.
 
     Args:
-        cluster: where the jobs start; None for who starts none, and only keeps the others from it.
+        cluster: where the jobs start; None for a command that only keeps others from starting any.
         makes: make the folder if there is none, also if others remove it meanwhile.
 
     Raises:
         NotFoundError: there is no such folder any more.
-        CldError: the folder belongs to somebody else (nothing is left in it), or the others take
-            too long.
+        CldError: the folder belongs to another user (nothing is left in it), or other commands hold
+            the lock for too long.
         OSError: this user may not write into the folder.
     """
     if makes:
         folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ".submit.lock"
+    file = folder / LOCK
     try:
         require_may_change(folder, "Nothing was started")
-        descriptor = None if cluster is not None and cluster.blocks else _open_lock(file)
+        descriptor = (
+            None if cluster is not None and cluster.blocks else descriptor_for_writing(file)
+        )
     except FileNotFoundError as error:
         raise NotFoundError(f"{folder}: it was removed meanwhile. Nothing was started.") from error
     if descriptor is None:
@@ -93,52 +92,15 @@ def only_one(
     try:
         _lock(descriptor, file)
         if _is_open(descriptor, file):
-            _held.add(folder)
+            locked_here.add(folder)
             yield
             return
     finally:
-        _held.discard(folder)
+        locked_here.discard(folder)
         os.close(descriptor)
     # While this process waited, the file was removed, perhaps with its folder.
     with only_one(folder, cluster, makes=makes):
         yield
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process, other than this one, starts jobs in a folder at this moment."""
-    if folder in _held:
-        return False
-    try:
-        with opened(folder / ".submit.lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
-    return False
-
-
-def is_starting(run: RunFolder) -> bool:
-    """Whether a process, other than this one, starts jobs of a run, or of its group, at this
-    moment."""
-    if is_locked(run.path):
-        return True
-    group = Group.of(run)
-    return group is not None and is_locked(group.path)
-
-
-def _open_lock(file: Path) -> int:
-    """A descriptor of the lock, whoever has created it; reading is enough to lock it on a local
-    disk."""
-    try:
-        return descriptor_for_writing(file)
-    except PermissionError:
-        if not os.access(file.parent, os.W_OK):
-            raise
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(file, flags)
-    except PermissionError as error:
-        text = f"it belongs to {user_name(file.lstat().st_uid)} and cannot be read"
-        raise CldError(f"{file}: {text}. Remove it and try again.") from error
 
 
 def _is_open(descriptor: int, file: Path) -> bool:
@@ -158,7 +120,6 @@ def _lock(descriptor: int, file: Path) -> None:
     try:
         is_mine = locked_within(descriptor, PATIENCE_S)
     except OSError as error:
-        # On NFS, only those who may write into a file can lock it.
         text = f"it cannot be locked ({error.strerror})"
         raise CldError(f"{file}: {text}. Remove it and try again.") from error
     if not is_mine:

@@ -6,8 +6,6 @@ checkout, importable; the ledger says which digest the run has (`Requested.code`
   manifest.json       what is in it, by digest, and what was left out
   changes.patch       what differed from the commit
   plugins/HASH/       the plug-in files that the recipe, or an evaluation, names
-code/DIGEST-USER/     the same, of a colleague who continues the run: a job imports only what its
-own user has stored
 
 Other code is added beside it; nothing is changed. Files that are equal in several folders of a run,
 or of the runs of a group, are hard links. Jobs that train several runs of a group import from
@@ -114,26 +112,15 @@ def name_of(folder: Path | None) -> str | None:
     return None if manifest is None else manifest.code
 
 
-def own_folder(place: Path, name: str) -> Path:
-    """Where this user's copy of the code of a digest is, or would be stored, in the folder of a run
-    or group.
-
-    What has its name and is somebody else's stays: this user's has their name behind it.
-    """
-    folder = place / CODE / name[:_DIGITS]
-    if not os.path.lexists(folder) or ownership.is_mine(folder):
-        return folder
-    user = ownership.user_name(os.geteuid())
-    return folder.with_name(
-        f"{folder.name}-{user if re.fullmatch(r'[A-Za-z0-9._-]+', user) else os.geteuid()}"
-    )
+def place_of(folder: Path, name: str) -> Path:
+    """Where the code of a digest is, or would be stored, in the folder of a run or group."""
+    return folder / CODE / name[:_DIGITS]
 
 
 def folder_of(run: Path) -> Path | None:
-    """Where the code is that a run was last asked to run: this user's copy, or else that of
-    somebody else.
+    """Where the code is that the newest request of a run names; None if it names none.
 
-    None if the ledger names none. The folder may be missing.
+    The folder may be missing.
 
     Raises:
         OSError: the ledger cannot be read.
@@ -141,8 +128,7 @@ def folder_of(run: Path) -> Path | None:
     name = Ledger(run / "attempts.jsonl").history().stored
     if name is None or not _NAME.fullmatch(name):
         return None
-    own = own_folder(run, name)
-    return own if os.path.lexists(own) else run / CODE / name[:_DIGITS]
+    return place_of(run, name)
 
 
 def importable(folder: Path | None) -> Path | None:
@@ -238,8 +224,8 @@ def problem_of(folder: Path, manifest: Manifest) -> str | None:
     for name, sha256 in wanted.items():
         try:
             status = os.lstat(folder / name)
-            # A file may have another name in a run that somebody has opened to a group.
-            if (problem := ownership.problem_of(status)) is not None and ownership.is_mine(folder):
+            # A file may have another name in a run whose files were opened to a group.
+            if (problem := ownership.problem_of(status)) is not None:
                 return f"{name}: {problem}; `chmod -R go-w` takes that away"
             if digest_of(folder / name) != sha256:
                 return f"{name} was changed"

@@ -225,6 +225,13 @@ class Evaluation(ShardedWork):
     def is_done(self) -> bool:
         return self.report is not None
 
+    @property
+    def outdated(self) -> str | None:
+        if self.is_done or not read_report(self.folder):
+            return None
+        step = self.request.checkpoint_step
+        return f"the checkpoint of step {step} was trained again after it was evaluated"
+
     def weights(self, length: float | None) -> str:
         """What identifies its checkpoint, or the average of a length there, whether that was
         reconstructed yet."""

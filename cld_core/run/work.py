@@ -245,6 +245,11 @@ class Work(ABC):
     def is_done(self) -> bool:
         """Whether the product exists and answers the present request."""
 
+    @property
+    def outdated(self) -> str | None:
+        """What replaced a thing that the product was made of, in words; None if nothing did."""
+        return None
+
     @abstractmethod
     def to_start(self) -> list[int]:
         """The pieces that tasks are to be started for; empty if the work is done."""

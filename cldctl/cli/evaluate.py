@@ -424,7 +424,7 @@ def import_(
     file: Path = Argument(
         ..., help="A checkpoint of the published code, such as checkpoint_800000.pth."
     ),
-    recipe: str = Option(..., help="The recipe that it was trained with."),
+    recipe: str = Option(..., metavar="RECIPE", help="The recipe that it was trained with."),
     overrides: list[str] | None = options.OVERRIDES,
     name: str | None = options.NEW_NAME,
     root: Path = options.RUNS_DIR,

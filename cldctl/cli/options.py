@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _runs_dir(context: typer.Context, option: Path | None) -> Path | None:
-    """The folder of the runs. A shell that completes a word looks for it if it needs it."""
+    """The folder of the runs; while a shell completes a word, only what the option names."""
     if option is not None or context.resilient_parsing:
         return option
     from cldctl import config

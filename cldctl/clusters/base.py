@@ -35,13 +35,14 @@ from cld_core.errors import CldError
 from cld_core.rendezvous import Place
 from cld_core.run.events import Cause, JobRef
 from cld_core.run.history import Attempt
+from cld_core.run.state import Answer
 from cld_core.stop import StopCode, StopFlag
 
 if TYPE_CHECKING:
     from cld_core.config.cluster import ClusterSpec
 
 
-Phase = Literal["pending", "running", "suspended", "ending", "gone", "unknown"]
+Seen = Answer
 
 
 @dataclass(frozen=True)
@@ -87,28 +88,6 @@ class JobSpec:
     exclude: tuple[str, ...] = ()
     code: Path | None = None
     aftermath: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a launcher says about a job.
-
-    Attributes:
-        ended: a cause of the ledger, where the launcher says how the job ended.
-        reason: why it waits, or why nothing is known about it ("started on HOST", for a job of
-            another machine).
-        word: the launcher's own word for the state; shown to people, compared by nobody.
-    """
-
-    phase: Phase
-    ended: Cause | None = None
-    node: str = ""
-    reason: str = ""
-    word: str = ""
-
-    @property
-    def is_gone(self) -> bool:
-        return self.phase == "gone"
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,8 @@
 """Where a launcher keeps the output of jobs, their scripts, and the pickles that they begin with.
 
-A job runs what its pickle says, so the folder has to be this user's own, whoever owns the run:
-others may read it, and nobody else may write into it. In a run that a group shares, everybody but
-its owner has a folder of their own:
-
-    logs/          of the user who made it, in most runs the only one
-    logs-NAME/     of the user NAME
-
-Jobs that train several runs of a group have such folders in that of the group
-(`cld_core.run.groups`).
+A job runs what its pickle says, so the folder has to be this user's own: others may read it, and
+only its owner may write into it. Jobs that train several runs of a group have it in the folder of
+the group (`cld_core.run.groups`).
 """
 
 import contextlib
@@ -32,21 +26,18 @@ _UNUSED = re.compile(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh")
 _WHY = "a job would run what is in it"
 
 
-def folder_for(folder: Path) -> Path:
-    """Where this user's jobs with output in ``folder`` really have it: there, or in a folder of
-    their own beside it."""
-    return (
-        folder if ownership.can_be_private(folder) else folder.with_name(f"{folder.name}-{_user()}")
-    )
-
-
 def moved(folder: Path, logs: str) -> Path:
-    """The folder of logs that a job had, ``logs``, beside ``folder``: the run may have been moved
-    or copied since."""
-    name, shared = Path(logs).name, Path(logs).parent
+    """The folder of a job's logs, ``folder`` or one beside it, in a run that may have been moved.
+
+    Args:
+        logs: where they were when it was submitted.
+    """
+    name = Path(logs).name
+    shared = Path(logs).parent
     if shared.parent.name == GROUPS and is_name(shared.name) and is_name(name):
         # Of an array that trained several runs; it lies beside them.
         return folder.parent.with_name(GROUPS) / shared.name / name
+    # Earlier versions wrote logs-USER for the jobs of other users.
     return folder.with_name(name) if name.startswith(f"{folder.name}-") else folder
 
 
@@ -54,15 +45,16 @@ def check(logs: Path) -> None:
     """Refuse a folder that cannot hold this user's jobs; nothing is changed.
 
     Raises:
-        CldError: somebody else owns it, or it is a link.
+        CldError: another user owns it, or it is a link.
         UsageError: its name would not be read as it is.
     """
     if _TAG.search(str(logs)) or has_control(str(logs)):
-        text = "a control character, or %j, %t, %A or %a, which stand for numbers of jobs"
         raise UsageError(
-            f"{str(logs)!r}: the path of a job's logs cannot have {text}. Use another --runs-dir."
+            f"{str(logs)!r}: the path of a job's logs cannot have a control character, or %j, %t, "
+            f"%A or %a, which stand for numbers of jobs. Use another --runs-dir."
         )
-    if os.path.lexists(logs) and not ownership.can_be_private(logs):
+    # `prepare` takes the right to write into an existing folder away from others.
+    if os.path.lexists(logs) and (logs.is_symlink() or not ownership.is_mine(logs)):
         ownership.require_private(logs, _WHY)
 
 
@@ -81,7 +73,7 @@ def refusals(logs: Path) -> Iterator[None]:
     """What keeps a job with these logs from being started is a refusal.
 
     Raises:
-        SchedulerRefused: a file cannot be written, or somebody else may write what the job runs.
+        SchedulerRefused: a file cannot be written, or others may write what the job runs.
         SchedulerAway
     """
     try:
@@ -91,14 +83,17 @@ def refusals(logs: Path) -> Iterator[None]:
     except CldError as error:
         raise SchedulerRefused(str(error)) from error
     except OSError as error:
-        text = f"the job could not be started ({error.strerror or error}). Fix that and resume"
-        raise SchedulerRefused(f"{error.filename or logs}: {text}.") from error
+        raise SchedulerRefused(
+            f"{error.filename or logs}: the job could not be started ({error.strerror or error}). "
+            f"Fix that and resume."
+        ) from error
 
 
 @contextlib.contextmanager
 def submission(logs: Path) -> Iterator[int]:
-    """What submitit writes in this block, nobody else can change: a job runs it. What became no
-    job's is removed.
+    """Keep others from writing what submitit writes in this block: a job runs it.
+
+    Files that belong to no job at the end are removed.
 
     Returns:
         The umask that jobs are to have: that of the user.
@@ -116,9 +111,3 @@ def submission(logs: Path) -> Iterator[int]:
             if _UNUSED.fullmatch(file.name):
                 with contextlib.suppress(OSError):
                     file.unlink()
-
-
-def _user() -> str:
-    """The name of this user as part of a file's name; the number if there is no such name."""
-    name = ownership.user_name(os.geteuid())
-    return name if re.fullmatch(r"[A-Za-z0-9._-]+", name) else str(os.geteuid())

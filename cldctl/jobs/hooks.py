@@ -82,7 +82,7 @@ def allow(run: RunFolder, recipe: Recipe) -> Callable[[], None]:
         CldError: others may write into the folder of the logs.
         OSError: it cannot be written.
     """
-    logs = job_logs.folder_for(run.logs)
+    logs = run.logs
     before = None
     with contextlib.suppress(OSError, CldError):
         before = None if allowed(logs) is None else read_bytes(logs / SETTINGS)
@@ -138,7 +138,7 @@ def fire(
         evaluation: the folder of one that may have ended, to tell of it instead.
     """
     with contextlib.suppress(Exception):
-        logs = job_logs.folder_for(run.logs)
+        logs = run.logs
         if not os.path.lexists(logs / SETTINGS):
             return
         command = [
@@ -169,7 +169,7 @@ def settle(run: RunFolder, within_s: float | None = None) -> None:
     """
     with contextlib.suppress(Exception):
         if within_s is None and _started:
-            spec = allowed(job_logs.folder_for(run.logs))
+            spec = allowed(run.logs)
             within_s = (spec or HooksSpec()).timeout_s + _MARGIN_S
         deadline = time.monotonic() + (within_s or 0.0)
         for process in _started:

@@ -53,7 +53,7 @@ def training(
     of = runs[0] if group is None else group
     if group is not None and parallel is None and not cluster.queues:
         parallel = 1
-    logs = job_logs.folder_for(of.logs)
+    logs = of.logs
     kind, folder = "training", runs[0].path
     if group is not None:
         kind, folder = (
@@ -119,11 +119,10 @@ def sharded(
         size: what a training with the same resources would get.
         run: the one that the works evaluate, whose saves were measured; None for work that belongs
             to no run.
-        logs: where the output goes; default: into the folder of the first work. If it belongs to
-            somebody else, into a folder of this user's beside it.
+        logs: where the output goes; default: into the folder of the first work.
         code: what the job imports from, as in `JobSpec`.
     """
-    logs = job_logs.folder_for(logs or works[0] / "logs")
+    logs = logs or works[0] / "logs"
     one = replace(
         size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node), successor=False
     )

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from cld_core.files import by_age, read_bytes
 from cld_core.run import RunFolder
 from cld_core.sanitize import local_time, printable
-from cldctl.runs.state import STATES
+from cldctl.show.tables import STYLES
 
 from .curves import Points, is_inside, parts
 
@@ -111,7 +111,7 @@ def code(command: str) -> Markup:
 
 def colour_of(state: str) -> str:
     """What the style sheet calls the colour of a state, which is that of terminals."""
-    return STATES.get(state, "dim").rpartition(" ")[2]
+    return STYLES.get(state, "dim").rpartition(" ")[2]
 
 
 def chart(

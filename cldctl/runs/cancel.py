@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cld_core.errors import CldError, UsageError
-from cld_core.ownership import require_may_change, user_name
+from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, JobRef, Refused
 from cld_core.run.groups import Group
@@ -154,7 +154,7 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
     (`Ending.problem`).
 
     Raises:
-        CldError: a run belongs to somebody else; nothing was cancelled.
+        CldError: a run belongs to another user; nothing was cancelled.
         SchedulerAway: a cluster does not answer; nothing was cancelled.
         UsageError: a job was started on another machine, where it has to be cancelled; nothing was
             cancelled.
@@ -193,32 +193,20 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
 
 
 def _cancel_apart(endings: Sequence[Ending], cluster: str, answers: Answers) -> None:
-    """What a cluster refused for many jobs at once: some may have ended meanwhile, and some be of a
-    colleague.
-
-    Whoever submits a job has its logs in a folder of their own (`job_logs`).
-    """
+    """Cancel jobs of one folder of logs after the other, since a cluster refused to cancel all at
+    once: some may have ended meanwhile."""
     for ending in endings:
         folders: dict[str, list[JobRef]] = {}
         for job in ending.jobs:
             if job.cluster == cluster and not answers.of(job).is_gone:
                 folders.setdefault(job.logs, []).append(job)
-        for logs, jobs in folders.items():
+        for jobs in folders.values():
             try:
                 clusters.find(cluster).cancel(jobs)
             except (SchedulerRefused, SchedulerAway) as error:
                 now = survey.ask(jobs)
                 if left := [job for job in jobs if not now.of(job).is_gone]:
-                    ending.leave(left, _of_a_colleague(left, logs) or error)
-
-
-def _of_a_colleague(jobs: Sequence[JobRef], logs: str) -> SchedulerRefused | None:
-    """Whom to ask to cancel jobs that were refused; None if they are this user's."""
-    with contextlib.suppress(OSError, ValueError):
-        if (owner := os.stat(logs).st_uid) != os.geteuid():
-            ids = ", ".join(job.job_id for job in jobs)
-            return SchedulerRefused(f"job {ids} of {user_name(owner)} was not cancelled: ask them")
-    return None
+                    ending.leave(left, error)
 
 
 def wait(

@@ -22,6 +22,7 @@ from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.recipe import trusted_recipe
+from cld_core.run.state import DividedFacts, state_of
 from cld_core.run.tunings import TuneRequest, Tuning
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
@@ -41,7 +42,7 @@ from cldctl.jobs import specs
 from . import sharded, snapshot, training
 from .options import as_typed, named_as_typed, refuse_twice
 from .sharded import Say
-from .status import work_state
+from .survey import Answers
 from .training import Skipped, is_finished
 
 # The keys of these sections that have an effect on a tuning.
@@ -129,10 +130,9 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
     """The requested evaluations of a run. Writes nothing.
 
     Raises:
-        CldError: the run belongs to somebody else, or has no such checkpoint.
+        CldError: the run belongs to another user, or has no such checkpoint.
         UsageError: an option is wrong, or the plug-in of the run may not be run.
     """
-    require_may_change(run.path, "Nothing was evaluated")
     with named_as_typed(run):
         where, recipe = _place(run, options, options.overrides)
         # Plug-ins may have registered what is named.
@@ -252,11 +252,10 @@ def plan_tunings(
         budget_min: minutes for each fit; None for no limit.
 
     Raises:
-        CldError: the run belongs to somebody else.
+        CldError: the run belongs to another user.
         UsageError: a key has no effect on a tuning, or the plug-in of the run may not be run.
         NotFoundError: there is no such checkpoint.
     """
-    require_may_change(run.path, "Nothing was tuned")
     for text in options.overrides:
         key = text.partition("=")[0]
         if key.startswith(("sampling.", "eval.", "plugins")) and key not in _READ_BY_TUNINGS:
@@ -298,11 +297,14 @@ def minutes(text: str) -> float | None:
 def _place(
     run: RunFolder, options: EvalOptions, overrides: Sequence[str]
 ) -> tuple[Cluster, Recipe]:
-    """Where evaluations of a run are computed, and its recipe with these settings."""
-    where, recipe = (
-        clusters.chosen(options.cluster, run),
-        trusted_recipe(run, allow_plugin=options.allow_plugin),
-    )
+    """Where evaluations of a run are computed, and its recipe with these settings.
+
+    Raises:
+        CldError: the run belongs to another user, or its recipe may not be used.
+    """
+    require_may_change(run.path, "Nothing was started")
+    where = clusters.chosen(options.cluster, run)
+    recipe = trusted_recipe(run, allow_plugin=options.allow_plugin)
     return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
 
 
@@ -376,6 +378,10 @@ def start(
             yield one
 
 
+def _state(work: Work, answers: Answers) -> str:
+    return state_of(work.ledger.history(), DividedFacts(work), answers).name
+
+
 def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]:
     """Find the state of works; returns those to start, which are on the disk then, and their
     shards.
@@ -386,7 +392,7 @@ def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]
     run, sweep = planned.run, planned.sweep
     begun = [_begun(work) for work in planned.works]
     answers = sharded.ask_about(work for work in begun if work is not None and not work.is_done)
-    states = ["STOPPED" if known is None else work_state(known, answers) for known in begun]
+    states = ["STOPPED" if work is None else _state(work, answers) for work in begun]
     folders = [work.folder for work in planned.works]
     if "STOPPED" in states:
         # Nothing is written for jobs that the cluster does not have.

@@ -24,12 +24,12 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
 from cld_core.run.lease import seems_alive
+from cld_core.run.state import OVER, is_locked
 from cld_core.run.work import Work, works_of
 from cld_core.version import __version__
-from cldctl import config, locks
+from cldctl import config
 
 from . import survey
-from .state import OVER
 from .status import RunStatus, status_or_reason
 from .survey import Answers
 
@@ -243,7 +243,7 @@ def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | 
     # Nothing of a finished run goes on by itself, whatever its cluster does.
     least_s = UNSURE_S if stopped or row.state != "FINISHED" else QUIET_S
     is_quiet = max(it[2] for it in files.values() if it) < (read.time - least_s) * 1e9
-    if not is_quiet or seems_alive(run.leases) or locks.is_locked(run.path):
+    if not is_quiet or seems_alive(run.leases) or is_locked(run.path):
         return row, None
     return row, Entry(
         inode, files, {name: value for name, value in row.to_dict().items() if name != "path"}

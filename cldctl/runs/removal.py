@@ -20,12 +20,12 @@ from cld_core.run.evaluations import unnamed_rows
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive
+from cld_core.run.state import OVER, is_locked
 from cld_core.run.work import evaluations_of, tunings_of
 from cldctl import locks
 
 from . import survey
 from .selection import command
-from .state import OVER
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
 
@@ -47,7 +47,7 @@ def plan(runs: Sequence[RunFolder]) -> list[Removal]:
     """What removing these runs means. Nothing is changed.
 
     Raises:
-        CldError: a run belongs to somebody else, or cannot be removed completely.
+        CldError: a run belongs to another user, or cannot be removed completely.
         SchedulerAway: a cluster that would know whether one is alive does not answer.
         UsageError: one is alive.
     """
@@ -127,12 +127,7 @@ def _unknown_owner(run: RunFolder, error: OSError, otherwise: str) -> CldError:
 def _remove_empty(group: Group) -> None:
     """Remove what the runs of a group shared, after the last of them, unless somebody starts others
     at this moment."""
-    if (
-        not group.path.is_dir()
-        or not is_mine(group.path)
-        or locks.is_locked(group.path)
-        or group.runs()
-    ):
+    if not group.path.is_dir() or not is_mine(group.path) or is_locked(group.path) or group.runs():
         return
     shutil.rmtree(group.path, ignore_errors=True)
 
@@ -171,7 +166,7 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
         raise _unknown_owner(run, error, otherwise) from error
     if seems_alive(run.leases):
         raise UsageError(f"{held_message(run.path, holder or {})} {otherwise}.")
-    if locks.is_locked(run.path):
+    if is_locked(run.path):
         raise UsageError(
             f"{run.name}: another cldctl starts a job of it at this moment. {otherwise}. Try again."
         )
@@ -201,7 +196,7 @@ def size_of(folder: Path) -> int:
 
 
 def _require_removable(run: RunFolder) -> None:
-    """Refuse a run of somebody else, a link to one, and one that holds what this user cannot
+    """Refuse a run of another user, a link to one, and one that holds what this user cannot
     remove.
 
     Raises:
@@ -212,11 +207,6 @@ def _require_removable(run: RunFolder) -> None:
             f"{run.path}: it is a link to a run. Nothing was removed. Name the run itself."
         )
     require_may_change(run.path, "Nothing was removed")
-    if not is_mine(run.path):
-        name = user_name(run.path.lstat().st_uid)
-        raise CldError(
-            f"{run.path}: it belongs to {name}. Nothing was removed. Ask them to remove it."
-        )
     if not os.access(run.path.parent, os.W_OK | os.X_OK):
         raise CldError(
             f"{run.path.parent}: you may not write into it. Nothing was removed. Ask its owner."
@@ -264,7 +254,7 @@ def plan_pruning(
         averages: remove the snapshots of averages, too. The checkpoints keep their own.
 
     Raises:
-        CldError: a run belongs to somebody else, or its checkpoints cannot be read.
+        CldError: a run belongs to another user, or its checkpoints cannot be read.
         SchedulerAway: a cluster that would know whether one is alive does not answer.
         UsageError: one is alive, or has an evaluation that still needs the averages.
     """

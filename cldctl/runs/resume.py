@@ -19,6 +19,7 @@ from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.recipe import require_own_plugin, trusted_recipe
+from cld_core.run.state import OVER, RESUMABLE
 from cldctl import locks
 from cldctl.clusters.base import Cluster
 from cldctl.jobs import specs
@@ -28,7 +29,6 @@ from cldctl.lookup import find_profile
 from . import snapshot, survey
 from .index import Index, side_by_side
 from .selection import command
-from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
 from .training import Begun, Skipped, Start, require_inputs, require_native, train
@@ -45,7 +45,7 @@ class Continuation:
     Attributes:
         overrides: of the command line, behind those of ``profile``.
         from_step: the step of the checkpoint to continue from; None for the newest.
-        allow_plugin: whether code that others can write, or have stored, may run.
+        allow_plugin: whether plug-ins and hooks of a run that others can write to may run.
         update_code: whether the run's code is replaced by that of the checkout.
         other_data: whether it may train on other data than it has so far.
         max_age_s: how old an answer may be that says that the run is not alive, seconds: one
@@ -115,7 +115,7 @@ def resume(
         started: called as soon as the job of a run exists.
 
     Raises:
-        CldError: a run belongs to somebody else, its recipe names a plug-in that is not allowed, or
+        CldError: a run belongs to another user, its recipe names a plug-in that is not allowed, or
             its code is damaged. Of a group, such runs are skipped.
         SchedulerAway: the cluster that would know whether the run is alive, or the one to submit
             to, does not answer.
@@ -223,9 +223,7 @@ def _ready(
     changed = _check_data(run, recipe, update=asked.update_code, allowed=asked.other_data)
     edited = frozen.note(run)
     about(run, recipe, step, damaged, (*([] if edited is None else [edited]), *changed, *warnings))
-    stored = snapshot.for_continuation(
-        run, recipe, cluster, update=asked.update_code, trusted=asked.allow_plugin
-    )
+    stored = snapshot.for_continuation(run, recipe, cluster, update=asked.update_code)
     request = Requested(
         steps=recipe.train.steps,
         overrides=overrides,

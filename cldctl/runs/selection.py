@@ -18,10 +18,10 @@ from cld_core.errors import UsageError, did_you_mean
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import Labelled
+from cld_core.run.state import OVER, STATES
 from cld_core.sanitize import has_control, one_line
 from cldctl import config
 
-from .state import OVER, STATES
 from .status import RunStatus
 
 # Runs that ended longer ago are listed only if somebody asks for them.
@@ -33,7 +33,7 @@ _KEYS: dict[str, Callable[[RunStatus], Any]] = {
     "updated": lambda row: row.heard_of,
     "step": lambda row: row.step,
     "loss": lambda row: row.shown_loss,
-    "state": lambda row: [*STATES].index(row.state),
+    "state": lambda row: STATES.index(row.state),
 }
 ORDERS = tuple(_KEYS)
 _TAG = re.compile(r"[A-Za-z0-9._:-]{1,50}")
@@ -178,7 +178,7 @@ def label(
         tags: are added, and ``untag`` are removed.
 
     Raises:
-        CldError: the run belongs to somebody who does not share it.
+        CldError: the run belongs to another user.
         UsageError: a tag or the note cannot be used, or the run does not have a tag that is to be
             removed.
     """

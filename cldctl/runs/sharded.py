@@ -14,6 +14,7 @@ from cld_core.evaluate.statistics import Statistics, make_folder
 from cld_core.run import code as stored
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.shards import ShardedWork
+from cld_core.run.state import living, without_job
 from cld_core.run.work import Work, open_work
 from cldctl import locks
 from cldctl.clusters.base import Cluster, JobSpec, Limit, SchedulerAway, TooManyTasks
@@ -21,7 +22,6 @@ from cldctl.jobs import specs
 from cldctl.jobs.shards import ShardsWork, divided
 
 from . import survey
-from .status import alive, without_job
 from .survey import Answers
 
 # Tells people something, in one line.
@@ -130,10 +130,10 @@ def unclaimed(work: Work, answers: Answers) -> list[int]:
     """The shards to start that no living task computes: others of its array may have been cancelled
     or given up."""
     missing = work.missing() if isinstance(work, ShardedWork) else work.to_start()
-    phases = {answers.of(event.job).phase for event in alive(work, answers)}
+    phases = {answers.of(event.job).phase for event in living(work.ledger.history(), answers)}
     if not missing and phases - {"pending"}:
         return []  # It is about to be merged.
-    return without_job(work, work.to_start(), answers)
+    return without_job(work.ledger.history(), work.to_start(), answers)
 
 
 def is_alive(folder: Path) -> bool:
@@ -146,7 +146,7 @@ def is_alive(folder: Path) -> bool:
         work = open_work(folder)
     except NotFoundError:
         return False
-    return bool(alive(work, ask_about([work])))
+    return bool(living(work.ledger.history(), ask_about([work])))
 
 
 def clear(folder: Path) -> None:

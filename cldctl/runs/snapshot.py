@@ -1,13 +1,16 @@
-"""The code that a run was submitted with is stored in its folder, and its jobs run that
-(`cld_core.run.code`)."""
+"""Storing the code that a run is submitted with in its folder; its jobs run that copy
+(`cld_core.run.code`).
+
+Of a checkout, git decides what the code is: everything that it does not ignore, within limits of
+size.
+"""
 
 import contextlib
 import errno
-import fnmatch
 import functools
 import hashlib
+import itertools
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -30,142 +33,20 @@ from cldctl.clusters.base import Cluster
 
 from .selection import command
 
-MAX_FILE_BYTES, MAX_BYTES, MAX_FILES = 2**20, 20 * 2**20, 5000
+MAX_FILE_BYTES = 2**20
+MAX_BYTES = 20 * 2**20
+MAX_FILES = 5000
 # Of the difference from the commit.
 _MAX_PATCH_BYTES = 4 * 2**20
-# Of what was left out, so many names are kept.
+_MAX_PLUGIN_BYTES = 4 * 2**20
+# So many names of files that are left out are kept in the manifest, and shown.
 _MAX_LEFT_OUT = 200
+_SHOWN = 5
 # Those of a hook would lead git to another repository.
 _MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 _GIT_WITHIN_S = 20.0
-_FIX = (
-    "List it in .gitignore if it is data, or submit with --live-code, which runs the checkout "
-    "itself"
-)
-_SECRET_FOLDERS = (
-    ".ssh",
-    ".aws",
-    ".azure",
-    ".gcloud",
-    ".gnupg",
-    ".kube",
-    ".docker",
-    ".secrets",
-    "secrets",
-)
-_DATA = (
-    *(
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".safetensors",
-        ".npz",
-        ".npy",
-        ".lmdb",
-        ".mdb",
-        ".h5",
-        ".hdf5",
-        ".parquet",
-        ".arrow",
-    ),
-    *(".tfrecord", ".tfrecords", ".pkl", ".pickle", ".bin", ".onnx", ".sqlite", ".db", ".mat"),
-    *(
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".gif",
-        ".bmp",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".pdf",
-        ".mp4",
-        ".avi",
-        ".wav",
-        ".mp3",
-    ),
-    *(
-        ".zip",
-        ".tar",
-        ".gz",
-        ".tgz",
-        ".bz2",
-        ".xz",
-        ".zst",
-        ".7z",
-        ".whl",
-        ".sif",
-        ".egg",
-        ".so",
-        ".o",
-        ".a",
-        ".pyc",
-    ),
-)
-_SECRETS = (
-    *(
-        ".env",
-        ".env.*",
-        "*.pem",
-        "*.key",
-        "*.p12",
-        "*.pfx",
-        "*.jks",
-        "*.keystore",
-        "*.kdbx",
-        "*.gpg",
-        "*.ppk",
-    ),
-    *(
-        "id_rsa*",
-        "id_dsa*",
-        "id_ecdsa*",
-        "id_ed25519*",
-        "credentials*",
-        "*credentials.json",
-        "secret*",
-        "*.secret",
-    ),
-    *(
-        ".netrc",
-        "_netrc",
-        ".pypirc",
-        ".npmrc",
-        ".git-credentials",
-        ".htpasswd",
-        ".pgpass",
-        ".vault*",
-    ),
-    *(
-        "token",
-        "token.*",
-        "*_token",
-        "*_token.*",
-        "*-token",
-        "*-token.*",
-        "tokens",
-        "tokens.*",
-        "*.token",
-        ".token*",
-    ),
-    *(
-        "service-account*.json",
-        "service_account*.json",
-        "kubeconfig",
-        "password*",
-        "passwd*",
-        "*.ovpn",
-    ),
-)
-# Python files are code more often than not.
-_SECRETS_IN_PYTHON = ("credentials.py", "secrets.py", ".env*")
 # Folders at the top that no job imports; the commit and the patch have them.
 _NOT_RUN = ("tests", "test", "docs", "doc", ".git", ".github", ".ci")
-_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
-# Of the files that are left out, so many are named.
-_SHOWN = 5
-# A plug-in is somebody's own Python file.
-_MAX_PLUGIN_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -173,8 +54,8 @@ class Code:
     """Code that runs can be given.
 
     Attributes:
-        manifest: what theirs is to say.
-        files: where those files are now that it lists, by name.
+        manifest: the manifest of a folder of this code.
+        files: the sources of the files that it lists, by name.
         patch: how they differ from the commit.
     """
 
@@ -183,29 +64,27 @@ class Code:
     patch: bytes = b""
 
     def with_plugins(self, plugins: Iterable[tuple[str, str]]) -> "Code":
-        """With copies of plug-in files; where somebody asked for the live checkout, they are used
-        where they are.
+        """This code with copies of plug-in files; the live checkout uses them where they are.
 
         Args:
-            plugins: where each is read from, and what it was called at first; modules are left out.
+            plugins: the path that each is read from, and its original path. Modules are left out.
 
         Raises:
             CldError: one cannot be read.
         """
-        files, stored = dict(self.files), {plugin.path: plugin for plugin in self.manifest.plugins}
+        files = dict(self.files)
+        stored = {plugin.path: plugin for plugin in self.manifest.plugins}
         for path, original in plugins:
-            if path.endswith(".py") and self.manifest.kind != "live":
-                with _storing(path):
-                    content = read_bytes(Path(path), limit=_MAX_PLUGIN_BYTES, follow=True)
-                sha256 = hashlib.sha256(content).hexdigest()
-                name = f"{code.PLUGINS}/{sha256[:16]}/{Path(path).name}"
-                files[name], stored[original] = (
-                    Path(path),
-                    Plugin(path=original, file=name, sha256=sha256),
-                )
-        return replace(
-            self, manifest=replace(self.manifest, plugins=tuple(stored.values())), files=files
-        )
+            if not path.endswith(".py") or self.manifest.kind == "live":
+                continue
+            with _storing(path):
+                content = read_bytes(Path(path), limit=_MAX_PLUGIN_BYTES, follow=True)
+            sha256 = hashlib.sha256(content).hexdigest()
+            name = f"{code.PLUGINS}/{sha256[:16]}/{Path(path).name}"
+            files[name] = Path(path)
+            stored[original] = Plugin(path=original, file=name, sha256=sha256)
+        manifest = replace(self.manifest, plugins=tuple(stored.values()))
+        return replace(self, manifest=manifest, files=files)
 
 
 def of_checkout(runs: Path, cluster: Cluster, *, live: bool = False) -> Code:
@@ -221,15 +100,22 @@ def of_checkout(runs: Path, cluster: Cluster, *, live: bool = False) -> Code:
     about = Manifest(kind="live" if live else "process", version=__version__, root=str(code.ROOT))
     if live or cluster.blocks:
         return Code(about)
-    if (package := code.installed()) is not None:
+    package = code.installed()
+    if package is not None:
         return Code(replace(about, kind="installed", digest=package))
     if code.importable(code.ROOT) is not None:  # This process runs the copy of another run.
         own = copy_of(code.ROOT)
         return replace(own, manifest=replace(own.manifest, plugins=()))
     files, left_out = read_checkout(code.ROOT, runs)
-    manifest = replace(about, kind="copy", digest=digest(files), files=files, left_out=left_out)
-    manifest = replace(manifest, **(commit_of(code.ROOT) or {}))
-    patch = patch_of(code.ROOT, left_out).encode(errors="surrogateescape")
+    manifest = replace(
+        about,
+        kind="copy",
+        digest=digest(files),
+        files=files,
+        left_out=left_out,
+        **(commit_of(code.ROOT) or {}),
+    )
+    patch = patch_of(code.ROOT).encode(errors="surrogateescape")
     return Code(manifest, {name: code.ROOT / name for name in files}, patch)
 
 
@@ -257,135 +143,110 @@ def read_checkout(root: Path, runs: Path) -> tuple[dict[str, str], dict[str, str
         """Whether a folder of the checkout is a run, holds the runs, or is in one of these."""
         if folder == PurePosixPath("."):
             return False
-        return (
-            root / folder == runs
-            or os.path.isfile(root / folder / "run.json")
-            or is_of_run(folder.parent)
-        )
+        path = root / folder
+        return path == runs or os.path.isfile(path / "run.json") or is_of_run(folder.parent)
 
     for name in _names(root):
         if text(name) is None:
             continue  # Not valid Unicode: no manifest could name it.
-        reason = (
-            "it belongs to a run" if is_of_run(PurePosixPath(name).parent) else why_left_out(name)
-        )
-        content = b""
-        if reason is None:
-            try:
-                content = read_bytes(root / name, limit=MAX_FILE_BYTES)
-                # Python files name keys in checks such as this one.
-                has_key = not name.endswith(".py") and _KEY.search(content) is not None
-                reason = "it holds a private key" if has_key else None
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                is_large = error.errno == errno.EFBIG
-                reason = (
-                    f"larger than {MAX_FILE_BYTES // 2**20} MiB"
-                    if is_large
-                    else error.strerror or str(error)
-                )
-        if reason is not None:
-            # Not the names in folders that are left out as a whole.
-            is_whole = reason in ("no job needs it", "it belongs to a run")
-            left_out.setdefault(f"{name.partition('/')[0]}/" if is_whole else name, reason)
+        top = name.partition("/")[0]
+        if is_of_run(PurePosixPath(name).parent):
+            left_out[f"{top}/"] = "it belongs to a run"
             continue
-        sizes[name.partition("/")[0]] += len(content)
+        if top in _NOT_RUN and top != name:
+            left_out[f"{top}/"] = "no job needs it"
+            continue
+        if name in (code.MANIFEST, code.PATCH):
+            left_out[name] = "the name is used for something else"
+            continue
+        try:
+            content = read_bytes(root / name, limit=MAX_FILE_BYTES)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            left_out[name] = _why_unreadable(error)
+            continue
         files[name] = hashlib.sha256(content).hexdigest()
+        sizes[top] += len(content)
         if len(files) > MAX_FILES or sizes.total() > MAX_BYTES:
-            most = ", ".join(top for top, _ in sizes.most_common(3))
-            limit = (
-                f"{MAX_BYTES // 2**20} MiB or {MAX_FILES} files, and this is more; most is in "
-                f"{most}"
+            largest = ", ".join(folder for folder, _ in sizes.most_common(3))
+            raise UsageError(
+                f"{root}: the code of a run may have {MAX_BYTES // 2**20} MiB or {MAX_FILES} "
+                f"files, and this is more; most is in {largest}. List it in .gitignore if it is "
+                f"data, or submit with --live-code, which runs the checkout itself."
             )
-            raise UsageError(f"{root}: the code of a run may have {limit}. {_FIX}.")
-    if more := max(len(left_out) - _MAX_LEFT_OUT, 0):
-        left_out = {**dict(list(left_out.items())[:_MAX_LEFT_OUT]), "...": f"and {more} more"}
-    return files, left_out
+    return files, _shortened(left_out)
 
 
-def patch_of(root: Path, left: Mapping[str, str]) -> str:
-    """How the tracked files of a checkout differ from its commit; empty without git. Secrets and
-    data are not in it."""
-    changed = _git(root, "diff", "HEAD", "--name-only", "--relative", "-z")
-    names = [name for name in changed.split("\0") if name] if changed else []
-    shown = [
-        name
-        for name in names
-        if _confidential(name) is None and "private key" not in left.get(name, "")
-    ]
-    if not shown:
-        return ""
-    how = ("--relative", "--no-ext-diff", "--no-textconv", "--no-color")
-    difference = _git(root, "diff", "HEAD", *how, "--", *shown) or ""
-    return "" if len(difference.encode(errors="replace")) > _MAX_PATCH_BYTES else difference
+def _why_unreadable(error: OSError) -> str:
+    if error.errno == errno.EFBIG:
+        return f"larger than {MAX_FILE_BYTES // 2**20} MiB"
+    return error.strerror or str(error)
+
+
+def _shortened(left_out: dict[str, str]) -> dict[str, str]:
+    """The first `_MAX_LEFT_OUT` entries, and how many more there are."""
+    more = len(left_out) - _MAX_LEFT_OUT
+    if more <= 0:
+        return left_out
+    return {**dict(itertools.islice(left_out.items(), _MAX_LEFT_OUT)), "...": f"and {more} more"}
+
+
+def patch_of(root: Path) -> str:
+    """How the tracked files of a checkout differ from its commit.
+
+    Empty without git, or if the difference is larger than 4 MiB.
+    """
+    options = ("--relative", "--no-ext-diff", "--no-textconv", "--no-color")
+    difference = _git(root, "diff", "HEAD", *options) or ""
+    is_large = len(difference.encode(errors="replace")) > _MAX_PATCH_BYTES
+    return "" if is_large else difference
 
 
 def _names(root: Path) -> Sequence[str]:
     """The names of the files to copy, sorted."""
-    listed = _git(root, "ls-files", "-co", "--exclude-standard", "-z")
-    names = set() if listed is None else {name for name in listed.split("\0") if name}
+    listing = _git(root, "ls-files", "-co", "--exclude-standard", "-z") or ""
+    names = set(filter(None, listing.split("\0")))
     # If a repository around an environment ignores it, nothing of it is listed.
     return sorted(names) if "cld_core/__init__.py" in names else code.sources()
 
 
 def _git(root: Path, *words: str) -> str | None:
-    """What git says about a checkout; None if it is not one, or there is no git.
+    """What git prints about a checkout; None if it is not one, or there is no git.
 
     Raises:
         UsageError: git takes too long.
     """
-    command = ["git", "-C", str(root), "--literal-pathspecs", "-c", "core.fsmonitor=false"]
+    git = ["git", "-C", str(root), "--literal-pathspecs", "-c", "core.fsmonitor=false"]
     env = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
     try:
         done = subprocess.run(
-            [*command, *words], capture_output=True, timeout=_GIT_WITHIN_S, check=True, env=env
+            [*git, *words], capture_output=True, timeout=_GIT_WITHIN_S, check=True, env=env
         )
     except subprocess.TimeoutExpired as error:
-        slow = f"git does not list the files of the checkout within {_GIT_WITHIN_S:.0f} s"
-        raise UsageError(f"{root}: {slow}. {_FIX}.") from error
+        raise UsageError(
+            f"{root}: git does not list the files of the checkout within {_GIT_WITHIN_S:.0f} s. "
+            f"List data in .gitignore, or submit with --live-code, which runs the checkout itself."
+        ) from error
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.decode(errors="surrogateescape")
 
 
-def why_left_out(name: str) -> str | None:
-    """Why a file of this name, relative to the checkout, is left out; None if it is copied, if it
-    is small."""
-    path = PurePosixPath(name)
-    if path.parts[0] in _NOT_RUN and len(path.parts) > 1:
-        return "no job needs it"
-    if name in (code.MANIFEST, code.PATCH):
-        return "the name is used for something else"
-    return _confidential(name)
-
-
-def _confidential(name: str) -> str | None:
-    """Why the content of a file of this name is stored nowhere, not even as a difference; None if
-    it may be."""
-    path = PurePosixPath(name)
-    base = path.name.lower()
-    patterns = _SECRETS_IN_PYTHON if base.endswith(".py") else _SECRETS
-    is_secret = any(fnmatch.fnmatchcase(base, pattern) for pattern in patterns)
-    if is_secret or any(part.lower() in _SECRET_FOLDERS for part in path.parts[:-1]):
-        return "it may hold a secret"
-    return "it is data" if path.suffix.lower() in _DATA else None
-
-
 def copy_of(folder: Path) -> Code:
     """The code in a folder."""
-    manifest, patch = code.read(folder), folder / code.PATCH
+    manifest = code.read(folder)
     assert manifest is not None, f"{folder} was read a moment ago"
+    patch = folder / code.PATCH
     with _storing(folder):
         content = read_bytes(patch) if os.path.lexists(patch) else b""
     return Code(manifest, {name: folder / name for name in manifest.checksums}, content)
 
 
 def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
-    """The folder of this code in the folder of a run or group: it is filled, unless it is there and
-    whole.
+    """Store code in the folder of a run or group, unless it is there intact; returns its folder.
 
-    Meanwhile nobody else gets the right to write into new files: a job will run what is in them.
+    Only this user can write into new files, also while they are written: a job will run them.
 
     Args:
         like: a folder of code whose files are used again where they are equal.
@@ -394,11 +255,14 @@ def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
         UsageError: the path cannot be searched for modules.
         CldError: it cannot be written, or a file has changed meanwhile.
     """
-    manifest, folder = wanted.manifest, code.own_folder(place, wanted.manifest.code)
+    manifest = wanted.manifest
+    folder = code.place_of(place, manifest.code)
     if manifest.kind == "copy" and os.pathsep in str(folder):
-        text = f"Python cannot import from a path with '{os.pathsep}'"
-        raise UsageError(f"{place}: {text}. Use another --runs-dir, or submit with --live-code.")
-    if _is_kept(folder, manifest):
+        raise UsageError(
+            f"{place}: Python cannot import from a path with '{os.pathsep}'. Use another "
+            f"--runs-dir, or submit with --live-code."
+        )
+    if _is_stored(folder, manifest):
         return folder
     draft = folder.parent / f".{os.getpid()}.{secrets.token_hex(4)}.tmp"
     umask = os.umask(0o077)
@@ -412,7 +276,8 @@ def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
                 # Python would make this folder with the rights that a job's umask gives.
                 (parent / "__pycache__").mkdir(parents=True, exist_ok=True)
             for name, sha256 in manifest.checksums.items():
-                _fill(new / name, wanted.files[name], sha256, None if like is None else like / name)
+                equal = None if like is None else like / name
+                _fill(new / name, wanted.files[name], sha256, equal)
             (new / code.PATCH).write_bytes(wanted.patch)
             write_json(new / code.MANIFEST, to_plain(manifest))
             if os.path.lexists(folder):  # What is damaged goes with the draft.
@@ -424,36 +289,36 @@ def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
     return folder
 
 
-def _is_kept(folder: Path, manifest: Manifest) -> bool:
-    """Whether a folder has this very code, and nobody else can have changed it."""
+def _is_stored(folder: Path, manifest: Manifest) -> bool:
+    """Whether a folder has this very code, and only this user can have changed it."""
     found = code.read(folder)
-    is_same = (
+    return (
         found is not None
         and found.code == manifest.code
         and ownership.problem_of(folder.lstat()) is None
+        and code.problem_of(folder, manifest) is None
     )
-    return is_same and code.problem_of(folder, manifest) is None
 
 
 def _fill(target: Path, source: Path, sha256: str, equal: Path | None) -> None:
-    """Copy a file into a draft, or give the draft an equal file of this user's that nobody else can
-    write."""
+    """Make a file of a draft: a link to an equal file that only this user can write, or a copy.
+
+    Args:
+        equal: a file that may be equal; it is preferred to ``source``, which may be edited at this
+            moment.
+    """
     is_executable = os.access(source, os.X_OK)
+    content = b""
     if equal is not None:
-        # Another file system refuses it, and perhaps the kernel, if the file is somebody else's.
+        # Some file systems have no hard links, and the kernel may refuse one to a file of another
+        # user.
         with contextlib.suppress(OSError):
             os.link(equal, target, follow_symlinks=False)
             is_private = ownership.problem_of(target.lstat()) is None
-            if (
-                is_private
-                and os.access(target, os.X_OK) == is_executable
-                and checksum(target) == sha256
-            ):
+            has_same_mode = os.access(target, os.X_OK) == is_executable
+            if is_private and has_same_mode and checksum(target) == sha256:
                 return
         target.unlink(missing_ok=True)
-    content = b""
-    if equal is not None:
-        # Not from the checkout, in which somebody may be at work.
         with contextlib.suppress(OSError):
             content = read_bytes(equal)
     if hashlib.sha256(content).hexdigest() != sha256:
@@ -470,121 +335,102 @@ def _fill(target: Path, source: Path, sha256: str, equal: Path | None) -> None:
 
 @contextlib.contextmanager
 def _storing(place: Path | str) -> Iterator[None]:
-    """Errors say what cannot be stored, and what to do."""
+    """Turn an OSError into an error that names the file and the fix."""
     try:
         yield
     except OSError as error:
-        text = (
+        raise CldError(
             f"{error.filename or place}: the code of the run cannot be stored "
-            f"({error.strerror or error})"
-        )
-        raise CldError(f"{text}. Fix that, or submit with --live-code.") from error
+            f"({error.strerror or error}). Fix that, or submit with --live-code."
+        ) from error
 
 
 def for_continuation(
-    run: RunFolder, recipe: Recipe, cluster: Cluster, *, update: bool = False, trusted: bool = False
+    run: RunFolder, recipe: Recipe, cluster: Cluster, *, update: bool = False
 ) -> Path:
-    """The folder of the code with which a run continues: its own, unless another one is wished for
-    or it has none.
+    """The folder of the code with which a run continues: its own, unless it has none or ``update``.
 
     Args:
-        update: take that of the checkout in its place, and plug-ins from where they were at first.
-        trusted: whether code that somebody else has stored may run.
+        update: take the code of the checkout, and plug-ins from where they were at first.
 
     Raises:
-        CldError: it is damaged, or somebody else stored it; names the fix.
+        CldError: it is damaged, or others can write it; names the fix.
     """
-    folder, name = code.folder_of(run.path), run.ledger.history().stored
+    folder = code.folder_of(run.path)
     manifest = code.read(folder)
-    if (
-        folder is not None
-        and folder.parent.exists()
-        and not update
-        and code.name_of(folder) != name
-    ):
-        raise _damaged(run, folder, f"{code.MANIFEST} cannot be read")
+    if folder is not None and folder.parent.exists() and not update:
+        name = None if manifest is None else manifest.code
+        if name != run.ledger.history().stored:
+            raise _damaged(run, folder, f"{code.MANIFEST} cannot be read")
     if folder is None or manifest is None or update or manifest.kind in ("installed", "process"):
         files = plugin_files(run, recipe.plugins, renew=update)
         return store(run.path, of_checkout(run.path.parent, cluster).with_plugins(files), folder)
-    is_mine = ownership.is_mine(folder)
-    if manifest.kind == "live" or (cluster.blocks and not is_mine):
+    if manifest.kind == "live":
         return folder
-    if is_mine:
-        ownership.require_private(folder, "the job would run what is in it")
-    elif not trusted:
-        _require_equal(run, folder, manifest)
-    if (problem := code.problem_of(folder, manifest)) is not None:
+    ownership.require_private(folder, "the job would run what is in it")
+    problem = code.problem_of(folder, manifest)
+    if problem is not None:
         raise _damaged(run, folder, problem)
-    # One that is named by the path of its original is wanted as it is now.
+    # A plug-in that is named by the path of its original is wanted as it is now.
     copies = code.copies_in(folder)
     new = [(path, path) for path in recipe.plugins if path.endswith(".py") and path not in copies]
-    return (
-        folder
-        if is_mine and not new
-        else store(run.path, copy_of(folder).with_plugins(new), folder)
-    )
-
-
-def _require_equal(run: RunFolder, folder: Path, theirs: Manifest) -> None:
-    """Refuse code that somebody else has stored, unless it is that of this user's checkout.
-
-    Raises:
-        CldError
-    """
-    with contextlib.suppress(OSError):
-        if all(checksum(code.ROOT / name) == sha256 for name, sha256 in theirs.files.items()):
-            return
-    owner = ownership.user_name(folder.lstat().st_uid)
-    text = (
-        f"{folder}: it was stored by {owner}, is not the code of your checkout, and the job "
-        f"would run it"
-    )
-    update = command(f"resume {run.name} --update-code", run)
-    raise CldError(f"{text}. If you trust it, add --allow-plugin; to run your own: `{update}`.")
+    return store(run.path, copy_of(folder).with_plugins(new), folder) if new else folder
 
 
 def _damaged(run: RunFolder, folder: Path, problem: str) -> CldError:
     update = command(f"resume {run.name} --update-code", run)
-    text = f"{folder}: the code of the run is not what was stored with it: {problem}"
     return code.DamagedCode(
-        f"{text}. Restore it from a backup, or take that of your checkout: `{update}`."
+        f"{folder}: the code of the run is not what was stored with it: {problem}. Restore it from "
+        f"a backup, or take that of your checkout: `{update}`."
     )
 
 
 def left_out_code(run: RunFolder) -> str | None:
-    """The Python files that were not copied with the code of a run, so that a job would miss them;
-    None if all were."""
+    """A line about the Python files that were not copied with the code of a run; None if all were.
+
+    Its jobs would miss them.
+    """
     manifest = code.read(code.folder_of(run.path))
-    left = {} if manifest is None else manifest.left_out
-    missed = [f"{name} ({why})" for name, why in left.items() if name.endswith(".py")]
-    more = [f"{len(missed) - _SHOWN} more"] if len(missed) > _SHOWN else []
-    return f"not copied with the code: {', '.join([*missed[:_SHOWN], *more])}" if missed else None
+    left_out = {} if manifest is None else manifest.left_out
+    missed = [f"{name} ({why})" for name, why in left_out.items() if name.endswith(".py")]
+    if not missed:
+        return None
+    shown = missed[:_SHOWN]
+    if len(missed) > _SHOWN:
+        shown.append(f"{len(missed) - _SHOWN} more")
+    return f"not copied with the code: {', '.join(shown)}"
 
 
 def changed_plugins(
     run: RunFolder, plugins: Sequence[str], fix: str = "plugins={} takes the new one"
 ) -> Iterator[str]:
-    """A line for each of some plug-ins whose file has changed since the run took its copy, which is
-    what runs.
+    """A line for each plug-in whose file has changed since the run took its copy, which is what
+    runs.
 
     Args:
         fix: what to do about it, with braces for the file.
     """
     copies = code.copies_in(code.folder_of(run.path)) if plugins else {}
-    for plugin in (copies[path] for path in plugins if path in copies):
+    for path in plugins:
+        plugin = copies.get(path)
+        if plugin is None:
+            continue
         with contextlib.suppress(OSError):
             if checksum(Path(plugin.path)) != plugin.sha256:
-                text = f"{plugin.path} has changed since it was copied"
-                yield f"{text}; {run.name} uses its own copy ({fix.format(plugin.path)})"
+                yield (
+                    f"{plugin.path} has changed since it was copied; {run.name} uses its own copy "
+                    f"({fix.format(plugin.path)})"
+                )
 
 
 def plugin_files(run: RunFolder, plugins: Sequence[str], *, renew: bool) -> list[tuple[str, str]]:
-    """Where each plug-in is imported from, and what it was called at first.
+    """The path that each plug-in is imported from, and its original path.
 
     Args:
-        renew: in place of the run's own copies, what they were made of, unless that is gone.
+        renew: in place of the run's own copies, their originals, unless these are gone.
     """
-    copies, found = code.copies_in(code.folder_of(run.path)), []
+    copies = code.copies_in(code.folder_of(run.path))
+    found = []
     for path in dict.fromkeys(plugins):
         original = copies[path].path if path in copies else path
         found.append((original if renew and os.path.isfile(original) else path, original))

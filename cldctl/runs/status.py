@@ -3,7 +3,7 @@ about their jobs."""
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -12,10 +12,17 @@ from cld_core.codec import real
 from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cld_core.run import recipe as frozen
-from cld_core.run.events import Submitted
 from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import Attempt, History
 from cld_core.run.identity import PLUGIN, are_other_data
+from cld_core.run.state import (
+    ALIVE,
+    WAITS,
+    DividedFacts,
+    RunFacts,
+    State,
+    state_of,
+)
 from cld_core.run.timeline import Stretch, stretches
 from cld_core.run.work import Work, works_of
 from cld_core.sanitize import local_time, one_line
@@ -23,7 +30,6 @@ from cldctl.jobs import failures
 
 from . import usage
 from .logs import with_culprits
-from .state import ALIVE, WAITS, Situation, state_of
 from .survey import Answers
 
 if TYPE_CHECKING:
@@ -172,13 +178,13 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     progress, identity = run.progress(), run.identity()
     checkpoints = run.steps_to_continue_from()
     history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
-    situation = Situation(run, history, answers, time.time())
-    state, reason = state_of(situation)
-    job, last, is_running = situation.current, history.last, state == "RUNNING"
+    found = state_of(history, RunFacts(run), answers)
+    state, job, last = found.name, found.job, history.last
+    is_running = state == "RUNNING"
     steps = history.steps if history.steps is not None else progress.get("steps")
-    phase = _phase(state, situation, progress)
+    phase = _phase(found, history, progress)
     silence = _silence(progress, phase, _last_begun(history, progress)) if is_running else None
-    goes_on = is_running and situation.phase != "suspended" and silence is None
+    goes_on = is_running and found.answer.phase != "suspended" and silence is None
     rate = progress.get("steps_per_s") if goes_on else None
     attempts = stretches(history, alive=is_running)
     # Of a run without an attempt, it would read the recipe.
@@ -216,11 +222,11 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         cluster=job.cluster if job else None,
         job_id=job.job_id if job else None,
         # The node of a running job, else where the newest attempt or job was.
-        host=(situation.answer.node if is_running else None)
+        host=(found.answer.node if is_running else None)
         or (last.host if last is not None else None)
-        or situation.answer.node
+        or found.answer.node
         or None,
-        reason=with_trouble(reason or silence, state, history, job.job_id if job else None),
+        reason=with_trouble(found.reason or silence, state, history, job.job_id if job else None),
         updated=progress.get("time"),
         attempts=_attempts(history, state, attempts),
         evals=evals,
@@ -291,14 +297,14 @@ def _attempts(history: History, state: str, told: Sequence[Stretch]) -> list[dic
     return shown
 
 
-def _phase(state: str, situation: Situation, progress: ReportedProgress) -> str | None:
+def _phase(state: State, history: History, progress: ReportedProgress) -> str | None:
     """What a run in this state does; None if it is over."""
-    if state in WAITS:
+    if state.name in WAITS:
         # Its launcher may say that the job runs, though the run has not begun.
-        return STARTING if situation.phase == "running" else WAITING
-    if state != "RUNNING":
+        return STARTING if state.answer.phase == "running" else WAITING
+    if state.name != "RUNNING":
         return None
-    last = situation.history.last
+    last = history.last
     if last is None or last.cause is not None or progress.get("attempt") != last.attempt:
         return STARTING
     return one_line(progress.get("phase") or TRAINING, _MOST)
@@ -340,83 +346,15 @@ def damages(run: RunFolder) -> list[str]:
     return problems
 
 
-def work_state(work: Work, answers: Answers) -> str:
-    """FINISHED, RUNNING, PENDING or STOPPED."""
-    if work.is_done:
-        return "FINISHED"
-    jobs = [event.job for event in work.ledger.history().submitted]
-    phases = {answers.of(job).phase for job in jobs}
-    if phases & {"running", "suspended", "ending"}:
-        return "RUNNING"
-    if not phases & {"pending", "unknown"}:
-        return "STOPPED"
-    # A task may have written since the clusters were asked: rows are added to a folder.
-    moments = [when for job in jobs if (when := answers.as_of(job.cluster)) is not None]
-    return "RUNNING" if moments and (work.moved_at() or 0.0) > max(moments) else "PENDING"
-
-
-def alive(work: Work, answers: Answers) -> list[Submitted]:
-    """The submissions of work whose jobs are not gone."""
-    return [event for event in work.ledger.history().submitted if not answers.of(event.job).is_gone]
-
-
-def without_job(work: Work, shards: Iterable[int], answers: Answers) -> list[int]:
-    """Those shards of work that no living job computes."""
-    claimed = {shard for event in alive(work, answers) for shard in event.shards or ()}
-    return [shard for shard in shards if shard not in claimed]
-
-
-def why_stopped(
-    history: History, done: int, total: int, *, unit: str = "shards", command: str = "cldctl eval"
-) -> tuple[str, str] | None:
-    """Why sharded work stands still: in one or two words, for tables, and in a sentence. None if it
-    was never started.
-
-    Args:
-        history: of the work.
-        done: how many of the ``total`` pieces of it are complete, and ``unit``, what they are
-            called.
-        command: continues it.
-    """
-    if not history.submitted:
-        return None
-    failed, complete = history.task_failed, f"{done} of {total} {unit} complete"
-    if history.given_up is not None:
-        cause = "not merged" if done == total else "crashed" if history.crashes else "failed"
-        said = (
-            f"; the last one: {failed.reason}" if failed is not None and cause == "crashed" else ""
-        )
-        return cause, history.given_up + said
-    if history.not_requeued is not None:
-        return "not requeued", f"a task could not be requeued: {history.not_requeued}"
-    array = history.submitted[-1].job.job_id.partition("_")[0]
-    if any(job_id.partition("_")[0] == array for job_id in history.cancelled):
-        return "cancelled", "cancelled"
-    why, fix = ("", "") if failed is None else (f": {failed.reason}", "fix that, then ")
-    if done == total:
-        return (
-            "not merged",
-            (
-                f"all {unit} are complete, but they were not merged{why}; {fix}re-run the same "
-                f"`{command}`"
-            ),
-        )
-    if failed is not None:
-        return "failed", f"a task failed{why}; {complete}; {fix}re-run the same `{command}`"
-    return "stopped", f"its jobs have ended, with {complete}; see the logs, then re-run `{command}`"
-
-
-def _work_status(
-    work: "Evaluation | Tuning", state: str, done: int, total: int, unit: str
-) -> dict[str, Any]:
-    """What evaluations and tunings have in common; ``done`` of the ``total`` pieces (``unit``) are
-    complete."""
-    stopped = None
-    if state == "STOPPED":
-        stopped = why_stopped(work.ledger.history(), done, total, unit=unit, command=work.command)
-    cause, reason = stopped or (None, None)
-    about = {"id": work.name, "state": state, "cause": cause, "reason": reason}
-    return {**about, "checkpoint_step": work.request.checkpoint_step}
+def _work_status(work: "Evaluation | Tuning", state: State) -> dict[str, Any]:
+    """What evaluations and tunings have in common."""
+    return {
+        "id": work.name,
+        "state": state.name,
+        "cause": state.cause,
+        "reason": state.reason,
+        "checkpoint_step": work.request.checkpoint_step,
+    }
 
 
 def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
@@ -429,7 +367,9 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     from cld_core.run.tunings import STAGES
 
     solution = work.solution
-    done, total = work.rows_done()
+    facts = DividedFacts(work)
+    state = state_of(work.ledger.history(), facts, answers)
+    done, total, _ = facts.progress
     # Only what this version knows: a file of somebody else's may name anything.
     rms = (
         {}
@@ -439,7 +379,7 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     kept = solution.kept if solution is not None and solution.kept in rms else None
     best, untuned = rms.get(kept or ""), rms.get("untuned")
     return {
-        **_work_status(work, work_state(work, answers), done, total, work.unit),
+        **_work_status(work, state),
         "nfe": work.request.nfe,
         "rows_done": done,
         "rows": total,
@@ -453,28 +393,19 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
 
 def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
-    from cld_core.run.evaluations import numbers, read_report, remarks
+    from cld_core.run.evaluations import numbers, remarks
 
-    request, report, history = work.request, work.report or {}, work.ledger.history()
-    state = "FINISHED" if report else work_state(work, answers)
-    missing = [] if report else work.missing()
-    done = request.shards - len(missing)
-    about = _work_status(work, state, done, request.shards, "shards")
-    if about["cause"] == "stopped" and read_report(work.folder):
-        text = (
-            f"the checkpoint of step {request.checkpoint_step} was trained again after it was "
-            f"evaluated"
-        )
-        about |= {"cause": "outdated", "reason": f"{text}; re-run the same `{work.command}`"}
-    if state in ALIVE and (idle := without_job(work, missing, answers)):
-        text = f"{len(idle)} of {request.shards} shards have no job"
-        about["reason"] = f"{text}; re-run the same `{work.command}`"
-    unusual = [text for text in (history.other_code, about["reason"]) if text is not None]
+    request = work.request
+    report = work.report or {}
+    history = work.ledger.history()
+    facts = DividedFacts(work, is_done=bool(report))
+    state = state_of(history, facts, answers)
+    unusual = [text for text in (history.other_code, state.reason) if text is not None]
     elbo = report.get("elbo") or {}
     return {
-        **about,
+        **_work_status(work, state),
         "metrics": list(request.metrics),
-        "shards_done": done,
+        "shards_done": request.shards - len(facts.missing),
         "shards": request.shards,
         "fid": (report.get("fid") or {}).get("value"),
         **{name: elbo.get(name) for name in ("bpd", "nll", "stderr", "true_entropy")},

@@ -84,7 +84,7 @@ def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpe
     ).with_plugins(plugins)
     place = (options.run() if options.group is None else options.group).path
     is_copy = wanted.manifest.kind == "copy"
-    return replace(spec, code=code.own_folder(place, wanted.manifest.code)) if is_copy else spec
+    return replace(spec, code=code.place_of(place, wanted.manifest.code)) if is_copy else spec
 
 
 def missing(options: SubmitOptions) -> list[Cell]:

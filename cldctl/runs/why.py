@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from cld_core.run import RunFolder
 from cld_core.run.events import GivenUp, JobRef, state_after
 from cld_core.run.history import History
+from cld_core.run.state import DECIDING, OVER, RESUMABLE, WAITS, living
 from cld_core.run.timeline import Stretch, stretches
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import one_line
@@ -19,8 +20,7 @@ from cldctl.jobs import failures
 
 from . import survey, usage
 from .logs import FirstFailure, dead_rank, first_failure, last_failed
-from .state import DECIDING, OVER, RESUMABLE, WAITS
-from .status import STARTING, RunStatus, alive, changed_by_now, damages, status_or_reason
+from .status import STARTING, RunStatus, changed_by_now, damages, status_or_reason
 from .survey import Answers
 
 _Part = TypeVar("_Part")
@@ -271,7 +271,10 @@ def _evaluations(run: RunFolder, row: RunStatus, answers: Answers) -> list[dict[
     entries = []
     for entry in row.evals:
         reasons = [entry["reason"]] if entry["reason"] else []
-        for event in alive(works[entry["id"]], answers) if entry["state"] == "PENDING" else ():
+        waiting_jobs = []
+        if entry["state"] == "PENDING":
+            waiting_jobs = living(works[entry["id"]].ledger.history(), answers)
+        for event in waiting_jobs:
             if answers.of(event.job).phase == "running":
                 continue
             waiting = _why_waiting(event.job, answers, asks=False)

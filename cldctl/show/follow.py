@@ -14,18 +14,18 @@ from cld_core.evaluate.statistics import Statistics
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.groups import Group
+from cld_core.run.state import OVER, DividedFacts, state_of
 from cld_core.run.work import Work
 from cldctl import clusters
 from cldctl.evals.results import rows as sweep_rows
 from cldctl.runs import sharded, survey
 from cldctl.runs.selection import command
-from cldctl.runs.state import OVER, STATES
-from cldctl.runs.status import STARTING, WAITING, RunStatus, status_or_reason, work_state
+from cldctl.runs.status import STARTING, WAITING, RunStatus, status_or_reason
 
 from .console import Bars, duration, err, number, out, say_next, shortened
 from .evaluations import by_step, evaluations, remarks, say_files, statuses_of, sweep_table
 from .runs import group_details, states
-from .tables import state_text
+from .tables import STYLES, state_text
 
 # Of more runs of a group, and without a terminal, the line of the group alone is shown.
 _MOST_BARS = 12
@@ -96,7 +96,7 @@ class View(Bars):
         if self.disable:
             self._print(shown)
         head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)
-        head.append(shown.phase or shown.state, STATES.get(shown.state, ""))
+        head.append(shown.phase or shown.state, STYLES.get(shown.state, ""))
         known = [shown.counted, shown.remark] if shown.remark else [shown.counted, *shown.facts]
         known += [] if shown.elapsed_s is None else [f"{duration(shown.elapsed_s)} elapsed"]
         known = known[: 1 + bool(shown.remark) + max(err.width - _LEAST, 0) // _FACT]
@@ -271,7 +271,9 @@ def follow_works_of(
     def look(view: View, max_age_s: float) -> tuple[survey.Answers, set[str]]:
         submitted = (event.job for work in works for event in work.ledger.history().submitted)
         answers = survey.ask(submitted, max_age_s=max_age_s)
-        found = [work_state(work, answers) for work in works]
+        found = [
+            state_of(work.ledger.history(), DividedFacts(work), answers).name for work in works
+        ]
         done, total = map(sum, zip(*(work.rows_done() for work in works), strict=True))
         complete = (
             ""

@@ -15,13 +15,13 @@ from rich.live import Live
 from rich.text import Text
 
 from cld_core.run import RunFolder
+from cld_core.run.state import ALIVE, STATES
 from cld_core.sanitize import one_line
 from cldctl.clusters.base import HELD
 from cldctl.runs import selection, survey
 from cldctl.runs.index import Found, Index
 from cldctl.runs.logs import FirstFailure
 from cldctl.runs.selection import command
-from cldctl.runs.state import ALIVE, STATES
 from cldctl.runs.status import WAITING, RunStatus, named_status
 from cldctl.runs.why import Why
 

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cld_core.sanitize import printable
-from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
 from cldctl.runs.usage import Estimate, Folder
 
@@ -23,6 +22,17 @@ Cell = str | Text | ProgressBar
 # More rows than this are plain lines: rich takes a millisecond for each.
 MANY = 200
 _BAR, _GAP = 12, 3
+# The styles in which states are shown.
+STYLES = {
+    "RUNNING": "bold green",
+    "REQUEUED": "yellow",
+    "PENDING": "yellow",
+    "FAILED": "bold red",
+    "LOST": "bold red",
+    "STOPPED": "magenta",
+    "CANCELLED": "dim",
+    "FINISHED": "green",
+}
 # A start within so many seconds is one at once.
 AT_ONCE_S = 5.0
 # The least width of a column of names and of one of sentences, and the largest width of sentences
@@ -127,7 +137,7 @@ def facts(lines: Iterable[tuple[str, RenderableType]]) -> Table:
 
 def state_text(state: str) -> Text:
     """The word for a state, in its colour."""
-    return Text(state, style=STATES.get(state, ""))
+    return Text(state, style=STYLES.get(state, ""))
 
 
 def progress_bar(row: RunStatus) -> ProgressBar:

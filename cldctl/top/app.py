@@ -24,17 +24,17 @@ from textual.widgets import DataTable, Footer, Input, RichLog, Static
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.events import fate_of
+from cld_core.run.state import ALIVE, OVER, RESUMABLE, WAITS
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import one_line, printable
 from cldctl.runs.index import Index
 from cldctl.runs.logs import Log, Tail, failed_log, of_evaluation, of_training
 from cldctl.runs.selection import Selection
-from cldctl.runs.state import ALIVE, OVER, RESUMABLE, STATES, WAITS
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.why import Why
 from cldctl.show.console import duration, number, short
 from cldctl.show.runs import Look, Query, group_details, nothing, states
-from cldctl.show.tables import state_text
+from cldctl.show.tables import STYLES, state_text
 
 from .selected import Command, Detail, Files, LossCurve, Printable, command_for, panel
 
@@ -563,7 +563,7 @@ class MainScreen(Watching):
         counts = Text.assemble(
             (f"only {only.strip()}  " if only else "", "bold yellow"), states(self._look.rows)
         )
-        for state, style in STATES.items():
+        for state, style in STYLES.items():
             counts.highlight_words([state], style)
         self.query_one("#counts", Static).update(counts.append(f"  {self._root}"))
         self._show_selected()

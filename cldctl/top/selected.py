@@ -29,17 +29,17 @@ from cld_core.errors import CldError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import CAUSES, Submitted
+from cld_core.run.state import OVER, WAITS
 from cld_core.sanitize import local_time, printable
 from cldctl import clusters
 from cldctl.page.curves import LOSS, Curves
 from cldctl.runs import why
 from cldctl.runs.selection import command
-from cldctl.runs.state import OVER, STATES, WAITS
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.survey import Answers
 from cldctl.show.console import duration, number
 from cldctl.show.runs import details
-from cldctl.show.tables import facts, progress_bar
+from cldctl.show.tables import STYLES, facts, progress_bar
 
 # The letter at the end of an attempt, so that the line can be read without colours.
 LETTERS = {
@@ -142,7 +142,7 @@ def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:
 
 def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, RenderableType]]:
     explained, row = detail.why, detail.why.row
-    yield "why", Text(explained.headline, STATES[row.state])
+    yield "why", Text(explained.headline, STYLES[row.state])
     yield from (("do", Text(text)) for text in [explained.do] if text)
     if row.steps:
         known = (
@@ -202,7 +202,7 @@ class TimeLine:
     def __init__(self, explained: why.Why) -> None:
         self._explained = explained
         self._ends = [
-            (it, STATES[state], word, LETTERS.get(word, "?")) for it, state, word in explained.ends
+            (it, STYLES[state], word, LETTERS.get(word, "?")) for it, state, word in explained.ends
         ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -1,4 +1,4 @@
-"""The judge of class-conditional models, and the rows and tables of docs/leaderboard.md."""
+"""The judge of class-conditional models, and the rows and tables of docs/results.md."""
 
 import json
 import shutil
@@ -74,7 +74,7 @@ def run(monkeypatch, *words):
 
 def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capfd):
     places = ("--results", tmp_path / "results", "--runs-dir", tmp_path / "runs", "--data", data)
-    page = shutil.copy(leaderboard.ROOT / "docs" / "leaderboard.md", tmp_path)
+    page = shutil.copy(leaderboard.ROOT / "docs" / "results.md", tmp_path)
     run(monkeypatch, "--table", *places)
     assert capfd.readouterr().out == "No results yet.\n"
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""docs/samplers-measured.md: its study, its stored results, and the published numbers of the
+"""docs/results.md: its study, its stored results, and the published numbers of the
 code."""
 
 import sys

@@ -13,7 +13,7 @@ from cld_core.run import RunFolder
 from cld_core.run.checkpoints import verify
 from cld_core.run.events import Ended, GivenUp, Remarked, Started
 from cld_core.run.lease import newest
-from cldctl.runs.state import OVER
+from cld_core.run.state import OVER
 from tests.support.tools import same, wait_for
 
 from .events import NAME, PATIENCE_S

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import psutil
 
 from cld_core.files import write_text
-from cldctl.runs.state import OVER
+from cld_core.run.state import OVER
 from tests.slurm.config import NODES
 from tests.support.tools import is_gone
 

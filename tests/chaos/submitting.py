@@ -4,7 +4,7 @@ with what to do."""
 import signal
 
 from cld_core.run import RunFolder
-from cldctl.runs.state import OVER
+from cld_core.run.state import OVER
 from tests.support.tools import ONE, wait_for
 
 from .events import PATIENCE_S

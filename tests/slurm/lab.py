@@ -9,8 +9,8 @@ from unittest import mock
 from cld_core.files import write_text
 from cld_core.run import RunFolder
 from cld_core.run.lease import local_holder
+from cld_core.run.state import OVER
 from cldctl.clusters.slurm import submit
-from cldctl.runs.state import OVER
 from tests.support import tools
 from tests.support.paths import MISBEHAVING
 from tests.support.tools import wait_for

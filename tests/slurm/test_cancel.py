@@ -8,7 +8,7 @@ import pytest
 
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
-from cldctl.runs.state import OVER
+from cld_core.run.state import OVER
 from tests.support.tools import program, wait_for
 
 from .lab import ENDLESS

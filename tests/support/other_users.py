@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-NOBODY, SHARED_GROUP = 65534, 54321
+NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
@@ -31,7 +31,7 @@ def load_all():
                 importlib.import_module(module.name)
 
 
-def as_user(function, *, uid=NOBODY, gid=NOBODY, groups=(), umask=0o022):
+def as_user(function, *, uid=NOBODY, gid=NOBODY):
     """What ``function`` returns, JSON, in a fork that belongs to another user; its error is raised
     here."""
     load_all()
@@ -39,10 +39,9 @@ def as_user(function, *, uid=NOBODY, gid=NOBODY, groups=(), umask=0o022):
     child = os.fork()
     if child == 0:
         try:
-            os.setgroups(groups)
+            os.setgroups(())
             os.setgid(gid)
             os.setuid(uid)
-            os.umask(umask)
             said = {"value": function()}
         except BaseException:
             said = {"error": traceback.format_exc()}

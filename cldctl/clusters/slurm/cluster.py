@@ -94,7 +94,7 @@ class SlurmCluster(base.Cluster):
         now."""
         marks = [job_env.file_of(job, "cancelled") for job in jobs if job.logs]
         for mark in marks:
-            # The logs of a colleague's job are theirs.
+            # The run may have been moved, and the disk may be full.
             with contextlib.suppress(OSError):
                 mark.touch()
         waiting = [ref.job_id for job in jobs if (ref := job_env.successor_of(job)) is not None]

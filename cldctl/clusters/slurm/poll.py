@@ -1,9 +1,9 @@
 """Asking Slurm about jobs, seldom: all commands of a user on a machine share its answers, and ask
 less if it is slow.
 
-One question is a squeue for this user's jobs, another for those jobs that are not among them (a
-colleague's in a shared run), and a sacct for those that squeue has forgotten. What is forgotten is
-asked about once. The answers are kept in a file of this user and this machine.
+One question is a squeue for this user's jobs, another for jobs that are not among them (those of a
+run of another user), and a sacct for those that squeue has forgotten. What is forgotten is asked
+about once. The answers are kept in a file of this user and this machine.
 """
 
 import contextlib
@@ -21,8 +21,9 @@ from pathlib import Path
 from cld_core.codec import from_plain, to_plain
 from cld_core.files import opened, parse_json, write_text
 from cld_core.run.events import Cause, JobRef
+from cld_core.run.state import Phase
 from cldctl import config, locks
-from cldctl.clusters.base import HELD, Held, Phase, Seen, Survey, Waiting
+from cldctl.clusters.base import HELD, Held, Seen, Survey, Waiting
 
 from . import client
 

@@ -18,11 +18,11 @@ from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.pids import find
+from cld_core.run.state import RunFacts, state_of
 from cldctl.clusters.base import Seen, Survey
 from cldctl.jobs import hooks
 from cldctl.jobs.hooks import KEPT_BYTES, call, changes, variables
 from cldctl.jobs.train import go_on
-from cldctl.runs.state import Situation, state_of
 from cldctl.runs.survey import Answers
 from tests.support.made_up import report, run_with, unfit
 from tests.support.paths import ROOT, TOY
@@ -269,12 +269,9 @@ def test_a_hook_hears_the_state_that_status_shows(happened, phase):
     """One knows the ledger alone, the other the launcher's answer."""
     newest = [event for event in happened if isinstance(event, events.Submitted)][-1].job.job_id
     seen = {"7": Seen("gone"), newest: Seen(phase)}
-    state, _ = state_of(
-        Situation(
-            RunFolder("none"), History.of(happened), Answers({"scripted": Survey(seen)}), 1000.0
-        )
-    )
-    assert changes(happened)[-1]["state"] == state
+    answers = Answers({"scripted": Survey(seen)})
+    state = state_of(History.of(happened), RunFacts(RunFolder("none")), answers, 1000.0)
+    assert changes(happened)[-1]["state"] == state.name
 
 
 @pytest.mark.parametrize("cause", events.CAUSES)

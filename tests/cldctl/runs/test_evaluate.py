@@ -3,14 +3,11 @@
 import pytest
 
 from cld_core.errors import RecipeError
-from cld_core.run import events
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef, Submitted
-from cld_core.run.history import History
 from cldctl.clusters.base import Limit
 from cldctl.evals import plan
 from cldctl.runs import evaluate
-from cldctl.runs.status import why_stopped
 from tests.support.scripted import Scripted, alone
 from tests.support.tools import invoke
 
@@ -100,50 +97,6 @@ def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
 
 def task(number, job="8"):
     return Submitted(job=JobRef(cluster="scripted", job_id=f"{job}_{number}"), shards=(number,))
-
-
-CRASH = events.Failed("crash", job_id="8_0", restart=0, code=1)
-NOT_REQUEUED = events.Refused("requeue", job_id="8_0", reason="nobody answers")
-
-
-@pytest.mark.parametrize(
-    ("happened", "done", "cause", "why"),
-    [
-        ([task(0)], 1, "stopped", "its jobs have ended, with 1 of 3 shards complete"),
-        ([task(0)], 3, "not merged", "all shards are complete, but they were not merged"),
-        (
-            [task(0), events.Failed("task", job_id="8_0", reason="no law")],
-            3,
-            "not merged",
-            "merged: no law; fix that",
-        ),
-        ([task(0), events.Cancelled(job_id="8_1")], 1, "cancelled", "cancelled"),
-        (
-            [task(0), CRASH, events.GivenUp(reason="4 crashes", job_id="8_0")],
-            2,
-            "crashed",
-            "4 crashes",
-        ),
-        ([task(0), events.GivenUp(reason="no weights", job_id="8_0")], 2, "failed", "no weights"),
-        (
-            [task(0), events.GivenUp(reason="shard 1 is damaged", job_id="8_0")],
-            3,
-            "not merged",
-            "is damaged",
-        ),
-        ([task(0), NOT_REQUEUED], 2, "not requeued", "requeued: nobody"),
-        (
-            [task(0), events.GivenUp(reason="x", job_id="8_0"), task(0, "9")],
-            2,
-            "stopped",
-            "its jobs have ended",
-        ),
-    ],
-)
-def test_why_an_evaluation_has_stopped(happened, done, cause, why):
-    found = why_stopped(History.of(happened), done, 3)
-    assert found[0] == cause
-    assert why in found[1]
 
 
 def test_a_profile_describes_the_jobs_of_an_evaluation_too(run, scripted, tmp_path):

@@ -56,8 +56,10 @@ def test_the_output_of_an_attempt_that_another_launcher_started_is_there(run):
     assert logs.of_training(run, 0, 0).files(), "the line of its submission was lost"
 
 
-def test_the_logs_of_a_colleague_s_job_are_in_a_folder_of_their_own(run, tmp_path):
-    """Wherever the ledger says that it is, it is looked for in this run."""
+def test_logs_of_a_folder_that_was_moved_are_found_and_those_of_other_users_of_earlier_versions(
+    run, tmp_path
+):
+    """Wherever the ledger says that they are, they are looked for in this run."""
     run.ledger.append(submitted("7", run.path / "logs-anna"))
     write(run.path / "logs-anna", "7")
     moved = tmp_path / "moved"

@@ -7,10 +7,10 @@ import pytest
 
 from cld_core.evaluate.request import request_of
 from cld_core.files import read_object, write_json
+from cld_core.run import state as states
 from cld_core.run.checkpoints import weights_file
 from cld_core.run.events import Ended, GivenUp, JobRef, Requested, Started, Submitted, Wished
 from cld_core.run.work import evaluations_of
-from cldctl import locks
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
 from cldctl.runs import removal, survey
 from cldctl.runs.status import evaluation_status, named_status, status_of
@@ -160,7 +160,7 @@ def test_a_run_that_is_being_submitted_alone_or_with_its_group(tmp_path, monkeyp
     assert status_of(run, Answers({})).state == "FAILED"
     for locked in (run.path, run.path.parent / ".groups/seeds"):
         with monkeypatch.context() as patch:
-            patch.setattr(locks, "is_locked", lambda folder, locked=locked: folder == locked)
+            patch.setattr(states, "is_locked", lambda folder, locked=locked: folder == locked)
             assert status_of(run, Answers({})).state == "PENDING"
 
 

@@ -16,6 +16,7 @@ from cld_core.config import load
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.run import RunFolder, ledger
 from cld_core.run.events import JobRef, Requested, Submitted
+from cld_core.run.state import is_locked
 from cld_core.run.work import evaluations_of
 from cldctl import clusters, locks
 from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
@@ -269,15 +270,15 @@ def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(
 
 def test_whether_somebody_submits_at_this_moment(run):
     """A process that holds the lock itself is not somebody else."""
-    assert not locks.is_locked(run.path)
+    assert not is_locked(run.path)
     with locks.only_one(run.path, clusters.find("local")):
-        assert not locks.is_locked(run.path)
+        assert not is_locked(run.path)
         look = (
-            "import sys, pathlib; from cldctl import locks; "
-            "sys.exit(locks.is_locked(pathlib.Path(sys.argv[1])))"
+            "import sys, pathlib; from cld_core.run.state import is_locked; "
+            "sys.exit(is_locked(pathlib.Path(sys.argv[1])))"
         )
         assert subprocess.run([sys.executable, "-c", look, str(run.path)]).returncode == 1
-    assert not locks.is_locked(run.path)
+    assert not is_locked(run.path)
 
 
 def test_a_folder_that_is_removed_while_somebody_waits_for_its_lock(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from cld_core.errors import UsageError
 from cld_core.run.events import Labelled
-from cldctl.runs.state import ALIVE, RESUMABLE, STATES
+from cld_core.run.state import ALIVE, RESUMABLE, STATES
 from cldctl.runs.status import RunStatus
 from cldctl.top import selected
 from cldctl.top.selected import Command, command_for

@@ -9,9 +9,9 @@ import pytest
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Labelled
+from cld_core.run.state import STATES
 from cldctl.clusters.slurm import client
 from cldctl.runs import survey
-from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
 from cldctl.show.runs import Query
 from cldctl.top import app

@@ -1,0 +1,762 @@
+"""What a work is doing: one table over its ledger, its files, and what launchers answer about jobs.
+
+`state_of` is the only place that decides it. Trainings have eight states; evaluations, tunings and
+statistics, which are divided into pieces and computed by many jobs, have four of them. Commands ask
+the launchers first (`cldctl.runs.survey`); without their answers, the ledger is all that is known.
+"""
+
+import fcntl
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from cld_core.files import opened
+
+from . import events
+from .events import (
+    CRASHES,
+    RESTARTED_BY_LAUNCHER,
+    Cause,
+    JobRef,
+    Refused,
+    Requested,
+    Submitted,
+    state_after,
+)
+from .folder import RunFolder
+from .groups import Group
+from .history import History
+from .lease import local_holder
+from .shards import ShardedWork
+from .work import Work
+
+# Seconds after which a request without a job was interrupted, unless its process still works on it.
+SUBMITTING_S = 30.0
+# In the order in which they are sorted and counted: those that matter most to a user first.
+STATES = (
+    "RUNNING",
+    "REQUEUED",
+    "PENDING",
+    "FAILED",
+    "LOST",
+    "STOPPED",
+    "CANCELLED",
+    "FINISHED",
+)
+# The states of runs that wait for their job to begin, and of all that are alive.
+WAITS = ("REQUEUED", "PENDING")
+ALIVE = ("RUNNING", *WAITS)
+RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
+OVER = RESUMABLE | {"FINISHED"}
+
+DECIDING = "the attempt failed; its job is deciding whether to start again"
+# Seconds in which a job decides what follows a crash.
+_DECIDING_S = 30.0
+_FAILURES = ("crashed", "out_of_memory")
+# Taken by a process while it starts jobs in a folder.
+LOCK = ".submit.lock"
+# Folders whose lock this process holds.
+locked_here: set[Path] = set()
+
+Phase = Literal["pending", "running", "suspended", "ending", "gone", "unknown"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a launcher says about a job.
+
+    Attributes:
+        ended: a cause of the ledger, if the launcher says how the job ended.
+        node: where it runs, or ran.
+        reason: why it waits, or why nothing is known about it ("started on HOST", for a job of
+            another machine).
+        word: the launcher's own word for the state; it is shown, and compared nowhere.
+    """
+
+    phase: Phase
+    ended: Cause | None = None
+    node: str = ""
+    reason: str = ""
+    word: str = ""
+
+    @property
+    def is_gone(self) -> bool:
+        return self.phase == "gone"
+
+
+class LauncherAnswers(Protocol):
+    """LauncherAnswers of launchers about many jobs."""
+
+    def of(self, job: JobRef) -> Answer:
+        """The answer about a job; its phase is "unknown" if there is none."""
+
+    def as_of(self, cluster: str) -> float | None:
+        """When a cluster answered, seconds since 1970; None if it was asked just now."""
+
+
+class NoAnswers:
+    """LauncherAnswers if no launcher is asked."""
+
+    def of(self, job: JobRef) -> Answer:
+        return Answer("unknown")
+
+    def as_of(self, cluster: str) -> float | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a work is doing.
+
+    Attributes:
+        name: one of `STATES`.
+        reason: why, in a sentence, if there is something to say.
+        cause: of divided work that stands still, the reason in one or two words.
+        job: the job of a training that counts; None without one.
+        answer: what its launcher says about it.
+    """
+
+    name: str
+    reason: str | None = None
+    cause: str | None = None
+    job: JobRef | None = None
+    answer: Answer = Answer("unknown")
+
+
+# --- what files say
+
+
+class RunFacts:
+    """What the files of a training say beside its ledger. Each is read when a rule needs it."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.name = run.name
+
+    @functools.cached_property
+    def owner(self) -> Mapping[str, Any] | None:
+        """The process of this machine that writes into the run."""
+        return local_holder(self.run.leases)
+
+    @property
+    def created(self) -> float:
+        """When the run was made, seconds since 1970."""
+        created: float = self.run.identity().get("created", 0.0)
+        return created
+
+    @property
+    def has_trained(self) -> bool:
+        return bool(self.run.checkpoint_steps() or self.run.progress())
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether another process starts jobs of the run, or of its group, at this moment."""
+        return is_starting(self.run)
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """The steps of its checkpoints, ascending."""
+        return self.run.steps_to_continue_from()
+
+    @property
+    def ledger_problem(self) -> str:
+        """What is wrong with a ledger of which no line could be read."""
+        try:
+            return "damaged" if self.run.ledger.path.lstat().st_size else "empty"
+        except OSError:
+            return "missing"
+
+
+class DividedFacts:
+    """What the files of a divided work say beside its ledger.
+
+    Args:
+        is_done: whether the product exists, if the caller knows.
+    """
+
+    def __init__(self, work: Work, is_done: bool | None = None) -> None:
+        self.work = work
+        self.name = work.name
+        if is_done is not None:
+            self.is_done = is_done
+
+    @functools.cached_property
+    def is_done(self) -> bool:
+        return self.work.is_done
+
+    @functools.cached_property
+    def missing(self) -> list[int]:
+        """The pieces that are not complete."""
+        if self.is_done:
+            return []
+        work = self.work
+        return work.missing() if isinstance(work, ShardedWork) else work.to_start()
+
+    @functools.cached_property
+    def progress(self) -> tuple[int, int, str]:
+        """How much is complete, how much there is, and what it is counted in."""
+        if isinstance(self.work, ShardedWork):
+            shards = self.work.request.shards
+            return shards - len(self.missing), shards, "shards"
+        return *self.work.rows_done(), self.work.unit
+
+    def without_job(self, history: History, answers: LauncherAnswers) -> list[int]:
+        """The missing pieces that no living job computes."""
+        return without_job(history, self.missing, answers)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process starts jobs in a folder at this moment."""
+    if folder in locked_here:
+        return False
+    try:
+        with opened(folder / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    return False
+
+
+def is_starting(run: RunFolder) -> bool:
+    """Whether another process starts jobs of a run, or of its group, at this moment."""
+    if is_locked(run.path):
+        return True
+    group = Group.of(run)
+    return group is not None and is_locked(group.path)
+
+
+def living(history: History, answers: LauncherAnswers) -> list[Submitted]:
+    """The submissions whose jobs are not gone."""
+    return [event for event in history.submitted if not answers.of(event.job).is_gone]
+
+
+def without_job(history: History, pieces: Sequence[int], answers: LauncherAnswers) -> list[int]:
+    """Those of some pieces of a divided work that no living job computes."""
+    claimed = {piece for event in living(history, answers) for piece in event.shards or ()}
+    return [piece for piece in pieces if piece not in claimed]
+
+
+# --- the situation
+
+
+class Situation:
+    """The columns of the table, and what reasons are made of. A column without a value is empty.
+
+    Args:
+        now: seconds since 1970.
+
+    Attributes:
+        answer_of: what is known about a job.
+        current: the job of a training that counts; and ``answer``, what is known about it.
+        divided: whether the work is divided into pieces, which many jobs compute. Of such a work,
+            only ``done``, ``phase`` and ``moved`` have values.
+        done: whether the product of a divided work exists.
+        moved: whether pieces were written since the launchers were asked.
+        request: of a request that no job or attempt followed, or a ledger that holds nothing:
+            "refused", "open", or "stale" after `SUBMITTING_S`; "lost" if the ledger held more.
+        job: "none", or whether the current job is the "first" or a "successor" that waited for
+            another to fail.
+        attempt: of the current job: "none", "open" or "ended"; "other" if the newest belongs to an
+            earlier job. Without a job, of the newest attempt.
+        after: the state that the cause of an ended attempt leads to.
+        phase: of the current job, `Answer.phase`; of several jobs, that of the most alive.
+        end: how the current job ended: "cancelled", "failed", "late" (at its time limit) or
+            "quiet".
+        restarts: whether the launcher can start the current job again.
+        back: whether it does so after the end of the attempt.
+        followed: whether a successor waits for the job's end, and was not turned away.
+        given_up: whether a retry budget is spent since then.
+        stuck: whether the job ended because it could not put itself back into the queue.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        facts: "RunFacts | DividedFacts",
+        answers: LauncherAnswers,
+        now: float,
+    ) -> None:
+        self.history = history
+        self.facts = facts
+        self.answers = answers
+        self.now = now
+        self.current: JobRef | None = None
+        self.answer = Answer("unknown")
+        self.done = self.moved = False
+        self.request = self.job = self.attempt = self.after = self.end = ""
+        self.phase: str = ""
+        self.restarts = self.back = self.followed = self.given_up = self.stuck = False
+        self.divided = isinstance(facts, DividedFacts)
+        if isinstance(facts, DividedFacts):
+            self._join_answers(facts)
+            return
+        self.answer_of = answer_at(history, answers, now)
+        self.request = _request(history, facts, now)
+        self._describe_attempt()
+        self._describe_job()
+
+    def _join_answers(self, facts: DividedFacts) -> None:
+        self.done = facts.is_done
+        if self.done:
+            return
+        jobs = [event.job for event in self.history.submitted]
+        phases = {self.answers.of(job).phase for job in jobs}
+        if phases & {"running", "suspended", "ending"}:
+            self.phase = "running"
+        elif phases & {"pending", "unknown"}:
+            self.phase = "pending"
+            # Rows are added to a folder: a job may have begun since the launchers were asked.
+            moments = [self.answers.as_of(job.cluster) for job in jobs]
+            asked = max((moment for moment in moments if moment is not None), default=None)
+            self.moved = asked is not None and (facts.work.moved_at() or 0.0) > asked
+        else:
+            self.phase = "gone"
+
+    def _describe_attempt(self) -> None:
+        history = self.history
+        if history.last is None:
+            self.attempt = "none"
+        elif history.cause is None:
+            self.attempt = "open"
+        else:
+            self.attempt = "ended"
+            self.after = state_after(history.cause)
+
+    def _describe_job(self) -> None:
+        history = self.history
+        self.job = "none"
+        submitted = history.current(lambda job: self.answer_of(job).is_gone)
+        if submitted is None:
+            return
+        job = submitted.job
+        answer = self.answer_of(job)
+        if history.by_other_launcher and answer.is_gone:
+            return
+        self.current = job
+        self.answer = answer
+        self.phase = answer.phase
+        self.job = "first" if submitted.successor_of is None else "successor"
+        if history.last is not None and history.last.job_id != job.job_id:
+            self.attempt = "other"
+        self.end = self._end_of(job, answer)
+        self.restarts = job.restarts
+        # While the launcher does not answer, it may start the job again, too.
+        is_restarted = history.cause in RESTARTED_BY_LAUNCHER
+        may_restart = self.phase in ("running", "ending", "unknown")
+        self.back = history.requeued is not None or (is_restarted and may_restart)
+        self.followed = any(
+            successor.job_id not in history.turned_away
+            and self.answer_of(successor).phase == "pending"
+            for successor in history.successors_of(job.job_id)
+        )
+        self.given_up = history.given_up is not None
+        # A requeue failed, or one that was asked for was not done before the job was killed.
+        is_lost = history.requeued is not None and answer.is_gone
+        self.stuck = history.not_requeued is not None or is_lost
+
+    def _end_of(self, job: JobRef, answer: Answer) -> str:
+        is_cancelled = job.job_id in self.history.cancelled and self.attempt != "ended"
+        if is_cancelled or answer.ended == "cancelled":
+            return "cancelled"
+        if answer.ended in _FAILURES:
+            return "failed"
+        return "late" if answer.ended == "timeout" else "quiet"
+
+    @property
+    def writer(self) -> bool:
+        """Whether a process of this machine writes into the run: it was started without cldctl, or
+        outlived it."""
+        return isinstance(self.facts, RunFacts) and self.facts.owner is not None
+
+    @property
+    def left_over(self) -> list[str]:
+        """The jobs that were turned away and wait nevertheless."""
+        turned_away = self.history.turned_away
+        jobs = [event.job for event in self.history.submitted if event.job.job_id in turned_away]
+        return [job.job_id for job in jobs if self.answer_of(job).phase == "pending"]
+
+
+def _request(history: History, facts: RunFacts, now: float) -> str:
+    request = history.request
+    is_empty = not (request or history.submitted or history.attempts)
+    if isinstance(request, Refused):
+        return "refused"
+    if request is None and not is_empty:
+        return ""
+    was_more = is_empty and facts.has_trained
+    begun = facts.created if request is None else request.time
+    is_recent = not was_more and now - begun <= SUBMITTING_S
+    if is_recent or facts.is_starting:
+        return "open"
+    return "lost" if was_more else "stale"
+
+
+def answer_at(history: History, answers: LauncherAnswers, now: float) -> Callable[[JobRef], Answer]:
+    """What is known about a job at ``now``: the answer of its launcher, unless the ledger has
+    later news.
+
+    An answer that was asked for at this moment counts, whatever the ledger's clock says.
+    """
+
+    def answer_of(job: JobRef) -> Answer:
+        answer = answers.of(job)
+        as_of = answers.as_of(job.cluster)
+        if as_of is None:
+            return answer
+        when, phase = _last_news(history, job, now)
+        return answer if phase is None or when <= as_of else _updated(answer, phase)
+
+    return answer_of
+
+
+def _last_news(history: History, job: JobRef, now: float) -> tuple[float, Phase | None]:
+    """When the ledger last had news of a job, and the phase that follows from it, if one does."""
+    event = history.last_of.get(job.job_id)
+    if isinstance(event, events.GivenUp) and event.never_began:
+        return event.time, "gone"
+    if isinstance(event, Refused) and event.what == "requeue":
+        return event.time, "ending"
+    last = history.last
+    attempt = last if last is not None and last.job_id == job.job_id else None
+    requeued = history.requeued
+    is_requeued = attempt is None or history.was_requeued(attempt)
+    if requeued is not None and requeued.job_id == job.job_id and is_requeued:
+        return requeued.time, "pending"
+    if attempt is None:
+        # It was submitted; whether it waits or runs is unknown.
+        return (event.time, "unknown") if isinstance(event, Submitted) else (0.0, None)
+    if attempt.cause is None:
+        return attempt.started, "running"
+    ended = attempt.ended or attempt.started
+    is_deciding = attempt.cause in CRASHES and now - ended < _DECIDING_S
+    if is_deciding or attempt.cause in RESTARTED_BY_LAUNCHER:
+        return ended, "running"
+    return ended, "ending"
+
+
+def _updated(answer: Answer, phase: Phase) -> Answer:
+    """An answer that is older than what is known now."""
+    if answer.phase == phase:
+        return answer
+    if phase == "unknown":
+        if answer.phase in ("pending", "running"):
+            return answer
+        return Answer("unknown", reason=answer.reason)
+    if phase == "running" and answer.phase in ("suspended", "ending"):
+        return answer
+    node = answer.node if phase in ("running", "ending") else ""
+    return replace(Answer(phase), node=node)
+
+
+# --- reasons
+
+Reason = Callable[[Situation], str | None]
+
+
+def _refused(situation: Situation) -> str | None:
+    return getattr(situation.history.request, "reason", None)
+
+
+def _submitter(situation: Situation) -> str | None:
+    request = situation.history.request
+    if not isinstance(request, Requested) or request.host is None:
+        return None
+    return f"being submitted by process {request.pid} on {request.host}"
+
+
+def _interrupted(situation: Situation) -> str:
+    return (
+        "the submission was interrupted before it got a job; "
+        f"`cldctl resume {situation.facts.name}` asks for one"
+    )
+
+
+def _lost(situation: Situation) -> str:
+    facts = situation.facts
+    assert isinstance(facts, RunFacts), "only a training has steps"
+    again = "begins again"
+    if facts.steps:
+        again = f"continues from the checkpoint of step {facts.steps[-1]}"
+    return (
+        f"its ledger attempts.jsonl is {facts.ledger_problem}; `cldctl resume {facts.name}` "
+        f"{again}, without the keys that earlier continuations changed"
+    )
+
+
+def _writer(situation: Situation) -> str | None:
+    facts = situation.facts
+    if not isinstance(facts, RunFacts) or facts.owner is None:
+        return None
+    process, job_id = facts.owner["pid"], facts.owner["job_id"]
+    return f"process {process} on this machine writes into it (job {job_id})"
+
+
+def _waits(situation: Situation) -> str | None:
+    return situation.answer.reason or None
+
+
+def _never_began(situation: Situation) -> str | None:
+    assert situation.current is not None, "a job that did not begin"
+    known = situation.history.not_begun.get(situation.current.job_id)
+    if known is not None:
+        return known
+    word = f" (its launcher says {situation.answer.word})" if situation.answer.word else ""
+    return f"the job ended before it began{word}; see `cldctl logs {situation.facts.name}`"
+
+
+def _warning(situation: Situation) -> str | None:
+    if situation.phase == "suspended":
+        return situation.answer.reason or "suspended"
+    last = situation.history.last
+    return None if last is None else last.warning
+
+
+def _launchers_word(situation: Situation) -> str:
+    word = situation.answer.word or situation.answer.ended
+    return f"its launcher says {word}; see `cldctl logs {situation.facts.name}`"
+
+
+def _detail(situation: Situation) -> str | None:
+    last = situation.history.last
+    if last is not None and last.cause == "killed" and last.noted_end:
+        return "its job was killed"
+    return last.detail if last is not None and situation.after == "FAILED" else None
+
+
+def _detail_or_waits(situation: Situation) -> str | None:
+    return _detail(situation) or _waits(situation)
+
+
+def _deciding(situation: Situation) -> str:
+    return DECIDING
+
+
+def _vanished(situation: Situation) -> str:
+    return "the job is gone without a message: it was killed, or its node failed"
+
+
+def _too_late(situation: Situation) -> str:
+    return (
+        "the time limit killed its job before it could save; only a successor or `cldctl resume` "
+        "continues the run"
+    )
+
+
+def _given_up(situation: Situation) -> str | None:
+    return situation.history.given_up
+
+
+def _stuck(situation: Situation) -> str:
+    reason = situation.history.not_requeued
+    if reason is not None:
+        return f"could not be requeued: {reason}; continue it with `cldctl resume`"
+    return (
+        "its job asked to be requeued, and is gone: it was killed before that, or ended before it "
+        "trained again; see `cldctl logs`, or continue it with `cldctl resume`"
+    )
+
+
+def _without_job(situation: Situation) -> str | None:
+    """That pieces of a divided work have no job, although others are computed."""
+    facts = situation.facts
+    assert isinstance(facts, DividedFacts), "a divided work has pieces"
+    idle = facts.without_job(situation.history, situation.answers)
+    if not idle:
+        return None
+    _, total, unit = facts.progress
+    return f"{len(idle)} of {total} {unit} have no job; re-run the same `{facts.work.command}`"
+
+
+def why_stopped(history: History, facts: DividedFacts) -> tuple[str, str] | None:
+    """Why a divided work stands still: in one or two words, and in a sentence.
+
+    None if it was never started.
+    """
+    if not history.submitted:
+        return None
+    command = facts.work.command
+    done, total, unit = facts.progress
+    failed = history.task_failed
+    if history.given_up is not None:
+        if done == total:
+            return "not merged", history.given_up
+        if not history.crashes:
+            return "failed", history.given_up
+        last = "" if failed is None else f"; the last one: {failed.reason}"
+        return "crashed", f"{history.given_up}{last}"
+    if history.not_requeued is not None:
+        return "not requeued", f"a task could not be requeued: {history.not_requeued}"
+    array = history.submitted[-1].job.job_id.partition("_")[0]
+    if any(job_id.partition("_")[0] == array for job_id in history.cancelled):
+        return "cancelled", "cancelled"
+    if done == total and failed is not None:
+        return "not merged", (
+            f"all {unit} are complete, but they were not merged: {failed.reason}; fix that, then "
+            f"re-run the same `{command}`"
+        )
+    if done == total:
+        return "not merged", (
+            f"all {unit} are complete, but they were not merged; re-run the same `{command}`"
+        )
+    if failed is not None:
+        return "failed", (
+            f"a task failed: {failed.reason}; {done} of {total} {unit} complete; fix that, then "
+            f"re-run the same `{command}`"
+        )
+    if facts.work.outdated is not None:
+        return "outdated", f"{facts.work.outdated}; re-run the same `{command}`"
+    return "stopped", (
+        f"its jobs have ended, with {done} of {total} {unit} complete; see the logs, then re-run "
+        f"`{command}`"
+    )
+
+
+# --- the table
+
+
+class Rule:
+    """One row of the table: a situation, and the state that it is.
+
+    Args:
+        name: of the rule.
+        state: of a situation that matches; "<after>" for `Situation.after`.
+        cells: by column, the value that matches, or several: "pending|running". A column that is
+            not named matches any value.
+    """
+
+    def __init__(
+        self, name: str, state: str, reason: Reason | None = None, **cells: str | bool
+    ) -> None:
+        self.name = name
+        self.state = state
+        self.reason = reason
+        self._cells = {
+            column: cell.split("|") if isinstance(cell, str) else [cell]
+            for column, cell in cells.items()
+        }
+
+    def matches(self, situation: Situation) -> bool:
+        return all(getattr(situation, column) in values for column, values in self._cells.items())
+
+
+_HERE = "pending|running|suspended|ending|unknown"
+_BACK = "running|suspended|ending|unknown"
+
+# The first rule that matches decides.
+TABLE = (
+    # Of a work that is divided into pieces.
+    Rule("product", "FINISHED", divided=True, done=True),
+    Rule("computing", "RUNNING", _without_job, divided=True, phase="running"),
+    Rule("begun since", "RUNNING", _without_job, divided=True, phase="pending", moved=True),
+    Rule("queued pieces", "PENDING", _without_job, divided=True, phase="pending"),
+    Rule("standing still", "STOPPED", divided=True),
+    # Of a training.
+    Rule("other writer", "RUNNING", _writer, request="refused|stale|lost", writer=True),
+    Rule("refused", "FAILED", _refused, request="refused"),
+    Rule("interrupted submission", "FAILED", _interrupted, request="stale"),
+    Rule("lost ledger", "LOST", _lost, request="lost"),
+    Rule("being submitted", "PENDING", _submitter, request="open"),
+    Rule("turned away", "PENDING", job="none", attempt="none"),
+    Rule("finished", "FINISHED", attempt="ended", after="FINISHED"),
+    Rule("successor's turn", "REQUEUED", _waits, job="successor", attempt="other", phase=_HERE),
+    Rule(
+        "queued",
+        "PENDING",
+        _waits,
+        attempt="none|other",
+        phase="pending|running|suspended|ending",
+    ),
+    # Its launcher does not answer: the ledger is all that is known.
+    Rule(
+        "perhaps queued",
+        "PENDING",
+        _waits,
+        attempt="none|other",
+        phase="unknown",
+        end="failed|quiet",
+    ),
+    Rule("requeued by launcher", "REQUEUED", _waits, attempt="open", phase="pending"),
+    Rule("training", "RUNNING", _warning, attempt="open", phase=_HERE),
+    Rule(
+        "deciding",
+        "RUNNING",
+        _deciding,
+        attempt="ended",
+        after="FAILED",
+        phase="running",
+        restarts=True,
+        back=False,
+        given_up=False,
+    ),
+    Rule("back in queue", "REQUEUED", _detail_or_waits, attempt="ended", phase="pending"),
+    Rule(
+        "coming back",
+        "REQUEUED",
+        _detail_or_waits,
+        attempt="ended",
+        phase=_BACK,
+        restarts=True,
+        back=True,
+    ),
+    Rule(
+        "followed",
+        "REQUEUED",
+        _detail,
+        attempt="ended",
+        after="STOPPED|LOST|FAILED",
+        phase="ending",
+        followed=True,
+        given_up=False,
+    ),
+    Rule("writer without job", "RUNNING", _writer, writer=True),
+    Rule("cancelled", "CANCELLED", end="cancelled"),
+    Rule("never began", "FAILED", _never_began, attempt="none|other"),
+    Rule("lost without job", "LOST", job="none", attempt="open"),
+    Rule("failed unsaid", "FAILED", _launchers_word, attempt="open", end="failed"),
+    Rule("too late", "STOPPED", _too_late, attempt="open", end="late"),
+    Rule("vanished", "LOST", _vanished, attempt="open"),
+    Rule("given up", "FAILED", _given_up, given_up=True),
+    Rule("stuck", "STOPPED", _stuck, stuck=True),
+    Rule("ended", "<after>", _detail),
+)
+
+
+def state_of(
+    history: History,
+    facts: RunFacts | DividedFacts,
+    answers: LauncherAnswers,
+    now: float | None = None,
+) -> State:
+    """What a work is doing.
+
+    Args:
+        history: of its ledger.
+        facts: what its files say besides.
+        answers: of the launchers of its jobs; `NoAnswers` if none was asked.
+        now: seconds since 1970; default: this moment.
+    """
+    situation = Situation(history, facts, answers, time.time() if now is None else now)
+    rule = rule_of(situation)
+    if isinstance(facts, DividedFacts):
+        return _state_of_divided(rule, situation, facts)
+    name = situation.after if rule.state == "<after>" else rule.state
+    reason = None if rule.reason is None else rule.reason(situation)
+    if name in OVER and situation.left_over:
+        jobs = ", ".join(situation.left_over)
+        reason = f"job {jobs} still waits, with nothing to do: `cldctl cancel {facts.name}`"
+    return State(name=name, reason=reason, job=situation.current, answer=situation.answer)
+
+
+def _state_of_divided(rule: Rule, situation: Situation, facts: DividedFacts) -> State:
+    if rule.state == "STOPPED":
+        cause, reason = why_stopped(situation.history, facts) or (None, None)
+        return State(name=rule.state, reason=reason, cause=cause)
+    return State(name=rule.state, reason=None if rule.reason is None else rule.reason(situation))
+
+
+def rule_of(situation: Situation) -> Rule:
+    """The rule that decides."""
+    return next(rule for rule in TABLE if rule.matches(situation))

@@ -1,0 +1,68 @@
+"""What a command line of an earlier version has pickled, a job with the code of today runs."""
+
+import base64
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cld_core.config import load
+from cld_core.evaluate.request import request_of
+from cld_core.run import RunFolder
+from cld_core.run.events import JobRef, Requested
+from cld_core.run.work import open_work
+from cld_core.stop import StopFlag
+from cldctl.clusters.base import InJob, Task
+from tests.support.paths import TOY
+
+# By what they do: tasks, pickled by the code of 30 November 2026 (commit 3e6daefb). Their folders
+# are called RUN and WORK.
+PICKLES = json.loads((Path(__file__).parents[2] / "fixtures/pickles.json").read_text())
+SMALL = (
+    "train.steps=3",
+    "train.batch_size=8",
+    "network.width=8",
+    "network.layers=2",
+    "eval.points=4",
+    "cluster.tasks_per_node=1",
+)
+
+
+def unpickled(name):
+    task = pickle.loads(base64.b64decode(PICKLES[name]))
+    assert isinstance(task, Task)
+    return task
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    recipe = load(TOY, SMALL)
+    run = RunFolder.create(tmp_path_factory.mktemp("runs") / "mine", recipe, {"created": 1.0})
+    run.ledger.append(Requested(steps=3))
+    task = unpickled("training")
+    work_in(task, replace(task.work, run=str(run.path)))
+    return run
+
+
+def work_in(task, work):
+    ref = JobRef(cluster=task.cluster.name, job_id="7")
+    work(InJob(cluster=task.cluster, ref=ref, in_process=True), StopFlag())
+
+
+def test_a_training(trained):
+    last = trained.ledger.history().last
+    assert (last.cause, last.last_step) == ("finished", 3)
+
+
+def test_pieces_of_an_evaluation(trained):
+    folder = request_of(trained.recipe(), ("elbo",), 3, 1).save(trained)
+    task = unpickled("shards")
+    (piece,) = task.work.pieces
+    work_in(task, replace(task.work, pieces=(replace(piece, folder=str(folder), shards=(0,)),)))
+    assert open_work(folder).is_done
+
+
+def test_a_task_of_slurm():
+    assert unpickled("slurm").cluster.name == "slurm"
