@@ -117,12 +117,11 @@ class Samples:
 
 
 def concatenated(parts: Sequence[T]) -> T:
-    """Results of several batches, such as `Samples`, as one: dataclasses, of which the tensors are
-    concatenated."""
-    columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
-    tensors = {
-        name: torch.cat(each) for name, each in columns.items() if isinstance(each[0], Tensor)
-    }
+    """The results of several batches, dataclasses such as `Samples`, with tensors concatenated."""
+    tensors = {}
+    for name, value in vars(parts[0]).items():
+        if isinstance(value, Tensor):
+            tensors[name] = torch.cat([getattr(part, name) for part in parts])
     return replace(parts[0], **tensors)
 
 
@@ -307,22 +306,23 @@ def grid_of(spec: FixedStepSpec, schedule: Schedule, *, per_step: int = 1) -> li
     Raises:
         RecipeError: there are not enough evaluations for one step.
     """
-    own = spec.nfe - 1 if spec.denoise else spec.nfe
-    steps = own // per_step
+    for_denoising = int(spec.denoise)
+    steps = (spec.nfe - for_denoising) // per_step
     if steps == 0:
-        least = per_step + spec.nfe - own
-        text = (
-            f"is too small for sampling.method={spec.method}, a step of which takes {per_step} "
-            f"evaluations here"
+        raise RecipeError(
+            f"sampling.nfe={spec.nfe} is too small for sampling.method={spec.method}, a step of "
+            f"which takes {per_step} evaluations here. Set sampling.nfe={per_step + for_denoising} "
+            f"or more."
         )
-        raise RecipeError(f"sampling.nfe={spec.nfe} {text}. Set sampling.nfe={least} or more.")
     return schedule.grid(spec.spacing, steps, spec.eps, spec.grid_power)
 
 
 @functools.lru_cache(maxsize=4096)
 def _split(sde: Diffusion, t: float) -> tuple[Tensor, Tensor]:
-    """alpha of (s, u_S), and s of (alpha, u_S), (m, 2m) each: the times of a grid come again with
-    every batch."""
+    """alpha of (s, u_S), and s of (alpha, u_S), (m, 2m) each.
+
+    Cached, because every batch has the same times.
+    """
     target, known, inverse, shift = sde.known(t)
     return -torch.cat([inverse, shift], dim=1), -torch.cat([target, known], dim=1)
 

@@ -108,19 +108,18 @@ def _warn_of_growing_noise(sde: Diffusion, spec: ExponentialSpec) -> None:
     """Warn if samples are much too wide: once, because the call is cached."""
     factor = widening(sde, spec)
     if not factor <= _MOST_WIDENING:
-        settings = (
-            f"sampling.eta={spec.eta:g}, order={spec.order}, "
-            f"corrector={str(spec.corrector).lower()}"
-        )
-        text = f"is too small for {settings}: narrow data come out {factor:.3g} times too wide"
         # docs/samplers.md, "Noise": no other order is narrower.
         is_best = spec.order == 2 and not spec.corrector
-        fix = (
-            "Raise it, or lower eta"
-            if is_best
-            else "Raise it, lower eta, or set order=2 and corrector=false"
+        _log.warning(
+            "sampling.nfe=%d is too small for sampling.eta=%g, order=%d, corrector=%s: narrow data "
+            "come out %.3g times too wide. Raise it, %s.",
+            spec.nfe,
+            spec.eta,
+            spec.order,
+            str(spec.corrector).lower(),
+            factor,
+            "or lower eta" if is_best else "lower eta, or set order=2 and corrector=false",
         )
-        _log.warning("sampling.nfe=%d %s. %s.", spec.nfe, text, fix)
 
 
 def widening(sde: Diffusion, spec: ExponentialSpec) -> float:
