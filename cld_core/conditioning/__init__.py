@@ -198,7 +198,8 @@ class GradientGuided:
         In axes in which the variance is negative or tiny, as it can be with a network, the
         isotropic ones are used.
         """
-        observation, (batch, count) = self.observation, observed.shape
+        observation = self.observation
+        batch, count = observed.shape
         rows = self._rows_of_covariance(found, leaf, observed)
         projected = observation.apply(rows.flatten(0, 1)).view(batch, count, count)
         variances, vectors = torch.linalg.eigh(0.5 * (projected + projected.mT))

@@ -33,8 +33,7 @@ NODES = 16
 
 
 def _collocation() -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes (16,) and weights (16,) on [0, 1], and the matrix (16, 16) of integrals from 0 to each
-    node."""
+    """Nodes (16,), weights (16,), and integrals from 0 to each node (16, 16), on [0, 1]."""
     x, w = np.polynomial.legendre.leggauss(NODES)
     # Column l of the inverse holds the Legendre coefficients of the l-th Lagrange polynomial.
     coefficients = np.linalg.inv(np.polynomial.legendre.legvander(x, NODES - 1))
@@ -67,25 +66,28 @@ class Segment:
 
 
 def segments(times: list[float], matrix: Callable[[Tensor], Tensor]) -> list[Segment]:
-    """One segment per step of ``times``, which decrease; ``matrix`` maps times (K,) to A (K, n, n),
-    float64."""
+    """One segment per step of the falling ``times``.
+
+    ``matrix`` maps times (K,) to A (K, n, n), float64.
+    """
     edges = [_panel_edges(end, start) for start, end in pairwise(times)]
     low = torch.tensor([a for step in edges for a, _ in pairwise(step)], dtype=torch.float64)
     width = torch.tensor([b - a for step in edges for a, b in pairwise(step)], dtype=torch.float64)
     nodes = low[:, None] + width[:, None] * _X
     inside, across = _transport(matrix(nodes.flatten()).unflatten(0, nodes.shape), width)
-    out, first = [], 0
+    found = []
+    first = 0
     for step in edges:
-        panels = range(first, first + len(step) - 1)
-        first = panels.stop
-        back, whole = [], torch.eye(inside.shape[-1], dtype=torch.float64)
-        for panel in panels:
+        last = first + len(step) - 1
+        back = []
+        whole = torch.eye(inside.shape[-1], dtype=torch.float64)
+        for panel in range(first, last):
             back.append(whole @ inside[panel])
             whole = whole @ across[panel]
-        kept = slice(panels.start, panels.stop)
-        weights = (width[kept, None] * _W).flatten()
-        out.append(Segment(nodes[kept].flatten(), weights, torch.cat(back), whole))
-    return out
+        weights = (width[first:last, None] * _W).flatten()
+        found.append(Segment(nodes[first:last].flatten(), weights, torch.cat(back), whole))
+        first = last
+    return found
 
 
 def _panel_edges(low: float, high: float) -> list[float]:
