@@ -23,7 +23,7 @@ from .errors import CldError, RecipeError
 from .sanitize import one_line
 
 # Tables of variants of a recipe's section, and tables of objects without keys.
-SECTIONS = ("data", "sde", "network", "objective", "sampling")
+SECTIONS = ("data", "sde", "network", "objective", "optim", "sampling")
 OTHERS = ("metrics", "rows", "loggers", "extractors", "toys")
 
 # The class of a table's entries.
@@ -55,6 +55,7 @@ _FIX = (
 _PAGES = {
     "data": "own-density",
     "sde": "own-diffusion",
+    "optim": "plug-ins",
     "sampling": "plug-ins",
     "metrics": "own-metric",
 }
@@ -64,7 +65,7 @@ def register(section: str, name: str, implementation: Any, spec: type | None = N
     """Register an object under a name for recipes and commands.
 
     Args:
-        section: "data", "sde", "network", "objective" or "sampling"; or "metrics", "rows",
+        section: "data", "sde", "network", "objective", "optim" or "sampling"; or "metrics", "rows",
             "loggers", "extractors" or "toys".
         implementation: the object, or "module:attribute", which is imported when it is needed.
         spec: for sections of a recipe, the frozen dataclass of the section's keys.

@@ -7,9 +7,9 @@ A further variant is a spec, an implementation and one line here. A plug-in regi
     class HeunSpec(FixedStepSpec):
         method: Literal["heun"] = key("heun", "Heun's method")
 
-    def sample(score, sde, spec, u, draws): ...
+    def method(score, sde, spec, u, draws) -> FixedSteps: ...
 
-    register("sampling", "heun", sample, HeunSpec)
+    register("sampling", "heun", method, HeunSpec)
 
 Loads no torch.
 """
@@ -38,7 +38,7 @@ from .sampling import (
 )
 from .schema import Recipe, leaves
 from .sde import CldSpec, HoldSpec, PsldSpec, SdeSpec, VpsdeSpec
-from .train import ObjectiveSpec
+from .train import ObjectiveSpec, OptimSpec
 
 # The spec of each section with variants.
 Specs = Mapping[str, type]
@@ -121,15 +121,20 @@ _NETWORK = {
     "unet1d": Variant(Unet1dSpec, "cld_core.nets.ncsnpp:Ncsnpp"),
 }
 _OBJECTIVE = dict.fromkeys(("hsm", "dsm"), Variant(ObjectiveSpec, "cld_core.loss:ScoreMatching"))
+_OPTIM = {
+    "adam": Variant(OptimSpec, "cld_core.optim:adam"),
+    "adamw": Variant(OptimSpec, "cld_core.optim:adamw"),
+    "adamax": Variant(OptimSpec, "cld_core.optim:adamax"),
+}
 _SAMPLING = {
-    "ode": Variant(OdeSpec, "cld_core.samplers.ode:sample"),
-    "em": Variant(EmSpec, "cld_core.samplers.euler_maruyama:sample"),
-    "sscs": Variant(SscsSpec, "cld_core.samplers.sscs:sample"),
-    "exponential": Variant(ExponentialSpec, "cld_core.samplers.exponential:sample"),
-    "gddim": Variant(GddimSpec, "cld_core.samplers.gddim:sample"),
-    "conjugate": Variant(ConjugateSpec, "cld_core.samplers.splitting:sample"),
-    "splitting": Variant(SplittingSpec, "cld_core.samplers.splitting:sample"),
-    "tuned": Variant(TunedSpec, "cld_core.samplers.tuned:sample"),
+    "ode": Variant(OdeSpec, "cld_core.samplers.ode:method"),
+    "em": Variant(EmSpec, "cld_core.samplers.euler_maruyama:method"),
+    "sscs": Variant(SscsSpec, "cld_core.samplers.sscs:method"),
+    "exponential": Variant(ExponentialSpec, "cld_core.samplers.exponential:method"),
+    "gddim": Variant(GddimSpec, "cld_core.samplers.gddim:method"),
+    "conjugate": Variant(ConjugateSpec, "cld_core.samplers.splitting:method"),
+    "splitting": Variant(SplittingSpec, "cld_core.samplers.splitting:method"),
+    "tuned": Variant(TunedSpec, "cld_core.samplers.tuned:method"),
 }
 SECTIONS = {
     "data": Section("data.name", ToyDataSpec, table("data", _DATA), family=ImageDataSpec),
@@ -138,6 +143,7 @@ SECTIONS = {
     "objective": Section(
         "objective.name", ObjectiveSpec, table("objective", _OBJECTIVE), family=ObjectiveSpec
     ),
+    "optim": Section("optim.name", OptimSpec, table("optim", _OPTIM), family=OptimSpec),
     "sampling": Section(
         "sampling.method",
         SamplingSpec,

@@ -90,7 +90,7 @@ class ObjectiveSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSpec:
-    name: Literal["adam", "adamw", "adamax"] = key("adam", "optimiser")
+    name: str = key("adam", "optimiser")
     impl: Literal["auto", "fused", "apex", "plain"] = key(
         "auto",
         "implementation: fused kernels of torch (auto: if it has any), those of NVIDIA apex, "

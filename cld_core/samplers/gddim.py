@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from cld_core.config.sampling import GddimSpec
-from cld_core.samplers import UNWATCHED, Draws, Watcher, grid_of
+from cld_core.samplers import Draws, FixedSteps, grid_of
 from cld_core.samplers.multistep import (
     Segment,
     Step,
     alpha_fields,
     drift,
-    follow,
     interpolating,
     noise_factor,
+    predictor_corrector,
     pulling,
     segments,
 )
@@ -41,14 +41,9 @@ class Noise:
     back: Tensor  # (m, k)
 
 
-def sample(
-    score: ScoreFunction,
-    sde: Diffusion,
-    spec: GddimSpec,
-    u: Tensor,
-    draws: Draws,
-    watcher: Watcher = UNWATCHED,
-) -> tuple[Tensor, int]:
+def method(
+    score: ScoreFunction, sde: Diffusion, spec: GddimSpec, u: Tensor, draws: Draws
+) -> FixedSteps:
     """See `cld_core.samplers`. One evaluation per step; the corrector repeats none, as in
     `exponential`."""
     times = grid_of(spec, sde.schedule)
@@ -57,13 +52,11 @@ def sample(
     def noise_at(u: Tensor, t: float) -> Tensor:
         return combined(noises[t].forth, (*sde.halves(u), *sde.scored_halves(score(u, t))))
 
-    white, last = draws(len(steps), sde.n), spec.denoise
-    u, newest = follow(
-        u, times, steps, noise_at, white, watcher.visit, order=spec.order, evaluate_last=last
-    )
-    if spec.denoise:
-        u = sde.euler_step(u, apply(noises[spec.eps].back, newest), spec.eps, spec.eps)
-    return u, spec.nfe
+    def score_of(noise: Tensor, u: Tensor) -> Tensor:
+        return apply(noises[spec.eps].back, noise)
+
+    white = draws(len(steps), sde.n)
+    return predictor_corrector(sde, spec, times, steps, noise_at, score_of, white)
 
 
 @functools.lru_cache(maxsize=64)

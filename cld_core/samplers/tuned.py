@@ -11,7 +11,7 @@ from torch import Tensor
 from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
 from cld_core.run.tunings import Coefficients, Solution
-from cld_core.samplers import UNWATCHED, Draws, Watcher, exponential, rest, score_from_rest
+from cld_core.samplers import Draws, FixedSteps, exponential, rest, score_from_rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion, Schedule
 from cld_core.sde.matrices import combined
@@ -50,47 +50,44 @@ class Linear:
         return Coefficients(tuple(self.times.tolist()), tuple(matrices))
 
 
-def sample(
+def method(
     score: ScoreFunction,
     sde: Diffusion,
     spec: TunedSpec,
     u: Tensor,
     draws: Draws,
-    watcher: Watcher = UNWATCHED,
     *,
     solution: Solution | None = None,
-) -> tuple[Tensor, int]:
+) -> FixedSteps:
     """See `cld_core.samplers`. One evaluation per step, the denoising one among them.
 
     Raises:
         UsageError: there is no solution, or it is one for a diffusion with other halves.
     """
     if solution is None:
-        text = (
-            f"sampling.method=tuned follows a solution of {spec.nfe} evaluations, and none was "
-            f"given"
-        )
         raise UsageError(
-            f"{text}. Load the model of a run, after `cldctl tune RUN --nfe {spec.nfe}`."
+            f"sampling.method=tuned follows a solution of {spec.nfe} evaluations, and none was "
+            f"given. Load the model of a run, after `cldctl tune RUN --nfe {spec.nfe}`."
         )
     linear = Linear.of(solution.coefficients)
     n, columns = linear.matrices[0].shape
     if (n, columns - n) != (sde.n, sde.m):
-        text = (
+        raise UsageError(
             f"the solution is for {n} halves, {columns - n} of them scored; the diffusion has "
-            f"{sde.n}, {sde.m}"
+            f"{sde.n}, {sde.m}. Tune to this network."
         )
-        raise UsageError(f"{text}. Tune to this network.")
-    passed = solution.nfe - solution.flow.denoise
+    times = linear.times.tolist()
+    memory = linear.memory
+    alphas: list[Tensor] = []
 
-    def alpha(u: Tensor, t: float) -> Tensor:
-        watcher.visit(t, u, solution.coefficients.times.index(t) / passed)
-        return rest(score, sde, u, t)
+    def step(u: Tensor, i: int) -> Tensor:
+        alphas.insert(0, rest(score, sde, u, times[i]))
+        del alphas[memory:]
+        return stepped(sde, linear.matrices[i], u, alphas)
 
-    u = follow(linear, sde, alpha, u)
     if not solution.flow.denoise:
-        watcher.visit(solution.flow.eps, u, 1.0)
-    return u, solution.nfe
+        return FixedSteps([*times, solution.flow.eps], step)
+    return FixedSteps(times, step, denoise=lambda u: step(u, len(times) - 1))
 
 
 def follow(

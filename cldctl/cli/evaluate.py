@@ -198,9 +198,10 @@ def sample(
     ),
     method: str | None = Option(
         None,
-        metavar="ode|em|sscs|exponential|gddim|conjugate|splitting|tuned",
-        help="Sampling method; default: the recipe's. exponential is best below 100 NFE; at 10, "
-        "use it with sampling.order=3, sampling.corrector=false and sampling.grid_power=3.",
+        metavar="METHOD",
+        help="Sampling method, one that `cldctl explain sampling` lists; default: the recipe's. "
+        "exponential is best below 100 NFE; at 10, use it with sampling.order=3, "
+        "sampling.corrector=false and sampling.grid_power=3.",
     ),
     nfe: int | None = Option(
         None, metavar="N", help="Network evaluations (NFE) of a fixed-step method."
@@ -497,7 +498,7 @@ def bench_samplers(
 
     Example: cldctl bench samplers --nfe 10,20,50 --metric w2,flow-distance --samples 10000 --follow
 
-    Example: cldctl bench samplers --sampler em --sampler fine=method=exponential,order=2
+    Example: cldctl bench samplers --sampler em-quadratic --sampler fine=method=exponential,order=2
     """
     from cldctl.runs.evaluate import EvalOptions, plan_samplers, start
     from cldctl.runs.options import network_evaluations

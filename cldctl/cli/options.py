@@ -46,12 +46,12 @@ CHECKPOINT = Option("last", metavar="last|STEP", help="Which checkpoint.")
 # How a command works.
 CLUSTER = Option(
     None,
-    metavar="slurm|local|debug",
-    help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if a cluster is "
-    "configured, else local.",
+    metavar="CLUSTER",
+    help="Where to run, for example local or debug; default: $CLDCTL_CLUSTER, that of the config "
+    "file, slurm if a cluster is configured, else local.",
 )
 CLUSTER_OF_RUN = Option(
-    None, metavar="slurm|local|debug", help="Where to run; default: the run's own cluster."
+    None, metavar="CLUSTER", help="Where to run; default: the run's own cluster."
 )
 PROFILE = Option(
     None,

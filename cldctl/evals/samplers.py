@@ -32,25 +32,12 @@ _REFERENCES = {
     "true_density": ("density", "true"),
     "flow_nfe": ("flow-distance", "flow_nfe_mean"),
 }
-# The samplers that are compared: keys of `sampling` by name. A new method needs a line here.
-SETTINGS = {
-    "ode": "method=ode",
-    "em-quadratic": "method=em,grid=quadratic",
-    "sscs-linear": "method=sscs,grid=linear",
-    "sscs-quadratic": "method=sscs,grid=quadratic",
-    "sscs-2-quadratic": "method=sscs,sscs_order=2,grid=quadratic",
-    "exponential": "method=exponential",
-    "exponential-2": "method=exponential,order=2,corrector=false",
-    "exponential-3": "method=exponential,order=3,corrector=false,grid_power=3",
-    "exponential-2-noise": "method=exponential,order=2,corrector=false,eta=1,grid=quadratic",
-    "gddim": "method=gddim",
-    "gddim-noise": "method=gddim,order=0,eta=1",
-    "conjugate": "method=conjugate",
-    "splitting-euler": "method=splitting,scheme=symplectic-euler",
-    "splitting-verlet": "method=splitting,scheme=velocity-verlet",
-    "splitting-obab": "method=splitting,scheme=obab",
-    "tuned": "method=tuned",
-}
+# The samplers that are compared, with their keys of `sampling`, by name.
+SETTINGS: dict[str, str] = {}
+for _method, _variant in SECTIONS["sampling"].variants.items():
+    if is_shipped("sampling", _method) and issubclass(_variant.spec, SamplingSpec):
+        for _name, _keys in _variant.spec.compared.items():
+            SETTINGS[_name] = f"method={_method},{_keys}" if _keys else f"method={_method}"
 
 
 @dataclass(frozen=True, kw_only=True)

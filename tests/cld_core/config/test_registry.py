@@ -42,7 +42,7 @@ def test_every_variant_is_implemented_and_selects_itself(section, name):
     assert callable(resolve(variant.implementation))
     if issubclass(variant.spec, ImageDataSpec):
         assert callable(resolve(variant.spec.preparation))
-    if section not in ("data", "objective"):
+    if section not in ("data", "objective", "optim"):
         assert getattr(variant.spec(), SECTIONS[section].key) == name
 
 
