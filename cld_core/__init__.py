@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import device
     from torch.nn import Module
 
-    from .fitting import fit, fit_steps
+    from .fit_model import fit, fit_steps
     from .likelihood import Likelihood
     from .model import Model, Trajectory
-    from .registration import register
+    from .plugins import register
     from .runs_table import Runs
     from .samplers import Samples
 
@@ -44,9 +44,9 @@ _LAZY = {
     "Runs": "cld_core.runs_table:Runs",
     "Samples": "cld_core.samplers:Samples",
     "Trajectory": "cld_core.model:Trajectory",
-    "fit": "cld_core.fitting:fit",
-    "fit_steps": "cld_core.fitting:fit_steps",
-    "register": "cld_core.registration:register",
+    "fit": "cld_core.fit_model:fit",
+    "fit_steps": "cld_core.fit_model:fit_steps",
+    "register": "cld_core.plugins:register",
 }
 
 
@@ -129,6 +129,6 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'cld_core' has no attribute {name!r}")
-    from .registration import resolve
+    from .plugins import resolve
 
     return resolve(_LAZY[name])

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from cld_core.checkpoint import ABOUT, averaged_weights, read_tensors, tensors_digest, write_weights
-from cld_core.codec import real
 from cld_core.errors import CheckpointError
 from cld_core.files import passes, replacing
+from cld_core.records import real
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import TOLD_ABOVE, Stored, weights_digest, weights_file
 from cld_core.sanitize import one_line

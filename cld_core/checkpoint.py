@@ -21,9 +21,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from cld_core.codec import to_plain
 from cld_core.errors import CheckpointError, NotFoundError, SaveError
 from cld_core.files import parse_json, passes, pauses, replacing, system_error, write_json
+from cld_core.records import to_plain
 from cld_core.run import RunFolder
 from cld_core.run import checkpoints as files
 from cld_core.run.checkpoints import Content, Sidecar, StoredAverages, prune, verify, weights_file

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from cld_core.checkpoint import averaged_weights, exported_weights, write
 
 from . import nets, optim
-from .codec import whole
 from .config import Recipe
 from .config.train import OptimSpec
 from .data.source import classes_of, source
@@ -35,6 +34,7 @@ from .errors import CheckpointError, NotFoundError, UsageError, WrongCheckpointE
 from .files import write_json
 from .model import Model
 from .ranks import Ranks
+from .records import whole
 from .run import RunFolder, events
 from .run.checkpoints import pick_checkpoint
 from .run.folder import ReportedProgress, meant
@@ -58,7 +58,7 @@ _AT_STEP = re.compile(r"(.+)@(last|[0-9]{1,18})")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class StartingWeights:
     """Averaged weights that new runs start from: of another run, or of an exported file.
 
     Attributes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cld_core.errors import UsageError, did_you_mean
-from cld_core.registration import resolve, table
+from cld_core.plugins import resolve, table
 
 if TYPE_CHECKING:
     from cld_core.evaluate.rows import Table

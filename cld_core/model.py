@@ -21,21 +21,21 @@ from cld_core.run.checkpoints import pick_checkpoint, weights_digest
 from . import guidance, likelihood, nets, pictures, samplers, sde
 from .averages import averaged
 from .classes import Classes
-from .codec import from_plain, to_plain
 from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict, registry
 from .config.loader import elbo_spec, path_of, sampling_spec, whole_number
 from .config.network import ModuleSpec
 from .config.train import EmaSpec
 from .data.arrays import array
-from .data.form import Form
+from .data.format import DataFormat
 from .data.source import DescribedSource, Source, classes_of, form_of, source
 from .errors import CheckpointError, DataError, RecipeError, SaveError, UsageError
 from .files import replacing
 from .likelihood import Likelihood
 from .nets import execution
 from .nets.execution import Compiled
-from .registration import resolve
+from .plugins import resolve
+from .records import from_plain, to_plain
 from .run.folder import named
 from .run.recipe import trusted_recipe
 from .run.tunings import Network, Solutions
@@ -200,7 +200,7 @@ class Model:
         step = pick_checkpoint(folder, recipe.model_digest(), checkpoint)
         try:
             weights = averaged(folder, step, ema_length)
-            form = None if weights.form is None else from_plain(Form, weights.form)
+            form = None if weights.form is None else from_plain(DataFormat, weights.form)
             data = source(recipe.data, form=form)
             model = cls._of_tensors(recipe, weights.tensors, data, weights.classes, step, device)
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
@@ -857,7 +857,7 @@ def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -
     Raises:
         CheckpointError: the plug-in is needed and not allowed.
     """
-    form = from_plain(Form, weights.described("data")) if "data" in weights.about else None
+    form = from_plain(DataFormat, weights.described("data")) if "data" in weights.about else None
     if not recipe.plugins or allow_plugin:
         return source(recipe.data, form=form)
     why = _not_allowed(path, recipe, "its recipe names")

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from cld_core.config import registry
 from cld_core.config.train import OptimSpec
 from cld_core.errors import RecipeError
-from cld_core.registration import described, trial
+from cld_core.plugins import described, trial
 
 
 def build(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:

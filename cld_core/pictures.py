@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .config.schema import MAX_PICTURE
 from .config.train import EmaSpec
-from .data.form import Form
+from .data.format import DataFormat
 from .data.images import to_grey
 from .data.source import Source, form_of, test_count
 from .data.toy import Toy
@@ -78,7 +78,7 @@ def samples(model: "Model", path: Path, *, seed: int = 0, batch_size: int | None
     show(path, drawn.x, model, how(model, drawn), labels)
 
 
-def is_grid(form: Form) -> bool:
+def is_grid(form: DataFormat) -> bool:
     """Whether samples are shown as a grid of images, that is, if they are (C, H, W)."""
     return len(form.shape) == 3
 
@@ -193,7 +193,7 @@ def title(x: Tensor, model: "Model", how: str) -> str:
     )
 
 
-def _left_out(form: Form) -> str:
+def _left_out(form: DataFormat) -> str:
     """The part of each sample that a picture shows, after a comma; empty for all of it."""
     parts = form.shape[0]
     if is_grid(form):
@@ -213,7 +213,7 @@ def pixels(x: Tensor, model: "Model", labels: Tensor | None = None) -> Tensor:
     return _named(grid, [model.classes.names[label] for label in of_rows])
 
 
-def _grey(x: Tensor, form: Form) -> Tensor:
+def _grey(x: Tensor, form: DataFormat) -> Tensor:
     """Samples (n, C, H, W) as uint8 images, (n, 1 or 3, H, W)."""
     return to_grey(x if form.kind == "images" else x[:, :1], form)
 

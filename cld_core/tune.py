@@ -29,13 +29,14 @@ import torch
 from torch import Tensor
 
 from cld_core import guidance, npz, samplers
-from cld_core.codec import RecordError, read_record, to_plain
+from cld_core.computation import PATIENCE_S, joined
 from cld_core.config.sampling import OdeSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_arrays, write_json
 from cld_core.model import Model
 from cld_core.nets import execution
 from cld_core.ranks import Ranks
+from cld_core.records import RecordError, read_record, to_plain
 from cld_core.run import tunings
 from cld_core.run.checkpoints import required_digest
 from cld_core.run.tunings import (
@@ -44,10 +45,10 @@ from cld_core.run.tunings import (
     ROBUST,
     SPACINGS,
     STAGES,
-    Row,
-    Solution,
-    State,
+    StageRow,
+    TunedSampler,
     Tuning,
+    TuningState,
 )
 from cld_core.run.work import Outcome, Start
 from cld_core.samplers import rest, tuned
@@ -56,9 +57,8 @@ from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion, Schedule
 from cld_core.seeds import SampleNoise
 from cld_core.stop import StopCode, StopFlag
-from cld_core.tasks import PATIENCE_S, joined
 
-Rows = Mapping[str, Sequence[Row]]
+Rows = Mapping[str, Sequence[StageRow]]
 # The number of newest alphas with weights in a fit from order 3 with the corrector; it is
 # `tuned.MEMORY` in all other fits.
 MOST_MEMORY = 5
@@ -269,7 +269,7 @@ def _by_log_time(fitted: Fitted, u: Tensor, t: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Ends:
+class FlowEndpoints:
     """Draws u (B, nC, ...) of the prior, and ends x (B, C, ...) of the network's flow; float64."""
 
     u: Tensor
@@ -287,13 +287,13 @@ class Problem:
     """
 
     fitted: Fitted
-    fit: Ends
-    held: Ends
+    fit: FlowEndpoints
+    held: FlowEndpoints
     nfe: int
     eps: float
     denoise: bool
 
-    def row(self, stage: str, rows: Rows) -> Row:
+    def row(self, stage: str, rows: Rows) -> StageRow:
         """The next row of a stage, from the rows of this stage and of those before it."""
         ways = {
             "untuned": self._untuned,
@@ -304,7 +304,7 @@ class Problem:
         is_decreasing = bool((sampler.times.diff() < 0).all())
         # A sampler whose times do not decrease cannot be a solution.
         held = _rms(self._errors(self.held, sampler)) if is_decreasing else tunings.FAR
-        return Row(which, sampler.plain(), damping, _rms(errors), held)
+        return StageRow(which, sampler.plain(), damping, _rms(errors), held)
 
     def _untuned(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
         pair = len(rows["untuned"])
@@ -383,12 +383,12 @@ class Problem:
     def _over(self, times: Sequence[float], candidate: int) -> Linear:
         return tuned.of_exponential(self.fitted.sde, times, *CANDIDATES[candidate], self.denoise)
 
-    def _errors(self, ends: Ends, sampler: Linear) -> Tensor:
+    def _errors(self, ends: FlowEndpoints, sampler: Linear) -> Tensor:
         """(B, D): differences from the flow."""
         return (self.fitted.samples(sampler, ends.u) - ends.x).flatten(1)
 
 
-def best(rows: Sequence[Row]) -> Row:
+def best(rows: Sequence[StageRow]) -> StageRow:
     """The row that is closest on held-out noise; the first one if several are equal."""
     return min(rows, key=lambda row: row.held)
 
@@ -399,7 +399,7 @@ def kept(rows: Rows) -> str:
     return min(stages, key=lambda stage: best(rows[stage]).held)
 
 
-def settings_of(stage: str, row: Row) -> str:
+def settings_of(stage: str, row: StageRow) -> str:
     """The settings that a row starts from, for messages."""
     which = row.which
     grid = ""
@@ -410,7 +410,7 @@ def settings_of(stage: str, row: Row) -> str:
     return f"order={order} corrector={str(corrector).lower()}{grid}"
 
 
-def _next_candidate(grids: Sequence[Row]) -> int:
+def _next_candidate(grids: Sequence[StageRow]) -> int:
     """All candidates in turn, then the best ones in turn."""
     first = tunings.EACH * len(CANDIDATES)
     if len(grids) < first:
@@ -419,7 +419,7 @@ def _next_candidate(grids: Sequence[Row]) -> int:
     return leading[(len(grids) - first) % tunings.KEPT].which
 
 
-def _next_start(grids: Sequence[Row], done: Sequence[Row]) -> int:
+def _next_start(grids: Sequence[StageRow], done: Sequence[StageRow]) -> int:
     """The candidates with the best grids in turn, then the closest one."""
     bests: dict[int, float] = {}
     for row in grids:
@@ -510,7 +510,7 @@ class Fitting:
     """A fit to a model: batches of the flow, then the rows of each stage, then the solution.
 
     Args:
-        checkpoint: `Solution.checkpoint` of the result.
+        checkpoint: `TunedSampler.checkpoint` of the result.
     """
 
     def __init__(
@@ -524,7 +524,7 @@ class Fitting:
         self._checkpoint = checkpoint
         self._flow: dict[str, np.ndarray] = {"x": np.empty((0, *model.data_shape), np.float32)}
         self._flow["nfe"] = np.empty(0, np.int64)
-        self._state = State("")
+        self._state = TuningState("")
         self._evaluated: list[int] = []
 
     def lacks(self, stage: str) -> bool:
@@ -557,7 +557,7 @@ class Fitting:
             return self._request.sizes["flow"]
         return done // self._request.batch_size
 
-    def _next_row(self, stage: str) -> Row:
+    def _next_row(self, stage: str) -> StageRow:
         started = time.monotonic()
         self._evaluated.clear()
         row = self._problem.row(stage, self._state.rows)
@@ -565,7 +565,7 @@ class Fitting:
         return replace(row, evaluations=evaluations, seconds=time.monotonic() - started)
 
     @property
-    def solution(self) -> Solution:
+    def solution(self) -> TunedSampler:
         """Among the best rows of all stages, the one that is closest on held-out noise."""
         request = self._request
         state = self._state
@@ -584,7 +584,7 @@ class Fitting:
             "sde": dataclasses.asdict(self._model.recipe.sde),
             "created": time.time(),
         }
-        return Solution(
+        return TunedSampler(
             coefficients=tops[chosen].sampler,
             flow=request.flow,
             step=request.checkpoint_step,
@@ -640,8 +640,8 @@ class Fitting:
         )
         u = model.sde.prior(noise.normal((channels * model.sde.n, *rest))).double()
         points = request.points
-        fit = Ends(u[:points], x[:points])
-        held = Ends(u[points:], x[points:])
+        fit = FlowEndpoints(u[:points], x[:points])
+        held = FlowEndpoints(u[points:], x[points:])
         score = self._score_of(0, points)
         count = self._evaluated.append
         fitted = Fitted(score, model.sde, request.batch_size, count, points=points)
@@ -656,7 +656,7 @@ def fitted(
     budget_min: float | None,
     seed: int,
     progress: Callable[[int, int], object] | None,
-) -> Solution:
+) -> TunedSampler:
     """The solution for a model in memory; see `Model.fit_sampler`."""
     request = tunings.TuneRequest.of(
         model.recipe, model.step, nfe, points=points, budget_min=budget_min, seed=seed
@@ -741,11 +741,13 @@ class Job(Fitting):
         except (FileNotFoundError, KeyError, ValueError):
             return self._flow
 
-    def _begun(self) -> State:
+    def _begun(self) -> TuningState:
         """The stored state, unless it is of other weights."""
-        state = State(self._weights)
+        state = TuningState(self._weights)
         with suppress(FileNotFoundError, RecordError):
-            stored = self._patiently(lambda: read_record(State, self._work.folder / tunings.STATE))
+            stored = self._patiently(
+                lambda: read_record(TuningState, self._work.folder / tunings.STATE)
+            )
             if stored.weights == self._weights:
                 state = stored
         # If a budget ended a stage early, the rows of later stages are computed again.

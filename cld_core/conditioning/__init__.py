@@ -14,7 +14,7 @@ from torch import Tensor
 from cld_core.conditioning.observation import Observation
 from cld_core.config.registry import require_fixed_steps
 from cld_core.config.sampling import SamplingSpec
-from cld_core.data.form import Form
+from cld_core.data.format import DataFormat
 from cld_core.errors import UsageError
 from cld_core.samplers import Noise
 from cld_core.score import ScoreFunction, for_rows
@@ -87,7 +87,7 @@ class GradientGuidance:
                 f"covariance={self.covariance!r}: expected auto, jacobian or isotropic."
             )
 
-    def of_model(self, form: Form) -> Self:
+    def of_model(self, form: DataFormat) -> Self:
         """The same settings for z, which the model sees in place of x = S z + shift."""
         if self.data_std is None or not form.scale:
             return self
@@ -245,7 +245,7 @@ class Replacement:
 
     renew: bool = True
 
-    def of_model(self, form: Form) -> Self:
+    def of_model(self, form: DataFormat) -> Self:
         """These settings: none has units."""
         return self
 

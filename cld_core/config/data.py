@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cld_core.registration import is_shipped
+from cld_core.plugins import is_shipped
 
 from .keys import Problem, key
 

@@ -19,7 +19,7 @@ import yaml
 
 from cld_core.errors import RecipeError, did_you_mean
 from cld_core.files import passes, read_bytes
-from cld_core.registration import import_plugins
+from cld_core.plugins import import_plugins
 from cld_core.sanitize import one_line, printable
 
 from . import shipped

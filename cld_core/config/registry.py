@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cld_core.errors import RecipeError, UsageError, nearest
-from cld_core.registration import Variant, resolve, table
+from cld_core.plugins import Variant, resolve, table
 
 from .data import ArraysSpec, CelebaHq256Spec, Cifar10Spec, IdxSpec, ImageDataSpec, ToyDataSpec
 from .keys import Entry, entries, key

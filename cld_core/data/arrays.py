@@ -30,7 +30,7 @@ from cld_core.config.data import ArraysSpec, StoredDataSpec
 from cld_core.errors import DataError, LabelCountError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .form import GREY_LEVELS, MOST_NUMBERS, TEST_NAMES, Form, Split
+from .format import GREY_LEVELS, MOST_NUMBERS, TEST_NAMES, DataFormat, Split
 
 # Larger arrays stay on disk, because every rank of a machine would hold a copy, and only a sample
 # of them is checked and hashed.
@@ -59,7 +59,7 @@ _USE = "Use an array of examples (N, d), (N, C, L) or (N, C, H, W); for single n
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class SplitRows:
     """The examples of a split: all rows of an array, or some.
 
     Attributes:
@@ -115,7 +115,7 @@ class Arrays:
     """
 
     where: str
-    splits: Mapping[Split, Part]
+    splits: Mapping[Split, SplitRows]
     classes: Classes | None
 
     @property
@@ -126,11 +126,14 @@ class Arrays:
     @property
     def grey_levels(self) -> int | None:
         """256 for images (1 or 3, H, W) of bytes; None for real numbers."""
-        if self.splits["train"].x.dtype != np.uint8 or Form(shape=self.shape).kind != "images":
+        if (
+            self.splits["train"].x.dtype != np.uint8
+            or DataFormat(shape=self.shape).kind != "images"
+        ):
             return None
         return GREY_LEVELS
 
-    def split(self, name: Split) -> Part:
+    def split(self, name: Split) -> SplitRows:
         """Number and digest of the examples of a split."""
         return self.splits[name]
 
@@ -146,14 +149,14 @@ class Arrays:
         """Does nothing: the data set has no digest to compare the loaded examples with."""
 
     def look(self) -> list[str]:
-        """Warnings about the numbers, or about the sample of `Part.blocks`.
+        """Warnings about the numbers, or about the sample of `SplitRows.blocks`.
 
         Raises:
             DataError: some numbers are not finite, or too large.
         """
         return [f"{self.where}: {text}." for text in self._warnings()]
 
-    def form(self, spec: StoredDataSpec, warn: Callable[[str], object]) -> Form:
+    def form(self, spec: StoredDataSpec, warn: Callable[[str], object]) -> DataFormat:
         """The form of the examples; for real numbers, with the recipe's scaling fitted to them.
 
         Args:
@@ -166,11 +169,11 @@ class Arrays:
         for text in self.look():
             warn(text)
         if not self._measured:
-            return Form(shape=self.shape, grey_levels=self.grey_levels)
+            return DataFormat(shape=self.shape, grey_levels=self.grey_levels)
         mean, std, low, high = self._measured
         bounds = (float(low.min()), float(high.max()))
         if spec.scaling == "none":
-            return Form(shape=self.shape, bounds=bounds)
+            return DataFormat(shape=self.shape, bounds=bounds)
         if spec.scaling == "standard":
             scale = std
             shift = mean
@@ -179,7 +182,7 @@ class Arrays:
             shift = 0.5 * (high + low)
         # Constant features are only shifted.
         scale = np.where(scale > 0, scale, 1.0)
-        return Form(
+        return DataFormat(
             shape=self.shape,
             scale=tuple(scale.tolist()),
             shift=tuple(shift.tolist()),
@@ -371,14 +374,14 @@ def array(where: str, what: str, x: Any, holds: str = _NUMBERS) -> np.ndarray:
     return found
 
 
-def _part(where: str, split: Split, x: Any, rows: Any, labels: Any) -> Part:
+def _part(where: str, split: Split, x: Any, rows: Any, labels: Any) -> SplitRows:
     """A split, with everything checked except its numbers."""
     if not 2 <= x.ndim <= 4 or not 1 <= math.prod(x.shape[1:]) <= MOST_NUMBERS:
         raise DataError(
             f"{where}: {_WORDS[split]} examples are an array of shape {x.shape}. {_USE}."
         )
     if labels is None:
-        return Part(x, rows)
+        return SplitRows(x, rows)
     if len(labels) != len(x):
         raise LabelCountError(
             f"{where}: there are {len(labels):,} labels for {len(x):,} {_WORDS[split]} examples. "
@@ -389,7 +392,7 @@ def _part(where: str, split: Split, x: Any, rows: Any, labels: Any) -> Part:
             f"{where}: labels are an array of shape {labels.shape}. "
             "Give one label for each example."
         )
-    return Part(x, rows, labels if rows is None else labels[rows])
+    return SplitRows(x, rows, labels if rows is None else labels[rows])
 
 
 def _classes(where: str, train: Any, test: Any) -> Classes:

@@ -16,7 +16,7 @@ import numpy as np
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .prepare import Member, Part, Plan, members
+from .prepare import Member, Plan, SourcePart, members
 from .store import CHANNELS, SPLITS, LmdbReader, Split, published
 
 SIZE = 256
@@ -45,7 +45,7 @@ def plan_celebahq(source: Path, expect: Mapping[str, int] | None = None) -> Plan
     )
 
 
-def _lmdb_parts(source: Path, split: Split, reader: LmdbReader | None) -> Iterator[Part]:
+def _lmdb_parts(source: Path, split: Split, reader: LmdbReader | None) -> Iterator[SourcePart]:
     if reader is None:
         raise DataError(
             f"{source} has LMDB files, but none for {split}. "
@@ -55,7 +55,7 @@ def _lmdb_parts(source: Path, split: Split, reader: LmdbReader | None) -> Iterat
     if size != SIZE:
         raise WrongSourceError(f"{reader.path} has images of {size}x{size}, not {SIZE}x{SIZE}.")
     for index in range(count):
-        yield Part(
+        yield SourcePart(
             split=split,
             name=str(index),
             fingerprint=reader.about,
@@ -63,7 +63,7 @@ def _lmdb_parts(source: Path, split: Split, reader: LmdbReader | None) -> Iterat
         )
 
 
-def _shard_parts(source: Path) -> list[Part]:
+def _shard_parts(source: Path) -> list[SourcePart]:
     files = members(source, "the folder celeba-tfr or celeba-tfr.tar")
     by_split = {split: _complete(files, split, source) for split in SPLITS}
     try:
@@ -78,7 +78,7 @@ def _shard_parts(source: Path) -> list[Part]:
         for name, shard in shards.items():
             read = partial(_of_shard, name, shard)
             fingerprint = f"{shard.length} bytes"
-            parts.append(Part(split=split, name=name, fingerprint=fingerprint, read=read))
+            parts.append(SourcePart(split=split, name=name, fingerprint=fingerprint, read=read))
     return parts
 
 

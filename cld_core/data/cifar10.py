@@ -16,7 +16,7 @@ import numpy as np
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .prepare import Member, Part, Plan, members
+from .prepare import Member, Plan, SourcePart, members
 from .store import CHANNELS, Split, blake2b
 
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -67,7 +67,7 @@ def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
     )
 
 
-def _part(name: str, member: Member, shown: str) -> Part:
+def _part(name: str, member: Member, shown: str) -> SourcePart:
     try:
         content = member.read()
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
@@ -80,7 +80,7 @@ def _part(name: str, member: Member, shown: str) -> Part:
             f"{shown} is not a batch of CIFAR-10 ({type(error).__name__}: {one_line(error)}). "
             f"Fetch {ARCHIVE} again."
         ) from error
-    return Part(
+    return SourcePart(
         split=_BATCHES[name],
         name=name,
         fingerprint=blake2b(content),

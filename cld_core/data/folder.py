@@ -26,8 +26,8 @@ from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import has_control, one_line
 from cld_core.seeds import key_of
 
-from .form import TEST_NAMES
-from .prepare import Member, Part, Plan, members
+from .format import TEST_NAMES
+from .prepare import Member, Plan, SourcePart, members
 from .store import CHANNELS, SPLITS, Split
 
 DEFAULT_VALIDATION = 0.1
@@ -88,7 +88,7 @@ def plan_folder(
     if channels is None:
         channels = 1 if all(map(_is_grey, pictures)) else CHANNELS
     parts = [
-        Part(
+        SourcePart(
             split=split,
             name=one_line(as_text(picture.name)),
             fingerprint=str(picture.length),

@@ -19,7 +19,7 @@ import numpy as np
 from cld_core.errors import DataError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .prepare import Member, Part, Plan, members
+from .prepare import Member, Plan, SourcePart, members
 from .store import Split, blake2b
 
 _FILES: dict[Split, tuple[str, str]] = {
@@ -94,7 +94,7 @@ def plan_idx(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
                 f"{len(images)} images in {len(classes)} classes. "
                 f"Fetch the files again, or correct {NAMES}."
             )
-        part = Part(
+        part = SourcePart(
             split=split,
             name=image_file,
             fingerprint=f"{_digest(images)} {_digest(labels)}",

@@ -27,7 +27,7 @@ from cld_core.errors import DataError
 
 from . import store, toy
 from .arrays import MEMORY_BYTES, Arrays
-from .form import GREY_LEVELS, Form, Split
+from .format import GREY_LEVELS, DataFormat, Split
 from .store import LmdbReader, Prepared
 
 # Batches that are read ahead.
@@ -58,7 +58,7 @@ def to_pixels(x: Tensor, *, floor: bool = False) -> Tensor:
     return levels.nan_to_num_(nan=0.0).to(torch.uint8)
 
 
-def to_grey(x: Tensor, form: Form, *, floor: bool = False) -> Tensor:
+def to_grey(x: Tensor, form: DataFormat, *, floor: bool = False) -> Tensor:
     """Data of any shape as uint8, see `to_pixels`.
 
     Real numbers are black at the minimum of the training data, and white at the maximum.
@@ -201,7 +201,7 @@ class StoredSource:
         self.wait_s = 0.0
         self._spec = spec
         self._given = given
-        self._form: Form | None = None
+        self._form: DataFormat | None = None
         self._device = torch.device(device)
         self._pinned = self._device.type == "cuda"
         self._pool: ThreadPoolExecutor | None = None
@@ -214,7 +214,7 @@ class StoredSource:
         return self._given or store.of(self._spec)
 
     @property
-    def form(self) -> Form:
+    def form(self) -> DataFormat:
         """The form that was set, as that of a checkpoint, or else one fitted to the examples.
 
         Raises:
@@ -228,25 +228,25 @@ class StoredSource:
         return self._form
 
     @form.setter
-    def form(self, form: Form) -> None:
+    def form(self, form: DataFormat) -> None:
         self._form = form
         for name in ("train", "test"):
             self.__dict__.pop(name, None)
 
     @property
-    def _outline(self) -> Form:
+    def _outline(self) -> DataFormat:
         """The form, perhaps without its scaling, so that no example is read; raises as `form`."""
         if self._form is not None:
             return self._form
         if (shape := self._spec.shape) is not None:
-            return Form(shape=shape, grey_levels=GREY_LEVELS)
+            return DataFormat(shape=shape, grey_levels=GREY_LEVELS)
         try:
-            return Form(shape=self.examples.shape, grey_levels=self.examples.grey_levels)
+            return DataFormat(shape=self.examples.shape, grey_levels=self.examples.grey_levels)
         except DataError:
             # Recipes of earlier versions, without grey images, have only the size.
             if (size := getattr(self._spec, "size", None)) is None:
                 raise
-            return Form(shape=(store.CHANNELS, size, size), grey_levels=GREY_LEVELS)
+            return DataFormat(shape=(store.CHANNELS, size, size), grey_levels=GREY_LEVELS)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -29,12 +29,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from cld_core.codec import find_record, to_plain
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.registry import SECTIONS
 from cld_core.errors import DataError, UsageError, WrongSourceError, did_you_mean
 from cld_core.files import replacing, sync_folder, write_json
-from cld_core.registration import resolve
+from cld_core.plugins import resolve
+from cld_core.records import find_record, to_plain
 from cld_core.sanitize import one_line
 
 from . import store
@@ -44,7 +44,7 @@ from .store import (
     IMAGES,
     LABELS,
     PROGRESS,
-    About,
+    DatasetInfo,
     Split,
     SplitInfo,
     blake2b,
@@ -73,7 +73,7 @@ _TAR_AT = 257
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class SourcePart:
     """A part of the source.
 
     Attributes:
@@ -103,7 +103,7 @@ class Plan:
     name: str
     size: int
     source: str
-    parts: Sequence[Part]
+    parts: Sequence[SourcePart]
     channels: int = CHANNELS
     expect: Mapping[str, int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class Plan:
 
 # Takes the part that was finished, the number of images so far, and the number of all images, if
 # known.
-ProgressCallback = Callable[[Part, int, int | None], None]
+ProgressCallback = Callable[[SourcePart, int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class _Done:
         return sum(info.count for info in self.splits.values())
 
 
-def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -> About:
+def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -> DatasetInfo:
     """Make the data set ``out``, unless it exists, and return its description.
 
     Raises:
@@ -188,7 +188,7 @@ def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -
     return about
 
 
-def _already_there(plan: Plan, out: Path) -> About | None:
+def _already_there(plan: Plan, out: Path) -> DatasetInfo | None:
     about = store.read_about(out)
     if about is not None:
         found = (about.name, about.shape[1:], about.source_digest)
@@ -237,7 +237,7 @@ class _Job:
         self._header_bytes = len(_npy_header(0, plan.shape))
         self.done, self._hashes = self._kept()
 
-    def run(self) -> About:
+    def run(self) -> DatasetInfo:
         plan = self._plan
         with open(self._images_file, "r+b" if self.done.parts else "w+b") as file:
             file.write(_npy_header(0, plan.shape))
@@ -250,7 +250,7 @@ class _Job:
             file.write(_npy_header(self.done.images, plan.shape))
             file.flush()
             os.fsync(file.fileno())
-        about = About(
+        about = DatasetInfo(
             name=plan.name,
             size=plan.size,
             splits=self.done.splits,
@@ -292,7 +292,7 @@ class _Job:
         """Bytes of the file with this number of images."""
         return self._header_bytes + images * math.prod(self._plan.shape)
 
-    def _append(self, file: IO[bytes], parts: Iterable[tuple[Part, np.ndarray]]) -> None:
+    def _append(self, file: IO[bytes], parts: Iterable[tuple[SourcePart, np.ndarray]]) -> None:
         plan = self._plan
         number = self.done.parts
         counts = Counter({split: info.count for split, info in self.done.splits.items()})
@@ -338,7 +338,7 @@ class _Job:
             write_json(self._partial / PROGRESS, to_plain(done))
             self.done = done
 
-    def _read(self) -> Generator[tuple[Part, np.ndarray], None, None]:
+    def _read(self) -> Generator[tuple[SourcePart, np.ndarray], None, None]:
         """The parts that are left, with their images."""
         left = iter(self._plan.parts[self.done.parts :])
         with ThreadPoolExecutor(min(_AHEAD, os.cpu_count() or 1)) as pool:
@@ -407,7 +407,7 @@ def prepare(
     channels: int | None = None,
     expect: Mapping[str, int] | None = None,
     progress: ProgressCallback = lambda *_: None,
-) -> About:
+) -> DatasetInfo:
     """Make the data set ``out`` from ``source``, or continue an earlier attempt.
 
     A complete data set is left as it is.
@@ -462,7 +462,7 @@ def prepare(
     return build(plan, Path(out).expanduser(), progress)
 
 
-def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: None) -> About:
+def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: None) -> DatasetInfo:
     """Read every image of the prepared data set ``path`` and compare it with what was prepared.
 
     Args:

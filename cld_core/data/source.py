@@ -12,11 +12,11 @@ from cld_core.classes import Classes
 from cld_core.config import Recipe, registry
 from cld_core.config.data import DataSpec, StoredDataSpec, ToyDataSpec
 from cld_core.errors import DataError
-from cld_core.registration import described, fingerprint, trial
+from cld_core.plugins import described, fingerprint, trial
 from cld_core.run.identity import IMAGES, MEANS, PLUGIN, POINTS
 
 from . import store, toy
-from .form import Form
+from .format import DataFormat
 from .toy import Toy
 
 # A density is identified by the first COUNT points that it draws, and by the means of groups of
@@ -85,7 +85,9 @@ def classes_of(source: Source) -> Classes | None:
     return getattr(source, "classes", None)
 
 
-def source(spec: DataSpec, device: torch.device | str = "cpu", form: Form | None = None) -> Source:
+def source(
+    spec: DataSpec, device: torch.device | str = "cpu", form: DataFormat | None = None
+) -> Source:
     """The data of a recipe's `data` section; stored examples are read when they are first needed.
 
     Args:
@@ -134,15 +136,15 @@ def require_usable(recipe: Recipe) -> tuple[int, ...]:
     return tuple(made.shape)
 
 
-def form_of(source: Source) -> Form:
+def form_of(source: Source) -> DataFormat:
     """The form of a source's examples."""
-    form: Form | None = getattr(source, "form", None)
+    form: DataFormat | None = getattr(source, "form", None)
     if form is None:
-        return Form(shape=tuple(source.shape), grey_levels=source.grey_levels)
+        return DataFormat(shape=tuple(source.shape), grey_levels=source.grey_levels)
     return form
 
 
-def use_form(source: Any, form: Form) -> None:
+def use_form(source: Any, form: DataFormat) -> None:
     """Let a source scale its data as for a model that was trained on them, if it scales them."""
     if hasattr(type(source), "form"):
         source.form = form
@@ -176,7 +178,7 @@ class DescribedSource:
     wait_s = 0.0
     classes: Classes | None = None
 
-    def __init__(self, form: Form, why: str) -> None:
+    def __init__(self, form: DataFormat, why: str) -> None:
         self.form = form
         self.why = why
         self.shape = form.shape

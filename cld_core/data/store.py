@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cld_core.classes import Classes
-from cld_core.codec import from_plain
 from cld_core.config.data import ArraysSpec, DataSpec, ImageDataSpec, StoredDataSpec
 from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
+from cld_core.records import from_plain
 from cld_core.sanitize import one_line
 
-from .form import GREY_LEVELS, SPLITS, Split
+from .format import GREY_LEVELS, SPLITS, Split
 
 if TYPE_CHECKING:
     import lmdb
@@ -60,7 +60,7 @@ class SplitInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
+class DatasetInfo:
     """The description of a prepared data set.
 
     Attributes:
@@ -130,7 +130,7 @@ def prepare_hint(name: str, root: Path | str, pixels: int | None = None) -> str:
     return f"cldctl data prepare {name} --source PATH --out {root}{size}"
 
 
-def read_about(root: Path) -> About | None:
+def read_about(root: Path) -> DatasetInfo | None:
     """The description of the prepared data set in ``root``; None if there is none.
 
     Raises:
@@ -138,7 +138,7 @@ def read_about(root: Path) -> About | None:
     """
     path = root / ABOUT
     try:
-        return from_plain(About, parse_json(read_bytes(path, follow=True)))
+        return from_plain(DatasetInfo, parse_json(read_bytes(path, follow=True)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -150,7 +150,7 @@ def read_about(root: Path) -> About | None:
 
 def find(
     path: str | Path, name: str = "folder", pixels: int | None = None, channels: int | None = None
-) -> About:
+) -> DatasetInfo:
     """The description of the images in a folder; the images are not read.
 
     Args:
@@ -193,7 +193,7 @@ def bytes_of(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
 
 
-def _published(root: Path) -> About:
+def _published(root: Path) -> DatasetInfo:
     """The description of LMDB files in the published form."""
     readers = {split: reader for split in SPLITS if (reader := published(root, split)) is not None}
     if "train" not in readers:
@@ -207,7 +207,7 @@ def _published(root: Path) -> About:
         split: SplitInfo(count=reader.shape[0], digest=reader.about)
         for split, reader in readers.items()
     }
-    return About(
+    return DatasetInfo(
         name="published",
         size=readers["train"].shape[-1],
         splits=splits,
@@ -278,7 +278,7 @@ class Prepared:
     """
 
     where: Path
-    about: About
+    about: DatasetInfo
     hint: str
     grey_levels: ClassVar[int | None] = GREY_LEVELS
 
@@ -359,7 +359,7 @@ class Prepared:
             )
 
 
-def read_labels(root: Path, about: About, split: Split) -> "np.ndarray":
+def read_labels(root: Path, about: DatasetInfo, split: Split) -> "np.ndarray":
     """The labels of a split, int64 of shape (count,), each an index of ``about.classes``.
 
     Raises:

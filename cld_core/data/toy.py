@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cld_core import analytic, registration, seeds
+from cld_core import analytic, plugins, seeds
 from cld_core.analytic import GaussianMixture
 from cld_core.classes import Classes, numbered
 from cld_core.config.data import ToyDataSpec
@@ -72,7 +72,7 @@ class Toy:
 
 
 _SOURCE = "cld_core.data.toy:ToySource"
-_REGISTRY = registration.table("toys", {})
+_REGISTRY = plugins.table("toys", {})
 
 
 def toy(
@@ -118,8 +118,8 @@ def toy(
         if sampler.__module__ == __name__:
             _REGISTRY[name] = density
         else:
-            registration.register("data", name, _SOURCE, ToyDataSpec)
-            registration.register("toys", name, density)
+            plugins.register("data", name, _SOURCE, ToyDataSpec)
+            plugins.register("toys", name, density)
         return sampler
 
     return register
@@ -306,4 +306,4 @@ def gaussian(n: int, generator: torch.Generator) -> Tensor:
     return _GAUSSIAN.sample(n, generator)
 
 
-registration.table("toys", dict(_REGISTRY))
+plugins.table("toys", dict(_REGISTRY))

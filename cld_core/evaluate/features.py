@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cld_core import metrics as registry
+from cld_core.computation import Computer
 from cld_core.config.data import StoredDataSpec
 from cld_core.config.eval import WEIGHTS_URL
 from cld_core.data.images import to_grey
@@ -27,11 +28,10 @@ from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.model import Model
 from cld_core.nets import execution
-from cld_core.registration import fingerprint_of, resolve, table
+from cld_core.plugins import fingerprint_of, resolve, table
 from cld_core.run.evaluations import EvalRequest, Extraction, Files
 from cld_core.run.shards import Arrays
 from cld_core.sanitize import printable
-from cld_core.tasks import Computer
 
 from . import stats_file
 from .rows import SampleRows, Table

@@ -19,10 +19,10 @@ from cld_core.config.network import UnetSpec
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec
 from cld_core.data import store
-from cld_core.data.form import Form
+from cld_core.data.format import DataFormat
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.registration import fingerprint_of, is_shipped
+from cld_core.plugins import fingerprint_of, is_shipped
 from cld_core.run.evaluations import EvalRequest, Extraction, FeatureInputs, Files
 from cld_core.sanitize import one_line
 
@@ -196,7 +196,7 @@ def kinds_of(data: DataSpec) -> tuple[registry.Kind, ...]:
         return ("images",)
     if not isinstance(data, StoredDataSpec):
         return ("vectors", "law")
-    if Form(shape=store.of(data).shape).kind == "images":
+    if DataFormat(shape=store.of(data).shape).kind == "images":
         return ("vectors", "images")
     return ("vectors",)
 

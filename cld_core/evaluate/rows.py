@@ -17,12 +17,13 @@ from torch import Tensor
 
 from cld_core import metrics as registry
 from cld_core import pictures
+from cld_core.computation import Computation, Computer, joined
 from cld_core.config.eval import PUBLISHED_SHA256
 from cld_core.errors import RecipeError, UnusableSamplesError, UsageError
 from cld_core.files import write_json
 from cld_core.guidance import Conditional
 from cld_core.model import Model
-from cld_core.registration import is_shipped, resolve, trial
+from cld_core.plugins import is_shipped, resolve, trial
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import EvalRequest, Evaluation, Number, numbers, remarks
 from cld_core.run.shards import Arrays
@@ -30,7 +31,6 @@ from cld_core.run.tunings import moved_on
 from cld_core.run.work import use_plugins
 from cld_core.samplers import Samples
 from cld_core.score import Score
-from cld_core.tasks import Computer, Task, joined
 
 from . import stats_file
 
@@ -204,7 +204,7 @@ class Table:
         return {"stats": stats}
 
 
-class EvaluationTask(Task):
+class EvaluationComputation(Computation):
     """An evaluation, in a process that computes it."""
 
     work: Evaluation

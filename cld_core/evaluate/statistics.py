@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cld_core import ownership
+from cld_core.computation import Computation, Computer
 from cld_core.config import Recipe
 from cld_core.config.data import StoredDataSpec
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, UsageError
 from cld_core.run.evaluations import Extraction
 from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
-from cld_core.tasks import Computer, Task
 
 from .request import extractor, kinds_of
 
@@ -149,7 +149,7 @@ class Statistics(ShardedWork):
         return Rows(self.folder / "rows" / self.request.fingerprint, self.request.chunk(kind))
 
 
-class StatisticsTask(Task):
+class StatisticsComputation(Computation):
     """Statistics, in a process that computes them."""
 
     work: Statistics

@@ -18,13 +18,13 @@ from typing import Any, TypedDict
 import numpy as np
 
 from cld_core import npz
-from cld_core.codec import from_plain
 from cld_core.config import Recipe
 from cld_core.config.data import StoredDataSpec
 from cld_core.data import store
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.files import opened, parse_json, write_arrays
+from cld_core.records import from_plain
 from cld_core.run.evaluations import EvalRequest, Extraction
 from cld_core.sanitize import one_line
 
@@ -69,7 +69,7 @@ def _blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield np.concatenate(left).astype(np.float64)
 
 
-class About(TypedDict, total=False):
+class StatsMetadata(TypedDict, total=False):
     """The origin of a file, beside the `Extraction`; empty for files that others publish."""
 
     identity: str
@@ -90,7 +90,7 @@ class Outline:
     dimensions: int
     images: int | None
     features: int | None
-    about: About
+    about: StatsMetadata
     layout: str
     classes: tuple[str, ...] = ()
 
@@ -183,10 +183,10 @@ def outline(path: Path) -> Outline:
 
 def _outline(path: Path, content: np.lib.npyio.NpzFile) -> Outline:
     shapes = npz.shapes(content)
-    about = About()
+    about = StatsMetadata()
     if "about" in shapes:
         try:
-            about = from_plain(About, parse_json(str(content["about"])))
+            about = from_plain(StatsMetadata, parse_json(str(content["about"])))
         except ValueError as error:
             raise npz.DamagedError(
                 f"what it says about its origin is damaged: {one_line(error)}"

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cld_core.codec import RecordError, find_record, from_plain
 from cld_core.config.train import LONGEST
 from cld_core.digests import checksum, digest
 from cld_core.errors import CheckpointError, CldError, NotFoundError
 from cld_core.files import NO_FILE, existing_object, passes
+from cld_core.records import RecordError, find_record, from_plain
 from cld_core.sanitize import is_count, one_line
 
 from .folder import RunFolder

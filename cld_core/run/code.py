@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Literal
 
 from cld_core import ownership
-from cld_core.codec import find_record
 from cld_core.digests import checksum, digest, digest_of
 from cld_core.errors import CldError
 from cld_core.files import retried
+from cld_core.records import find_record
 
 from .ledger import Ledger
 

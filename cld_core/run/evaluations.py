@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
 from cld_core import metrics as registry
-from cld_core.codec import RecordError, Result, find_record, from_plain, to_plain, whole
 from cld_core.config.eval import EvalSpec
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError
 from cld_core.files import by_age, read_object, write_json
+from cld_core.records import RecordError, Result, find_record, from_plain, to_plain, whole
 from cld_core.sanitize import one_line
 
 from .checkpoints import TOLD_ABOVE, required_digest, weights_digest
@@ -371,7 +371,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepCell:
     """One combination: the value on each axis, and its evaluation.
 
     Attributes:
@@ -393,7 +393,7 @@ class Sweep:
     evaluation."""
 
     axes: tuple[Axis, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[SweepCell, ...]
 
     def __post_init__(self) -> None:
         keys = {axis.key for axis in self.axes}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, get_args
 
-from cld_core.codec import keeping
+from cld_core.records import keeping
 
 # Why an attempt ended. What a signal means is decided where the cluster is known.
 Cause = Literal[

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from cld_core.codec import from_plain, whole
 from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
 from cld_core.files import (
@@ -28,6 +27,7 @@ from cld_core.files import (
     write_json,
     write_text,
 )
+from cld_core.records import from_plain, whole
 
 from . import code
 from .events import Event

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.codec import find_record, to_plain
 from cld_core.files import write_json
+from cld_core.records import find_record, to_plain
 
 from .folder import RunFolder, find_runs, is_name
 

@@ -23,9 +23,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
-from cld_core.codec import from_plain
 from cld_core.errors import LeaseHeldError, LeaseLostError
 from cld_core.files import existing_object, retried, write_json
+from cld_core.records import from_plain
 
 from . import pids
 from .folder import names_in

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cld_core.codec import from_plain, to_plain
 from cld_core.files import append_line, parse_json, read_bytes, retried
+from cld_core.records import from_plain, to_plain
 
 from .events import KINDS, Event, Submitted, name_of
 from .history import History

@@ -1,7 +1,8 @@
 """Sharded work: rows that are a function of their index, computed by tasks that may be interrupted.
 
 Division into shards and completeness are here; computing, resuming and merging in
-`cld_core.tasks`. A kind of work defines its rows; this module knows no metric. A folder of work has
+`cld_core.computation`. A kind of work defines its rows; this module knows no metric. A folder of
+work has
 
     request.json      the request (`ShardedRequest`)
     jobs.jsonl        the ledger: tasks that were started, crashed or were cancelled

@@ -4,8 +4,8 @@
 
     request.json      the request (`TuneRequest`)
     jobs.jsonl        the ledger: jobs that were started, crashed or were cancelled
-    state.json        the rows of the fit so far (`State`), replaced after each of them
-    solution.json     the result (`Solution`)
+    state.json        the rows of the fit so far (`TuningState`), replaced after each of them
+    solution.json     the result (`TunedSampler`)
 
 Beside it, `tuned/flow-ID.npz` has ends of the network's flow, the targets of the fit, for all
 tunings to the same flow.
@@ -26,13 +26,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from cld_core.codec import find_record, from_plain, real, to_plain
 from cld_core.config import Recipe
 from cld_core.config.network import UnetSpec
 from cld_core.config.sampling import SamplingSpec, TunedSpec
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.files import parse_json, read_object
+from cld_core.records import find_record, from_plain, real, to_plain
 
 from .checkpoints import weights_digest
 from .folder import RunFolder
@@ -105,7 +105,7 @@ class Flow:
 
 
 @dataclass(frozen=True)
-class Coefficients:
+class SamplerCoefficients:
     """A sampler whose step i evaluates alpha_i at ``times[i]``, and replaces u by a linear
     combination.
 
@@ -120,7 +120,7 @@ class Coefficients:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solution:
+class TunedSampler:
     """A sampler, and the fit that it is from.
 
     Attributes:
@@ -134,7 +134,7 @@ class Solution:
         about: how it was found: initial settings, points, seed, evaluations, seconds, and date.
     """
 
-    coefficients: Coefficients
+    coefficients: SamplerCoefficients
     flow: Flow
     step: int = 0
     checkpoint: str = ""
@@ -177,12 +177,12 @@ class Solution:
         return solution
 
 
-def solutions_of(run: RunFolder) -> list[Solution]:
+def solutions_of(run: RunFolder) -> list[TunedSampler]:
     """The solutions in a run's folder; damaged ones are left out."""
     found = []
     for name in run.tuning_names():
         with contextlib.suppress(ValueError):
-            found.append(Solution.of_content(read_object(run.tuned / name / SOLUTION)))
+            found.append(TunedSampler.of_content(read_object(run.tuned / name / SOLUTION)))
     return found
 
 
@@ -212,7 +212,7 @@ class Solutions:
         run: the name of the run, for messages; None: the model is of none.
     """
 
-    read: Callable[[], Sequence[Solution]] = tuple
+    read: Callable[[], Sequence[TunedSampler]] = tuple
     run: str | None = None
 
     @classmethod
@@ -223,12 +223,12 @@ class Solutions:
     @classmethod
     def of_file(cls, about: Mapping[str, str]) -> Self:
         """Those in the metadata of an exported file; damaged ones are left out."""
-        found: list[Solution] = []
+        found: list[TunedSampler] = []
         with contextlib.suppress(ValueError):
             contents = parse_json(about.get(_CARRIED, "[]"))
             for content in from_plain(tuple[dict[str, Any], ...], contents):
                 with contextlib.suppress(ValueError):
-                    found.append(Solution.of_content(content))
+                    found.append(TunedSampler.of_content(content))
         return cls(lambda: found)
 
     def carried(self, network: Network) -> dict[str, str]:
@@ -238,7 +238,7 @@ class Solutions:
         ]
         return {_CARRIED: json.dumps(contents)} if contents else {}
 
-    def chosen(self, spec: SamplingSpec, network: Network) -> Solution:
+    def chosen(self, spec: SamplingSpec, network: Network) -> TunedSampler:
         """The solution that ``spec`` selects for a network.
 
         One for its own weights comes first, then the nearest step, then the newest.
@@ -283,7 +283,7 @@ class Solutions:
             )
         return best
 
-    def followed(self, spec: SamplingSpec, network: Network) -> Solution | None:
+    def followed(self, spec: SamplingSpec, network: Network) -> TunedSampler | None:
         """As `chosen`, when samples are drawn; None for a sampler that needs no solution.
 
         Warns, once, if the network is not the one that the solution was fitted to (`moved_on`).
@@ -306,7 +306,7 @@ class Solutions:
 
 
 def _differences(
-    spec: TunedSpec, network: Network, solution: Solution
+    spec: TunedSpec, network: Network, solution: TunedSampler
 ) -> Iterator[tuple[str, Any, Any]]:
     """The keys in which the requested flow differs from that of a solution.
 
@@ -321,7 +321,7 @@ def _differences(
             yield name, wanted, fitted
 
 
-def _distance(solution: Solution, network: Network) -> tuple[bool, bool, int, float]:
+def _distance(solution: TunedSampler, network: Network) -> tuple[bool, bool, int, float]:
     """A sort key: the distance of a network from that of a solution; the newest first if equal."""
     created = real(solution.about.get("created")) or 0.0
     return (
@@ -332,7 +332,7 @@ def _distance(solution: Solution, network: Network) -> tuple[bool, bool, int, fl
     )
 
 
-def moved_on(solution: Solution, network: Network) -> str | None:
+def moved_on(solution: TunedSampler, network: Network) -> str | None:
     """The difference of a network from the one that a solution was fitted to; None without one."""
     fit = f"the tuned sampler of {solution.nfe} evaluations was fitted to"
     if solution.ema_length != network.ema_length:
@@ -350,7 +350,7 @@ def _shown(length: float | None) -> str:
     return "null" if length is None else f"{length:g}"
 
 
-def _same_checkpoint(solution: Solution, network: Network) -> bool:
+def _same_checkpoint(solution: TunedSampler, network: Network) -> bool:
     if solution.checkpoint and network.checkpoint:
         return solution.checkpoint == network.checkpoint
     return solution.step == network.step
@@ -480,7 +480,7 @@ class TuneRequest(Request):
 
 
 @dataclass(frozen=True)
-class Row:
+class StageRow:
     """One row of a stage.
 
     Attributes:
@@ -494,7 +494,7 @@ class Row:
     """
 
     which: int
-    sampler: Coefficients
+    sampler: SamplerCoefficients
     damping: float
     fit: float
     held: float
@@ -503,7 +503,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class State:
+class TuningState:
     """The progress of a tuning.
 
     Attributes:
@@ -514,7 +514,7 @@ class State:
 
     weights: str
     flow: int = 0
-    rows: dict[str, tuple[Row, ...]] = field(default_factory=lambda: dict.fromkeys(STAGES, ()))
+    rows: dict[str, tuple[StageRow, ...]] = field(default_factory=lambda: dict.fromkeys(STAGES, ()))
 
     @property
     def seconds(self) -> float:
@@ -546,12 +546,12 @@ class Tuning(RequestedWork):
         return RunFolder(self.folder.parent.parent)
 
     @property
-    def solution(self) -> Solution | None:
+    def solution(self) -> TunedSampler | None:
         """The result, unless its checkpoint was replaced; None until there is one.
 
         A checkpoint that was removed leaves the result valid.
         """
-        found = find_record(Solution, self.folder / SOLUTION)
+        found = find_record(TunedSampler, self.folder / SOLUTION)
         checksum = None
         with contextlib.suppress(OSError):
             checksum = weights_digest(self.run, self.request.checkpoint_step)
@@ -578,7 +578,7 @@ class Tuning(RequestedWork):
         total = sum(self.request.sizes.values())
         if self.is_done:
             return total, total
-        state = find_record(State, self.folder / STATE)
+        state = find_record(TuningState, self.folder / STATE)
         if state is None:
             return 0, total
         done = state.flow + sum(map(len, state.rows.values()))

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from cld_core.codec import from_plain, text, to_plain
 from cld_core.errors import NotFoundError
 from cld_core.files import by_age, existing_object, passes, retried, write_json
-from cld_core.registration import import_plugins, resolve
+from cld_core.plugins import import_plugins, resolve
+from cld_core.records import from_plain, text, to_plain
 from cld_core.sanitize import one_line
 from cld_core.stop import StopCode, StopFlag
 
@@ -39,12 +39,12 @@ KINDS = {
     "training": ("cld_core.run.work:Training", "cld_core.train.session:compute"),
     "evaluation": (
         "cld_core.run.evaluations:Evaluation",
-        "cld_core.evaluate.rows:EvaluationTask.compute",
+        "cld_core.evaluate.rows:EvaluationComputation.compute",
     ),
     "tuning": ("cld_core.run.tunings:Tuning", "cld_core.tune:compute"),
     "statistics": (
         "cld_core.evaluate.statistics:Statistics",
-        "cld_core.evaluate.statistics:StatisticsTask.compute",
+        "cld_core.evaluate.statistics:StatisticsComputation.compute",
     ),
 }
 # The most pieces of a work: each is a task, or a part of one.

@@ -9,7 +9,8 @@ grid and one step, as `FixedSteps`; `drive` does the rest for all of them. Its a
     draws   ``draws(count, halves)`` yields standard normal noise (B, halves * C, ...) ``count``
             times
 
-A method with ``needs_solution`` also has a keyword ``solution``, a `cld_core.run.tunings.Solution`.
+A method with ``needs_solution`` also has a keyword ``solution``, a
+`cld_core.run.tunings.TunedSampler`.
 
 What methods share is here, too: their grid, and the split of the score into a known part and a
 rest.
@@ -27,8 +28,8 @@ from torch import Tensor
 from cld_core.config.registry import implementation_of
 from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError
-from cld_core.registration import described, trial
-from cld_core.run.tunings import Solution
+from cld_core.plugins import described, trial
+from cld_core.run.tunings import TunedSampler
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion, Schedule
 from cld_core.sde.matrices import combined
@@ -133,7 +134,7 @@ def sample(
     noise: Noise,
     data_shape: tuple[int, ...],
     watcher: Watcher | None = None,
-    solution: Solution | None = None,
+    solution: TunedSampler | None = None,
 ) -> Samples:
     """Draw as many samples as ``noise`` has rows. Each depends on its own noise only.
 

@@ -18,7 +18,7 @@ from cld_core.analytic import gaussian
 from cld_core.config.sampling import ExponentialSpec
 from cld_core.samplers import Draws, FixedSteps, drive, grid_of, rest, score_from_rest
 from cld_core.samplers.multistep import (
-    Step,
+    StepCoefficients,
     alpha_fields,
     interpolating,
     known_part,
@@ -64,7 +64,7 @@ def _method(
     noise = draws(count * spec.repeats, sde.n)
 
     times: list[float] = []
-    coefficients: list[Step] = []
+    coefficients: list[StepCoefficients] = []
     shares: list[float | None] = []
     starts: set[int] = set()
     ends: dict[int, float] = {}  # of groups that are made again: the last step, and its end
@@ -143,7 +143,7 @@ def widening(sde: Diffusion, spec: ExponentialSpec) -> float:
 @functools.lru_cache(maxsize=64)
 def steps(
     sde: Diffusion, times: tuple[float, ...], order: int, corrector: bool, eta: float
-) -> tuple[Step, ...]:
+) -> tuple[StepCoefficients, ...]:
     """The coefficients for a grid, computed once for each pair of diffusion and grid.
 
     Args:

@@ -114,7 +114,7 @@ def _transport(a: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepCoefficients:
     """Coefficients of one step, for fields of k parts. Fields come newest first."""
 
     transition: Tensor  # (n, n), Phi
@@ -128,7 +128,7 @@ def predictor_corrector(
     sde: Diffusion,
     spec: ExponentialSpec | GddimSpec,
     times: Sequence[float],
-    steps: Sequence[Step],
+    steps: Sequence[StepCoefficients],
     field: Callable[[Tensor, float], Tensor],
     score_of: Callable[[Tensor, Tensor], Tensor],
     noise: Iterator[Tensor],
@@ -177,7 +177,7 @@ def interpolating(
     order: int,
     corrector: bool,
     eta: float = 0.0,
-) -> tuple[Step, ...]:
+) -> tuple[StepCoefficients, ...]:
     """The steps over the segments ``parts`` of a grid.
 
     Step i interpolates with degree min(order, i), which is what the evaluations so far allow. The
@@ -201,7 +201,9 @@ def interpolating(
             correction[: len(corrected)] += corrected
             correction[1 : len(predictor) + 1] -= predictor
         steps.append(
-            Step(part.whole, predictor, correction, noise_factor(sde, part, eta) if eta else None)
+            StepCoefficients(
+                part.whole, predictor, correction, noise_factor(sde, part, eta) if eta else None
+            )
         )
     return tuple(steps)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
-from cld_core.run.tunings import Coefficients, Solution
+from cld_core.run.tunings import SamplerCoefficients, TunedSampler
 from cld_core.samplers import Draws, FixedSteps, exponential, rest, score_from_rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion, Schedule
@@ -24,13 +24,13 @@ POWER = 6.0
 
 @dataclass(frozen=True)
 class Linear:
-    """`cld_core.run.tunings.Coefficients` as float64 tensors on the CPU."""
+    """`cld_core.run.tunings.SamplerCoefficients` as float64 tensors on the CPU."""
 
     times: Tensor
     matrices: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, coefficients: Coefficients) -> Self:
+    def of(cls, coefficients: SamplerCoefficients) -> Self:
         """The same coefficients."""
         times, *matrices = (
             torch.tensor(one, dtype=torch.float64)
@@ -44,10 +44,10 @@ class Linear:
         n, first = self.matrices[0].shape
         return max((matrix.shape[1] - n) // (first - n) for matrix in self.matrices)
 
-    def plain(self) -> Coefficients:
+    def plain(self) -> SamplerCoefficients:
         """The same coefficients."""
         matrices = (tuple(map(tuple, matrix.tolist())) for matrix in self.matrices)
-        return Coefficients(tuple(self.times.tolist()), tuple(matrices))
+        return SamplerCoefficients(tuple(self.times.tolist()), tuple(matrices))
 
 
 def method(
@@ -57,7 +57,7 @@ def method(
     u: Tensor,
     draws: Draws,
     *,
-    solution: Solution | None = None,
+    solution: TunedSampler | None = None,
 ) -> FixedSteps:
     """See `cld_core.samplers`. One evaluation per step, the denoising one among them.
 

@@ -28,6 +28,7 @@ import torch
 from cld_core import cpu, pictures
 from cld_core import metrics as registry
 from cld_core.checkpoint import Writer, checkpoints, load, snapshots
+from cld_core.computation import joined
 from cld_core.config import Recipe
 from cld_core.data.source import identity_or_nothing
 from cld_core.errors import (
@@ -44,8 +45,8 @@ from cld_core.evaluate.rows import Table, remark_on
 from cld_core.files import passes, retried
 from cld_core.model import Model
 from cld_core.nets import execution
+from cld_core.plugins import resolve
 from cld_core.ranks import Consensus, Ranks
-from cld_core.registration import resolve
 from cld_core.run import Lease, RunFolder, code, events
 from cld_core.run import recipe as frozen
 from cld_core.run.checkpoints import clear_unfinished, newest_good, set_aside, verify
@@ -56,10 +57,9 @@ from cld_core.run.shards import Arrays, share
 from cld_core.run.work import Outcome, Start, Training
 from cld_core.samplers import Samples, concatenated
 from cld_core.stop import StopCode, StopFlag
-from cld_core.tasks import joined
 
 from .health import EVERY, Stragglers, Watchdog
-from .loggers import About, Monitor
+from .loggers import LoggedAttempt, Monitor
 from .step import Trainer
 
 T = TypeVar("T")
@@ -390,7 +390,7 @@ class Session:
             watchdog.reset()
             trainer = self._trainer(checkpoint, rollbacks, watchdog)
             stack.callback(trainer.close)
-            about = About(
+            about = LoggedAttempt(
                 folder=self.folder, recipe=self.recipe, attempt=self.attempt, first_step=first_step
             )
             monitor = Monitor(about, may_write=None if self.lease is None else self.lease.owned)

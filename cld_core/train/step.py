@@ -15,17 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 from cld_core import loss, nets, optim, sde, seeds
 from cld_core import ranks as distributed
 from cld_core.averages import Ema, PowerAverages
-from cld_core.codec import from_plain, to_plain
 from cld_core.config import Recipe
 from cld_core.config.network import CONDITIONS
 from cld_core.config.train import TrainSpec
-from cld_core.data.form import Form
+from cld_core.data.format import DataFormat
 from cld_core.data.source import Source, classes_of, form_of, source, use_form
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
 from cld_core.nets import execution
+from cld_core.plugins import is_shipped
 from cld_core.ranks import Ranks
-from cld_core.registration import is_shipped
+from cld_core.records import from_plain, to_plain
 from cld_core.sanitize import one_line
 from cld_core.score import Score
 
@@ -320,7 +320,7 @@ class Trainer:
     def _continue_with_form(self, state: dict[str, Any]) -> None:
         if "form" not in state:
             return
-        form = from_plain(Form, state["form"])
+        form = from_plain(DataFormat, state["form"])
         if form.shape != self.source.shape:
             raise CheckpointError(
                 f"the examples have shape {self.source.shape}, and {form.shape} when the run "

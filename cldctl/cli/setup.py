@@ -18,7 +18,7 @@ from . import options
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cld_core.data.prepare import Part
+    from cld_core.data.prepare import SourcePart
 
 
 def init(
@@ -294,7 +294,7 @@ def explain(
 
     Example: cldctl explain sampling
     """
-    from cldctl.show.keys import show
+    from cldctl.show.explain import show
 
     show(name)
 
@@ -471,7 +471,7 @@ def data_prepare(
         raise UsageError(f"{name} cannot be downloaded. Fetch it yourself and pass --source PATH.")
     with Working(f"reading {source}") as working:
 
-        def show(part: "Part", images: int, expected: int | None) -> None:
+        def show(part: "SourcePart", images: int, expected: int | None) -> None:
             working.phase(f"{name}: {part.split}")
             working.at(images, expected, f"images {part.name}")
 

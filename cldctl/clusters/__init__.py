@@ -6,7 +6,7 @@ Classes are named by strings, so that the registry loads none of them.
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import UsageError, did_you_mean
-from cld_core.registration import resolve
+from cld_core.plugins import resolve
 from cld_core.run import RunFolder
 from cld_core.sanitize import one_line
 from cldctl import config

@@ -1,17 +1,18 @@
 """The protocol of a cluster: what commands need from it, and what a job needs from it inside.
 
-A task is one world of processes, which call a `Work`. A submission is one or many tasks: an array,
-local processes and a loop in this process are three ways to run them. A cluster is mechanism: it
-writes no ledger and has no policy, and nothing outside its own package compares its name. Commands
-look at its capabilities (`Cluster.blocks`, `Cluster.restarts`, `Cluster.most_tasks`).
+A task is one world of processes, which call a `Payload`. A submission is one or many tasks: an
+array, local processes and a loop in this process are three ways to run them. A cluster is
+mechanism: it writes no ledger and has no policy, and nothing outside its own package compares its
+name. Commands look at its capabilities (`Cluster.blocks`, `Cluster.restarts`,
+`Cluster.most_tasks`).
 
 A cluster has to do the following:
 
 - Start one process for each rank. The process calls ``Task(work, self)()``, which needs
   `Cluster.current_job`.
 - Let a job wait for `JobSpec.after`: the work itself does not wait.
-- If `Cluster.restarts` is True: carry out the `Wish` when all processes of a start have ended, run
-  `JobSpec.aftermath` when a start ended badly without a wish, and keep a successor waiting
+- If `Cluster.restarts` is True: carry out the `Requeue` when all processes of a start have ended,
+  run `JobSpec.aftermath` when a start ended badly without a wish, and keep a successor waiting
   (`cluster.successor`).
 - Enforce ``size.time_min``: send SIGUSR2 ``notice_s`` seconds before the limit, and kill what is
   left at the limit.
@@ -35,14 +36,11 @@ from cld_core.errors import CldError
 from cld_core.rendezvous import Place
 from cld_core.run.events import Cause, JobRef
 from cld_core.run.history import Attempt
-from cld_core.run.state import Answer
+from cld_core.run.state import Answer as Answer
 from cld_core.stop import StopCode, StopFlag
 
 if TYPE_CHECKING:
     from cld_core.config.cluster import ClusterSpec
-
-
-Seen = Answer
 
 
 @dataclass(frozen=True)
@@ -102,14 +100,14 @@ class Survey:
         advice: how to get an answer, if there is a problem.
     """
 
-    jobs: Mapping[str, Seen]
+    jobs: Mapping[str, Answer]
     problem: str | None = None
     as_of: float | None = None
     remark: str | None = None
     advice: str = "try again when it answers"
 
-    def of(self, job: JobRef) -> Seen:
-        return self.jobs.get(job.job_id, Seen("unknown"))
+    def of(self, job: JobRef) -> Answer:
+        return self.jobs.get(job.job_id, Answer("unknown"))
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ class Nodes:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Requeue:
     """What is to follow when the processes of a job have ended.
 
     Its launcher carries it out, unless the job was cancelled.
@@ -248,7 +246,7 @@ class DoctorOptions:
     notify: Callable[[str], object] = lambda text: None
 
 
-class Work(Protocol):
+class Payload(Protocol):
     """What the processes of a task compute; `JobSpec.size` says how many they are.
 
     Picklable: it holds names and paths, and loads torch only when it is called.
@@ -330,7 +328,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def submit(
-        self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]
+        self, spec: JobSpec, works: Sequence[Payload], note: Callable[[Sequence[JobRef]], None]
     ) -> None:
         """Start a task for each work.
 
@@ -372,7 +370,7 @@ class Cluster(ABC):
     def kill(self, jobs: Collection[JobRef]) -> None:
         """End what is left of cancelled jobs after their grace period."""
 
-    def why_waiting(self, job: JobRef, seen: Seen, *, asks: bool) -> Waiting | None:
+    def why_waiting(self, job: JobRef, seen: Answer, *, asks: bool) -> Waiting | None:
         """Why a job waits, in plain words; None if the reason is not known.
 
         Args:
@@ -470,7 +468,7 @@ class InJob:
         """
         return None
 
-    def wish(self, wish: Wish) -> None:
+    def wish(self, wish: Requeue) -> None:
         """Record what is to follow when all processes of this start have ended.
 
         A later wish replaces an earlier one.
@@ -495,7 +493,7 @@ class Task:
     change, use `resume --update-code` or ``--live-code``.
     """
 
-    work: Work
+    work: Payload
     cluster: Cluster
 
     def __call__(self) -> None:

@@ -9,7 +9,7 @@ from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 
 from . import local_processes
-from .base import Cluster, InJob, JobSpec, Limit, Survey, Work
+from .base import Cluster, InJob, JobSpec, Limit, Payload, Survey
 
 
 class DebugCluster(Cluster):
@@ -27,7 +27,7 @@ class DebugCluster(Cluster):
         return "# debug: in the process of the command itself\n"
 
     def submit(
-        self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]
+        self, spec: JobSpec, works: Sequence[Payload], note: Callable[[Sequence[JobRef]], None]
     ) -> None:
         """Run the works; an error of one is raised, and the works after it do not run."""
         pid = os.getpid()

@@ -17,14 +17,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cld_core.codec import whole
+from cld_core.records import whole
 from cld_core.rendezvous import Place
 from cld_core.run.events import JobRef
 from cld_core.sanitize import one_line
 from cld_core.stop import StopFlag
 
 from . import job_logs, local_processes
-from .base import After, Cluster, InJob, JobSpec, Limit, SchedulerRefused, Seen, Survey, Task, Work
+from .base import (
+    After,
+    Answer,
+    Cluster,
+    InJob,
+    JobSpec,
+    Limit,
+    Payload,
+    SchedulerRefused,
+    Survey,
+    Task,
+)
 
 # A variable of tasks that share the GPUs and cores: NUMBER/TASKS.
 _SHARE = "CLDCTL_LOCAL_SHARE"
@@ -68,7 +79,7 @@ class LocalCluster(Cluster):
         return f"# local: {processes} process(es) of {shlex.quote(sys.executable)}\n"
 
     def submit(
-        self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]
+        self, spec: JobSpec, works: Sequence[Payload], note: Callable[[Sequence[JobRef]], None]
     ) -> None:
         self.check(spec, len(works))
         at_once = min(spec.parallel or len(works), len(works))
@@ -129,7 +140,7 @@ class LocalCluster(Cluster):
     def _start(
         self,
         spec: JobSpec,
-        work: Work,
+        work: Payload,
         waits_for: tuple[_Controller, ...],
         number: int,
         at_once: int,
@@ -274,7 +285,7 @@ def _key(job: JobRef) -> tuple[str, str]:
     return str(Path(job.logs).absolute()), str(job.details.get("pid"))
 
 
-def _seen(job: JobRef, *, has_ranks: bool) -> Seen:
+def _seen(job: JobRef, *, has_ranks: bool) -> Answer:
     is_alive = has_ranks or local_processes.find(job.details) is not None
     seen = local_processes.seen(job, is_alive=is_alive)
     controllers = job.details.get("waits_for", ())

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cld_core.codec import real, whole
 from cld_core.errors import RecipeError
 from cld_core.ownership import require_private
+from cld_core.records import real, whole
 from cld_core.rendezvous import Place
 from cld_core.run import pids as processes
 from cld_core.run.events import JobRef
 
-from .base import JobSpec, SchedulerRefused, Seen
+from .base import Answer, JobSpec, SchedulerRefused
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -148,12 +148,12 @@ def find(details: Mapping[str, Any]) -> Any:
     return processes.find(pid, started)
 
 
-def seen(job: JobRef, *, is_alive: bool) -> Seen:
+def seen(job: JobRef, *, is_alive: bool) -> Answer:
     """The answer about a job whose processes are on the machine that it was started on."""
     host = str(job.details.get("host", ""))
     if not is_here(job.details):
-        return Seen("unknown", node=host, reason=f"started on {host}")
-    return Seen("running" if is_alive else "gone", node=host)
+        return Answer("unknown", node=host, reason=f"started on {host}")
+    return Answer("running" if is_alive else "gone", node=host)
 
 
 def require_ours(process: Any) -> None:

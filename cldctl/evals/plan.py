@@ -22,7 +22,7 @@ from cld_core.run.checkpoints import (
     verify,
     weights_digest,
 )
-from cld_core.run.evaluations import Axis, Cell, EvalRequest, Sweep, current_report
+from cld_core.run.evaluations import Axis, EvalRequest, Sweep, SweepCell, current_report
 from cld_core.run.tunings import Network, Solutions
 from cld_core.sanitize import is_count, one_line
 
@@ -84,7 +84,7 @@ def make(
                 if current_report(run.evals / request.id) is None:
                     require_average(run, step, recipe.ema.length)
                 requests.setdefault(request.id, request)
-                cells.append(Cell(values, request.id))
+                cells.append(SweepCell(values, request.id))
     if not axes:
         return EvaluationPlan(tuple(requests.values()))
     sweep = Sweep(tuple(axes), tuple(cells))

@@ -431,7 +431,7 @@ def verdict(first: Result, other: Result) -> str:
     return "better" if (b.value > a.value) == first.quantity.larger_is_better else "worse"
 
 
-def rule(compared: "Sequence[Column | Line]", marked: str = RULE) -> str | None:
+def rule(compared: "Sequence[Column | ComparedRuns]", marked: str = RULE) -> str | None:
     """The rule ``marked`` if a difference is marked, or that none is.
 
     None if nothing can be compared.
@@ -579,7 +579,9 @@ def run_json(columns: Sequence[Column]) -> dict[str, Any]:
     }
 
 
-def _add_verdicts(compared: "Sequence[Column | Line]", entries: Sequence[dict[str, Any]]) -> None:
+def _add_verdicts(
+    compared: "Sequence[Column | ComparedRuns]", entries: Sequence[dict[str, Any]]
+) -> None:
     """Add the verdicts on the results of columns or lines after the first to their entries."""
     first = compared[0].results
     for other, entry in zip(compared[1:], entries[1:], strict=True):
@@ -605,7 +607,7 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedRuns:
     """Runs that differ only in their seed, evaluated at the same step with the same settings.
 
     Attributes:
@@ -672,23 +674,23 @@ class Line:
         return entry
 
 
-def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> list[Line]:
+def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> list[ComparedRuns]:
     """The runs of a group, grouped by their swept values except for the seed.
 
     Runs are averaged only if their step and the settings of all their results agree; others are
     separate lines.
     """
-    found: list[Line] = []
+    found: list[ComparedRuns] = []
     for member, values in members:
         cell = {key: value for key, value in values.items() if key != SEED}
         for place, line in enumerate(found):
             if meaning(line.cell) != meaning(cell):
                 continue
             if not any(_difference(member, column) for column in line.columns):
-                found[place] = Line(name, line.cell, (*line.columns, member))
+                found[place] = ComparedRuns(name, line.cell, (*line.columns, member))
                 break
         else:
-            found.append(Line(name, cell, (member,)))
+            found.append(ComparedRuns(name, cell, (member,)))
     # Lines of the same cell stay together.
     order = list(dict.fromkeys(meaning(line.cell) for line in found))
     return sorted(found, key=lambda line: order.index(meaning(line.cell)))
@@ -696,7 +698,7 @@ def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> lis
 
 def lines_of_group(
     group: Group, checkpoint: str, spare: Callable[[RunFolder, Exception], object]
-) -> tuple[list[Line], list[str]]:
+) -> tuple[list[ComparedRuns], list[str]]:
     """The lines of a group, and the names of its runs without results of a checkpoint.
 
     Args:
@@ -714,7 +716,7 @@ def lines_of_group(
     return lines(group.name, members), missing
 
 
-def group_warnings(found: Sequence[Line]) -> list[str]:
+def group_warnings(found: Sequence[ComparedRuns]) -> list[str]:
     """Messages about seeds of a cell that are shown separately, and about unusual results."""
     texts = []
     for first, other in itertools.pairwise(found):
@@ -726,7 +728,7 @@ def group_warnings(found: Sequence[Line]) -> list[str]:
     return texts + _remarks([column for line in found for column in line.columns])
 
 
-def group_json(found: Sequence[Line], missing: Sequence[str]) -> dict[str, Any]:
+def group_json(found: Sequence[ComparedRuns], missing: Sequence[str]) -> dict[str, Any]:
     """A comparison of groups for ``--json``; ``missing`` are runs without results."""
     entries = [line.to_dict() for line in found]
     _add_verdicts(found, entries)

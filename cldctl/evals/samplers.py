@@ -13,9 +13,9 @@ from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
 from cld_core.evaluate.published import published_samplers
 from cld_core.evaluate.request import kinds_of, request_of
-from cld_core.registration import is_shipped
+from cld_core.plugins import is_shipped
 from cld_core.run import RunFolder
-from cld_core.run.evaluations import Axis, Cell, EvalRequest, Sweep, current_report, numbers
+from cld_core.run.evaluations import Axis, EvalRequest, Sweep, SweepCell, current_report, numbers
 
 from .plan import MAX_CELLS, EvaluationPlan, recipe_for_evaluation, with_solution
 from .results import finite, is_complete, keys_of, rows, to_csv
@@ -171,7 +171,7 @@ def make(
         raise UsageError(f"{number} evaluations are more than {MAX_CELLS}. Compare fewer at once.")
     base = _common(run.recipe(with_plugins=True), overrides, source)
     requests: dict[str, EvalRequest] = {}
-    cells: list[Cell] = []
+    cells: list[SweepCell] = []
     problems: dict[tuple[str, str], list[int]] = {}
     noisy: dict[str, None] = {}
     for name, listed in settings.items():
@@ -195,7 +195,7 @@ def make(
                 request = request_of(repeat, computable, step, shards or recipe.cluster.world_size)
                 requests.setdefault(request.id, request)
                 ids.append(request.id)
-            cells.append(Cell({SAMPLER: name, NFE: str(number)}, ids[0], tuple(ids[1:])))
+            cells.append(SweepCell({SAMPLER: name, NFE: str(number)}, ids[0], tuple(ids[1:])))
     left_out = []
     for (name, why), where in problems.items():
         which = "" if len(where) == len(nfe) else f" at {', '.join(map(str, where))} evaluations"

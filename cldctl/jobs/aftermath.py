@@ -29,14 +29,14 @@ from pathlib import Path
 
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.files import forgive_output
-from cld_core.registration import resolve
+from cld_core.plugins import resolve
 from cld_core.run import RunFolder
 from cld_core.run.events import CRASHES, Cause, Ended, Event, Failed, GivenUp, Refused, TurnedAway
 from cld_core.run.history import Attempt, History
 from cld_core.run.work import Budget, Training, Work
 from cld_core.sanitize import one_line
 from cld_core.stop import StopCode
-from cldctl.clusters.base import Cluster, InJob, Wish
+from cldctl.clusters.base import Cluster, InJob, Requeue
 
 from . import failures, hooks, specs
 from .process import BLIND, HOPELESS, NOT_REQUEUED, readable
@@ -274,7 +274,7 @@ def carry_out(work: Work, job: InJob, decision: GivenUp | Retry | None) -> None:
             flush=True,
         )
         # The launcher learns that this is decided, whatever takes long from here on.
-        job.wish(Wish(None))
+        job.wish(Requeue(None))
         if work.has_successors:
             withdraw_successors(work, job)
     if isinstance(decision, Retry):

@@ -30,7 +30,7 @@ from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
-from cldctl.clusters.base import Cluster, InJob, JobSpec, Wish
+from cldctl.clusters.base import Cluster, InJob, JobSpec, Requeue
 
 from .process import NOTE_WITHIN_S, UNFIT
 
@@ -288,7 +288,7 @@ def begin_again(
     event = Wished(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=tuple(avoided))
     work.ledger.note(event, within_s=within_s)
     work.ledger.settle(within_s)
-    job.wish(Wish(delay_s, avoid=tuple(avoided), readmit=readmitted))
+    job.wish(Requeue(delay_s, avoid=tuple(avoided), readmit=readmitted))
 
 
 def _newest(

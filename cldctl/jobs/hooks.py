@@ -27,12 +27,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cld_core.codec import find_record, to_plain
 from cld_core.config import Recipe
 from cld_core.config.train import HooksSpec
 from cld_core.errors import CldError
 from cld_core.files import read_bytes, write_json, write_text
 from cld_core.ownership import require_private
+from cld_core.records import find_record, to_plain
 from cld_core.run import RunFolder, events
 from cld_core.run.evaluations import Evaluation, numbers
 from cld_core.run.events import Cancelled, Event, GivenUp, Refused, Started, Wished

@@ -17,7 +17,7 @@ from cld_core.files import passes, retried
 from cld_core.run.events import Cause
 from cld_core.run.pids import start_time
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob, Wish
+from cldctl.clusters.base import InJob, Requeue
 
 # How a process of a job ends, in place of 1 as after a crash, if another start would end in the
 # same way.
@@ -127,7 +127,7 @@ def wish_after_term(job: InJob, cause: Cause | None) -> None:
     """
     if cause in ("terminated", None):
         with written_down(job):
-            job.wish(Wish(after_limit=True))
+            job.wish(Requeue(after_limit=True))
 
 
 @contextlib.contextmanager

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cld_core.codec import RecordError, read_record, to_plain
 from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_json
+from cld_core.records import RecordError, read_record, to_plain
 from cld_core.run import Ledger, RunFolder
 from cld_core.run.checkpoints import slowest_save_s
 from cld_core.run.groups import Group

@@ -60,7 +60,7 @@ TEMPLATES = Environment(
 )
 
 
-class Section(NamedTuple):
+class PageSection(NamedTuple):
     """Parts under a heading, in a layout of the style sheet; without parts, it is left out."""
 
     title: str
@@ -68,7 +68,7 @@ class Section(NamedTuple):
     layout: str = "grid"
 
 
-def render(title: str, pills: Iterable[tuple[str, str]], sections: Iterable[Section]) -> str:
+def render(title: str, pills: Iterable[tuple[str, str]], sections: Iterable[PageSection]) -> str:
     """A page as text. Texts are escaped, and lose their control characters.
 
     Args:

@@ -29,7 +29,7 @@ from cld_core.sanitize import local_time, one_line, printable
 from cldctl.evals.results import (
     AVERAGES,
     FLOOR,
-    Line,
+    ComparedRuns,
     Result,
     best_of,
     keys_of,
@@ -47,7 +47,7 @@ from cldctl.show.runs import all_results, newest_results, run_columns, states, s
 from cldctl.show.tables import Cell, attempt_columns, usage_line
 
 from .curves import LOSS, Points, is_inside, read
-from .document import Section, chart, code, colour_of, gallery, part, render, table, text
+from .document import PageSection, chart, code, colour_of, gallery, part, render, table, text
 
 # A curve whose values differ by less than this share of them is constant.
 _CONSTANT = 0.005
@@ -103,26 +103,26 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     attempts = table("Attempts, oldest first", attempt_columns(found.attempts, local_time))
     loss = chart("loss", {"loss": curves.get(LOSS, [])}) or text("No loss has been recorded.")
     sections = [
-        Section("", _verdict(found, best, follow), "lines"),
-        Section(
+        PageSection("", _verdict(found, best, follow), "lines"),
+        PageSection(
             "", [*(_tile(it, recipe.name if recipe else "") for it in best), *_effort(row)], "tiles"
         ),
-        Section("", [loss, *pictures[:1]], "pair"),
-        Section("", [_outside(run, follow)]),
-        Section(
+        PageSection("", [loss, *pictures[:1]], "pair"),
+        PageSection("", [_outside(run, follow)]),
+        PageSection(
             "Attempts",
             [_time_line(found), attempts] if attempts else [text("There are no attempts yet.")],
         ),
-        Section(
+        PageSection(
             "Evaluations",
             [*_by_step(results), table("Evaluations, by step", evaluations), *_remarks(row)],
         ),
         *_sweeps(run, row),
-        Section("Tuned samplers", [table(_TUNED, tuning_columns(tunings))]),
-        Section("Curves", _curves(curves)),
-        Section("Samples", pictures[1:], "pictures"),
-        Section("Recipe", _recipe(run)),
-        Section("Code and machines", [_facts(run, found)]),
+        PageSection("Tuned samplers", [table(_TUNED, tuning_columns(tunings))]),
+        PageSection("Curves", _curves(curves)),
+        PageSection("Samples", pictures[1:], "pictures"),
+        PageSection("Recipe", _recipe(run)),
+        PageSection("Code and machines", [_facts(run, found)]),
     ]
     pills = [(row.state, colour_of(row.state)), *((tag, "dim") for tag in row.tags)]
     return render(run.name, pills, sections)
@@ -312,7 +312,7 @@ def _remarks(row: RunStatus) -> Iterator[Markup]:
         yield text("There are no evaluations.")
 
 
-def _sweeps(run: RunFolder, row: RunStatus) -> Iterator[Section]:
+def _sweeps(run: RunFolder, row: RunStatus) -> Iterator[PageSection]:
     """The sweeps of evaluations that can be read, oldest first."""
     for entry in row.sweeps:
         if (sweep := Sweep.load(run.evals / entry["id"])) is not None:
@@ -327,7 +327,9 @@ def _sweeps(run: RunFolder, row: RunStatus) -> Iterator[Section]:
             done = f"{entry['done']} of {len(entry['evaluations'])} evaluations are complete"
             charts = [_swept(sweep, cells, key) for key in keys]
             found = table(f"Results by {axes}", columns)
-            yield Section(f"Sweep over {axes}", [*charts, found, text(f"{entry['id']}: {done}")])
+            yield PageSection(
+                f"Sweep over {axes}", [*charts, found, text(f"{entry['id']}: {done}")]
+            )
 
 
 def _evaluations_of(cell: Mapping[str, Any], keys: Sequence[str]) -> str:
@@ -475,8 +477,8 @@ def index_page(rows: Sequence[RunStatus], root: Path, folder: Path, notes: Itera
     """
     columns = run_columns(rows, results=newest_results(rows))
     sections = [
-        Section("", map(text, notes)),
-        Section("", [_linked(rows, columns, folder) or text("There are no runs.")]),
+        PageSection("", map(text, notes)),
+        PageSection("", [_linked(rows, columns, folder) or text("There are no runs.")]),
     ]
     return render(f"Runs in {root.absolute().name}", _pills(rows), sections)
 
@@ -505,13 +507,13 @@ def comparison_page(
         pictures += gallery(run, follow=follow, most=1)[:1]
     columns = run_columns(rows, swept_values(rows), all_results(rows))
     sections = [
-        Section("", map(text, notes)),
-        Section("Results", [_linked(rows, columns, folder)]),
-        Section("Averages over seeds", _averages(groups)),
-        Section("Loss", _losses(runs, curves)),
-        Section("What differs", _differences(runs)),
-        Section("Samples", pictures, "pictures"),
-        Section("Curves", other_charts(curves)),
+        PageSection("", map(text, notes)),
+        PageSection("Results", [_linked(rows, columns, folder)]),
+        PageSection("Averages over seeds", _averages(groups)),
+        PageSection("Loss", _losses(runs, curves)),
+        PageSection("What differs", _differences(runs)),
+        PageSection("Samples", pictures, "pictures"),
+        PageSection("Curves", other_charts(curves)),
     ]
     return render(title, _pills(rows), sections)
 
@@ -589,7 +591,7 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[Markup]:
 
 def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
     """A line for each choice of the keys besides the seed, as `cldctl compare` has it."""
-    lines: list[Line] = []
+    lines: list[ComparedRuns] = []
     left_out: dict[str, Exception] = {}
 
     def leave_out(run: RunFolder, error: Exception) -> None:

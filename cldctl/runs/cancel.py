@@ -21,7 +21,7 @@ from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 from . import survey
 from .status import status_or_reason
-from .survey import Answers, Ends, by_cluster, started_works
+from .survey import Answers, EndDetector, by_cluster, started_works
 from .training import or_warned
 
 # Seconds that cancelled jobs are given to save and end.
@@ -53,7 +53,7 @@ class Ending:
     said: str = ""
     problem: CldError | None = None
     is_over: bool = False
-    ends: Ends = field(default_factory=Ends)
+    ends: EndDetector = field(default_factory=EndDetector)
 
     @property
     def trains(self) -> bool:

@@ -56,7 +56,7 @@ Files = Mapping[str, Sequence[int] | None]
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexedRun:
     """A run as it was seen: the inode of its folder, its files, and the fields of its `RunStatus`
     without the path."""
 
@@ -224,7 +224,7 @@ def _read(run: RunFolder) -> _Read | str | None:
         return _Read(run, now, files, None, ())
 
 
-def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | None]:
+def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, IndexedRun | None]:
     """The row of a run, and its entry; None if the row may change without its files."""
     run = read.run
     row = status_or_reason(run, answers, read.works)
@@ -253,7 +253,7 @@ def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | 
         return row, None
     fields = row.to_dict()
     del fields["path"]
-    return row, Entry(inode, files, fields)
+    return row, IndexedRun(inode, files, fields)
 
 
 def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
@@ -295,7 +295,7 @@ def _file_for(root: Path) -> Path | None:
     return None
 
 
-def _load(file: Path) -> dict[str, Entry]:
+def _load(file: Path) -> dict[str, IndexedRun]:
     """The entries of a file by name of the run.
 
     None if the file is missing, damaged, not this user's, or written by other code.
@@ -307,12 +307,12 @@ def _load(file: Path) -> dict[str, Entry]:
             seal, _, content = stream.read(MAX_BYTES).partition(b"\n")
         if seal != _seal(content):
             return {}
-        return {name: Entry(*fields) for name, fields in json.loads(content).items()}
+        return {name: IndexedRun(*fields) for name, fields in json.loads(content).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def _save(file: Path, entries: Mapping[str, Entry]) -> None:
+def _save(file: Path, entries: Mapping[str, IndexedRun]) -> None:
     """Replace a file, unless it cannot be written: the index is only a cache."""
     plain = {name: [entry.inode, entry.files, entry.row] for name, entry in entries.items()}
     content = json.dumps(plain, separators=(",", ":")).encode()

@@ -57,7 +57,7 @@ _Culprit = tuple[int | None, str | None, str | None, float | None]
 
 
 @dataclass(frozen=True)
-class Part:
+class LogRange:
     """The bytes of a file from ``begin`` to ``end``; None for as far as it grows.
 
     Attributes:
@@ -96,7 +96,7 @@ class Part:
         """Whether a line of a log of errors is the mark of a start, which the output has, too."""
         return self.is_errors and line.startswith(b"--- start ") and MARK.match(line) is not None
 
-    def last(self, lines: int) -> "Part":
+    def last(self, lines: int) -> "LogRange":
         """The part that holds the last ``lines`` lines.
 
         Raises:
@@ -121,7 +121,7 @@ class Part:
 
 
 # By rank, the last lines that it printed, by part of its logs.
-_Printed = Callable[[int], Sequence[tuple[Part, list[str]]]]
+_Printed = Callable[[int], Sequence[tuple[LogRange, list[str]]]]
 
 
 @dataclass(frozen=True)
@@ -149,14 +149,15 @@ class Log:
         """Output and errors; empty before the job has begun."""
         return clusters.find(self.job.cluster).log_files(self.job, self.rank)
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[LogRange]:
         """The output and the errors of the start.
 
         Raises:
             OSError: a file cannot be read.
         """
         return [
-            Part(file) if self.restart is None else cut(file, self.restart) for file in self.files()
+            LogRange(file) if self.restart is None else cut(file, self.restart)
+            for file in self.files()
         ]
 
     def missing(self, run: RunFolder) -> NotFoundError:
@@ -286,7 +287,7 @@ def _is_over(run: RunFolder, job: JobRef) -> bool:
         return False
 
 
-def cut(file: Path, restart: int) -> Part:
+def cut(file: Path, restart: int) -> LogRange:
     """What start number ``restart`` of a job has written into a log, to which later starts append.
 
     Raises:
@@ -294,15 +295,17 @@ def cut(file: Path, restart: int) -> Part:
     """
     marks = _marks(file)
     if marks is None:
-        return Part(file, whole="it is too large to be searched for the beginning of an attempt")
+        return LogRange(
+            file, whole="it is too large to be searched for the beginning of an attempt"
+        )
     here = [place for number, place in marks if number == restart]
     if here:
         first = 0 if not any(number < restart for number, _ in marks) else here[0]
         later = [place for number, place in marks if number > restart and place > here[0]]
-        return Part(file, first, min(later, default=None))
+        return LogRange(file, first, min(later, default=None))
     if restart == 0 and marks:
-        return Part(file, 0, marks[0][1])
-    return Part(file, whole="nothing in it says where attempts begin: it may hold several")
+        return LogRange(file, 0, marks[0][1])
+    return LogRange(file, whole="nothing in it says where attempts begin: it may hold several")
 
 
 def _marks(file: Path) -> list[tuple[int, int]] | None:
@@ -315,7 +318,7 @@ def _marks(file: Path) -> list[tuple[int, int]] | None:
 
 
 def merged(
-    parts: Sequence[tuple[int, Part]], latest: dict[Path, float] | None = None
+    parts: Sequence[tuple[int, LogRange]], latest: dict[Path, float] | None = None
 ) -> Iterator[tuple[int, bytes]]:
     """The lines of several ranks in the order of their times.
 
@@ -336,7 +339,7 @@ def merged(
 
 
 def _timed(
-    order: int, rank: int, part: Part, times: dict[Path, float]
+    order: int, rank: int, part: LogRange, times: dict[Path, float]
 ) -> Iterator[tuple[float, int, int, bytes]]:
     latest = times.get(part.file, 0.0)
     for line in part.all_lines():
@@ -376,7 +379,7 @@ class Tail:
         # How far each file was read, bytes.
         self._read: dict[Path, int] = {}
 
-    def new_parts(self, log: Log) -> list[Part]:
+    def new_parts(self, log: Log) -> list[LogRange]:
         """The parts that were not read yet.
 
         Raises:
@@ -387,9 +390,9 @@ class Tail:
         # later start.
         if not self._read.keys() >= set(files):
             return [self._new(part) for part in log.parts()]
-        return [self._new(Part(file)) for file in files] if log.is_newest else []
+        return [self._new(LogRange(file)) for file in files] if log.is_newest else []
 
-    def _new(self, part: Part) -> Part:
+    def _new(self, part: LogRange) -> LogRange:
         end = os.stat(part.file).st_size
         if part.end is not None:
             end = min(end, part.end)
@@ -398,9 +401,9 @@ class Tail:
             begin = self._first(replace(part, end=end))
         end = max(begin, end)
         self._read[part.file] = end
-        return Part(part.file, begin, end)
+        return LogRange(part.file, begin, end)
 
-    def _first(self, part: Part) -> int:
+    def _first(self, part: LogRange) -> int:
         if part.whole is not None:
             self._say(f"{part.file}: shown whole: {part.whole}")
         begin = part.begin if self._lines is None else part.last(self._lines).begin
@@ -446,7 +449,7 @@ class Lines:
             return
         for _, part in parts:
             if part.file not in self._latest:
-                above = Part(part.file, max(part.begin - MOST_BYTES, 0), part.begin)
+                above = LogRange(part.file, max(part.begin - MOST_BYTES, 0), part.begin)
                 self._latest[part.file] = max(
                     (time_of(line) or 0.0 for line in above.all_lines()), default=0.0
                 )
@@ -552,7 +555,7 @@ def first_failure(run: RunFolder, history: History, attempt: Attempt) -> FirstFa
     return FirstFailure(attempt.attempt, *culprit, *_last_words(printed(culprit[0] or 0)))
 
 
-def _printed(run: RunFolder, attempt: Attempt, rank: int) -> list[tuple[Part, list[str]]]:
+def _printed(run: RunFolder, attempt: Attempt, rank: int) -> list[tuple[LogRange, list[str]]]:
     """The last lines that a rank printed in an attempt, by part of its logs."""
     with contextlib.suppress(NotFoundError, OSError):
         return [(part, _tail(part)) for part in of_training(run, attempt.attempt, rank).parts()]
@@ -585,7 +588,9 @@ def with_culprits(history: History) -> History:
     return history if attempts == history.attempts else replace(history, attempts=attempts)
 
 
-def _last_words(printed: Sequence[tuple[Part, list[str]]]) -> tuple[tuple[str, ...], Path | None]:
+def _last_words(
+    printed: Sequence[tuple[LogRange, list[str]]],
+) -> tuple[tuple[str, ...], Path | None]:
     """The last lines of a rank up to its error, and the file that they are in.
 
     The lines below the error are those of its launcher and its watchers, which say less.
@@ -631,7 +636,7 @@ def _by_logs(run: RunFolder, attempt: Attempt, printed: _Printed) -> _Culprit | 
     return rank, None, reason, time
 
 
-def _ended(part: Part, lines: Sequence[str]) -> float:
+def _ended(part: LogRange, lines: Sequence[str]) -> float:
     """When a rank wrote its last line, seconds since 1970."""
     if part.end is None:
         with contextlib.suppress(OSError):
@@ -639,7 +644,7 @@ def _ended(part: Part, lines: Sequence[str]) -> float:
     return max((time_of(line.encode()) or 0.0 for line in lines), default=0.0)
 
 
-def _tail(part: Part) -> list[str]:
+def _tail(part: LogRange) -> list[str]:
     """The last lines of a part, without blank ones and marks."""
     with contextlib.suppress(OSError):
         lines = []

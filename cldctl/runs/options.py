@@ -30,7 +30,7 @@ from cldctl.lookup import find_profile, find_recipe
 from . import selection
 
 if TYPE_CHECKING:
-    from cld_core.importing import Origin
+    from cld_core.importing import StartingWeights
 
 # Each is a run with a folder of its own, which is locked while the jobs are submitted.
 MAX_CELLS = 500
@@ -61,7 +61,7 @@ _SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class PlannedRun:
     """One run: its name, that of its group, its value on each axis of a sweep, and its recipe."""
 
     name: str
@@ -114,7 +114,7 @@ class SubmitOptions:
         return find_recipe(self.recipe)
 
     @cached_property
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[PlannedRun, ...]:
         """The runs of a sweep, the last axis changing fastest, or the only run.
 
         Raises:
@@ -132,7 +132,7 @@ class SubmitOptions:
         refuse_twice("--sweep", [axis.key for axis in axes], self.given)
         name = ""
         # By the digest of the recipe.
-        cells: dict[str, Cell] = {}
+        cells: dict[str, PlannedRun] = {}
         for values in combinations(axes):
             own = settings(values)
             # Errors of the first cell do not name it: they may be those of all cells.
@@ -143,7 +143,9 @@ class SubmitOptions:
                 name = new_name(recipe.name) if self.name is None else self.name
                 (check_group_name if axes else check_name)(name)
             with named(own):
-                cell = Cell(name=run_name(name, values), group=name, values=values, recipe=recipe)
+                cell = PlannedRun(
+                    name=run_name(name, values), group=name, values=values, recipe=recipe
+                )
                 check_name(cell.name)
                 _check_size(next(iter(cells.values()), cell), cell)
                 key = digest(recipe.to_dict())
@@ -162,20 +164,20 @@ class SubmitOptions:
         return parse_metrics(self.chained if self.cells else ())
 
     @cached_property
-    def origin(self) -> "Origin | None":
+    def origin(self) -> "StartingWeights | None":
         """The weights that the runs start from; None for new ones.
 
         Raises:
             UsageError: --partial goes with --from.
-            CldError: as `Origin.of`.
+            CldError: as `StartingWeights.of`.
         """
         if self.weights is None:
             if self.partial:
                 raise UsageError("--partial goes with --from. Leave it out.")
             return None
-        from cld_core.importing import Origin
+        from cld_core.importing import StartingWeights
 
-        return Origin.of(self.weights, self.root)
+        return StartingWeights.of(self.weights, self.root)
 
     @property
     def is_checked_first(self) -> bool:
@@ -213,7 +215,7 @@ class SubmitOptions:
             )
         return After((JobRef(cluster=cluster.name, job_id=job_id),), _AFTER[how])
 
-    def run(self, cell: Cell | None = None) -> RunFolder:
+    def run(self, cell: PlannedRun | None = None) -> RunFolder:
         """The folder of a run; default: the first one."""
         return RunFolder(self.root / (cell or self.cells[0]).name)
 
@@ -296,7 +298,7 @@ def existing(options: SubmitOptions) -> dict[str, RunFolder]:
     return found
 
 
-def _check_same(run: RunFolder, cell: Cell) -> None:
+def _check_same(run: RunFolder, cell: PlannedRun) -> None:
     """Raises UsageError if the run of a cell was submitted with other settings."""
     requested = _comparable(cell.recipe.anchored(Path.cwd()))
     submitted = _comparable(load_frozen(run.recipe_file))
@@ -311,7 +313,7 @@ def _check_same(run: RunFolder, cell: Cell) -> None:
     )
 
 
-def _check_origin(run: RunFolder, origin: "Origin | None") -> None:
+def _check_origin(run: RunFolder, origin: "StartingWeights | None") -> None:
     """Raises UsageError if the run of a cell started from other weights."""
     stored = run.identity().get("started_from")
     if stored != (None if origin is None else origin.identity):
@@ -348,7 +350,7 @@ def _differing(stored: Mapping[str, object], wanted: Mapping[str, object]) -> li
     return [key for key in {**wanted, **stored} if not same(key)]
 
 
-def _check_size(first: Cell, cell: Cell) -> None:
+def _check_size(first: PlannedRun, cell: PlannedRun) -> None:
     if cell.recipe.cluster != first.recipe.cluster:
         expected = asdict(first.recipe.cluster)
         size = asdict(cell.recipe.cluster)

@@ -10,7 +10,7 @@ from cld_core.config.loader import anchored_overrides, as_overrides
 from cld_core.data import store
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
-from cld_core.registration import import_plugins, is_shipped
+from cld_core.plugins import import_plugins, is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run import recipe as frozen
 from cld_core.run.checkpoints import DamagedCheckpoint, newest_good
@@ -32,11 +32,11 @@ from .index import Index, side_by_side
 from .selection import command
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
-from .training import Begun, Skipped, Start, require_inputs, require_native, train
+from .training import Begun, Skipped, TrainingStart, require_inputs, require_native, train
 
 # Called before a run continues, with the run, its recipe, the step that it continues from, newer
 # checkpoints that are damaged, and warnings.
-About = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
+OnContinue = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def resume(
     which: RunFolder | Group,
     continuation: Continuation,
     cluster: Cluster,
-    about: About,
+    about: OnContinue,
     started: Callable[[RunFolder], None] = lambda run: None,
 ) -> Begun:
     """Continue a run, or the runs of a group that neither train nor are finished.
@@ -135,8 +135,8 @@ def resume(
 
 
 def continued(
-    begun: Begun, runs: Sequence[RunFolder], continuation: Continuation, about: About
-) -> list[Start]:
+    begun: Begun, runs: Sequence[RunFolder], continuation: Continuation, about: OnContinue
+) -> list[TrainingStart]:
     """The starts of the run, or of those runs of a group that are to continue.
 
     Args:
@@ -186,11 +186,11 @@ def _ready(
     run: RunFolder,
     continuation: Continuation,
     cluster: Cluster,
-    about: About,
+    about: OnContinue,
     answers: Answers,
     *,
     is_abandoned: bool = False,
-) -> Start:
+) -> TrainingStart:
     """Check a run that is to continue, and store its code.
 
     Args:
@@ -238,7 +238,7 @@ def _ready(
         from_step=continuation.from_step,
     )
     recipe = replace(recipe, plugins=code.with_copies(recipe.plugins, stored))
-    return Start(
+    return TrainingStart(
         run=run,
         recipe=recipe,
         request=request,

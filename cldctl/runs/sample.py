@@ -12,7 +12,7 @@ from cld_core.config import Recipe
 from cld_core.config.loader import COMMAND_LINE
 from cld_core.config.registry import require_fixed_steps
 from cld_core.errors import UsageError
-from cld_core.registration import import_plugins
+from cld_core.plugins import import_plugins
 from cld_core.run import RunFolder
 from cld_core.run.recipe import trusted_recipe
 from cldctl.evals.plan import changed_recipe

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
-from cld_core.codec import real
 from cld_core.errors import CldError
+from cld_core.records import real
 from cld_core.run import RunFolder
 from cld_core.run import recipe as frozen
 from cld_core.run.folder import ReportedProgress

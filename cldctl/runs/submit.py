@@ -21,16 +21,17 @@ from cldctl.evals.plan import named
 from cldctl.jobs import specs
 
 from . import snapshot, training
-from .options import Cell, SubmitOptions, existing, settings
-from .resume import About, Continuation, continued
+from .options import PlannedRun, SubmitOptions, existing, settings
+from .resume import Continuation, OnContinue, continued
 from .sharded import Say
-from .training import Begun, Start, require_inputs, require_native
+from .training import Begun, TrainingStart, require_inputs, require_native
 
 
 def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
     """Check that runs can be submitted, before anything is written.
 
-    Data and the like of a run that is not `SubmitOptions.is_checked_first` are checked by `submit`.
+    Data and the like of a run that is not `SubmitOptions.is_checked_first` are checked by
+    `create_and_start`.
 
     Args:
         say: called with warnings about the runs of a sweep, and with the weights they start from.
@@ -59,8 +60,8 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     if options.is_checked_first:
         _require_complete(options, cluster, say)
 
-    def start_of(cell: Cell) -> Start:
-        return Start(
+    def start_of(cell: PlannedRun) -> TrainingStart:
+        return TrainingStart(
             run=options.run(cell),
             recipe=cell.recipe,
             request=Requested(steps=cell.recipe.train.steps),
@@ -96,7 +97,7 @@ def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpe
     return replace(spec, code=code.place_of(owner.path, manifest.code))
 
 
-def missing(options: SubmitOptions) -> list[Cell]:
+def missing(options: SubmitOptions) -> list[PlannedRun]:
     """The cells whose run does not exist, or is not finished.
 
     Raises:
@@ -148,10 +149,10 @@ def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> Non
         require_native(recipe, cluster, say)
 
 
-def submit(
+def create_and_start(
     options: SubmitOptions,
     cluster: Cluster,
-    about: About = lambda *what: None,
+    about: OnContinue = lambda *what: None,
     started: Callable[[RunFolder], None] = lambda run: None,
 ) -> Begun:
     """Create the folder of a run, with the evaluation that follows, and start its training.
@@ -215,7 +216,7 @@ def submit(
     return begun
 
 
-def _create(options: SubmitOptions, cell: Cell) -> RunFolder:
+def _create(options: SubmitOptions, cell: PlannedRun) -> RunFolder:
     """The folder of a new run.
 
     Raises:
@@ -230,8 +231,8 @@ def _create(options: SubmitOptions, cell: Cell) -> RunFolder:
 
 
 def _prepare(
-    run: RunFolder, options: SubmitOptions, cell: Cell, cluster: Cluster, stored: Path
-) -> Start:
+    run: RunFolder, options: SubmitOptions, cell: PlannedRun, cluster: Cluster, stored: Path
+) -> TrainingStart:
     """Note tags, weights and the following evaluation in the folder of a new run.
 
     Args:
@@ -252,7 +253,9 @@ def _prepare(
         profile=options.profile,
     )
     evaluations = () if chained is None else (Evaluation(chained.save(run)),)
-    return Start(run=run, recipe=recipe, request=request, stored=stored, evaluations=evaluations)
+    return TrainingStart(
+        run=run, recipe=recipe, request=request, stored=stored, evaluations=evaluations
+    )
 
 
 def _remove_unsubmitted(options: SubmitOptions, begun: Begun) -> None:

@@ -11,7 +11,7 @@ from cld_core.run.events import Cancelled, GivenUp, JobRef
 from cld_core.run.history import History
 from cld_core.run.work import RequestedWork, Work, works_of
 from cldctl import clusters
-from cldctl.clusters.base import SchedulerAway, Seen, Survey
+from cldctl.clusters.base import Answer, SchedulerAway, Survey
 
 # Seconds after which nothing more is expected of a job that wrote why it ends.
 _SETTLED_S = 3600.0
@@ -29,7 +29,7 @@ class Answers:
 
     surveys: Mapping[str, Survey]
 
-    def of(self, job: JobRef) -> Seen:
+    def of(self, job: JobRef) -> Answer:
         return self.surveys.get(job.cluster, _NOTHING).of(job)
 
     def as_of(self, cluster: str) -> float | None:
@@ -245,7 +245,7 @@ def _survey(
 
 
 @dataclass
-class Ends:
+class EndDetector:
     """Consecutive looks at which everything seemed to be over.
 
     Attributes:

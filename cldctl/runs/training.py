@@ -19,7 +19,7 @@ from cld_core.config.schema import problems_of_shape
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluate.request import periodic_request
-from cld_core.registration import is_shipped
+from cld_core.plugins import is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, Refused, Requested, Submitted
 from cld_core.run.groups import Group
@@ -39,7 +39,7 @@ _STOPPED = ("terminated", "cancelled", "timeout", "preempted")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class TrainingStart:
     """A run that is to train, for the first time or again.
 
     Attributes:
@@ -165,13 +165,13 @@ def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:
         say(f"{warning}.")
 
 
-def by_submission(starts: Sequence[Start], cluster: Cluster) -> list[list[Start]]:
+def by_submission(starts: Sequence[TrainingStart], cluster: Cluster) -> list[list[TrainingStart]]:
     """Divide starts into jobs whose tasks have the same size and the same code.
 
     A job has at most as many tasks as the cluster takes (`Cluster.array_size`). On a cluster that
     blocks, each start is a job of its own, so that one may fail.
     """
-    alike: dict[object, list[Start]] = {}
+    alike: dict[object, list[TrainingStart]] = {}
     for start in starts:
         alone = start.run.name if cluster.blocks else None
         kind = (alone, start.recipe.cluster, code.name_of(start.stored))
@@ -184,7 +184,7 @@ def by_submission(starts: Sequence[Start], cluster: Cluster) -> list[list[Start]
     return arrays
 
 
-def train(begun: Begun, starts: Sequence[Start]) -> None:
+def train(begun: Begun, starts: Sequence[TrainingStart]) -> None:
     """Start the trainings of runs, or their continuations, and the evaluations that wait for each.
 
     Args:
@@ -219,7 +219,7 @@ def train(begun: Begun, starts: Sequence[Start]) -> None:
             return
 
 
-def _submit(begun: Begun, starts: Sequence[Start]) -> None:
+def _submit(begun: Begun, starts: Sequence[TrainingStart]) -> None:
     """Start one job for each run.
 
     The requests are in the ledgers before the jobs exist, so that a job that starts immediately
@@ -283,7 +283,7 @@ def or_warned(what: str) -> Iterator[None]:
         print(f"warning: {what} ({error.strerror or error})", file=sys.stderr)
 
 
-def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
+def _request(start: TrainingStart, cluster: Cluster) -> Callable[[], None]:
     """Note the request of a training, before there is a job, and allow the hook of its recipe.
 
     Returns:
@@ -305,7 +305,7 @@ def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
 
 
 def follow_up(
-    start: Start, cluster: Cluster, training: JobRef, say: Say = lambda text: None
+    start: TrainingStart, cluster: Cluster, training: JobRef, say: Say = lambda text: None
 ) -> None:
     """Start the evaluations that follow a training.
 

@@ -259,7 +259,7 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TimeEstimate:
     """Seconds of training at the rate of comparable runs.
 
     Attributes:
@@ -275,7 +275,7 @@ class Estimate:
     runs: tuple[str, ...]
 
 
-def estimate(root: Path, recipe: "Recipe", *, without: str | None = None) -> Estimate | None:
+def estimate(root: Path, recipe: "Recipe", *, without: str | None = None) -> TimeEstimate | None:
     """How long a training from step 0 takes; None if no comparable run has measured its rate.
 
     Comparable runs have the same model, data, optimiser, number of ranks and batch size, and both
@@ -300,7 +300,7 @@ def estimate(root: Path, recipe: "Recipe", *, without: str | None = None) -> Est
     seconds = recipe.train.steps / rate
     devices = _requested_devices(recipe.cluster)
     unit = GPU if devices[GPU] else CORE
-    return Estimate(seconds, rate, devices[unit] * seconds / 3600, unit, tuple(rates))
+    return TimeEstimate(seconds, rate, devices[unit] * seconds / 3600, unit, tuple(rates))
 
 
 def _newest(root: Path, deadline: float) -> Iterator[RunFolder]:

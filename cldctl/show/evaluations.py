@@ -238,7 +238,7 @@ def _notes(
         yield f"the flow that samples are compared with took {known['flow_nfe']:,.0f} evaluations"
 
 
-def compared(lines: Sequence[results.Line]) -> RenderableType:
+def compared(lines: Sequence[results.ComparedRuns]) -> RenderableType:
     """A table of results of runs, and of groups: a line for each cell, averaged over seeds.
 
     Results that differ from the first line by more than their errors are marked.
@@ -259,7 +259,7 @@ def compared(lines: Sequence[results.Line]) -> RenderableType:
 
 
 def average_columns(
-    lines: Sequence[results.Line], first: results.Line | None = None
+    lines: Sequence[results.ComparedRuns], first: results.ComparedRuns | None = None
 ) -> dict[str, Sequence[Cell]]:
     """Columns of the names, cells, steps and results of lines, with their errors.
 
@@ -280,18 +280,20 @@ def average_columns(
     return columns
 
 
-def _quantities(lines: Sequence[results.Line]) -> list[registry.Quantity]:
+def _quantities(lines: Sequence[results.ComparedRuns]) -> list[registry.Quantity]:
     return quantities_in(column.results for line in lines for column in line.columns)
 
 
-def _step(line: results.Line) -> str:
+def _step(line: results.ComparedRuns) -> str:
     steps = line.columns[0].steps
     if steps is None or steps == line.step:
         return count(line.step)
     return f"{count(line.step)} of {count(steps)}"
 
 
-def _result(first: results.Line | None, line: results.Line, quantity: registry.Quantity) -> Cell:
+def _result(
+    first: results.ComparedRuns | None, line: results.ComparedRuns, quantity: registry.Quantity
+) -> Cell:
     """A mean with its error, and of how many runs it is if some lack the result; else a dash."""
     average = line.average(quantity.key)
     if average is None:
@@ -323,7 +325,7 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
         err.print(f"{run.name} is left out: {said(error)}", style="yellow")
 
     of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
-    lines: list[results.Line] = []
+    lines: list[results.ComparedRuns] = []
     missing: list[str] = []
     has_groups = any(isinstance(one, Group) for one in chosen)
     for one in {one.name: one for one in chosen}.values() if has_groups else chosen:
@@ -334,7 +336,9 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
         else:
             first = lines[0].columns[0] if lines else None
             try:
-                lines.append(results.Line(one.name, {}, (results.column(one, checkpoint, first),)))
+                lines.append(
+                    results.ComparedRuns(one.name, {}, (results.column(one, checkpoint, first),))
+                )
             except (RecipeError, OSError) as error:
                 spare(one, error)
     if not lines:

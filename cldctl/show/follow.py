@@ -216,7 +216,7 @@ def _watch(
     Raises:
         typer.Exit: the watching was interrupted.
     """
-    ends = survey.Ends()
+    ends = survey.EndDetector()
     try:
         with View() as view:
             while not _is_over(ends, *look(view, ends.max_age_s)):
@@ -305,7 +305,7 @@ def follow_works_of(
         _watch(place, look)
 
 
-def _is_over(ends: survey.Ends, answers: survey.Answers, found: set[str]) -> bool:
+def _is_over(ends: survey.EndDetector, answers: survey.Answers, found: set[str]) -> bool:
     """Whether all is over, by the states of one look; pauses before the next look if not.
 
     A job that returns to the queue looks over for a moment, so that several looks must agree.

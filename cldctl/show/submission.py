@@ -25,7 +25,7 @@ from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.selection import command
 from cldctl.runs.snapshot import left_out_code
-from cldctl.runs.submit import following, missing, submit, with_code
+from cldctl.runs.submit import create_and_start, following, missing, with_code
 from cldctl.runs.training import FOUND, Begun, Skipped, without_jobs
 from cldctl.runs.usage import estimate
 
@@ -155,7 +155,7 @@ def submit_runs(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: 
     # The scheduler estimates the start while the job is being written.
     start = _ask_for_start(cluster, spec) if wanted.group is None else lambda: None
     try:
-        begun = submit(wanted, cluster, continues, started)
+        begun = create_and_start(wanted, cluster, continues, started)
     except KeyboardInterrupt:
         run = wanted.run()
         if wanted.group is not None or cluster.blocks or not run.exists:

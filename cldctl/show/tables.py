@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cld_core.sanitize import printable
 from cldctl.runs.status import RunStatus
-from cldctl.runs.usage import Estimate, Folder
+from cldctl.runs.usage import Folder, TimeEstimate
 
 from .console import age, count, duration, number, out, shortened
 
@@ -271,7 +271,7 @@ def usage_table(folder: Folder) -> RenderableType:
     return Group(drawn, Text(note, style="dim"))
 
 
-def estimate_line(estimate: Estimate | None, start: float | None) -> str:
+def estimate_line(estimate: TimeEstimate | None, start: float | None) -> str:
     """How long a training will take, and when it begins, in one line.
 
     Args:

@@ -291,7 +291,7 @@ class LogScreen(TextScreen):
 
 
 @dataclass(frozen=True)
-class Line:
+class ListedItem:
     """A run, or the heading of a group of several runs.
 
     Attributes:
@@ -314,7 +314,7 @@ class Line:
         return f"{'group' if self.row is None else 'run'} {self.name}"
 
 
-def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[Line]:
+def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[ListedItem]:
     """The lines of a list of runs.
 
     Args:
@@ -328,14 +328,14 @@ def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[Li
     ):
         # A run without a group is alone under its path, which is not the name of any group.
         groups.setdefault(row.group or row.path, []).append(row)
-    lines: list[Line] = []
+    lines: list[ListedItem] = []
     for name, members in groups.items():
         if len(members) == 1:
-            lines.append(Line(members[0]))
+            lines.append(ListedItem(members[0]))
             continue
         is_folded = all(row.state in OVER for row in members) != (name in turned)
-        lines.append(Line(None, name, tuple(members), is_folded))
-        lines += [] if is_folded else [Line(row, name) for row in members]
+        lines.append(ListedItem(None, name, tuple(members), is_folded))
+        lines += [] if is_folded else [ListedItem(row, name) for row in members]
     return lines
 
 
@@ -371,14 +371,14 @@ class RunTable(DataTable[RenderableType]):
     def __init__(self, losses: Callable[[RunStatus], Sequence[float]]) -> None:
         super().__init__(cursor_type="row", fixed_columns=1)
         self._losses = losses
-        self.lines: list[Line] = []
+        self.lines: list[ListedItem] = []
 
     def on_mount(self) -> None:
         for name in _COLUMNS:
             self.add_column(Text(name), key=name, width=_CURVE if name == "curve" else None)
 
     @property
-    def selected(self) -> Line | None:
+    def selected(self) -> ListedItem | None:
         return self.lines[self.cursor_row] if 0 <= self.cursor_row < len(self.lines) else None
 
     @property
@@ -386,7 +386,7 @@ class RunTable(DataTable[RenderableType]):
         shown = self.lines[self.scroll_offset.y :][: self.size.height]
         return [line.row for line in shown if line.row is not None]
 
-    def show(self, lines: Sequence[Line]) -> None:
+    def show(self, lines: Sequence[ListedItem]) -> None:
         """Show lines; the same run stays selected, or the one that takes its place."""
         before = self.selected
         cells = {line.key: self._cells_of(line) for line in lines}
@@ -406,7 +406,7 @@ class RunTable(DataTable[RenderableType]):
                 row=keys.index(before.key) if before is not None and before.key in keys else place
             )
 
-    def _cells_of(self, line: Line) -> list[RenderableType]:
+    def _cells_of(self, line: ListedItem) -> list[RenderableType]:
         row = line.row
         if row is None:
             name = Text(f"{'▸' if line.is_folded else '▾'} {line.name}", "bold", no_wrap=True)
@@ -561,7 +561,7 @@ class MainScreen(Watching):
             self._changed.wait(_PART_S if has_more else _EVERY_S)
 
     @property
-    def selected(self) -> Line | None:
+    def selected(self) -> ListedItem | None:
         return self.query_one(RunTable).selected
 
     def on_data_table_row_highlighted(self) -> None:

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cld_core import files
+from cld_core.computation import Computation, Computer
 from cld_core.errors import CldError, NotFoundError
 from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
 from cld_core.run import work as works
 from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
 from cld_core.run.work import KINDS, open_work
-from cld_core.tasks import Computer, Task
 from tests.support.clock import Clock
 from tests.support.failing import Failing
 from tests.support.stopping import StopWhen
@@ -82,7 +82,7 @@ class Squares(ShardedWork):
         return Rows(self.folder.parent / "rows" / kind, self.request.chunk(kind))
 
 
-class SquaresTask(Task):
+class SquaresTask(Computation):
     def computers_on(self, device):
         return {kind: SquareRows(self.work) for kind in self.work.request.sizes}
 

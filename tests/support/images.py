@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_map_only
 from cld_core.config import load, shipped
 from cld_core.config.data import ImageDataSpec
 from cld_core.data.images import StoredSource
-from cld_core.data.prepare import Part, Plan, build
+from cld_core.data.prepare import Plan, SourcePart, build
 from cld_core.run import RunFolder
 from tests.support.paths import RECIPES
 
@@ -37,7 +37,7 @@ cluster: {{nodes: 1, gpus_per_node: 0, tasks_per_node: 1}}
 def store_images(root, images, *, name="folder", labels=None, classes=()):
     """A prepared data set of these images, uint8 of shape (n, C, H, W)."""
     parts = [
-        Part(
+        SourcePart(
             split=split,
             name="all",
             fingerprint="1",

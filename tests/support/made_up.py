@@ -2,10 +2,10 @@
 
 import time
 
-from cld_core.codec import to_plain
 from cld_core.config import load
 from cld_core.digests import checksum
 from cld_core.files import write_json
+from cld_core.records import to_plain
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import FORMAT, Content, Sidecar, weights_digest, weights_file
 from cld_core.run.events import Failed, JobRef

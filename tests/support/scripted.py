@@ -11,15 +11,15 @@ from cld_core.rendezvous import Place
 from cld_core.run.events import Ended, JobRef, Started, Submitted
 from cldctl import clusters
 from cldctl.clusters.base import (
+    Answer,
     InJob,
     Limit,
     Nodes,
+    Requeue,
     SchedulerAway,
     SchedulerRefused,
-    Seen,
     Survey,
     TooManyTasks,
-    Wish,
 )
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.slurm import client
@@ -87,7 +87,7 @@ class Scripted(DebugCluster):
         if self.name in self.broken:
             raise RuntimeError("a bug")
         return Survey(
-            {job.job_id: Seen(self.phases[job.job_id], reason="started on far") for job in jobs}
+            {job.job_id: Answer(self.phases[job.job_id], reason="started on far") for job in jobs}
         )
 
     def submit(self, spec, tasks, note):
@@ -218,7 +218,7 @@ class Inside(InJob):
 
     cause: str | None = None
     error: Exception | None = None
-    wishes: list[Wish] = field(default_factory=list)
+    wishes: list[Requeue] = field(default_factory=list)
     next: JobRef | None = None
     size: int = 1
     said: str = ""

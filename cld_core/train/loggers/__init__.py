@@ -23,13 +23,13 @@ from cld_core.config import Recipe
 from cld_core.config.loader import to_yaml
 from cld_core.config.schema import leaves
 from cld_core.files import Dropping, write_json
-from cld_core.registration import resolve, table
+from cld_core.plugins import resolve, table
 from cld_core.run import RunFolder, events
 from cld_core.run.folder import ReportedProgress
 from cld_core.sanitize import fenced, local_time, one_line
 
-# By name, "module:attribute" of a class that takes an `About`. A logger may be slow or fail: each
-# runs in a thread of its own.
+# By name, "module:attribute" of a class that takes a `LoggedAttempt`. A logger may be slow or
+# fail: each runs in a thread of its own.
 _SHIPPED = {
     "tensorboard": "cld_core.train.loggers:TensorboardLogger",
     "wandb": "cld_core.train.loggers.wandb_logger:WandbLogger",
@@ -61,7 +61,7 @@ Over = Callable[[int, str], object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
+class LoggedAttempt:
     """The attempt of a run that a logger is for.
 
     Attributes:
@@ -112,7 +112,7 @@ class Monitor:
         pictures: writes pictures of samples into the run folder, or drops them.
     """
 
-    def __init__(self, about: About, *, may_write: Callable[[], bool] | None) -> None:
+    def __init__(self, about: LoggedAttempt, *, may_write: Callable[[], bool] | None) -> None:
         self._folder = about.folder
         self._steps = about.recipe.train.steps
         self._may_write = may_write
@@ -135,7 +135,7 @@ class Monitor:
             phase="starting",
         )
 
-    def _open_loggers(self, about: About) -> None:
+    def _open_loggers(self, about: LoggedAttempt) -> None:
         """Open TensorBoard, the loggers that the recipe switches on, and those of its plug-ins."""
         # Its packages take seconds to load, which in a thread would hold up the first steps.
         import torch.utils.tensorboard  # noqa: F401
@@ -267,7 +267,7 @@ def close(loggers: Sequence["Background"], end: End, within_s: float) -> None:
         logger.leave(deadline)
 
 
-def _made(name: str, about: About) -> Logger:
+def _made(name: str, about: LoggedAttempt) -> Logger:
     logger: Logger = resolve(LOGGERS[name])(about)
     return logger
 
@@ -372,7 +372,7 @@ def hyperparameters(recipe: Recipe) -> dict[str, bool | int | float | str]:
     }
 
 
-def texts_about(about: About) -> dict[str, str]:
+def texts_about(about: LoggedAttempt) -> dict[str, str]:
     """Texts in Markdown: "recipe", without what may be secret, and "attempt".
 
     The latter is a table of where the attempt runs and with what, and why the one before it ended.
@@ -414,7 +414,7 @@ class TensorboardLogger:
     The file is opened at the first report.
     """
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: LoggedAttempt) -> None:
         self._about = about
         self._writer: Any = None
 

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 from torch import Tensor
 
-from . import About, End, hyperparameters
+from . import End, LoggedAttempt, hyperparameters
 
 # The tag that holds the name of a run: names of runs need not be unique in MLflow.
 TAG = "cldctl.run"
@@ -32,7 +32,7 @@ class MlflowLogger:
     MLflow keeps all values of a step that was repeated. The metric "attempt" tells them apart.
     """
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: LoggedAttempt) -> None:
         self._about = about
         spec = about.recipe.monitor.mlflow
         assert spec.tracking_uri is not None, "a logger that is on"

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import wandb
 from torch import Tensor
 
-from cld_core.codec import to_plain
+from cld_core.records import to_plain
 from cld_core.sanitize import one_line
 
-from . import About, End
+from . import End, LoggedAttempt
 
 # Seconds that the end of an attempt waits for uploads. `wandb sync` uploads the rest.
 _UPLOAD_S = 8.0
@@ -31,7 +31,7 @@ class WandbLogger:
     run folder.
     """
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: LoggedAttempt) -> None:
         self._about = about
         mode = about.recipe.monitor.wandb.mode
         if mode == "online" and not _can_connect():
@@ -105,7 +105,7 @@ def _can_connect() -> bool:
     return "WANDB_IDENTITY_TOKEN_FILE" in os.environ or wandb.api.api_key is not None
 
 
-def _print_offline(reason: str, about: About) -> None:
+def _print_offline(reason: str, about: LoggedAttempt) -> None:
     print(
         f"Weights & Biases is out of reach ({reason}); upload this attempt later with "
         f"`wandb sync {about.folder.path / 'wandb'}/offline-run-*`",

@@ -45,7 +45,7 @@ _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What a client printed, and its exit code.
 
     Attributes:
@@ -73,7 +73,7 @@ def run(
     stdin: str = "",
     environment: Mapping[str, str] | None = None,
     within_s: float | None = None,
-) -> Answer:
+) -> Reply:
     """Call a client, whose output may be in any encoding.
 
     Args:
@@ -94,19 +94,19 @@ def run(
             env=environment or {**os.environ, **TIMES},
         )
     except subprocess.TimeoutExpired:
-        return Answer(-1, f"no answer within {within_s:.0f} s", away=True)
+        return Reply(-1, f"no answer within {within_s:.0f} s", away=True)
     except ValueError as error:  # an argument with a NUL
-        return Answer(-1, str(error))
+        return Reply(-1, str(error))
     except OSError as error:
         # If this machine cannot start a process at the moment, the controller may still be there.
         is_missing = isinstance(error, FileNotFoundError)
-        return Answer(-1, str(error), away=passes(error), missing=is_missing)
+        return Reply(-1, str(error), away=passes(error), missing=is_missing)
     finally:
         _LOG.debug("%.3f s: %s", time.monotonic() - begin, shlex.join(command))
     if done.returncode == 0:
-        return Answer(0, done.stdout, errors=done.stderr)
+        return Reply(0, done.stdout, errors=done.stderr)
     text = done.stdout + done.stderr
-    return Answer(done.returncode, text, away=AWAY.search(text) is not None, errors=done.stderr)
+    return Reply(done.returncode, text, away=AWAY.search(text) is not None, errors=done.stderr)
 
 
 def configuration() -> str:

@@ -14,7 +14,7 @@ from cld_core.config.cluster import SCHEDULER_KEYS, ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.run.events import JobRef
 from cldctl.clusters import base, job_logs
-from cldctl.clusters.base import JobSpec, Nodes, Seen, Survey
+from cldctl.clusters.base import Answer, JobSpec, Nodes, Survey
 
 from . import client, doctor, job_env, poll, script, submit
 
@@ -71,7 +71,7 @@ class SlurmCluster(base.Cluster):
         return script.text(spec, tasks)
 
     def submit(
-        self, spec: JobSpec, works: Sequence[base.Work], note: Callable[[Sequence[JobRef]], None]
+        self, spec: JobSpec, works: Sequence[base.Payload], note: Callable[[Sequence[JobRef]], None]
     ) -> None:
         def note_ids(job_ids: Sequence[str]) -> None:
             logs = str(spec.logs)
@@ -82,7 +82,7 @@ class SlurmCluster(base.Cluster):
             note(jobs)
 
         with job_logs.refusals(spec.logs):
-            submit.submit(spec, [base.Task(work, self) for work in works], note_ids)
+            submit.submit_tasks(spec, [base.Task(work, self) for work in works], note_ids)
 
     def survey(
         self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0
@@ -108,7 +108,7 @@ class SlurmCluster(base.Cluster):
     def kill(self, jobs: Collection[JobRef]) -> None:
         """Nothing to do: Slurm kills what is left KillWait seconds after `cancel`."""
 
-    def why_waiting(self, job: JobRef, seen: Seen, *, asks: bool) -> base.Waiting | None:
+    def why_waiting(self, job: JobRef, seen: Answer, *, asks: bool) -> base.Waiting | None:
         """From one `scontrol show job`, which says more than the survey.
 
         A job that Slurm shows as running may have ended and wait for its requeue.

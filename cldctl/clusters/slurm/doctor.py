@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core import rendezvous
-from cld_core.codec import find_record, to_plain
 from cld_core.config.cluster import ClusterSpec
 from cld_core.files import write_json
+from cld_core.records import find_record, to_plain
 from cld_core.sanitize import is_count
 from cldctl.clusters import local_processes
 from cldctl.clusters.base import Check, DoctorOptions, SchedulerAway, SchedulerRefused, read_from

@@ -139,7 +139,7 @@ class SlurmJob(base.InJob):
             return None
         return max(left - notice, left / 2, 0.0)
 
-    def wish(self, wish: base.Wish) -> None:
+    def wish(self, wish: base.Requeue) -> None:
         """Write the wish for the batch script (`follow.sh`), which carries it out after srun."""
         lines = {
             "delay": "" if wish.delay_s is None else str(round(wish.delay_s)),

@@ -17,12 +17,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cld_core.codec import from_plain, to_plain
 from cld_core.files import opened, parse_json, write_text
+from cld_core.records import from_plain, to_plain
 from cld_core.run.events import Cause, JobRef
 from cld_core.run.state import Phase
 from cldctl import config, locks
-from cldctl.clusters.base import HELD, Held, Seen, Survey, Waiting
+from cldctl.clusters.base import HELD, Answer, Held, Survey, Waiting
 
 from . import client
 
@@ -104,7 +104,7 @@ CAUSE_OF_STATE: dict[str, Cause] = {
     "REQUEUED": "requeued",
     "FAILED": "crashed",
 }
-_GONE = Seen("gone")
+_GONE = Answer("gone")
 # After these states, a job may run again before accounting shows it: only squeue does.
 _STARTS_AGAIN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
 
@@ -177,13 +177,13 @@ class Known:
     took_s: float = 0.0
     strikes: int = 0
     problem: str | None = None
-    queue: Mapping[str, Seen] = field(default_factory=dict)
-    forgotten: Mapping[str, tuple[float, Seen]] = field(default_factory=dict)
+    queue: Mapping[str, Answer] = field(default_factory=dict)
+    forgotten: Mapping[str, tuple[float, Answer]] = field(default_factory=dict)
     wanted: Mapping[str, float] = field(default_factory=dict)
 
-    def of(self, job_ids: Collection[str], settled: Collection[str]) -> dict[str, Seen]:
+    def of(self, job_ids: Collection[str], settled: Collection[str]) -> dict[str, Answer]:
         """Answers about jobs; after a question without an answer, unknown jobs are left out."""
-        answers: dict[str, Seen] = {}
+        answers: dict[str, Answer] = {}
         for job in job_ids:
             if job in self.queue:
                 answers[job] = self.queue[job]
@@ -192,7 +192,7 @@ class Known:
             elif job in settled:
                 answers[job] = _GONE
             elif self.problem is None:
-                answers[job] = Seen("unknown", reason=_NOT_YET)
+                answers[job] = Answer("unknown", reason=_NOT_YET)
         return answers
 
     def lacks(self, job_ids: Collection[str], now: float) -> bool:
@@ -369,7 +369,7 @@ def _ask(known: Known, requested: frozenset[str]) -> Known:
     )
 
 
-def _named(job_ids: Sequence[str]) -> tuple[dict[str, Seen], set[str], bool]:
+def _named(job_ids: Sequence[str]) -> tuple[dict[str, Answer], set[str], bool]:
     """Ask squeue about jobs by their ids, the last ones first.
 
     A list that it refuses is halved until the unknown job is alone.
@@ -377,7 +377,7 @@ def _named(job_ids: Sequence[str]) -> tuple[dict[str, Seen], set[str], bool]:
     Returns:
         Its answers, the jobs without an answer, and whether it did not answer at all once.
     """
-    queue: dict[str, Seen] = {}
+    queue: dict[str, Answer] = {}
     unanswered: set[str] = set()
     is_away = False
     parts = _chunks(job_ids)
@@ -401,7 +401,7 @@ def _named(job_ids: Sequence[str]) -> tuple[dict[str, Seen], set[str], bool]:
     return queue, unanswered - queue.keys(), is_away
 
 
-def _ends(jobs: Collection[str]) -> dict[str, Seen]:
+def _ends(jobs: Collection[str]) -> dict[str, Answer]:
     """How jobs that squeue does not show ended, as far as accounting says."""
     ends = {}
     for job_ids in _chunks(sorted({job.partition("_")[0] for job in jobs})):
@@ -415,7 +415,7 @@ def _chunks(items: Sequence[str]) -> list[Sequence[str]]:
     return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
 
 
-def parse_squeue(text: str) -> dict[str, Seen]:
+def parse_squeue(text: str) -> dict[str, Answer]:
     """Answers by job id, from ``squeue --format='%i|%T|%N|%r'``; ids of tasks are ``ARRAY_TASK``.
 
     Lines of another form are left out: see `is_torn`.
@@ -457,7 +457,7 @@ def _first_word(text: str) -> str:
     return (text.split() or [""])[0]
 
 
-def seen_of(state: str, node: str = "", reason: str = "") -> Seen:
+def seen_of(state: str, node: str = "", reason: str = "") -> Answer:
     """The answer behind one of Slurm's texts for a state, for example "CANCELLED by 0".
 
     An unknown word means the phase "unknown": a job that seemed gone would be started again.
@@ -471,7 +471,7 @@ def seen_of(state: str, node: str = "", reason: str = "") -> Seen:
     elif phase != "pending" or reason == "None":
         reason = ""
     ended = CAUSE_OF_STATE.get(word) if phase == "gone" else None
-    return Seen(phase, ended, node, reason, word)
+    return Answer(phase, ended, node, reason, word)
 
 
 # Parts of the advice below.
@@ -586,7 +586,7 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def explained(job_id: str, job: Mapping[str, str], seen: Seen) -> Waiting | None:
+def explained(job_id: str, job: Mapping[str, str], seen: Answer) -> Waiting | None:
     """Why a job waits; `Held` if it never begins by itself.
 
     Args:
@@ -618,5 +618,5 @@ def explained(job_id: str, job: Mapping[str, str], seen: Seen) -> Waiting | None
 
 def _reason_with_advice(job_id: str, reason: str) -> str:
     """squeue's reason why a job waits, with advice if the job never begins by itself."""
-    waiting = explained(job_id, {}, Seen("pending", reason=reason))
+    waiting = explained(job_id, {}, Answer("pending", reason=reason))
     return f"{reason}{HELD}{waiting.advice}" if isinstance(waiting, Held) else reason

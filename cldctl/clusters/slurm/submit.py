@@ -96,7 +96,7 @@ def expected_start(spec: JobSpec) -> Callable[[], float | None]:
     return start
 
 
-def submit(
+def submit_tasks(
     spec: JobSpec, calls: Sequence[Callable[[], Any]], note: Callable[[Sequence[str]], None]
 ) -> None:
     """Submit one job, or an array if there are several ``calls``.

@@ -24,7 +24,7 @@ from cld_core.config.sampling import (
 )
 from cld_core.config.sde import VpsdeSpec
 from cld_core.errors import RecipeError
-from cld_core.registration import register, resolve
+from cld_core.plugins import register, resolve
 from tests.cld_core.config.test_loading import refused
 from tests.support.paths import TOY
 

@@ -19,7 +19,7 @@ from cld_core.conditioning import Observation
 from cld_core.config import load
 from cld_core.config.data import ArraysSpec
 from cld_core.data import arrays, store
-from cld_core.data.form import Form
+from cld_core.data.format import DataFormat
 from cld_core.data.images import StoredSource, dequantise, order, to_grey, to_model
 from cld_core.data.source import identity
 from cld_core.errors import CheckpointError, DataError, UsageError
@@ -191,7 +191,7 @@ def test_bytes_that_are_pictures_are_images_and_other_bytes_are_numbers():
 
 
 def test_real_numbers_become_grey_between_those_of_the_training_data():
-    form = Form(shape=(1, 1, 3), bounds=(-2.0, 6.0))
+    form = DataFormat(shape=(1, 1, 3), bounds=(-2.0, 6.0))
     assert to_grey(torch.tensor([-9.0, -2.0, 2.01, 6.0]), form).tolist() == [0, 0, 128, 255]
 
 
@@ -287,7 +287,7 @@ def scaled_gaussian(monkeypatch, std=0.7):
     recipe = load(TOY, [*SMALL, "objective.loss_eps=1e-5", "eval.elbo.eps=1e-5"])
     x = SHIFT + SCALE * std * np.random.default_rng(3).normal(size=(64, 3))
     source = StoredSource(recipe.data, given=arrays.given(x, test=x))
-    source.form = Form(shape=(3,), scale=tuple(SCALE), shift=tuple(SHIFT))
+    source.form = DataFormat(shape=(3,), scale=tuple(SCALE), shift=tuple(SHIFT))
     model = Model(recipe, data=source)
     law = gaussian(std, d=3)
     monkeypatch.setattr(model, "score_of", lambda **how: law.score(model.sde))
@@ -353,7 +353,7 @@ def test_observations_are_given_in_the_units_of_the_data(monkeypatch, sigma):
 
 
 def test_an_observation_with_too_many_numbers_of_other_scales_is_refused():
-    form = Form(shape=(2, 4096), scale=(1.0, 2.0), shift=(0.0, 0.0))
+    form = DataFormat(shape=(2, 4096), scale=(1.0, 2.0), shift=(0.0, 0.0))
     mask = torch.ones(2, 4096, dtype=torch.bool)
     with pytest.raises(UsageError, match="sigma=0"):
         Observation.masked(torch.zeros(2, 4096), mask, 0.1).of_model(form)
@@ -371,7 +371,7 @@ def test_a_run_keeps_the_scaling_that_it_began_with(tmp_path, monkeypatch):
     saved(tmp_path, 5 * drawn(seed=2))
     state = cld_core.checkpoint.load(folder, 4)
     with monkeypatch.context() as patch:
-        patch.setattr(arrays.Part, "blocks", None)  # Nothing is measured that is known.
+        patch.setattr(arrays.SplitRows, "blocks", None)  # Nothing is measured that is known.
         again = Trainer(recipe, Ranks())
         again.load_state_dict(state)
         again.warm_up()
@@ -394,6 +394,6 @@ def test_a_run_keeps_the_scaling_that_it_began_with(tmp_path, monkeypatch):
 
 def test_data_of_another_shape_than_the_run_s_are_refused(tmp_path):
     source = StoredSource(ArraysSpec(path=saved(tmp_path)))
-    source.form = Form(shape=(5,))
+    source.form = DataFormat(shape=(5,))
     with pytest.raises(DataError, match=r"\(3,\).*\(5,\)"):
         source.batch(0, 0, 0, 8, slice(0, 8))

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
+from cld_core.computation import joined
 from cld_core.config import load, with_overrides
 from cld_core.evaluate.request import request_of
-from cld_core.evaluate.rows import EvaluationTask
+from cld_core.evaluate.rows import EvaluationComputation
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.run.evaluations import Evaluation
-from cld_core.tasks import joined
 
 STEP = 2
 SETTINGS = (
@@ -55,5 +55,5 @@ def computed(run, metrics, *overrides, step=20, shards=1):
 
 def gather(work):
     """By kind, the rows of all chunks, in the order of samples or test points."""
-    task = EvaluationTask(work, torch.device("cpu"), lambda: False)
+    task = EvaluationComputation(work, torch.device("cpu"), lambda: False)
     return {kind: joined(task.parts(kind)) for kind in work.request.sizes}

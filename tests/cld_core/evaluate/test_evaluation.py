@@ -27,8 +27,8 @@ from cld_core.files import read_object, write_json
 from cld_core.likelihood import likelihood
 from cld_core.metrics import metric
 from cld_core.model import Model
+from cld_core.plugins import Variant
 from cld_core.ranks import Ranks
-from cld_core.registration import Variant
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import remove, weights_file
 from cld_core.run.evaluations import EvalRequest, Evaluation, remarks, unnamed_rows

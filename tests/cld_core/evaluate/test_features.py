@@ -29,8 +29,8 @@ from cld_core.evaluate.rows import not_finite, remark_on, require_few_lost
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.nets import execution
+from cld_core.plugins import resolve
 from cld_core.ranks import Ranks
-from cld_core.registration import resolve
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.work import open_work
 from tests.support.extractor import TINY, random_inception

@@ -23,8 +23,8 @@ from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import RowComputer
 from cld_core.evaluate.statistics import StatsRequest
 from cld_core.metrics import Metric, Quantity, RowKind
+from cld_core.plugins import resolve
 from cld_core.ranks import Ranks
-from cld_core.registration import resolve
 from cld_core.run.evaluations import EvalRequest, Evaluation, Extraction, numbers
 from cld_core.run.work import KINDS, Work
 from tests.support.crafted import KINDS as PICKLES

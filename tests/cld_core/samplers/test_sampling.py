@@ -12,7 +12,7 @@ from cld_core.analytic import diamond, gaussian
 from cld_core.config import keys as recipe_keys
 from cld_core.config.sampling import FixedStepSpec
 from cld_core.errors import RecipeError
-from cld_core.registration import register
+from cld_core.plugins import register
 from cld_core.samplers import FixedSteps, Recorder, ended, grid_of, sample
 from cld_core.samplers.sscs import exact_part
 from cld_core.sde import CLD, VPSDE

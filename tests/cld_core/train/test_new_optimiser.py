@@ -12,8 +12,8 @@ from cld_core.config import load
 from cld_core.config.keys import key
 from cld_core.config.train import OptimSpec
 from cld_core.errors import RecipeError
+from cld_core.plugins import register
 from cld_core.ranks import Ranks
-from cld_core.registration import register
 from cld_core.train.step import Trainer
 from tests.support.paths import TOY
 from tests.support.tools import same, stepped

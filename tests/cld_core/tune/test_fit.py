@@ -9,7 +9,14 @@ import torch
 from cld_core import samplers, tune
 from cld_core.analytic import GaussianMixture, diamond, gaussian
 from cld_core.config.sampling import ExponentialSpec, TunedSpec
-from cld_core.run.tunings import CANDIDATES, STAGES, Coefficients, Flow, Row, Solution
+from cld_core.run.tunings import (
+    CANDIDATES,
+    STAGES,
+    Flow,
+    SamplerCoefficients,
+    StageRow,
+    TunedSampler,
+)
 from cld_core.samplers.tuned import (
     MEMORY,
     Linear,
@@ -20,8 +27,8 @@ from cld_core.samplers.tuned import (
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from cld_core.tune import (
-    Ends,
     Fitted,
+    FlowEndpoints,
     Problem,
     advanced,
     by_backpropagation,
@@ -44,7 +51,7 @@ def ends(law, sde, seed, n):
     spec = ExponentialSpec(nfe=60, order=2, corrector=True, eps=EPS)
     noise = [SampleNoise(seed, "fit", first=0, last=n) for _ in range(2)]
     x = samplers.sample(score, sde, spec, noise[0], (law.dimension,)).x.double()
-    return Ends(sde.prior(noise[1].normal((law.dimension * sde.n,))).double(), x)
+    return FlowEndpoints(sde.prior(noise[1].normal((law.dimension * sde.n,))).double(), x)
 
 
 def problem(law, sde, nfe, n):
@@ -89,7 +96,7 @@ def test_on_normal_data_four_evaluations_follow_the_flow(sde):
 
 
 def row(held, which=0, fit_=0.0):
-    return Row(which, Coefficients((), ()), 0.1, fit_, held)
+    return StageRow(which, SamplerCoefficients((), ()), 0.1, fit_, held)
 
 
 def test_held_out_noise_decides_what_is_kept():
@@ -166,7 +173,7 @@ def test_the_exponential_sampler_is_a_linear_one(sde, order, corrector, denoise)
     wanted = drawn(spec)
     linear = of_exponential(sde, spaced(sde, 6, eps, denoise, "power 6"), order, corrector, denoise)
     flow = Flow(eps=eps, denoise=denoise)
-    solution = Solution(coefficients=with_memory(linear).plain(), flow=flow, rms={}, about={})
+    solution = TunedSampler(coefficients=with_memory(linear).plain(), flow=flow, rms={}, about={})
     found = drawn(TunedSpec(nfe=6, eps=eps, denoise=denoise), solution=solution)
     assert found.nfe == wanted.nfe == 6
     assert torch.allclose(found.x, wanted.x, rtol=1e-9, atol=1e-9)

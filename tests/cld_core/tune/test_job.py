@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from cld_core import ranks
-from cld_core.codec import find_record
 from cld_core.config import with_overrides
 from cld_core.errors import NotFoundError
 from cld_core.model import Model
+from cld_core.records import find_record
 from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
-from cld_core.run.tunings import STAGES, STATE, State, TuneRequest, Tuning
+from cld_core.run.tunings import STAGES, STATE, TuneRequest, Tuning, TuningState
 from cld_core.run.work import open_work, tunings_of
 from cld_core.tune import Fitted, Job
 from tests.support.stopping import StopWhen
@@ -97,7 +97,7 @@ def test_what_is_damaged_is_computed_again(run, tmp_path, place):
 def test_a_budget_ends_a_fit(tuned_run):
     (spent,) = tunings_of(tuned_run)
     assert spent.solution.about["evaluations"] < 300
-    rows = find_record(State, spent.folder / STATE).rows
+    rows = find_record(TuningState, spent.folder / STATE).rows
     assert [len(rows.get(stage, ())) for stage in STAGES] == [STAGES["untuned"], 1, 1]
     assert spent.solution.cut_off
 

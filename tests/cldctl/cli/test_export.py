@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 import cld_core
 from cld_core.config import load
 from cld_core.config.train import EmaSpec
-from cld_core.data.form import Form
+from cld_core.data.format import DataFormat
 from cld_core.evaluate.request import request_of
 from cld_core.model import Model
 from cld_core.run import RunFolder
@@ -85,7 +85,7 @@ def test_weights_carry_no_commands_and_accounts(tmp_path):
 
 def card_of(made, **changes):
     """The card for weights of step 20."""
-    form = Form(shape=(2,), scale=(3.0, 1.0), shift=(0.0, 0.0))
+    form = DataFormat(shape=(2,), scale=(3.0, 1.0), shift=(0.0, 0.0))
     net = torch.nn.Linear(2, 2)
     weights = SimpleNamespace(
         step=20, data_shape=(2,), is_image=False, ema_length=None, net=net, form=form

@@ -25,7 +25,7 @@ from cld_core.run.events import (
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
 from cld_core.run.work import Budget, Training
-from cldctl.clusters.base import Wish
+from cldctl.clusters.base import Requeue
 from cldctl.jobs import aftermath
 from cldctl.jobs.aftermath import End, Retry, decide, missing_event
 from cldctl.jobs.process import BLIND, HOPELESS, UNFIT
@@ -97,7 +97,7 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     aftermath.after(Training(run.path), job, End("work", 137, ""))
     ended, requeued = run.ledger.events()[-2:]
     assert ended.cause == requeued.cause == "out_of_memory", "as the launcher knows"
-    assert job.wishes == [Wish(10.0)]
+    assert job.wishes == [Requeue(10.0)]
     assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
 
     run.ledger.append(started(1, restart=1))
@@ -107,7 +107,7 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     history = run.ledger.history()
     assert history.given_up == "2 crashes in a row without a new checkpoint (train.max_retries=1)"
     assert history.last.detail.startswith("no step finished within train.hang_timeout_s")
-    assert job.wishes == [Wish(None)]
+    assert job.wishes == [Requeue(None)]
     assert history.turned_away == {"8": "withdrawn"}, "its successor is not to begin"
 
 
@@ -126,14 +126,14 @@ def work(run):
 def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spent(work, capsys):
     job = inside()
     aftermath.after(work, job, End("work", 137, ""))
-    assert job.wishes == [Wish(10.0)]
+    assert job.wishes == [Requeue(10.0)]
     job = inside(restart=1)
     aftermath.after(work, job, End("work", 137, ""))
     assert (
         "task 7: 2 crashes (1 allowed); the budget is spent: not started again"
         in capsys.readouterr().err
     )
-    assert job.wishes == [Wish(None)]
+    assert job.wishes == [Requeue(None)]
     assert work.ledger.history().crashes == {"7": 2}
 
 
@@ -145,7 +145,7 @@ def test_a_training_is_started_again_although_nothing_can_be_written(run, monkey
     append_line(run.ledger.path, to_line(started()))
     job = inside()
     aftermath.after(Training(run.path), job, End("work", 137, ""))
-    assert job.wishes == [Wish(10.0)]
+    assert job.wishes == [Requeue(10.0)]
     last = run.ledger.full_history().last
     assert (last.cause, last.detail) == ("crashed", "a rank ended with code 137; see cldctl logs")
     assert isinstance(run.ledger.events()[-1], Started), "nothing was written"
@@ -192,7 +192,7 @@ def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
     assert (requeued.cause, requeued.exclude, job.wishes) == (
         "unfit",
         ("n1",),
-        [Wish(10.0, avoid=("n1",))],
+        [Requeue(10.0, avoid=("n1",))],
     )
     assert run.ledger.history().crashes_in_a_row == 0
     assert "node n1 is avoided from now on: unfit (gpu)" in capsys.readouterr().err
@@ -207,7 +207,7 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
     job = inside(restart=aftermath.UNFIT_STARTS)
     aftermath.after(Training(run.path), job, End("work", UNFIT, ""))
     assert "11 starts in a row found an unfit machine" in run.ledger.history().given_up
-    assert job.wishes == [Wish(None)]
+    assert job.wishes == [Requeue(None)]
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_a_line_of_the_setup_that_fails_is_named_with_its_exit_code(end, run):
         end.job.restart = restart
         end("training", 2, "setup", "1000")
     assert run.ledger.history().failures[-1].reason == said
-    assert end.job.wishes == [Wish(10.0), Wish(None)]
+    assert end.job.wishes == [Requeue(10.0), Requeue(None)]
     assert run.ledger.history().given_up.endswith(f"; the last one: {said}")
 
 
@@ -304,10 +304,10 @@ def test_a_time_limit_during_the_setup_costs_a_retry(end, run):
     end.job.cause = "timeout"
     end("training", 143, "setup", "1000")
     died, wished = run.ledger.events()[-2:]
-    assert (died.kind, wished.cause, end.job.wishes) == ("early", "timeout", [Wish(10.0)])
+    assert (died.kind, wished.cause, end.job.wishes) == ("early", "timeout", [Requeue(10.0)])
     end("shards", 143, "setup", "1000")
-    assert end.job.wishes.pop() == Wish(10.0)
+    assert end.job.wishes.pop() == Requeue(10.0)
     end("training", 143, "setup", "1000")
     event = run.ledger.events()[-1]
-    assert (event.never_began, end.job.wishes[1:]) == (True, [Wish(None)])
+    assert (event.never_began, end.job.wishes[1:]) == (True, [Requeue(None)])
     assert "the time limit came during cluster.setup, 2 times" in event.reason

@@ -20,7 +20,7 @@ from cld_core.run.history import History
 from cld_core.run.pids import find
 from cld_core.run.state import RunFacts, state_of
 from cld_core.run.work import Training
-from cldctl.clusters.base import Seen, Survey
+from cldctl.clusters.base import Answer, Survey
 from cldctl.jobs import hooks
 from cldctl.jobs.hooks import KEPT_BYTES, call, changes, variables
 from cldctl.jobs.task import go_on
@@ -269,7 +269,7 @@ LEDGERS = {
 def test_a_hook_hears_the_state_that_status_shows(happened, phase):
     """One knows the ledger alone, the other the launcher's answer."""
     newest = [event for event in happened if isinstance(event, events.Submitted)][-1].job.job_id
-    seen = {"7": Seen("gone"), newest: Seen(phase)}
+    seen = {"7": Answer("gone"), newest: Answer(phase)}
     answers = Answers({"scripted": Survey(seen)})
     state = state_of(History.of(happened), RunFacts(RunFolder("none")), answers, 1000.0)
     assert changes(happened)[-1]["state"] == state.name

@@ -9,18 +9,18 @@ from unittest.mock import Mock
 
 import pytest
 
-from cld_core.codec import to_plain
 from cld_core.config import load
 from cld_core.errors import CheckpointError, UnusableSamplesError, UsageError
 from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
+from cld_core.records import to_plain
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import FORMAT, Content, Sidecar
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Ended, GivenUp, Started, Submitted, TurnedAway, Wished
 from cld_core.run.work import Outcome, Training, open_work
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import Wish
+from cldctl.clusters.base import Requeue
 from cldctl.clusters.debug import DebugCluster
 from cldctl.jobs import specs
 from cldctl.jobs.process import BLIND, HOPELESS
@@ -81,7 +81,7 @@ def test_a_time_limit_before_the_first_step_would_come_again(run, job):
     run.ledger.append(Started(attempt=1, job_id="7", step=0))
     run.ledger.append(Ended(attempt=1, cause="timeout", step=30))
     go_on(Training(run.path), job, "timeout", delay_s=5.0)
-    assert job.wishes == [Wish(5.0)]
+    assert job.wishes == [Requeue(5.0)]
     assert isinstance(run.ledger.events()[-1], Wished)
 
 
@@ -129,11 +129,11 @@ def test_the_successor_is_noted_once_and_withdrawn_with_the_run(short, job):
     ("cause", "code", "wishes"),
     [
         ("finished", StopCode.NONE, []),
-        ("preempted", StopCode.USR2, [Wish()]),
+        ("preempted", StopCode.USR2, [Requeue()]),
         ("cancelled", StopCode.TERM, []),
         ("node_failure", StopCode.TERM, []),
         # Nobody knows yet what the signal meant.
-        ("terminated", StopCode.TERM, [Wish(after_limit=True)]),
+        ("terminated", StopCode.TERM, [Requeue(after_limit=True)]),
     ],
 )
 def test_what_a_training_that_was_stopped_wishes_for(short, job, cause, code, wishes):
@@ -198,7 +198,7 @@ def test_a_process_ends_as_its_error_asks_to_be_treated(
 
 @pytest.mark.parametrize(
     ("cause", "wishes"),
-    [("timeout", [Wish()]), (None, [Wish(after_limit=True)]), ("cancelled", [])],
+    [("timeout", [Requeue()]), (None, [Requeue(after_limit=True)]), ("cancelled", [])],
 )
 def test_what_a_task_that_was_stopped_wishes_for(evaluations, monkeypatch, cause, wishes):
     monkeypatch.setattr(Evaluation, "compute", lambda *_: Outcome(code=StopCode.TERM))

@@ -15,7 +15,7 @@ from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.folder import FORMAT
-from cld_core.train.loggers import About, Monitor
+from cld_core.train.loggers import LoggedAttempt, Monitor
 from cldctl.page import curves, document
 from cldctl.page.document import chart
 from tests.support.browser import CLIPPED, FAINT, chromium, opened
@@ -229,7 +229,7 @@ def attempt(run, number, first, last, every=10):
     """What an attempt writes that begins after step ``first``; its files are those of a second of
     its own."""
     before = set(run.tensorboard.glob("*"))
-    about = About(folder=run, recipe=run.recipe(), attempt=number, first_step=first)
+    about = LoggedAttempt(folder=run, recipe=run.recipe(), attempt=number, first_step=first)
     monitor = Monitor(about, may_write=lambda: False)
     for step in range(first + every, last + 1, every):
         monitor.report(step, {"loss": 100.0 * number + step})

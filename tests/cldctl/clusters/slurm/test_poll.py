@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import HELD, Held, Seen
+from cldctl.clusters.base import HELD, Answer, Held
 from cldctl.clusters.slurm import client, poll, submit
-from cldctl.clusters.slurm.client import Answer
+from cldctl.clusters.slurm.client import Reply
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.slurm.poll import explained
 from tests.support.clock import Clock
@@ -175,10 +175,10 @@ SUBMITTED = "12|2026-11-25T00:57:43\n13|2026-11-25T01:57:43\n"
 
 def test_squeue_and_sacct():
     assert poll.parse_squeue(f"{SQUEUE}rubbish\n") == {
-        "12": Seen("running", node="n[1-2]", word="RUNNING"),
-        "13_4": Seen("pending", reason="Priority", word="PENDING"),
-        "13_5": Seen("gone", node="n3", word="COMPLETED"),
-        "14": Seen(
+        "12": Answer("running", node="n[1-2]", word="RUNNING"),
+        "13_4": Answer("pending", reason="Priority", word="PENDING"),
+        "13_5": Answer("gone", node="n3", word="COMPLETED"),
+        "14": Answer(
             "pending", reason=f"JobHeldUser{HELD}release it: `scontrol release 14`", word="PENDING"
         ),
     }
@@ -208,7 +208,7 @@ def test_a_torn_answer_never_ends_a_job():
 
 @pytest.mark.parametrize("text", ["", "|||\n===\n", "\x00\ufffd|\n", SACCT[:20]])
 def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
-    monkeypatch.setattr(client, "run", lambda command, **_: Answer(0, text))
+    monkeypatch.setattr(client, "run", lambda command, **_: Reply(0, text))
     assert {*phases("12", "13_4", max_age_s=0)} <= {"gone", "unknown"}
     client.submitted_since("toy", 0.0)
     client.show_job("12")
@@ -221,11 +221,11 @@ def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
 @pytest.mark.parametrize(("line", "jobs"), [("12|N/A\n", None), ("12\n", None), ("", ["12", "13"])])
 def test_a_job_submitted_at_an_unreadable_time_is_not_forgotten(monkeypatch, line, jobs):
     text = f"Welcome to this cluster\n{SUBMITTED}{line}"
-    monkeypatch.setattr(client, "run", lambda command, **_: Answer(0, text))
+    monkeypatch.setattr(client, "run", lambda command, **_: Reply(0, text))
     assert client.submitted_since("toy", 0.0) == jobs
 
 
-PENDING = Seen("pending", word="PENDING")
+PENDING = Answer("pending", word="PENDING")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_every_reason_is_said_in_words_with_what_to_do(word, reason, advice):
 
 
 def test_without_scontrol_the_survey_s_word_is_explained_and_without_any_nothing():
-    assert "higher priority" in explained("7", {}, Seen("pending", reason="Priority")).reason
+    assert "higher priority" in explained("7", {}, Answer("pending", reason="Priority")).reason
     assert explained("7", {}, PENDING) is None
     assert explained("7", {"JobState": "FAILED", "Reason": "NonZeroExitCode"}, PENDING) is None, (
         "it has ended since"

@@ -16,10 +16,10 @@ import pytest
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import JobSpec, SchedulerAway, SchedulerRefused, Seen
+from cldctl.clusters.base import Answer, JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm import submit as submitting
-from cldctl.clusters.slurm.client import Answer
+from cldctl.clusters.slurm.client import Reply
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Report
 from tests.support.made_up import job
@@ -159,17 +159,17 @@ TIMED_OUT = (
 @pytest.mark.parametrize(
     ("how", "answers", "advice", "cancelled"),
     [
-        (HANGS, [Answer(0, "30|{now}\n31|{now}\n")], r"\(31\) is cancelled", ["31"]),
-        (TIMED_OUT, [Answer(0, "")], "Try again when it answers", []),
+        (HANGS, [Reply(0, "30|{now}\n31|{now}\n")], r"\(31\) is cancelled", ["31"]),
+        (TIMED_OUT, [Reply(0, "")], "Try again when it answers", []),
         (
             TIMED_OUT,
-            [Answer(1, ""), Answer(0, "31|{now}\n7|2020-01-01T00:00:00\n")],
+            [Reply(1, ""), Reply(0, "31|{now}\n7|2020-01-01T00:00:00\n")],
             r"\(31\) is cancelled",
             ["31"],
         ),
         (
             TIMED_OUT,
-            [Answer(1, "")] * 9,
+            [Reply(1, "")] * 9,
             "The job may be in the queue nevertheless.*squeue --me --name=mine",
             [],
         ),
@@ -185,8 +185,8 @@ def test_an_sbatch_without_an_answer_leaves_no_job_behind(
 
     def run(command, **options):
         asked.append(command)
-        answer = left.pop(0) if command[0] == "squeue" else Answer(0, "")
-        return Answer(answer.code, answer.text.format(now=time.strftime("%Y-%m-%dT%H:%M:%S")))
+        answer = left.pop(0) if command[0] == "squeue" else Reply(0, "")
+        return Reply(answer.code, answer.text.format(now=time.strftime("%Y-%m-%dT%H:%M:%S")))
 
     class Timer(threading.Timer):
         def run(self):
@@ -340,7 +340,7 @@ def test_the_start_that_slurm_expects_of_a_job_and_of_a_script(
     expected = when if is_believed else None
     monkeypatch.setattr(client, "show_job", lambda *_: {"Reason": "Resources", "StartTime": text})
     assert (
-        SlurmCluster().why_waiting(job("7", "slurm"), Seen("pending"), asks=True).expected
+        SlurmCluster().why_waiting(job("7", "slurm"), Answer("pending"), asks=True).expected
         == expected
     )
     said = f"echo 'sbatch: Job 9 to start at {text} using 2 processors on nodes n1' >&2"

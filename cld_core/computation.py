@@ -43,7 +43,7 @@ class _StoppedError(Exception):
     """The task has to stop, or another one has finished the work."""
 
 
-class Task(ABC):
+class Computation(ABC):
     """Work while a process computes it.
 
     Attributes:

@@ -19,7 +19,7 @@ _MOST_AXES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class DataFormat:
     """The shape and kind of examples x, and their scaling: the model sees z, x = scale z + shift.
 
     Attributes:
