@@ -56,7 +56,7 @@ def made(root, weights, *overrides, **more):
 def refused(root, weights, *words, code=2):
     """What a submission says that writes nothing."""
     done = invoke(
-        "create_and_start",
+        "submit",
         "toy",
         *ONE,
         *words,
@@ -149,7 +149,7 @@ def test_what_is_not_there_is_refused(tmp_path, source):
     assert "it does not say of which step" in refused(
         tmp_path, forged(tmp_path, source, step="-1"), code=1
     )
-    invoke("create_and_start", "toy", "--partial", "--name", "no", runs=tmp_path, code=2)
+    invoke("submit", "toy", "--partial", "--name", "no", runs=tmp_path, code=2)
 
 
 def forged(folder, source, **about):

@@ -221,7 +221,7 @@ def test_what_goes_on_and_what_does_not_is_said(tmp_path, monkeypatch, times):
     cluster = alone(before=ctrl_c)
     monkeypatch.setattr(clusters, "chosen", lambda *arguments, **options: cluster)
     words = (
-        "create_and_start",
+        "submit",
         "toy",
         "train.steps=20",
         "eval.samples=32",
