@@ -1,5 +1,7 @@
-"""`python -m benchmarks [TOPIC ...]`: how fast it all is, compared with a plain baseline and the
-machine's limits."""
+"""How fast it all is, compared with a plain baseline and the machine's limits.
+
+python -m benchmarks [TOPIC ...]
+"""
 
 import argparse
 import importlib

@@ -1,5 +1,6 @@
-"""Averages made after a training against those that were run in it: `python -m
-benchmarks.averages`.
+"""Averages made after a training, compared with those that were run in it.
+
+    python -m benchmarks.averages
 
 Trains a toy for 2,000 steps with the two stored averages, and six more beside them. For each of the
 six lengths: the error of the profile, the relative distance of the weights from those that were

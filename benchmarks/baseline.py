@@ -1,5 +1,4 @@
-"""The method written down directly from the paper: the baseline of the benchmarks, used nowhere
-else.
+"""The method written directly from the paper: the baseline of the benchmarks, used nowhere else.
 
 Nothing is made slow on purpose and nothing is tuned:
 

@@ -1,5 +1,7 @@
-"""How long a checkpoint stops training, compared with a plain torch.save. `python -m benchmarks
-checkpoint`."""
+"""How long a checkpoint stops training, compared with a plain torch.save.
+
+python -m benchmarks checkpoint
+"""
 
 import itertools
 import time

@@ -1,4 +1,7 @@
-"""How long the command line takes to answer with 200 and 1,000 runs. `python -m benchmarks cli`."""
+"""How long the command line takes to answer with 200 and 1,000 runs.
+
+python -m benchmarks cli
+"""
 
 import os
 import resource
@@ -50,11 +53,9 @@ def _events(job_id: str, begun: float) -> Iterator[Event]:
     yield Requested(steps=1000, time=begun)
     yield Submitted(job=job, time=begun + 1.0)
     for attempt in range(10):
-        cause, step, at = (
-            "finished" if attempt == 9 else "preempted",
-            100 * attempt,
-            begun + 40.0 * attempt,
-        )
+        cause = "finished" if attempt == 9 else "preempted"
+        step = 100 * attempt
+        at = begun + 40.0 * attempt
         yield Started(
             attempt=attempt, step=step, job_id=job_id, time=at + 2.0, ranks=1, gpus=0, cores=1
         )

@@ -1,5 +1,4 @@
-"""How near samples given an observation are to the conditional law of the diamond, which is known
-exactly.
+"""How near samples given an observation are to the exact conditional law of the diamond.
 
     python -m benchmarks.conditional [--run RUN ...]
 
@@ -112,8 +111,8 @@ def main() -> None:
     for name, draw, error in cases:
         out.print(f"\n{name}\n")
         out.print(
-            f"| observed | how | {' | '.join(method for method, _ in METHODS)} |\n| -- | -- | -- | "
-            f"-- |"
+            f"| observed | how | {' | '.join(method for method, _ in METHODS)} |\n"
+            "| -- | -- | -- | -- |"
         )
         for row in rows(draw, error, chosen.samples):
             out.print(f"| {' | '.join(row)} |", soft_wrap=True)

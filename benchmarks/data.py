@@ -1,5 +1,7 @@
-"""Batches of CIFAR-10 size, compared with torchvision and a DataLoader with 2 workers. `python -m
-benchmarks data`."""
+"""Batches of CIFAR-10 size, compared with torchvision and a DataLoader with 2 workers.
+
+python -m benchmarks data
+"""
 
 import itertools
 import time

@@ -79,9 +79,8 @@ def results(run: Path) -> dict[str, float]:
             found["nll"] = report["elbo"]["nll"]
         if "w2" in report:
             sampling = request["sampling"]
-            found["flow" if sampling["method"] == "ode" else str(sampling["nfe"])] = report["w2"][
-                "value"
-            ]
+            sampler = "flow" if sampling["method"] == "ode" else str(sampling["nfe"])
+            found[sampler] = report["w2"]["value"]
             found["floor"] = report["w2"]["floor"]
     return found
 

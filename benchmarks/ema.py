@@ -1,5 +1,7 @@
-"""Averaging the weights of NCSN++ at once, compared with one parameter at a time. `python -m
-benchmarks ema`."""
+"""Averaging the weights of NCSN++ at once, compared with one parameter at a time.
+
+python -m benchmarks ema
+"""
 
 from benchmarks import baseline, models
 from benchmarks.harness import BASELINE, Report, Settings, interleaved, rows_of

@@ -1,5 +1,4 @@
-"""The figure of docs/learn/cld.md: paths and marginal densities of CLD and VPSDE, and the factors
-of their targets.
+"""The figure of docs/learn/cld.md: paths, densities and factors of the targets of CLD and VPSDE.
 
 `python -m benchmarks.figure_cld` writes docs/images/cld.png.
 """

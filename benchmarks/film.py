@@ -1,5 +1,4 @@
-"""An animated SVG of a terminal, without scripts and fonts of its own: what GitHub shows in a
-README.
+"""An animated SVG of a terminal, without scripts and fonts of its own, as GitHub shows it.
 
 All frames lie side by side in a strip, which CSS moves behind a window. Rows that are equal are
 defined once. Where nothing moves, in print or for people who asked for less motion, the last frame

@@ -116,7 +116,9 @@ def task(folder: Path, shard: int) -> Counter[str]:
     with mapped as first, stored as second, mock.patch.dict(registry.ROWS, SHORT):
         before = _read_so_far()
         sys.addaudithook(seen)
-        assert Evaluation(folder).compute(Ranks(), only=[shard]), "it was not asked to stop"
+        assert Evaluation(folder).compute(Ranks(), pieces=[shard]).is_done, (
+            "it was not asked to stop"
+        )
         counts["opened"] += first.call_count + second.call_count
     return counts + Counter(read=_read_so_far() - before)
 

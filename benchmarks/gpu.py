@@ -142,9 +142,8 @@ def _training(settings: Settings, recipe: Recipe, peak: float) -> Row:
             trainer.close()
     second, rows = statistics.median(taken), recipe.train.batch_size
     note = (
-        f"{rows} rows: {rows / second:.0f} images/s, first step {first:.1f} s, {most / 2**30:.1f} "
-        f"GiB, "
-        f"MFU {100 * flops(recipe) / second / peak:.0f} %"
+        f"{rows} rows: {rows / second:.0f} images/s, first step {first:.1f} s, "
+        f"{most / 2**30:.1f} GiB, MFU {100 * flops(recipe) / second / peak:.0f} %"
     )
     return Row(name="", seconds=second, best=min(taken), note=note)
 

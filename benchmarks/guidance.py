@@ -1,5 +1,6 @@
-"""Samples of a class-conditional toy against the exact law of each class: `python -m
-benchmarks.guidance RUN`.
+"""Samples of a class-conditional toy, compared with the exact law of each class.
+
+    python -m benchmarks.guidance RUN
 
 RUN was trained on labelled points of the diamond, as the recipe toy_labels is. The exact
 conditional score, guided in the same way, stands beside the network.

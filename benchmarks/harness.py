@@ -1,5 +1,4 @@
-"""Measuring things side by side and reporting the results as tables and JSON. Shared by all
-topics."""
+"""Measuring side by side, and reporting as tables and JSON. Shared by all topics."""
 
 import argparse
 import datetime
@@ -290,8 +289,8 @@ def settings_of(parsed: argparse.Namespace, work: Path) -> Settings:
     device = parsed.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if parsed.json is not None and not parsed.json.absolute().parent.is_dir():
         raise SystemExit(
-            f"--json {parsed.json}: there is no folder {parsed.json.absolute().parent}. Create it "
-            f"first."
+            f"--json {parsed.json}: there is no folder {parsed.json.absolute().parent}. "
+            "Create it first."
         )
     rounds = QUICK_ROUNDS if parsed.quick else parsed.rounds
     return Settings(

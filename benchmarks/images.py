@@ -1,5 +1,4 @@
-"""How close samplers come to the probability flow of a trained image network, at equal numbers of
-evaluations.
+"""How close samplers come to the flow of a trained image network, at equal evaluations.
 
     cldctl data prepare folder --source cifar10-subset.zip --size 32 --out data/cifar10_smoke
     cldctl submit cifar10_smoke --cluster local --name smoke --follow

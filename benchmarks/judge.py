@@ -1,15 +1,16 @@
-"""A classifier of small grey images, and what it says of a class-conditional run: `python -m
-benchmarks.judge DATA`.
+r"""A classifier of small grey images, which judges samples of a class-conditional run.
 
-    python -m benchmarks.judge data/fashion_mnist                  # trains it, and tests it on real
-    images python -m benchmarks.judge data/fashion_mnist runs/NAME ...    # what it says of runs
+    # trains it, and tests it on real images
+    python -m benchmarks.judge data/fashion_mnist
+    # judges runs
+    python -m benchmarks.judge data/fashion_mnist runs/NAME ...
 
 It is trained on the first half of the training images; the second half is held out from it. The
 weights are kept in DATA/judge.safetensors. As a plug-in, this file registers the features before
 its last layer, for the FID in shards:
 
-    cldctl submit RECIPE plugins=benchmarks/judge.py eval.fid.extractor=judge
-    eval.fid.weights=DATA/judge.safetensors
+    cldctl submit RECIPE plugins=benchmarks/judge.py eval.fid.extractor=judge \
+        eval.fid.weights=DATA/judge.safetensors
 """
 
 import argparse
@@ -148,10 +149,8 @@ def trained(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=epochs * steps)
     for epoch in range(epochs):
         generator = seeds.generator("judge", seed, epoch)
-        order, flips = (
-            torch.randperm(len(images), generator=generator),
-            torch.rand(len(images), generator=generator),
-        )
+        order = torch.randperm(len(images), generator=generator)
+        flips = torch.rand(len(images), generator=generator)
         for step in range(steps):
             rows = order[step * BATCH : (step + 1) * BATCH]
             pixels = images.pixels[rows]
@@ -266,8 +265,8 @@ def main() -> None:
         found[run] = of_model(net, cld_core.load(run), parsed.data, parsed.n, **sampling)
     names = ", ".join(store.find(parsed.data).classes)
     print(
-        f"| {parsed.n:,} images | of their class | FID | of each class, in %: {names} |\n| -- | -- "
-        f"| -- | -- |"
+        f"| {parsed.n:,} images | of their class | FID | of each class, in %: {names} |\n"
+        "| -- | -- | -- | -- |"
     )
     print("\n".join(line(name, it) for name, it in found.items()))
     if parsed.json is not None:

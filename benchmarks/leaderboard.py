@@ -1,10 +1,13 @@
-"""CLD, PSLD, HOLD and VPSDE on grey images, at equal network and equal time of training:
-docs/results.md.
+"""CLD, PSLD, HOLD and VPSDE on grey images, with equal networks and equal time of training.
 
-    python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0   # a row; 15
-    minutes of training python -m benchmarks.leaderboard --results build/leaderboard --row cld
-    --seed 0 --samplers   # its samplers python -m benchmarks.leaderboard --table
-                          # the tables of the page
+It makes the tables of docs/results.md.
+
+    # a row; 15 minutes of training
+    python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0
+    # its samplers
+    python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0 --samplers
+    # the tables of the page
+    python -m benchmarks.leaderboard --table
 
 The first row measures how long a step of each diffusion takes, side by side; every row trains as
 many steps as the slowest can in the time, and stores a file in --results. Run the command again if
@@ -120,8 +123,8 @@ def steps_of(parsed: argparse.Namespace) -> int:
     known = read_object(file)
     if known["minutes"] != parsed.minutes:
         raise SystemExit(
-            f"{file} is of {known['minutes']:g} minutes, not {parsed.minutes:g}. Choose another "
-            f"--results."
+            f"{file} is of {known['minutes']:g} minutes, not {parsed.minutes:g}. "
+            "Choose another --results."
         )
     return max(1, int(60.0 * known["minutes"] / max(known["seconds_per_step"].values())))
 

@@ -1,5 +1,7 @@
-"""The best that the machine can do: products, convolutions, memory, disk. `python -m benchmarks
-limits`."""
+"""The best that the machine can do: products, convolutions, memory, disk.
+
+python -m benchmarks limits
+"""
 
 import functools
 import os

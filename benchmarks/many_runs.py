@@ -1,5 +1,6 @@
-"""`cldctl status` with 5,000 runs on a disk that takes 2 ms for each file call: `python -m
-benchmarks.many_runs`.
+"""`cldctl status` with 5,000 runs on a disk that takes 2 ms for each file call.
+
+    python -m benchmarks.many_runs
 
 Most runs ended long ago, some run here. The calls are counted, and delayed, by the shim of
 tests/chaos.
@@ -62,11 +63,9 @@ def timed(root: Path, faults: Faults, cache: Path, *options: str) -> dict[str, f
     before, begin, used = faults.control.delayed, time.perf_counter(), of_children()
     command = [sys.executable, "-m", "cldctl", "status", "--all", *options]
     subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
-    seconds, cpu, calls = (
-        time.perf_counter() - begin,
-        of_children() - used,
-        faults.control.delayed - before,
-    )
+    seconds = time.perf_counter() - begin
+    cpu = of_children() - used
+    calls = faults.control.delayed - before
     return {"seconds": round(seconds, 2), "cpu": round(cpu, 2), "calls": calls}
 
 

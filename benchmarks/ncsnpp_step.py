@@ -1,5 +1,7 @@
-"""One training step of NCSN++ in every form that a recipe can select. `python -m benchmarks
-ncsnpp_step`."""
+"""One training step of NCSN++ in every form that a recipe can select.
+
+python -m benchmarks ncsnpp_step
+"""
 
 import itertools
 from collections.abc import Callable

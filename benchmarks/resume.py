@@ -1,5 +1,7 @@
-"""Time from `cldctl resume` of a killed run to its first new step, locally. `python -m benchmarks
-resume`."""
+"""Time from `cldctl resume` of a killed run to its first new step, locally.
+
+python -m benchmarks resume
+"""
 
 import sys
 import time
@@ -43,10 +45,9 @@ def topic(settings: Settings) -> Report:
         min(processes([sys.executable, "-c", text], work, 2, time.perf_counter)) for text in texts
     ]
     report.notes.append(
-        f"limits: Python starts in {floor[0]:.2f} s, with torch in {floor[1]:.2f} s, with torch's "
-        f"TensorBoard in "
-        f"{floor[2]:.2f} s; a job runs two such processes one after the other (submitit's and the "
-        f"rank)"
+        f"limits: Python starts in {floor[0]:.2f} s, with torch in {floor[1]:.2f} s, with "
+        f"torch's TensorBoard in {floor[2]:.2f} s; a job runs two such processes one after the "
+        "other (submitit's and the rank)"
     )
     return report
 

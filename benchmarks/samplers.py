@@ -1,5 +1,6 @@
-"""Samplers on the diamond at equal numbers of network evaluations: `python -m benchmarks.samplers
---help`.
+"""Samplers on the diamond at equal numbers of network evaluations.
+
+    python -m benchmarks.samplers --help
 
 Without arguments: the table of docs/results.md with exact scores. `--families --sde
 psld`: the other methods. `--search` tries grids, orders and noise; `--run` adds networks trained on

@@ -1,5 +1,6 @@
-"""The tables of docs/results.md with trained networks and published numbers, from stored
-results.
+"""The tables of docs/results.md with trained networks and published numbers.
+
+They are made of stored results:
 
     cldctl bench samplers mixed --nfe 10,20,50 --samples 5000 --seeds 3 --follow
     make samplers-docs RUNS="runs/mixed runs/plain"

@@ -1,5 +1,7 @@
-"""2,048 toy samples from each sampler, at equal numbers of evaluations. `python -m benchmarks
-sampling`."""
+"""2,048 toy samples from each sampler, at equal numbers of evaluations.
+
+python -m benchmarks sampling
+"""
 
 import statistics
 from collections.abc import Callable

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.screenshots RUNS RUN [RUN]`: status.svg and top.svg of docs/images, of real
-runs, one selected.
+r"""status.svg and top.svg of docs/images, of real runs, one selected.
 
-The pictures in the documentation: a group of two runs, a run that is finished and evaluated, and
-one that trains, was cancelled, resumed and is evaluated. They are taken while these run, so that
+    python -m benchmarks.screenshots RUNS RUN [RUN]
+
+The pictures in the documentation show a group of two runs, a run that is finished and evaluated,
+and one that trains, was cancelled, resumed and is evaluated. They are taken while these run, so
 they are made by hand:
 
     export CLDCTL_RUNS=/tmp/runs
@@ -17,14 +18,14 @@ they are made by hand:
 With a second run, docs/images/report.png, too: the first screen of its report, by Debian's
 chromium. That is a run of a minute on one core, which was interrupted once:
 
-    cldctl submit toy_diamond train.steps=12000 --name nine-gaussians --cluster local
-    objective.mixed_score=true \
-        network.time_input=fourier train.batch_size=256 train.checkpoint_every=3000
-        train.log_every=50
-    cldctl cancel nine-gaussians cldctl resume nine-gaussians --follow cldctl eval nine-gaussians
-    --elbo --checkpoint all --cluster local --follow cldctl eval nine-gaussians --elbo --sweep
-    eval.elbo.velocities=1,4,16 --sweep eval.elbo.probes=1,4 \
-        eval.points=500 --cluster local --follow
+    cldctl submit toy_diamond train.steps=12000 --name nine-gaussians --cluster local \
+        objective.mixed_score=true network.time_input=fourier train.batch_size=256 \
+        train.checkpoint_every=3000 train.log_every=50
+    cldctl cancel nine-gaussians
+    cldctl resume nine-gaussians --follow
+    cldctl eval nine-gaussians --elbo --checkpoint all --cluster local --follow
+    cldctl eval nine-gaussians --elbo --sweep eval.elbo.velocities=1,4,16 \
+        --sweep eval.elbo.probes=1,4 eval.points=500 --cluster local --follow
     cldctl sample nine-gaussians -n 4000
 """
 

@@ -1,5 +1,7 @@
-"""One training step of the published toy setting: batch 512, new data at each step. `python -m
-benchmarks toy_step`."""
+"""One training step of the published toy setting: batch 512, new data at each step.
+
+python -m benchmarks toy_step
+"""
 
 import itertools
 from dataclasses import replace

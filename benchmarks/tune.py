@@ -1,15 +1,15 @@
-"""Tuned samplers against untuned ones, and what a tuned one is worth elsewhere: `python -m
-benchmarks.tune --help`.
+r"""Tuned samplers, compared with untuned ones and applied to other networks.
 
-Without arguments: exact scores of the diamond. `--between` carries times that were fitted with one
-diffusion over to the others, at equal shares of B(t)^(1/6). `--run` adds networks that `cldctl
-tune` has fitted a sampler to, for example
+See `python -m benchmarks.tune --help`. Without arguments: exact scores of the diamond. `--between`
+applies times that were fitted with one diffusion to the others, at equal shares of B(t)^(1/6).
+`--run` adds networks that `cldctl tune` has fitted a sampler to, for example
 
-    cldctl submit toy_diamond --cluster local --follow --name diamond train.steps=20000
-    objective.mixed_score=true cldctl tune diamond --nfe 5,7,10 --follow python -m benchmarks.tune
-    --run runs/diamond --only-runs
+    cldctl submit toy_diamond --cluster local --follow --name diamond train.steps=20000 \
+        objective.mixed_score=true
+    cldctl tune diamond --nfe 5,7,10 --follow
+    python -m benchmarks.tune --run runs/diamond --only-runs
 
-and `--on RUN` applies all solutions at hand to the network of another run (`RUN:STEP`: of that
+and `--on RUN` applies all available solutions to the network of another run (`RUN:STEP`: of that
 step).
 """
 
@@ -30,16 +30,24 @@ import cld_core
 from benchmarks import harness
 from benchmarks.diamond import LAW, TRUE_LOG_DENSITY, exact, floor, sliced_w2, truth
 from cld_core import samplers
-from cld_core.codec import from_plain
 from cld_core.config.sampling import OdeSpec
 from cld_core.model import Model
+from cld_core.records import from_plain
 from cld_core.run import RunFolder
-from cld_core.run.tunings import CANDIDATES, SPACINGS, STAGES, Flow, Row, Solution, solutions_of
+from cld_core.run.tunings import (
+    CANDIDATES,
+    SPACINGS,
+    STAGES,
+    Flow,
+    StageRow,
+    TunedSampler,
+    solutions_of,
+)
 from cld_core.samplers.tuned import Linear, of_exponential, spaced
 from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 from cld_core.seeds import SampleNoise
-from cld_core.tune import Ends, Fitted, Problem, best, shares_of, times_of
+from cld_core.tune import Fitted, FlowEndpoints, Problem, best, shares_of, times_of
 
 EPS = 1e-3
 DIFFUSIONS: dict[str, Diffusion] = {"CLD": CLD(), "PSLD": PSLD(), "HOLD": HOLD(), "VPSDE": VPSDE()}
@@ -60,13 +68,13 @@ class Case:
         noise = SampleNoise(seed, "tune benchmark", first=0, last=n)
         return self.sde.prior(noise.normal((channels * self.sde.n, *rest)))
 
-    def ends(self, seed: int, n: int) -> Ends:
+    def ends(self, seed: int, n: int) -> FlowEndpoints:
         """Fresh noise and where the flow takes it."""
         noise = SampleNoise(seed, "tune benchmark", first=0, last=n)
         x = samplers.sample(
             self.score, self.sde, OdeSpec(rtol=1e-6, atol=1e-6), noise, self.shape
         ).x
-        return Ends(self.prior(seed, n).double(), x.double())
+        return FlowEndpoints(self.prior(seed, n).double(), x.double())
 
 
 def of_model(model: Model, name: str) -> Case:
@@ -76,12 +84,12 @@ def of_model(model: Model, name: str) -> Case:
     )
 
 
-def rms(case: Case, linear: Linear, ends: Ends) -> float:
+def rms(case: Case, linear: Linear, ends: FlowEndpoints) -> float:
     x = Fitted(case.score, case.sde, 4096).samples(linear, ends.u)
     return math.sqrt(float((x - ends.x).square().mean()))
 
 
-def untuned(case: Case, nfe: int, ends: Ends) -> tuple[float, Linear, str]:
+def untuned(case: Case, nfe: int, ends: FlowEndpoints) -> tuple[float, Linear, str]:
     """The best of all candidates over all spacings, judged on the very noise that is reported: an
     advantage."""
     tried = []
@@ -89,13 +97,8 @@ def untuned(case: Case, nfe: int, ends: Ends) -> tuple[float, Linear, str]:
         linear = of_exponential(
             case.sde, spaced(case.sde, nfe, EPS, True, spacing), order, corrector, True
         )
-        tried.append(
-            (
-                rms(case, linear, ends),
-                linear,
-                f"order={order} corrector={str(corrector).lower()} {spacing}",
-            )
-        )
+        settings = f"order={order} corrector={str(corrector).lower()} {spacing}"
+        tried.append((rms(case, linear, ends), linear, settings))
     return min((one for one in tried if math.isfinite(one[0])), key=lambda one: one[0])
 
 
@@ -106,11 +109,11 @@ def of_diamond(name: str, sde: Diffusion) -> Case:
 
 def fitted(
     case: Case, nfe: int, points: int, stages: Sequence[str] = ("untuned", "grid", "coefficients")
-) -> Iterator[tuple[str, Row, Linear]]:
+) -> Iterator[tuple[str, StageRow, Linear]]:
     """Stages of a fit from scratch: the name of each, its best row and the sampler of that."""
     ends = case.ends(1, points), case.ends(2, points)
     problem = Problem(Fitted(case.score, case.sde, 4096), *ends, nfe, EPS, True)
-    rows: dict[str, list[Row]] = {stage: [] for stage in STAGES}
+    rows: dict[str, list[StageRow]] = {stage: [] for stage in STAGES}
     for stage in stages:
         for _ in range(STAGES[stage]):
             rows[stage].append(problem.row(stage, rows))
@@ -130,7 +133,7 @@ def quality(case: Case, linear: Linear, n: int, seeds: int) -> str:
     return f"{statistics.mean(distances):.4f} / {statistics.mean(densities):.3f}"
 
 
-def carried(row: Row, origin: Diffusion, sde: Diffusion) -> Linear:
+def carried(row: StageRow, origin: Diffusion, sde: Diffusion) -> Linear:
     """The sampler of a row that was fitted with ``origin``, with its order and corrector, for
     another diffusion."""
     times = times_of(sde.schedule, shares_of(origin.schedule, row.sampler.times), EPS)
@@ -202,15 +205,15 @@ def main() -> None:
         for nfe in arguments.nfe:
             out.print(between(nfe, arguments.points, arguments.fresh))
         return
-    solutions: list[tuple[str, Solution]] = []
+    solutions: list[tuple[str, TunedSampler]] = []
     title = "rms: distance from the flow on fresh noise; sliced W2 / mean log-density"
     shown = harness.table(title, ("case", "NFE", "sampler", "rms", "W2 / log-density"))
 
     if not arguments.only_runs:
         mean, error = floor(arguments.samples, arguments.seeds)
         out.print(
-            f"two true sets: {mean:.4f} +- {error:.4f} apart; the truth has {TRUE_LOG_DENSITY:.3f} "
-            f"nats"
+            f"two true sets: {mean:.4f} +- {error:.4f} apart; "
+            f"the truth has {TRUE_LOG_DENSITY:.3f} nats"
         )
         case = of_diamond("exact, CLD, beta 4", CLD())
         ends = case.ends(9, arguments.fresh)
@@ -225,7 +228,7 @@ def main() -> None:
                     f"{case.name} {nfe} {stage}: held {best.held:.4f} fresh {' '.join(cells)}"
                 )
             flow = Flow(eps=EPS, denoise=True)
-            solution = Solution(coefficients=linear.plain(), flow=flow, rms={}, about={})
+            solution = TunedSampler(coefficients=linear.plain(), flow=flow, rms={}, about={})
             solutions.append((case.name, solution))
         if arguments.save is not None:
             arguments.save.write_text(
@@ -233,7 +236,7 @@ def main() -> None:
             )
     if arguments.load is not None:
         solutions += [
-            (name, from_plain(Solution, one))
+            (name, from_plain(TunedSampler, one))
             for name, one in json.loads(arguments.load.read_text())
         ]
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import device
     from torch.nn import Module
 
-    from .fitting import fit, fit_steps
+    from .fit_model import fit, fit_steps
     from .likelihood import Likelihood
     from .model import Model, Trajectory
-    from .registration import register
+    from .plugins import register
     from .runs_table import Runs
     from .samplers import Samples
 
@@ -30,22 +30,23 @@ __all__ = [
     "Trajectory",
     "__version__",
     "errors",
+    "fit",
+    "fit_steps",
     "load",
     "register",
     "runs",
 ]
-__all__ += ["fit", "fit_steps"]
 
-# Imported when they are asked for: `import cld_core` loads no torch.
+# Imported on first use: `import cld_core` loads no torch.
 _LAZY = {
     "Likelihood": "cld_core.likelihood:Likelihood",
     "Model": "cld_core.model:Model",
     "Runs": "cld_core.runs_table:Runs",
     "Samples": "cld_core.samplers:Samples",
     "Trajectory": "cld_core.model:Trajectory",
-    "fit": "cld_core.fitting:fit",
-    "fit_steps": "cld_core.fitting:fit_steps",
-    "register": "cld_core.registration:register",
+    "fit": "cld_core.fit_model:fit",
+    "fit_steps": "cld_core.fit_model:fit_steps",
+    "register": "cld_core.plugins:register",
 }
 
 
@@ -65,10 +66,10 @@ def load(
             .safetensors file that `cldctl export` wrote.
         checkpoint: a step, or "last" for the newest good one; a file has only one.
         device: where to compute; default: a GPU if one is available.
-        allow_plugin: whether the code that the recipe names in `plugins` may run. That of a run
-            which nobody else can write always may. A file that `export` wrote can be sampled
-            without a plug-in that has no more than its data; a plug-in is looked for where it was,
-            then beside the file.
+        allow_plugin: whether the code that the recipe names in `plugins` may run. The code of a
+            run always may if no other user can write it. A file that `export` wrote can be sampled
+            without a plug-in that only has its data; a plug-in is looked for at its old path, then
+            beside the file.
         ema_length: relative length of the average of the weights, for a run that was trained with
             `train.ema_lengths` (docs/howto/ema.md); None: the average of `train.ema`. A file has
             only one.
@@ -76,11 +77,11 @@ def load(
             and no code. A copy of the module gets them.
 
     Raises:
-        NotFoundError: there is no such run, file or checkpoint; names the places that were looked
-            at.
+        NotFoundError: there is no such run, file or checkpoint; names the places that were
+            searched.
         RecipeError: an argument is wrong.
-        UsageError: the average of this length cannot be made; says which can. Or ``network`` is
-            missing, or passed for another network.
+        UsageError: the average of this length cannot be made (the message names possible lengths);
+            or ``network`` is missing, or not needed.
         CheckpointError: the checkpoint is damaged, belongs to another recipe, or needs a plug-in
             that is not allowed or not there.
     """
@@ -90,17 +91,16 @@ def load(
     place = path_of(run, "run", "cld_core.load")
     if place.suffix == ".safetensors":
         if ema_length is not None:
-            fix = "Load the run, or export it with --ema-length"
             raise errors.UsageError(
-                f"{run}: a file has one average, so ema_length has no meaning here. {fix}."
+                f"{run}: a file has one average, so ema_length has no meaning here. Load the run, "
+                "or export it with --ema-length."
             )
         model = Model.from_file(place, device, allow_plugin=allow_plugin, network=network)
         if checkpoint not in ("last", model.step):
-            text = (
-                f"{run}: there is no checkpoint {checkpoint!r}: a file has one, here that of "
-                f"step {model.step}"
+            raise errors.NotFoundError(
+                f"{run}: there is no checkpoint {checkpoint!r}: a file has one, here that of step "
+                f"{model.step}. Leave out checkpoint, or load the run."
             )
-            raise errors.NotFoundError(f"{text}. Leave out checkpoint, or load the run.")
         return model
     if network is not None:
         raise errors.UsageError(f"{run}: the recipe of a run names its network. Leave out network.")
@@ -110,8 +110,9 @@ def load(
 
 
 def runs(runs_dir: str | Path | None = None) -> "Runs":
-    """The runs of a folder, oldest first; see `cld_core.runs_table.Runs`. Asks no scheduler and
-    loads no torch.
+    """The runs of a folder, oldest first; see `cld_core.runs_table.Runs`.
+
+    Asks no scheduler and loads no torch.
 
     Args:
         runs_dir: the folder; default: $CLDCTL_RUNS, else runs/.
@@ -128,6 +129,6 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'cld_core' has no attribute {name!r}")
-    from .registration import resolve
+    from .plugins import resolve
 
     return resolve(_LAZY[name])

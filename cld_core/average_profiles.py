@@ -1,5 +1,6 @@
-"""Power-function profiles of averages, and the fit of one profile by those that are stored. Needs
-numpy and no torch.
+"""Power-function profiles of averages, and the fit of one profile by stored ones.
+
+Needs numpy and no torch.
 
 An average of relative length sigma has the profile p(s) = (gamma + 1)/t (s/t)^gamma on [0, t], the
 weight of the parameters of step s in the average at step t. Its standard deviation is sigma t.
@@ -23,22 +24,27 @@ from cld_core.run.checkpoints import Stored, usable
 _RCOND = 1e-10
 # The largest relative error of a profile that is accepted.
 MOST = 0.1
-# Lengths that are tried for the message that says which are possible.
-_TRIED = np.geomspace(0.002, LONGEST * 0.999, 80)
+# Lengths that the error message chooses from.
+_CANDIDATES = np.geomspace(0.002, LONGEST * 0.999, 80)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The profile of one average: its relative ``length``, and the number ``updates`` of steps that
-    it covers."""
+    """The profile of one average.
+
+    Attributes:
+        length: its relative length.
+        updates: the number of steps that it covers.
+    """
 
     length: float
     updates: int
 
 
 def exponent(length: float) -> float:
-    """gamma of the profile of a relative length sigma: the root above 0 of sigma^2 (g+2)^2 (g+3) =
-    g + 1.
+    """gamma of the profile of a relative length sigma.
+
+    It is the root above 0 of sigma^2 (gamma + 2)^2 (gamma + 3) = gamma + 1.
 
     Raises:
         ValueError: no such profile has this length.
@@ -47,9 +53,13 @@ def exponent(length: float) -> float:
         raise ValueError(f"a relative length is between 0 and {UNIFORM_LENGTH:.4f}, not {length:g}")
     # sigma decreases from UNIFORM_LENGTH at gamma = 0; sigma < 1/(gamma + 1) bounds the root from
     # above.
-    low, high = 0.0, 1.0 / length
+    low = 0.0
+    high = 1.0 / length
     while low < (middle := 0.5 * (low + high)) < high:
-        low, high = (middle, high) if relative_length(middle) > length else (low, middle)
+        if relative_length(middle) > length:
+            low = middle
+        else:
+            high = middle
     return middle
 
 
@@ -59,21 +69,21 @@ def key_of(length: float) -> str:
 
 
 def relative_length(gamma: float) -> float:
-    """The standard deviation of a profile as a fraction of the training: sqrt(g+1) / ((g+2)
-    sqrt(g+3))."""
+    """The standard deviation of a profile as a fraction of the training.
+
+    It is sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)).
+    """
     return math.sqrt(gamma + 1.0) / ((gamma + 2.0) * math.sqrt(gamma + 3.0))
 
 
 def inner(these: Sequence[Profile], those: Sequence[Profile]) -> NDArray[np.float64]:
-    """The integrals of the products of profiles with the same origin, each with each."""
-    gammas, others = (
-        np.array([[exponent(one.length) for one in profiles]]) for profiles in (these, those)
-    )
-    ends, other_ends = (
-        np.array([[float(one.updates) for one in profiles]]) for profiles in (these, those)
-    )
-    gammas, ends = gammas.T, ends.T
-    common, longer = np.minimum(ends, other_ends), np.maximum(ends, other_ends)
+    """The integral of the product of each of ``these`` with each of ``those``, (n, m)."""
+    gammas = np.array([[exponent(profile.length)] for profile in these])
+    ends = np.array([[float(profile.updates)] for profile in these])
+    others = np.array([exponent(profile.length) for profile in those])
+    other_ends = np.array([float(profile.updates) for profile in those])
+    common = np.minimum(ends, other_ends)
+    longer = np.maximum(ends, other_ends)
     decay = (common / ends) ** gammas * (common / other_ends) ** others
     result: NDArray[np.float64] = (
         (gammas + 1.0) * (others + 1.0) / (gammas + others + 1.0) * decay / longer
@@ -84,27 +94,27 @@ def inner(these: Sequence[Profile], those: Sequence[Profile]) -> NDArray[np.floa
 class Basis:
     """Profiles from which others are reconstructed."""
 
-    def __init__(self, known: Sequence[Profile]) -> None:
-        self._known = known
-        products = inner(known, known)
+    def __init__(self, profiles: Sequence[Profile]) -> None:
+        self._profiles = profiles
+        products = inner(profiles, profiles)
         # For profiles normalised to 1.
         self._scale = np.sqrt(np.diag(products))
         self._gram = products / np.outer(self._scale, self._scale)
         self._inverse = np.linalg.pinv(self._gram, rcond=_RCOND, hermitian=True)
 
-    def fit(self, wanted: Profile) -> tuple[NDArray[np.float64], float]:
-        """The weighted sum of the profiles that is closest to ``wanted``, among those whose weights
-        sum to 1.
+    def fit(self, profile: Profile) -> tuple[NDArray[np.float64], float]:
+        """The closest weighted sum to ``profile``, with weights that sum to 1.
 
         Each profile integrates to 1, so weights of the network that do not change during training
         are reproduced, however bad the fit is.
 
         Returns:
-            The weights (n,), and the L2 norm of the residual, relative to that of ``wanted``.
+            The weights (n,), and the L2 norm of the residual, relative to that of ``profile``.
         """
-        size = math.sqrt(inner([wanted], [wanted]).item())
-        target = inner(self._known, [wanted])[:, 0] / (self._scale * size)
-        ones, nearest = size / self._scale, self._inverse @ target
+        size = math.sqrt(inner([profile], [profile]).item())
+        target = inner(self._profiles, [profile])[:, 0] / (self._scale * size)
+        ones = size / self._scale
+        nearest = self._inverse @ target
         # The Lagrange multiplier moves the unconstrained solution to one whose weights, ``ones`` x,
         # sum to 1.
         towards = self._inverse @ ones
@@ -120,7 +130,7 @@ class Mixture:
     Attributes:
         parts: files, and the weights of their averages, by the names of these in the file.
         error: the relative error of its profile, in the L2 norm.
-        described: for messages, what it is made of, and its error.
+        described: what it is made of, and its error, for messages.
     """
 
     parts: tuple[tuple[Stored, dict[str, float]], ...]
@@ -129,57 +139,58 @@ class Mixture:
 
 
 def require_length(run: RunFolder, length: object) -> None:
-    """Refuse what cannot be the relative length of an average; raises UsageError."""
+    """Raise UsageError if ``length`` cannot be the relative length of an average."""
     if not isinstance(length, int | float) or not 0 < length < LONGEST:
-        text = f"the length of an average is a number above 0 and below {LONGEST:g}, not {length!r}"
-        raise UsageError(f"{run.name}: {text}.")
+        raise UsageError(
+            f"{run.name}: the length of an average is a number above 0 and below {LONGEST:g}, not "
+            f"{length!r}."
+        )
 
 
 def mixture(run: RunFolder, step: int, length: float, without: Collection[int] = ()) -> Mixture:
     """How the average of a length is reconstructed for the checkpoint of a step.
 
     Args:
-        without: steps of snapshots that turned out to be damaged.
+        without: steps of snapshots that are damaged.
 
     Raises:
-        UsageError: the length is invalid or out of reach (the message says which are possible), or
+        UsageError: the length is invalid or out of reach (the message names the possible ones), or
             the checkpoint has no averages.
         OSError: the snapshots cannot be listed.
     """
     require_length(run, length)
-    stored = [one for one in usable(run, step) if one.step not in without]
+    stored = [file for file in usable(run, step) if file.step not in without]
     if not stored:
-        command = f"`cldctl resume {run.name} train.ema_lengths=[0.05,0.1]`"
-        fix = f"Keep some from now on with {command}, and use a later checkpoint"
-        text = (
-            f"the checkpoint of step {step} has no power-function averages, of which "
-            f"ema.length "
-            f"is made"
+        raise UsageError(
+            f"{run.name}: the checkpoint of step {step} has no power-function averages, of which "
+            "ema.length is made. Keep some from now on with "
+            f"`cldctl resume {run.name} train.ema_lengths=[0.05,0.1]`, and use a later checkpoint."
         )
-        raise UsageError(f"{run.name}: {text}. {fix}.")
-    known = [
-        (file, Profile(own, one.averages.updates))
-        for file, one in enumerate(stored)
-        for own in one.averages.lengths
+    profiles = [
+        (number, Profile(own, file.averages.updates))
+        for number, file in enumerate(stored)
+        for own in file.averages.lengths
     ]
-    basis, updates = Basis([profile for _, profile in known]), stored[-1].averages.updates
+    basis = Basis([profile for _, profile in profiles])
+    updates = stored[-1].averages.updates
     weights, error = basis.fit(Profile(length, updates))
     made_of = f"{len(stored)} stored steps" if len(stored) > 1 else "one stored step"
     if error > MOST:
-        good = [tried for tried in _TRIED.tolist() if basis.fit(Profile(tried, updates))[1] <= MOST]
-        reach = (
-            f" Use a length from {good[0]:.2g} to {good[-1]:.2g}"
-            if good
-            else " Use one of train.ema_lengths"
+        lengths = [
+            candidate
+            for candidate in _CANDIDATES.tolist()
+            if basis.fit(Profile(candidate, updates))[1] <= MOST
+        ]
+        possible = "one of train.ema_lengths"
+        if lengths:
+            possible = f"a length from {lengths[0]:.2g} to {lengths[-1]:.2g}"
+        raise UsageError(
+            f"{run.name}: ema.length={length:g} cannot be made for step {step} of {made_of}: the "
+            f"relative error of its profile would be {error:.2g}, and at most {MOST:g} is "
+            f"accepted. Use {possible}, or train with a smaller train.ema_every."
         )
-        text = f"ema.length={length:g} cannot be made for step {step} of {made_of}"
-        text += (
-            f": the relative error of its profile would be {error:.2g}, and at most {MOST:g} "
-            f"is accepted"
-        )
-        raise UsageError(f"{run.name}: {text}.{reach}, or train with a smaller train.ema_every.")
     parts: list[dict[str, float]] = [{} for _ in stored]
-    for (file, profile), weight in zip(known, weights.tolist(), strict=True):
+    for (file, profile), weight in zip(profiles, weights.tolist(), strict=True):
         parts[file][key_of(profile.length)] = weight
     described = (
         f"EMA length {length:g}: made of {made_of}, relative error of its profile {error:.2g}"

@@ -1,10 +1,9 @@
-"""Moving averages of the weights, which all move at the same steps, and others that are made of
-stored ones.
+"""Moving averages of the weights, and averages of other lengths that are made of stored ones.
 
 Training tracks the usual exponential average, and power-function averages whose length is a fixed
-fraction of the training so far. Those are stored at intervals, and a least-squares fit of profiles
-(`average_profiles`) reconstructs averages of other lengths from them. Karras et al. 2023, arXiv
-2312.02696, section 3 and appendix C; docs/math.md, "Averages after the fact".
+fraction of the training so far. The latter are stored at intervals, and a least-squares fit of
+profiles (`average_profiles`) reconstructs averages of other lengths from them. Karras et al. 2023,
+arXiv 2312.02696, section 3 and appendix C; docs/math.md, "Averages after the fact".
 """
 
 import contextlib
@@ -18,18 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from cld_core.checkpoint import ABOUT, averaged_weights, read_tensors, tensors_digest, write_weights
-from cld_core.codec import real
 from cld_core.errors import CheckpointError
 from cld_core.files import passes, replacing
+from cld_core.records import real
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import TOLD_ABOVE, Stored, weights_digest, weights_file
 from cld_core.sanitize import one_line
 
 from .average_profiles import exponent, key_of, mixture, require_length
 
-# Tensors whose changes are held at once where the device decides.
+_log = logging.getLogger(__name__)
+
+# How many tensors are changed at once if the device decides whether to update.
 _PART = 64
-# The weight that an average keeps at an update, from the number of updates with it: a number, or
+# From the number of updates, this one included, the weight that an average keeps: a number, or
 # float64 on the device.
 Decay = Callable[[Any], Any]
 
@@ -48,15 +49,16 @@ class Averages:
             for name, parameter in net.named_parameters()
             if parameter.requires_grad
         ]
-        self.names, self._decays = [name for name, _ in named], decays
+        self.names = [name for name, _ in named]
+        self._decays = decays
         self._live = [parameter for _, parameter in named]
         self.averages = [[parameter.detach().clone() for parameter in self._live] for _ in decays]
-        # Once the device decides which steps count, only the device knows their number.
+        # A tensor once the device decides which steps count.
         self._updates: int | Tensor = 0
 
     @property
     def updates(self) -> int:
-        """How often they were updated. Waits for the device if it was left to decide."""
+        """How often they were updated. Waits for the device if it decides."""
         return int(self._updates)
 
     @torch.no_grad()
@@ -71,7 +73,8 @@ class Averages:
             return
         live = [parameter.detach() for parameter in self._live]
         if skip is None:
-            self._updates = updates = self.updates + 1
+            updates = self.updates + 1
+            self._updates = updates
             for average, decay in zip(self.averages, self._decays, strict=True):
                 torch._foreach_lerp_(average, live, 1.0 - decay(updates))
             return
@@ -79,15 +82,15 @@ class Averages:
         self._updates = self._updates + good
         counted = torch.clamp(self._updates, min=1.0)
         for average, decay in zip(self.averages, self._decays, strict=True):
-            # The kernels for lists want a factor of the same type.
-            _move(average, live, ((1.0 - decay(counted)) * good).to(average[0].dtype))
+            weight = (1.0 - decay(counted)) * good
+            # The kernels for lists take a factor of the same type.
+            _move(average, live, weight.to(average[0].dtype))
 
     def _named(self, average: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.names, average, strict=True))
 
     def _copy(self, average: Sequence[Tensor], found: Mapping[str, Tensor]) -> None:
-        """Copy tensors by name into an average: those of a checkpoint, whose network has been found
-        to fit."""
+        """Copy tensors, by name, into an average. They are those of a network of the same shape."""
         for name, tensor in self._named(average).items():
             tensor.copy_(found[name])
 
@@ -109,8 +112,7 @@ class Ema(Averages):
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The network has the averaged weights inside the block, and its own again behind it; no
-        third copy is made."""
+        """Give the network the averaged weights inside the block; no third copy is made."""
         self._swap()
         try:
             yield
@@ -134,16 +136,13 @@ class Ema(Averages):
 
 
 def _move(average: list[Tensor], live: list[Tensor], weight: Tensor) -> None:
-    """Move an average towards the parameters by a factor that only the device knows."""
-    # A part at a time, or the changes would take as much memory as the weights.
+    """Move an average towards the parameters; ``weight`` is a scalar on the device."""
+    # In parts, because all changes together take as much memory as the weights.
     for first in range(0, len(average), _PART):
         part = average[first : first + _PART]
         change = torch._foreach_sub(live[first : first + _PART], part)
         torch._foreach_mul_(change, weight)
         torch._foreach_add_(part, change)
-
-
-_log = logging.getLogger(__name__)
 
 
 class PowerAverages(Averages):
@@ -162,7 +161,8 @@ class PowerAverages(Averages):
 
     def __init__(self, net: nn.Module, lengths: Sequence[float]) -> None:
         super().__init__(net, [partial(_decay, exponent(length) + 1.0) for length in lengths])
-        self.lengths, self.began = tuple(lengths), 0
+        self.lengths = tuple(lengths)
+        self.began = 0
 
     @property
     def begins(self) -> bool:
@@ -186,11 +186,13 @@ class PowerAverages(Averages):
         """Continue from a `state_dict`; if there is none, or one of other lengths, the averages
         begin at ``step``."""
         if not state or {*state["lengths"]} != {*self.lengths}:
-            self.began, self._updates = step, 0
+            self.began = step
+            self._updates = 0
             return
         for length, average in zip(self.lengths, self.averages, strict=True):
             self._copy(average, state["averages"][key_of(length)])
-        self.began, self._updates = int(state["began"]), int(state["updates"])
+        self.began = int(state["began"])
+        self._updates = int(state["updates"])
 
 
 def _decay(power: float, updates: Any) -> Any:
@@ -201,9 +203,9 @@ class Averaged(NamedTuple):
     """Averaged weights.
 
     Attributes:
-        tensors: all those of the network, by name.
-        classes: those of the model as plain values; None if it has none.
-        form: that of the data as plain values; None if the file does not say.
+        tensors: of the network, by name.
+        classes: of the model, as plain values; None if it has none.
+        form: of the data, as plain values; None if the file does not contain it.
         error: the relative error of the average's profile; None if it was not made of others.
     """
 
@@ -217,24 +219,24 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
     """The averaged weights of a verified checkpoint: the usual average, or one of a relative
     length.
 
-    The latter is made of stored averages by whoever wants it first, and kept beside the checkpoint.
-    Two processes that make it at once waste work and nothing else.
+    The latter is made of stored averages when it is first needed, and kept beside the checkpoint.
+    Two processes may make it at the same time; they write the same file.
 
     Raises:
         UsageError: the checkpoint has no power-function averages, or the length is invalid or out
             of reach.
         CheckpointError: the checkpoint is damaged.
-        ValueError: what the file says of itself is damaged.
+        ValueError: the metadata of a file are damaged.
         OSError: a file cannot be read at this moment.
     """
     weights = averaged_weights(run, step)
-    said = weights.described(ABOUT)
-    usual = Averaged(weights.tensors, said.get("classes"), said.get("form"))
+    description = weights.described(ABOUT)
+    usual = Averaged(weights.tensors, description.get("classes"), description.get("form"))
     if length is None:
         return usual
     require_length(run, length)
     made_of = weights_digest(run, step, length)
-    # What somebody has made before, unless it is damaged or of what is no longer there.
+    # Use the file that was made before, unless it is damaged, or the stored averages have changed.
     with contextlib.suppress(CheckpointError, ValueError):
         kept = averaged_weights(run, step, length)
         about = kept.described(ABOUT)
@@ -264,7 +266,7 @@ def reconstructed(
     out, and the weights are fitted again without them.
 
     Args:
-        like: all tensors of the network, by name; those that are not trained are taken from here.
+        like: the tensors of the network, by name; those that are not trained are taken from here.
 
     Raises:
         As `averaged`.
@@ -272,16 +274,14 @@ def reconstructed(
     damaged: set[int] = set()
     while True:
         mixed = mixture(run, step, length, damaged)
-        if not (
-            found := {
-                part.step: why for part, _ in mixed.parts if (why := _problem(part)) is not None
-            }
-        ):
+        problems = {part.step: _problem(part) for part, _ in mixed.parts}
+        found = {number: problem for number, problem in problems.items() if problem is not None}
+        if not found:
             break
         if step in found:
             raise CheckpointError(f"{run.checkpoint_file(step)}: {found[step]}. Use another step.")
-        for bad, why in found.items():
-            _log.warning("skipped the snapshot of averages of step %d: %s", bad, why)
+        for number, problem in found.items():
+            _log.warning("skipped the snapshot of averages of step %d: %s", number, problem)
         damaged |= found.keys()
     if damaged or mixed.error > TOLD_ABOVE:
         _log.warning("%s", mixed.described)
@@ -315,5 +315,7 @@ def _add(
                     total[name] = torch.zeros(tensor.shape, dtype=torch.float64)
                 total[name].add_(tensor.double(), alpha=weight)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        text = f"its averages are not those of this network ({one_line(error)}). Remove the file"
-        raise CheckpointError(f"{part.path}: {text}.") from error
+        raise CheckpointError(
+            f"{part.path}: its averages are not those of this network ({one_line(error)}). Remove "
+            "the file."
+        ) from error

@@ -1,8 +1,8 @@
-"""The tensors of checkpoints, snapshots of averages, and weights; `cld_core.run.checkpoints` knows
-the rest of them.
+"""The tensors of checkpoints, snapshots of averages, and weights.
 
-They are written whole or not at all, the first two in the background. They are read with
-`weights_only`, as tensors on the CPU, and only what fits.
+Files are written whole or not at all, those of checkpoints and snapshots in the background. They
+are read with `weights_only`, as tensors on the CPU. `cld_core.run.checkpoints` has what needs no
+torch.
 """
 
 import concurrent.futures
@@ -21,15 +21,15 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from cld_core.codec import to_plain
 from cld_core.errors import CheckpointError, NotFoundError, SaveError
 from cld_core.files import parse_json, passes, pauses, replacing, system_error, write_json
+from cld_core.records import to_plain
 from cld_core.run import RunFolder
 from cld_core.run import checkpoints as files
 from cld_core.run.checkpoints import Content, Sidecar, StoredAverages, prune, verify, weights_file
 from cld_core.sanitize import one_line
 
-# What a network may hold, in the words of safetensors.
+# The types of tensors that a network may have, as safetensors calls them.
 KINDS = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -44,13 +44,12 @@ KINDS = {
     torch.bool: "BOOL",
 }
 _HALF_MAX = torch.finfo(torch.float16).max
-# Seconds for which training goes on although no checkpoint can be written.
+# Seconds for which training continues although no checkpoint can be written.
 _GIVE_UP_S = 1800.0
-# Of exported files.
+# The format of exported files.
 FORMAT = "cldctl-weights/1"
-# The entry of what is said about averaged weights beside a checkpoint.
+# The key of the metadata that averaged weights beside a checkpoint have.
 ABOUT = "cldctl"
-_EXPORT = "Export it again: `cldctl export`"
 
 
 class Writer:
@@ -59,24 +58,26 @@ class Writer:
     `save` copies the state into host memory and returns; a thread writes it to disk. At most one
     write is in flight: `save` waits for the one before. The memory of the copy is reused.
 
-    A write that meets a fault that passes (`passes`), such as a full disk, is repeated: until the
+    A write that meets a temporary error (`passes`), such as a full disk, is repeated: until the
     next state takes its place, or for half an hour without any success, or after `wait` as long as
     that allows.
 
     Args:
-        what: what messages call the files.
+        what: the name of such a file in messages.
         store: writes a state of a step; raises SaveError.
     """
 
     def __init__(self, what: str, store: Callable[[int, dict[str, Any]], None]) -> None:
-        self._what, self._store = what, store
+        self._what = what
+        self._store = store
         self._buffers: dict[tuple[str, ...], Tensor] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=what)
         self._writing: Future[None] | None = None
         self._on_gpu = False
         self._failing_since: float | None = None
-        # Until when a write may be repeated; the event wakes one that pauses.
-        self._deadline, self._awake = math.inf, threading.Event()
+        # When to stop repeating a write; the event ends a pause between two attempts.
+        self._deadline = math.inf
+        self._awake = threading.Event()
 
     @property
     def failed(self) -> bool:
@@ -95,13 +96,14 @@ class Writer:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Start writing ``state``: nested dicts and lists of tensors and plain values.
 
-        Tensors on GPUs are copied asynchronously, before what the caller tells the GPU next.
+        Tensors on GPUs are copied asynchronously, before any work that the caller queues next.
 
         Raises:
             SaveError: the write *before* this one failed for good.
         """
         self.abandon()
-        copy, ready = self._copy_of(state, ()), None
+        copy = self._copy_of(state, ())
+        ready = None
         if self._on_gpu:
             ready = torch.cuda.Event()
             ready.record()
@@ -110,8 +112,10 @@ class Writer:
         self._writing = self._pool.submit(self._write, step, copy, ready)
 
     def wait(self, within_s: float = 0.0) -> None:
-        """Wait until nothing is in flight. A write that fails is repeated for at most ``within_s``
-        seconds more.
+        """Wait until nothing is in flight.
+
+        Args:
+            within_s: seconds for which a write that fails is still repeated.
 
         Raises:
             SaveError: the write failed. The files before it are untouched.
@@ -124,11 +128,10 @@ class Writer:
             done.pop().result()
 
     def abandon(self) -> None:
-        """Wait until nothing is in flight. A write that fails is not repeated, and nobody is told
-        but the log.
+        """Wait until nothing is in flight. A write that fails is logged, and not repeated.
 
         Raises:
-            SaveError: it failed for another reason than a fault that passes, or for too long.
+            SaveError: the error is not a temporary one, or writes have failed for too long.
         """
         try:
             self.wait()
@@ -154,7 +157,7 @@ class Writer:
         return value
 
     def _write(self, step: int, state: dict[str, Any], ready: "torch.cuda.Event | None") -> None:
-        """Write until it succeeds, or is not worth another try."""
+        """Write until it succeeds, or until it is given up."""
         if ready is not None:
             ready.synchronize()
         for pause in pauses(first_s=0.25):
@@ -169,11 +172,8 @@ class Writer:
                     self._failing_since = time.monotonic()
                     reason = getattr(cause, "strerror", None) or error
                     print(
-                        (
-                            f"the {self._what} of step {step} cannot be written yet ({reason}); "
-                            f"trying "
-                            f"again"
-                        ),
+                        f"the {self._what} of step {step} cannot be written yet ({reason}); "
+                        "trying again",
                         flush=True,
                     )
                 if time.monotonic() > self._deadline or self._is_hopeless():
@@ -224,8 +224,7 @@ def checkpoints(
 def snapshots(
     folder: RunFolder, *, half: bool = False, check_owner: Callable[[], None] = lambda: None
 ) -> Writer:
-    """The writer of snapshots of a run's averages: separate files that stay when checkpoints are
-    removed.
+    """The writer of snapshots of a run's averages, which stay when checkpoints are removed.
 
     Args:
         half: store float16 where the values fit.
@@ -234,29 +233,19 @@ def snapshots(
 
     def store(step: int, state: dict[str, Any]) -> None:
         folder.averages.mkdir(exist_ok=True)
-        _write(
-            folder.snapshot_file(step),
-            "snapshot",
-            step,
-            _halved(state) if half else state,
-            check_owner,
-        )
+        stored = _halved(state) if half else state
+        _write(folder.snapshot_file(step), "snapshot", step, stored, check_owner)
 
     return Writer("snapshot", store)
 
 
 def _halved(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return (
-            value.half()
-            if value.is_floating_point() and bool((value.abs() <= _HALF_MAX).all())
-            else value
-        )
-    return (
-        {name: _halved(inner) for name, inner in value.items()}
-        if isinstance(value, dict)
-        else value
-    )
+    if isinstance(value, dict):
+        return {name: _halved(inner) for name, inner in value.items()}
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    fits = bool((value.abs() <= _HALF_MAX).all())
+    return value.half() if fits else value
 
 
 def write(
@@ -269,9 +258,9 @@ def write(
     """Write the files of a checkpoint, the sidecar last.
 
     Args:
-        state: as `train.step.Trainer.state_dict`: ``ema`` holds the averages of those tensors of
-            ``model`` that are trained. They are written to a file of their own, with the others,
-            which have none.
+        state: as `train.step.Trainer.state_dict`: ``ema`` has the averages of the trained tensors
+            of ``model``. They are written to a file of their own, together with the tensors that
+            are not trained.
 
     Raises:
         SaveError: the disk is full or broken. No partial file is left.
@@ -279,11 +268,8 @@ def write(
     ema = state["ema"]
     rest = {**state, "ema": {"updates": ema["updates"], "names": list(ema["average"])}}
     about = {name: state[name] for name in ("classes", "form") if name in state}
-    averaged = (
-        weights_file(folder, step),
-        {**state["model"], **ema["average"]},
-        {ABOUT: json.dumps(about)},
-    )
+    tensors = {**state["model"], **ema["average"]}
+    averaged = (weights_file(folder, step), tensors, {ABOUT: json.dumps(about)})
     _write(folder.checkpoint_file(step), "checkpoint", step, rest, check_owner, averaged)
 
 
@@ -295,21 +281,20 @@ def _write(
     check_owner: Callable[[], None],
     averaged: tuple[Path, Mapping[str, Tensor], Mapping[str, str]] | None = None,
 ) -> None:
-    """Write a state, the averaged weights beside it, if there are any, and the sidecar."""
+    """Write a state, averaged weights beside it if there are any, and the sidecar."""
     sidecar = path.with_suffix(".json")
     began = time.monotonic()
     try:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(_replacing(path, sidecar, check_owner))
             weights = None
-            # Declared to take an IO[bytes], but torch's zip writer calls only write and flush of a
-            # file object.
+            # Declared to take an IO[bytes], but torch's zip writer only calls write and flush.
             torch.save({**state, "step": step}, file)  # type: ignore[arg-type]
             if averaged is not None:
                 target, tensors, about = averaged
                 weights = stack.enter_context(_replacing(target, sidecar, check_owner))
                 write_weights(weights, tensors, about)
-        vouching = Sidecar(
+        content = Sidecar(
             format=files.FORMAT,
             step=step,
             model=state.get("model_digest", ""),
@@ -318,36 +303,38 @@ def _write(
             seconds=round(time.monotonic() - began, 3),
             averages=StoredAverages.of(state),
         )
-        write_json(sidecar, to_plain(vouching, sparse=True))
+        write_json(sidecar, to_plain(content, sparse=True))
     except (OSError, RuntimeError) as error:
         # torch reports a write that the system refused as a RuntimeError of its zip writer.
         cause = system_error(error)
         if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            text = f"no space left on the disk; earlier {what}s are intact"
-            fix = "Free some space"
-        else:
-            text = (
-                f"the {what} could not be written ({one_line(cause or error)}); earlier ones "
-                f"are intact"
-            )
-            fix = "Fix the file system"
-        raise SaveError(f"{path}: {text}. {fix}, then `cldctl resume`.", step) from error
+            raise SaveError(
+                f"{path}: no space left on the disk; earlier {what}s are intact. Free some space, "
+                "then `cldctl resume`.",
+                step,
+            ) from error
+        raise SaveError(
+            f"{path}: the {what} could not be written ({one_line(cause or error)}); earlier ones "
+            "are intact. Fix the file system, then `cldctl resume`.",
+            step,
+        ) from error
 
 
 def write_weights(
     file: "IO[bytes] | _HashingFile", tensors: Mapping[str, Tensor], about: Mapping[str, str]
 ) -> None:
-    """Write tensors, from whatever device, as safetensors with some metadata.
+    """Write tensors, of any device, as safetensors with metadata.
 
-    The library would copy all of them twice in memory first, which takes longer than to write them,
-    and orders the metadata by chance.
+    The library copies all of them twice in memory first, which takes longer than writing them, and
+    writes the metadata in random order.
     """
-    # The largest numbers first, so that each is where its size is a divisor.
+    # Tensors of the largest numbers first, so that each begins at a multiple of its numbers' size.
     ordered = sorted(tensors.items(), key=lambda entry: -entry[1].element_size())
     header: dict[str, Any] = {"__metadata__": dict(about)}
     end = 0
     for name, tensor in ordered:
-        begin, end = end, end + tensor.nbytes
+        begin = end
+        end += tensor.nbytes
         header[name] = {
             "dtype": KINDS[tensor.dtype],
             "shape": list(tensor.shape),
@@ -364,12 +351,12 @@ def write_weights(
 def _replacing(
     target: Path, sidecar: Path, check_owner: Callable[[], None]
 ) -> "Iterator[_HashingFile]":
-    """A file that replaces ``target``, for which a sidecar will vouch."""
+    """A file that replaces ``target``, and whose checksum goes into a sidecar."""
     with replacing(target) as file:
         hashing = _HashingFile(file)
         yield hashing
         check_owner()
-        # That of an earlier checkpoint of this step, if there is one, does not vouch for this file.
+        # The checksums of an earlier checkpoint of this step are not those of this file.
         sidecar.unlink(missing_ok=True)
 
 
@@ -396,11 +383,12 @@ class _HashingFile:
 
 
 def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> dict[str, Any]:
-    """The state of one verified checkpoint, on the CPU: its tensors are mapped, and read when they
-    are used.
+    """The state of one verified checkpoint, on the CPU.
+
+    Its tensors are mapped, and read when they are used.
 
     Args:
-        model_digest: that of the recipe (`Recipe.model_digest`); a checkpoint of another model is
+        model_digest: of the recipe (`Recipe.model_digest`); a checkpoint of another model is
             refused.
 
     Raises:
@@ -410,21 +398,23 @@ def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> di
     """
     verify(folder, step, model_digest=model_digest)
     path = folder.checkpoint_file(step)
-    state, weights = read_tensors(path), averaged_weights(folder, step).tensors
+    state = read_tensors(path)
+    weights = averaged_weights(folder, step).tensors
     try:
         # Tensors that are not trained have no average.
         average = {name: weights[name] for name in state["ema"]["names"]}
         return {**state, "ema": {"updates": state["ema"]["updates"], "average": average}}
     except (KeyError, TypeError) as error:
-        text = (
-            f"does not go with its averaged weights ({one_line(error)}). Resume from another step."
-        )
-        raise CheckpointError(f"{path}: {text}") from error
+        raise CheckpointError(
+            f"{path}: does not go with its averaged weights ({one_line(error)}). Resume from "
+            "another step."
+        ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """What is in a verified file of `torch.save`, on the CPU: its tensors are mapped, and read when
-    they are used.
+    """The dictionary in a verified file of `torch.save`, on the CPU.
+
+    Its tensors are mapped, and read when they are used.
 
     Raises:
         CheckpointError: it is not a dictionary of tensors and plain values.
@@ -433,17 +423,16 @@ def read_tensors(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        if passes(error):  # What passes says nothing about the file.
+        if passes(error):  # The file may be intact.
             raise
-        text = f"cannot be read as a checkpoint ({one_line(error)})"
-        raise CheckpointError(f"{path}: {text}. Resume from another step.") from error
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({one_line(error)}). Resume from another step."
+        ) from error
     if not isinstance(state, dict):
-        text = (
-            f"holds a {type(state).__name__} instead of the state of a run. Resume from "
-            f"another "
-            f"step."
+        raise CheckpointError(
+            f"{path}: holds a {type(state).__name__} instead of the state of a run. Resume from "
+            "another step."
         )
-        raise CheckpointError(f"{path}: {text}")
     return state
 
 
@@ -473,8 +462,7 @@ class Weights:
 
 
 def averaged_weights(folder: RunFolder, step: int, length: float | None = None) -> Weights:
-    """The averaged weights beside a checkpoint; the usual ones are verified by whoever chooses the
-    checkpoint.
+    """The averaged weights beside a checkpoint. Checksums are not compared here.
 
     Raises:
         CheckpointError: there are none of this length, or the file is damaged.
@@ -492,13 +480,12 @@ def exported_weights(file: Path) -> Weights:
     """
     if not file.is_file():
         raise NotFoundError(f"{file}: no such file. `cldctl export` writes one.")
-    weights = _read(file, _EXPORT)
+    weights = _read(file, "Export it again: `cldctl export`")
     if (other := weights.about.get("format", "none")) != FORMAT:
-        text = (
-            f"its format is {one_line(other, 40)}, not {FORMAT}. Use a file that `cldctl "
-            f"export` wrote."
+        raise CheckpointError(
+            f"{file}: its format is {one_line(other, 40)}, not {FORMAT}. Use a file that "
+            "`cldctl export` wrote."
         )
-        raise CheckpointError(f"{file}: {text}")
     return weights
 
 

@@ -13,7 +13,7 @@ from cld_core.sanitize import has_control, is_count, one_line
 # Labels of prepared images are stored in two bytes.
 MOST = 2**16 - 1
 LONGEST_NAME = 255
-# Its multiples modulo 1 fill [0, 1) evenly, however many there are.
+# Its multiples modulo 1 fill [0, 1) evenly, whatever their number.
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _SHOWN = 10
 
@@ -27,7 +27,7 @@ class Classes:
         weights: relative frequencies: numbers of training images, or probabilities of toy data.
 
     Raises:
-        ValueError: they cannot be those of data.
+        ValueError: names or weights are invalid.
     """
 
     names: tuple[str, ...]
@@ -74,13 +74,13 @@ class Classes:
             UsageError: there is no such class; says which there are.
         """
         if not isinstance(label, int | str) or isinstance(label, bool):
-            text = f"a label is a number or the name of a class, not {one_line(repr(label), 80)}"
-            hint = (
-                f" For the class {str(label)!r}, pass its name as a text."
-                if str(label) in self.names
-                else ""
+            hint = ""
+            if str(label) in self.names:
+                hint = f" For the class {str(label)!r}, pass its name as a text."
+            raise UsageError(
+                f"a label is a number or the name of a class, not {one_line(repr(label), 80)}: "
+                f"{self}. Use one of them.{hint}"
             )
-            raise UsageError(f"{text}: {self}. Use one of them.{hint}")
         if isinstance(label, str) and label in self.names:
             return self.names.index(label)
         if isinstance(label, int) or is_count(label.removeprefix("-")):
@@ -98,20 +98,17 @@ class Classes:
         Raises:
             UsageError: there is no such class, or another number of them.
         """
-        labels = (
-            list(label)
-            if isinstance(label, Iterable) and not isinstance(label, str)
-            else [label] * n
-        )
+        is_sequence = isinstance(label, Iterable) and not isinstance(label, str)
+        labels = list(label) if is_sequence else [label] * n
         if len(labels) != n:
             raise UsageError(f"{len(labels)} labels for {n} examples. Give one, or one for each.")
         return list(map(self.index, labels))
 
     def drawn(self, first: int, last: int) -> list[int]:
-        """Labels of the samples ``first <= i < last``: each depends on i alone, and all have their
-        frequencies.
+        """Labels of the samples ``first <= i < last``; classes have their frequencies.
 
-        Sample i gets the class in whose part of [0, 1) the i-th multiple of the golden ratio falls.
+        The label of sample i depends only on i: it is the class in whose part of [0, 1) the i-th
+        multiple of the golden ratio falls.
         """
         ends = list(itertools.accumulate(self.shares))
         return [
@@ -120,8 +117,7 @@ class Classes:
         ]
 
     def __str__(self) -> str:
-        """For messages: the range of the labels, and the names of the classes if they are not
-        numbers."""
+        """The range of the labels, and the names of the classes unless they are numbers."""
         numbers = f"the labels are 0 to {len(self) - 1}"
         if self.names == tuple(map(str, range(len(self)))):
             return numbers

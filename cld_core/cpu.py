@@ -1,31 +1,29 @@
-"""What the processor of this machine computes in itself, and how threads wait for each other. Loads
-no torch."""
+"""Precisions that this machine's processor supports, and how threads wait. Loads no torch."""
 
 import os
 import platform
 from pathlib import Path
 
 _INFORMATION = Path("/proc/cpuinfo")
-# What the kernel calls the instructions for products in half precision, by the machine's
-# architecture. torch tells the same (`torch.cpu.get_capabilities`, which older versions lack), but
-# takes seconds to load.
+# By architecture, the kernel's names of the instructions for products in half precision.
+# `torch.cpu.get_capabilities` has the same information, but older versions lack it, and torch takes
+# seconds to load.
 _INSTRUCTIONS = {
     "x86_64": {"bf16": {"avx512_bf16", "amx_bf16"}, "fp16": {"avx512_fp16", "amx_fp16"}},
     "aarch64": {"bf16": {"bf16"}, "fp16": {"asimdhp"}},
 }
 
-# Of GNU's OpenMP, that of torch's packages for Linux. Threads spin for milliseconds there before
-# they sleep: time that whoever they wait for needs, where there are more threads than cores. Not
-# spinning at all halves the rate of small networks on an idle machine.
+# Of GNU's OpenMP, which torch's packages for Linux use. By default, threads spin for milliseconds
+# before they sleep. With more threads than cores, that is time that other threads need. Without any
+# spinning, small networks take twice as long on an idle machine.
 _SPINS = ("GOMP_SPINCOUNT", "1000")
 _POLICY = "OMP_WAIT_POLICY"
 
 
 def emulates(precision: str) -> bool:
-    """Whether this processor has no instructions for a `train.precision`, so that torch emulates
-    it.
+    """Whether torch emulates a `train.precision`, because this processor lacks the instructions.
 
-    A step may then take 20 times as long as in float32. False if the kernel does not tell.
+    A step may then take 20 times as long as in float32. False if the kernel does not name them.
     """
     wanted = _INSTRUCTIONS.get(platform.machine(), {}).get(precision)
     flags = _flags()
@@ -33,16 +31,15 @@ def emulates(precision: str) -> bool:
 
 
 def warning(precision: str, processor: str = "this processor") -> str:
-    """What to know about a precision that a processor emulates, and what to do about it."""
-    text = (
+    """A warning about a precision that a processor emulates, with the fix."""
+    return (
         f"train.precision={precision} is emulated by {processor}: a step can take 20 times as "
-        f"long as in float32"
+        "long as in float32. Set train.precision=fp32"
     )
-    return f"{text}. Set train.precision=fp32"
 
 
 def _flags() -> frozenset[str]:
-    """The instructions of the first core, as the kernel calls them; none where it does not tell."""
+    """The instructions of the first core, by the kernel's names; empty if they are unknown."""
     try:
         lines = _INFORMATION.read_text(errors="replace").splitlines()
     except OSError:
@@ -54,11 +51,10 @@ def _flags() -> frozenset[str]:
 
 
 def wait_briefly() -> None:
-    """Let threads of OpenMP that wait for others soon sleep, so that a busy machine slows small
-    networks down less.
+    """Let waiting threads of OpenMP sleep early, which speeds up small networks if cores are busy.
 
-    Only a process that has not loaded torch yet heeds it. Its children inherit it, and what is set
-    is kept.
+    It has an effect if torch is not loaded yet, and on child processes. Variables that are set are
+    kept.
     """
     if _POLICY not in os.environ:
         os.environ.setdefault(*_SPINS)

@@ -1,4 +1,4 @@
-"""Fingerprints: SHA-256 of plain content and of files, as hexadecimal digits."""
+"""SHA-256 of plain content and of files, as hexadecimal digits."""
 
 import hashlib
 import json
@@ -7,19 +7,17 @@ from typing import Any
 
 from cld_core.files import opened
 
-# By device, inode, time and size: files that are links of each other, as those of a sweep are, are
-# read once.
+# By device, inode, time and size. Hard links, such as those of a sweep's code, are read once.
 _checksums: dict[tuple[int, ...], str] = {}
 
 
 def digest(content: Any) -> str:
-    """SHA-256 of content that JSON can express; dictionaries compare equal whatever their order."""
+    """SHA-256 of content that JSON can express; the order of dictionaries has no effect."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file. Remembered while the file keeps its size and time, because sweeps ask
-    often.
+    """SHA-256 of a file, cached by its size and time, because sweeps need it often.
 
     Raises:
         OSError: the file cannot be read.
@@ -32,10 +30,10 @@ def digest_of(path: Path) -> str:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, read each time: size and time do not show that a disk has damaged it.
+    """SHA-256 of a file, never cached: damage by a disk changes neither its size nor its time.
 
     Raises:
-        OSError: the file cannot be read, or is not a regular one: a pipe would be waited for.
+        OSError: the file cannot be read, or is not a regular one.
     """
     with opened(path, follow=True) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,38 +1,40 @@
-"""The errors that a user meets. Every message names the thing, the place and, last, the fix."""
+"""The errors that users see. Every message names the object, the place and, last, the fix."""
 
 import difflib
 from collections.abc import Collection, Mapping
 
-# Of two words, how much must be alike: 1 is everything.
+# The least similarity of two words that are near, from 0 to 1.
 _CUTOFF = 0.6
 
 
 def nearest(word: str, words: Collection[str]) -> str | None:
-    """The one of ``words`` that somebody may have meant; None if none is near.
+    """The one of ``words`` that ``word`` may be a misspelling of; None if none is near.
 
-    A word that begins with ``word``, or else the most similar one. Of dotted keys, sections and
-    names are compared with each other, so that two keys are not near because their section is the
-    same; without a section, names alone.
+    It is one that begins with ``word``, or else the most similar one. Of dotted keys, sections and
+    names are compared separately, so that two keys are not near because their sections are equal;
+    without a section, only names are compared.
     """
+    if word and (longer := [other for other in words if _begins(other, word)]):
+        return min(longer, key=len)
     section, _, name = word.rpartition(".")
-    if begun := [
-        it
-        for it in words
-        if word and (it.startswith(word) or it.rpartition(".")[2].startswith(word))
-    ]:
-        return min(begun, key=len)
 
-    def alikeness(it: str) -> float:
-        its_section, _, its_name = it.rpartition(".")
-        same = _alikeness(name, its_name)
-        return min(same, _alikeness(section, its_section)) if section and its_section else same
+    def similarity(other: str) -> float:
+        other_section, _, other_name = other.rpartition(".")
+        of_names = _similarity(name, other_name)
+        if not section or not other_section:
+            return of_names
+        return min(of_names, _similarity(section, other_section))
 
-    near = max(words, key=alikeness, default=None)
-    return near if near is not None and alikeness(near) >= _CUTOFF else None
+    near = max(words, key=similarity, default=None)
+    return near if near is not None and similarity(near) >= _CUTOFF else None
 
 
-def _alikeness(one: str, other: str) -> float:
-    # Nobody means a longer one, and comparing takes time.
+def _begins(key: str, start: str) -> bool:
+    return key.startswith(start) or key.rpartition(".")[2].startswith(start)
+
+
+def _similarity(one: str, other: str) -> float:
+    # Words are shorter than this, and comparing long texts takes time.
     return difflib.SequenceMatcher(None, other[:100], one[:100]).ratio()
 
 
@@ -73,7 +75,7 @@ class CheckpointError(CldError):
 
 
 class WrongCheckpointError(CheckpointError):
-    """A file is not a checkpoint, or not one of this recipe: there is nothing to repair."""
+    """A file is not a checkpoint, or not one of this recipe."""
 
     exit_code = 2
 
@@ -91,8 +93,7 @@ class DataError(CldError):
 
 
 class WrongSourceError(DataError):
-    """What a command was given as data, or as the place for them, is something else: there is
-    nothing to repair."""
+    """The data that a command was given, or their destination, are something else."""
 
     exit_code = 2
 
@@ -106,7 +107,7 @@ class LeaseHeldError(CldError):
 
 
 class LeaseLostError(CldError):
-    """This process was taken for dead and another job owns the run folder now."""
+    """This process was considered dead, and another job owns the run folder now."""
 
 
 class NonFiniteError(CldError):
@@ -114,12 +115,11 @@ class NonFiniteError(CldError):
 
 
 class UnusableSamplesError(CldError):
-    """Too many samples are not finite for results to be based on them. Another start would draw the
-    same ones."""
+    """Too many samples are not finite for a result. A restart would draw the same samples."""
 
 
 class SolverError(CldError):
-    """An adaptive solver could not reach the asked tolerance."""
+    """An adaptive solver could not reach its tolerance."""
 
 
 class UnfitError(CldError):
@@ -127,10 +127,10 @@ class UnfitError(CldError):
 
     Attributes:
         check: the name of the check.
-        hosts: the machines that failed, by rank; the rank that checked itself if it is alone, empty
-            if nobody knows.
+        hosts: by rank, the machines that failed; empty if they are unknown.
     """
 
     def __init__(self, message: str, check: str, hosts: Mapping[int, str]) -> None:
         super().__init__(message)
-        self.check, self.hosts = check, hosts
+        self.check = check
+        self.hosts = hosts

@@ -1,12 +1,11 @@
-"""Files: small ones read within bounds, replaced whole or not at all, appended to, and tried again
-if a fault may pass.
+"""Reading, replacing and appending to files of run folders.
 
-A run folder may be a colleague's, damaged, or made by hand. What looks like a small file of ours
-may be a pipe, a device, a link to somewhere else, or a terabyte: none of these may block, fill the
-memory, or be followed.
+A run folder may be a colleague's, damaged, or made by hand. What looks like a small file may be a
+pipe, a device, a link to another place, or a terabyte: none of these may block, fill the memory, or
+be followed.
 
-A disk may be full for a moment, and a network file system may lose a handle. What must be written
-is tried again (`retried`); what need not be is dropped and counted (`Dropping`).
+A disk may be full for a moment, and a network file system may lose a handle. A write that matters
+is retried (`retried`); one that does not is dropped and counted (`Dropping`).
 """
 
 import errno
@@ -30,10 +29,10 @@ T = TypeVar("T")
 # A ledger of a million events fits.
 MAX_BYTES = 256 * 2**20
 MAX_JSON_BYTES = 64 * 2**20
-# Bytes that are asked for beyond what a file had when it was opened: it may have grown.
+# Bytes to read beyond the size that a file had when it was opened: it may have grown.
 _MORE = 2**16
-# What says that there is no such file, or something else in its place. Anything else may pass, such
-# as a server that is away for a while.
+# There is no such file, or something else is in its place. Any other error may be temporary, such
+# as a file server that does not answer.
 NO_FILE = (
     errno.ENOENT,
     errno.ENOTDIR,
@@ -43,25 +42,44 @@ NO_FILE = (
     errno.ELOOP,
     errno.EFBIG,
 )
-# Errors that say nothing about the next try. Those of a wrong path or of missing rights are not
-# among them.
+# Temporary errors: the next attempt may succeed. A wrong path and missing permissions are not
+# temporary.
 PASSING = frozenset(
     {
-        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EREMOTEIO, errno.ESTALE),
-        *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOLCK, errno.ETIMEDOUT),
-        *(errno.ENOMEM, errno.ENOBUFS, errno.ENFILE, errno.EMFILE),
-        *(
-            errno.ENOTCONN,
-            errno.ESHUTDOWN,
-            errno.ECONNRESET,
-            errno.ECONNREFUSED,
-            errno.ECONNABORTED,
-        ),
-        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+        # The disk, or its server.
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EIO,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+        # Something else is using it.
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EINTR,
+        errno.ENOLCK,
+        errno.ETIMEDOUT,
+        # Too little memory, or too many open files.
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.ENFILE,
+        errno.EMFILE,
+        # The connection.
+        errno.ENOTCONN,
+        errno.ESHUTDOWN,
+        errno.ECONNRESET,
+        errno.ECONNREFUSED,
+        errno.ECONNABORTED,
+        # The network.
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
     }
 )
-# Seconds between two tries: at first, and at most.
-_FIRST_S, _MOST_S = 0.1, 10.0
+# Seconds between two attempts: at first, and at most.
+_FIRST_S = 0.1
+_MOST_S = 10.0
 
 
 @contextmanager
@@ -85,11 +103,11 @@ def descriptor_for_writing(path: Path, flags: int = 0) -> int:
     none.
 
     Args:
-        flags: further flags of `os.open`. Nothing is truncated: the content of a file that is not
-            ours would be gone.
+        flags: further flags of `os.open`. Nothing is truncated, since the file may belong to
+            another user or program.
 
     Raises:
-        OSError: as `opened`, for a link too.
+        OSError: as `opened`; a link is refused.
     """
     return _regular(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)[0]
 
@@ -97,7 +115,7 @@ def descriptor_for_writing(path: Path, flags: int = 0) -> int:
 def _regular(path: Path, flags: int) -> tuple[int, os.stat_result]:
     """A descriptor of a regular file, and its status."""
     try:
-        # A pipe without a writer would keep `open` waiting.
+        # Without O_NONBLOCK, `open` would wait for the writer of a pipe.
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW and path.is_symlink():
@@ -118,11 +136,11 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> b
     Raises:
         OSError: as `opened`; EFBIG if the file is larger.
     """
-    # Not `opened`: a stream asks the file system for twice as much, and that of a cluster is slow.
+    # Without `opened`: a stream makes twice as many calls, which are slow on network file systems.
     descriptor, status = _regular(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW))
     content = b""
     try:
-        # Mostly one call.
+        # One call in most cases.
         while part := os.read(descriptor, min(status.st_size, limit) + _MORE):
             content += part
             if len(content) > limit:
@@ -148,7 +166,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is none."""
+    """The JSON object in a file; empty if there is none, or if it cannot be read."""
     try:
         return existing_object(path) or {}
     except OSError:
@@ -159,7 +177,7 @@ def existing_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None if there is no such file, or something else is in it.
 
     Raises:
-        OSError: nobody knows, because the file cannot be read.
+        OSError: the file cannot be read, so what is in it is unknown.
     """
     try:
         content = parse_json(read_bytes(path, limit=MAX_JSON_BYTES))
@@ -171,8 +189,8 @@ def existing_object(path: Path) -> dict[str, Any] | None:
 
 
 def by_age(files: Iterable[Path]) -> list[Path]:
-    """Those of ``files`` that exist, the one that was changed first of all first; links count as
-    themselves."""
+    """Those of ``files`` that exist, the least recently changed one first; links are not
+    followed."""
     aged = []
     for file in files:
         with suppress(OSError):
@@ -224,26 +242,26 @@ def write_arrays(path: Path, arrays: "Mapping[str, numpy.ndarray]") -> None:
     import numpy
 
     with replacing(path) as file:
-        # numpy's signature has a parameter, allow_pickle, among the names of arrays; none of ours
-        # has that name.
+        # In numpy's signature, an array could be called allow_pickle. None is.
         numpy.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def append_line(path: Path, text: str) -> None:
     """Append one line in one write, so that lines of several writers never mix.
 
-    A last line that a killed writer left unfinished is closed first, so that it spoils only itself.
+    If a killed writer left the last line unfinished, a line break is added first, so that no other
+    line is damaged.
 
     Raises:
-        OSError: it cannot be written, or is a link or anything else but a regular file.
+        OSError: the line cannot be written, or ``path`` is not a regular file.
     """
     assert "\n" not in text, "one line at a time"
     descriptor = descriptor_for_writing(path, os.O_APPEND)
     try:
         size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        line = (("\n" if torn else "") + text + "\n").encode()
-        # A disk that is nearly full takes the beginning of the line only.
+        is_unfinished = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        line = (("\n" if is_unfinished else "") + text + "\n").encode()
+        # If the disk is nearly full, only the beginning of the line may be written.
         if os.write(descriptor, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(descriptor)
@@ -252,19 +270,19 @@ def append_line(path: Path, text: str) -> None:
 
 
 def passes(error: BaseException | None) -> bool:
-    """Whether an error may be gone at the next try."""
+    """Whether an error is temporary (`PASSING`)."""
     return isinstance(error, OSError) and error.errno in PASSING
 
 
 def system_error(error: BaseException | None) -> OSError | None:
-    """The error of the system that an error is, or was raised for."""
+    """The `OSError` that an error is, or that it was raised for; None if there is none."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def pauses(first_s: float = _FIRST_S) -> Iterator[float]:
-    """Seconds to wait before each further try: twice as long each time."""
+    """Seconds to wait before each further attempt: twice as long each time, at most 10."""
     pause = first_s
     while True:
         yield pause
@@ -274,14 +292,14 @@ def pauses(first_s: float = _FIRST_S) -> Iterator[float]:
 def retried(
     work: Callable[[], T], within_s: float, *, stop: Callable[[], bool] = lambda: False
 ) -> T:
-    """What ``work`` returns, which is called again for ``within_s`` seconds if it meets a fault
-    that passes.
+    """Call ``work``, again after each temporary error (`passes`); returns what it returns.
 
     Args:
-        stop: asked before each further call; True ends the waiting.
+        within_s: seconds after which the error is raised instead.
+        stop: called before each further attempt; the error is raised if it returns True.
 
     Raises:
-        OSError: the last one.
+        OSError: that of the last attempt.
     """
     deadline = time.monotonic() + within_s
     for pause in pauses():
@@ -295,22 +313,25 @@ def retried(
 
 
 class Dropping:
-    """Work that may fail: what cannot be done is dropped, counted, and reported when that begins
-    and when it is over.
+    """Writes that may fail: they are dropped and counted.
+
+    A line is printed when the first write fails, and when one succeeds again.
 
     Args:
-        what: the subject of the reports, for example "progress.json".
-        over: called with the number of failures and the first reason when the work succeeds again.
+        what: the subject of these lines, for example "progress.json".
+        over: called with the number of failures and the first reason when a write succeeds again.
     """
 
     def __init__(
         self, what: str, over: Callable[[int, str], object] = lambda count, reason: None
     ) -> None:
-        self._what, self._over = what, over
-        self.count, self._reason = 0, ""
+        self._what = what
+        self._over = over
+        self.count = 0
+        self._reason = ""
 
     def attempt(self, work: Callable[[], object]) -> bool:
-        """Do it; False if it failed with an `OSError`."""
+        """Call ``work``; returns False if it raised an `OSError`."""
         try:
             work()
         except OSError as error:
@@ -331,15 +352,14 @@ class Dropping:
         self.ended()
 
     def ended(self) -> None:
-        """Report what is being dropped as if that were over: there is nothing more to do."""
+        """Report the failures so far: nothing more will be written."""
         if self.count:
             self._over(self.count, self._reason)
         self.count = 0
 
 
 class _Output:
-    """A text stream whose reader or disk may be gone: what cannot be written is lost, and nobody
-    fails for it."""
+    """A text stream whose reader or disk may be gone: text that cannot be written is dropped."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -359,8 +379,7 @@ class _Output:
 
 
 def forgive_output() -> None:
-    """From now on, a line of this process's log that cannot be written is lost, and nothing
-    else."""
+    """Drop output of this process that cannot be written, instead of raising errors."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, _Output):

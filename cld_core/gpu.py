@@ -1,8 +1,7 @@
-"""Does a GPU compute what a processor computes? The checks of seconds, for `cldctl doctor --gpu`
-(docs/gpu.md).
+"""Checks that a GPU computes the same as a CPU, for `cldctl doctor --gpu` (docs/gpu.md).
 
 ``python -m cld_core.gpu`` prints JSON objects, a line each: the card, then the finding of each
-check. Those that take minutes are in tests/gpu.
+check. They take seconds; checks that take minutes are in tests/gpu.
 """
 
 import json
@@ -25,9 +24,9 @@ from cld_core.ranks import Ranks
 from cld_core.score import Score
 from cld_core.train.step import replicated
 
-# A step is compared on the same numbers except for rounding: without dropout, whose masks differ
-# between devices, and with branches that count. (Those of a new network start at nearly zero, where
-# half precision would underflow.) Depth adds time, and no kind of layer.
+# A step that is the same on all devices, except for rounding: without dropout, whose masks differ
+# between devices. The residual branches of a new network start at nearly zero, where half precision
+# underflows, hence init_scale. More blocks would take longer, and test no further kind of layer.
 COMPARABLE = (
     "network.dropout=0",
     "network.init_scale=1",
@@ -36,34 +35,42 @@ COMPARABLE = (
     "cluster.nodes=1",
     "cluster.gpus_per_node=1",
 )
-# float32 has 24 bits, of which sums of up to 4,608 products in another order and Winograd's
-# convolutions leave 17. TF32 and float16 round the factors to 11 bits, bfloat16 to 8. TF32 where it
-# is off exceeds the tolerance 10 times.
+# float32 has 24 bits; sums of up to 4,608 products in another order and Winograd's convolutions
+# leave 17. TF32 and float16 round the factors to 11 bits, bfloat16 to 8. If TF32 is used although
+# it is off, the errors are 10 times the tolerance.
 _BITS = {"fp32": 17, "tf32": 11, "fp16": 11, "bf16": 8}
 # Tolerances in units of 2^-bits: relative L2 errors of output and loss, of all gradients, and of
 # the worst parameter's. On a CPU, networks of these sizes have 3 to 5, 2 to 8 and 6 to 21 units in
 # TF32, bfloat16 and float16.
-_OUTPUT, _GRADIENTS, _PARAMETER = 16, 32, 64
-# A parameter's error counts in relation to its gradient, or to this fraction of the average size of
-# all gradients.
+_OUTPUT = 16
+_GRADIENTS = 32
+_PARAMETER = 64
+# To the size of a parameter's gradient, by which its error is divided, this fraction of the average
+# size of all gradients is added.
 _FLOOR = 0.1
-# Loss scales in float16: where GradScaler begins, and one at which no gradient overflows for the
-# scale's sake.
-_SCALE, _SMALLEST_SCALE = 2.0**16, 2.0**-8
+# Loss scales in float16: the first one of GradScaler, and one that makes no gradient overflow.
+_SCALE = 2.0**16
+_SMALLEST_SCALE = 2.0**-8
 # float32 has 24 bits, TF32 11. Of 24, sums over 512 or 1,152 products in any order leave 20,
 # Winograd's method fewer.
-_EXACT, _ROUNDED = 2.0**-15, 2.0**-14
+_EXACT = 2.0**-15
+_ROUNDED = 2.0**-14
 _AMPERE = 8  # the first compute capability with TF32
 _REPEATED = 50
-_REPORT = "report it with torch's version."
-# Numbers of 8 bytes that memory is filled with at once, and what is left free for comparing them,
-# bytes.
-_BLOCK, _LEFT_FREE = 2**25, 2**31
+# Memory is filled in blocks of so many numbers of 8 bytes; so many bytes are left free for
+# comparing them.
+_BLOCK = 2**25
+_LEFT_FREE = 2**31
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, with numbers, and what to do about it."""
+    """The result of a check.
+
+    Attributes:
+        found: in words, with numbers.
+        advice: what to do about a failure.
+    """
 
     verdict: Literal["ok", "fail"]
     found: str
@@ -75,16 +82,15 @@ class Finding:
 
 
 def precisions(device: torch.device) -> Finding:
-    """Whether products and convolutions use TF32 where it is on, and only there, and never change.
+    """Check that products and convolutions use TF32 only if it is on, and are reproducible.
 
-    Where it is on, a convolution need not use it: cuDNN may know a faster kernel without.
+    With TF32 on, products must use it. A convolution need not: cuDNN may have a faster kernel.
     """
     made = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(512, 512, generator=made) for _ in range(2))
-    images, weight = (
-        torch.randn(4, 128, 16, 16, generator=made),
-        torch.randn(128, 128, 3, 3, generator=made),
-    )
+    a = torch.randn(512, 512, generator=made)
+    b = torch.randn(512, 512, generator=made)
+    images = torch.randn(4, 128, 16, 16, generator=made)
+    weight = torch.randn(128, 128, 3, 3, generator=made)
     has_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= _AMPERE
 
     def error(
@@ -97,20 +103,24 @@ def precisions(device: torch.device) -> Finding:
 
     product = [error(torch.matmul, a, b, tf32) for tf32 in (False, True)]
     convolution = [error(F.conv2d, images, weight, tf32) for tf32 in (False, True)]
-    left, right = a.to(device), b.to(device)
+    left = a.to(device)
+    right = b.to(device)
     first = left @ right
     changed = sum(not torch.equal(first, left @ right) for _ in range(_REPEATED))
-    good = (
-        max(product[0], convolution[0]) <= _EXACT
-        and (product[1] >= _ROUNDED) == has_tf32
-        and not changed
+    is_exact = max(product[0], convolution[0]) <= _EXACT
+    uses_tf32 = product[1] >= _ROUNDED
+    found = (
+        f"relative errors with TF32 off and on: products {product[0]:.1e}, {product[1]:.1e}; "
+        f"convolutions {convolution[0]:.1e}, {convolution[1]:.1e}"
     )
-    found = f"relative errors with TF32 off and on: products {product[0]:.1e}, {product[1]:.1e}; "
-    found += f"convolutions {convolution[0]:.1e}, {convolution[1]:.1e}"
-    found += "" if has_tf32 else "; this device has no TF32"
-    found += f"; {changed} of {_REPEATED} products changed" if changed else ""
+    if not has_tf32:
+        found += "; this device has no TF32"
+    if changed:
+        found += f"; {changed} of {_REPEATED} products changed"
     return Finding.judged(
-        good, found, f"train.tf32 does not do what it says, or the card errs: {_REPORT}"
+        is_exact and uses_tf32 == has_tf32 and not changed,
+        found,
+        "train.tf32 has no effect, or the card errs: report it with torch's version.",
     )
 
 
@@ -119,15 +129,18 @@ def step(device: torch.device, *changes: str) -> Finding:
     expected = numbers(
         _recipe(*changes, "train.precision=fp32", "train.tf32=false"), torch.device("cpu")
     )
-    texts, good = [], True
+    texts = []
+    is_good = True
     for name in _BITS:
         kind, tf32 = ("fp32", "true") if name == "tf32" else (name, "false")
         recipe = _recipe(*changes, f"train.precision={kind}", f"train.tf32={tf32}")
         fits, text = compared(numbers(recipe, device), expected, name)
         texts.append(f"{name}: {text}")
-        good = good and fits
+        is_good = is_good and fits
     return Finding.judged(
-        good, f"relative errors: {'; '.join(texts)}", f"Do not train on this card, and {_REPORT}"
+        is_good,
+        f"relative errors: {'; '.join(texts)}",
+        "Do not train on this card, and report it with torch's version.",
     )
 
 
@@ -137,7 +150,7 @@ def _recipe(*changes: str) -> Recipe:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What a step computes, in float64 on the CPU.
+    """The results of a training step, in float64 on the CPU.
 
     Attributes:
         loss: the mean over the batch.
@@ -151,19 +164,20 @@ class Numbers:
 
 
 def numbers(recipe: Recipe, device: torch.device) -> Numbers:
-    """A step of a new network on random images: the same weights, images, times and noise on every
-    device."""
-    train, shape = recipe.train, recipe.data.shape
+    """The results of a step of a new network on random images.
+
+    Weights, images, times and noise are the same on every device.
+    """
+    train = recipe.train
+    shape = recipe.data.shape
     assert shape is not None, "recipes of images say how large they are"
     diffusion = sde.build(recipe.sde)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nets.of_recipe(recipe, shape)
     model = replicated(net, train, Ranks(device=device))
-    loss, score = (
-        losses.build(diffusion, recipe.objective),
-        Score(diffusion, recipe.objective, model),
-    )
+    loss = losses.build(diffusion, recipe.objective)
+    score = Score(diffusion, recipe.objective, model)
     noise = seeds.generator("step of a check")
     x = 2 * torch.rand(train.batch_size, *shape, generator=noise).to(device) - 1
     draws = loss.draw(noise, train.batch_size, shape, device)
@@ -191,10 +205,13 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
 
 
 def compared(found: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
-    """Whether numbers agree within the tolerance of a precision or of "tf32", and the relative
-    errors in words."""
+    """Whether the results agree within the tolerance of a precision, and the errors in words.
+
+    Args:
+        kind: the precision, one of `_BITS`.
+    """
     unit = 2.0 ** -_BITS[kind]
-    # One that is missing counts as zero.
+    # A missing gradient counts as zero.
     gradients = {
         name: found.gradients.get(name, torch.zeros_like(g))
         for name, g in expected.gradients.items()
@@ -204,7 +221,7 @@ def compared(found: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
         name: _error(gradients[name], gradient, floor * math.sqrt(gradient.numel()))
         for name, gradient in expected.gradients.items()
     }
-    # A NaN is the worst.
+    # A NaN is worse than any number.
     worst = max(each, key=lambda name: each[name] if math.isfinite(each[name]) else math.inf)
     errors = {
         "loss": (abs(found.loss - expected.loss) / abs(expected.loss), _OUTPUT * unit),
@@ -215,7 +232,7 @@ def compared(found: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
     text = ", ".join(
         f"{what} {error:.1e} (at most {limit:.1e})" for what, (error, limit) in errors.items()
     )
-    # Written so that a NaN fails.
+    # With a NaN, this is false.
     return all(error <= limit for error, limit in errors.values()), text
 
 
@@ -228,22 +245,24 @@ def _joined(gradients: dict[str, Tensor]) -> Tensor:
 
 
 def _error(found: Tensor, expected: Tensor, floor: float = 0.0) -> float:
-    """The error relative to the norm of what is expected, to which ``floor`` is added."""
+    """The norm of the error, divided by ``floor`` plus the norm of ``expected``."""
     return float((found - expected).norm()) / (float(expected.norm()) + floor)
 
 
 def memory(device: torch.device, free: int | None = None) -> Finding:
-    """Whether most of the free memory, or ``free`` bytes of it, holds what is written into it, and
-    its inverse."""
+    """Check that memory keeps a pattern that is written into it, and its inverse.
+
+    Args:
+        free: bytes to check; None: most of the free memory.
+    """
     free = torch.cuda.mem_get_info(device)[0] - _LEFT_FREE if free is None else free
     blocks = max(1, free // (8 * _BLOCK))
     size = min(_BLOCK, free // 8)
 
     def pattern(block: int) -> Tensor:
         # The multiplier of a generator of pseudo-random numbers: all bits vary.
-        return (
-            torch.arange(size, dtype=torch.int64, device=device) + block * size
-        ) * 6364136223846793005
+        numbers = torch.arange(size, dtype=torch.int64, device=device) + block * size
+        return numbers * 6364136223846793005
 
     filled = [pattern(number) for number in range(blocks)]
     wrong = sum(int((block != pattern(number)).sum()) for number, block in enumerate(filled))
@@ -274,10 +293,8 @@ def main() -> int:
             finding = check(torch.device("cuda", torch.cuda.current_device()))
         except Exception as error:
             traceback.print_exc()
-            text = f"it raised {type(error).__name__}: {error}"
-            finding = Finding(
-                "fail", text.partition("\n")[0], "`python -m cld_core.gpu` shows where."
-            )
+            first_line = f"it raised {type(error).__name__}: {error}".partition("\n")[0]
+            finding = Finding("fail", first_line, "`python -m cld_core.gpu` shows where.")
         torch.cuda.empty_cache()
         print(json.dumps({"name": name, **asdict(finding)}), flush=True)
     return 0

@@ -1,16 +1,15 @@
-"""What runs begin with from elsewhere: a checkpoint in the layout of the published code, or the
-weights of another run.
+"""Checkpoints of published code, and weights of other runs, as the beginning of a run.
 
 The published layout: ``model`` (names under `module.`), ``optimizer`` (of all parameters, in
 order), ``ema`` (``shadow_params``, a list of the trainable parameters in order, and
 ``num_updates``) and ``step``.
 
-That of PSLD's code, which PyTorch Lightning writes, is brought into it: ``state_dict`` (names under
-`score_fn.` for the network and `ema_score_fn.` for the average of its weights),
+The layout of PSLD's code, which PyTorch Lightning writes, is converted to it: ``state_dict`` (names
+under `score_fn.` for the network and `ema_score_fn.` for the average of its weights),
 ``optimizer_states`` (one, of all parameters of the network in order), ``global_step`` and
 ``epoch``.
 
-Read with `weights_only`, or as safetensors, so a downloaded file cannot run code.
+Files are read with `weights_only`, or as safetensors, so a downloaded file cannot run code.
 """
 
 import re
@@ -28,7 +27,6 @@ from torch import Tensor, nn
 from cld_core.checkpoint import averaged_weights, exported_weights, write
 
 from . import nets, optim
-from .codec import whole
 from .config import Recipe
 from .config.train import OptimSpec
 from .data.source import classes_of, source
@@ -36,6 +34,7 @@ from .errors import CheckpointError, NotFoundError, UsageError, WrongCheckpointE
 from .files import write_json
 from .model import Model
 from .ranks import Ranks
+from .records import whole
 from .run import RunFolder, events
 from .run.checkpoints import pick_checkpoint
 from .run.folder import ReportedProgress, meant
@@ -44,10 +43,12 @@ from .train.step import Trainer
 
 _KEYS = ("model", "optimizer", "ema", "step")
 _LIGHTNING = ("state_dict", "optimizer_states", "global_step")
-_LIVE, _AVERAGE = "score_fn.", "ema_score_fn."
-# How a zip archive begins, which torch writes, and a pickle, which it wrote before 1.6.
+# Prefixes of the network's tensors, and of their averages.
+_LIVE = "score_fn."
+_AVERAGE = "ema_score_fn."
+# The first bytes of a zip archive, which torch writes, and of a pickle, which it wrote before 1.6.
 _STARTS = (b"PK", b"\x80")
-# How many keys of another kind of file, or tensors, a message shows.
+# The most keys or tensors that a message names.
 _SHOWN = 6
 # The weights of a step: RUN@STEP.
 _AT_STEP = re.compile(r"(.+)@(last|[0-9]{1,18})")
@@ -57,9 +58,8 @@ _AT_STEP = re.compile(r"(.+)@(last|[0-9]{1,18})")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Averaged weights that new runs start from: of a checkpoint of another run, or of an exported
-    file.
+class StartingWeights:
+    """Averaged weights that new runs start from: of another run, or of an exported file.
 
     Attributes:
         path: the run or the file.
@@ -73,7 +73,7 @@ class Origin:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What `run.json` says of it."""
+        """Its entry in `run.json`."""
         return {"path": str(self.path), "step": self.step}
 
     def __str__(self) -> str:
@@ -81,8 +81,7 @@ class Origin:
 
     @classmethod
     def of(cls, text: str, root: Path) -> Self:
-        """The weights that `--from` names. Neither the recipe of the run or file is used, nor any
-        code of it.
+        """The weights that `--from` names. Recipe and code of the run or file are not used.
 
         Args:
             text: RUN, RUN@STEP or FILE.safetensors; RUN is a name in the folder ``root``, or a path
@@ -100,14 +99,16 @@ class Origin:
                     f"{path}: it does not say of which step it is. Export it again."
                 )
             return cls(path=path, step=int(step), tensors=weights.tensors)
-        match = _AT_STEP.fullmatch(text)
-        name, checkpoint = (text, "last") if match is None else match.groups()
+        name = text
+        checkpoint = "last"
+        if match := _AT_STEP.fullmatch(text):
+            name, checkpoint = match.groups()
         folder = RunFolder.open(meant(name, root).path)
-        of = pick_checkpoint(folder, None, checkpoint)
-        return cls(path=folder.path, step=of, tensors=averaged_weights(folder, of).tensors)
+        number = pick_checkpoint(folder, None, checkpoint)
+        return cls(path=folder.path, step=number, tensors=averaged_weights(folder, number).tensors)
 
     def require_fit(self, recipe: Recipe, *, partial: bool) -> str:
-        """What starting a run of ``recipe`` from these weights does, in a line.
+        """Compare the weights with the network of ``recipe``; returns the result in a line.
 
         Args:
             partial: whether tensors that do not fit may start afresh.
@@ -125,22 +126,26 @@ class Origin:
             f"{one_line(name, 80)} {_kind_in(self.tensors, name)}, here {_kind_in(own, name)}"
             for name in others
         ]
-        described = "; ".join(shapes[:_SHOWN]) + (
-            f" and {len(shapes) - _SHOWN} more" if len(shapes) > _SHOWN else ""
-        )
+        described = "; ".join(shapes[:_SHOWN])
+        if len(shapes) > _SHOWN:
+            described += f" and {len(shapes) - _SHOWN} more"
         if own.keys() <= set(others):
-            text = f"no tensor of {self} fits the network of the recipe: {described}"
-            raise UsageError(f"{text}. Use weights of the same network, or leave out --from.")
+            raise UsageError(
+                f"no tensor of {self} fits the network of the recipe: {described}. Use weights of "
+                "the same network, or leave out --from."
+            )
         if not partial:
-            fix = "Add --partial to start these afresh, or use weights of the same network"
-            raise UsageError(f"{self} does not fit the network of the recipe: {described}. {fix}.")
+            raise UsageError(
+                f"{self} does not fit the network of the recipe: {described}. Add --partial to "
+                "start these afresh, or use weights of the same network."
+            )
         return f"starts from {self}, except for what does not fit: {described}"
 
     def begin(self, run: RunFolder, recipe: Recipe) -> None:
-        """Give a new run a checkpoint of step 0 with these weights, live and averaged, and a new
-        optimiser.
+        """Give a new run a checkpoint of step 0 with these weights and a new optimiser.
 
-        What does not fit is as `train.seed` makes it. The ledger says so.
+        Live and averaged weights are equal. Tensors that do not fit are initialised from
+        `train.seed`; the ledger names them.
 
         Raises:
             SaveError: it cannot be written.
@@ -166,15 +171,13 @@ class Origin:
         run.ledger.append(event)
 
     def _others(self, own: Mapping[str, Tensor]) -> list[str]:
-        """The names of tensors, of the network ``own`` first, that it and these weights do not have
-        alike."""
+        """The names of tensors in which these weights and the network ``own`` differ."""
         names = dict.fromkeys((*own, *self.tensors))
         return [name for name in names if _kind_in(self.tensors, name) != _kind_in(own, name)]
 
 
 def _kind_in(tensors: Mapping[str, Tensor], name: str) -> str:
-    """What has to be alike: that a tensor is there, its shape, and whether it holds whole
-    numbers."""
+    """The shape of a tensor, and whether it holds whole numbers; "none" if it is missing."""
     if name not in tensors:
         return "none"
     tensor = tensors[name]
@@ -188,14 +191,13 @@ def _kind_in(tensors: Mapping[str, Tensor], name: str) -> str:
 def import_published(
     file: Path, recipe: Recipe, path: Path, identity: dict[str, Any]
 ) -> tuple[RunFolder, int, int]:
-    """Make the run at ``path`` of a published checkpoint: weights, their average, the optimiser's
-    state and the step.
+    """Make a run of a published checkpoint: weights, their average, optimiser state and step.
 
-    Nothing is left of the run if a tensor does not fit the recipe, or if something cannot be
-    written.
+    Nothing is left of the run if a tensor does not fit the recipe, or if a file cannot be written.
 
     Args:
-        identity: what `run.json` is to hold, see `cld_core.run.identity`.
+        path: of the new run.
+        identity: the content of `run.json`, see `cld_core.run.identity`.
 
     Returns:
         The new run, the step of its checkpoint, and the number of its parameters.
@@ -208,11 +210,10 @@ def import_published(
     """
     step, state = read(file, Model(recipe).net, recipe.optim)
     if step > recipe.train.steps:
-        text = (
-            f"is of step {step}, later than train.steps={recipe.train.steps}. Add "
+        raise UsageError(
+            f"{file} is of step {step}, later than train.steps={recipe.train.steps}. Add "
             f"train.steps={step}."
         )
-        raise UsageError(f"{file} {text}")
     folder = RunFolder.create(path, recipe, {**identity, "imported": str(file.absolute())})
     try:
         write(folder, step, {**state, "model_digest": recipe.model_digest()})
@@ -236,8 +237,7 @@ def import_published(
 
 
 class Mismatch(Exception):
-    """Something in a file does not fit the recipe's network: a message without the file and the
-    fix."""
+    """A file does not fit the recipe's network. The message names neither the file nor the fix."""
 
 
 def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, Any]]:
@@ -260,12 +260,14 @@ def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, An
             "scaler": {},
         }
     except Mismatch as error:
-        fix = "Choose the --recipe, or the network.* keys, that the checkpoint was trained with"
-        raise WrongCheckpointError(f"{file}: {one_line(error)}. {fix}.") from error
-    except Exception as error:  # a file of another layout leads anywhere
-        text = f"not in the published layout ({type(error).__name__}: {one_line(error)})"
         raise WrongCheckpointError(
-            f"{file}: {text}. Import a checkpoint that the published code wrote."
+            f"{file}: {one_line(error)}. Choose the --recipe, or the network.* keys, that the "
+            "checkpoint was trained with."
+        ) from error
+    except Exception as error:  # a file of another layout may raise any error
+        raise WrongCheckpointError(
+            f"{file}: not in the published layout ({type(error).__name__}: {one_line(error)}). "
+            "Import a checkpoint that the published code wrote."
         ) from error
 
 
@@ -275,8 +277,8 @@ def _load(file: Path) -> dict[str, Any]:
             f"{file}: no such file. Pass a checkpoint, such as checkpoint_800000.pth."
         )
     try:
-        # What is mapped cannot unpack to any size; torch may take the bytes of a compressed tensor
-        # for its numbers.
+        # A mapped file cannot unpack to an arbitrary size. torch could take the bytes of a
+        # compressed tensor for its numbers.
         if is_zip := zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -286,25 +288,22 @@ def _load(file: Path) -> dict[str, Any]:
         with file.open("rb") as opened:
             start = opened.read(2)
         if start and not start.startswith(_STARTS):
-            text = (
-                "not a checkpoint: it cannot be read as plain tensors, and does not begin as a "
-                "file of torch"
-            )
             raise WrongCheckpointError(
-                f"{file}: {text}. Pass one that the published code wrote."
+                f"{file}: not a checkpoint: it cannot be read as plain tensors, and does not begin "
+                "as a file of torch. Pass one that the published code wrote."
             ) from error
-        text = f"cannot be read as plain tensors ({type(error).__name__}). Download the file again."
-        raise CheckpointError(f"{file}: {text}") from error
+        raise CheckpointError(
+            f"{file}: cannot be read as plain tensors ({type(error).__name__}). Download the file "
+            "again."
+        ) from error
     names = set(content) if isinstance(content, dict) else {f"a {type(content).__name__}"}
     if not (set(_KEYS) <= names or set(_LIGHTNING) <= names):
         keys = sorted(one_line(key, 40) for key in names)
         more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-        layouts = (
-            f"a published checkpoint holds {', '.join(_KEYS)}, or as PSLD's {', '.join(_LIGHTNING)}"
-        )
-        text = f"it holds {', '.join(keys[:_SHOWN]) or 'nothing'}{more}; {layouts}"
         raise WrongCheckpointError(
-            f"{file}: {text}. Import a checkpoint that the published code wrote."
+            f"{file}: it holds {', '.join(keys[:_SHOWN]) or 'nothing'}{more}; a published "
+            f"checkpoint holds {', '.join(_KEYS)}, or, if it is of PSLD's code, "
+            f"{', '.join(_LIGHTNING)}. Import a checkpoint that the published code wrote."
         )
     return content
 
@@ -373,12 +372,12 @@ def _ema(state: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
 
 
 def _optimiser(state: Mapping[str, Any], spec: OptimSpec, net: nn.Module) -> dict[str, Any]:
-    """The moments, under the numbers that the parameters have in our optimiser."""
+    """The state of our optimiser: moments by the numbers that it gives to parameters."""
     named = list(net.named_parameters())
     indices = [index for group in state["param_groups"] for index in group["params"]]
     by_index: dict[int, dict[str, Tensor]] = optim.portable(dict(state))["state"]
     moments: dict[int, dict[str, Tensor]] = {}
-    # Theirs are all of our parameters, or the trainable ones.
+    # A file has the moments of all parameters, or of those that are trained.
     numbers = [number for number, (_, parameter) in enumerate(named) if parameter.requires_grad]
     if len(indices) == len(named):
         numbers = list(range(len(named)))
@@ -408,7 +407,9 @@ def _moments(
 
 
 def _count(value: Any, what: str) -> int:
-    count = whole(value.item() if isinstance(value, Tensor) and value.numel() == 1 else value)
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    count = whole(value)
     if count is None:
         raise ValueError(f"its {what} is {one_line(repr(value), 40)}, not a whole number")
     return count

@@ -13,7 +13,7 @@ from cld_core import sde
 from cld_core.config import Recipe
 from cld_core.config.registry import implementation_of
 from cld_core.config.train import ObjectiveSpec
-from cld_core.registration import is_shipped, trial
+from cld_core.plugins import is_shipped, trial
 from cld_core.score import NoiseModel, Score
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, combined, spread

@@ -1,10 +1,9 @@
-"""What metrics are, what kinds of rows and numbers of a report are, and the tables of them. Loads
-no torch.
+"""The tables of metrics, of kinds of rows, and of the numbers of a report. Loads no torch.
 
-A kind of rows is computed: one row per sample or test point. A metric reads rows: it makes a
-section of the report of all rows together. Several metrics may read the same rows. The entries of
-`METRICS` are in the order in which they are listed everywhere; what computes is named, and imported
-when it is needed. Plug-ins add to them by `cld_core.register`.
+An evaluation computes rows, one per sample or test point, of one or several kinds. A metric makes a
+section of the report of all rows of a kind. Several metrics may read the same rows. The order of
+`METRICS` is that of every list of metrics. Implementations are named, and imported when they are
+needed. Plug-ins add to the tables by `cld_core.register`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -12,20 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cld_core.errors import UsageError, did_you_mean
-from cld_core.registration import resolve, table
+from cld_core.plugins import resolve, table
 
 if TYPE_CHECKING:
     from cld_core.evaluate.rows import Table
     from cld_core.run.evaluations import EvalRequest
 
-# What examples are to metrics: pictures; vectors, which arrays of any shape are when they are
-# flattened; and of these, whether their law is known, or so many true ones as are wanted.
+# The kinds of examples: images; vectors, which are arrays of any other shape, flattened; and "law"
+# if their density is known, or any number of true samples can be drawn.
 Kind = Literal["images", "vectors", "law"]
-# Rows of images in a file, if their kind has no other number: few enough that a killed task loses
-# little.
+# Rows of images in a file, unless their kind has another number. A killed task loses a chunk.
 CHUNK = 128
-# Rows of points in the plane, which are computed at once: likelihood bounds of fewer take 1.7 times
-# as long each.
+# Rows of points in the plane in a file. They are computed at once: in smaller chunks, a likelihood
+# bound takes up to 1.7 times as long.
 POINTS_CHUNK = 1024
 
 
@@ -34,14 +32,14 @@ class RowKind:
     """A kind of rows.
 
     Attributes:
-        over: the field of a request that says how many rows there are.
+        over: the field of a request that is the number of rows.
         depends: the other fields of a request, or places in them ("flow.rtol"), that a row depends
             on, besides the model, the seed and its index.
         implementation: "module:Class" of the `evaluate.rows.RowComputer` that computes them; with
             torch.
         version: raised when the meaning of rows changes, so that old and new never share a folder.
-        chunk: how many rows a file holds, if they are of images; of points it has `POINTS_CHUNK`.
-        of: the data that rows of this kind exist for.
+        chunk: rows of images in a file; of points there are `POINTS_CHUNK`.
+        of: the kind of data that rows of this kind exist for; None: of all data.
         most: a place in a request ("flow.samples") with the largest number of rows, on which no
             single row depends.
         along_flow: rows compare samples with the probability flow, which the sampler has to
@@ -65,10 +63,10 @@ class Quantity:
     Attributes:
         key: its name in tables and in ``--json``.
         field: where it is in the metric's section of the report.
-        label: what people read.
+        label: its name in tables and plots.
         stderr: the field of its standard error, in the same unit.
-        is_reference: it says what samples could reach, and nothing about them. Tables and plots
-            over settings omit it.
+        is_reference: it is the best value that samples can have, and does not depend on them.
+            Tables and plots over settings omit it.
     """
 
     key: str
@@ -81,16 +79,16 @@ class Quantity:
 
 
 def _sampler(request: "EvalRequest") -> str:
-    """In words: how samples were drawn."""
+    """A description of how samples were drawn."""
     spec = request.sampling
     return spec.method if spec.precision == "fp32" else f"{spec.method} in {spec.precision}"
 
 
 def remark_on_nonfinite(count: int, of: int) -> str | None:
-    """In words, how many of some samples are not finite; None if all are."""
-    return (
-        f"{count:,} of {of:,} samples {'is' if count == 1 else 'are'} not finite" if count else None
-    )
+    """A remark on the number of samples that are not finite; None if there are none."""
+    if not count:
+        return None
+    return f"{count:,} of {of:,} samples {'is' if count == 1 else 'are'} not finite"
 
 
 def _nonfinite(section: Mapping[str, Any]) -> str | None:
@@ -99,7 +97,7 @@ def _nonfinite(section: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """Something that an evaluation can be asked for.
+    """A metric that an evaluation can compute.
 
     Attributes:
         name: its section of the report, and its flag.
@@ -107,18 +105,17 @@ class Metric:
         rows: the kind of rows that it reads.
         quantities: the numbers that are shown.
         section: makes the section of the report from all rows: a function, or "module:function".
-        how: in words, the settings in which runs that are compared may differ; by default, how
-            samples were drawn.
-        remark: in words, what readers of the numbers in a section should know, None if there is
-            nothing unusual; by default, how many samples are not finite.
-        reads: the arrays that it needs of rows that are not always complete.
-        reference: what it needs of the statistics of the training set; "classes": features and
-            labels of the images.
+        how: describes the settings in which compared runs may differ; by default, how samples were
+            drawn.
+        remark: describes anything unusual about the numbers of a section, or returns None; by
+            default, the number of samples that are not finite.
+        reads: the arrays of a row that it needs, and that not all rows of this kind have.
+        reference: the statistics of the training set that it needs; "classes": features and labels
+            of the images.
         needs_labels: whether it is only for class-conditional models.
         needs_law: whether it is only for data whose density is known.
         same: places in a request ("kid.subsets") that must be equal for two results to be
-            comparable. All that its numbers depend on, besides what its rows depend on, is among
-            them.
+            comparable. All places that its numbers, but not its rows, depend on are among them.
         least: (key, spare): the value of this key in its section of the recipe may be at most
             samples - spare.
         version: raised when the meaning of its numbers changes, so that old and new never share a
@@ -156,23 +153,27 @@ def _of_bound(request: "EvalRequest") -> str:
 
 
 def _left_out(section: Mapping[str, Any]) -> str | None:
-    """In words: how many classes are not part of the means, and how many samples are not finite."""
-    left_out = section.get("left_out", 0)
-    number = left_out + len(section["classes"])
-    small = (
-        f"{left_out} of {number} classes have too few samples or images, and are left out of "
-        f"the means"
-    )
-    texts = [small if left_out else None, _nonfinite(section)]
-    return "; ".join(text for text in texts if text is not None) or None
+    """A remark on classes that are not part of the means, and on samples that are not finite."""
+    texts = []
+    if left_out := section.get("left_out", 0):
+        number = left_out + len(section["classes"])
+        texts.append(
+            f"{left_out} of {number} classes have too few samples or images, and are left out of "
+            "the means"
+        )
+    return _joined(*texts, _nonfinite(section))
 
 
 def _on_units(section: Mapping[str, Any]) -> str | None:
-    """In words: the units of a distance, its interval, and how many samples are not finite."""
+    """A remark on the units of a distance, its interval, and samples that are not finite."""
     units = f"distances are in {section['units']}" if "units" in section else None
     if units and section.get("t95"):
         units += f", with 95 % intervals of ± {section['t95']:.2g} standard errors"
-    return "; ".join(filter(None, (units, _nonfinite(section)))) or None
+    return _joined(units, _nonfinite(section))
+
+
+def _joined(*remarks: str | None) -> str | None:
+    return "; ".join(filter(None, remarks)) or None
 
 
 def _on_bound(section: Mapping[str, Any]) -> str | None:
@@ -180,8 +181,10 @@ def _on_bound(section: Mapping[str, Any]) -> str | None:
     if section.get("conditional"):
         texts.append("the bound is of log p(x | label), each test point given its label")
     if "eps_asked" in section:
-        start = f"the bound starts at t = {section['eps']:g}"
-        texts.append(f"{start}, because training used no smaller t (objective.loss_eps)")
+        texts.append(
+            f"the bound starts at t = {section['eps']:g}, because training used no smaller t "
+            "(objective.loss_eps)"
+        )
     bias = section.get("tolerance_bias") or 0.0
     error = section.get("stderr")
     if error and abs(bias) >= 0.1 * error:
@@ -190,10 +193,10 @@ def _on_bound(section: Mapping[str, Any]) -> str | None:
             f"the solver's tolerance changes the result by about {bias:+.1g} {unit}: "
             "lower eval.elbo.rtol and eval.elbo.atol"
         )
-    return "; ".join(texts) or None
+    return _joined(*texts)
 
 
-# What makes two results answers to the same question.
+# Places in a request that must be equal for two results to be comparable.
 _FEATURES = ("fid.extractor", "fid.layer", "fid.weights", "fid.plugin", "fid.quantisation")
 _SAME_FEATURES = ("samples", *_FEATURES)
 _SAME_REFERENCE = (*_SAME_FEATURES, "fid.stats")
@@ -264,10 +267,7 @@ _METRICS = (
     ),
     Metric(
         name="w2",
-        help=(
-            "Sliced Wasserstein-2 distance from true samples (toy data), or from test data "
-            "(arrays)."
-        ),
+        help="Sliced Wasserstein-2 distance from true samples (toy data) or test data (arrays).",
         rows="vectors",
         section="cld_core.evaluate.vectors:w2",
         same=("samples", "w2"),
@@ -286,7 +286,7 @@ _METRICS = (
     ),
     Metric(
         name="energy",
-        help="Energy distance from true samples (toy data), or from test data (arrays).",
+        help="Energy distance from true samples (toy data) or test data (arrays).",
         rows="vectors",
         section="cld_core.evaluate.vectors:energy",
         same=("samples", "w2"),
@@ -411,7 +411,7 @@ _ROWS = {
     ),
 }
 # By name: metrics, or "module:attribute" of one.
-METRICS: dict[str, Metric | str] = table("metrics", {it.name: it for it in _METRICS})
+METRICS: dict[str, Metric | str] = table("metrics", {entry.name: entry for entry in _METRICS})
 ROWS: dict[str, RowKind] = table("rows", _ROWS)
 
 
@@ -428,12 +428,12 @@ def metrics(names: Iterable[str] | None = None) -> list[Metric]:
 
 
 def read_of(kind: str, names: Iterable[str]) -> set[str]:
-    """The arrays that some metrics read of rows of a kind, and that not all of such rows have."""
+    """The arrays of rows of a kind that some metrics read, and that not all such rows have."""
     return {name for metric in metrics(names) if metric.rows == kind for name in metric.reads}
 
 
 def quantities() -> list[tuple[Metric, Quantity]]:
-    """All numbers that reports may hold, with the metric whose section they are in."""
+    """All numbers that a report may contain, each with the metric of its section."""
     return [(metric, quantity) for metric in metrics() for quantity in metric.quantities]
 
 
@@ -443,13 +443,13 @@ def quantity(key: str) -> Quantity:
 
 
 def fitting(kinds: Collection[Kind]) -> list[Metric]:
-    """The metrics that examples can have which are all of these."""
+    """The metrics of examples that are of all these kinds."""
     found = [metric for metric in metrics() if ROWS[metric.rows].of in (None, *kinds)]
     return [metric for metric in found if "law" in kinds or not metric.needs_law]
 
 
 def draws_samples(names: Iterable[str]) -> bool:
-    """Whether any of these metrics looks at samples, rather than at test data alone."""
+    """Whether any of these metrics needs samples, and not only test data."""
     return any(ROWS[metric.rows].over == "samples" for metric in metrics(names))
 
 
@@ -459,11 +459,11 @@ def parse_metrics(
     """The metrics of comma-separated lists, in the order of the table.
 
     Args:
-        option: where the list comes from, for messages.
-        listed: those that messages offer; empty for all.
+        option: the option that has the list, for messages.
+        listed: the metrics that messages name; empty for all.
 
     Raises:
-        UsageError: one is unknown; names the nearest.
+        UsageError: there is no such metric; names the nearest.
     """
     words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
     listed = listed or METRICS

@@ -21,21 +21,21 @@ from cld_core.run.checkpoints import pick_checkpoint, weights_digest
 from . import guidance, likelihood, nets, pictures, samplers, sde
 from .averages import averaged
 from .classes import Classes
-from .codec import from_plain, to_plain
 from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict, registry
 from .config.loader import elbo_spec, path_of, sampling_spec, whole_number
 from .config.network import ModuleSpec
 from .config.train import EmaSpec
 from .data.arrays import array
-from .data.form import Form
+from .data.format import DataFormat
 from .data.source import DescribedSource, Source, classes_of, form_of, source
 from .errors import CheckpointError, DataError, RecipeError, SaveError, UsageError
 from .files import replacing
 from .likelihood import Likelihood
 from .nets import execution
 from .nets.execution import Compiled
-from .registration import resolve
+from .plugins import resolve
+from .records import from_plain, to_plain
 from .run.folder import named
 from .run.recipe import trusted_recipe
 from .run.tunings import Network, Solutions
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 Label = int | str | Sequence[int | str] | Tensor | None
 # An array or a tensor, or nested lists.
 Numbers = Tensor | np.ndarray | Sequence[Any]
-# What `repr` says of a diffusion and of a sampler, as far as they have it.
+# The keys of diffusions and samplers that `repr` shows.
 _SDE = ("beta0", "beta1", "m_inv", "gamma")
 _SAMPLER = ("nfe", "rtol", "atol", "eps", "denoise")
 
@@ -64,7 +64,7 @@ class Trajectory(NamedTuple):
     """The paths of samples through phase space, K states each.
 
     Attributes:
-        t: falling times (K,), float64: from 1, the prior, to `sampling.eps`, and to 0 for the
+        t: decreasing times (K,), float64: from 1, the prior, to `sampling.eps`, and 0 for the
             denoised samples.
         x: (K, n, C, ...), the data's half; x[-1] are the samples.
         v: (K, n, (halves - 1) C, ...), the other halves (CLD: velocities); None for a diffusion of
@@ -81,18 +81,17 @@ class Model:
     `plot`, `export`.
 
     Attributes:
-        recipe: the recipe in force.
+        recipe: of the model.
         path: the run folder or file that it was loaded from; None for any other model.
         step: the optimiser step of the weights.
-        checkpoint: digest of the averaged weights of the checkpoint that they are from; empty if it
-            is not known.
-        ema_length: the relative length of their average; None for that of `train.ema`.
-        ema_error: how well that average could be made (`average_profiles.Mixture`); None if nothing
-            had to be.
+        checkpoint: digest of the averaged weights of the checkpoint; empty if it is unknown.
+        ema_length: the relative length of their average; None for the average of `train.ema`.
+        ema_error: the error of that average (`average_profiles.Mixture`); None if it was not made
+            of others.
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
         form: of the data, and how the model sees them.
-        classes: those of a class-conditional model, which takes labels; None for any other.
+        classes: of a class-conditional model, which takes labels; None for any other model.
         solutions: samplers that were tuned to the network.
     """
 
@@ -106,13 +105,12 @@ class Model:
         classes: Classes | None = None,
         step: int = 0,
     ) -> None:
-        """A model with an untrained network in evaluation mode, unless ``net`` and ``data`` of the
-        recipe are given.
+        """A model with an untrained network in evaluation mode, unless ``net`` is given.
 
         Args:
             device: None for a GPU if one is available.
-            classes: of the data, which are asked for them if it is None and the recipe wants
-                labels.
+            data: of the recipe; None to load them.
+            classes: of the data; None to take them from the data if the recipe has labels.
 
         Raises:
             RecipeError: an argument is wrong, or the recipe cannot be used.
@@ -131,9 +129,9 @@ class Model:
         self.form = form_of(self.source)
         self.data_shape = self.source.shape
         self.sde = sde.build(recipe.sde)
-        self.classes = (
-            classes if classes is not None or not recipe.data.labels else classes_of(self.source)
-        )
+        self.classes = classes
+        if classes is None and recipe.data.labels:
+            self.classes = classes_of(self.source)
         if net is None:
             net = nets.of_recipe(recipe, self.data_shape, self.classes).to(self.device).eval()
             if execution.prefers_channels_last(self.device):
@@ -143,20 +141,19 @@ class Model:
         self.score = self.score_of(compiled=False)
 
     def __repr__(self) -> str:
-        recipe, weights = self.recipe, list(self.net.parameters())
+        recipe = self.recipe
+        weights = list(self.net.parameters())
         count = sum(weight.numel() for weight in weights)
         dtype = str(weights[0].dtype).removeprefix("torch.") if weights else "no weights"
-        whence = "" if self.path is None else f" of {one_line(str(self.path.name))}"
+        origin = "" if self.path is None else f" of {one_line(str(self.path.name))}"
         average = "" if self.ema_length is None else f", {EmaSpec(length=self.ema_length).words}"
         classes = "" if self.classes is None else f" in {len(self.classes)} classes"
         lines = (
-            f"Model {one_line(recipe.name)}{whence}, step {self.step:,}{average}",
+            f"Model {one_line(recipe.name)}{origin}, step {self.step:,}{average}",
             f"  sde      {recipe.sde.name}: {_described(recipe.sde, _SDE)}",
             f"  network  {recipe.network.name}: {count:,} parameters, {dtype}, on {self.device}",
-            (
-                f"  data     {one_line(recipe.data.name)}: {self.form.kind} of shape "
-                f"{self.data_shape}{classes}"
-            ),
+            f"  data     {one_line(recipe.data.name)}: {self.form.kind} of shape "
+            f"{self.data_shape}{classes}",
             f"  sampler  {recipe.sampling.method}: {_described(recipe.sampling, _SAMPLER)}",
         )
         return "\n".join(lines)
@@ -167,16 +164,16 @@ class Model:
         Args:
             compiled: through `torch.compile`; the first calls compile and take a while.
         """
-        known = self._scores.get((compiled, precision))
-        if known is None:
+        score = self._scores.get((compiled, precision))
+        if score is None:
             net = execution.prepared(self.net, self.device, precision)
-            known = Score(self.sde, self.recipe.objective, Compiled(net) if compiled else net)
-            self._scores[compiled, precision] = known
-        return known
+            score = Score(self.sde, self.recipe.objective, Compiled(net) if compiled else net)
+            self._scores[compiled, precision] = score
+        return score
 
     @property
     def network(self) -> Network:
-        """What a tuned sampler is chosen for."""
+        """The description of the network by which a tuned sampler is chosen."""
         labels = self.classes is not None
         return Network(
             step=self.step, checkpoint=self.checkpoint, ema_length=self.ema_length, labels=labels
@@ -203,17 +200,18 @@ class Model:
         step = pick_checkpoint(folder, recipe.model_digest(), checkpoint)
         try:
             weights = averaged(folder, step, ema_length)
-            form = None if weights.form is None else from_plain(Form, weights.form)
+            form = None if weights.form is None else from_plain(DataFormat, weights.form)
             data = source(recipe.data, form=form)
             model = cls._of_tensors(recipe, weights.tensors, data, weights.classes, step, device)
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-            text = (
-                f"does not fit the recipe: {one_line(error, 400).rstrip('.')}. Use the recipe "
-                f"that wrote it."
-            )
-            raise CheckpointError(f"{folder.checkpoint_file(step)}: {text}") from error
-        model.path, model.solutions = folder.path, Solutions.of_run(folder)
-        model.ema_length, model.ema_error = ema_length, weights.error
+            raise CheckpointError(
+                f"{folder.checkpoint_file(step)}: does not fit the recipe: "
+                f"{one_line(error, 400).rstrip('.')}. Use the recipe that wrote it."
+            ) from error
+        model.path = folder.path
+        model.solutions = Solutions.of_run(folder)
+        model.ema_length = ema_length
+        model.ema_error = weights.error
         model.checkpoint = weights_digest(folder, step) or ""
         return model
 
@@ -255,10 +253,13 @@ class Model:
             ArithmeticError,
             RecipeError,
         ) as error:
-            text = f"recipe and tensors do not match: {one_line(error, 400).rstrip('.')}"
             fix = "Export it again" if network is None else "Pass a module like the trained one"
-            raise CheckpointError(f"{path}: {text}. {fix}.") from error
-        model.path, model.solutions = path.absolute(), Solutions.of_file(weights.about)
+            raise CheckpointError(
+                f"{path}: recipe and tensors do not match: {one_line(error, 400).rstrip('.')}. "
+                f"{fix}."
+            ) from error
+        model.path = path.absolute()
+        model.solutions = Solutions.of_file(weights.about)
         return model
 
     @classmethod
@@ -275,30 +276,30 @@ class Model:
         """A model of a recipe with these weights: all tensors of its network, by name.
 
         Args:
-            classes: those of the model as plain values; None if it has none.
-            network: a module whose copy gets the weights; None: it is made as the recipe says.
+            classes: of the model, as plain values; None if it has none.
+            network: a module whose copy gets the weights; None: the network of the recipe.
 
         Raises:
-            ValueError, TypeError, RuntimeError, ArithmeticError: they are not those of its network.
+            ValueError, TypeError, RuntimeError, ArithmeticError: they do not fit the network.
         """
-        known = from_plain(Classes, classes) if recipe.data.labels else None
-        # Names, shapes and types are compared before any memory is taken for a network that may not
-        # fit.
+        own = from_plain(Classes, classes) if recipe.data.labels else None
         net = None
         if network is None:
-            described = nets.outline(recipe, data.shape, known)
+            # Compares names, shapes and types before any memory is allocated.
+            described = nets.outline(recipe, data.shape, own)
             described.load_state_dict(dict(tensors), strict=True, assign=True)
         else:
-            nets.require_usable(recipe, data.shape, network, known)
+            nets.require_usable(recipe, data.shape, network, own)
             net = copy.deepcopy(network).to(device).eval()
-        model = cls(recipe, device, net=net, data=data, classes=known, step=step)
+        model = cls(recipe, device, net=net, data=data, classes=own, step=step)
         model.net.load_state_dict(dict(tensors), strict=True)
         model.net.requires_grad_(False)
         return model
 
     def export(self, file: str | Path) -> None:
-        """Write weights, recipe, tuned samplers and the form of the data, all that sampling needs,
-        to one file.
+        """Write all that sampling needs to one file.
+
+        It has the weights, the recipe, the tuned samplers and the form of the data.
 
         Raises:
             UsageError: its name does not end in .safetensors.
@@ -307,15 +308,14 @@ class Model:
         path = path_of(file, "file", "Model.export").absolute()
         if path.suffix != ".safetensors":
             raise UsageError(f"{file}: weights are written as .safetensors. Name such a file.")
-        recipe = json.dumps(self.recipe.to_share())
         about = {
             "format": FORMAT,
             "version": __version__,
             "step": str(self.step),
             "weights": "ema",
-            "recipe": recipe,
+            "recipe": json.dumps(self.recipe.to_share()),
+            "data": json.dumps(to_plain(self.form)),
         }
-        about["data"] = json.dumps(to_plain(self.form))
         if self.ema_length is not None:
             about["ema_length"] = repr(self.ema_length)
         if self.classes is not None:
@@ -326,11 +326,8 @@ class Model:
                 write_weights(out, self.net.state_dict(), about)
         except OSError as error:
             raise SaveError(
-                (
-                    f"{file}: cannot be written ({one_line(error.strerror or error)}). Pass "
-                    f"another "
-                    f"path."
-                ),
+                f"{file}: cannot be written ({one_line(error.strerror or error)}). Pass another "
+                "path.",
                 self.step,
             ) from error
 
@@ -345,12 +342,11 @@ class Model:
         seed: int = 0,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
-        """Fit a sampler of ``nfe`` evaluations to the network, as `cldctl tune` does;
-        ``method="tuned"`` then uses it.
+        """Fit a sampler of ``nfe`` evaluations to the network, as `cldctl tune` does.
 
-        It approaches the network's probability flow more closely than other samplers of as few
-        evaluations. `save` keeps it with the weights. It belongs to these weights: after more
-        training, fit it again.
+        ``method="tuned"`` then uses it. It approaches the network's probability flow more closely
+        than other samplers of as few evaluations. `save` writes it with the weights. It belongs to
+        these weights: after more training, fit it again.
 
         Args:
             nfe: network evaluations, denoising included.
@@ -358,24 +354,24 @@ class Model:
                 networks of images and curves.
             budget_min: minutes after which the fit stops with its best result; None for no limit.
             seed: key of the noise.
-            progress: called after each step of the fit with the number of steps that are done, and
-                of all at most.
+            progress: called after each step of the fit with the number of steps so far, and the
+                largest number of steps.
 
         Raises:
             UsageError: a number is out of bounds; names it.
         """
         caller = "Model.fit_sampler"
-        nfe, seed = whole_number(nfe, "nfe", 1, caller), whole_number(seed, "seed", 0, caller)
+        nfe = whole_number(nfe, "nfe", 1, caller)
+        seed = whole_number(seed, "seed", 0, caller)
         points = None if points is None else whole_number(points, "points", 1, caller)
         before = self.solutions
+        fitted = resolve("cld_core.tune:fitted")
         try:
-            solution = resolve("cld_core.tune:fitted")(
-                self, nfe, points, budget_min, seed, progress
-            )
+            solution = fitted(self, nfe, points, budget_min, seed, progress)
         except UsageError as error:
-            # They are about options of `cldctl tune`.
-            named = str(error).replace("--budget ", "--budget_min ")
-            raise UsageError(re.sub(r"^--(\w+) (\S+):", rf"{caller}: \1=\2:", named)) from error
+            # The message names options of `cldctl tune`.
+            message = str(error).replace("--budget ", "--budget_min ")
+            raise UsageError(re.sub(r"^--(\w+) (\S+):", rf"{caller}: \1=\2:", message)) from error
         self.solutions = replace(before, read=lambda: [*before.read(), solution])
 
     def sample(
@@ -398,35 +394,32 @@ class Model:
 
         Args:
             n: how many.
-            method: how they are drawn, for example "ode" or "exponential"; None: as the recipe
-                says.
-            nfe: evaluations of the network for each sample, by a method with fixed steps; None: as
-                the recipe says.
+            method: the sampler, for example "ode" or "exponential"; None: that of the recipe.
+            nfe: evaluations of the network for each sample, by a method with fixed steps; None:
+                those of the recipe.
             seed: key of the noise.
             first: number of the first sample.
             batch_size: samples computed at once; None for all.
             label: for a class-conditional model, the class of all samples, by number or name, or
-                one for each; None: classes are as frequent as in the training data, and that of
-                sample i depends only on i.
+                one for each; None: classes are as frequent as in the training data, and the class
+                of sample i depends only on i.
             observation: an observation of x on which samples are conditioned; None for
                 unconditional samples.
-            by: how they are conditioned on it, a `conditioning.GradientGuidance` or
-                `conditioning.Replacement`; None: by gradient, ``GradientGuidance()``.
+            by: the way of conditioning, a `conditioning.GradientGuidance` or
+                `conditioning.Replacement`; None: ``GradientGuidance()``.
             settings: the other keys of the recipe's `sampling` section, for example ``eps=1e-3,
                 denoise=False``. An ``eps`` below `objective.loss_eps` causes a warning, because the
                 network was not trained on such t.
 
         Raises:
             RecipeError: an argument is wrong; names it.
-            UsageError: there is no such class; the observation is of other data, or does not go
-                with the way or the method.
+            UsageError: there is no such class; the observation is of other data, or cannot be used
+                with ``by`` or ``method``.
             SolverError: the adaptive solver cannot reach its tolerance.
         """
         keys = {"method": method, "nfe": nfe, **settings}
-        caller = "Model.sample"
-        return self._draw(
-            n, keys, seed, first, batch_size, caller, label=label, observation=observation, by=by
-        ).x
+        given: dict[str, Any] = {"label": label, "observation": observation, "by": by}
+        return self._draw(n, keys, seed, first, batch_size, "Model.sample", **given).x
 
     def draw(
         self,
@@ -445,12 +438,12 @@ class Model:
     ) -> samplers.Samples:
         """Like `sample`, but returns velocities and numbers of network evaluations, too.
 
-        With guidance, an evaluation of the score takes two evaluations of the network where
-        guidance acts; both count.
+        With guidance, an evaluation of the score takes two evaluations of the network at the times
+        at which guidance acts; both count.
 
         Args:
-            progress: called after each network evaluation with the number of samples that are done,
-                and the number of evaluations so far of those in progress.
+            progress: called after each network evaluation with the number of complete samples, and
+                the number of evaluations so far of those in progress.
         """
         keys = {"method": method, "nfe": nfe, **settings}
         given: dict[str, Any] = {"label": label, "observation": observation, "by": by}
@@ -473,21 +466,25 @@ class Model:
         observation: Observation | None = None,
         by: Way | None = None,
     ) -> samplers.Samples:
-        """Draw samples for the function ``caller``, which messages name; a ``watcher`` sees one
-        batch alone."""
-        n, seed = whole_number(n, "n", 1, caller), whole_number(seed, "seed", 0, caller)
+        """Draw samples.
+
+        Args:
+            caller: the public function, for messages.
+            watcher: for a single batch.
+        """
+        n = whole_number(n, "n", 1, caller)
+        seed = whole_number(seed, "seed", 0, caller)
         first = whole_number(first, "first", 0, caller)
         size = n if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
-        spec, labels = (
-            sampling_spec(self.recipe, keys, caller),
-            self.labels(label, n, first, caller),
-        )
-        if keys.get("eps") is not None and spec.eps < (seen := self.recipe.objective.loss_eps):
+        spec = sampling_spec(self.recipe, keys, caller)
+        labels = self.labels(label, n, first, caller)
+        least = self.recipe.objective.loss_eps
+        if keys.get("eps") is not None and spec.eps < least:
             _log.warning(
                 "%s: eps=%g: the network has seen no t below %g. Use that or more.",
                 caller,
                 spec.eps,
-                seen,
+                least,
             )
         way = by or GradientGuidance()
         if not isinstance(observation, Observation | None) or not isinstance(way, Way):
@@ -502,31 +499,32 @@ class Model:
             way.require_usable(observation, spec)
         score = self.score_of(compiled=spec.compile, precision=spec.precision)
         solution = self.solutions.followed(spec, self.network)
-        parts, evaluations = [], 0
+        parts = []
+        evaluations = 0
 
-        def tell(*_: object) -> None:
+        def report(*_: object) -> None:
             nonlocal evaluations
             evaluations += 1
             if progress is not None:
                 progress(start - first, evaluations)
 
-        telling: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        reporting: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if progress is not None:
-            telling = score.net.register_forward_hook(tell)
-        with execution.using(tf32=spec.precision == "tf32"), telling:
+            reporting = score.net.register_forward_hook(report)
+        with execution.using(tf32=spec.precision == "tf32"), reporting:
             for start in range(first, first + n, size):
-                last, evaluations = min(start + size, first + n), 0
-                noise = SampleNoise(seed, "sample", first=start, last=last, device=self.device)
-                given = (
-                    None if labels is None else labels[start - first : last - first].to(self.device)
-                )
+                evaluations = 0
+                last = min(start + size, first + n)
+                place: dict[str, Any] = {"first": start, "last": last, "device": self.device}
+                noise = SampleNoise(seed, "sample", **place)
+                given = None
+                if labels is not None:
+                    given = labels[start - first : last - first].to(self.device)
                 bound = guidance.bound(score, spec, given, none=len(self.classes or ()))
                 conditioned = None
                 if observation is not None:
-                    apart = SampleNoise(
-                        seed, "observation", first=start, last=last, device=self.device
-                    )
-                    conditioned = way.conditioned(bound, self.sde, observation, apart)
+                    other_noise = SampleNoise(seed, "observation", **place)
+                    conditioned = way.conditioned(bound, self.sde, observation, other_noise)
                 scored = conditioned or bound
                 drawn = samplers.sample(
                     scored, self.sde, spec, noise, self.data_shape, watcher, solution
@@ -538,30 +536,27 @@ class Model:
     def labels(
         self, label: Label, n: int, first: int = 0, caller: str = "Model.labels"
     ) -> Tensor | None:
-        """The labels of the samples ``first <= i < first + n``, (n,), int64, as `sample`
-        understands ``label``.
+        """The labels of the samples ``first <= i < first + n``, (n,), int64, for `sample`.
 
         None for a model without classes.
 
         Raises:
-            UsageError: the model has no classes, there is no such class, or not one for each
-                sample.
+            UsageError: the model has no classes, there is no such class, or the number of labels is
+                not n.
         """
-        if self.classes is None and label is not None:
-            text = (
-                f"{caller}: label: {one_line(self.recipe.name)} was trained without labels "
-                f"(data.labels=false)"
-            )
-            raise UsageError(f"{text}. Leave it out.")
         if self.classes is None:
+            if label is not None:
+                raise UsageError(
+                    f"{caller}: label: {one_line(self.recipe.name)} was trained without labels "
+                    "(data.labels=false). Leave it out."
+                )
             return None
         if label is None:
             return torch.tensor(self.classes.drawn(first, first + n))
+        # Tensors and arrays have `tolist`.
+        plain = label.tolist() if hasattr(label, "tolist") else label
         try:
-            # Of torch or numpy.
-            return torch.tensor(
-                self.classes.each(label.tolist() if hasattr(label, "tolist") else label, n)
-            )
+            return torch.tensor(self.classes.each(plain, n))
         except UsageError as error:
             raise UsageError(f"{caller}: {error}") from error
 
@@ -577,33 +572,36 @@ class Model:
         label: Label = None,
         **settings: Any,
     ) -> Trajectory:
-        """The paths of ``n`` samples; ``x[-1]`` is, to the last bit, what `sample` returns for the
-        same arguments.
+        """The paths of ``n`` samples.
 
-        The states are those that the sampler passes through: after its steps, for SSCS in the
-        middle of its steps, where the score acts. The last one, at t = 0, is denoised; with
-        ``denoise=False`` it is at ``eps``. In the adaptive flow each sample has its own steps; its
-        states are at equal distances in t, interpolated by cubic polynomials, which is meant for
-        the eye.
+        ``x[-1]`` is, to the last bit, what `sample` returns for the same arguments. The states are
+        those of the sampler after its steps or, for SSCS, in the middle of its steps, where the
+        score acts. The last one, at t = 0, is denoised; with ``denoise=False`` it is at ``eps``. In
+        the adaptive flow, each sample has its own steps; its states are at equal distances in t,
+        interpolated by cubic polynomials, which is precise enough for pictures.
 
         Args:
-            n: how many; all states that are kept are in memory.
+            n: how many; all their states are in memory.
             points: the largest number of states, evenly spread over the steps of the method.
 
         The other arguments are those of `sample`, and so are the errors.
         """
-        caller, keys = "Model.trajectory", {"method": method, "nfe": nfe, **settings}
+        caller = "Model.trajectory"
+        keys = {"method": method, "nfe": nfe, **settings}
         points = whole_number(points, "points", 3, caller)
         spec = sampling_spec(self.recipe, keys, caller)
         recorder = Recorder(points - 1 if spec.denoise else points)
         drawn = self._draw(n, keys, seed, first, None, caller, recorder, label=label)
         t, u = recorder.path()
         channels = self.data_shape[0]
-        z, v = u[:, :, :channels], u[:, :, channels:]
+        z = u[:, :, :channels]
+        v = u[:, :, channels:]
         x = self.form.to_data(z.flatten(0, 1)).view_as(z)
         if spec.denoise:
-            t, x = torch.cat([t, t.new_zeros(1)]), torch.cat([x, drawn.x[None]])
-            v = v if drawn.v is None else torch.cat([v, drawn.v[None]])
+            t = torch.cat([t, t.new_zeros(1)])
+            x = torch.cat([x, drawn.x[None]])
+            if drawn.v is not None:
+                v = torch.cat([v, drawn.v[None]])
         return Trajectory(t, x, v if self.sde.n > 1 else None)
 
     def log_likelihood(
@@ -624,18 +622,17 @@ class Model:
 
         It is the `elbo` of what `likelihood` returns for the same arguments.
 
-        Images are points of a density on [-1, 1], with uniform noise in place of their grey levels,
-        as ``model.source.dequantised_test_data`` has them; `bits_per_dim` converts what is
-        returned.
+        Images are points of a density on [-1, 1], with uniform noise added to their grey levels, as
+        in ``model.source.dequantised_test_data``; `bits_per_dim` converts the result.
 
         Args:
             x: (B, C, ...), a tensor, an array or nested lists.
-            velocities: draws of the other halves for each example; None: as the recipe's
-                `eval.elbo` says.
-            probes: probes of the trace for each draw; None: as the recipe says.
-            seed: key of draws and probes. The result for an example does not depend on those beside
-                it.
-            first: number of the first example, which keys its draws.
+            velocities: draws of the other halves for each example; None: those of the recipe's
+                `eval.elbo`.
+            probes: probes of the trace for each draw; None: those of the recipe.
+            seed: key of draws and probes. The result for an example does not depend on the other
+                examples.
+            first: number of the first example, which is part of the key of its draws.
             batch_size: examples computed at once; None for all.
             exact_trace: compute the trace without probes, by one backward pass per dimension: for
                 low dimensions.
@@ -689,18 +686,18 @@ class Model:
         label: Label,
     ) -> Likelihood:
         spec = elbo_spec(self.recipe, keys, caller)
-        seed, first = whole_number(seed, "seed", 0, caller), whole_number(first, "first", 0, caller)
+        seed = whole_number(seed, "seed", 0, caller)
+        first = whole_number(first, "first", 0, caller)
         x = _tensor(x, caller)
         if tuple(x.shape[1:]) != self.data_shape or not len(x):
-            wanted = ", ".join(map(str, ("B", *self.data_shape)))
-            raise UsageError(f"{caller}: x is {tuple(x.shape)}. Pass ({wanted}), with B above 0.")
+            shape = ", ".join(map(str, ("B", *self.data_shape)))
+            raise UsageError(f"{caller}: x is {tuple(x.shape)}. Pass ({shape}), with B above 0.")
         size = len(x) if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
         if label is None and self.classes is not None and self.recipe.objective.label_dropout == 0:
-            text = (
-                "nothing was trained without labels (objective.label_dropout=0). Pass label, "
-                "one for each example"
+            raise UsageError(
+                f"{caller}: nothing was trained without labels (objective.label_dropout=0). Pass "
+                "label, one for each example."
             )
-            raise UsageError(f"{caller}: {text}.")
         labels = None if label is None else self.labels(label, len(x), caller=caller)
         score = self.score_of(compiled=spec.compile)
         x = x.to(self.device, x.dtype if x.dtype == torch.float64 else torch.float32)
@@ -712,24 +709,23 @@ class Model:
             numbers = {"first": first + start, "last": first + start + len(rows)}
             noise = SampleNoise(seed, "elbo", **numbers, device=self.device)
             given = None if labels is None else labels[start : start + size].to(self.device)
-            of = score if given is None else guidance.Conditional(score, given)
+            bound = score if given is None else guidance.Conditional(score, given)
             z = self.form.to_model(rows)
-            found = likelihood.likelihood(of, self.sde, spec, noise, z, exact_trace=exact_trace)
+            found = likelihood.likelihood(bound, self.sde, spec, noise, z, exact_trace=exact_trace)
             parts.append(found.rescaled(self.form.log_det))
         return samplers.concatenated(parts)
 
     def bits_per_dim(self, log_likelihood: Tensor) -> Tensor:
-        """What `log_likelihood` returned for images, in bits/dim of their grey levels; smaller is
-        better.
+        """Convert a `log_likelihood` of images to bits/dim of their grey levels; smaller is better.
 
         Raises:
             UsageError: the data are not images.
-            DataError: it is not numeric.
+            DataError: the argument is not numeric.
         """
         if not self.is_image:
             raise UsageError(
                 f"Model.bits_per_dim: {one_line(self.recipe.data.name)} has no grey levels. Use "
-                f"nats."
+                "nats."
             )
         scale, offset = self.bits_of_nats
         try:
@@ -742,10 +738,10 @@ class Model:
 
     @property
     def bits_of_nats(self) -> tuple[float, float]:
-        """(scale, offset) of bits/dim = scale NLL + offset, for images with grey levels a =
-        2/levels apart on [-1, 1].
+        """(scale, offset) of bits/dim = scale NLL + offset, for images.
 
-        Bits/dim are NLL/(D ln 2) - log2 a (docs/math.md 8).
+        With a = 2/levels, the distance of grey levels on [-1, 1], bits/dim are NLL/(D ln 2) -
+        log2 a (docs/math.md 8).
         """
         levels = self.source.grey_levels
         assert levels is not None, "only data with grey levels have bits"
@@ -764,8 +760,7 @@ class Model:
         label: Label = None,
         **settings: Any,
     ) -> "Figure":
-        """Draw samples, and a picture of them: vectors or curves beside the data, or a grid of
-        images.
+        """Draw samples and plot them: vectors or curves beside the data, or a grid of images.
 
         Args:
             n: how many; None: 2,000 points, 16 curves, or 64 images.
@@ -778,29 +773,28 @@ class Model:
         count = pictures.default_count(self) if n is None else n
         size = self.recipe.eval.batch_size if batch_size is None else batch_size
         drawn = self._draw(count, keys, seed, first, size, "Model.plot", label=label)
-        x, how = drawn.x.cpu(), f"{method or self.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
+        x = drawn.x.cpu()
+        title = f"{method or self.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
         if ax is None:
             from matplotlib import pyplot
 
-            alone = pictures.is_grid(self.form)
-            size_in = (6.0, 6.4) if alone else pictures.SIDE_BY_SIDE
-            figure, how = (
-                pyplot.figure(figsize=size_in, layout="constrained"),
-                pictures.title(x, self, how),
-            )
-            if not alone:
-                figure.suptitle(how)
+            is_grid = pictures.is_grid(self.form)
+            size_in = (6.0, 6.4) if is_grid else pictures.SIDE_BY_SIDE
+            figure = pyplot.figure(figsize=size_in, layout="constrained")
+            title = pictures.title(x, self, title)
+            if not is_grid:
+                figure.suptitle(title)
                 pictures.beside_data(figure, x, self)
                 return figure
             ax = figure.subplots()
-        pictures.on_axes(ax, x, self, how)
+        pictures.on_axes(ax, x, self, title)
         root = ax.get_figure(root=True)
         assert root is not None, "axes are in a figure"
         return root
 
 
 def _tensor(x: Numbers, caller: str) -> Tensor:
-    """Examples that were passed; float64 stays float64, and so does what float32 may not hold."""
+    """Examples as a tensor. Arrays and lists become float64, unless they are float32."""
     if isinstance(x, Tensor):
         return x
     rows = array(caller, "examples", x)
@@ -808,11 +802,10 @@ def _tensor(x: Numbers, caller: str) -> Tensor:
 
 
 def _recipe_of(path: Path, weights: Weights, allow_plugin: bool) -> Recipe:
-    """The recipe of an exported model; its plug-ins are imported from where it was trained, or from
-    beside the file.
+    """The recipe of an exported model. Its plug-ins are imported as `_plugin_of` finds them.
 
     Raises:
-        CheckpointError: the network needs a plug-in that is not allowed, is not there or cannot be
+        CheckpointError: the network needs a plug-in that is not allowed, is missing or cannot be
             imported.
     """
     tree = weights.described("recipe")
@@ -832,35 +825,39 @@ def _recipe_of(path: Path, weights: Weights, allow_plugin: bool) -> Recipe:
 
 
 def _plugin_of(path: Path, plugin: str) -> str:
-    """The plug-in that the exported model in ``path`` needs: its module or, where it is now, its
-    file."""
-    beside = path.absolute().parent / Path(plugin).name
-    # Not in the working directory, where any file may be called so.
-    places = [Path(plugin), beside] if Path(plugin).is_absolute() else [beside]
+    """The plug-in of the exported model in ``path``: its module, or its file.
+
+    The file is at the path where it was, or beside the model.
+    """
     if not plugin.endswith(".py"):
         return plugin
-    if (place := next((place for place in places if place.is_file()), None)) is None:
-        text = (
-            f"its plug-in is neither {one_line(plugin)}, where it was, nor {beside}. Put the "
-            f"file there"
-        )
-        raise CheckpointError(f"{path}: {text}.")
-    return str(place)
+    beside = path.absolute().parent / Path(plugin).name
+    # A relative path is not looked up in the working directory, which may have any file.
+    if Path(plugin).is_absolute() and Path(plugin).is_file():
+        return plugin
+    if beside.is_file():
+        return str(beside)
+    raise CheckpointError(
+        f"{path}: its plug-in is neither {one_line(plugin)}, where it was, nor {beside}. Put the "
+        "file there."
+    )
 
 
 def _not_allowed(path: Path, recipe: Recipe, what: str) -> str:
-    named = one_line(", ".join(recipe.plugins))
-    text = f"{path}: {what} the plug-in {named}, which is code and does not run unasked"
-    return f'{text}. If you trust it: cld_core.load("{path}", allow_plugin=True).'
+    plugins = one_line(", ".join(recipe.plugins))
+    return (
+        f"{path}: {what} the plug-in {plugins}, which is code and does not run unasked. If you "
+        f'trust it: cld_core.load("{path}", allow_plugin=True).'
+    )
 
 
 def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -> Source:
-    """The data of an exported model: without its plug-in, only their form is known.
+    """The data of an exported model; without its plug-in, a source that only has their form.
 
     Raises:
         CheckpointError: the plug-in is needed and not allowed.
     """
-    form = from_plain(Form, weights.described("data")) if "data" in weights.about else None
+    form = from_plain(DataFormat, weights.described("data")) if "data" in weights.about else None
     if not recipe.plugins or allow_plugin:
         return source(recipe.data, form=form)
     why = _not_allowed(path, recipe, "its recipe names")
@@ -870,9 +867,10 @@ def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -
 
 
 def _described(spec: object, names: Iterable[str]) -> str:
-    """Those of some keys that a spec has, written as arguments."""
-    values = ((name, getattr(spec, name)) for name in names if hasattr(spec, name))
-    return ", ".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}"
-        for name, value in values
-    )
+    """The keys of a spec that are among ``names``, written as arguments."""
+    texts = []
+    for name in names:
+        if hasattr(spec, name):
+            value = getattr(spec, name)
+            texts.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}")
+    return ", ".join(texts)

@@ -1,5 +1,4 @@
-"""Files of numpy arrays (.npz) that anybody may have made: read by numpy, and nothing is
-unpickled."""
+"""Files of numpy arrays (.npz) of any origin: they are read by numpy, and nothing is unpickled."""
 
 import contextlib
 import hashlib
@@ -15,18 +14,19 @@ from cld_core.sanitize import one_line
 
 
 class DamagedError(ValueError):
-    """What is wrong with a file."""
+    """A file is not an intact archive of arrays."""
 
 
 @contextlib.contextmanager
 def arrays(file: IO[bytes]) -> Iterator[np.lib.npyio.NpzFile]:
-    """The arrays of an open file, by name without `.npy`; each is loaded, and its checksum
-    compared, when asked for.
+    """The arrays of an open file, by name without `.npy`.
+
+    An array is loaded, and its checksum compared, when it is used.
 
     Raises:
-        OSError: it cannot be read.
-        DamagedError: it is not such a file, or damaged. What the block meets in a damaged one,
-            which may be anything, becomes this, too.
+        OSError: the file cannot be read.
+        DamagedError: it is not such a file, or damaged. Other errors that the block raises become
+            this error, too, because reading a damaged file may raise any error.
     """
     try:
         archive = np.load(file, allow_pickle=False)
@@ -50,8 +50,7 @@ def shapes(archive: np.lib.npyio.NpzFile) -> dict[str, tuple[int, ...]]:
 
 
 def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
-    """Shape, whether in the order of Fortran, and type of the array that begins here as in an .npy
-    file."""
+    """The header of an .npy file that begins here: shape, whether in Fortran order, and type."""
     version = np.lib.format.read_magic(file)
     read = (
         np.lib.format.read_array_header_1_0
@@ -62,8 +61,9 @@ def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """All arrays of a file, and the SHA-256 of the bytes that they were read from, whoever replaces
-    it meanwhile.
+    """All arrays of a file, and the SHA-256 of the bytes that they were read from.
+
+    Both are of the same bytes, even if the file is replaced meanwhile.
 
     Raises:
         OSError: it cannot be read, or is not a regular file.
@@ -71,7 +71,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], str]:
     """
     with opened(path, follow=True) as file:
         with arrays(file) as content:
-            # numpy returns a member that is no array as bytes, which has no shape.
+            # `shapes` raises for a member that is not an array, which numpy returns as bytes.
             found = {name: content[name] for name in shapes(content)}
         file.seek(0)
         return found, hashlib.file_digest(file, "sha256").hexdigest()

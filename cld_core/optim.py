@@ -1,42 +1,67 @@
-"""The optimiser of a recipe, whoever's kernels compute it."""
+"""The optimiser of a recipe, with the kernels that it chooses."""
 
 import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
 
+from cld_core.config import registry
 from cld_core.config.train import OptimSpec
 from cld_core.errors import RecipeError
+from cld_core.plugins import described, trial
 
 
-def build(spec: OptimSpec, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam, AdamW or Adamax; the fused kernels where the optimiser has them.
+def build(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:
+    """The optimiser that a recipe's `optim` section describes.
 
     Raises:
-        RecipeError: ``impl`` asks for kernels that are not there.
+        RecipeError: ``impl`` names kernels that are not available, or a plug-in returns something
+            else.
     """
-    shared: dict[str, Any] = {
+    with trial("optim.name", spec.name):
+        made = registry.build("optim", spec, parameters)
+        if not isinstance(made, Optimizer):
+            raise ValueError(f"it returns {described(made)}, not a torch.optim.Optimizer")
+        return made
+
+
+def adam(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:
+    """Adam (Kingma and Ba 2015)."""
+    if spec.impl == "apex":
+        return _fused_adam()(parameters, adam_w_mode=False, **_moments(spec))
+    return torch.optim.Adam(parameters, fused=spec.impl != "plain", **_moments(spec))
+
+
+def adamw(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    if spec.impl == "apex":
+        return _fused_adam()(parameters, adam_w_mode=True, **_moments(spec))
+    return torch.optim.AdamW(parameters, fused=spec.impl != "plain", **_moments(spec))
+
+
+def adamax(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:
+    """Adam with the largest moment in place of the second (Kingma and Ba 2015, section 7.1)."""
+    if spec.impl == "apex":
+        raise RecipeError("optim.impl=apex: NVIDIA apex has no adamax. Set optim.impl=auto.")
+    if spec.impl == "fused":
+        raise RecipeError("optim.impl=fused: adamax has no fused kernels. Set optim.impl=auto.")
+    return torch.optim.Adamax(parameters, foreach=True, **_moments(spec))
+
+
+def _moments(spec: OptimSpec) -> dict[str, Any]:
+    return {
         "lr": spec.lr,
         "betas": (spec.beta1, spec.beta2),
         "eps": spec.eps,
         "weight_decay": spec.weight_decay,
     }
-    if spec.impl == "apex":
-        return _apex(spec)(parameters, adam_w_mode=spec.name == "adamw", **shared)
-    if spec.name == "adamax":
-        if spec.impl == "fused":
-            raise RecipeError("optim.impl=fused: adamax has no fused kernels. Set optim.impl=auto.")
-        return torch.optim.Adamax(parameters, foreach=True, **shared)
-    cls = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
-    return cls(parameters, fused=spec.impl != "plain", **shared)
 
 
-def _apex(spec: OptimSpec) -> Any:
+def _fused_adam() -> Any:
     """NVIDIA apex's FusedAdam. The package of that name on PyPI is another project and has none."""
-    if spec.name == "adamax":
-        raise RecipeError("optim.impl=apex: NVIDIA apex has no adamax. Set optim.impl=auto.")
     if not torch.cuda.is_available():
         raise RecipeError(
             "optim.impl=apex: NVIDIA apex computes on GPUs only, and there is none. Set "
@@ -45,21 +70,17 @@ def _apex(spec: OptimSpec) -> Any:
     try:
         from apex.optimizers import FusedAdam
     except Exception as error:
-        text = (
-            f"NVIDIA apex cannot be loaded ({type(error).__name__}: {error}); `pip install "
-            f"apex` is another project"
-        )
         raise RecipeError(
-            f"optim.impl=apex: {text}. Build NVIDIA's, or set optim.impl=auto."
+            f"optim.impl=apex: NVIDIA apex cannot be loaded ({type(error).__name__}: {error}); "
+            f"`pip install apex` is another project. Build NVIDIA's, or set optim.impl=auto."
         ) from error
     return FusedAdam
 
 
-def skips_on_device(optimiser: torch.optim.Optimizer) -> bool:
-    """Whether ``optimiser.found_inf`` (a tensor, 1 where a step is to be skipped) is read by the
-    step's kernels.
+def skips_on_device(optimiser: Optimizer) -> bool:
+    """Whether the step's kernels read ``optimiser.found_inf``, a tensor, 1 to skip the step.
 
-    Then nobody needs to wait for the device to know whether the gradient was good.
+    Then the host does not wait for the device to learn whether the gradient was good.
     """
     return isinstance(optimiser, torch.optim.Adam | torch.optim.AdamW) and bool(
         optimiser.defaults.get("fused")
@@ -70,9 +91,9 @@ def rate(spec: OptimSpec, step: int, steps: int) -> float:
     """The learning rate of optimiser step ``step``, counted from 0, in a training of ``steps``
     steps.
 
-    The warm-up is a linear rise; its product with the decay is the rate (docs/math.md section 5).
-    Nothing else is remembered: a run that is resumed with more steps goes on at the rate that a run
-    of that length has there.
+    It is the product of a linear warm-up and the decay (docs/math.md section 5), and depends on
+    nothing else: a run that is resumed with more steps continues at the rate that a run of that
+    length has there.
     """
     warm = min(1.0, step / spec.warmup_steps) if spec.warmup_steps else 1.0
     progress = min(1.0, step / steps)
@@ -84,42 +105,30 @@ def portable(state: dict[str, Any]) -> dict[str, Any]:
     """An optimiser's `state_dict` in torch's form: the number of steps with each parameter, as a
     float tensor.
 
-    apex keeps it once for a group. Checkpoints have torch's form, so that either can go on with
+    apex keeps that number once for a group. Checkpoints have torch's form, so that either can load
     them.
     """
-    counted = {}
+    entries = {}
+    groups = []
     for group in state["param_groups"]:
         for index in group["params"]:
             if index in state["state"]:
-                entry = state["state"][index]
-                step = entry.get("step", group.get("step", 0))
-                count = (
-                    step.to(torch.float32)
-                    if isinstance(step, Tensor)
-                    else torch.tensor(float(step))
-                )
-                counted[index] = {
-                    "step": count,
-                    **{name: value for name, value in entry.items() if name != "step"},
-                }
-    groups = [
-        {name: value for name, value in group.items() if name != "step"}
-        for group in state["param_groups"]
-    ]
-    return {"state": counted, "param_groups": groups}
+                entry = dict(state["state"][index])
+                step = entry.pop("step", group.get("step", 0))
+                count = torch.as_tensor(step, dtype=torch.float32)
+                entries[index] = {"step": count, **entry}
+        groups.append({name: value for name, value in group.items() if name != "step"})
+    return {"state": entries, "param_groups": groups}
 
 
-def load(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take up a `portable` state; settings such as the kernels and the rate stay this optimiser's
-    own.
+def load(optimiser: Optimizer, state: dict[str, Any]) -> None:
+    """Load a `portable` state. Settings such as the kernels and the rate stay as they are.
 
     Raises:
         ValueError: it is the state of other parameters.
     """
-    groups = [
-        {**own, "params": saved["params"]}
-        for own, saved in zip(optimiser.param_groups, state["param_groups"], strict=True)
-    ]
+    pairs = zip(optimiser.param_groups, state["param_groups"], strict=True)
+    groups = [{**own, "params": saved["params"]} for own, saved in pairs]
     optimiser.load_state_dict({"state": state["state"], "param_groups": groups})
     steps = [int(entry["step"]) for entry in state["state"].values()]
     for group in optimiser.param_groups:

@@ -1,7 +1,7 @@
-"""Pictures of samples, beside the data if they are there.
+"""Pictures of samples, beside the data if they are available.
 
-Grids of images; points in the plane, over the true density of toy data; histograms of pairs of
-features; curves.
+They are grids of images; points in the plane, over the true density of toy data; histograms and
+scatters of features; or curves.
 """
 
 import functools
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .config.schema import MAX_PICTURE
 from .config.train import EmaSpec
-from .data.form import Form
+from .data.format import DataFormat
 from .data.images import to_grey
 from .data.source import Source, form_of, test_count
 from .data.toy import Toy
@@ -35,33 +35,35 @@ if TYPE_CHECKING:
     from .conditioning import Observation
     from .model import Model
 
-# Of pictures in a grid, in pixels.
+# Between the images of a grid, in pixels.
 _GAP = 2
-# Pixels: viewers show a small picture as it is, and 16 images of 32 x 32 would be a stamp.
+# The width to which a small grid is enlarged, in pixels: many viewers do not enlarge a picture.
 _WIDTH = 512
-# The height of the names of classes, at most.
+# The largest height of the names of classes, in pixels.
 _LETTERS = 24
 # Points on a side at which the density is evaluated for the background.
 _GRID = 480
-# The area of a dot, in square points of 1/72 inch: narrow lines stay lines, and a few hundred dots
-# can still be seen.
+# The area of a dot, in square points of 1/72 inch: narrow lines remain visible, and so do a few
+# hundred dots.
 _DOT = 1.6
-# The limits of the axes come from so many test points at least; more than the second number are
-# never drawn.
-_EXAMPLES, _MOST_EXAMPLES = 2048, 20_000
-# Test data that are searched for those of a class, in multiples of the samples.
+# The fewest test points that the limits of the axes are computed from, and the most that are drawn.
+_EXAMPLES = 2048
+_MOST_EXAMPLES = 20_000
+# The number of test data that are searched for those of a class, in multiples of the samples.
 _SEARCHED = 16
 
 Array = npt.NDArray[Any]
-# Of a figure with data and samples, in inches.
+# The size of a figure with data and samples, in inches.
 SIDE_BY_SIDE = (8.0, 4.4)
-# Of pairs of features, in inches: half as wide, its numbers can still be read.
+# The size of a figure with pairs of features, in inches: its numbers are legible at half the width.
 _PAIRS = (7.4, 7.4)
 _DPI = 140
-# Of a grid of images.
+# The most rows of a grid of images.
 _MOST_ROWS = 16
-# How many features of vectors, channels of curves, and curves a picture shows.
-_FEATURES, _CHANNELS, _CURVES = 6, 4, 16
+# The most features of vectors, channels of curves, and curves that a picture shows.
+_FEATURES = 6
+_CHANNELS = 4
+_CURVES = 16
 _BINS = 40
 
 
@@ -69,80 +71,77 @@ _BINS = 40
 
 
 def samples(model: "Model", path: Path, *, seed: int = 0, batch_size: int | None = None) -> None:
-    """Draw as many samples as a picture shows, ``batch_size`` at once (None: all), and save them as
-    `show` does."""
+    """Draw `default_count` samples, ``batch_size`` at once (None: all), and save them by `show`."""
     count = default_count(model)
     labels = in_rows(model, count)
     drawn = model.draw(count, seed=seed, batch_size=batch_size, label=labels)
     show(path, drawn.x, model, how(model, drawn), labels)
 
 
-def is_grid(form: Form) -> bool:
-    """Whether samples are shown as a grid of images: if they are (C, H, W)."""
+def is_grid(form: DataFormat) -> bool:
+    """Whether samples are shown as a grid of images, that is, if they are (C, H, W)."""
     return len(form.shape) == 3
 
 
 def default_count(model: "Model") -> int:
-    """How many samples a picture shows: of images with classes, a row of each class, as far as
-    there is room."""
-    if not is_grid(model.form):
-        return _CURVES if len(model.data_shape) == 2 else 2000
-    return min(max(8, len(model.classes or ())), _MOST_ROWS) ** 2
+    """The number of samples of a picture; of images with classes, one row each if possible."""
+    if is_grid(model.form):
+        return min(max(8, len(model.classes or ())), _MOST_ROWS) ** 2
+    return _CURVES if len(model.data_shape) == 2 else 2000
 
 
 def in_rows(model: "Model", n: int) -> Tensor | None:
-    """Labels with which each row of a picture of n images has one class; None for others, and
-    without classes."""
+    """The labels of n images whose rows are one class each; None for other data or no classes."""
     if model.classes is None or not is_grid(model.form):
         return None
     return torch.arange(n) // columns_of(n) % len(model.classes)
 
 
 def how(model: "Model", drawn: Samples, label: str | None = None) -> str:
-    """In words, how samples were drawn; ``label``: the class of all of them."""
+    """A description of how samples were drawn; ``label``: the class of all of them."""
     spec = model.recipe.sampling
-    given = [] if label is None else [f"label {one_line(label, 40)}"]
-    guided = [] if spec.guidance == 1 else [f"guidance {spec.guidance:g}"]
-    return ", ".join([spec.method, *given, *guided, f"{drawn.nfe:.0f} NFE"])
+    parts = [spec.method]
+    if label is not None:
+        parts.append(f"label {one_line(label, 40)}")
+    if spec.guidance != 1:
+        parts.append(f"guidance {spec.guidance:g}")
+    return ", ".join([*parts, f"{drawn.nfe:.0f} NFE"])
 
 
 def periodic_name(step: int) -> str:
-    """The name of the picture of a step that the training draws."""
+    """The name of the picture that the training draws at a step."""
     return f"step_{step:08d}.png"
 
 
 def name_of(model: "Model", n: int, seed: int = 0, label: str | None = None) -> str:
-    """A name of its own for all settings of a picture: those that are always there, then those that
-    are not defaults.
+    """A name for a picture that contains all settings that differ from their defaults.
 
     step_00020000_em_nfe100_n64_seed3_denoise-false.png
     """
     spec = model.recipe.sampling
-    nfe = getattr(spec, "nfe", None)
-    always = [f"nfe{nfe}"] if nfe is not None else []
-    others = [
-        f"{entry.name}-{str(getattr(spec, entry.name)).lower()}"
-        for entry in fields(spec)
-        if entry.name not in ("method", "nfe") and getattr(spec, entry.name) != entry.default
-    ]
-    keyed = [f"seed{seed}"] if seed else []
+    parts = [f"step_{model.step:08d}", spec.method]
+    if (nfe := getattr(spec, "nfe", None)) is not None:
+        parts.append(f"nfe{nfe}")
+    parts.append(f"n{n}")
+    if seed:
+        parts.append(f"seed{seed}")
     if label is not None and model.classes is not None:
-        keyed.append(f"label{model.classes.index(label)}")
-    average = [] if model.ema_length is None else [f"ema-{model.ema_length:g}"]
-    return (
-        "_".join(
-            [f"step_{model.step:08d}", spec.method, *always, f"n{n}", *keyed, *others, *average]
-        )
-        + ".png"
-    )
+        parts.append(f"label{model.classes.index(label)}")
+    for entry in fields(spec):
+        value = getattr(spec, entry.name)
+        if entry.name not in ("method", "nfe") and value != entry.default:
+            parts.append(f"{entry.name}-{str(value).lower()}")
+    if model.ema_length is not None:
+        parts.append(f"ema-{model.ema_length:g}")
+    return "_".join(parts) + ".png"
 
 
 def show(path: Path, x: Tensor, model: "Model", how: str, labels: Tensor | None = None) -> None:
     """Save samples: a grid of images, or a figure as `beside_data` draws it.
 
     Args:
-        how: ends the title.
-        labels: those of `in_rows`, (n,): the class of each row is beside it.
+        how: the end of the title.
+        labels: of `in_rows`, (n,): the class of each row is written beside it.
     """
     write(path, pixels(x, model, labels), title(x, model, how))
 
@@ -158,9 +157,9 @@ def show_given(
 ) -> None:
     """Save samples given an observation; ``label``: the class of all of them.
 
-    Images: a grid whose first image is what was observed, grey where nothing is known. Toy data:
-    the samples over the density, beside the data or, with one coordinate known exactly, the
-    distribution of the other one against the exact ``line``
+    Images: a grid whose first image is the observation, grey where it is unknown. Toy data: the
+    samples over the density, beside the data; or, with one coordinate known exactly, beside the
+    distribution of the other one and the exact ``line``
     (`cld_core.evaluate.vectors.ConditionalDensity`).
     """
     mask = observation.mask
@@ -182,21 +181,20 @@ def show_given(
 
 
 def title(x: Tensor, model: "Model", how: str) -> str:
-    """What a picture shows, in a line that begins with the run or file of the model; of any other,
-    with its recipe."""
+    """The title of a picture, which begins with the name of the model's run, file or recipe."""
     bad = int((~x.isfinite().flatten(1).all(1)).sum())
-    some = f" ({bad:,} not finite)" if bad else ""
+    nonfinite = f" ({bad:,} not finite)" if bad else ""
     average = EmaSpec(length=model.ema_length).words
     weights = f"step {model.step:,}" + (f", {average}" if average else "")
     name = model.recipe.name if model.path is None else model.path.name.removesuffix(".safetensors")
     return (
-        f"{one_line(name, 60)}, {weights}: {len(x):,} samples{some}{_left_out(model.form)}, {how}"
+        f"{one_line(name, 60)}, {weights}: {len(x):,} samples{nonfinite}{_left_out(model.form)}, "
+        f"{how}"
     )
 
 
-def _left_out(form: Form) -> str:
-    """In words, after a comma, which part of each sample a picture shows; empty if it shows all of
-    it."""
+def _left_out(form: DataFormat) -> str:
+    """The part of each sample that a picture shows, after a comma; empty for all of it."""
     parts = form.shape[0]
     if is_grid(form):
         return "" if form.kind == "images" else f", channel 0 of {parts}"
@@ -215,14 +213,13 @@ def pixels(x: Tensor, model: "Model", labels: Tensor | None = None) -> Tensor:
     return _named(grid, [model.classes.names[label] for label in of_rows])
 
 
-def _grey(x: Tensor, form: Form) -> Tensor:
+def _grey(x: Tensor, form: DataFormat) -> Tensor:
     """Samples (n, C, H, W) as uint8 images, (n, 1 or 3, H, W)."""
     return to_grey(x if form.kind == "images" else x[:, :1], form)
 
 
 def rendered(draw: "Callable[[Figure], object]") -> Tensor:
-    """What ``draw`` draws into a figure with room for two squares, unless it is resized: uint8, (H,
-    W, 3)."""
+    """The picture that ``draw`` makes of a figure with room for two squares: uint8, (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -234,16 +231,16 @@ def rendered(draw: "Callable[[Figure], object]") -> Tensor:
 
 
 def beside_data(figure: "Figure", x: Tensor, model: "Model", label: int | None = None) -> None:
-    """Draw samples x (n, ...), and test data, of a class if there is a ``label``, for comparison.
+    """Draw samples x (n, ...) and, for comparison, test data, of the class ``label`` if given.
 
     Points in the plane and curves are side by side, on equal axes. Of other vectors, there are
-    histograms of features and scatters of pairs of them. Data that are not there are left out.
+    histograms of features and scatters of pairs of them. Missing data are left out.
     """
     if model.data_shape == (2,):
         plane = Plane.of_model(model, x, label)
-        *others, right = figure.subplots(
-            1, 1 + bool(len(plane.examples)), sharex=True, sharey=True, squeeze=False
-        )[0]
+        columns = 2 if len(plane.examples) else 1
+        grid = figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)
+        *others, right = grid[0]
         for left in others:
             plane.draw(left, plane.examples, "tab:gray")
             left.set_title(_data_of(label))
@@ -260,23 +257,27 @@ def _data_of(label: int | None) -> str:
 
 
 def _examples(model: "Model", n: int, label: int | None) -> Tensor | None:
-    """Test data (m, ...), of a class if there is a ``label``, to show beside n samples; None if
-    they are missing."""
+    """Test data (m, ...), of the class ``label`` if it is given, to show beside n samples.
+
+    None if they are missing.
+    """
     source = model.source
+    most = n if label is None else _SEARCHED * n
     try:
-        wanted = n if label is None else _SEARCHED * n
-        count = min(wanted, test_count(source) or wanted)
+        count = min(most, test_count(source) or most)
         x = model.form.to_data(source.test_data(0, 0, count))
-        return x[:n] if label is None else x[source.test_labels(0, 0, count) == label][:n]
+        if label is not None:
+            x = x[source.test_labels(0, 0, count) == label]
     except (DataError, OSError):
         return None
+    return x[:n]
 
 
 def on_axes(axes: "Axes", x: Tensor, model: "Model", title: str) -> None:
-    """Draw samples alone: a grid of images (n, C, H, W) without ticks, points over their density,
-    curves of channel 0.
+    """Draw samples alone.
 
-    Of vectors of one number, that is a histogram, and of more than two the first two features.
+    They are drawn as a grid of images (n, C, H, W) without ticks; points in the plane, over their
+    density; curves of channel 0; a histogram of one feature; or a scatter of the first two.
     """
     axes.set_title(title)
     if is_grid(model.form):
@@ -297,13 +298,12 @@ def on_axes(axes: "Axes", x: Tensor, model: "Model", title: str) -> None:
 
 # --- vectors and curves
 
-# Data, if they are there, and samples (n, ...), float64, by what they are called.
+# By name, data if they are available, and samples; (n, ...), float64.
 Shown = Mapping[str, Tensor]
 
 
 def _pairs(figure: "Figure", shown: Shown) -> None:
-    """Histograms of features of vectors on a diagonal, and scatters of pairs of them below; of one,
-    a histogram."""
+    """Histograms of features of vectors on a diagonal, and scatters of pairs of them below it."""
     vectors = {name: x.flatten(1)[:, :_FEATURES].numpy() for name, x in shown.items()}
     low, high = _limits(next(iter(vectors.values())), margin=0.2)
     d = len(low)
@@ -314,7 +314,7 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
         grid[place].remove()
     for name, x in vectors.items():
         colour, size = ("tab:red", _DOT) if name == "samples" else ("black", 4 * _DOT)
-        lost = len(x) - int(((x > low) & (x < high)).all(1).sum())
+        outside = len(x) - int(((x > low) & (x < high)).all(1).sum())
         for row in range(d):
             weights = np.full(len(x), 1.0 / max(len(x), 1))
             bins = list(np.linspace(low[row], high[row], _BINS + 1))
@@ -323,17 +323,13 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
                 grid[row, column].scatter(
                     x[:, column], x[:, row], s=size, c=colour, alpha=0.5, linewidths=0
                 )
-        grid[0, 0].plot(
-            [],
-            [],
-            "s",
-            color=colour,
-            label=name + (f" ({lost} outside the picture)" if lost else ""),
-        )
+        if outside:
+            name += f" ({outside} outside the picture)"
+        grid[0, 0].plot([], [], "s", color=colour, label=name)
     for row in range(d):
         grid[row, row].set_yticks([])
         grid[d - 1, row].set_xlim(low[row], high[row])
-        # The power of ten is to the right.
+        # The power of ten is on the right.
         grid[d - 1, row].set_xlabel(f"feature {row}", loc="left")
         grid[d - 1, row].xaxis.get_offset_text().set_size("x-small")
         for column in range(row):
@@ -348,29 +344,30 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
 
 
 def _curves(figure: "Figure", shown: Shown) -> None:
-    """Some curves (C, L) of each, side by side, with a row for each channel; the axes are those of
-    the first."""
+    """Some curves (C, L) of each, side by side on the axes of the first; a row for each channel."""
     channels = min(shown["samples"].shape[1], _CHANNELS)
     grid = figure.subplots(channels, len(shown), sharex=True, sharey="row", squeeze=False)
     for column, (name, x) in enumerate(shown.items()):
-        some, colour = x[:_CURVES], "tab:red" if name == "samples" else "black"
-        grid[0, column].set_title(
-            f"{name}, {len(some)} of {len(x):,}" if len(some) < len(x) else name
-        )
+        curves = x[:_CURVES]
+        colour = "tab:red" if name == "samples" else "black"
+        if len(curves) < len(x):
+            name += f", {len(curves)} of {len(x):,}"
+        grid[0, column].set_title(name)
         for channel in range(channels):
             axes = grid[channel, column]
-            axes.plot(some[:, channel].T.numpy(), color=colour, alpha=0.6, linewidth=0.8)
+            axes.plot(curves[:, channel].T.numpy(), color=colour, alpha=0.6, linewidth=0.8)
             if column == 0:
                 axes.set_ylabel(f"channel {channel}")
                 axes.set_ylim(axes.get_ylim())
 
 
 def _limits(points: Array, margin: float) -> tuple[Array, Array]:
-    """The lowest and highest of points (n, d) that are finite, with a margin relative to their
-    range, (d,) each."""
+    """Limits (d,) of the finite ones of points (n, d), with a margin relative to their range."""
     finite = points[np.isfinite(points).all(1)]
-    finite = finite if len(finite) else np.zeros((1, points.shape[1]))
-    low, high = finite.min(0), finite.max(0)
+    if not len(finite):
+        finite = np.zeros((1, points.shape[1]))
+    low = finite.min(0)
+    high = finite.max(0)
     more = np.where(high > low, margin * (high - low), 1.0)
     return low - more, high + more
 
@@ -379,10 +376,10 @@ def _limits(points: Array, margin: float) -> tuple[Array, Array]:
 
 
 def require_size(n: int, pixels: int) -> None:
-    """Refuse a grid of n images with so many pixels each that cannot be made in memory.
+    """Check that a grid of n images of so many ``pixels`` fits into memory.
 
     Raises:
-        UsageError: names how many can be.
+        UsageError: it does not; names the largest possible number.
     """
     if n * pixels > MAX_PICTURE:
         raise UsageError(
@@ -397,25 +394,24 @@ def columns_of(n: int) -> int:
 
 
 def tile(images: Tensor) -> Tensor:
-    """Images (n, C, H, W), uint8, side by side on black: (H', W', C), as nearly square as n
-    allows."""
+    """Images (n, C, H, W), uint8, in a nearly square grid on black: (H', W', C)."""
     n, channels, height, width = images.shape
     require_size(n, height * width)
-    columns, gap = columns_of(n), _GAP
+    columns = columns_of(n)
     rows = math.ceil(n / columns)
-    canvas = torch.zeros(
-        channels, rows * (height + gap) + gap, columns * (width + gap) + gap, dtype=torch.uint8
-    )
+    down = height + _GAP
+    right = width + _GAP
+    canvas = torch.zeros(channels, rows * down + _GAP, columns * right + _GAP, dtype=torch.uint8)
     for index, image in enumerate(images.cpu()):
         row, column = divmod(index, columns)
-        top, left = gap + row * (height + gap), gap + column * (width + gap)
+        top = _GAP + row * down
+        left = _GAP + column * right
         canvas[:, top : top + height, left : left + width] = image
     return canvas.permute(1, 2, 0).contiguous()
 
 
 def enlarged(pixels: Tensor) -> Tensor:
-    """A picture (H, W, C) with each pixel as a square of several: as many as fit `_WIDTH`, or
-    one."""
+    """A picture (H, W, C), enlarged by the largest whole factor with which it fits `_WIDTH`."""
     factor = max(1, _WIDTH // pixels.shape[1])
     return pixels.repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
 
@@ -438,7 +434,7 @@ def _named(grid: Tensor, names: Sequence[str]) -> Tensor:
 
 
 def write(path: Path, pixels: Tensor, title: str) -> None:
-    """A picture, uint8 (H, W, C) with C of 1 or 3, as PNG; ``title`` goes into its metadata."""
+    """Write a picture, uint8 (H, W, 1 or 3), as PNG, with ``title`` in its metadata."""
     picture = Image.fromarray(pixels.squeeze(-1).numpy())
     about = PngImagePlugin.PngInfo()
     about.add_text("Description", title)
@@ -458,7 +454,7 @@ class Plane:
         high: upper right corner, (2,).
         examples: (m, 2), test data.
         shade: (_GRID, _GRID), the square root of the density over its maximum; None if the density
-            is not known.
+            is unknown.
     """
 
     low: Array
@@ -468,38 +464,33 @@ class Plane:
 
     @classmethod
     def of(cls, source: Source, n: int = 0, label: int | None = None) -> "Plane":
-        """A square around the test data of a source, with a margin, and data to show beside n
-        samples.
+        """A square around the test data of a source, with a margin.
 
         Args:
-            label: shows the examples of this class alone, over their density.
+            n: the most examples to show, beside as many samples; 0: all.
+            label: shows only the examples of this class, over their density.
         """
         count = min(max(_EXAMPLES, min(n, _MOST_EXAMPLES)), test_count(source) or _MOST_EXAMPLES)
-        examples = (
-            form_of(source).to_data(source.dequantised_test_data(0, 0, count).double()).numpy()
-        )
+        z = source.dequantised_test_data(0, 0, count).double()
+        examples = form_of(source).to_data(z).numpy()
         low, high = _square(examples)
-        shade = (
-            None
-            if source.density is None
-            else _shade(source.density, tuple(low), tuple(high), label)
-        )
+        shade = None
+        if source.density is not None:
+            shade = _shade(source.density, tuple(low), tuple(high), label)
         if label is not None:
             examples = examples[source.test_labels(0, 0, len(examples)).numpy() == label]
         return cls(low, high, examples[:n] if n else examples, shade)
 
     @classmethod
     def of_model(cls, model: "Model", x: Tensor, label: int | None = None) -> "Plane":
-        """As `of`, for samples x (n, 2) of a model; a square around them, without examples, if its
-        data are missing."""
+        """As `of`, for samples x (n, 2) of a model; without data, a square around the samples."""
         try:
             return cls.of(model.source, len(x), label)
         except (DataError, OSError):
             return cls(*_square(x.double().numpy()), np.zeros((0, 2)), None)
 
     def draw(self, axes: "Axes", points: Tensor | Array, colour: str) -> int:
-        """Draw points (n, 2) over the density; returns how many are outside of the picture, or not
-        finite."""
+        """Draw points (n, 2) over the density; returns how many are outside or not finite."""
         points = np.asarray(points, dtype=np.float64)
         if self.shade is not None:
             extent = (self.low[0], self.high[0], self.low[1], self.high[1])
@@ -510,29 +501,29 @@ class Plane:
         axes.scatter(
             points[inside, 0], points[inside, 1], s=_DOT, c=colour, alpha=0.6, linewidths=0
         )
-        # A ring is a ring.
+        # The axes have the same scale, so that a ring is round.
         axes.set(xlim=(self.low[0], self.high[0]), ylim=(self.low[1], self.high[1]), aspect="equal")
         return len(points) - int(inside.sum())
 
     def draw_samples(self, axes: "Axes", x: Tensor) -> None:
-        """Draw samples (n, 2) as `draw` does; the title says how many are outside of the
-        picture."""
+        """Draw samples (n, 2) by `draw`, with the number of those outside in the title."""
         outside = self.draw(axes, x, "tab:red")
         axes.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
 
 
 def _square(points: Array) -> tuple[Array, Array]:
-    """Two corners, (2,) each, of a square around points (n, 2), those that are finite, with a
-    margin."""
+    """Two corners (2,) of a square around the finite ones of points (n, 2), with a margin."""
     low, high = _limits(points, margin=0.05)
-    middle, half = (low + high) / 2, 0.5 * (high - low).max()
+    middle = (low + high) / 2
+    half = 0.5 * (high - low).max()
     return middle - half, middle + half
 
 
 def _against_line(axes: "Axes", values: Tensor, nodes: Tensor, p: Tensor) -> None:
     """A histogram of the unknown coordinate (n,), and its exact density p at nodes."""
     shown = nodes[p > 1e-4 * p.max()]
-    low, high = float(shown[0]), float(shown[-1])
+    low = float(shown[0])
+    high = float(shown[-1])
     margin = 0.1 * (high - low)
     axes.hist(
         values.numpy(),
@@ -549,14 +540,17 @@ def _against_line(axes: "Axes", values: Tensor, nodes: Tensor, p: Tensor) -> Non
     )
 
 
-# The pictures of a run show the same square, and its density may take half a second.
+# All pictures of a run show the same square, and computing its density may take half a second.
 @functools.lru_cache(maxsize=8)
 def _shade(
     density: Toy, low: tuple[float, ...], high: tuple[float, ...], label: int | None
 ) -> Array | None:
-    """The square root of the density, or of that of a class, over its maximum, a row for each y;
-    None if unknown."""
-    x, y = (torch.linspace(low[i], high[i], _GRID, dtype=torch.float64) for i in range(2))
+    """The square root of the density, or that of a class, over its maximum; a row for each y.
+
+    None if the density is unknown.
+    """
+    x = torch.linspace(low[0], high[0], _GRID, dtype=torch.float64)
+    y = torch.linspace(low[1], high[1], _GRID, dtype=torch.float64)
     if density.on_grid is not None and label is None:
         p = density.on_grid(x, y).T
         return (p / p.max()).sqrt().numpy()

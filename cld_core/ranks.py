@@ -22,8 +22,8 @@ from .stop import StopCode
 
 T = TypeVar("T")
 _FILE = "file://"
-# Meeting, loading a checkpoint and saving the last one may take so long, however short a step is;
-# seconds.
+# Seconds that ranks wait for each other at least, because meeting, and loading and saving a
+# checkpoint, take longer than a step.
 _PATIENCE_S = 600.0
 _NCCL_MONITOR = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
 
@@ -37,8 +37,7 @@ class RankError(CldError):
 
 
 def exit_code(error: Exception) -> int:
-    """How a process ends that a launcher started: 75 (EX_TEMPFAIL) if the disk is to blame, which
-    may recover."""
+    """The exit code of a process of a job: 75 (EX_TEMPFAIL) for a temporary error of the disk."""
     if passes(system_error(error) if isinstance(error, SaveError) else error):
         return os.EX_TEMPFAIL
     return getattr(error, "exit_code", CldError.exit_code)
@@ -49,8 +48,7 @@ class Ranks(Place):
     """This process among its peers.
 
     Attributes:
-        control: a gloo group for small messages on the CPU; None if this process talks to no other
-            one.
+        control: a gloo group for small messages on the CPU; None if there is no other process.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -61,11 +59,10 @@ class Ranks(Place):
         return self.rank == 0
 
     def use_cores(self, cores: int | None) -> None:
-        """On the CPU, compute in one thread for each of a rank's ``cores``,
-        `cluster.cpus_per_task`; None: as before.
+        """On the CPU, compute in ``cores`` threads (`cluster.cpus_per_task`); None changes nothing.
 
-        On a busy machine, the threads of a small network wait for each other for most of the time.
-        $OMP_NUM_THREADS goes over it.
+        On a busy machine, the threads of a small network wait for each other most of the time.
+        $OMP_NUM_THREADS takes precedence.
         """
         if cores is not None and self.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(cores)
@@ -74,11 +71,11 @@ class Ranks(Place):
         """A warning if GPUs were requested and this process has none."""
         if not wanted or self.device.type == "cuda":
             return None
-        text = (
-            f"torch {torch.__version__} sees none on {socket.gethostname()}, so this runs on "
-            f"the CPU"
+        return (
+            f"GPUs were requested, but torch {torch.__version__} sees none on "
+            f"{socket.gethostname()}, so this runs on the CPU. `cldctl doctor` checks torch and "
+            "the GPUs"
         )
-        return f"GPUs were requested, but {text}. `cldctl doctor` checks torch and the GPUs"
 
     def rows(self, batch: int) -> slice:
         """This rank's share of a global batch of ``batch`` rows; shares differ by at most one row.
@@ -87,19 +84,21 @@ class Ranks(Place):
             UsageError: the batch has fewer rows than there are ranks.
         """
         if batch < self.world_size:
-            text = f"a batch of {batch} cannot be divided among {self.world_size} ranks"
-            raise UsageError(f"{text}. Raise train.batch_size.")
+            raise UsageError(
+                f"a batch of {batch} cannot be divided among {self.world_size} ranks. Raise "
+                "train.batch_size."
+            )
         return slice(*share(batch, self.rank, self.world_size))
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """What ``work``, such as writing, returns on rank 0, while the others wait.
+        """Call ``work`` on rank 0, while the others wait; all return what it returns.
 
         Raises:
-            RankError: it failed there, and this is another rank. On rank 0, what ``work`` raised.
+            RankError: on the other ranks, if ``work`` failed. Rank 0 raises the error of ``work``.
         """
         if self.world_size == 1:
             return work()
-        # What it returned, why it failed, and its exit code.
+        # The result of ``work``, or the message and the exit code of its error.
         outcome: list[Any] = [None, None, 0]
         problem: Exception | None = None
         if self.is_first:
@@ -138,16 +137,15 @@ class Ranks(Place):
             dist.destroy_process_group()
         finally:
             if self.is_first and self.init_method.startswith(_FILE):
-                # Left behind, it would mislead a job of the same id.
+                # It would mislead a later job of the same id.
                 Path(self.init_method.removeprefix(_FILE)).unlink(missing_ok=True)
 
 
 class Consensus:
-    """One integer of all ranks a step: the most important reason to stop of any of them.
+    """The most important reason to stop of all ranks: one integer that they exchange each step.
 
-    Its lowest bit is whether to save although nothing stops, which rank 0 alone asks for; a stop
-    saves anyway. The exchange runs on the CPU (gloo) beside the step's computation, so no GPU waits
-    for it.
+    Its lowest bit is set to save without a stop, which only rank 0 requests; a stop always saves.
+    The exchange runs on the CPU (gloo) during the step's computation, so no GPU waits for it.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -181,9 +179,9 @@ def join(place: Place, *, gpu: bool, timeout_s: float) -> Ranks:
 
     Args:
         gpu: compute on a GPU and talk through NCCL, if torch sees one.
-        timeout_s: seconds of silence after which a rank is given up, `train.hang_timeout_s`; groups
-            of ranks wait at least 10 minutes. All their clocks run on while a scheduler suspends
-            the job.
+        timeout_s: seconds without a message after which a rank is considered dead,
+            `train.hang_timeout_s`; groups of ranks wait at least 10 minutes. The time for which a
+            scheduler suspends the job counts.
     """
     ranks = alone(place, gpu=gpu)
     if ranks.world_size == 1:
@@ -191,8 +189,8 @@ def join(place: Place, *, gpu: bool, timeout_s: float) -> Ranks:
     patience_s = max(timeout_s, _PATIENCE_S)
     limit = datetime.timedelta(seconds=patience_s)
     if ranks.device.type == "cuda":
-        # Otherwise NCCL's monitor, with a limit of its own of 8 minutes, may abort a job that was
-        # suspended for longer.
+        # NCCL's monitor, whose default limit is 8 minutes, aborts a job that was suspended for
+        # longer.
         os.environ.setdefault(_NCCL_MONITOR, str(math.ceil(patience_s)))
     store, *_ = next(
         dist.rendezvous(ranks.init_method, ranks.rank, ranks.world_size, timeout=limit)
@@ -206,22 +204,22 @@ def join(place: Place, *, gpu: bool, timeout_s: float) -> Ranks:
         world_size=ranks.world_size,
         timeout=limit,
     )
-    # Not the default group, even if that is gloo too: DDP's reductions and the stop flag must not
-    # queue up.
+    # A group of its own, even if the default one is gloo, too: the stop flag must not wait for
+    # DDP's reductions.
     return replace(ranks, control=dist.new_group(backend="gloo", timeout=limit))
 
 
 def _let_gloo_be_reached(ranks: Ranks, store: "dist.Store") -> None:
     """If the ranks are on several machines, let gloo use the interface that leads to the others.
 
-    That is the one that leads to the meeting point, or, on the machine of the meeting point, to
-    some other rank.
+    It is the one that leads to the meeting point, or, on the machine of the meeting point, to
+    another rank.
     """
     host = rendezvous.meeting_host(ranks.init_method)
     if ranks.world_size == ranks.local_world_size or host is None:
         return
     own = rendezvous.source_towards(host)
-    # The others may need it, even if a variable decides for this rank.
+    # The others may need it, even if a variable names the interface of this rank.
     store.set(f"cldctl/address/{ranks.rank}", own or "")
     if rendezvous.GLOO in os.environ:
         return
@@ -237,10 +235,10 @@ def _let_gloo_be_reached(ranks: Ranks, store: "dist.Store") -> None:
 
 
 def alone(place: Place, *, gpu: bool) -> Ranks:
-    """The process at ``place`` with its device, without meeting the others; on a GPU if wanted and
-    torch sees one.
+    """The process at ``place`` with its device, without meeting the others.
 
-    Sets `RANK` and the other environment variables of torchrun (`Place.export`).
+    Its device is a GPU if ``gpu`` is set and torch sees one. Sets `RANK` and the other environment
+    variables of torchrun (`Place.export`).
     """
     place.export()
     device = torch.device("cpu")
@@ -254,8 +252,7 @@ def alone(place: Place, *, gpu: bool) -> Ranks:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory held at once, in bytes: by tensors on a GPU, or by the whole process on the
-    CPU."""
+    """The peak memory in bytes: of tensors on a GPU, or of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

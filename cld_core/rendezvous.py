@@ -1,9 +1,7 @@
-"""Where the processes of a job meet, before any of them loads torch: their places, and the
-interfaces between machines.
+"""Places of the processes of a job, and the interfaces between machines. Loads no torch.
 
 gloo, through which the ranks of a job exchange small messages, listens at the address of the
-machine's own name. On Debian that is 127.0.1.1 unless somebody changed it, where no other machine
-can reach it.
+machine's own name. On Debian that is 127.0.1.1 by default, which no other machine can reach.
 """
 
 import ipaddress
@@ -14,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-# Names of interfaces for gloo, separated by commas; prefixes of names for NCCL, which chooses well
-# without it.
-GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
-# Nothing is sent there: a route is looked up for some port.
+# Names of interfaces for gloo, separated by commas; prefixes of names for NCCL, which chooses a
+# suitable one by default.
+GLOO = "GLOO_SOCKET_IFNAME"
+NCCL = "NCCL_SOCKET_IFNAME"
+# A port for looking up a route; nothing is sent to it.
 _DISCARD = 9
 
-# What torchrun, Open MPI, and MPICH or MVAPICH call them.
+# The variables of torchrun, Open MPI, and MPICH or MVAPICH, in this order.
 _VARIABLES = {
     "rank": ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
     "world_size": ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
@@ -59,15 +58,13 @@ class Place:
         return cls(**{"local_world_size": found.get("world_size", 1), **found})
 
     def export(self) -> None:
-        """Set the variables that torchrun sets: plug-ins, and libraries that they use, read
-        them."""
+        """Set the variables that torchrun sets, for plug-ins and their libraries."""
         for name, (variable, *_) in _VARIABLES.items():
             os.environ[variable] = str(getattr(self, name))
 
 
 def meeting_host(init_method: str) -> str | None:
-    """The host at which processes meet; None if they meet at a file, or if the environment does not
-    say where."""
+    """The host at which processes meet; None if they meet at a file, or if it is unknown."""
     if init_method.startswith("env://"):
         return os.environ.get("MASTER_ADDR")
     return urlsplit(init_method).hostname if init_method.startswith("tcp://") else None
@@ -90,7 +87,7 @@ def address_of(host: str) -> str | None:
 def source_towards(host: str) -> str | None:
     """The address of this machine from which it reaches a host on another one.
 
-    None if the host has no address, there is no way, or the way does not leave this machine.
+    None if the host has no address, there is no route, or the route does not leave this machine.
     """
     try:
         found = socket.getaddrinfo(host, _DISCARD, type=socket.SOCK_DGRAM)

@@ -1,4 +1,4 @@
-"""The runs of a folder as a table, by what their folders alone tell. Loads no torch."""
+"""The runs of a folder as a table, from their folders alone. Loads no torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -21,20 +21,20 @@ _RESULTS = ("bpd", "nll", "fid")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One row; a value that the folder does not tell is None.
+    """One row; a value that the folder does not contain is None.
 
     Attributes:
         path: of its folder; `cld_core.load` takes it.
-        state: PENDING before the first attempt, RUNNING while no end of the newest one is recorded,
-            or else what its cause leads to: FINISHED, STOPPED, FAILED, CANCELLED or LOST. No
-            scheduler is asked, so that a job which was killed may still be RUNNING here; `cldctl
-            status` knows.
+        state: PENDING before the first attempt, RUNNING until the end of the newest one is
+            recorded, then FINISHED, STOPPED, FAILED, CANCELLED or LOST, which depends on its cause.
+            The scheduler is not asked, so a killed job may still be RUNNING here; `cldctl status`
+            asks it.
         loss: the last one that was reported.
         smoothed_loss: an exponential mean of all reported ones, as `cldctl status` shows it; None
             if it is unknown.
-        cause: why the newest attempt ended.
-        bpd: bits/dim, from the newest evaluation that has it; as are ``nll``, nats, and ``fid``.
-        problem: what is wrong with a damaged folder.
+        cause: of the end of the newest attempt.
+        bpd: bits/dim, from the newest evaluation that has it; so are ``nll``, in nats, and ``fid``.
+        problem: a description of the damage of a folder.
     """
 
     name: str
@@ -55,14 +55,15 @@ class Run:
 
 
 class Runs(Sequence[Run]):
-    """Runs, oldest first, as a table to look at and to compute with:
-    ``pandas.DataFrame(runs.to_dicts())``.
+    """Runs, oldest first, as a table.
 
-    ``runs[-1]`` is the newest run, ``runs["NAME"]`` that of a name, ``runs[2:]`` some of them.
+    ``runs[-1]`` is the newest run, ``runs["NAME"]`` the run of a name, ``runs[2:]`` some of them,
+    and ``pandas.DataFrame(runs.to_dicts())`` a frame.
     """
 
     def __init__(self, rows: Sequence[Run], root: Path) -> None:
-        self._rows, self._root = tuple(rows), root
+        self._rows = tuple(rows)
+        self._root = root
 
     @classmethod
     def under(cls, root: str | Path | None = None) -> Self:
@@ -97,8 +98,8 @@ class Runs(Sequence[Run]):
         """The rows that have these values, for example ``filter(sde="cld", state="FINISHED")``.
 
         Args:
-            where: what else must hold, for example ``lambda run: run.step > 1000``. It is not asked
-                about a run with a `problem`, which may have no step; such a run is left out.
+            where: a further condition, for example ``lambda run: run.step > 1000``. Runs with a
+                `problem`, which may have no step, are then left out.
 
         Raises:
             UsageError: there is no such column; names the nearest.
@@ -122,15 +123,14 @@ class Runs(Sequence[Run]):
         return [asdict(row) for row in self._rows]
 
     def __repr__(self) -> str:
-        # The columns that anybody has a value in.
+        # Columns in which all values are None are left out.
         titles = [
             name for name in _SHOWN if any(getattr(row, name) is not None for row in self._rows)
         ]
         rows = [[_text(getattr(row, name)) for name in titles] for row in self._rows]
         if not rows:
-            return f"no runs in {self._root}" + (
-                "" if self._root.is_dir() else ": there is no such folder"
-            )
+            reason = "" if self._root.is_dir() else ": there is no such folder"
+            return f"no runs in {self._root}{reason}"
         widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
         lines = []
         for row in (titles, *rows):
@@ -157,29 +157,27 @@ def _text(value: Any) -> str:
 
 
 def row_of(run: RunFolder) -> Run:
-    """The row of a run; of a damaged one, what can be read. It never raises, so that it spoils no
-    other row."""
+    """The row of a run; of a damaged one, the values that can be read. It never raises."""
     about: dict[str, Any] = {"name": run.name, "path": str(run.path)}
     try:
         problem = run.format_problem()
-        return Run(**about, problem=problem) if problem is not None else Run(**about, **_told(run))
+        if problem is None:
+            return Run(**about, **_values(run))
     except Exception as error:
-        return Run(**about, problem=one_line(error) or type(error).__name__)
+        problem = one_line(error) or type(error).__name__
+    return Run(**about, problem=problem)
 
 
-def _told(run: RunFolder) -> dict[str, Any]:
-    progress, checkpoints = run.progress(), run.steps_to_continue_from()
+def _values(run: RunFolder) -> dict[str, Any]:
+    progress = run.progress()
+    checkpoints = run.steps_to_continue_from()
     history = run.ledger.history().with_progress(progress, checkpoints)
     last = history.last
-    reached = [
-        progress.get("step"),
-        last.last_step if last is not None else None,
-        *checkpoints[-1:],
-    ]
-    known = [step for step in reached if step is not None]
+    attempted = None if last is None else last.last_step
+    steps = [progress.get("step"), attempted, *checkpoints[-1:]]
     return {
         **_recipe(run),
-        "step": max(known, default=0),
+        "step": max((step for step in steps if step is not None), default=0),
         "steps": history.steps if history.steps is not None else progress.get("steps"),
         "loss": progress.get("loss"),
         "smoothed_loss": progress.get("smoothed_loss"),

@@ -1,31 +1,30 @@
-"""Texts that come from files and commands of others, made safe to show or to pass on."""
+"""Cleaning of texts from files and commands of other users, before they are shown or passed on."""
 
 import re
 import time
 import unicodedata
 
-# Sequences that a terminal obeys: CSI (colours, cursor), OSC (titles, links, clipboard), and
-# two-character escapes.
+# Escape sequences of terminals: CSI (colours, cursor), OSC (titles, links, clipboard), and those of
+# two characters.
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\Z)|\x1b[ -/]*[0-~]?", re.DOTALL
 )
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-# Bidirectional overrides and isolates, which show a text in another order than it has.
+# Bidirectional overrides and isolates, which change the order in which a text is shown.
 _REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
 
 
 def is_control(character: str) -> bool:
-    """Whether a character steers a terminal or a script rather than being shown: also line breaks
-    and tabs.
+    """Whether a character controls a terminal or a script instead of being shown.
 
-    Halves of surrogate pairs, which stand for bytes that are not UTF-8 and cannot be written as
-    such, are too.
+    Line breaks and tabs do. Halves of surrogate pairs, which stand for bytes that are not UTF-8,
+    count, too.
     """
     return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _REORDERING
 
 
 def has_control(text: str) -> bool:
-    """Whether there is any such character in ``text``."""
+    """Whether ``text`` contains control characters."""
     return any(map(is_control, text))
 
 
@@ -40,18 +39,17 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 
 def one_line(text: object, most: int = 200) -> str:
-    """A text for the inside of a message: on one line, without control characters, at most ``most``
-    characters."""
+    """A text for a message: one line of at most ``most`` characters, none of them control ones."""
     line = " ".join(printable(str(text)[: 4 * most]).split())
     return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def local_time(moment: float | None, form: str = "%Y-%m-%d %H:%M", unknown: str = "-") -> str:
-    """A time, seconds since 1970, as clocks here show it.
+    """A time, in seconds since 1970, in the local time zone.
 
     Args:
-        form: as `time.strftime` takes it.
-        unknown: what stands for None, and for a number in a damaged file that no clock can show.
+        form: as for `time.strftime`.
+        unknown: returned for None, and for a number that is out of range.
     """
     try:
         return unknown if moment is None else time.strftime(form, time.localtime(moment))
@@ -67,5 +65,5 @@ def fenced(content: str, language: str = "") -> str:
 
 
 def is_count(text: str) -> bool:
-    """Whether ``text`` is a whole number in plain digits, in the one spelling that it has."""
+    """Whether ``text`` is a whole number in plain digits, without leading zeros."""
     return re.fullmatch(r"0|[1-9][0-9]{0,17}", text) is not None

@@ -1,5 +1,4 @@
-"""The flag that a signal sets, and nothing else. Loads no torch: a job listens before it loads
-anything slow."""
+"""The flag that signals set. Loads no torch, so that a job can listen before slow imports."""
 
 import signal
 from enum import IntEnum
@@ -8,7 +7,7 @@ from typing import ClassVar
 
 
 class StopCode(IntEnum):
-    """Why to stop, by rank of importance: the highest of all ranks wins."""
+    """The reason to stop. The highest one of all ranks counts."""
 
     NONE = 0
     USR2 = 1  # notice of preemption or of the time limit
@@ -17,11 +16,10 @@ class StopCode(IntEnum):
 
 
 class StopFlag:
-    """What the train loop is handed: says whether, and why, this rank was asked to stop.
+    """Whether, and why, this rank has to stop; the train loop reads it.
 
     Attributes:
-        interrupted: whether somebody pressed Ctrl-C in this process, after which what it does ends
-            in order.
+        interrupted: whether this process received Ctrl-C, after which it exits cleanly.
     """
 
     interrupted: ClassVar[bool] = False
@@ -33,8 +31,7 @@ class StopFlag:
         self.code = max(self.code, code)
 
     def listen(self, *, interrupt: bool = False) -> "StopFlag":
-        """Let SIGUSR2 and SIGTERM (with ``interrupt`` also SIGINT) set the flag, and do nothing
-        else."""
+        """Let SIGUSR2 and SIGTERM, and with ``interrupt`` also SIGINT, only set the flag."""
         signal.signal(signal.SIGUSR2, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
         if interrupt:

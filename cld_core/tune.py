@@ -1,17 +1,17 @@
-"""Tuning: fitting the times and coefficients of a sampler to one network (docs/math.md section
-7.5).
+"""Tuning: fitting the times and coefficients of a sampler to one network.
 
-Its job solves the flow's ends, then computes the rows of the fit, one after another, and then the
-solution. Each row follows from those before it, so a fit can be continued after any row.
+See docs/math.md section 7.5. The job of a tuning solves the flow's ends, then computes the rows of
+the fit, one after another, and then the solution. Each row follows from those before it, so a fit
+can be continued after any row.
 
-There are two ways to the derivatives of samples, because the cheaper one depends on the number of
-coordinates of an example (docs/math.md section 7.5 has measurements). `by_copies`: for each
-parameter of a step, a copy of the samples is changed by a small amount there and taken to the end;
+The derivatives of samples are computed in one of two ways, because the cheaper one depends on the
+number of coordinates of an example (docs/math.md section 7.5 has measurements). `by_copies`: for
+each parameter of a step, a copy of the samples is changed by a small amount and taken to the end;
 the copies of a step are evaluated together. `by_backpropagation`: one backward pass for each
-coordinate of x gives an example's derivatives with respect to what is added to u after each step.
-Those with respect to the coefficients are products of these with the factors of the coefficients.
-So a point in the plane costs two passes, however many parameters there are, and no finite
-differences of a float32 network are taken (except for the times).
+coordinate of x gives an example's derivatives with respect to a change of u after each step. The
+derivatives with respect to the coefficients are products of these and the terms that the
+coefficients multiply. So a point in the plane takes two passes, whatever the number of parameters,
+and, except for the times, no finite differences of a float32 network.
 """
 
 import dataclasses
@@ -29,13 +29,14 @@ import torch
 from torch import Tensor
 
 from cld_core import guidance, npz, samplers
-from cld_core.codec import RecordError, read_record, to_plain
+from cld_core.computation import PATIENCE_S, joined
 from cld_core.config.sampling import OdeSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_arrays, write_json
 from cld_core.model import Model
 from cld_core.nets import execution
 from cld_core.ranks import Ranks
+from cld_core.records import RecordError, read_record, to_plain
 from cld_core.run import tunings
 from cld_core.run.checkpoints import required_digest
 from cld_core.run.tunings import (
@@ -44,41 +45,45 @@ from cld_core.run.tunings import (
     ROBUST,
     SPACINGS,
     STAGES,
-    Row,
-    Solution,
-    State,
+    StageRow,
+    TunedSampler,
     Tuning,
+    TuningState,
 )
+from cld_core.run.work import Outcome, Start
 from cld_core.samplers import rest, tuned
 from cld_core.samplers.tuned import Linear, follow, stepped
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion, Schedule
 from cld_core.seeds import SampleNoise
-from cld_core.tasks import PATIENCE_S, joined
+from cld_core.stop import StopCode, StopFlag
 
-Rows = Mapping[str, Sequence[Row]]
-# How many of the newest alphas have weights in a fit from order 3 with the corrector
-# (`tuned.MEMORY` in every other).
+Rows = Mapping[str, Sequence[StageRow]]
+# The number of newest alphas with weights in a fit from order 3 with the corrector; it is
+# `tuned.MEMORY` in all other fits.
 MOST_MEMORY = 5
-# The most coordinates of an example for which one backward pass each is worth it.
-_MOST_NUMBERS = 8
-# Larger examples are copied for so many of them at a time, which bounds the memory.
+# The most coordinates of an example for which backpropagation is the cheaper way.
+_MOST_COORDINATES = 8
+# The number of larger examples that are copied at once, which bounds the memory.
 _COPIED_AT_ONCE = 16
-# The change of a coefficient, or of the logarithm of a time, in a copy. Later steps amplify it. A
-# larger one would be affected by the curvature of the flow, a smaller one by the rounding of a
-# float32 network, 1e-7 of alpha.
+# The change of a coefficient, or of the logarithm of a time, in a copy. Later steps amplify it. The
+# error of a larger one is the curvature of the flow, of a smaller one the rounding of a float32
+# network, 1e-7 of alpha.
 _STEP = 1e-5
-# Of the central difference in the logarithm of a time, beside backpropagation.
+# The step of the central difference in the logarithm of a time, if the rest is backpropagated.
 _TIME_STEP = 3e-4
-# Of the finite differences in the shares of a grid.
+# The step of the finite differences in the shares of a grid.
 _SHARE_STEP = 1e-3
 FIRST_DAMPING = 1e-2
-_LEAST_DAMPING, _EASE, _STIFFEN = 1e-8, 0.2, 8.0
-# With more damping than this, an iteration no longer changes anything.
+_LEAST_DAMPING = 1e-8
+# Factors of the damping after an iteration with and without success.
+_EASE = 0.2
+_STIFFEN = 8.0
+# With more damping than this, iterations have no effect.
 _STUCK = 1e8
-# The most changes that an iteration tries, each with more damping.
+# The most attempts of an iteration, each with more damping.
 _TRIALS = 8
-# Examples whose errors exceed this many times the median count less and less.
+# The errors of an example, in multiples of the median, from which its weight decreases.
 _USUAL = 10.0
 _NOISE = "tune"
 
@@ -89,8 +94,10 @@ def free(linear: Linear, denoise: bool) -> range:
 
 
 def blocks(linear: Linear) -> Iterator[Tensor]:
-    """What is fitted of the matrix of each step, a view: of its newest alphas, and of the last step
-    the row of x."""
+    """The fitted part of the matrix of each step, a view.
+
+    It has the columns of the newest alphas and, in the last step, only the row of x.
+    """
     n, first = linear.matrices[0].shape
     for number, matrix in enumerate(linear.matrices, start=1):
         rows = 1 if number == len(linear.matrices) else n
@@ -106,7 +113,8 @@ def packed(linear: Linear, denoise: bool) -> Tensor:
 def unpacked(parameters: Tensor, like: Linear, denoise: bool, eps: float) -> Linear:
     """The sampler with these parameters; times are kept between eps and 1."""
     made = Linear(like.times.clone(), tuple(matrix.clone() for matrix in like.matrices))
-    at, targets = list(free(like, denoise)), list(blocks(made))
+    at = list(free(like, denoise))
+    targets = list(blocks(made))
     times, *parts = parameters.split([len(at), *(target.numel() for target in targets)])
     made.times[at] = times.exp().clamp(eps, 1.0)
     for target, part in zip(targets, parts, strict=True):
@@ -115,33 +123,31 @@ def unpacked(parameters: Tensor, like: Linear, denoise: bool, eps: float) -> Lin
 
 
 def shares_of(schedule: Schedule, times: Sequence[float]) -> Tensor:
-    """Parameters of a grid: logarithms of its steps relative to the last one, which is left out:
-    (steps - 1,)."""
+    """Parameters of a grid (steps - 1,): logarithms of its steps relative to the last one."""
     steps = (-tuned.places(schedule, times).diff()).log()
     return steps[:-1] - steps[-1]
 
 
 def times_of(schedule: Schedule, shares: Tensor, eps: float) -> list[float]:
-    """The grid of such shares from 1 to ``eps``: the times decrease whatever the shares are."""
+    """The grid of `shares_of` from 1 to ``eps``; its times decrease for any shares."""
     first, last = tuned.places(schedule, (1.0, eps)).tolist()
-    passed = torch.softmax(torch.cat([shares, shares.new_zeros(1)]), 0).cumsum(0)[:-1].tolist()
-    return [
-        1.0,
-        *(schedule.time((first + (last - first) * share) ** tuned.POWER) for share in passed),
-        eps,
-    ]
+    steps = torch.softmax(torch.cat([shares, shares.new_zeros(1)]), 0)
+    times = [1.0]
+    for share in steps.cumsum(0)[:-1].tolist():
+        times.append(schedule.time((first + (last - first) * share) ** tuned.POWER))
+    return [*times, eps]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A score to which a sampler is fitted. Evaluations are counted, and batched by at most
-    ``at_once`` examples.
+    """A score to which a sampler is fitted.
 
     Attributes:
-        count: called with the number of evaluations of the network; guidance takes two at the times
-            at which it acts.
-        points: it is evaluated for copies of so many points, or of as many others with the same
-            labels: row i belongs to point i modulo ``points``.
+        at_once: the most examples of a batch.
+        count: called with the number of evaluations of the network; with guidance, there are two at
+            the times at which it acts.
+        points: the number of points whose labels the score has: a row i of u, which may be a copy,
+            has the label of point i modulo ``points``.
     """
 
     score: ScoreFunction
@@ -156,7 +162,8 @@ class Fitted:
         alphas = []
         for part, which in zip(u.split(self.at_once), rows.split(self.at_once), strict=True):
             score = for_rows(self.score, which)
-            self.count(len(part) * (score.networks(t) if isinstance(score, guidance.Guided) else 1))
+            each = score.networks(t) if isinstance(score, guidance.Guided) else 1
+            self.count(each * len(part))
             alphas.append(rest(score, self.sde, part, t))
         return torch.cat(alphas)
 
@@ -165,30 +172,36 @@ class Fitted:
         return self.sde.halves(follow(linear, self.sde, self.alpha, u))[0]
 
     def slopes(self, linear: Linear, u: Tensor, denoise: bool) -> Iterator[Tensor]:
-        """The derivatives (P, b, C, ...) of the samples with respect to the parameters, for some
-        rows after others."""
-        few = u[0].numel() // self.sde.n <= _MOST_NUMBERS
-        way, size = (by_backpropagation, self.at_once) if few else (by_copies, _COPIED_AT_ONCE)
+        """The derivatives (P, b, C, ...) of the samples by the parameters, in batches of rows."""
+        way = by_copies
+        size = _COPIED_AT_ONCE
+        if u[0].numel() // self.sde.n <= _MOST_COORDINATES:
+            way = by_backpropagation
+            size = self.at_once
         for rows in torch.arange(len(u)).split(size):
             fitted = dataclasses.replace(self, score=for_rows(self.score, rows), points=len(rows))
             yield way(fitted, linear, u[rows], denoise)
 
 
 def by_copies(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> Tensor:
-    """The derivatives (P, B, C, ...) of the samples by the parameters of `packed`, from
-    differences."""
-    sde, passed, alphas = fitted.sde, [], list[Tensor]()
+    """The derivatives (P, B, C, ...) of the samples by the parameters of `packed`.
+
+    They are finite differences.
+    """
+    sde = fitted.sde
+    states = []
+    alphas: list[Tensor] = []
     for t, matrix in zip(linear.times.tolist(), linear.matrices, strict=True):
         alphas = [fitted.alpha(u, t), *alphas][: linear.memory]
-        passed.append((t, matrix, u, alphas))
+        states.append((t, matrix, u, alphas))
         u = stepped(sde, matrix, u, alphas)
-    x, of_times, of_blocks = sde.halves(u)[0], [], []
-    for number, ((t, matrix, u, alphas), block) in enumerate(
-        zip(passed, blocks(linear), strict=True)
-    ):
-        changed = split(stepped(sde, matrix, u, alphas), sde.n).repeat(
-            *block.shape, *[1] * (u.ndim + 1)
-        )
+    x = sde.halves(u)[0]
+    of_times = []
+    of_blocks = []
+    steps = zip(states, blocks(linear), strict=True)
+    for number, ((t, matrix, u, alphas), block) in enumerate(steps):
+        after = split(stepped(sde, matrix, u, alphas), sde.n)
+        changed = after.repeat(*block.shape, *[1] * (u.ndim + 1))
         sources = _sources(sde, u, alphas)[:, : block.shape[1]].transpose(0, 1)
         for row, copies in enumerate(changed):
             copies[:, :, row] += _STEP * sources
@@ -208,12 +221,15 @@ def by_copies(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> Tenso
 @torch.enable_grad()
 def by_backpropagation(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> Tensor:
     """As `by_copies`; the score is differentiated with respect to u."""
-    sde, alphas = fitted.sde, list[Tensor]()
-    sources, added, shifts = list[Tensor](), list[Tensor](), list[Tensor]()
+    sde = fitted.sde
+    alphas: list[Tensor] = []
+    sources: list[Tensor] = []
+    added: list[Tensor] = []
+    shifts: list[Tensor] = []  # of the logarithms of times
     for number, (t, matrix) in enumerate(zip(linear.times.tolist(), linear.matrices, strict=True)):
         alpha = fitted.alpha(u, t)
         if number in free(linear, denoise):
-            shifts.append(u.new_zeros(len(u), *[1] * (u.ndim - 1), requires_grad=True))  # of log t
+            shifts.append(u.new_zeros(len(u), *[1] * (u.ndim - 1), requires_grad=True))
             alpha = alpha + shifts[-1] * _by_log_time(fitted, u.detach(), t)
         alphas = [alpha, *alphas][: linear.memory]
         sources.append(_sources(sde, u, alphas).detach().flatten(2))
@@ -221,15 +237,14 @@ def by_backpropagation(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool)
         u = stepped(sde, matrix, u, alphas) + added[-1]
     x = sde.halves(u)[0]
     passes = [
-        torch.autograd.grad(one, [*shifts, *added], retain_graph=True, materialize_grads=True)
-        for one in x.flatten(1).sum(0)
+        torch.autograd.grad(total, [*shifts, *added], retain_graph=True, materialize_grads=True)
+        for total in x.flatten(1).sum(0)
     ]
     fitted.count(len(u) * len(sources) * len(passes))
     columns = [torch.stack(column, -1) for column in zip(*passes, strict=True)]  # (B, ..., D)
     slopes = [column.flatten(1)[None] for column in columns[: len(shifts)]]
-    for by_added, source, block in zip(
-        columns[len(shifts) :], sources, blocks(linear), strict=True
-    ):
+    of_steps = columns[len(shifts) :]
+    for by_added, source, block in zip(of_steps, sources, blocks(linear), strict=True):
         rows, count = block.shape
         by_row = split(by_added, sde.n)[:, :rows].flatten(2, -2)  # (B, rows, C..., D)
         slopes.append(torch.einsum("brcd,bjc->rjbd", by_row, source[:, :count]).flatten(0, 1))
@@ -242,21 +257,20 @@ def split(u: Tensor, halves: int) -> Tensor:
 
 
 def _sources(sde: Diffusion, u: Tensor, alphas: list[Tensor]) -> Tensor:
-    """What the columns of a step's matrix are multiplied by, (B, n + km, C, ...)."""
+    """The factors of the columns of a step's matrix, (B, n + km, C, ...)."""
     return torch.cat([split(u, sde.n), *(split(alpha, sde.m) for alpha in alphas)], 1)
 
 
 @torch.no_grad()
 def _by_log_time(fitted: Fitted, u: Tensor, t: float) -> Tensor:
-    return (fitted.alpha(u, t * (1.0 + _TIME_STEP)) - fitted.alpha(u, t * (1.0 - _TIME_STEP))) / (
-        2.0 * _TIME_STEP
-    )
+    after = fitted.alpha(u, t * (1.0 + _TIME_STEP))
+    before = fitted.alpha(u, t * (1.0 - _TIME_STEP))
+    return (after - before) / (2.0 * _TIME_STEP)
 
 
 @dataclass(frozen=True)
-class Ends:
-    """Draws u of the prior (B, nC, ...), and the ends x (B, C, ...) of the network's own flow from
-    them; float64."""
+class FlowEndpoints:
+    """Draws u (B, nC, ...) of the prior, and ends x (B, C, ...) of the network's flow; float64."""
 
     u: Tensor
     x: Tensor
@@ -270,30 +284,27 @@ class Problem:
         nfe: evaluations, that of the denoising step included.
         eps: time at which the flow ends.
         denoise: whether its end is denoised.
-        neighbour: a solution of fewer evaluations, with idle ones up to ``nfe`` (`tuned.extended`).
     """
 
     fitted: Fitted
-    fit: Ends
-    held: Ends
+    fit: FlowEndpoints
+    held: FlowEndpoints
     nfe: int
     eps: float
     denoise: bool
-    neighbour: Linear | None = None
 
-    def row(self, stage: str, rows: Rows) -> Row:
+    def row(self, stage: str, rows: Rows) -> StageRow:
         """The next row of a stage, from the rows of this stage and of those before it."""
         ways = {
             "untuned": self._untuned,
-            "fewer": self._fewer,
             "grid": self._grid,
             "coefficients": self._coefficients,
         }
         which, sampler, damping, errors = ways[stage](rows)
-        # The times of a solution have to decrease.
-        falls = bool((sampler.times.diff() < 0).all())
-        held = _rms(self._errors(self.held, sampler)) if falls else tunings.FAR
-        return Row(which, sampler.plain(), damping, _rms(errors), held)
+        is_decreasing = bool((sampler.times.diff() < 0).all())
+        # A sampler whose times do not decrease cannot be a solution.
+        held = _rms(self._errors(self.held, sampler)) if is_decreasing else tunings.FAR
+        return StageRow(which, sampler.plain(), damping, _rms(errors), held)
 
     def _untuned(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
         pair = len(rows["untuned"])
@@ -303,17 +314,9 @@ class Problem:
         sampler = self._over(times, pair // len(SPACINGS))
         return pair, sampler, FIRST_DAMPING, self._errors(self.fit, sampler)
 
-    def _fewer(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
-        """The neighbour itself, so that more evaluations are never further from the flow than
-        fewer; then a fit."""
-        if rows["fewer"]:
-            before = rows["fewer"][-1]
-            return 0, *self._fitted(Linear.of(before.sampler), before.damping, robust=False)
-        assert self.neighbour is not None, "there is no solution of fewer evaluations to start from"
-        return 0, self.neighbour, FIRST_DAMPING, self._errors(self.fit, self.neighbour)
-
     def _grid(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
-        which, schedule = _next_candidate(rows["grid"]), self.fitted.sde.schedule
+        which = _next_candidate(rows["grid"])
+        schedule = self.fitted.sde.schedule
         done = [row for row in rows["grid"] if row.which == which]
         starts = [row for row in rows["untuned"] if row.which // len(SPACINGS) == which]
         before = done[-1] if done else min(starts, key=lambda row: row.fit)
@@ -322,12 +325,11 @@ class Problem:
             return self._over(times_of(schedule, shares, self.eps), which)
 
         def slopes(shares: Tensor, errors: Tensor) -> Iterator[Tensor]:
-            moved = (
-                shares + _SHARE_STEP * unit for unit in torch.eye(len(shares), dtype=torch.float64)
-            )
-            yield torch.stack(
-                [(self._errors(self.fit, sampler(there)) - errors) / _SHARE_STEP for there in moved]
-            )
+            columns = []
+            for unit in torch.eye(len(shares), dtype=torch.float64):
+                changed = self._errors(self.fit, sampler(shares + _SHARE_STEP * unit))
+                columns.append((changed - errors) / _SHARE_STEP)
+            yield torch.stack(columns)
 
         times = before.sampler.times if self.denoise else (*before.sampler.times, self.eps)
         return which, *self._moved(
@@ -338,17 +340,16 @@ class Problem:
         which = _next_start(rows["grid"], rows["coefficients"])
         done = [row for row in rows["coefficients"] if row.which == which]
         start = done[-1] if done else best([row for row in rows["grid"] if row.which == which])
-        # From these numbers on, the sum of squares has other weights.
-        fresh = not done or len(done) in (PLAIN, PLAIN + ROBUST)
-        damping = FIRST_DAMPING if fresh else start.damping
+        # From these iterations on, the sum of squares has other weights.
+        is_first = not done or len(done) in (PLAIN, PLAIN + ROBUST)
+        damping = FIRST_DAMPING if is_first else start.damping
         robust = PLAIN <= len(done) < PLAIN + ROBUST
         return which, *self._fitted(Linear.of(start.sampler), damping, robust=robust)
 
     def _fitted(
         self, start: Linear, damping: float, *, robust: bool
     ) -> tuple[Linear, float, Tensor]:
-        """After an iteration of times and coefficients: the sampler, the damping of the next one,
-        and errors."""
+        """An iteration of times and coefficients: the sampler, the next damping, and the errors."""
         start = tuned.with_memory(start)
 
         def sampler(parameters: Tensor) -> Linear:
@@ -373,7 +374,7 @@ class Problem:
             return self._errors(self.fit, sampler(parameters))
 
         errors = errors_of(parameters)
-        if len(parameters) and damping < _STUCK:  # A grid of a single step has nothing to move.
+        if len(parameters) and damping < _STUCK:  # A grid of a single step has no parameters.
             parameters, damping, errors = advanced(
                 parameters, damping, errors, errors_of, slopes, robust=robust
             )
@@ -382,34 +383,35 @@ class Problem:
     def _over(self, times: Sequence[float], candidate: int) -> Linear:
         return tuned.of_exponential(self.fitted.sde, times, *CANDIDATES[candidate], self.denoise)
 
-    def _errors(self, ends: Ends, sampler: Linear) -> Tensor:
+    def _errors(self, ends: FlowEndpoints, sampler: Linear) -> Tensor:
         """(B, D): differences from the flow."""
         return (self.fitted.samples(sampler, ends.u) - ends.x).flatten(1)
 
 
-def best(rows: Sequence[Row]) -> Row:
+def best(rows: Sequence[StageRow]) -> StageRow:
     """The row that is closest on held-out noise; the first one if several are equal."""
     return min(rows, key=lambda row: row.held)
 
 
 def kept(rows: Rows) -> str:
-    """The stage whose best row is closest on held-out noise; the simplest one if several are
-    equal."""
-    return min((stage for stage in STAGES if rows[stage]), key=lambda stage: best(rows[stage]).held)
+    """The stage whose best row is closest on held-out noise; the simplest of equal ones."""
+    stages = [stage for stage in STAGES if rows[stage]]
+    return min(stages, key=lambda stage: best(rows[stage]).held)
 
 
-def settings_of(stage: str, row: Row) -> str:
+def settings_of(stage: str, row: StageRow) -> str:
     """The settings that a row starts from, for messages."""
-    if stage == "fewer":
-        return "the solution of fewer evaluations"
-    which, spacing = divmod(row.which, len(SPACINGS)) if stage == "untuned" else (row.which, None)
+    which = row.which
+    grid = ""
+    if stage == "untuned":
+        which, spacing = divmod(which, len(SPACINGS))
+        grid = f" grid={SPACINGS[spacing]}"
     order, corrector = CANDIDATES[which]
-    grid = "" if spacing is None else f" grid={SPACINGS[spacing]}"
     return f"order={order} corrector={str(corrector).lower()}{grid}"
 
 
-def _next_candidate(grids: Sequence[Row]) -> int:
-    """Every candidate in turn, and after that the best ones."""
+def _next_candidate(grids: Sequence[StageRow]) -> int:
+    """All candidates in turn, then the best ones in turn."""
     first = tunings.EACH * len(CANDIDATES)
     if len(grids) < first:
         return len(grids) % len(CANDIDATES)
@@ -417,18 +419,16 @@ def _next_candidate(grids: Sequence[Row]) -> int:
     return leading[(len(grids) - first) % tunings.KEPT].which
 
 
-def _next_start(grids: Sequence[Row], done: Sequence[Row]) -> int:
-    """The candidates with the best grids in turn, and after that the closest one."""
+def _next_start(grids: Sequence[StageRow], done: Sequence[StageRow]) -> int:
+    """The candidates with the best grids in turn, then the closest one."""
     bests: dict[int, float] = {}
     for row in grids:
         bests[row.which] = min(row.fit, bests.get(row.which, math.inf))
     starts = sorted(bests, key=lambda which: bests[which])[: tunings.STARTS]
     first = len(starts) * PLAIN
-    return (
-        starts[len(done) % len(starts)]
-        if len(done) < first
-        else min(done[:first], key=lambda row: row.fit).which
-    )
+    if len(done) < first:
+        return starts[len(done) % len(starts)]
+    return min(done[:first], key=lambda row: row.fit).which
 
 
 def _rms(errors: Tensor) -> float:
@@ -445,30 +445,32 @@ def advanced(
     *,
     robust: bool,
 ) -> tuple[Tensor, float, Tensor]:
-    """The next iterate by the method of Levenberg and Marquardt: a smaller sum of squares, or more
-    damping.
+    """An iteration of the method of Levenberg and Marquardt.
 
     Args:
         parameters: (P,).
-        damping: of this iteration; the next one's is returned.
+        damping: of this iteration.
         errors: (B, D), of these parameters.
-        residual: errors for parameters.
-        linearised: from parameters and their errors the derivatives of these (P, b, D), for some
-            rows after others.
+        residual: returns the errors for parameters.
+        linearised: returns, for parameters and their errors, the derivatives of the errors
+            (P, b, D), in batches of rows.
         robust: give less weight to outliers, such as examples that end in another mode.
+
+    Returns:
+        Parameters with a smaller sum of squares, or the same ones; the damping of the next
+        iteration; and the errors.
     """
     weights = weights_of(errors) if robust else errors.new_ones(len(errors))
     gradient = errors.new_zeros(len(parameters))
-    curvature, first = torch.diag(gradient), 0
+    curvature = torch.diag(gradient)
+    first = 0
     for slopes in linearised(parameters, errors):
         rows = slice(first, first + slopes.shape[1])
         first = rows.stop
         root = weights[rows].sqrt()[:, None]
         flat = (slopes * root).flatten(1)
-        gradient, curvature = (
-            gradient + flat @ (errors[rows] * root).flatten(),
-            curvature + flat @ flat.T,
-        )
+        gradient = gradient + flat @ (errors[rows] * root).flatten()
+        curvature = curvature + flat @ flat.T
     if not (torch.isfinite(gradient).all() and torch.isfinite(curvature).all()):
         return parameters, damping * _STIFFEN, errors
     diagonal = curvature.diagonal()
@@ -485,50 +487,48 @@ def advanced(
 
 
 def weights_of(errors: Tensor) -> Tensor:
-    """(B,): near 1 for examples with usual errors (B, D), and small for those far from the
-    median."""
+    """The weights of examples (B,): near 1 if their errors (B, D) are usual, small for outliers."""
     square = errors.square().mean(1)
-    return 1.0 / (
-        1.0 + square / (_USUAL**2 * square.median()).clamp(min=torch.finfo(square.dtype).tiny)
-    )
+    scale = (_USUAL**2 * square.median()).clamp(min=torch.finfo(square.dtype).tiny)
+    return 1.0 / (1.0 + square / scale)
 
 
 def _cost(errors: Tensor, weights: Tensor) -> float:
-    """Not a number, which is no less than any cost, where an error is none."""
+    """The weighted mean square; NaN, which is less than no cost, if an error is NaN."""
     return float((weights * errors.square().mean(1)).mean())
 
 
 def compute(
-    work: Tuning, ranks: Ranks, should_stop: Callable[[], bool], only: Collection[int] | None
-) -> bool:
+    work: Tuning, ranks: Ranks, stop: StopFlag, only: Collection[int] | None, start: Start
+) -> Outcome:
     """Fit what is missing, as `Work.compute`; a tuning is one piece."""
-    return Job(work, ranks.device, should_stop).run()
+    is_done = Job(work, ranks.device, lambda: stop.code is not StopCode.NONE).run()
+    return Outcome("finished") if is_done else Outcome(code=stop.code)
 
 
 class Fitting:
-    """A fit to a model, step by step: batches of the flow, then the rows of each stage, then the
-    solution.
+    """A fit to a model: batches of the flow, then the rows of each stage, then the solution.
 
     Args:
-        fewer: a solution of fewer evaluations for the same flow.
-        checkpoint: what `Solution.checkpoint` is to be.
+        checkpoint: `TunedSampler.checkpoint` of the result.
     """
 
     def __init__(
         self,
         model: Model,
         request: tunings.TuneRequest,
-        fewer: Solution | None = None,
         checkpoint: str = "",
     ) -> None:
-        self._model, self._request, self._checkpoint = model, request, checkpoint
+        self._model = model
+        self._request = request
+        self._checkpoint = checkpoint
         self._flow: dict[str, np.ndarray] = {"x": np.empty((0, *model.data_shape), np.float32)}
         self._flow["nfe"] = np.empty(0, np.int64)
-        self._state = State("", None if fewer is None else fewer.coefficients)
+        self._state = TuningState("")
         self._evaluated: list[int] = []
 
     def lacks(self, stage: str) -> bool:
-        """Whether a further batch of the flow or row of a stage is to be computed."""
+        """Whether a further batch of the flow, or row of a stage, has to be computed."""
         if stage == "flow":
             return self._state.flow < self._request.sizes[stage]
         return self._state.lacks(stage, self._request.budget_min)
@@ -536,8 +536,7 @@ class Fitting:
     @execution.using(tf32=False)
     @torch.no_grad()
     def step(self, stage: str) -> str:
-        """Compute the next batch of the flow, or row of a stage; returns what was found, in
-        words."""
+        """Compute the next batch of the flow, or row of a stage; returns a line about it."""
         if stage == "flow":
             self._flow = joined([self._flow, self._batch(len(self._flow["x"]))])
             self._state = replace(self._state, flow=self._batches())
@@ -552,11 +551,13 @@ class Fitting:
         )
 
     def _batches(self) -> int:
-        """How many batches of the flow are computed."""
-        done, request = len(self._flow["x"]), self._request
-        return request.sizes["flow"] if done == 2 * request.points else done // request.batch_size
+        """The number of complete batches of the flow."""
+        done = len(self._flow["x"])
+        if done == 2 * self._request.points:
+            return self._request.sizes["flow"]
+        return done // self._request.batch_size
 
-    def _next_row(self, stage: str) -> Row:
+    def _next_row(self, stage: str) -> StageRow:
         started = time.monotonic()
         self._evaluated.clear()
         row = self._problem.row(stage, self._state.rows)
@@ -564,17 +565,15 @@ class Fitting:
         return replace(row, evaluations=evaluations, seconds=time.monotonic() - started)
 
     @property
-    def solution(self) -> Solution:
+    def solution(self) -> TunedSampler:
         """Among the best rows of all stages, the one that is closest on held-out noise."""
-        request, state = self._request, self._state
-        tops, chosen = (
-            {stage: best(done) for stage, done in state.rows.items() if done},
-            kept(state.rows),
-        )
+        request = self._request
+        state = self._state
+        tops = {stage: best(done) for stage, done in state.rows.items() if done}
+        chosen = kept(state.rows)
         every = [row for done in state.rows.values() for row in done]
         about = {
             "settings": {stage: settings_of(stage, row) for stage, row in tops.items()},
-            "fewer": None if state.neighbour is None else len(state.neighbour.times),
             "points": request.points,
             "seed": request.seed,
             "evaluations": round(sum(row.evaluations for row in every)),
@@ -585,7 +584,7 @@ class Fitting:
             "sde": dataclasses.asdict(self._model.recipe.sde),
             "created": time.time(),
         }
-        return Solution(
+        return TunedSampler(
             coefficients=tops[chosen].sampler,
             flow=request.flow,
             step=request.checkpoint_step,
@@ -605,13 +604,12 @@ class Fitting:
 
     @functools.cached_property
     def _labels(self) -> Tensor | None:
-        """The labels of the points, (points,); the held-out points have the same. None without
-        labels."""
+        """The labels of the points, and of the held-out ones, (points,); None without labels."""
         labels = self._model.labels(None, self._request.points)
         return None if labels is None else labels.to(self._model.device)
 
     def _score_of(self, first: int, last: int) -> ScoreFunction:
-        """The score of the points ``first <= i < last``, given their labels."""
+        """The score of the points ``first <= i < last``, with their labels."""
         given = self._labels
         if given is not None:
             given = given[torch.arange(first, last, device=given.device) % len(given)]
@@ -620,8 +618,9 @@ class Fitting:
         )
 
     def _batch(self, first: int) -> dict[str, np.ndarray]:
-        """The ends of the flow from the draws from the number ``first`` on, as `_solved`."""
-        request, model = self._request, self._model
+        """The next batch of ends of the flow, from the draw ``first`` on, as `_solved`."""
+        request = self._request
+        model = self._model
         last = min(first + request.batch_size, 2 * request.points)
         score = self._score_of(first, last)
         noise = SampleNoise(request.seed, _NOISE, first=first, last=last, device=model.device)
@@ -631,28 +630,23 @@ class Fitting:
 
     @functools.cached_property
     def _problem(self) -> Problem:
-        """What is fitted, once the flow is solved."""
-        request, model, neighbour = self._request, self._model, self._state.neighbour
+        """The problem of the fit, once the flow is solved."""
+        request = self._request
+        model = self._model
         x = torch.from_numpy(self._flow["x"]).to(model.device, torch.float64)
         channels, *rest = model.data_shape
         noise = SampleNoise(
             request.seed, _NOISE, first=0, last=2 * request.points, device=model.device
         )
         u = model.sde.prior(noise.normal((channels * model.sde.n, *rest))).double()
-        fit, held = (
-            Ends(u[part], x[part])
-            for part in (slice(0, request.points), slice(request.points, None))
-        )
-        score = self._score_of(0, request.points)
-        fitted = Fitted(
-            score, model.sde, request.batch_size, self._evaluated.append, points=request.points
-        )
-        flow, start = request.flow, None
-        if neighbour is not None:
-            start = tuned.extended(
-                Linear.of(neighbour), model.sde, request.nfe, flow.eps, flow.denoise
-            )
-        return Problem(fitted, fit, held, request.nfe, flow.eps, flow.denoise, start)
+        points = request.points
+        fit = FlowEndpoints(u[:points], x[:points])
+        held = FlowEndpoints(u[points:], x[points:])
+        score = self._score_of(0, points)
+        count = self._evaluated.append
+        fitted = Fitted(score, model.sde, request.batch_size, count, points=points)
+        flow = request.flow
+        return Problem(fitted, fit, held, request.nfe, flow.eps, flow.denoise)
 
 
 def fitted(
@@ -662,15 +656,15 @@ def fitted(
     budget_min: float | None,
     seed: int,
     progress: Callable[[int, int], object] | None,
-) -> Solution:
+) -> TunedSampler:
     """The solution for a model in memory; see `Model.fit_sampler`."""
     request = tunings.TuneRequest.of(
         model.recipe, model.step, nfe, points=points, budget_min=budget_min, seed=seed
     )
     request = replace(request, ema_length=model.ema_length)
-    fewer = tunings.neighbour(model.solutions.read(), request, model.checkpoint)
-    fitting = Fitting(model, request, fewer, model.checkpoint)
-    total, done = sum(request.sizes.values()), 0
+    fitting = Fitting(model, request, model.checkpoint)
+    total = sum(request.sizes.values())
+    done = 0
     for stage in ("flow", *STAGES):
         while fitting.lacks(stage):
             fitting.step(stage)
@@ -681,7 +675,7 @@ def fitted(
 
 
 class Job(Fitting):
-    """Saves after every step, and goes on from there after an interruption.
+    """A fit in the folder of a tuning: it is saved after every step, and continued from there.
 
     Raises:
         NotFoundError: the checkpoint is gone.
@@ -692,8 +686,10 @@ class Job(Fitting):
         self._work = work
         self._should_stop = should_stop
         self._patiently = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
-        run, step = work.run, work.request.checkpoint_step
-        length, fix = work.request.ema_length, "Tune to another step."
+        run = work.run
+        step = work.request.checkpoint_step
+        length = work.request.ema_length
+        fix = "Tune to another step."
         checkpoint = self._patiently(lambda: required_digest(run, step, fix))
         self._weights = self._patiently(lambda: required_digest(run, step, fix, length))
         # Permission for plug-ins was checked when the work was started.
@@ -707,7 +703,7 @@ class Job(Fitting):
         self._state = self._begun()
 
     def run(self) -> bool:
-        """Do what is missing; False if it was asked to stop before."""
+        """Compute the missing steps; returns False if ``should_stop`` ended it before the end."""
         print(self._request.cost, flush=True)
         try:
             self._save()
@@ -733,36 +729,31 @@ class Job(Fitting):
 
     @property
     def flow_file(self) -> Path:
-        """Where the ends of the flow are; another network has another one."""
-        return (
-            self._work.run.tuned / f"flow-{digest([self._request.flow_id, self._weights])[:16]}.npz"
-        )
+        """The file of the ends of this network's flow."""
+        name = digest([self._request.flow_id, self._weights])[:16]
+        return self._work.run.tuned / f"flow-{name}.npz"
 
     def _solved(self) -> dict[str, np.ndarray]:
-        """Ends of the flow, x (k, C, ...), that this tuning or another one has computed, and their
-        evaluations (k,)."""
+        """Ends of the flow, x (k, C, ...), that are stored already, and their evaluations (k,)."""
         try:
             arrays, _ = self._patiently(lambda: npz.load(self.flow_file))
             return {name: arrays[name][: 2 * self._request.points] for name in ("x", "nfe")}
         except (FileNotFoundError, KeyError, ValueError):
             return self._flow
 
-    def _begun(self) -> State:
-        """What is done, unless it is that of other weights."""
-        state = State(self._weights)
-        with suppress(FileNotFoundError, RecordError):  # There is none, or it is damaged.
-            stored = self._patiently(lambda: read_record(State, self._work.folder / tunings.STATE))
-            state = stored if stored.weights == self._weights else state
-        neighbour = state.neighbour
-        if neighbour is None:
-            fewer = tunings.neighbour(
-                tunings.solutions_of(self._work.run), self._request, self._checkpoint
+    def _begun(self) -> TuningState:
+        """The stored state, unless it is of other weights."""
+        state = TuningState(self._weights)
+        with suppress(FileNotFoundError, RecordError):
+            stored = self._patiently(
+                lambda: read_record(TuningState, self._work.folder / tunings.STATE)
             )
-            neighbour = None if fewer is None else fewer.coefficients
-        # Rows of later stages followed from what a spent budget had left.
+            if stored.weights == self._weights:
+                state = stored
+        # If a budget ended a stage early, the rows of later stages are computed again.
         late = list(itertools.dropwhile(lambda stage: not state.lacks(stage, None), STAGES))[1:]
         rows = {stage: () if stage in late else state.rows.get(stage, ()) for stage in STAGES}
-        return replace(state, neighbour=neighbour, flow=self._batches(), rows=rows)
+        return replace(state, flow=self._batches(), rows=rows)
 
     def _save(self) -> None:
         content = to_plain(self._state)

@@ -5,8 +5,10 @@ import sys
 
 
 def _forget_the_working_directory() -> None:
-    """Import nothing from it: `python -m` searches it before all else. A copy of the source that
-    lies there is kept."""
+    """Remove the working directory, which `python -m` searches first, from the path of imports.
+
+    A copy of the source there stays on the path.
+    """
     source = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     first = os.path.abspath(sys.path[0]) if sys.path else source
     if not sys.flags.safe_path and first == os.getcwd() != source:
@@ -14,8 +16,7 @@ def _forget_the_working_directory() -> None:
 
 
 def main() -> None:
-    """The entry point. To load the commands takes a moment, in which Ctrl-C already ends without a
-    traceback."""
+    """The entry point. Ctrl-C ends without a traceback, also while the commands are loaded."""
     try:
         from . import app
 

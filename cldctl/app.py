@@ -251,7 +251,7 @@ def _unforeseen(error: Exception) -> int:
         return int(error.exit_code)
     if os.environ.get("CLDCTL_DEBUG") == "1":
         err.print("".join(traceback.format_exception(error)), end="")
-    from cld_core.registration import raised_in
+    from cld_core.plugins import raised_in
 
     plugin = raised_in(error)
     what = one_line(f"{type(error).__name__}: {error}")

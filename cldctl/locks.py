@@ -1,5 +1,4 @@
-"""Locks that other processes of this machine may hold: of a file, and of a folder in which jobs are
-started."""
+"""Locks between processes of this machine: of a file, and of a folder in which jobs start."""
 
 import contextlib
 import fcntl
@@ -18,14 +17,15 @@ if TYPE_CHECKING:
     from cldctl.clusters.base import Cluster
 
 _EVERY_S = 0.1
-# Seconds that others may take to start their jobs: as long as a scheduler that does not answer
-# keeps them.
+# Seconds to wait for others that start jobs; a scheduler that does not answer keeps them as long.
 PATIENCE_S = 180.0
 
 
 def locked_within(descriptor: int, patience_s: float) -> bool:
-    """Lock an open file for this process alone; False if others hold it for longer than
-    ``patience_s`` seconds.
+    """Lock an open file for this process alone, waiting for others up to ``patience_s`` seconds.
+
+    Returns:
+        False if others hold it for longer.
 
     Raises:
         OSError: the file system cannot lock it.
@@ -43,8 +43,10 @@ def locked_within(descriptor: int, patience_s: float) -> bool:
 
 @contextlib.contextmanager
 def holding(file: Path, patience_s: float) -> Iterator[bool]:
-    """Whether this process alone holds the lock of a file, also where the file system has none;
-    waits for others.
+    """Lock a file in this block, waiting for others up to ``patience_s`` seconds.
+
+    Yields:
+        Whether this process holds the lock; True on a file system without locks.
 
     Raises:
         OSError: the file cannot be opened.
@@ -61,19 +63,18 @@ def holding(file: Path, patience_s: float) -> Iterator[bool]:
 def only_one(
     folder: Path, cluster: "Cluster | None" = None, *, makes: bool = False
 ) -> Iterator[None]:
-    """Let one command at a time start jobs in a folder.
+    """Let one process at a time start jobs in a folder; others wait for the end of this block.
 
-    There is no lock for a cluster that blocks until the work is done: other commands would wait for
-    all of it.
+    With a cluster that blocks until the work is done, there is no lock: others would wait for long.
 
     Args:
-        cluster: where the jobs start; None for a command that only keeps others from starting any.
-        makes: make the folder if there is none, also if others remove it meanwhile.
+        cluster: where the jobs start; None to start none, and only keep other processes from it.
+        makes: make the folder if there is none, also if it is removed meanwhile.
 
     Raises:
-        NotFoundError: there is no such folder any more.
-        CldError: the folder belongs to another user (nothing is left in it), or other commands hold
-            the lock for too long.
+        NotFoundError: the folder does not exist any more.
+        CldError: the folder belongs to another user (nothing is left in it), or other processes
+            take too long.
         OSError: this user may not write into the folder.
     """
     if makes:
@@ -104,7 +105,7 @@ def only_one(
 
 
 def _is_open(descriptor: int, file: Path) -> bool:
-    """Whether a descriptor is of the file that has this path now."""
+    """Whether a descriptor belongs to the file that has this path now."""
     try:
         return os.path.samestat(os.fstat(descriptor), file.lstat())
     except OSError:
@@ -115,13 +116,17 @@ def _lock(descriptor: int, file: Path) -> None:
     """Lock a file, waiting for others up to `PATIENCE_S` seconds.
 
     Raises:
-        CldError: somebody holds it for longer, or it cannot be locked.
+        CldError: another process holds it for longer, or it cannot be locked.
     """
     try:
         is_mine = locked_within(descriptor, PATIENCE_S)
     except OSError as error:
-        text = f"it cannot be locked ({error.strerror})"
-        raise CldError(f"{file}: {text}. Remove it and try again.") from error
+        # On NFS, a lock needs the permission to write into the file.
+        raise CldError(
+            f"{file}: it cannot be locked ({error.strerror}). Remove it and try again."
+        ) from error
     if not is_mine:
-        text = f"another cldctl has been starting jobs here for over {PATIENCE_S:.0f} s"
-        raise CldError(f"{file}: {text}. Wait for it, or remove the file if there is none.")
+        raise CldError(
+            f"{file}: another cldctl has been starting jobs here for over {PATIENCE_S:.0f} s. Wait "
+            "for it, or remove the file if there is none."
+        )

@@ -1,5 +1,4 @@
-"""Recipes and profiles, found by name: those of the user take precedence over those that ship with
-cldctl."""
+"""Recipes and profiles by name: the user's own take precedence over those shipped with cldctl."""
 
 import os
 import shlex
@@ -15,12 +14,12 @@ from . import config
 if TYPE_CHECKING:
     from cld_core.config import Recipe
 
-# The endings of files of which `cldctl init` makes a recipe.
+# The endings of files for which `cldctl init` writes a recipe.
 _DATA = (".npy", ".npz", ".safetensors", ".zip", ".tar")
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe, given as a path or by its name.
+    """The file of a recipe, by its path or name.
 
     Raises:
         RecipeError: there is no such recipe; names the nearest.
@@ -29,8 +28,10 @@ def find_recipe(name: str) -> Path:
     file = shipped.named(name, by_name)
     is_data = os.path.isfile(name) and name.endswith(_DATA)
     if is_data or (file is None and os.path.isdir(name)):
-        init = f"cldctl init {shlex.quote(name)}"
-        raise RecipeError(f"{name}: this is not a recipe. `{init}` writes one for the data in it.")
+        raise RecipeError(
+            f"{name}: this is not a recipe. `cldctl init {shlex.quote(name)}` writes one for the "
+            "data in it."
+        )
     if file is not None:
         return file
     if os.path.isfile(beside := f"{name}.yaml"):
@@ -42,8 +43,9 @@ def find_recipe(name: str) -> Path:
 
 
 def find_profile(name: str | None) -> Path | None:
-    """The file of a profile, what one cluster needs for its jobs, given as a path or by its name;
-    None without a name.
+    """The file of a profile, by its path or name; None without a name.
+
+    A profile has the settings that one cluster needs for its jobs.
 
     Raises:
         RecipeError: there is no such profile; names the nearest.
@@ -53,21 +55,21 @@ def find_profile(name: str | None) -> Path | None:
     by_name = profile_files()
     if (file := shipped.named(name, by_name)) is not None:
         return file
-    fix = did_you_mean(Path(name).stem, by_name) or (
-        f" There are: {', '.join(by_name)}." if by_name else ""
-    )
+    guess = did_you_mean(Path(name).stem, by_name)
+    if not guess and by_name:
+        guess = f" There are: {', '.join(by_name)}."
+    problem = _missing(name, "profile")
     own = _own_profiles()
-    is_name = not shipped.is_path(name) and own is not None
-    where = f", neither in {own} nor among those that come with cldctl" if is_name else ""
-    raise RecipeError(f"--profile {name}: {_missing(name, 'profile')}{where}.{fix}")
+    if own is not None and not shipped.is_path(name):
+        problem += f", neither in {own} nor among those that come with cldctl"
+    raise RecipeError(f"--profile {name}: {problem}.{guess}")
 
 
-def _missing(name: str, what: str) -> str:
-    return (
-        "it is a folder"
-        if os.path.isdir(name)
-        else f"there is no such {'file' if shipped.is_path(name) else what}"
-    )
+def _missing(name: str, kind: str) -> str:
+    """Why there is no recipe or profile of this name."""
+    if os.path.isdir(name):
+        return "it is a folder"
+    return "there is no such file" if shipped.is_path(name) else f"there is no such {kind}"
 
 
 def profile_files() -> dict[str, Path]:
@@ -82,22 +84,25 @@ def _own_profiles() -> Path | None:
 
 
 def place(file: Path) -> str:
-    """Where a recipe is: "cldctl" if it comes with it, else its path, from the working directory if
-    it is below it."""
-    if file.absolute().parent == shipped.folder():
+    """Where a recipe is: "cldctl" if it comes with it, else its path.
+
+    The path is relative to the working directory if the file is below it.
+    """
+    absolute = file.absolute()
+    if absolute.parent == shipped.folder():
         return "cldctl"
-    below = file.absolute().is_relative_to(Path.cwd())
-    return str(file.absolute().relative_to(Path.cwd()) if below else file)
+    if absolute.is_relative_to(Path.cwd()):
+        return str(absolute.relative_to(Path.cwd()))
+    return str(file)
 
 
 def called(file: Path) -> str:
-    """What people call a recipe: by its name if it comes with cldctl, else by its path."""
+    """The name of a recipe that comes with cldctl, or else its path, as `submit` takes it."""
     return file.stem if place(file) == "cldctl" else place(file)
 
 
 def recipe_or_run(name: str, overrides: Sequence[str], runs: Path) -> "Recipe":
-    """The recipe of a run of this name in the folder ``runs``, or else the recipe of this name,
-    with overrides.
+    """The recipe, with overrides, of a run of this name in ``runs``, or else that of this name.
 
     Raises:
         RecipeError: there is neither.

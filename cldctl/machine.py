@@ -1,6 +1,6 @@
 """Whether this machine is fit for runs: the part of `cldctl doctor` without a cluster.
 
-What needs torch runs in processes of their own: the GPU's checks may end theirs.
+Checks that need torch run in processes of their own, which a check of the GPU may end.
 """
 
 import contextlib
@@ -33,9 +33,9 @@ names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
 print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpus": names}))
 """
 _IN_MEMORY = ("tmpfs", "ramfs")
-# Nobody has measured the checks of a GPU yet: far more than they are meant to take (docs/gpu.md).
+# Far more seconds than the checks of a GPU should take (docs/gpu.md).
 GPU_TIMEOUT_S = 600.0
-# Prints JSON objects, a line each: the card, then findings.
+# This command prints JSON objects, a line each: the card, then findings.
 GPU_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cld_core.gpu")
 _SRUN = "srun --gpus=1 --cpus-per-task=8 --mem=32G cldctl doctor --gpu --no-job"
 _ELSEWHERE = f"Run it where the GPUs are; on Slurm: {_SRUN}"
@@ -45,11 +45,12 @@ _OTHERWISE = (
 
 
 def checks(runs: Path, recipe: Recipe | None, cluster: str) -> Iterator[Check]:
-    """Python, the user's defaults, torch and the runs folder; with a recipe its data and the
-    weights for its FIDs.
+    """Checks of Python, the user's defaults, torch and the runs folder.
+
+    With a recipe, also of its data and of the weights for its FIDs.
 
     Args:
-        cluster: the name of the one that is to be used.
+        cluster: the name of the cluster that jobs go to.
     """
     yield Check("python", "ok", f"{platform.python_version()} on {platform.node()}")
     yield _defaults(cluster)
@@ -62,10 +63,10 @@ def checks(runs: Path, recipe: Recipe | None, cluster: str) -> Iterator[Check]:
 
 
 def _defaults(cluster: str) -> Check:
-    """What the user's own defaults are, and where jobs go."""
+    """The user's own defaults, and where jobs go."""
     path = config.file()
     try:
-        given = config.read()
+        settings = config.read()
     except CldError as error:
         problem, _, advice = str(error).partition(". ")
         return Check("config", "fail", problem, advice)
@@ -74,9 +75,8 @@ def _defaults(cluster: str) -> Check:
     elif not path.exists():
         found = f"there is no {path}"
     else:
-        found = (
-            f"{path}: {', '.join(f'{name}={value}' for name, value in given.items()) or 'nothing'}"
-        )
+        values = ", ".join(f"{name}={value}" for name, value in settings.items())
+        found = f"{path}: {values or 'nothing'}"
     return Check("config", "ok", f"{found}; jobs go to {cluster}")
 
 
@@ -85,38 +85,35 @@ def _torch() -> Check:
     if not answers or is_cut:
         return Check("torch", "fail", ending, "Reinstall torch.")
     answer = answers[-1]
-    version, gpus = answer["version"], answer["gpus"]
-    if gpus:
-        return Check(
-            "torch", "ok", f"{version}, {len(gpus)} GPU(s): {', '.join(sorted(set(gpus)))}"
-        )
+    version = answer["version"]
+    if gpus := answer["gpus"]:
+        names = ", ".join(sorted(set(gpus)))
+        return Check("torch", "ok", f"{version}, {len(gpus)} GPU(s): {names}")
     if shutil.which("nvidia-smi") and Path("/dev/nvidia0").exists():
         built = f"built for CUDA {answer['cuda']}" if answer["cuda"] else "built without CUDA"
+        problem = f"{version} ({built}) does not see this machine's GPUs"
         advice = "Install a torch that fits the driver (nvidia-smi shows it)."
-        return Check(
-            "torch", "fail", f"{version} ({built}) does not see this machine's GPUs", advice
-        )
+        return Check("torch", "fail", problem, advice)
     return Check("torch", "ok", f"{version}, no GPU on this machine")
 
 
 def _processor(recipe: Recipe | None) -> Check:
-    """In which precisions this machine's processor computes itself; with a recipe, whether it
-    trains in one of them."""
+    """The precisions that the processor computes in, and whether the recipe trains in one."""
     native = [name for name in ("bf16", "fp16") if not cpu.emulates(name)]
     found = f"computes in {', '.join(['fp32', *native])}"
     if recipe is None or recipe.cluster.uses_gpu or not cpu.emulates(recipe.train.precision):
         return Check("processor", "ok", found)
-    warning, _, advice = cpu.warning(
-        recipe.train.precision, "the processor of this machine"
-    ).partition(". ")
-    return Check("processor", "warn", warning, f"{advice}.")
+    warning = cpu.warning(recipe.train.precision, "the processor of this machine")
+    problem, _, advice = warning.partition(". ")
+    return Check("processor", "warn", problem, f"{advice}.")
 
 
 def _runs_folder(runs: Path) -> Check:
-    """Whether files can be written, linked (the lease) and locked (`resume`) there, and how much
-    room there is."""
+    """Whether files can be written, linked (the lease) and locked (`resume`), and the free room."""
     kind, device = local_processes.file_system_of(local_processes.nearest_folder(runs))
-    where = f"{runs.absolute()} on {kind}" + (f" ({device})" if ":" in device else "")
+    where = f"{runs.absolute()} on {kind}"
+    if ":" in device:
+        where += f" ({device})"
     advice = "Choose another --runs-dir, or set $CLDCTL_RUNS."
     try:
         with local_processes.scratch_folder(runs) as folder:
@@ -128,12 +125,8 @@ def _runs_folder(runs: Path) -> Check:
         return Check("runs folder", "fail", f"{where}: {problem}", advice)
     text = f"{where}, {room / 1e9:.0f} GB free"
     if room < LITTLE_ROOM_BYTES:
-        return Check(
-            "runs folder",
-            "warn",
-            text,
-            "Make room, lower train.keep, or choose another --runs-dir.",
-        )
+        advice = "Make room, lower train.keep, or choose another --runs-dir."
+        return Check("runs folder", "warn", text, advice)
     if kind in _IN_MEMORY:
         return Check("runs folder", "warn", f"{text}, in memory: gone after a restart", advice)
     return Check("runs folder", "ok", text)
@@ -165,8 +158,7 @@ def _data(recipe: Recipe, path: object) -> Check:
 
 
 def _fid_weights(given: str | None) -> Check:
-    """The weights that FIDs are computed with: those that the recipe names, or the published
-    ones."""
+    """The weights for FIDs: the file ``given`` by the recipe, or the published one."""
     from cld_core.config.eval import PUBLISHED_SHA256, WEIGHTS_URL
     from cld_core.digests import digest_of
     from cld_core.evaluate.request import weights_path
@@ -176,15 +168,13 @@ def _fid_weights(given: str | None) -> Check:
         fix = f"For FIDs, download {WEIGHTS_URL} to that path, or name a file in eval.fid.weights."
         return Check("FID weights", "warn", f"{path} does not exist", fix)
     if given is None and digest_of(path) != PUBLISHED_SHA256:
-        return Check(
-            "FID weights", "fail", f"{path} is a different file", f"Download {WEIGHTS_URL} again."
-        )
+        fix = f"Download {WEIGHTS_URL} again."
+        return Check("FID weights", "fail", f"{path} is a different file", fix)
     return Check("FID weights", "ok", str(path))
 
 
 def gpu_checks(timeout_s: float = GPU_TIMEOUT_S) -> Iterator[Check]:
-    """One check for the card, and one for each finding; ``timeout_s`` is their limit in seconds,
-    for all together."""
+    """One check for the card, and one for each finding, in at most ``timeout_s`` seconds."""
     answers, ending, is_cut = _answers(GPU_COMMAND, timeout_s)
     first, *findings = answers or [{}]
     if first.get("card", "") is None:
@@ -202,8 +192,13 @@ def gpu_checks(timeout_s: float = GPU_TIMEOUT_S) -> Iterator[Check]:
 
 
 def _answers(command: Sequence[str], timeout_s: float) -> tuple[list[dict[str, Any]], str, bool]:
-    """The JSON objects that a command prints, a line each; in one line how it ended, and whether it
-    was ended."""
+    """Run a command that prints JSON objects, a line each.
+
+    Returns:
+        The objects, one line about how the command ended, and whether it was cut off: killed, not
+        started, or too slow.
+    """
+    output = ""
     is_cut = True
     try:
         done = subprocess.run(
@@ -215,20 +210,21 @@ def _answers(command: Sequence[str], timeout_s: float) -> tuple[list[dict[str, A
             stdin=subprocess.DEVNULL,
             env={**os.environ, **local_processes.safe_path()},
         )
-        printed, reason = done.stdout, (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        killed = done.returncode < 0 and f"killed by {signal.Signals(-done.returncode).name}"
-        is_cut = bool(killed)
-        ending = killed or f"ended with {done.returncode}: {reason}"
+        output = done.stdout
+        is_cut = done.returncode < 0
+        if is_cut:
+            ending = f"killed by {signal.Signals(-done.returncode).name}"
+        else:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            ending = f"ended with {done.returncode}: {reason}"
     except subprocess.TimeoutExpired as error:
-        # Bytes, whatever was asked for.
-        printed, ending = (
-            (error.stdout or b"").decode(errors="replace"),
-            f"no answer within {timeout_s:.0f} s",
-        )
+        # Despite text=True, these are bytes.
+        output = (error.stdout or b"").decode(errors="replace")
+        ending = f"no answer within {timeout_s:.0f} s"
     except OSError as error:
-        printed, ending = "", str(error)
+        ending = str(error)
     answers = []
-    for line in printed.splitlines():
+    for line in output.splitlines():
         # The last one may be cut short.
         with contextlib.suppress(ValueError):
             answers.append(json.loads(line))

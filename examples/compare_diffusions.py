@@ -1,9 +1,8 @@
-"""CLD, PSLD, HOLD and VPSDE on the same data, with the same network and as many steps: about ten
-minutes on one core.
+"""CLD, PSLD, HOLD and VPSDE on the same data, with the same network and as many steps.
 
-Prints the bound of the negative log-likelihood in nats, and how far samples are from test data
-(sliced Wasserstein distance) by the number of network evaluations. The last line is the distance
-between two sets of data.
+It takes about ten minutes on one core. It prints the bound of the negative log-likelihood in nats,
+and how far samples are from test data (sliced Wasserstein distance) by the number of network
+evaluations. The last line is the distance between two sets of data.
 """
 
 import matplotlib.pyplot as plt

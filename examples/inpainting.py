@@ -1,5 +1,7 @@
-"""A model of small grey pictures (1, H, W), and a part of one painted anew. About ten minutes on
-two cores."""
+"""A model of small grey pictures (1, H, W), and a part of one painted again.
+
+It takes about ten minutes on two cores.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,13 +11,12 @@ import cld_core
 from cld_core.conditioning import Observation, Replacement
 
 rng = np.random.default_rng(0)
-n, side = 4000, 16
+n = 4000
+side = 16
 row, column = np.mgrid[:side, :side]
-top, left, radius = (
-    rng.uniform(4, 12, (n, 1, 1)),
-    rng.uniform(4, 12, (n, 1, 1)),
-    rng.uniform(2, 5, (n, 1, 1)),
-)
+top = rng.uniform(4, 12, (n, 1, 1))
+left = rng.uniform(4, 12, (n, 1, 1))
+radius = rng.uniform(2, 5, (n, 1, 1))
 # Rings of any size, anywhere. Bytes are pictures with 256 grey levels.
 distance = np.hypot(row - top, column - left)
 pictures = (255 * np.exp(-((distance - radius) ** 2))).astype(np.uint8)[:, None]

@@ -1,9 +1,8 @@
-"""A sampler of your own in twenty lines, from `model.score`: Heun's method for the probability
-flow.
+"""A sampler of your own in twenty lines, from `model.score`: Heun's method for the flow.
 
-The flow of a diffusion du = beta A u dt + sqrt(beta D) dw is du/dt = beta (A u - D s(u, t) / 2),
-where only the halves of u whose score s is learned have noise D (docs/math.md, sections 2 and 6).
-It works for every diffusion.
+The probability flow of a diffusion du = beta A u dt + sqrt(beta D) dw is du/dt = beta (A u - D s(u,
+t) / 2), where only the halves of u whose score s is learned have noise D (docs/math.md, sections 2
+and 6). It works for every diffusion.
 """
 
 from pathlib import Path

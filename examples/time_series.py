@@ -1,5 +1,7 @@
-"""A model of curves (C, L), and forecasts: what follows, given the first half. About ten minutes on
-two cores."""
+"""A model of curves (C, L), and forecasts of the second half, given the first.
+
+It takes about ten minutes on two cores.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,13 +11,12 @@ import cld_core
 from cld_core.conditioning import Observation
 
 rng = np.random.default_rng(0)
-n, length = 4000, 128
+n = 4000
+length = 128
 t = np.linspace(0, 4 * np.pi, length)
-phase, frequency, damping = (
-    2 * np.pi * rng.random((n, 1)),
-    rng.uniform(0.7, 1.5, (n, 1)),
-    rng.uniform(0, 0.1, (n, 1)),
-)
+phase = 2 * np.pi * rng.random((n, 1))
+frequency = rng.uniform(0.7, 1.5, (n, 1))
+damping = rng.uniform(0, 0.1, (n, 1))
 envelope = np.exp(-damping * t)
 # Two channels: a damped oscillation and its derivative, both with noise.
 x = np.stack(

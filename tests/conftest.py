@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from cld_core import registration
+from cld_core import plugins
 
 # The tensors of the tests are small: a second thread costs more than it brings, and much where
 # others compute.
@@ -51,10 +51,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def what_plugins_register():
     """What a test registers is forgotten."""
-    before = {name: dict(table) for name, table in registration._TABLES.items()}
+    before = {name: dict(table) for name, table in plugins._TABLES.items()}
     yield
-    for name, table in registration._TABLES.items():
-        for added in table.keys() - before[name].keys() - registration._SHIPPED[name]:
+    for name, table in plugins._TABLES.items():
+        for added in table.keys() - before[name].keys() - plugins._SHIPPED[name]:
             del table[added]
 
 

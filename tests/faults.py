@@ -1,9 +1,12 @@
 """Seeded faults: does the suite notice when one of the promises is broken?
 
 By hand: ``python -m tests.faults [NAME ...]``. Each fault is a patch of a line, which is found by
-its text in cld_core/ and cldctl/, wherever that is. A copy of the repository is patched and the
+its text in cld_core/ and cldctl/, wherever that is. A copy of the repository is patched, and the
 tests that are likely to notice are run. A fault whose text is gone has to be rewritten for the code
-that keeps the promise now. It ends with 1 if one is not caught.
+that keeps the promise now. The exit code is 1 if a fault is not caught.
+
+With ``--check``, no test is run: it says within a second whether the text of each fault is still
+there, exactly once. Use it after code was rewritten.
 """
 
 import argparse
@@ -17,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cld_core", "cldctl")
-# Of the repository's own folder, what the copy does without.
+# Entries of the repository's own folder that the copy does not need.
 LEFT_OUT = (
     ".git",
     ".venv",
@@ -38,8 +41,9 @@ PYTEST = (
     "-m",
     "not slurm and not slow and not gpu and not by_hand",
 )
-# Seconds; a fault that lets a test hang is caught.
+# Seconds for the tests of a fault; if one hangs, the fault is caught.
 WITHIN_S = 600
+GONE = "its text is gone, or there more than once: rewrite it"
 
 
 # Four lines each: name and promise, the text, what replaces it, the likely tests.
@@ -189,9 +193,9 @@ bad-nodes: a node on which a run crashed twice is avoided
   + crashes > FAILURES
   tests/cldctl/jobs/test_nodes.py
 lost: a run whose job is gone without a message is LOST
-  - Row("LOST", _VANISHED
-  + Row("RUNNING", _VANISHED
-  tests/cldctl/runs/test_state.py
+  - Rule("vanished", "LOST", _vanished
+  + Rule("vanished", "RUNNING", _vanished
+  tests/cld_core/run/test_state.py
 hook-limit: a hook is ended after its time limit
   - if time.monotonic() - began > timeout_s:
   + if time.monotonic() - began > 900:
@@ -232,15 +236,11 @@ remove-live: a run that is alive is not removed
 
 
 def faults():
-    """Those of `TABLE` by their names: the text, which is in one file only, and there once; its
-    substitute; tests.
-
-    Of the tests, what is not there is left out.
-    """
+    """The faults of `TABLE` by their names: a text of the code, its substitute, and tests."""
     form = re.compile(r"^(\S+): .+\n  - (.+)\n  \+ (.+)\n  (.+)$", re.MULTILINE)
-    found = {name: (old, new, tests.split()) for name, old, new, tests in form.findall(TABLE)}
-    assert len(found) == len(re.findall(r"^  - ", TABLE, re.MULTILINE)), "a fault has another form"
-    return found
+    table = {name: (old, new, tests.split()) for name, old, new, tests in form.findall(TABLE)}
+    assert len(table) == len(re.findall(r"^  - ", TABLE, re.MULTILINE)), "a fault has another form"
+    return table
 
 
 def left_out(folder, names):
@@ -253,17 +253,13 @@ def left_out(folder, names):
 
 
 def find(folder, text):
-    """The one file of the packages that has a text, once; None if there is none."""
-    files = [
-        file
-        for name in PACKAGES
-        for file in (folder / name).rglob("*")
-        if file.suffix in (".py", ".sh")
-    ]
-    counts = {file: file.read_text().count(text) for file in files}
-    return (
-        next((file for file in counts if counts[file]), None) if sum(counts.values()) == 1 else None
-    )
+    """The file of the packages that has a text; None if it is not there exactly once."""
+    places = []
+    for name in PACKAGES:
+        for file in (folder / name).rglob("*"):
+            if file.suffix in (".py", ".sh"):
+                places += [file] * file.read_text().count(text)
+    return places[0] if len(places) == 1 else None
 
 
 def failing(copy, *tests):
@@ -276,25 +272,30 @@ def failing(copy, *tests):
         )
     except subprocess.TimeoutExpired:
         return "it hangs"
-    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    if failure := re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE):
+        return failure[1]
     # 5: no test was selected.
-    return found[1] if found else None if done.returncode in (0, 5) else done.stdout.strip()[-200:]
+    return None if done.returncode in (0, 5) else done.stdout.strip()[-200:]
 
 
 def verdict(copy, old, new, tests):
-    """Whether a fault is caught, and by which test; None if it cannot be told."""
+    """Whether a fault is caught, None if that cannot be found out; and by which test, or why not.
+
+    Tests that do not exist are skipped; if none is left, those of the package are run.
+    """
     file = find(copy, old)
     if file is None:
-        return None, "its text is gone, or there more than once: rewrite it"
+        return None, GONE
     package = file.relative_to(copy).parts[0]
     likely = tuple(path for path in tests if (copy / path).exists()) or (f"tests/{package}",)
-    text, before = file.read_text(), file.stat()
+    text = file.read_text()
+    before = file.stat()
     try:
         file.write_text(text.replace(old, new))
         test = failing(copy, *likely)
     finally:
         file.write_text(text)
-        # Of compiled files Python compares the times, in seconds.
+        # Python compares the times of compiled files, in seconds.
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     if test is None:
         return False, f"NOT CAUGHT by {', '.join(likely)}"
@@ -308,20 +309,36 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="faults; default: all")
-    given = parser.parse_args()
-    known = faults()
-    if unknown := set(given.names) - set(known):
-        parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    parser.add_argument(
+        "--check", action="store_true", help="only say whether the text of each is there once"
+    )
+    options = parser.parse_args()
+    table = faults()
+    if unknown := set(options.names) - set(table):
+        parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(table)}")
+    names = options.names or list(table)
+    return check(table, names) if options.check else run(table, names)
+
+
+def check(table, names):
+    """Say which faults do not have their text in the code exactly once; 1 if there are any."""
+    gone = [name for name in names if find(ROOT, table[name][0]) is None]
+    for name in gone:
+        print(f"{name:18} {GONE}")
+    print(f"{len(names) - len(gone)} of {len(names)} faults have their text in the code")
+    return 1 if gone else 0
+
+
+def run(table, names):
+    """Say of each fault whether it is caught; 1 if one is not."""
+    words = {None: "-", True: "yes", False: "no"}
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(ROOT, Path(folder) / "copy", ignore=left_out))
-        for name in given.names or known:
-            caught, why = verdict(copy, *known[name])
+        for name in names:
+            caught, why = verdict(copy, *table[name])
             missed += caught is not True
-            print(
-                f"{name:18} {'-' if caught is None else 'yes' if caught else 'no':4} {why}",
-                flush=True,
-            )
+            print(f"{name:18} {words[caught]:4} {why}", flush=True)
     return 1 if missed else 0
 
 

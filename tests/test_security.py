@@ -34,7 +34,7 @@ from cldctl.clusters.local_processes import details_of
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.runs import cancel
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.submit import submit
+from cldctl.runs.submit import create_and_start
 from tests.cldctl.clusters.works import Report
 from tests.support.crafted import KINDS, crafted
 from tests.support.made_up import run_with, vouch
@@ -145,7 +145,7 @@ def test_folders_of_jobs_and_code_are_nobody_elses_to_write_whatever_the_umask(
 ):
     before = os.umask(umask)
     try:
-        (run,) = submit(
+        (run,) = create_and_start(
             SubmitOptions(recipe="toy", root=tmp_path / "runs", name="a"), Scripted()
         ).runs
         (run.path / "logs").chmod(0o2777)

@@ -14,7 +14,7 @@ from torch import Tensor
 from cld_core.conditioning.observation import Observation
 from cld_core.config.registry import require_fixed_steps
 from cld_core.config.sampling import SamplingSpec
-from cld_core.data.form import Form
+from cld_core.data.format import DataFormat
 from cld_core.errors import UsageError
 from cld_core.samplers import Noise
 from cld_core.score import ScoreFunction, for_rows
@@ -37,10 +37,10 @@ def _require_untuned(spec: SamplingSpec) -> None:
         UsageError
     """
     if spec.needs_solution:
-        text = (
-            f"sampling.method={spec.method} was fitted to the network's flow without an observation"
+        raise UsageError(
+            f"sampling.method={spec.method} was fitted to the network's flow without an "
+            f"observation. Choose another method, for example exponential."
         )
-        raise UsageError(f"{text}. Choose another method, for example exponential.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class GradientGuidance:
                 f"covariance={self.covariance!r}: expected auto, jacobian or isotropic."
             )
 
-    def of_model(self, form: Form) -> Self:
+    def of_model(self, form: DataFormat) -> Self:
         """The same settings for z, which the model sees in place of x = S z + shift."""
         if self.data_std is None or not form.scale:
             return self
@@ -109,12 +109,10 @@ class GradientGuidance:
         """
         _require_untuned(spec)
         if spec.compile and self.of_jacobian(observation) and observation.count > 1:
-            text = (
-                "a compiled network can be differentiated once only, and the covariance takes "
-                "several passes"
-            )
             raise UsageError(
-                f"{text}. Sample with sampling.compile=false, or with covariance='isotropic'."
+                "a compiled network can be differentiated once only, and the covariance takes "
+                "several passes. Sample with sampling.compile=false, or with "
+                "covariance='isotropic'."
             )
 
     def conditioned(
@@ -162,11 +160,9 @@ class GradientGuided:
     def for_rows(self, rows: Tensor) -> "GradientGuided":
         """As `cld_core.score.for_rows`."""
         part = for_rows(self._score, rows)
-        return (
-            self
-            if part is self._score
-            else GradientGuided(part, self.sde, self.observation, self.guidance)
-        )
+        if part is self._score:
+            return self
+        return GradientGuided(part, self.sde, self.observation, self.guidance)
 
     def _isotropic(
         self, found: Estimate, leaf: Tensor, observed: Tensor, residual: Tensor
@@ -202,7 +198,8 @@ class GradientGuided:
         In axes in which the variance is negative or tiny, as it can be with a network, the
         isotropic ones are used.
         """
-        observation, (batch, count) = self.observation, observed.shape
+        observation = self.observation
+        batch, count = observed.shape
         rows = self._rows_of_covariance(found, leaf, observed)
         projected = observation.apply(rows.flatten(0, 1)).view(batch, count, count)
         variances, vectors = torch.linalg.eigh(0.5 * (projected + projected.mT))
@@ -248,7 +245,7 @@ class Replacement:
 
     renew: bool = True
 
-    def of_model(self, form: Form) -> Self:
+    def of_model(self, form: DataFormat) -> Self:
         """These settings: none has units."""
         return self
 
@@ -260,9 +257,9 @@ class Replacement:
         """
         _require_untuned(spec)
         if observation.mask is None:
-            fix = "Condition by gradient, or pass a mask"
             raise UsageError(
-                f"replacement needs numbers of x as they are, and H is another map. {fix}."
+                "replacement needs numbers of x as they are, and H is another map. Condition by "
+                "gradient, or pass a mask."
             )
         require_fixed_steps(spec)
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from cld_core import npz
 from cld_core.data.folder import read_exactly
-from cld_core.data.form import Form
+from cld_core.data.format import DataFormat
 from cld_core.data.images import to_model
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
@@ -256,7 +256,7 @@ class Observation:
         if is_image and self.sigma == 0 and self.mask is not None and largest > 1 + _TOLERANCE:
             raise UsageError(f"a pixel of the observation is {largest:g}. Scale images to [-1, 1].")
 
-    def of_model(self, form: Form) -> "Observation":
+    def of_model(self, form: DataFormat) -> "Observation":
         """The same observation as one of z, which the model sees in place of x = S z + shift.
 
         Raises:

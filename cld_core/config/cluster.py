@@ -1,4 +1,4 @@
-"""The `cluster` section: what a job asks its cluster for."""
+"""The `cluster` section: the resources and options of a job."""
 
 import re
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from .keys import Problem, entries, key
 
 # sbatch reads a backslash as an escape even between quotes, which would move the end of a text.
 _MISREAD = re.compile(r"""['"\\]""")
-# What is one word of an option.
+# Keys whose value is one word of an option.
 _WORDS = ("partition", "account", "qos", "gres", "constraint", "exclude")
-# What a scheduler alone understands.
+# Keys that only a scheduler understands.
 SCHEDULER_KEYS = (*_WORDS, "sbatch_args", "srun_args")
 _NOT_IN_A_WORD = re.compile(r"\s|#")
-# How many GPUs a node gives, as in gpu:a100:8.
+# The number of GPUs of a node, as in gpu:a100:8.
 _GRES_COUNT = re.compile(r"\bgpu(?::[^:,(]+)?:([0-9]{1,4})\b")
-# sbatch reads such comments as options until the first command, of other schedulers, too.
+# sbatch reads these comments as options until the first command, those of other schedulers too.
 _DIRECTIVE = re.compile(r"\s*#(SBATCH|PBS|BSUB)")
-# What would take the place of the batch script, or of its traps.
+# Commands that would replace the batch script, or its traps.
 _TAKES_OVER = re.compile(r"\s*(exec|trap)\b")
 
 
@@ -62,10 +62,8 @@ class ClusterSpec:
     )
     successor: bool = key(
         False,
-        (
-            "keep a successor job queued, for clusters where preemption cancels jobs instead of "
-            "requeueing them"
-        ),
+        "keep a successor job queued, for clusters where preemption cancels jobs instead of "
+        "requeueing them",
     )
 
     @property
@@ -74,8 +72,7 @@ class ClusterSpec:
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether GPUs are requested; if not, ranks do not use those that a machine happens to
-        have."""
+        """Whether GPUs are requested. If not, ranks do not use those that a machine may have."""
         others = (self.gres or "", *self.sbatch_args, *self.srun_args)
         return self.gpus_per_node > 0 or any("gpu" in text for text in others)
 
@@ -85,8 +82,7 @@ class ClusterSpec:
 
     @property
     def gpus(self) -> int:
-        """GPUs that are reserved for a job; one per rank where `gres` or an option does not say how
-        many."""
+        """GPUs that are reserved for a job; one per rank if `gres` or an option has no number."""
         if self.gpus_per_node or not self.uses_gpu:
             return self.nodes * self.gpus_per_node
         counted = _GRES_COUNT.search(self.gres or "")
@@ -108,26 +104,22 @@ class ClusterSpec:
 
 
 def not_plain(text: str) -> str | None:
-    """Why a text cannot be part of a script, of an environment or of a name, in words; None if it
-    can."""
-    return (
-        "it has a line break or another control character. Remove it" if has_control(text) else None
-    )
+    """Why a text cannot be part of a script, an environment or a name; None if it can."""
+    if has_control(text):
+        return "it has a line break or another control character. Remove it"
+    return None
 
 
 def misread(text: str) -> str | None:
-    """Why sbatch would read a text of a script's options as another one, in words; None if it would
-    not."""
-    return (
-        "sbatch would misread its quote or backslash. Remove it"
-        if _MISREAD.search(text)
-        else not_plain(text)
-    )
+    """Why sbatch would misread a text in the options of a script; None if it would not."""
+    if _MISREAD.search(text):
+        return "sbatch would misread its quote or backslash. Remove it"
+    return not_plain(text)
 
 
 def _problem(name: str, text: str) -> str | None:
     if name == "setup":
-        # Shell: an entry may be a block of lines, which may be indented.
+        # An entry is shell code, which may have several lines, and indented ones.
         lines = text.replace("\t", " ").split("\n")
         if any(map(_DIRECTIVE.match, lines)):
             return "sbatch would read it as an option. Use cluster.sbatch_args"

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cld_core.registration import is_shipped
+from cld_core.plugins import is_shipped
 
 from .keys import Problem, key
 
 _PATH = "folder of the prepared data; absolute in a run folder"
-# Of the shipped toy densities. Those of a plug-in say themselves whether they have labels.
+# Among the shipped toy densities; a plug-in declares whether its own have labels.
 TOYS_WITHOUT_LABELS = ("gaussian",)
 _LABELS = "condition the network on the class of each example; the data say which classes there are"
 
@@ -73,25 +73,21 @@ class ArraysSpec(StoredDataSpec):
     )
     scaling: Literal["standard", "range", "none"] = key(
         "standard",
-        (
-            "how the model sees each feature or channel: mean 0 and standard deviation 1; from "
-            "-1 to "
-            "1; or as it is"
-        ),
+        "how the model sees each feature or channel: mean 0 and standard deviation 1; "
+        "from -1 to 1; or as it is",
     )
     flip: bool = key(False, "mirror training examples (C, H, W) at random, left to right")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDataSpec(StoredDataSpec):
-    """A prepared set of images. One of a known size derives from this class and sets
-    ``own_pixels``.
+    """A prepared set of images. A set of fixed size derives from it and sets ``own_pixels``.
 
     Attributes:
         own_pixels: height and width of the images, which have colours; None: `size`, or as they
             were prepared.
         preparation: the function that plans `cldctl data prepare`, as "module:attribute".
-        has_labels: its examples may have labels.
+        has_labels: whether its examples may have labels.
     """
 
     own_pixels: ClassVar[int | None] = None
@@ -111,11 +107,9 @@ class ImageDataSpec(StoredDataSpec):
     def shape(self) -> tuple[int, ...] | None:
         """Of one image; None where only the prepared images know it."""
         channels = self.channels or (None if self.own_pixels is None else 3)
-        return (
-            None
-            if channels is None or self.pixels is None
-            else (channels, self.pixels, self.pixels)
-        )
+        if channels is None or self.pixels is None:
+            return None
+        return (channels, self.pixels, self.pixels)
 
     @property
     def pixels(self) -> int | None:
@@ -131,12 +125,12 @@ class ImageDataSpec(StoredDataSpec):
                 f"cannot be true with data.name={self.name}, which has none. Set it to false.",
             )
         if self.own_pixels is not None and self.size not in (None, self.own_pixels):
-            text = (
-                f"is {self.size}, but {self.name} has {self.own_pixels} pixels. Set it to "
-                f"null, "
-                f"or prepare a folder."
+            yield (
+                "size",
+                "name",
+                f"is {self.size}, but {self.name} has {self.own_pixels} pixels. "
+                "Set it to null, or prepare a folder.",
             )
-            yield "size", "name", text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
-"""What there is to say about each key of a recipe, for `cldctl explain` and the documentation;
-`render --comments`.
+"""Descriptions of recipe keys, for `cldctl explain`, `render --comments` and the documentation.
 
-And how a recipe differs from the one that it builds on.
+Also the difference between a recipe and the one that it extends.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -30,19 +29,21 @@ _WIDTH = 120
 _LONGEST = 80  # characters of a value
 
 
-# What a key means, with the variants of its section in which it does; none in a section without
+# The entries of a key, each with the variants of its section that have it; () in a section without
 # variants.
 Meanings = Mapping[Entry, tuple[str, ...]]
 
 
 def sections() -> dict[str, str]:
-    """What each section is by its dotted name, in the order of the recipe; each is followed by
-    those in it."""
+    """The description of each section by its dotted name, in the order of the recipe.
+
+    Each section is followed by its inner ones.
+    """
     return {path: entry.doc for path, entry in known(default_specs()).items() if entry.is_section}
 
 
 def keys() -> Mapping[str, Meanings]:
-    """All keys, with whichever variants, in the order of the recipe."""
+    """All keys of all variants, in the order of the recipe."""
     found: dict[str, dict[Entry, tuple[str, ...]]] = {}
     for path, entry in known(default_specs()).items():
         if (section := SECTIONS.get(path)) is not None:
@@ -51,45 +52,50 @@ def keys() -> Mapping[str, Meanings]:
             for variant, choice in section.variants.items():
                 for name, own in entries(choice.spec).items():
                     if name != section.key:
-                        of = found.setdefault(f"{path}.{name}", {})
-                        of[own] = (*of.get(own, ()), variant)
+                        meanings = found.setdefault(f"{path}.{name}", {})
+                        meanings[own] = (*meanings.get(own, ()), variant)
         elif not entry.is_section:
             found.setdefault(path, {entry: ()})
     return found
 
 
 def keys_of(section: str, variant: str | None = None) -> dict[str, Meanings]:
-    """The keys that are directly in a section, "" for the recipe itself; or those of a variant, as
-    it means them."""
+    """The keys that are directly in a section, "" for the recipe itself.
+
+    Args:
+        variant: only the keys of this variant, with its meanings.
+    """
     own = {key: meanings for key, meanings in keys().items() if key.rpartition(".")[0] == section}
     if variant is None:
         return own
     return {
-        key: {entry: it}
+        key: {entry: variants}
         for key, meanings in own.items()
-        for entry, it in meanings.items()
-        if variant in it
+        for entry, variants in meanings.items()
+        if variant in variants
     }
 
 
 def find(name: str) -> tuple[str, str]:
-    """What has a name: a section and "", a section and a key of it, or one of its variants, as
-    "sde.cld" ("cld").
+    """The section that a name is in, and the key or the variant that it names.
+
+    The second is "" for a section, "sde.beta0" for that key, and "cld" for the variant "sde.cld".
 
     Raises:
-        RecipeError: there is none of this name; names the nearest.
+        RecipeError: nothing has this name; names the nearest.
     """
-    found = {key: (key.rpartition(".")[0], key) for key in keys()} | {
-        path: (path, "") for path in sections()
-    }
+    found = {key: (key.rpartition(".")[0], key) for key in keys()}
+    found |= {path: (path, "") for path in sections()}
     for path, section in SECTIONS.items():
         for variant in section.variants:
             found.setdefault(f"{path}.{variant}", (path, variant))
     if name in found:
         return found[name]
-    close = nearest(name, found)
-    fix = "`cldctl explain` lists the sections." if close is None else f"Did you mean '{close}'?"
-    raise RecipeError(f"a recipe has no key and no section '{name}'. {fix}")
+    if (close := nearest(name, found)) is not None:
+        raise RecipeError(f"a recipe has no key and no section '{name}'. Did you mean '{close}'?")
+    raise RecipeError(
+        f"a recipe has no key and no section '{name}'. `cldctl explain` lists the sections."
+    )
 
 
 def dump_with_comments(recipe: Recipe, only: Collection[str] | None = None) -> str:
@@ -98,43 +104,48 @@ def dump_with_comments(recipe: Recipe, only: Collection[str] | None = None) -> s
     Args:
         only: the dotted keys to write; None: all.
     """
-    found, lines = known(specs_of(recipe)), list[str]()
+    all_entries = known(specs_of(recipe))
+    lines: list[str] = []
     for path, value in walk(literal(recipe.to_dict())):
         section, _, name = path.rpartition(".")
-        entry, indent = found[path], "  " * path.count(".")
+        entry = all_entries[path]
+        indent = "  " * path.count(".")
         if only is not None and not any(key == path or key.startswith(f"{path}.") for key in only):
             continue
         if entry.is_section:
             lines.append(_beside(f"{indent}{name}:", entry.doc))
             continue
-        comment = (
-            f"{entry.doc} ({entry.expects})"
-            if entry.options not in ((), ("true", "false"))
-            else entry.doc
-        )
+        # A recipe of a few keys says what is chosen; `cldctl explain` lists the alternatives.
+        comment = entry.doc
         if path in SELECTORS:
-            comment = _choice(value, SECTIONS[section].docs)
-        own = [f"{indent}{line}" for line in to_yaml({name: value}).rstrip("\n").split("\n")]
-        if only is not None:
-            # Whoever writes few keys shows what is chosen, and leaves what else there is to `cldctl
-            # explain`.
-            comment = SECTIONS[section].docs[value] if path in SELECTORS else entry.doc
-            own = [f"{indent}{name}: {to_yaml_line(value)}"]
+            docs = SECTIONS[section].docs
+            comment = _choice(value, docs) if only is None else docs[value]
+        elif only is None and entry.options not in ((), ("true", "false")):
+            comment = f"{entry.doc} ({entry.expects})"
+        if only is None:
+            own = to_yaml({name: value}).rstrip("\n").split("\n")
+        else:
+            own = [f"{name}: {to_yaml_line(value)}"]
+        own = [f"{indent}{line}" for line in own]
         beside = _beside(own[0], comment)
-        # Nothing can be behind the first line of a list, or of a text that goes on.
-        lines += (
-            [beside] if len(own) == 1 and len(beside) <= _WIDTH else [f"{indent}# {comment}", *own]
-        )
+        # A comment cannot follow the first line of a list, or of a text with several lines.
+        if len(own) == 1 and len(beside) <= _WIDTH:
+            lines.append(beside)
+        else:
+            lines += [f"{indent}# {comment}", *own]
     return "\n".join(lines) + "\n"
 
 
-def _choice(chosen: str, variants: Mapping[str, str]) -> str:
-    """What the key that selects a variant is: its other values, apart from those that are of
-    another kind."""
-    alike = [name for name, doc in variants.items() if doc == variants[chosen]]
-    others = [name for name in variants if name not in alike]
-    same = f" (one of {', '.join(alike)})" if len(alike) > 1 else ""
-    return f"{variants[chosen]}{same}" + (f"; others: {', '.join(others)}" if others else "")
+def _choice(chosen: str, docs: Mapping[str, str]) -> str:
+    """The comment on a selector: the chosen variant, those with the same spec, and the others."""
+    alike = [name for name, doc in docs.items() if doc == docs[chosen]]
+    others = [name for name in docs if name not in alike]
+    comment = docs[chosen]
+    if len(alike) > 1:
+        comment += f" (one of {', '.join(alike)})"
+    if others:
+        comment += f"; others: {', '.join(others)}"
+    return comment
 
 
 def _beside(line: str, comment: str) -> str:
@@ -144,11 +155,11 @@ def _beside(line: str, comment: str) -> str:
 def from_base(
     path: Path, overrides: Sequence[str] = (), profile: Path | None = None
 ) -> tuple[Path | None, dict[str, str]]:
-    """The recipe at the end of the chain of `extends`, and how what `load` gives differs from it.
+    """The recipe at the end of the chain of `extends`, and the changes that `load` makes to it.
 
-    That is, by key, the value in YAML, that of the base if it has the key, and what set it. What
-    the command line sets comes first. A file that extends nothing is its own base. If an ancestor
-    is no complete recipe by itself, the next one is the base; None if none is.
+    The changes are texts by key: the value in YAML, the value of the base if it has the key, and
+    the place that set it; keys of the command line come first. A file that extends nothing is its
+    own base. If an ancestor is not a complete recipe, the next one is the base; None if none is.
 
     Raises:
         RecipeError: as `load`.
@@ -161,14 +172,15 @@ def from_base(
             break
     else:
         return None, {}
-    values, found = leaves(recipe.to_dict()), {}
+    values = leaves(recipe.to_dict())
     changed = [key for key, value in values.items() if (key, value) not in before.items()]
-    # First what was typed just now, which is what somebody looks for.
-    for key in sorted(changed, key=lambda key: where.get(key) != COMMAND_LINE):
+    changed.sort(key=lambda key: where.get(key) != COMMAND_LINE)
+    texts = {}
+    for key in changed:
         if key != "name" or key in where:
             instead = f" instead of {_shown(before[key])}" if key in before else ""
-            found[key] = f"{_shown(values[key])}{instead}  ({where.get(key, 'default')})"
-    return base, found
+            texts[key] = f"{_shown(values[key])}{instead}  ({where.get(key, 'default')})"
+    return base, texts
 
 
 def _shown(value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 from .keys import key, section
 
 INCEPTION = "inception-v3-compat"
-# Inception of 2015-12-05, which published FIDs are computed with, and the SHA-256 of its weights.
+# Inception of 2015-12-05, the extractor of published FIDs, and the SHA-256 of its weights.
 WEIGHTS_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth"

@@ -1,8 +1,6 @@
-"""The keys of a recipe: default, bounds, the values that a type takes, and what messages and
-`explain` say about them.
+"""The keys of a recipe: their defaults, bounds, types and descriptions.
 
-A spec is a frozen dataclass whose fields are made by `key` and `section`; `entries` is how all
-others read them.
+A spec is a frozen dataclass whose fields are made by `key` and `section`, and read by `entries`.
 """
 
 import dataclasses
@@ -19,8 +17,8 @@ from typing import Any, Literal
 from cld_core.errors import RecipeError
 from cld_core.sanitize import is_control
 
-# A key, another one that it does not go with (or itself), and what is wrong with the first and how
-# to fix it.
+# A key, another one that it does not go with (or itself), and the rest of the sentence that begins
+# with the first: the mistake and its fix.
 Problem = tuple[str, str, str]
 
 WRONG = object()
@@ -80,56 +78,57 @@ class Entry:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """All values, if they can be listed, as YAML spells them."""
+        """All values, if they can be listed, in the spelling of YAML."""
         return ("true", "false") if self.hint is bool else tuple(_literals(self.hint))
 
     @property
     def expects(self) -> str:
         """The values that it takes, in words, with their bounds."""
-        arguments = typing.get_args(self.hint)
-        optional = type(None) in arguments
-        base: Any = (
-            next((option for option in arguments if option is not type(None)), None)
-            if optional
-            else self.hint
-        )
+        options = typing.get_args(self.hint)
+        is_optional = type(None) in options
+        base: Any = self.hint
+        if is_optional:
+            base = next((option for option in options if option is not type(None)), None)
         if literals := _literals(self.hint):
             text = f"one of {', '.join(literals)}"
         elif typing.get_origin(base) is tuple:
             text = f"a list, each {_WORDS[typing.get_args(base)[0]]}"
         else:
             text = _WORDS.get(base, "a value")
-        limits = " and ".join(f"{_BOUNDS[name][0]} {bound:g}" for name, bound in self.bounds)
-        return text + (f" {limits}" if limits else "") + (" or null" if optional else "")
+        if self.bounds:
+            limits = [f"{_BOUNDS[name][0]} {bound:g}" for name, bound in self.bounds]
+            text += f" {' and '.join(limits)}"
+        if is_optional:
+            text += " or null"
+        return text
 
     def convert(self, value: Any) -> Any:
-        """``value`` as the key takes it, or `WRONG`."""
+        """``value`` in the type of the key, or `WRONG`."""
         converted = convert(value, self.hint)
-        items = converted if isinstance(converted, tuple) else (converted,)
-        fit = (
-            _BOUNDS[name][1](item, bound)
-            for item in items
-            if item is not None
-            for name, bound in self.bounds
-        )
-        return converted if converted is not WRONG and all(fit) else WRONG
+        if converted is WRONG:
+            return WRONG
+        for item in converted if isinstance(converted, tuple) else (converted,):
+            for name, bound in self.bounds:
+                if item is not None and not _BOUNDS[name][1](item, bound):
+                    return WRONG
+        return converted
 
 
-# Evaluating annotations takes most of the time of checking a recipe, and every call of
+# Most of the time of checking a recipe is spent on its annotations, and every call of
 # `Model.sample` checks one.
 @functools.lru_cache(maxsize=200)
 def entries(spec: type) -> dict[str, Entry]:
     """The keys and sections of a spec by name."""
-    hints, found = typing.get_type_hints(spec), {}
-    for it in dataclasses.fields(spec):
-        usual = None if it.default is dataclasses.MISSING else it.default
-        found[it.name] = Entry(hints[it.name], usual, **it.metadata)
+    hints = typing.get_type_hints(spec)
+    found = {}
+    for own in dataclasses.fields(spec):
+        usual = None if own.default is dataclasses.MISSING else own.default
+        found[own.name] = Entry(hints[own.name], usual, **own.metadata)
     return found
 
 
 def is_due(step: int, every: int | None, first: int) -> bool:
-    """Whether something that happens at multiples of ``every`` from the step ``first`` on happens
-    at ``step``."""
+    """Whether ``step`` is a multiple of ``every``, and not before ``first``."""
     return every is not None and step >= first and step % every == 0
 
 
@@ -137,7 +136,7 @@ def absolute(name: str, value: str, folder: Path) -> str:
     """A path, taken from ``folder`` if it is relative.
 
     Raises:
-        RecipeError: it begins with the home folder of nobody.
+        RecipeError: it begins with a home folder that does not exist.
     """
     try:
         return str(folder.absolute() / Path(value).expanduser())
@@ -165,15 +164,16 @@ def convert(value: Any, hint: Any, keep: str = "") -> Any:
     if hint is type(None):
         return None if value is None else WRONG
     if origin is Literal:
-        # 1 == True, but it is not one of auto, true and false.
-        return next(
-            (it for it in typing.get_args(hint) if it == value and type(it) is type(value)), WRONG
-        )
+        for option in typing.get_args(hint):
+            # 1 == True, but it is not one of auto, true and false.
+            if option == value and type(option) is type(value):
+                return option
+        return WRONG
     if origin is tuple:
         inner = typing.get_args(hint)[0]
         if not isinstance(value, list | tuple):
             return WRONG
-        # Lines of shell code may be several in one text.
+        # An item may be several lines of shell code.
         items = tuple(convert(item, inner, "\n\t") for item in value)
         return WRONG if WRONG in items else items
     if hint is bool:
@@ -187,30 +187,32 @@ def convert(value: Any, hint: Any, keep: str = "") -> Any:
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else WRONG
     if hint is str:
         # Names that are numbers, such as accounts, need no quotes.
-        return str(value) if isinstance(value, int) else value if is_text(value, keep) else WRONG
+        if isinstance(value, int):
+            return str(value)
+        return value if is_text(value, keep) else WRONG
     raise AssertionError(f"a spec uses a type that recipes do not support: {hint}")
 
 
 def is_text(value: Any, keep: str = "") -> bool:
-    """Whether ``value`` is a text that can be stored and shown: of bounded length, without control
-    characters."""
+    """Whether ``value`` is a text of at most `MAX_TEXT` characters, none of them control characters
+    except for ``keep``."""
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         return False
     return not any(is_control(character) for character in value if character not in keep)
 
 
 def _literals(hint: Any) -> list[str]:
-    """The values that a Literal type lists, as YAML spells them; empty for other types."""
+    """The values that a Literal type lists, in the spelling of YAML; empty for other types."""
     if typing.get_origin(hint) is Literal:
         return [_YAML_WORDS.get(str(value), str(value)) for value in typing.get_args(hint)]
     return [literal for option in typing.get_args(hint) for literal in _literals(option)]
 
 
 def shown(value: Any) -> str:
-    """A value in messages: on one line, as YAML spells it, and shortened."""
+    """A value in messages: on one line, in the spelling of YAML, and shortened."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no number of more than 4300 digits.
+    except ValueError:  # Python refuses to write a number of more than 4300 digits.
         text = "a number of too many digits"
     text = _YAML_WORDS.get(text, text)
     return text if len(text) <= 200 else f"{text[:120]}...{text[-20:]}"

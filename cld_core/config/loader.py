@@ -1,9 +1,8 @@
-r"""From YAML files, what they extend, overrides, and arguments of Python functions to a checked
-`Recipe`.
+r"""From YAML files, overrides and arguments of Python functions to a checked `Recipe`.
 
-A recipe is layers of keys: what it extends, itself, a profile, and each override. OmegaConf merges
-them and replaces references: ``${train.steps}`` is the value of that key, and ``\${`` stands for
-the text ``${``. There is nothing else that ``${`` can mean: no environment, no files, no code.
+A recipe is layers of keys: the files that it extends, itself, a profile, and each override.
+OmegaConf merges them and replaces references: ``${train.steps}`` is the value of that key, and
+``\${`` stands for the text ``${``. ``${`` has no other meaning: no environment, no files, no code.
 Frozen recipes have no references, and are read without OmegaConf.
 """
 
@@ -20,7 +19,7 @@ import yaml
 
 from cld_core.errors import RecipeError, did_you_mean
 from cld_core.files import passes, read_bytes
-from cld_core.registration import import_plugins
+from cld_core.plugins import import_plugins
 from cld_core.sanitize import one_line, printable
 
 from . import shipped
@@ -35,9 +34,9 @@ MAX_BYTES = 256 * 2**10
 # A value counts each time that an alias repeats it.
 MAX_VALUES = 5000
 MAX_DEPTH = 10
-# A recipe, what it extends, what that extends, and so on.
+# The longest chain of recipes that extend each other.
 MAX_ANCESTORS = 20
-# Of a text with references, and of a text that is referred to.
+# Characters of a text with references, and of a text that is referred to.
 MAX_REFERENCE = 1000
 # The place of an override, in messages.
 COMMAND_LINE = "command line"
@@ -58,11 +57,11 @@ _KINDS = (
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
-    """Reads numbers such as 1e-4, too."""
+    """Also reads numbers such as 1e-4."""
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc] # PyYAML has no types
-    """Quotes every text that `_Loader` or another reader would take for something else."""
+    """Quotes every text that `_Loader` or another reader would take for another type."""
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
@@ -76,9 +75,10 @@ _Dumper.add_representer(str, _represent_text)
 
 @dataclass(frozen=True)
 class Layer:
-    """Some keys, which go over those of the layers before.
+    """Keys that override those of earlier layers.
 
     Attributes:
+        source: the name of the layer in messages.
         lines: the line of each dotted key.
         path: the file; None if there is none.
     """
@@ -89,6 +89,7 @@ class Layer:
     path: Path | None = None
 
     def place(self, key: str) -> str:
+        """The source of a key, with its line if it has one, for messages."""
         return f"{self.source}, line {self.lines[key]}" if key in self.lines else self.source
 
 
@@ -126,8 +127,10 @@ def load_with_places(
     *,
     with_plugins: bool = True,
 ) -> tuple[Recipe, dict[str, str]]:
-    """As `load`, and what set each dotted key: a file with its line, or the command line; "" is the
-    recipe itself."""
+    """As `load`, with the place that set each dotted key: a file and line, or the command line.
+
+    The key "" has the place of the recipe itself.
+    """
     layers = file_layers(Path(path))
     if profile is not None:
         layers.append(_profile(profile))
@@ -141,7 +144,7 @@ def load_frozen(
     """Read the recipe of a run folder, as `dump` wrote it: without references.
 
     Args:
-        overrides: those that the ledger has, as `anchored_overrides` wrote them.
+        overrides: those of the ledger, as `anchored_overrides` makes them.
         with_plugins: as in `load`.
 
     Raises:
@@ -154,17 +157,17 @@ def load_frozen(
 def with_overrides(
     recipe: Recipe, overrides: Sequence[str], source: str = "recipe", idle: Collection[str] = ()
 ) -> Recipe:
-    """``recipe`` with dotted assignments applied and everything checked again. Imports only
-    plug-ins that these name.
+    """``recipe`` with dotted assignments applied, and checked again.
+
+    Imports plug-ins only if the overrides set `plugins`.
 
     Args:
-        source: what messages call the recipe.
+        source: the name of the recipe in messages.
         idle: keys whose overrides are ignored if the chosen variant lacks them, such as the axes of
             a sweep.
     """
-    assembly = _Assembly(
-        Path(source), idle, with_plugins=any(text.startswith("plugins=") for text in overrides)
-    )
+    with_plugins = any(text.startswith("plugins=") for text in overrides)
+    assembly = _Assembly(Path(source), idle, with_plugins=with_plugins)
     return assembly.recipe([Layer(source, literal(recipe.to_dict()))], _in_order(overrides))
 
 
@@ -179,34 +182,34 @@ def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = Fals
         raise RecipeError(
             f"{source}: a recipe is a mapping of sections, not {shown(content)}. Use another file."
         )
-    return _Assembly(Path(source), with_plugins=with_plugins, frozen=True).recipe(
-        [Layer(source, content)], ()
-    )
+    assembly = _Assembly(Path(source), with_plugins=with_plugins, frozen=True)
+    return assembly.recipe([Layer(source, content)], ())
 
 
 def from_arguments(
     name: str, keys: Mapping[str, Any], arguments: Mapping[str, Any], caller: str
 ) -> Recipe:
-    """The recipe of nested keys, and over them arguments of the function ``caller`` by dotted key
-    or section.
+    """The recipe of nested keys, overridden by arguments of the function ``caller``.
 
     Plug-ins are imported.
+
+    Args:
+        arguments: by dotted key, or by section.
 
     Raises:
         RecipeError: a key or value is wrong; names it.
     """
-    given = sorted(arguments.items(), key=lambda item: not _chooses(*item))
-    trees = [keys, *(_nested({key: _plain(value)}) for key, value in given)]
-    return _Assembly(Path(name), frozen=True).recipe(
-        [Layer(caller, literal(tree)) for tree in trees], ()
-    )
+    in_order = sorted(arguments.items(), key=lambda item: not _chooses(*item))
+    trees = [keys, *(_nested({key: _plain(value)}) for key, value in in_order)]
+    layers = [Layer(caller, literal(tree)) for tree in trees]
+    return _Assembly(Path(name), frozen=True).recipe(layers, ())
 
 
 def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> SamplingSpec:
-    """The `sampling` section of a recipe, changed by arguments of the function ``caller``. None
-    changes nothing.
+    """The `sampling` section of a recipe, changed by the arguments that are not None.
 
-    Another method keeps the keys that every method has, and nfe. Errors name the arguments.
+    Another method keeps the keys that every method has, and nfe. Errors name the function
+    ``caller`` and its arguments.
 
     Raises:
         RecipeError: there is no such argument with the method, its value is wrong, or it does not
@@ -221,7 +224,7 @@ def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> 
 def elbo_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> ElboSpec:
     """The `eval.elbo` section of a recipe, changed by arguments; as `sampling_spec`.
 
-    Its ``eps`` is never before `objective.loss_eps`: the network has seen no smaller t.
+    Its ``eps`` is at least `objective.loss_eps`: the network has seen no smaller t.
     """
     with _changed(recipe, "eval.elbo", arguments, caller) as changed:
         spec = changed.eval.elbo
@@ -232,46 +235,44 @@ def elbo_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> Elbo
 def _changed(
     recipe: Recipe, section: str, arguments: Mapping[str, Any], caller: str
 ) -> Iterator[Recipe]:
-    """The recipe with arguments in a section, checked as those of a file are; in the block, errors
-    are about arguments.
+    """The recipe with arguments set in a section; errors in the block are rewritten for a caller.
 
-    In messages, sampling.corrector=true is corrector=True.
+    In messages, sampling.corrector=true becomes corrector=True.
     """
-    given = {name: _plain(value) for name, value in arguments.items() if value is not None}
-    layers = [
-        Layer("recipe", literal(recipe.to_dict())),
-        Layer(caller, _nested({section: literal(given)})),
-    ]
+    values = {name: _plain(value) for name, value in arguments.items() if value is not None}
     try:
-        yield (
-            _Assembly(Path("recipe"), with_plugins=False, frozen=True).recipe(layers, ())
-            if given
-            else recipe
-        )
+        if values:
+            layers = [
+                Layer("recipe", literal(recipe.to_dict())),
+                Layer(caller, _nested({section: literal(values)})),
+            ]
+            assembly = _Assembly(Path("recipe"), with_plugins=False, frozen=True)
+            recipe = assembly.recipe(layers, ())
+        yield recipe
     except RecipeError as error:
-        named = re.sub(rf"\b{re.escape(section)}\.(?=\w)", "", str(error))
-        named = re.sub(r"=(true|false)\b", lambda found: f"={found[1].title()}", named)
-        raise RecipeError(named if named.startswith(caller) else f"{caller}: {named}") from error
+        message = re.sub(rf"\b{re.escape(section)}\.(?=\w)", "", str(error))
+        message = re.sub(r"=(true|false)\b", lambda found: f"={found[1].title()}", message)
+        prefix = "" if message.startswith(caller) else f"{caller}: "
+        raise RecipeError(f"{prefix}{message}") from error
 
 
 def whole_number(value: Any, name: str, least: int, caller: str) -> int:
-    """An argument that counts something.
+    """An argument that is a count.
 
     Raises:
         RecipeError: it is not a whole number, or less than ``least``.
     """
     count = convert(_plain(value), int)
     if count is WRONG or count < least:
-        is_large = isinstance(value, int) and value > MAX_INT
-        most = f" and at most {MAX_INT}" if is_large else ""
+        limit = f" and at most {MAX_INT}" if isinstance(value, int) and value > MAX_INT else ""
         raise RecipeError(
-            f"{caller}: {name}={shown(value)}: expected a whole number of at least {least}{most}."
+            f"{caller}: {name}={shown(value)}: expected a whole number of at least {least}{limit}."
         )
     return int(count)
 
 
 def path_of(value: Any, name: str, caller: str) -> Path:
-    """An argument that is the path of something, which may be missing; "~" is the home folder.
+    """An argument that is a path, of a file or folder that may be missing; "~" is the home folder.
 
     Raises:
         RecipeError: it is not a path, or one that no file can have.
@@ -290,7 +291,7 @@ def path_of(value: Any, name: str, caller: str) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy or torch as one of Python."""
+    """A number of numpy or torch as a number of Python; other values as they are."""
     return value.item() if getattr(value, "shape", None) == () else value
 
 
@@ -303,8 +304,8 @@ def override(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not _OVERRIDE.fullmatch(name):
         raise RecipeError(
-            f"{COMMAND_LINE}: {shown(text)} is not an override. Write KEY=VALUE, for example "
-            f"train.steps=1000."
+            f"{COMMAND_LINE}: {shown(text)} is not an override. "
+            "Write KEY=VALUE, for example train.steps=1000."
         )
     section, _, last = name.rpartition(".")
     fix = f"Quote it: '{name}=\"...\"'"
@@ -317,14 +318,14 @@ def override(text: str) -> tuple[str, Any]:
 
 
 def anchored_overrides(overrides: Sequence[str], recipe: Recipe, folder: Path) -> list[str]:
-    """Overrides for a ledger: in order, without references, and with absolute paths as
-    `Recipe.anchored` makes them.
+    """Overrides for a ledger: in order, without references, and with absolute paths.
 
     Args:
-        recipe: their result.
-        folder: what relative paths are taken from.
+        recipe: the recipe that they result in.
+        folder: the folder that relative paths are taken from, as in `Recipe.anchored`.
     """
-    values, settled = leaves(recipe.anchored(folder).to_dict()), []
+    values = leaves(recipe.anchored(folder).to_dict())
+    settled = []
     for text in overrides:
         name, typed = override(text)
         for key, value in leaves({name: typed}).items():
@@ -350,12 +351,10 @@ def dump(recipe: Recipe) -> str:
 
 
 def dump_changed(recipe: Recipe) -> str:
-    """As `dump`, with those keys alone that differ from their defaults, and what selects
-    variants."""
+    """As `dump`, without the keys that have their defaults; selectors of variants have none."""
     keys = known(specs_of(recipe))
-    changed = {
-        key: value for key, value in leaves(recipe.to_dict()).items() if value != keys[key].usual
-    }
+    values = leaves(recipe.to_dict())
+    changed = {key: value for key, value in values.items() if value != keys[key].usual}
     return to_yaml(literal(_nested(changed)))
 
 
@@ -376,8 +375,7 @@ def to_yaml_line(value: Any) -> str:
 
 
 def literal(value: Any) -> Any:
-    """``value`` (nested mappings, lists and plain values) with ``${`` escaped: it refers to
-    nothing."""
+    """``value`` (nested mappings, lists and plain values) with ``${`` escaped in its texts."""
     return _on_texts(value, lambda text: _OPENING.sub(lambda match: match[1] * 2 + r"\${", text))
 
 
@@ -393,19 +391,17 @@ def _on_texts(value: Any, function: Callable[[str], str]) -> Any:
         return function(value)
     if isinstance(value, Mapping):
         return {name: _on_texts(inner, function) for name, inner in value.items()}
-    return (
-        [_on_texts(inner, function) for inner in value]
-        if isinstance(value, list | tuple)
-        else value
-    )
+    if isinstance(value, list | tuple):
+        return [_on_texts(inner, function) for inner in value]
+    return value
 
 
 def printed(path: str | Path) -> str:
-    """A path in messages: on one line, whatever its name."""
+    """A path in messages: on one line, without control characters."""
     return printable(str(path), keep="")
 
 
-# A command reads the same few files several times, and YAML is most of what reading a recipe takes.
+# A command reads the same few files several times, and most of that time is spent in YAML.
 @functools.lru_cache(maxsize=64)
 def parse(
     text: str,
@@ -413,30 +409,34 @@ def parse(
     section: str | None = None,
     fix: str = "Fix the indentation or the quotes",
 ) -> tuple[Any, Mapping[str, int]]:
-    """The content of a YAML document, None if it is empty, and for each dotted key its line, from
-    1.
+    """The content of a YAML document, and the line of each dotted key, from 1.
 
-    Both are kept for the next reader, so nobody may change them.
+    The content is None if the document is empty. Both are cached: they must not be changed.
 
     Args:
-        source: what messages call the document.
-        section: what the keys are in, of texts without lines that people know.
-        fix: how to make YAML of it.
+        source: the name of the document in messages.
+        section: the section that the keys are in, if the document is not a file with lines.
+        fix: the fix in messages, if it is not valid YAML.
 
     Raises:
-        RecipeError: it is not YAML, nested too deeply, too long with its aliases, or has what no
-            recipe can have.
+        RecipeError: it is not YAML, nested too deeply, too long with its aliases, or has a value
+            that no recipe can have.
     """
+    content = _Content()
     try:
-        content = _Content(_Loader(text))
-        node = content.loader.get_single_node()
-        return None if node is None else content.value(node, section or "", 0), content.lines
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, content.lines
+        return content.value(loader, node, section or "", 0), content.lines
     except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        if not isinstance(error, _Refused):
-            problem = f"not valid YAML ({problem or str(error).splitlines()[0]}). {fix}"
-        line = f", line {mark.line + 1}" if mark is not None and section is None else ""
-        raise RecipeError(f"{source}{line}: {problem}.") from error
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if mark is not None and section is None:
+            source = f"{source}, line {mark.line + 1}"
+        if isinstance(error, _Refused):
+            raise RecipeError(f"{source}: {problem}.") from error
+        raise RecipeError(f"{source}: not valid YAML ({problem}). {fix}.") from error
     except RecursionError as error:
         raise RecipeError(
             f"{source}: values are nested too deeply. A recipe has three levels."
@@ -444,76 +444,94 @@ def parse(
 
 
 class _Refused(yaml.MarkedYAMLError):  # type: ignore[misc] # PyYAML has no types
-    """It is YAML, but not for a recipe."""
+    """Valid YAML that a recipe cannot have."""
+
+    def __init__(self, node: yaml.Node, problem: str) -> None:
+        super().__init__(problem=problem, problem_mark=node.start_mark)
 
 
 @dataclass
 class _Content:
-    """Makes plain values of YAML, notes the line of each key, and refuses what YAML accepts but
-    nobody means."""
+    """Turns YAML nodes into plain values, and notes the line of each key.
 
-    loader: _Loader
+    Refuses YAML that is valid and never intended, such as tags and numbers in base 60.
+    """
+
     lines: dict[str, int] = field(default_factory=dict)
     values: int = 0
 
-    def value(self, node: yaml.Node, path: str, depth: int) -> Any:
-        """That of ``node``, which is the value of the dotted key ``path``."""
+    def value(self, loader: _Loader, node: yaml.Node, path: str, depth: int) -> Any:
+        """The value of ``node``, at the dotted key ``path``."""
         self.values += 1
         named = f"'{path.partition('[')[0]}'" if path else "the recipe"
-        if depth > MAX_DEPTH or self.values > MAX_VALUES:
-            deep = f"is nested more than {MAX_DEPTH} levels deep"
-            limit = deep if depth > MAX_DEPTH else f"has more than {MAX_VALUES} values"
-            self._refuse(node, f"{named} {limit}, aliases included. Write plain values")
+        if depth > MAX_DEPTH:
+            raise _Refused(
+                node,
+                f"{named} is nested more than {MAX_DEPTH} levels deep, aliases included. "
+                "Write plain values",
+            )
+        if self.values > MAX_VALUES:
+            raise _Refused(
+                node,
+                f"{named} has more than {MAX_VALUES} values, aliases included. Write plain values",
+            )
         if node.tag not in _KINDS:
-            self._refuse(
+            raise _Refused(
                 node,
                 f"{named} has the YAML tag {shown(node.tag)}. Write a plain value, or quote it",
             )
         if isinstance(node, yaml.SequenceNode):
             return [
-                self.value(item, f"{path}[{number}]", depth + 1)
+                self.value(loader, item, f"{path}[{number}]", depth + 1)
                 for number, item in enumerate(node.value)
             ]
-        if not isinstance(node, yaml.MappingNode):
-            return node.value if node.tag in _TEXT_TAGS else self._number(node, path)
-        found = {}
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(loader, node, path, depth)
+        return node.value if node.tag in _TEXT_TAGS else _number(loader, node, path)
+
+    def _mapping(
+        self, loader: _Loader, node: yaml.MappingNode, path: str, depth: int
+    ) -> dict[str, Any]:
+        values = {}
         for key, value in node.value:
             if key.tag != _TEXT or not _NAME.fullmatch(key.value):
+                named = f"'{path.partition('[')[0]}'" if path else "the recipe"
                 other = shown(key.value if isinstance(key, yaml.ScalarNode) else key.tag)
-                fix = "Write the name of a key, nested as in `train: {steps: 9}`"
-                self._refuse(key, f"{named} has no key {other}. {fix}")
+                raise _Refused(
+                    key,
+                    f"{named} has no key {other}. "
+                    "Write the name of a key, nested as in `train: {steps: 9}`",
+                )
             inner = f"{path}.{key.value}" if path else key.value
             if inner in self.lines:
-                text = (
-                    f"not valid YAML (duplicate key {shown(inner)}, first on line "
-                    f"{self.lines[inner]})"
+                first = self.lines[inner]
+                raise _Refused(
+                    key,
+                    f"not valid YAML (duplicate key {shown(inner)}, first on line {first}). "
+                    "Remove one",
                 )
-                self._refuse(key, f"{text}. Remove one")
             self.lines[inner] = key.start_mark.line + 1
-            found[key.value] = self.value(value, inner, depth + 1)
-        return found
+            values[key.value] = self.value(loader, value, inner, depth + 1)
+        return values
 
-    def _number(self, node: yaml.ScalarNode, path: str) -> Any:
-        """The value of what is not a text: a number, true, false or null."""
-        if node.tag.endswith((":int", ":float")) and _OLD_NUMBER.search(node.value):
-            # YAML 1.1 reads numbers in base 60 (1:30 is 90) and 8 (0123 is 83).
-            text = f"'{path}' cannot be {node.value}, which YAML reads as another number"
-            self._refuse(
-                node, f"{text}. Write a plain number (times are in minutes), or quote a name"
-            )
-        try:
-            return self.loader.construct_object(node)
-        except (ValueError, LookupError, OverflowError):
-            self._refuse(
-                node,
-                (
-                    f"'{path}' cannot be {shown(node.value)}, which is not a number. Write one, or "
-                    f"quote it"
-                ),
-            )
 
-    def _refuse(self, node: yaml.Node, problem: str) -> NoReturn:
-        raise _Refused(problem=problem, problem_mark=node.start_mark)
+def _number(loader: _Loader, node: yaml.ScalarNode, path: str) -> Any:
+    """The value of a node that is not a text: a number, true, false or null."""
+    if node.tag.endswith((":int", ":float")) and _OLD_NUMBER.search(node.value):
+        # YAML 1.1 reads numbers in base 60 (1:30 is 90) and 8 (0123 is 83).
+        raise _Refused(
+            node,
+            f"'{path}' cannot be {node.value}, which YAML reads as another number. "
+            "Write a plain number (times are in minutes), or quote a name",
+        )
+    try:
+        return loader.construct_object(node)
+    except (ValueError, LookupError, OverflowError) as error:
+        raise _Refused(
+            node,
+            f"'{path}' cannot be {shown(node.value)}, which is not a number. "
+            "Write one, or quote it",
+        ) from error
 
 
 def read(path: Path, *, follow: bool = True) -> Layer:
@@ -525,88 +543,98 @@ def read(path: Path, *, follow: bool = True) -> Layer:
     Raises:
         RecipeError: there is no such file, this user may not read it, or it is not a mapping in
             YAML.
-        OSError: it cannot be read at this moment, which is no mistake in it.
+        OSError: it cannot be read at this moment, which is not a mistake in it.
     """
     name = printed(path)
     try:
         text = read_bytes(path, limit=MAX_BYTES, follow=follow).decode("utf-8-sig")
         content, lines = parse(text, name)
     except UnicodeDecodeError as error:
-        problem = f"not a text file (byte {error.start} is not UTF-8). Pass a recipe in YAML"
-        raise RecipeError(f"{name}: {problem}.") from error
+        raise RecipeError(
+            f"{name}: not a text file (byte {error.start} is not UTF-8). Pass a recipe in YAML."
+        ) from error
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         if passes(error):
             raise
-        fix = "`cldctl recipes` lists the available recipes"
-        problem = getattr(error, "strerror", None) or str(error)
-        raise RecipeError(f"{name}: cannot read the recipe ({problem}); {fix}.") from error
-    if not content or not isinstance(content, dict):
-        what = "a recipe is a mapping of sections" if content else "the recipe is empty"
-        raise RecipeError(f"{name}: {what}. `cldctl render toy` shows an example.")
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RecipeError(
+            f"{name}: cannot read the recipe ({reason}); "
+            "`cldctl recipes` lists the available recipes."
+        ) from error
+    if not content:
+        raise RecipeError(f"{name}: the recipe is empty. `cldctl render toy` shows an example.")
+    if not isinstance(content, dict):
+        raise RecipeError(
+            f"{name}: a recipe is a mapping of sections. `cldctl render toy` shows an example."
+        )
     return Layer(name, _anchored(content, path.absolute().parent), lines, path)
 
 
 def _anchored(keys: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The keys of a recipe with `plugins` as a list, of one if it is a text, and paths taken from
-    ``folder``."""
-    found = keys.get("plugins")
-    names = [found] if isinstance(found, str) else found
+    """The keys of a recipe with `plugins` as a list, and its paths absolute.
+
+    Args:
+        folder: the folder that relative paths are taken from.
+    """
+    names = keys.get("plugins")
+    if isinstance(names, str):
+        names = [names]
     if not isinstance(names, list):
         return keys
-    return keys | {
-        "plugins": [
-            absolute("plugins", name, folder) if str(name).endswith(".py") else name
-            for name in names
-        ]
-    }
+    plugins = [
+        absolute("plugins", name, folder) if str(name).endswith(".py") else name for name in names
+    ]
+    return {**keys, "plugins": plugins}
 
 
 def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
-    """The layers of a recipe file and all that it extends, the oldest ancestor first.
+    """The layers of a recipe file and of the files that it extends, the oldest ancestor first.
 
     Args:
         below: the files that extend it.
 
     Raises:
-        RecipeError: one cannot be read, or they extend each other in a circle.
+        RecipeError: a file cannot be read, or they extend each other in a circle.
     """
     layer = read(path)
-    place, parent = layer.place("extends"), layer.keys.get("extends")
-    layer = replace(
-        layer, keys={name: value for name, value in layer.keys.items() if name != "extends"}
-    )
+    place = layer.place("extends")
+    keys = dict(layer.keys)
+    parent = keys.pop("extends", None)
+    layer = replace(layer, keys=keys)
     if parent is None:
         return [layer]
     if not is_text(parent) or not parent:
-        text = (
-            f"'extends' cannot be {shown(parent)}; expected the name or file name of another recipe"
+        raise RecipeError(
+            f"{place}: 'extends' cannot be {shown(parent)}; "
+            "expected the name or file name of another recipe. Correct it."
         )
-        raise RecipeError(f"{place}: {text}. Correct it.")
-    chain, file = (*below, os.path.realpath(path)), shipped.parent(parent, path)
+    chain = (*below, os.path.realpath(path))
     if len(chain) == MAX_ANCESTORS:
         raise RecipeError(
             f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files."
         )
+    file = shipped.parent(parent, path)
+    if (real := os.path.realpath(file)) in chain:
+        circle = " -> ".join(map(printed, (*chain, real)))
+        raise RecipeError(
+            f"{place}: recipes extend each other in a circle: {circle}. Remove one `extends`."
+        )
     try:
-        if (real := os.path.realpath(file)) in chain:
-            circle = " -> ".join(map(printed, (*chain, real)))
-            raise RecipeError(
-                f"{place}: recipes extend each other in a circle: {circle}. Remove one `extends`."
-            )
         return [*file_layers(file, chain), layer]
     except RecipeError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            there = ", ".join(recipes := shipped.recipes())
-            fix = (
-                did_you_mean(Path(parent).stem, recipes)
-                or f" Correct the name in 'extends'; recipes: {there}."
-            )
-            named = f"{parent}.yaml in {printed(path.parent)}, {shipped.OWN} or {shipped.folder()}"
-            missing = printed(file) if shipped.is_path(parent) else named
-            raise RecipeError(
-                f"{place}: extends '{parent}', but there is no {missing}.{fix}"
-            ) from error
-        raise
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        missing = printed(file)
+        if not shipped.is_path(parent):
+            places = f"{printed(path.parent)}, {shipped.OWN} or {shipped.folder()}"
+            missing = f"{parent}.yaml in {places}"
+        recipes = shipped.recipes()
+        fix = did_you_mean(Path(parent).stem, recipes)
+        if not fix:
+            fix = f" Correct the name in 'extends'; recipes: {', '.join(recipes)}."
+        raise RecipeError(
+            f"{place}: extends '{parent}', but there is no {missing}.{fix}"
+        ) from error
 
 
 def _profile(path: Path) -> Layer:
@@ -629,18 +657,20 @@ def origin(key: str, where: Mapping[str, str]) -> str:
 
 @dataclass
 class _Assembly:
-    """From layers to a recipe.
+    """Merges layers into a recipe.
 
     Attributes:
+        path: the recipe file; its stem is the default name of the recipe.
         idle: keys whose overrides are ignored if the chosen variant lacks them.
-        frozen: the layers have no references.
-        where: for each dotted key, the place that has set it.
-        specs: of the sections with variants, as chosen by the layers so far; ``known``: the keys
-            that there are.
+        with_plugins: whether plug-ins are imported.
+        frozen: whether the layers have no references.
+        where: for each dotted key, the place that set it.
+        specs: of the sections with variants, as chosen by the layers so far.
+        known: the keys that a recipe with these specs can have.
         layers: the dotted keys of the layers so far, without those that later choices of variants
             have dropped.
-        is_lenient: plug-ins are named and not imported; ``unchecked``: one of them registers what
-            is chosen.
+        is_lenient: whether plug-ins are named and not imported.
+        unchecked: whether a chosen variant is unknown, so one of these plug-ins registers it.
     """
 
     path: Path
@@ -661,31 +691,38 @@ class _Assembly:
             RecipeError: a key or value is wrong; names its place.
         """
         self.where[""] = printed(self.path)
-        typed = [(text.partition("=")[0], _typed(text)) for text in overrides]
-        self._find_plugins([*layers, *(layer for _, layer in typed)])
+        names = [text.partition("=")[0] for text in overrides]
+        changes = [_layer_of_override(text) for text in overrides]
+        self._find_plugins([*layers, *changes])
         for layer in layers:
             self._add(layer)
-        for name, layer in typed:
+        for name, layer in zip(names, changes, strict=True):
             if name not in self.idle or name in self.known:
                 self._add(layer)
-        made: Recipe = self._build(Recipe, "", {"name": self.path.stem, **self._resolved()})
-        for key, other, problem in () if self.unchecked else problems(made):
-            raise RecipeError(f"{self._origin_of_pair(key, other)}: '{key}' {problem}")
-        return made
+        values = {"name": self.path.stem, **self._resolved()}
+        built: Recipe = self._build(Recipe, "", values)
+        if not self.unchecked:
+            for key, other, problem in problems(built):
+                raise RecipeError(f"{self._origin_of_pair(key, other)}: '{key}' {problem}")
+        return built
 
     def _find_plugins(self, layers: Sequence[Layer]) -> None:
-        """Import the plug-ins, which the last layer that names any has, or be content without what
-        they register."""
+        """Import the plug-ins that the last layer with `plugins` names, if they are to be imported.
+
+        Values of another type are refused later, with those of all other keys.
+        """
         layer = next((layer for layer in reversed(layers) if "plugins" in layer.keys), None)
-        named = None if layer is None else layer.keys["plugins"]
-        if layer is None or not isinstance(named, list | tuple) or not all(map(is_text, named)):
-            return  # Refused with all other values, if it is wrong.
+        if layer is None:
+            return
+        plugins = layer.keys["plugins"]
+        if not isinstance(plugins, list | tuple) or not all(map(is_text, plugins)):
+            return
         if self.with_plugins:
-            import_plugins(named, layer.place("plugins"))
-        self.is_lenient = bool(named) and not self.with_plugins
+            import_plugins(plugins, layer.place("plugins"))
+        self.is_lenient = bool(plugins) and not self.with_plugins
 
     def _add(self, layer: Layer) -> None:
-        """Check a layer, and put it over the others."""
+        """Check a layer, and add it on top of the others."""
         for section, variants in SECTIONS.items():
             node = layer.keys.get(section)
             if isinstance(node, Mapping) and variants.key in node:
@@ -697,16 +734,17 @@ class _Assembly:
                 raise RecipeError(f"{layer.place(path)}: {problem}")
             if not self.known[path].is_section:
                 self._check_references(path, value)
-        self.layers.append(
-            {path: value for path, value in walk(layer.keys) if not self.known[path].is_section}
-        )
+        values = walk(layer.keys)
+        self.layers.append({key: value for key, value in values if not self.known[key].is_section})
 
     def _choose(self, section: str, node: Mapping[str, Any]) -> None:
-        """Of what is there so far, keep what the variant has that a layer chooses."""
-        variants, name = SECTIONS[section], node[SECTIONS[section].key]
+        """Drop keys of earlier layers that the chosen variant of a section does not keep."""
+        variants = SECTIONS[section]
+        name = node[variants.key]
         spec = variants.find(name).spec
         if self.is_lenient and isinstance(name, str) and name not in variants.variants:
-            spec, self.unchecked = spec_of(section, node), True
+            spec = spec_of(section, node)
+            self.unchecked = True
         kept = variants.kept(self.specs[section], spec)
         self.specs[section] = spec
         for keys in self.layers:
@@ -716,7 +754,7 @@ class _Assembly:
                     self.where.pop(key, None)
 
     def _check_references(self, key: str, value: Any) -> None:
-        """Refuse what OmegaConf would take for something else than the name of another key."""
+        """Refuse texts that OmegaConf would not read as plain text or the name of another key."""
         for text in _texts(value):
             if text == "???":
                 self._refuse(
@@ -725,26 +763,27 @@ class _Assembly:
             for match in _REFERENCE.finditer(text):
                 if len(match[1]) % 2 or (match[2] is not None and not self.frozen):
                     continue
-                there = shown(text[match.end(1) :][:40])[1:-1]
-                rule = (
-                    "a frozen recipe has no references"
-                    if self.frozen
-                    else "only other keys can be referred to"
-                )
+                reference = shown(text[match.end(1) :][:40])[1:-1]
+                if self.frozen:
+                    rule = "a frozen recipe has no references"
+                else:
+                    rule = "only other keys can be referred to"
                 fix = r"Write ${train.steps}, for example, or \${ for the text ${."
-                self._refuse(key, f"has {there}; {rule}. {fix}")
+                self._refuse(key, f"has {reference}; {rule}. {fix}")
 
     def _resolved(self) -> dict[str, Any]:
-        """The values of the layers as one, with those of the keys that they refer to."""
+        """The values of the merged layers, with references replaced."""
         values = {key: value for layer in self.layers for key, value in layer.items()}
-        texts = [(key, text) for key, value in values.items() for text in _texts(value)]
-        references = [(key, text, name) for key, text in texts for name in _references(text)]
-        # Who only looks, or changes a recipe that is read, waits for OmegaConf only where there are
-        # references.
-        if self.frozen or not (self.with_plugins or references):
+        has_references = False
+        if not self.frozen:
+            for key, value in values.items():
+                for text in _texts(value):
+                    for name in _references(text):
+                        self._check_target(values, key, text, name)
+                        has_references = True
+        # Commands that only read a recipe, or change one, need OmegaConf only for references.
+        if self.frozen or not (self.with_plugins or has_references):
             return {key: _unescaped(value) for key, value in values.items()}
-        for key, text, name in references:
-            self._check_target(values, key, text, name)
         from omegaconf import OmegaConf
 
         tree: Any = OmegaConf.to_container(
@@ -753,16 +792,14 @@ class _Assembly:
         return {key: value for key, value in walk(tree) if key in values}
 
     def _check_target(self, values: Mapping[str, Any], key: str, text: str, name: str) -> None:
-        """Refuse a reference of a text to what has no value, or refers to something itself."""
+        """Refuse a reference to a key without a value, or with a reference of its own."""
         target = values.get(name)
         if target is None:
-            found = (
-                "is a section"
-                if any(other.startswith(f"{name}.") for other in values)
-                else "is not set"
-            )
+            is_section = any(other.startswith(f"{name}.") for other in values)
+            reason = "is a section" if is_section else "is not set"
             self._refuse(
-                key, f"has ${{{name}}}, but {name} {found} in the recipe. Check the ${{...}} in it."
+                key,
+                f"has ${{{name}}}, but {name} {reason} in the recipe. Check the ${{...}} in it.",
             )
         if isinstance(target, list) and _REFERENCE.fullmatch(text) is None:
             self._refuse(key, f"has ${{{name}}}, a list, within a text. Write the reference alone.")
@@ -777,47 +814,44 @@ class _Assembly:
                 f"would be a text of more than {MAX_REFERENCE} characters. Write a shorter one.",
             )
 
-    def _build(self, spec: type, prefix: str, given: Mapping[str, Any]) -> Any:
-        """The recipe, or a section of it, with checked values."""
-        values = {}
+    def _build(self, spec: type, prefix: str, values: Mapping[str, Any]) -> Any:
+        """The recipe, or the section at ``prefix``, of checked values by dotted key."""
+        fields = {}
         for name in entries(spec):
-            entry = self.known[key := f"{prefix}{name}"]
+            key = f"{prefix}{name}"
+            entry = self.known[key]
             if entry.is_section:
-                values[name] = self._build(entry.hint, f"{key}.", given)
-            elif key in given:
-                values[name] = self._value(key, entry, given[key])
-        return spec(**values)
+                fields[name] = self._build(entry.hint, f"{key}.", values)
+            elif key in values:
+                fields[name] = self._value(key, entry, values[key])
+        return spec(**fields)
 
     def _value(self, key: str, entry: Entry, value: Any) -> Any:
         if (converted := entry.convert(value)) is not WRONG:
             return converted
-        more = (
-            ", or set plugins to the file that registers it"
-            if key in SELECTORS
-            else f": {entry.doc}"
-        )
-        guess = (
-            did_you_mean(value, entry.options)
-            if isinstance(value, str) and len(value) < 100
-            else ""
-        )
+        hint = f": {entry.doc}"
+        if key in SELECTORS:
+            hint = ", or set plugins to the file that registers it"
+        guess = ""
         if isinstance(value, str) and not entry.options and not is_text(value):
             guess = " Leave out control characters, and shorten it."
-        self._refuse(key, f"cannot be {shown(value)}; expected {entry.expects}{more}.{guess}")
+        elif isinstance(value, str) and len(value) < 100:
+            guess = did_you_mean(value, entry.options)
+        self._refuse(key, f"cannot be {shown(value)}; expected {entry.expects}{hint}.{guess}")
 
     def _refuse(self, key: str, problem: str) -> NoReturn:
         raise RecipeError(f"{origin(key, self.where)}: '{key}' {problem}")
 
     def _origin_of_pair(self, key: str, other: str) -> str:
-        """The place that set ``key``; if only ``other`` was typed, the command line comes first."""
-        place, place_of_other = origin(key, self.where), origin(other, self.where)
-        typed = place_of_other == COMMAND_LINE != place
-        return f"{place_of_other}, and {place}" if typed else place
+        """The place that set ``key``, after the command line if that set only ``other``."""
+        place = origin(key, self.where)
+        if origin(other, self.where) == COMMAND_LINE != place:
+            return f"{COMMAND_LINE}, and {place}"
+        return place
 
 
 def _in_order(overrides: Sequence[str]) -> list[str]:
-    """Overrides as typed, except that those which choose a variant come first: the others are keys
-    of it."""
+    """Overrides in their order, except that those which choose a variant come first."""
     return sorted(overrides, key=lambda text: not _chooses(*override(text)))
 
 
@@ -826,9 +860,9 @@ def _chooses(name: str, value: Any) -> bool:
     return not SELECTORS.isdisjoint(leaves({name: value}))
 
 
-def _typed(text: str) -> Layer:
-    """The layer of an override."""
-    return Layer(COMMAND_LINE, _anchored(_nested(dict([override(text)])), Path.cwd()))
+def _layer_of_override(text: str) -> Layer:
+    name, value = override(text)
+    return Layer(COMMAND_LINE, _anchored(_nested({name: value}), Path.cwd()))
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -852,11 +886,8 @@ def _texts(value: Any) -> list[str]:
     """All texts in a value."""
     if isinstance(value, str):
         return [value]
-    inner = (
-        value.values()
-        if isinstance(value, Mapping)
-        else value
-        if isinstance(value, list | tuple)
-        else ()
-    )
-    return [text for it in inner for text in _texts(it)]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [text for inner in value for text in _texts(inner)]
+    return []

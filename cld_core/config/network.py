@@ -7,25 +7,24 @@ from typing import Any, ClassVar, Literal, Self
 
 from .keys import Problem, key, shown
 
-# A key of a network, and what is wrong with it for examples of some shape, with how to fix it.
+# A key of a network, and the rest of the sentence that begins with it: why its value does not fit
+# examples of some shape, and the fix.
 Misfit = tuple[str, str]
 
 # Weights of a network for toy data: with gradients and moments, so many take 160 GB.
 MAX_WEIGHTS = 10**10
-# Numbers by which the network is told how an image was changed (`cld_core.train.step`).
+# Numbers that tell the network how an image was augmented (`cld_core.train.step`).
 CONDITIONS = 9
-# Where nothing else is said, images of so many pixels a side, or the first that are smaller, get
-# self-attention.
+# By default, the first resolution of at most so many pixels a side gets self-attention.
 ATTENTION = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """What every network has. The keys of one of your own derive from it
-    (docs/howto/own-network.md).
+    """The base of the specs of networks, also of your own (docs/howto/own-network.md).
 
     Attributes:
-        takes_labels: it can be built for the classes of labelled data.
+        takes_labels: whether it can be built for the classes of labelled data.
         axes: of an example that it takes: 1 for (d), 2 for (C, L), 3 for (C, H, W); 0 for any.
     """
 
@@ -37,18 +36,15 @@ class NetworkSpec:
     def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
         """Why it cannot take examples of a shape, (d), (C, L) or (C, H, W); nothing if it can."""
         if self.axes not in (0, len(shape)):
-            fix = {1: "mlp", 2: "unet1d", 3: "ncsnpp"}.get(len(shape))
-            way = (
-                f"Set network.name={fix}"
-                if fix is not None
-                else "Reshape the examples to (d), (C, L) or (C, H, W)"
-            )
-            yield "name", f"cannot be {self.name} for examples of shape {shape}. {way}."
+            fix = "Reshape the examples to (d), (C, L) or (C, H, W)"
+            if len(shape) in (1, 2, 3):
+                fix = f"Set network.name={('mlp', 'unet1d', 'ncsnpp')[len(shape) - 1]}"
+            yield "name", f"cannot be {self.name} for examples of shape {shape}. {fix}."
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleSpec(NetworkSpec):
-    """A module that was passed to `cld_core.fit`: nothing is known of it but its weights."""
+    """A module that was passed to `cld_core.fit`: only its weights are known."""
 
     takes_labels: ClassVar[bool] = True
 
@@ -56,18 +52,18 @@ class ModuleSpec(NetworkSpec):
 
 
 def _typed(value: Any) -> str:
-    """A value of a key, as one types it on the command line."""
+    """A value in the form of the command line."""
     return shown(list(value) if isinstance(value, tuple) else value).replace(" ", "")
 
 
 def _problems(spec: "MlpSpec | ResnetSpec") -> Iterator[Problem]:
     if spec.width**2 * spec.layers > MAX_WEIGHTS:
-        text = (
+        yield (
+            "width",
+            "layers",
             f"is {spec.width} in {spec.layers} layers: more than {MAX_WEIGHTS:g} weights. "
-            f"Lower "
-            f"one of them."
+            "Lower one of them.",
         )
-        yield "width", "layers", text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +79,8 @@ class MlpSpec(NetworkSpec):
     )
     input_features: int = key(
         0,
-        (
-            "random Fourier features of x (a sine and a cosine each) that are appended to the "
-            "input; "
-            "0: none"
-        ),
+        "random Fourier features of x (a sine and a cosine each) that are appended to the input; "
+        "0: none",
         ge=0,
         le=16_384,
     )
@@ -134,11 +127,8 @@ class UnetSpec(NetworkSpec):
     )
     attention: tuple[int, ...] | None = key(
         None,
-        (
-            "resolutions, the longer side in folded pixels, that get self-attention; null: the "
-            "first "
-            "of at most 16"
-        ),
+        "resolutions, the longer side in folded pixels, that get self-attention; "
+        "null: the first of at most 16",
     )
     patch: int = key(
         1,
@@ -180,40 +170,46 @@ class UnetSpec(NetworkSpec):
         multipliers = self.multipliers
         taps = self.fir_kernel
         if not 1 <= len(multipliers) <= 12 or not 1 <= min(multipliers) <= max(multipliers) <= 256:
-            text = "give at least one whole number >= 1, at most 12, none above 256"
-            yield "multipliers", "multipliers", f"cannot be {shown(list(multipliers))}: {text}."
-        if not taps or len(taps) % 2 or taps != taps[::-1] or sum(taps) == 0:
-            text = "give an even number of symmetric taps, such as [1, 3, 3, 1]"
-            yield "fir_kernel", "fir_kernel", f"cannot be {shown(list(taps))}: {text}."
-        if self.embedding == "positional" and self.channels % 2:
-            text = (
-                f"is {self.channels}, but the positional embedding needs an even number. "
-                f"Change "
-                f"it by one."
+            yield (
+                "multipliers",
+                "multipliers",
+                f"cannot be {shown(list(multipliers))}: "
+                "give at least one whole number >= 1, at most 12, none above 256.",
             )
-            yield "channels", "embedding", text
+        if not taps or len(taps) % 2 or taps != taps[::-1] or sum(taps) == 0:
+            yield (
+                "fir_kernel",
+                "fir_kernel",
+                f"cannot be {shown(list(taps))}: "
+                "give an even number of symmetric taps, such as [1, 3, 3, 1].",
+            )
+        if self.embedding == "positional" and self.channels % 2:
+            yield (
+                "channels",
+                "embedding",
+                f"is {self.channels}, but the positional embedding needs an even number. "
+                "Change it by one.",
+            )
 
     def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
         yield from super().misfits(shape)
         if len(shape) != self.axes:
             return
-        fitting, docs = (
-            self.fitting(shape),
-            {it.name: it.metadata.get("doc") for it in fields(self)},
-        )
+        fitting = self.fitting(shape)
+        docs = {field.name: field.metadata.get("doc") for field in fields(self)}
         changed = [name for name in docs if getattr(self, name) != getattr(fitting, name)]
         fix = " ".join(f"network.{name}={_typed(getattr(fitting, name))}" for name in changed)
         sizes = ", ".join(map(str, fitting.resolutions(shape[1:])))
         for name in changed:
-            text = (
-                f"is {_typed(getattr(self, name))} ({docs[name]}), which does not fit examples "
-                f"of shape {shape}"
+            yield (
+                name,
+                f"is {_typed(getattr(self, name))} ({docs[name]}), "
+                f"which does not fit examples of shape {shape}. "
+                f"The network takes them at resolutions {sizes}. Set {fix}.",
             )
-            yield name, f"{text}. The network takes them at resolutions {sizes}. Set {fix}."
 
     def fitting(self, shape: tuple[int, ...]) -> Self:
-        """The same for examples of a shape: levels that their sides cannot have are left out, for
-        instance."""
+        """This spec, changed to fit examples of a shape, for instance with fewer levels."""
         size = math.gcd(*shape[1:])
         patch = next(n for n in range(self.patch, 0, -1) if size % n == 0)
         levels = next(
@@ -224,8 +220,7 @@ class UnetSpec(NetworkSpec):
         return replace(made, attention=None) if lacks else made
 
     def resolutions(self, sides: tuple[int, ...]) -> tuple[int, ...]:
-        """The longer side of each level in folded pixels, full resolution first, for examples with
-        these sides."""
+        """The longer side of each level in folded pixels, full resolution first."""
         return tuple(max(sides) // self.patch >> level for level in range(len(self.multipliers)))
 
     def attends(self, sides: tuple[int, ...]) -> tuple[bool, ...]:
@@ -250,11 +245,8 @@ class NcsnppSpec(UnetSpec):
     )
     augment: float = key(
         0.0,
-        (
-            "probability of each geometric augmentation of square images, which the network is "
-            "told; "
-            "0: none"
-        ),
+        "probability of each geometric augmentation of square images, which the network is told; "
+        "0: none",
         ge=0,
         le=1,
     )

@@ -1,5 +1,4 @@
-"""What names in a recipe stand for: the variants of a section, each a spec and the code that
-implements it.
+"""The variants of the sections of a recipe, by name: each a spec and the code that implements it.
 
 A further variant is a spec, an implementation and one line here. A plug-in registers it, with
 `cld_core.register`::
@@ -8,20 +7,20 @@ A further variant is a spec, an implementation and one line here. A plug-in regi
     class HeunSpec(FixedStepSpec):
         method: Literal["heun"] = key("heun", "Heun's method")
 
-    def sample(score, sde, spec, u, draws): ...
+    def method(score, sde, spec, u, draws) -> FixedSteps: ...
 
-    register("sampling", "heun", sample, HeunSpec)
+    register("sampling", "heun", method, HeunSpec)
 
 Loads no torch.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cld_core.errors import RecipeError, UsageError, nearest
-from cld_core.registration import Variant, resolve, table
+from cld_core.plugins import Variant, resolve, table
 
 from .data import ArraysSpec, CelebaHq256Spec, Cifar10Spec, IdxSpec, ImageDataSpec, ToyDataSpec
 from .keys import Entry, entries, key
@@ -39,7 +38,7 @@ from .sampling import (
 )
 from .schema import Recipe, leaves
 from .sde import CldSpec, HoldSpec, PsldSpec, SdeSpec, VpsdeSpec
-from .train import ObjectiveSpec
+from .train import ObjectiveSpec, OptimSpec
 
 # The spec of each section with variants.
 Specs = Mapping[str, type]
@@ -50,13 +49,12 @@ class Section:
     """A section whose keys depend on one of them, the selector; its first variant is the default.
 
     Attributes:
-        selector: the dotted key.
-        base: what all its specs derive from.
+        selector: the dotted key that chooses a variant.
+        base: the base class of all its specs.
         variants: by their names.
-        family: variants that derive from it keep the keys that they have in common when the
-            selector changes. Otherwise a section starts afresh with another spec.
-        carried: of these keys, those that are kept; None: all. The others start at the defaults of
-            the new spec.
+        family: a base class. When the selector changes from one of its subclasses to another, the
+            section keeps the keys that both have. With other specs it returns to the defaults.
+        carried: those of these keys that are kept; None: all.
     """
 
     selector: str
@@ -72,20 +70,19 @@ class Section:
 
     @property
     def entry(self) -> Entry:
-        """What there is to say about the selector."""
+        """The description of the selector."""
         names: Any = tuple(self.variants)
         return Entry(Literal[names], names[0], "selects the other keys of the section")
 
     @property
     def docs(self) -> dict[str, str]:
-        """What each variant is."""
+        """The description of each variant."""
         return {
             name: entries(variant.spec)[self.key].doc for name, variant in self.variants.items()
         }
 
     def find(self, name: Any) -> Variant:
-        """The variant of this name; the default if there is none, so that messages can list its
-        keys."""
+        """The variant of this name; if there is none, the default, whose keys messages can list."""
         default = next(iter(self.variants.values()))
         return self.variants.get(name, default) if isinstance(name, str) else default
 
@@ -124,15 +121,20 @@ _NETWORK = {
     "unet1d": Variant(Unet1dSpec, "cld_core.nets.ncsnpp:Ncsnpp"),
 }
 _OBJECTIVE = dict.fromkeys(("hsm", "dsm"), Variant(ObjectiveSpec, "cld_core.loss:ScoreMatching"))
+_OPTIM = {
+    "adam": Variant(OptimSpec, "cld_core.optim:adam"),
+    "adamw": Variant(OptimSpec, "cld_core.optim:adamw"),
+    "adamax": Variant(OptimSpec, "cld_core.optim:adamax"),
+}
 _SAMPLING = {
-    "ode": Variant(OdeSpec, "cld_core.samplers.ode:sample"),
-    "em": Variant(EmSpec, "cld_core.samplers.euler_maruyama:sample"),
-    "sscs": Variant(SscsSpec, "cld_core.samplers.sscs:sample"),
-    "exponential": Variant(ExponentialSpec, "cld_core.samplers.exponential:sample"),
-    "gddim": Variant(GddimSpec, "cld_core.samplers.gddim:sample"),
-    "conjugate": Variant(ConjugateSpec, "cld_core.samplers.splitting:sample"),
-    "splitting": Variant(SplittingSpec, "cld_core.samplers.splitting:sample"),
-    "tuned": Variant(TunedSpec, "cld_core.samplers.tuned:sample"),
+    "ode": Variant(OdeSpec, "cld_core.samplers.ode:method"),
+    "em": Variant(EmSpec, "cld_core.samplers.euler_maruyama:method"),
+    "sscs": Variant(SscsSpec, "cld_core.samplers.sscs:method"),
+    "exponential": Variant(ExponentialSpec, "cld_core.samplers.exponential:method"),
+    "gddim": Variant(GddimSpec, "cld_core.samplers.gddim:method"),
+    "conjugate": Variant(ConjugateSpec, "cld_core.samplers.splitting:method"),
+    "splitting": Variant(SplittingSpec, "cld_core.samplers.splitting:method"),
+    "tuned": Variant(TunedSpec, "cld_core.samplers.tuned:method"),
 }
 SECTIONS = {
     "data": Section("data.name", ToyDataSpec, table("data", _DATA), family=ImageDataSpec),
@@ -141,6 +143,7 @@ SECTIONS = {
     "objective": Section(
         "objective.name", ObjectiveSpec, table("objective", _OBJECTIVE), family=ObjectiveSpec
     ),
+    "optim": Section("optim.name", OptimSpec, table("optim", _OPTIM), family=OptimSpec),
     "sampling": Section(
         "sampling.method",
         SamplingSpec,
@@ -156,46 +159,48 @@ _REPLACED = {"data.plugin": "plugins", "eval.fid.plugin": "plugins"}
 
 
 def require_fixed_steps(sampling: SamplingSpec) -> None:
-    """Refuse a method that chooses its own steps for what needs fixed ones, conditioning by
-    replacement.
+    """Refuse a method that chooses its own steps: conditioning by replacement needs fixed ones.
 
     Raises:
-        UsageError: names those that can be chosen.
+        UsageError: names the methods with fixed steps.
     """
     if sampling.adaptive:
         specs: dict[str, Any] = {
             name: variant.spec for name, variant in SECTIONS["sampling"].variants.items()
         }
-        *some, last = (
-            name for name, it in specs.items() if not it.adaptive and not it.needs_solution
+        methods = [
+            name for name, spec in specs.items() if not spec.adaptive and not spec.needs_solution
+        ]
+        raise UsageError(
+            f"sampling.method={sampling.method} chooses its own steps, "
+            f"and replacement needs fixed ones. Choose {_alternatives(methods)}, "
+            "or condition by gradient."
         )
-        text = (
-            f"sampling.method={sampling.method} chooses its own steps, and replacement needs "
-            f"fixed ones"
-        )
-        raise UsageError(f"{text}. Choose {', '.join(some)} or {last}, or condition by gradient.")
 
 
 def implementation_of(section: str, spec: Any) -> Any:
-    """What implements a spec: its string, imported.
+    """The imported class or function that implements a spec.
 
     Raises:
         RecipeError: the spec's name is not registered.
     """
-    key, variants = SECTIONS[section].key, SECTIONS[section].variants
+    key = SECTIONS[section].key
+    variants = SECTIONS[section].variants
     if (name := getattr(spec, key)) not in variants:
-        there = f"no {key} is called {name!r}; there are {', '.join(variants)}"
-        raise RecipeError(f"{there}. `plugins` in a recipe names files that register others.")
+        raise RecipeError(
+            f"no {key} is called {name!r}; there are {', '.join(variants)}. "
+            "`plugins` in a recipe names files that register others."
+        )
     return resolve(variants[name].implementation)
 
 
 def build(section: str, spec: Any, *args: Any, **keywords: Any) -> Any:
-    """Call what implements ``spec`` with the spec and further arguments."""
+    """Call the implementation of ``spec`` with the spec and further arguments."""
     return implementation_of(section, spec)(spec, *args, **keywords)
 
 
 def default_specs() -> dict[str, type]:
-    """The spec of each section with variants, where nothing chooses another one."""
+    """The spec of the default variant of each section with variants."""
     return {name: section.find(None).spec for name, section in SECTIONS.items()}
 
 
@@ -205,22 +210,21 @@ def specs_of(recipe: Recipe) -> dict[str, type]:
 
 
 def spec_of(section: str, keys: Mapping[str, Any]) -> type:
-    """The spec of the keys of a section; of a plug-in that has not been imported, one with these
-    very keys.
+    """The spec that the keys of a section choose.
 
-    Commands that only look run no code of plug-ins.
+    The variant may belong to a plug-in that is not imported: commands that only read run no code
+    of plug-ins. Its spec is then made of the given keys.
     """
-    name, variants = keys.get(SECTIONS[section].key), SECTIONS[section].variants
+    name = keys.get(SECTIONS[section].key)
+    variants = SECTIONS[section].variants
     if name in variants:
         return variants[name].spec
     base = ImageDataSpec if section == "data" and "path" in keys else SECTIONS[section].base
-    values = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in keys.items()
-    }
-    fields = [
-        (name, Any, key(values.get(name), "of a plug-in"))
-        for name in dict.fromkeys([*entries(base), *keys])
-    ]
+    fields = []
+    for name in dict.fromkeys([*entries(base), *keys]):
+        value = keys.get(name)
+        default = tuple(value) if isinstance(value, list) else value
+        fields.append((name, Any, key(default, "of a plug-in")))
     return dataclasses.make_dataclass(
         "UnregisteredSpec", fields, bases=(base,), frozen=True, kw_only=True
     )
@@ -229,10 +233,11 @@ def spec_of(section: str, keys: Mapping[str, Any]) -> type:
 def known(specs: Specs) -> dict[str, Entry]:
     """Every dotted key and section that a recipe may have, given the variants that it chooses."""
     found = dict(_below(Recipe, "", specs))
-    # A plug-in that is not imported has variants that nothing lists.
-    return found | {
-        it.selector: it.entry for it in SECTIONS.values() if found[it.selector].hint is not Any
-    }
+    for section in SECTIONS.values():
+        # The variants of a plug-in that is not imported cannot be listed.
+        if found[section.selector].hint is not Any:
+            found[section.selector] = section.entry
+    return found
 
 
 def _below(spec: type, prefix: str, specs: Specs) -> Iterator[tuple[str, Entry]]:
@@ -245,10 +250,10 @@ def _below(spec: type, prefix: str, specs: Specs) -> Iterator[tuple[str, Entry]]
 
 
 def refusal(path: str, value: Any, keys: Mapping[str, Entry], specs: Specs) -> str | None:
-    """Why a recipe cannot have a key, and what to write; None if it can.
+    """Why a recipe cannot have a key, and the fix; None if it can.
 
-    An unknown key is answered with the nearest one, or with the variant that has it. A section has
-    to be a mapping.
+    For an unknown key, the fix names the nearest one, or the variant that has it. A section must be
+    a mapping.
 
     Args:
         keys: those that are `known` with ``specs``.
@@ -258,10 +263,12 @@ def refusal(path: str, value: Any, keys: Mapping[str, Entry], specs: Specs) -> s
     if path in keys:
         return f"'{path}' is a section, not a value. {_list(path, keys)}"
     if path in _REPLACED:
-        fix = "at the top of the recipe (on the command line: plugins=FILE.py)"
-        return f"'{path}' has become '{_REPLACED[path]}'. Write `plugins: [FILE.py]` {fix}."
+        return (
+            f"'{path}' has become '{_REPLACED[path]}'. Write `plugins: [FILE.py]` at the top of "
+            "the recipe (on the command line: plugins=FILE.py)."
+        )
     if isinstance(value, Mapping):
-        # The keys in a section that does not exist tell which section is meant.
+        # The keys in an unknown section show which section is meant.
         path = next((f"{path}.{name}" for name in leaves(value)), path)
     section = path.rpartition(".")[0]
     if section not in SECTIONS:
@@ -282,28 +289,29 @@ def _suggestion(path: str, keys: Mapping[str, Entry], others: Mapping[str, str])
     guess = nearest(path, [*names, *others])
     if guess is None:
         return _list(path.rpartition(".")[0], keys)
-    about = (
-        f"{keys[guess].expects}: {keys[guess].doc}" if guess in keys else f"with {others[guess]}"
-    )
-    return f"Did you mean '{guess}' ({about})?"
+    if guess in keys:
+        return f"Did you mean '{guess}' ({keys[guess].expects}: {keys[guess].doc})?"
+    return f"Did you mean '{guess}' (with {others[guess]})?"
 
 
 def _others(section: str) -> dict[str, str]:
-    """Every dotted key that some variant of a section has, with how to choose those, as
-    "sampling.method=ode or em"."""
+    """By dotted key of any variant of a section, its variants, as "sampling.method=ode or em"."""
     owners: dict[str, list[str]] = {}
     for variant, choice in SECTIONS[section].variants.items():
         for name in entries(choice.spec):
             owners.setdefault(f"{section}.{name}", []).append(variant)
     selector = SECTIONS[section].selector
-    return {
-        key: f"{selector}={' or '.join(filter(None, (', '.join(it[:-1]), it[-1])))}"
-        for key, it in owners.items()
-    }
+    return {key: f"{selector}={_alternatives(names)}" for key, names in owners.items()}
+
+
+def _alternatives(names: Sequence[str]) -> str:
+    """Names in a sentence, as "ode, em or sscs"."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _list(section: str, keys: Mapping[str, Entry]) -> str:
-    """The keys of a section, or of the nearest one above it."""
+    """A sentence with the keys of a section, or of the nearest one above it."""
     if section in keys and not keys[section].is_section:
         return f"'{section}' is a key, not a section."
     if section and section not in keys:

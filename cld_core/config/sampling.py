@@ -5,7 +5,7 @@ Another method keeps the keys of `SamplingSpec`, and `nfe` if both have it; its 
 its defaults.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -23,11 +23,14 @@ class SamplingSpec:
         adaptive: each sample has its own steps.
         needs_solution: the method needs a solution that was fitted to the network,
             `cld_core.run.tunings`.
+        compared: the settings that `cldctl bench samplers` compares: keys of this section, as
+            KEY=VALUE,..., by the names that it shows.
     """
 
     needs_split: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     needs_solution: ClassVar[bool] = False
+    compared: ClassVar[Mapping[str, str]] = {}
 
     method: str = key("ode", "how samples are drawn")
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
@@ -40,11 +43,8 @@ class SamplingSpec:
     )
     guidance: float = key(
         1.0,
-        (
-            "scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional "
-            "one; "
-            "only with data.labels"
-        ),
+        "scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional one; "
+        "only with data.labels",
         ge=0,
         le=1000,
     )
@@ -67,17 +67,17 @@ class SamplingSpec:
 
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
-        first, last = self.guidance_from, self.guidance_to
-        if first > last:
-            text = (
-                f"is {first:g}, above sampling.guidance_to={last:g}: guidance would never act. "
-                f"Lower it."
+        if self.guidance_from > self.guidance_to:
+            yield (
+                "guidance_from",
+                "guidance_to",
+                f"is {self.guidance_from:g}, above sampling.guidance_to={self.guidance_to:g}: "
+                f"guidance would never act. Lower it.",
             )
-            yield "guidance_from", "guidance_to", text
 
     def require_usable(self) -> None:
-        """Refuse settings that give useless samples. They may be in the recipe of a run that does
-        without samples.
+        """Refuse settings that give useless samples. The recipe of a run that draws none may have
+        them.
 
         Raises:
             RecipeError: names the keys.
@@ -90,6 +90,7 @@ class OdeSpec(SamplingSpec):
     evaluations."""
 
     adaptive: ClassVar[bool] = True
+    compared: ClassVar[Mapping[str, str]] = {"ode": ""}
     follows_flow = True
 
     method: Literal["ode"] = key("ode", "adaptive solver of the probability flow")
@@ -128,21 +129,29 @@ class FixedStepSpec(SamplingSpec):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if self.grid_power != FixedStepSpec.grid_power and self.spacing != "power":
-            text = (
+            yield (
+                "grid_power",
+                "grid",
                 f"has no effect with sampling.grid={self.spacing}. Set sampling.grid=power or "
-                f"leave it at"
+                f"leave it at {FixedStepSpec.grid_power}.",
             )
-            yield "grid_power", "grid", f"{text} {FixedStepSpec.grid_power}."
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmSpec(FixedStepSpec):
+    compared: ClassVar[Mapping[str, str]] = {"em-quadratic": "grid=quadratic"}
+
     method: Literal["em"] = key("em", "Euler-Maruyama")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SscsSpec(FixedStepSpec):
     needs_split: ClassVar[bool] = True
+    compared: ClassVar[Mapping[str, str]] = {
+        "sscs-linear": "grid=linear",
+        "sscs-quadratic": "grid=quadratic",
+        "sscs-2-quadratic": "sscs_order=2,grid=quadratic",
+    }
 
     method: Literal["sscs"] = key("sscs", "symmetric splitting (SSCS)")
     sscs_order: int = key(1, "order of convergence of SSCS; 1 is the published one", ge=1, le=2)
@@ -151,6 +160,12 @@ class SscsSpec(FixedStepSpec):
 @dataclass(frozen=True, kw_only=True)
 class ExponentialSpec(FixedStepSpec):
     auto_grid: ClassVar[str] = "power"
+    compared: ClassVar[Mapping[str, str]] = {
+        "exponential": "",
+        "exponential-2": "order=2,corrector=false",
+        "exponential-3": "order=3,corrector=false,grid_power=3",
+        "exponential-2-noise": "order=2,corrector=false,eta=1,grid=quadratic",
+    }
 
     method: Literal["exponential"] = key("exponential", "exponential multistep")
     order: int = key(1, "degree of the interpolating polynomial", ge=0, le=3)
@@ -159,8 +174,7 @@ class ExponentialSpec(FixedStepSpec):
     repeats: int = key(
         1,
         "how often each group of sampling.jump steps is made; before each repetition, the forward "
-        "process leads back "
-        "to its start; sampling.nfe counts each step once",
+        "process leads back to its start; sampling.nfe counts each step once",
         ge=1,
         le=1000,
     )
@@ -177,19 +191,17 @@ class ExponentialSpec(FixedStepSpec):
     def require_usable(self) -> None:
         # Where it does not diverge, other settings are as close: docs/samplers.md, "Noise".
         if self.order == 3 and self.corrector and self.eta >= 0.3:
-            text = (
-                "'sampling.order' cannot be 3 with sampling.corrector=true and sampling.eta of "
-                "0.3 or more"
-            )
-            found = f"sampling.eta is {self.eta:g}, and noise grows in long steps"
             raise RecipeError(
-                f"{text}: {found}. Set sampling.corrector=false, and best sampling.order=2 with it."
+                f"'sampling.order' cannot be 3 with sampling.corrector=true and sampling.eta of "
+                f"0.3 or more: sampling.eta is {self.eta:g}, and noise grows in long steps. Set "
+                f"sampling.corrector=false, and best sampling.order=2 with it."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class GddimSpec(FixedStepSpec):
     auto_grid: ClassVar[str] = "power"
+    compared: ClassVar[Mapping[str, str]] = {"gddim": "", "gddim-noise": "order=0,eta=1"}
 
     method: Literal["gddim"] = key("gddim", "generalised DDIM (gDDIM)")
     root: Literal["flow", "cholesky"] = key(
@@ -206,21 +218,20 @@ class GddimSpec(FixedStepSpec):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if self.eta > 0 and (self.order > 0 or self.corrector):
-            text = (
-                f"must be 0 with sampling.eta={self.eta:g}, and sampling.corrector false: "
-                f"gDDIM "
-                f"with noise takes"
+            yield (
+                "order",
+                "eta",
+                f"must be 0 with sampling.eta={self.eta:g}, and sampling.corrector false: gDDIM "
+                f"with noise takes single steps. Set sampling.order=0 and "
+                f"sampling.corrector=false, or sampling.method=exponential.",
             )
-            fix = (
-                "Set sampling.order=0 and sampling.corrector=false, or sampling.method=exponential."
-            )
-            yield "order", "eta", f"{text} single steps. {fix}"
         if self.eta > 0 and self.root == "cholesky":
-            text = (
-                f"has no effect with sampling.eta={self.eta:g}: gDDIM with noise is the same "
-                f"for any root"
+            yield (
+                "root",
+                "eta",
+                f"has no effect with sampling.eta={self.eta:g}: gDDIM with noise is the same for "
+                f"any root. Leave it at flow.",
             )
-            yield "root", "eta", f"{text}. Leave it at flow."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +248,7 @@ class ConjugateSpec(FixedStepSpec):
     conjugate: ClassVar[bool] = True
     noise_scale: ClassVar[float] = 1.0
     auto_grid: ClassVar[str] = "power"
+    compared: ClassVar[Mapping[str, str]] = {"conjugate": ""}
 
     method: Literal["conjugate"] = key("conjugate", "conjugate integrator (lambda-DDIM)")
     conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100)
@@ -254,6 +266,11 @@ class SplittingSpec(FixedStepSpec):
     needs_split: ClassVar[bool] = True
     auto_grid: ClassVar[str] = "quadratic"
     stochastic: ClassVar[tuple[str, ...]] = ("oba", "bao", "obab")
+    compared: ClassVar[Mapping[str, str]] = {
+        "splitting-euler": "scheme=symplectic-euler",
+        "splitting-verlet": "scheme=velocity-verlet",
+        "splitting-obab": "scheme=obab",
+    }
 
     method: Literal["splitting"] = key(
         "splitting", "splitting integrator of positions and velocities"
@@ -279,14 +296,19 @@ class SplittingSpec(FixedStepSpec):
         yield from super().problems()
         noisy = self.scheme in self.stochastic
         if noisy and self.conjugate:
-            text = f"is true, but sampling.scheme={self.scheme} has noise. Set it to false"
-            yield "conjugate", "scheme", f"{text}, or sampling.scheme=velocity-verlet."
-        if not noisy and self.noise_scale != 1.0:
-            text = (
-                f"has no effect with sampling.scheme={self.scheme}, which has no noise. Leave "
-                f"it at 1"
+            yield (
+                "conjugate",
+                "scheme",
+                f"is true, but sampling.scheme={self.scheme} has noise. Set it to false, or "
+                f"sampling.scheme=velocity-verlet.",
             )
-            yield "noise_scale", "scheme", f"{text}."
+        if not noisy and self.noise_scale != 1.0:
+            yield (
+                "noise_scale",
+                "scheme",
+                f"has no effect with sampling.scheme={self.scheme}, which has no noise. Leave it "
+                f"at 1.",
+            )
         if not self.conjugate and self.conjugate_lambda != 0.0:
             yield "conjugate_lambda", "conjugate", "has no effect. Set sampling.conjugate=true."
 
@@ -295,6 +317,7 @@ class SplittingSpec(FixedStepSpec):
 class TunedSpec(SamplingSpec):
     needs_solution: ClassVar[bool] = True
     follows_flow = True
+    compared: ClassVar[Mapping[str, str]] = {"tuned": ""}
 
     method: Literal["tuned"] = key(
         "tuned", "times and coefficients fitted to the network by `cldctl tune`"

@@ -1,7 +1,4 @@
-"""The recipe: frozen dataclasses, one for each section, each field with its unit and its bounds.
-
-Nothing here imports torch: the command line reads recipes and must answer at once.
-"""
+"""The recipe: a frozen dataclass of sections, and the checks across them. Loads no torch."""
 
 import dataclasses
 import math
@@ -41,8 +38,7 @@ class Recipe:
     plugins: tuple[str, ...] = key(
         (),
         "Python files and modules that register further data, diffusions, networks, objectives, "
-        "samplers, metrics or "
-        "loggers",
+        "samplers, metrics or loggers",
     )
     data: DataSpec = section(ToyDataSpec, "what is trained on")
     sde: SdeSpec = section(CldSpec, "the diffusion, which turns data into noise")
@@ -65,10 +61,10 @@ class Recipe:
     hooks: HooksSpec = section(HooksSpec, "your own commands that hear about a run")
 
     def anchored(self, folder: Path) -> "Recipe":
-        """The recipe with all paths absolute, as those of plug-ins are when it is read.
+        """The recipe with all paths absolute; those of plug-ins are absolute once it is read.
 
         Args:
-            folder: what relative ones are taken from.
+            folder: the folder that relative ones are taken from.
         """
         return cast(Recipe, _anchored(self, folder))
 
@@ -77,31 +73,31 @@ class Recipe:
         return asdict(self)
 
     def to_share(self) -> dict[str, Any]:
-        """As `to_dict`, without what is about machines and people rather than the model: `cluster`,
-        `monitor`, `hooks`.
+        """As `to_dict`, without the sections that do not concern the model.
 
-        Their set-up lines, addresses and commands may hold accounts and secrets.
+        `cluster`, `monitor` and `hooks` have set-up lines, addresses and commands, which may hold
+        accounts and secrets.
         """
         private = ("cluster", "monitor", "hooks")
         return {name: section for name, section in self.to_dict().items() if name not in private}
 
     def model_digest(self) -> str:
-        """Digest of what a checkpoint's tensors depend on; it does not change in the course of a
-        run."""
-        names, network = ("name", "mixed_score", "precondition", "data_std"), asdict(self.network)
+        """Digest of everything that a checkpoint's tensors depend on; constant throughout a run."""
+        network = asdict(self.network)
         if network.get("patch") == 1:
-            # So that checkpoints of earlier versions, which knew no patches, are those of their
-            # recipes.
+            # Checkpoints of versions without patches keep their digest.
             del network["patch"]
+        objective = ("name", "mixed_score", "precondition", "data_std")
         parts = {
             "data": self.data.name,
             "labels": self.data.labels,
             "sde": asdict(self.sde),
             "network": network,
-            "objective": {name: getattr(self.objective, name) for name in names},
+            "objective": {name: getattr(self.objective, name) for name in objective},
             "optim": self.optim.name,
-            **({"scaling": self.data.scaling} if isinstance(self.data, ArraysSpec) else {}),
         }
+        if isinstance(self.data, ArraysSpec):
+            parts["scaling"] = self.data.scaling
         return digest(parts)[:16]
 
 
@@ -131,34 +127,32 @@ def _anchored(spec: Any, folder: Path) -> Any:
 
 
 def problems(recipe: Recipe) -> Iterator[Problem]:
-    """Pairs of dotted keys that do not go together: in a section, as its spec says in `problems`,
-    and across them."""
+    """Pairs of dotted keys that do not go together: those of its sections, and those across."""
     for name in entries(Recipe):
-        of_section = getattr(getattr(recipe, name), "problems", tuple)
-        for one, other, text in of_section():
+        # Specs without pairs need no such method.
+        problems_of_section = getattr(getattr(recipe, name), "problems", tuple)
+        for one, other, text in problems_of_section():
             yield f"{name}.{one}", f"{name}.{other}", text
     yield from _diffusion(recipe)
     yield from _data(recipe)
     yield from _labels(recipe) if recipe.data.labels else _no_labels(recipe)
-    train = recipe.train
-    world = recipe.cluster.world_size
-    lengths = recipe.train.ema_lengths
-    if train.batch_size < world:
-        text = (
-            f"is {train.batch_size}, less than one example for each of {world} ranks. Raise it "
-            f"or use fewer ranks."
+    batch_size = recipe.train.batch_size
+    ranks = recipe.cluster.world_size
+    if batch_size < ranks:
+        yield (
+            "train.batch_size",
+            "cluster.tasks_per_node",
+            f"is {batch_size}, less than one example for each of {ranks} ranks. "
+            "Raise it or use fewer ranks.",
         )
-        yield "train.batch_size", "cluster.tasks_per_node", text
-    if recipe.ema.length is not None and not lengths:
-        fix = (
-            "Train with train.ema_lengths=[0.05,0.1], or `cldctl resume RUN "
-            "train.ema_lengths=[0.05,0.1]`"
-        )
-        text = (
+    if recipe.ema.length is not None and not recipe.train.ema_lengths:
+        yield (
+            "ema.length",
+            "train.ema_lengths",
             f"is {recipe.ema.length:g}, but train.ema_lengths keeps no averages to make it of. "
-            f"{fix}."
+            "Train with train.ema_lengths=[0.05,0.1], or "
+            "`cldctl resume RUN train.ema_lengths=[0.05,0.1]`.",
         )
-        yield "ema.length", "train.ema_lengths", text
 
 
 def _diffusion(recipe: Recipe) -> Iterator[Problem]:
@@ -166,18 +160,23 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
     objective = recipe.objective
     sampling = recipe.sampling
     if type(objective) is ObjectiveSpec and objective.name not in sde.objectives:
-        text = (
-            f"cannot be {objective.name} with sde.name={sde.name}. Set "
-            f"objective.name={sde.objectives[0]}."
+        yield (
+            "objective.name",
+            "sde.name",
+            f"cannot be {objective.name} with sde.name={sde.name}. "
+            f"Set objective.name={sde.objectives[0]}.",
         )
-        yield "objective.name", "sde.name", text
     if sampling.needs_split and not sde.splittable:
-        text = f"cannot be {sampling.method} with sde.name={sde.name}, which cannot be split."
-        yield "sampling.method", "sde.name", f"{text} Set sampling.method=exponential."
+        yield (
+            "sampling.method",
+            "sde.name",
+            f"cannot be {sampling.method} with sde.name={sde.name}, which cannot be split. "
+            "Set sampling.method=exponential.",
+        )
 
 
 def _data(recipe: Recipe) -> Iterator[Problem]:
-    # Specs of plug-ins need not say.
+    # The spec of a plug-in may have no shape.
     if (shape := getattr(recipe.data, "shape", None)) is not None:
         yield from problems_of_shape(recipe, shape)
     if isinstance(recipe.data, ToyDataSpec) and recipe.periodic.fid_every is not None:
@@ -186,46 +185,54 @@ def _data(recipe: Recipe) -> Iterator[Problem]:
 
 
 def problems_of_shape(recipe: Recipe, shape: tuple[int, ...]) -> Iterator[Problem]:
-    """What does not go with examples of a shape (C, ...), which only the data may know: as
-    `problems`."""
+    """Keys that do not fit examples of a shape (C, ...), which may be known from the data alone.
+
+    The form is that of `problems`.
+    """
     for name, text in recipe.network.misfits(shape):
         yield f"network.{name}", "data.name", text
-    samples, pixels = recipe.periodic.samples, math.prod(shape[1:])
+    samples = recipe.periodic.samples
+    pixels = math.prod(shape[1:])
     if len(shape) == 3 and samples * pixels > MAX_PICTURE:
-        sides = f"{shape[1]} x {shape[2]}"
-        text = (
-            f"is {samples}: with {sides} pixels, a picture shows at most "
-            f"{MAX_PICTURE // pixels}. Lower it."
+        yield (
+            "periodic.samples",
+            "data.name",
+            f"is {samples}: with {shape[1]} x {shape[2]} pixels, a picture shows at most "
+            f"{MAX_PICTURE // pixels}. Lower it.",
         )
-        yield "periodic.samples", "data.name", text
 
 
 def _no_labels(recipe: Recipe) -> Iterator[Problem]:
-    guidance, dropout = recipe.sampling.guidance, recipe.objective.label_dropout
+    guidance = recipe.sampling.guidance
+    dropout = recipe.objective.label_dropout
     if guidance != 1:
-        text = f"is {guidance:g}, but the model has no labels: data.labels is false. Leave it at 1."
-        yield "sampling.guidance", "data.labels", text
-    if dropout != ObjectiveSpec.label_dropout:
-        text = (
-            f"is {dropout:g}, which has no effect with data.labels=false. Set "
-            f"data.labels=true, "
-            f"or leave it"
+        yield (
+            "sampling.guidance",
+            "data.labels",
+            f"is {guidance:g}, but the model has no labels: data.labels is false. Leave it at 1.",
         )
-        yield "objective.label_dropout", "data.labels", f"{text} at {ObjectiveSpec.label_dropout}."
+    if dropout != ObjectiveSpec.label_dropout:
+        yield (
+            "objective.label_dropout",
+            "data.labels",
+            f"is {dropout:g}, which has no effect with data.labels=false. "
+            f"Set data.labels=true, or leave it at {ObjectiveSpec.label_dropout}.",
+        )
 
 
 def _labels(recipe: Recipe) -> Iterator[Problem]:
     guidance = recipe.sampling.guidance
     if not recipe.network.takes_labels:
-        text = (
+        yield (
+            "data.labels",
+            "network.name",
             f"cannot be true with network.name={recipe.network.name}, which takes no labels. "
-            f"Set it to false."
+            "Set it to false.",
         )
-        yield "data.labels", "network.name", text
     if guidance != 1 and recipe.objective.label_dropout == 0:
-        text = (
+        yield (
+            "sampling.guidance",
+            "objective.label_dropout",
             f"is {guidance:g}, but objective.label_dropout is 0, so nothing was trained "
-            f"without "
-            f"labels"
+            "without labels. Leave it at 1.",
         )
-        yield "sampling.guidance", "objective.label_dropout", f"{text}. Leave it at 1."

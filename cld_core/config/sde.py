@@ -13,8 +13,8 @@ class SdeSpec:
 
     Attributes:
         objectives: values of `objective.name` that train it.
-        splittable: its dynamics can be split, as SSCS needs; the implementation then defines
-            `reverse`.
+        splittable: whether its dynamics can be split, as SSCS needs; the implementation then
+            defines `reverse`.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("hsm", "dsm")

@@ -1,4 +1,4 @@
-"""Recipes by name: those of the user, and those that come with this package."""
+"""Recipes by name: the user's own, and those that come with this package."""
 
 import functools
 import os
@@ -9,16 +9,17 @@ from pathlib import Path
 from cld_core.files import read_bytes
 from cld_core.sanitize import one_line
 
-# A recipe has at most so many bytes, and its description so many characters.
-_MAX_HEAD, _LONGEST = 256 * 2**10, 200
-# Recipes of the user, below the working directory. They take precedence.
+# The most bytes of a recipe.
+_MAX_HEAD = 256 * 2**10
+# The most characters of its description.
+_LONGEST = 200
+# The user's own recipes, below the working directory. They take precedence.
 OWN = Path("recipes")
 
 
 @functools.cache
 def folder() -> Path:
-    """The folder of the recipes that come with this package: data of the package, or `recipes/` of
-    a checkout."""
+    """The folder of the recipes of this package: in the package, or `recipes/` of a checkout."""
     installed = Path(str(resources.files("cld_core"))) / "recipes"
     return installed if installed.is_dir() else installed.parents[1] / "recipes"
 
@@ -35,26 +36,23 @@ def recipes() -> dict[str, Path]:
 
 
 def named(name: str, by_name: dict[str, Path]) -> Path | None:
-    """What somebody means by ``name``: a file if there is one, or else what has this name; None if
-    nothing has."""
+    """The file at the path ``name``, or else the recipe of that name; None if neither exists."""
     return Path(name) if os.path.isfile(name) else by_name.get(name)
 
 
 def description(file: Path) -> str:
-    """What a recipe says about itself: the first sentence of the comment that it begins with; empty
-    without one.
+    """The first sentence of the comment at the head of a recipe; empty without one.
 
     Raises:
         OSError: the file cannot be read.
     """
+    content = read_bytes(file, limit=_MAX_HEAD, follow=True).decode(errors="replace")
     words: list[str] = []
-    for line in (
-        read_bytes(file, limit=_MAX_HEAD, follow=True).decode(errors="replace").splitlines()
-    ):
+    for line in content.splitlines():
         if not line.startswith("#"):
             break
         words += line.lstrip("#").split()
-    # A sentence begins with a capital letter; "e.g." ends none.
+    # The next sentence begins with a capital letter: "e.g." does not end one.
     text, *_ = re.split(r"\. (?=[A-Z])", " ".join(words), maxsplit=1)
     return one_line(text.removesuffix("."), _LONGEST)
 

@@ -1,8 +1,7 @@
-"""The sections about training: what it minimises, how, for how long, what it computes meanwhile,
-and its averages.
+"""The sections about training: objective, optimiser, length, periodic computations, averages.
 
-And those that change no number: `monitor`, where training is shown besides TensorBoard, and
-`hooks`, commands that hear about it.
+Also two that change no number: `monitor`, where training is shown besides TensorBoard, and
+`hooks`, commands that are run when the state changes.
 """
 
 import math
@@ -17,11 +16,11 @@ from cld_core.sanitize import is_count, one_line
 
 from .keys import Problem, is_due, key, section
 
-# Of the uniform average; no power function that grows is longer.
+# The relative length of the uniform average; that of an increasing power function is shorter.
 UNIFORM_LENGTH = 1.0 / math.sqrt(12.0)
-# In three digits, for keys.
+# The bound of keys, with three digits.
 LONGEST = math.floor(1000.0 * UNIFORM_LENGTH) / 1000.0
-# What a store of MLflow may be: a server, Databricks, a data base, or a folder.
+# Schemes of a store of MLflow: a server or Databricks, a data base or a folder.
 _SERVERS = ("http", "https", "databricks", "databricks-uc")
 _STORES = ("sqlite", "postgresql", "mysql", "mssql", "file")
 
@@ -40,15 +39,12 @@ class ObjectiveSpec:
     times: Literal["uniform", "log", "importance"] = key(
         "uniform",
         "how t is drawn: uniformly; uniformly in log t, which weights each t by 1/t; or by "
-        "importance sampling for the "
-        "weighting, which does not change the weights",
+        "importance sampling for the weighting, which does not change the weights",
     )
     precondition: Literal["none", "data"] = key(
         "none",
-        (
-            "data: scale inputs and outputs of the network as for Gaussian data, so that it learns "
-            "only the rest"
-        ),
+        "data: scale inputs and outputs of the network as for Gaussian data, "
+        "so that it learns only the rest",
     )
     data_std: float = key(0.5, "standard deviation of these Gaussian data", gt=0, le=1000)
     label_dropout: float = key(
@@ -60,44 +56,45 @@ class ObjectiveSpec:
 
     @property
     def kernel(self) -> Literal["hsm", "dsm"]:
-        """Whether u at t is drawn with the halves other than x at time 0 averaged over ("hsm") or
-        given ("dsm").
+        """How u at t is drawn: with the halves other than x at time 0 averaged over, or given.
 
-        The spec of a plug-in's objective may set it; without, it is "hsm".
+        "hsm" averages, "dsm" does not. The spec of a plug-in's objective may override it.
         """
         return "dsm" if self.name == "dsm" else "hsm"
 
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
         if self.precondition != "none" and self.mixed_score:
-            text = (
-                f"cannot be {self.precondition} with objective.mixed_score: both add a known "
-                f"score to the network's"
+            yield (
+                "precondition",
+                "mixed_score",
+                f"cannot be {self.precondition} with objective.mixed_score: "
+                "both add a known score to the network's. Set objective.mixed_score=false.",
             )
-            yield "precondition", "mixed_score", f"{text}. Set objective.mixed_score=false."
         if self.precondition == "none" and self.data_std != ObjectiveSpec.data_std:
-            text = f"is {self.data_std:g}, which has no effect with objective.precondition=none"
-            yield "data_std", "precondition", f"{text}. Set objective.precondition=data."
-        if self.times == "importance" and self.weighting != "likelihood":
-            text = (
-                f"cannot be importance with objective.weighting={self.weighting}, which "
-                f"weights "
-                f"all t about alike"
+            yield (
+                "data_std",
+                "precondition",
+                f"is {self.data_std:g}, which has no effect with objective.precondition=none. "
+                "Set objective.precondition=data.",
             )
-            fix = "Set objective.weighting=likelihood, or objective.times=uniform"
-            yield "times", "weighting", f"{text}. {fix}."
+        if self.times == "importance" and self.weighting != "likelihood":
+            yield (
+                "times",
+                "weighting",
+                f"cannot be importance with objective.weighting={self.weighting}, "
+                "which weights all t about alike. "
+                "Set objective.weighting=likelihood, or objective.times=uniform.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSpec:
-    name: Literal["adam", "adamw", "adamax"] = key("adam", "optimiser")
+    name: str = key("adam", "optimiser")
     impl: Literal["auto", "fused", "apex", "plain"] = key(
         "auto",
-        (
-            "implementation: fused kernels of torch (auto: if it has any), those of NVIDIA "
-            "apex, or "
-            "plain ones"
-        ),
+        "implementation: fused kernels of torch (auto: if it has any), those of NVIDIA apex, "
+        "or plain ones",
     )
     lr: float = key(1e-3, "learning rate after the warm-up and before any decay", gt=0)
     weight_decay: float = key(0.0, "decay per unit of learning rate", ge=0)
@@ -107,19 +104,14 @@ class OptimSpec:
     warmup_steps: int = key(0, "steps over which the learning rate rises linearly from 0", ge=0)
     decay: Literal["none", "linear", "cosine"] = key(
         "none",
-        (
-            "how the learning rate falls to 0 at train.steps: not at all, linearly, or as half a "
-            "cosine"
-        ),
+        "how the learning rate falls to 0 at train.steps: not at all, linearly, "
+        "or as half a cosine",
     )
     grad_clip: float | None = key(1.0, "largest norm of the gradient; null: no clipping", gt=0)
     max_grad_growth: float | None = key(
         None,
-        (
-            "gradient norm, in units of its running mean, above which a step is never taken; "
-            "null: no "
-            "limit"
-        ),
+        "gradient norm, in units of its running mean, above which a step is never taken; "
+        "null: no limit",
         gt=1,
     )
 
@@ -146,10 +138,8 @@ class TrainSpec:
     ema: float = key(0.999, "decay of the moving average of the weights", ge=0, lt=1)
     ema_lengths: tuple[float, ...] = key(
         (),
-        (
-            "relative lengths of power-function averages to track, such as 0.05 and 0.1, for "
-            "ema.length"
-        ),
+        "relative lengths of power-function averages to track, such as 0.05 and 0.1, "
+        "for ema.length",
         gt=0,
         lt=LONGEST,
     )
@@ -171,11 +161,8 @@ class TrainSpec:
     )
     keep: int = key(
         3,
-        (
-            "newest checkpoints to keep, preferring those of checkpoint_every; the very newest "
-            "always "
-            "stays"
-        ),
+        "newest checkpoints to keep, preferring those of checkpoint_every; "
+        "the very newest always stays",
         ge=1,
     )
     milestone_every: int | None = key(
@@ -199,20 +186,20 @@ class TrainSpec:
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
         if self.micro_batch is not None and self.micro_batch > self.batch_size:
-            text = (
-                f"is {self.micro_batch}, more than train.batch_size={self.batch_size}. Lower "
-                f"it "
-                f"or set it to null."
+            yield (
+                "micro_batch",
+                "batch_size",
+                f"is {self.micro_batch}, more than train.batch_size={self.batch_size}. "
+                "Lower it or set it to null.",
             )
-            yield "micro_batch", "batch_size", text
         if len(set(self.ema_lengths)) < len(self.ema_lengths):
             yield "ema_lengths", "ema_lengths", "has a length twice. Remove one."
         if self.ema_every is not None and not self.ema_lengths:
-            text = f"is {self.ema_every}, which has no effect without train.ema_lengths"
             yield (
                 "ema_every",
                 "ema_lengths",
-                f"{text}. Set train.ema_lengths=[0.05,0.1], or leave it at null.",
+                f"is {self.ema_every}, which has no effect without train.ema_lengths. "
+                "Set train.ema_lengths=[0.05,0.1], or leave it at null.",
             )
 
     def wants_snapshot(self, step: int) -> bool:
@@ -221,7 +208,7 @@ class TrainSpec:
         return bool(self.ema_lengths) and is_due(step, every, every)
 
     def is_regular(self, step: int) -> bool:
-        """Whether a checkpoint is due at a step by its number, whatever the time."""
+        """Whether a checkpoint is due at a step because of its number, not of the time."""
         return step % self.checkpoint_every == 0 or self.is_milestone(step)
 
     def is_milestone(self, step: int) -> bool:
@@ -247,7 +234,7 @@ class PeriodicSpec:
     )
 
     def wants(self, what: Literal["samples", "elbo", "fid"], step: int) -> bool:
-        """Whether it is computed after a step."""
+        """Whether samples, the bound or the FID are computed after a step."""
         return is_due(step, getattr(self, f"{what}_every"), getattr(self, f"{what}_from"))
 
 
@@ -255,17 +242,15 @@ class PeriodicSpec:
 class EmaSpec:
     length: float | None = key(
         None,
-        (
-            "relative length of the weight average, reconstructed from those of train.ema_lengths; "
-            "null: use train.ema"
-        ),
+        "relative length of the weight average, reconstructed from those of train.ema_lengths; "
+        "null: use train.ema",
         gt=0,
         lt=LONGEST,
     )
 
     @property
     def words(self) -> str:
-        """In words, for what is made with the average; empty for the usual one."""
+        """A label for products of the average; empty for the usual one."""
         return "" if self.length is None else f"EMA length {self.length:g}"
 
 
@@ -296,28 +281,33 @@ class MlflowSpec:
         return self.tracking_uri is not None
 
     def problem(self) -> str | None:
-        """What is wrong with the address, and how to fix it; it never repeats a password."""
+        """The mistake in the address, and its fix, without the password; None if it is right."""
         if self.tracking_uri is None:
             return None
         try:
             parts = urlsplit(self.tracking_uri)
-            secret, host = parts.password is not None, parts.hostname
+            password = parts.password
+            host = parts.hostname
         except ValueError:
             return "is not an address. Set it to the address of your MLflow server."
-        if secret:
-            fix = (
-                "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where jobs start instead"
+        if password is not None:
+            return (
+                "holds a password, and the recipe is stored in the run folder. Set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where jobs start instead."
             )
-            return f"holds a password, and the recipe is stored in the run folder. {fix}."
         kind = parts.scheme.partition("+")[0] or self.tracking_uri
         if kind not in _SERVERS + _STORES or (kind in ("http", "https") and not host):
-            expected = "expected http://HOST:PORT, https://HOST or sqlite:////ABSOLUTE/FILE.db"
-            return f"cannot be {one_line(self.tracking_uri, 60)!r}; {expected}. Correct it."
-        if kind in ("sqlite", "file") and not parts.path.startswith(
-            "//" if kind == "sqlite" else "/"
-        ):
-            fix = f"{kind}:///{'/' if kind == 'sqlite' else ''}ABSOLUTE/PATH"
-            return f"is a relative path, and jobs run in another folder. Write {fix}."
+            return (
+                f"cannot be {one_line(self.tracking_uri, 60)!r}; expected http://HOST:PORT, "
+                "https://HOST or sqlite:////ABSOLUTE/FILE.db. Correct it."
+            )
+        if kind in ("sqlite", "file"):
+            root = "//" if kind == "sqlite" else "/"
+            if not parts.path.startswith(root):
+                return (
+                    "is a relative path, and jobs run in another folder. "
+                    f"Write {kind}://{root}ABSOLUTE/PATH."
+                )
         return None
 
 
@@ -331,19 +321,18 @@ class MonitorSpec:
         return tuple(name for name in ("wandb", "mlflow") if getattr(self, name).is_on)
 
     def problems(self) -> Iterator[Problem]:
-        """Keys of what is typed that are wrong."""
+        """Addresses and names that the loggers would refuse."""
         if (text := self.mlflow.problem()) is not None:
             yield "mlflow.tracking_uri", "mlflow.tracking_uri", text
-        for path, name in (
-            ("wandb.project", self.wandb.project),
-            ("wandb.entity", self.wandb.entity),
-        ):
+        for key_name in ("project", "entity"):
+            name = getattr(self.wandb, key_name)
             if name is not None and (not name.strip() or set(name) & set("/\\#?%:")):
-                text = (
+                yield (
+                    f"wandb.{key_name}",
+                    f"wandb.{key_name}",
                     f"cannot be {one_line(name, 60)!r}; expected a name without /\\#?%:. "
-                    f"Correct it."
+                    "Correct it.",
                 )
-                yield path, path, text
 
     def require_installed(self) -> None:
         """Refuse loggers whose package is missing here.
@@ -353,9 +342,9 @@ class MonitorSpec:
         """
         for name in self.chosen():
             if find_spec(name) is None:
-                text = f"'monitor.{name}' needs the package {name}, which is not installed"
                 raise RecipeError(
-                    f"{text}. Run `pip install 'cldctl[{name}]'`, or leave the section out."
+                    f"'monitor.{name}' needs the package {name}, which is not installed. "
+                    f"Run `pip install 'cldctl[{name}]'`, or leave the section out."
                 )
 
 
@@ -365,11 +354,11 @@ class HooksSpec:
     timeout_s: float = key(30.0, "seconds after which the command is ended", gt=0, le=3600)
 
     def problems(self) -> Iterator[Problem]:
-        """A command that is a slip."""
+        """A number in place of a command."""
         if self.on_change is not None and is_count(self.on_change.strip().lstrip("-")):
-            text = (
-                f"cannot be {self.on_change}, a number; expected a shell command. Write one, "
-                f"or "
-                f"leave it out."
+            yield (
+                "on_change",
+                "on_change",
+                f"cannot be {self.on_change}, a number; expected a shell command. "
+                "Write one, or leave it out.",
             )
-            yield "on_change", "on_change", text

@@ -1,5 +1,4 @@
-"""CelebA-HQ from the TFRecords of GLOW (`celeba-tfr`), a folder or its .tar, or from published LMDB
-files.
+"""CelebA-HQ from the TFRecords of GLOW (`celeba-tfr` or its .tar), or from published LMDB files.
 
 Shards are named `train/train-r08-s-0000-of-0120.tfrecords`: r08 means 2^8 = 256 pixels, and 0120
 shards belong together. A record has the features `shape` (int, H W C) and `data` (raw uint8 bytes,
@@ -17,7 +16,7 @@ import numpy as np
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .prepare import Member, Part, Plan, members
+from .prepare import Member, Plan, SourcePart, members
 from .store import CHANNELS, SPLITS, LmdbReader, Split, published
 
 SIZE = 256
@@ -25,7 +24,7 @@ OFFICIAL_COUNTS = {"train": 27_000, "validation": 3_000}
 
 
 def plan_celebahq(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
-    """The shards in ``source``, or the images in its LMDB files.
+    """A plan of the shards in ``source``, or of the images in its LMDB files.
 
     Raises:
         DataError: some shards are missing, or the archive cannot be listed.
@@ -46,17 +45,17 @@ def plan_celebahq(source: Path, expect: Mapping[str, int] | None = None) -> Plan
     )
 
 
-def _lmdb_parts(source: Path, split: Split, reader: LmdbReader | None) -> Iterator[Part]:
+def _lmdb_parts(source: Path, split: Split, reader: LmdbReader | None) -> Iterator[SourcePart]:
     if reader is None:
         raise DataError(
-            f"{source} has LMDB files, but none for {split}. Fetch it and run the same command "
-            f"again."
+            f"{source} has LMDB files, but none for {split}. "
+            "Fetch it and run the same command again."
         )
     count, *_, size = reader.shape
     if size != SIZE:
         raise WrongSourceError(f"{reader.path} has images of {size}x{size}, not {SIZE}x{SIZE}.")
     for index in range(count):
-        yield Part(
+        yield SourcePart(
             split=split,
             name=str(index),
             fingerprint=reader.about,
@@ -64,24 +63,23 @@ def _lmdb_parts(source: Path, split: Split, reader: LmdbReader | None) -> Iterat
         )
 
 
-def _shard_parts(source: Path) -> list[Part]:
+def _shard_parts(source: Path) -> list[SourcePart]:
     files = members(source, "the folder celeba-tfr or celeba-tfr.tar")
     by_split = {split: _complete(files, split, source) for split in SPLITS}
     try:
         import tfrecord  # noqa: F401
     except ImportError as error:
-        text = "TFRecords are read by the package tfrecord, which is not installed"
-        raise UsageError(f"{text}. Install it: pip install 'cldctl[tfrecord]'") from error
-    return [
-        Part(
-            split=split,
-            name=name,
-            fingerprint=f"{shard.length} bytes",
-            read=partial(_of_shard, name, shard),
-        )
-        for split, shards in by_split.items()
-        for name, shard in shards.items()
-    ]
+        raise UsageError(
+            "TFRecords are read by the package tfrecord, which is not installed. "
+            "Install it: pip install 'cldctl[tfrecord]'"
+        ) from error
+    parts = []
+    for split, shards in by_split.items():
+        for name, shard in shards.items():
+            read = partial(_of_shard, name, shard)
+            fingerprint = f"{shard.length} bytes"
+            parts.append(SourcePart(split=split, name=name, fingerprint=fingerprint, read=read))
+    return parts
 
 
 def _of_shard(name: str, shard: Member) -> np.ndarray:
@@ -99,10 +97,10 @@ def _of_shard(name: str, shard: Member) -> np.ndarray:
                 if found != shape:
                     raise ValueError(f"the image has the shape {found}")
                 images.append(np.frombuffer(features["data"], np.uint8).reshape(shape))
-    except Exception as error:  # the package and its protocol buffers raise whatever they like
-        text = f"{name}: record {len(images)} is not an image of {SIZE}x{SIZE} raw pixels"
+    except Exception as error:  # the package and its protocol buffers may raise anything
         raise DataError(
-            f"{text} ({one_line(error).rstrip('.')}). Fetch this file again."
+            f"{name}: record {len(images)} is not an image of {SIZE}x{SIZE} raw pixels "
+            f"({one_line(error).rstrip('.')}). Fetch this file again."
         ) from error
     return np.array(images, np.uint8).reshape(-1, *shape).transpose(0, 3, 1, 2)
 
@@ -111,24 +109,21 @@ def _complete(files: Sequence[Member], split: Split, source: Path) -> dict[str, 
     """The shards of a split in order, by name.
 
     Raises:
-        DataError: some are missing; WrongSourceError: all are.
+        DataError: some are missing.
+        WrongSourceError: all are missing.
     """
     begin = f"{split}-r{SIZE.bit_length() - 1:02d}-s-"
-    there = {PurePosixPath(file.name).name: file for file in files}
-    totals = [
-        int(name[-14:-10])
-        for name in there
-        if re.fullmatch(rf"{begin}\d{{4}}-of-\d{{4}}\.tfrecords", name)
-    ]
+    found = {PurePosixPath(file.name).name: file for file in files}
+    pattern = re.compile(rf"{begin}\d{{4}}-of-(\d{{4}})\.tfrecords")
+    totals = [int(match[1]) for match in map(pattern.fullmatch, found) if match]
     if not totals:
         raise WrongSourceError(
-            f"{source} has no shards named {begin}0000-of-NNNN.tfrecords. "
-            "Pass GLOW's celeba-tfr, complete with train and validation, or a folder of LMDB files "
-            "as --source."
+            f"{source} has no shards named {begin}0000-of-NNNN.tfrecords. Pass GLOW's celeba-tfr, "
+            "complete with train and validation, or a folder of LMDB files as --source."
         )
     total = max(totals)
     names = [f"{begin}{index:04d}-of-{total:04d}.tfrecords" for index in range(total)]
-    missing = [name for name in names if name not in there]
+    missing = [name for name in names if name not in found]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise DataError(
@@ -136,4 +131,4 @@ def _complete(files: Sequence[Member], split: Split, source: Path) -> dict[str, 
             f"{', '.join(missing[:5])}{more}. "
             "Fetch them and run the same command again; finished parts are kept."
         )
-    return {name: there[name] for name in names}
+    return {name: found[name] for name in names}

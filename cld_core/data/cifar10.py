@@ -2,8 +2,7 @@
 
 A batch is a pickle of Python 2: a dictionary with b"data", uint8 of shape (10000, 3072), each row
 an image with its red, green and blue planes one after the other, and b"labels", a list of their
-classes. Pickles can run code, so this one is read by an unpickler that accepts arrays and nothing
-else.
+classes. Pickles can run code, so the unpickler here accepts only arrays.
 """
 
 import io
@@ -17,7 +16,7 @@ import numpy as np
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .prepare import Member, Part, Plan, members
+from .prepare import Member, Plan, SourcePart, members
 from .store import CHANNELS, Split, blake2b
 
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -34,30 +33,29 @@ _ARRAYS = {
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
-    # The way in which Python 3 writes bytes into a pickle that Python 2 can read.
+    # Python 3 writes bytes in this way into a pickle that Python 2 can read.
     ("_codecs", "encode"),
 }
 
 
 def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
-    """The six batches of the archive or the folder ``source``, all of them in memory (184 MB).
+    """A plan of the six batches in the archive or folder ``source``, which it holds (184 MB).
 
     Raises:
-        WrongSourceError: ``source`` does not exist, or has nothing of CIFAR-10.
+        WrongSourceError: ``source`` does not exist, or has no batch of CIFAR-10.
         DataError: a batch is missing or damaged.
     """
     inner = source / FOLDER
-    wanted = f"{ARCHIVE}, its folder, or with --download any folder"
-    found = members(inner if inner.is_dir() else source, wanted, is_compressed=True)
-    batches = {
-        name: member for member in found if (name := PurePosixPath(member.name).name) in _BATCHES
-    }
+    what = f"{ARCHIVE}, its folder, or with --download any folder"
+    batches = {}
+    for member in members(inner if inner.is_dir() else source, what, is_compressed=True):
+        batches[PurePosixPath(member.name).name] = member
     missing = [name for name in _BATCHES if name not in batches]
     if missing:
-        kind = DataError if batches else WrongSourceError
+        kind = DataError if len(missing) < len(_BATCHES) else WrongSourceError
         raise kind(
-            f"{source} has no {', '.join(missing)}. Pass the official {ARCHIVE} or its folder as "
-            f"--source."
+            f"{source} has no {', '.join(missing)}. "
+            f"Pass the official {ARCHIVE} or its folder as --source."
         )
     return Plan(
         name="cifar10",
@@ -69,20 +67,20 @@ def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
     )
 
 
-def _part(name: str, member: Member, shown: str) -> Part:
+def _part(name: str, member: Member, shown: str) -> SourcePart:
     try:
         content = member.read()
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-        rows, labels = batch[b"data"], batch[b"labels"]
-        images = rows.reshape(-1, CHANNELS, SIZE, SIZE)
+        images = batch[b"data"].reshape(-1, CHANNELS, SIZE, SIZE)
+        labels = batch[b"labels"]
         if images.dtype != np.uint8 or not set(labels) <= set(range(len(CLASSES))):
             raise ValueError("it has other images or labels")
-    except Exception as error:  # whatever a damaged pickle leads to
-        what = f"{type(error).__name__}: {one_line(error)}"
+    except Exception as error:  # a damaged pickle may raise anything
         raise DataError(
-            f"{shown} is not a batch of CIFAR-10 ({what}). Fetch {ARCHIVE} again."
+            f"{shown} is not a batch of CIFAR-10 ({type(error).__name__}: {one_line(error)}). "
+            f"Fetch {ARCHIVE} again."
         ) from error
-    return Part(
+    return SourcePart(
         split=_BATCHES[name],
         name=name,
         fingerprint=blake2b(content),
@@ -101,11 +99,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def download(source: Path) -> Path:
-    """Fetch the archive into the folder ``source``, unless it is there and complete, and return its
-    path.
+    """Download the archive into a folder, unless it is there and complete, and return its path.
 
     Args:
-        source: that folder, or the archive in it.
+        source: the folder, or the archive in it.
 
     Raises:
         UsageError: it is another file.
@@ -118,8 +115,8 @@ def download(source: Path) -> Path:
     folder = source.parent if source.name == ARCHIVE and not source.is_dir() else source
     if folder.is_file() or folder.name.endswith((".tar.gz", ".tgz")):
         raise UsageError(
-            f"--download puts {ARCHIVE} into the folder --source. {source} is a file: pass a "
-            f"folder."
+            f"--download puts {ARCHIVE} into the folder --source. "
+            f"{source} is a file: pass a folder."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,15 @@
-"""Pictures of usual formats (`FORMATS`), in a folder, a zip file or a .tar, turned into square
-images of one size.
+"""Pictures in a folder, a zip file or a .tar, turned into square images of one size.
 
 Splits: top-level folders called `train` and `validation` (or `val`, `valid`, `test`) are used as
-they are. Otherwise a picture's split is decided by a hash of its name alone, so adding and removing
+they are. Otherwise a hash of its name decides the split of a picture, so that adding and removing
 pictures never moves others between training and validation.
 
-Colours: if every picture is stored as a grey one, the images are grey, with one channel; as soon as
-one is not, all are RGB. The headers of the pictures say it, so that a grey picture that was stored
-as RGB counts as coloured.
+Colours: if every picture is stored as a grey one, the images are grey, with one channel; otherwise
+all are RGB. The headers of the pictures decide, so a grey picture that is stored as RGB counts as
+coloured.
 
-Classes: if all pictures lie in two or more folders, below those of the splits if there are such,
-the names of these folders are the classes.
+Classes: if all pictures lie in two or more folders, which may lie in those of the splits, the names
+of these folders are the classes.
 """
 
 import io
@@ -27,19 +26,19 @@ from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import has_control, one_line
 from cld_core.seeds import key_of
 
-from .form import TEST_NAMES
-from .prepare import Member, Part, Plan, members
+from .format import TEST_NAMES
+from .prepare import Member, Plan, SourcePart, members
 from .store import CHANNELS, SPLITS, Split
 
 DEFAULT_VALIDATION = 0.1
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-# The decoders that may see a picture, whatever its name says: Pillow has others that start programs
-# or are little used.
+# The decoders that may open a picture, whatever its name: Pillow has others that start programs or
+# are little used.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-# Of one picture. A decoded one takes four bytes a pixel, several times over while it is scaled.
+# Limits of a picture. While it is scaled, memory holds several copies of four bytes a pixel.
 MOST_PIXELS = 40_000_000
 MOST_BYTES = 128 << 20
-# Pillow warns at a limit of its own; ours is an error.
+# Pillow warns at its own limit; above ours there is an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _SPLIT_FOLDERS: dict[str, Split] = {"train": "train", **dict.fromkeys(TEST_NAMES, "validation")}
 # Height and width in pixels; beyond it a single image takes 50 MB and more.
@@ -51,13 +50,13 @@ _GREY = ("1", "L", "LA")
 def plan_folder(
     source: Path, size: int, validation: float | None = None, channels: int | None = None
 ) -> Plan:
-    """The pictures in the folder, zip file or .tar ``source``, resized to ``size`` x ``size``
-    pixels.
+    """A plan of the pictures in ``source``, resized to ``size`` x ``size`` pixels.
 
     Args:
-        validation: the share of pictures kept for validation, in [0, 1). None: the split given by
-            the top-level folders, or else 0.1.
-        channels: 1 for grey images, 3 for RGB; None: 1 if every picture is grey.
+        source: a folder, a zip file or a .tar.
+        validation: the share of pictures for validation, in [0, 1). None for the split by the
+            top-level folders, or else 0.1.
+        channels: 1 for grey images, 3 for RGB; None for 1 if every picture is grey.
 
     Raises:
         DataError: it is damaged, or cannot be read.
@@ -70,8 +69,8 @@ def plan_folder(
         )
     if validation is not None and not 0 <= validation < 1:
         raise UsageError(
-            f"The share kept for validation is in [0, 1), not {validation}. Pass --split 0.1, for "
-            f"example."
+            f"The share kept for validation is in [0, 1), not {validation}. "
+            "Pass --split 0.1, for example."
         )
     if channels not in (None, 1, CHANNELS):
         raise UsageError(
@@ -83,34 +82,35 @@ def plan_folder(
         if not chosen and validation != 0:
             raise WrongSourceError(
                 f"{source}: no picture is left for {split} ({len(pictures)} in all). Use another "
-                f"--split, or sort the "
-                "pictures into folders train and validation."
+                "--split, or sort the pictures into folders train and validation."
             )
     classes, labels = _classes(pictures)
-    made = channels or (1 if all(map(_is_grey, pictures)) else CHANNELS)
+    if channels is None:
+        channels = 1 if all(map(_is_grey, pictures)) else CHANNELS
+    parts = [
+        SourcePart(
+            split=split,
+            name=one_line(as_text(picture.name)),
+            fingerprint=str(picture.length),
+            read=partial(_make, picture, size, channels),
+            labels=(labels[picture.name],) if labels else (),
+        )
+        for split, chosen in by_split.items()
+        for picture in chosen
+    ]
     return Plan(
         name="folder",
         size=size,
-        channels=made,
+        channels=channels,
         source=source.name,
-        parts=[
-            Part(
-                split=split,
-                name=one_line(as_text(picture.name)),
-                fingerprint=str(picture.length),
-                read=partial(_make, picture, size, made),
-                labels=(labels[picture.name],) if labels else (),
-            )
-            for split, chosen in by_split.items()
-            for picture in chosen
-        ],
+        parts=parts,
         expect={split: len(chosen) for split, chosen in by_split.items()},
         classes=classes,
     )
 
 
 def shorter_side(source: Path) -> int:
-    """Of the first picture in a folder, zip file or .tar, in pixels.
+    """The shorter side of the first picture in a folder, zip file or .tar, in pixels.
 
     Raises:
         DataError, WrongSourceError: as `plan_folder`; or it is not a picture.
@@ -119,10 +119,10 @@ def shorter_side(source: Path) -> int:
     try:
         with Image.open(io.BytesIO(first.read()), formats=FORMATS) as opened:
             return min(opened.size)
-    except Exception as error:  # decoders of pictures raise whatever they like
-        shown = one_line(as_text(first.name))
+    except Exception as error:  # decoders of pictures may raise anything
         raise DataError(
-            f"{source}: {shown} cannot be used as a picture ({one_line(error)}). Remove it."
+            f"{source}: {one_line(as_text(first.name))} cannot be used as a picture "
+            f"({one_line(error)}). Remove it."
         ) from error
 
 
@@ -130,8 +130,10 @@ def _pictures(source: Path) -> list[Member]:
     listed = members(source, "a folder, a zip file or a .tar of pictures")
     pictures = [picture for picture in listed if _is_picture(picture.name)]
     if not pictures:
-        text = f"{source} has no pictures ({', '.join(SUFFIXES)})"
-        raise WrongSourceError(f"{text}. Pass a folder that has some as --source.")
+        raise WrongSourceError(
+            f"{source} has no pictures ({', '.join(SUFFIXES)}). "
+            "Pass a folder that has some as --source."
+        )
     return pictures
 
 
@@ -142,8 +144,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _splits(pictures: Sequence[Member], validation: float | None) -> dict[Split, list[Member]]:
-    """By the names of the top-level folders, if they say so and no share is given; else by hashes
-    of names."""
+    """The pictures by split: that of their top-level folder, or else by the hash of their name."""
     tops = [place[0] for place in _places(pictures)]
     if validation is None and {_SPLIT_FOLDERS.get(top) for top in tops} >= set(SPLITS):
         if others := sorted(set(tops) - set(_SPLIT_FOLDERS)):
@@ -157,10 +158,10 @@ def _splits(pictures: Sequence[Member], validation: float | None) -> dict[Split,
         below = int((DEFAULT_VALIDATION if validation is None else validation) * 2**63)
         keys = [key_of("split", as_text(picture.name)) for picture in pictures]
         chosen = ["validation" if key < below else "train" for key in keys]
-    return {
-        split: [picture for picture, its in zip(pictures, chosen, strict=True) if its == split]
-        for split in SPLITS
-    }
+    by_split: dict[Split, list[Member]] = {split: [] for split in SPLITS}
+    for picture, split in zip(pictures, chosen, strict=True):
+        by_split[split].append(picture)
+    return by_split
 
 
 def _places(pictures: Sequence[Member]) -> list[tuple[str, ...]]:
@@ -171,42 +172,42 @@ def _places(pictures: Sequence[Member]) -> list[tuple[str, ...]]:
 
 
 def _classes(pictures: Sequence[Member]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The names of the classes, and by the name of a picture its label; nothing if pictures do not
-    lie in classes."""
+    """The names of the classes, and labels by the name of a picture; both empty without classes."""
     folders = [place[:-1] for place in _places(pictures)]
     if {path[0] for path in folders if path} <= set(_SPLIT_FOLDERS):
         folders = [path[1:] for path in folders]
     if not all(folders):
         return (), {}
-    own = [as_text(path[0]) for path in folders]
-    classes = sorted(set(own))
-    if not 2 <= len(classes) <= MOST or any(
-        len(name) > LONGEST_NAME or has_control(name) for name in classes
-    ):
+    class_of = [as_text(path[0]) for path in folders]
+    classes = sorted(set(class_of))
+    are_names = all(len(name) <= LONGEST_NAME and not has_control(name) for name in classes)
+    if not are_names or not 2 <= len(classes) <= MOST:
         return (), {}
-    labels = {name: label for label, name in enumerate(classes)}
-    return tuple(classes), {
-        picture.name: labels[its] for picture, its in zip(pictures, own, strict=True)
-    }
+    number_of = {name: number for number, name in enumerate(classes)}
+    labels = {}
+    for picture, name in zip(pictures, class_of, strict=True):
+        labels[picture.name] = number_of[name]
+    return tuple(classes), labels
 
 
 def as_text(name: str) -> str:
-    """The name of a file, with what is not text in it replaced."""
+    """The name of a file, with bytes that are not text replaced."""
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _is_grey(picture: Member) -> bool:
-    """By its header; what cannot be read counts as grey, and `_make` refuses it."""
+    """Whether a picture is grey, by its header; True if it cannot be read (`_make` reports it)."""
     try:
         with Image.open(picture.path or io.BytesIO(picture.read()), formats=FORMATS) as opened:
             return opened.mode in _GREY
-    except Exception:  # decoders of pictures raise whatever they like
+    except Exception:  # decoders of pictures may raise anything
         return True
 
 
 def _make(picture: Member, size: int, channels: int = CHANNELS) -> np.ndarray:
-    """The picture, uint8 (1, channels, size, size): upright, transparent parts on white, the middle
-    square, resized.
+    """The middle square of a picture, resized, uint8 (1, channels, size, size).
+
+    It is upright, and transparent parts are white.
 
     Raises:
         DataError: it is not a picture, or too large.
@@ -228,18 +229,19 @@ def _make(picture: Member, size: int, channels: int = CHANNELS) -> np.ndarray:
                 made = ImageOps.fit(made, (size, size), Image.Resampling.LANCZOS)
             return np.atleast_3d(np.asarray(made)).transpose(2, 0, 1)[None]
     except UnidentifiedImageError:
-        text = f"its format is unknown, or not one of {', '.join(FORMATS)}"
-    except Exception as error:  # decoders of pictures raise whatever they like
-        text = one_line(error).rstrip(".")
-    shown = one_line(as_text(picture.name))
+        problem = f"its format is unknown, or not one of {', '.join(FORMATS)}"
+    except Exception as error:  # decoders of pictures may raise anything
+        problem = one_line(error).rstrip(".")
     raise DataError(
-        f"{shown} cannot be used as a picture: {text}. Remove it or replace it by a PNG or JPEG."
+        f"{one_line(as_text(picture.name))} cannot be used as a picture: {problem}. "
+        "Remove it or replace it by a PNG or JPEG."
     )
 
 
 def read_exactly(path: Path, size: int, channels: int = CHANNELS) -> np.ndarray:
-    """The picture in a file of ``size`` x ``size`` pixels, uint8 (1, channels, size, size);
-    transparent parts on white.
+    """The picture in a file of ``size`` x ``size`` pixels, uint8 (1, channels, size, size).
+
+    Transparent parts are white.
 
     Raises:
         OSError: it cannot be read.
@@ -249,11 +251,10 @@ def read_exactly(path: Path, size: int, channels: int = CHANNELS) -> np.ndarray:
     pixels = _make(Member(str(path), path.stat().st_size, path.read_bytes), size, channels)
     with Image.open(path, formats=FORMATS) as opened:
         if opened.size != (size, size):
-            text = (
+            raise WrongSourceError(
                 f"{path} has {opened.width} x {opened.height} pixels, and {size} x {size} are "
-                f"needed"
+                "needed. Resize it."
             )
-            raise WrongSourceError(f"{text}. Resize it.")
     return pixels
 
 

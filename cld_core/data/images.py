@@ -1,5 +1,4 @@
-"""Stored examples as training and evaluation use them: sets by index, batches of a step, and test
-data.
+"""Stored examples for training and evaluation: by index, in batches of a step, and as test data.
 
 Images are uint8 until they are used, and dequantised for densities. Arrays of real numbers are
 scaled.
@@ -28,31 +27,30 @@ from cld_core.errors import DataError
 
 from . import store, toy
 from .arrays import MEMORY_BYTES, Arrays
-from .form import GREY_LEVELS, Form, Split
+from .format import GREY_LEVELS, DataFormat, Split
 from .store import LmdbReader, Prepared
 
 # Batches that are read ahead.
 _AHEAD = 4
-# Numbers that are read at once, of a set that is loaded.
+# Numbers that are read at once while a set is loaded.
 _BLOCK = 1 << 24
-# The share of a GPU's free memory that a set may take.
+# The share of a GPU's free memory that a set may occupy.
 _DEVICE_SHARE = 0.1
 _log = logging.getLogger(__name__)
 
 
 def to_model(images: Tensor) -> Tensor:
-    """uint8 images of any shape as the float32 in [-1, 1] that the model works with: x / 127.5 -
-    1."""
+    """uint8 images of any shape as the model sees them: x / 127.5 - 1, float32 in [-1, 1]."""
     return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def to_pixels(x: Tensor, *, floor: bool = False) -> Tensor:
     """Images in [-1, 1] of any shape as uint8, rounded to the nearest grey level.
 
-    What lies outside, infinities included, becomes 0 or 255; what is not a number becomes 0.
+    Numbers outside, infinities included, become 0 or 255; NaN becomes 0.
 
     Args:
-        floor: floor(255 (x + 1)/2) instead, as the published code does it: half a level darker.
+        floor: floor(255 (x + 1)/2) instead, as in the published code: half a level darker.
     """
     levels = (x.float() + 1.0) * 127.5
     levels = (levels if floor else levels + 0.5).clamp(0.0, 255.0).floor()
@@ -60,9 +58,11 @@ def to_pixels(x: Tensor, *, floor: bool = False) -> Tensor:
     return levels.nan_to_num_(nan=0.0).to(torch.uint8)
 
 
-def to_grey(x: Tensor, form: Form, *, floor: bool = False) -> Tensor:
-    """Data of any shape as uint8, as `to_pixels`: real numbers are black at the smallest of the
-    training data."""
+def to_grey(x: Tensor, form: DataFormat, *, floor: bool = False) -> Tensor:
+    """Data of any shape as uint8, see `to_pixels`.
+
+    Real numbers are black at the minimum of the training data, and white at the maximum.
+    """
     if form.grey_levels is None and form.bounds is not None:
         low, high = form.bounds
         x = (x.double() - low) / (0.5 * (high - low or 1.0)) - 1.0
@@ -75,8 +75,8 @@ class ImageSet:
     Attributes:
         n: number of images.
         shape: (C, ...) of each.
-        in_memory: a batch needs no reading.
-        device: where batches are made.
+        in_memory: batches are not read from disk.
+        device: of batches.
     """
 
     def __init__(
@@ -89,12 +89,15 @@ class ImageSet:
         disk.
 
         Args:
-            rows: (n,), those of the array that are meant; None: all.
-            made_of: makes a tensor of what was read.
+            rows: (n,), the rows of the array that belong to the set; None for all.
+            made_of: makes a tensor of an array that was read.
         """
-        self._images, self._rows, self._made_of = images, rows, made_of
+        self._images = images
+        self._rows = rows
+        self._made_of = made_of
         self.n: int = images.shape[0] if rows is None else len(rows)
-        self.shape, self.in_memory = tuple(images.shape[1:]), isinstance(images, Tensor)
+        self.shape = tuple(images.shape[1:])
+        self.in_memory = isinstance(images, Tensor)
         self.device = images.device if isinstance(images, Tensor) else torch.device("cpu")
 
     def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
@@ -102,25 +105,25 @@ class ImageSet:
 
         Args:
             indices: integers of shape (B,), each in [0, n).
-            flips: which of them are mirrored left to right, bool of shape (B,); None: none.
+            flips: which of them are mirrored left to right, bool of shape (B,); None for none.
 
         Returns:
-            uint8, or what an array on disk is made into, of shape (B, C, ...) on ``device``, the
-            caller's own.
+            uint8, or what ``made_of`` makes, of shape (B, C, ...) on ``device``; the caller may
+            change it.
         """
         if isinstance(self._images, Tensor):
             chosen = self._images.index_select(0, indices.to(self.device, non_blocking=True))
         else:
             places = indices.numpy() if self._rows is None else self._rows[indices.numpy()]
             chosen = self._made_of(self._images[places])
-        return (
-            chosen if flips is None else _mirror(chosen, flips.to(self.device, non_blocking=True))
-        )
+        if flips is None:
+            return chosen
+        return _mirror(chosen, flips.to(self.device, non_blocking=True))
 
 
 def _mirror(images: Tensor, flips: Tensor) -> Tensor:
-    # Selects from both forms: on CPUs five times faster than torch.where, which broadcasts byte by
-    # byte.
+    # Selecting from both forms is five times faster on CPUs than torch.where, which broadcasts byte
+    # by byte.
     n = len(images)
     both = torch.cat([images, images.flip(-1)])
     return both.index_select(0, torch.arange(n, device=images.device) + n * flips)
@@ -134,8 +137,7 @@ def _fits(n_bytes: int, device: torch.device) -> bool:
 
 
 def dequantise(images: Tensor, noise: Tensor) -> Tensor:
-    """uint8 images with uniform noise in [0, 1), for densities: (k + noise)/128 - 1, float32 in
-    [-1, 1).
+    """uint8 images k with uniform noise in [0, 1): (k + noise)/128 - 1, float32 in [-1, 1).
 
     A density p of these has 7 bits less per dimension than its discretisation to 256 levels
     (docs/math.md section 8).
@@ -149,8 +151,7 @@ def dequantise(images: Tensor, noise: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _epoch(n: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-    """The permutation of an epoch, int64 of shape (n,), and which positions in it are mirrored,
-    bool of shape (n,)."""
+    """The permutation of an epoch, int64 (n,), and which positions are mirrored, bool (n,)."""
     order = torch.randperm(n, generator=seeds.generator(seed, "order", epoch))
     mirrored = torch.rand(n, generator=seeds.generator(seed, "mirror", epoch)) < 0.5
     return order, mirrored
@@ -164,21 +165,21 @@ def order(step: int, batch_size: int, n: int, seed: int) -> tuple[Tensor, Tensor
     Returns:
         int64 of shape (batch_size,), each in [0, n), and bool of shape (batch_size,).
     """
-    assert min(step + 1, batch_size, n) >= 1, (
-        f"no batch: step {step}, batch {batch_size}, images {n}"
-    )
-    first, last = step * batch_size, (step + 1) * batch_size
-    parts = [
-        [of_all[max(first - epoch * n, 0) : last - epoch * n] for of_all in _epoch(n, seed, epoch)]
-        for epoch in range(first // n, (last - 1) // n + 1)
-    ]
-    chosen, flips = map(torch.cat, zip(*parts, strict=True))
-    return chosen, flips
+    assert min(step + 1, batch_size, n) >= 1, f"no batch: step {step}, {batch_size} of {n} images"
+    first = step * batch_size
+    last = first + batch_size
+    chosen = []
+    flips = []
+    for epoch in range(first // n, (last - 1) // n + 1):
+        permutation, mirrored = _epoch(n, seed, epoch)
+        positions = slice(max(first - epoch * n, 0), last - epoch * n)
+        chosen.append(permutation[positions])
+        flips.append(mirrored[positions])
+    return torch.cat(chosen), torch.cat(flips)
 
 
 class StoredSource:
-    """Examples by number, in files or in memory. Images are uint8, and real numbers are seen
-    scaled.
+    """Examples by number, in files or in memory: images of uint8, or real numbers.
 
     Order and mirroring are keyed by the seed and the step, never by ``restart``. So a resumed epoch
     shows every example once, even if each attempt gets fresh noise. Examples that are on the
@@ -186,7 +187,7 @@ class StoredSource:
     if the device is a GPU, and copied asynchronously.
 
     Args:
-        given: examples in memory; None: those of the recipe's files.
+        given: examples in memory; None for those of the recipe's files.
     """
 
     density: toy.Toy | None = None
@@ -198,8 +199,9 @@ class StoredSource:
         given: Prepared | Arrays | None = None,
     ) -> None:
         self.wait_s = 0.0
-        self._spec, self._given = spec, given
-        self._form: Form | None = None
+        self._spec = spec
+        self._given = given
+        self._form: DataFormat | None = None
         self._device = torch.device(device)
         self._pinned = self._device.type == "cuda"
         self._pool: ThreadPoolExecutor | None = None
@@ -208,17 +210,15 @@ class StoredSource:
 
     @cached_property
     def examples(self) -> Prepared | Arrays:
-        """Where they are, and what is known of them; raises as `store.of` does."""
+        """The stored examples; raises as `store.of` does."""
         return self._given or store.of(self._spec)
 
     @property
-    def form(self) -> Form:
-        """Theirs, with a scaling that is fitted to the training examples unless a form was set, as
-        of a checkpoint.
+    def form(self) -> DataFormat:
+        """The form that was set, as that of a checkpoint, or else one fitted to the examples.
 
         Raises:
-            DataError: neither the recipe nor a form that was set says it, and the data are missing
-                or cannot be used.
+            DataError: the form depends on the data, which are missing or cannot be used.
         """
         if self._form is None:
             form = self._outline
@@ -228,41 +228,43 @@ class StoredSource:
         return self._form
 
     @form.setter
-    def form(self, form: Form) -> None:
+    def form(self, form: DataFormat) -> None:
         self._form = form
         for name in ("train", "test"):
             self.__dict__.pop(name, None)
 
     @property
-    def _outline(self) -> Form:
-        """Their form or, for which no number is looked at, what it is without a scaling; raises as
-        `form` does."""
+    def _outline(self) -> DataFormat:
+        """The form, perhaps without its scaling, so that no example is read; raises as `form`."""
         if self._form is not None:
             return self._form
         if (shape := self._spec.shape) is not None:
-            return Form(shape=shape, grey_levels=GREY_LEVELS)
+            return DataFormat(shape=shape, grey_levels=GREY_LEVELS)
         try:
-            return Form(shape=self.examples.shape, grey_levels=self.examples.grey_levels)
+            return DataFormat(shape=self.examples.shape, grey_levels=self.examples.grey_levels)
         except DataError:
-            # Earlier versions had no grey images, and their recipes say the size alone.
+            # Recipes of earlier versions, without grey images, have only the size.
             if (size := getattr(self._spec, "size", None)) is None:
                 raise
-            return Form(shape=(store.CHANNELS, size, size), grey_levels=GREY_LEVELS)
+            return DataFormat(shape=(store.CHANNELS, size, size), grey_levels=GREY_LEVELS)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example, (C, ...); raises as `form` does."""
+        """The shape of one example, (C, ...); raises as `form` does."""
         return self._outline.shape
 
     @property
     def grey_levels(self) -> int | None:
-        """Of an image; None for real numbers; raises as `form` does."""
+        """The grey levels of an image; None for real numbers; raises as `form` does."""
         return self._outline.grey_levels
 
     @cached_property
     def classes(self) -> Classes | None:
-        """Those of the examples; None if the recipe wants no labels; raises DataError if they
-        cannot be read."""
+        """The classes of the examples; None if the recipe uses no labels.
+
+        Raises:
+            DataError: the labels cannot be read.
+        """
         return self.examples.classes if self._spec.labels else None
 
     @cached_property
@@ -278,81 +280,95 @@ class StoredSource:
         """The training examples.
 
         Raises:
-            DataError: they are missing or not those of the recipe; names the fix.
+            DataError: they are missing or not those of the recipe.
         """
         return self.opened("train", self._spec.cache)
 
     @cached_property
     def test(self) -> ImageSet:
         """The test examples; raises as `train` does."""
-        # Evaluation reads one in minutes: not worth the memory.
+        # Evaluation reads them rarely: not worth the memory.
         return self.opened("validation", "disk")
 
     def opened(self, split: Split, cache: str) -> ImageSet:
-        """The examples of a split, as `data.cache` says: "auto" loads sets up to `MEMORY_BYTES`.
+        """The examples of a split, on disk or in memory.
 
         A set that would fill too much of a GPU stays on the host.
+
+        Args:
+            cache: as `data.cache`; "auto" loads sets up to `MEMORY_BYTES`.
 
         Raises:
             DataError: they are missing, damaged, or not those of the form that was set.
         """
-        found, form = self.examples, self.form
+        found = self.examples
+        form = self.form
         if (found.shape, found.grey_levels) != (form.shape, form.grey_levels):
-            text = f"has examples of shape {found.shape}, and the run began with {form.shape}"
-            raise DataError(f"{found.where} {text}. Put back the data, or start a new run.")
+            raise DataError(
+                f"{found.where} has examples of shape {found.shape}, and the run began with "
+                f"{form.shape}. Put back the data, or start a new run."
+            )
         are_images = form.grey_levels is not None
         images, rows = found.stored(split)
         on_disk = ImageSet(images, rows, torch.from_numpy if are_images else self._scaled)
-        n_bytes = on_disk.n * math.prod(form.shape) * (1 if are_images else 4)
+        dtype = torch.uint8 if are_images else torch.float32
+        numbers = math.prod(form.shape)
+        n_bytes = on_disk.n * numbers * dtype.itemsize
         if cache == "disk" or (cache == "auto" and n_bytes > MEMORY_BYTES):
             return on_disk
-        examples = torch.empty(
-            on_disk.n, *form.shape, dtype=torch.uint8 if are_images else torch.float32
-        )
-        for rows_of_block in torch.arange(on_disk.n).split(max(1, _BLOCK // math.prod(form.shape))):
-            examples[rows_of_block] = on_disk.batch(rows_of_block)
+        examples = torch.empty(on_disk.n, *form.shape, dtype=dtype)
+        for block in torch.arange(on_disk.n).split(max(1, _BLOCK // numbers)):
+            examples[block] = on_disk.batch(block)
         found.verify(split, examples.numpy())
         return ImageSet(examples.to(self._device) if _fits(n_bytes, self._device) else examples)
 
     def _scaled(self, x: np.ndarray) -> Tensor:
-        """Real numbers as the model sees them, float32: scaled in float64, unless float32 holds
-        them exactly."""
-        exact = x.dtype.itemsize < 4 or x.dtype == np.float32
-        return self.form.to_model(
-            torch.from_numpy(x.astype(np.float32 if exact else np.float64))
-        ).float()
+        """Real numbers as the model sees them, float32.
+
+        They are scaled in float64, unless float32 holds them exactly.
+        """
+        is_exact = x.dtype.itemsize < 4 or x.dtype == np.float32
+        numbers = torch.from_numpy(x.astype(np.float32 if is_exact else np.float64))
+        return self.form.to_model(numbers).float()
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
-        """As in `cld_core.data.source.Source`; float32 on the source's device. Steps in order are
-        fast."""
+        """See `cld_core.data.source.Source`; float32 on the source's device.
+
+        Consecutive steps are fast, because their batches are read ahead.
+        """
         started = time.monotonic()
-        wanted = [(seed, it, size, rows.start, rows.stop) for it in range(step, step + _AHEAD)]
-        # For a set in memory on a CPU, threads would only take cores from the model.
-        direct = self.train.in_memory and self.train.device.type == self._device.type
-        images = self._read(*wanted[0]) if direct else self._read_ahead(wanted)
+        if self.train.in_memory and self.train.device.type == self._device.type:
+            # Threads would only take cores from the model.
+            images = self._read(seed, step, size, rows.start, rows.stop)
+        else:
+            images = self._read_ahead(
+                [(seed, later, size, rows.start, rows.stop) for later in range(step, step + _AHEAD)]
+            )
         self.wait_s = time.monotonic() - started
         return self._seen(images.to(self._device, non_blocking=self._pinned))
 
     def _seen(self, images: Tensor) -> Tensor:
-        """What the model sees of examples as `ImageSet` has them."""
+        """Examples of an `ImageSet` as the model sees them."""
         return images if self.grey_levels is None else to_model(images)
 
-    def _read_ahead(self, wanted: Sequence[tuple[int, int, int, int, int]]) -> Tensor:
-        """The first of the wanted batches; the others are read meanwhile, and those that nobody
-        wants are dropped."""
+    def _read_ahead(self, batches: Sequence[tuple[int, int, int, int, int]]) -> Tensor:
+        """The first of some batches. The others are read meanwhile; all else is dropped."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._spec.threads, thread_name_prefix="examples")
-        for other in self._ahead.keys() - set(wanted):
-            self._ahead.pop(other).cancel()
-        for one in wanted:
-            if one not in self._ahead:
-                self._ahead[one] = self._pool.submit(self._read, *one)
-        return self._ahead.pop(wanted[0]).result()
+        for batch in self._ahead.keys() - set(batches):
+            self._ahead.pop(batch).cancel()
+        for batch in batches:
+            if batch not in self._ahead:
+                self._ahead[batch] = self._pool.submit(self._read, *batch)
+        return self._ahead.pop(batches[0]).result()
 
     def _read(self, seed: int, step: int, size: int, first: int, last: int) -> Tensor:
-        chosen, flips = (of_all[first:last] for of_all in order(step, size, self.train.n, seed))
+        chosen, flips = order(step, size, self.train.n, seed)
+        chosen = chosen[first:last]
+        flips = flips[first:last]
         if self._pinned:
-            chosen, flips = chosen.pin_memory(), flips.pin_memory()
+            chosen = chosen.pin_memory()
+            flips = flips.pin_memory()
         batch = self.train.batch(chosen, flips if self._spec.flip else None)
         return batch.pin_memory() if self._pinned and batch.device.type == "cpu" else batch
 
@@ -361,15 +377,15 @@ class StoredSource:
     ) -> tuple[Tensor, Tensor]:
         """As `batch`, with the labels, which are on the CPU."""
         x = self.batch(seed, restart, step, size, rows)
-        return x, self._labels[order(step, size, self.train.n, seed)[0][rows]]
+        chosen, _ = order(step, size, self.train.n, seed)
+        return x, self._labels[chosen[rows]]
 
     def test_labels(self, seed: int, first: int, last: int) -> Tensor:
         """The labels of the test examples ``first <= i < last``."""
         return self._test_labels[first:last]
 
     def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """Test examples ``first <= i < last``; of images, dequantised, with noise of its own for
-        each.
+        """Test examples ``first <= i < last``; images are dequantised, each with its own noise.
 
         Raises:
             DataError: there are fewer.
@@ -381,16 +397,18 @@ class StoredSource:
         return dequantise(images, noise)
 
     def test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """Test examples ``first <= i < last`` as training sees its own; raises as
-        `dequantised_test_data` does."""
+        """Test examples ``first <= i < last`` in the form of training examples.
+
+        Raises:
+            DataError: there are fewer.
+        """
         return self._seen(self._test_examples(first, last))
 
     def _test_examples(self, first: int, last: int) -> Tensor:
         if last > self.test.n:
             raise DataError(
                 f"{self.examples.where} has {self.test.n} test examples, fewer than the {last} "
-                f"asked for. "
-                f"Evaluate at most that many: eval.points={self.test.n}, "
+                f"asked for. Evaluate at most that many: eval.points={self.test.n}, "
                 f"periodic.elbo_points={self.test.n}."
             )
         return self.test.batch(torch.arange(first, last))

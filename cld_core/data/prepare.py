@@ -1,12 +1,12 @@
 """`cldctl data prepare` and `cldctl data verify`: from a download to the form on disk
 (cld_core.data.store).
 
-A data set is made from a plan, part by part; a part is what is read at once: a picture, a shard, a
-batch file. Threads read parts ahead, and their images are appended to DIR.partial/images.npy. Now
-and then, when they are on the disk, DIR.partial/progress.json notes how many parts are finished,
-and the digests of their images. A later attempt whose source begins with the same parts, and which
-finds the same images, cuts off what lies behind them, and continues there; otherwise it begins
-again. At the end the folder is renamed to DIR, so that a data set is complete or absent.
+A data set is made from a plan, part by part. A part is what is read at once: a picture, a shard, a
+batch file. Threads read parts ahead, and their images are appended to DIR.partial/images.npy. From
+time to time, when they are on the disk, DIR.partial/progress.json notes the number of finished
+parts and the digests of their images. A later attempt continues after them if its source begins
+with the same parts, and the images are the same; otherwise it starts over. At the end the folder is
+renamed to DIR, so that a data set is complete or absent.
 """
 
 import errno
@@ -29,12 +29,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from cld_core.codec import find_record, to_plain
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.registry import SECTIONS
 from cld_core.errors import DataError, UsageError, WrongSourceError, did_you_mean
 from cld_core.files import replacing, sync_folder, write_json
-from cld_core.registration import resolve
+from cld_core.plugins import resolve
+from cld_core.records import find_record, to_plain
 from cld_core.sanitize import one_line
 
 from . import store
@@ -44,7 +44,7 @@ from .store import (
     IMAGES,
     LABELS,
     PROGRESS,
-    About,
+    DatasetInfo,
     Split,
     SplitInfo,
     blake2b,
@@ -57,7 +57,7 @@ _AT_ONCE = 256
 _AHEAD = 8
 # Bytes of images after which finished parts are noted.
 NOTE_EVERY = 64 << 20
-# The place is the trouble, not the disk.
+# Errors of a path, not of a disk.
 _WRONG_PLACE = (
     errno.ENOENT,
     errno.ENOTDIR,
@@ -67,18 +67,19 @@ _WRONG_PLACE = (
     errno.EROFS,
     errno.ENAMETOOLONG,
 )
-# How a .tar begins, after the name of its first file and what is known of it.
-_TAR_AT, _TAR = 257, b"ustar"
+# A .tar has this mark at this offset.
+_TAR = b"ustar"
+_TAR_AT = 257
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class SourcePart:
     """A part of the source.
 
     Attributes:
         fingerprint: changes when the part does.
-        read: gives its images, uint8 of shape (n, channels, size, size); called in a thread.
-        labels: the classes of its images, in the same order, if the plan has classes.
+        read: returns its images, uint8 of shape (n, channels, size, size); called in a thread.
+        labels: the class of each of its images, if the plan has classes.
     """
 
     split: Split
@@ -90,48 +91,44 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to make: the parts, first those for training, and the number of images that each split
-    must have.
+    """What to make.
 
     Attributes:
-        channels: 1 if the images are grey, 3 if they have colours.
-        expect: by split; a split that is missing may have any number.
-        classes: the names of the classes of the images; empty if they have no labels.
+        parts: those for training come first.
+        channels: 1 for grey images, 3 for coloured ones.
+        expect: the number of images by split; a split that is missing may have any number.
+        classes: the names of the classes of the images; empty without labels.
     """
 
     name: str
     size: int
     source: str
-    parts: Sequence[Part]
+    parts: Sequence[SourcePart]
     channels: int = CHANNELS
     expect: Mapping[str, int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
 
     def digest(self, count: int | None = None) -> str:
-        """Digest of the first ``count`` parts or of all, by which a later preparation sees what is
-        left to do."""
-        texts = (
-            text
-            for part in self.parts[:count]
-            for text in (part.split, part.name, part.fingerprint)
-        )
+        """Digest of the first ``count`` parts, or of all."""
+        texts: list[str] = []
+        for part in self.parts[:count]:
+            texts += [part.split, part.name, part.fingerprint]
         return blake2b("\x1f".join(texts).encode())
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image."""
+        """The shape of an image."""
         return (self.channels, self.size, self.size)
 
 
-# Gets the part that is being made, how many images of all splits are there, and how many there will
-# be, if known.
-ProgressCallback = Callable[[Part, int, int | None], None]
+# Takes the part that was finished, the number of images so far, and the number of all images, if
+# known.
+ProgressCallback = Callable[[SourcePart, int, int | None], None]
 
 
 @dataclass(frozen=True)
 class _Done:
-    """What is on the disk: the first parts of a plan, by their number and digest, and the images of
-    each split."""
+    """What is on the disk: the number and digest of the finished parts, and the images by split."""
 
     size: int
     parts: int
@@ -143,12 +140,12 @@ class _Done:
         return sum(info.count for info in self.splits.values())
 
 
-def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -> About:
-    """Make the data set ``out``, unless it exists, and return what it is.
+def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -> DatasetInfo:
+    """Make the data set ``out``, unless it exists, and return its description.
 
     Raises:
         DataError: the source is damaged or short. Finished parts are kept.
-        WrongSourceError: ``out`` is something else, or cannot be made.
+        WrongSourceError: ``out`` is something else, or cannot be created.
     """
     about = _already_there(plan, out)
     if about is not None:
@@ -170,15 +167,18 @@ def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -
             os.replace(partial, out)
             sync_folder(out.parent)
         except (DataError, OSError) as error:
-            kept = (
-                "0 images were finished, so nothing is kept. Fix that and run the same command "
-                "again."
-            )
-            if (done := job.done).parts:
-                part = f"{done.images} images, {done.parts} of {len(plan.parts)} pieces"
-                fix = "Fix the source and run the same command again to continue from there."
-                kept = f"The finished part is kept in {partial}: {part}. {fix}"
-            raise DataError(f"{one_line(error, 1000).rstrip('.')}. {kept}") from error
+            problem = one_line(error, 1000).rstrip(".")
+            done = job.done
+            if not done.parts:
+                raise DataError(
+                    f"{problem}. 0 images were finished, so nothing is kept. "
+                    "Fix that and run the same command again."
+                ) from error
+            raise DataError(
+                f"{problem}. The finished part is kept in {partial}: {done.images} images, "
+                f"{done.parts} of {len(plan.parts)} pieces. Fix the source and run the same "
+                "command again to continue from there."
+            ) from error
         finally:
             # Without a finished part there is nothing to continue.
             if not job.done.parts:
@@ -188,20 +188,19 @@ def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -
     return about
 
 
-def _already_there(plan: Plan, out: Path) -> About | None:
+def _already_there(plan: Plan, out: Path) -> DatasetInfo | None:
     about = store.read_about(out)
     if about is not None:
-        if (about.name, about.shape[1:], about.source_digest) == (
-            plan.name,
-            plan.shape,
-            plan.digest(),
-        ):
-            store.find(out, plan.name)
-            if about.classes:
-                store.read_labels(out, about, "train")
-            return about
-        text = f"{out} already holds {about.words} ({about.name}), made from {about.source}"
-        raise WrongSourceError(f"{text}. Remove that folder or choose another --out.")
+        found = (about.name, about.shape[1:], about.source_digest)
+        if found != (plan.name, plan.shape, plan.digest()):
+            raise WrongSourceError(
+                f"{out} already holds {about.words} ({about.name}), made from {about.source}. "
+                "Remove that folder or choose another --out."
+            )
+        store.find(out, plan.name)
+        if about.classes:
+            store.read_labels(out, about, "train")
+        return about
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WrongSourceError(
             f"{out} exists and is not a prepared data set. Choose another --out."
@@ -213,18 +212,16 @@ def _require_sole_writer(lock: IO[bytes], partial: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        text = (
+        raise DataError(
             f"Another process is writing {partial}. Wait until it ends, then run this command "
-            f"again."
-        )
-        raise DataError(text) from error
+            "again."
+        ) from error
     except OSError:
-        pass  # A file system without locks: then the user must start one at a time.
+        pass  # Without locks in the file system, users must not start two preparations at once.
 
 
 def _remove(partial: Path) -> None:
-    """Remove the folder; with files in it that are not of a preparation, those stay, and the folder
-    with them."""
+    """Remove the files of a preparation, and the folder unless it has others."""
     with suppress(OSError):
         for name in (IMAGES, LABELS, ABOUT, PROGRESS, LOCK):
             (partial / name).unlink(missing_ok=True)
@@ -240,7 +237,7 @@ class _Job:
         self._header_bytes = len(_npy_header(0, plan.shape))
         self.done, self._hashes = self._kept()
 
-    def run(self) -> About:
+    def run(self) -> DatasetInfo:
         plan = self._plan
         with open(self._images_file, "r+b" if self.done.parts else "w+b") as file:
             file.write(_npy_header(0, plan.shape))
@@ -253,7 +250,7 @@ class _Job:
             file.write(_npy_header(self.done.images, plan.shape))
             file.flush()
             os.fsync(file.fileno())
-        about = About(
+        about = DatasetInfo(
             name=plan.name,
             size=plan.size,
             splits=self.done.splits,
@@ -268,21 +265,22 @@ class _Job:
         return about
 
     def _kept(self) -> tuple[_Done, dict[Split, Any]]:
-        """What an earlier attempt has finished, and the hashes of its images by split.
+        """What an earlier attempt finished, and the hashes of its images by split.
 
-        It is nothing if the source does not begin with it any more, or if the images are not those
-        that were written.
+        This is empty if the source does not begin with the same parts, or if the images are not
+        those that were written.
         """
-        size, digest, file = self._plan.size, self._plan.digest, self._images_file
-        nothing, done = _Done(size, 0, digest(0), {}), find_record(_Done, self._partial / PROGRESS)
-        if done is None or (done.size, done.digest) != (size, digest(done.parts)):
+        plan = self._plan
+        file = self._images_file
+        nothing = _Done(plan.size, 0, plan.digest(0), {})
+        done = find_record(_Done, self._partial / PROGRESS)
+        if done is None or (done.size, done.digest) != (plan.size, plan.digest(done.parts)):
             return nothing, {}
         if not self._header_bytes < self._end_of(done.images) <= store.bytes_of(file):
             return nothing, {}
-        images = np.memmap(
-            file, np.uint8, "r", self._header_bytes, (done.images, *self._plan.shape)
-        )
-        hashes, first = dict[Split, Any](), 0
+        images = np.memmap(file, np.uint8, "r", self._header_bytes, (done.images, *plan.shape))
+        hashes = dict[Split, Any]()
+        first = 0
         for split, info in done.splits.items():
             hashes[split] = _hash(images, slice(first, first + info.count))
             if hashes[split].hexdigest() != info.digest:
@@ -291,70 +289,66 @@ class _Job:
         return done, hashes
 
     def _end_of(self, images: int) -> int:
-        """Bytes of the file with so many images."""
+        """Bytes of the file with this number of images."""
         return self._header_bytes + images * math.prod(self._plan.shape)
 
-    def _append(self, file: IO[bytes], parts: Iterable[tuple[Part, np.ndarray]]) -> None:
-        number, images = (
-            self.done.parts,
-            Counter({split: info.count for split, info in self.done.splits.items()}),
-        )
-        splits = {part.split for part in self._plan.parts}
-        expected = (
-            sum(self._plan.expect[it] for it in splits)
-            if splits <= set(self._plan.expect)
-            else None
-        )
+    def _append(self, file: IO[bytes], parts: Iterable[tuple[SourcePart, np.ndarray]]) -> None:
+        plan = self._plan
+        number = self.done.parts
+        counts = Counter({split: info.count for split, info in self.done.splits.items()})
+        expected = None
+        splits = {part.split for part in plan.parts}
+        if splits <= set(plan.expect):
+            expected = sum(plan.expect[split] for split in splits)
         try:
-            for part, some in parts:
-                if some.dtype != np.uint8 or some.shape[1:] != self._plan.shape:
-                    text = f"{part.name} has images of {some.dtype} and shape {some.shape[1:]}"
-                    raise DataError(f"{text}, not uint8 of shape {self._plan.shape}.")
-                if self._plan.classes and len(part.labels) != len(some):
+            for part, images in parts:
+                if images.dtype != np.uint8 or images.shape[1:] != plan.shape:
                     raise DataError(
-                        f"{part.name} has {len(part.labels)} labels for {len(some)} images."
+                        f"{part.name} has images of {images.dtype} and shape {images.shape[1:]}, "
+                        f"not uint8 of shape {plan.shape}."
                     )
-                content = np.ascontiguousarray(some)
+                if plan.classes and len(part.labels) != len(images):
+                    raise DataError(
+                        f"{part.name} has {len(part.labels)} labels for {len(images)} images."
+                    )
+                content = np.ascontiguousarray(images)
                 file.write(content.data)
-                # A copy: whoever interrupts this leaves the hash of whole parts.
-                read = self._hashes.get(part.split, hashlib.blake2b(digest_size=16)).copy()
-                read.update(content)
-                self._hashes[part.split] = read
+                # A copy, so that an interruption leaves the hash of whole parts.
+                hasher = self._hashes.get(part.split, hashlib.blake2b(digest_size=16)).copy()
+                hasher.update(content)
+                self._hashes[part.split] = hasher
                 number += 1
-                images[part.split] += len(some)
-                self._progress(part, images.total(), expected)
-                if self._end_of(images.total()) - self._end_of(self.done.images) >= NOTE_EVERY:
-                    self._note(file, number, images)
+                counts[part.split] += len(images)
+                self._progress(part, counts.total(), expected)
+                if self._end_of(counts.total()) - self._end_of(self.done.images) >= NOTE_EVERY:
+                    self._note(file, number, counts)
         finally:
-            self._note(file, number, images)
+            self._note(file, number, counts)
 
-    def _note(self, file: IO[bytes], parts: int, images: Mapping[Split, int]) -> None:
-        """Note how many parts are finished, once their images are on the disk."""
+    def _note(self, file: IO[bytes], parts: int, counts: Mapping[Split, int]) -> None:
+        """Note the number of finished parts, once their images are on the disk."""
         file.flush()
         os.fsync(file.fileno())
         if parts:
             splits = {
-                name: SplitInfo(count=images[name], digest=it.hexdigest())
-                for name, it in self._hashes.items()
+                split: SplitInfo(count=counts[split], digest=hasher.hexdigest())
+                for split, hasher in self._hashes.items()
             }
             done = _Done(self._plan.size, parts, self._plan.digest(parts), splits)
             write_json(self._partial / PROGRESS, to_plain(done))
             self.done = done
 
-    def _read(self) -> Generator[tuple[Part, np.ndarray], None, None]:
+    def _read(self) -> Generator[tuple[SourcePart, np.ndarray], None, None]:
         """The parts that are left, with their images."""
         left = iter(self._plan.parts[self.done.parts :])
         with ThreadPoolExecutor(min(_AHEAD, os.cpu_count() or 1)) as pool:
-            waiting = deque(
-                (part, pool.submit(part.read)) for part in itertools.islice(left, _AHEAD)
-            )
+            queue = deque((part, pool.submit(part.read)) for part in itertools.islice(left, _AHEAD))
             try:
-                while waiting:
-                    part, images = waiting.popleft()
+                while queue:
+                    part, images = queue.popleft()
                     yield part, images.result()
-                    waiting.extend(
-                        (part, pool.submit(part.read)) for part in itertools.islice(left, 1)
-                    )
+                    if (following := next(left, None)) is not None:
+                        queue.append((following, pool.submit(following.read)))
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -378,17 +372,16 @@ def _hash(
     images: np.ndarray, rows: slice, progress: Callable[[int, int], None] = lambda *_: None
 ) -> Any:
     """The hash of some images, which are read a few at a time."""
-    found = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     for first in range(rows.start, rows.stop, _AT_ONCE):
         last = min(first + _AT_ONCE, rows.stop)
-        found.update(images[first:last].data)
+        hasher.update(images[first:last].data)
         progress(last, len(images))
-    return found
+    return hasher
 
 
 def _npy_header(count: int, shape: tuple[int, ...]) -> bytes:
-    """The beginning of a file of uint8 of shape (count, *shape); its length does not depend on the
-    count."""
+    """The header of an .npy file of uint8 (count, *shape), of the same length for every count."""
     header = io.BytesIO()
     about = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
     np.lib.format.write_array_header_1_0(header, about)
@@ -414,9 +407,10 @@ def prepare(
     channels: int | None = None,
     expect: Mapping[str, int] | None = None,
     progress: ProgressCallback = lambda *_: None,
-) -> About:
-    """Make the data set ``out`` from ``source``: continue an earlier attempt, and do nothing if it
-    is complete.
+) -> DatasetInfo:
+    """Make the data set ``out`` from ``source``, or continue an earlier attempt.
+
+    A complete data set is left as it is.
 
     Args:
         name: one of `names`.
@@ -424,11 +418,11 @@ def prepare(
             a folder or a .tar, or a folder of published LMDB files, for folder a folder, a zip file
             or a .tar of pictures, for idx a folder of idx files (`cld_core.data.idx`).
         size: height and width in pixels; required for a folder, fixed for the others.
-        split: share of a folder's pictures kept for validation (`cld_core.data.folder`).
-        channels: what a folder's pictures become: 1, grey, or 3, coloured; None: 1 if all of them
-            are grey.
-        expect: number of images that each split must have; None: as published; {}: any number.
-        progress: called often; see `ProgressCallback`.
+        split: share of a folder's pictures for validation (`cld_core.data.folder`).
+        channels: of a folder's images: 1 for grey or 3 for coloured ones; None for 1 if all
+            pictures are grey.
+        expect: number of images that each split must have; None for those published, {} for any.
+        progress: called after each part; see `ProgressCallback`.
 
     Raises:
         UsageError: the name or an option does not fit.
@@ -454,9 +448,9 @@ def prepare(
         plan = plan_of(source, size, split, channels)
     else:
         if size not in (None, spec.own_pixels):
-            own = (
-                "the size in its files" if spec.own_pixels is None else f"{spec.own_pixels} pixels"
-            )
+            own = "the size in its files"
+            if spec.own_pixels is not None:
+                own = f"{spec.own_pixels} pixels"
             raise UsageError(
                 f"{name} has {own}, not {size}. Omit --size, or prepare it as a folder."
             )
@@ -468,7 +462,7 @@ def prepare(
     return build(plan, Path(out).expanduser(), progress)
 
 
-def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: None) -> About:
+def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: None) -> DatasetInfo:
     """Read every image of the prepared data set ``path`` and compare it with what was prepared.
 
     Args:
@@ -476,7 +470,7 @@ def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: N
 
     Raises:
         WrongSourceError: there is no prepared data set.
-        DataError: the images are others.
+        DataError: the images differ.
     """
     root = Path(path)
     about = store.read_about(root)
@@ -486,9 +480,9 @@ def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: N
     images = np.load(root / store.IMAGES, mmap_mode="r", allow_pickle=False)
     for split, info in about.splits.items():
         if _hash(images, about.rows(split), progress).hexdigest() != info.digest:
-            again = f"Remove {root} and prepare it again: {store.prepare_hint(about.name, root)}"
             raise DataError(
-                f"The {split} images in {root} are not those that were prepared. {again}"
+                f"The {split} images in {root} are not those that were prepared. "
+                f"Remove {root} and prepare it again: {store.prepare_hint(about.name, root)}"
             )
         if about.classes:
             store.read_labels(root, about, split)
@@ -497,8 +491,14 @@ def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: N
 
 @dataclass(frozen=True)
 class Member:
-    """A file: its path below the source, with slashes, and ``read()`` its bytes; ``path`` if it is
-    in a folder."""
+    """A file of a folder or an archive.
+
+    Attributes:
+        name: its path below the source, with slashes.
+        length: in bytes.
+        read: returns its content.
+        path: of the file, if it is in a folder.
+    """
 
     name: str
     length: int
@@ -506,31 +506,29 @@ class Member:
     path: Path | None = None
 
 
-def members(source: Path, wanted: str, *, is_compressed: bool = False) -> list[Member]:
+def members(source: Path, what: str, *, is_compressed: bool = False) -> list[Member]:
     """The files in ``source``, by name; in a folder, those that are not below a hidden one.
 
     Args:
-        wanted: what can be passed, for messages.
-        is_compressed: an archive is a .tar that may be compressed. To read each of many files in it
-            takes long.
+        what: the kind of source that is needed, for messages.
+        is_compressed: an archive is a .tar that may be compressed, which is slow to read file by
+            file.
 
     Raises:
         WrongSourceError: it is neither a folder nor such an archive.
         DataError: it is damaged, or cannot be read.
     """
     if not source.is_dir() and not source.is_file():
-        raise WrongSourceError(
-            f"{source} does not exist, or is no file. Pass {wanted} as --source."
-        )
+        raise WrongSourceError(f"{source} does not exist, or is no file. Pass {what} as --source.")
     try:
         return sorted(_kind(source, is_compressed)(source), key=lambda member: member.name)
-    except (
-        Exception
-    ) as error:  # zipfile and tarfile raise whatever the numbers in a damaged file lead to
-        if isinstance(error, WrongSourceError):
-            raise WrongSourceError(f"{error}. Pass {wanted} as --source.") from error
-        text = f"{source} cannot be listed, or is not complete ({one_line(error)})"
-        raise DataError(f"{text}. Check its permissions, or fetch or make it again.") from error
+    except WrongSourceError as error:
+        raise WrongSourceError(f"{error}. Pass {what} as --source.") from error
+    except Exception as error:  # zipfile and tarfile may raise anything for a damaged file
+        raise DataError(
+            f"{source} cannot be listed, or is not complete ({one_line(error)}). "
+            "Check its permissions, or fetch or make it again."
+        ) from error
 
 
 def _kind(source: Path, is_compressed: bool) -> Callable[[Path], Iterator[Member]]:
@@ -540,8 +538,7 @@ def _kind(source: Path, is_compressed: bool) -> Callable[[Path], Iterator[Member
         start = file.read(_TAR_AT + len(_TAR))
     if is_compressed or start.endswith(_TAR):
         return _in_tar
-    # An empty file may have been anything, and some zip files begin with a program that unpacks
-    # them.
+    # An empty file may have been anything. Some zip files begin with a program that unpacks them.
     if not start or start.startswith(b"PK") or zipfile.is_zipfile(source):
         return _in_zip
     raise WrongSourceError(
@@ -552,19 +549,19 @@ def _kind(source: Path, is_compressed: bool) -> Callable[[Path], Iterator[Member
 def _in_folder(source: Path) -> Iterator[Member]:
     """Follows links, and enters each folder once."""
     entered = set()
-    for at, folders, files in os.walk(source, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
-        real = os.path.realpath(at)
+    for folder, subfolders, files in os.walk(source, followlinks=True):
+        subfolders[:] = [name for name in sorted(subfolders) if not name.startswith(".")]
+        real = os.path.realpath(folder)
         if real in entered:
-            folders.clear()
+            subfolders.clear()
             continue
         entered.add(real)
-        for path in (Path(at, name) for name in files):
-            # Neither broken links nor pipes.
+        for file in files:
+            path = Path(folder, file)
+            # Skips broken links and pipes.
             if path.is_file():
-                yield Member(
-                    path.relative_to(source).as_posix(), path.stat().st_size, path.read_bytes, path
-                )
+                name = path.relative_to(source).as_posix()
+                yield Member(name, path.stat().st_size, path.read_bytes, path)
 
 
 def _in_zip(source: Path) -> Iterator[Member]:
@@ -578,11 +575,11 @@ def _in_tar(source: Path) -> Iterator[Member]:
     with tarfile.open(source) as archive:
         for entry in archive:
             if entry.isfile():
-                # Many begin with "./".
+                # Removes "./", which many names begin with.
                 name = PurePosixPath(entry.name).as_posix()
                 yield Member(name, entry.size, partial(_read_of_tar, source, entry))
-        # tarfile stops without a word where a header is damaged or missing.
-        assert archive.fileobj is not None, "it is open"
+        # tarfile stops silently at a damaged or missing header.
+        assert archive.fileobj is not None, "the archive is open"
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"no end of the archive at byte {archive.offset}")
@@ -591,5 +588,5 @@ def _in_tar(source: Path) -> Iterator[Member]:
 def _read_of_tar(source: Path, entry: tarfile.TarInfo) -> bytes:
     with tarfile.open(source) as archive:
         file = archive.extractfile(entry)
-        assert file is not None, "it is a regular file"
+        assert file is not None, "the entry is a regular file"
         return file.read()

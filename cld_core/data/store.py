@@ -1,12 +1,11 @@
-"""Prepared images on disk, and whether those of a recipe are there. Loads no torch, and numpy for
-what is read only.
+"""Prepared images on disk. Loads no torch, and numpy only to read images and labels.
 
     DIR/about.json     name, size, numbers and digests of the images of each split, names of the
-    classes, the source DIR/images.npy     uint8 of shape (N, C, H, W): the images for training, and
-    after them those for validation;
-                       C is 1 for grey images and 3 for others
+                       classes, the source
+    DIR/images.npy     uint8 of shape (N, C, H, W): the images for training, and after them those
+                       for validation; C is 1 for grey images and 3 for others
     DIR/labels.npy     if the images have classes: int64 of shape (N,), the index of each image's
-    class
+                       class
 
 LMDB files in the published form are used as they are: in DIR/train.lmdb or DIR/train, and likewise
 for validation, raw bytes (H, W, 3) under the keys "0", "1", ... While a data set is being prepared
@@ -22,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cld_core.classes import Classes
-from cld_core.codec import from_plain
 from cld_core.config.data import ArraysSpec, DataSpec, ImageDataSpec, StoredDataSpec
 from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
+from cld_core.records import from_plain
 from cld_core.sanitize import one_line
 
-from .form import GREY_LEVELS, SPLITS, Split
+from .format import GREY_LEVELS, SPLITS, Split
 
 if TYPE_CHECKING:
     import lmdb
@@ -37,38 +36,41 @@ if TYPE_CHECKING:
     from .arrays import Arrays
 
 PUBLISHED: Final = "lmdb"
-ABOUT, IMAGES, LABELS = "about.json", "images.npy", "labels.npy"
+ABOUT = "about.json"
+IMAGES = "images.npy"
+LABELS = "labels.npy"
 # The finished parts of a preparation; removed when it is complete.
 PROGRESS = "progress.json"
-# Of coloured images.
+# The channels of coloured images.
 CHANNELS = 3
-# LMDB may leave pages that it freed at once unwritten at the end of a sound file.
+# LMDB may leave so many pages at the end of an intact file unwritten, if it freed them at once.
 _UNWRITTEN_PAGES = 16
 _AGAIN = "Copy or prepare it again."
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitInfo:
-    """The number of images of a split, and the digest of their bytes; of LMDB files, the size of
-    the file in words."""
+    """The number of images of a split, and the digest of their bytes.
+
+    For LMDB files, the digest is `LmdbReader.about`.
+    """
 
     count: int
     digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
-    """What a prepared data set is.
+class DatasetInfo:
+    """The description of a prepared data set.
 
     Attributes:
         size: height and width in pixels.
-        channels: 1 if the images are grey, 3 if they have colours.
-        bytes: size of the file of images; of LMDB files in the published form, of that for
-            training.
+        channels: 1 for grey images, 3 for coloured ones.
+        bytes: size of the file of images; of LMDB files, that for training.
         classes: names of the classes; empty if the images have no labels.
         labels: digest of the labels.
-        source: name of what it was made from.
-        source_digest: of that source's files and of how they were read.
+        source: name of the folder or archive that it was made from.
+        source_digest: of the parts of that source, see `prepare.Plan`.
     """
 
     name: str
@@ -83,7 +85,7 @@ class About:
     format: Literal["cld-arrays/1", "lmdb"] = "cld-arrays/1"
 
     def __post_init__(self) -> None:
-        """Raises ValueError: it cannot be that of a data set."""
+        """Raises ValueError: these values cannot describe a data set."""
         if not self.splits or not set(self.splits) <= set(SPLITS):
             raise ValueError(f"its splits are not among {', '.join(SPLITS)}")
         if min(self.size, self.bytes, *(info.count for info in self.splits.values())) < 1:
@@ -95,25 +97,20 @@ class About:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the array of all images."""
-        return (
-            sum(info.count for info in self.splits.values()),
-            self.channels,
-            self.size,
-            self.size,
-        )
+        """The shape of the array of all images."""
+        count = sum(info.count for info in self.splits.values())
+        return (count, self.channels, self.size, self.size)
 
     @property
     def words(self) -> str:
-        """What the images are, as "grey images of 28x28"."""
+        """The kind of the images, such as "grey images of 28x28"."""
         return f"{'grey ' if self.channels == 1 else ''}images of {self.size}x{self.size}"
 
     def rows(self, split: Split) -> slice:
         """The place of a split among the images."""
-        counts = [
-            self.splits[name].count for name in SPLITS[: SPLITS.index(split)] if name in self.splits
-        ]
-        return slice(sum(counts), sum(counts) + self.splits[split].count)
+        earlier = SPLITS[: SPLITS.index(split)]
+        first = sum(self.splits[name].count for name in earlier if name in self.splits)
+        return slice(first, first + self.splits[split].count)
 
 
 def blake2b(content: Any) -> str:
@@ -128,32 +125,33 @@ def partial_path(root: Path) -> Path:
 
 
 def prepare_hint(name: str, root: Path | str, pixels: int | None = None) -> str:
-    """The command that makes the data set, for the end of an error message; ``pixels`` of a side,
-    if they are known."""
+    """The command that makes the data set, for the end of an error message."""
     size = f" --size {pixels or 'PIXELS'}" if name == "folder" else ""
     return f"cldctl data prepare {name} --source PATH --out {root}{size}"
 
 
-def read_about(root: Path) -> About | None:
-    """What the prepared data set in ``root`` is; None if there is none.
+def read_about(root: Path) -> DatasetInfo | None:
+    """The description of the prepared data set in ``root``; None if there is none.
 
     Raises:
         DataError: the file that describes it is damaged or of another format.
     """
     path = root / ABOUT
     try:
-        return from_plain(About, parse_json(read_bytes(path, follow=True)))
+        return from_plain(DatasetInfo, parse_json(read_bytes(path, follow=True)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        text = f"{path} does not describe a prepared data set of this version ({one_line(error)})"
-        raise DataError(f"{text}. Prepare the data again, into another folder.") from error
+        raise DataError(
+            f"{path} does not describe a prepared data set of this version ({one_line(error)}). "
+            "Prepare the data again, into another folder."
+        ) from error
 
 
 def find(
     path: str | Path, name: str = "folder", pixels: int | None = None, channels: int | None = None
-) -> About:
-    """What is known of the images in a folder, which are not read.
+) -> DatasetInfo:
+    """The description of the images in a folder; the images are not read.
 
     Args:
         name: the data set of the recipe; "folder" accepts any.
@@ -164,21 +162,20 @@ def find(
         DataError: there are no images, or other ones; the message ends with the command that
             prepares them.
     """
-    root, fix = Path(path).expanduser(), "To prepare it"
+    root = Path(path).expanduser()
+    fix = "To prepare it"
     try:
         about = read_about(root)
         if about is None:
             about = _published(root)
         elif name not in ("folder", about.name):
             raise DataError(f"{root} holds {about.name}, not {name}.")
-        elif (there := bytes_of(root / IMAGES)) != about.bytes:
+        elif (found := bytes_of(root / IMAGES)) != about.bytes:
             fix = f"Remove {root} and prepare it again"
-            text = (
-                f"has {there} bytes, but {ABOUT} says {about.bytes}: it was copied "
-                f"incompletely "
-                f"or changed"
+            raise DataError(
+                f"{root.absolute() / IMAGES} has {found} bytes, but {ABOUT} says {about.bytes}: "
+                "it was copied incompletely or changed."
             )
-            raise DataError(f"{root.absolute() / IMAGES} {text}.")
         if pixels not in (None, about.size):
             raise DataError(
                 f"{root} has images of {about.size}x{about.size}, not {pixels}x{pixels}."
@@ -196,30 +193,31 @@ def bytes_of(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
 
 
-def _published(root: Path) -> About:
-    """What LMDB files in the published form hold."""
+def _published(root: Path) -> DatasetInfo:
+    """The description of LMDB files in the published form."""
     readers = {split: reader for split in SPLITS if (reader := published(root, split)) is not None}
     if "train" not in readers:
         if partial_path(root).is_dir():
             raise DataError(
                 f"the preparation of {root.absolute()} is unfinished: the same command continues "
-                f"it."
+                "it."
             )
         raise DataError(f"there is no prepared data set in {root.absolute()}.")
-    return About(
+    splits = {
+        split: SplitInfo(count=reader.shape[0], digest=reader.about)
+        for split, reader in readers.items()
+    }
+    return DatasetInfo(
         name="published",
         size=readers["train"].shape[-1],
-        splits={
-            split: SplitInfo(count=it.shape[0], digest=it.about) for split, it in readers.items()
-        },
+        splits=splits,
         bytes=readers["train"].bytes,
         format=PUBLISHED,
     )
 
 
 def of(spec: StoredDataSpec) -> "Prepared | Arrays":
-    """The examples of a recipe, which are there and look right; images are not read, and arrays not
-    looked at.
+    """The examples of a recipe. Neither images nor the numbers of arrays are read.
 
     Raises:
         DataError: they are missing or not those of the recipe; the message ends with the fix, for
@@ -233,18 +231,19 @@ def of(spec: StoredDataSpec) -> "Prepared | Arrays":
     about = find(spec.path, spec.name, spec.pixels, spec.channels)
     hint = prepare_hint(spec.name, spec.path, spec.pixels)
     if spec.labels and not about.classes:
-        why = "it was prepared from pictures that do not lie in folders of classes"
-        text = f"{Path(spec.path).absolute()} has no labels, which data.labels=true needs: {why}"
-        raise DataError(f"{text}. To prepare it: {hint}")
+        raise DataError(
+            f"{Path(spec.path).absolute()} has no labels, which data.labels=true needs: it was "
+            "prepared from pictures that do not lie in folders of classes. "
+            f"To prepare it: {hint}"
+        )
     return Prepared(Path(spec.path).expanduser(), about, hint)
 
 
 def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> tuple[int, ...]:
-    """Check that stored data are there and look right; images are not read, and of many arrays some
-    are looked at.
+    """Check stored data: the description of images, and the numbers of arrays (`Arrays.look`).
 
     Args:
-        say: told what people should know about the data.
+        say: called with each warning about the data.
 
     Returns:
         The shape of an example, (C, ...); empty if only a plug-in knows it.
@@ -270,8 +269,7 @@ def keys_of(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The prepared images of a recipe. `arrays.Arrays` has the same properties and methods, and a
-    scaling.
+    """The prepared images of a recipe. `arrays.Arrays` has the same properties and methods.
 
     Attributes:
         where: the folder.
@@ -280,19 +278,18 @@ class Prepared:
     """
 
     where: Path
-    about: About
+    about: DatasetInfo
     hint: str
     grey_levels: ClassVar[int | None] = GREY_LEVELS
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an image, (C, H, W)."""
+        """The shape of an image, (C, H, W)."""
         return self.about.shape[1:]
 
     @property
     def classes(self) -> Classes | None:
-        """Those of the images, with their numbers of training images as weights; None if they have
-        no labels.
+        """The classes, weighted by their numbers of training images; None without labels.
 
         Raises:
             DataError: as `labels`.
@@ -302,12 +299,11 @@ class Prepared:
         names = self.about.classes
         if not names:
             return None
-        return Classes(
-            names, tuple(map(float, np.bincount(self.labels("train"), minlength=len(names))))
-        )
+        counts = np.bincount(self.labels("train"), minlength=len(names))
+        return Classes(names, tuple(map(float, counts)))
 
     def look(self) -> list[str]:
-        """What people should know about them: nothing that their preparation has not said."""
+        """Warnings about the images: none, as their preparation has checked them."""
         return []
 
     def split(self, name: Split) -> SplitInfo:
@@ -317,17 +313,18 @@ class Prepared:
             DataError: there is no such split.
         """
         if name not in self.about.splits:
-            text = f"{self.where.absolute()} has no {name} images"
-            raise DataError(f"{text}. Prepare the data again with some: {self.hint}")
+            raise DataError(
+                f"{self.where.absolute()} has no {name} images. "
+                f"Prepare the data again with some: {self.hint}"
+            )
         return self.about.splits[name]
 
     def labels(self, split: Split) -> "np.ndarray":
-        """Those of a split, (n,), int64, each an index of the classes; raises as `read_labels`
-        does."""
+        """The labels of a split, (n,), int64, each the index of a class; see `read_labels`."""
         return read_labels(self.where, self.about, split)
 
     def stored(self, split: Split) -> "tuple[np.ndarray | LmdbReader, None]":
-        """The images of a split on the disk, uint8 (n, C, H, W), all of which are meant.
+        """The images of a split on disk, uint8 (n, C, H, W), and None: they are all its rows.
 
         Raises:
             DataError: there is no such split, or they are damaged.
@@ -346,22 +343,23 @@ class Prepared:
                     f"{self.about.shape}"
                 )
         except (OSError, ValueError, EOFError) as error:
-            text = f"{path} cannot be read as an array of images ({one_line(error)})"
-            raise DataError(f"{text}. To prepare it: {self.hint}") from error
-        # An array of numpy's own type, whose parts are copies in memory and not maps.
+            raise DataError(
+                f"{path} cannot be read as an array of images ({one_line(error)}). "
+                f"To prepare it: {self.hint}"
+            ) from error
+        # A plain array: what is taken from it by index is in memory and not a map.
         return np.asarray(images)[self.about.rows(split)], None
 
     def verify(self, split: Split, images: "np.ndarray") -> None:
         """Raises DataError: images that were loaded are not those that were prepared."""
         if self.about.format != PUBLISHED and blake2b(images) != self.split(split).digest:
-            text = (
+            raise DataError(
                 f"the {split} images in {self.where} do not have the digest in {ABOUT}: they "
-                f"were changed"
+                f"were changed. To prepare it: {self.hint}"
             )
-            raise DataError(f"{text}. To prepare it: {self.hint}")
 
 
-def read_labels(root: Path, about: About, split: Split) -> "np.ndarray":
+def read_labels(root: Path, about: DatasetInfo, split: Split) -> "np.ndarray":
     """The labels of a split, int64 of shape (count,), each an index of ``about.classes``.
 
     Raises:
@@ -385,8 +383,7 @@ def read_labels(root: Path, about: About, split: Split) -> "np.ndarray":
 
 
 def published(root: Path, split: str) -> "LmdbReader | None":
-    """The images of a split in a folder of LMDB files, `SPLIT.lmdb` or `SPLIT`; None if there are
-    none.
+    """The images of a split in LMDB files, in `SPLIT.lmdb` or `SPLIT`; None if there are none.
 
     Raises:
         DataError: they cannot be read, or are something else.
@@ -403,8 +400,7 @@ class LmdbReader:
     Attributes:
         shape: (n, 3, H, W) of all of them.
         bytes: size of the file.
-        about: the number of images and the size of the file in words, by which other files are told
-            from it.
+        about: the number of images and the size of the file as a text, which tells files apart.
 
     Raises:
         DataError: the file is cut short, or holds something else.
@@ -418,9 +414,11 @@ class LmdbReader:
         self.bytes = file.st_size
         try:
             self._env = _environment(str(self.path), file.st_dev, file.st_ino)
-            count, info = self._env.stat()["entries"], self._env.info()
-            # Reading beyond the end of a mapped file would end this process without a message.
-            expected = (info["last_pgno"] + 1 - _UNWRITTEN_PAGES) * self._env.stat()["psize"]
+            stat = self._env.stat()
+            count = stat["entries"]
+            # Reading beyond the end of a mapped file would kill this process without a message.
+            last_page = self._env.info()["last_pgno"]
+            expected = (last_page + 1 - _UNWRITTEN_PAGES) * stat["psize"]
             if self.bytes < expected:
                 raise DataError(
                     f"{path} is cut short: {self.bytes} bytes of about {expected}. {_AGAIN}"
@@ -437,10 +435,9 @@ class LmdbReader:
                 f"{path} has values of {length} bytes under '0', which are not square raw RGB "
                 f"images."
             )
-        self.shape, self.about = (
-            (count, CHANNELS, size, size),
-            f"{count} images, {self.bytes} bytes",
-        )
+        self.shape = (count, CHANNELS, size, size)
+        self.about = f"{count} images, {self.bytes} bytes"
+        # Raises if the last image is missing.
         self[[count - 1]]
 
     def __getitem__(self, indices: "Sequence[int] | np.ndarray") -> "np.ndarray":
@@ -458,8 +455,10 @@ class LmdbReader:
                 for image, index in zip(images, indices, strict=True):
                     value = transaction.get(str(index).encode()) or b""
                     if len(value) != image.nbytes:
-                        text = f"has {len(value)} bytes, not {image.nbytes}"
-                        raise DataError(f"Image {index} of {self.path} {text}. {_AGAIN}")
+                        raise DataError(
+                            f"Image {index} of {self.path} has {len(value)} bytes, not "
+                            f"{image.nbytes}. {_AGAIN}"
+                        )
                     pixels = np.frombuffer(value, dtype=np.uint8).reshape(*self.shape[2:], CHANNELS)
                     image[:] = pixels.transpose(2, 0, 1)
         except (lmdb.Error, OSError) as error:
@@ -469,7 +468,7 @@ class LmdbReader:
 
 @functools.cache
 def _environment(path: str, device: int, inode: int) -> "lmdb.Environment":
-    """An open environment, of which LMDB allows one for each file in a process."""
+    """An open environment. LMDB allows one for each file in a process."""
     import lmdb
 
     return lmdb.open(path, readonly=True, create=False, lock=False, readahead=False)

@@ -1,4 +1,4 @@
-"""Toy densities on the plane: samples, and if known the density and its entropy.
+"""Toy densities on the plane: samplers, and if known densities and their entropies.
 
 A plug-in adds its own (docs/math.md section 10)::
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cld_core import analytic, registration, seeds
+from cld_core import analytic, plugins, seeds
 from cld_core.analytic import GaussianMixture
 from cld_core.classes import Classes, numbered
 from cld_core.config.data import ToyDataSpec
@@ -33,30 +33,30 @@ class Toy:
     """A registered density, on R^2 unless it has another shape."""
 
     name: str
-    sample: Sampler  # (n, generator) -> (n, *data_shape), float32
-    log_density: Callable[[Tensor], Tensor] | None = None  # (n, 2) -> (n,), float64, nats
-    entropy: Callable[[], float] | None = None  # nats; computed on first use, then kept
-    on_grid: Callable[[Tensor, Tensor], Tensor] | None = (
-        None  # x (n,), y (m,) -> density (n, m), if that is faster
-    )
-    label: Callable[[Tensor], Tensor] | None = (
-        None  # (n, 2) -> (n,), int64: the class that a point belongs to
-    )
-    classes: Classes | None = (
-        None  # if it has labels; their weights are the probabilities of the classes
-    )
-    given: Callable[[Tensor, int], Tensor] | None = (
-        None  # (n, 2), a class -> (n,), float64: its log-density, nats
-    )
+    # (n, generator) -> (n, *data_shape), float32
+    sample: Sampler
+    # (n, 2) -> (n,), float64, nats
+    log_density: Callable[[Tensor], Tensor] | None = None
+    # nats; computed on first use, then kept
+    entropy: Callable[[], float] | None = None
+    # x (n,), y (m,) -> density (n, m), if that is faster
+    on_grid: Callable[[Tensor, Tensor], Tensor] | None = None
+    # (n, 2) -> (n,), int64: the classes of points
+    label: Callable[[Tensor], Tensor] | None = None
+    # of the labels, weighted by their probabilities
+    classes: Classes | None = None
+    # (n, 2), a class -> (n,), float64: the log-density given the class, nats
+    given: Callable[[Tensor, int], Tensor] | None = None
     data_shape: tuple[int, ...] = (2,)
 
     def log_density_of(self, label: int | None) -> Callable[[Tensor], Tensor] | None:
         """The log-density of the points of a class; None if it is not known.
 
-        Without `given`, it is that of all points, cut off where another class begins.
+        Without `given`, it is the normalised log-density of all points, and minus infinity at the
+        points of other classes.
 
         Args:
-            label: None for all points.
+            label: the class; None for all points.
         """
         whole = self.log_density
         label_of = self.label
@@ -72,7 +72,7 @@ class Toy:
 
 
 _SOURCE = "cld_core.data.toy:ToySource"
-_REGISTRY = registration.table("toys", {})
+_REGISTRY = plugins.table("toys", {})
 
 
 def toy(
@@ -86,33 +86,40 @@ def toy(
     given: Callable[[Tensor, int], Tensor] | None = None,
     shape: Sequence[int] = (2,),
 ) -> Callable[[Sampler], Sampler]:
-    """Register a sampling function (n, generator) -> (n, 2) float32 under ``name``, for the
-    recipe's data.name.
+    """Register a sampling function (n, generator) -> (n, 2) float32 as ``data.name``.
 
-    The other arguments are the attributes of `Toy`, except for ``classes``: the probabilities of
-    the labels 0, 1, ...
+    The other arguments are the attributes of `Toy`, except for these.
 
     Args:
-        shape: of one example, if it is not a point in the plane; ``on_grid`` is for those alone.
+        classes: the probabilities of the labels 0, 1, ...
+        shape: of one example, if it is not a point in the plane; ``on_grid`` is for points only.
 
     Raises:
         DataError: only one of ``label`` and ``classes`` is given.
-        RecipeError: the name is that of data of cldctl.
+        RecipeError: the name belongs to data that cldctl ships.
     """
     if (label is None) != (classes is None):
         raise DataError(
             f"toy data {name!r} has only one of `label` and `classes`. Give both, or neither."
         )
-    known = None if classes is None else numbered(classes)
 
     def register(sampler: Sampler) -> Sampler:
-        cached = functools.cache(entropy) if entropy is not None else None
-        mine = Toy(name, sampler, log_density, cached, on_grid, label, known, given, tuple(shape))
+        density = Toy(
+            name=name,
+            sample=sampler,
+            log_density=log_density,
+            entropy=None if entropy is None else functools.cache(entropy),
+            on_grid=on_grid,
+            label=label,
+            classes=None if classes is None else numbered(classes),
+            given=given,
+            data_shape=tuple(shape),
+        )
         if sampler.__module__ == __name__:
-            _REGISTRY[name] = mine
+            _REGISTRY[name] = density
         else:
-            registration.register("data", name, _SOURCE, ToyDataSpec)
-            registration.register("toys", name, mine)
+            plugins.register("data", name, _SOURCE, ToyDataSpec)
+            plugins.register("toys", name, density)
         return sampler
 
     return register
@@ -134,8 +141,7 @@ def get(name: str) -> Toy:
 
 
 class ToySource:
-    """Endless draws from a toy density, fresh ones for each step. See
-    `cld_core.data.source.Source`."""
+    """Draws from a toy density, fresh ones for each step. See `cld_core.data.source.Source`."""
 
     grey_levels: int | None = None
     wait_s = 0.0
@@ -144,28 +150,27 @@ class ToySource:
         """The density of a recipe. Batches are made on the CPU, whatever the device.
 
         Raises:
-            DataError: there is no such density, or it has no labels if they are wanted.
+            DataError: there is no such density, or the recipe uses labels and it has none.
         """
         self._toy = get(spec.name)
         self.density: Toy | None = self._toy
         self.shape = self._toy.data_shape
         self.classes: Classes | None = self._toy.classes if spec.labels else None
         if spec.labels and self.classes is None:
-            text = (
-                f"toy data {spec.name!r} have no labels. Set data.labels=false, or choose diamond"
+            raise DataError(
+                f"toy data {spec.name!r} have no labels. Set data.labels=false, or choose diamond "
+                "or multimodal_swissroll."
             )
-            raise DataError(f"{text} or multimodal_swissroll.")
         self._generator = torch.Generator()
 
     def _sample(self, size: int, generator: torch.Generator) -> Tensor:
         x = self._toy.sample(size, generator)
         if x.shape != (size, *self.shape):
-            text = f"returned shape {tuple(x.shape)} for n = {size}, not {(size, *self.shape)}"
-            fix = (
-                f"Fix its function, or declare what it returns: @toy({self._toy.name!r}, "
-                f"shape={tuple(x.shape[1:])})"
+            raise DataError(
+                f"toy data {self._toy.name!r} returned shape {tuple(x.shape)} for n = {size}, not "
+                f"{(size, *self.shape)}. Fix its function, or declare what it returns: "
+                f"@toy({self._toy.name!r}, shape={tuple(x.shape[1:])})."
             )
-            raise DataError(f"toy data {self._toy.name!r} {text}. {fix}.")
         return x
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
@@ -175,10 +180,8 @@ class ToySource:
     def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
         # Drawn in whole blocks, so that point i does not depend on the requested range.
         blocks, rows = seeds.blocks_of(first, last)
-        drawn = [
-            self._sample(seeds.SAMPLE_BLOCK, seeds.generator(seed, "test", block))
-            for block in blocks
-        ]
+        generators = [seeds.generator(seed, "test", block) for block in blocks]
+        drawn = [self._sample(seeds.SAMPLE_BLOCK, generator) for generator in generators]
         return torch.cat(drawn)[rows]
 
     test_data = dequantised_test_data
@@ -202,7 +205,8 @@ class ToySource:
 
 _ROLL_SCALE = 0.01
 _ROLL_STD = 0.2 * _ROLL_SCALE
-_ROLL_START, _ROLL_END = 1.5 * math.pi, 4.5 * math.pi
+_ROLL_START = 1.5 * math.pi
+_ROLL_END = 4.5 * math.pi
 _ROLL_CENTRES = torch.tensor(
     [(0.0, 0.0), (0.8, 0.8), (0.8, -0.8), (-0.8, -0.8), (-0.8, 0.8)], dtype=torch.float64
 )
@@ -217,9 +221,8 @@ def _spiral(angle: Tensor) -> Tensor:
 
 @functools.cache
 def _roll() -> GaussianMixture:
-    """One roll at the origin: the integral over its angle, uniform between start and end, as a
-    weighted mixture."""
-    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(32))
+    """One roll at the origin: the integral over its uniform angle as a weighted mixture."""
+    nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(32))
     width = (_ROLL_END - _ROLL_START) / _ROLL_PANELS
     middles = _ROLL_START + width * (torch.arange(_ROLL_PANELS, dtype=torch.float64) + 0.5)
     angle = (middles[:, None] + 0.5 * width * nodes).flatten()
@@ -227,8 +230,8 @@ def _roll() -> GaussianMixture:
 
 
 def _swissroll_log_density(x: Tensor) -> Tensor:
-    # Rolls are 350 noise stds apart: at any point, all but the nearest one's density are 0 in
-    # float64.
+    # Rolls are 350 noise stds apart: at any point, the densities of all but the nearest one are 0
+    # in float64.
     x = x.to(torch.float64)
     return _roll().log_density(x - _ROLL_CENTRES[_nearest_roll(x)]) - math.log(len(_ROLL_CENTRES))
 
@@ -299,8 +302,8 @@ def diamond(n: int, generator: torch.Generator) -> Tensor:
 
 @toy("gaussian", log_density=_GAUSSIAN.log_density, entropy=_GAUSSIAN.entropy)
 def gaussian(n: int, generator: torch.Generator) -> Tensor:
-    """N(0, 0.5^2 I): everything about it has a closed form (`analytic.gaussian`)."""
+    """N(0, 0.5^2 I), for which everything has a closed form (`analytic.gaussian`)."""
     return _GAUSSIAN.sample(n, generator)
 
 
-registration.table("toys", dict(_REGISTRY))
+plugins.table("toys", dict(_REGISTRY))

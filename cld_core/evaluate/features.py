@@ -1,10 +1,10 @@
 """Metrics of images: features of samples and of training images, compared by torch-fidelity's
 formulas.
 
-Features come from the extractors of torch-fidelity: Inception and whatever else is registered with
+Features come from the extractors of torch-fidelity: Inception, and others that are registered with
 it. torch-fidelity unpickles the files of weights that it is given, and those that it finds where
-torch keeps downloads. It gets tensors alone instead, which were read with ``weights_only=True``, or
-a published file that is known by all digits of its SHA-256.
+torch keeps downloads. So it gets only tensors, which are read with ``weights_only=True``, or a
+published file with the right SHA-256.
 """
 
 import functools
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cld_core import metrics as registry
+from cld_core.computation import Computer
 from cld_core.config.data import StoredDataSpec
 from cld_core.config.eval import WEIGHTS_URL
 from cld_core.data.images import to_grey
@@ -27,17 +28,16 @@ from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.model import Model
 from cld_core.nets import execution
-from cld_core.registration import fingerprint_of, resolve, table
+from cld_core.plugins import fingerprint_of, resolve, table
 from cld_core.run.evaluations import EvalRequest, Extraction, Files
 from cld_core.run.shards import Arrays
 from cld_core.sanitize import printable
-from cld_core.tasks import Computer
 
 from . import stats_file
 from .rows import SampleRows, Table
 
 _REGISTERED = table("extractors", {})
-# Of fewer samples of a class, a Fréchet distance says nothing.
+# With fewer samples of a class, a Fréchet distance says nothing.
 _LEAST = 10
 _MEANS = ("fid", "precision", "recall")
 
@@ -46,40 +46,40 @@ def find(name: str) -> Any:
     """The class of the extractor ``name``, of torch-fidelity or of a plug-in.
 
     Raises:
-        UsageError: no extractor has this name; lists those there are.
+        UsageError: no extractor has this name; lists the names.
     """
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     if name in _REGISTERED:
-        # torch-fidelity makes them, too, and another version of the plug-in may have registered its
-        # own.
+        # Replaces the class that another version of the plug-in registered: torch-fidelity creates
+        # extractors by name.
         FEATURE_EXTRACTORS_REGISTRY[name] = resolve(_REGISTERED[name])
     if name not in FEATURE_EXTRACTORS_REGISTRY:
-        there = ", ".join(sorted(FEATURE_EXTRACTORS_REGISTRY))
-        fix = "Name one of them, or the file that registers it in `plugins`"
         raise UsageError(
-            f"'eval.fid.extractor' is {name!r}, but torch-fidelity has {there}. {fix}."
+            f"'eval.fid.extractor' is {name!r}, but torch-fidelity has "
+            f"{', '.join(sorted(FEATURE_EXTRACTORS_REGISTRY))}. "
+            "Name one of them, or the file that registers it in `plugins`."
         )
     return FEATURE_EXTRACTORS_REGISTRY[name]
 
 
 def is_built_in(kind: Any) -> bool:
-    """Whether an extractor comes with torch-fidelity, and so needs weights."""
+    """Whether an extractor comes with torch-fidelity, and therefore needs weights."""
     return str(kind.__module__).startswith("torch_fidelity")
 
 
 def score_layer(name: str) -> str:
-    """The layer of class scores that the Inception Score looks at."""
+    """The layer of class scores that the Inception Score is computed from."""
     return str(find(name).get_default_feature_layer_for_metric("isc"))
 
 
 class Extractor:
-    """Features of images, from the layers that metrics look at.
+    """Features of images, from the layers that metrics read.
 
     Args:
-        extraction: which extractor, layer and weights.
+        extraction: the extractor, its layer and its weights.
         files: where weights and plug-ins lie.
-        scores: whether class scores are wanted, for the Inception Score.
+        scores: also return class scores, for the Inception Score.
 
     Raises:
         UsageError: the weights or the plug-in have changed, or the weights are those of another
@@ -91,69 +91,66 @@ class Extractor:
     ) -> None:
         name = extraction.extractor
         if extraction.plugin is not None:
-            plugins = [path for place, path in files.items() if place.startswith("plugin") and path]
+            plugins = [path for key, path in files.items() if key.startswith("plugin") and path]
             if fingerprint_of([("extractors", name)]) != extraction.plugin:
-                text = "changed since the evaluation was asked for. Re-run the command"
-                raise UsageError(f"{', '.join(plugins)}: {text}.")
+                raise UsageError(
+                    f"{', '.join(plugins)}: changed since the evaluation was asked for. "
+                    "Re-run the command."
+                )
         kind = find(name)
         self.layers = {"features": extraction.layer}
         if scores:
             self.layers["scores"] = score_layer(name)
-        known = kind.get_provided_features_list()
-        for layer in self.layers.values():
-            if layer not in known:
+        provided = kind.get_provided_features_list()
+        layers = list(dict.fromkeys(self.layers.values()))
+        for layer in layers:
+            if layer not in provided:
                 raise UsageError(
-                    f"'eval.fid.layer' is {layer!r}, but {name} has {', '.join(known)}."
+                    f"'eval.fid.layer' is {layer!r}, but {name} has {', '.join(provided)}."
                 )
-        made = _made(
-            kind, extraction, files.get("weights"), list(dict.fromkeys(self.layers.values()))
-        )
-        self._net = made.to(device)
+        self._net = _network(kind, extraction, files.get("weights"), layers).to(device)
         self.device = torch.device(device)
 
     @execution.using(tf32=False)
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
-        """``features`` (B, D), and ``scores`` (B, K) if wanted, float32, of images (B, C, H, W),
-        uint8.
+        """``features`` (B, D), float32, of images (B, C, H, W), uint8; with scores, also (B, K).
 
-        The network gets grey images (B, 1, H, W) with this channel three times.
+        Grey images (B, 1, H, W) are repeated to three channels.
         """
         coloured = pixels.to(self.device).expand(-1, 3, -1, -1)
         outputs = self._net.convert_features_tuple_to_dict(self._net(coloured))
         return {key: outputs[layer].float().cpu().numpy() for key, layer in self.layers.items()}
 
 
-def _made(kind: Any, extraction: Extraction, weights: str | None, layers: list[str]) -> Any:
+def _network(kind: Any, extraction: Extraction, weights: str | None, layers: list[str]) -> Any:
     """The network of an extractor, with its weights."""
     from torch_fidelity.utils import create_feature_extractor
 
-    name, settings = extraction.extractor, {}
+    name = extraction.extractor
+    settings = {}
     if weights is not None:
         settings["feature_extractor_weights_path"] = _loadable(Path(weights), extraction, kind)
     elif is_built_in(kind):
-        # torch-fidelity would unpickle what lies where torch keeps downloads.
+        # torch-fidelity would unpickle a file from where torch keeps downloads.
         raise UsageError(
             f"'eval.fid.extractor' {name} needs weights. Name their file in eval.fid.weights."
         )
     try:
         return create_feature_extractor(name, layers, cuda=False, verbose=False, **settings)
-    except (
-        Exception
-    ) as error:  # torch and plug-ins may raise anything for a file of another network
-        # The second line names the first tensors that are missing.
+    except Exception as error:
+        # torch and plug-ins may raise anything for a file of another network. The second line names
+        # the first tensors that are missing.
         lines = [line.strip() for line in str(error).strip().splitlines()]
-        raise _no_weights(
-            weights or name, name, f"{type(error).__name__}: {' '.join(lines[:2])[:300]}"
-        ) from error
+        reason = f"{type(error).__name__}: {' '.join(lines[:2])[:300]}"
+        raise _not_weights(weights or name, name, reason) from error
 
 
 def _loadable(path: Path, extraction: Extraction, kind: Any) -> Any:
-    """What a class of torch-fidelity may load: the tensors alone, or the file itself where that
-    runs nothing of others.
+    """Weights that torch-fidelity can load without running foreign code: tensors, or a path.
 
     Raises:
-        UsageError: the file is gone or another one, holds more than tensors, or is a program.
+        UsageError: the file is missing or has changed, holds more than tensors, or is a program.
     """
     from torch_fidelity.feature_extractor_clip import MODEL_METADATA, FeatureExtractorCLIP
     from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
@@ -162,48 +159,49 @@ def _loadable(path: Path, extraction: Extraction, kind: Any) -> Any:
 
     name = extraction.extractor
     try:
-        is_same = digest_of(path) == extraction.weights
+        digest = digest_of(path)
     except OSError as error:
-        text = f"gone since the evaluation was asked for ({error.strerror})"
-        raise UsageError(f"{path}: {text}. Put it back, or re-run the command.") from error
-    if not is_same:
+        raise UsageError(
+            f"{path}: gone since the evaluation was asked for ({error.strerror}). "
+            "Put it back, or re-run the command."
+        ) from error
+    if digest != extraction.weights:
         raise UsageError(f"{path}: changed since the evaluation was asked for. Re-run the command.")
     if issubclass(kind, FeatureExtractorInceptionV3 | FeatureExtractorVGG16):
         tensors = io.BytesIO()
         torch.save(tensors_of(path, name), tensors)
         tensors.seek(0)
         return tensors
-    if issubclass(kind, FeatureExtractorCLIP) and extraction.weights != MODEL_METADATA.get(
-        name, {}
-    ).get("hash"):
-        # TorchScript is a program.
+    # The weights of CLIP are TorchScript, which is a program.
+    published = MODEL_METADATA.get(name, {}).get("hash")
+    if issubclass(kind, FeatureExtractorCLIP) and extraction.weights != published:
         raise UsageError(f"'eval.fid.weights' is not the published file of {name}. Name that one.")
     if issubclass(kind, FeatureExtractorDinoV2):
         raise UsageError(
             f"'eval.fid.extractor' {name} runs code from the internet. Choose another extractor."
         )
-    # A plug-in is the user's own code, and reads files of its own kind.
+    # A plug-in is the user's own code, and reads its own kind of file.
     return str(path)
 
 
 def tensors_of(path: Path, name: str) -> Any:
-    """What a file of `torch.save` holds, of the extractor ``name``, which refuses anything but its
-    named tensors.
+    """The tensors in a file of `torch.save`, the weights of the extractor ``name``.
 
     Raises:
         UsageError: the file is damaged, or there is more in it than tensors.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises anything for a damaged file
-        raise _no_weights(
-            path, name, "it is damaged, or there is more in it than tensors"
-        ) from error
+    except Exception as error:  # torch may raise anything for a damaged file
+        reason = "it is damaged, or there is more in it than tensors"
+        raise _not_weights(path, name, reason) from error
 
 
-def _no_weights(path: str | Path, name: str, why: str) -> UsageError:
-    fix = f"The published weights of Inception: {WEIGHTS_URL}"
-    return UsageError(f"{path}: these are not weights of {name} ({printable(why, keep='')}). {fix}")
+def _not_weights(path: str | Path, name: str, reason: str) -> UsageError:
+    return UsageError(
+        f"{path}: these are not weights of {name} ({printable(reason, keep='')}). "
+        f"The published weights of Inception: {WEIGHTS_URL}"
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -216,22 +214,24 @@ def _cached(
 def load(
     extraction: Extraction, files: Files, device: torch.device | str, scores: bool = False
 ) -> Extractor:
-    """As `Extractor`; the last one is kept, because a shard asks for it at every batch."""
+    """An `Extractor`. The last one is cached, because a shard needs it for every batch."""
     return _cached(extraction, tuple(files.items()), str(device), scores)
 
 
 def dimensions(extraction: Extraction, files: Files, shape: tuple[int, ...]) -> int:
-    """The number of features, found by trying the extractor on an image (C, H, W), which reveals
-    wrong weights, too."""
+    """The number of features of an image (C, H, W).
+
+    The extractor is run on one, which reveals wrong weights, too.
+    """
     image = torch.zeros(1, *shape, dtype=torch.uint8)
     return int(load(extraction, files, "cpu")(image)["features"].shape[1])
 
 
 def download(url: str, path: Path, sha256: str) -> None:
-    """Fetch weights with the digest ``sha256`` to ``path``.
+    """Download weights to ``path``, and check their SHA-256.
 
     Raises:
-        UsageError: they cannot be fetched, or are others.
+        UsageError: they cannot be downloaded, or have another digest.
     """
     import torch.hub
 
@@ -245,13 +245,12 @@ def download(url: str, path: Path, sha256: str) -> None:
 
 
 class FeatureRows(SampleRows):
-    """Of the samples ``first <= i < last``: ``nfe``, ``features`` (last - first, D), ``scores`` if
-    a metric reads them.
+    """Rows of samples: ``features`` (last - first, D), ``nfe``, ``nonfinite``, perhaps ``scores``.
 
-    ``nonfinite`` (last - first,), bool, says which samples are not finite. Pixels do not show it.
+    ``scores`` (last - first, K) are there if a metric reads them.
 
     Raises:
-        UsageError: the weights are gone or have changed.
+        UsageError: the weights are missing or have changed.
     """
 
     def __init__(self, model: Model, request: EvalRequest) -> None:
@@ -261,20 +260,19 @@ class FeatureRows(SampleRows):
 
     def compute(self, first: int, last: int) -> Arrays:
         drawn = self.draw(first, last)
-        pixels = to_grey(
-            drawn.x, self.model.form, floor=self.request.inputs.quantisation == "floor"
-        )
+        floor = self.request.inputs.quantisation == "floor"
+        pixels = to_grey(drawn.x, self.model.form, floor=floor)
         return {**self.about(drawn), **self._extractor(pixels)}
 
 
 class ImageRows(Computer):
-    """The features of training images, ``features`` (last - first, D); there are ``n`` images.
+    """Rows of the ``n`` training images: ``features`` (last - first, D).
 
     Real numbers are rounded to grey levels, as those of samples are.
 
     Raises:
-        DataError: the images are gone.
-        UsageError: the weights are gone or have changed.
+        DataError: the images are missing.
+        UsageError: the weights are missing or have changed.
     """
 
     def __init__(
@@ -282,15 +280,15 @@ class ImageRows(Computer):
     ) -> None:
         self._extractor = load(extraction, files, device)
         stored: Any = source(replace(data, cache="disk"))
-        self._images, self._form = stored.train, form_of(stored)
+        self._images = stored.train
+        self._form = form_of(stored)
         self.n: int = self._images.n
 
     def compute(self, first: int, last: int) -> Arrays:
-        examples = self._images.batch(torch.arange(first, last))
-        is_grey = examples.dtype == torch.uint8
-        return self._extractor(
-            examples if is_grey else to_grey(self._form.to_data(examples), self._form)
-        )
+        pixels = self._images.batch(torch.arange(first, last))
+        if pixels.dtype != torch.uint8:
+            pixels = to_grey(self._form.to_data(pixels), self._form)
+        return self._extractor(pixels)
 
 
 def fid(table: Table) -> dict[str, Any]:
@@ -300,13 +298,13 @@ def fid(table: Table) -> dict[str, Any]:
 
 
 def frechet(ours: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> float:
-    """The Fréchet distance between features (n, D), and mean (D,) and covariance (D, D) of
-    others."""
+    """The Fréchet distance of features (n, D) from a mean (D,) and covariance (D, D)."""
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
     mean, covariance = stats_file.moments([ours])
-    own, theirs = {"mu": mean, "sigma": covariance}, {"mu": mu, "sigma": sigma}
-    value = fid_statistics_to_metric(own, theirs, verbose=False)[KEY_METRIC_FID]
+    statistics = {"mu": mean, "sigma": covariance}
+    reference = {"mu": mu, "sigma": sigma}
+    value = fid_statistics_to_metric(statistics, reference, verbose=False)[KEY_METRIC_FID]
     # For equal sets of few images, rounding makes the formula negative.
     return max(0.0, float(value))
 
@@ -320,14 +318,17 @@ def kid(table: Table) -> dict[str, Any]:
     )
 
     spec = table.request.kid
-    settings = {"kid_subsets": spec.subsets, "kid_subset_size": spec.subset_size}
-    result = kid_features_to_metric(*_both_features(table), verbose=False, **settings)
-    values = {
+    ours, theirs = _both_features(table)
+    result = kid_features_to_metric(
+        ours, theirs, verbose=False, kid_subsets=spec.subsets, kid_subset_size=spec.subset_size
+    )
+    return {
         "value": result[KEY_METRIC_KID_MEAN],
         "std": result[KEY_METRIC_KID_STD],
         **asdict(spec),
+        **table.about_samples(),
+        **table.about_reference(),
     }
-    return {**values, **table.about_samples(), **table.about_reference()}
 
 
 def isc(table: Table) -> dict[str, Any]:
@@ -340,21 +341,28 @@ def isc(table: Table) -> dict[str, Any]:
 
     spec = table.request.isc
     result = isc_features_to_metric(torch.from_numpy(table.arrays["scores"]), splits=spec.splits)
-    values = {
+    return {
         "value": result[KEY_METRIC_ISC_MEAN],
         "std": result[KEY_METRIC_ISC_STD],
         **asdict(spec),
+        **table.about_samples(),
+        "layer": score_layer(table.request.inputs.extractor),
     }
-    layer = score_layer(table.request.inputs.extractor)
-    return {**values, **table.about_samples(), "layer": layer}
 
 
 def prc(table: Table) -> dict[str, Any]:
     """Precision and recall of the features of samples against those of training images."""
     spec = table.request.prc
-    results = _precision_and_recall(*_both_features(table), spec.neighbours)
-    values = {**dict(zip(("precision", "recall", "f_score"), results, strict=True)), **asdict(spec)}
-    return {**values, **table.about_samples(), **table.about_reference()}
+    ours, theirs = _both_features(table)
+    precision, recall, f_score = _precision_and_recall(ours, theirs, spec.neighbours)
+    return {
+        "precision": precision,
+        "recall": recall,
+        "f_score": f_score,
+        **asdict(spec),
+        **table.about_samples(),
+        **table.about_reference(),
+    }
 
 
 def _precision_and_recall(
@@ -368,45 +376,47 @@ def _precision_and_recall(
     )
     from torch_fidelity.metric_prc import prc_features_to_metric as to_metric
 
-    # Not the form that holds all distances at once, which are 10 GB for 50,000 samples.
+    # Saves memory: all distances at once are 10 GB for 50,000 samples.
     result = to_metric(ours, theirs, prc_neighborhood=neighbours, save_cpu_ram=True, verbose=False)
     return result[KEY_METRIC_PRECISION], result[KEY_METRIC_RECALL], result[KEY_METRIC_F_SCORE]
 
 
 def classes(table: Table) -> dict[str, Any]:
-    """Fréchet distance, precision and recall within each class, against training images of the same
-    class."""
-    model, reference = table.model, table.reference
-    assert model.classes is not None, "only class-conditional models are asked"
-    assert reference.labels is not None, "only statistics with labels are asked"
-    if reference.outline.classes != model.classes.names:
-        text = "has statistics of other classes than those of the model. Compute them with"
+    """Fréchet distance, precision and recall of each class, against its training images."""
+    classes = table.model.classes
+    reference = table.reference
+    assert classes is not None, "the metric is for class-conditional models"
+    assert reference.labels is not None, "the metric needs statistics with labels"
+    if reference.outline.classes != classes.names:
         raise UsageError(
-            f"{table.request.files['stats']} {text} `cldctl data stats RECIPE|RUN --features`."
+            f"{table.request.files['stats']} has statistics of other classes than those of the "
+            "model. Compute them with `cldctl data stats RECIPE|RUN --features`."
         )
     ours, theirs = _both_features(table)
-    label = np.array(model.classes.drawn(0, len(ours)))
-    spec = table.request.prc
+    label = np.array(classes.drawn(0, len(ours)))
+    neighbours = table.request.prc.neighbours
+    least = max(_LEAST, neighbours + 1)
     by_class: dict[str, Mapping[str, Any]] = {}
-    for number, name in enumerate(model.classes.names):
-        parts = ours[label == number].numpy(), theirs[reference.labels == number].numpy()
-        if min(map(len, parts)) > spec.neighbours and len(parts[0]) >= _LEAST:
-            by_class[name] = _of_class(*parts, spec.neighbours)
+    for number, name in enumerate(classes.names):
+        samples = ours[label == number].numpy()
+        images = theirs[reference.labels == number].numpy()
+        if len(samples) >= least and len(images) > neighbours:
+            by_class[name] = _of_class(samples, images, neighbours)
     if not by_class:
-        few = (
-            f"no class has {max(_LEAST, spec.neighbours + 1)} samples and more than "
-            f"{spec.neighbours} images"
+        raise UsageError(
+            f"--classes: no class has {least} samples and more than {neighbours} images. "
+            "Draw more samples."
         )
-        raise UsageError(f"--classes: {few}. Draw more samples.")
-    means = {
-        name: float(np.mean([values[name] for values in by_class.values()])) for name in _MEANS
-    }
-    about = {"neighbours": spec.neighbours, **table.about_samples(), **table.about_reference()}
+    report: dict[str, Any] = {}
+    for key in _MEANS:
+        report[key] = float(np.mean([section[key] for section in by_class.values()]))
     return {
-        **means,
+        **report,
         "classes": by_class,
-        "left_out": len(model.classes.names) - len(by_class),
-        **about,
+        "left_out": len(classes) - len(by_class),
+        "neighbours": neighbours,
+        **table.about_samples(),
+        **table.about_reference(),
     }
 
 
@@ -414,9 +424,9 @@ def _of_class(ours: np.ndarray, theirs: np.ndarray, neighbours: int) -> dict[str
     precision, recall, _ = _precision_and_recall(
         torch.from_numpy(ours), torch.from_numpy(theirs), neighbours
     )
-    value = frechet(ours, *stats_file.moments([theirs]))
+    mu, sigma = stats_file.moments([theirs])
     return {
-        "fid": value,
+        "fid": frechet(ours, mu, sigma),
         "precision": precision,
         "recall": recall,
         "samples": len(ours),
@@ -426,8 +436,8 @@ def _of_class(ours: np.ndarray, theirs: np.ndarray, neighbours: int) -> dict[str
 
 def _both_features(table: Table) -> tuple[Tensor, Tensor]:
     """Features (n, D) of samples and (m, D) of training images."""
-    theirs = table.reference.features
-    assert theirs is not None, "checked when the evaluation was asked for"
-    return torch.from_numpy(table.arrays["features"]), torch.from_numpy(
-        theirs.astype(np.float32, copy=False)
-    )
+    features = table.reference.features
+    assert features is not None, "checked when the evaluation was requested"
+    ours = torch.from_numpy(table.arrays["features"])
+    theirs = torch.from_numpy(features.astype(np.float32, copy=False))
+    return ours, theirs

@@ -1,5 +1,5 @@
-"""Metrics of the model itself: its likelihood bound, its loss on test data, and how far samplers
-are from its flow."""
+"""Metrics of the model itself: likelihood bound, loss on test data, distance of samplers from its
+flow."""
 
 import functools
 import math
@@ -25,17 +25,19 @@ from cld_core.seeds import SampleNoise
 
 from .rows import RowComputer, SampleRows, Table, given_labels, standard_error
 
-# One value per example: bounds of log p(x) in nats, and evaluations of the network.
-_BOUNDS = ("elbo", "paper_elbo", "importance_bound", "nfe")
-# Where the flow ends is kept for the next evaluations of this process, which are of the same noise:
-# of 40 settings that are compared, it would take most of the time.
+# Bounds of log p(x) in nats, one value per example.
+_BOUNDS = ("elbo", "paper_elbo", "importance_bound")
+# Ends of the flow are cached for further evaluations with the same noise in this process: in a
+# comparison of 40 settings, computing them would take most of the time.
 _MOST_BYTES = 256 << 20
 _ENDS: dict[Any, tuple[Tensor, Tensor]] = {}
 
 
 class ElboRows(RowComputer):
-    """Bounds of the test points ``first <= i < last``, each (last - first,); given their labels if
-    they have some."""
+    """Rows of test points: bounds of log p(x), given their labels if any, and ``nfe``.
+
+    Each is of shape (last - first,).
+    """
 
     @execution.using(tf32=False)
     def compute(self, first: int, last: int) -> Arrays:
@@ -46,28 +48,27 @@ class ElboRows(RowComputer):
         noise = SampleNoise(seed, "elbo", first=first, last=last, device=model.device)
         score = given_labels(model.score_of(compiled=spec.compile), model, seed, first, last)
         bounds = likelihood(score, model.sde, spec, noise, x).rescaled(model.form.log_det)
-        values = (
-            bounds.elbo,
-            bounds.paper_elbo,
-            bounds.importance_bound,
-            bounds.nfe_each.double().mean(1),
-        )
-        return {
-            name: value.double().cpu().numpy() for name, value in zip(_BOUNDS, values, strict=True)
-        }
+        rows = {name: getattr(bounds, name) for name in _BOUNDS}
+        rows["nfe"] = bounds.nfe_each.double().mean(1)
+        return {name: values.double().cpu().numpy() for name, values in rows.items()}
 
 
 def elbo(table: Table) -> dict[str, Any]:
-    """The likelihood bound and its estimators, in nats or bits/dim; for toy data also the distance
-    to the truth."""
+    """The likelihood bound and its estimators, in nats or bits/dim, and the gap to the truth."""
     model = table.model
     arrays = table.arrays
     spec = table.request.elbo
-    # A negative log-density in nats is reported as scale nats + offset.
-    unit, key, (scale, offset) = (
-        ("bits/dim", "bpd", model.bits_of_nats) if model.is_image else ("nats", "nll", (1.0, 0.0))
-    )
-    means = {name: offset - scale * float(arrays[name].mean()) for name in _BOUNDS if name != "nfe"}
+    # A negative log-density of x nats is reported as scale x + offset.
+    if model.is_image:
+        unit = "bits/dim"
+        key = "bpd"
+        scale, offset = model.bits_of_nats
+    else:
+        unit = "nats"
+        key = "nll"
+        scale = 1.0
+        offset = 0.0
+    means = {name: offset - scale * float(arrays[name].mean()) for name in _BOUNDS}
     report = {
         "unit": unit,
         key: means["elbo"],
@@ -87,8 +88,8 @@ def elbo(table: Table) -> dict[str, Any]:
     if model.classes is not None:
         # Of log p(x | label), each test point given its own label.
         report["conditional"] = True
-    if (asked := table.request.elbo_eps_asked) is not None:
-        report["eps_asked"] = asked
+    if table.request.elbo_eps_asked is not None:
+        report["eps_asked"] = table.request.elbo_eps_asked
     return report | _against_truth(table)
 
 
@@ -97,7 +98,7 @@ def raised_by_tolerance(sde: Diffusion, spec: ElboSpec, dimensions: int) -> floa
     """By how much the solver's tolerance raises the bound of an example, in nats.
 
     It is measured on Gaussian data, against a hundredth of the tolerance, in up to 64 dimensions
-    (docs/math.md section 8). One probe is exact there. None if the solver fails, and for tolerances
+    (docs/math.md section 8), where one probe is exact. None if the solver fails, and for tolerances
     that are too tight to matter.
     """
     if min(spec.rtol, spec.atol) < 1e-8:
@@ -108,39 +109,47 @@ def raised_by_tolerance(sde: Diffusion, spec: ElboSpec, dimensions: int) -> floa
     loose = replace(spec, velocities=1, probes=1)
     tight = replace(loose, rtol=0.01 * spec.rtol, atol=0.01 * spec.atol)
     bounds = []
-    for each in (loose, tight):
+    for settings in (loose, tight):
         noise = SampleNoise(0, first=0, last=len(x))
         try:
-            bounds.append(likelihood(law.score(sde), sde, each, noise, x).mean)
+            bounds.append(likelihood(law.score(sde), sde, settings, noise, x).mean)
         except SolverError:
             return None
     return (bounds[0] - bounds[1]) * dimensions / size
 
 
 def _against_truth(table: Table) -> dict[str, Any]:
-    """How far the bound is from the true density, given the label if there are classes, if that is
-    known."""
-    source, bound = table.model.source, table.arrays["elbo"]
-    density = source.density
-    known = {}
+    """The gap between the true log-density and the bound, and the true entropy, as far as known.
+
+    Both are given the label if the model has classes.
+    """
+    source = table.model.source
+    toy = source.density
+    section: dict[str, Any] = {}
+    if toy is None:
+        return section
     classes = table.model.classes
-    if density is not None and density.log_density is not None:
+    if toy.log_density is not None:
         # The same examples on both sides, so that their scatter cancels.
-        seed, n = table.request.seed, len(bound)
+        seed = table.request.seed
+        bound = table.arrays["elbo"]
+        n = len(bound)
         x = table.model.form.to_data(source.dequantised_test_data(seed, 0, n))
-        truth = density.log_density(x).numpy()
+        truth = toy.log_density(x).numpy()
         if classes is not None:
             # A toy's label is a function of the point: p(x | label) = p(x)/p(label).
             truth = truth - np.log(classes.shares)[source.test_labels(seed, 0, n).numpy()]
-        known = {"gap": float((truth - bound).mean()), "gap_stderr": standard_error(truth - bound)}
-    if density is not None and density.entropy is not None:
-        known["true_entropy"] = density.entropy() - (0.0 if classes is None else classes.entropy)
-    return known
+        gap = truth - bound
+        section["gap"] = float(gap.mean())
+        section["gap_stderr"] = standard_error(gap)
+    if toy.entropy is not None:
+        of_labels = 0.0 if classes is None else classes.entropy
+        section["true_entropy"] = toy.entropy() - of_labels
+    return section
 
 
 class LossRows(RowComputer):
-    """The training objective ``loss`` of the test points ``first <= i < last``, (last - first,);
-    draws are keyed."""
+    """Rows of test points: ``loss`` (last - first,), the training objective with keyed draws."""
 
     @execution.using(tf32=False)
     @torch.no_grad()
@@ -154,16 +163,15 @@ class LossRows(RowComputer):
         score = given_labels(model.score, model, seed, first, last)
         total = torch.zeros(len(x), dtype=torch.float64, device=model.device)
         for _ in range(draws):
-            total += objective.losses(
-                score, x, objective.draw_each(noise, model.data_shape)
-            ).weighted
+            drawn = objective.draw_each(noise, model.data_shape)
+            total += objective.losses(score, x, drawn).weighted
         return {"loss": (total / draws).cpu().numpy()}
 
 
 def loss(table: Table) -> dict[str, Any]:
-    """The mean training objective of test points; the sum over dimensions, like the training
-    loss."""
-    losses, request = table.arrays["loss"], table.request
+    """The mean training objective of test points, summed over dimensions, as in training."""
+    losses = table.arrays["loss"]
+    request = table.request
     return {
         "value": float(losses.mean()),
         "stderr": standard_error(losses),
@@ -175,8 +183,7 @@ def loss(table: Table) -> dict[str, Any]:
 
 
 class FlowRows(SampleRows):
-    """Of the samples ``first <= i < last``, (last - first,) each: ``square``, ``flow_nfe``,
-    ``nfe``, ``nonfinite``.
+    """Rows of samples: ``square``, ``flow_nfe``, ``nfe`` and ``nonfinite``, (last - first,) each.
 
     ``square`` is the mean square, over the numbers of a sample, of the difference from the end of
     the flow, which took ``flow_nfe`` network evaluations.
@@ -189,50 +196,54 @@ class FlowRows(SampleRows):
     def compute(self, first: int, last: int) -> Arrays:
         drawn = self.draw(first, last)
         end, nfe = self._flow(first, last)
-        # In the units of the model, whatever those of the data are.
-        samples, end = (self.model.form.to_model(x.cpu().double()) for x in (drawn.x, end))
-        square = (samples - end).flatten(1).square().mean(1)
+        # In the units of the model, which do not depend on those of the data.
+        to_model = self.model.form.to_model
+        difference = to_model(drawn.x.cpu().double()) - to_model(end.double())
+        square = difference.flatten(1).square().mean(1)
         return {"square": square.numpy(), "flow_nfe": nfe.double().numpy(), **self.about(drawn)}
 
     def _flow(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """The ends of the flow (last - first, ...) and its evaluations (last - first,), on the CPU.
 
         Raises:
-            SolverError: the tolerance is out of reach.
+            SolverError: the tolerance cannot be met.
         """
-        asked, seed = self.request.flow, self.request.seed
+        seed = self.request.seed
         solver: dict[str, Any] = {
-            "rtol": asked.rtol,
-            "atol": asked.atol,
+            "method": "ode",
+            "rtol": self.request.flow.rtol,
+            "atol": self.request.flow.atol,
             "precision": "fp32",
             "compile": False,
         }
-        spec = sampling_spec(self.model.recipe, {"method": "ode", **solver}, "flow")
+        spec = sampling_spec(self.model.recipe, solver, "flow")
         key = (self._weights, self.request.model_digest, spec, seed, first, last)
-        known = _ENDS.get(key)
-        if known is None:
-            drawn = self.model.draw(last - first, method="ode", seed=seed, first=first, **solver)
-            known = _ENDS[key] = drawn.x.cpu(), drawn.nfe_each.cpu()
-            while len(_ENDS) > 1 and sum(x.nbytes for x, _ in _ENDS.values()) > _MOST_BYTES:
-                del _ENDS[next(iter(_ENDS))]
-        return known
+        if key in _ENDS:
+            return _ENDS[key]
+        drawn = self.model.draw(last - first, seed=seed, first=first, **solver)
+        ends = (drawn.x.cpu(), drawn.nfe_each.cpu())
+        _ENDS[key] = ends
+        # The oldest ends go first.
+        while len(_ENDS) > 1 and sum(x.nbytes for x, _ in _ENDS.values()) > _MOST_BYTES:
+            del _ENDS[next(iter(_ENDS))]
+        return ends
 
     @functools.cached_property
     def _weights(self) -> str:
-        return tensors_digest(
-            {name: tensor.cpu() for name, tensor in self.model.net.state_dict().items()}
-        )
+        weights = self.model.net.state_dict()
+        return tensors_digest({name: tensor.cpu() for name, tensor in weights.items()})
 
 
 def flow_distance(table: Table) -> dict[str, Any]:
-    """Root mean square distance of samples from the network's own probability flow from the same
-    noise."""
-    arrays, spec = table.arrays, table.request.flow
+    """Root mean square distance of samples from the network's flow from the same noise."""
+    arrays = table.arrays
+    spec = table.request.flow
     square = arrays["square"][~arrays["nonfinite"]]
     value = math.sqrt(square.mean()) if len(square) else math.inf
-    spread = standard_error(square)
-    # Of the root, to first order.
-    stderr = spread / (2.0 * value) if spread is not None and value > 0 else None
+    stderr = standard_error(square)
+    if stderr is not None:
+        # Of the root, to first order.
+        stderr = stderr / (2.0 * value) if value > 0 else None
     return {
         "value": value,
         "stderr": stderr,

@@ -1,5 +1,4 @@
-"""What is published for the shipped recipes and their data: numbers to compare with. Loads no
-torch.
+"""Published numbers for the shipped recipes and their data. Loads no torch.
 
 docs/reproducing.md has the protocol.
 """
@@ -12,8 +11,8 @@ class Published:
     """A number of arXiv 2112.07068, or of the paper that ``how`` names.
 
     Attributes:
-        bound: the published number is only known to be at most this.
         how: the sampler or the estimator.
+        bound: the number is an upper bound.
     """
 
     value: float
@@ -23,7 +22,7 @@ class Published:
 
 @dataclass(frozen=True)
 class PublishedSampler:
-    """The published FID of a model's samples; it was not measured here.
+    """The published FID of a model's samples, which was not measured with this code.
 
     Attributes:
         nfe: network evaluations of a sample; None if the source does not say.
@@ -47,13 +46,13 @@ _VALUES = {
         "fid": Published(2.10, "arXiv 2303.01748, probability flow, 246 NFE, 50,000 samples")
     },
 }
-_CLD, _GDDIM, _PSLD = "arXiv 2112.07068", "arXiv 2206.05564", "arXiv 2303.01748"
-_SPLITTING, _CONJUGATE, _HOLD, _EDM = (
-    "arXiv 2310.07894",
-    "arXiv 2402.07211",
-    "arXiv 2404.12814",
-    "arXiv 2206.00364",
-)
+_CLD = "arXiv 2112.07068"
+_GDDIM = "arXiv 2206.05564"
+_PSLD = "arXiv 2303.01748"
+_SPLITTING = "arXiv 2310.07894"
+_CONJUGATE = "arXiv 2402.07211"
+_HOLD = "arXiv 2404.12814"
+_EDM = "arXiv 2206.00364"
 _AGM = "README of the code of AGM"
 # By `data.name`, from abstracts, READMEs and tables of the sources.
 _SAMPLERS = {
@@ -84,11 +83,10 @@ _SAMPLERS = {
 
 
 def published(recipe: str, key: str) -> Published | None:
-    """What is published for a recipe and the `key` of a `Quantity`; None if nothing is."""
+    """The number published for a recipe and the `key` of a `Quantity`; None if there is none."""
     return _VALUES.get(recipe, {}).get(key)
 
 
 def published_samplers(data: str) -> tuple[PublishedSampler, ...]:
-    """The published FIDs of samples by network evaluations, for a `data.name`; empty if there are
-    none."""
+    """The published FIDs for a `data.name`; empty if there are none."""
     return _SAMPLERS.get(data, ())

@@ -1,38 +1,38 @@
-"""The statistics of a training set as a kind of sharded work, in a folder beside the file that they
-end up in.
+"""The statistics of a training set as a kind of sharded work.
 
-Its rows are the features of training images. Loads no torch until it computes them, and numpy only
-to look into a file of statistics.
+Its rows are the features of training images, in a folder beside the file of statistics. Loads torch
+to compute them only, and numpy to read a file of statistics only.
 """
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from cld_core import ownership
+from cld_core.computation import Computation, Computer
 from cld_core.config import Recipe
 from cld_core.config.data import StoredDataSpec
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, UsageError
 from cld_core.run.evaluations import Extraction
 from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
-from cld_core.tasks import Computer, Task
 
 from .request import extractor, kinds_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatsRequest(ShardedRequest):
-    """Statistics of which images, by which extractor, into which file.
+    """The images, the extractor, and the file of statistics.
 
     Attributes:
         output: the file to write, an absolute path.
         data_fingerprint: of the images.
         images: their number.
-        features: whether the features themselves are kept, too.
-        classes: of the images, whose labels are kept with the features; empty without features, and
-            without labels.
+        features: keep the features themselves, too.
+        classes: of the images, whose labels are kept with the features; empty without features or
+            labels.
     """
 
     kind: ClassVar[str] = "statistics"
@@ -53,7 +53,7 @@ class StatsRequest(ShardedRequest):
         """The request for the data, extractor and weights that a recipe names.
 
         Args:
-            output: None: beside the images, where evaluations look for it.
+            output: None for a file beside the images, where evaluations look for it.
 
         Raises:
             UsageError: the data are not images, or the extractor is missing.
@@ -62,10 +62,10 @@ class StatsRequest(ShardedRequest):
         recipe = recipe.anchored(Path.cwd())
         data = recipe.data
         if not isinstance(data, StoredDataSpec) or "images" not in kinds_of(data):
-            text = (
-                f"the examples of data.name={data.name} are not pictures; statistics are of images"
+            raise UsageError(
+                f"the examples of data.name={data.name} are not pictures; statistics are of "
+                "images. Name an image recipe."
             )
-            raise UsageError(f"{text}. Name an image recipe.")
         images = store.of(data)
         classes = images.classes if features else None
         extraction, _, files = extractor(recipe)
@@ -89,7 +89,7 @@ class StatsRequest(ShardedRequest):
 
     @property
     def fingerprint(self) -> str:
-        """Of the statistics, whoever computes them."""
+        """Of the statistics; the same in every file of them."""
         return self.extraction.fingerprint_of_stats(self.data_fingerprint)
 
     @property
@@ -104,7 +104,7 @@ class StatsRequest(ShardedRequest):
 
     @property
     def folder(self) -> Path:
-        """Where requests, shards and logs lie until all is done."""
+        """Where requests, shards and logs lie until the file is written."""
         return Path(f"{self.output}.partial")
 
     def save(self) -> Path:
@@ -113,11 +113,12 @@ class StatsRequest(ShardedRequest):
 
 
 class Statistics(ShardedWork):
-    """Statistics that are being computed, in a folder beside the file that they become."""
+    """The work of computing statistics, in a folder beside their file."""
 
     command = "cldctl data stats"
     request_type = StatsRequest
-    doing, unit = "computing features", "images"
+    doing = "computing features"
+    unit = "images"
     request: StatsRequest
 
     @property
@@ -126,10 +127,10 @@ class Statistics(ShardedWork):
 
     @property
     def is_done(self) -> bool:
-        """Whether the file holds what is asked for. One that answers another request is replaced.
+        """Whether the file holds these statistics. A file of other statistics is replaced.
 
         Raises:
-            UsageError: it is damaged, or something else, which nobody replaces.
+            UsageError: it is damaged, or another kind of file, which is not replaced.
             OSError: it cannot be read at this moment.
         """
         from . import stats_file
@@ -148,8 +149,8 @@ class Statistics(ShardedWork):
         return Rows(self.folder / "rows" / self.request.fingerprint, self.request.chunk(kind))
 
 
-class StatisticsTask(Task):
-    """Statistics while a process computes them."""
+class StatisticsComputation(Computation):
+    """Statistics, in a process that computes them."""
 
     work: Statistics
 
@@ -159,10 +160,10 @@ class StatisticsTask(Task):
         request = self.work.request
         computer = ImageRows(request.data, request.extraction, request.files, device)
         if computer.n != request.images:
-            text = (
-                f"has {computer.n} images, but {request.images} when the statistics were asked for"
+            raise DataError(
+                f"{request.data.path} has {computer.n} images, but {request.images} when the "
+                f"statistics were asked for. Re-run `{self.work.command}`."
             )
-            raise DataError(f"{request.data.path} {text}. Re-run `{self.work.command}`.")
         return {"features": computer}
 
     def finish(self) -> None:
@@ -172,9 +173,11 @@ class StatisticsTask(Task):
         from . import stats_file
 
         request = self.work.request
-        parts = (part["features"] for part in self.parts("features"))
-        kept = list(parts) if request.features else []
-        arrays = dict(zip(("mu", "sigma"), stats_file.moments(kept or parts), strict=True))
+        features: Iterable[np.ndarray] = (part["features"] for part in self.parts("features"))
+        if request.features:
+            features = list(features)
+        mu, sigma = stats_file.moments(features)
+        arrays = {"mu": mu, "sigma": sigma}
         about: dict[str, Any] = {
             "identity": request.fingerprint,
             **request.extraction.to_dict(),
@@ -183,7 +186,7 @@ class StatisticsTask(Task):
             "quantisation": "none: the images are uint8",
         }
         if request.features:
-            arrays[stats_file.FEATURES] = np.concatenate(kept)
+            arrays[stats_file.FEATURES] = np.concatenate(list(features))
         if request.classes:
             arrays[stats_file.LABELS] = store.of(request.data).labels("train")
             about["classes"] = list(request.classes)
@@ -192,16 +195,15 @@ class StatisticsTask(Task):
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of statistics, which nobody but this user may write into.
+    """Create the folder of statistics, with write access for this user only.
 
     Raises:
-        CldError: somebody else owns it, or it cannot be made.
+        CldError: another user owns it, or it cannot be created.
     """
     try:
         ownership.make_private(folder, "jobs would compute, and import, what is in it")
     except OSError as error:
-        text = (
-            f"the folder cannot be made ({error.strerror}). Write the statistics to another "
-            f"place with -o."
-        )
-        raise CldError(f"{folder}: {text}") from error
+        raise CldError(
+            f"{folder}: the folder cannot be made ({error.strerror}). Write the statistics to "
+            "another place with -o."
+        ) from error

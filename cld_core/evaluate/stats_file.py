@@ -1,9 +1,8 @@
-"""Statistics of a training set: how they are computed, and files of them, our own and both layouts
-that others publish.
+"""Statistics of a training set, and files of them: our own, and both layouts that others publish.
 
     mu (D,), sigma (D, D)      means and covariance of the features (EDM and many more)
     pool_3 (n, D)              the features themselves (score_sde, CLD-SGM)
-    label (n,)                 beside our own features: the classes of the images, if they have some
+    label (n,)                 beside our own features: the classes of the images, if any
 
 `cldctl data stats` writes the first, with ``--features`` both, and ``about``, a JSON text that says
 what they were made from.
@@ -19,43 +18,46 @@ from typing import Any, TypedDict
 import numpy as np
 
 from cld_core import npz
-from cld_core.codec import from_plain
 from cld_core.config import Recipe
 from cld_core.config.data import StoredDataSpec
 from cld_core.data import store
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.files import opened, parse_json, write_arrays
+from cld_core.records import from_plain
 from cld_core.run.evaluations import EvalRequest, Extraction
 from cld_core.sanitize import one_line
 
 FEATURES = "pool_3"
 LABELS = "label"
-# Rows that are turned into float64 at once: 64 MiB of 2048 features.
+# Rows that are converted to float64 at once: 64 MiB of 2048 features.
 _ROWS = 4096
 
 
 def moments(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and covariance (D, D), in float64, of features (n, D) in parts, as if they were one
-    array.
+    """Mean (D,) and covariance (D, D), float64, of features (n, D) that come in parts.
 
-    The cuts change nothing. The scatter, the sum of centred outer products, is the sum of those
-    within blocks of rows, and that of the blocks' means between them; the covariance has n - 1 in
-    the denominator.
+    The cuts change nothing. The scatter, the sum of centred outer products, is the scatter within
+    blocks of rows plus that between the means of the blocks. The covariance has n - 1 in the
+    denominator.
     """
-    n, mean, scatter = 0, np.zeros(()), np.zeros(())
+    n = 0
+    mean = np.zeros(())
+    scatter = np.zeros(())
     for rows in _blocks(parts):
         own = rows.mean(0)
         rows -= own
-        between, total = own - mean, n + len(rows)
+        between = own - mean
+        total = n + len(rows)
         scatter = scatter + rows.T @ rows
         scatter += np.outer(between, between * (n * len(rows) / total))
-        n, mean = total, mean + between * (len(rows) / total)
+        mean = mean + between * (len(rows) / total)
+        n = total
     return mean, scatter / (n - 1)
 
 
 def _blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same rows in float64, `_ROWS` at once."""
+    """The rows of all parts in float64, `_ROWS` at once."""
     left: list[np.ndarray] = []
     for part in parts:
         left.append(part)
@@ -67,9 +69,8 @@ def _blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield np.concatenate(left).astype(np.float64)
 
 
-class About(TypedDict, total=False):
-    """What is read of what a file says of its origin, beside the `Extraction`; those of others say
-    nothing."""
+class StatsMetadata(TypedDict, total=False):
+    """The origin of a file, beside the `Extraction`; empty for files that others publish."""
 
     identity: str
     images: int
@@ -78,24 +79,31 @@ class About(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Outline:
-    """What a statistics file holds, without its numbers; ``classes``: of the labels of its
-    features."""
+    """The content of a statistics file without its numbers.
+
+    Attributes:
+        images: their number; None if unknown.
+        features: the number of images whose features are in the file; None without features.
+        classes: the names of the labels of the features.
+    """
 
     dimensions: int
     images: int | None
     features: int | None
-    about: About
+    about: StatsMetadata
     layout: str
     classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics of a training set: mean (D,) and covariance (D, D), float64; features (n, D) if
-    they were asked for.
+    """Statistics of a training set.
 
-    With features, ``labels`` (n,) are the indices of the outline's ``classes``, if the images have
-    some.
+    Attributes:
+        mu: mean (D,), float64.
+        sigma: covariance (D, D), float64.
+        features: (n, D), if they were read.
+        labels: (n,), indices of the outline's ``classes``, if the features have labels.
     """
 
     outline: Outline
@@ -116,18 +124,16 @@ def default_file(data: StoredDataSpec, extraction: Extraction) -> Path:
 def find(
     recipe: Recipe, extraction: Extraction, dimensions: int, flags: str, *, by_class: bool
 ) -> tuple[Path, str, int | None]:
-    """The statistics that a recipe's evaluation compares with, their fingerprint and number of
-    features.
+    """The file of statistics for a recipe's evaluation, its fingerprint and number of features.
 
     Args:
-        dimensions: how many features the extractor has.
-        flags: the metrics that need the features themselves, for messages; the number is None if
-            this is empty.
-        by_class: whether the features need labels.
+        dimensions: the number of features of an image.
+        flags: the metrics that need the features themselves, for messages; if empty, the number of
+            features is None.
+        by_class: the features need labels.
 
     Raises:
-        UsageError: they are missing, of another size, of another extractor, or without features or
-            labels.
+        UsageError: the file is missing, of another size or extractor, or lacks features or labels.
     """
     assert isinstance(recipe.data, StoredDataSpec), "statistics are of images"
     given = recipe.eval.fid.stats
@@ -141,14 +147,15 @@ def find(
         )
 
     if not path.is_file():
-        missing = "there are no statistics of the training images"
-        raise refusal(
-            f"does not exist: {missing if given is None else 'eval.fid.stats names no file'}"
-        )
+        if given is None:
+            raise refusal("does not exist: there are no statistics of the training images")
+        raise refusal("does not exist: eval.fid.stats names no file")
     content = outline(path)
     if content.dimensions != dimensions:
-        own = f"{extraction.extractor}, layer {extraction.layer}, has {dimensions}"
-        raise refusal(f"has statistics of {content.dimensions} features, but {own}")
+        raise refusal(
+            f"has statistics of {content.dimensions} features, but {extraction.extractor}, layer "
+            f"{extraction.layer}, has {dimensions}"
+        )
     for name, ours in asdict(extraction).items():
         if content.about and content.about.get(name) != ours:
             raise refusal(
@@ -159,17 +166,16 @@ def find(
     if by_class and not content.classes:
         raise refusal("does not know the classes of its images. Prepare the data again")
     if content.layout != FEATURES:
-        read(
-            path
-        )  # Some 30 MB, and a wrong number in them would be noticed after all samples were drawn.
+        # Reads some 30 MB, but finds a wrong number before samples are drawn.
+        read(path)
     return path, fingerprint_of(path, content), content.features if flags else None
 
 
 def outline(path: Path) -> Outline:
-    """Shapes and origin of a statistics file; reads only its headers.
+    """The outline of a statistics file; reads only its headers and origin.
 
     Raises:
-        UsageError: it is not such a file.
+        UsageError: it is not a statistics file.
     """
     with _content(path) as content:
         return _outline(path, content)
@@ -177,55 +183,61 @@ def outline(path: Path) -> Outline:
 
 def _outline(path: Path, content: np.lib.npyio.NpzFile) -> Outline:
     shapes = npz.shapes(content)
-    about = About()
+    about = StatsMetadata()
     if "about" in shapes:
         try:
-            about = from_plain(About, parse_json(str(content["about"])))
+            about = from_plain(StatsMetadata, parse_json(str(content["about"])))
         except ValueError as error:
             raise npz.DamagedError(
                 f"what it says about its origin is damaged: {one_line(error)}"
             ) from error
-    mu, sigma, rows = (shapes.get(name, ()) for name in ("mu", "sigma", FEATURES))
+    mu = shapes.get("mu", ())
+    sigma = shapes.get("sigma", ())
+    rows = shapes.get(FEATURES, ())
     features = rows[0] if len(rows) == 2 else None
     images = about.get("images", features)
     if len(mu) == 1 and mu[0] and sigma == (*mu, *mu):
-        layout = f"mu, sigma, {FEATURES}" if features else "mu, sigma"
-        classes = about.get("classes", ()) if features and shapes.get(LABELS) == (features,) else ()
-        return Outline(mu[0], images, features, about, layout, classes)
+        if not features:
+            return Outline(mu[0], images, features, about, "mu, sigma")
+        classes = about.get("classes", ()) if shapes.get(LABELS) == (features,) else ()
+        return Outline(mu[0], images, features, about, f"mu, sigma, {FEATURES}", classes)
     if features is not None and features > 1 and rows[1]:
         return Outline(rows[1], images, features, about, FEATURES)
     names = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
-    text = f"has neither mu and sigma nor {FEATURES}, but {one_line(names)}"
-    raise UsageError(f"{path} {text}. Correct eval.fid.stats.")
+    raise UsageError(
+        f"{path} has neither mu and sigma nor {FEATURES}, but {one_line(names)}. "
+        "Correct eval.fid.stats."
+    )
 
 
 def read(path: Path, *, features: bool = False) -> Reference:
-    """The statistics in a file of any layout; with ``features`` also those.
+    """The statistics in a file of any layout, with their features if they are wanted and there.
 
     Raises:
-        UsageError: it is not such a file, or has numbers that are not finite.
+        UsageError: it is not a statistics file, or has numbers that are not finite.
     """
+    rows = None
+    labels = None
     with _content(path) as content:
-        shapes = _outline(path, content)
-        has_moments = shapes.layout != FEATURES
-        labels = content[LABELS] if shapes.classes and features else None
-        rows = (
-            _real(path, content[FEATURES])
-            if shapes.features and (features or not has_moments)
-            else None
-        )
+        found = _outline(path, content)
+        has_moments = found.layout != FEATURES
+        if found.features and (features or not has_moments):
+            rows = _real(path, content[FEATURES])
+        if found.classes and features:
+            labels = content[LABELS]
         if has_moments:
-            mu, sigma = (_real(path, content[name]).astype(np.float64) for name in ("mu", "sigma"))
+            mu = _real(path, content["mu"]).astype(np.float64)
+            sigma = _real(path, content["sigma"]).astype(np.float64)
         else:
             assert rows is not None, "an outline has mu and sigma or features"
-            # What is not finite is refused below.
+            # Numbers that are not finite are refused below.
             with np.errstate(all="ignore"):
                 mu, sigma = moments([rows])
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UsageError(
             f"{path} has statistics that are not finite. Compute them again, or name another file."
         )
-    return Reference(shapes, mu, sigma, rows if features else None, labels)
+    return Reference(found, mu, sigma, rows if features else None, labels)
 
 
 def _real(path: Path, values: np.ndarray) -> np.ndarray:
@@ -237,14 +249,12 @@ def _real(path: Path, values: np.ndarray) -> np.ndarray:
 
 
 def write(path: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write ``mu`` and ``sigma``; with features, also `FEATURES` (n, D), and the `LABELS` (n,) of
-    their images."""
+    """Write a file of statistics: its origin, and the arrays of one of the layouts above."""
     write_arrays(path, {**arrays, "about": np.array(json.dumps(about))})
 
 
 def fingerprint_of(path: Path, content: Outline) -> str:
-    """What tells the statistics in a file from others."""
-    # Ours are the same numbers however often they are computed; others are known by their bytes.
+    """Identifies the statistics in a file: by what ours were made from, others by their bytes."""
     return str(content.about.get("identity") or digest_of(path))
 
 
@@ -254,17 +264,18 @@ def _content(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         with opened(path, follow=True) as file, npz.arrays(file) as content:
             yield content
     except (OSError, npz.DamagedError) as error:
-        text = f"is not an .npz file of statistics ({one_line(error)})"
-        raise UsageError(f"{path} {text}. Correct eval.fid.stats.") from error
+        raise UsageError(
+            f"{path} is not an .npz file of statistics ({one_line(error)}). Correct eval.fid.stats."
+        ) from error
 
 
 def reference_of(request: EvalRequest) -> Path:
     """The file of statistics of the training set that an evaluation compares samples with.
 
     Raises:
-        UsageError: they are gone or have changed.
+        UsageError: it is missing or has changed.
     """
-    assert request.inputs.stats is not None, "looked for when the evaluation was asked for"
+    assert request.inputs.stats is not None, "checked when the evaluation was requested"
     path = Path(str(request.files["stats"]))
     if not path.is_file():
         raise UsageError(

@@ -1,12 +1,12 @@
-"""Metrics of vectors: distances from true samples or test data (docs/evaluation.md), and true
-densities of toy data.
+"""Metrics of vectors: distances from true samples or test data, and true densities of toy data.
 
-Samples given an observation are compared with the exact conditional density.
+See docs/evaluation.md. Samples given an observation are compared with the exact conditional
+density.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,23 +25,26 @@ from cld_core.run.shards import Arrays
 from .rows import SampleRows, Table, standard_error
 
 DIRECTIONS = 64
-# Numbers of distances that are computed at once, and points of a part between which energy
-# distances are.
-_BLOCK, _ENERGY_POINTS = 1 << 22, 4096
-# Test points that are searched for those of a class, in multiples of the samples.
-_FIRST, _MOST = 2, 64
-# Nodes of the integrals over what an observation leaves unknown: on a line, and on a side of the
+# Distances between points that are computed at once.
+_BLOCK = 1 << 22
+# The most points of a part in an energy distance.
+_ENERGY_POINTS = 4096
+# Test points that are searched for those of a class, at first and at most, in multiples of the
+# samples.
+_FIRST = 2
+_MOST = 64
+# Nodes of the integrals over what an observation leaves unknown: on a line, and on each side of the
 # plane.
-_LINE, _SIDE = 20_001, 601
-# In nats: an integral that changes by more with half the nodes does not see the density's details.
+_LINE = 20_001
+_SIDE = 601
+# In nats: if an integral changes by more with half the nodes, they are too few for the density.
 _RESOLVED = 0.01
 # How far beyond the data the integrals reach, in multiples of the data's range.
 _REACH = 0.5
 
 
 class VectorRows(SampleRows):
-    """Of the samples ``first <= i < last``: ``x`` (last - first, d), float32, ``nfe`` and
-    ``nonfinite``."""
+    """Rows of samples: ``x`` (last - first, d), float32, ``nfe`` and ``nonfinite``."""
 
     def compute(self, first: int, last: int) -> Arrays:
         drawn = self.draw(first, last)
@@ -49,29 +52,28 @@ class VectorRows(SampleRows):
 
 
 def w2(table: Table) -> dict[str, Any]:
-    """Sliced 2-Wasserstein distance of samples from as many true samples, and that of two true
-    sets.
+    """Sliced 2-Wasserstein distance of samples from sets of as many true samples.
 
-    It is the mean over the true sets, and the floor is the mean over the pairs of them. The true
-    sets are the same for every request of as many samples, so that samplers are compared with the
-    same points. If test data are finite, both are cut into parts instead, see `w2_of`.
+    The value is the mean over the true sets; the floor is the mean distance between two of them.
+    The true sets are the same for every request of as many samples, so that samplers are compared
+    with the same points. If test data are finite, both are cut into parts instead, see `w2_of`.
     """
     x = table.finite()
     source = table.model.source
     spec = table.request.w2
     if test_count(source) is not None:
         return _of_parts(table, lambda ours, true: w2_of(ours, true, spec.directions))
-    value, floor = math.inf, {}
+    section: dict[str, Any] = {"value": math.inf}
     if len(x):
         sets = [source.dequantised_test_data(number, 0, len(x)) for number in range(spec.sets)]
-        value, between = from_sets(torch.from_numpy(x), sets, spec.directions)
-        floor = {"floor": float(between.mean()), "floor_stderr": standard_error(between)}
-    return {"value": value, **floor, **asdict(spec), **table.about_drawn()}
+        section["value"], between = from_sets(torch.from_numpy(x), sets, spec.directions)
+        section["floor"] = float(between.mean())
+        section["floor_stderr"] = standard_error(between)
+    return {**section, **asdict(spec), **table.about_drawn()}
 
 
 def energy(table: Table) -> dict[str, Any]:
-    """Energy distance of samples from true samples or test data, with its standard error; see
-    `energy_of`."""
+    """Energy distance of samples from true samples or test data, see `energy_of`."""
     return _of_parts(table, lambda ours, true: energy_of([*ours], [*true]), _ENERGY_POINTS)
 
 
@@ -80,109 +82,122 @@ def _of_parts(
     compare: Callable[[Iterable[Tensor], Iterable[Tensor]], dict[str, Any]],
     most: int | None = None,
 ) -> dict[str, Any]:
-    """The section of a metric that compares disjoint parts of samples with disjoint parts of true
-    examples.
+    """The section of a metric that compares parts of samples with parts of true examples.
 
-    There are `eval.w2.sets` parts of each, all with the same number k of points, at most ``most``,
-    (k, d), in units of the standard deviation of each feature (d), or of each channel (C, ...), of
-    these true examples.
+    There are `eval.w2.sets` disjoint parts of each, (k, d), of at most ``most`` points. They are in
+    units of the standard deviation, over these true examples, of each feature (d) or channel
+    (C, ...).
     """
-    source, form, spec = table.model.source, table.model.form, table.request.w2
-    x, held = torch.from_numpy(table.finite()), test_count(source)
-    size = min(len(x), len(x) if held is None else held) // spec.sets
-    size = size if most is None else min(size, most)
-    n, whole = spec.sets * size, "test data" if held is not None else "true samples"
-    about = {
-        "units": f"standard deviations of the {whole}",
-        "points": size,
-        **asdict(spec),
-        **table.about_drawn(),
-    }
+    source = table.model.source
+    form = table.model.form
+    spec = table.request.w2
+    x = torch.from_numpy(table.finite())
+    if (available := test_count(source)) is None:
+        size = len(x) // spec.sets
+        units = "standard deviations of the true samples"
+    else:
+        size = min(len(x), available) // spec.sets
+        units = "standard deviations of the test data"
+    if most is not None:
+        size = min(size, most)
+    about = {"units": units, "points": size, **asdict(spec), **table.about_drawn()}
     if size < 2:
         return {"value": math.inf, **about}
-    # Of three axes: examples, channels or features, and the rest.
+    n = spec.sets * size
+    # Three axes: examples, channels or features, and the rest.
     truth = form.to_data(source.test_data(0, 0, n).cpu()).view(n, form.shape[0], -1)
     std, mean = torch.std_mean(truth.double(), (0, 2), keepdim=True)
     unit = torch.where(std > 0, std, 1.0)
-    # Made when they are compared: images are too many to be held in float64.
-    parts = (torch.split(of[:n].view(truth.shape), size) for of in (x, truth))
-    ours, true = ((((part - mean) / unit).flatten(1) for part in of) for of in parts)
-    return {**compare(ours, true), **about}
+
+    def parts_of(examples: Tensor) -> Iterator[Tensor]:
+        # One at a time: all images in float64 would take too much memory.
+        for part in torch.split(examples[:n].view(truth.shape), size):
+            yield ((part - mean) / unit).flatten(1)
+
+    return {**compare(parts_of(x), parts_of(truth)), **about}
 
 
 def density(table: Table) -> dict[str, Any]:
-    """The mean true log-density of samples, in nats; that of true samples is minus the entropy."""
-    x, known = table.finite(), table.model.source.density
-    if known is None or known.log_density is None:
-        name = table.model.recipe.data.name
+    """The mean true log-density of samples, and of true samples (minus the entropy), in nats."""
+    toy = table.model.source.density
+    if toy is None or toy.log_density is None:
         raise UsageError(
-            f"--density: the density of data.name={name} is not known. Leave it out, or register "
-            f"it."
+            f"--density: the density of data.name={table.model.recipe.data.name} is not known. "
+            "Leave it out, or register it."
         )
-    values = known.log_density(torch.from_numpy(x)).numpy()
-    truth = {} if known.entropy is None else {"true": -known.entropy()}
-    value = float(values.mean()) if len(values) else -math.inf
-    return {"value": value, "stderr": standard_error(values), **truth, **table.about_drawn()}
+    values = toy.log_density(torch.from_numpy(table.finite())).numpy()
+    section = {"value": _mean_density(values), "stderr": standard_error(values)}
+    if toy.entropy is not None:
+        section["true"] = -toy.entropy()
+    return {**section, **table.about_drawn()}
+
+
+def _mean_density(values: np.ndarray) -> float:
+    """The mean of log-densities (n,), nats; minus infinity if there are none."""
+    return float(values.mean()) if len(values) else -math.inf
 
 
 def class_law(table: Table) -> dict[str, Any]:
-    """Samples of each class of labelled data against the law of that class, which is known; and
-    means over classes.
+    """Samples of each class of labelled toy data against the known law of that class, and means.
 
     If a label is a function of x, then p(x | label) is p(x) / P(label) where x has this label, and
     0 elsewhere. The mean density is over all samples that lie in their class.
     """
-    model, x, good = table.model, table.arrays["x"], ~table.arrays["nonfinite"]
-    assert model.classes is not None, "only class-conditional models are asked"
-    label, density = np.array(model.classes.drawn(0, len(x))), model.source.density
-    assert density is not None, "only toy data are asked"
-    assert density.label is not None, "toy data with classes have labels"
-    shares, log_density = model.classes.shares, density.log_density
-    number_of = np.bincount(label[good], minlength=len(shares))
-    # Without samples, the true sets are of one point.
-    wanted = {int(of): max(int(number_of[of]), 1) for of in np.unique(label)}
-    sets = [
-        _true_points(model.source, seed, wanted, len(x)) for seed in range(table.request.w2.sets)
-    ]
+    model = table.model
+    classes = model.classes
+    toy = model.source.density
+    assert classes is not None, "the metric is for class-conditional models"
+    assert toy is not None, "the metric is for toy data"
+    assert toy.label is not None, "toy data with classes have labels"
+    spec = table.request.w2
+    x = table.arrays["x"]
+    is_finite = ~table.arrays["nonfinite"]
+    label = np.array(classes.drawn(0, len(x)))
+    # By class, as many true points as finite samples, and at least one.
+    counts = np.bincount(label[is_finite], minlength=len(classes))
+    sizes = {int(number): max(int(counts[number]), 1) for number in np.unique(label)}
+    sets = [_true_points(model.source, seed, sizes, len(x)) for seed in range(spec.sets)]
     by_class: dict[str, dict[str, Any]] = {}
     densities = [np.zeros(0)]
-    for number in wanted:
-        asked, mine = int((label == number).sum()), torch.from_numpy(x[good & (label == number)])
-        inside = mine[density.label(mine) == number]
-        value, between = from_sets(
-            mine, [points[number] for points in sets], table.request.w2.directions
-        )
-        about = {"samples": asked, "accuracy": len(inside) / asked}
-        name = model.classes.names[number]
-        by_class[name] = {"w2": value, "floor": float(between.mean()), **about}
-        if log_density is not None and len(inside):
-            values = log_density(inside).numpy() - math.log(shares[number])
-            by_class[name] |= {
-                "density": float(values.mean()),
-                "density_stderr": standard_error(values),
-            }
+    for number in sizes:
+        is_member = label == number
+        drawn = int(is_member.sum())
+        mine = torch.from_numpy(x[is_finite & is_member])
+        inside = mine[toy.label(mine) == number]
+        value, between = from_sets(mine, [points[number] for points in sets], spec.directions)
+        section: dict[str, Any] = {
+            "w2": value,
+            "floor": float(between.mean()),
+            "samples": drawn,
+            "accuracy": len(inside) / drawn,
+        }
+        if toy.log_density is not None and len(inside):
+            values = toy.log_density(inside).numpy() - math.log(classes.shares[number])
+            section["density"] = float(values.mean())
+            section["density_stderr"] = standard_error(values)
             densities.append(values)
-    report: dict[str, Any] = {
-        key: float(np.mean([one[key] for one in by_class.values()]))
-        for key in ("w2", "floor", "accuracy")
-    }
-    if log_density is not None:
-        every = np.concatenate(densities)
-        mean = float(every.mean()) if len(every) else -math.inf
-        report |= {"density": mean, "density_stderr": standard_error(every)}
-        if density.entropy is not None:
-            # That of true samples: minus the entropy given the label.
-            report["density_true"] = model.classes.entropy - density.entropy()
-    return {**report, "classes": by_class, **asdict(table.request.w2), **table.about_drawn()}
+        by_class[classes.names[number]] = section
+    report: dict[str, Any] = {}
+    for key in ("w2", "floor", "accuracy"):
+        report[key] = float(np.mean([section[key] for section in by_class.values()]))
+    if toy.log_density is not None:
+        values = np.concatenate(densities)
+        report["density"] = _mean_density(values)
+        report["density_stderr"] = standard_error(values)
+        if toy.entropy is not None:
+            # Of true samples: minus the entropy given the label.
+            report["density_true"] = classes.entropy - toy.entropy()
+    return {**report, "classes": by_class, **asdict(spec), **table.about_drawn()}
 
 
 def _true_points(
-    source: Any, seed: int, wanted: Mapping[int, int], samples: int
+    source: Any, seed: int, sizes: Mapping[int, int], samples: int
 ) -> dict[int, Tensor]:
-    """By class, so many points (n, 2): the first ones of the test data of a seed with this label.
+    """By class, the first points (n, 2) of a seed's test data with this label.
 
     Args:
-        samples: so many test points have about as many of a class as samples that are drawn have.
+        sizes: by class, the number of points.
+        samples: of all classes; as many test points have about as many of each class.
 
     Raises:
         UsageError: the data have hardly any of a class.
@@ -190,15 +205,16 @@ def _true_points(
     times = _FIRST
     while True:
         labels = source.test_labels(seed, 0, times * samples)
-        lacking = [of for of, n in wanted.items() if int((labels == of).sum()) < n]
+        lacking = [number for number, n in sizes.items() if int((labels == number).sum()) < n]
         if not lacking:
             x = source.dequantised_test_data(seed, 0, times * samples)
-            return {of: x[labels == of][:n] for of, n in wanted.items()}
-        if (times := 2 * times) > _MOST:
+            return {number: x[labels == number][:n] for number, n in sizes.items()}
+        times *= 2
+        if times > _MOST:
             found = int((labels == lacking[0]).sum())
-            searched = f"of {len(labels):,} test points, {found} are of class {lacking[0]}"
             raise UsageError(
-                f"--class-law: {searched}. Correct the `label` or the `classes` of the toy data."
+                f"--class-law: of {len(labels):,} test points, {found} are of class {lacking[0]}. "
+                "Correct the `label` or the `classes` of the toy data."
             )
 
 
@@ -220,8 +236,8 @@ def projections(points: Tensor, directions: int = DIRECTIONS) -> Tensor:
 def distance(a: Tensor, b: Tensor) -> float:
     """The distance between two sets of n points each, from their `projections`.
 
-    In one dimension, the best plan of transport pairs the sorted points, so that nothing is
-    approximated except for the integral over directions.
+    In one dimension, optimal transport pairs the sorted points. So the distance is exact, except
+    for the integral over directions.
     """
     return float((a - b).square().mean(0).mean().sqrt())
 
@@ -229,33 +245,33 @@ def distance(a: Tensor, b: Tensor) -> float:
 def from_sets(
     points: Tensor, sets: Sequence[Tensor], directions: int = DIRECTIONS
 ) -> tuple[float, npt.NDArray[np.float64]]:
-    """The mean distance of points (n, d) from sets of as many, and the distances of each pair of
-    these.
+    """The mean distance of n points (n, d) from sets of n, and the distances between the sets.
 
     Without points, the first is infinite.
     """
-    others = [projections(one, directions) for one in sets]
+    others = [projections(points_of_set, directions) for points_of_set in sets]
     between = np.array([distance(a, b) for a, b in itertools.combinations(others, 2)])
     if not len(points):
         return math.inf, between
     ours = projections(points, directions)
-    return float(np.mean([distance(ours, one) for one in others])), between
+    return float(np.mean([distance(ours, other) for other in others])), between
 
 
 def w2_of(
     ours: Iterable[Tensor], true: Iterable[Tensor], directions: int = DIRECTIONS
 ) -> dict[str, float | None]:
-    """Sliced W2 of parts of samples from parts of true examples, each (k, d), and the floor: that
-    of true ones.
+    """Sliced W2 of parts of samples from parts of true examples, (k, d) each.
 
-    Both are means over all pairs of parts. Standard errors are those of the jackknife that leaves
-    parts out. ``t95`` standard errors are half the width of a 95 % interval, by Student's t.
+    The value is the mean over all pairs of parts; the floor is that of pairs of true parts.
+    Standard errors are those of the jackknife that leaves parts out. ``t95`` standard errors are
+    half the width of a 95 % interval, by Student's t.
     """
-    a, b = ([projections(part, directions) for part in parts] for parts in (ours, true))
+    a = [projections(part, directions) for part in ours]
+    b = [projections(part, directions) for part in true]
     across = _across(np.array([[distance(x, y) for y in b] for x in a]))
     floor = np.array([[distance(x, y) for y in b] for x in b])
     n = len(b)
-    # Of each part, the mean distance from the others.
+    # The mean distance of each part from the others.
     means = floor.sum(1) / (n - 1)
     error = standard_error(means) if n > 2 else None
     floor_stderr = None if error is None else 2.0 * (n - 1) / (n - 2) * error
@@ -263,14 +279,15 @@ def w2_of(
 
 
 def energy_of(ours: Sequence[Tensor], true: Sequence[Tensor]) -> dict[str, float | None]:
-    """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of parts of samples x and of true examples
-    y, each (k, d).
+    """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of samples x from true examples y.
 
-    It has no bias, so it is around 0 for samples of the same law. The numbers are as in `w2_of`.
+    Both come in parts (k, d). The distance has no bias: it is around 0 for samples of the same law.
+    The numbers are as in `w2_of`.
     """
-    within = [np.array([_mean_distance(part, part) for part in parts]) for parts in (ours, true)]
+    within_ours = np.array([_mean_distance(x, x) for x in ours])
+    within_true = np.array([_mean_distance(y, y) for y in true])
     between = np.array([[_mean_distance(x, y) for y in true] for x in ours])
-    return _across(2.0 * between - within[0][:, None] - within[1])
+    return _across(2.0 * between - within_ours[:, None] - within_true)
 
 
 def _across(pairs: npt.NDArray[np.float64]) -> dict[str, float | None]:
@@ -281,26 +298,28 @@ def _across(pairs: npt.NDArray[np.float64]) -> dict[str, float | None]:
     from scipy.stats import t
 
     value = float(pairs.mean())
-    errors = standard_error(pairs.mean(0)), standard_error(pairs.mean(1))
-    stderr = None if None in errors else math.hypot(*filter(None, errors))
+    of_columns = standard_error(pairs.mean(0))
+    of_rows = standard_error(pairs.mean(1))
+    if of_columns is None or of_rows is None:
+        return {"value": value, "stderr": None, "t95": None}
+    stderr = math.hypot(of_columns, of_rows)
     t95 = None
-    if stderr:
-        share = sum((error / stderr) ** 4 for error in filter(None, errors))
+    if stderr > 0:
+        share = (of_columns / stderr) ** 4 + (of_rows / stderr) ** 4
         t95 = float(t.ppf(0.975, (len(pairs) - 1) / share))
     return {"value": value, "stderr": stderr, "t95": t95}
 
 
 def _mean_distance(a: Tensor, b: Tensor) -> float:
-    """E|x - y| of points (k, d) of two sets; of a set and itself, of two different points."""
-    total = sum(
-        float(torch.cdist(rows, b).sum()) for rows in torch.split(a, max(1, _BLOCK // len(b)))
-    )
-    return total / (len(a) * (len(b) - 1 if a is b else len(b)))
+    """E|x - y| of points of two sets (k, d); of a set and itself, of two different points of it."""
+    blocks = torch.split(a, max(1, _BLOCK // len(b)))
+    total = sum(float(torch.cdist(block, b).sum()) for block in blocks)
+    others = len(b) - 1 if a is b else len(b)
+    return total / (len(a) * others)
 
 
 def sliced_w2(a: Tensor, b: Tensor, directions: int = DIRECTIONS) -> float:
-    """The distance between two sets (n, d): the root of the squared W2 of their projections,
-    averaged."""
+    """The root of the mean squared W2 over projections of two sets of points (n, d)."""
     return distance(projections(a, directions), projections(b, directions))
 
 
@@ -309,11 +328,11 @@ class ConditionalDensity:
     """p(x | y) of a toy density on the plane, or of one of its classes, normalised by quadrature.
 
     Attributes:
-        log_density: log p(x | y), (n,), float64, nats, of samples x (n, 2); an exact y is taken to
-            hold.
-        line: for one coordinate known exactly, the nodes of the other one (k,) and the density
+        log_density: log p(x | y), (n,), float64, nats, of samples x (n, 2); an exact y replaces the
+            observed coordinate.
+        line: if one coordinate is known exactly, the nodes of the other one (k,) and the density
             there (k,), per unit length; None otherwise, when densities are per unit area.
-        mean_log_density: that of true samples, in nats.
+        mean_log_density: the mean over true samples, in nats.
     """
 
     log_density: Callable[[Tensor], Tensor]
@@ -324,37 +343,28 @@ class ConditionalDensity:
     def of(
         cls, model: Model, observation: Observation, label: int | None = None
     ) -> "ConditionalDensity | None":
-        """That of a model's data, or of those of a class.
+        """The density of a model's data, or of one of its classes, given an observation.
 
-        None if it is not known: for lack of a density, or because the nodes are too few for its
-        details.
+        None if the data have no known density, if the observation is exact and not of a single
+        coordinate, or if the nodes are too few for the details of the density.
         """
-        exact, mask, toy = observation.sigma == 0, observation.mask, model.source.density
+        toy = model.source.density
         prior = None if toy is None else toy.log_density_of(label)
-        if prior is None or (exact and (mask is None or observation.count != 1)):
+        is_exact = observation.sigma == 0
+        mask = observation.mask if is_exact else None
+        if prior is None or (is_exact and (mask is None or observation.count != 1)):
             return None
 
         def joint(x: Tensor) -> Tensor:
-            """log p(x, y), (n,); of an exact y, log p of x with it in its place."""
+            """log p(x, y), (n,); for an exact y, log p(x) with y in place of its coordinate."""
             x = x.to(torch.float64)
-            if exact and mask is not None:
+            if mask is not None:
                 return prior(torch.where(mask, observation.transpose(observation.y[None]), x))
             squares = (observation.residual(x) / observation.sigma).square().sum(1)
-            constant = observation.count * (
-                math.log(observation.sigma) + 0.5 * math.log(2.0 * math.pi)
-            )
-            return prior(x) + (-0.5 * squares - constant)
+            log_unit = math.log(observation.sigma) + 0.5 * math.log(2.0 * math.pi)
+            return prior(x) + (-0.5 * squares - observation.count * log_unit)
 
-        plane = Plane.of(model.source)
-        low, high = (
-            torch.as_tensor(corner, dtype=torch.float64) for corner in (plane.low, plane.high)
-        )
-        low, high = low - _REACH * (high - low), high + _REACH * (high - low)
-        free = [i for i in range(2) if not (exact and mask is not None and mask[i])]
-        nodes = _LINE if exact else _SIDE
-        axes = [
-            torch.linspace(float(low[i]), float(high[i]), nodes, dtype=torch.float64) for i in free
-        ]
+        axes = _axes(Plane.of(model.source), mask)
         log_p = joint(torch.cartesian_prod(*axes).view(-1, len(axes)).expand(-1, 2))
         weight = math.prod(float(axis[1] - axis[0]) for axis in axes)
         evidence, mean = _normalised(log_p, weight)
@@ -362,30 +372,47 @@ class ConditionalDensity:
         coarse, _ = _normalised(every_other.flatten(), 2.0 ** len(axes) * weight)
         if not abs(coarse - evidence) < _RESOLVED:
             return None
-        return cls(
-            lambda x: joint(x) - evidence,
-            (axes[0], (log_p - evidence).exp()) if exact else None,
-            mean,
-        )
+        line = (axes[0], (log_p - evidence).exp()) if is_exact else None
+        return cls(lambda x: joint(x) - evidence, line, mean)
+
+
+def _axes(plane: Plane, mask: Tensor | None) -> list[Tensor]:
+    """The nodes of the coordinates that an observation leaves unknown, beyond the data, too.
+
+    Args:
+        mask: (2,), bool, the coordinates that are known exactly; None if neither is.
+    """
+    nodes = _SIDE if mask is None else _LINE
+    axes = []
+    for i in range(2):
+        if mask is None or not mask[i]:
+            low = float(plane.low[i])
+            high = float(plane.high[i])
+            margin = _REACH * (high - low)
+            axes.append(torch.linspace(low - margin, high + margin, nodes, dtype=torch.float64))
+    return axes
 
 
 def _normalised(log_p: Tensor, weight: float) -> tuple[float, float]:
-    """The log of the integral of p, and the mean of log p under p over its integral; ``weight`` is
-    that of a node."""
+    """The log of the integral of p, and the mean of log p under p, once p is normalised.
+
+    Args:
+        log_p: log p at all nodes.
+        weight: of each node in the integral.
+    """
     evidence = float(torch.logsumexp(log_p, 0)) + math.log(weight)
     p = (log_p - evidence).exp() * weight
     return evidence, float(torch.where(p > 0, p * (log_p - evidence), 0.0).sum())
 
 
 def agreement(x: Tensor, observation: Observation, density: ConditionalDensity | None) -> str:
-    """How far samples are from what was observed, and for toy data how probable they are given it,
-    in a line."""
+    """A line on how far samples are from an observation, and how probable given it, if known."""
     distance = float(observation.residual(x.double()).square().mean().sqrt())
-    told = f"y - H x is {distance:.3g} (root mean square)"
-    if density is None:
-        return told
-    mean = float(density.log_density(x.cpu()).mean())
-    return (
-        f"{told}; mean conditional log-density {mean:.3f} nats, of true samples "
-        f"{density.mean_log_density:.3f}"
-    )
+    line = f"y - H x is {distance:.3g} (root mean square)"
+    if density is not None:
+        mean = float(density.log_density(x.cpu()).mean())
+        line += (
+            f"; mean conditional log-density {mean:.3f} nats, of true samples "
+            f"{density.mean_log_density:.3f}"
+        )
+    return line

@@ -31,7 +31,7 @@ from cld_core import sde
 from cld_core.config import Recipe, registry
 from cld_core.config.network import ModuleSpec, NetworkSpec
 from cld_core.errors import RecipeError
-from cld_core.registration import described, is_shipped, register, trial
+from cld_core.plugins import described, is_shipped, register, trial
 
 __all__ = ["build", "of_recipe", "require_usable"]
 # Numbers that stand for a label where they are appended to an input.

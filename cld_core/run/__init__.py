@@ -1,7 +1,7 @@
-"""The run folder, the only state that processes share: its paths, its ledger, its lease, and
-records of what is in it.
+"""The run folder, the only state that processes share: paths, ledger, lease and records.
 
-Records of checkpoints, evaluations and tunings are read here, and made by others. Loads no torch.
+The records of checkpoints, evaluations and tunings are read here, and made in other packages. Loads
+no torch.
 """
 
 from .folder import RunFolder, find_runs

@@ -1,15 +1,14 @@
-"""The files of checkpoints, and of snapshots of averages: names, checks, removal. Loads no torch or
-numpy.
+"""The files of checkpoints and of snapshots of averages: names, checks, removal.
 
-checkpoints/step_00010000.pt                     what training continues from, without the averaged
-weights checkpoints/step_00010000.ema.safetensors        the averaged weights: what is sampled,
-evaluated and exported checkpoints/step_00010000.ema-0.1.safetensors    those of an average of
-another length, made when it is wanted checkpoints/step_00010000.json                   the sidecar:
-sizes and checksums of the first two averages/step_00010000.pt, .json                 a snapshot of
-the power-function averages of a step set_aside/ in both                               those of
-steps that the run gave up
+    checkpoints/step_00010000.pt                     the state of training, without the averages
+    checkpoints/step_00010000.ema.safetensors        the averaged weights, for samples and metrics
+    checkpoints/step_00010000.ema-0.1.safetensors    those of another length, made on demand
+    checkpoints/step_00010000.json                   sidecar: sizes, checksums of the first two
+    averages/step_00010000.pt, .json                 a snapshot of the power-function averages
+    checkpoints/set_aside/, averages/set_aside/      those of steps that the run gave up
 
 The sidecar is written last and removed first: a checkpoint exists exactly when its sidecar does.
+Loads no torch or numpy.
 """
 
 import contextlib
@@ -20,30 +19,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cld_core.codec import RecordError, find_record, from_plain
 from cld_core.config.train import LONGEST
 from cld_core.digests import checksum, digest
 from cld_core.errors import CheckpointError, CldError, NotFoundError
 from cld_core.files import NO_FILE, existing_object, passes
+from cld_core.records import RecordError, find_record, from_plain
 from cld_core.sanitize import is_count, one_line
 
 from .folder import RunFolder
 
 FORMAT = 2
-# Above this relative error of its profile, an average that was made of others comes with a remark.
+# A reconstructed average with a larger relative error of its profile comes with a remark.
 TOLD_ABOVE = 0.02
 _ASIDE = "set_aside"
-_FIX = "Use another step, or name none to use the newest intact one"
 
 _log = logging.getLogger(__name__)
 
 
-# --- what a sidecar says
+# --- the content of a sidecar
 
 
 @dataclass(frozen=True)
 class StoredAverages:
-    """What power-function averages a file has: see `averages.PowerAverages`."""
+    """The power-function averages in a file: see `averages.PowerAverages`."""
 
     lengths: tuple[float, ...]
     began: int
@@ -59,7 +57,7 @@ class StoredAverages:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "StoredAverages | None":
-        """Those of a state of training; None if there are none, or none that has taken a step."""
+        """Those of a state of training; None if it has none, or none that has taken a step."""
         power = state.get("power")
         if not power or power["updates"] < 1:
             return None
@@ -89,13 +87,13 @@ class Content:
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """What the JSON file beside a checkpoint or snapshot promises.
+    """The content of the JSON file beside a checkpoint or snapshot.
 
     Attributes:
-        state: the file of what training continues from, or the snapshot.
+        state: the file of the state of training, or the snapshot.
         weights: the file of averaged weights; None beside a snapshot.
         model: digest of the recipe (`Recipe.model_digest`).
-        seconds: how long saving took.
+        seconds: duration of the save.
         averages: the power-function averages in ``state``; None if there are none.
     """
 
@@ -113,11 +111,13 @@ class Sidecar:
 
 
 def sidecar_of(path: Path) -> Sidecar | None:
-    """The sidecar of a checkpoint or snapshot, of which ``path`` is the tensors; None if it is
-    missing or damaged.
+    """The sidecar of a checkpoint or snapshot; None if it is missing or damaged.
+
+    Args:
+        path: the file of tensors.
 
     Raises:
-        OSError: nobody knows, because the file cannot be read.
+        OSError: it cannot be read at this moment.
     """
     try:
         return from_plain(Sidecar, existing_object(path.with_suffix(".json")) or {})
@@ -126,7 +126,7 @@ def sidecar_of(path: Path) -> Sidecar | None:
 
 
 def slowest_save_s(folder: RunFolder) -> float | None:
-    """The most seconds that saving one of the run's checkpoints took; None without checkpoints."""
+    """The longest duration of saving one of the run's checkpoints; None without checkpoints."""
     found = (
         find_record(Sidecar, folder.checkpoint_file(step).with_suffix(".json"))
         for step in folder.checkpoint_steps()
@@ -135,15 +135,15 @@ def slowest_save_s(folder: RunFolder) -> float | None:
 
 
 def weights_file(folder: RunFolder, step: int, length: float | None = None) -> Path:
-    """The averaged weights of a checkpoint: of the usual average, or of one of a relative
-    length."""
+    """The file of the averaged weights of a checkpoint; ``length``: of this relative length."""
     kind = "ema" if length is None else f"ema-{float(length)!r}"
     return folder.checkpoint_file(step).with_suffix(f".{kind}.safetensors")
 
 
 def weights_digest(folder: RunFolder, step: int, length: float | None = None) -> str | None:
-    """What identifies the averaged weights of a checkpoint, whoever makes them; None without the
-    checkpoint.
+    """Digest of the averaged weights of a checkpoint; None without the checkpoint.
+
+    The digest of another length is that of its sources: it is known before the average is made.
 
     Raises:
         OSError: a sidecar cannot be read, or the snapshots cannot be listed.
@@ -165,7 +165,7 @@ def required_digest(folder: RunFolder, step: int, fix: str, length: float | None
 
     Raises:
         NotFoundError: the checkpoint is gone.
-        OSError: nobody knows at this moment.
+        OSError: it cannot be read at this moment.
     """
     found = weights_digest(folder, step, length)
     if found is None:
@@ -180,13 +180,16 @@ def _steps(folder: RunFolder) -> str:
     return ", ".join(map(str, folder.checkpoint_steps())) or "none"
 
 
-# --- which checkpoints are whole
+# --- checks of checkpoints
 
 
 @dataclass(frozen=True)
 class DamagedCheckpoint:
-    """A checkpoint that cannot be used, and why; ``finished`` is false if it was never written
-    completely."""
+    """A checkpoint that cannot be used.
+
+    Attributes:
+        finished: False if it was never written completely.
+    """
 
     step: int
     reason: str
@@ -194,26 +197,26 @@ class DamagedCheckpoint:
 
     @property
     def skipped(self) -> str:
-        """A message: this checkpoint was not used."""
+        """The message that this checkpoint was not used."""
         return f"skipped the checkpoint of step {self.step}: {self.reason}"
 
 
 def verify(
     folder: RunFolder, step: int, *, model_digest: str | None = None, weights_only: bool = False
 ) -> Sidecar:
-    """Compare the files of a checkpoint with what its sidecar promises; returns that.
+    """Compare the files of a checkpoint with its sidecar, and return the sidecar.
 
     Args:
         model_digest: that of the recipe (`Recipe.model_digest`); a checkpoint of another model is
             refused.
-        weights_only: look at the averaged weights alone, for those who do not continue to train.
+        weights_only: check only the averaged weights, which is enough unless training continues.
 
     Raises:
         NotFoundError: there is no checkpoint of this step.
         CheckpointError: it is damaged, was never finished, belongs to another recipe, or is from
-            another version. Says how.
+            another version.
         CldError: this user may not read it.
-        OSError: it cannot be read at this moment, which says nothing about it.
+        OSError: it cannot be read at this moment, so nothing is known about it.
     """
     path = folder.checkpoint_file(step)
     try:
@@ -223,52 +226,57 @@ def verify(
                 raise NotFoundError(
                     f"{folder.path}: no checkpoint of step {step}. Existing ones: {_steps(folder)}."
                 )
-            raise CheckpointError(
-                f"{path}: its sidecar {path.stem}.json is missing or unreadable. {_FIX}."
-            )
+            raise _damaged(path, f"its sidecar {path.stem}.json is missing or unreadable")
         if sidecar.format != FORMAT:
-            text = f"has format version {sidecar.format}, this cldctl reads {FORMAT}"
-            raise CheckpointError(f"{path}: {text}. Install the version that wrote it.")
-        promises = {weights_file(folder, step): sidecar.weights}
-        for file, promised in (
-            promises if weights_only else {path: sidecar.state, **promises}
-        ).items():
-            path = file
-            problem = "its sidecar does not name it" if promised is None else promised.problem(file)
-            if problem is not None:
-                raise CheckpointError(f"{file}: {problem}. {_FIX}.")
+            raise CheckpointError(
+                f"{path}: has format version {sidecar.format}, this cldctl reads {FORMAT}. "
+                "Install the version that wrote it."
+            )
+        contents = {path: sidecar.state, weights_file(folder, step): sidecar.weights}
+        if weights_only:
+            del contents[path]
+        for path, content in contents.items():
+            if content is None:
+                raise _damaged(path, "its sidecar does not name it")
+            if (problem := content.problem(path)) is not None:
+                raise _damaged(path, problem)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing, though its sidecar exists. {_FIX}.") from error
+        raise _damaged(path, "missing, though its sidecar exists") from error
     except OSError as error:
         if passes(error):
             raise
         if error.errno in NO_FILE:
-            raise CheckpointError(f"{path}: damaged (it is not a regular file). {_FIX}.") from error
-        text = (
-            f"cannot be read ({error.strerror}). Check the disk and the permissions, or use "
-            f"another step."
-        )
-        raise CldError(f"{path}: {text}") from error
+            raise _damaged(path, "damaged (it is not a regular file)") from error
+        raise CldError(
+            f"{path}: cannot be read ({error.strerror}). "
+            "Check the disk and the permissions, or use another step."
+        ) from error
     _require_model(folder, sidecar, model_digest)
     return sidecar
 
 
+def _damaged(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: {problem}. Use another step, or name none to use the newest intact one."
+    )
+
+
 def _require_model(folder: RunFolder, sidecar: Sidecar, model_digest: str | None) -> None:
     if model_digest is not None and sidecar.model != model_digest:
-        text = "belongs to another recipe (data, SDE, network, objective or optimiser differ)"
         raise CheckpointError(
-            f"{folder.checkpoint_file(sidecar.step)}: {text}. Move it to the run it came from."
+            f"{folder.checkpoint_file(sidecar.step)}: belongs to another recipe "
+            "(data, SDE, network, objective or optimiser differ). "
+            "Move it to the run it came from."
         )
 
 
 def newest_good(
     folder: RunFolder, model_digest: str | None = None, *, weights_only: bool = False
 ) -> tuple[int | None, list[DamagedCheckpoint]]:
-    """The newest step whose checkpoint is intact, and the damaged ones above it; arguments as for
-    `verify`.
+    """The newest step whose checkpoint is intact, and the damaged ones above it; see `verify`.
 
     Raises:
-        CheckpointError: the newest intact one belongs to another recipe; older ones would, too.
+        CheckpointError: the newest intact one belongs to another recipe, and so do older ones.
         CldError: this user may not read a checkpoint.
         OSError: a checkpoint, or their list, cannot be read at this moment. An older one would lose
             the steps since.
@@ -283,8 +291,10 @@ def newest_good(
 
 
 def all_whole(folder: RunFolder) -> tuple[list[int], list[DamagedCheckpoint]]:
-    """The steps whose checkpoints are intact, ascending, and the completely written but damaged
-    ones."""
+    """The steps of intact checkpoints, ascending, and the checkpoints that are damaged.
+
+    Checkpoints that were never written completely are left out.
+    """
     entries = list(_verified(folder, folder.checkpoint_steps()))
     damaged = [entry for entry in entries if isinstance(entry, DamagedCheckpoint)]
     return [entry.step for entry in entries if not isinstance(entry, DamagedCheckpoint)], damaged
@@ -293,8 +303,7 @@ def all_whole(folder: RunFolder) -> tuple[list[int], list[DamagedCheckpoint]]:
 def _verified(
     folder: RunFolder, steps: Iterable[int], weights_only: bool = False
 ) -> Iterator[Sidecar | DamagedCheckpoint]:
-    """For each step what its sidecar promises, if it is so, or what is wrong with its
-    checkpoint."""
+    """For each step the verified sidecar, or the record that its checkpoint is damaged."""
     finished = set(folder.listed_steps())
     for step in steps:
         try:
@@ -318,30 +327,33 @@ def pick_checkpoint(folder: RunFolder, model_digest: str | None, checkpoint: int
         verify(folder, int(checkpoint), model_digest=model_digest, weights_only=True)
         return int(checkpoint)
     if str(checkpoint) != "last":
-        text = f"'{one_line(str(checkpoint))}' is not a checkpoint of {folder.name}"
-        raise NotFoundError(f"{text}. Use 'last' or a step; existing ones: {_steps(folder)}.")
+        raise NotFoundError(
+            f"'{one_line(str(checkpoint))}' is not a checkpoint of {folder.name}. "
+            f"Use 'last' or a step; existing ones: {_steps(folder)}."
+        )
     step, damaged = newest_good(folder, model_digest, weights_only=True)
     for entry in damaged:
         if entry.finished:
             _log.warning("%s", entry.skipped)
     if step is None:
-        why = f": {damaged[0].reason}" if damaged else ""
-        train = f"`cldctl resume {folder.name}`"
-        fix = (
-            f"Train it again: {train}"
-            if damaged
-            else f"Wait for the first one, or if the run has stopped: {train}"
+        if damaged:
+            raise NotFoundError(
+                f"{folder.path} has no usable checkpoint yet: {damaged[0].reason}. "
+                f"Train it again: `cldctl resume {folder.name}`."
+            )
+        raise NotFoundError(
+            f"{folder.path} has no usable checkpoint yet. "
+            f"Wait for the first one, or if the run has stopped: `cldctl resume {folder.name}`."
         )
-        raise NotFoundError(f"{folder.path} has no usable checkpoint yet{why}. {fix}.")
     return step
 
 
-# --- power-function averages that are stored
+# --- stored power-function averages
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A file with averages: a snapshot, or what training continues from."""
+    """A file with averages: a snapshot, or the state of a checkpoint."""
 
     path: Path
     sidecar: Sidecar
@@ -353,11 +365,11 @@ class Stored:
 
 
 def usable(folder: RunFolder, step: int) -> list[Stored]:
-    """The stored averages for reconstruction at the checkpoint of a step: snapshots before it, and
-    its own, last.
+    """The stored averages for reconstruction at the checkpoint of a step.
 
-    Empty if it has none. Left out are snapshots of averages that began at another step or belong to
-    another recipe, and those whose file is missing or has another size.
+    They are earlier snapshots, and last its own; empty if it has none. Left out are snapshots of
+    averages that began at another step or belong to another recipe, and those whose file is missing
+    or has another size.
 
     Raises:
         OSError: a sidecar cannot be read, or they cannot be listed.
@@ -366,16 +378,16 @@ def usable(folder: RunFolder, step: int) -> list[Stored]:
     if sidecar is None or sidecar.averages is None:
         return []
     own = Stored(folder.checkpoint_file(step), sidecar, sidecar.averages)
-    before = [_snapshot(folder, number) for number in folder.snapshot_steps() if number < step]
-    alike = (sidecar.model, own.averages.began)
-    return [
-        *(
-            one
-            for one in before
-            if one is not None and (one.sidecar.model, one.averages.began) == alike
-        ),
-        own,
-    ]
+    found = []
+    for number in folder.snapshot_steps():
+        snapshot = _snapshot(folder, number) if number < step else None
+        if (
+            snapshot is not None
+            and snapshot.sidecar.model == sidecar.model
+            and snapshot.averages.began == own.averages.began
+        ):
+            found.append(snapshot)
+    return [*found, own]
 
 
 def _snapshot(folder: RunFolder, step: int) -> Stored | None:
@@ -384,13 +396,10 @@ def _snapshot(folder: RunFolder, step: int) -> Stored | None:
     if sidecar is None or sidecar.averages is None or sidecar.step != step:
         return None
     try:
-        return (
-            Stored(path, sidecar, sidecar.averages)
-            if path.stat().st_size == sidecar.state.bytes
-            else None
-        )
+        is_whole = path.stat().st_size == sidecar.state.bytes
     except FileNotFoundError:
         return None
+    return Stored(path, sidecar, sidecar.averages) if is_whole else None
 
 
 def snapshot_files(folder: RunFolder) -> list[Path]:
@@ -399,21 +408,19 @@ def snapshot_files(folder: RunFolder) -> list[Path]:
     Raises:
         OSError: they cannot be listed.
     """
-    places = (folder.averages, folder.averages / _ASIDE)
-    return [
-        path
-        for place in places
-        for path in sorted(place.glob("*"))
-        if path.suffix in (".pt", ".json", ".tmp")
-    ]
+    paths = [*sorted(folder.averages.glob("*")), *sorted((folder.averages / _ASIDE).glob("*"))]
+    return [path for path in paths if path.suffix in (".pt", ".json", ".tmp")]
 
 
-# --- what is removed or set aside
+# --- removal and setting aside
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files of a checkpoint or snapshot, of which ``path`` is the tensors: the sidecar first,
-    whether it exists."""
+    """The files of a checkpoint or snapshot, the sidecar first; the first two may be missing.
+
+    Args:
+        path: the file of tensors.
+    """
     return [path.with_suffix(".json"), path, *path.parent.glob(f"{path.stem}.ema*.safetensors")]
 
 
@@ -437,14 +444,13 @@ def prune(
     """Remove older checkpoints, except for those that an evaluation still needs.
 
     Args:
-        keep: how many of the newest stay. The very newest stays besides, if it is not regular.
+        keep: the number of the newest that stay. The very newest also stays if it is not regular.
         milestone: whether the checkpoint of a step is kept forever.
-        regular: whether it is preferred. The others, saved by time or at a stop, would soon leave
-            nothing but the last minutes.
+        regular: whether it is preferred. Without a preference, those saved by time or at a stop
+            would soon leave only the last minutes.
 
     Raises:
-        OSError: one cannot be removed; or it cannot be found out which are needed, and none is
-            removed.
+        OSError: one cannot be removed; or the needed ones cannot be listed, and none is removed.
     """
     needed = folder.steps_to_evaluate()
     steps = folder.listed_steps()
@@ -456,18 +462,18 @@ def prune(
 
 
 def clear_unfinished(folder: RunFolder) -> None:
-    """Remove what killed writers left behind. For the owner of the run only."""
+    """Remove drafts of killed writers. Only for the holder of the lease."""
     for place in (folder.checkpoints, folder.averages):
         for path in place.glob(".step_*.tmp"):
             path.unlink(missing_ok=True)
 
 
 def set_aside(folder: RunFolder, after: int) -> list[int]:
-    """Move checkpoints and snapshots of steps above ``after`` to `set_aside/` beside them; the
-    steps of the former.
+    """Move checkpoints and snapshots of steps above ``after`` to `set_aside/` beside them.
 
-    A run that continues from an earlier step must not pick up later checkpoints at its next
-    restart, and later snapshots do not belong to the averages that follow.
+    Returns the steps of the checkpoints. A run that continues from an earlier step must not pick up
+    later checkpoints at its next restart, and later snapshots do not belong to the averages that
+    follow.
 
     Raises:
         OSError: they cannot be listed or moved.

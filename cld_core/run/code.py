@@ -1,11 +1,11 @@
-"""The code of a run: what was stored in its folder when it was submitted, and what a process has
-imported.
+"""The code of a run: the copy in its folder, and the code that a process has imported.
 
-code/recipe.yaml      the recipe as it was submitted code/DIGEST/          the files of the
-checkout, importable; the ledger says which digest the run has (`Requested.code`)
-  manifest.json       what is in it, by digest, and what was left out
-  changes.patch       what differed from the commit
-  plugins/HASH/       the plug-in files that the recipe, or an evaluation, names
+    code/recipe.yaml      the recipe as it was submitted
+    code/DIGEST/          the files of the checkout, importable; the ledger has the digest of the
+                          run (`Requested.code`)
+      manifest.json       the files by digest, and those that were left out
+      changes.patch       the difference from the commit
+      plugins/HASH/       the plug-in files that the recipe, or an evaluation, names
 
 Other code is added beside it; nothing is changed. Files that are equal in several folders of a run,
 or of the runs of a group, are hard links. Jobs that train several runs of a group import from
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Literal
 
 from cld_core import ownership
-from cld_core.codec import find_record
 from cld_core.digests import checksum, digest, digest_of
 from cld_core.errors import CldError
 from cld_core.files import retried
+from cld_core.records import find_record
 
 from .ledger import Ledger
 
@@ -36,24 +36,28 @@ CODE = "code"
 MANIFEST = "manifest.json"
 PATCH = "changes.patch"
 PLUGINS = "plugins"
-# What Python would import, were it there.
+# Suffixes of the files that Python imports.
 _IMPORTABLE = (".py", ".so", ".pyc")
-# What a ledger, which others may have written, can name; of a digest, a folder has the first
-# digits.
+# The valid names of code in a ledger, which other users may have written.
 _NAME = re.compile("live|[0-9a-f]{64}")
+# Digits of the digest in the name of its folder.
 _DIGITS = 16
-# Seconds for which a job tries to read which code its run has.
+# Seconds for which a job tries to read the name of its code.
 _READ_WITHIN_S = 30.0
 
 
 class DamagedCode(CldError):
-    """The stored code of a run is not what was stored."""
+    """The stored code of a run has changed since it was stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """A plug-in file: where the recipe has it, its copy's name below the folder of code, and its
-    SHA-256."""
+    """A plug-in file.
+
+    Attributes:
+        path: its path in the recipe.
+        file: the name of its copy below the folder of code.
+    """
 
     path: str
     file: str
@@ -62,15 +66,15 @@ class Plugin:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` holds.
+    """The content of `manifest.json`.
 
     Attributes:
-        kind: copy: the job runs the files here; installed: an installed package, of which there is
-            no copy; live: the checkout itself, since somebody asked for it; process: whatever the
-            command runs, on a cluster that blocks.
+        kind: copy: the job runs the files here; installed: an installed package, which is not
+            copied; live: the checkout itself, on request; process: the code of the command, on a
+            cluster that blocks.
         digest: of the files (copy) or of the package's own list (installed); else empty.
         files: SHA-256 by name.
-        left_out: why, by name.
+        left_out: by name of a file without a copy, the reason.
     """
 
     kind: Literal["copy", "installed", "live", "process"]
@@ -85,12 +89,10 @@ class Manifest:
 
     @property
     def code(self) -> str:
-        """What a request records: a digest, or "live"."""
-        return (
-            "live"
-            if self.kind == "live"
-            else _with_plugins(self.digest or digest(self.kind), self.plugins)
-        )
+        """The name of the code in a request: a digest, or "live"."""
+        if self.kind == "live":
+            return "live"
+        return _with_plugins(self.digest or digest(self.kind), self.plugins)
 
     @property
     def checksums(self) -> dict[str, str]:
@@ -107,18 +109,18 @@ def read(folder: Path | None) -> Manifest | None:
 
 
 def name_of(folder: Path | None) -> str | None:
-    """What a request records of the code in a folder; None if there is none."""
+    """The name of the code in a folder, as in a request; None if there is none."""
     manifest = read(folder)
     return None if manifest is None else manifest.code
 
 
 def place_of(folder: Path, name: str) -> Path:
-    """Where the code of a digest is, or would be stored, in the folder of a run or group."""
+    """The folder of the code of a digest, in the folder of a run or group; it may be missing."""
     return folder / CODE / name[:_DIGITS]
 
 
 def folder_of(run: Path) -> Path | None:
-    """Where the code is that the newest request of a run names; None if it names none.
+    """The folder of the code in the newest request of a run; None if the request has none.
 
     The folder may be missing.
 
@@ -132,8 +134,7 @@ def folder_of(run: Path) -> Path | None:
 
 
 def importable(folder: Path | None) -> Path | None:
-    """What jobs import from, before anything else; None for what is installed, or the live
-    checkout."""
+    """The folder that jobs import from; None for an installed package or the live checkout."""
     manifest = read(folder)
     return folder if manifest is not None and manifest.kind == "copy" else None
 
@@ -152,11 +153,9 @@ def running(run: Path) -> str:
 
 
 def imported(plugins: Sequence[Plugin] = ()) -> str:
-    """The digest of the code that this process has imported; "edited" behind it if it was changed
-    after it was stored.
+    """The digest of the code that this process has imported, with its plug-ins.
 
-    Args:
-        plugins: those that it imports, too.
+    " edited" follows it if the code was changed after it was stored.
     """
     own = read(ROOT)
     if own is not None and own.kind == "copy":
@@ -172,23 +171,20 @@ def imported(plugins: Sequence[Plugin] = ()) -> str:
 
 @functools.cache
 def edited() -> str | None:
-    """How the copy that this process runs differs from what was stored, in words; None if it does
-    not, or is none."""
+    """How the code of this process was changed after it was stored; None if it was not."""
     own = read(ROOT)
     return problem_of(ROOT, own) if own is not None and own.kind == "copy" else None
 
 
 @functools.cache
 def installed() -> str | None:
-    """The digest of the installed package's own list of files and hashes; None if this process runs
-    a checkout."""
+    """The digest of the installed package's own list of files; None if a checkout runs."""
     try:
         package = metadata.distribution("cldctl")
-        is_this = (
-            Path(str(package.locate_file("cld_core/__init__.py"))).resolve()
-            == ROOT / "cld_core" / "__init__.py"
-        )
-        record = package.read_text("RECORD") if is_this else None
+        file = Path(str(package.locate_file("cld_core/__init__.py"))).resolve()
+        if file != ROOT / "cld_core" / "__init__.py":
+            return None
+        record = package.read_text("RECORD")
     except (metadata.PackageNotFoundError, OSError, UnicodeDecodeError):
         return None
     return None if record is None else digest(record)
@@ -202,24 +198,18 @@ def _sources() -> str:
 
 def sources() -> list[str]:
     """The Python files of the packages of this process, relative to `ROOT`."""
-    found = (
-        file
-        for package in PACKAGES
-        for file in (ROOT / package).rglob("*.py")
-        if not file.is_symlink()
-    )
-    return sorted(str(file.relative_to(ROOT)) for file in found)
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
+    return sorted(str(file.relative_to(ROOT)) for file in files if not file.is_symlink())
 
 
 def with_copies(plugins: Sequence[str], folder: Path | None) -> tuple[str, ...]:
-    """Plug-ins with the copies of files that a folder of code holds in place of the files."""
+    """Plug-ins, with files replaced by their copies in a folder of code."""
     copies = {plugin.path: copy for copy, plugin in copies_in(folder).items()}
     return tuple(copies.get(plugin, plugin) for plugin in plugins)
 
 
 def problem_of(folder: Path, manifest: Manifest) -> str | None:
-    """How the files in a folder of code differ from its manifest, in words; None if they do not.
-    Each is read once."""
+    """How the files in a folder of code differ from its manifest; None if they do not."""
     wanted = manifest.checksums
     for name, sha256 in wanted.items():
         try:

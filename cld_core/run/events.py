@@ -1,5 +1,4 @@
-"""What can happen to a run, or to sharded work: one frozen dataclass per event, one line each in a
-ledger.
+"""The events of a run, or of sharded work: each class is a kind, each event a line of a ledger.
 
 Fields that this version does not know are kept (`Event.extra`, `JobRef.details`).
 """
@@ -10,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, get_args
 
-from cld_core.codec import keeping
+from cld_core.records import keeping
 
 # Why an attempt ended. What a signal means is decided where the cluster is known.
 Cause = Literal[
@@ -26,16 +25,15 @@ Cause = Literal[
     "unfit",  # a machine failed a health check before training: of a requeue, never of an attempt
     "nonfinite",  # the loss or the gradient was not finite
     "save_failed",  # a checkpoint could not be written
-    "imported",  # not an attempt of ours: the run begins with a checkpoint from elsewhere
+    "imported",  # not an attempt of this run, which begins with a checkpoint from elsewhere
     "killed",  # without a message, for an unknown reason; or its job was killed, and it saved
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
-# Causes of an attempt's end that another start may not meet again.
+# Causes of an attempt's end that may not recur after another start.
 CRASHES: tuple[Cause, ...] = ("crashed", "out_of_memory", "killed")
 # Causes after which the launcher itself starts a job again.
 RESTARTED_BY_LAUNCHER: tuple[Cause, ...] = ("preempted", "node_failure", "requeued")
-# What an attempt was taken away by; anything else that is not an end of the training counts as a
-# crash.
+# Causes outside the attempt; others count as crashes, unless they end the training.
 _TAKEN: tuple[Cause, ...] = ("preempted", "timeout", "terminated", "requeued", "cancelled")
 _AFTER: dict[str, str] = {
     **dict.fromkeys((*_TAKEN, "imported"), "STOPPED"),
@@ -52,11 +50,9 @@ Why = Literal["finished", "held", "withdrawn"]
 # What failed.
 Kind = Literal[
     "rank",  # a rank of a training, by an error; the rank itself writes it, if it still can
-    # a health check of a machine before training: it is not the run's fault, and costs no retry
-    "unfit",
+    "unfit",  # a health check of a machine before training; it costs no retry
     "early",  # a start of a job, which ended before it trained
-    # a task of sharded work, in its own words; whether it starts again is decided by others
-    "task",
+    "task",  # a task of sharded work, which reports its own error
     "crash",  # a process of sharded work, which ended with an error
 ]
 
@@ -67,8 +63,7 @@ def state_after(cause: str) -> str:
 
 
 def fate_of(cause: Cause | None) -> Literal["preemption", "crashes"] | None:
-    """What the steps beyond the last checkpoint are lost to after this cause; None if nothing is
-    lost."""
+    """What costs the steps beyond the last checkpoint after this cause; None if none are lost."""
     if cause in (None, "finished", "imported"):
         return None
     return "preemption" if cause in _TAKEN else "crashes"
@@ -76,14 +71,13 @@ def fate_of(cause: Cause | None) -> Literal["preemption", "crashes"] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRef:
-    """A submitted task, and what finds it again from another process.
+    """A submitted task, and the data with which another process finds it.
 
     Attributes:
         job_id: the launcher's name for it, digits; ``ARRAY_TASK`` for a task of an array.
         logs: the folder that the job's output goes to.
-        restarts: whether the launcher may start the job again, on its own or when asked from
-            inside.
-        details: what only the job's own cluster reads, such as host, process id and its start time.
+        restarts: whether the launcher may start the job again, on its own or on request of the job.
+        details: data for the job's own cluster, such as host, process id and its start time.
     """
 
     cluster: str
@@ -95,8 +89,7 @@ class JobRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened at ``time``; ``extra`` holds the fields that this version does not
-    know."""
+    """An event at ``time``; ``extra`` has the fields that this version does not know."""
 
     time: float = field(default_factory=lambda: round(time.time(), 3))
     extra: Mapping[str, Any] = keeping()
@@ -104,17 +97,18 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Requested(Event):
-    """Training is to begin or to continue; written before there is a job, by process ``pid`` of
-    ``host``.
+    """Training is to begin or to continue. Written before there is a job.
 
     Attributes:
-        cluster: the name of the cluster that is asked for the job.
-        given: overrides that the command line of the first submission gave; they are part of the
-            frozen recipe.
+        overrides: those of a continuation.
+        given: overrides of the first submission; they are part of the frozen recipe.
         profile: the profile whose settings are part of the recipe, or of ``overrides``.
         code: the digest of the code that is stored for the run (`cld_core.run.code`), "live" for
             the checkout itself.
-        live: the cluster runs the process's own code in its place.
+        live: whether the cluster runs the code of the submitting process instead.
+        from_step: the step of `resume --from`.
+        host, pid: the submitting process.
+        cluster: the name of the cluster that the job is submitted to.
     """
 
     steps: int
@@ -134,10 +128,10 @@ class Submitted(Event):
     """A job exists.
 
     Attributes:
-        successor_of: the job that this one waits for to end badly.
-        shards: of sharded work, the shards that this task computes; None for a training run.
-        code: of sharded work, the digest of the code that the task is to run; None if nobody knows.
-        exclude: nodes that it avoids because of what happened there.
+        successor_of: the job whose failure this one waits for.
+        shards: of sharded work, the shards that this task computes; None for a training.
+        code: of sharded work, the digest of the code that the task is to run; None if unknown.
+        exclude: nodes that it avoids because of earlier failures there.
     """
 
     job: JobRef
@@ -149,14 +143,14 @@ class Submitted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Imported(Event):
-    """The run begins with a checkpoint from elsewhere. It counts as attempt 0, so the first start
-    is attempt 1.
+    """The run begins with a checkpoint from elsewhere: attempt 0; the first start is attempt 1.
 
     Attributes:
         step: of the checkpoint; 0 if the run starts from weights alone.
         source: the name of the file or run that it is from.
-        source_step: if the run starts from weights alone, the step of ``source`` that they are of.
-        fresh: tensors of the network that start afresh, because those of ``source`` do not fit.
+        finished: whether training had ended there.
+        source_step: the step in ``source`` of the weights, if the run starts from weights alone.
+        fresh: tensors of the network that are initialised, because those of ``source`` do not fit.
     """
 
     step: int
@@ -181,21 +175,23 @@ class Started(Event):
 
     Attributes:
         restart: earlier starts of the same job by the launcher.
-        reached: the step that the attempt before had reported or saved, in case it could not write
-            its end.
+        reached: the step that the previous attempt had reported or saved, in case it could not
+            write its end.
         log_offset: size in bytes of the launcher's log at this moment; later notices are about this
             attempt.
-        warning: what is wrong while the attempt runs, such as a missing GPU.
+        warning: a problem of the running attempt, such as a missing GPU.
         code: the digest of the code that runs.
-        gpu: the name of rank 0's GPU, and ``driver`` the version of its driver; None without one.
-        host: the machine of rank 0, as the launcher calls it, and ``hosts`` that of each rank, in
-            their order.
+        gpu: the name of rank 0's GPU; None without one.
+        driver: the version of its driver.
+        host: the machine of rank 0, as the launcher calls it.
+        hosts: the machine of each rank, in their order.
         began: when the launcher gave the job its machines, or its process began; seconds since
             1970.
-        heard: when the attempt before last reported, in case it could not write its end.
-        ranks: processes that train, and ``gpus`` and ``cores`` (of CPUs) that are reserved for
-            them.
-        data: what identifies the data, by `cld_core.data.identity`; empty if nobody knows.
+        heard: when the previous attempt last reported, in case it could not write its end.
+        ranks: processes that train.
+        gpus: GPUs that are reserved for them.
+        cores: CPU cores that are reserved for them.
+        data: what identifies the data, by `cld_core.data.identity`; empty if unknown.
     """
 
     attempt: int
@@ -225,7 +221,8 @@ class Failed(Event):
     """Something of a job failed in its start number ``restart``; `Kind` says what.
 
     Attributes:
-        rank: the process that failed, and ``host`` its machine; empty if nobody knows which one.
+        rank: the process that failed.
+        host: its machine; empty if unknown.
         check: the health check that failed.
         code: the exit code of the task.
         began: as in `Started`, of a start that did not train.
@@ -253,9 +250,8 @@ class Ended(Event):
     """An attempt ended.
 
     Attributes:
-        bug: by a fault in code or recipe, which another start would meet again.
-        afterwards: somebody found out why, later than it ended: what else is known of the end
-            stays.
+        bug: whether a fault in code or recipe ended it, which another start would meet again.
+        afterwards: whether the cause was found out later; the other fields of the end stay.
     """
 
     attempt: int
@@ -268,7 +264,7 @@ class Ended(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RolledBack(Event):
-    """The loss or a gradient exploded, and training went back to the checkpoint of ``to_step``."""
+    """After a non-finite loss, training was rolled back to the checkpoint of ``to_step``."""
 
     attempt: int
     to_step: int
@@ -277,13 +273,12 @@ class RolledBack(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Wished(Event):
-    """The job wished to begin again when its processes have ended.
+    """The job requested a requeue, which its launcher carries out when its processes have ended.
 
-    Its next start, or its being in the queue, says that this was done; if not, `Refused` may say
-    why.
+    Its next start, or its place in the queue, shows that this was done; `Refused`, that it was not.
 
     Attributes:
-        delay_s: seconds that it waits at least before it begins again.
+        delay_s: the least seconds that it waits before it begins again.
         exclude: all nodes that it avoids from now on.
     """
 
@@ -298,8 +293,8 @@ class GivenUp(Event):
     """The run is not started again: a retry budget is spent.
 
     Attributes:
-        never_began: the job could not begin: its recipe is wrong, or there is no checkpoint to
-            continue from.
+        never_began: whether the job could not begin: its recipe is wrong, or there is no checkpoint
+            to continue from.
     """
 
     reason: str
@@ -309,14 +304,13 @@ class GivenUp(Event):
 
 @dataclass(frozen=True)
 class Refused(Event):
-    """The launcher did not do what it was asked for.
+    """The launcher did not carry out a request.
 
     A submission: the steps and overrides of the request are not in force. A requeue: the job is not
-    in the queue, after all; `resume` continues the run. A cancellation: `Cancelled` counts for
-    nothing.
+    in the queue; `resume` continues the run. A cancellation: `Cancelled` has no effect.
 
     Attributes:
-        away: it did not answer.
+        away: whether the launcher did not answer.
     """
 
     what: Literal["submission", "requeue", "cancellation"]
@@ -328,7 +322,7 @@ class Refused(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TurnedAway(Event):
-    """A job had nothing to do; ``reason`` says more than ``why``, if there is more to say."""
+    """A job had nothing to do: ``why`` in one word, ``reason`` in more detail if there is any."""
 
     job_id: str
     why: Why
@@ -337,15 +331,14 @@ class TurnedAway(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Cancelled(Event):
-    """Somebody asked a job to end; an `Ended` event may follow."""
+    """A job was cancelled; an `Ended` event may follow."""
 
     job_id: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled(Event):
-    """Somebody gave the run tags, took some from it, or wrote a note that replaces the one before;
-    empty: none."""
+    """Tags were added or removed, or the note was replaced; an empty note removes it."""
 
     note: str | None = None
     add: tuple[str, ...] = ()
@@ -354,15 +347,13 @@ class Labelled(Event):
 
 @dataclass(frozen=True)
 class Remarked(Event):
-    """Something that decides nothing, and that people should know; ``count`` times."""
+    """A remark for users, which decides nothing; it occurred ``count`` times."""
 
     kind: Literal[
         "damaged",  # the checkpoint ``what`` was skipped
-        "dropped",  # for a while, ``what``, which is not worth a training, could not be written
-        # a task of sharded work runs other code than that which was there when it was submitted
-        "code",
-        # what somebody has changed in the frozen recipe by hand; nothing any more if empty
-        "recipe",
+        "dropped",  # ``what`` could not be written for a while, and training went on
+        "code",  # a task of sharded work runs other code than it was submitted with
+        "recipe",  # the changes that were made to the frozen recipe by hand; empty: none any more
     ]
     _: KW_ONLY
     what: str

@@ -1,4 +1,4 @@
-"""Where everything of a run is stored (docs/architecture.md, "Who writes which file").
+"""The files of a run (docs/architecture.md, "Who writes which file").
 
 `run.json` holds the version of the folder's format. A change of the format raises `FORMAT`; a run
 of another format is not read.
@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from cld_core.codec import from_plain, whole
 from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
 from cld_core.files import (
@@ -28,6 +27,7 @@ from cld_core.files import (
     write_json,
     write_text,
 )
+from cld_core.records import from_plain, whole
 
 from . import code
 from .events import Event
@@ -38,21 +38,22 @@ if TYPE_CHECKING:
     from cld_core.config import Recipe
 
 FORMAT = 6
-# A folder that is not there holds nothing.
+# A missing folder counts as empty.
 _ABSENT: tuple[type[OSError], ...] = (FileNotFoundError, NotADirectoryError)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-# As `RunFolder.checkpoint_file` writes it: other files, such as copies that somebody made, are
-# nobody's checkpoints.
+# The names of `RunFolder.checkpoint_file`. Others, such as those of copies, are not checkpoints.
 _CHECKPOINT = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,17})\.(json|pt)")
 
 
 class ReportedProgress(TypedDict, total=False):
-    """What `progress.json` holds; ``time`` in seconds since 1970, ``warning`` if something is
-    wrong.
+    """The content of `progress.json`.
 
-    ``every_s`` are the seconds since the report before. ``phase`` is what the training does
-    ("starting", "training", "saving", "evaluating" or "drawing samples"), and ``smoothed_loss`` the
-    mean of the last losses (`cld_core.train.loggers`).
+    Attributes:
+        time: of the report, seconds since 1970.
+        every_s: seconds since the previous report.
+        warning: a problem, such as a missing GPU.
+        phase: "starting", "training", "saving", "evaluating" or "drawing samples".
+        smoothed_loss: a mean of the last losses (`cld_core.train.loggers`).
     """
 
     attempt: int
@@ -77,14 +78,16 @@ def is_name(name: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot name a run.
+    """Refuse a text that cannot name a run.
 
     Raises:
         UsageError: it cannot be one folder, or could not be typed as the argument of a command.
     """
     if not is_name(name):
-        fix = "use letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
-        raise UsageError(f"'{name}' cannot name a run: {fix}.")
+        raise UsageError(
+            f"'{name}' cannot name a run: use letters, digits, '.', '_' and '-', at most 100, "
+            "a letter or digit first."
+        )
 
 
 class _Inside:
@@ -115,7 +118,8 @@ class RunFolder:
 
     def __init__(self, path: str | Path, heard: Callable[[Event], None] | None = None) -> None:
         """``heard``: see `Ledger`."""
-        self.path, self._heard = Path(path).absolute(), heard
+        self.path = Path(path).absolute()
+        self._heard = heard
 
     @property
     def name(self) -> str:
@@ -127,8 +131,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether this user can see that there is a run at this path, of whatever format, or a
-        damaged one.
+        """Whether this user can see a run at this path, of any format, or a damaged one.
 
         A run that has lost its `run.json` still has other files of a run.
         """
@@ -145,7 +148,7 @@ class RunFolder:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether its `run.json` is missing, or does not even tell the version of the format."""
+        """Whether its `run.json` is missing, or lacks the version of the format."""
         return self.identity().get("format") is None
 
     @property
@@ -172,40 +175,38 @@ class RunFolder:
         folder = cls(path)
         check_name(folder.name)
         folder.require_free()
-        # Filled under another name: whoever is killed meanwhile has not taken this one.
-        draft = cls(
-            folder.path.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-        )
+        # Filled under another name: a command that is killed meanwhile leaves this one free.
+        draft_name = f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        draft = cls(folder.path.with_name(draft_name))
+        content = {"format": FORMAT, "name": folder.name, **identity}
         try:
             draft.path.mkdir(parents=True)
-            draft._fill(
-                {"format": FORMAT, "name": folder.name, **identity},
-                dump(recipe.anchored(Path.cwd())),
-            )
+            draft._fill(content, dump(recipe.anchored(Path.cwd())))
             folder.require_free()
             draft.path.rename(folder.path)
             sync_folder(folder.path.parent)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 folder.require_free()  # Another command was first.
-            text = (
-                f"the run folder cannot be made ({error.strerror}). Free some space, or use "
-                f"another --runs-dir."
-            )
-            raise CldError(f"{folder.path}: {text}") from error
+            raise CldError(
+                f"{folder.path}: the run folder cannot be made ({error.strerror}). "
+                "Free some space, or use another --runs-dir."
+            ) from error
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)
         return folder
 
     def require_free(self) -> None:
-        """Refuse the name of a new run that something else has.
+        """Refuse the name of a new run that is taken.
 
         Raises:
-            UsageError
+            UsageError: a run or another file has it.
         """
         if self.exists:
-            fix = f"Choose another --name, or continue it with `cldctl resume {self.path}`."
-            raise UsageError(f"{self.path}: a run of this name exists. {fix}")
+            raise UsageError(
+                f"{self.path}: a run of this name exists. "
+                f"Choose another --name, or continue it with `cldctl resume {self.path}`."
+            )
         if os.path.lexists(self.path):
             raise UsageError(
                 f"{self.path}: it exists, but is not a run. Remove it, or choose another --name."
@@ -239,8 +240,8 @@ class RunFolder:
         folder = cls(path)
         if (reason := folder.unreadable) is not None:
             raise CldError(
-                f"{folder.path}: the run cannot be read ({reason}). Ask its owner, or use another "
-                f"run."
+                f"{folder.path}: the run cannot be read ({reason}). "
+                "Ask its owner, or use another run."
             )
         if not folder.exists:
             raise _none_at(folder)
@@ -249,106 +250,96 @@ class RunFolder:
         return folder
 
     def format_problem(self) -> str | None:
-        """Why this version of cldctl cannot read the folder, and what to do; None if it can."""
+        """Why this version of cldctl cannot read the folder, with the fix; None if it can."""
         version = self.identity().get("format")
         if version == FORMAT:
             return None
-        if version is None:
-            try:
-                read_bytes(self.identity_file)
-            except FileNotFoundError:
-                return (
-                    f"{self.path}: run.json is missing. Restore it from a backup, or remove "
-                    f"the "
-                    f"run."
-                )
-            except OSError as error:
-                return (
-                    f"{self.path}: run.json cannot be read ({error.strerror}). Ask its owner, "
-                    f"or restore it."
-                )
-            text = (
-                "run.json is damaged or not that of a run. Restore it from a backup, or remove "
-                "the run."
+        if version is not None:
+            return (
+                f"{self.path}: made by another version of cldctl "
+                f"(format {version}; this one reads {FORMAT}). Use the version that made it."
             )
-            return f"{self.path}: {text}"
-        text = f"made by another version of cldctl (format {version}; this one reads {FORMAT})"
-        return f"{self.path}: {text}. Use the version that made it."
+        try:
+            read_bytes(self.identity_file)
+        except FileNotFoundError:
+            return f"{self.path}: run.json is missing. Restore it from a backup, or remove the run."
+        except OSError as error:
+            return (
+                f"{self.path}: run.json cannot be read ({error.strerror}). "
+                "Ask its owner, or restore it."
+            )
+        return (
+            f"{self.path}: run.json is damaged or not that of a run. "
+            "Restore it from a backup, or remove the run."
+        )
 
     def evaluation_names(self) -> list[str]:
-        """The names of what is in the folder of evaluations and sweeps; none if it cannot be
-        listed."""
+        """The names in the folder of evaluations and sweeps; none if it cannot be listed."""
         return names_in(self.evals, (OSError,))
 
     def tuning_names(self) -> list[str]:
-        """The names of the tunings, sorted; none if they cannot be listed. Beside them is what they
-        share."""
-        return sorted(
-            name for name in names_in(self.tuned, (OSError,)) if not name.endswith(".npz")
-        )
+        """The names of the tunings, sorted; none if they cannot be listed."""
+        names = names_in(self.tuned, (OSError,))
+        # Ends of flows, which tunings share, are files beside them.
+        return sorted(name for name in names if not name.endswith(".npz"))
 
     def steps_to_evaluate(self) -> set[int]:
-        """Steps of the checkpoints that an evaluation or a tuning was requested for and has no
-        result of.
+        """Steps of the checkpoints with a requested evaluation or tuning that has no result.
 
         Raises:
-            OSError: they cannot be found out at this moment.
+            OSError: the requests cannot be read at this moment.
         """
-        results = ((self.evals, "report.json"), (self.tuned, "solution.json"))
-        requests = [
-            existing_object(home / name / "request.json") or {}
-            for home, result in results
-            for name in names_in(home)
-            if not os.path.exists(home / name / result)
-        ]
-        steps = [whole(request.get("checkpoint_step")) for request in requests]
+        steps = set()
+        for home, result in ((self.evals, "report.json"), (self.tuned, "solution.json")):
+            for name in names_in(home):
+                if not os.path.exists(home / name / result):
+                    request = existing_object(home / name / "request.json") or {}
+                    steps.add(whole(request.get("checkpoint_step")))
         return {step for step in steps if step is not None}
 
     def recipe(self, *, within_s: float = 0.0, with_plugins: bool = False) -> "Recipe":
-        """The recipe in force: as submitted, and then what later continuations changed.
+        """The recipe in force: as submitted, with the changes of later continuations.
 
         Args:
-            within_s: for how many seconds to try while the file system fails.
-            with_plugins: import its plug-ins, which are code (`cld_core.run.recipe` says whether it
-                may run). If not, what they register is neither typed nor checked.
+            within_s: seconds for which to retry while the file system fails.
+            with_plugins: import its plug-ins, which are code (`cld_core.run.recipe` decides whether
+                it may run). If not, keys that they register are neither converted nor checked.
 
         Raises:
-            RecipeError: it has a mistake, or the file is missing or another than a recipe.
+            RecipeError: it has a mistake, or the file is missing or not a recipe.
             OSError: it cannot be read at this moment.
         """
+        return retried(lambda: self._recipe(with_plugins), within_s)
+
+    def _recipe(self, with_plugins: bool) -> "Recipe":
         from cld_core.config import load_frozen
 
-        overrides = retried(lambda: self.ledger.history().overrides, within_s)
-        recipe = retried(lambda: load_frozen(self.recipe_file, overrides), within_s)
+        overrides = self.ledger.history().overrides
+        recipe = load_frozen(self.recipe_file, overrides)
         if not recipe.plugins:
             return recipe
-        copies = retried(
-            lambda: code.with_copies(recipe.plugins, code.folder_of(self.path)), within_s
-        )
-        if with_plugins:
-            mine = f"plugins={json.dumps(copies)}"
-            return retried(
-                lambda: load_frozen(self.recipe_file, [*overrides, mine], with_plugins=True),
-                within_s,
-            )
-        return replace(recipe, plugins=copies)
+        copies = code.with_copies(recipe.plugins, code.folder_of(self.path))
+        if not with_plugins:
+            return replace(recipe, plugins=copies)
+        overrides = (*overrides, f"plugins={json.dumps(copies)}")
+        return load_frozen(self.recipe_file, overrides, with_plugins=True)
 
     def identity(self) -> dict[str, Any]:
-        """What `run.json` holds (`identity.identity`), without values of unexpected types; empty if
-        it is damaged."""
+        """The content of `run.json` (`identity.identity`), empty if it is damaged.
+
+        Values of unexpected types are left out.
+        """
         return cast(dict[str, Any], from_plain(Identity, read_object(self.identity_file)))
 
     def progress(self) -> ReportedProgress:
-        """What was last reported, without values of unexpected types; empty before the first
-        report."""
+        """The last report, without values of unexpected types; empty before the first."""
         return from_plain(ReportedProgress, read_object(self.progress_file))
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"
 
     def checkpoint_steps(self) -> list[int]:
-        """The steps of completely written checkpoints, ascending; empty if they cannot be
-        listed."""
+        """The steps of complete checkpoints, ascending; empty if they cannot be listed."""
         return _steps_in(self.checkpoints, empty=(OSError,))
 
     def steps_to_continue_from(self) -> list[int]:
@@ -366,12 +357,11 @@ class RunFolder:
         return _steps_in(self.checkpoints, unfinished)
 
     def snapshot_file(self, step: int) -> Path:
-        """Where the averages of a step are (`cld_core.averages`); its sidecar is beside it, as that
-        of a checkpoint."""
+        """The file of the averages of a step (`cld_core.averages`); its sidecar is beside it."""
         return self.averages / f"step_{step:08d}.pt"
 
     def snapshot_steps(self) -> list[int]:
-        """The steps of completely written snapshots of averages, ascending.
+        """The steps of complete snapshots of averages, ascending.
 
         Raises:
             OSError: they cannot be listed at this moment.
@@ -382,15 +372,13 @@ class RunFolder:
 def _steps_in(
     folder: Path, unfinished: bool = False, empty: tuple[type[OSError], ...] = _ABSENT
 ) -> list[int]:
-    matches = (_CHECKPOINT.fullmatch(name) for name in names_in(folder, empty))
-    return sorted(
-        {int(match[1]) for match in matches if match and (unfinished or match[2] == "json")}
-    )
+    matches = map(_CHECKPOINT.fullmatch, names_in(folder, empty))
+    steps = {int(match[1]) for match in matches if match and (unfinished or match[2] == "json")}
+    return sorted(steps)
 
 
 def names_in(folder: Path, empty: tuple[type[OSError], ...] = _ABSENT) -> list[str]:
-    """What a folder holds; nothing if there is none: copies and archives of runs leave empty
-    folders out.
+    """The names in a folder; none if it is missing: copies of runs may lack empty folders.
 
     Args:
         empty: errors after which it counts as empty.
@@ -402,52 +390,48 @@ def names_in(folder: Path, empty: tuple[type[OSError], ...] = _ABSENT) -> list[s
 
 
 def find_runs(root: str | Path) -> Sequence[RunFolder]:
-    """The runs directly under ``root``, oldest first; also those of another format
-    (`RunFolder.format_problem`)."""
+    """The runs directly under ``root``, oldest first, also those of another format."""
     return sorted(
         runs_beginning(root), key=lambda run: (run.identity().get("created", 0.0), run.name)
     )
 
 
 def runs_beginning(root: str | Path, prefix: str = "") -> list[RunFolder]:
-    """The runs directly under ``root`` whose names begin like this; others are not looked at."""
-    # A hidden one is a run that is being made, or whose command was killed.
-    names = [
-        name
-        for name in names_in(Path(root))
-        if name.startswith(prefix) and not name.startswith(".")
-    ]
-    return [run for name in names if (run := RunFolder(Path(root, name))).exists]
+    """The runs directly under ``root`` whose names begin with ``prefix``."""
+    runs = []
+    for name in names_in(Path(root)):
+        # A hidden folder is a run that is being made, or whose command was killed.
+        if name.startswith(prefix) and not name.startswith("."):
+            run = RunFolder(Path(root, name))
+            if run.exists:
+                runs.append(run)
+    return runs
 
 
 def default_root() -> Path:
-    """The folder of the runs, unless somebody names another: $CLDCTL_RUNS, else runs/."""
+    """The default folder of the runs: $CLDCTL_RUNS, or else runs/."""
     return Path(os.environ.get("CLDCTL_RUNS") or "runs")
 
 
 def meant(name: str, root: Path) -> RunFolder:
-    """The run that a word of a command means: a path if it has a slash, else a name in ``root``. It
-    may not exist."""
+    """The run, which may not exist, at a path with a slash, or else of a name in ``root``."""
     return RunFolder(name if "/" in name else root / name)
 
 
 def named(run: str | Path) -> RunFolder:
-    """The run at a path; if there is none, the one of that name in the folder of the runs
-    (`default_root`).
+    """The run at a path; if there is none, the one of that name in the default folder.
 
     Raises:
         NotFoundError: there is none in either of these places; names them, and the nearest run.
         FormatError: it has another version of the format.
         CldError: this user may not look into it.
     """
-    places = [
-        RunFolder(path)
-        for path in dict.fromkeys((root / run).absolute() for root in (Path(), default_root()))
-    ]
-    found = next((it for it in places if it.exists or it.unreadable is not None), None)
-    if found is None:
-        raise _none_at(*places)
-    return RunFolder.open(found.path)
+    paths = dict.fromkeys((root / run).absolute() for root in (Path(), default_root()))
+    places = [RunFolder(path) for path in paths]
+    for place in places:
+        if place.exists or place.unreadable is not None:
+            return RunFolder.open(place.path)
+    raise _none_at(*places)
 
 
 def _none_at(*places: RunFolder) -> NotFoundError:
@@ -458,5 +442,5 @@ def _none_at(*places: RunFolder) -> NotFoundError:
                 ".safetensors file that `cldctl export` or `Model.save` wrote."
             )
     names = [run.name for place in places for run in runs_beginning(place.path.parent)]
-    guess = did_you_mean(places[0].name, names) or " `cldctl status` lists the existing runs."
-    return NotFoundError(f"no run at {' or '.join(str(place.path) for place in places)}.{guess}")
+    fix = did_you_mean(places[0].name, names) or " `cldctl status` lists the existing runs."
+    return NotFoundError(f"no run at {' or '.join(str(place.path) for place in places)}.{fix}")

@@ -1,39 +1,37 @@
-"""Runs that were submitted together, as a sweep of trainings, and the folder beside them that they
-share.
+"""Groups: runs that were submitted together, as a sweep of trainings, and their common folder.
 
-RUNS/.groups/NAME/group.json    the runs, and what each has of its own: value by key
+RUNS/.groups/NAME/group.json    the runs, and their own values by key
 RUNS/.groups/NAME/logs/         output of the jobs that trained several of them
-RUNS/.groups/NAME/code/         the code that these jobs import, as in a run: hard links to that of
-the runs
+RUNS/.groups/NAME/code/         the code that these jobs import: hard links to that of the runs
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.codec import find_record, to_plain
 from cld_core.files import write_json
+from cld_core.records import find_record, to_plain
 
 from .folder import RunFolder, find_runs, is_name
 
-# Beside the runs, what those of a group share.
+# The folder of the groups, beside the runs.
 GROUPS = ".groups"
 
 
 @dataclass(frozen=True)
 class _Listed:
-    """What `group.json` holds."""
+    """The content of `group.json`."""
 
     name: str
     runs: Mapping[str, Mapping[str, str]]
 
 
 class Group:
-    """The runs of a group under ``root``, and its files. A run belongs to it if it says so itself,
-    too."""
+    """The runs of a group under ``root``, and its files. `run.json` of its runs names it, too."""
 
     def __init__(self, root: Path, name: str) -> None:
-        self.root, self.name = root.absolute(), name
+        self.root = root.absolute()
+        self.name = name
         self.path = self.root / GROUPS / name
         self.file = self.path / "group.json"
         # Output of the jobs that trained several of its runs.
@@ -46,14 +44,14 @@ class Group:
         return cls(run.path.parent, name) if name is not None and is_name(name) else None
 
     def members(self) -> dict[str, dict[str, str]]:
-        """What each run of the group has of its own, by its name; of removed runs, too. Empty if
-        the file is lost."""
+        """The values of each run of the group, also of removed ones, by its name.
+
+        Empty if the file is lost.
+        """
         listed = find_record(_Listed, self.file)
-        return (
-            {}
-            if listed is None
-            else {name: dict(own) for name, own in listed.runs.items() if is_name(name)}
-        )
+        if listed is None:
+            return {}
+        return {name: dict(values) for name, values in listed.runs.items() if is_name(name)}
 
     def add(self, members: Mapping[str, Mapping[str, str]]) -> None:
         """List further runs.
@@ -61,7 +59,7 @@ class Group:
         Raises:
             OSError: the file cannot be written.
         """
-        # Of a file that is damaged, what the runs themselves say.
+        # If the file is damaged, the runs themselves have the values.
         listed = self.members() or {run.name: values_of(run) for run in self.runs()}
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.file, to_plain(_Listed(self.name, {**listed, **members})))
@@ -70,16 +68,17 @@ class Group:
         """The runs that exist, in the order in which they were submitted."""
         names = self.members()
         found = [RunFolder(self.root / name) for name in names] or find_runs(self.root)
-        # One whose `run.json` is damaged is not left out: somebody should know.
-        return [
-            it
-            for it in found
-            if it.exists and (it.identity().get("group") == self.name or (names and it.is_damaged))
-        ]
+        members = []
+        for run in found:
+            is_member = run.identity().get("group") == self.name
+            # A listed run whose `run.json` is damaged is shown, too.
+            if run.exists and (is_member or (names and run.is_damaged)):
+                members.append(run)
+        return members
 
 
 def values_of(run: RunFolder) -> dict[str, str]:
-    """What a run of a group has of its own, value by key; empty for other runs."""
+    """The values of a run of a group by key; empty for other runs."""
     return dict(run.identity().get("sweep", {}))
 
 

@@ -24,13 +24,14 @@ from .events import (
 class Attempt(events.Started):
     """One stretch of training: how it started, and how it ended.
 
-    ``cause`` and ``ended`` are None while it lasts, and if nobody recorded its end.
+    ``cause`` and ``ended`` are None while it lasts, and if its end was never recorded.
 
     Attributes:
         asked: the digest of the code that it was to run, as in `events.Requested`.
-        rewound: somebody named the step that it began from.
-        bug: it ended by an error in code or recipe, which another start would meet again.
-        noted_end: the end was written when it came; else ``ended`` is when somebody found out.
+        rewound: whether `resume --from` named the step that it began from.
+        bug: whether it ended by an error in code or recipe, which another start would meet again.
+        noted_end: whether the attempt itself wrote its end; else ``ended`` is when the end was
+            found out.
     """
 
     asked: str | None = None
@@ -55,8 +56,7 @@ class Attempt(events.Started):
 
 @dataclass(kw_only=True)
 class History:
-    """What a ledger says, in the form in which it is asked for. Readers share it: only who makes
-    one may `take` events.
+    """The fold of a ledger. Readers share one object; only the code that makes it may call `take`.
 
     Attributes:
         attempts: oldest first; their number is the number of the next one, which keys the noise.
@@ -66,43 +66,43 @@ class History:
         steps: `train.steps` of the last request.
         overrides: those that continuations added, in order.
         from_step: the step that `resume --from` named, until an attempt has started.
-        code: the digest of the code that was last asked for; "live" if that is the checkout, or the
+        code: the digest of the code in the last request; "live" if that is the checkout, or the
             process's own.
-        stored: what the folder of the run has that code as, `Requested.code`.
-        edited: what somebody has changed by hand in the frozen recipe since the run was made, in
-            words.
+        stored: `Requested.code` of the last request: the name of that code in the run's folder.
+        edited: changes of the frozen recipe that were made by hand, in words.
         imported: the checkpoint from elsewhere that the run begins with; None for other runs.
-        cancelled: ids of the jobs that somebody asked to end.
+        cancelled: ids of the jobs that were cancelled.
         not_begun: by job id, why it could not begin.
-        requeued: the last wish of the job to begin again, if that was after the last attempt ended.
+        requeued: the last requeue that a job requested, if no attempt has ended since.
         given_up: why the run is not started again, if that was decided since the last attempt
             ended; of sharded work, why it was given up or not merged, since its last job was
             submitted.
         not_requeued: why the job could not be requeued, if it has not begun again since.
-        requeued_attempts: the numbers of the attempts after whose start their job wished to begin
-            again.
+        requeued_attempts: the numbers of the attempts during or after which their job requested a
+            requeue.
         died_early: starts that ended before they trained, since the last attempt began.
-        bug: what the last attempt died of, if that was an error in code or recipe.
-        failures: what failed, oldest first.
-        requeues: each wish of a job to begin again, oldest first.
+        bug: the error in code or recipe that ended the last attempt; None if it ended otherwise.
+        failures: oldest first.
+        requeues: all requested requeues, oldest first.
         unfit: machines that failed a health check since the last request or the last start of
             training.
         avoided: by job id, the nodes that it avoids because of what happened there.
         attempts_before: the number of attempts before the last request.
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
-        task_failed: of sharded work, the last error that a task of its newest submission met.
-        other_code: of sharded work, that a task ran other code than it was submitted with, the last
-            time.
-        note: what somebody wrote about the run; None without a note.
+        task_failed: of sharded work, the last error of a task of its newest submission.
+        other_code: of sharded work, a message about the last task that ran other code than it was
+            submitted with.
+        note: the user's note about the run; None without one.
         tags: of the run, in the order in which they were given.
-        queued: by attempt, when its job was put into the queue for it, if known, and the seconds
-            that it was to wait.
+        queued: by attempt, when its job was put into the queue for it, if known, and the requested
+            delay in seconds.
         followed: by attempt, the earliest time of a line after its end, unless that is before it
             began: clocks jump.
-        verdict: what last changed the `state`; None since a request.
-        heard: when the newest attempt last reported (`with_progress`), and ``saved``, the step of
-            the newest checkpoint, from which a next attempt would begin; None if there is none.
+        verdict: the event that last changed the `state`; None since a request.
+        heard: when the newest attempt last reported (`with_progress`).
+        saved: the step of the newest checkpoint (`with_progress`), from which a next attempt would
+            begin; None if there is none.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
@@ -166,32 +166,25 @@ class History:
         return history
 
     def with_progress(self, progress: Mapping[str, Any], saved: Sequence[int] = ()) -> "History":
-        """With what the files say: of an attempt without an end, the last step and what is wrong.
+        """This history, with the last step and the warning of an attempt that has not ended.
 
         Args:
-            progress: what an attempt has reported, `RunFolder.progress`.
+            progress: the report of an attempt, `RunFolder.progress`.
             saved: the steps of the checkpoints, ascending; one may be later than the last report.
         """
-        number, reached, warning = (
-            progress.get("attempt"),
-            progress.get("step"),
-            progress.get("warning"),
-        )
-        is_newest = self.last is not None and self.last.attempt == number
-        if reached is not None and self.last is not None and is_newest:
-            reached = max(reached, *saved[-1:], self.last.first_step)
-
-        def now(it: Attempt) -> Attempt:
-            is_open = it.attempt == number and it.last_step is None
-            return replace(it, last_step=reached, warning=it.warning or warning) if is_open else it
-
+        number = progress.get("attempt")
+        reached = progress.get("step")
+        last = self.last
+        is_newest = last is not None and last.attempt == number
+        if reached is not None and last is not None and is_newest:
+            reached = max(reached, *saved[-1:], last.first_step)
+        attempts = list(self.attempts)
+        for place, attempt in enumerate(attempts):
+            if attempt.attempt == number and attempt.last_step is None:
+                warning = attempt.warning or progress.get("warning")
+                attempts[place] = replace(attempt, last_step=reached, warning=warning)
         heard = progress.get("time") if is_newest else None
-        return replace(
-            self,
-            attempts=list(map(now, self.attempts)),
-            heard=heard,
-            saved=max(saved, default=None),
-        )
+        return replace(self, attempts=attempts, heard=heard, saved=max(saved, default=None))
 
     @property
     def jobs(self) -> tuple[Submitted, ...]:
@@ -200,10 +193,13 @@ class History:
 
     @property
     def cluster(self) -> str | None:
-        """The name of the cluster that was last asked for a job, unless it refused; None if nobody
-        knows."""
-        asked = self.request.cluster if isinstance(self.request, Requested) else None
-        return asked or (self.jobs[-1].job.cluster if self.jobs else None)
+        """The name of the cluster of the newest request or job, refused requests aside.
+
+        None if it is not known.
+        """
+        if isinstance(self.request, Requested) and self.request.cluster:
+            return self.request.cluster
+        return self.jobs[-1].job.cluster if self.jobs else None
 
     @property
     def last(self) -> Attempt | None:
@@ -212,21 +208,19 @@ class History:
 
     @property
     def imported_step(self) -> int | None:
-        """The step of the checkpoint that the run was imported with, or 0 if it started from
-        weights."""
+        """The step of the imported checkpoint, 0 if the run started from weights; else None."""
         return None if self.imported is None else self.imported.step
 
     @property
     def by_other_launcher(self) -> bool:
-        """Whether no job that was submitted runs the newest attempt, or was submitted since:
-        torchrun started it."""
-        job_id = None if self.last is None else self.last.job_id
+        """Whether the newest attempt was started without cldctl, by torchrun for example.
+
+        No submitted job runs it, and none was submitted since.
+        """
+        if self.last is None or self.last.job_id is None:
+            return False
         submitted = [event.job.job_id for event in self.submitted]
-        return (
-            job_id is not None
-            and job_id not in submitted
-            and len(submitted) == self._submitted_before
-        )
+        return self.last.job_id not in submitted and len(submitted) == self._submitted_before
 
     @property
     def cause(self) -> str | None:
@@ -245,7 +239,8 @@ class History:
     @property
     def crashes_in_a_row(self) -> int:
         """Crashes without a new checkpoint, up to now."""
-        count, best = self.died_early, None
+        count = self.died_early
+        best = None
         for attempt in reversed(self.attempts):
             if attempt.cause not in CRASHES:
                 break
@@ -258,12 +253,12 @@ class History:
 
     @property
     def crashes(self) -> Mapping[str, int]:
-        """Of sharded work, by job id, how often its task ended with an error."""
+        """Of sharded work, by job id, the number of times that its task ended with an error."""
         return Counter(failed.job_id for failed in self.failures if failed.kind == "crash")
 
     @property
     def state(self) -> str:
-        """The state as far as the ledger tells, where launchers do what they are asked for."""
+        """The state that follows from the ledger alone, if launchers carry out all requests."""
         match self.verdict:
             case None:
                 return "PENDING"
@@ -279,11 +274,8 @@ class History:
                 return "REQUEUED" if is_back else events.state_after(ended.cause or "killed")
             case events.Wished():
                 waiting = self._waiting(self.verdict.job_id)
-                return (
-                    "PENDING"
-                    if waiting is not None and waiting.successor_of is None
-                    else "REQUEUED"
-                )
+                is_first = waiting is not None and waiting.successor_of is None
+                return "PENDING" if is_first else "REQUEUED"
             case events.Refused() if self._waiting(self.verdict.job_id) is None:
                 return "STOPPED"
             case events.Cancelled():
@@ -297,7 +289,7 @@ class History:
         return next((event for event in self.submitted if event.job.job_id == job_id), None)
 
     def was_requeued(self, attempt: Attempt) -> bool:
-        """Whether the job of ``attempt`` has wished to begin again since the attempt began."""
+        """Whether the job of ``attempt`` has requested a requeue since the attempt began."""
         return attempt.attempt in self.requeued_attempts
 
     def successors_of(self, job_id: str) -> list[JobRef]:
@@ -306,52 +298,38 @@ class History:
 
     def current(self, is_gone: Callable[[JobRef], bool]) -> Submitted | None:
         """The job that counts: the newest, but a successor only once its turn has come."""
-        jobs, last = list(self.jobs), self.last
+        jobs = list(self.jobs)
+        by_id = {event.job.job_id: event.job for event in jobs}
         while len(jobs) > 1:
             newest = jobs[-1]
-            began = last is not None and last.job_id == newest.job.job_id
-            if newest.successor_of is None or began:
+            has_trained = self.last is not None and self.last.job_id == newest.job.job_id
+            if newest.successor_of is None or has_trained:
                 break
-            before = next(
-                (event.job for event in jobs if event.job.job_id == newest.successor_of), None
-            )
+            before = by_id.get(newest.successor_of)
             if (before is None or is_gone(before)) and self.cause not in ("finished", "cancelled"):
                 break
             jobs.pop()
         return jobs[-1] if jobs else None
 
     def take(self, event: Event) -> None:
-        """One more event. `attempts` are brought up to date by `of` alone."""
+        """Fold one more event. Only `of` updates `attempts`."""
         newest = self.newest
         is_over = newest is not None and (
             newest.cause is not None or isinstance(event, events.Started)
         )
         if newest is not None and is_over and newest.started <= event.time:
-            self.followed[newest.attempt] = min(
-                event.time, self.followed.get(newest.attempt, event.time)
-            )
-        job_id = (
-            event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
-        )
-        if job_id is not None and not (
-            isinstance(event, Failed) and event.kind in ("rank", "task")
-        ):
+            earliest = self.followed.get(newest.attempt, event.time)
+            self.followed[newest.attempt] = min(event.time, earliest)
+        is_of_one_process = isinstance(event, Failed) and event.kind in ("rank", "task")
+        named = event.job if isinstance(event, Submitted) else event
+        job_id = getattr(named, "job_id", None)
+        if job_id is not None and not is_of_one_process:
             self.last_of[job_id] = event
         match event:
             case events.Requested():
-                self._before_request = self.steps, self.from_step, self.code, self.stored
-                self.request, self.steps, self.from_step = event, event.steps, event.from_step
-                self.stored = event.code
-                self.code = "live" if event.live else event.code
-                self.overrides += event.overrides
-                self.unfit, self.attempts_before, self.verdict = [], len(self._by_number), None
+                self._requested(event)
             case events.Submitted():
-                self.request = None
-                self.verdict = None if event.successor_of is None else self.verdict
-                self.submitted.append(event)
-                self._queue[event.job.job_id] = event.time, 0.0
-                self.avoided[event.job.job_id] = event.exclude
-                self._asked_again(event)
+                self._submitted(event)
             case events.TurnedAway():
                 self.turned_away[event.job_id] = event.why
             case events.Imported():
@@ -365,18 +343,13 @@ class History:
             case events.Cancelled():
                 self._cancelled(event)
             case events.GivenUp():
-                self.given_up, self._given_up_by, self.verdict = event.reason, event.job_id, event
+                self.given_up = event.reason
+                self._given_up_by = event.job_id
+                self.verdict = event
                 if event.never_began:
                     self.not_begun[event.job_id or ""] = event.reason
             case events.Wished():
-                self.requeues.append(event)
-                self._queue[event.job_id] = event.time, event.delay_s
-                self.requeued = self.verdict = event
-                self.not_requeued = None
-                self.avoided[event.job_id] = event.exclude
-                # By the order of lines, not by their times: clocks jump.
-                if self.newest is not None and self.newest.job_id == event.job_id:
-                    self.requeued_attempts.add(self.newest.attempt)
+                self._wished(event)
             case events.Refused():
                 self._refused(event)
             case events.Failed():
@@ -388,21 +361,48 @@ class History:
             case events.Labelled():
                 if event.note is not None:
                     self.note = event.note or None
-                self.tags = tuple(
-                    dict.fromkeys([*(it for it in self.tags if it not in event.remove), *event.add])
-                )
+                kept = [tag for tag in self.tags if tag not in event.remove]
+                self.tags = tuple(dict.fromkeys([*kept, *event.add]))
 
-    def _asked_again(self, event: Submitted) -> None:
-        """Of sharded work, which has no attempts: what a job was given up for is not said of the
-        next one.
+    def _requested(self, event: Requested) -> None:
+        self._before_request = (self.steps, self.from_step, self.code, self.stored)
+        self.request = event
+        self.steps = event.steps
+        self.from_step = event.from_step
+        self.stored = event.code
+        self.code = "live" if event.live else event.code
+        self.overrides += event.overrides
+        self.unfit = []
+        self.attempts_before = len(self._by_number)
+        self.verdict = None
 
-        A task may give up before those beside it in its array are noted.
-        """
-        array = event.job.job_id.partition("_")[0]
-        if event.shards is not None and (self._given_up_by or "").partition("_")[0] != array:
-            self.given_up = self.not_requeued = None
-        if self.task_failed is not None and self.task_failed.job_id.partition("_")[0] != array:
+    def _submitted(self, event: Submitted) -> None:
+        job_id = event.job.job_id
+        self.request = None
+        if event.successor_of is None:
+            self.verdict = None
+        self.submitted.append(event)
+        self._queue[job_id] = (event.time, 0.0)
+        self.avoided[job_id] = event.exclude
+        # Sharded work has no attempts whose end would clear these. They stay for jobs of the same
+        # array: a task may give up before the tasks beside it are noted.
+        array = _array_of(job_id)
+        if event.shards is not None and _array_of(self._given_up_by or "") != array:
+            self.given_up = None
+            self.not_requeued = None
+        if self.task_failed is not None and _array_of(self.task_failed.job_id) != array:
             self.task_failed = None
+
+    def _wished(self, event: Wished) -> None:
+        self.requeues.append(event)
+        self._queue[event.job_id] = (event.time, event.delay_s)
+        self.requeued = event
+        self.verdict = event
+        self.not_requeued = None
+        self.avoided[event.job_id] = event.exclude
+        # By the order of lines, not by their times: clocks jump.
+        if self.newest is not None and self.newest.job_id == event.job_id:
+            self.requeued_attempts.add(self.newest.attempt)
 
     def _refused(self, event: Refused) -> None:
         if event.what == "cancellation":
@@ -410,11 +410,12 @@ class History:
             if isinstance(self.verdict, events.Cancelled) and self.verdict.job_id == event.job_id:
                 self.verdict = self._before_cancelled.pop(self.verdict.job_id)
         elif event.what == "requeue":
-            self.requeued, self.not_requeued, self.verdict = None, event.reason, event
+            self.requeued = None
+            self.not_requeued = event.reason
+            self.verdict = event
             self._given_up_by = event.job_id
-        elif (
-            self.request is not None
-        ):  # A late one, after the job of another request, is about none that matters.
+        elif self.request is not None:
+            # A refusal that is noted after the job of a later request is ignored.
             if isinstance(self.request, Requested):
                 self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]
                 self.steps, self.from_step, self.code, self.stored = self._before_request
@@ -422,25 +423,27 @@ class History:
 
     def _cancelled(self, event: events.Cancelled) -> None:
         self.cancelled.add(event.job_id)
-        newest, verdict = self.newest, self.verdict
+        newest = self.newest
         if newest is not None and newest.cause is None and newest.job_id == event.job_id:
-            return  # It saves first, and then notes its end.
-        never_began = (
-            getattr(verdict, "job_id", None) == event.job_id
-            and self._waiting(event.job_id) is not None
-        )
-        if self.state in ("PENDING", "REQUEUED", "STOPPED", "LOST") or (
-            never_began and self.state != "CANCELLED"
+            return  # The attempt saves first, and then notes its end.
+        state = self.state
+        is_of_verdict = getattr(self.verdict, "job_id", None) == event.job_id
+        never_began = is_of_verdict and self._waiting(event.job_id) is not None
+        if state in ("PENDING", "REQUEUED", "STOPPED", "LOST") or (
+            never_began and state != "CANCELLED"
         ):
-            self._before_cancelled[event.job_id], self.verdict = verdict, event
+            self._before_cancelled[event.job_id] = self.verdict
+            self.verdict = event
 
     def _failed(self, event: Failed) -> None:
         self.failures.append(event)
         if event.kind == "early":
-            self.died_early, self.bug, self.verdict = self.died_early + 1, None, event
+            self.died_early += 1
+            self.bug = None
+            self.verdict = event
             self.not_begun[event.job_id] = event.reason
         elif event.kind == "unfit":
-            if event.start not in [it.start for it in self.unfit]:
+            if event.start not in [failed.start for failed in self.unfit]:
                 self.verdict = event
             self.unfit.append(event)
             self.not_begun[event.job_id] = f"unfit: {event.reason}"
@@ -452,8 +455,8 @@ class History:
         """The attempt that started last: only that one can be without an end."""
         return None if self._newest_start is None else self._by_number[self._newest_start]
 
-    def _set(self, attempt: Attempt, **known: Any) -> None:
-        self._by_number[attempt.attempt] = replace(attempt, **known)
+    def _set(self, attempt: Attempt, **changes: Any) -> None:
+        self._by_number[attempt.attempt] = replace(attempt, **changes)
 
     def _imported(self, event: events.Imported) -> None:
         self.imported = event
@@ -474,18 +477,22 @@ class History:
         self.unfit = []
         # A job that was held for a moment, and starts after all, counts.
         self.turned_away.pop(event.job_id or "", None)
-        self.request = self.from_step = self.bug = self.not_requeued = None
+        self.request = None
+        self.from_step = None
+        self.bug = None
+        self.not_requeued = None
         self.died_early = 0
         if self.newest is not None and self.newest.cause is None:
             self._set(self.newest, cause="killed", ended=event.time)
-        self._newest_start, self.verdict = event.attempt, event
+        self._newest_start = event.attempt
+        self.verdict = event
         self._submitted_before = len(self.submitted)
         self.queued[event.attempt] = self._queue.get(event.job_id or "", (None, 0.0))
         before = self._by_number.get(event.attempt - 1)
         if before is not None and before.last_step is None:
             self._set(before, last_step=event.reached, ended=event.heard or before.ended)
         elif before is not None and (before.last_step or 0) < event.step and not rewound:
-            # Its end tells what it had reported; this start, what it had saved.
+            # Its end has the step that it had reported; this start, the step that it had saved.
             self._set(before, last_step=event.step)
         self._by_number[event.attempt] = Attempt(**vars(event), asked=self.code, rewound=rewound)
 
@@ -495,21 +502,28 @@ class History:
             self.bug = event.detail if event.bug else None
         if before is None:
             return
+        is_newest = event.attempt == self._newest_start
         if event.afterwards:
             self._set(before, cause=event.cause, ended=before.ended or event.time)
         else:
-            was_asked = event.cause == "terminated" and before.job_id in self.cancelled
-            cause: Cause = "cancelled" if was_asked else event.cause
-            end = {
-                "cause": cause,
-                "ended": event.time,
-                "last_step": event.step,
-                "detail": event.detail,
-            }
-            self._set(before, **end, bug=event.bug, noted_end=True)
-            self.verdict = event if event.attempt == self._newest_start else self.verdict
-        if event.attempt == self._newest_start and not (
-            event.afterwards and before.ended is not None
-        ):
+            was_cancelled = event.cause == "terminated" and before.job_id in self.cancelled
+            self._set(
+                before,
+                cause="cancelled" if was_cancelled else event.cause,
+                ended=event.time,
+                last_step=event.step,
+                detail=event.detail,
+                bug=event.bug,
+                noted_end=True,
+            )
+            if is_newest:
+                self.verdict = event
+        if is_newest and not (event.afterwards and before.ended is not None):
             # What was decided before the newest attempt ended was about an earlier one.
-            self.requeued = self.given_up = None
+            self.requeued = None
+            self.given_up = None
+
+
+def _array_of(job_id: str) -> str:
+    """The job id without the number of a task in its array."""
+    return job_id.partition("_")[0]

@@ -1,5 +1,4 @@
-"""What a run was made with: code, versions, user and machine (the content of `run.json`), and its
-data."""
+"""The identity of a run (`run.json`): its code, versions, user and machine; and of its data."""
 
 import getpass
 import math
@@ -16,10 +15,12 @@ from typing import Any, TypedDict
 from cld_core.version import __version__
 
 _PACKAGES = ("torch", "numpy", "submitit")
-# What identifies data (`cld_core.data.source.identity`): points of toy data and means of more, the
-# checksum of images or arrays, the digest of a plug-in file.
-POINTS, MEANS, IMAGES, PLUGIN = "points", "means", "images", "plugin"
-# Machines differ in the last bits of what they compute, relative to the size of the largest number.
+# Keys of the identity of data (`cld_core.data.source.identity`).
+POINTS = "points"  # the first points of toy data
+MEANS = "means"  # means of more of them
+IMAGES = "images"  # checksum of images or arrays
+PLUGIN = "plugin"  # digest of a plug-in file
+# Machines differ in the last bits; the tolerance is relative to the largest number.
 _TOLERANCE = 1e-3
 
 
@@ -38,7 +39,7 @@ class Origin(TypedDict, total=False):
 
 
 class Identity(TypedDict, total=False):
-    """What `run.json` holds; ``created`` in seconds since 1970, and the others as in `identity`."""
+    """The content of `run.json`; ``created`` in seconds since 1970, the rest as in `identity`."""
 
     format: int
     name: str
@@ -68,15 +69,15 @@ def identity(
     group: str | None = None,
     sweep: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What identifies a new run.
+    """The identity of a new run.
 
     Args:
         recipe: the name of the recipe.
-        file: where the recipe was read from.
-        group: the runs that were submitted together, as a sweep.
-        sweep: in such a group, what this run has of its own, value by key.
+        file: the file that the recipe was read from.
+        group: the name of the group, for runs that are submitted together.
+        sweep: the run's own values in the group, by key.
     """
-    return {
+    content = {
         "created": time.time(),
         "recipe": recipe,
         "recipe_file": None if file is None else str(file),
@@ -84,19 +85,21 @@ def identity(
         "git": commit_of(Path(__file__).parent),
         "user": _user(),
         "host": platform.node(),
-        **({} if group is None else {"group": group, "sweep": dict(sweep or {})}),
     }
+    if group is not None:
+        content |= {"group": group, "sweep": dict(sweep or {})}
+    return content
 
 
 def versions() -> dict[str, str]:
     """Versions of Python, cldctl and the packages that results depend on. Imports none of them."""
-    known = {"python": platform.python_version(), "cldctl": __version__}
+    found = {"python": platform.python_version(), "cldctl": __version__}
     for package in _PACKAGES:
         try:
-            known[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return known
+    return found
 
 
 def _user() -> str:
@@ -107,26 +110,25 @@ def _user() -> str:
 
 
 def commit_of(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that holds the code, and whether it was changed; None if it was
-    installed without one."""
+    """Commit of the checkout that holds the code, and whether it has changes; None without one."""
     try:
-        commit = _git_says(folder, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git_says(folder, "status", "--porcelain"))}
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git_says(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=10, check=True
-    ).stdout.strip()
+def _git(folder: Path, *arguments: str) -> str:
+    """The output of a git command."""
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
 
 
 def are_other_data(now: Mapping[str, str], before: Mapping[str, str]) -> bool:
-    """Whether these are known to be different data.
+    """Whether two identities are known to be of different data.
 
-    The digest of a plug-in counts only if no points are noted: a comment changes it.
+    The digest of a plug-in counts only if there are no points: a comment changes it.
     """
     if IMAGES in now and IMAGES in before:
         return now[IMAGES] != before[IMAGES]
@@ -138,12 +140,13 @@ def are_other_data(now: Mapping[str, str], before: Mapping[str, str]) -> bool:
 
 def _are_close(one: str, other: str) -> bool:
     try:
-        numbers, others = ([float(word) for word in text.split()] for text in (one, other))
+        numbers = [float(word) for word in one.split()]
+        others = [float(word) for word in other.split()]
     except ValueError:
         return one == other
-    size = max(
-        (abs(number) for number in (*numbers, *others) if math.isfinite(number)), default=0.0
-    )
-    return len(numbers) == len(others) and all(
-        a == b or abs(a - b) <= _TOLERANCE * size for a, b in zip(numbers, others, strict=True)
-    )
+    if len(numbers) != len(others):
+        return False
+    sizes = [abs(number) for number in (*numbers, *others) if math.isfinite(number)]
+    tolerance = _TOLERANCE * max(sizes, default=0.0)
+    pairs = zip(numbers, others, strict=True)
+    return all(a == b or abs(a - b) <= tolerance for a, b in pairs)

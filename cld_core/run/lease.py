@@ -1,10 +1,10 @@
 """One writer per run folder.
 
-The lease is a series of numbered files. Whoever creates the next number (a hard link, which is
-exclusive on local and network file systems alike) owns the folder. The number is a fencing token:
-an owner that sees a higher one has lost. The owner touches its file every few seconds. Clocks of
-different machines are never compared: a process decides whether another owner is alive by watching
-whether its file still changes.
+The lease is a series of numbered files. The process that creates the next number owns the folder; a
+hard link makes that exclusive, on local and network file systems alike. The number is a fencing
+token: an owner that sees a higher one has lost. The owner touches its file every few seconds.
+Clocks of different machines are never compared: a process decides whether another owner is alive by
+watching whether its file still changes.
 
 A file system may fail for a moment. Then nothing is known, which is neither a sign of life nor one
 of death: the owner goes on, a newcomer waits, and nothing of value is written before it is known
@@ -23,27 +23,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
-from cld_core.codec import from_plain
 from cld_core.errors import LeaseHeldError, LeaseLostError
 from cld_core.files import existing_object, retried, write_json
+from cld_core.records import from_plain
 
 from . import pids
 from .folder import names_in
 
-HEARTBEAT_S, STALE_AFTER_S = 5.0, 45.0
+HEARTBEAT_S = 5.0
+STALE_AFTER_S = 45.0
 # Seconds between two looks at another owner.
 _LOOK_S = 1.0
 KEPT_NUMBERS = 4
-# Seconds for which a question about the owner is repeated while the file system fails.
+# Seconds for which an access is repeated while the file system fails.
 PATIENCE_S = 10.0
-# As long as this, in place of once, a newcomer waits if it cannot see whether the owner is alive.
+# A newcomer that cannot see whether the owner is alive waits so many times `STALE_AFTER_S`.
 _BLIND = 10
 _NUMBERED = re.compile(r"(\d{8})\.json")
 _UNKNOWN = {"job_id": "unknown", "host": "unknown", "pid": 0, "restart": 0, "process_started": None}
 
 
 class _Owner(TypedDict, total=False):
-    """What a numbered file holds: the job and the process that own the folder."""
+    """The content of a numbered file: the job and the process that own the folder."""
 
     job_id: str
     host: str
@@ -54,8 +55,11 @@ class _Owner(TypedDict, total=False):
 
 
 class Lease:
-    """Ownership of a run folder, renewed by a thread until `release`; ``lost`` once another owner
-    was seen."""
+    """Ownership of a run folder, renewed by a thread until `release`.
+
+    Attributes:
+        lost: whether another owner was seen.
+    """
 
     def __init__(self, folder: Path, number: int, owner: dict[str, Any]) -> None:
         self.folder = folder
@@ -76,13 +80,13 @@ class Lease:
         within_s: float = 0.0,
         gone: Collection[str] = (),
     ) -> "Lease":
-        """Become the owner of ``folder``, waiting up to `STALE_AFTER_S` seconds if the current
-        owner may be dead.
+        """Become the owner of ``folder``.
+
+        Waits up to `STALE_AFTER_S` seconds if the current owner may be dead.
 
         Args:
-            gone: ids of jobs that have ended, as their launcher says: nobody waits for a sign of
-                life of those.
-            within_s: for how many seconds to try again while the file system fails.
+            gone: ids of jobs that have ended according to their launcher: these are not waited for.
+            within_s: seconds for which to retry while the file system fails.
 
         Raises:
             LeaseHeldError: another job is alive and owns it. Names the job, its host and its
@@ -96,39 +100,42 @@ class Lease:
             "pid": os.getpid(),
             "process_started": pids.start_time(os.getpid()),
             "since": time.time(),
-            # Tells a file that was created, although the file system said that it was not, from
-            # another owner's.
+            # Identifies a file of this owner that was created although the file system reported
+            # that it was not.
             "token": secrets.token_hex(16),
         }
         number = retried(lambda: _taken(folder, owner, gone), within_s)
         return cls(folder, number, owner)
 
     def check(self) -> None:
-        """Fail if another job owns the folder, or if that cannot be found out for `PATIENCE_S`
-        seconds.
+        """Fail if another job owns the folder.
 
         Raises:
             LeaseLostError: another job does.
-            OSError: the folder cannot be read.
+            OSError: the folder cannot be read for `PATIENCE_S` seconds.
         """
         if retried(self._is_ours, PATIENCE_S):
             return
         holder = None
         with suppress(OSError):
             _, holder = newest(self.folder)
-        by = f"job {holder['job_id']} on {holder['host']}" if holder else "another job"
-        text = f"{by} has taken over this run. This process ends and writes nothing."
-        raise LeaseLostError(f"{self.folder.parent}: {text}")
+        owner = f"job {holder['job_id']} on {holder['host']}" if holder else "another job"
+        raise LeaseLostError(
+            f"{self.folder.parent}: {owner} has taken over this run. "
+            "This process ends and writes nothing."
+        )
 
     def owned(self) -> bool:
-        """Whether this process still owns the folder, as far as can be seen at this moment."""
+        """Whether this process still owns the folder; True while that cannot be read."""
         with suppress(OSError):
             self.lost = self.lost or not self._is_ours()
         return not self.lost
 
     def release(self) -> None:
-        """Give up ownership. A lost lease is left alone; one that cannot be released ends with its
-        process."""
+        """Give up ownership, unless the lease is lost.
+
+        If the file cannot be written, ownership ends with the process.
+        """
         self._ended.set()
         self._thread.join()
         with suppress(OSError):
@@ -148,8 +155,8 @@ class Lease:
         return self.folder / f"{self.number:08d}.json"
 
     def _keep_alive(self) -> None:
-        # While nobody knows who owns the folder, this goes on: a file that is no longer the newest
-        # is read by nobody.
+        # This goes on while the owner cannot be read: a file that is no longer the newest has no
+        # effect.
         while not self._ended.wait(HEARTBEAT_S) and self.owned():
             # Nothing is written: a full disk must not cost the lease.
             with suppress(OSError):
@@ -157,7 +164,7 @@ class Lease:
 
 
 def newest(folder: Path) -> tuple[int, dict[str, Any] | None]:
-    """The highest number handed out, 0 at first, and its owner, None if it was released.
+    """The highest number, 0 if there is none, and its owner, None if the owner released it.
 
     Raises:
         OSError: the folder cannot be read at this moment.
@@ -170,19 +177,17 @@ def newest(folder: Path) -> tuple[int, dict[str, Any] | None]:
 
 
 def _newest_number(folder: Path) -> int:
-    """The highest number handed out, 0 at first.
+    """The highest number, 0 if there is none.
 
     Raises:
         OSError: the folder cannot be read at this moment.
     """
-    return max(
-        (int(match[1]) for name in names_in(folder) if (match := _NUMBERED.fullmatch(name))),
-        default=0,
-    )
+    matches = map(_NUMBERED.fullmatch, names_in(folder))
+    return max((int(match[1]) for match in matches if match), default=0)
 
 
 def _holder(file: Path) -> dict[str, Any]:
-    """The owner that a file names; what is missing, damaged or of another type is unknown.
+    """The owner in a file; values that are missing, damaged or of another type are unknown.
 
     Raises:
         OSError: the file cannot be read at this moment.
@@ -192,27 +197,26 @@ def _holder(file: Path) -> dict[str, Any]:
 
 def held_message(run: Path, holder: dict[str, Any]) -> str:
     """The message for a folder that another job writes into."""
-    who = "job {job_id} (host {host}, process {pid})".format_map({**_UNKNOWN, **holder})
+    owner = {**_UNKNOWN, **holder}
     return (
-        f"{run}: {who} is alive and writes into this run. Wait for it, or end it with `cldctl "
-        f"cancel {run.name}`."
+        f"{run}: job {owner['job_id']} (host {owner['host']}, process {owner['pid']}) is alive and "
+        f"writes into this run. Wait for it, or end it with `cldctl cancel {run.name}`."
     )
 
 
 def seems_alive(folder: Path) -> bool:
-    """Whether somebody owns the folder, without waiting: by its process on this host, elsewhere by
-    the file's age.
+    """Whether the folder seems to have an owner, without waiting.
 
-    Good enough to show or to warn; only `Lease.acquire` decides. False if the folder cannot be
-    read.
+    On this host the process of the owner decides, elsewhere the age of the file. This is enough for
+    displays and warnings; only `Lease.acquire` is certain. False if the folder cannot be read.
     """
     try:
         number, holder = newest(folder)
         if holder is None:
             return False
-        known = _known_to_live(holder)
-        if known is not None:
-            return known
+        is_alive = _is_alive(holder)
+        if is_alive is not None:
+            return is_alive
         return time.time() - (folder / f"{number:08d}.json").stat().st_mtime < STALE_AFTER_S
     except OSError:
         return False
@@ -224,7 +228,7 @@ def local_holder(folder: Path) -> dict[str, Any] | None:
         _, holder = newest(folder)
     except OSError:
         return None
-    return holder if holder is not None and _known_to_live(holder) else None
+    return holder if holder is not None and _is_alive(holder) else None
 
 
 def _taken(folder: Path, owner: dict[str, Any], gone: Collection[str]) -> int:
@@ -239,21 +243,23 @@ def _taken(folder: Path, owner: dict[str, Any], gone: Collection[str]) -> int:
         number, holder = newest(folder)
         if holder is not None and holder.get("token") == owner["token"]:
             return number
-        is_gone = holder is not None and holder["job_id"] in gone and _known_to_live(holder) is None
-        if not (holder is None or is_gone or _may_take_over(folder, number, holder, owner)):
-            raise LeaseHeldError(held_message(folder.parent, holder))
+        if holder is not None:
+            is_gone = holder["job_id"] in gone and _is_alive(holder) is None
+            if not (is_gone or _may_take_over(folder, number, holder, owner)):
+                raise LeaseHeldError(held_message(folder.parent, holder))
         if _create(folder, number + 1, owner):
             return number + 1
 
 
 def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
-    """Create the numbered file with its content, atomically; False if somebody else was first."""
+    """Create the numbered file with its content, atomically; False if it exists already."""
     draft = folder / f".draft.{os.getpid()}.{secrets.token_hex(4)}"
     try:
         draft.write_text(json.dumps(owner))
         os.link(draft, folder / f"{number:08d}.json")
     except FileExistsError:
-        # Maybe by ourselves: a network file system may repeat a request that was already done.
+        # Possibly by this process: a network file system may repeat a request that was already
+        # done.
         return False
     finally:
         with suppress(OSError):
@@ -274,31 +280,35 @@ def _may_take_over(
     """
     if holder["job_id"] == owner["job_id"] and owner["restart"] > holder["restart"]:
         return True  # The scheduler started the same job again, so its former process is gone.
-    alive = _known_to_live(holder)
-    if alive is not None:
-        return not alive
-    first, silent_s, blind_s = None, 0.0, 0.0
+    is_alive = _is_alive(holder)
+    if is_alive is not None:
+        return not is_alive
+    first = None
+    silent_s = 0.0
+    blind_s = 0.0
     while silent_s < STALE_AFTER_S:
         time.sleep(_LOOK_S)
         try:
             latest, current = newest(folder)
             mark = _mark(folder, number)
         except OSError:
-            # What cannot be seen may have changed.
+            # The file may have changed unseen: this second does not count as silence.
             blind_s += _LOOK_S
             if blind_s > _BLIND * STALE_AFTER_S:
                 raise
             continue
-        if latest > number or (mark is not None and first is not None and mark != first):
+        has_beaten = mark is not None and first is not None and mark != first
+        if latest > number or has_beaten:
             return current is None
         if latest == number and current is None:
             return True
-        first, silent_s = first or mark, silent_s + _LOOK_S
+        first = first or mark
+        silent_s += _LOOK_S
     return True
 
 
 def _mark(folder: Path, number: int) -> tuple[int, int] | None:
-    """What changes with every beat; None if the file is gone."""
+    """Inode and time of a numbered file, which change with every heartbeat; None if it is gone."""
     try:
         stat = (folder / f"{number:08d}.json").stat()
     except FileNotFoundError:
@@ -306,7 +316,7 @@ def _mark(folder: Path, number: int) -> tuple[int, int] | None:
     return stat.st_ino, stat.st_mtime_ns
 
 
-def _known_to_live(holder: dict[str, Any]) -> bool | None:
+def _is_alive(holder: dict[str, Any]) -> bool | None:
     """Whether the holder's process is alive; None if it is on another host."""
     if holder["host"] != socket.gethostname() or holder["pid"] <= 0:
         return None

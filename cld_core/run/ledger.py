@@ -1,10 +1,10 @@
-"""The ledger file: what happened, one line per event, only ever appended to.
+"""The ledger file: one line per event, only ever appended to.
 
 A line is a JSON object: ``time`` (seconds since 1970), ``event`` (the name of the class in snake
 case) and those fields of the class that differ from their defaults.
 
-A full disk ends no job, and loses nothing that is known: what a job notes (`Ledger.note`) waits in
-the memory of its process until the file can be written, in order.
+A full disk neither ends a job nor loses events: those that a job notes (`Ledger.note`) wait in the
+memory of its process, in order, until the file can be written.
 """
 
 import json
@@ -15,25 +15,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cld_core.codec import from_plain, to_plain
 from cld_core.files import append_line, parse_json, read_bytes, retried
+from cld_core.records import from_plain, to_plain
 
 from .events import KINDS, Event, Submitted, name_of
 from .history import History
 
-# What may name a job or a cluster: it is passed on to commands of the scheduler, and is part of a
+# A valid name of a job or a cluster: it is passed to commands of the scheduler, and is part of a
 # file's name.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
-# Histories that are kept, since `status` and jobs ask for them often.
-_MOST_KEPT = 4096
+# Histories that are cached, since `status` and jobs read them often.
+_MOST_CACHED = 4096
 
 _Version = tuple[int, int, int]
-# By path, the history of a file as it last was; earlier ones would fill the memory.
+# By path, the newest version of a file and its history.
 _histories: dict[Path, tuple[_Version, History]] = {}
-# By path, what waits to be written.
+# By path, the events that wait to be written.
 _waiting: defaultdict[Path, list[Event]] = defaultdict(list)
-# Ledgers of which a write failed: it may have been written, and only its way to the disk have
-# failed.
+# Ledgers of which a write failed. The line may be in the file: it may have failed afterwards, on
+# its way to the disk.
 _doubtful: set[Path] = set()
 _lock = threading.RLock()
 
@@ -45,8 +45,7 @@ def to_line(event: Event) -> str:
 
 
 def parse(line: str) -> Event | None:
-    """The event on a line; None for one that is no event of this version, or that a killed writer
-    left unfinished."""
+    """The event on a line; None for an event of another version, or an unfinished line."""
     try:
         content = parse_json(line)
         kind = KINDS[content.pop("event")]
@@ -55,10 +54,10 @@ def parse(line: str) -> Event | None:
         event = from_plain(kind, content, any_word=True)
     except (ValueError, TypeError, AttributeError, KeyError):
         return None
-    if isinstance(event, Submitted) and not all(
-        map(_WORD.fullmatch, (event.job.cluster, event.job.job_id))
-    ):
-        return None
+    if isinstance(event, Submitted):
+        names = (event.job.cluster, event.job.job_id)
+        if not all(map(_WORD.fullmatch, names)):
+            return None
     return event
 
 
@@ -80,11 +79,10 @@ class Ledger:
             self.heard(event)
 
     def events(self) -> list[Event]:
-        """All events, oldest first. A line that is no event of this version, or unfinished, is
-        skipped.
+        """All events, oldest first. Lines that `parse` cannot read are skipped.
 
         Raises:
-            OSError: the file cannot be read, is no regular file, or is larger than any ledger.
+            OSError: the file cannot be read, is not a regular file, or is larger than any ledger.
         """
         try:
             content = read_bytes(self.path)
@@ -94,43 +92,41 @@ class Ledger:
         return [event for line in lines if (event := parse(line)) is not None]
 
     def history(self) -> History:
-        """The events read in one pass; see `History.of`."""
+        """The history of the events; it is cached, and shared by its readers."""
         try:
             file = self.path.lstat()
         except FileNotFoundError:
             return History()
-        version = file.st_ino, file.st_size, file.st_mtime_ns
-        kept = _histories.get(self.path)
-        if kept is None or kept[0] != version:
-            if len(_histories) >= _MOST_KEPT:
-                _histories.clear()
-            kept = _histories[self.path] = version, History.of(self.events())
-        return kept[1]
+        version = (file.st_ino, file.st_size, file.st_mtime_ns)
+        if self.path in _histories:
+            cached_version, history = _histories[self.path]
+            if cached_version == version:
+                return history
+        if len(_histories) >= _MOST_CACHED:
+            _histories.clear()
+        history = History.of(self.events())
+        _histories[self.path] = (version, history)
+        return history
 
     def note(self, event: Event, *, within_s: float = 0.0) -> bool:
         """Append an event after those that wait; False if it has to wait, too.
 
         Args:
-            within_s: for how many seconds to try.
+            within_s: seconds for which to try.
         """
         with _lock:
             was_waiting = bool(_waiting[self.path])
             _waiting[self.path].append(event)
             error = self.settle(within_s)
         if error is not None and not was_waiting:
-            print(
-                (
-                    f"{self.path} cannot be written ({error.strerror or error}); its lines wait in "
-                    f"memory"
-                ),
-                flush=True,
-            )
+            reason = error.strerror or error
+            print(f"{self.path} cannot be written ({reason}); its lines wait in memory", flush=True)
         if error is None and was_waiting:
             print(f"{self.path} can be written again, and holds what waited", flush=True)
         return error is None
 
     def settle(self, within_s: float) -> OSError | None:
-        """Write what waits, trying for so many seconds; why something is left, if so."""
+        """Write the events that wait, trying for so many seconds; the error if one is left."""
         try:
             with _lock:
                 retried(self._write_waiting, within_s)
@@ -139,7 +135,7 @@ class Ledger:
         return None
 
     def full_history(self, *, within_s: float = 30.0) -> History:
-        """What happened, including what waits to be written.
+        """The history, including the events that wait to be written.
 
         Raises:
             OSError: the ledger cannot be read for so many seconds.

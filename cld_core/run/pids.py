@@ -1,5 +1,4 @@
-"""Processes of this machine, told from later ones with the same id by the time at which they
-began."""
+"""Processes of this machine; their start time tells them from later ones with the same id."""
 
 import os
 import time
@@ -10,8 +9,7 @@ from typing import Any
 # The start time of a process is derived from the clock, which may have been set since it was noted.
 _CLOCK_TOLERANCE_S = 2.0
 _BEGINNING_S = 1.0
-# What our processes run, as a module or as a script: those of cldctl, of training without it, and
-# of submitit.
+# Modules or scripts of our processes: cldctl, training without it, and submitit.
 _PROGRAMS = ("cldctl", "cld_core", "submitit.core", "submitit.local")
 # Options of Python that take a value in the next word.
 _WITH_VALUE = ("-X", "-W")
@@ -41,17 +39,17 @@ def find(pid: int, started: float | None = None) -> Any:
 
 
 def not_ours(process: Any) -> str | None:
-    """Why a `psutil.Process` must not be signalled because of what a run folder says; None if it
-    may be.
+    """Why a `psutil.Process` that a run folder names must not be signalled; None if it may be.
 
-    Folders can be copied, damaged or made by somebody else, and process ids are given again: a
-    process is one of ours if it belongs to this user and runs cldctl, training without it, or what
-    submitit starts.
+    Folders can be copied, damaged or made by other users, and process ids are reused: a process is
+    one of ours if it belongs to this user and runs cldctl, training without it, or what submitit
+    starts.
     """
     import psutil
 
     try:
-        owner, words = process.uids().real, _command_line(process)
+        owner = process.uids().real
+        words = _command_line(process)
     except psutil.NoSuchProcess:
         return None
     except psutil.AccessDenied:
@@ -65,8 +63,7 @@ def not_ours(process: Any) -> str | None:
 
 
 def _command_line(process: Any) -> list[str]:
-    """The words of a process's command line, which is empty for a moment while the process
-    begins."""
+    """The words of a process's command line, which is empty for a moment after its start."""
     deadline = time.monotonic() + _BEGINNING_S
     while not (words := process.cmdline()) and is_up(process) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -74,10 +71,12 @@ def _command_line(process: Any) -> list[str]:
 
 
 def program_of(words: Sequence[str]) -> str:
-    """What a command line runs: of Python its module, or the name of its script; empty if it names
-    neither."""
-    if not words or not PurePath(words[0]).name.startswith(("python", "pypy")):
-        return PurePath(words[0]).name if words else ""
+    """The program of a command line: for Python the module or the name of the script, or empty."""
+    if not words:
+        return ""
+    program = PurePath(words[0]).name
+    if not program.startswith(("python", "pypy")):
+        return program
     rest = iter(words[1:])
     for word in rest:
         if word in _WITH_VALUE:
@@ -98,10 +97,10 @@ def _of_script(path: PurePath) -> str:
     if path.name != "__main__.py":
         return path.name
     parts = path.parts[:-1]
-    return next(
-        (".".join(parts[parts.index(name) :]) for name in ("cldctl", "cld_core") if name in parts),
-        path.name,
-    )
+    for package in ("cldctl", "cld_core"):
+        if package in parts:
+            return ".".join(parts[parts.index(package) :])
+    return path.name
 
 
 def is_up(process: Any) -> bool:

@@ -1,8 +1,7 @@
-"""The frozen recipe of a run: whether what it names may run, and whether somebody has edited it by
-hand.
+"""The frozen recipe of a run: trust in the code that it names, and changes made by hand.
 
-Whoever can write the recipe or the ledger has chosen the code that they name. A recipe that was
-edited is in force, and no ledger tells of it.
+A recipe names plug-ins and commands, so users who can write it, or the ledger, choose the code that
+runs. A recipe that was edited by hand is in force, although the ledger does not have the change.
 """
 
 from pathlib import Path
@@ -19,7 +18,7 @@ from .folder import RunFolder
 if TYPE_CHECKING:
     from cld_core.config import Recipe
 
-# What stands for the keys if nobody knows what the recipe was.
+# Stands for the keys if the original recipe is unknown.
 UNKNOWN = "unknown keys"
 
 
@@ -42,28 +41,29 @@ def trusted_recipe(folder: RunFolder, *, allow_plugin: bool = False) -> "Recipe"
 def require_own_plugin(
     folder: RunFolder, recipe: "Recipe", *, of_hooks: bool = False, of_loggers: bool = False
 ) -> None:
-    """Refuse to run the plug-ins of a run whose folder, recipe or ledger somebody else than this
-    user can write.
+    """Refuse to run the plug-ins of a run whose folder, recipe or ledger other users can write.
 
     Args:
         recipe: the one in force.
-        of_hooks: whether `hooks.on_change` would run, too.
+        of_hooks: whether `hooks.on_change` would also run.
         of_loggers: whether the address of a logger would get this user's key.
 
     Raises:
-        CheckpointError: names the plug-in, what others can write, and the option that allows it.
+        CheckpointError: names the plug-in, the file that others can write, and the option that
+            allows it.
     """
-    named = [f"plugins={one_line(', '.join(recipe.plugins))}"] if recipe.plugins else []
+    if recipe.plugins:
+        plugins = one_line(", ".join(recipe.plugins))
+        _require_own(folder, f"plugins={plugins} would run code of their choice")
     if of_hooks and recipe.hooks.on_change is not None:
-        named.append(f"hooks.on_change={one_line(recipe.hooks.on_change)}")
-    for text in named:
-        _require_own(folder, f"{text} would run code of their choice")
+        command = one_line(recipe.hooks.on_change)
+        _require_own(folder, f"hooks.on_change={command} would run code of their choice")
     if of_loggers and (address := recipe.monitor.mlflow.tracking_uri) is not None:
-        text = (
-            f"monitor.mlflow.tracking_uri={one_line(address)} would get your key of MLflow, if "
-            f"you have one"
+        _require_own(
+            folder,
+            f"monitor.mlflow.tracking_uri={one_line(address)} would get your key of MLflow, "
+            "if you have one",
         )
-        _require_own(folder, text)
 
 
 def _require_own(folder: RunFolder, danger: str) -> None:
@@ -73,20 +73,17 @@ def _require_own(folder: RunFolder, danger: str) -> None:
         folder.ledger.path,
         folder.submitted_recipe.parent,
     ):
-        # A link of mine says nothing about what it leads to.
+        # The owner and mode of a link are not those of its target.
         real = path.resolve()
         if real.exists() and (problem := shared_with(real.stat())) is not None:
-            text = f"{problem}, and {danger}"
-            fix = (
-                f"If you trust it, add --allow-plugin (in Python: "
-                f'cld_core.load("{folder.path}", '
-                f"allow_plugin=True))"
+            raise CheckpointError(
+                f"{path}: {problem}, and {danger}. If you trust it, add --allow-plugin "
+                f'(in Python: cld_core.load("{folder.path}", allow_plugin=True)).'
             )
-            raise CheckpointError(f"{path}: {text}. {fix}.")
 
 
 def seen(run: RunFolder) -> str | None:
-    """What was edited, in words; None if that cannot be found out at this moment."""
+    """The changes that were made by hand, in words; None if they cannot be read at this moment."""
     try:
         return ", ".join(edited(run).values())
     except (OSError, RecipeError):
@@ -94,8 +91,7 @@ def seen(run: RunFolder) -> str | None:
 
 
 def edited(run: RunFolder) -> dict[str, str]:
-    """The keys of a run's recipe that are not what they were when it was made, each with both
-    values in words.
+    """The keys of a run's recipe that were changed since it was made, each with both values.
 
     Raises:
         OSError, RecipeError: it cannot be read.
@@ -116,10 +112,9 @@ def edited(run: RunFolder) -> dict[str, str]:
 
 
 def note(run: RunFolder, within_s: float = 0.0) -> str | None:
-    """Write into the ledger what was edited, if it does not say so yet; returns what to tell
-    people.
+    """Note changes that were made by hand in the ledger; returns the message for users, if any.
 
-    A file system that fails at this moment keeps nothing from starting.
+    A file system that fails at this moment does not keep a job from starting.
     """
     if (text := seen(run)) is None:
         return None

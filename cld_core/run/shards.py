@@ -1,25 +1,25 @@
-"""Sharded work: rows that are a function of their index, computed in pieces by tasks that may be
-interrupted.
+"""Sharded work: rows that are a function of their index, computed by tasks that may be interrupted.
 
-The module knows no metric. A kind of work says which rows there are; division into shards and
-completeness are here, computing, resuming and merging in `cld_core.tasks`. A folder of work has
+Division into shards and completeness are here; computing, resuming and merging in
+`cld_core.computation`. A kind of work defines its rows; this module knows no metric. A folder of
+work has
 
-    request.json      what is asked (`ShardedRequest`)
-    jobs.jsonl        the ledger: which tasks were started, crashed or were cancelled
+    request.json      the request (`ShardedRequest`)
+    jobs.jsonl        the ledger: tasks that were started, crashed or were cancelled
 
-Rows are kept where `ShardedWork.rows` says, in a folder named after what they are, in chunks that
-everybody cuts alike:
+Rows are kept in the folder `ShardedWork.rows`, which is named after their content, in chunks of the
+same bounds for all work:
 
     ROWS/000003-000128.npz      128 rows of chunk 3; if a chunk has 128 rows, those of 384 to 511
 
-A row is a function of its index, so it does not matter who computes it, for which work, or how
-often. A chunk is written under another name and renamed, which is why two tasks that compute the
-same one waste work and spoil nothing. It grows while it is computed: a file with more of its rows
-takes the place of the one with fewer. The last chunk of some work may end early, and is continued
-by work that has more rows. A shard is a share of the chunks: a task computes those that are not
-there, and the task that finds all of them makes the result.
+A row is a function of its index, so any task may compute it, for any work, and more than once. A
+chunk is written under another name and renamed: two tasks that compute the same one waste work and
+damage nothing. It grows while it is computed: a file with more of its rows replaces the one with
+fewer. The last chunk of some work may end early, and is continued by work that has more rows. A
+shard is a share of the chunks: a task computes those that are missing, and the task that finds all
+of them makes the result.
 
-Loads no torch, and numpy only for what is in the rows.
+Loads no torch, and numpy only to read rows.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from cld_core.files import NO_FILE, write_arrays
 from cld_core.metrics import CHUNK
 
 from .folder import names_in
-from .work import MAX_SHARDS, Request, Work
+from .work import MAX_SHARDS, Request, RequestedWork
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,21 +51,27 @@ class ShardedRequest(Request):
     """A request for rows, and how they are divided.
 
     Attributes:
-        files: where things lie on this machine. Their content is part of the id, their place is
+        files: paths on this machine, by purpose. Their content is part of the id, their place is
             not.
     """
 
     files: dict[str, str | None]
 
     def chunk(self, kind: str) -> int:
-        """How many rows of a kind are kept in a file: a constant of the format, so that all work
-        shares the files."""
+        """The number of rows of a kind in a file: a constant of the format, so that work shares
+        files."""
         return CHUNK
+
+    def _chunk_counts(self) -> dict[str, int]:
+        """By kind of rows, the number of chunks."""
+        return {kind: -(-size // self.chunk(kind)) for kind, size in self.sizes.items()}
 
     def chunks(self, shard: int) -> dict[str, range]:
         """By kind of rows, the chunks that are a shard's share; kinds without any are left out."""
-        numbers = {kind: -(-size // self.chunk(kind)) for kind, size in self.sizes.items()}
-        shares = {kind: range(*share(count, shard, self.shards)) for kind, count in numbers.items()}
+        shares = {
+            kind: range(*share(count, shard, self.shards))
+            for kind, count in self._chunk_counts().items()
+        }
         return {kind: chunks for kind, chunks in shares.items() if chunks}
 
     def bounds(self, kind: str, number: int) -> tuple[int, int]:
@@ -74,42 +80,37 @@ class ShardedRequest(Request):
         return number * chunk, min((number + 1) * chunk, self.sizes[kind])
 
     def in_shards(self, shards: int) -> Self:
-        """The same request in so many shards, or in as many as it has chunks.
+        """The same request in so many shards, at most one for each chunk.
 
         Raises:
-            UsageError: there are more than work is divided into.
+            UsageError: there are more than `MAX_SHARDS`.
         """
         if shards > MAX_SHARDS:
-            text = f"--shards {shards}: work is divided into at most {MAX_SHARDS:,}"
-            why = "since each is a task of the cluster, and files in the run"
             raise UsageError(
-                f"{text}, {why}. Ask for fewer; more tasks than Slurm takes share shards anyway."
+                f"--shards {shards}: work is divided into at most {MAX_SHARDS:,}, since each is a "
+                "task of the cluster, and files in the run. "
+                "Ask for fewer; more tasks than Slurm takes share shards anyway."
             )
-        return replace(
-            self,
-            shards=min(
-                shards, max(-(-size // self.chunk(kind)) for kind, size in self.sizes.items())
-            ),
-        )
+        return replace(self, shards=min(shards, max(self._chunk_counts().values())))
 
 
 def share(n: int, part: int, parts: int) -> tuple[int, int]:
-    """First and last-plus-one of the items of one part. Shares are contiguous and differ by at most
-    one item.
+    """First and last-plus-one of the items of one part.
 
-    Where there are more parts than items, some shares are empty (first equals last).
+    Shares are contiguous and differ by at most one item. If there are more parts than items, some
+    shares are empty (first equals last).
     """
     assert 0 <= part < parts, f"part {part} of {parts}"
     return n * part // parts, n * (part + 1) // parts
 
 
 def count_of(arrays: Arrays) -> int:
-    """How many rows these are."""
+    """The number of rows."""
     return len(next(iter(arrays.values())))
 
 
 class DamagedRowsError(CldError):
-    """A chunk is gone, or its file is not what was written."""
+    """A chunk is gone, or its file has changed since it was written."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Rows:
     chunk: int
 
     def lengths(self) -> dict[int, int]:
-        """How many rows of each chunk are there, by its number, from one look into the folder.
+        """The number of rows of each chunk that exist, by the number of the chunk.
 
         Raises:
             OSError: it cannot be listed at this moment.
@@ -128,19 +129,19 @@ class Rows:
         found: dict[int, int] = {}
         for name in names_in(self.folder):
             if match := _FILE.fullmatch(name):
-                number, length = int(match[1]), int(match[2])
-                found[number] = max(length, found.get(number, 0))
+                number = int(match[1])
+                found[number] = max(int(match[2]), found.get(number, 0))
         return found
 
     def file(self, number: int, length: int) -> Path:
-        """Where so many rows of a chunk are."""
+        """The file of the first ``length`` rows of a chunk."""
         return self.folder / f"{number:06d}-{length:06d}.npz"
 
     def save(self, number: int, arrays: Arrays, before: int = 0) -> None:
-        """Keep the first rows of a chunk, arrays (length, ...).
+        """Store the first rows of a chunk, arrays (length, ...).
 
         Args:
-            before: how many of these rows are there already; their file is removed.
+            before: the number of these rows that are stored already; their file is removed.
 
         Raises:
             OSError: they cannot be written at this moment.
@@ -149,15 +150,15 @@ class Rows:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_arrays(self.file(number, length), arrays)
         if 0 < before < length:
-            # One that cannot be removed stays, and is in nobody's way but that of the disk.
+            # A file that cannot be removed only takes space.
             with contextlib.suppress(OSError):
                 self.file(number, before).unlink()
 
     def load(self, number: int, length: int) -> tuple[Arrays, str]:
-        """The rows of a chunk in the file that has so many, and the SHA-256 of the file.
+        """The first ``length`` rows of a chunk, and the SHA-256 of their file.
 
         Raises:
-            DamagedRowsError: it is gone, or not what was written.
+            DamagedRowsError: it is gone, or has changed since it was written.
             OSError: it cannot be read at this moment.
         """
         from cld_core import npz
@@ -176,17 +177,17 @@ class Rows:
         return arrays, digest
 
 
-class ShardedWork(Work):
+class ShardedWork(RequestedWork):
     """One folder of sharded work."""
 
     request: ShardedRequest
 
     @abstractmethod
     def rows(self, kind: str) -> Rows:
-        """Where rows of a kind are kept.
+        """The stored rows of a kind.
 
         Raises:
-            NotFoundError: what they are made of is gone.
+            NotFoundError: their source, such as the checkpoint, is gone.
         """
 
     def missing(self) -> list[int]:
@@ -194,29 +195,27 @@ class ShardedWork(Work):
         return [] if self.is_done else self.lacking(self._seen())
 
     def begun(self) -> frozenset[int]:
-        """The shards some of whose rows are there."""
+        """The shards of which a row exists."""
         return frozenset(
             shard for shard, (done, _) in enumerate(self._rows_of_shards(self._seen())) if done
         )
 
     def to_start(self) -> list[int]:
-        """The shards that tasks are to be started for: those missing, or the first one, whose task
-        merges.
+        """The shards that need a task: the missing ones, or else the first, whose task merges.
 
         Empty if the work is done.
         """
         return [] if self.is_done else self.missing() or [0]
 
     def rows_done(self) -> tuple[int, int]:
-        """How many rows are computed, and how many there are in all."""
+        """The number of rows that are computed, and their total."""
         total = sum(self.request.sizes.values())
-        return (
-            total if self.is_done else sum(done for done, _ in self._rows_of_shards(self._seen()))
-        ), total
+        if self.is_done:
+            return total, total
+        return sum(done for done, _ in self._rows_of_shards(self._seen())), total
 
     def moved_at(self) -> float | None:
-        """When a row of it, or of work that shares rows with it, was last written; None before the
-        first."""
+        """When one of its rows was last written, also by other work; None before the first."""
         times = []
         for kind in self.request.sizes:
             with contextlib.suppress(OSError, NotFoundError):
@@ -224,25 +223,26 @@ class ShardedWork(Work):
         return max(times, default=None)
 
     def lengths(self) -> Lengths:
-        """By kind, how many rows of each chunk are there, by its number.
+        """By kind, the number of rows of each chunk that exist, by the number of the chunk.
 
         Raises:
-            NotFoundError: what they are made of is gone.
-            OSError: nobody knows at this moment.
+            NotFoundError: the source of the rows, such as the checkpoint, is gone.
+            OSError: they cannot be listed at this moment.
         """
         return {kind: self.rows(kind).lengths() for kind in self.request.sizes}
 
     def _seen(self) -> Lengths:
-        """As `lengths`, for looking: what cannot be seen is not there."""
+        """As `lengths`, for displays: empty if the rows cannot be listed."""
         try:
             return self.lengths()
         except (OSError, NotFoundError):
             return {}
 
     def _rows_of_shards(self, lengths: Lengths) -> Iterator[tuple[int, int]]:
-        """Shard after shard, how many of its rows are there, and how many it has."""
+        """For each shard, the number of its rows that exist, and their total."""
         for shard in range(self.request.shards):
-            done = total = 0
+            done = 0
+            total = 0
             for kind, chunks in self.request.chunks(shard).items():
                 found = lengths.get(kind, {})
                 for number in chunks:
@@ -252,9 +252,6 @@ class ShardedWork(Work):
             yield done, total
 
     def lacking(self, lengths: Lengths) -> list[int]:
-        """The shards of which a row is not there."""
-        return [
-            shard
-            for shard, (done, total) in enumerate(self._rows_of_shards(lengths))
-            if done < total
-        ]
+        """The shards of which a row is missing."""
+        counts = enumerate(self._rows_of_shards(lengths))
+        return [shard for shard, (done, total) in counts if done < total]

@@ -1,5 +1,4 @@
-"""What each attempt of a run cost, and how much of it is left: what `cldctl why` and `cldctl usage`
-are made of."""
+"""What each attempt of a run cost, and how much of its work was kept, for `why` and `usage`."""
 
 import math
 import time
@@ -12,20 +11,19 @@ from .history import Attempt, History
 
 @dataclass(frozen=True, kw_only=True)
 class Stretch:
-    """One attempt, between the moment at which its job was put into the queue and its end; times
-    since 1970.
+    """One attempt, from the moment at which its job was put into the queue to its end.
+
+    Times are seconds since 1970.
 
     Attributes:
-        queued: when its job was put into the queue, for the first time or again; None if nobody
-            knows.
-        began: when it got its machines; when it began to train if nobody recorded that.
+        queued: when its job was put into the queue, for the first time or again; None if unknown.
+        began: when it got its machines; if that was not recorded, when it began to train.
         started: when it began to train.
-        until: its end, or when it was last heard of.
+        until: its end, or the time of its last report.
         kept: steps that it trained and that the run still has.
         lost: steps beyond the checkpoint that the next attempt began from, or would begin from.
-        set_aside: steps that the run no longer has because somebody named an earlier one in
-            ``resume --from``.
-        delay_s: seconds of the wait that were asked for, after a crash.
+        set_aside: steps that ``resume --from`` an earlier step has discarded.
+        delay_s: seconds of the wait that were requested, after a crash.
         failures: errors of ranks and of health checks, in the order of their times.
     """
 
@@ -62,7 +60,7 @@ class Stretch:
         """`trained_s` as seconds that are kept, lost and set aside, in proportion to the steps.
 
         Args:
-            alive: it may still make its first step, or save those that it has made.
+            alive: whether it may still make its first step, or save its steps.
         """
         steps = self.kept + self.lost + self.set_aside
         if steps == 0:
@@ -85,76 +83,87 @@ def stretches(history: History, *, alive: bool) -> list[Stretch]:
         alive: whether the newest attempt is still training.
     """
     attempts = [
-        it for it in history.attempts if not (it.attempt == 0 and history.imported_step is not None)
+        attempt
+        for attempt in history.attempts
+        if attempt.attempt != 0 or history.imported_step is None
     ]
     steps = _steps(attempts, history.saved, alive)
-    failed = sorted(
-        (it for it in history.failures if it.kind in ("rank", "unfit")), key=lambda it: it.time
-    )
+    failures = [failed for failed in history.failures if failed.kind in ("rank", "unfit")]
+    failures.sort(key=lambda failed: failed.time)
     found: list[Stretch] = []
     for place, attempt in enumerate(attempts):
-        following = attempts[place + 1] if place + 1 < len(attempts) else None
-        last_heard = history.heard if following is None else following.heard
         kept, lost, aside = steps[place]
-        queued, delay_s = history.queued[attempt.attempt]
-        # A launcher puts a job back without a line in the ledger; a successor is in the queue
-        # before its turn comes.
-        for before in found[-1:]:
-            is_mine = (
-                before.attempt.job_id == attempt.job_id if queued is None else before.until > queued
-            )
-            queued, delay_s = (before.until, 0.0) if is_mine else (queued, delay_s)
-        if attempt.ended is not None and (attempt.noted_end or last_heard is None):
-            until = attempt.ended
-        else:
-            until = attempt.started if last_heard is None else last_heard
-        until = min(until, history.followed.get(attempt.attempt, until), time.time())
-        if (
-            following is not None
-            and following.job_id == attempt.job_id
-            and following.began is not None
-        ):
-            # Of one job, a start has the machines that the one before had.
-            until = min(until, max(following.began, attempt.started))
+        following = attempts[place + 1] if place + 1 < len(attempts) else None
+        until = _until(history, attempt, following)
+        queued, delay_s = _queued(history, attempt, found[-1] if found else None)
         started = attempt.started
         earliest = -math.inf
         if queued is not None:
-            started = min(max(started, queued), until) if queued <= until else started
+            if queued <= until:
+                started = min(max(started, queued), until)
             earliest = min(queued, started)
         began = started if attempt.began is None else attempt.began
-        found.append(
-            Stretch(
-                attempt=attempt,
-                queued=queued,
-                began=min(max(began, earliest), started),
-                started=started,
-                until=max(started, until),
-                kept=kept,
-                lost=lost,
-                set_aside=aside,
-                delay_s=delay_s,
-                failures=tuple(
-                    it for it in failed if it.start == (attempt.job_id, attempt.restart)
-                ),
-            )
+        start = (attempt.job_id, attempt.restart)
+        stretch = Stretch(
+            attempt=attempt,
+            queued=queued,
+            began=min(max(began, earliest), started),
+            started=started,
+            until=max(started, until),
+            kept=kept,
+            lost=lost,
+            set_aside=aside,
+            delay_s=delay_s,
+            failures=tuple(failed for failed in failures if failed.start == start),
         )
+        found.append(stretch)
     return found
 
 
+def _until(history: History, attempt: Attempt, following: Attempt | None) -> float:
+    """The end of an attempt, or the time of its last report, before the next line of the ledger."""
+    last_heard = history.heard if following is None else following.heard
+    if attempt.ended is not None and (attempt.noted_end or last_heard is None):
+        until = attempt.ended
+    else:
+        until = attempt.started if last_heard is None else last_heard
+    until = min(until, history.followed.get(attempt.attempt, until), time.time())
+    is_same_job = following is not None and following.job_id == attempt.job_id
+    if following is not None and is_same_job and following.began is not None:
+        # The starts of one job have the same machines, one after the other.
+        until = min(until, max(following.began, attempt.started))
+    return until
+
+
+def _queued(
+    history: History, attempt: Attempt, before: Stretch | None
+) -> tuple[float | None, float]:
+    """When the job of an attempt was put into the queue, and the requested delay in seconds."""
+    queued, delay_s = history.queued[attempt.attempt]
+    if before is None:
+        return queued, delay_s
+    # A launcher requeues a job without a line in the ledger; a successor is in the queue before its
+    # turn comes.
+    if queued is None:
+        waits_from_end = before.attempt.job_id == attempt.job_id
+    else:
+        waits_from_end = before.until > queued
+    return (before.until, 0.0) if waits_from_end else (queued, delay_s)
+
+
 def in_vain(history: History) -> list[tuple[float, float]]:
-    """From when to when starts lasted that ended before they trained, if the ledger says so; times
-    since 1970."""
+    """Begin and end, seconds since 1970, of the starts that ended before they trained.
+
+    Starts whose begin the ledger does not have are left out.
+    """
     queued = [(event.job.job_id, event.time) for event in history.submitted]
     queued += [(event.job_id, event.time) for event in history.requeues]
     found: dict[tuple[str, int], tuple[float, float]] = {}
     for event in history.failures:
         if event.kind in ("unfit", "early") and event.began is not None:
-            earliest = [
-                time for job_id, time in queued if job_id == event.job_id and time <= event.time
-            ]
-            found.setdefault(
-                event.start, (min(max((event.began, *earliest)), event.time), event.time)
-            )
+            earlier = [at for job_id, at in queued if job_id == event.job_id and at <= event.time]
+            began = max([event.began, *earlier])
+            found.setdefault(event.start, (min(began, event.time), event.time))
     return list(found.values())
 
 
@@ -163,16 +172,18 @@ def _steps(
 ) -> list[tuple[int, int, int]]:
     """Of each attempt, the steps that are kept, lost and set aside."""
     found: list[tuple[int, int, int]] = []
-    # The lowest step that a later attempt began from; and without what follows a step that somebody
-    # named.
-    lowest: float | None = None
-    natural = math.inf
+    # The lowest step that a later attempt began from, or would begin from.
+    lowest = math.inf
+    if attempts:
+        newest = attempts[-1]
+        loses_steps = newest.cause is None or fate_of(newest.cause) is not None
+        if loses_steps and not alive:
+            lowest = newest.first_step if saved is None else saved
+    # The same, up to the next attempt whose step was named in `resume --from`.
+    natural = lowest
     for attempt in reversed(attempts):
         first = attempt.first_step
-        reached = max(first, attempt.last_step if attempt.last_step is not None else first)
-        if lowest is None:
-            is_whole = alive or (attempt.cause is not None and fate_of(attempt.cause) is None)
-            lowest = natural = math.inf if is_whole else first if saved is None else saved
+        reached = max(first, first if attempt.last_step is None else attempt.last_step)
         unlost = int(min(max(natural, first), reached))
         kept = int(min(max(lowest, first), unlost))
         found.append((kept - first, reached - unlost, unlost - kept))

@@ -1,22 +1,20 @@
-"""A tuning in its folder, `tuned/ID` of a run: what is asked, how far it is, what came of it. Loads
-no torch or numpy.
+"""A tuning in its folder, `tuned/ID` of a run: request, progress, result. Loads no torch or numpy.
 
-Which of its solutions a model follows, is decided here, too (`Solutions`).
+`Solutions` also decides which of the results a model follows.
 
-request.json      what is asked (`TuneRequest`)
-jobs.jsonl        the ledger: which jobs were started, crashed or were cancelled
-state.json        the rows of the fit so far (`State`), replaced after each of them
-solution.json     the result (`Solution`)
+    request.json      the request (`TuneRequest`)
+    jobs.jsonl        the ledger: jobs that were started, crashed or were cancelled
+    state.json        the rows of the fit so far (`TuningState`), replaced after each of them
+    solution.json     the result (`TunedSampler`)
 
 Beside it, `tuned/flow-ID.npz` has ends of the network's flow, the targets of the fit, for all
 tunings to the same flow.
 
 A fit has stages, and each of its rows follows from those before it:
 
-untuned        every candidate over every spacing: the starting points, and the baseline of a fit
-fewer          a solution of fewer evaluations, if there is one, and then times and coefficients
-from there grid           times, for each candidate, and then for the best of them coefficients
-times and coefficients, from the best grids, and then from the best of them
+    untuned         every candidate over every spacing: the starting points and the baseline
+    grid            times, for each candidate, and then for the best of them
+    coefficients    times and coefficients, from the best grids, and then from the best result
 """
 
 import contextlib
@@ -28,39 +26,46 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from cld_core.codec import find_record, from_plain, real, to_plain
 from cld_core.config import Recipe
 from cld_core.config.network import UnetSpec
 from cld_core.config.sampling import SamplingSpec, TunedSpec
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.files import parse_json, read_object
+from cld_core.records import find_record, from_plain, real, to_plain
 
 from .checkpoints import weights_digest
 from .folder import RunFolder
-from .work import Request, Work
+from .work import Request, RequestedWork
 
 # Exponential samplers without noise: the order, and whether there is a corrector.
 CANDIDATES = tuple(itertools.product((1, 2, 3), (False, True)))
 SPACINGS = ("power 6", "power 3", "quadratic")
-# Iterations of each candidate's grid, then of only the best grids, and how many of the best there
-# are.
-EACH, BEST, KEPT = 3, 6, 2
-# Iterations of the coefficients: on the mean square from this many starts; then, from the best of
+# Iterations of each candidate's grid, then of only the best grids, and the number of the best.
+EACH = 3
+BEST = 6
+KEPT = 2
+# Iterations of the coefficients: on the mean square, from this many starts; then, from the best of
 # these, on the robust sum of squares, and on the mean square again.
-STARTS, PLAIN, ROBUST, AGAIN = 3, 8, 16, 8
+STARTS = 3
+PLAIN = 8
+ROBUST = 16
+AGAIN = 8
 STAGES = {
     "untuned": len(CANDIDATES) * len(SPACINGS),
-    "fewer": PLAIN,
     "grid": EACH * len(CANDIDATES) + BEST * KEPT,
     "coefficients": STARTS * PLAIN + ROBUST + AGAIN,
 }
-STATE, SOLUTION = "state.json", "solution.json"
-# What stands for an infinite distance, which JSON has not.
+STATE = "state.json"
+SOLUTION = "solution.json"
+# Stands for an infinite distance, which JSON does not have.
 FAR = 1e18
 
-POINTS_OF_TOYS, POINTS_OF_IMAGES = 4000, 16
-LEAST_POINTS, MOST_POINTS, MOST_NFE = 8, 100_000, 50
+POINTS_OF_TOYS = 4000
+POINTS_OF_IMAGES = 16
+LEAST_POINTS = 8
+MOST_POINTS = 100_000
+MOST_NFE = 50
 MOST_MINUTES = 1_000_000
 
 # The key of the metadata of exported files that contains solutions (docs/math.md section 7.5).
@@ -91,16 +96,16 @@ class Flow:
 
     @classmethod
     def of(cls, spec: SamplingSpec, *, labels: bool) -> Self:
-        """The flow that the keys of ``spec`` are of."""
-        names = (
-            ("guidance", "guidance_from", "guidance_to") if labels and spec.guidance != 1 else ()
-        )
-        keys = {name: float(getattr(spec, name)) for name in names}
-        return cls(eps=spec.eps, denoise=spec.denoise, labels=labels, **keys)
+        """The flow with the keys of ``spec``."""
+        guidance = {}
+        if labels and spec.guidance != 1:
+            for name in ("guidance", "guidance_from", "guidance_to"):
+                guidance[name] = float(getattr(spec, name))
+        return cls(eps=spec.eps, denoise=spec.denoise, labels=labels, **guidance)
 
 
 @dataclass(frozen=True)
-class Coefficients:
+class SamplerCoefficients:
     """A sampler whose step i evaluates alpha_i at ``times[i]``, and replaces u by a linear
     combination.
 
@@ -115,11 +120,11 @@ class Coefficients:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solution:
-    """A sampler, and where it comes from.
+class TunedSampler:
+    """A sampler, and the fit that it is from.
 
     Attributes:
-        flow: what it was fitted to.
+        flow: the flow that it was fitted to.
         step: the optimiser step of the network.
         checkpoint: checksum of the checkpoint; empty if it was tuned to no checkpoint.
         ema_length: which average of the weights, as `ema.length`.
@@ -129,7 +134,7 @@ class Solution:
         about: how it was found: initial settings, points, seed, evaluations, seconds, and date.
     """
 
-    coefficients: Coefficients
+    coefficients: SamplerCoefficients
     flow: Flow
     step: int = 0
     checkpoint: str = ""
@@ -168,16 +173,16 @@ class Solution:
         """
         solution = from_plain(cls, content)
         if solution.digest != content.get("digest"):
-            raise ValueError("its numbers are not those that were written")
+            raise ValueError("its numbers have changed since they were written")
         return solution
 
 
-def solutions_of(run: RunFolder) -> list[Solution]:
+def solutions_of(run: RunFolder) -> list[TunedSampler]:
     """The solutions in a run's folder; damaged ones are left out."""
     found = []
     for name in run.tuning_names():
         with contextlib.suppress(ValueError):
-            found.append(Solution.of_content(read_object(run.tuned / name / SOLUTION)))
+            found.append(TunedSampler.of_content(read_object(run.tuned / name / SOLUTION)))
     return found
 
 
@@ -207,7 +212,7 @@ class Solutions:
         run: the name of the run, for messages; None: the model is of none.
     """
 
-    read: Callable[[], Sequence[Solution]] = tuple
+    read: Callable[[], Sequence[TunedSampler]] = tuple
     run: str | None = None
 
     @classmethod
@@ -218,13 +223,12 @@ class Solutions:
     @classmethod
     def of_file(cls, about: Mapping[str, str]) -> Self:
         """Those in the metadata of an exported file; damaged ones are left out."""
-        found: list[Solution] = []
+        found: list[TunedSampler] = []
         with contextlib.suppress(ValueError):
-            for content in from_plain(
-                tuple[dict[str, Any], ...], parse_json(about.get(_CARRIED, "[]"))
-            ):
+            contents = parse_json(about.get(_CARRIED, "[]"))
+            for content in from_plain(tuple[dict[str, Any], ...], contents):
                 with contextlib.suppress(ValueError):
-                    found.append(Solution.of_content(content))
+                    found.append(TunedSampler.of_content(content))
         return cls(lambda: found)
 
     def carried(self, network: Network) -> dict[str, str]:
@@ -234,44 +238,52 @@ class Solutions:
         ]
         return {_CARRIED: json.dumps(contents)} if contents else {}
 
-    def chosen(self, spec: SamplingSpec, network: Network) -> Solution:
-        """The solution that ``spec`` selects for a network: for its own weights or the nearest
-        step, and the newest.
+    def chosen(self, spec: SamplingSpec, network: Network) -> TunedSampler:
+        """The solution that ``spec`` selects for a network.
+
+        One for its own weights comes first, then the nearest step, then the newest.
 
         Raises:
             UsageError: there is none; names the command that makes one, and the numbers of
                 evaluations that exist.
         """
         assert isinstance(spec, TunedSpec), "only a tuned sampler has a solution"
-        found = self.read()
-        fitting = [
-            one for one in found if one.nfe == spec.nfe and spec.solution in (None, one.digest)
+        solutions = self.read()
+        candidates = [
+            solution
+            for solution in solutions
+            if solution.nfe == spec.nfe and spec.solution in (None, solution.digest)
         ]
         tune = self._tune(spec.nfe)
-        if not fitting:
-            which = (
-                f"{spec.nfe} evaluations"
-                if spec.solution is None
-                else f"sampling.solution={spec.solution}"
+        if not candidates:
+            which = f"{spec.nfe} evaluations"
+            if spec.solution is not None:
+                which = f"sampling.solution={spec.solution}"
+            numbers = sorted({solution.nfe for solution in solutions})
+            raise UsageError(
+                f"{self.run or 'the model'} has no tuned sampler of {which} "
+                f"(sampling.nfe; there are: {', '.join(map(str, numbers)) or 'none'}). "
+                f"Make one: `{tune}`."
             )
-            there = ", ".join(map(str, sorted({one.nfe for one in found}))) or "none"
-            text = f"{self.run or 'the model'} has no tuned sampler of {which}"
-            raise UsageError(f"{text} (sampling.nfe; there are: {there}). Make one: `{tune}`.")
         best = min(
-            fitting, key=lambda one: (any(_unlike(spec, network, one)), _distance(one, network))
+            candidates,
+            key=lambda one: (any(_differences(spec, network, one)), _distance(one, network)),
         )
-        for name, asked, has in _unlike(spec, network, best):
-            text = f"the tuned sampler of {spec.nfe} evaluations was fitted"
+        for name, requested, fitted in _differences(spec, network, best):
             if name == "labels":
                 raise UsageError(
-                    f"{text} {'with' if has else 'without'} labels. Tune again: `{tune}`."
+                    f"the tuned sampler of {spec.nfe} evaluations was fitted "
+                    f"{'with' if fitted else 'without'} labels. Tune again: `{tune}`."
                 )
-            again = f"{tune} sampling.{name}={asked}" if self.run else tune
-            fix = f"Leave that key alone, or tune again with it: `{again}`"
-            raise UsageError(f"{text} with sampling.{name}={has}, not {asked}. {fix}.")
+            again = f"{tune} sampling.{name}={requested}" if self.run else tune
+            raise UsageError(
+                f"the tuned sampler of {spec.nfe} evaluations was fitted "
+                f"with sampling.{name}={fitted}, not {requested}. "
+                f"Leave that key alone, or tune again with it: `{again}`."
+            )
         return best
 
-    def followed(self, spec: SamplingSpec, network: Network) -> Solution | None:
+    def followed(self, spec: SamplingSpec, network: Network) -> TunedSampler | None:
         """As `chosen`, when samples are drawn; None for a sampler that needs no solution.
 
         Warns, once, if the network is not the one that the solution was fitted to (`moved_on`).
@@ -279,69 +291,66 @@ class Solutions:
         if not isinstance(spec, TunedSpec):
             return None
         solution = self.chosen(spec, network)
-        if (how := moved_on(solution, network)) is not None:
-            average = (
-                ""
-                if network.ema_length is None or self.run is None
-                else f" ema.length={network.ema_length:g}"
-            )
-            _warn(f"{how}. Tune again: `{self._tune(solution.nfe)}{average}`.")
+        if (difference := moved_on(solution, network)) is not None:
+            tune = self._tune(solution.nfe)
+            if network.ema_length is not None and self.run is not None:
+                tune += f" ema.length={network.ema_length:g}"
+            _warn(f"{difference}. Tune again: `{tune}`.")
         return solution
 
     def _tune(self, nfe: int) -> str:
-        """What makes a solution."""
-        return (
-            f"model.fit_sampler({nfe})"
-            if self.run is None
-            else f"cldctl tune {self.run} --nfe {nfe}"
-        )
+        """The command, or the call, that makes a solution."""
+        if self.run is None:
+            return f"model.fit_sampler({nfe})"
+        return f"cldctl tune {self.run} --nfe {nfe}"
 
 
-def _unlike(
-    spec: TunedSpec, network: Network, solution: Solution
+def _differences(
+    spec: TunedSpec, network: Network, solution: TunedSampler
 ) -> Iterator[tuple[str, Any, Any]]:
-    """The keys in which the requested flow differs from that of a solution: name, requested value,
-    its value."""
-    asked, has = Flow.of(spec, labels=network.labels), solution.flow
+    """The keys in which the requested flow differs from that of a solution.
+
+    Each with the requested value and the value of the solution.
+    """
+    requested = Flow.of(spec, labels=network.labels)
     # Labels first: without them, guidance has no effect.
     for name in ("labels", "eps", "denoise", "guidance", "guidance_from", "guidance_to"):
-        if getattr(asked, name) != getattr(has, name):
-            yield name, getattr(asked, name), getattr(has, name)
+        wanted = getattr(requested, name)
+        fitted = getattr(solution.flow, name)
+        if wanted != fitted:
+            yield name, wanted, fitted
 
 
-def _distance(solution: Solution, network: Network) -> tuple[bool, bool, int, float]:
-    """A sort key: how far a network is from the one that a solution was fitted to; among equals,
-    the newest first."""
+def _distance(solution: TunedSampler, network: Network) -> tuple[bool, bool, int, float]:
+    """A sort key: the distance of a network from that of a solution; the newest first if equal."""
     created = real(solution.about.get("created")) or 0.0
-    apart = abs(solution.step - network.step)
     return (
         solution.ema_length != network.ema_length,
         not _same_checkpoint(solution, network),
-        apart,
+        abs(solution.step - network.step),
         -created,
     )
 
 
-def moved_on(solution: Solution, network: Network) -> str | None:
-    """A description of how a network differs from the one that a solution was fitted to; None if it
-    does not."""
-    text = f"the tuned sampler of {solution.nfe} evaluations was fitted to"
+def moved_on(solution: TunedSampler, network: Network) -> str | None:
+    """The difference of a network from the one that a solution was fitted to; None without one."""
+    fit = f"the tuned sampler of {solution.nfe} evaluations was fitted to"
     if solution.ema_length != network.ema_length:
-        fitted, used = (_shown(one.ema_length) for one in (solution, network))
-        return f"{text} the weights of ema.length={fitted}, not {used}"
+        fitted = _shown(solution.ema_length)
+        return f"{fit} the weights of ema.length={fitted}, not {_shown(network.ema_length)}"
     if solution.step != network.step:
-        return f"{text} step {solution.step}, not {network.step}"
+        return f"{fit} step {solution.step}, not {network.step}"
     if not _same_checkpoint(solution, network):
-        return f"{text} a checkpoint of step {solution.step} that has been replaced"
+        return f"{fit} a checkpoint of step {solution.step} that has been replaced"
     return None
 
 
 def _shown(length: float | None) -> str:
-    """The form used in messages."""
+    """A length in messages."""
     return "null" if length is None else f"{length:g}"
 
 
-def _same_checkpoint(solution: Solution, network: Network) -> bool:
+def _same_checkpoint(solution: TunedSampler, network: Network) -> bool:
     if solution.checkpoint and network.checkpoint:
         return solution.checkpoint == network.checkpoint
     return solution.step == network.step
@@ -365,8 +374,8 @@ class TuneRequest(Request):
         budget_min: minutes after which the fit stops with its best result; None for no limit. The
             flow does not count.
         ema_length: which average of the weights, as `ema.length`.
-        flow: what the sampler is fitted to. With labels, each draw has one, with the frequencies of
-            the data.
+        flow: the flow that the sampler is fitted to. With labels, each draw has one, with the
+            frequencies of the data.
         rtol: relative and absolute tolerance of the flow.
     """
 
@@ -396,32 +405,35 @@ class TuneRequest(Request):
         """The request for a checkpoint of a run with this recipe.
 
         Args:
-            points: None for as many as fit the kind of data.
+            points: None for the usual number for the kind of data.
 
         Raises:
             UsageError: a number is out of bounds.
         """
         if not 2 <= nfe <= MOST_NFE:
             raise UsageError(
-                f"--nfe {nfe}: a sampler is tuned for 2 to {MOST_NFE} evaluations. Ask for one of "
-                f"those."
+                f"--nfe {nfe}: a sampler is tuned for 2 to {MOST_NFE} evaluations. "
+                "Ask for one of those."
             )
-        usual = POINTS_OF_IMAGES if isinstance(recipe.network, UnetSpec) else POINTS_OF_TOYS
-        wanted = usual if points is None else points
-        if not LEAST_POINTS <= wanted <= MOST_POINTS:
+        if points is None:
+            is_grid = isinstance(recipe.network, UnetSpec)
+            points = POINTS_OF_IMAGES if is_grid else POINTS_OF_TOYS
+        if not LEAST_POINTS <= points <= MOST_POINTS:
             raise UsageError(
-                f"--points {wanted}: it takes {LEAST_POINTS} to {MOST_POINTS:,} points. Ask for as "
-                f"many."
+                f"--points {points}: it takes {LEAST_POINTS} to {MOST_POINTS:,} points. "
+                "Ask for as many."
             )
         if budget_min is not None and not 0 <= budget_min <= MOST_MINUTES:
-            text = f"--budget {budget_min:g}: a fit takes 0 to {MOST_MINUTES:,} minutes"
-            raise UsageError(f"{text}. Ask for as many, or for none to set no limit.")
+            raise UsageError(
+                f"--budget {budget_min:g}: a fit takes 0 to {MOST_MINUTES:,} minutes. "
+                "Ask for as many, or for none to set no limit."
+            )
         return cls(
             checkpoint_step=checkpoint_step,
             model_digest=recipe.model_digest(),
             nfe=nfe,
             seed=seed,
-            points=wanted,
+            points=points,
             budget_min=budget_min,
             ema_length=recipe.ema.length,
             flow=Flow.of(recipe.sampling, labels=recipe.data.labels),
@@ -431,53 +443,44 @@ class TuneRequest(Request):
 
     @property
     def id(self) -> str:
-        """A name made of everything that the rows of the fit depend on: with a larger budget, it
-        goes on."""
+        """A name made of all that the rows of the fit depend on; the budget is not part of it."""
         content = digest([self.flow_id, self.nfe, self.points])
         return f"nfe{self.nfe:03d}-{self.checkpoint_step:08d}-{content[:8]}"
 
     @property
     def flow_id(self) -> str:
-        """Digest of everything that the ends of the flow depend on; tunings with different NFE
-        share these ends."""
-        step, model, average = self.checkpoint_step, self.model_digest, self.ema_length
-        # The number of points says which label each has.
-        points = self.points if self.flow.labels else None
-        return digest([step, model, average, self.seed, self.rtol, to_plain(self.flow), points])
+        """Digest of all that the ends of the flow depend on, which tunings of any NFE share."""
+        content = [
+            self.checkpoint_step,
+            self.model_digest,
+            self.ema_length,
+            self.seed,
+            self.rtol,
+            to_plain(self.flow),
+            # The label of each point depends on the number of points.
+            self.points if self.flow.labels else None,
+        ]
+        return digest(content)
 
     @property
     def cost(self) -> str:
-        """What it takes at most, for messages."""
-        limit = (
-            "no limit of time"
-            if self.budget_min is None
-            else f"at most {self.budget_min:g} minutes"
+        """The most that it computes, for messages."""
+        limit = "no limit of time"
+        if self.budget_min is not None:
+            limit = f"at most {self.budget_min:g} minutes"
+        return (
+            f"the flow of {2 * self.points:,} draws, then at most {sum(STAGES.values())} "
+            f"iterations of a fit to half of them ({limit})"
         )
-        fit = f"at most {sum(STAGES.values())} iterations of a fit to half of them ({limit})"
-        return f"the flow of {2 * self.points:,} draws, then {fit}"
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many batches of the flow there are, and rows of each stage."""
+        """The number of batches of the flow, and of rows of each stage."""
         return {"flow": -(-2 * self.points // self.batch_size), **STAGES}
 
 
-def neighbour(
-    solutions: Sequence[Solution], request: TuneRequest, checkpoint: str
-) -> Solution | None:
-    """The solution of the next smaller number of evaluations for the same flow of the same
-    weights."""
-    wanted = request.flow, request.ema_length, request.checkpoint_step, checkpoint
-    fewer = [
-        one
-        for one in solutions
-        if one.nfe < request.nfe and (one.flow, one.ema_length, one.step, one.checkpoint) == wanted
-    ]
-    return max(fewer, key=lambda one: (one.nfe, -one.distance), default=None)
-
-
 @dataclass(frozen=True)
-class Row:
+class StageRow:
     """One row of a stage.
 
     Attributes:
@@ -491,7 +494,7 @@ class Row:
     """
 
     which: int
-    sampler: Coefficients
+    sampler: SamplerCoefficients
     damping: float
     fit: float
     held: float
@@ -500,38 +503,37 @@ class Row:
 
 
 @dataclass(frozen=True)
-class State:
-    """How far a tuning is.
+class TuningState:
+    """The progress of a tuning.
 
     Attributes:
-        weights: digest of the network's weights: a state of others is not continued.
-        neighbour: the sampler of fewer evaluations that it starts from.
-        flow: how many batches of the flow there are.
+        weights: digest of the network's weights: a state of other weights is not continued.
+        flow: the number of batches of the flow that are computed.
         rows: of each stage.
     """
 
     weights: str
-    neighbour: Coefficients | None = None
     flow: int = 0
-    rows: dict[str, tuple[Row, ...]] = field(default_factory=lambda: dict.fromkeys(STAGES, ()))
+    rows: dict[str, tuple[StageRow, ...]] = field(default_factory=lambda: dict.fromkeys(STAGES, ()))
 
     @property
     def seconds(self) -> float:
-        """What the rows took, of which a budget is spent; the flow does not count."""
+        """The duration of the rows, which counts for the budget; that of the flow does not."""
         return sum(row.seconds for rows in self.rows.values() for row in rows)
 
     def lacks(self, stage: str, budget_min: float | None) -> bool:
-        """Whether a further row of a stage is to be computed."""
-        done, spent = (
-            len(self.rows.get(stage, ())),
-            budget_min is not None and self.seconds >= 60.0 * budget_min,
-        )
-        if stage == "fewer" and self.neighbour is None:
+        """Whether a further row of a stage is to be computed.
+
+        After the budget is spent, each stage still gets its first row, and "untuned" all of them.
+        """
+        done = len(self.rows.get(stage, ()))
+        is_spent = budget_min is not None and self.seconds >= 60.0 * budget_min
+        if done and is_spent and stage != "untuned":
             return False
-        return done < STAGES[stage] and not (done and spent and stage != "untuned")
+        return done < STAGES[stage]
 
 
-class Tuning(Work):
+class Tuning(RequestedWork):
     """One tuning to one checkpoint of ``run``."""
 
     command = "cldctl tune"
@@ -544,35 +546,43 @@ class Tuning(Work):
         return RunFolder(self.folder.parent.parent)
 
     @property
-    def solution(self) -> Solution | None:
-        """The result; None until there is one, of the run's present checkpoint if it still has
-        it."""
-        found, checksum = find_record(Solution, self.folder / SOLUTION), None
+    def solution(self) -> TunedSampler | None:
+        """The result, unless its checkpoint was replaced; None until there is one.
+
+        A checkpoint that was removed leaves the result valid.
+        """
+        found = find_record(TunedSampler, self.folder / SOLUTION)
+        checksum = None
         with contextlib.suppress(OSError):
             checksum = weights_digest(self.run, self.request.checkpoint_step)
         return found if found is not None and checksum in (None, found.checkpoint) else None
 
     @property
     def is_done(self) -> bool:
-        """Whether there is a result that a larger budget would not change."""
-        found, budget_min = self.solution, self.request.budget_min
-        if found is None or not found.cut_off:
-            return found is not None
-        return budget_min is not None and budget_min <= (real(found.about.get("budget_min")) or 0.0)
+        """Whether there is a result that the budget of the request would not change."""
+        found = self.solution
+        if found is None:
+            return False
+        if not found.cut_off:
+            return True
+        spent_min = real(found.about.get("budget_min")) or 0.0
+        budget_min = self.request.budget_min
+        return budget_min is not None and budget_min <= spent_min
 
     def to_start(self) -> list[int]:
-        """The pieces that are to be started: the one that it is, or none."""
+        """The only piece, unless the work is done."""
         return [] if self.is_done else [0]
 
     def rows_done(self) -> tuple[int, int]:
-        """How many steps are done, and how many there are in all."""
+        """The number of steps that are done, and their total."""
         total = sum(self.request.sizes.values())
         if self.is_done:
             return total, total
-        state = find_record(State, self.folder / STATE)
-        return 0 if state is None else min(
-            state.flow + sum(map(len, state.rows.values())), total
-        ), total
+        state = find_record(TuningState, self.folder / STATE)
+        if state is None:
+            return 0, total
+        done = state.flow + sum(map(len, state.rows.values()))
+        return min(done, total), total
 
     def moved_at(self) -> float | None:
         try:

@@ -1,76 +1,85 @@
-"""What a job computes in a folder of its own: an evaluation, statistics of a training set, a
-tuning. Loads no torch."""
+"""What a job computes in a folder: a training, an evaluation, a tuning, statistics of a data set.
+
+A work has a ledger, a request and one or more pieces. A piece is what one group of processes
+computes: all of a training, a shard of the others. What differs by kind is a method or a field of
+its class; a further kind is one class, and one line in `KINDS`. Loads no torch.
+"""
 
 import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from cld_core.codec import from_plain, text, to_plain
 from cld_core.errors import NotFoundError
 from cld_core.files import by_age, existing_object, passes, retried, write_json
-from cld_core.registration import import_plugins, resolve
+from cld_core.plugins import import_plugins, resolve
+from cld_core.records import from_plain, text, to_plain
 from cld_core.sanitize import one_line
+from cld_core.stop import StopCode, StopFlag
 
+from .events import Cause, Event
 from .folder import RunFolder
+from .history import History
 from .ledger import Ledger
 
 if TYPE_CHECKING:
+    from cld_core.config import Recipe
     from cld_core.ranks import Ranks
 
     from .evaluations import Evaluation
     from .tunings import Tuning
 
 # By the ``kind`` field of their request.json: their class, and what computes them, with torch,
-# which is called as `Work.compute` is, with the work before.
+# which is called as `Work.compute` is, with the work before. A training has a recipe in place of a
+# request.
 KINDS = {
+    "training": ("cld_core.run.work:Training", "cld_core.train.session:compute"),
     "evaluation": (
         "cld_core.run.evaluations:Evaluation",
-        "cld_core.evaluate.rows:EvaluationTask.compute",
+        "cld_core.evaluate.rows:EvaluationComputation.compute",
     ),
     "tuning": ("cld_core.run.tunings:Tuning", "cld_core.tune:compute"),
     "statistics": (
         "cld_core.evaluate.statistics:Statistics",
-        "cld_core.evaluate.statistics:StatisticsTask.compute",
+        "cld_core.evaluate.statistics:StatisticsComputation.compute",
     ),
 }
-# The most pieces that work is divided into: each is a task, or a part of one.
+# The most pieces of a work: each is a task, or a part of one.
 MAX_SHARDS = 10_000
 # The most rows of a kind.
 MAX_ROWS = 10**9
-# Seconds for which a request is tried to be read: one fault of the file system does not mean that
-# there is none.
+# Seconds for which reading a request is tried again while the file system fails.
 READ_WITHIN_S = 1.0
 
 
 def open_work(folder: Path) -> "Work":
-    """The work that a folder's request.json describes.
+    """The work that a folder describes.
 
     Raises:
         NotFoundError: the folder has no request, or one that another version of cldctl wrote.
         OSError: it cannot be read at this moment.
     """
     content = content_of(folder)
-    kind = text(content.get("kind")) if content is not None else None
+    if content is None:
+        if RunFolder(folder).exists:
+            return Training(folder)
+        raise NotFoundError(f"{folder}: there is no request here. Start the work again.")
+    kind = text(content.get("kind"))
     if kind not in KINDS:
-        what = (
-            "there is no request here"
-            if content is None
-            else "its request was made by another version of cldctl"
+        raise NotFoundError(
+            f"{folder}: its request was made by another version of cldctl. Start the work again."
         )
-        raise NotFoundError(f"{folder}: {what}. Start the work again.")
     work: Work = resolve(KINDS[kind][0])(folder)
     return work
 
 
 def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
-    """The works of a kind in folders, without those that are damaged or of another version of
-    cldctl.
+    """The works of a kind in folders, without those that are damaged or of another version.
 
-    What reads them is loaded if there are folders.
+    The module of their class is loaded only if there are folders.
     """
     works = []
     for folder in folders:
@@ -80,27 +89,26 @@ def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
 
 
 def evaluations_of(run: RunFolder) -> list["Evaluation"]:
-    """The evaluations of a run, oldest first; those that are damaged or of another version of
-    cldctl are skipped."""
+    """The evaluations of a run, oldest first, without those of `_readable`."""
     requests = by_age(run.evals / name / "request.json" for name in run.evaluation_names())
     return _readable("evaluation", (file.parent for file in requests))
 
 
 def tunings_of(run: RunFolder) -> list["Tuning"]:
-    """The tunings of a run; those that are damaged or of another version of cldctl are skipped."""
+    """The tunings of a run, without those that are damaged or of another version of cldctl."""
     return _readable("tuning", (run.tuned / name for name in run.tuning_names()))
 
 
-def works_of(run: RunFolder) -> list["Work"]:
+def works_of(run: RunFolder) -> list["RequestedWork"]:
     """The evaluations of a run, and then its tunings."""
     return [*evaluations_of(run), *tunings_of(run)]
 
 
 def content_of(folder: Path) -> dict[str, Any] | None:
-    """What a folder's request.json holds; None if there is none.
+    """The content of a folder's request.json; None if there is none.
 
     Raises:
-        OSError: nobody knows at this moment.
+        OSError: it cannot be read at this moment.
     """
     try:
         return retried(lambda: existing_object(folder / "request.json"), READ_WITHIN_S)
@@ -111,18 +119,18 @@ def content_of(folder: Path) -> dict[str, Any] | None:
 
 
 def use_plugins(folder: Path) -> None:
-    """Import the plug-ins of a request, before it is read: what they register may be part of it.
+    """Import the plug-ins of a request before it is read: it may have values that they register.
 
     Raises:
         RecipeError: one cannot be imported.
     """
     files = (content_of(folder) or {}).get("files") or {}
-    named = [
+    plugins = [
         path
-        for place, path in files.items()
-        if place.startswith("plugin ") and isinstance(path, str)
+        for purpose, path in files.items()
+        if purpose.startswith("plugin ") and isinstance(path, str)
     ]
-    import_plugins(named, f"{folder}/request.json")
+    import_plugins(plugins, f"{folder}/request.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +138,7 @@ class Request(ABC):
     """One piece of work, complete: everything that its numbers depend on, and how it is divided.
 
     Attributes:
-        sections: fields that hold a section of a recipe, of which the annotation names only the
-            base of its specs.
+        sections: fields with a section of a recipe, whose annotation is the base of its specs.
         shards: pieces that are computed independently of each other.
         batch_size: rows that are computed at once.
         retries: crashes of one task after which it is not started again.
@@ -147,29 +154,28 @@ class Request(ABC):
     @property
     @abstractmethod
     def id(self) -> str:
-        """A name made of everything that the numbers depend on; places of files and the division
-        are not in it."""
+        """A name made of everything that the numbers depend on; neither paths nor the division."""
 
     @property
     @abstractmethod
     def sizes(self) -> Mapping[str, int]:
-        """How many rows there are of each kind of rows."""
+        """The number of rows of each kind."""
 
     def store(self, folder: Path) -> Path:
         """Write the request into ``folder``, which is made if needed, and return the folder.
 
         Work that was begun with the same id keeps its number of shards.
         """
-        begun = content_of(folder)
+        stored = content_of(folder)
         request = self
-        if begun is not None and begun.get("id") == self.id:
+        if stored is not None and stored.get("id") == self.id:
             request = replace(self, shards=type(self).load(folder).shards)
         content = {"kind": self.kind, "id": self.id, **to_plain(request)}
         folder.mkdir(parents=True, exist_ok=True)
-        if begun != content:
+        if stored != content:
             write_json(folder / "request.json", content)
         with contextlib.suppress(OSError):
-            # Work of this folder goes on: who remembers that all of it was done looks again.
+            # The index of runs reads the folder again, although its files may be the same.
             os.utime(folder.parent)
         return folder
 
@@ -195,50 +201,125 @@ class Request(ABC):
             ):
                 raise ValueError(f"{request.shards} shards of {sizes} rows")
             return request
-        except (
-            Exception
-        ) as error:  # Whatever reading it meets: nobody but another version writes such a file.
-            why = f"the request was made by another version of cldctl ({one_line(error)})"
-            raise NotFoundError(f"{folder}: {why}. Start the work again.") from error
+        except Exception as error:  # Any error: this version does not write such a file.
+            raise NotFoundError(
+                f"{folder}: the request was made by another version of cldctl ({one_line(error)}). "
+                "Start the work again."
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How often a task is started again after it crashed.
+
+    Attributes:
+        retries: crashes in a row.
+        a_day: crashes within a day; None for no limit.
+    """
+
+    retries: int
+    a_day: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How computing ended.
+
+    Attributes:
+        cause: "finished" if everything is done; else what stopped it, None if only the launcher
+            knows.
+        code: the signal that stopped it.
+    """
+
+    cause: Cause | None = None
+    code: StopCode = StopCode.NONE
+
+    @property
+    def is_done(self) -> bool:
+        return self.cause == "finished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The start of a task that computes, as its launcher describes it.
+
+    Attributes:
+        job_id: the launcher's name for the job.
+        restart: earlier starts of this job by the launcher.
+        log: the file that the launcher writes its notices to.
+        began: when the job got its machines, seconds since 1970.
+        node: what the launcher calls this machine.
+        cause_of: what a signal meant.
+    """
+
+    job_id: str = ""
+    restart: int = 0
+    log: Path | None = None
+    began: float | None = None
+    node: str = ""
+    cause_of: Callable[[StopCode], Cause | None] = field(default=lambda code: None)
 
 
 class Work(ABC):
-    """Work in its folder, which jobs open again by its request (`open_work`).
-
-    Args:
-        request: what is asked; default: what the folder says.
+    """A work in its folder, which jobs open again (`open_work`).
 
     Attributes:
         folder: where everything of it is, the logs of its jobs too.
-        request_type: the class of `request`.
+        run: the run that it belongs to; None for statistics.
         command: the command that continues it when it is run again, for messages.
         called, doing, unit: what it is, what computing it is called, and what its progress is
-            counted in, for people who watch.
-
-    Raises:
-        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
+            counted in.
+        is_world: whether the processes of a task form one world of ranks, or each is a task of its
+            own.
+        has_successors: whether another job may wait for its job to end badly.
     """
 
     command: ClassVar[str]
-    request_type: ClassVar[type[Request]]
     called: ClassVar[str] = "work"
     doing: ClassVar[str] = "computing"
     unit: ClassVar[str] = "rows"
-    request: Request
-
-    def __init__(self, folder: Path, request: Request | None = None) -> None:
-        self.folder = folder
-        self.request = request or self.request_type.load(folder)
+    is_world: ClassVar[bool] = False
+    has_successors: ClassVar[bool] = False
+    kind: str
+    folder: Path
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name in messages."""
         return self.folder.name
 
     @property
+    def run(self) -> RunFolder | None:
+        return None
+
+    @property
+    @abstractmethod
     def ledger(self) -> Ledger:
         """Which tasks were started, crashed or were cancelled."""
-        return Ledger(self.folder / "jobs.jsonl")
+
+    def history(self) -> History:
+        return self.ledger.history()
+
+    @property
+    @abstractmethod
+    def input_file(self) -> Path:
+        """The file that says what is to be computed."""
+
+    @abstractmethod
+    def budget(self, within_s: float) -> Budget:
+        """How often it is started again.
+
+        Raises:
+            OSError: that cannot be read for ``within_s`` seconds.
+        """
+
+    def nodes(self, within_s: float) -> int:
+        """How many nodes one of its tasks runs on.
+
+        Raises:
+            OSError: that cannot be read for ``within_s`` seconds.
+        """
+        return 1
 
     @property
     @abstractmethod
@@ -252,30 +333,140 @@ class Work(ABC):
 
     @abstractmethod
     def to_start(self) -> list[int]:
-        """The pieces that tasks are to be started for; empty if the work is done."""
+        """The pieces that need a task; empty if the work is done."""
 
     @abstractmethod
     def rows_done(self) -> tuple[int, int]:
-        """How much is computed, and how much there is in all."""
+        """How much is computed, and how much there is in all, in `unit`."""
 
     @abstractmethod
     def moved_at(self) -> float | None:
-        """When something of it was last computed, seconds since 1970; None before the first."""
+        """When a unit of it was last computed, seconds since 1970; None before the first."""
 
     def compute(
         self,
         ranks: "Ranks",
-        should_stop: Callable[[], bool] = lambda: False,
-        only: Collection[int] | None = None,
-    ) -> bool:
-        """Compute the missing ones of some pieces, and then the product; False if it was asked to
-        stop before.
+        stop: StopFlag | None = None,
+        pieces: Collection[int] | None = None,
+        start: Start | None = None,
+    ) -> Outcome:
+        """Compute the missing ones of some pieces, and then the product.
 
         Args:
-            should_stop: asked before every batch or step.
-            only: the pieces of this process.
+            stop: looked at before every batch or step; default: nothing stops it.
+            pieces: those of this process; None for all.
+            start: of the task; default: one without a launcher.
 
         Raises:
-            CldError: what is needed is gone or has changed, or the result cannot be made.
+            CldError: an input is gone or has changed, or the result cannot be made.
         """
-        return self.is_done or resolve(KINDS[self.request.kind][1])(self, ranks, should_stop, only)
+        if self.is_done and not self.is_world:
+            return Outcome("finished")
+        compute = resolve(KINDS[self.kind][1])
+        outcome: Outcome = compute(
+            self, ranks, StopFlag() if stop is None else stop, pieces, start or Start()
+        )
+        return outcome
+
+
+class Training(Work):
+    """The training of a run: one piece, which a world of ranks computes.
+
+    Args:
+        heard: called after each event that this process appends to the ledger.
+    """
+
+    command = "cldctl resume"
+    called, doing, unit = "training", "training", "steps"
+    is_world = has_successors = True
+    kind = "training"
+
+    def __init__(self, folder: Path, heard: Callable[[Event], None] | None = None) -> None:
+        self.folder = folder
+        self._run = RunFolder(folder, heard)
+        self._recipe: Recipe | None = None
+
+    @property
+    def run(self) -> RunFolder:
+        return self._run
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._run.ledger
+
+    @property
+    def input_file(self) -> Path:
+        return self._run.recipe_file
+
+    def recipe(self, within_s: float = 0.0, *, with_plugins: bool = False) -> "Recipe":
+        """The recipe of the run, as it was when it was first read.
+
+        Args:
+            with_plugins: import its plug-ins.
+
+        Raises:
+            RecipeError: it is damaged.
+            OSError: it cannot be read for ``within_s`` seconds.
+        """
+        if self._recipe is None or with_plugins:
+            self._recipe = self._run.recipe(within_s=within_s, with_plugins=with_plugins)
+        return self._recipe
+
+    def nodes(self, within_s: float) -> int:
+        return self.recipe(within_s).cluster.nodes
+
+    def budget(self, within_s: float) -> Budget:
+        spec = self.recipe(within_s).train
+        return Budget(retries=spec.max_retries, a_day=spec.max_crashes_a_day)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the newest attempt did all steps that it was asked for."""
+        return self.history().cause == "finished"
+
+    def to_start(self) -> list[int]:
+        return [] if self.is_done else [0]
+
+    def rows_done(self) -> tuple[int, int]:
+        """How many steps are done, and how many were asked for."""
+        progress = self._run.progress()
+        history = self.history().with_progress(progress, self._run.steps_to_continue_from())
+        steps = history.steps if history.steps is not None else progress.get("steps", 0)
+        reached = history.last.last_step if history.last is not None else None
+        return max(progress.get("step", 0), reached or 0, history.saved or 0), steps or 0
+
+    def moved_at(self) -> float | None:
+        return self._run.progress().get("time")
+
+
+class RequestedWork(Work):
+    """A work that a request describes.
+
+    Args:
+        request: what is asked; default: what the folder says.
+
+    Attributes:
+        request_type: the class of `request`.
+
+    Raises:
+        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
+    """
+
+    request_type: ClassVar[type[Request]]
+    request: Request
+
+    def __init__(self, folder: Path, request: Request | None = None) -> None:
+        self.folder = folder
+        self.request = request or self.request_type.load(folder)
+        self.kind = self.request.kind
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder / "jobs.jsonl")
+
+    @property
+    def input_file(self) -> Path:
+        return self.folder / "request.json"
+
+    def budget(self, within_s: float) -> Budget:
+        return Budget(retries=self.request.retries)

@@ -1,16 +1,18 @@
 """Sampling: from noise at t = 1 to data, with any score (a network's, or an exact one of
 `analytic`).
 
-Each method is a module with a function ``sample(score, sde, spec, u, draws, watcher)``:
+A method is a function ``method(score, sde, spec, u, draws)`` in a module of its own. It gives its
+grid and one step, as `FixedSteps`; `drive` does the rest for all of them. Its arguments are
 
-    u       (B, nC, ...), a draw of the prior at t = 1, which the function may overwrite draws
-    ``draws(count, halves)`` yields standard normal noise (B, halves * C, ...) ``count`` times
-    watcher is told where the sampler is (`Watcher`); only those who watch pass one solution, a
-    keyword that methods with ``needs_solution`` have: `cld_core.run.tunings.Solution`
+    score   maps (u, t) to the score of the scored halves, (B, mC, ...)
+    u       (B, nC, ...), a draw of the prior at t = 1; the steps may overwrite it
+    draws   ``draws(count, halves)`` yields standard normal noise (B, halves * C, ...) ``count``
+            times
 
-It returns u at the end, denoised if ``spec.denoise``, and the evaluations of the network per
-sample, an int or (B,). Its results are bit-identical with and without a watcher. What samplers
-share is here, too: their grid and last step, and the split of the score into a known part and a
+A method with ``needs_solution`` also has a keyword ``solution``, a
+`cld_core.run.tunings.TunedSampler`.
+
+What methods share is here, too: their grid, and the split of the score into a known part and a
 rest.
 """
 
@@ -26,8 +28,8 @@ from torch import Tensor
 from cld_core.config.registry import implementation_of
 from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError
-from cld_core.registration import described, trial
-from cld_core.run.tunings import Solution
+from cld_core.plugins import described, trial
+from cld_core.run.tunings import TunedSampler
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion, Schedule
 from cld_core.sde.matrices import combined
@@ -35,6 +37,8 @@ from cld_core.solver import Observer, Steps
 
 T = TypeVar("T", bound=Any)
 Nfe = TypeVar("Nfe", int, Tensor)
+# Network evaluations per sample: the same for all, or (B,), int64.
+Evaluations = int | Tensor
 
 # Numbers that are drawn at once for each sample. A constant of the format: changing it changes
 # every sample. The number of samples must not matter, or a sample would depend on its batch.
@@ -42,6 +46,37 @@ BLOCK = 4096
 
 # (count, halves) -> ``count`` tensors of standard normal noise, (B, halves * C, ...).
 Draws = Callable[[int, int], Iterator[Tensor]]
+
+
+@dataclass(frozen=True)
+class FixedSteps:
+    """A method that makes the same steps for every sample.
+
+    Attributes:
+        times: of the states between the steps: from 1 to ``spec.eps``.
+        step: maps u (B, nC, ...) at ``times[i]``, and i, to u at ``times[i + 1]``.
+        denoise: maps u at the end to the sample, if ``spec.denoise``; None: as `ended` does, with
+            one more evaluation.
+        shares: for a watcher, the share of the steps that is done at each time but the last; None
+            for a state that is not shown. By default all are shown and all steps count the same.
+    """
+
+    times: Sequence[float]
+    step: Callable[[Tensor, int], Tensor]
+    denoise: Callable[[Tensor], Tensor] | None = None
+    shares: Sequence[float | None] | None = None
+
+
+@dataclass(frozen=True)
+class AdaptiveSteps:
+    """A method whose solver chooses the steps of each sample.
+
+    Attributes:
+        solve: u (B, nC, ...) at ``spec.eps``, and the evaluations of each sample, (B,). The
+            observer, if there is one, is shown the solver's steps.
+    """
+
+    solve: Callable[[Observer | None], tuple[Tensor, Tensor]]
 
 
 class Watcher:
@@ -59,9 +94,6 @@ class Watcher:
         """The adaptive flow starts from u (B, nC, ...) at t = 1 towards ``end``; what it returns is
         shown its steps."""
         return None
-
-
-UNWATCHED = Watcher()
 
 
 class Noise(Protocol):
@@ -86,12 +118,11 @@ class Samples:
 
 
 def concatenated(parts: Sequence[T]) -> T:
-    """Results of several batches, such as `Samples`, as one: dataclasses, of which the tensors are
-    concatenated."""
-    columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
-    tensors = {
-        name: torch.cat(each) for name, each in columns.items() if isinstance(each[0], Tensor)
-    }
+    """The results of several batches, dataclasses such as `Samples`, with tensors concatenated."""
+    tensors = {}
+    for name, value in vars(parts[0]).items():
+        if isinstance(value, Tensor):
+            tensors[name] = torch.cat([getattr(part, name) for part in parts])
     return replace(parts[0], **tensors)
 
 
@@ -103,7 +134,7 @@ def sample(
     noise: Noise,
     data_shape: tuple[int, ...],
     watcher: Watcher | None = None,
-    solution: Solution | None = None,
+    solution: TunedSampler | None = None,
 ) -> Samples:
     """Draw as many samples as ``noise`` has rows. Each depends on its own noise only.
 
@@ -124,17 +155,16 @@ def sample(
     """
     spec.require_usable()
     channels, *rest = data_shape
-    u = sde.prior(noise.normal((channels * sde.n, *rest)))
+    prior = sde.prior(noise.normal((channels * sde.n, *rest)))
+    shape = prior.shape
 
     def draws(count: int, halves: int) -> Iterator[Tensor]:
         return stream(noise, (channels * halves, *rest), count)
 
-    watched = () if watcher is None else (watcher,)
-    fitted = {"solution": solution} if spec.needs_solution else {}
-    shape, drawn = (
-        u.shape,
-        implementation_of("sampling", spec)(score, sde, spec, u, draws, *watched, **fitted),
-    )
+    method = implementation_of("sampling", spec)
+    if spec.needs_solution:
+        method = functools.partial(method, solution=solution)
+    drawn = drive(method, score, sde, spec, prior, draws, watcher)
     with trial("sampling.method", spec.method):
         is_pair = isinstance(drawn, tuple) and len(drawn) == 2 and hasattr(drawn[1], "__index__")
         if not is_pair or getattr(drawn[0], "shape", None) != shape:
@@ -143,14 +173,75 @@ def sample(
                 f"score)"
             )
     u, nfe = drawn
-    nfe_each = (
-        nfe
-        if isinstance(nfe, Tensor)
-        else torch.full((len(u),), nfe, dtype=torch.int64, device=u.device)
-    )
+    if not isinstance(nfe, Tensor):
+        nfe = torch.full((len(u),), nfe, dtype=torch.int64, device=u.device)
     if sde.n == 1:
-        return Samples(u, None, nfe_each)
-    return Samples(u[:, :channels].contiguous(), u[:, channels:].contiguous(), nfe_each)
+        return Samples(u, None, nfe)
+    return Samples(u[:, :channels].contiguous(), u[:, channels:].contiguous(), nfe)
+
+
+def drive(
+    method: Callable[..., Any],
+    score: ScoreFunction,
+    sde: Diffusion,
+    spec: SamplingSpec,
+    u: Tensor,
+    draws: Draws,
+    watcher: Watcher | None = None,
+) -> tuple[Tensor, Evaluations]:
+    """The samples u (B, nC, ...) of a method, denoised if ``spec.denoise``, and its evaluations.
+
+    They are bit-identical with and without a watcher. A plug-in's method may make its steps itself
+    and return this pair; it is then returned as it is.
+
+    Raises:
+        RecipeError: there is a watcher, and the method makes its steps itself.
+    """
+    counted = _Counted(score)
+    steps = method(counted, sde, spec, u, draws)
+    if isinstance(steps, AdaptiveSteps):
+        u, nfe = steps.solve(None if watcher is None else watcher.flow(u, spec.eps))
+        return ended(score, sde, spec, u, nfe)
+    if isinstance(steps, FixedSteps):
+        u = _made(steps, u, watcher or Watcher())
+        if not spec.denoise:
+            return u, counted.evaluations
+        if steps.denoise is not None:
+            return steps.denoise(u), counted.evaluations
+        return ended(score, sde, spec, u, counted.evaluations)
+    if watcher is not None:
+        raise RecipeError(
+            f"the states of sampling.method={spec.method} cannot be shown: it makes its steps "
+            f"itself. Let it return `cld_core.samplers.FixedSteps`."
+        )
+    return steps
+
+
+class _Counted:
+    """A score that counts its evaluations. In all else it is the ``score``."""
+
+    def __init__(self, score: ScoreFunction) -> None:
+        self._score = score
+        self.evaluations = 0
+
+    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+        self.evaluations += 1
+        return self._score(u, t)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._score, name)
+
+
+def _made(steps: FixedSteps, u: Tensor, watcher: Watcher) -> Tensor:
+    """u (B, nC, ...) after all steps."""
+    *starts, end = steps.times
+    shares = steps.shares or [i / len(starts) for i in range(len(starts))]
+    for i, (t, share) in enumerate(zip(starts, shares, strict=True)):
+        if share is not None:
+            watcher.visit(t, u, share)
+        u = steps.step(u, i)
+    watcher.visit(end, u, 1.0)
+    return u
 
 
 def stream(noise: Noise, shape: tuple[int, ...], steps: int) -> Iterator[Tensor]:
@@ -216,22 +307,23 @@ def grid_of(spec: FixedStepSpec, schedule: Schedule, *, per_step: int = 1) -> li
     Raises:
         RecipeError: there are not enough evaluations for one step.
     """
-    own = spec.nfe - 1 if spec.denoise else spec.nfe
-    steps = own // per_step
+    for_denoising = int(spec.denoise)
+    steps = (spec.nfe - for_denoising) // per_step
     if steps == 0:
-        least = per_step + spec.nfe - own
-        text = (
-            f"is too small for sampling.method={spec.method}, a step of which takes {per_step} "
-            f"evaluations here"
+        raise RecipeError(
+            f"sampling.nfe={spec.nfe} is too small for sampling.method={spec.method}, a step of "
+            f"which takes {per_step} evaluations here. Set sampling.nfe={per_step + for_denoising} "
+            f"or more."
         )
-        raise RecipeError(f"sampling.nfe={spec.nfe} {text}. Set sampling.nfe={least} or more.")
     return schedule.grid(spec.spacing, steps, spec.eps, spec.grid_power)
 
 
 @functools.lru_cache(maxsize=4096)
 def _split(sde: Diffusion, t: float) -> tuple[Tensor, Tensor]:
-    """alpha of (s, u_S), and s of (alpha, u_S), (m, 2m) each: the times of a grid come again with
-    every batch."""
+    """alpha of (s, u_S), and s of (alpha, u_S), (m, 2m) each.
+
+    Cached, because every batch has the same times.
+    """
     target, known, inverse, shift = sde.known(t)
     return -torch.cat([inverse, shift], dim=1), -torch.cat([target, known], dim=1)
 
@@ -259,8 +351,6 @@ def ended(
     If ``spec.denoise``, it is the mean of one more Euler-Maruyama step to time 0 (docs/math.md
     section 7).
     """
-    return (
-        (sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps), nfe + 1)
-        if spec.denoise
-        else (u, nfe)
-    )
+    if not spec.denoise:
+        return u, nfe
+    return sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps), nfe + 1

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from cld_core.analytic import gaussian
 from cld_core.config.sampling import ExponentialSpec
-from cld_core.samplers import UNWATCHED, Draws, Watcher, grid_of, rest, score_from_rest
+from cld_core.samplers import Draws, FixedSteps, drive, grid_of, rest, score_from_rest
 from cld_core.samplers.multistep import (
-    Step,
+    StepCoefficients,
     alpha_fields,
-    follow,
     interpolating,
     known_part,
+    predictor_corrector,
     segments,
 )
 from cld_core.score import ScoreFunction
@@ -34,14 +34,9 @@ _log = logging.getLogger(__name__)
 _NARROW_STD, _MOST_WIDENING = 0.04, 2.0
 
 
-def sample(
-    score: ScoreFunction,
-    sde: Diffusion,
-    spec: ExponentialSpec,
-    u: Tensor,
-    draws: Draws,
-    watcher: Watcher = UNWATCHED,
-) -> tuple[Tensor, int]:
+def method(
+    score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws
+) -> FixedSteps:
     """See `cld_core.samplers`.
 
     One evaluation per step. The corrector uses that of the next step, or of the denoising step, and
@@ -49,55 +44,63 @@ def sample(
     """
     if spec.eta > 0:
         _warn_of_growing_noise(sde, replace(spec, repeats=1))
-    return _solve(score, sde, spec, u, draws, watcher)
+    return _method(score, sde, spec, u, draws)
 
 
-def _solve(
-    score: ScoreFunction,
-    sde: Diffusion,
-    spec: ExponentialSpec,
-    u: Tensor,
-    draws: Draws,
-    watcher: Watcher = UNWATCHED,
-) -> tuple[Tensor, int]:
+def _method(
+    score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws
+) -> FixedSteps:
     """Groups of `spec.jump` steps, each made several times: the forward process leads from its end
-    to its start.
+    to its start. A watcher sees the last time.
 
     If the number of steps is not a multiple of that, the first group is shorter: steps near the
     data matter most.
     """
-    times = grid_of(spec, sde.schedule)
-    count = len(times) - 1
+    grid = grid_of(spec, sde.schedule)
+    count = len(grid) - 1
     jump = spec.jump if spec.repeats > 1 else count
     firsts = [0, *range(count % jump or jump, count, jump)]
-    forth, noise = (
-        draws(len(firsts) * (spec.repeats - 1), sde.n),
-        draws(count * spec.repeats, sde.n),
-    )
-    newest = u
+    back = draws(len(firsts) * (spec.repeats - 1), sde.n)
+    noise = draws(count * spec.repeats, sde.n)
+
+    times: list[float] = []
+    coefficients: list[StepCoefficients] = []
+    shares: list[float | None] = []
+    starts: set[int] = set()
+    ends: dict[int, float] = {}  # of groups that are made again: the last step, and its end
+    for first, last in pairwise([*firsts, count]):
+        group = steps(sde, tuple(grid[first : last + 1]), spec.order, spec.corrector, spec.eta)
+        for left in reversed(range(spec.repeats)):
+            starts.add(len(times))
+            times += grid[first:last]
+            coefficients += group
+            if left:
+                ends[len(times) - 1] = grid[last]
+                shares += [None] * (last - first)
+            else:
+                shares += [i / count for i in range(first, last)]
+    times.append(spec.eps)
 
     def alpha(u: Tensor, t: float) -> Tensor:
         return rest(score, sde, u, t)
 
-    for first, last in pairwise([*firsts, count]):
-        part = times[first : last + 1]
-        coefficients = steps(sde, tuple(part), spec.order, spec.corrector, spec.eta)
+    def score_of(alpha: Tensor, u: Tensor) -> Tensor:
+        return score_from_rest(alpha, sde, u, spec.eps)
 
-        def visit(t: float, u: Tensor, done: float, first: int = first, last: int = last) -> None:
-            if done < 1.0 or last == count:
-                watcher.visit(t, u, (first + (last - first) * done) / count)
+    forth = predictor_corrector(
+        sde, spec, times, coefficients, alpha, score_of, noise, starts=starts, shares=shares
+    )
 
-        for left in reversed(range(spec.repeats)):
-            seen = UNWATCHED.visit if left else visit
-            ends = not left and last == count and spec.denoise
-            u, newest = follow(
-                u, part, coefficients, alpha, noise, seen, order=spec.order, evaluate_last=ends
-            )
-            if left:
-                u = sde.forward(u, next(forth), part[-1], part[0])
-    if spec.denoise:
-        u = sde.euler_step(u, score_from_rest(newest, sde, u, spec.eps), spec.eps, spec.eps)
-    return u, count * spec.repeats + int(spec.denoise)
+    if not ends:
+        return forth
+
+    def step(u: Tensor, i: int) -> Tensor:
+        u = forth.step(u, i)
+        if i in ends:
+            u = sde.forward(u, next(back), ends[i], times[i + 1])
+        return u
+
+    return replace(forth, step=step)
 
 
 @functools.lru_cache(maxsize=64)
@@ -105,19 +108,18 @@ def _warn_of_growing_noise(sde: Diffusion, spec: ExponentialSpec) -> None:
     """Warn if samples are much too wide: once, because the call is cached."""
     factor = widening(sde, spec)
     if not factor <= _MOST_WIDENING:
-        settings = (
-            f"sampling.eta={spec.eta:g}, order={spec.order}, "
-            f"corrector={str(spec.corrector).lower()}"
-        )
-        text = f"is too small for {settings}: narrow data come out {factor:.3g} times too wide"
         # docs/samplers.md, "Noise": no other order is narrower.
         is_best = spec.order == 2 and not spec.corrector
-        fix = (
-            "Raise it, or lower eta"
-            if is_best
-            else "Raise it, lower eta, or set order=2 and corrector=false"
+        _log.warning(
+            "sampling.nfe=%d is too small for sampling.eta=%g, order=%d, corrector=%s: narrow data "
+            "come out %.3g times too wide. Raise it, %s.",
+            spec.nfe,
+            spec.eta,
+            spec.order,
+            str(spec.corrector).lower(),
+            factor,
+            "or lower eta" if is_best else "lower eta, or set order=2 and corrector=false",
         )
-        _log.warning("sampling.nfe=%d %s. %s.", spec.nfe, text, fix)
 
 
 def widening(sde: Diffusion, spec: ExponentialSpec) -> float:
@@ -133,14 +135,15 @@ def widening(sde: Diffusion, spec: ExponentialSpec) -> float:
     def draws(count: int, halves: int) -> Iterator[Tensor]:
         yield from units[:, n:].split(halves, dim=1)
 
-    u, _ = _solve(gaussian(_NARROW_STD, d=1).score(sde), sde, spec, sde.prior(units[:, :n]), draws)
+    score = gaussian(_NARROW_STD, d=1).score(sde)
+    u, _ = drive(_method, score, sde, spec, sde.prior(units[:, :n]), draws)
     return float(u[:, 0].norm()) / _NARROW_STD
 
 
 @functools.lru_cache(maxsize=64)
 def steps(
     sde: Diffusion, times: tuple[float, ...], order: int, corrector: bool, eta: float
-) -> tuple[Step, ...]:
+) -> tuple[StepCoefficients, ...]:
     """The coefficients for a grid, computed once for each pair of diffusion and grid.
 
     Args:

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from cld_core.config.sampling import GddimSpec
-from cld_core.samplers import UNWATCHED, Draws, Watcher, grid_of
+from cld_core.samplers import Draws, FixedSteps, grid_of
 from cld_core.samplers.multistep import (
     Segment,
-    Step,
+    StepCoefficients,
     alpha_fields,
     drift,
-    follow,
     interpolating,
     noise_factor,
+    predictor_corrector,
     pulling,
     segments,
 )
@@ -34,21 +34,16 @@ from cld_core.sde.matrices import apply, combined
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseConversion:
     """Conversion between score and noise at one time: noise = forth (u, s), and s = back noise."""
 
     forth: Tensor  # (k, n + m)
     back: Tensor  # (m, k)
 
 
-def sample(
-    score: ScoreFunction,
-    sde: Diffusion,
-    spec: GddimSpec,
-    u: Tensor,
-    draws: Draws,
-    watcher: Watcher = UNWATCHED,
-) -> tuple[Tensor, int]:
+def method(
+    score: ScoreFunction, sde: Diffusion, spec: GddimSpec, u: Tensor, draws: Draws
+) -> FixedSteps:
     """See `cld_core.samplers`. One evaluation per step; the corrector repeats none, as in
     `exponential`."""
     times = grid_of(spec, sde.schedule)
@@ -57,21 +52,19 @@ def sample(
     def noise_at(u: Tensor, t: float) -> Tensor:
         return combined(noises[t].forth, (*sde.halves(u), *sde.scored_halves(score(u, t))))
 
-    white, last = draws(len(steps), sde.n), spec.denoise
-    u, newest = follow(
-        u, times, steps, noise_at, white, watcher.visit, order=spec.order, evaluate_last=last
-    )
-    if spec.denoise:
-        u = sde.euler_step(u, apply(noises[spec.eps].back, newest), spec.eps, spec.eps)
-    return u, spec.nfe
+    def score_of(noise: Tensor, u: Tensor) -> Tensor:
+        return apply(noises[spec.eps].back, noise)
+
+    white = draws(len(steps), sde.n)
+    return predictor_corrector(sde, spec, times, steps, noise_at, score_of, white)
 
 
 @functools.lru_cache(maxsize=64)
 def coefficients(
     sde: Diffusion, times: tuple[float, ...], root: str, order: int, corrector: bool, eta: float
-) -> tuple[tuple[Step, ...], dict[float, Noise]]:
-    """Steps for a grid, and the `Noise` at each of its times. With eta > 0, they are of order 0
-    without corrector.
+) -> tuple[tuple[StepCoefficients, ...], dict[float, NoiseConversion]]:
+    """Steps for a grid, and the `NoiseConversion` at each of its times. With eta > 0, they are of
+    order 0 without corrector.
 
     Args:
         root: "flow" is R, "cholesky" the lower Cholesky factor, whose noise of the scored halves is
@@ -116,26 +109,28 @@ def _closed(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     )
 
 
-def _noise(sde: Diffusion, t: float, root: Tensor) -> Noise:
+def _noise(sde: Diffusion, t: float, root: Tensor) -> NoiseConversion:
     """Of all halves."""
     covariance = kernel(sde, t)
     back = -torch.linalg.solve(covariance, root)[sde.n - sde.m :]
-    return Noise(-torch.linalg.solve(root, covariance) @ whole_score(sde, t), back)
+    return NoiseConversion(-torch.linalg.solve(root, covariance) @ whole_score(sde, t), back)
 
 
-def _scored_noise(sde: Diffusion, t: float) -> Noise:
+def _scored_noise(sde: Diffusion, t: float) -> NoiseConversion:
     """Of the scored halves. E^-1 is the transpose of the scored block of L."""
     first = sde.n - sde.m
-    return Noise(
+    return NoiseConversion(
         torch.nn.functional.pad(-sde.factor(t)[first:, first:].T, (sde.n, 0)), -sde.target(t)
     )
 
 
-def _stochastic(sde: Diffusion, plain: Segment, closed: Segment, root: Tensor, eta: float) -> Step:
+def _stochastic(
+    sde: Diffusion, plain: Segment, closed: Segment, root: Tensor, eta: float
+) -> StepCoefficients:
     """The mean of x moves with the drift, and deviations from it as they would around a single data
     point."""
     predictor = ((closed.whole - plain.whole) @ root)[None]
-    return Step(plain.whole, predictor, predictor[:0], noise_factor(sde, closed, eta))
+    return StepCoefficients(plain.whole, predictor, predictor[:0], noise_factor(sde, closed, eta))
 
 
 def kernel(sde: Diffusion, t: float | Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 The result of an evaluation at u and t, a *field* (`exponential`: alpha; `gddim`: noise), is
 interpolated between evaluations; the linear rest of the equation is solved exactly. Both samplers
-share the steps, their weights and the loop.
+share the steps and their weights.
 
 Coefficients come from float64 quadrature of small linear equations over the steps of a grid
 (docs/math.md section 7.2): du/dt = A(t) u + f(t), with few components n that are the same for every
@@ -16,7 +16,7 @@ summed at the same nodes: both are exact to rounding.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cld_core.config.sampling import ExponentialSpec, GddimSpec
+from cld_core.samplers import FixedSteps
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import add, apply
 
@@ -31,8 +33,7 @@ NODES = 16
 
 
 def _collocation() -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes (16,) and weights (16,) on [0, 1], and the matrix (16, 16) of integrals from 0 to each
-    node."""
+    """Nodes (16,), weights (16,), and integrals from 0 to each node (16, 16), on [0, 1]."""
     x, w = np.polynomial.legendre.leggauss(NODES)
     # Column l of the inverse holds the Legendre coefficients of the l-th Lagrange polynomial.
     coefficients = np.linalg.inv(np.polynomial.legendre.legvander(x, NODES - 1))
@@ -65,25 +66,28 @@ class Segment:
 
 
 def segments(times: list[float], matrix: Callable[[Tensor], Tensor]) -> list[Segment]:
-    """One segment per step of ``times``, which decrease; ``matrix`` maps times (K,) to A (K, n, n),
-    float64."""
+    """One segment per step of the falling ``times``.
+
+    ``matrix`` maps times (K,) to A (K, n, n), float64.
+    """
     edges = [_panel_edges(end, start) for start, end in pairwise(times)]
     low = torch.tensor([a for step in edges for a, _ in pairwise(step)], dtype=torch.float64)
     width = torch.tensor([b - a for step in edges for a, b in pairwise(step)], dtype=torch.float64)
     nodes = low[:, None] + width[:, None] * _X
     inside, across = _transport(matrix(nodes.flatten()).unflatten(0, nodes.shape), width)
-    out, first = [], 0
+    found = []
+    first = 0
     for step in edges:
-        panels = range(first, first + len(step) - 1)
-        first = panels.stop
-        back, whole = [], torch.eye(inside.shape[-1], dtype=torch.float64)
-        for panel in panels:
+        last = first + len(step) - 1
+        back = []
+        whole = torch.eye(inside.shape[-1], dtype=torch.float64)
+        for panel in range(first, last):
             back.append(whole @ inside[panel])
             whole = whole @ across[panel]
-        kept = slice(panels.start, panels.stop)
-        weights = (width[kept, None] * _W).flatten()
-        out.append(Segment(nodes[kept].flatten(), weights, torch.cat(back), whole))
-    return out
+        weights = (width[first:last, None] * _W).flatten()
+        found.append(Segment(nodes[first:last].flatten(), weights, torch.cat(back), whole))
+        first = last
+    return found
 
 
 def _panel_edges(low: float, high: float) -> list[float]:
@@ -110,7 +114,7 @@ def _transport(a: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepCoefficients:
     """Coefficients of one step, for fields of k parts. Fields come newest first."""
 
     transition: Tensor  # (n, n), Phi
@@ -120,47 +124,49 @@ class Step:
     noise: Tensor | None  # (n, n), lower Cholesky factor; None without noise
 
 
-def follow(
-    u: Tensor,
+def predictor_corrector(
+    sde: Diffusion,
+    spec: ExponentialSpec | GddimSpec,
     times: Sequence[float],
-    steps: Sequence[Step],
+    steps: Sequence[StepCoefficients],
     field: Callable[[Tensor, float], Tensor],
+    score_of: Callable[[Tensor, Tensor], Tensor],
     noise: Iterator[Tensor],
-    visit: Callable[[float, Tensor, float], object],
     *,
-    order: int,
-    evaluate_last: bool,
-) -> tuple[Tensor, Tensor]:
-    """u (B, nC, ...) at times[-1], from u at times[0], and the newest field, (B, kC, ...).
+    starts: Container[int] = (0,),
+    shares: Sequence[float | None] | None = None,
+) -> FixedSteps:
+    """The method with the coefficients ``steps``. One evaluation of ``field`` per step.
 
-    One evaluation of ``field`` per step. The corrector uses that of the next step, or of the
-    denoising step, and so costs none.
+    The corrector uses that of the next step, or of the denoising step, and so costs none.
 
     Args:
-        visit: `Watcher.visit`.
-        evaluate_last: evaluate the field at times[-1], too, as the denoising step needs it.
+        field: maps u and t to the field, (B, kC, ...), by one evaluation of the score.
+        score_of: the score (B, mC, ...) at the end, from the field there and the corrected u.
+        starts: the steps that use no field of earlier steps.
+        shares: as `FixedSteps`.
     """
     history: list[Tensor] = []
-    correction: Sequence[Tensor] = ()
 
-    def evaluate(t: float) -> None:
-        """Evaluate the field at u and t, and correct u with it."""
-        history.insert(0, field(u, t))
-        _add_all(u, correction, history)
-        del history[order + 1 :]
+    def step(u: Tensor, i: int) -> Tensor:
+        if i in starts:
+            history[:] = [field(u, times[i])]
+        coefficients = steps[i]
+        u = apply(coefficients.transition, u)
+        _add_all(u, coefficients.predictor.unbind(), history)
+        if coefficients.noise is not None:
+            u.add_(apply(coefficients.noise, next(noise)))
+        is_last = i + 1 == len(steps)
+        if spec.denoise if is_last else i + 1 not in starts:
+            history.insert(0, field(u, times[i + 1]))
+            _add_all(u, coefficients.correction.unbind(), history)
+            del history[spec.order + 1 :]
+        return u
 
-    for number, (step, t) in enumerate(zip(steps, times[:-1], strict=True)):
-        evaluate(t)
-        visit(t, u, number / len(steps))
-        u = apply(step.transition, u)
-        _add_all(u, step.predictor.unbind(), history)
-        if step.noise is not None:
-            u.add_(apply(step.noise, next(noise)))
-        correction = step.correction.unbind()
-    if evaluate_last:
-        evaluate(times[-1])
-    visit(times[-1], u, 1.0)
-    return u, history[0]
+    def denoise(u: Tensor) -> Tensor:
+        return sde.euler_step(u, score_of(history[0], u), spec.eps, spec.eps)
+
+    return FixedSteps(times, step, denoise, shares)
 
 
 def interpolating(
@@ -171,7 +177,7 @@ def interpolating(
     order: int,
     corrector: bool,
     eta: float = 0.0,
-) -> tuple[Step, ...]:
+) -> tuple[StepCoefficients, ...]:
     """The steps over the segments ``parts`` of a grid.
 
     Step i interpolates with degree min(order, i), which is what the evaluations so far allow. The
@@ -195,7 +201,9 @@ def interpolating(
             correction[: len(corrected)] += corrected
             correction[1 : len(predictor) + 1] -= predictor
         steps.append(
-            Step(part.whole, predictor, correction, noise_factor(sde, part, eta) if eta else None)
+            StepCoefficients(
+                part.whole, predictor, correction, noise_factor(sde, part, eta) if eta else None
+            )
         )
     return tuple(steps)
 

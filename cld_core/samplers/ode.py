@@ -5,29 +5,21 @@ from collections.abc import Callable
 from torch import Tensor
 
 from cld_core.config.sampling import OdeSpec
-from cld_core.samplers import UNWATCHED, Draws, Watcher, ended
+from cld_core.samplers import AdaptiveSteps, Draws
 from cld_core.score import ScoreFunction, at_each, for_rows
 from cld_core.sde import Diffusion
-from cld_core.solver import solve
+from cld_core.solver import Observer, solve
 
 # A time (b,), and the score at it.
 _Stage = tuple[Tensor, Callable[[Tensor], Tensor]]
 
 
-def sample(
-    score: ScoreFunction,
-    sde: Diffusion,
-    spec: OdeSpec,
-    u: Tensor,
-    draws: Draws,
-    watcher: Watcher = UNWATCHED,
-) -> tuple[Tensor, Tensor]:
-    """See `cld_core.samplers`. Every sample has its own steps; the evaluations are (B,).
+def method(
+    score: ScoreFunction, sde: Diffusion, spec: OdeSpec, u: Tensor, draws: Draws
+) -> AdaptiveSteps:
+    """See `cld_core.samplers`. The state is float64, the score is evaluated in the type of u.
 
-    The state is float64, the score is evaluated in the type of u.
-
-    Raises:
-        SolverError: the tolerance is out of reach.
+    Its `solve` raises SolverError if the tolerance is out of reach.
     """
     shape, dtype = u.shape[1:], u.dtype
 
@@ -41,9 +33,17 @@ def sample(
         s = score_then(now) if here is score else here(now, t)
         return sde.flow(now, s, t).flatten(1)
 
-    observe = watcher.flow(u, spec.eps)
-    y = u.flatten(1)
-    solution = solve(
-        field, y, 1.0, spec.eps, rtol=spec.rtol, atol=spec.atol, prepare=prepare, observe=observe
-    )
-    return ended(score, sde, spec, solution.y.to(dtype).view_as(u), solution.nfe)
+    def solved(observe: Observer | None) -> tuple[Tensor, Tensor]:
+        solution = solve(
+            field,
+            u.flatten(1),
+            1.0,
+            spec.eps,
+            rtol=spec.rtol,
+            atol=spec.atol,
+            prepare=prepare,
+            observe=observe,
+        )
+        return solution.y.to(dtype).view_as(u), solution.nfe
+
+    return AdaptiveSteps(solved)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cld_core.config.sampling import ConjugateSpec, SplittingSpec
-from cld_core.samplers import UNWATCHED, Draws, Watcher, ended, grid_of, rest
+from cld_core.samplers import Draws, FixedSteps, grid_of, rest
 from cld_core.samplers.multistep import alpha_fields, known_part, segments
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
@@ -35,9 +35,8 @@ class Update:
     weight: Tensor | None = None  # (n, m)
     noise: Tensor | None = None  # (n, m), factors of white noise
     time: float | None = None
-    back: Tensor | None = (
-        None  # (n, n), from y to the u at which z is evaluated; None if they are the same
-    )
+    # (n, n), from y to the u at which z is evaluated; None if they are the same
+    back: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,11 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def group_of(sde: Diffusion, half: int) -> Group:
-    """Neighbouring halves drive each other and are in different groups; the last half, which is
-    noisy, is kicked."""
+    """The group of a half.
+
+    Neighbouring halves drive each other and are in different groups; the last half, which is noisy,
+    is kicked.
+    """
     return "kick" if (sde.n - 1 - half) % 2 == 0 else "drift"
 
 
@@ -96,8 +98,10 @@ def evaluating(sde: Diffusion, spec: Spec) -> tuple[bool, ...]:
 
 @functools.lru_cache(maxsize=64)
 def steps(sde: Diffusion, times: tuple[float, ...], spec: Spec) -> tuple[tuple[Update, ...], ...]:
-    """The updates of each step. Without a change of variables z is the score, with one it is the
-    rest of the score."""
+    """The updates of each step.
+
+    Without a change of variables z is the score, with one it is the rest of the score.
+    """
     evaluated = evaluating(sde, spec)
     parts = _conjugate_parts(sde, times, spec) if spec.conjugate else _plain_parts(sde, times, spec)
     increments = (sde.schedule.between(t_next, t) for t, t_next in pairwise(times))
@@ -113,23 +117,23 @@ def _updates(
     """The updates of one step over an increment ``big_d`` of B. The first one changes u to y,
     too."""
     eye = torch.eye(sde.n, dtype=torch.float64)
-    central, into = spec.scheme == "velocity-verlet" and spec.reduced, part.frames[0]
+    is_central = spec.scheme == "velocity-verlet" and spec.reduced
+    into = part.frames[0]
     for entry, evaluates in zip(SCHEMES[spec.scheme], evaluated, strict=True):
         if entry is None:
             yield _relaxation(sde, big_d, spec.noise_scale)
             continue
         group, portion = entry
-        (linear, weight), at = part.pieces[portion], int(central or portion == "second")
-        mine = torch.tensor([group in ("all", group_of(sde, half)) for half in range(sde.n)])[
-            :, None
-        ]
+        linear, weight = part.pieces[portion]
+        at = int(is_central or portion == "second")
+        frame = part.frames[at]
+        changes = [group in ("all", group_of(sde, half)) for half in range(sde.n)]
+        changed = torch.tensor(changes)[:, None]
         yield Update(
-            matrix=(eye + mine * linear) @ into,
-            weight=mine * weight,
+            matrix=(eye + changed * linear) @ into,
+            weight=changed * weight,
             time=part.times[at] if evaluates else None,
-            back=None
-            if torch.equal(part.frames[at], into)
-            else torch.linalg.inv(part.frames[at]) @ into,
+            back=None if torch.equal(frame, into) else torch.linalg.inv(frame) @ into,
         )
         into = eye
 
@@ -139,10 +143,8 @@ def _relaxation(sde: Diffusion, big_d: float, noise_scale: float) -> Update:
 
     ``noise_scale``, the paper's lambda_s, applies to all scored halves except the last.
     """
-    matrix, noise = (
-        torch.eye(sde.n, dtype=torch.float64),
-        torch.zeros(sde.n, sde.m, dtype=torch.float64),
-    )
+    matrix = torch.eye(sde.n, dtype=torch.float64)
+    noise = torch.zeros(sde.n, sde.m, dtype=torch.float64)
     for j, rate in enumerate(sde.D):
         half = sde.n - sde.m + j
         relaxed = rate * sde.precision[half] * big_d
@@ -154,16 +156,17 @@ def _relaxation(sde: Diffusion, big_d: float, noise_scale: float) -> Update:
 
 def _plain_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator[Parts]:
     """In u itself: the flow or, if there is noise, what relaxation leaves of the reverse SDE."""
-    noisy, first = None in SCHEMES[spec.scheme], sde.n - sde.m
+    is_noisy = None in SCHEMES[spec.scheme]
+    first = sde.n - sde.m
     a = torch.tensor(sde.A, dtype=torch.float64)
-    if noisy:
+    if is_noisy:
         a.diagonal()[first:] -= (
             0.5 * torch.tensor(sde.D) * torch.tensor(sde.precision[first:], dtype=torch.float64)
         )
 
     def fields(t: Tensor) -> Tensor:
         """Of the score."""
-        diagonal = torch.diag_embed((-1.0 if noisy else -0.5) * sde.diffusion2(t))
+        diagonal = torch.diag_embed((-1.0 if is_noisy else -0.5) * sde.diffusion2(t))
         return torch.nn.functional.pad(diagonal, (0, 0, first, 0))
 
     return _parts(
@@ -212,14 +215,7 @@ def _parts(
         yield Parts((t, middle), frames, pieces)
 
 
-def sample(
-    score: ScoreFunction,
-    sde: Diffusion,
-    spec: Spec,
-    u: Tensor,
-    draws: Draws,
-    watcher: Watcher = UNWATCHED,
-) -> tuple[Tensor, int]:
+def method(score: ScoreFunction, sde: Diffusion, spec: Spec, u: Tensor, draws: Draws) -> FixedSteps:
     """See `cld_core.samplers`. One evaluation per step if reduced, else one per update that needs a
     score.
 
@@ -228,28 +224,29 @@ def sample(
     Raises:
         RecipeError: there are too few evaluations for a step.
     """
-    per_step = sum(evaluating(sde, spec))
-    times = grid_of(spec, sde.schedule, per_step=per_step)
+    times = grid_of(spec, sde.schedule, per_step=sum(evaluating(sde, spec)))
     updates = steps(sde, tuple(times), spec)
     noises = draws(sum(update.noise is not None for step in updates for update in step), sde.m)
     # Known at t = 1, where the law is the prior: an update before the first evaluation takes it.
     newest = torch.zeros_like(sde.scored(u))
     if not spec.conjugate:
-        newest = apply(
-            -torch.diag(torch.tensor(sde.precision[-sde.m :], dtype=torch.float64)), sde.scored(u)
-        )
-    for number, (step, t) in enumerate(zip(updates, times[:-1], strict=True)):
-        watcher.visit(t, u, number / len(updates))
-        for update in step:
+        precision = torch.tensor(sde.precision[-sde.m :], dtype=torch.float64)
+        newest = apply(-torch.diag(precision), sde.scored(u))
+
+    def evaluate(u: Tensor, t: float) -> Tensor:
+        return rest(score, sde, u, t) if spec.conjugate else score(u, t)
+
+    def step(u: Tensor, i: int) -> Tensor:
+        nonlocal newest
+        for update in updates[i]:
             if update.time is not None:
                 at = u if update.back is None else apply(update.back, u)
-                newest = (
-                    rest(score, sde, at, update.time) if spec.conjugate else score(at, update.time)
-                )
+                newest = evaluate(at, update.time)
             u = apply(update.matrix, u)
             if update.weight is not None:
                 add(u, update.weight, newest)
             if update.noise is not None:
                 add(u, update.noise, next(noises))
-    watcher.visit(times[-1], u, 1.0)
-    return ended(score, sde, spec, u, per_step * len(updates))
+        return u
+
+    return FixedSteps(times, step)

@@ -9,46 +9,49 @@ import torch
 from torch import Tensor
 
 from cld_core.config.sampling import SscsSpec
-from cld_core.samplers import UNWATCHED, Draws, Watcher, ended, grid_of, rest
+from cld_core.samplers import Draws, FixedSteps, grid_of, rest
 from cld_core.samplers.multistep import segments
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, combined
 
 
-def sample(
-    score: ScoreFunction,
-    sde: Diffusion,
-    spec: SscsSpec,
-    u: Tensor,
-    draws: Draws,
-    watcher: Watcher = UNWATCHED,
-) -> tuple[Tensor, int]:
-    """See `cld_core.samplers`. One evaluation per step; the watcher sees the middle of each
-    step."""
-    times = grid_of(spec, sde.schedule)
-    middles = [0.5 * (t + t_next) for t, t_next in pairwise(times)]
-    kicks = _second_order(sde, tuple(times)) if spec.sscs_order == 2 else _first_order(sde, times)
-    noise = draws(len(times), sde.n)
+def method(
+    score: ScoreFunction, sde: Diffusion, spec: SscsSpec, u: Tensor, draws: Draws
+) -> FixedSteps:
+    """See `cld_core.samplers`. One evaluation per step.
+
+    The second half of a step and the first half of the next are both exact, hence together the
+    exact part over both. So the states are those in the middle of each step, and the two ends.
+    """
+    grid = grid_of(spec, sde.schedule)
+    middles = [0.5 * (t + t_next) for t, t_next in pairwise(grid)]
+    times = [grid[0], *middles, grid[-1]]
+    kicks = _second_order(sde, tuple(grid)) if spec.sscs_order == 2 else _first_order(sde, grid)
+    noise = draws(len(grid), sde.n)
     alpha = torch.zeros_like(sde.scored(u))  # it vanishes with the data's influence, at t = 1
-    watcher.visit(times[0], u, 0.0)
-    # The second half of a step and the first half of the next are both exact, hence together the
-    # exact part over both.
-    for step, (t, before, middle) in enumerate(zip(times, [1.0, *middles], middles, strict=False)):
-        u = exact_part(sde, u, before, middle, next(noise))
-        half, whole = kicks[step]
+
+    def step(u: Tensor, i: int) -> Tensor:
+        u = exact_part(sde, u, times[i], times[i + 1], next(noise))
+        if i < len(middles):
+            kick(u, i)
+        return u
+
+    def kick(u: Tensor, i: int) -> None:
+        """The score part of step i, in place."""
+        nonlocal alpha
+        half, whole = kicks[i]
         scored = sde.scored(u)
         start = scored.clone()
         if half is None:
-            alpha = score(u, t)
+            alpha = score(u, grid[i])
         else:
             scored.copy_(apply(half, torch.cat([start, alpha], dim=1)))
-            alpha = rest(score, sde, u, middle)
+            alpha = rest(score, sde, u, middles[i])
         scored.copy_(apply(whole, torch.cat([start, alpha], dim=1)))
-        watcher.visit(middle, u, (step + 0.5) / len(middles))
-    u = exact_part(sde, u, middles[-1], times[-1], next(noise))
-    watcher.visit(spec.eps, u, 1.0)
-    return ended(score, sde, spec, u, len(middles))
+
+    shares = [0.0, *((i + 0.5) / len(middles) for i in range(len(middles)))]
+    return FixedSteps(times, step, shares=shares)
 
 
 def exact_part(sde: Diffusion, u: Tensor, t: float, t_next: float, noise: Tensor) -> Tensor:

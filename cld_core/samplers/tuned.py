@@ -10,14 +10,13 @@ from torch import Tensor
 
 from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
-from cld_core.run.tunings import Coefficients, Solution
-from cld_core.samplers import UNWATCHED, Draws, Watcher, exponential, rest, score_from_rest
+from cld_core.run.tunings import SamplerCoefficients, TunedSampler
+from cld_core.samplers import Draws, FixedSteps, exponential, rest, score_from_rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion, Schedule
 from cld_core.sde.matrices import combined
 
-# How many of the newest alphas have weights in every fit. Weights of older ones, which a solution
-# of fewer evaluations leads to, stay as they are.
+# How many of the newest alphas have weights in every fit.
 MEMORY = 4
 # Times are spread in B(t)^(1/6), in which the recommended grid is uniform.
 POWER = 6.0
@@ -25,13 +24,13 @@ POWER = 6.0
 
 @dataclass(frozen=True)
 class Linear:
-    """`cld_core.run.tunings.Coefficients` as float64 tensors on the CPU."""
+    """`cld_core.run.tunings.SamplerCoefficients` as float64 tensors on the CPU."""
 
     times: Tensor
     matrices: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, coefficients: Coefficients) -> Self:
+    def of(cls, coefficients: SamplerCoefficients) -> Self:
         """The same coefficients."""
         times, *matrices = (
             torch.tensor(one, dtype=torch.float64)
@@ -45,53 +44,50 @@ class Linear:
         n, first = self.matrices[0].shape
         return max((matrix.shape[1] - n) // (first - n) for matrix in self.matrices)
 
-    def plain(self) -> Coefficients:
+    def plain(self) -> SamplerCoefficients:
         """The same coefficients."""
         matrices = (tuple(map(tuple, matrix.tolist())) for matrix in self.matrices)
-        return Coefficients(tuple(self.times.tolist()), tuple(matrices))
+        return SamplerCoefficients(tuple(self.times.tolist()), tuple(matrices))
 
 
-def sample(
+def method(
     score: ScoreFunction,
     sde: Diffusion,
     spec: TunedSpec,
     u: Tensor,
     draws: Draws,
-    watcher: Watcher = UNWATCHED,
     *,
-    solution: Solution | None = None,
-) -> tuple[Tensor, int]:
+    solution: TunedSampler | None = None,
+) -> FixedSteps:
     """See `cld_core.samplers`. One evaluation per step, the denoising one among them.
 
     Raises:
         UsageError: there is no solution, or it is one for a diffusion with other halves.
     """
     if solution is None:
-        text = (
-            f"sampling.method=tuned follows a solution of {spec.nfe} evaluations, and none was "
-            f"given"
-        )
         raise UsageError(
-            f"{text}. Load the model of a run, after `cldctl tune RUN --nfe {spec.nfe}`."
+            f"sampling.method=tuned follows a solution of {spec.nfe} evaluations, and none was "
+            f"given. Load the model of a run, after `cldctl tune RUN --nfe {spec.nfe}`."
         )
     linear = Linear.of(solution.coefficients)
     n, columns = linear.matrices[0].shape
     if (n, columns - n) != (sde.n, sde.m):
-        text = (
+        raise UsageError(
             f"the solution is for {n} halves, {columns - n} of them scored; the diffusion has "
-            f"{sde.n}, {sde.m}"
+            f"{sde.n}, {sde.m}. Tune to this network."
         )
-        raise UsageError(f"{text}. Tune to this network.")
-    passed = solution.nfe - solution.flow.denoise
+    times = linear.times.tolist()
+    memory = linear.memory
+    alphas: list[Tensor] = []
 
-    def alpha(u: Tensor, t: float) -> Tensor:
-        watcher.visit(t, u, solution.coefficients.times.index(t) / passed)
-        return rest(score, sde, u, t)
+    def step(u: Tensor, i: int) -> Tensor:
+        alphas.insert(0, rest(score, sde, u, times[i]))
+        del alphas[memory:]
+        return stepped(sde, linear.matrices[i], u, alphas)
 
-    u = follow(linear, sde, alpha, u)
     if not solution.flow.denoise:
-        watcher.visit(solution.flow.eps, u, 1.0)
-    return u, solution.nfe
+        return FixedSteps([*times, solution.flow.eps], step)
+    return FixedSteps(times, step, denoise=lambda u: step(u, len(times) - 1))
 
 
 def follow(
@@ -167,40 +163,6 @@ def with_memory(linear: Linear) -> Linear:
         for matrix, columns in zip(linear.matrices, each, strict=True)
     )
     return Linear(linear.times, tuple(padded))
-
-
-def extended(linear: Linear, sde: Diffusion, nfe: int, eps: float, denoise: bool) -> Linear:
-    """The same sampler with more evaluations, ``nfe`` in all: its samples are the same to rounding.
-
-    The step that is the longest in B(t)^(1/6) is divided: the exponential sampler of order 0 leads
-    to its middle, and the rest of the step from there to where it led before. What is evaluated in
-    the middle has no weight yet.
-    """
-    while len(linear.times) < nfe:
-        linear = _divided(linear, sde, eps, denoise)
-    return linear
-
-
-def _divided(linear: Linear, sde: Diffusion, eps: float, denoise: bool) -> Linear:
-    n = sde.n
-    times = linear.times.tolist()
-    matrices = list(linear.matrices)
-    spread = places(sde.schedule, times if denoise else [*times, eps])
-    number = int((spread[:-1] - spread[1:]).argmax())
-    middle = sde.schedule.time(float(spread[number : number + 2].mean()) ** POWER)
-    (first,) = of_exponential(sde, (times[number], middle), 1, False, False).matrices
-    last = matrices[number].clone()
-    last[:, :n] @= torch.linalg.inv(first[:, :n])
-    last[:, n : n + sde.m] -= last[:, :n] @ first[:, n:]
-    for step, old in enumerate([last, *matrices[number + 1 :]]):
-        # The new alpha comes after those of the steps from `number` + 1 to this one.
-        at = n + sde.m * step
-        if old.shape[1] > at:
-            old = torch.cat([old[:, :at], old.new_zeros(n, sde.m), old[:, at:]], dim=1)
-        matrices[number + step] = old
-    matrices.insert(number, first)
-    times.insert(number + 1, middle)
-    return Linear(torch.tensor(times, dtype=torch.float64), tuple(matrices))
 
 
 def places(schedule: Schedule, times: Sequence[float]) -> Tensor:

@@ -1,5 +1,6 @@
-"""Train a run without a scheduler: ``torchrun --nproc-per-node 8 -m cld_core.train runs/NAME
---recipe toy``.
+"""Train a run without a scheduler.
+
+    torchrun --nproc-per-node 8 -m cld_core.train runs/NAME --recipe toy
 
 The run folder is created from the recipe if it does not exist; the same command continues an
 existing run. mpirun works too, with MASTER_ADDR and MASTER_PORT set. SIGUSR2 and SIGTERM save and
@@ -24,7 +25,7 @@ from cld_core.run import RunFolder
 from cld_core.run.identity import identity
 from cld_core.stop import StopCode, StopFlag
 
-# Seconds for which the recipe of a run is tried to be read while the file system fails.
+# Seconds for which reading the recipe of a run is retried while the file system fails.
 _READ_WITHIN_S = 60.0
 
 
@@ -52,15 +53,18 @@ def main() -> int:
 
     try:
         recipe = _recipe(arguments.run_folder, arguments.recipe, arguments.overrides)
-        place, timeout_s = Place.from_environment(), recipe.train.hang_timeout_s
-        ranks = join(place, gpu=recipe.cluster.uses_gpu, timeout_s=timeout_s)
+        ranks = join(
+            Place.from_environment(),
+            gpu=recipe.cluster.uses_gpu,
+            timeout_s=recipe.train.hang_timeout_s,
+        )
         ranks.use_cores(recipe.cluster.cpus_per_task)
         ranks.on_first(lambda: _create(arguments.run_folder, recipe, arguments.recipe))
         run = RunFolder.open(arguments.run_folder)
         job_id = os.environ.get("TORCHELASTIC_RUN_ID") or f"pid-{os.getpid()}"
         ended = session.run(run, ranks, stop, job_id=job_id, recipe=recipe.anchored(Path.cwd()))
-        # A launcher may kill all ranks as soon as one has ended, unless with 0: rank 0 notes its
-        # end before that.
+        # A launcher may kill all ranks as soon as one ends with another code than 0. Rank 0 has
+        # written to the ledger by then.
         ranks.on_first(lambda: None)
         ranks.leave()
     except (CldError, OSError) as error:
@@ -78,8 +82,7 @@ def _recipe(path: Path, file: str | None, overrides: list[str]) -> Recipe:
         return RunFolder.open(path).recipe(within_s=_READ_WITHIN_S, with_plugins=True)
     if file is None:
         raise NotFoundError(f"no run at {path}. Pass --recipe RECIPE to create it.")
-    found = shipped.named(file, shipped.recipes()) or Path(file)
-    return load(found, overrides)
+    return load(shipped.named(file, shipped.recipes()) or Path(file), overrides)
 
 
 def _create(path: Path, recipe: Recipe, file: str | None) -> None:

@@ -1,12 +1,12 @@
-"""Is each machine fit to train? Before training a short look at it, and while training, who is slow
-or hangs.
+"""Health of the machines: checks before training, and slow or hanging ranks while training.
 
-What a rank can find out alone comes first, before the ranks meet: a rank whose GPU is lost could
-not even take part in a collective. Then all of them add up numbers. No check draws random numbers
-or leaves anything that training sees.
+Each rank checks its own machine before the ranks meet: a rank whose GPU is lost could not even take
+part in a collective. Then all of them add up numbers. No check draws random numbers or changes
+anything that training depends on.
 """
 
 import faulthandler
+import math
 import os
 import socket
 import statistics
@@ -30,26 +30,30 @@ from cld_core.files import passes
 from cld_core.ranks import Ranks
 from cld_core.rendezvous import Place
 
-# Memory without which no training begins, bytes: of the machine, and of a GPU.
-HOST_BYTES, GPU_BYTES = 256 * 2**20, 512 * 2**20
-# Seconds after which a check has failed. They take a fraction of a second; only the first use of a
-# GPU, and of NCCL between many machines, takes some.
-MEMORY_WITHIN_S, GPU_WITHIN_S, FOLDER_WITHIN_S, SUM_WITHIN_S = 10.0, 60.0, 30.0, 60.0
-# Clocks that differ by more seconds are worth a warning: expiry dates, and times in logs, are
-# wrong.
+# Bytes of free memory that training needs: of the machine, and of a GPU.
+HOST_BYTES = 256 * 2**20
+GPU_BYTES = 512 * 2**20
+# Seconds after which a check fails. Checks take a fraction of a second, except for the first use of
+# a GPU, and of NCCL between many machines.
+MEMORY_WITHIN_S = 10.0
+GPU_WITHIN_S = 60.0
+FOLDER_WITHIN_S = 30.0
+SUM_WITHIN_S = 60.0
+# Warn if clocks differ by more seconds: expiry dates, and times in logs, are wrong.
 CLOCKS_S = 60.0
 # Reports of the log (`train.log_every`) from one comparison of the ranks to the next.
 EVERY = 5
-# A rank is a straggler if it was so many times slower than the median, and by so many seconds, so
-# often in a row.
-SLOWER, BY_S, IN_A_ROW = 1.3, 0.005, 3
+# A straggler is a rank that is slower than the median in several comparisons in a row.
+SLOWER = 1.3  # times the median, at least
+BY_S = 0.005  # seconds, at least
+IN_A_ROW = 3
 # Upper ends of ranges of t, the same for all runs, so that their curves can be compared. The first
 # range begins at 0.
 ENDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
-# What the losses in them are called: from and to.
+# The names of the losses in these ranges: from and to.
 RANGES = [f"loss_at_t/{start:g}_to_{end:g}" for start, end in zip((0.0, *ENDS), ENDS, strict=False)]
-# Steps whose losses are kept before they are summed up: sums of a few numbers at each step would
-# cost more.
+# Steps whose losses are kept before they are summed: summing a few numbers at each step would cost
+# more.
 _KEPT = 64
 # Steps whose own times are kept.
 _TIMED = 1000
@@ -62,57 +66,57 @@ Check = Callable[[], str | None]
 
 
 def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str) -> None:
-    """What a rank can check alone: memory, its GPU, and whether it can write into the run folder.
+    """Check the memory, the GPU, and whether this rank can write into the run folder.
 
     Args:
         gpu: GPUs were requested.
-        allotted: a scheduler says that this rank has one. Without it, a machine without a GPU
-            computes on its CPU.
-        node: what the scheduler calls this machine.
+        allotted: a scheduler gave a GPU to this rank. Otherwise, a machine without a GPU computes
+            on its CPU.
+        node: the scheduler's name of this machine.
 
     Raises:
         UnfitError: one of the checks failed, or took too long.
     """
-    checks: dict[str, tuple[float, Check]] = {
-        "memory": (MEMORY_WITHIN_S, _memory),
-        **({"gpu": (GPU_WITHIN_S, lambda: _gpu(place, allotted))} if gpu else {}),
-        "folder": (FOLDER_WITHIN_S, lambda: _folder(folder, place.rank)),
-    }
-    for name, (within_s, check) in checks.items():
+
+    def require(name: str, within_s: float, check: Check) -> None:
         if (problem := _within(within_s, check)) is not None:
             raise UnfitError(f"{node}: {name}: {problem}", name, {place.rank: node})
 
+    require("memory", MEMORY_WITHIN_S, _memory)
+    if gpu:
+        require("gpu", GPU_WITHIN_S, lambda: _gpu(place, allotted))
+    require("folder", FOLDER_WITHIN_S, lambda: _folder(folder, place.rank))
+
 
 def together(ranks: Ranks, *, node: str) -> list[str]:
-    """What the ranks check together: the sum over all of them, and their clocks; returns warnings,
-    on rank 0.
+    """Check a sum over all ranks, and their clocks; returns warnings, on rank 0.
 
     Raises:
-        UnfitError: a sum was wrong on some ranks, or was not there in time; on all ranks.
+        UnfitError: a sum was wrong on some ranks, or took too long; on all ranks.
     """
     if ranks.world_size == 1:
         return []
     problem = _within(SUM_WITHIN_S, lambda: _sum(ranks))
-    told: list[tuple[str, str | None, float]] = [("", None, 0.0)] * ranks.world_size
+    answers: list[tuple[str, str | None, float]] = [("", None, 0.0)] * ranks.world_size
+    # All ranks leave the barrier at the same time, and then look at their clocks.
     dist.barrier(group=ranks.control)
-    dist.all_gather_object(told, (node, problem, time.time()), group=ranks.control)
-    wrong = {rank: host for rank, (host, reason, _) in enumerate(told) if reason is not None}
+    dist.all_gather_object(answers, (node, problem, time.time()), group=ranks.control)
+    wrong = {rank: host for rank, (host, problem, _) in enumerate(answers) if problem is not None}
     if wrong:
-        # If the sum is wrong everywhere, nobody knows whose share of it was.
+        # If the sum is wrong on most ranks, the machine at fault is unknown.
         blamed = wrong if 2 * len(wrong) < ranks.world_size else {}
         where = ", ".join(sorted(set(blamed.values()))) or "one of the machines"
-        raise UnfitError(f"{where}: all-reduce: {told[min(wrong)][1]}", "all-reduce", blamed)
-    usual = statistics.median_low(at for _, _, at in told)
-    off = {host: at - usual for host, _, at in told if abs(at - usual) > CLOCKS_S}
-    warnings = [
-        f"the clock of {host} is wrong by {seconds:+.0f} s" for host, seconds in off.items()
-    ]
-    return warnings if ranks.is_first else []
+        _, problem, _ = answers[min(wrong)]
+        raise UnfitError(f"{where}: all-reduce: {problem}", "all-reduce", blamed)
+    if not ranks.is_first:
+        return []
+    usual = statistics.median_low(at for _, _, at in answers)
+    off = {host: at - usual for host, _, at in answers if abs(at - usual) > CLOCKS_S}
+    return [f"the clock of {host} is wrong by {seconds:+.0f} s" for host, seconds in off.items()]
 
 
 def _within(seconds: float, check: Check) -> str | None:
-    """What a check finds, in a thread of its own: a driver or a network file system may hang for
-    ever."""
+    """What a check returns, in a thread of its own: a driver or a network file system may hang."""
     future: Future[str | None] = Future()
 
     def run() -> None:
@@ -130,7 +134,7 @@ def _within(seconds: float, check: Check) -> str | None:
 
 
 def _memory() -> str | None:
-    # What programs can still get.
+    # Includes caches that the system gives up.
     free = psutil.virtual_memory().available
     return f"only {free // 2**20} MiB of memory are free" if free < HOST_BYTES else None
 
@@ -142,27 +146,26 @@ def _gpu(place: Place, allotted: bool) -> str | None:
     device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
     with torch.cuda.device(device):
         free, _ = torch.cuda.mem_get_info()
-        return (
-            f"only {free // 2**20} MiB of GPU {device.index} are free"
-            if free < GPU_BYTES
-            else product(device)
-        )
+        if free < GPU_BYTES:
+            return f"only {free // 2**20} MiB of GPU {device.index} are free"
+        return product(device)
 
 
 def product(device: torch.device) -> str | None:
-    """Multiply two matrices of small whole numbers, which every precision holds exactly; what is
-    wrong with it."""
+    """Multiply two matrices of small whole numbers, and return what is wrong with the product.
+
+    Every precision holds these numbers exactly.
+    """
     rows = torch.arange(_SIZE, dtype=torch.int64)
     left = (rows[:, None] * 3 + rows[None, :] * 5) % 7 - 3
     right = (rows[:, None] * 2 + rows[None, :]) % 5 - 2
-    made = (left.float().to(device) @ right.float().to(device)).cpu().to(torch.int64)
-    wrong = int((made != left @ right).sum())
-    return f"a matrix product has {wrong} wrong numbers of {made.numel()}" if wrong else None
+    found = (left.float().to(device) @ right.float().to(device)).cpu().to(torch.int64)
+    wrong = int((found != left @ right).sum())
+    return f"a matrix product has {wrong} wrong numbers of {found.numel()}" if wrong else None
 
 
 def _folder(folder: Path, rank: int) -> str | None:
-    """Write, read and delete a file. What may pass, such as a full disk, is left to those who
-    repeat it."""
+    """Write, read and delete a file. Errors that may pass, such as a full disk, are ignored."""
     file = folder / f".health_{rank}_{socket.gethostname()}_{os.getpid()}"
     try:
         file.write_bytes(_CONTENT)
@@ -174,7 +177,7 @@ def _folder(folder: Path, rank: int) -> str | None:
 
 
 def _sum(ranks: Ranks) -> str | None:
-    """Add up numbers over all ranks; what is wrong with the result."""
+    """Add up numbers over all ranks, and return what is wrong with the sums."""
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     numbers = torch.arange(_SIZE, dtype=torch.float32, device=ranks.device) % 13
@@ -195,11 +198,11 @@ def join(
     node: str,
     check: bool,
 ) -> Ranks:
-    """The ranks, once each has checked its machine and all have met.
+    """Check this machine, join the other ranks, and check them together.
 
     Args:
         timeout_s: see `cld_core.ranks.join`.
-        check: False leaves the checks out, `train.health_check`.
+        check: `train.health_check`; False skips the checks.
 
     Raises:
         UnfitError: a check failed.
@@ -223,11 +226,11 @@ def join(
 
 @dataclass
 class Stragglers:
-    """Compares the ranks every now and then; on rank 0, says who is slow.
+    """Compares the speed of the ranks, and on rank 0 names the slow ones.
 
     Attributes:
         hosts: the machine of each rank, on rank 0.
-        in_a_row: how often in a row each rank was slow.
+        in_a_row: by rank, in how many comparisons in a row it was slow.
     """
 
     ranks: Ranks
@@ -235,40 +238,41 @@ class Stragglers:
     in_a_row: dict[int, int] = field(default_factory=dict)
 
     def compare(self, own_s: float) -> tuple[str, str | None] | None:
-        """Called on all ranks: a line for the log and perhaps a warning, on rank 0 alone, and if
-        there are others.
+        """Compare the ranks; to be called on all of them.
 
         Args:
-            own_s: this rank's own time of a step (`Interval.take_own_time`); 0 of a rank without
-                peers.
+            own_s: this rank's own time of a step (`Interval.take_own_time`); 0 without peers.
+
+        Returns:
+            On rank 0, if it has peers, a line for the log and a warning or None; else None.
         """
         seconds = self.ranks.gather(own_s)
         return None if seconds is None else self.judge(seconds)
 
     def judge(self, seconds: Sequence[float]) -> tuple[str, str | None] | None:
         """The line and the warning for these times of the ranks."""
-        # The lower one of two, so that of two ranks the slow one is not part of the measure.
+        # The lower one of two, so that of two ranks the slow one is not the measure.
         usual = statistics.median_low(seconds)
-        slowest = max(range(len(seconds)), key=seconds.__getitem__)
         if usual <= 0:
             return None
+        slowest = max(range(len(seconds)), key=seconds.__getitem__)
         for rank, own in enumerate(seconds):
             is_slow = own > SLOWER * usual and own - usual > BY_S
             self.in_a_row[rank] = self.in_a_row.get(rank, 0) + 1 if is_slow else 0
         line = (
             f"own step time: median {_ms(usual)}, slowest {self._named(slowest)} "
-            f"{_ms(seconds[slowest])}"
+            f"{_ms(seconds[slowest])} ({seconds[slowest] / usual:.1f}x), "
+            f"fastest {_ms(min(seconds))}"
         )
-        line += f" ({seconds[slowest] / usual:.1f}x), fastest {_ms(min(seconds))}"
         slow = [rank for rank, count in self.in_a_row.items() if count >= IN_A_ROW]
         if not slow:
             return line, None
         worst = max(slow, key=seconds.__getitem__)
         others = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
-        return (
-            line,
-            f"{self._named(worst)} is slow: {seconds[worst] / usual:.1f} times the median{others}",
+        warning = (
+            f"{self._named(worst)} is slow: {seconds[worst] / usual:.1f} times the median{others}"
         )
+        return line, warning
 
     def _named(self, rank: int) -> str:
         return f"rank {rank} on {self.hosts[rank]}"
@@ -279,17 +283,17 @@ def _ms(seconds: float) -> str:
 
 
 class Interval:
-    """Losses over all ranks, skipped steps, and this rank's waits for data and own times, since
-    each was last taken.
+    """Losses over all ranks, skipped steps, waits for data, and this rank's own times of steps.
 
-    Losses of skipped steps do not count: one that overflows in the forward pass has a loss that is
-    not finite on some rank. No step depends on what is kept here.
+    Each is counted since it was last taken. Losses of skipped steps do not count: a step that
+    overflows in the forward pass has a loss that is not finite on some rank. No step depends on
+    what is kept here.
 
-    A rank's own time of a step is what comes before the ranks exchange gradients, in which they
-    wait for each other: reading the batch and the forward pass, and with accumulation all but the
-    last backward pass. On the CPU that is the clock. On a GPU, where the host runs ahead, two
-    events are recorded in the stream and read when they have passed: that includes what the GPU
-    waited for data. A rank without peers has no use for it.
+    A rank's own time of a step ends where the ranks exchange gradients, and so wait for each other.
+    It covers reading the batch and the forward pass, and with accumulation all but the last
+    backward pass. On the CPU it is measured by the clock. On a GPU, where the host runs ahead, two
+    events are recorded in the stream and read when they have passed, so it includes the GPU's waits
+    for data. A rank without peers does not measure it.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -298,35 +302,38 @@ class Interval:
         self._on_gpu = ranks.device.type == "cuda"
         self._ends = torch.tensor(ENDS[:-1], dtype=torch.float64, device=ranks.device)
         self._ranges = torch.arange(len(ENDS), device=ranks.device)
-        # Sums and numbers of losses: in the first column those of steps, in the others those of
-        # examples in a range.
+        # Sums and numbers of losses: of steps in the first column, of the examples in a range of t
+        # in each of the others.
         self._sums = torch.zeros(2, 1 + len(ENDS), dtype=torch.float64, device=ranks.device)
         self._kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        self._steps, self._wait_s = 0, 0.0
+        self._steps = 0
+        self._wait_s = 0.0
         self._began: float | torch.cuda.Event = 0.0
         self._own: deque[tuple[float | torch.cuda.Event, float | torch.cuda.Event]] = deque(
             maxlen=_TIMED
         )
 
     def begin(self) -> None:
-        """A step begins."""
+        """Note that a step begins."""
         if self._is_timed:
             self._began = self._now()
 
     def exchange(self) -> None:
-        """What this rank does before it exchanges gradients is done, or on its way."""
+        """Note that this rank's own time of the step ends: the exchange of gradients follows."""
         if self._is_timed:
             self._own.append((self._began, self._now()))
 
     def count(
         self, loss: Tensor, skip: Tensor, t: Tensor, losses: Tensor, wait_s: float = 0.0
     ) -> None:
-        """Count a step with this rank's ``loss``, a scalar.
+        """Count a step.
 
         Args:
-            skip: a bool scalar on the device, the same on all ranks: the losses do not count.
+            loss: of this rank, a scalar.
+            skip: whether the losses do not count; a bool scalar on the device, the same on all
+                ranks.
             t: this rank's times (B,); B is the same in every step.
-            losses: without weights, at these times (B,).
+            losses: the losses without weights at these times (B,).
             wait_s: seconds that the step waited for data.
         """
         self._steps += 1
@@ -343,31 +350,30 @@ class Interval:
         good = ~skips
         counted = (torch.bucketize(t, self._ends)[..., None] == self._ranges) & good[:, None, None]
         # A skipped loss may be infinite, and infinity times 0 is not a number.
+        loss = loss.double().masked_fill(skips, 0.0)
         values = losses.double()[..., None].masked_fill(~counted, 0.0)
-        self._sums[:, 0] += torch.stack(
-            [loss.double().masked_fill(skips, 0.0).sum(), good.double().sum()]
-        )
+        self._sums[:, 0] += torch.stack([loss.sum(), good.double().sum()])
         self._sums[:, 1:] += torch.stack([values.sum((0, 1)), counted.double().sum((0, 1))])
 
     def take(self) -> dict[str, float]:
-        """The mean loss and those in ranges of t, the seconds a step waited for data, and the
-        number of skipped steps.
+        """The mean losses, overall and by range of t, the wait for data, and the skipped steps.
 
-        Without the loss if all steps were skipped, and without ranges where no t was drawn. Waits
-        for the device and all ranks.
+        The wait is in seconds a step. The loss is missing if all steps were skipped, and so are
+        ranges in which no t was drawn. Waits for the device and all ranks.
         """
         self._sum_up()
         totals, counts = self._ranks.sums(self._sums)
         named = zip(("loss", *RANGES), totals.tolist(), counts.tolist(), strict=True)
-        found = {name: total / count for name, total, count in named if count}
-        found["data_wait_s"] = self._wait_s / max(self._steps, 1)
-        found["skipped_steps"] = self._steps - float(counts[0]) / self._ranks.world_size
+        scalars = {name: total / count for name, total, count in named if count}
+        scalars["data_wait_s"] = self._wait_s / max(self._steps, 1)
+        scalars["skipped_steps"] = self._steps - float(counts[0]) / self._ranks.world_size
         self._sums.zero_()
-        self._steps, self._wait_s = 0, 0.0
-        return found
+        self._steps = 0
+        self._wait_s = 0.0
+        return scalars
 
     def take_own_time(self) -> float:
-        """The median of this rank's own times of steps, seconds; 0 if nothing is known."""
+        """The median of this rank's own times of steps, seconds; 0 if none was measured."""
         times = []
         for began, ended in self._own:
             if isinstance(began, float) and isinstance(ended, float):
@@ -390,15 +396,15 @@ class Interval:
 
 
 class Watchdog:
-    """Prints all stacks and ends the process if it was not reset for ``timeout_s`` seconds, until
-    `close`."""
+    """Prints all stacks and ends the process, unless it is reset within ``timeout_s`` seconds."""
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s, self._set = timeout_s, -float("inf")
+        self._timeout_s = timeout_s
+        self._set = -math.inf
         self.reset()
 
     def reset(self) -> None:
-        """Progress was made; starts the watch again after `close`."""
+        """Note that there is progress; after `close`, start again."""
         now = time.monotonic()
         # Setting it starts a thread, so not at every step.
         if now - self._set > min(5.0, self._timeout_s / 4):
@@ -408,5 +414,6 @@ class Watchdog:
             )
 
     def close(self) -> None:
-        self._set = -float("inf")
+        """Stop watching."""
+        self._set = -math.inf
         faulthandler.cancel_dump_traceback_later()

@@ -1,24 +1,23 @@
 """One attempt of a run: take the lease, choose where to start, train, and record how it ended.
 
-Samples, likelihood bounds and FIDs of the averaged weights are computed now and then, by all ranks
-together.
+At the steps that the recipe names, all ranks together compute samples, likelihood bounds and FIDs
+of the averaged weights.
 
-The train loop (`Training`) never submits, requeues or polls: it gets a stop flag and returns why it
+The train loop (`Session`) never submits, requeues or polls: it gets a stop flag and returns why it
 ended. When a loss or gradient explodes, it continues from the last good checkpoint with fresh
-noise. The number of rollbacks is bounded: the ledger counts those to each checkpoint, so a new
-attempt does not start from zero. Reaching a later checkpoint gives new credit, so that a run that
-makes progress is not given up.
+noise. The number of rollbacks to each checkpoint is bounded. The ledger counts them, so a new
+attempt does not start from zero, and a run that reaches a later checkpoint may roll back again.
 """
 
-import contextlib
 import dataclasses
+import math
 import os
 import re
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ import torch
 from cld_core import cpu, pictures
 from cld_core import metrics as registry
 from cld_core.checkpoint import Writer, checkpoints, load, snapshots
+from cld_core.computation import joined
 from cld_core.config import Recipe
 from cld_core.data.source import identity_or_nothing
 from cld_core.errors import (
@@ -45,28 +45,27 @@ from cld_core.evaluate.rows import Table, remark_on
 from cld_core.files import passes, retried
 from cld_core.model import Model
 from cld_core.nets import execution
+from cld_core.plugins import resolve
 from cld_core.ranks import Consensus, Ranks
-from cld_core.registration import resolve
 from cld_core.run import Lease, RunFolder, code, events
 from cld_core.run import recipe as frozen
 from cld_core.run.checkpoints import clear_unfinished, newest_good, set_aside, verify
 from cld_core.run.evaluations import EvalRequest
 from cld_core.run.events import Cause
 from cld_core.run.identity import are_other_data, versions
-from cld_core.run.shards import share
+from cld_core.run.shards import Arrays, share
+from cld_core.run.work import Outcome, Start, Training
 from cld_core.samplers import Samples, concatenated
 from cld_core.stop import StopCode, StopFlag
-from cld_core.tasks import joined
 
 from .health import EVERY, Stragglers, Watchdog
-from .loggers import About, Monitor
+from .loggers import LoggedAttempt, Monitor
 from .step import Trainer
 
 T = TypeVar("T")
 
 
-# Errors that are written in code or recipe, the same at each start: another attempt would meet them
-# again.
+# Errors that come from the code or the recipe: every further attempt would fail in the same way.
 _BUGS = (
     UsageError,
     NameError,
@@ -86,32 +85,34 @@ _CAUSE_OF_CODE: dict[StopCode, Cause] = {
     StopCode.TERM: "terminated",
 }
 _MAX_DETAIL = 500  # characters
-# Its first line: NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build
-# ...
+# Its first line: "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release ..."
 _DRIVER = Path("/proc/driver/nvidia/version")
 _VERSION = re.compile(r"^NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", re.MULTILINE)
-# Seconds for which a start is repeated while the disk or the file system fails, and for which a
-# line of the ledger is.
-_START_WITHIN_S, _NOTE_WITHIN_S = 60.0, 10.0
+# Seconds for which a start, and a line of the ledger, are retried while the file system fails.
+_START_WITHIN_S = 60.0
+_NOTE_WITHIN_S = 10.0
 
-# Seconds for which the last save is repeated: after the last step (the other ranks wait no longer
-# than ten minutes), and after SIGTERM, which leaves KillWait (30 s on most clusters). After
-# SIGUSR2, a share of the notice.
+# Seconds for which the last save is retried. After the last step: the other ranks wait no longer
+# than ten minutes.
 _AT_THE_END_S = 480.0
+# After SIGTERM, which leaves KillWait (30 s on most clusters).
 _TERM_S = 20.0
-_NOTICE_S, _SHARE = 90, 2 / 3
-# In the identity of a run that was not made without any checkpoint.
+# After SIGUSR2: this share of the notice, which is 90 s unless the recipe says otherwise.
+_NOTICE_S = 90
+_SHARE = 2 / 3
+# Keys in the identity of a run that began with a checkpoint from elsewhere.
 _FROM_ELSEWHERE = {"imported", "started_from"}
-# Runs have far fewer attempts.
+# The noise key of a segment: the attempt, plus this for each rollback. Runs have far fewer
+# attempts.
 _ROLLBACK_KEY = 1_000_000
 
-# What a signal meant, a cause of the ledger; None if nobody knows.
+# What a signal meant, as a cause in the ledger; None if that is unknown.
 CauseOf = Callable[[StopCode], Cause | None]
 
 
 @dataclass(frozen=True)
 class SessionResult:
-    """How an attempt ended: the cause as in the ledger, and the step that was reached and saved."""
+    """How an attempt ended: the cause as in the ledger, and the step that is saved."""
 
     cause: Cause
     step: int
@@ -119,12 +120,11 @@ class SessionResult:
 
 
 class Periodic:
-    """Called after every step; computes something at the steps that the recipe's `periodic` section
-    names.
+    """Computes what the recipe's `periodic` section names; called after every step.
 
     The results depend on the weights and on `eval.seed`, not on the number of ranks. A failure,
     such as a solver that does not converge, is reported and training continues. A request to stop
-    ends the work between two batches.
+    ends the computation between two batches.
 
     Args:
         heartbeat: called after each batch.
@@ -141,17 +141,21 @@ class Periodic:
         self._trainer = trainer
         self._folder = folder
         self._monitor = monitor
-        self._stop, self._heartbeat = stop, heartbeat
+        self._stop = stop
+        self._heartbeat = heartbeat
         self._spec = trainer.recipe.periodic
-        # What FID needs is looked for now, not at the step where it is due.
+        # Finds what FID needs now, not at the step where it is due.
         self._fid_request = periodic_request(trainer.recipe, "fid")
 
     def __call__(self, step: int) -> None:
-        spec = self._spec
-        works = [("drawing samples", self._sample)] * spec.wants("samples", step)
-        works += [("evaluating", self._bound)] * spec.wants("elbo", step)
-        works += [("evaluating", self._fid)] * spec.wants("fid", step)
-        if not works:
+        due: list[tuple[str, Callable[[Model], None]]] = []
+        if self._spec.wants("samples", step):
+            due.append(("drawing samples", self._sample))
+        if self._spec.wants("elbo", step):
+            due.append(("evaluating", self._bound))
+        if self._spec.wants("fid", step):
+            due.append(("evaluating", self._fid))
+        if not due:
             return
         trainer = self._trainer
         model = Model(
@@ -160,22 +164,23 @@ class Periodic:
         model.path = self._folder.path
         trainer.net.eval()
         try:
-            # Batch sizes vary here, and each of them would be timed.
+            # Without fixed shapes: batch sizes vary here, and kernels would be timed for each.
             with trainer.ema.in_place(), execution.using(tf32=trainer.recipe.train.tf32):
-                for phase, work in works:
+                for phase, compute in due:
                     self._monitor.enter(phase, step)
-                    work(model)
+                    compute(model)
         finally:
             trainer.net.train()
         self._monitor.resume_clock(step)
         self._monitor.enter("training", step)
 
     def _sample(self, model: Model) -> None:
-        seed, labels = model.recipe.eval.seed, pictures.in_rows(model, self._spec.samples)
+        monitor = self._monitor
+        labels = pictures.in_rows(model, self._spec.samples)
 
         def draw(first: int, last: int) -> Samples:
             rows = None if labels is None else labels[first:last]
-            drawn = model.draw(last - first, seed=seed, first=first, label=rows)
+            drawn = model.draw(last - first, seed=model.recipe.eval.seed, first=first, label=rows)
             return Samples(drawn.x.cpu(), None, drawn.nfe_each.cpu())
 
         parts = self._shared("samples", self._spec.samples, draw)
@@ -183,12 +188,12 @@ class Periodic:
             return
         drawn = concatenated(parts)
         if (remark := remark_on(drawn.x)) is not None:
-            self._monitor.say(f"step {model.step}: {remark}")
+            monitor.say(f"step {model.step}: {remark}")
         how = pictures.how(model, drawn)
-        file, monitor = self._folder.samples / pictures.periodic_name(model.step), self._monitor
+        file = self._folder.samples / pictures.periodic_name(model.step)
 
         def show() -> None:
-            # Drawing opens files, too: fonts, on a disk that may be full.
+            # Drawing opens fonts, which fails on a broken disk as writing does.
             pixels = pictures.pixels(drawn.x, model, labels)
             monitor.tell(lambda logger: logger.picture("periodic/samples", pixels, model.step))
             pictures.write(file, pixels, pictures.title(drawn.x, model, how))
@@ -203,23 +208,28 @@ class Periodic:
             self._monitor.say(f"no likelihood bound this time: {error}")
             return
         assert request is not None, "a recipe that wants the bound has a request for it"
-        if (section := self._section("elbo", model, request, "likelihood bound")) is None:
+        section = self._section("elbo", model, request, "likelihood bound")
+        if section is None:
             return
-        names = [name for name in ("bpd", "nll", "stderr") if section.get(name) is not None]
-        self._monitor.plot("periodic", {name: section[name] for name in names}, model.step)
-        values = " ".join(f"{name} {section[name]:.4f}" for name in names)
+        numbers = {
+            name: section[name]
+            for name in ("bpd", "nll", "stderr")
+            if section.get(name) is not None
+        }
+        self._monitor.plot("periodic", numbers, model.step)
+        words = " ".join(f"{name} {number:.4f}" for name, number in numbers.items())
         self._monitor.say(
-            f"step {model.step}: likelihood bound of {request.points} test points: {values}"
+            f"step {model.step}: likelihood bound of {request.points} test points: {words}"
         )
 
     def _fid(self, model: Model) -> None:
         assert self._fid_request is not None, "a recipe that wants FID has a request for it"
         request = dataclasses.replace(self._fid_request, checkpoint_step=model.step)
-        if (section := self._section("fid", model, request, "FID")) is None:
+        section = self._section("fid", model, request, "FID")
+        if section is None:
             return
-        self._monitor.plot(
-            "periodic", {"fid": section["value"], "fid_nfe": section["nfe_mean"]}, model.step
-        )
+        numbers = {"fid": section["value"], "fid_nfe": section["nfe_mean"]}
+        self._monitor.plot("periodic", numbers, model.step)
         self._monitor.say(
             f"step {model.step}: FID {section['value']:.4f} of {section['samples']} samples"
         )
@@ -227,18 +237,19 @@ class Periodic:
     def _section(
         self, name: str, model: Model, request: EvalRequest, what: str
     ) -> dict[str, Any] | None:
-        """The section of a report that a metric makes of rows that all ranks compute; None if there
-        is none.
+        """A metric's section of a report, on rank 0, made of rows that all ranks compute.
 
-        There is none on ranks other than the first, nor anywhere if a rank was asked to stop or
-        failed.
+        None on the other ranks, and everywhere if a rank stops or fails.
         """
         metric = registry.metric(name)
-        rows = resolve(registry.ROWS[metric.rows].implementation)
-        # What they need may be gone, which is found when they are made.
-        parts = self._shared(
-            what, request.sizes[metric.rows], lambda i, j: rows(model, request).compute(i, j)
-        )
+        computer_of = resolve(registry.ROWS[metric.rows].implementation)
+
+        def compute(first: int, last: int) -> Arrays:
+            # Made here, because making it fails if what it needs is gone.
+            rows: Arrays = computer_of(model, request).compute(first, last)
+            return rows
+
+        parts = self._shared(what, request.sizes[metric.rows], compute)
         if parts is None:
             return None
         try:
@@ -251,16 +262,18 @@ class Periodic:
         return section
 
     def _shared(self, what: str, n: int, compute: Callable[[int, int], T]) -> list[T] | None:
-        """``compute`` over 0..n in batches, each rank a contiguous share; all parts in order on
-        rank 0.
+        """All parts of 0..n, in order, on rank 0; each rank computes a contiguous share in batches.
 
-        None on the other ranks, and everywhere if a rank was asked to stop or failed.
+        None on the other ranks, and everywhere if a rank stops or fails.
         """
-        ranks, size = self._trainer.ranks, self._spec.batch_size
+        ranks = self._trainer.ranks
+        size = self._spec.batch_size
         first, last = share(n, ranks.rank, ranks.world_size)
-        largest = -(-n // ranks.world_size)
-        rounds = -(-largest // size)
-        consensus, own = Consensus(ranks), []
+        largest = math.ceil(n / ranks.world_size)
+        # The same on all ranks, so that they exchange their stop flags equally often.
+        rounds = math.ceil(largest / size)
+        consensus = Consensus(ranks)
+        own: list[T] = []
         problem: str | None = None
         for start in range(first, first + rounds * size, size):
             consensus.begin(self._stop.code)
@@ -283,15 +296,15 @@ class Periodic:
 
 
 @dataclass(frozen=True)
-class Training:
+class Session:
     """The training of one attempt on this rank: a segment, and one more after each rollback.
 
     Attributes:
         attempt: its number, from 0.
-        checkpoint: the step of the checkpoint that it continues from; None: it begins with new
-            weights.
-        lease: held on rank 0 alone.
-        hosts: on rank 0, what the launcher calls the machine of each rank; empty on the others.
+        checkpoint: the step of the checkpoint to continue from; None begins with new weights.
+        lease: of the run folder; None on ranks other than the first.
+        hosts: the launcher's names of the machines of all ranks; empty on ranks other than the
+            first.
     """
 
     folder: RunFolder
@@ -302,15 +315,14 @@ class Training:
     checkpoint: int | None
     lease: Lease | None
     hosts: Sequence[str]
-    # On rank 0 alone, by the kind of file; each has at most one write in flight.
+    # By the kind of file, on rank 0 alone. Each has at most one write in flight.
     _writers: dict[str, Writer] = field(default_factory=dict, init=False)
 
     def run(self) -> tuple[int, StopCode]:
-        """Train until the steps are done or a rank was asked to stop; everything is saved when this
-        returns.
+        """Train until all steps are done or a rank stops. Everything is saved when this returns.
 
         Returns:
-            The step, and why it ended there; `StopCode.NONE` means that all steps are done.
+            The last step, and why it is the last; `StopCode.NONE` means that all steps are done.
 
         Raises:
             NonFiniteError: a gradient or loss was not finite or exploded, and rolling back did not
@@ -322,8 +334,7 @@ class Training:
         spec = self.recipe.train
         if self.lease is not None:
             self._open_writers(self.lease)
-        # A run that is to be repeatable does not leave the choice of kernels to a stopwatch each
-        # time it starts.
+        # Kernels that are chosen by timing differ from start to start; an exact run must repeat.
         with (
             execution.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"),
             closing(Watchdog(spec.hang_timeout_s)) as watchdog,
@@ -334,7 +345,7 @@ class Training:
 
     def _open_writers(self, lease: Lease) -> None:
         spec = self.recipe.train
-        # A checkpoint from elsewhere cannot be computed again.
+        # An imported checkpoint cannot be computed again: it is kept like a milestone.
         imported = self.folder.ledger.full_history().imported_step
         self._writers["checkpoint"] = checkpoints(
             self.folder,
@@ -361,17 +372,17 @@ class Training:
     def _segment(
         self, checkpoint: int | None, rollbacks: int, watchdog: Watchdog
     ) -> tuple[int, StopCode]:
-        """Train until `train.steps` or until a rank is asked to stop; all ranks end at the same
-        step.
+        """Train until `train.steps`, or until a rank stops; all ranks end at the same step.
 
-        Unless a rank failed, a checkpoint of the last step is being written when this returns.
+        Unless a rank fails, a checkpoint of the last step is being written when this returns.
 
         Raises:
-            NonFiniteError: a gradient or loss was not finite or exploded; on all ranks, and nothing
-                was changed by it.
+            NonFiniteError: a gradient or loss was not finite or exploded; on all ranks. Weights
+                and optimiser are unchanged by it.
         """
         spec = self.recipe.train
-        stop, first_step = self.stop, checkpoint or 0
+        stop = self.stop
+        first_step = checkpoint or 0
         began = self._now()
         consensus = Consensus(self.ranks)
         stragglers = Stragglers(self.ranks, self.hosts)
@@ -379,7 +390,7 @@ class Training:
             watchdog.reset()
             trainer = self._trainer(checkpoint, rollbacks, watchdog)
             stack.callback(trainer.close)
-            about = About(
+            about = LoggedAttempt(
                 folder=self.folder, recipe=self.recipe, attempt=self.attempt, first_step=first_step
             )
             monitor = Monitor(about, may_write=None if self.lease is None else self.lease.owned)
@@ -388,14 +399,13 @@ class Training:
             periodic = Periodic(trainer, self.folder, monitor, stop, watchdog.reset)
             stack.callback(watchdog.close)
             watchdog.reset()
-            done, code = first_step, StopCode.NONE
+            done = first_step
+            code = StopCode.NONE
             saved_at = time.monotonic()
             while done < spec.steps:
-                if any(one.failed for one in self._writers.values()) or (
-                    self.lease is not None and self.lease.lost
-                ):
+                if self._must_fail():
                     stop.request(StopCode.FAILURE)
-                # Beside the step, the ranks exchange whether to stop, or to save, after it.
+                # During the step, the ranks exchange whether to stop or to save after it.
                 consensus.begin(stop.code, saves=self._save_is_due(saved_at))
                 try:
                     trainer.step(done)
@@ -425,20 +435,24 @@ class Training:
                     compared = stragglers.compare(trainer.interval.take_own_time())
                     if compared is not None:
                         monitor.warn(*compared)
-            # What is left to do is to wait for the last checkpoint.
+            # The last checkpoint is still being written.
             monitor.write(done, "saving")
             return done, code
+
+    def _must_fail(self) -> bool:
+        """Whether a write failed or the lease is lost; False on ranks other than the first."""
+        if self.lease is not None and self.lease.lost:
+            return True
+        return any(writer.failed for writer in self._writers.values())
 
     def _trainer(self, checkpoint: int | None, rollbacks: int, watchdog: Watchdog) -> Trainer:
         attempt = self.attempt if self.recipe.train.on_resume == "reseed" else 0
         # No other segment has the same key.
         trainer = Trainer(self.recipe, self.ranks, attempt + _ROLLBACK_KEY * rollbacks)
         if checkpoint is not None:
-            # Mapped, not read at once, and copied from there to the device, so that no second copy
-            # takes its memory.
-            trainer.load_state_dict(
-                load(self.folder, checkpoint, model_digest=self.recipe.model_digest())
-            )
+            # Memory-mapped, and copied from there to the device: there is no second copy in memory.
+            state = load(self.folder, checkpoint, model_digest=self.recipe.model_digest())
+            trainer.load_state_dict(state)
             if self.ranks.is_first and trainer.power.begins:
                 print(f"the power-function averages begin at step {checkpoint}", flush=True)
         watchdog.reset()
@@ -446,9 +460,9 @@ class Training:
         return trainer
 
     def _save_is_due(self, saved_at: float) -> bool:
-        """Whether so much time has passed since a save that another is due; asked on rank 0 alone.
+        """Whether `train.checkpoint_minutes` have passed since a save; False on other ranks.
 
-        A write in flight is not waited for, so a slow disk does not hold up the training.
+        Also False while a write is in flight, so that a slow disk does not hold up the training.
         """
         minutes = self.recipe.train.checkpoint_minutes
         if minutes is None or time.monotonic() - saved_at < 60.0 * minutes:
@@ -464,8 +478,7 @@ class Training:
         state: Callable[[], dict[str, Any]],
         monitor: Monitor,
     ) -> None:
-        # A rollback returns to a checkpoint, and must give up no snapshot: all steps before either
-        # must be good.
+        # Rollbacks return to checkpoints and keep all snapshots: every step before must be good.
         trainer.check(step - 1)
         if kind not in self._writers:
             return
@@ -475,36 +488,38 @@ class Training:
         monitor.enter("training", step)
 
     def _end_writes(self, wait: Callable[[Writer], None]) -> None:
-        """Wait for all writers, also if the first fails: its error is raised when no thread is
-        left."""
+        """Wait for all writers, also if one fails: its error is raised once all threads ended."""
         with ExitStack() as stack:
             for writer in reversed(self._writers.values()):
                 stack.callback(wait, writer)
 
     def _roll_back(self, error: NonFiniteError) -> int | None:
-        """The step of the checkpoint to continue from, if there is one, recorded in the ledger.
+        """Record a rollback in the ledger, and return the step to continue from.
+
+        Returns:
+            The step of the newest good checkpoint; None if there is none: training starts over.
 
         Raises:
-            NonFiniteError: rolling back is of no use; says why.
+            NonFiniteError: rolling back is impossible, or has been tried often enough.
         """
-        folder, recipe = self.folder, self.recipe
+        folder = self.folder
+        recipe = self.recipe
         try:
             self._end_writes(Writer.abandon)
             if recipe.train.on_resume == "exact":
                 self._give_up_irregular()
             newest, _ = newest_good(folder, recipe.model_digest())
             set_aside(folder, after=newest or 0)
-        except (CldError, OSError) as trouble:
-            raise NonFiniteError(f"{error} Rolling back is impossible: {trouble}") from trouble
+        except (CldError, OSError) as obstacle:
+            raise NonFiniteError(f"{error} Rolling back is impossible: {obstacle}") from obstacle
         target = newest or 0
-        before, limit = folder.ledger.full_history().rollbacks(target), recipe.train.max_rollbacks
+        before = folder.ledger.full_history().rollbacks(target)
+        limit = recipe.train.max_rollbacks
         if before >= limit:
-            fix = "Lower optim.lr, or use `cldctl resume --from` with an earlier step"
-            text = (
+            raise NonFiniteError(
                 f"{error} {before} rollbacks to step {target}, each with fresh noise, did not "
-                f"help. {fix}."
+                "help. Lower optim.lr, or use `cldctl resume --from` with an earlier step."
             )
-            raise NonFiniteError(text)
         print(
             f"{error}\nrollback {before + 1} of at most {limit} to step {target}, with fresh noise",
             flush=True,
@@ -514,10 +529,10 @@ class Training:
         return newest
 
     def _give_up_irregular(self) -> None:
-        """Set aside what was saved by time or at a stop since the last regular checkpoint.
+        """Set aside checkpoints after the last regular one, which were saved by time or at a stop.
 
-        Its step depends on the machine, and so would the noise after a rollback to it. If there is
-        no regular checkpoint, it is all that the run has, and stays.
+        Their steps depend on the machine, and so would the noise after a rollback to them. Without
+        a regular checkpoint they are all that the run has, and stay.
         """
         spec = self.recipe.train
         imported = self.folder.ledger.full_history().imported_step
@@ -527,19 +542,24 @@ class Training:
             set_aside(self.folder, after=max(regular))
 
     def _settle(self, code: StopCode) -> None:
-        """Wait until everything is saved, for so long that there is time for what follows."""
-        patience_s = {StopCode.NONE: _AT_THE_END_S, StopCode.TERM: _TERM_S}.get(code, 0.0)
-        if code is StopCode.USR2:
+        """Wait until everything is saved, but leave time for what follows a signal."""
+        if code is StopCode.NONE:
+            patience_s = _AT_THE_END_S
+        elif code is StopCode.TERM:
+            patience_s = _TERM_S
+        elif code is StopCode.USR2:
             patience_s = (self.recipe.cluster.signal_s or _NOTICE_S) * _SHARE
+        else:
+            patience_s = 0.0
         deadline = time.monotonic() + patience_s
         self._end_writes(lambda writer: writer.wait(max(0.0, deadline - time.monotonic())))
-        # No checkpoint was written without asking; now it is only about what else follows.
+        # Each write has checked the lease. If it cannot be read now, the attempt still ends well.
         with suppress(OSError):
             if self.lease is not None:
                 self.lease.check()
 
     def _now(self) -> float:
-        """Seconds, when the device has done what it was told."""
+        """Seconds, once the device has finished its queue."""
         if self.ranks.device.type == "cuda":
             torch.cuda.synchronize(self.ranks.device)
         return time.perf_counter()
@@ -566,9 +586,9 @@ def run(
         restart: earlier starts of this same job by the launcher.
         log: the file that the launcher writes its notices to; its current size is recorded in the
             ledger.
-        began: when the job got its machines, seconds since 1970; None if nobody knows.
-        cause_of: what a signal meant, asked on rank 0 once everything is saved.
-        node: what the launcher calls this machine.
+        began: when the job got its machines, seconds since 1970; None if unknown.
+        cause_of: what a signal meant; called on rank 0 once everything is saved.
+        node: the launcher's name of this machine; empty for the name of the host.
 
     Raises:
         LeaseHeldError, LeaseLostError: another job writes into this run.
@@ -578,7 +598,7 @@ def run(
         OSError: something cannot be read or written for a minute.
         RankError: rank 0 could not start or continue, and this is another rank.
     """
-    # One name everywhere: the launcher's, by which nodes are avoided, too.
+    # One name everywhere: the launcher's, by which jobs exclude nodes.
     node = node or socket.gethostname()
     if recipe is None:
         recipe = folder.recipe(within_s=_START_WITHIN_S, with_plugins=True)
@@ -591,30 +611,20 @@ def run(
                 f"{folder.name} is finished: {first_step} steps are done. Nothing to do.",
                 flush=True,
             )
-            if lease is not None and folder.ledger.history().cause == "finished":
-                folder.ledger.note(events.TurnedAway(job_id=job_id, why="finished"))
-            elif lease is not None:
-                # It was killed after its last save, or its ledger was lost.
-                folder.ledger.note(
-                    events.Started(attempt=number, job_id=job_id, step=first_step, restart=restart)
-                )
-                folder.ledger.note(events.Ended(attempt=number, cause="finished", step=first_step))
+            if lease is not None:
+                _note_finished(folder, number, job_id, first_step, restart)
             return SessionResult("finished", first_step)
-        training = Training(folder, recipe, ranks, stop, number, checkpoint, lease, hosts)
+        training = Session(folder, recipe, ranks, stop, number, checkpoint, lease, hosts)
         if lease is None:
             step, signal = training.run()
             return SessionResult(_CAUSE_OF_CODE[signal], step, signal)
-        if (edited := frozen.note(folder, _NOTE_WITHIN_S)) is not None:
-            print(f"warning: {edited}", flush=True)
-        if (problem := code.edited()) is not None:
-            print(
-                f"warning: {code.ROOT}: the code was changed after it was stored: {problem}",
-                flush=True,
-            )
+        _warn_of_edits(folder)
         progress = folder.progress()
-        # What it saved may be later than what it reported.
-        silent = progress.get("attempt") == number - 1
-        beginning = events.Started(
+        # If the attempt before left its progress, and no end: how far it got, and until when. Its
+        # last save may be later than its last report.
+        is_of_last = progress.get("attempt") == number - 1
+        on_gpu = ranks.device.type == "cuda"
+        started = events.Started(
             attempt=number,
             job_id=job_id,
             step=first_step,
@@ -622,13 +632,13 @@ def run(
             host=node,
             hosts=hosts,
             restart=restart,
-            reached=max(progress.get("step", 0), first_step) if silent else None,
-            heard=progress.get("time") if silent else None,
-            log_offset=None if log is None else os.path.getsize(log) if os.path.exists(log) else 0,
+            reached=max(progress.get("step", 0), first_step) if is_of_last else None,
+            heard=progress.get("time") if is_of_last else None,
+            log_offset=_bytes_of(log),
             warning=_warning(recipe, ranks),
             versions=versions(),
             code=code.running(folder.path),
-            gpu=torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None,
+            gpu=torch.cuda.get_device_name(ranks.device) if on_gpu else None,
             driver=driver(ranks.device),
             data=identity_or_nothing(recipe.data, recipe.plugins),
             began=began,
@@ -636,67 +646,94 @@ def run(
             gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
             cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
         )
-        if are_other_data(beginning.data, folder.ledger.full_history().data):
+        if are_other_data(started.data, folder.ledger.full_history().data):
             print(
-                (
-                    f"warning: {folder.name} trains on other data than before "
-                    f"(data.name={recipe.data.name})"
-                ),
+                f"warning: {folder.name} trains on other data than before "
+                f"(data.name={recipe.data.name})",
                 flush=True,
             )
-        folder.ledger.note(beginning, within_s=_NOTE_WITHIN_S)
+        folder.ledger.note(started, within_s=_NOTE_WITHIN_S)
         return _recorded(training, cause_of)
 
 
-@contextlib.contextmanager
+def _note_finished(folder: RunFolder, attempt: int, job_id: str, step: int, restart: int) -> None:
+    """Record an attempt that finds all steps done."""
+    ledger = folder.ledger
+    if ledger.history().cause == "finished":
+        ledger.note(events.TurnedAway(job_id=job_id, why="finished"))
+        return
+    # The attempt before was killed after its last save, or the ledger was lost.
+    ledger.note(events.Started(attempt=attempt, job_id=job_id, step=step, restart=restart))
+    ledger.note(events.Ended(attempt=attempt, cause="finished", step=step))
+
+
+def _warn_of_edits(folder: RunFolder) -> None:
+    """Record and print edits of the recipe; print those of the code."""
+    if (edited := frozen.note(folder, _NOTE_WITHIN_S)) is not None:
+        print(f"warning: {edited}", flush=True)
+    if (problem := code.edited()) is not None:
+        print(
+            f"warning: {code.ROOT}: the code was changed after it was stored: {problem}",
+            flush=True,
+        )
+
+
+def _bytes_of(log: Path | None) -> int | None:
+    if log is None:
+        return None
+    return os.path.getsize(log) if os.path.exists(log) else 0
+
+
+@contextmanager
 def _started(
     folder: RunFolder, recipe: Recipe, ranks: Ranks, job_id: str, restart: int
 ) -> Iterator[tuple[int, int | None, Lease | None]]:
-    """What `choose` says of the attempt, on all ranks, and on rank 0 the lease, which is held
-    during the block."""
+    """Number and checkpoint of the attempt, see `choose`, and on rank 0 the lease.
+
+    The lease is held during the block.
+    """
     held: list[Lease] = []
 
     def start() -> tuple[int, int | None]:
         try:
-            held.append(
-                Lease.acquire(
-                    folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S
-                )
+            lease = Lease.acquire(
+                folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S
             )
+            held.append(lease)
             recipe.monitor.require_installed()
             return retried(lambda: choose(folder, recipe), _START_WITHIN_S)
         except LeaseHeldError as error:
             folder.ledger.note(events.TurnedAway(job_id=job_id, reason=str(error), why="held"))
             raise
         except Exception as error:
-            # What passes is no reason not to start again.
+            # After an error that may pass, the job may start again.
             if not passes(error):
                 event = events.GivenUp(job_id=job_id, reason=str(error), never_began=True)
                 folder.ledger.note(event, within_s=_NOTE_WITHIN_S)
             raise
 
     try:
-        yield *ranks.on_first(start), next(iter(held), None)
+        number, checkpoint = ranks.on_first(start)
+        yield number, checkpoint, held[0] if held else None
     finally:
         for lease in held:
             lease.release()
 
 
 def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int | None]:
-    """Number of an attempt, and the step of its checkpoint: the newest good one, or the one of
-    `resume --from`.
+    """Number of an attempt, and the step of its checkpoint.
 
-    Without any checkpoint, a new run begins with new weights. Records damaged checkpoints, and sets
-    those aside that are later than the chosen one.
+    That is the newest good checkpoint, or the one that `resume --from` names. A run without any
+    checkpoint begins with new weights. Damaged checkpoints are recorded in the ledger, and those
+    after the chosen one are set aside.
 
     Raises:
-        OSError: the checkpoints cannot be read at this moment. They are not taken for missing or
-            damaged.
-        NotFoundError, CheckpointError: the checkpoint that was asked for is missing or damaged,
+        OSError: the checkpoints cannot be read at this moment, which says nothing about them.
+        NotFoundError, CheckpointError: the checkpoint of `resume --from` is missing or damaged,
             none of the checkpoints is usable, or they belong to another recipe.
     """
     history = folder.ledger.full_history()
-    # Copies and archives of runs leave empty folders out.
+    # Some tools do not copy empty folders.
     folder.checkpoints.mkdir(exist_ok=True)
     clear_unfinished(folder)
     newest, damaged = newest_good(folder, recipe.model_digest())
@@ -709,13 +746,15 @@ def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int | None]:
         verify(folder, history.from_step, model_digest=recipe.model_digest())
         newest = history.from_step
     elif newest is None and any(entry.finished for entry in damaged):
-        text = f"none of its {len(damaged)} checkpoints is intact: {damaged[0].reason}"
-        raise CheckpointError(f"{folder.path}: {text} To start over, submit the recipe again.")
-    elif newest is None and folder.identity().keys() & _FROM_ELSEWHERE:
-        text = (
-            "the checkpoint that it was made with is missing, and new weights would be another run"
+        raise CheckpointError(
+            f"{folder.path}: none of its {len(damaged)} checkpoints is intact: "
+            f"{damaged[0].reason} To start over, submit the recipe again."
         )
-        raise CheckpointError(f"{folder.path}: {text}. Submit or import it again.")
+    elif newest is None and folder.identity().keys() & _FROM_ELSEWHERE:
+        raise CheckpointError(
+            f"{folder.path}: the checkpoint that it was made with is missing, and new weights "
+            "would be another run. Submit or import it again."
+        )
     moved = set_aside(folder, after=newest or 0)
     if moved:
         print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
@@ -723,17 +762,19 @@ def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int | None]:
 
 
 def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
-    """What makes this machine slow for the recipe; printed, too."""
-    lacking = ranks.lacks_gpu(recipe.cluster.uses_gpu)
-    emulated = ranks.device.type == "cpu" and cpu.emulates(recipe.train.precision)
-    slow = cpu.warning(recipe.train.precision) if emulated else None
-    warning = "; ".join(text for text in (lacking, slow) if text is not None) or None
-    if warning is not None:
-        print(f"warning: {warning}", flush=True)
+    """Print and return what makes this machine slow for the recipe; None if nothing does."""
+    problems = [ranks.lacks_gpu(recipe.cluster.uses_gpu)]
+    precision = recipe.train.precision
+    if ranks.device.type == "cpu" and cpu.emulates(precision):
+        problems.append(cpu.warning(precision))
+    warning = "; ".join(filter(None, problems))
+    if not warning:
+        return None
+    print(f"warning: {warning}", flush=True)
     return warning
 
 
-def _recorded(training: Training, cause_of: CauseOf) -> SessionResult:
+def _recorded(training: Session, cause_of: CauseOf) -> SessionResult:
     """Train on rank 0, and record in the ledger how it ended."""
     ledger = training.folder.ledger
     try:
@@ -743,52 +784,79 @@ def _recorded(training: Training, cause_of: CauseOf) -> SessionResult:
     except BaseException as error:
         ledger.note(_failure(training, error), within_s=_NOTE_WITHIN_S)
         raise
-    cause = (
-        _CAUSE_OF_CODE[code] if code is StopCode.NONE else cause_of(code) or _CAUSE_OF_CODE[code]
-    )
-    detail = None if code is StopCode.NONE else f"SIG{code.name}"
+    if code is StopCode.NONE:
+        cause = _CAUSE_OF_CODE[code]
+        detail = None
+    else:
+        cause = cause_of(code) or _CAUSE_OF_CODE[code]
+        detail = f"SIG{code.name}"
     ended = events.Ended(attempt=training.attempt, cause=cause, step=step, detail=detail)
     ledger.note(ended, within_s=_NOTE_WITHIN_S)
     return SessionResult(cause, step, code)
 
 
-def _failure(training: Training, error: BaseException) -> events.Ended:
-    # Checkpoints beyond the first step are this attempt's, and may be later than what it last
-    # reported.
-    reported = training.folder.progress()
-    mine = reported.get("attempt") == training.attempt
-    saved = training.folder.checkpoint_steps()
-    reached = max(training.checkpoint or 0, reported.get("step", 0) if mine else 0, *saved[-1:])
+def _failure(training: Session, error: BaseException) -> events.Ended:
+    """How an attempt failed, and the latest step that it began with, saved or reported."""
+    steps = [training.checkpoint or 0, *training.folder.checkpoint_steps()]
+    progress = training.folder.progress()
+    if progress.get("attempt") == training.attempt:
+        steps.append(progress.get("step", 0))
     cause: Cause = "crashed"
     if isinstance(error, NonFiniteError):
         cause = "nonfinite"
     elif isinstance(error, SaveError):
-        cause, reached = "save_failed", max(reached, error.step)
-    detail = _message(error, training.folder.name)[:_MAX_DETAIL]
-    bug = isinstance(error, _BUGS)
-    return events.Ended(attempt=training.attempt, cause=cause, step=reached, detail=detail, bug=bug)
+        cause = "save_failed"
+        steps.append(error.step)
+    return events.Ended(
+        attempt=training.attempt,
+        cause=cause,
+        step=max(steps),
+        detail=_message(error, training.folder.name)[:_MAX_DETAIL],
+        bug=isinstance(error, _BUGS),
+    )
 
 
 def _message(error: BaseException, run: str) -> str:
-    text = (
-        str(error)
-        if isinstance(error, CldError)
-        else traceback.format_exception_only(error)[-1].strip()
-    )
+    if isinstance(error, CldError):
+        text = str(error)
+    else:
+        text = traceback.format_exception_only(error)[-1].strip()
     # If a peer has died, gloo and NCCL report sockets.
     if "gloo" in text or "NCCL" in text:
         return (
-            f"another rank is gone, killed or crashed; `cldctl logs {run} --rank N` shows the "
-            f"last output of each"
+            "another rank is gone, killed or crashed; "
+            f"`cldctl logs {run} --rank N` shows the last output of each"
         )
     return text
 
 
 def driver(device: torch.device, file: Path = _DRIVER) -> str | None:
-    """The version of the driver of a GPU; None for a CPU, and where nobody tells."""
+    """The version of the driver of a GPU; None for a CPU, or if it is unknown."""
     if device.type != "cuda":
         return None
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         if (found := _VERSION.search(file.read_text(errors="replace"))) is not None:
             return found[1]
     return None
+
+
+def compute(
+    work: Training, ranks: Ranks, stop: StopFlag, pieces: Collection[int] | None, start: Start
+) -> Outcome:
+    """Train, as `Work.compute`."""
+    ended = run(
+        work.run,
+        ranks,
+        stop,
+        job_id=start.job_id,
+        recipe=work.recipe(_START_WITHIN_S, with_plugins=True),
+        restart=start.restart,
+        log=start.log,
+        began=start.began,
+        cause_of=start.cause_of,
+        node=start.node,
+    )
+    print(
+        f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True
+    )
+    return Outcome(ended.cause, ended.code)

@@ -1,10 +1,9 @@
-"""One optimiser step on any number of ranks: the state that training carries, and how a step
-changes it."""
+"""One optimiser step on any number of ranks: the state of training, and how a step changes it."""
 
-import contextlib
 import dataclasses
 import inspect
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,17 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 from cld_core import loss, nets, optim, sde, seeds
 from cld_core import ranks as distributed
 from cld_core.averages import Ema, PowerAverages
-from cld_core.codec import from_plain, to_plain
 from cld_core.config import Recipe
 from cld_core.config.network import CONDITIONS
 from cld_core.config.train import TrainSpec
-from cld_core.data.form import Form
+from cld_core.data.format import DataFormat
 from cld_core.data.source import Source, classes_of, form_of, source, use_form
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
 from cld_core.nets import execution
+from cld_core.plugins import is_shipped
 from cld_core.ranks import Ranks
-from cld_core.registration import is_shipped
+from cld_core.records import from_plain, to_plain
 from cld_core.sanitize import one_line
 from cld_core.score import Score
 
@@ -34,16 +33,18 @@ from .health import Interval
 
 # Below this loss scale every step overflows.
 _SMALLEST_SCALE = 1.0
-# Good gradients before the first one is compared with their mean, and the steps that the running
-# mean covers, about.
-_SETTLED, _MEMORY = 100, 100
-_KNOWN = inspect.signature(DistributedDataParallel.__init__).parameters
+# Good gradients before norms are compared with their running mean.
+_SETTLED = 100
+# Steps that the running mean covers, about.
+_MEMORY = 100
 # Training changes no buffer of our networks, so none is broadcast. torch 2.13 renamed the argument.
-_buffers = "forward_sync_buffers" if "forward_sync_buffers" in _KNOWN else "broadcast_buffers"
-_FIXED_BUFFERS: dict[str, Any] = {_buffers: False}
-# Standard deviations: of the base-2 logarithms of scales, and of shifts as a fraction of the image
-# size.
+_BUFFERS = "broadcast_buffers"
+if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters:
+    _BUFFERS = "forward_sync_buffers"
+_FIXED_BUFFERS: dict[str, Any] = {_BUFFERS: False}
+# The standard deviation of the base-2 logarithms of scales.
 _OCTAVES = 0.2
+# The standard deviation of shifts, as a fraction of the image size.
 _SHIFT = 0.125
 
 
@@ -51,22 +52,21 @@ class Trainer:
     """Network, optimiser, average and loss of a run.
 
     All randomness of step k is keyed by (seed, noise key, k, purpose) and drawn for the global
-    batch, of which this rank takes its rows. So except for rounding the result does not depend on
-    the number of ranks, and a resumed run that keeps its noise key is bit-identical to an
+    batch, of which this rank takes its rows. So the result does not depend on the number of ranks,
+    except for rounding, and a resumed run that keeps its noise key is bit-identical to an
     uninterrupted one.
 
     Args:
         recipe: the experiment.
         ranks: this process among its peers.
-        noise_key: 0, or a number of its own for each segment of training that is to have fresh
-            noise.
-        data: the examples; None: those of the recipe.
-        net: the network, which is trained in place; None: that of the recipe, with new weights.
+        noise_key: a segment of training with another number has fresh noise.
+        data: the examples; None for those of the recipe.
+        net: the network, which is trained in place; None for that of the recipe, with new weights.
 
     Attributes:
-        deferred: whether the host does not wait to learn if a step was skipped: the device skips
-            it, and `check` reports it later. True on GPUs if the optimiser can skip there; tests
-            set it on the CPU.
+        deferred: the host does not wait to learn whether a step was skipped: the device skips it,
+            and `check` reports it later. True on GPUs if the optimiser can skip there; tests set it
+            on the CPU.
     """
 
     def __init__(
@@ -77,7 +77,8 @@ class Trainer:
         data: Source | None = None,
         net: nn.Module | None = None,
     ) -> None:
-        train, device = recipe.train, ranks.device
+        train = recipe.train
+        device = ranks.device
         self.recipe = recipe
         self.ranks = ranks
         self._key = (train.seed, noise_key)
@@ -87,9 +88,9 @@ class Trainer:
         self.loss = loss.build(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
-            self.net = (
-                nets.of_recipe(recipe, self.source.shape, self.classes) if net is None else net
-            )
+            if net is None:
+                net = nets.of_recipe(recipe, self.source.shape, self.classes)
+        self.net = net
         self._model = replicated(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
@@ -98,9 +99,11 @@ class Trainer:
         self.ema = Ema(self.net, train.ema)
         self._augment: float = getattr(recipe.network, "augment", 0.0)
         self.power = PowerAverages(self.net, train.ema_lengths)
-        # A network that is not ours may draw random numbers, too.
-        is_ours = is_shipped("network", recipe.network.name)
-        self._dropout = not is_ours or getattr(recipe.network, "dropout", 0.0) > 0
+        # A plug-in's network may draw random numbers, too.
+        self._dropout = (
+            not is_shipped("network", recipe.network.name)
+            or getattr(recipe.network, "dropout", 0.0) > 0
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self.gradients = GradientFilter(
             recipe.optim.max_grad_growth, device, scaled=self.scaler.is_enabled()
@@ -109,35 +112,34 @@ class Trainer:
         self.interval = Interval(ranks)
 
     def warm_up(self) -> None:
-        """Fit the scaling of the data; let `DistributedDataParallel` (DDP) group gradients, by two
-        discarded passes.
+        """Fit the scaling of the data, and fix the buckets of `DistributedDataParallel` (DDP).
 
-        Rank 0 fits the scaling, if there is one and no checkpoint has it, and gives it to the
-        others. The groups of gradients, which DDP calls buckets, decide how sums over three or more
-        ranks are rounded. Choosing them before the first step of every attempt makes them the same
-        for a resumed and an uninterrupted run.
+        Rank 0 fits the scaling, if the source has one and no checkpoint set it, and gives it to the
+        others. The buckets, into which DDP groups gradients, decide how sums over three or more
+        ranks are rounded. Two discarded passes choose them before the first step of every attempt,
+        so that they are the same for a resumed and an uninterrupted run.
         """
-        # Of a source that scales its data, the form is what this asks for.
+        # Reading the form of a source fits its scaling.
         form = self.ranks.on_first(lambda: form_of(self.source))
         if self.ranks.world_size > 1:
             use_form(self.source, form)
-            # DDP sees in the first backward pass in which order gradients arrive, and regroups in
-            # the next forward.
+            # DDP notes the order of gradients in the first backward pass, and regroups them in the
+            # next forward pass.
             for _ in range(2):
                 self._backward(0)
                 self.optimiser.zero_grad(set_to_none=True)
             self.interval = Interval(self.ranks)
 
     def step(self, step: int) -> None:
-        """Optimiser step number ``step``, counted from 0. A gradient that is not finite, or
-        explodes, changes nothing.
+        """Take optimiser step number ``step``, counted from 0.
 
-        If the step is `deferred`, nothing here waits for the device.
+        A gradient that is not finite, or explodes, changes nothing. If the step is `deferred`,
+        nothing here waits for the device.
 
         Raises:
             NonFiniteError: at once, unless the step is `deferred`.
         """
-        loss, seen = self._backward(step)
+        loss, details = self._backward(step)
         clip = self.recipe.optim.grad_clip
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(
@@ -145,13 +147,13 @@ class Trainer:
         )
         skip = self.gradients.check(norm)
         self.grad_norm = norm
-        self.interval.count(loss, skip, *seen)
+        self.interval.count(loss, skip, *details)
         skipped = None if self.deferred else bool(skip)
         for group in self.optimiser.param_groups:
             group["lr"] = optim.rate(self.recipe.optim, step, self.recipe.train.steps)
-        # Not through scaler.step, which only checks for infinite gradients.
+        # Without scaler.step, which checks for infinite gradients only.
         if self._skips_on_device:
-            # GradScaler itself makes fused optimisers skip this way; torch declares no such
+            # GradScaler makes fused optimisers skip in this way; torch does not declare the
             # attribute.
             self.optimiser.found_inf = skip.float()  # type: ignore[attr-defined]
             self.optimiser.step()
@@ -166,12 +168,14 @@ class Trainer:
             averages.update(skip if self.deferred else None)
 
     def check(self, step: int, loss: float | None = None) -> None:
-        """Check that all gradients up to step number ``step`` were good, and so is their mean
-        ``loss``, if it is given.
+        """Check that all gradients up to step number ``step`` were good.
+
+        Args:
+            loss: a mean loss, which must be finite, too.
 
         Raises:
-            NonFiniteError: some were not; weights and optimiser are as if those steps had not
-                happened. On all ranks.
+            NonFiniteError: some were not good; on all ranks. Weights and optimiser are as if those
+                steps had not happened.
         """
         bad = self.gradients.bad()
         what = f"the gradient's norm is {float(self.grad_norm):.4g}"
@@ -182,15 +186,17 @@ class Trainer:
             bad += 1
             what = f"the loss is {loss}"
         if bad:
-            text = f"{what}; nothing was changed by it. Lower optim.lr, or set optim.grad_clip"
-            raise NonFiniteError(f"step {step}: not finite or exploding: {text}.")
+            raise NonFiniteError(
+                f"step {step}: not finite or exploding: {what}; nothing was changed by it. "
+                "Lower optim.lr, or set optim.grad_clip."
+            )
 
     def take_scalars(self) -> dict[str, float]:
         """What the monitor plots, over the steps since the last call. Waits for the device.
 
-        What `Interval.take` tells, the gradient norm (before clipping, of the last step), the
-        learning rate, the loss scale, and peak memory in GiB: of the GPU, or of the process on the
-        CPU.
+        These are the values of `Interval.take`, the gradient norm of the last step before clipping,
+        the learning rate, the loss scale, and the peak memory in GiB of the GPU, or of the process
+        on the CPU.
         """
         scalars = self.interval.take() | {
             "grad_norm": float(self.grad_norm),
@@ -207,7 +213,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on."""
-        return {
+        state = {
             "model": self.net.state_dict(),
             "ema": self.ema.state_dict(),
             "optimiser": optim.portable(self.optimiser.state_dict()),
@@ -215,21 +221,24 @@ class Trainer:
             "gradients": self.gradients.state_dict(),
             "form": to_plain(form_of(self.source)),
             **self.averages_dict(),
-            **({} if self.classes is None else {"classes": to_plain(self.classes)}),
         }
+        if self.classes is not None:
+            state["classes"] = to_plain(self.classes)
+        return state
 
     def averages_dict(self) -> dict[str, Any]:
-        """What a snapshot of the power-function averages holds; without any, the digest of the
-        model alone."""
-        power = self.power.state_dict()
-        return {"model_digest": self.recipe.model_digest(), **({"power": power} if power else {})}
+        """The content of a snapshot: the model's digest, and the power-function averages if any."""
+        state: dict[str, Any] = {"model_digest": self.recipe.model_digest()}
+        if power := self.power.state_dict():
+            state["power"] = power
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint.
 
         Raises:
             CheckpointError: its names or shapes are not those of this recipe's network, or its
-                classes those of the data.
+                classes or examples are not those of the data.
         """
         self._require_same_classes(state)
         self._continue_with_form(state)
@@ -238,26 +247,27 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
             self.power.load_state_dict(state.get("power"), state.get("step", 0))
             optim.load(self.optimiser, state["optimiser"])
+            # Empty if the checkpoint was imported or trained in another precision: then the scaler
+            # finds its scale again.
             if state["scaler"]:
-                # Empty if the checkpoint was trained in another precision or imported: the scale is
-                # then found again.
                 self.scaler.load_state_dict(state["scaler"])
             if "gradients" in state:
                 self.gradients.load_state_dict(state["gradients"])
         except (KeyError, RuntimeError, ValueError) as error:
-            text = (
+            raise CheckpointError(
                 f"the checkpoint does not fit the recipe: {error}. Resume with the recipe that "
-                f"wrote it."
-            )
-            raise CheckpointError(text) from error
+                "wrote it."
+            ) from error
 
     def _backward(self, step: int) -> tuple[Tensor, tuple[Tensor, Tensor, float]]:
         """Gradients of the mean loss over the global batch.
 
         Returns:
-            This rank's share of that loss; and its times, losses and waiting, for `Interval.count`.
+            This rank's share of that loss, and the last arguments of `Interval.count`: its times,
+            its losses, and its wait for data.
         """
-        train, device = self.recipe.train, self.ranks.device
+        train = self.recipe.train
+        device = self.ranks.device
         self.interval.begin()
         rows = self.ranks.rows(train.batch_size)
         x, label = self._examples(step, rows)
@@ -265,32 +275,30 @@ class Trainer:
         noise = seeds.generator(*self._key, step, "noise", device=device)
         draws = self.loss.draw(noise, train.batch_size, self.source.shape, device).rows(rows)
         if self._augment > 0:
-            drawn = seeds.generator(*self._key, step, "augment")
-            changes = (
-                drawn_changes(drawn, train.batch_size, self.source.shape[-1], self._augment)
-                .rows(rows)
-                .on(device)
-            )
-            x, draws = changes.apply(x), dataclasses.replace(draws, augmented=changes.conditions)
+            generator = seeds.generator(*self._key, step, "augment")
+            side = self.source.shape[-1]
+            changes = drawn_changes(generator, train.batch_size, side, self._augment)
+            changes = changes.rows(rows).on(device)
+            x = changes.apply(x)
+            draws = dataclasses.replace(draws, augmented=changes.conditions)
         if self._dropout:
             torch.manual_seed(seeds.key_of(*self._key, step, "dropout", self.ranks.rank))
-        shares, plain = [], []
+        shares = []
+        plain = []
         size = train.micro_batch or len(x)
         starts = range(0, len(x), size)
         for start in starts:
             part = slice(start, start + size)
-            last = start == starts[-1]
-            with (
-                contextlib.nullcontext()
-                if last or self.ranks.world_size == 1
-                else self._model.net.no_sync()
-            ):
+            is_last = start == starts[-1]
+            # DDP sums gradients over the ranks in the last backward pass alone.
+            is_summed = is_last or self.ranks.world_size == 1
+            with nullcontext() if is_summed else self._model.net.no_sync():
                 score = self.score if label is None else Conditional(self.score, label[part])
                 losses = self.loss.losses(score, x[part], draws.rows(part))
-                # DDP averages over the ranks, whose shares may differ by a row: weight by rows, not
-                # by ranks.
+                # DDP averages over the ranks. Their shares may differ by a row, so the mean is over
+                # rows.
                 loss = losses.weighted.sum() * (self.ranks.world_size / train.batch_size)
-                if last:
+                if is_last:
                     self.interval.exchange()
                 self.scaler.scale(loss).backward()
             shares.append(loss.detach())
@@ -298,36 +306,37 @@ class Trainer:
         return sum(shares[1:], start=shares[0]), (draws.t, torch.cat(plain), wait_s)
 
     def _examples(self, step: int, rows: slice) -> tuple[Tensor, Tensor | None]:
-        """The data of this rank's rows of a step, and if they are labelled the labels that the
-        network gets."""
-        size, device = self.recipe.train.batch_size, self.ranks.device
+        """This rank's rows of a step's batch, and the labels that the network gets, if any."""
+        size = self.recipe.train.batch_size
+        device = self.ranks.device
         if self.classes is None:
             return seeds.delivered(self.source.batch(*self._key, step, size, rows), device), None
         x, label = self.source.labelled_batch(*self._key, step, size, rows)
         drawn = torch.rand(size, generator=seeds.generator(*self._key, step, "labels"))[rows]
-        without = drawn < self.recipe.objective.label_dropout
-        return seeds.delivered(x, device), seeds.delivered(
-            label.masked_fill(without.to(label.device), self.classes.none), device
-        )
+        dropped = drawn < self.recipe.objective.label_dropout
+        label = label.masked_fill(dropped.to(label.device), self.classes.none)
+        return seeds.delivered(x, device), seeds.delivered(label, device)
 
     def _continue_with_form(self, state: dict[str, Any]) -> None:
         if "form" not in state:
             return
-        form = from_plain(Form, state["form"])
+        form = from_plain(DataFormat, state["form"])
         if form.shape != self.source.shape:
-            text = (
-                f"the examples have shape {self.source.shape}, and {form.shape} when the run began"
+            raise CheckpointError(
+                f"the examples have shape {self.source.shape}, and {form.shape} when the run "
+                "began. Put the data back, or start a new run."
             )
-            raise CheckpointError(f"{text}. Put the data back, or start a new run.")
         use_form(self.source, form)
 
     def _require_same_classes(self, state: dict[str, Any]) -> None:
         names = None if self.classes is None else list(self.classes.names)
-        known = state.get("classes", {}).get("names")
-        if known != names:
-            shown = one_line(", ".join(map(str, known or ["none"])))
-            text = f"the classes of the data are others than when the run began: {shown}"
-            raise CheckpointError(f"{text}. Prepare the data as they were, or start a new run.")
+        before = state.get("classes", {}).get("names")
+        if before != names:
+            shown = one_line(", ".join(map(str, before or ["none"])))
+            raise CheckpointError(
+                f"the classes of the data are others than when the run began: {shown}. "
+                "Prepare the data as they were, or start a new run."
+            )
 
 
 class GradientFilter:
@@ -350,8 +359,7 @@ class GradientFilter:
 
     @torch.no_grad()
     def check(self, norm: Tensor) -> Tensor:
-        """Whether the step with a gradient of this norm is to be skipped; a bool scalar on the
-        device."""
+        """Whether to skip the step with a gradient of this norm; a bool scalar on the device."""
         infinite = ~torch.isfinite(norm)
         exploded = (norm > self._growth * self._mean) & (self._good >= _SETTLED) & ~infinite
         skip = infinite | exploded
@@ -376,10 +384,10 @@ class GradientFilter:
 
 
 def replicated(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
-    """What to call instead of ``net``, which keeps the parameters: on the device, replicated,
-    compiled, in a precision.
+    """``net`` on the device, wrapped for its ranks, compiled, and in the precision of the recipe.
 
-    With more than one rank, its ``net`` has `no_sync`, as `DistributedDataParallel` (DDP) does.
+    ``net`` keeps the parameters. With more than one rank, the ``net`` of what is returned has
+    `no_sync`, as `DistributedDataParallel` (DDP) does.
     """
     device = ranks.device
     net.to(device)
@@ -392,26 +400,25 @@ def replicated(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
             bucket_cap_mb=spec.bucket_mb,
             gradient_as_bucket_view=True,
             # Every parameter takes part in every backward pass, but with accumulation the passes
-            # differ. It does not go together with compiled graphs that are cut (pytorch issue
-            # 109261).
+            # differ, and compiled graphs that are cut do not allow it (pytorch issue 109261).
             static_graph=spec.micro_batch is None and not spec.compile,
         )
-    # In this order, torch cuts the graph where DDP's buckets end. In one piece, all gradients would
-    # be ready at the end of the backward pass, and none could be sent before.
-    net = execution.compiled(net) if spec.compile else net
+    # Compiled after it is wrapped, torch cuts the graph where DDP's buckets end. In one piece, all
+    # gradients would be ready at the end of the backward pass, and none could be sent before.
+    if spec.compile:
+        net = execution.compiled(net)
     return execution.Autocast(net, device, spec.precision, channels_last=spec.channels_last)
 
 
 @dataclass(frozen=True)
 class Changes:
-    """The transformations of a batch of B images, in this order: mirror, shift, and warp about the
-    centre.
+    """The transformations of a batch of B images: mirror, then shift, then warp about the centre.
 
     This is non-leaking augmentation (docs/math.md 4.2): the network is conditioned on what was
     done. The transformations are those of Karras et al. 2022 (arXiv 2206.00364, appendix F.2),
     after Karras et al. 2020 (arXiv 2006.06676). Each is applied independently with the same
-    probability, and the network is conditioned on numbers that are 0 if it is not. Samples are
-    drawn with zeros, so they look like untransformed images.
+    probability, and its conditions are 0 if it is not applied. Samples are drawn with zeros, so
+    they look like untransformed images.
     """
 
     flipped: Tensor  # (B, 2), bool: left to right, and upside down
@@ -425,10 +432,9 @@ class Changes:
         return Changes(*(getattr(self, entry.name)[rows] for entry in fields(self)))
 
     def on(self, device: torch.device) -> "Changes":
-        """The same on a device, without waiting for it."""
-        return Changes(
-            *(seeds.delivered(getattr(self, entry.name), device) for entry in fields(self))
-        )
+        """The same transformations on a device, without waiting for it."""
+        parts = (getattr(self, entry.name) for entry in fields(self))
+        return Changes(*(seeds.delivered(part, device) for part in parts))
 
     def apply(self, x: Tensor) -> Tensor:
         """The transformed images x (B, C, S, S), padded by reflection.
@@ -447,8 +453,7 @@ class Changes:
         return torch.where(self.warped[:, None, None, None], warped.clamp(-1.0, 1.0), x)
 
     def _places(self, size: int, side: int) -> Tensor:
-        """The indices (B, size) of the pixels of a row or column that move to the positions 0, 1,
-        ..."""
+        """The indices (B, size) of the pixels that move to 0, 1, ... in a row or column."""
         places = torch.arange(size, device=self.shift.device) - self.shift[:, side, None]
         places = torch.remainder(places, 2 * size)
         places = torch.minimum(places, 2 * size - 1 - places)
@@ -456,53 +461,52 @@ class Changes:
 
 
 def drawn_changes(generator: torch.Generator, batch: int, size: int, probability: float) -> Changes:
-    """Transformations of a batch of square images of side ``size``, each of the six with this
-    ``probability``.
+    """Transformations of a batch of square images of side ``size``.
 
-    Mirror left to right; mirror upside down; shift by N(0, (size / 8)^2) in both directions,
-    rounded to pixels; scale by 2^N(0, 0.2^2); rotate by any angle; stretch by 2^N(0, 0.2^2) along
-    any direction, and by the inverse across it.
+    Each of these six has the same ``probability``: mirror left to right; mirror upside down; shift
+    by N(0, (size / 8)^2) in both directions, rounded to pixels; scale by 2^N(0, 0.2^2); rotate by
+    any angle; stretch by 2^N(0, 0.2^2) along any direction, and by the inverse across it.
     """
-    made = torch.rand(batch, 6, generator=generator) < probability
+    is_made = torch.rand(batch, 6, generator=generator) < probability
     normal = torch.randn(batch, 4, generator=generator)
     angles = (2.0 * torch.rand(batch, 2, generator=generator) - 1.0) * math.pi
     unit = _SHIFT * size
-    shift = torch.where(made[:, 2:3], (normal[:, :2] * unit).round(), 0.0)
-    scale, turn, stretch = (
-        torch.where(made[:, kind], number, 0.0)
-        for kind, number in ((3, normal[:, 2]), (4, angles[:, 0]), (5, normal[:, 3]))
-    )
-    # A direction and its opposite are the same: only twice its angle counts.
+    shift = torch.where(is_made[:, 2:3], (normal[:, :2] * unit).round(), 0.0)
+    scale = torch.where(is_made[:, 3], normal[:, 2], 0.0)
+    turn = torch.where(is_made[:, 4], angles[:, 0], 0.0)
+    stretch = torch.where(is_made[:, 5], normal[:, 3], 0.0)
+    # A direction and its opposite are the same: only twice the angle counts.
     axis = torch.stack([(2.0 * angles[:, 1]).cos(), (2.0 * angles[:, 1]).sin()], dim=1)
     conditions = torch.cat(
         [
-            made[:, :2].float(),
+            is_made[:, :2].float(),
             shift / unit,
             torch.stack([scale, turn.cos() - 1.0, turn.sin()], dim=1),
             stretch[:, None] * axis,
         ],
         dim=1,
     )
-    assert conditions.shape == (batch, CONDITIONS), (
-        f"{conditions.shape[1]} conditions, not {CONDITIONS}"
+    assert conditions.shape[1] == CONDITIONS, f"{conditions.shape[1]} are not {CONDITIONS}"
+    return Changes(
+        flipped=is_made[:, :2],
+        shift=shift.long(),
+        warped=is_made[:, 3:].any(1),
+        sources=_inverse_map(scale, turn, stretch, axis),
+        conditions=conditions,
     )
-    sources = _inverse_map(scale, turn, stretch, axis)
-    return Changes(made[:, :2], shift.long(), made[:, 3:].any(1), sources, conditions)
 
 
 def _inverse_map(scale: Tensor, turn: Tensor, stretch: Tensor, axis: Tensor) -> Tensor:
     """(B, 2, 2), the inverse of: scale and stretch, both in units of `_OCTAVES`, then turn."""
     octave = _OCTAVES * math.log(2.0)
-    cosine, sine = turn.cos(), turn.sin()
+    cosine = turn.cos()
+    sine = turn.sin()
     back = _matrix(cosine, sine, -sine, cosine)
     # The exponential of a symmetric matrix without trace.
-    grow, differ = (-octave * stretch).cosh(), (-octave * stretch).sinh()
-    narrow = _matrix(
-        grow + differ * axis[:, 0],
-        differ * axis[:, 1],
-        differ * axis[:, 1],
-        grow - differ * axis[:, 0],
-    )
+    even = (-octave * stretch).cosh()
+    odd = (-octave * stretch).sinh()
+    cross = odd * axis[:, 1]
+    narrow = _matrix(even + odd * axis[:, 0], cross, cross, even - odd * axis[:, 0])
     return (-octave * scale).exp()[:, None, None] * (narrow @ back)
 
 

@@ -1,5 +1,4 @@
-"""What is done with checkpoints: `cldctl eval`, `compare`, `sample`, `tune`, `export`, `import`,
-`bench samplers`."""
+"""Commands on checkpoints: `eval`, `compare`, `sample`, `tune`, `export`, `import`, `bench`."""
 
 import functools
 import inspect
@@ -18,30 +17,27 @@ from . import options
 
 
 def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
-    """``function`` with a flag for each metric in place of its argument ``metrics``."""
+    """``function`` with a flag for each metric in place of its second argument, ``metrics``."""
     from cld_core import metrics as registry
 
     flags = {metric.name.replace("-", "_"): metric for metric in registry.metrics()}
 
     @functools.wraps(function)
     def command(**arguments: Any) -> None:
-        function(
-            metrics=tuple(metric.name for name, metric in flags.items() if arguments.pop(name)),
-            **arguments,
-        )
+        metrics = tuple(metric.name for name, metric in flags.items() if arguments.pop(name))
+        function(metrics=metrics, **arguments)
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    own = [
-        inspect.Parameter(
-            name, keyword, default=Option(False, it.flag, help=it.help), annotation=bool
-        )
-        for name, it in flags.items()
-    ]
     first, _, *others = inspect.signature(function).parameters.values()
-    parameters = [entry.replace(kind=keyword) for entry in (first, *own, *others)]
+    parameters = [first]
+    for name, metric in flags.items():
+        option = Option(False, metric.flag, help=metric.help)
+        parameters.append(first.replace(name=name, default=option, annotation=bool))
+    parameters += others
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [parameter.replace(kind=keyword) for parameter in parameters]
     # typer reads the signature; functions declare no such attribute, although inspect honours it.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 
@@ -52,8 +48,7 @@ def eval_(
         metavar="RUN | GROUP | KEY=VALUE",
         help=(
             "A run (default: the newest) or a group, keys of eval, sampling, ema and cluster, "
-            "and "
-            "plugins=FILE.py."
+            "and plugins=FILE.py."
         ),
     ),
     metrics: tuple[str, ...] = (),
@@ -91,19 +86,22 @@ def eval_(
     from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
 
     if compared:
-        given = dict[str, object](
-            samples=samples, shards=shards, sweep=sweep, metric=metric, cluster=cluster
-        )
-        given |= {
+        others = {
+            "samples": samples,
+            "shards": shards,
+            "sweep": sweep,
+            "metric": metric,
+            "cluster": cluster,
             "profile": profile,
             "follow": follow,
             "max-parallel": max_parallel,
             "allow-plugin": allow_plugin,
         }
-        if left := [*metrics, *(name for name, value in given.items() if value)]:
+        conflicting = [*metrics, *(name for name, value in others.items() if value)]
+        if conflicting:
             raise UsageError(
                 f"--compare shows finished results and computes none: leave out "
-                f"--{', --'.join(left)}."
+                f"--{', --'.join(conflicting)}."
             )
         names, overrides = options.split_runs(words)
         if overrides or not names:
@@ -172,8 +170,7 @@ def compare(
     show_compared(chosen, checkpoint, as_json)
 
 
-# More do not fit into one file that anybody could open; `cldctl eval` draws and keeps as many as
-# there is disk for.
+# A file with more samples is too large to open; `cldctl eval` draws and keeps any number.
 MAX_SAMPLES = 10_000_000
 
 
@@ -201,10 +198,10 @@ def sample(
     ),
     method: str | None = Option(
         None,
-        metavar="ode|em|sscs|exponential|gddim|conjugate|splitting|tuned",
-        help="Sampling method; default: the recipe's. exponential is best below 100 NFE; at 10, "
-        "use it with "
-        "sampling.order=3, sampling.corrector=false and sampling.grid_power=3.",
+        metavar="METHOD",
+        help="Sampling method, one that `cldctl explain sampling` lists; default: the recipe's. "
+        "exponential is best below 100 NFE; at 10, use it with sampling.order=3, "
+        "sampling.corrector=false and sampling.grid_power=3.",
     ),
     nfe: int | None = Option(
         None, metavar="N", help="Network evaluations (NFE) of a fixed-step method."
@@ -217,10 +214,7 @@ def sample(
     guidance: float | None = Option(
         None,
         metavar="W",
-        help=(
-            "Scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional "
-            "one."
-        ),
+        help="Scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional.",
     ),
     checkpoint: str = options.CHECKPOINT,
     seed: int = options.SEED,
@@ -308,10 +302,7 @@ def tune(
     points: int | None = Option(
         None,
         metavar="P",
-        help=(
-            "Draws of the noise to fit to, and as many held-out ones; default: 4,000, for images "
-            "16."
-        ),
+        help="Draws of the noise to fit to, and as many held out; default: 4,000, for images 16.",
     ),
     budget: str = Option("60", metavar="MINUTES | none", help="Time limit for the fit of each N."),
     seed: int = options.SEED,
@@ -322,8 +313,7 @@ def tune(
     allow_plugin: bool = options.ALLOW_PLUGIN,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Fit a sampler with few network evaluations to the network of a run, for
-    sampling.method=tuned.
+    """Fit a sampler with few evaluations to the network of a run, for sampling.method=tuned.
 
     The sampler is fitted to the network's own probability flow, and held-out noise decides whether
     the fit is kept. Running it again shows the result, or continues where it stopped.
@@ -334,7 +324,8 @@ def tune(
     from cldctl.runs.options import network_evaluations
     from cldctl.show.submission import finish_tunings, remark
 
-    numbers, budget_min = network_evaluations(nfe), minutes(budget)
+    numbers = network_evaluations(nfe)
+    budget_min = minutes(budget)
     run, overrides = options.run_and_overrides(words, root)
     wanted = EvalOptions(
         overrides=tuple(overrides),
@@ -358,8 +349,7 @@ def export(
         None,
         metavar="FOLDER|FILE.md",
         help="Write a model card with numbers, samples and recipe, too. A folder gets README.md, "
-        "samples.png and "
-        "model.safetensors.",
+        "samples.png and model.safetensors.",
     ),
     license_: str | None = Option(
         None,
@@ -376,8 +366,7 @@ def export(
     allow_plugin: bool = options.ALLOW_PLUGIN,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Write the averaged weights and the recipe of a checkpoint as safetensors, for
-    `cld_core.load(FILE)`.
+    """Write averaged weights and the recipe of a checkpoint as safetensors, for `cld_core.load`.
 
     Example: cldctl export cifar10-0102-101112-ab12 -o cifar10.safetensors
 
@@ -412,7 +401,7 @@ def export(
         f"averaged weights of {step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB"
     )
     if plugins := ", ".join(map(one_line, model.recipe.plugins)):
-        err.print(f"the file names the plug-in {plugins}: who loads it needs that, too")
+        err.print(f"the file names the plug-in {plugins}, which is needed to load it")
     out.print(str(target), no_wrap=True)
     if files is not None:
         saying = f"drawing samples of step {model.step}, of which the run has no picture"
@@ -429,8 +418,7 @@ def import_(
     name: str | None = options.NEW_NAME,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Make a run of a published checkpoint: weights, their average, the optimiser's state and the
-    step.
+    """Make a run of a published checkpoint: weights, their average, optimiser's state and step.
 
     It reads checkpoints of the CLD code, and those that PyTorch Lightning wrote for the PSLD code.
     The run can be sampled, evaluated and resumed. Nothing is written if a tensor does not fit the
@@ -451,11 +439,11 @@ def import_(
     done = f" in {run.path}: step {step}, {parameters:,} parameters"
     err.print(strong("run ", run.name, done))
     if resolved.optim.name != "adam":
-        text = (
-            f"published checkpoints were trained with adam; resuming uses their state for "
-            f"{resolved.optim.name}"
+        err.print(
+            "published checkpoints were trained with adam; resuming uses their state for "
+            f"{resolved.optim.name}",
+            style="yellow",
         )
-        err.print(text, style="yellow")
     err.print(f"next:\n  cldctl sample {run.name}\n  cldctl eval {run.name} --elbo")
     out.print(run.name)
 
@@ -464,10 +452,7 @@ def bench_samplers(
     words: list[str] | None = Argument(
         None,
         metavar="RUN | KEY=VALUE",
-        help=(
-            "A run (default: the newest), and keys of eval, sampling and cluster that hold for "
-            "all samplers."
-        ),
+        help="A run (default: the newest); keys of eval, sampling and cluster for all samplers.",
     ),
     nfe: str = Option(
         "10,20,50,100",
@@ -479,11 +464,9 @@ def bench_samplers(
         "--metric",
         metavar="A,B,...",
         help="fid, kid, isc and prc for images; w2 and energy for toys and arrays; density for "
-        "toys; "
-        "flow-distance for all; "
-        "classes and class-law for models with classes. "
-        "Default: fid for images, else w2,density,flow-distance; without density for arrays and "
-        "data of a plug-in.",
+        "toys; flow-distance for all; classes and class-law for models with classes. Default: fid "
+        "for images, else w2,density,flow-distance; without density for arrays and data of a "
+        "plug-in.",
     ),
     samples: int | None = Option(None, min=2, help="Samples per seed; default: eval.samples."),
     seeds: int | None = Option(
@@ -515,7 +498,7 @@ def bench_samplers(
 
     Example: cldctl bench samplers --nfe 10,20,50 --metric w2,flow-distance --samples 10000 --follow
 
-    Example: cldctl bench samplers --sampler em --sampler fine=method=exponential,order=2
+    Example: cldctl bench samplers --sampler em-quadratic --sampler fine=method=exponential,order=2
     """
     from cldctl.runs.evaluate import EvalOptions, plan_samplers, start
     from cldctl.runs.options import network_evaluations

@@ -1,10 +1,8 @@
-"""What runs do, print, cost, and show: `cldctl status`, `top`, `logs`, `why`, `usage`, `board`,
-`report`."""
+"""Commands that show runs: `status`, `top`, `logs`, `why`, `usage`, `board`, `report`."""
 
 import contextlib
 import importlib.util
 import json
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -34,8 +32,7 @@ _NOT_TOGETHER = {
 }
 # Seconds between two looks for new output of logs.
 _EVERY_S = 0.3
-# More rows than this are written as JSON a line each: indenting them takes longer than everything
-# else.
+# More rows than this are written with a line each: indenting them would take most of the time.
 _MANY = 50
 
 
@@ -81,11 +78,11 @@ def status(
         )
     which = selection.selection(state, since, tags or (), user, group)
     selection.in_order([], sort)
-    groups = [
-        found.name for name in names or [] if (found := options.group_named(name, root)) is not None
-    ]
+    groups = _groups_among(names or [], root)
     runs = options.find_runs_or_group(names or [], root)
-    query = shown.Query(Index(root, fresh=fresh), which, everything, runs, groups, sort, reverse)
+    group_names = [entry.name for entry in groups]
+    index = Index(root, fresh=fresh)
+    query = shown.Query(index, which, everything, runs, group_names, sort, reverse)
     if watch:
         shown.watch(query)
     elif as_json:
@@ -93,10 +90,17 @@ def status(
         if look.seen.answers.remark is not None:
             err.print(look.seen.answers.remark, style="yellow")
         rows = [row.to_dict() for row in look.rows]
-        many = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
-        typer.echo(many if len(rows) > _MANY else json.dumps(rows, indent=1))
+        if len(rows) > _MANY:
+            typer.echo("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]")
+        else:
+            typer.echo(json.dumps(rows, indent=1))
     else:
         shown.show(query)
+
+
+def _groups_among(names: list[str], root: Path) -> "list[Group]":
+    """The groups that have one of these names."""
+    return [group for name in names if (group := options.group_named(name, root)) is not None]
 
 
 def top(
@@ -108,8 +112,7 @@ def top(
     group: str | None = options.GROUP,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the
-    keys.
+    """Watch runs, and resume, cancel, sample or report them with keys, which `?` lists.
 
     Example: cldctl top --since 2d
     """
@@ -161,7 +164,7 @@ def logs(
     """
     from cldctl.runs.logs import Lines, failed_log, of_evaluation, of_training
 
-    given = {
+    is_set = {
         "--rank": rank is not None,
         "--all-ranks": all_ranks,
         "--failed": failed,
@@ -170,7 +173,7 @@ def logs(
         "--follow": follow,
     }
     for (first, second), reason in _NOT_TOGETHER.items():
-        if given[first] and given[second]:
+        if is_set[first] and is_set[second]:
             raise UsageError(f"{first} does not go with {second}: {reason}. Leave one out.")
     if shard is not None and evaluation is None:
         raise UsageError("--shard goes with --eval: a training has no shards.")
@@ -194,7 +197,7 @@ def logs(
     while not is_last:
         is_last = not (follow and log.is_growing())
         for line, is_error in lines.new():
-            # What a process printed must not steer the terminal of whoever looks at it.
+            # The output of a process must not control the terminal.
             text = printable(line.decode(errors="replace"), keep="\n\t\r")
             typer.echo(text, nl=False, file=err.file if is_error else None)
         if not is_last:
@@ -204,8 +207,7 @@ def logs(
 def why(
     name: str | None = options.RUN, as_json: bool = options.AS_JSON, root: Path = options.RUNS_DIR
 ) -> None:
-    """Explain a run on one screen: its attempts, the rank that failed first, why it waits, and what
-    to type next.
+    """Explain a run on one screen: attempts, the rank that failed first, why it waits, what to do.
 
     Example: cldctl why
     """
@@ -237,9 +239,9 @@ def usage(
     as_json: bool = options.AS_JSON,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Show the hours of training runs: used, lost to interruptions and crashes, waiting, goodput
-    (docs/usage.md).
+    """Show the hours of training runs: used, lost to interruptions and crashes, waiting, goodput.
 
+    docs/usage.md explains the numbers.
     Example: cldctl usage --since 7d
     """
     from cld_core.run import find_runs
@@ -248,9 +250,8 @@ def usage(
     from cldctl.show.tables import usage_table
 
     begin = 0.0 if since is None else moment(since)
-    folder = Folder.of(
-        options.find_runs_or_group(names, root) if names else find_runs(root), since=begin
-    )
+    runs = options.find_runs_or_group(names, root) if names else find_runs(root)
+    folder = Folder.of(runs, since=begin)
     for problem in folder.problems:
         err.print(problem, style="yellow")
     if as_json:
@@ -271,8 +272,7 @@ def board(
     ),
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Start TensorBoard on runs, and print its address. It serves this machine only; stop it with
-    Ctrl-C.
+    """Start TensorBoard on runs for this machine only, and print its address. Ctrl-C stops it.
 
     Example: cldctl board toy-0102-101112-ab12 toy-0102-101530-cd34
     """
@@ -296,61 +296,50 @@ def report(
     names: list[str] | None = Argument(
         None,
         metavar="RUN | GROUP",
-        help="Runs by name or folder, of which several share a page; a group alone is an index "
-        "over its runs; "
+        help="Runs by name or folder; several runs, or a group, are compared on one page; "
         "default: the newest run.",
     ),
-    everything: bool = Option(False, "--all", help="Write an index over all runs instead."),
-    pages: bool = Option(
-        False, help="Of several runs: also write their own pages that are missing or out of date."
-    ),
+    everything: bool = Option(False, "--all", help="Write the table of `status --all` as a page."),
     output: Path | None = Option(
         None,
         "--output",
         "-o",
         metavar="FILE.html",
-        help="Default: report.html in the run folder; of a group index-GROUP.html, of several runs "
-        "comparison.html, --all: index.html.",
+        help="Default: report.html in the run folder; of a group comparison-GROUP.html, of several "
+        "runs comparison.html, --all: index.html.",
     ),
     follow: bool = Option(
         False, "--follow-links", help="Also read folders that links lead out of the run to."
     ),
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Write one self-contained page: verdict, best results, samples, curves, attempts, sweeps,
-    recipe.
+    """Write one self-contained page: verdict, results, samples, curves, attempts, sweeps, recipe.
 
     Example: cldctl report -o report.html
 
     Example: cldctl report first second
 
-    Example: cldctl report --all --pages
+    Example: cldctl report --all
     """
 
     options.check_output(output, (".html", ".htm"), "reports are")
     names = names or []
     if everything and names:
         raise UsageError(
-            f"--all writes an index over all runs, not a page of {names[0]}. Leave one of them out."
+            f"--all writes a table of all runs, not a page of {names[0]}. Leave one of them out."
         )
     if everything and not root.is_dir():
         raise NotFoundError(
             f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`."
         )
-    groups = [group for name in names if (group := options.group_named(name, root)) is not None]
-    is_complete = True
-    if everything or groups or len(names) > 1:
-        target, is_complete = _page_of_many(names, groups, root, output, pages, follow)
-    elif pages:
-        raise UsageError(
-            "--pages writes the pages of many runs. Add --all or the name of a group, or leave it "
-            "out."
-        )
+    groups = _groups_among(names, root)
+    if everything:
+        target = _index_page(root, output)
+    elif groups or len(names) > 1:
+        target = _comparison_page(names, groups, root, output, follow)
     else:
         target = _page(names[0] if names else None, root, output, follow)
     out.print(str(output or target.absolute()), no_wrap=True)
-    if not is_complete:
-        raise typer.Exit(1)
 
 
 def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Path:
@@ -367,50 +356,41 @@ def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Pa
     return target
 
 
-def _page_of_many(
-    names: list[str],
-    groups: "list[Group]",
-    root: Path,
-    output: Path | None,
-    pages: bool,
-    follow: bool,
-) -> tuple[Path, bool]:
-    """Write a comparison, or an index; where it is, and whether all pages that were asked for were
-    written."""
+def _index_page(root: Path, output: Path | None) -> Path:
     from cld_core.files import write_text
-    from cldctl.page.report import page_of_many, write_pages
+    from cldctl.page.report import index_page
     from cldctl.runs import survey
-    from cldctl.runs.index import Found, Index
+    from cldctl.runs.index import Index
+
+    target = (output or root / "index.html").absolute()
+    with Working(f"making the page of the runs in {root.absolute().name}", announced=True):
+        found = Index(root).look(max_age_s=survey.TO_LOOK_S)
+        notes = [str(root.absolute()), *found.remarks]
+        write_text(target, index_page(found.rows[::-1], root, target.parent, notes))
+    return target
+
+
+def _comparison_page(
+    names: list[str], groups: "list[Group]", root: Path, output: Path | None, follow: bool
+) -> Path:
+    from cld_core.files import write_text
+    from cldctl.page.report import comparison_page
+    from cldctl.runs import survey
+    from cldctl.runs.index import Found
     from cldctl.runs.status import status_or_reason
 
-    if names:
-        runs = options.find_runs_or_group(names, root)
-        answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
-        found = Found([status_or_reason(run, answers) for run in runs], answers)
-    else:
-        found = Index(root).look(max_age_s=survey.TO_LOOK_S)
-    rows, notes = found.rows[::-1], [str(root.absolute()), *found.remarks]
-    which: str | None = "--all"
-    title, file = f"Runs in {root.absolute().name}", "index.html"
+    runs = options.find_runs_or_group(names, root)
+    answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
+    found = Found([status_or_reason(run, answers) for run in runs], answers)
     if len(names) == 1:
-        which = shlex.quote(groups[0].name)
-        title, file = f"Runs of the group {groups[0].name}", f"index-{groups[0].name}.html"
-    elif names:
-        # As they are named, not the newest first.
-        rows, which = found.rows, None
-        title, file = f"{len(rows)} runs compared", "comparison.html"
-    problems: dict[str, str] = {}
-    if pages:
-        # Before the page that links to them.
-        with Working(f"making the pages of {len(rows)} runs", announced=True) as working:
-            written, problems = write_pages(rows, working.at, follow=follow)
-        err.print(f"{written:,} {'page' if written == 1 else 'pages'} written")
-        for name, problem in problems.items():
-            err.failure(f"{name}: {problem}", style="red")
+        title = f"Runs of the group {groups[0].name}"
+        file = f"comparison-{groups[0].name}.html"
+    else:
+        title = f"{len(runs)} runs compared"
+        file = "comparison.html"
     target = (output or root / file).absolute()
+    notes = [str(root.absolute()), *found.remarks]
     with Working(f"making the page: {title}", announced=True):
-        page = page_of_many(
-            title, rows, target.parent, groups=groups, which=which, notes=notes, follow=follow
-        )
+        page = comparison_page(title, found.rows, target.parent, groups, notes, follow=follow)
         write_text(target, page)
-    return output or target, not problems
+    return target

@@ -1,4 +1,4 @@
-"""`cldctl note`, `rm` and `prune`: words about runs, and room on the disk."""
+"""`cldctl note`, `rm` and `prune`: notes about runs, and room on the disk."""
 
 from pathlib import Path
 
@@ -21,8 +21,7 @@ def note(
     untag: list[str] | None = Option(None, metavar="TAG", help="Remove a tag."),
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Write a note about a run, or give it tags; `cldctl status RUN` shows both, the table of runs
-    only tags.
+    """Write a note about a run, or give it tags. `cldctl status RUN` shows them.
 
     Example: cldctl note toy-0102-101112-ab12 "the baseline of the paper" --tag baseline
     """
@@ -40,8 +39,7 @@ def note(
 def rm(
     names: list[str] = options.RUNS, yes: bool = options.YES, root: Path = options.RUNS_DIR
 ) -> None:
-    """Remove runs for good: checkpoints, evaluations, logs. It asks first, and refuses runs that
-    are alive.
+    """Remove runs for good: checkpoints, evaluations, logs. Asks first; refuses living runs.
 
     Example: cldctl rm toy-0102-101112-ab12
     """
@@ -56,15 +54,15 @@ def rm(
         removals = removal.plan(chosen)
     for entry in removals:
         row = entry.status
+        if not row.is_readable:
+            err.print(f"{row.name}: {size(entry.size)}; {row.reason}")
+            continue
         evals = f"{len(row.evals)} evaluation{'' if len(row.evals) == 1 else 's'}"
-        about = f"{row.state}, {size(entry.size)}, {evals}, last change {age(row.heard_of)}"
-        err.print(
-            f"{row.name}: {about if row.is_readable else f'{size(entry.size)}; {row.reason}'}"
-        )
-    what = removals[0].run.name if len(removals) == 1 else f"{len(removals)} runs"
-    options.agree(
-        f"Remove {what}, {size(sum(entry.size for entry in removals))}, for good?", "rm", yes
-    )
+        changed = age(row.heard_of)
+        err.print(f"{row.name}: {row.state}, {size(entry.size)}, {evals}, last change {changed}")
+    subject = removals[0].run.name if len(removals) == 1 else f"{len(removals)} runs"
+    total = size(sum(entry.size for entry in removals))
+    options.agree(f"Remove {subject}, {total}, for good?", "rm", yes)
     for entry in removals:
         with Working(f"removing {entry.run.name}"):
             removal.remove(entry)
@@ -83,11 +81,9 @@ def prune(
     yes: bool = options.YES,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Remove checkpoints of runs that have ended, except the last intact one, milestones and
-    evaluated ones.
+    """Remove checkpoints of ended runs, except the last intact, milestones and evaluated ones.
 
-    What evaluations computed goes, too, a day after the last one that names it was removed.
-
+    Rows of evaluations are removed, too, a day after the last evaluation that names them is gone.
     Example: cldctl prune toy-0102-101112-ab12 --keep-every 100000
     """
     from rich.filesize import decimal as size
@@ -98,30 +94,34 @@ def prune(
     with Working("verifying the checkpoints that stay"):
         prunings = removal.plan_pruning(chosen, keep_every, averages)
     for entry in prunings:
-        kept = ", ".join(f"{step} ({why})" for step, why in entry.keep.items())
-        removed = (
-            [f"removes steps {', '.join(map(str, entry.remove))}, {size(entry.size)}"]
-            if entry.remove
-            else []
-        )
+        kept = ", ".join(f"{step} ({why})" for step, why in entry.keep.items()) or "none"
+        removed = []
+        if entry.remove:
+            steps = ", ".join(map(str, entry.remove))
+            removed.append(f"removes steps {steps}, {size(entry.size)}")
         if entry.averages:
             removed.append(f"removes all snapshots of averages, {size(entry.size_of_averages)}")
         if entry.rows:
             removed.append(
                 f"removes rows that no evaluation names any more, {size(entry.size_of_rows)}"
             )
-        about = f"{'; '.join(removed)}; keeps" if removed else "nothing to remove; kept:"
-        err.print(f"{entry.run.name}: {about} {kept or 'none'}")
-    count = sum(len(entry.remove) for entry in prunings)
-    removed_kinds = [f"{count} checkpoint{'' if count == 1 else 's'}"] if count else []
-    removed_kinds += ["snapshots of averages"] if any(entry.averages for entry in prunings) else []
-    removed_kinds += ["rows of evaluations"] if any(entry.rows for entry in prunings) else []
-    if not removed_kinds or dry_run:
+        if removed:
+            err.print(f"{entry.run.name}: {'; '.join(removed)}; keeps {kept}")
+        else:
+            err.print(f"{entry.run.name}: nothing to remove; kept: {kept}")
+    kinds = []
+    if count := sum(len(entry.remove) for entry in prunings):
+        kinds.append(f"{count} checkpoint{'' if count == 1 else 's'}")
+    if any(entry.averages for entry in prunings):
+        kinds.append("snapshots of averages")
+    if any(entry.rows for entry in prunings):
+        kinds.append("rows of evaluations")
+    if not kinds or dry_run:
         return
     total = size(
         sum(entry.size + entry.size_of_averages + entry.size_of_rows for entry in prunings)
     )
-    options.agree(f"Remove {' and '.join(removed_kinds)}, {total}?", "prune", yes)
+    options.agree(f"Remove {' and '.join(kinds)}, {total}?", "prune", yes)
     for entry in prunings:
         removal.prune(entry)
     err.print(f"removed {total}")

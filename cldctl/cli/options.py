@@ -26,7 +26,7 @@ def _runs_dir(context: typer.Context, option: Path | None) -> Path | None:
     return config.runs_dir()
 
 
-# What is acted on.
+# Objects of a command.
 RUN = Argument(None, metavar="RUN", help="A run's name or folder; default: the newest run.")
 RUNS = Argument(..., metavar="RUN | GROUP", help="Names or folders of runs, or groups.")
 RUNS_DIR = Option(
@@ -43,24 +43,20 @@ OVERRIDES = Argument(
 )
 CHECKPOINT = Option("last", metavar="last|STEP", help="Which checkpoint.")
 
-# How it is done.
+# How a command works.
 CLUSTER = Option(
     None,
-    metavar="slurm|local|debug",
-    help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if a cluster is "
-    "configured, else "
-    "local.",
+    metavar="CLUSTER",
+    help="Where to run, for example local or debug; default: $CLDCTL_CLUSTER, that of the config "
+    "file, slurm if a cluster is configured, else local.",
 )
 CLUSTER_OF_RUN = Option(
-    None, metavar="slurm|local|debug", help="Where to run; default: the run's own cluster."
+    None, metavar="CLUSTER", help="Where to run; default: the run's own cluster."
 )
 PROFILE = Option(
     None,
-    help=(
-        "File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of "
-        "the "
-        "config file."
-    ),
+    help="File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, else that "
+    "of the config file.",
 )
 PROFILE_OF_RUN = Option(
     None, help="File or name of settings for jobs of this cluster; default: those of the run."
@@ -82,11 +78,8 @@ AS_JSON = Option(False, "--json", help="One JSON document on stdout.")
 STATE = Option(
     None,
     metavar="S[,S]",
-    help=(
-        "Only runs in these states: RUNNING, REQUEUED, PENDING, FAILED, LOST, STOPPED, "
-        "CANCELLED, "
-        "FINISHED."
-    ),
+    help="Only runs in these states: RUNNING, REQUEUED, PENDING, FAILED, LOST, STOPPED, "
+    "CANCELLED, FINISHED.",
 )
 SINCE = Option(
     None,
@@ -99,10 +92,9 @@ GROUP = Option(None, metavar="G", help="Only runs that were submitted as this gr
 
 
 def find_run(name: str | None, root: Path) -> "RunFolder":
-    """The run of this name or path, or the newest one, whose name is printed on stderr.
+    """The run with this name or path, or the newest one, whose name is printed on stderr.
 
-    The beginning of a name is enough if no other run begins like that; then the whole name is
-    printed, too.
+    The beginning of a name is enough if it is that of one run only, whose name is printed then.
 
     Raises:
         NotFoundError: there is no such run.
@@ -124,8 +116,7 @@ def find_run(name: str | None, root: Path) -> "RunFolder":
 
 
 def _whole_name(name: str, root: Path) -> str:
-    """The name of the one run that begins with ``name``; ``name`` itself if there is a run of this
-    name, or none."""
+    """The name of the one run that begins with ``name``; ``name`` itself if it is one, or none."""
     from cld_core.run import RunFolder
     from cld_core.run.folder import runs_beginning
     from cld_core.run.groups import find_group
@@ -134,10 +125,10 @@ def _whole_name(name: str, root: Path) -> str:
         return name
     group = find_group(root, name)
     if group is not None and len(members := group.runs()) > 1:
-        text = (
-            f"'{name}' is a group of {len(members)} runs: {listed([run.name for run in members])}"
+        raise UsageError(
+            f"'{name}' is a group of {len(members)} runs: {listed([run.name for run in members])}. "
+            "Name one of them."
         )
-        raise UsageError(f"{text}. Name one of them.")
     names = sorted(run.name for run in runs_beginning(root, name))
     if len(names) > 1:
         raise UsageError(
@@ -150,8 +141,7 @@ def _whole_name(name: str, root: Path) -> str:
 
 
 def group_named(name: str | None, root: Path) -> "Group | None":
-    """The group of this name; None if there is none, or a run has the name: the run is meant
-    then."""
+    """The group with this name; None if there is none, or if a run has this name, too."""
     from cld_core.run import RunFolder
     from cld_core.run.groups import find_group
 
@@ -168,9 +158,9 @@ def find_runs_or_group(
     """The runs that names and paths mean, each once; a group stands for its runs.
 
     Args:
-        whole: the beginning of a name is not enough: nobody is asked, and another run may have it
-            tomorrow.
-        damaged: runs whose identity is lost can also be named, by their whole name.
+        whole: the beginning of a name is not enough: the command does not ask, and a later run may
+            have the same beginning.
+        damaged: runs with a lost identity can be named, too, by their whole name.
 
     Raises:
         NotFoundError: there is no such run.
@@ -236,11 +226,11 @@ def agree(question: str, command: str, yes: bool, fix: str = "Add --yes.") -> No
 
     Args:
         question: begins with the verb.
-        yes: nobody is asked.
-        fix: what to do if nobody can answer.
+        yes: do not ask.
+        fix: what to do without a terminal.
 
     Raises:
-        UsageError: stdin is not a terminal, and nobody can answer.
+        UsageError: stdin is not a terminal.
     """
     if yes:
         return
@@ -257,11 +247,10 @@ def agree(question: str, command: str, yes: bool, fix: str = "Add --yes.") -> No
 
 
 def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: str = "-o") -> None:
-    """Refuse a file of ``-o``, or another option, that cannot be written, before anything is
-    computed.
+    """Refuse a file of ``-o``, or another option, before a long computation.
 
     Args:
-        what: what is written, with its verb: "weights are".
+        what: the content of the file, with its verb: "weights are".
 
     Raises:
         UsageError: its name does not end in one of the suffixes, or its folder does not exist.

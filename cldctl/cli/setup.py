@@ -1,5 +1,4 @@
-"""What is needed before a training: `cldctl init`, `recipes`, `render`, `explain`, `doctor` and
-`data`."""
+"""Commands before a training: `cldctl init`, `recipes`, `render`, `explain`, `doctor`, `data`."""
 
 import json
 from contextlib import closing
@@ -19,7 +18,7 @@ from . import options
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cld_core.data.prepare import Part
+    from cld_core.data.prepare import SourcePart
 
 
 def init(
@@ -64,13 +63,13 @@ def init(
         **suggested(found.shape, found.examples, size, tests=found.tests, data_std=found.std),
     }
     recipe = from_dict({"name": target.stem, **keys}, str(target))
-    about = (
+    origin = (
         f"`cldctl init {data} --size {size}` wrote this; `cldctl explain KEY` says more about "
         f"a key."
     )
-    head = "".join(f"# {one_line(line)}\n" for line in (*found.said, about))
+    head = "".join(f"# {one_line(line)}\n" for line in (*found.about, origin))
     write_text(target, head + dump_with_comments(recipe, leaves(keys)))
-    for line in found.said:
+    for line in found.about:
         err.print(line)
     for line in (*found.warnings, *why_slow(found.shape, keys)):
         err.print(f"warning: {line}", style="yellow")
@@ -81,13 +80,15 @@ def init(
 
 @dataclass(frozen=True, kw_only=True)
 class _Data:
-    """What `init` has found.
+    """The data that `init` has found.
 
     Attributes:
         keys: the `data` section.
-        std: standard deviation of the numbers that the model sees; about that of pictures, if they
-            are not prepared.
-        said: about them, a line each; ``warnings``, likewise.
+        examples: number of training examples; ``tests``: of test examples.
+        std: standard deviation of the numbers that the model sees; the default is about that of
+            pictures.
+        about: lines that describe the data.
+        warnings: further lines.
         before: commands to run before the training.
     """
 
@@ -96,17 +97,17 @@ class _Data:
     examples: int
     tests: int
     std: float = 0.5
-    said: tuple[str, ...]
+    about: tuple[str, ...]
     warnings: "Sequence[str]" = ()
     before: tuple[str, ...] = ()
 
 
-# Pixels of a side of pictures that are not prepared yet, at most.
+# The largest side, in pixels, to which pictures are scaled by `cldctl data prepare`.
 _PIXELS = {"s": 32, "m": 64, "l": 128}
 
 
 def _look(data: Path, size: str) -> _Data:
-    """At arrays, prepared images, or what is to be prepared: pictures, and idx files."""
+    """Describe arrays, prepared images, or files to prepare: pictures, and idx files."""
     from cld_core.data import arrays, store
 
     keys = store.keys_of(data.absolute())
@@ -128,20 +129,20 @@ def _unprepared(data: Path, size: str) -> _Data:
     prepared = Path("data", data.absolute().name.partition(".")[0])
     command = f"cldctl data prepare {{}} --source {data} --out {prepared}"
     if data.is_dir() and list(data.glob("*-idx3-ubyte*")):
-        plan, command = plan_idx(data), command.format("idx")
+        plan = plan_idx(data)
+        command = command.format("idx")
     else:
         pixels = min(_PIXELS[size], max(4, shorter_side(data) // 4 * 4))
-        # Whether they are all grey is found when they are prepared.
-        plan, command = (
-            plan_folder(data, pixels, channels=3),
-            command.format("folder") + f" --size {pixels}",
-        )
+        # The preparation finds out whether they are all grey.
+        plan = plan_folder(data, pixels, channels=3)
+        command = command.format("folder") + f" --size {pixels}"
     keys = {"name": "folder", "path": str(prepared.absolute())}
-    labelled = {
-        split: sum(len(part.labels) for part in plan.parts if part.split == split)
-        for split in SPLITS
-    }
-    return _images(keys, plan.shape, plan.expect or labelled, plan.classes, before=(command,))
+    counts = plan.expect
+    if not counts:
+        counts = dict.fromkeys(SPLITS, 0)
+        for part in plan.parts:
+            counts[part.split] += len(part.labels)
+    return _images(keys, plan.shape, counts, plan.classes, before=(command,))
 
 
 def _images(
@@ -151,12 +152,14 @@ def _images(
     classes: "Sequence[str]",
     **more: Any,
 ) -> _Data:
-    train, tests = counts["train"], counts.get("validation", 0)
-    named = f" in {len(classes)} classes ({listed(classes)})" if classes else ""
-    kind = f"{train + tests:,} images of {shape[1]} x {shape[2]} pixels{named}"
-    said = f"{kind}: {train:,} for training, {tests:,} for tests"
-    own = keys | ({"labels": True} if classes else {})
-    return _Data(keys=own, shape=shape, examples=train, tests=tests, said=(said,), **more)
+    train = counts["train"]
+    tests = counts.get("validation", 0)
+    about = f"{train + tests:,} images of {shape[1]} x {shape[2]} pixels"
+    if classes:
+        keys = {**keys, "labels": True}
+        about += f" in {len(classes)} classes ({listed(classes)})"
+    about += f": {train:,} for training, {tests:,} for tests"
+    return _Data(keys=keys, shape=shape, examples=train, tests=tests, about=(about,), **more)
 
 
 def _arrays(keys: dict[str, Any]) -> _Data:
@@ -174,28 +177,34 @@ def _arrays(keys: dict[str, Any]) -> _Data:
         if not isinstance(error, WrongSourceError):
             warnings.append(f"labels are left out: {error}")
     warnings += found.look()
-    train, tests = (found.split(split).count for split in ("train", "validation"))
-    classes = () if found.classes is None else found.classes.names
-    named = f"in {len(classes)} classes ({listed(classes)})" if classes else "without labels"
-    kind, counts = found.splits["train"].x.dtype, f"{train:,} for training, {tests:,} for tests"
-    own: dict[str, Any] = keys | ({"labels": True} if classes else {})
+    train = found.split("train").count
+    tests = found.split("validation").count
+    own = dict(keys)
+    labels = "without labels"
+    if found.classes is not None and found.classes.names:
+        names = found.classes.names
+        own["labels"] = True
+        labels = f"in {len(names)} classes ({listed(names)})"
     if found.grey_levels is not None:
-        how, std = "images of 256 grey levels", _std(keys)
+        std = _std(keys)
+        scaling = "images of 256 grey levels"
     else:
-        own["scaling"], std = "standard", 1.0
+        own["scaling"] = "standard"
+        std = 1.0
         axis = "column" if len(found.shape) == 1 else "channel"
-        how = (
+        scaling = (
             f"scaled to mean 0, standard deviation 1 in each {axis}; samples and bounds are in "
             f"the units of the data"
         )
-    said = f"{train + tests:,} examples of shape {found.shape}, {kind}, {named}: {counts}", how
+    kind = f"shape {found.shape}, {found.splits['train'].x.dtype}, {labels}"
+    counts = f"{train + tests:,} examples of {kind}: {train:,} for training, {tests:,} for tests"
     return _Data(
         keys=own,
         shape=found.shape,
         examples=train,
         tests=tests,
         std=std,
-        said=said,
+        about=(counts, scaling),
         warnings=warnings,
     )
 
@@ -205,9 +214,8 @@ def _std(keys: dict[str, Any]) -> float:
     from cld_core.config import from_dict
     from cld_core.data.source import data_std, source
 
-    with closing(
-        source(from_dict({"data": {**keys, "cache": "disk"}}, keys["path"]).data)
-    ) as images:
+    recipe = from_dict({"data": {**keys, "cache": "disk"}}, keys["path"])
+    with closing(source(recipe.data)) as images:
         return data_std(images)
 
 
@@ -227,22 +235,18 @@ def recipes() -> None:
         except RecipeError as error:
             err.print(f"skipped: {error}", style="yellow")
             continue
-        about, names = (
-            shipped.description(file),
-            (recipe.data.name, recipe.sde.name, recipe.network.name),
-        )
-        rows.append(
-            (
-                name,
-                about,
-                *names,
-                f"{recipe.train.steps:,}",
-                str(recipe.train.batch_size),
-                place(file),
-            )
-        )
-    headings = ("recipe", "description", "data", "sde", "network", "steps", "batch", "from")
-    columns = dict(zip(headings, map(list, zip(*rows, strict=True)), strict=True))
+        shown = {
+            "recipe": name,
+            "description": shipped.description(file),
+            "data": recipe.data.name,
+            "sde": recipe.sde.name,
+            "network": recipe.network.name,
+            "steps": f"{recipe.train.steps:,}",
+            "batch": str(recipe.train.batch_size),
+            "from": place(file),
+        }
+        rows.append(shown)
+    columns = {heading: [row[heading] for row in rows] for heading in rows[0]}
     optional = ("from", "batch", "sde", "network", "steps", "data")
     left = columns.keys() - {"steps", "batch"}
     out.print(table(columns, left=left, optional=optional, wraps="description"))
@@ -268,8 +272,13 @@ def render(
     if comments and changed:
         raise UsageError("--comments explains all keys, and --changed shows some. Leave one out.")
     resolved = load(find_recipe(recipe), overrides or [])
-    written = dump_changed if changed else dump_with_comments if comments else dump
-    out.print(written(resolved), end="", no_wrap=True)
+    if changed:
+        text = dump_changed(resolved)
+    elif comments:
+        text = dump_with_comments(resolved)
+    else:
+        text = dump(resolved)
+    out.print(text, end="", no_wrap=True)
 
 
 def explain(
@@ -279,14 +288,13 @@ def explain(
         help="A key, a section, or a variant such as sde.cld; default: all sections.",
     ),
 ) -> None:
-    """Explain a recipe key: what it means, which values it takes, its default, and what the recipes
-    set.
+    """Explain a recipe key: its meaning, values and default, and what the recipes set.
 
     Example: cldctl explain train.ema
 
     Example: cldctl explain sampling
     """
-    from cldctl.show.keys import show
+    from cldctl.show.explain import show
 
     show(name)
 
@@ -301,7 +309,7 @@ def doctor(
     overrides: list[str] | None = options.OVERRIDES,
     cluster: str | None = options.CLUSTER,
     profile: str | None = options.PROFILE,
-    job: bool = Option(True, "--job/--no-job", help="Look from a node, by a small job."),
+    job: bool = Option(True, "--job/--no-job", help="Look from a node, with a small job."),
     partition: str | None = Option(
         None, help="Only this partition, or these: low,high; default: all."
     ),
@@ -313,8 +321,7 @@ def doctor(
     as_json: bool = options.AS_JSON,
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Check Python, torch, GPUs, the runs folder; on Slurm what preemption and time limits will do
-    to a run.
+    """Check Python, torch, GPUs, the runs folder; on Slurm, preemption and time limits.
 
     Exit code 0 if nothing fails, 1 if something does, 4 if the scheduler does not answer.
 
@@ -338,12 +345,9 @@ def doctor(
     except CldError as error:
         if recipe is not None or profile is not None:
             raise
-        # A default that is wrong hides nothing of the rest.
-        unusable = [
-            Check(
-                "profile", "fail", str(error), "Fix it, or $CLDCTL_PROFILE or the file of defaults."
-            )
-        ]
+        # With a wrong default, the other checks are made nevertheless.
+        fix = "Fix it, or $CLDCTL_PROFILE or the file of defaults."
+        unusable = [Check("profile", "fail", str(error), fix)]
         wanted = load(find_recipe("toy"))
     with Working("checking this machine: torch, folders") as working:
         slowest_save_s, notice_s = measured_saves(find_runs(root))
@@ -355,7 +359,7 @@ def doctor(
             job=job,
             account=account,
             wait_s=wait,
-            say=working.phase,
+            notify=working.phase,
         )
         checks = unusable + list(machine.checks(root, wanted if recipe else None, where.name))
         working.phase(f"asking the cluster ({where.name})")
@@ -370,13 +374,10 @@ def doctor(
             json.dumps({"verdict": worst, "checks": [vars(check) for check in checks]}, indent=1)
         )
     else:
-        # Nothing is cut, so that paths and commands can be copied.
+        # Lines are not cut, so that paths and commands can be copied.
         for check in checks:
-            out.print(
-                Text.assemble(
-                    (f"{check.verdict:<5}", _STYLE[check.verdict]), f" {check.name}: {check.found}"
-                )
-            )
+            label = (f"{check.verdict:<5}", _STYLE[check.verdict])
+            out.print(Text.assemble(label, f" {check.name}: {check.found}"))
             if check.advice:
                 out.print(f"      {check.advice}")
     if any((check.name, check.verdict) == (where.name, "fail") for check in checks):
@@ -454,13 +455,12 @@ def data_prepare(
     download: bool = Option(False, help="Fetch CIFAR-10's archive into --source first."),
     any_count: bool = Option(False, help="Accept another number of images."),
 ) -> None:
-    """Make a data set for training. Running it again continues where it stopped, and does nothing
-    if it is done.
+    """Make a data set for training. Running it again continues where it stopped.
 
     cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a
     folder or a .tar, or from published LMDB files. folder: from any folder, zip or .tar of
     pictures, which are scaled and cut to squares. Folders in it are classes. idx: from a folder of
-    the idx files of MNIST, Fashion-MNIST and their like.
+    idx files, such as those of MNIST and Fashion-MNIST.
 
     Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
     """
@@ -471,7 +471,7 @@ def data_prepare(
         raise UsageError(f"{name} cannot be downloaded. Fetch it yourself and pass --source PATH.")
     with Working(f"reading {source}") as working:
 
-        def show(part: "Part", images: int, expected: int | None) -> None:
+        def show(part: "SourcePart", images: int, expected: int | None) -> None:
             working.phase(f"{name}: {part.split}")
             working.at(images, expected, f"images {part.name}")
 

@@ -1,4 +1,4 @@
-"""`cldctl submit`, `resume` and `cancel`: trainings begin, go on and end."""
+"""`cldctl submit`, `resume` and `cancel`: how trainings begin, continue and end."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +48,7 @@ def submit(
         metavar="RUN[@STEP] | FILE.safetensors",
         help="Start from the averaged weights of another run, or of an exported file.",
     ),
-    partial: bool = Option(False, help="With --from: what does not fit the network starts afresh."),
+    partial: bool = Option(False, help="With --from: start tensors that do not fit from scratch."),
     root: Path = options.RUNS_DIR,
 ) -> None:
     """Train a recipe.
@@ -122,8 +122,7 @@ def resume(
     other_data: bool = Option(False, help="Continue although the data have changed."),
     root: Path = options.RUNS_DIR,
 ) -> None:
-    """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more
-    train.steps.
+    """Continue runs that are stopped, failed, cancelled or lost, or finished with more train.steps.
 
     Without RUN: every run that can be continued and is not alive. A group: all of its runs that are
     neither alive nor finished, by one job.
@@ -149,28 +148,30 @@ def resume(
     )
     if group is not None:
         raise typer.Exit(resume_runs(group, wanted, cluster, follow))
-    runs, code = (
-        (options.find_runs_or_group(names, root), 0) if names else _all_resumable(root, yes)
-    )
+    if names:
+        runs = options.find_runs_or_group(names, root)
+        code = 0
+    else:
+        runs, code = _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
     if names and len(runs) == 1:
         raise typer.Exit(resume_runs(runs[0], wanted, cluster, follow))
-    # All are asked about at once.
+    # One question to the cluster is about all runs.
     wanted = replace(wanted, max_age_s=survey.TO_LOOK_S)
     if names:
         survey.of_runs(runs)
     for run in runs:
         try:
             code = resume_runs(run, wanted, cluster, follow) or code
-        except Exception as error:  # Whatever is wrong with one, the others go on.
+        except Exception as error:  # An error of one run must not keep the others from resuming.
             err.failure(f"{run.name}: {said(error)}", style="red")
             code = getattr(error, "exit_code", 1)
     raise typer.Exit(code)
 
 
 def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
-    """The runs to resume, and the exit code for those that should have been among them."""
+    """The runs to resume, and the exit code for runs that were skipped."""
     from cldctl.runs.resume import resumable
 
     runs, skipped = resumable(root)
@@ -222,7 +223,7 @@ def cancel(
 
     def over(ending: "Ending") -> None:
         err.print(policy.outcome(ending))
-        working.at(sum(it.is_over for it in waiting), len(waiting), "runs")
+        working.at(sum(entry.is_over for entry in waiting), len(waiting), "runs")
         if ending.is_over and ending.trains:
             hooks.fire(ending.run, "--over")
 

@@ -1,12 +1,12 @@
-"""Where jobs run. Each cluster is one module or package behind the protocol of `base`; adding one
-adds a line here.
+"""Where jobs run.
 
-The names are strings, so that naming a cluster loads nothing.
+Each cluster is one module or package behind the protocol of `base`, and one line of `CLUSTERS`.
+Classes are named by strings, so that the registry loads none of them.
 """
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import UsageError, did_you_mean
-from cld_core.registration import resolve
+from cld_core.plugins import resolve
 from cld_core.run import RunFolder
 from cld_core.sanitize import one_line
 from cldctl import config
@@ -25,7 +25,7 @@ def find(name: str) -> Cluster:
     """The cluster with this name.
 
     Raises:
-        UsageError: there is no such cluster; the message lists those there are.
+        UsageError: there is no such cluster; the message lists the existing ones.
     """
     if name not in CLUSTERS:
         guess = did_you_mean(name, CLUSTERS)
@@ -41,7 +41,7 @@ def find(name: str) -> Cluster:
 
 
 def chosen(name: str | None, run: RunFolder | None = None, *, is_preview: bool = False) -> Cluster:
-    """The cluster of this name; without one the run's own (`History.cluster`), or the default.
+    """The cluster with this name; without one, that of ``run`` (`History.cluster`) or the default.
 
     Args:
         is_preview: nothing will be submitted, so that the cluster need not be usable on this
@@ -53,11 +53,10 @@ def chosen(name: str | None, run: RunFolder | None = None, *, is_preview: bool =
     if name is None and run is not None:
         name = run.ledger.history().cluster
         if name is not None and name not in CLUSTERS:
-            text = (
-                f"{run.name} belongs to the cluster '{one_line(name)}', which this cldctl does "
-                f"not know"
+            raise UsageError(
+                f"{run.name} belongs to the cluster '{one_line(name)}', which this version of "
+                f"cldctl does not know. Name another one: --cluster {'|'.join(CLUSTERS)}."
             )
-            raise UsageError(f"{text}. Name another one: --cluster {'|'.join(CLUSTERS)}.")
     cluster = default() if name is None else find(name)
     reason = cluster.unavailable()
     if reason is not None and not is_preview:
@@ -66,9 +65,9 @@ def chosen(name: str | None, run: RunFolder | None = None, *, is_preview: bool =
 
 
 def described(size: ClusterSpec) -> Cluster:
-    """The cluster of a preview for which none is named.
+    """The cluster of a preview without ``--cluster``.
 
-    It is the default, unless ``size`` sets keys of a cluster that cannot be used on this machine.
+    It is the first that this machine cannot use and whose keys ``size`` sets, or else the default.
 
     Raises:
         UsageError: as `default`.
@@ -81,11 +80,10 @@ def described(size: ClusterSpec) -> Cluster:
 
 
 def default() -> Cluster:
-    """Where new runs start unless somebody says otherwise: as the user's defaults say, or the first
-    that is configured.
+    """The cluster of new runs: that of the user's defaults, or else the first configured one.
 
     Raises:
-        UsageError: there is no such cluster.
+        UsageError: the user's defaults name no such cluster.
     """
     name = config.setting("cluster")
     if name is None:
@@ -93,16 +91,18 @@ def default() -> Cluster:
     try:
         return find(name)
     except UsageError as error:
-        places = " or ".join(map(str, filter(None, ("$CLDCTL_CLUSTER", config.file()))))
+        file = config.file()
+        places = "$CLDCTL_CLUSTER" if file is None else f"$CLDCTL_CLUSTER or {file}"
         raise UsageError(f"{error} It is the default, in {places}.") from error
 
 
 def default_profile(cluster: Cluster) -> str | None:
-    """The profile for jobs of ``cluster`` unless somebody names one: it is for the default cluster
-    alone.
+    """The user's default profile if ``cluster`` is the default cluster; else None.
 
     Raises:
         UsageError: the user's defaults cannot be used.
     """
     name = config.setting("profile")
-    return name if name is not None and cluster.name == default().name else None
+    if name is None or cluster.name != default().name:
+        return None
+    return name

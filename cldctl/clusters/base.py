@@ -1,24 +1,25 @@
-"""The protocol of a cluster: what commands ask of it, and what a job asks of it from inside.
+"""The protocol of a cluster: what commands need from it, and what a job needs from it inside.
 
-A task is one world of processes, which call a `Work`. A submission is one or many tasks: an array,
-local processes and a loop in this process are three ways to run them. A cluster is mechanism: it
-writes no ledger, knows no policy, and nothing outside its own package compares its name. Commands
-ask for capabilities (`Cluster.blocks`, `Cluster.restarts`, `Cluster.most_tasks`).
+A task is one world of processes, which call a `Payload`. A submission is one or many tasks: an
+array, local processes and a loop in this process are three ways to run them. A cluster is
+mechanism: it writes no ledger and has no policy, and nothing outside its own package compares its
+name. Commands look at its capabilities (`Cluster.blocks`, `Cluster.restarts`,
+`Cluster.most_tasks`).
 
-What the author of a cluster has to do:
+A cluster has to do the following:
 
-- start one process for each rank, which calls ``Task(work, self)()`` and so needs
-  `Cluster.current_job`;
-- let a job wait for `JobSpec.after`: the work itself does not wait;
-- where `Cluster.restarts` is True, carry out `Wish` when all processes of a start have ended, run
-  `JobSpec.aftermath` when a start ended badly without one, and keep a successor waiting
-  (`cluster.successor`);
-- enforce ``size.time_min``: send SIGUSR2 ``notice_s`` seconds before the limit, and kill what is
-  left at the limit;
-- let Python import from `JobSpec.code` before anything else, with PYTHONPATH;
-- send SIGTERM in `Cluster.cancel`. A signal that arrives before the work listens for it ends the
-  process, or is lost while the process is being started: wait until the task has begun, or accept
-  that it ends without a message.
+- Start one process for each rank. The process calls ``Task(work, self)()``, which needs
+  `Cluster.current_job`.
+- Let a job wait for `JobSpec.after`: the work itself does not wait.
+- If `Cluster.restarts` is True: carry out the `Requeue` when all processes of a start have ended,
+  run `JobSpec.aftermath` when a start ended badly without a wish, and keep a successor waiting
+  (`cluster.successor`).
+- Enforce ``size.time_min``: send SIGUSR2 ``notice_s`` seconds before the limit, and kill what is
+  left at the limit.
+- Let Python import from `JobSpec.code` before anything else, with PYTHONPATH.
+- Send SIGTERM in `Cluster.cancel`. A signal that arrives before the work listens for it ends the
+  process, or is lost while the process starts: wait until the task has begun, or accept that it
+  ends without a message.
 """
 
 import os
@@ -35,21 +36,19 @@ from cld_core.errors import CldError
 from cld_core.rendezvous import Place
 from cld_core.run.events import Cause, JobRef
 from cld_core.run.history import Attempt
-from cld_core.run.state import Answer
+from cld_core.run.state import Answer as Answer
 from cld_core.stop import StopCode, StopFlag
 
 if TYPE_CHECKING:
     from cld_core.config.cluster import ClusterSpec
 
 
-Seen = Answer
-
-
 @dataclass(frozen=True)
 class After:
-    """What a job waits for: that others ended, or succeeded. The cluster waits, not the work.
+    """The jobs that a job waits for, until they have ended or succeeded.
 
-    The jobs are of the same cluster; of one that a user names, only the id is known.
+    The cluster waits, not the work. The jobs are of the same cluster. If a user names a job, only
+    its id is known.
     """
 
     jobs: tuple[JobRef, ...]
@@ -58,24 +57,24 @@ class After:
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
-    """What one submission of one or many tasks needs.
+    """One submission of one or many tasks.
 
     Attributes:
-        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants
-            its jobs: a task is ``size.world_size`` processes, ``size.ranks_per_node`` on each node;
-            its `Place` says which. Where several one-GPU tasks share the GPUs of a machine, task k
-            is shown all of them and works on the k-th, its `Place.local_rank`.
-        notice_s: seconds before its time limit at which a task is told to save and end. Refuse a
-            limit that is not longer, or tell it at half of the limit, which counts from the start
-            of the work.
-        parallel: tasks that may run at once; None for no limit.
+        size: nodes, ranks, GPUs and limits of a single task, and the cluster's settings from the
+            recipe or profile. A task is ``size.world_size`` processes, ``size.ranks_per_node`` on
+            each node; `Place` tells a process which one it is. If several one-GPU tasks share the
+            GPUs of a machine, task k sees all of them and works on the k-th, its
+            `Place.local_rank`.
+        notice_s: seconds before its time limit at which a task gets the signal to save and end.
+            A cluster refuses a limit that is not longer, or sends the signal at half of the limit,
+            which counts from the start of the work.
+        parallel: number of tasks that may run at once; None for no limit.
         earlier: jobs that the same command submitted before. If ``parallel`` is set, all of them
             end before a task begins: the limit is on all tasks together.
-        exclude: nodes to avoid, beside ``size.exclude``.
-        code: the folder that the job's Python imports from before it looks elsewhere; None: what is
-            installed.
-        aftermath: module and arguments of what is asked when a start has ended badly; the launcher
-            adds what `cldctl.jobs.aftermath` takes besides.
+        exclude: nodes to avoid, in addition to ``size.exclude``.
+        code: the folder that the job's Python imports from first; None for the installed code.
+        aftermath: module and first arguments of the program that decides what follows a start that
+            ended badly; the launcher adds the other arguments of `cldctl.jobs.aftermath`.
     """
 
     name: str
@@ -95,29 +94,28 @@ class Survey:
     """Answers about many jobs of a cluster, by job id.
 
     Attributes:
-        problem: one line on who could not be asked.
-        as_of: when the launcher said so, seconds since 1970; None if it was asked just now.
-        remark: one line on why the answers are older than people may expect; they are good
-            nevertheless.
-        advice: what somebody can do who needs an answer, if there is a problem.
+        problem: one line that says why there is no answer.
+        as_of: when the launcher answered, seconds since 1970; None for an answer of this moment.
+        remark: one line that says why the answers, although usable, are older than expected.
+        advice: how to get an answer, if there is a problem.
     """
 
-    jobs: Mapping[str, Seen]
+    jobs: Mapping[str, Answer]
     problem: str | None = None
     as_of: float | None = None
     remark: str | None = None
     advice: str = "try again when it answers"
 
-    def of(self, job: JobRef) -> Seen:
-        return self.jobs.get(job.job_id, Seen("unknown"))
+    def of(self, job: JobRef) -> Answer:
+        return self.jobs.get(job.job_id, Answer("unknown"))
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The most tasks of a submission, at least one, and where that comes from.
+    """The largest number of tasks of a submission, at least one, and where the limit comes from.
 
     Attributes:
-        why: for people; empty if it is the size of this machine, which they know.
+        why: for display; empty if the limit is the size of this machine.
     """
 
     tasks: int
@@ -126,24 +124,23 @@ class Limit:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes of a cluster, by name: those that could run a job if it avoided none, and those that it
-    avoids."""
+    """Names of nodes: those that could run a job if it avoided none, and those that it avoids."""
 
     usable: Collection[str]
     excluded: Collection[str]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a job wishes for when its processes have ended; its launcher carries it out, unless it
-    was cancelled.
+class Requeue:
+    """What is to follow when the processes of a job have ended.
+
+    Its launcher carries it out, unless the job was cancelled.
 
     Attributes:
-        delay_s: seconds after which it begins again at the earliest; None if it need not begin
-            again.
-        avoid: nodes that it avoids from now on, beside those that it avoids already.
-        readmit: nodes that it need not avoid any longer.
-        after_limit: only if the launcher says that the time limit ended it.
+        delay_s: seconds after which the job begins again at the earliest; None if it ends for good.
+        avoid: nodes that it avoids from now on, in addition to those that it avoids already.
+        readmit: nodes that it no longer avoids.
+        after_limit: it begins again only if the launcher says that the time limit ended it.
     """
 
     delay_s: float | None = 0.0
@@ -154,8 +151,12 @@ class Wish:
 
 @dataclass(frozen=True)
 class EndedTask:
-    """A process of a job that ended badly, as the launcher tells: its node, and ``how``, with its
-    exit code if any."""
+    """A process of a job that ended badly, by the launcher's message.
+
+    Attributes:
+        how: the words of the launcher.
+        code: the exit code; None if there is none.
+    """
 
     rank: int
     node: str
@@ -165,8 +166,12 @@ class EndedTask:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why a job waits, in plain words, what somebody can do about it, and when it may begin,
-    seconds since 1970."""
+    """Why a job waits, in plain words.
+
+    Attributes:
+        advice: what its user can do about it.
+        expected: when it may begin, seconds since 1970.
+    """
 
     reason: str
     advice: str = ""
@@ -175,7 +180,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Held(Waiting):
-    """Why a job waits that never begins by itself; ``advice`` says who can help it."""
+    """Why a job waits that never begins by itself; ``advice`` says how to release it."""
 
 
 # In the reason of a job that is `Held`, before the advice.
@@ -183,16 +188,16 @@ HELD = "; it never begins by itself: "
 
 
 class SchedulerRefused(CldError):
-    """The scheduler said no."""
+    """The scheduler refused a request."""
 
     exit_code = 4
 
 
 class TooManyTasks(SchedulerRefused):
-    """The scheduler may accept fewer tasks.
+    """The scheduler refused a submission, and may accept fewer tasks.
 
     Args:
-        limit: the name of what it allows no more of.
+        limit: the name of the limit that is exceeded.
     """
 
     def __init__(self, text: str, limit: str = "a limit that it does not name") -> None:
@@ -208,7 +213,7 @@ class SchedulerAway(CldError):
 
 @dataclass(frozen=True)
 class Check:
-    """One line of `cldctl doctor`: its subject, ``verdict``, what was found, and what to do."""
+    """One line of `cldctl doctor`: its subject, the verdict, what was found, and the advice."""
 
     name: str
     verdict: Literal["ok", "warn", "fail", "skip"]
@@ -218,15 +223,16 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """What `cldctl doctor` was asked: which partitions, and whether to look from a node by a small
-    job.
+    """Options of `cldctl doctor` for a cluster.
 
     Attributes:
-        partition: a name, or several with commas between them; None for all.
-        slowest_save_s: how long saving took in the runs so far; None before the first save.
-        notice_s: how early before a time limit a job is told to stop.
-        size: what jobs ask for, their setup and their container.
-        say: told what is waited for.
+        slowest_save_s: seconds of the slowest save of the runs so far; None before the first save.
+        notice_s: seconds before a time limit at which a job gets the signal to stop.
+        size: the resources of jobs, their setup and their container.
+        partition: a name, or several separated by commas; None for all.
+        job: look from a node, with a small job.
+        wait_s: seconds to wait for the end of that job.
+        notify: called with a text that says what is waited for.
     """
 
     slowest_save_s: float | None
@@ -237,12 +243,11 @@ class DoctorOptions:
     job: bool = True
     account: str | None = None
     wait_s: float = 120.0
-    say: Callable[[str], object] = lambda text: None
+    notify: Callable[[str], object] = lambda text: None
 
 
-class Work(Protocol):
-    """What a task does: one start of `JobSpec.size` (nodes x ranks), whose processes form one
-    world.
+class Payload(Protocol):
+    """What the processes of a task compute; `JobSpec.size` says how many they are.
 
     Picklable: it holds names and paths, and loads torch only when it is called.
     """
@@ -254,16 +259,16 @@ class Cluster(ABC):
     """A way to run jobs.
 
     Attributes:
-        blocks: `submit` returns when the work is done: no lock is held during it, and there is
+        blocks: `submit` returns when the work is done: no lock is held meanwhile, and there is
             nothing to follow.
-        restarts: it carries out wishes, runs an aftermath, and keeps a successor waiting.
-        queues: what is submitted waits until there is room for it, so that any number of tasks may
-            be submitted, also behind a job that ``--after`` names by its id alone: `submit` refuses
-            one that it does not know.
-        looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is
-            believed.
-        question_s: seconds at least between two looks of ``--follow``, or of those who wait for
-            jobs to end.
+        restarts: the cluster carries out wishes, runs an aftermath, and keeps a successor waiting.
+        queues: jobs wait until there is room for them, so that any number of tasks may be
+            submitted, also behind a job of which ``--after`` names the id alone: `submit` refuses
+            an unknown one.
+        looks_to_believe_an_end: number of surveys in a row that must say that a job is gone before
+            this is believed.
+        question_s: least number of seconds between two surveys of commands that wait for jobs, such
+            as ``--follow``.
     """
 
     name: ClassVar[str]
@@ -275,35 +280,35 @@ class Cluster(ABC):
 
     @classmethod
     def unavailable(cls) -> str | None:
-        """Why it cannot be used on this machine, without a full stop; None if it can."""
+        """Why this machine cannot use the cluster, without a full stop; None if it can."""
         return None
 
     @classmethod
     def is_configured(cls) -> bool:
-        """Whether there is a cluster behind its clients, so that it may be the default on this
-        machine."""
+        """Whether there is a cluster behind its clients, so that it may be the default here."""
         return cls.unavailable() is None
 
     @classmethod
     def has_keys_in(cls, size: "ClusterSpec") -> bool:
-        """Whether ``size`` sets keys that mean something to this cluster alone."""
+        """Whether ``size`` sets keys that only this cluster uses."""
         return False
 
     @abstractmethod
     def most_tasks(self, spec: JobSpec) -> Limit:
-        """The most tasks that the shards of one submission should be divided into.
+        """The largest number of tasks for the shards of one submission.
 
-        Of a sweep, `check` and `array_size` are asked.
+        For a sweep of trainings, `check` and `array_size` count instead.
 
-        Ask with the ``size`` of the recipe, not yet reduced to a single task: on one machine, its
-        ranks are the processes to use.
+        Args:
+            spec: with the ``size`` of the recipe, not yet reduced to a single task: on one machine,
+                its ranks are the processes to use.
 
         Raises:
             RecipeError: the cluster has no jobs of this size.
         """
 
     def array_size(self) -> int | None:
-        """The most tasks of one submission: more trainings are several; None for any number."""
+        """The largest number of trainings in one submission; None for no limit."""
         return None
 
     @abstractmethod
@@ -311,7 +316,7 @@ class Cluster(ABC):
         """Refuse jobs that cannot be submitted, before anything is written.
 
         Args:
-            tasks: of all submissions of the command.
+            tasks: number of tasks in all submissions of the command.
 
         Raises:
             RecipeError: names the key and the fix.
@@ -319,12 +324,11 @@ class Cluster(ABC):
 
     @abstractmethod
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
-        """What ``--dry-run`` shows: what would be submitted, except for ids that are made at
-        submission."""
+        """The text for ``--dry-run``: all that `submit` would submit, except ids made then."""
 
     @abstractmethod
     def submit(
-        self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]
+        self, spec: JobSpec, works: Sequence[Payload], note: Callable[[Sequence[JobRef]], None]
     ) -> None:
         """Start a task for each work.
 
@@ -333,7 +337,7 @@ class Cluster(ABC):
                 begins.
 
         Raises:
-            SchedulerRefused: the scheduler said no.
+            SchedulerRefused: the scheduler refused the jobs.
             SchedulerAway: it gave no answer.
         """
 
@@ -341,22 +345,22 @@ class Cluster(ABC):
     def survey(
         self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0
     ) -> Survey:
-        """Ask about jobs of this cluster, all at once.
+        """What the launcher says about jobs of this cluster, with one question for all.
 
         Args:
-            settled: those whose end is known already; accounting is not asked about them.
-            max_age_s: an answer of this age, in seconds, is good enough; 0 asks now. A launcher
-                that must not be asked often may give those who do not need it now an older one, and
-                says so (`Survey.as_of`).
+            settled: those whose end is known already, so that accounting is not needed.
+            max_age_s: the greatest age of an answer that is good enough, seconds; 0 for an answer
+                of this moment. Otherwise, a launcher that allows few questions may give an older
+                answer, with its time in `Survey.as_of`.
         """
 
     def nodes_for(self, size: "ClusterSpec") -> Nodes | None:
-        """The nodes for jobs of this kind; None if nobody can tell."""
+        """The nodes for jobs of this size; None if they are not known."""
         return None
 
     @abstractmethod
     def cancel(self, jobs: Collection[JobRef]) -> None:
-        """Ask jobs to save and end; returns at once.
+        """Signal jobs to save and end; returns at once.
 
         Raises:
             SchedulerRefused, SchedulerAway
@@ -366,11 +370,12 @@ class Cluster(ABC):
     def kill(self, jobs: Collection[JobRef]) -> None:
         """End what is left of cancelled jobs after their grace period."""
 
-    def why_waiting(self, job: JobRef, seen: Seen, *, asks: bool) -> Waiting | None:
-        """Why a job that waits does, in plain words; None if nobody says.
+    def why_waiting(self, job: JobRef, seen: Answer, *, asks: bool) -> Waiting | None:
+        """Why a job waits, in plain words; None if the reason is not known.
 
         Args:
-            asks: whether the launcher may be asked; else what the last survey said is all there is.
+            asks: a question to the launcher is allowed; if not, only ``seen``, from the last
+                survey, counts.
         """
         return Waiting(seen.reason) if seen.reason else None
 
@@ -378,9 +383,8 @@ class Cluster(ABC):
         """Ask when such a job would begin if it were submitted now, without waiting for the answer.
 
         Returns:
-            What reads the answer, seconds since 1970: it waits a few seconds at most, and None
-                means that nobody knows.
-            Where nothing queues, it is now.
+            A function that waits for the answer, a few seconds at most, and returns it in seconds
+            since 1970, or None if there is none. On a cluster without a queue, it is now.
         """
         return lambda: None if self.queues else time.time()
 
@@ -391,39 +395,35 @@ class Cluster(ABC):
         return [file for file in files if os.path.isfile(file)]
 
     def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
-        """What this launcher says in a piece of a log about processes that ended badly, in
-        order."""
+        """Processes that ended badly, by this launcher's messages in a log, in order."""
         return ()
 
     def current_job(self, logs: Path | None = None) -> "InJob":
-        """The task of this cluster that this process belongs to, from its environment. Loads no
-        torch.
+        """The task that this process belongs to, from its environment. Loads no torch.
 
         Args:
-            logs: folder of the job's output; an aftermath passes it, since its environment does not
-                name it.
+            logs: folder of the job's output; needed by an aftermath, whose environment lacks it.
         """
         raise NotImplementedError(
             f"{type(self).__name__} does not define current_job, which its jobs call"
         )
 
-    def checks(self, runs: Path, asked: DoctorOptions) -> Iterator[Check]:
+    def checks(self, runs: Path, options: DoctorOptions) -> Iterator[Check]:
         """Whether this cluster is fit for runs in the folder ``runs``, for `cldctl doctor`."""
         yield from ()
 
 
 @dataclass(kw_only=True)
 class InJob:
-    """A task seen from inside. This base is a process without a scheduler: one rank, and nobody
-    says anything.
+    """A task seen from inside. This base is a process without a scheduler: one rank, no notices.
 
     Attributes:
         task: the number of this task among those of its submission, if the cluster runs an
             aftermath; else 0.
-        restart: earlier starts of this job by the launcher.
+        restart: number of earlier starts of this job by the launcher.
         log: the file that the launcher writes its notices to; None if it writes none.
-        began: when the launcher gave this start its machines, seconds since 1970; None if it does
-            not say.
+        began: when the launcher gave this start its machines, seconds since 1970; None if not
+            known.
         in_process: the job runs inside a command: errors propagate, Ctrl-C stops it, stdout belongs
             to the command.
     """
@@ -442,11 +442,11 @@ class InJob:
         return Place()
 
     def log_since(self, offset: int) -> str:
-        """What was written to `log` after its first ``offset`` bytes; empty if there is no log."""
+        """The text of `log` after its first ``offset`` bytes; empty if there is no log."""
         return read_from(self.log, offset) if self.log is not None else ""
 
     def cause_of(self, code: StopCode, log_offset: int) -> Cause | None:
-        """What a signal meant, a cause of the ledger; None where nobody knows.
+        """What a signal meant, as a cause of the ledger; None if unknown.
 
         Args:
             log_offset: where in `log` the notices about this attempt begin, bytes.
@@ -454,23 +454,24 @@ class InJob:
         return None
 
     def why_ended(self, attempt: Attempt) -> Cause | None:
-        """Why an earlier attempt ended that could not say so itself, a cause of the ledger; None if
-        unknown."""
+        """Why an earlier attempt ended that recorded no end, as a cause of the ledger; or None."""
         return None
 
     def nodes(self) -> Nodes | None:
-        """The nodes for this task, with those that it avoids, whoever excluded them; None if nobody
-        can tell."""
+        """The nodes for this task, and all that it avoids; None if they are not known."""
         return None
 
     def late_notice_s(self) -> float | None:
-        """Seconds from now at which to stop on its own, if the notice of the time limit may have
-        come already."""
+        """Seconds until the task must stop on its own; None if its notice is still to come.
+
+        The notice of the time limit may have come before the task could receive it.
+        """
         return None
 
-    def wish(self, wish: Wish) -> None:
-        """Say what is to follow when all processes of this start have ended. A later wish replaces
-        an earlier one.
+    def wish(self, wish: Requeue) -> None:
+        """Record what is to follow when all processes of this start have ended.
+
+        A later wish replaces an earlier one.
 
         Raises:
             OSError: it could not be written down.
@@ -480,31 +481,29 @@ class InJob:
         )
 
     def successor(self) -> JobRef | None:
-        """The job that waits for this one to end badly, if the launcher keeps one
-        (`cluster.successor`)."""
+        """The job that waits for this one to end badly (`cluster.successor`); None without one."""
         return None
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a launcher pickles and each process calls: the work, and its cluster, so that a job
-    looks up no name.
+    """What a launcher pickles and each process calls: the work and its cluster.
 
-    It is unpickled by the code that the run was submitted with, which may be older: `resume
-    --update-code` or ``--live-code`` tries a change.
+    It is unpickled by the code that the run was submitted with, which may be older: to try a
+    change, use `resume --update-code` or ``--live-code``.
     """
 
-    work: Work
+    work: Payload
     cluster: Cluster
 
     def __call__(self) -> None:
         """Do the work and end the process.
 
         Raises:
-            SystemExit: with the exit code of the work; what it returns or raises is of no use to a
-                launcher.
+            SystemExit: with the exit code of the work, the only result that a launcher uses.
         """
-        # First of all: a launcher's own handlers would requeue the job, or ignore the signal.
+        # Before anything else: a launcher's own handlers would requeue the job, or ignore the
+        # signal.
         stop = StopFlag().listen()
         cpu.wait_briefly()
         self.work(self.cluster.current_job(), stop)

@@ -19,9 +19,9 @@ from cld_core.sanitize import has_control
 
 from .base import SchedulerAway, SchedulerRefused
 
-# What submitit replaces in paths.
+# The tags that submitit replaces in paths.
 _TAG = re.compile(r"%[jtAa]")
-# What submitit calls a pickle, and a script, before it knows the number of their job.
+# Names of submitit's pickles and scripts as long as their job has no id.
 _UNUSED = re.compile(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh")
 _WHY = "a job would run what is in it"
 
@@ -42,16 +42,16 @@ def moved(folder: Path, logs: str) -> Path:
 
 
 def check(logs: Path) -> None:
-    """Refuse a folder that cannot hold this user's jobs; nothing is changed.
+    """Refuse a folder that cannot hold this user's jobs; changes nothing.
 
     Raises:
         CldError: another user owns it, or it is a link.
-        UsageError: its name would not be read as it is.
+        UsageError: its path has characters with a meaning of their own.
     """
     if _TAG.search(str(logs)) or has_control(str(logs)):
         raise UsageError(
             f"{str(logs)!r}: the path of a job's logs cannot have a control character, or %j, %t, "
-            f"%A or %a, which stand for numbers of jobs. Use another --runs-dir."
+            "%A or %a, which stand for numbers of jobs. Use another --runs-dir."
         )
     # `prepare` takes the right to write into an existing folder away from others.
     if os.path.lexists(logs) and (logs.is_symlink() or not ownership.is_mine(logs)):
@@ -59,7 +59,7 @@ def check(logs: Path) -> None:
 
 
 def prepare(logs: Path) -> None:
-    """Create the folder, or take away the right of others to write into it.
+    """Create the folder, or remove the permission of others to write into it.
 
     Raises:
         CldError: as `check`.
@@ -70,11 +70,11 @@ def prepare(logs: Path) -> None:
 
 @contextlib.contextmanager
 def refusals(logs: Path) -> Iterator[None]:
-    """What keeps a job with these logs from being started is a refusal.
+    """Turn errors that keep a job with these logs from starting into `SchedulerRefused`.
 
     Raises:
-        SchedulerRefused: a file cannot be written, or others may write what the job runs.
-        SchedulerAway
+        SchedulerRefused: a file cannot be written, or other users may write what the job runs.
+        SchedulerAway: unchanged.
     """
     try:
         yield
@@ -84,19 +84,19 @@ def refusals(logs: Path) -> Iterator[None]:
         raise SchedulerRefused(str(error)) from error
     except OSError as error:
         raise SchedulerRefused(
-            f"{error.filename or logs}: the job could not be started ({error.strerror or error}). "
-            f"Fix that and resume."
+            f"{error.filename or logs}: the job could not be started "
+            f"({error.strerror or error}). Fix that and resume."
         ) from error
 
 
 @contextlib.contextmanager
 def submission(logs: Path) -> Iterator[int]:
-    """Keep others from writing what submitit writes in this block: a job runs it.
+    """Let submitit write into ``logs`` so that only this user can change the files.
 
-    Files that belong to no job at the end are removed.
+    At the end of the block, files that belong to no job are removed.
 
-    Returns:
-        The umask that jobs are to have: that of the user.
+    Yields:
+        The user's umask, which jobs are to have.
 
     Raises:
         CldError, OSError: as `prepare`.

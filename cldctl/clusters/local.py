@@ -1,9 +1,8 @@
-"""``--cluster local``: processes of this machine that outlive the command, started by submitit's
-local executor.
+"""``--cluster local``: processes of this machine that outlive the command.
 
-Each task has a controller, which starts its processes. Each process enforces its own time limit: a
-controller's clock would begin before a wait for other jobs. Another command finds the processes by
-their controller, and by what submitit calls them.
+submitit's local executor starts a controller for each task, and the controller starts the
+processes. Each process enforces its own time limit: a controller's clock would begin before a wait
+for other jobs. Other commands find the processes by their controller and their command line.
 """
 
 import contextlib
@@ -18,36 +17,47 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cld_core.codec import whole
+from cld_core.records import whole
 from cld_core.rendezvous import Place
 from cld_core.run.events import JobRef
 from cld_core.sanitize import one_line
 from cld_core.stop import StopFlag
 
 from . import job_logs, local_processes
-from .base import After, Cluster, InJob, JobSpec, Limit, SchedulerRefused, Seen, Survey, Task, Work
+from .base import (
+    After,
+    Answer,
+    Cluster,
+    InJob,
+    JobSpec,
+    Limit,
+    Payload,
+    SchedulerRefused,
+    Survey,
+    Task,
+)
 
-# The number of a task of one process among those that share the GPUs and cores, and how many those
-# are.
+# A variable of tasks that share the GPUs and cores: NUMBER/TASKS.
 _SHARE = "CLDCTL_LOCAL_SHARE"
-# What a process of a job is known by, which has the log folder as its last argument.
+# A process of a job has this word in its command line, and the log folder as the last one.
 _MODULE = "submitit.core._submit"
-# submitit wants a number of minutes.
+# submitit needs a limit, in minutes.
 _FOREVER_MIN = 10 * 365 * 24 * 60
 # Seconds in which a controller starts its processes, also on a busy machine.
 _STARTING_S = 30.0
-# What `local_processes.details_of` says about one.
+# What `local_processes.details_of` says about a controller.
 _Controller = Mapping[str, Any]
 
 
 class LocalJob(InJob):
     def place(self) -> Place:
         # A file rather than a port: nothing else on this machine can be using it.
-        place = local_processes.place(
-            f"file://{Path(self.ref.logs) / f'.meeting_{self.ref.job_id}'}"
-        )
+        meeting = Path(self.ref.logs) / f".meeting_{self.ref.job_id}"
+        place = local_processes.place(f"file://{meeting}")
         number, tasks = map(int, os.environ[_SHARE].split("/"))
-        return place if tasks == 1 else replace(place, local_rank=number, local_world_size=tasks)
+        if tasks == 1:
+            return place
+        return replace(place, local_rank=number, local_world_size=tasks)
 
 
 class LocalCluster(Cluster):
@@ -55,10 +65,9 @@ class LocalCluster(Cluster):
 
     def most_tasks(self, spec: JobSpec) -> Limit:
         self.check(spec)
-        # As many tasks as GPUs: together they must not use more of them than the recipe asks for.
-        return Limit(
-            min(spec.size.ranks_per_node, spec.size.gpus_per_node or spec.size.ranks_per_node)
-        )
+        # With GPUs, no more tasks than the recipe has GPUs: together they must not use more.
+        ranks = spec.size.ranks_per_node
+        return Limit(min(ranks, spec.size.gpus_per_node or ranks))
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         local_processes.check_fits(spec)
@@ -66,13 +75,11 @@ class LocalCluster(Cluster):
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         self.check(spec, tasks)
-        return (
-            f"# local: {tasks * spec.size.ranks_per_node} process(es) of "
-            f"{shlex.quote(sys.executable)}\n"
-        )
+        processes = tasks * spec.size.ranks_per_node
+        return f"# local: {processes} process(es) of {shlex.quote(sys.executable)}\n"
 
     def submit(
-        self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]
+        self, spec: JobSpec, works: Sequence[Payload], note: Callable[[Sequence[JobRef]], None]
     ) -> None:
         self.check(spec, len(works))
         at_once = min(spec.parallel or len(works), len(works))
@@ -83,10 +90,10 @@ class LocalCluster(Cluster):
         with job_logs.refusals(spec.logs):
             try:
                 for number, work in enumerate(works):
-                    # All of them: one that is cancelled while it waits ends before those that it
-                    # waited for.
+                    # The last of them is not enough: if it is cancelled while it waits, it ends
+                    # before those that it waited for.
                     before = map(_controller_of, jobs[number % at_once :: at_once])
-                    jobs.append(self._started(spec, work, (*others, *before), number, at_once))
+                    jobs.append(self._start(spec, work, (*others, *before), number, at_once))
                 note(jobs)
             except BaseException:
                 for job in jobs:
@@ -104,18 +111,16 @@ class LocalCluster(Cluster):
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
             local_processes.require_ours(local_processes.find(job.details))
-        # A signal that comes while the processes are being started would be lost.
+        # A signal that comes while the processes start would be lost.
         deadline = time.monotonic() + _STARTING_S + len(jobs)
         for job in jobs:
-            while (
-                local_processes.find(job.details)
-                and not _has_begun(job)
-                and time.monotonic() < deadline
-            ):
+            while time.monotonic() < deadline:
+                if _has_begun(job) or not local_processes.find(job.details):
+                    break
                 time.sleep(0.05)
         ranks = _ranks()
         for job in jobs:
-            # A controller passes the signal on to processes that cannot be seen.
+            # A controller passes the signal on to processes that this user cannot see.
             for process in ranks.get(_key(job)) or [local_processes.find(job.details)]:
                 local_processes.send(process, signal.SIGTERM)
 
@@ -132,19 +137,19 @@ class LocalCluster(Cluster):
         ref = JobRef(cluster=self.name, job_id=job_id, logs=folder, details=details)
         return LocalJob(cluster=self, ref=ref, node=details["host"])
 
-    def _started(
+    def _start(
         self,
         spec: JobSpec,
-        work: Work,
+        work: Payload,
         waits_for: tuple[_Controller, ...],
         number: int,
         at_once: int,
     ) -> JobRef:
-        """Start a task of a submission, the one with this number.
+        """Start the task with this number of a submission.
 
         Args:
             waits_for: the controllers that must have ended before the work begins.
-            at_once: how many of the tasks run at the same time.
+            at_once: number of tasks that run at the same time.
 
         Raises:
             CldError: others may write into the folder of the logs.
@@ -152,7 +157,8 @@ class LocalCluster(Cluster):
         """
         import submitit
 
-        ranks, size = spec.size.ranks_per_node, spec.size
+        size = spec.size
+        ranks = size.ranks_per_node
         shared_by = at_once if ranks == 1 else 1
         env = {**local_processes.path_from(spec.code), _SHARE: f"{number % shared_by}/{shared_by}"}
         gpus = _gpus(size.gpus_per_node, shared_by)
@@ -175,11 +181,11 @@ class LocalCluster(Cluster):
             return ()
         for job in after.jobs:
             if job.cluster != self.name or not local_processes.is_here(job.details):
-                text = (
+                raise SchedulerRefused(
                     f"a local job cannot wait for job {job.job_id} of "
-                    f"{job.details.get('host', job.cluster)}"
+                    f"{job.details.get('host', job.cluster)}. Submit it there, or when that job "
+                    "has ended."
                 )
-                raise SchedulerRefused(f"{text}. Submit it there, or when that job has ended.")
         return tuple(map(_controller_of, after.jobs))
 
 
@@ -190,9 +196,9 @@ class _LocalTask(Task):
     Attributes:
         waits_for: details of the controllers that must have ended before the work begins.
         time_min: limit of the work, minutes; None for no limit.
-        notice_s: seconds before the limit at which SIGUSR2 asks it to save and end.
-        gpus: those that it sees, for CUDA_VISIBLE_DEVICES.
-        umask: of whoever submitted it.
+        notice_s: seconds before the limit at which SIGUSR2 asks the work to save and end.
+        gpus: the value of CUDA_VISIBLE_DEVICES.
+        umask: that of the command that submitted it.
     """
 
     waits_for: tuple[_Controller, ...]
@@ -203,7 +209,7 @@ class _LocalTask(Task):
 
     def __call__(self) -> None:
         os.umask(self.umask)
-        # submitit knows GPUs by number, and they may have other names.
+        # submitit sets numbers of GPUs, and they may have other names.
         os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
         _wait_for(self.waits_for)
         if self.time_min is not None:
@@ -212,8 +218,10 @@ class _LocalTask(Task):
 
 
 def _limit(seconds: float, notice_s: float) -> None:
-    """Send this process SIGUSR2 before its time limit, at half of a short one, and kill it at the
-    limit."""
+    """Send this process SIGUSR2 before its time limit, and SIGKILL at the limit.
+
+    If half of the limit is shorter than ``notice_s``, SIGUSR2 comes after half of it.
+    """
     notice = seconds - min(notice_s, seconds / 2)
     for delay, number in ((notice, signal.SIGUSR2), (seconds, signal.SIGKILL)):
         timer = threading.Timer(delay, os.kill, (os.getpid(), number))
@@ -222,17 +230,15 @@ def _limit(seconds: float, notice_s: float) -> None:
 
 
 def _wait_for(controllers: Sequence[_Controller]) -> None:
-    """Wait until all have ended; a job that is asked to end meanwhile ends."""
+    """Wait until all controllers have ended; a signal to stop ends this process meanwhile."""
     stop = StopFlag().listen()
     if controllers:
-        print(
-            f"waits for job {', '.join(str(controller['pid']) for controller in controllers)}",
-            flush=True,
-        )
+        jobs = ", ".join(str(controller["pid"]) for controller in controllers)
+        print(f"waits for job {jobs}", flush=True)
     while stop.code == 0 and any(map(local_processes.find, controllers)):
         time.sleep(0.2)
     # Nothing has begun: until the work listens, a signal may end the process at once. submitit
-    # would ignore it.
+    # would ignore the signal.
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     if stop.code != 0:
@@ -241,16 +247,15 @@ def _wait_for(controllers: Sequence[_Controller]) -> None:
 
 
 def _controller_of(job: JobRef) -> _Controller:
-    return {
-        name: job.details[name]
-        for name in ("host", "pid", "process_started")
-        if name in job.details
-    }
+    names = ("host", "pid", "process_started")
+    return {name: job.details[name] for name in names if name in job.details}
 
 
 def _gpus(each: int, tasks: int) -> str:
-    """For CUDA_VISIBLE_DEVICES, the GPUs of tasks that share them: some that this process may use,
-    if it says which."""
+    """The value of CUDA_VISIBLE_DEVICES for ``tasks`` that share GPUs, with ``each`` for one.
+
+    If this process has the variable, with enough GPUs, they are the first of those.
+    """
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if len(names) < each:
         names = [str(number) for number in range(each * tasks)]
@@ -258,11 +263,10 @@ def _gpus(each: int, tasks: int) -> str:
 
 
 def _ranks() -> Mapping[tuple[str, str], list[Any]]:
-    """The processes of local jobs that are alive at this moment, also those whose controller was
-    killed.
+    """The living processes of local jobs, by log folder and controller.
 
-    By log folder and controller. Those whose environment cannot be read, such as other users', are
-    left out.
+    Those whose controller was killed are among them. Processes whose environment cannot be read,
+    such as those of other users, are left out.
     """
     import psutil
 
@@ -277,31 +281,29 @@ def _ranks() -> Mapping[tuple[str, str], list[Any]]:
 
 
 def _key(job: JobRef) -> tuple[str, str]:
-    """Of a job's processes among `_ranks`."""
+    """The key of a job's processes in `_ranks`."""
     return str(Path(job.logs).absolute()), str(job.details.get("pid"))
 
 
-def _seen(job: JobRef, *, has_ranks: bool) -> Seen:
-    seen = local_processes.seen(
-        job, is_alive=has_ranks or local_processes.find(job.details) is not None
-    )
-    others = job.details.get("waits_for", ())
-    known = (
-        [other for other in others if isinstance(other, dict)]
-        if isinstance(others, tuple | list)
-        else []
-    )
-    waits_for = [str(other["pid"]) for other in known if local_processes.find(other) is not None]
-    if seen.phase == "running" and waits_for:
-        return replace(
-            seen, phase="pending", reason=f"waits for job {one_line(', '.join(waits_for), 60)}"
-        )
-    return seen
+def _seen(job: JobRef, *, has_ranks: bool) -> Answer:
+    is_alive = has_ranks or local_processes.find(job.details) is not None
+    seen = local_processes.seen(job, is_alive=is_alive)
+    controllers = job.details.get("waits_for", ())
+    if seen.phase != "running" or not isinstance(controllers, tuple | list):
+        return seen
+    waits_for = [
+        str(controller["pid"])
+        for controller in controllers
+        if isinstance(controller, dict) and local_processes.find(controller) is not None
+    ]
+    if not waits_for:
+        return seen
+    reason = f"waits for job {one_line(', '.join(waits_for), 60)}"
+    return replace(seen, phase="pending", reason=reason)
 
 
 def _has_begun(job: JobRef) -> bool:
-    """Whether all processes of the task have begun: submitit writes a line to their logs first of
-    all."""
+    """Whether all processes of the task have begun: submitit first writes a line to their logs."""
     ranks = whole(job.details.get("ranks"), least=1) or 1
     with contextlib.suppress(OSError, ValueError):
         return all(

@@ -1,5 +1,4 @@
-"""Jobs that are processes of this machine: one command starts them, another finds, ends or kills
-them."""
+"""Jobs that are processes of this machine: how commands start, find, end and kill them."""
 
 import contextlib
 import os
@@ -12,21 +11,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cld_core.codec import real, whole
 from cld_core.errors import RecipeError
 from cld_core.ownership import require_private
+from cld_core.records import real, whole
 from cld_core.rendezvous import Place
 from cld_core.run import pids as processes
 from cld_core.run.events import JobRef
 
-from .base import JobSpec, SchedulerRefused, Seen
+from .base import Answer, JobSpec, SchedulerRefused
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 
 def place(init_method: str) -> Place:
-    """This process among those of its job, as submitit tells."""
+    """This process among those of its job, according to submitit."""
     import submitit
 
     environment = submitit.JobEnvironment()
@@ -40,66 +39,73 @@ def place(init_method: str) -> Place:
 
 
 def check_fits(spec: JobSpec) -> None:
-    """Refuse a job of several machines, or of GPUs where none is seen.
+    """Refuse a job of several machines, or of GPUs on a machine without one.
 
     Raises:
-        RecipeError
+        RecipeError: names the key and the fix.
     """
-    size, found = spec.size, gpus()
-    lacks = size.uses_gpu and not found
+    size = spec.size
+    found = gpus()
+    lacks_gpus = size.uses_gpu and not found
     if size.nodes > 1:
-        text = f"'cluster.nodes' is {size.nodes}, but this cluster is one machine"
-        text += " without a GPU that can be seen" if lacks else ""
         settings = "cluster.nodes=1"
         if size.gpus_per_node and size.gpus_per_node != found:
             settings += f" cluster.gpus_per_node={found}"
         if size.tasks_per_node is not None and size.uses_gpu:
             settings += f" cluster.tasks_per_node={max(found, 1)}"
-    elif not lacks:
-        return
-    elif size.gpus_per_node:
-        text = (
-            f"'cluster.gpus_per_node' is {size.gpus_per_node}, but no GPU is seen on this machine"
+        if lacks_gpus:
+            raise RecipeError(
+                f"recipe: 'cluster.nodes' is {size.nodes}, but this cluster is one machine without "
+                "a visible GPU. Submit it where the GPUs are, or to try it on the CPU, which is "
+                f"slow, set {settings}."
+            )
+        raise RecipeError(
+            f"recipe: 'cluster.nodes' is {size.nodes}, but this cluster is one machine. "
+            f"Set {settings}."
         )
-        settings = "cluster.gpus_per_node=0"
-    else:
-        text = (
-            "'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is seen "
-            "on "
-            "this machine"
+    if lacks_gpus and size.gpus_per_node:
+        raise RecipeError(
+            f"recipe: 'cluster.gpus_per_node' is {size.gpus_per_node}, but no GPU is visible on "
+            "this machine. Submit it where the GPUs are, or to try it on the CPU, which is slow, "
+            "set cluster.gpus_per_node=0."
         )
-        settings = "cluster.gres=null cluster.sbatch_args=[] cluster.srun_args=[]"
-    fix = (
-        "Submit it where the GPUs are, or to try it on the CPU, which is slow, set"
-        if lacks
-        else "Set"
-    )
-    raise RecipeError(f"recipe: {text}. {fix} {settings}.")
+    if lacks_gpus:
+        raise RecipeError(
+            "recipe: 'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is "
+            "visible on this machine. Submit it where the GPUs are, or to try it on the CPU, which "
+            "is slow, set cluster.gres=null cluster.sbatch_args=[] cluster.srun_args=[]."
+        )
 
 
 def gpus() -> int:
-    """How many GPUs processes here may use, as far as that can be known without torch."""
+    """Number of GPUs that processes here may use, as far as it is known without torch."""
     for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         if (chosen := os.environ.get(variable)) is not None:
             return len([name for name in chosen.split(",") if name.strip() not in ("", "-1")])
     devices = [
         file for file in Path("/dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdigit()
     ]
-    # The last two are how GPUs of AMD, and any GPU below Windows, show; how many there are is not
-    # known then.
-    return len(devices) or int(os.path.exists("/dev/kfd") or os.path.exists("/dev/dxg"))
+    if devices:
+        return len(devices)
+    # The devices of AMD's GPUs, and of any GPU under Windows, do not show how many there are.
+    return int(os.path.exists("/dev/kfd") or os.path.exists("/dev/dxg"))
 
 
 def file_system_of(path: Path) -> tuple[str, str]:
-    """Type and device of the file system that holds ``path``, for example ("nfs4",
-    "server:/home")."""
+    """Type and device of the file system of ``path``, for example ("nfs4", "server:/home")."""
     import psutil
 
     where = path.resolve()
-    holding = [it for it in psutil.disk_partitions(all=True) if where.is_relative_to(it.mountpoint)]
     # The last of several mounts at the same place hides the others.
-    last = max(reversed(holding), key=lambda it: len(it.mountpoint), default=None)
-    return ("unknown", "") if last is None else (last.fstype, last.device)
+    mounts = [
+        mount
+        for mount in reversed(psutil.disk_partitions(all=True))
+        if where.is_relative_to(mount.mountpoint)
+    ]
+    if not mounts:
+        return "unknown", ""
+    nearest = max(mounts, key=lambda mount: len(mount.mountpoint))
+    return nearest.fstype, nearest.device
 
 
 def nearest_folder(path: Path) -> Path:
@@ -114,14 +120,13 @@ def scratch_folder(near: Path) -> tempfile.TemporaryDirectory[str]:
     Raises:
         OSError: no folder can be created there.
     """
-    beside = nearest_folder(near)
     return tempfile.TemporaryDirectory(
-        prefix=".cldctl-doctor-", dir=beside, ignore_cleanup_errors=True
+        prefix=".cldctl-doctor-", dir=nearest_folder(near), ignore_cleanup_errors=True
     )
 
 
 def details_of(pid: int) -> dict[str, Any]:
-    """What finds the process again from another one, for `JobRef.details`; JSON."""
+    """What other processes need to find this one, for `JobRef.details`; JSON."""
     return {"host": socket.gethostname(), "pid": pid, "process_started": processes.start_time(pid)}
 
 
@@ -131,46 +136,44 @@ def is_here(details: Mapping[str, Any]) -> bool:
 
 
 def find(details: Mapping[str, Any]) -> Any:
-    """The `psutil.Process` that `details_of` describes; None if it has ended, or was started on
-    another machine.
+    """The `psutil.Process` that `details_of` describes.
 
-    Without the time at which it began there is no telling it from a later process with the same id.
+    None if it has ended or was started on another machine, or if its start is not known, which
+    tells it from a later process with the same id.
     """
-    pid, started = whole(details.get("pid"), least=2), real(details.get("process_started"))
-    return (
-        processes.find(pid, started)
-        if is_here(details) and pid is not None and started is not None
-        else None
-    )
+    pid = whole(details.get("pid"), least=2)
+    started = real(details.get("process_started"))
+    if pid is None or started is None or not is_here(details):
+        return None
+    return processes.find(pid, started)
 
 
-def seen(job: JobRef, *, is_alive: bool) -> Seen:
-    """What is known of a job that is processes of the machine that it was started on."""
+def seen(job: JobRef, *, is_alive: bool) -> Answer:
+    """The answer about a job whose processes are on the machine that it was started on."""
     host = str(job.details.get("host", ""))
     if not is_here(job.details):
-        return Seen("unknown", node=host, reason=f"started on {host}")
-    return Seen("running" if is_alive else "gone", node=host)
+        return Answer("unknown", node=host, reason=f"started on {host}")
+    return Answer("running" if is_alive else "gone", node=host)
 
 
 def require_ours(process: Any) -> None:
-    """Refuse to signal a process that is not one of ours (`processes.not_ours`); None is fine.
+    """Refuse to signal a process that does not run this software (`processes.not_ours`).
 
     Raises:
         SchedulerRefused: names the process and the fix.
     """
     if process is not None and (reason := processes.not_ours(process)) is not None:
-        text = f"process {process.pid} on this machine {reason}, and was left alone"
         raise SchedulerRefused(
-            f"{text}. If it belongs to the run, end it with `kill {process.pid}`."
+            f"process {process.pid} on this machine {reason}, and was left alone. If it belongs to "
+            f"the run, end it with `kill {process.pid}`."
         )
 
 
 def end(process: Any, grace_s: float = 60.0) -> None:
-    """Send SIGTERM to one process, whose peers stop with it, and kill it if it is alive after
-    ``grace_s`` seconds.
+    """Send SIGTERM to a process, whose peers stop with it, and SIGKILL after ``grace_s`` seconds.
 
     Raises:
-        SchedulerRefused: it is not one of ours.
+        SchedulerRefused: as `require_ours`.
     """
     require_ours(process)
     send(process, signal.SIGTERM)
@@ -181,7 +184,7 @@ def end(process: Any, grace_s: float = 60.0) -> None:
 
 
 def send(process: Any, number: int, *, family: bool = False) -> None:
-    """Send a signal to a `psutil.Process`, unless it is None, has ended, or is not one of ours.
+    """Send a signal to a `psutil.Process`, unless it is None, has ended, or is of other software.
 
     Args:
         family: its descendants get the signal, too.
@@ -191,22 +194,24 @@ def send(process: Any, number: int, *, family: bool = False) -> None:
     if process is None or processes.not_ours(process) is not None:
         return
     with contextlib.suppress(psutil.Error):
-        for member in (process, *(process.children(recursive=True) if family else ())):
+        members = [process]
+        if family:
+            members += process.children(recursive=True)
+        for member in members:
             with contextlib.suppress(psutil.Error):
                 member.send_signal(number)
 
 
 def safe_path(code: Path | None = None) -> dict[str, str]:
-    """Variables with which Python, and what it starts, imports nothing from the folder where a
-    command is typed.
+    """Variables with which Python and its children import nothing from the working directory.
 
-    An empty element of PYTHONPATH, as in ``export PYTHONPATH=$PYTHONPATH:/mine``, means that
-    folder, too. A relative one was meant; it becomes absolute, since a process in another folder
-    would import whatever it has there.
+    An empty element of PYTHONPATH, as in ``export PYTHONPATH=$PYTHONPATH:/mine``, means the working
+    directory, and is dropped. A relative element is made absolute, since a process in another
+    folder would import from there.
 
     Args:
-        code: a folder that is left out: a job that submits the next one has it, and the next one
-            adds it.
+        code: an element to leave out. A job that submits the next one has it, and the next one adds
+            its own.
     """
     elements = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     kept = [os.path.abspath(element) for element in elements if element not in ("", str(code))]
@@ -214,28 +219,28 @@ def safe_path(code: Path | None = None) -> dict[str, str]:
 
 
 def path_from(code: Path | None) -> dict[str, str]:
-    """Variables with which Python imports from the folder ``code`` before anything else; none
-    without one.
+    """Variables with which Python imports from the folder ``code`` first; none without it.
 
     Raises:
-        CldError: somebody else may have put it there or can write into it.
+        CldError: another user owns the folder, or can write into it.
         OSError: it is missing.
     """
     if code is None:
         return {}
     require_private(code, "the job would run what is in it")
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(code), safe_path(code)["PYTHONPATH"]]))}
+    elements = [str(code), safe_path(code)["PYTHONPATH"]]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, elements))}
 
 
 @contextlib.contextmanager
 def detached_children(env: Mapping[str, str]) -> Iterator[None]:
-    """Processes started in this block get the variables ``env``, and outlive this process and its
-    terminal.
+    """Let processes that this block starts outlive this process and its terminal.
 
-    They ignore what a terminal sends (Ctrl-C, Ctrl-Z, hang-up): ignored signals stay ignored across
-    exec. SIGUSR2 and SIGTERM, which end a job, still reach them. They do not keep this process's
-    pipes open, so that the reader of `cldctl submit | ...` sees their end; the output of a job goes
-    to its logs. They import nothing from the working directory (`safe_path`).
+    They get the variables ``env``. They ignore the signals of a terminal (Ctrl-C, Ctrl-Z, hang-up),
+    since ignored signals stay ignored across exec; SIGUSR2 and SIGTERM, which end a job, still
+    reach them. They do not keep this process's pipes open, so that the reader of
+    `cldctl submit | ...` sees the end of its input; the output of a job goes to its logs. They
+    import nothing from the working directory (`safe_path`).
     """
     with contextlib.ExitStack() as after:
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
@@ -255,7 +260,7 @@ def detached_children(env: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def variables(only: Mapping[str, str]) -> Iterator[None]:
-    """In this block, this process and those that it starts have these variables alone."""
+    """In this block, the environment has the variables ``only`` and no others."""
     before = dict(os.environ)
     try:
         os.environ.clear()

@@ -1,5 +1,4 @@
-"""From the command line to requests: which checkpoints, which settings. All are checked before
-anything starts."""
+"""From the command line to the requests of evaluations, all checked before anything starts."""
 
 import contextlib
 import itertools
@@ -7,6 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cld_core.config import Recipe, describe, override, with_overrides
 from cld_core.config.loader import to_yaml_line
@@ -22,7 +22,7 @@ from cld_core.run.checkpoints import (
     verify,
     weights_digest,
 )
-from cld_core.run.evaluations import Axis, Cell, EvalRequest, Sweep, current_report
+from cld_core.run.evaluations import Axis, EvalRequest, Sweep, SweepCell, current_report
 from cld_core.run.tunings import Network, Solutions
 from cld_core.sanitize import is_count, one_line
 
@@ -65,7 +65,7 @@ def make(
     requests: dict[str, EvalRequest] = {}
     cells = []
     # A cell whose sampler lacks the key of an axis shares its evaluation with the other values of
-    # that axis. Nor need every method of an axis have the keys that are the same for all cells. An
+    # that axis. If methods are swept, some may also lack keys that are the same for all cells. An
     # axis with one value is a setting like any other.
     idle = [axis.key for axis in axes if len(axis.values) > 1]
     if "sampling.method" in idle:
@@ -80,11 +80,11 @@ def make(
                 # Each step has a solution of its own.
                 settled = with_solution(run, recipe, step)
                 request = request_of(settled, metrics, step, shards or recipe.cluster.world_size)
-                # What is finished needs no average any more.
+                # A finished evaluation does not need the average any more.
                 if current_report(run.evals / request.id) is None:
                     require_average(run, step, recipe.ema.length)
                 requests.setdefault(request.id, request)
-                cells.append(Cell(values, request.id))
+                cells.append(SweepCell(values, request.id))
     if not axes:
         return EvaluationPlan(tuple(requests.values()))
     sweep = Sweep(tuple(axes), tuple(cells))
@@ -93,8 +93,7 @@ def make(
 
 
 def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
-    """The recipe, naming the solution that its sampler will follow, so that it is part of the
-    evaluation.
+    """The recipe with the digest of the tuned solution that its sampler follows, if it does.
 
     Warns, once, if the network of that step is not the one that the solution was fitted to.
 
@@ -105,8 +104,12 @@ def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
     spec = recipe.sampling
     if not isinstance(spec, TunedSpec):
         return recipe
-    checksum, labels = weights_digest(run, step) or "", recipe.data.labels
-    network = Network(step=step, checkpoint=checksum, ema_length=recipe.ema.length, labels=labels)
+    network = Network(
+        step=step,
+        checkpoint=weights_digest(run, step) or "",
+        ema_length=recipe.ema.length,
+        labels=recipe.data.labels,
+    )
     solution = Solutions.of_run(run).followed(spec, network)
     assert solution is not None, "it needs one"
     return replace(recipe, sampling=replace(spec, solution=solution.digest))
@@ -129,18 +132,20 @@ def recipe_for_evaluation(
     for text in overrides:
         key = text.partition("=")[0]
         if key.split(".")[0] not in CHANGEABLE:
-            allowed = f"Those of {', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} can be changed."
-            raise UsageError(f"'{key}' is not a key of an evaluation. {allowed}")
+            raise UsageError(
+                f"'{key}' is not a key of an evaluation. "
+                f"Those of {', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} can be changed."
+            )
     return changed_recipe(base, overrides, source, idle).anchored(Path.cwd())
 
 
 def changed_recipe(
     base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()
 ) -> Recipe:
-    """The recipe of a run with overrides, whose `plugins` add to its own or take the place of files
-    of the same name.
+    """The recipe of a run with overrides, except for the network, diffusion and data.
 
-    Imports the plug-ins, if there are more. What was trained stays: network, diffusion and data.
+    Plug-ins are added to those of the run, or replace files of the same name; new ones are
+    imported.
 
     Raises:
         RecipeError: a value is invalid.
@@ -150,14 +155,17 @@ def changed_recipe(
 
 
 def beside_own(recipe: Recipe, overrides: Sequence[str]) -> list[str]:
-    """Overrides whose `plugins` are added to those of a recipe, in place of files of the same
-    name."""
-    typed = [value for key, value in map(override, overrides) if key == "plugins"]
-    added = [one for value in typed for one in (value if isinstance(value, list) else [value])]
+    """Overrides whose `plugins` also list those of a recipe, except for files of the same name."""
+    added: list[Any] = []
+    for key, value in map(override, overrides):
+        if key == "plugins":
+            added += value if isinstance(value, list) else [value]
+    others = [text for text in overrides if not text.startswith("plugins=")]
+    if not added:
+        return others
     names = {Path(str(plugin)).name for plugin in added}
     kept = [plugin for plugin in recipe.plugins if Path(plugin).name not in names]
-    others = [text for text in overrides if not text.startswith("plugins=")]
-    return [f"plugins={to_yaml_line([*kept, *added])}", *others] if added else others
+    return [f"plugins={to_yaml_line([*kept, *added])}", *others]
 
 
 def require_average(run: RunFolder, step: int, length: float | None) -> None:
@@ -174,8 +182,7 @@ def require_average(run: RunFolder, step: int, length: float | None) -> None:
 
 
 def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedCheckpoint]]:
-    """The steps that ``last``, ``all`` or a STEP means, and the damaged checkpoints that were
-    skipped.
+    """The steps that ``last``, ``all`` or a STEP means, and the damaged ones that were skipped.
 
     Raises:
         NotFoundError: there is none, or not the named one.
@@ -198,15 +205,19 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
         whole, damaged = all_whole(run)
     elif is_count(wanted) and int(wanted) in steps:
         verify(run, int(wanted))
-        whole, damaged = [int(wanted)], []
+        return [int(wanted)], []
     else:
-        known = f"There are: {', '.join(map(str, steps))}; or use 'last' or 'all'."
-        raise NotFoundError(f"{run.name} has no checkpoint '{one_line(wanted)}'. {known}")
-    if not whole:
-        reason = (
-            damaged[0].reason if damaged else "those that it had were removed meanwhile. Try again."
+        raise NotFoundError(
+            f"{run.name} has no checkpoint '{one_line(wanted)}'. "
+            f"There are: {', '.join(map(str, steps))}; or use 'last' or 'all'."
         )
-        raise CheckpointError(f"{run.name} has no whole checkpoint: {reason}")
+    if not whole and damaged:
+        raise CheckpointError(f"{run.name} has no whole checkpoint: {damaged[0].reason}")
+    if not whole:
+        raise CheckpointError(
+            f"{run.name} has no whole checkpoint: those that it had were removed meanwhile. "
+            f"Try again."
+        )
     return whole, [entry for entry in damaged if entry.finished]
 
 
@@ -251,8 +262,10 @@ def parse(
         if key.split(".")[0] not in sections:
             candidates = [f"{name}.{key}" for name in sections if f"{name}.{key}" in known]
             guess = did_you_mean(key, candidates)
-            problem = f"only keys of {', '.join(sections[:-1])} and {sections[-1]} can be swept"
-            raise UsageError(f"--sweep '{key}': {problem}.{guess or otherwise}")
+            raise UsageError(
+                f"--sweep '{key}': only keys of {', '.join(sections[:-1])} and {sections[-1]} "
+                f"can be swept.{guess or otherwise}"
+            )
         if key not in known:
             raise UsageError(f"--sweep '{key}': there is no such key.{did_you_mean(key, known)}")
         if key in [axis.key for axis in axes]:
@@ -269,8 +282,10 @@ def parse(
 
 
 def combinations(axes: Sequence[Axis]) -> list[dict[str, str]]:
-    """Every choice of one value on each axis; the last axis changes fastest. Without axes, one
-    empty choice."""
+    """Every choice of one value on each axis, the last axis changing fastest.
+
+    Without axes, there is one empty choice.
+    """
     keys = [axis.key for axis in axes]
     return [
         dict(zip(keys, values, strict=True))
@@ -279,8 +294,7 @@ def combinations(axes: Sequence[Axis]) -> list[dict[str, str]]:
 
 
 def meaning(values: Mapping[str, str]) -> str:
-    """A digest of the meaning of values by key: 1e-4 and 0.0001 are the same, and so are axes in
-    another order."""
+    """A digest of values by key, in which 1e-4 is the same as 0.0001, in any order of the keys."""
     return digest(dict(override(f"{key}={value}") for key, value in values.items()))
 
 
@@ -291,11 +305,14 @@ def refuse_idle_axes(sweep: Sweep) -> None:
         UsageError: the key of an axis has no effect on what is evaluated.
     """
     for axis in sweep.axes:
-        found = {
-            (tuple(value for key, value in cell.values.items() if key != axis.key), cell.evaluation)
-            for cell in sweep.cells
-        }
-        if len(axis.values) > 1 and len(found) == len({others for others, _ in found}):
+        if len(axis.values) == 1:
+            continue
+        # By the values on the other axes.
+        evaluations: dict[tuple[str, ...], set[str]] = {}
+        for cell in sweep.cells:
+            others = tuple(value for key, value in cell.values.items() if key != axis.key)
+            evaluations.setdefault(others, set()).add(cell.evaluation)
+        if all(len(names) == 1 for names in evaluations.values()):
             raise UsageError(
                 f"--sweep '{axis.key}' has no effect on what is evaluated here. Leave it out."
             )

@@ -37,8 +37,7 @@ _LOG_FROM = 5.0
 
 
 def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
-    """One row per cell: the axes, the evaluation, and its results, with standard errors, NFE and
-    lost samples.
+    """One row per cell: the axes, the evaluation, and its results with standard errors and NFE.
 
     In a cell with repeats, the results are means, and their standard errors come from the spread
     between them. Missing numbers are None. The column ``KEY_nonfinite``, the fraction of samples
@@ -49,19 +48,22 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
     present = quantities_in(results.values())
     table = []
     for cell in sweep.cells:
-        # A cell is as far as the last of its evaluations.
+        # A cell is complete when all its evaluations are.
         shown = next((name for name in cell.evaluations if not reports[name]), cell.evaluation)
         step = reports[cell.evaluation].get("checkpoint_step")
         row: dict[str, Any] = {**cell.values, "evaluation": shown, "checkpoint_step": step}
-        for it in present:
-            found = [results[name].get(it.key) for name in cell.evaluations]
-            number = found[0] if it.is_reference else averaged(found)
-            row |= {it.key: number and number.value, f"{it.key}_stderr": number and number.stderr}
-            # What true samples have took none.
-            if not it.is_reference:
-                row[f"{it.key}_nfe"] = found[0] and found[0].nfe
+        for quantity in present:
+            key = quantity.key
+            repeats = [results[name].get(key) for name in cell.evaluations]
+            number = repeats[0] if quantity.is_reference else averaged(repeats)
+            row[key] = None if number is None else number.value
+            row[f"{key}_stderr"] = None if number is None else number.stderr
+            # True samples take no evaluations.
+            if not quantity.is_reference:
+                row[f"{key}_nfe"] = None if repeats[0] is None else repeats[0].nfe
         table.append(row)
-    for key in (it.key for it in present):
+    for quantity in present:
+        key = quantity.key
         lost = {
             name: result[key].lost if key in result else 0.0 for name, result in results.items()
         }
@@ -88,29 +90,28 @@ def averaged(numbers: Sequence[Number | None]) -> Number | None:
 
 
 def mean_of(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and the standard deviation (n - 1 in the denominator); None of one value, or if any
-    is not finite."""
+    """The mean, and the standard deviation (n - 1 in the denominator).
+
+    The latter is None for one value, or if a value is not finite.
+    """
     if not all(map(math.isfinite, values)):
         return sum(values) / len(values), None
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def finite(value: float | None) -> float | None:
-    """A number for JSON, which has neither infinities nor NaN: the value of samples that diverged
-    is None."""
+    """The number for JSON, which has neither infinities nor NaN: None in place of these."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def quantities_in(results: Iterable[Collection[str]]) -> list[registry.Quantity]:
-    """The numbers that any of these results has, of which each is by its key, in the order of the
-    table of metrics."""
+    """The quantities that any of the results has, in the order of the table of metrics."""
     keys = set[str]().union(*results)
     return [quantity for _, quantity in registry.quantities() if quantity.key in keys]
 
 
 def keys_of(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The results of samples or test points that the rows have, in the order of the table of
-    metrics."""
+    """The keys of results of samples or test points in rows, in the order of the metrics."""
     return [quantity.key for quantity in quantities_in(table[:1]) if not quantity.is_reference]
 
 
@@ -124,8 +125,7 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def lines_of(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The rows by their values on all axes but the last, along which a picture has a line for
-    each."""
+    """The lines of a picture along the last axis: the rows by their values on the other axes."""
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         label = ", ".join(
@@ -148,22 +148,23 @@ def plot(
         axes = figure.add_subplot(1, len(keys), index + 1)
         positions = _positions(along.values)
         for place, (label, cells) in enumerate(lines.items()):
-            if known := [cell for cell in cells if cell[key] is not None]:
-                x, values = (
-                    [positions[cell[along.key]] for cell in known],
-                    [cell[key] for cell in known],
-                )
-                errors = [cell[f"{key}_stderr"] or 0.0 for cell in known]
+            complete = [cell for cell in cells if cell[key] is not None]
+            if complete:
                 axes.errorbar(
-                    x, values, errors, color=f"C{place}", marker="o", capsize=3, label=label
+                    [positions[cell[along.key]] for cell in complete],
+                    [cell[key] for cell in complete],
+                    [cell[f"{key}_stderr"] or 0.0 for cell in complete],
+                    color=f"C{place}",
+                    marker="o",
+                    capsize=3,
+                    label=label,
                 )
         if _is_logarithmic(positions.values()):
             axes.set_xscale("log")
         axes.set_xticks([positions[value] for value in along.values], labels=list(along.values))
         axes.minorticks_off()
-        if _is_logarithmic(
-            [row[key] for row in rows if row[key] is not None and math.isfinite(row[key])]
-        ):
+        values = [row[key] for row in rows if row[key] is not None]
+        if _is_logarithmic([value for value in values if math.isfinite(value)]):
             axes.set_yscale("log")
         axes.set_xlabel(along.key)
         axes.set_ylabel(registry.quantity(key).label)
@@ -176,8 +177,7 @@ def plot(
 
 
 def _positions(values: Sequence[str]) -> dict[str, float]:
-    """The position of each value on the axis: the value itself if all are numbers, otherwise its
-    index."""
+    """The position of each value on the axis: the value if all are numbers, else its index."""
     try:
         return {value: float(value) for value in values}
     except ValueError:
@@ -194,8 +194,7 @@ def is_complete(run: RunFolder, sweep: Sweep) -> bool:
 
 
 def write_finished(run: RunFolder) -> None:
-    """Write `table.csv` and `plot.png` of every sweep that is complete and has reports newer than
-    those files."""
+    """Write `table.csv` and `plot.png` of each complete sweep that has newer reports."""
     for folder, sweep in sweeps_of(run):
         if not is_complete(run, sweep):
             continue
@@ -218,7 +217,7 @@ _NONE = (
     "no difference is marked: of the results that can be compared, none differs from the first one "
     "by more than the errors"
 )
-# Student's factor of a 95 % interval of a mean, by how many values it is of; 2 for more.
+# Student's factor of a 95 % interval of a mean, by its number of values; 2 for more.
 _STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 # Where a standard error comes from few parts (W2, energy distances).
 _FEW_PARTS = "; of results with t95 in their reports, this number takes the place of 2"
@@ -230,14 +229,14 @@ AVERAGES = (
 SEED = "train.seed"
 # The end of the key of a distance between true samples, after that of the distance.
 FLOOR = "_floor"
-# The settings that say of how many samples or test points a result is; results of one checkpoint
-# may differ in it.
+# The settings with the number of samples or test points; results of one checkpoint may differ in
+# them.
 COUNTS = ("samples", "points")
-# The sections of recipes of which it is said how runs differ, in the words of the field, and so
-# many keys at most.
+# The sections of recipes whose differences between runs are shown, and their names in messages.
 _SECTIONS = {"data": "data", "sde": "diffusion", "network": "network", "objective": "objective"}
+# The most keys of a section that are shown.
 _MOST_KEYS = 6
-# Letters of a checksum that tell it from others.
+# Letters of a checksum that distinguish it from others.
 _DIGEST = 12
 
 
@@ -248,9 +247,9 @@ class Result:
     Attributes:
         how: the settings in words.
         question: the settings, and the data; results can be compared if these agree.
-        keys: those of the recipe that matter for the results of a run.
-        truth: the true entropy beside it, if that is known.
-        floor: of a distance, that of true samples, if the report has it.
+        keys: keys of the recipe that matter for the results of a run, and their values.
+        truth: for the NLL, the true entropy, if that is known.
+        floor: for a distance, that of true samples, if the report has it.
         ema_length: the relative length of the average of the weights; None for that of `train.ema`.
     """
 
@@ -268,7 +267,7 @@ class Result:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Of how many samples or test points it is."""
+        """The number of samples or test points."""
         return {name: self.question[name] for name in COUNTS if name in self.question}
 
     @property
@@ -294,13 +293,15 @@ class Column:
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         entry: dict[str, Any] = {"run": self.run, "checkpoint_step": self.step, "steps": self.steps}
-        for key, it in self.results.items():
-            numbers = {
-                "value": finite(it.number.value),
-                "stderr": finite(it.number.stderr),
-                "nfe": it.number.nfe,
+        for key, result in self.results.items():
+            number = result.number
+            entry[key] = {
+                "value": finite(number.value),
+                "stderr": finite(number.stderr),
+                "nfe": number.nfe,
+                "how": result.how,
+                **result.counts,
             }
-            entry[key] = {**numbers, "how": it.how, **it.counts}
         return entry
 
 
@@ -308,7 +309,7 @@ def column(run: RunFolder, checkpoint: str = "last", first: Column | None = None
     """The newest results of a run: of the checkpoint of a step, or of that of its newest report.
 
     Args:
-        first: what it is compared with; of several results of a kind, those that can be are taken.
+        first: of several results of a quantity, those that can be compared with it are taken.
 
     Raises:
         NotFoundError: there are none.
@@ -320,21 +321,18 @@ def column(run: RunFolder, checkpoint: str = "last", first: Column | None = None
         )
     steps = sorted({result.step for result in found})
     if checkpoint != "last" and (not is_count(checkpoint) or int(checkpoint) not in steps):
-        known = f"There are: {', '.join(map(str, steps))}."
         raise NotFoundError(
-            f"{run.name} has no finished evaluation of step '{one_line(checkpoint)}'. {known}"
+            f"{run.name} has no finished evaluation of step '{one_line(checkpoint)}'. "
+            f"There are: {', '.join(map(str, steps))}."
         )
     step = found[-1].step if checkpoint == "last" else int(checkpoint)
     own = [result for result in found if result.step == step]
     results = {result.quantity.key: result for result in own}
     if first is not None:
-        beside = first.results
-        like = (
-            it
-            for it in own
-            if it.quantity.key in beside and not unlike(beside[it.quantity.key], it)
-        )
-        results |= {result.quantity.key: result for result in like}
+        for result in own:
+            other = first.results.get(result.quantity.key)
+            if other is not None and not unlike(other, result):
+                results[result.quantity.key] = result
     return Column(run.name, step, run.progress().get("steps"), results)
 
 
@@ -344,76 +342,88 @@ def results_of(run: RunFolder) -> list[Result]:
     Raises:
         RecipeError: there are some, and the recipe cannot be read.
     """
-    finished = [
-        (work, report) for work in evaluations_of(run) if (report := work.report) is not None
-    ]
+    finished = []
+    for work in evaluations_of(run):
+        report = work.report
+        if report is not None:
+            finished.append((work, report))
+    if not finished:
+        return []
     finished.sort(key=lambda pair: pair[1].get("created", 0.0))
-    flat = leaves(run.recipe().to_dict()) if finished else {}
-    keys = {key: value for key, value in flat.items() if key.partition(".")[0] in _SECTIONS}
+    keys = {
+        key: value
+        for key, value in leaves(run.recipe().to_dict()).items()
+        if key.partition(".")[0] in _SECTIONS
+    }
     return [result for work, report in finished for result in _results(work, report, keys)]
 
 
 def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any]) -> list[Result]:
-    request, values, results = work.request, numbers(report), []
-    # The data of a folder are what lies in it.
+    request = work.request
+    values = numbers(report)
+    results = []
+    # The path identifies the data of a folder.
     data = f"folder {keys['data.path']}" if keys["data.name"] == "folder" else keys["data.name"]
     diffusion = {key: value for key, value in keys.items() if key.startswith("sde.")}
     for metric, quantity in registry.quantities():
-        if quantity.key in values:
-            # What a network is trained on is another quantity for another diffusion.
-            of_training = diffusion if "objective" in metric.same else {}
-            results.append(
-                Result(
-                    evaluation=work.name,
-                    step=report["checkpoint_step"],
-                    quantity=quantity,
-                    number=values[quantity.key],
-                    how=", ".join(filter(None, [metric.how(request), request.ema.words])),
-                    remark=remark_on(metric, report[metric.name]),
-                    question={"data": data, **_settings(work, metric.same), **of_training},
-                    keys=keys,
-                    truth=report[metric.name].get("true_entropy")
-                    if quantity.key == "nll"
-                    else None,
-                    floor=values.get(f"{quantity.key}{FLOOR}"),
-                    ema_length=request.ema.length,
-                )
-            )
+        if quantity.key not in values:
+            continue
+        section = report[metric.name]
+        # The objective of training is another quantity for another diffusion.
+        of_training = diffusion if "objective" in metric.same else {}
+        result = Result(
+            evaluation=work.name,
+            step=report["checkpoint_step"],
+            quantity=quantity,
+            number=values[quantity.key],
+            how=", ".join(filter(None, [metric.how(request), request.ema.words])),
+            remark=remark_on(metric, section),
+            question={"data": data, **_settings(work, metric.same), **of_training},
+            keys=keys,
+            truth=section.get("true_entropy") if quantity.key == "nll" else None,
+            floor=values.get(f"{quantity.key}{FLOOR}"),
+            ema_length=request.ema.length,
+        )
+        results.append(result)
     return results
 
 
 def _settings(work: Evaluation, places: Sequence[str]) -> dict[str, Any]:
-    """The values at places of a request; sections are split into keys, so that only keys that
-    differ are named."""
-    values = {place: work.request.at(place) for place in places}
-    parts = {place: value for place, value in values.items() if isinstance(value, dict)}
-    inner = {
-        f"{place}.{name}": value for place, part in parts.items() for name, value in part.items()
-    }
-    return {place: value for place, value in values.items() if place not in parts} | inner
+    """The values at places of a request, with an entry for each key of a section."""
+    settings: dict[str, Any] = {}
+    of_sections: dict[str, Any] = {}
+    for place in places:
+        value = work.request.at(place)
+        if isinstance(value, dict):
+            of_sections |= {f"{place}.{name}": inner for name, inner in value.items()}
+        else:
+            settings[place] = value
+    return settings | of_sections
 
 
 def best_of(results: Sequence[Result]) -> list[Result]:
-    """The best finite value of each quantity, of those that are of the most samples or points."""
+    """The best finite value of each quantity, among those with the most samples or points."""
     best = []
     for _, quantity in registry.quantities():
-        own = [
-            it
-            for it in results
-            if it.quantity.key == quantity.key and math.isfinite(it.number.value)
-        ]
+        if quantity.is_reference:
+            continue
         sign = -1 if quantity.larger_is_better else 1
-        ranked = sorted(
-            own, key=lambda it: (-next(iter(it.counts.values()), 0), sign * it.number.value)
-        )
-        best += [] if quantity.is_reference else ranked[:1]
+        ranked = []
+        for place, result in enumerate(results):
+            value = result.number.value
+            if result.quantity.key == quantity.key and math.isfinite(value):
+                count = next(iter(result.counts.values()), 0)
+                ranked.append((-count, sign * value, place))
+        if ranked:
+            *_, place = min(ranked)
+            best.append(results[place])
     return best
 
 
 def verdict(first: Result, other: Result) -> str:
-    """Whether the other is "better", "worse" or the "same" by `RULE`; empty if that cannot be
-    said."""
-    a, b = first.number, other.number
+    """Whether the other is "better", "worse" or the "same" by `RULE`; empty if it is unknown."""
+    a = first.number
+    b = other.number
     if a.stderr is None or b.stderr is None or unlike(first, other):
         return ""
     if abs(b.value - a.value) <= math.hypot(a.t95 * a.stderr, b.t95 * b.stderr):
@@ -421,14 +431,16 @@ def verdict(first: Result, other: Result) -> str:
     return "better" if (b.value > a.value) == first.quantity.larger_is_better else "worse"
 
 
-def rule(compared: "Sequence[Column | Line]", marked: str = RULE) -> str | None:
+def rule(compared: "Sequence[Column | ComparedRuns]", marked: str = RULE) -> str | None:
     """The rule ``marked`` if a difference is marked, or that none is.
 
     None if nothing can be compared.
     """
-    first, others = compared[0].results, [one.results for one in compared[1:]]
-    both = ((key, other) for other in others for key in first.keys() & other.keys())
-    pairs = [(first[key], other[key]) for key, other in both]
+    first = compared[0].results
+    pairs = []
+    for other in compared[1:]:
+        results = other.results
+        pairs += [(first[key], results[key]) for key in first.keys() & results.keys()]
     verdicts = {verdict(*pair) for pair in pairs}
     few = any(result.number.t95 != Number.t95 for pair in pairs for result in pair)
     if verdicts & {"better", "worse"}:
@@ -443,9 +455,12 @@ def unlike(first: Result, other: Result) -> list[str]:
 
 
 def differences(columns: Sequence[Column]) -> list[str]:
-    """How each run differs from the first one, a line each: data, diffusion, network, objective,
-    and steps."""
-    first, texts = columns[0], []
+    """How each run differs from the first one, a line each.
+
+    That is in data, diffusion, network, objective, and steps.
+    """
+    first = columns[0]
+    texts = []
     for other in columns[1:]:
         parts = [_keys(first, other, section, word) for section, word in _SECTIONS.items()]
         if first.step and other.step != first.step:
@@ -456,8 +471,7 @@ def differences(columns: Sequence[Column]) -> list[str]:
 
 
 def _keys(first: Column, other: Column, section: str, word: str) -> str:
-    """In which keys of a section a run differs; in the name of what it chooses, if that is
-    another."""
+    """The keys of a section in which a run differs; only its name, if that differs."""
     changed = [
         key for key in {**first.keys, **other.keys} if first.keys.get(key) != other.keys.get(key)
     ]
@@ -469,8 +483,9 @@ def _keys(first: Column, other: Column, section: str, word: str) -> str:
         f"{key} {_shown(other.keys.get(key))}, not {_shown(first.keys.get(key))}"
         for key in of_section
     ]
-    more = [f"{len(shown) - _MOST_KEYS} more keys of {section}"] if len(shown) > _MOST_KEYS else []
-    return "; ".join([*shown[:_MOST_KEYS], *more])
+    if len(shown) > _MOST_KEYS:
+        shown[_MOST_KEYS:] = [f"{len(shown) - _MOST_KEYS} more keys of {section}"]
+    return "; ".join(shown)
 
 
 def _shown(value: Any) -> str:
@@ -478,67 +493,75 @@ def _shown(value: Any) -> str:
 
 
 def warnings(columns: Sequence[Column]) -> list[str]:
-    """Messages: what cannot be compared with the first column, and why; and what is unusual about
-    results."""
+    """Messages about results that cannot be compared with the first column, or are unusual."""
     quantities = quantities_in(column.results for column in columns)
     return [*incomparable(columns), *_remarks(columns), *_bare(columns, quantities)]
 
 
 def incomparable(columns: Sequence[Column]) -> list[str]:
-    """Messages: what cannot be compared with the first column, and why."""
-    first, texts = columns[0], []
+    """Messages about results that cannot be compared with the first column, and why."""
+    first = columns[0]
+    texts = []
     for quantity in quantities_in(column.results for column in columns):
+        a = first.results.get(quantity.key)
         for other in columns[1:]:
-            if quantity.key in first.results.keys() & other.results.keys():
-                a, b = first.results[quantity.key], other.results[quantity.key]
-                if settings := [
-                    f"{_key(name)} {_text(a, name)} and {_text(b, name)}" for name in unlike(a, b)
-                ]:
-                    which = f"{quantity.label} of {first.run} and {other.run}"
-                    texts.append(f"{which} cannot be compared: {'; '.join(settings)}")
+            b = other.results.get(quantity.key)
+            if a is None or b is None:
+                continue
+            settings = [
+                f"{_key(name)} {_text(a, name)} and {_text(b, name)}" for name in unlike(a, b)
+            ]
+            if settings:
+                texts.append(
+                    f"{quantity.label} of {first.run} and {other.run} cannot be compared: "
+                    f"{'; '.join(settings)}"
+                )
     return texts
 
 
 def _key(place: str) -> str:
-    """The key of a recipe for a place in a request: a seed is that of the evaluation, not of the
-    training."""
+    """The key of a recipe for a place in a request, whose seed is `eval.seed`."""
     return f"eval.{place}" if place == "seed" else place
 
 
 def _text(result: Result, name: str) -> str:
     value = result.question.get(name)
-    return (
-        "-"
-        if value is None
-        else str(value)[:_DIGEST]
-        if name in ("fid.weights", "fid.stats")
-        else str(value)
-    )
+    if value is None:
+        return "-"
+    if name in ("fid.weights", "fid.stats"):
+        return str(value)[:_DIGEST]
+    return str(value)
 
 
 def _remarks(columns: Sequence[Column]) -> list[str]:
-    """What is unusual about results, each text once."""
-    texts = (
-        f"{it.run}: {result.remark}"
-        for it in columns
-        for result in it.results.values()
-        if result.remark
-    )
-    return list(dict.fromkeys(texts))
+    """Messages about unusual results, each once."""
+    texts: dict[str, None] = {}
+    for column in columns:
+        for result in column.results.values():
+            if result.remark:
+                texts[f"{column.run}: {result.remark}"] = None
+    return list(texts)
 
 
 def _bare(columns: Sequence[Column], quantities: Sequence[Quantity]) -> list[str]:
-    """Messages: which results have no standard error, and of which runs if other results of their
-    kind have one."""
-    texts, unmarked = [], []
+    """Messages about results without a standard error.
+
+    They name the runs if other results of the quantity have one.
+    """
+    texts = []
+    unmarked = []
     for quantity in quantities:
-        having = [it for it in columns if quantity.key in it.results]
-        bare = [it.run for it in having if it.results[quantity.key].number.stderr is None]
+        having = [column for column in columns if quantity.key in column.results]
+        bare = [
+            column.run for column in having if column.results[quantity.key].number.stderr is None
+        ]
         if len(bare) == len(having) or columns[0].run in bare:
             unmarked.append(quantity.label)
         elif bare:
-            which = f"{quantity.label} of {', '.join(bare)}"
-            texts.append(f"{which}: no standard error, and so the difference is not marked")
+            texts.append(
+                f"{quantity.label} of {', '.join(bare)}: no standard error, "
+                f"and so the difference is not marked"
+            )
     if unmarked:
         texts.append(f"{', '.join(unmarked)}: no standard error, and so no difference is marked")
     return texts
@@ -556,11 +579,13 @@ def run_json(columns: Sequence[Column]) -> dict[str, Any]:
     }
 
 
-def _add_verdicts(compared: "Sequence[Column | Line]", entries: Sequence[dict[str, Any]]) -> None:
+def _add_verdicts(
+    compared: "Sequence[Column | ComparedRuns]", entries: Sequence[dict[str, Any]]
+) -> None:
     """Add the verdicts on the results of columns or lines after the first to their entries."""
     first = compared[0].results
-    for one, entry in zip(compared[1:], entries[1:], strict=True):
-        for key, result in one.results.items():
+    for other, entry in zip(compared[1:], entries[1:], strict=True):
+        for key, result in other.results.items():
             if key in first:
                 entry[key]["against_first"] = verdict(first[key], result) or None
 
@@ -570,8 +595,8 @@ class Average:
     """A result of ``n`` seeds.
 
     Attributes:
-        error: the standard deviation over seeds; of a single run, its standard error. None if there
-            is none.
+        error: the standard deviation over seeds; of a single run, its standard error, if it has
+            one.
         one: the result of one of them: settings and counts are the same in all.
     """
 
@@ -582,7 +607,7 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedRuns:
     """Runs that differ only in their seed, evaluated at the same step with the same settings.
 
     Attributes:
@@ -613,10 +638,11 @@ class Line:
         results = [column.results[key] for column in self.columns if key in column.results]
         if not results:
             return None
-        mean, spread = mean_of([result.number.value for result in results])
-        return Average(
-            mean, spread if len(results) > 1 else results[0].number.stderr, len(results), results[0]
-        )
+        first = results[0]
+        mean, error = mean_of([result.number.value for result in results])
+        if len(results) == 1:
+            error = first.number.stderr
+        return Average(mean, error, len(results), first)
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -627,50 +653,59 @@ class Line:
             "runs": runs,
             "checkpoint_step": self.step,
         }
-        for key in (
-            quantity.key for quantity in quantities_in(column.results for column in self.columns)
-        ):
-            if (it := self.average(key)) is not None:
-                having = [one for one in self.columns if key in one.results]
-                values = {one.run: finite(one.results[key].number.value) for one in having}
-                error = finite(it.error)
-                std, stderr = (error, None) if it.n > 1 else (None, error)
-                numbers = {"mean": finite(it.mean), "std": std, "stderr": stderr, "n": it.n}
-                entry[key] = {**numbers, "values": values, "how": it.one.how, **it.one.counts}
+        for quantity in quantities_in(column.results for column in self.columns):
+            key = quantity.key
+            average = self.average(key)
+            if average is None:
+                continue
+            having = [column for column in self.columns if key in column.results]
+            error = finite(average.error)
+            entry[key] = {
+                "mean": finite(average.mean),
+                "std": error if average.n > 1 else None,
+                "stderr": None if average.n > 1 else error,
+                "n": average.n,
+                "values": {
+                    column.run: finite(column.results[key].number.value) for column in having
+                },
+                "how": average.one.how,
+                **average.one.counts,
+            }
         return entry
 
 
-def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> list[Line]:
+def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> list[ComparedRuns]:
     """The runs of a group, grouped by their swept values except for the seed.
 
     Runs are averaged only if their step and the settings of all their results agree; others are
     separate lines.
     """
-    found: list[Line] = []
-    for one, values in members:
+    found: list[ComparedRuns] = []
+    for member, values in members:
         cell = {key: value for key, value in values.items() if key != SEED}
         for place, line in enumerate(found):
-            if meaning(line.cell) == meaning(cell) and not any(
-                _difference(one, it) for it in line.columns
-            ):
-                found[place] = Line(name, line.cell, (*line.columns, one))
+            if meaning(line.cell) != meaning(cell):
+                continue
+            if not any(_difference(member, column) for column in line.columns):
+                found[place] = ComparedRuns(name, line.cell, (*line.columns, member))
                 break
         else:
-            found.append(Line(name, cell, (one,)))
-    # Cells that are shown apart stay together.
+            found.append(ComparedRuns(name, cell, (member,)))
+    # Lines of the same cell stay together.
     order = list(dict.fromkeys(meaning(line.cell) for line in found))
     return sorted(found, key=lambda line: order.index(meaning(line.cell)))
 
 
 def lines_of_group(
     group: Group, checkpoint: str, spare: Callable[[RunFolder, Exception], object]
-) -> tuple[list[Line], list[str]]:
+) -> tuple[list[ComparedRuns], list[str]]:
     """The lines of a group, and the names of its runs without results of a checkpoint.
 
     Args:
         spare: called with a run that cannot be read, which is left out.
     """
-    members, missing = [], []
+    members: list[tuple[Column, Mapping[str, str]]] = []
+    missing: list[str] = []
     for run in group.runs():
         try:
             members.append((column(run, checkpoint), values_of(run)))
@@ -681,8 +716,8 @@ def lines_of_group(
     return lines(group.name, members), missing
 
 
-def group_warnings(found: Sequence[Line]) -> list[str]:
-    """Messages: which seeds of a cell are shown separately, and what is unusual about results."""
+def group_warnings(found: Sequence[ComparedRuns]) -> list[str]:
+    """Messages about seeds of a cell that are shown separately, and about unusual results."""
     texts = []
     for first, other in itertools.pairwise(found):
         if first.name == other.name and meaning(first.cell) == meaning(other.cell):
@@ -693,12 +728,17 @@ def group_warnings(found: Sequence[Line]) -> list[str]:
     return texts + _remarks([column for line in found for column in line.columns])
 
 
-def group_json(found: Sequence[Line], missing: Sequence[str]) -> dict[str, Any]:
+def group_json(found: Sequence[ComparedRuns], missing: Sequence[str]) -> dict[str, Any]:
     """A comparison of groups for ``--json``; ``missing`` are runs without results."""
-    entries, texts = [line.to_dict() for line in found], group_warnings(found)
+    entries = [line.to_dict() for line in found]
     _add_verdicts(found, entries)
-    rules = {"rule": AVERAGES, "marked": RULE_OF_MEANS}
-    return {**rules, "lines": entries, "missing": list(missing), "warnings": texts}
+    return {
+        "rule": AVERAGES,
+        "marked": RULE_OF_MEANS,
+        "lines": entries,
+        "missing": list(missing),
+        "warnings": group_warnings(found),
+    }
 
 
 def _difference(one: Column, other: Column) -> str | None:
@@ -707,6 +747,10 @@ def _difference(one: Column, other: Column) -> str | None:
         return f"they were evaluated at steps {one.step} and {other.step}"
     names: list[str] = []
     for key in one.results.keys() & other.results.keys():
-        first, second = one.results[key], other.results[key]
-        names += unlike(first, second) or (["how"] if first.how != second.how else [])
+        first = one.results[key]
+        second = other.results[key]
+        differing = unlike(first, second)
+        if not differing and first.how != second.how:
+            differing = ["how"]
+        names += differing
     return f"they differ in {', '.join(dict.fromkeys(names))}" if names else None

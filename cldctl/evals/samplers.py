@@ -1,5 +1,4 @@
-"""Samplers of one checkpoint side by side: named settings, the sweep over them and their NFE, and
-its results."""
+"""Comparisons of samplers on one checkpoint: their settings, the sweep over NFE, its results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,9 @@ from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
 from cld_core.evaluate.published import published_samplers
 from cld_core.evaluate.request import kinds_of, request_of
-from cld_core.registration import is_shipped
+from cld_core.plugins import is_shipped
 from cld_core.run import RunFolder
-from cld_core.run.evaluations import Axis, Cell, EvalRequest, Sweep, current_report, numbers
+from cld_core.run.evaluations import Axis, EvalRequest, Sweep, SweepCell, current_report, numbers
 
 from .plan import MAX_CELLS, EvaluationPlan, recipe_for_evaluation, with_solution
 from .results import finite, is_complete, keys_of, rows, to_csv
@@ -24,33 +23,21 @@ from .results import finite, is_complete, keys_of, rows, to_csv
 Row = Mapping[str, Any]
 
 # The axes of the sweep.
-SAMPLER, NFE = "sampler", "sampling.nfe"
-# What samples could reach, and where reports have it: metric and field.
+SAMPLER = "sampler"
+NFE = "sampling.nfe"
+# Reference values for samples, and where reports have them: metric and field.
 _REFERENCES = {
     "w2_floor": ("w2", "floor"),
     "w2_floor_stderr": ("w2", "floor_stderr"),
     "true_density": ("density", "true"),
     "flow_nfe": ("flow-distance", "flow_nfe_mean"),
 }
-# The samplers that are compared: keys of `sampling` by name. A new method needs a line here.
-SETTINGS = {
-    "ode": "method=ode",
-    "em-quadratic": "method=em,grid=quadratic",
-    "sscs-linear": "method=sscs,grid=linear",
-    "sscs-quadratic": "method=sscs,grid=quadratic",
-    "sscs-2-quadratic": "method=sscs,sscs_order=2,grid=quadratic",
-    "exponential": "method=exponential",
-    "exponential-2": "method=exponential,order=2,corrector=false",
-    "exponential-3": "method=exponential,order=3,corrector=false,grid_power=3",
-    "exponential-2-noise": "method=exponential,order=2,corrector=false,eta=1,grid=quadratic",
-    "gddim": "method=gddim",
-    "gddim-noise": "method=gddim,order=0,eta=1",
-    "conjugate": "method=conjugate",
-    "splitting-euler": "method=splitting,scheme=symplectic-euler",
-    "splitting-verlet": "method=splitting,scheme=velocity-verlet",
-    "splitting-obab": "method=splitting,scheme=obab",
-    "tuned": "method=tuned",
-}
+# The samplers that are compared, with their keys of `sampling`, by name.
+SETTINGS: dict[str, str] = {}
+for _method, _variant in SECTIONS["sampling"].variants.items():
+    if is_shipped("sampling", _method) and issubclass(_variant.spec, SamplingSpec):
+        for _name, _keys in _variant.spec.compared.items():
+            SETTINGS[_name] = f"method={_method},{_keys}" if _keys else f"method={_method}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +60,11 @@ class Comparison(EvaluationPlan):
 
 
 def suited(recipe: Recipe, listed: Sequence[str]) -> tuple[tuple[str, ...], int]:
-    """The metrics that ``--metric`` lists, or by default those that suit the data, and the default
-    number of seeds.
+    """The metrics that ``--metric`` lists, and the default number of seeds.
 
-    Images have one seed, because their metrics take many samples. The log-density under data from a
-    plug-in, which may not define it, is computed only on request.
+    Without ``--metric``, the metrics are those that suit the data. Images have one seed, because
+    their metrics take many samples. The log-density under data from a plug-in, which may not define
+    it, is computed only on request.
 
     Raises:
         UsageError: a metric is unknown, does not use samples, or is not for such data.
@@ -87,18 +74,21 @@ def suited(recipe: Recipe, listed: Sequence[str]) -> tuple[tuple[str, ...], int]
     usual: tuple[str, ...] = ("fid",) if images else ("w2", "density", "flow-distance")
     if not is_shipped("data", recipe.data.name):
         usual = tuple(name for name in usual if name != "density")
-    fit = [it.name for it in registry.fitting(kinds) if registry.draws_samples([it.name])]
+    fitting = [metric.name for metric in registry.fitting(kinds)]
+    fit = [name for name in fitting if registry.draws_samples([name])]
     requested = registry.parse_metrics(listed, "--metric", fit)
     for name in requested:
-        if name not in fit:
-            kind = "images" if images else "vectors"
-            text = (
-                f"{name} does not compare samplers of data.name={recipe.data.name}, whose "
-                f"examples are {kind}"
+        if name in fit:
+            continue
+        if not registry.draws_samples([name]):
+            raise UsageError(
+                f"--metric: {name} does not compare samplers: it looks at test data, not at "
+                f"samples. Ask for {', '.join(fit)}."
             )
-            if not registry.draws_samples([name]):
-                text = f"{name} does not compare samplers: it looks at test data, not at samples"
-            raise UsageError(f"--metric: {text}. Ask for {', '.join(fit)}.")
+        raise UsageError(
+            f"--metric: {name} does not compare samplers of data.name={recipe.data.name}, whose "
+            f"examples are {'images' if images else 'vectors'}. Ask for {', '.join(fit)}."
+        )
     return tuple(name for name in fit if name in (requested or usual)), 1 if images else 4
 
 
@@ -109,12 +99,13 @@ def require_numbers(numbers: Sequence[int]) -> None:
         UsageError
     """
     bounds = dict(entries(FixedStepSpec)["nfe"].bounds)
-    least, most = int(bounds["ge"]), int(bounds["le"])
-    for one in numbers:
-        if not least <= one <= most:
+    least = int(bounds["ge"])
+    most = int(bounds["le"])
+    for number in numbers:
+        if not least <= number <= most:
             raise UsageError(
-                f"--nfe: samplers take {least} to {most:,} network evaluations, not {one}. Change "
-                f"it."
+                f"--nfe: samplers take {least} to {most:,} network evaluations, not {number}. "
+                f"Change it."
             )
 
 
@@ -132,9 +123,9 @@ def chosen(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, keys = (part.strip() for part in text.partition("="))
         if not name or (equals and not all("=" in entry for entry in keys.split(","))):
-            example = "--sampler fine=method=exponential,order=2"
             raise UsageError(
-                f"--sampler '{text}': write NAME=KEY=VALUE,..., for example {example}."
+                f"--sampler '{text}': write NAME=KEY=VALUE,..., for example "
+                f"--sampler fine=method=exponential,order=2."
             )
         if name in names or name in own:
             raise UsageError(
@@ -145,9 +136,9 @@ def chosen(texts: Sequence[str]) -> dict[str, str]:
         elif name in SETTINGS:
             names.append(name)
         else:
-            known = ", ".join(SETTINGS)
             raise UsageError(
-                f"--sampler '{name}' is not known; there are {known}.{did_you_mean(name, SETTINGS)}"
+                f"--sampler '{name}' is not known; there are {', '.join(SETTINGS)}."
+                f"{did_you_mean(name, SETTINGS)}"
             )
     return {name: keys for name, keys in SETTINGS.items() if not names or name in names} | own
 
@@ -180,7 +171,7 @@ def make(
         raise UsageError(f"{number} evaluations are more than {MAX_CELLS}. Compare fewer at once.")
     base = _common(run.recipe(with_plugins=True), overrides, source)
     requests: dict[str, EvalRequest] = {}
-    cells: list[Cell] = []
+    cells: list[SweepCell] = []
     problems: dict[tuple[str, str], list[int]] = {}
     noisy: dict[str, None] = {}
     for name, listed in settings.items():
@@ -198,18 +189,13 @@ def make(
                 continue
             if computable != metrics:
                 noisy[name] = None
-            first = recipe.eval.seed
-            repeats = [
-                replace(recipe, eval=replace(recipe.eval, seed=seed))
-                for seed in range(first, first + seeds)
-            ]
-            same = [
-                request_of(it, computable, step, shards or recipe.cluster.world_size)
-                for it in repeats
-            ]
-            requests |= {request.id: request for request in same if request.id not in requests}
-            evaluation, *others = (request.id for request in same)
-            cells.append(Cell({SAMPLER: name, NFE: str(number)}, evaluation, tuple(others)))
+            ids = []
+            for seed in range(recipe.eval.seed, recipe.eval.seed + seeds):
+                repeat = replace(recipe, eval=replace(recipe.eval, seed=seed))
+                request = request_of(repeat, computable, step, shards or recipe.cluster.world_size)
+                requests.setdefault(request.id, request)
+                ids.append(request.id)
+            cells.append(SweepCell({SAMPLER: name, NFE: str(number)}, ids[0], tuple(ids[1:])))
     left_out = []
     for (name, why), where in problems.items():
         which = "" if len(where) == len(nfe) else f" at {', '.join(map(str, where))} evaluations"
@@ -239,12 +225,13 @@ def _common(recipe: Recipe, overrides: Sequence[str], source: str) -> Recipe:
     for text in overrides:
         section, _, key = text.partition("=")[0].partition(".")
         if section == "sampling" and key not in shared:
-            fix = "Define a sampler with it: --sampler NAME=KEY=VALUE,..."
-            raise UsageError(f"'{section}.{key}' is not a key of all methods. {fix}.")
+            raise UsageError(
+                f"'{section}.{key}' is not a key of all methods. "
+                f"Define a sampler with it: --sampler NAME=KEY=VALUE,...."
+            )
     default = next(iter(SECTIONS["sampling"].variants.values())).spec
-    plain = replace(
-        recipe, sampling=default(**{key: getattr(recipe.sampling, key) for key in shared})
-    )
+    values = {key: getattr(recipe.sampling, key) for key in shared}
+    plain = replace(recipe, sampling=default(**values))
     # Samples that diverge are a result here.
     return recipe_for_evaluation(plain, ["eval.max_nonfinite=1", *overrides], source)
 
@@ -257,12 +244,14 @@ def _computable(sampling: SamplingSpec, metrics: Sequence[str]) -> tuple[str, ..
     """
     if sampling.follows_flow:
         return tuple(metrics)
-    found = tuple(
-        it.name for it in registry.metrics(metrics) if not registry.ROWS[it.rows].along_flow
+    computable = tuple(
+        metric.name
+        for metric in registry.metrics(metrics)
+        if not registry.ROWS[metric.rows].along_flow
     )
-    if not found:
+    if not computable:
         raise RecipeError("it draws noise, so that its samples do not follow the flow.")
-    return found
+    return computable
 
 
 def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, int]]:
@@ -277,11 +266,14 @@ def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, i
     found = set()
     for key in keys_of(table):
         columns: dict[str, list[tuple[float, int]]] = {}
-        target, sign = truth.get(key), -1.0 if registry.quantity(key).larger_is_better else 1.0
+        target = truth.get(key)
+        sign = -1.0 if registry.quantity(key).larger_is_better else 1.0
         for number, row in enumerate(table):
-            value, nfe, lost = row[key], row[f"{key}_nfe"], row.get(f"{key}_nonfinite")
-            is_whole = value is not None and math.isfinite(value) and not lost
-            if is_whole and nfe is not None and abs(nfe - float(row[NFE])) < 0.5:
+            value = row[key]
+            nfe = row[f"{key}_nfe"]
+            if value is None or not math.isfinite(value) or row.get(f"{key}_nonfinite"):
+                continue
+            if nfe is not None and abs(nfe - float(row[NFE])) < 0.5:
                 badness = sign * value if target is None else abs(value - target)
                 columns.setdefault(row[NFE], []).append((badness, number))
         found |= {(key, min(column)[1]) for column in columns.values() if len(column) > 1}
@@ -289,8 +281,7 @@ def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, i
 
 
 def references(run: RunFolder, sweep: Sweep) -> dict[str, float]:
-    """Reference values for the samples, and the NFE of the flow, as far as the evaluations have
-    them.
+    """Reference values for the samples, and the NFE of the flow, if the evaluations have them.
 
     ``w2_floor`` and its standard error, ``true_density`` (the mean log-density of true samples,
     nats) and ``flow_nfe``. The floor is that of an evaluation without lost samples: it is larger
@@ -311,8 +302,9 @@ def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[s
     """The whole comparison, for ``--json``."""
     table = rows(run, sweep)
     marked = best(run, sweep, table)
-    results = [
-        {
+    entries = []
+    for number, (row, cell) in enumerate(zip(table, sweep.cells, strict=True)):
+        entry = {
             "sampler": row[SAMPLER],
             "nfe": int(row[NFE]),
             "evaluations": list(cell.evaluations),
@@ -320,20 +312,19 @@ def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[s
                 key: _entry(row, key, is_best=(key, number) in marked) for key in keys_of(table)
             },
         }
-        for number, (row, cell) in enumerate(zip(table, sweep.cells, strict=True))
-    ]
+        entries.append(entry)
+    steps = [row["checkpoint_step"] for row in table if row["checkpoint_step"] is not None]
     return {
         "run": run.name,
-        "checkpoint_step": next(
-            (row["checkpoint_step"] for row in table if row["checkpoint_step"] is not None), None
-        ),
+        "checkpoint_step": steps[0] if steps else None,
         "sweep": sweep.id,
         "complete": is_complete(run, sweep),
         "settings": {name: settings[name] for name in sweep.axes[0].values if name in settings},
-        "rows": results,
+        "rows": entries,
         "references": references(run, sweep),
         "published": [
-            {"metric": "fid", **asdict(it)} for it in published_samplers(run.recipe().data.name)
+            {"metric": "fid", **asdict(published)}
+            for published in published_samplers(run.recipe().data.name)
         ],
     }
 
@@ -342,12 +333,18 @@ def to_table(run: RunFolder, sweep: Sweep) -> str:
     """The rows as CSV, with a last column ``source``, and published numbers below."""
     table = [{**row, "source": "measured"} for row in rows(run, sweep)]
     columns = list(table[0])
-    known = published_samplers(run.recipe().data.name)
-    if known and "fid" not in columns:
+    published = published_samplers(run.recipe().data.name)
+    if published and "fid" not in columns:
         columns[-1:-1] = ["fid", "fid_stderr", "fid_nfe"]
-    for it in known:
-        about = {SAMPLER: f"{it.model}: {it.sampler}", "source": f"published, {it.source}"}
-        table.append({**about, NFE: it.nfe, "fid": it.fid, "fid_nfe": it.nfe})
+    for result in published:
+        row = {
+            SAMPLER: f"{result.model}: {result.sampler}",
+            NFE: result.nfe,
+            "fid": result.fid,
+            "fid_nfe": result.nfe,
+            "source": f"published, {result.source}",
+        }
+        table.append(row)
     return to_csv([{**dict.fromkeys(columns), **row} for row in table])
 
 
@@ -356,11 +353,11 @@ def _entry(row: Row, key: str, *, is_best: bool) -> dict[str, Any] | None:
     value = row[key]
     if value is None:
         return None
-    numbers = {"value": finite(value), "stderr": finite(row[f"{key}_stderr"])}
-    lost = row.get(f"{key}_nonfinite")
-    return {
-        **numbers,
+    entry = {
+        "value": finite(value),
+        "stderr": finite(row[f"{key}_stderr"]),
         "nfe": row[f"{key}_nfe"],
-        **({"nonfinite": lost} if lost else {}),
-        "best": is_best,
     }
+    if lost := row.get(f"{key}_nonfinite"):
+        entry["nonfinite"] = lost
+    return {**entry, "best": is_best}

@@ -29,20 +29,18 @@ from pathlib import Path
 
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.files import forgive_output
-from cld_core.registration import resolve
+from cld_core.plugins import resolve
 from cld_core.run import RunFolder
-from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import CRASHES, Cause, Ended, Event, Failed, GivenUp, Refused, TurnedAway
 from cld_core.run.history import Attempt, History
-from cld_core.run.ledger import Ledger
-from cld_core.run.work import open_work
+from cld_core.run.work import Budget, Training, Work
 from cld_core.sanitize import one_line
 from cld_core.stop import StopCode
-from cldctl.clusters.base import Cluster, InJob, Wish
+from cldctl.clusters.base import Cluster, InJob, Requeue
 
 from . import failures, hooks, specs
 from .process import BLIND, HOPELESS, NOT_REQUEUED, readable
-from .train import explain_previous, go_on, log_offset, withdraw_successors
+from .task import explain_previous, go_on, log_offset, opened, withdraw_successors
 
 # Seconds before a crashed job begins again; doubled with every crash in a row.
 BACK_OFF_S = 10.0
@@ -64,6 +62,15 @@ _SETUP_ENDED = re.compile(r"ended in cluster\.setup (with code .*)")
 
 
 @dataclass(frozen=True)
+class End:
+    """How a start of a task ended: PHASE and exit code, as above, and the launcher's reason."""
+
+    phase: str
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Retry:
     """Start the job again after ``delay_s`` seconds; ``why``, for people, and the cause, for the
     ledger."""
@@ -73,32 +80,52 @@ class Retry:
     cause: Cause = "crashed"
 
 
-def after_bad_end(
-    history: History, job: InJob, max_retries: int, max_crashes_a_day: int
-) -> GivenUp | Retry | None:
-    """What to do about a training job that ended badly in this start.
+def decide(history: History, job: InJob, budget: Budget, code: int = 1) -> GivenUp | Retry | None:
+    """What to do about a job that ended badly in this start.
 
-    None if it never began, or noted itself why it cannot continue.
+    None if it never began, or noted itself why it cannot continue. A job that was cancelled does
+    not begin again, whatever is decided (`failures.begin_again`).
 
     Args:
-        history: with the event of `missing_event` in it.
+        history: of its work, with what `note_end` has noted.
+        code: the exit code of the task.
     """
     job_id = job.ref.job_id
-    unfit = [event for event in history.unfit if event.start == (job_id, job.restart)]
-    if unfit:
-        # No retry is spent.
-        count = len({event.start for event in history.unfit})
-        reason = f"{count} starts in a row found an unfit machine, at last {unfit[-1].reason}"
-        return _within(count, UNFIT_STARTS, job, reason, f"unfit: {unfit[0].reason}", "unfit")
-    heard, last, count = history.last_of.get(job_id), history.last, history.crashes_in_a_row
-    early = heard if isinstance(heard, Failed) and heard.kind == "early" else None
+    if any(event.start == (job_id, job.restart) for event in history.unfit):
+        return _after_unfit(history, job)
+    crashes = history.crashes.get(job_id, 0)
+    if crashes and code not in _HOPELESS:
+        reason = f"{crashes} crashes ({budget.retries} allowed)"
+        why = f"crash {crashes} of {budget.retries} allowed"
+        return _within(crashes, budget.retries, job, reason, why)
+    return _after_attempt(history, job, budget)
+
+
+def _after_unfit(history: History, job: InJob) -> GivenUp | Retry:
+    """No retry is spent on a machine that is not fit to train on."""
+    first, *others = [
+        event for event in history.unfit if event.start == (job.ref.job_id, job.restart)
+    ]
+    count = len({event.start for event in history.unfit})
+    last = others[-1] if others else first
+    reason = f"{count} starts in a row found an unfit machine, at last {last.reason}"
+    return _within(count, UNFIT_STARTS, job, reason, f"unfit: {first.reason}", "unfit")
+
+
+def _after_attempt(history: History, job: InJob, budget: Budget) -> GivenUp | Retry | None:
+    """As `decide`, of a training, by its attempts."""
+    job_id = job.ref.job_id
+    last = history.last
+    count = history.crashes_in_a_row
+    event = history.last_of.get(job_id)
+    early = event if isinstance(event, Failed) and event.kind == "early" else None
     if early is not None and early.reason == _IN_SETUP:
         reason = (
-            f"{_IN_SETUP}, {count} times (train.max_retries={max_retries}); set "
+            f"{_IN_SETUP}, {count} times (train.max_retries={budget.retries}); set "
             f"cluster.time_min higher and resume"
         )
-        why = f"{_IN_SETUP}: attempt {count} of {max_retries} allowed"
-        return _within(count, max_retries, job, reason, why, "timeout")
+        why = f"{_IN_SETUP}: attempt {count} of {budget.retries} allowed"
+        return _within(count, budget.retries, job, reason, why, "timeout")
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
         return None
@@ -113,14 +140,16 @@ def after_bad_end(
     if history.bug is not None:
         return GivenUp(reason=history.bug, job_id=job_id)
     crashes, how = failures.lately(history, time.time())
-    if crashes > max_crashes_a_day:
-        return GivenUp(reason=f"{how} (train.max_crashes_a_day={max_crashes_a_day})", job_id=job_id)
-    reason = f"{count} crashes in a row without a new checkpoint (train.max_retries={max_retries})"
-    reason += "" if early is None else f"; the last one: {early.reason}"
-    cause = "crashed" if early else last.cause or "crashed"
-    return _within(
-        count, max_retries, job, reason, f"crash {count} of {max_retries} allowed", cause
+    if budget.a_day is not None and crashes > budget.a_day:
+        return GivenUp(reason=f"{how} (train.max_crashes_a_day={budget.a_day})", job_id=job_id)
+    last_one = "" if early is None else f"; the last one: {early.reason}"
+    reason = (
+        f"{count} crashes in a row without a new checkpoint "
+        f"(train.max_retries={budget.retries}){last_one}"
     )
+    cause = "crashed" if early else last.cause or "crashed"
+    why = f"crash {count} of {budget.retries} allowed"
+    return _within(count, budget.retries, job, reason, why, cause)
 
 
 def _was_noticed(attempt: Attempt) -> bool:
@@ -128,15 +157,6 @@ def _was_noticed(attempt: Attempt) -> bool:
     if attempt.cause == "terminated":
         return attempt.detail == "SIGUSR2"
     return attempt.cause in ("preempted", "timeout")
-
-
-def after_crash(crashes: int, code: int, retries: int, job: InJob) -> GivenUp | Retry | None:
-    """What to do about a task of sharded work that ended with exit code ``code``, its crash number
-    ``crashes``."""
-    if code in _HOPELESS:
-        return None
-    why = f"crash {crashes} of {retries} allowed"
-    return _within(crashes, retries, job, f"{crashes} crashes ({retries} allowed)", why)
 
 
 def _within(
@@ -182,57 +202,48 @@ def missing_event(
     return Ended(attempt=last.attempt, cause="crashed", step=step, detail=f"{how}; see cldctl logs")
 
 
-def after_training(run: RunFolder, job: InJob, code: int) -> None:
-    """Note how a training job ended, and start it again or give the run up.
-
-    Raises:
-        OSError: nothing can be read, or the wish cannot be written.
-    """
-    offset = log_offset(run)
-    start = job.ref.job_id, job.restart
-    if not any(event.start == start for event in run.ledger.full_history().unfit):
-        found = failures.unfit_by_log(job, offset, code)
-        for event in found:
-            run.ledger.note(event, within_s=_NOTE_WITHIN_S)
-        if not found:
-            _note_end(run, job, code, offset)
-    _follow(run, job)
+def note_end(work: Work, job: InJob, end: End) -> None:
+    """Note how a start ended that could not do so itself."""
+    ledger = work.ledger
+    if isinstance(work, Training):
+        if end.phase == "setup":
+            ledger.note(_early(job, end.reason), within_s=_NOTE_WITHIN_S)
+        else:
+            _note_end_of_training(work.run, job, end.code)
+    elif end.code not in _HOPELESS:
+        crash = Failed(
+            "crash", job_id=job.ref.job_id, restart=job.restart, code=end.code, host=job.node
+        )
+        ledger.note(crash, within_s=_NOTE_WITHIN_S)
 
 
-def _failed_setup(job: InJob, code: int, offset: int) -> str:
-    """How a line of `cluster.setup` ended, as the batch script wrote it into the log, ``offset``
-    bytes into it."""
-    said = _SETUP_ENDED.findall(job.log_since(offset)) or [f"with code {code}"]
-    return one_line(f"{failures.SETUP_FAILED} {said[-1]}", _MAX_REASON)
-
-
-def after_setup(run: RunFolder, job: InJob, reason: str) -> None:
-    """Note that a start did not get beyond its setup, and start the job again, within
-    `train.max_retries`.
-
-    A line that fails in a job that has not trained would fail again.
-    """
-    event = Failed(
+def _early(job: InJob, reason: str) -> Failed:
+    return Failed(
         "early", job_id=job.ref.job_id, restart=job.restart, reason=reason, began=job.began
     )
-    run.ledger.note(event, within_s=_NOTE_WITHIN_S)
-    _follow(run, job)
 
 
-def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
-    """Note how a start ended that could not do so itself, and which rank failed first, if only the
-    launcher knows."""
+def _note_end_of_training(run: RunFolder, job: InJob, code: int) -> None:
+    """Note how an attempt ended, and which rank failed first, if only the launcher knows."""
     ledger = run.ledger
+    offset = log_offset(run)
     start = job.ref.job_id, job.restart
+    if any(event.start == start for event in ledger.full_history().unfit):
+        return
+    unfit = failures.unfit_by_log(job, offset, code)
+    for event in unfit:
+        ledger.note(event, within_s=_NOTE_WITHIN_S)
+    if unfit:
+        return
     if any(attempt.job_id == job.ref.job_id for attempt in ledger.full_history().attempts):
         explain_previous(run, job)
     # The watchdog (faulthandler) ended rank 0 in this attempt, and left the stacks in its log.
     hung = "Timeout (" in job.log_since(offset)
     step = int(run.progress().get("step", 0))
-    event = missing_event(ledger.full_history(), job, code, hung=hung, step=step)
-    if event is not None:
-        ledger.note(event, within_s=_NOTE_WITHIN_S)
-    trained = not isinstance(event, Failed)
+    missing = missing_event(ledger.full_history(), job, code, hung=hung, step=step)
+    if missing is not None:
+        ledger.note(missing, within_s=_NOTE_WITHIN_S)
+    trained = not isinstance(missing, Failed)
     history = ledger.full_history()
     known = any(it.kind == "rank" and it.start == start for it in history.failures)
     if known or (trained and (history.last is None or history.last.cause not in CRASHES)):
@@ -247,122 +258,110 @@ def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
         )
 
 
-def _follow(run: RunFolder, job: InJob) -> None:
-    """Do what is decided about a training job that ended badly.
+def carry_out(work: Work, job: InJob, decision: GivenUp | Retry | None) -> None:
+    """Give the work up, or wish that the job begins again.
 
     Raises:
-        OSError: the recipe cannot be read, or the wish cannot be written.
+        OSError: the wish cannot be written.
     """
-    recipe = run.recipe(within_s=_READ_WITHIN_S)
-    history = run.ledger.full_history()
-    decision = after_bad_end(history, job, recipe.train.max_retries, recipe.train.max_crashes_a_day)
     if isinstance(decision, GivenUp):
-        is_bug = decision.reason == history.bug
-        _give_up(
-            run.name,
-            run.ledger,
-            job,
-            decision,
-            "a fault in code or recipe" if is_bug else "the budget is spent",
+        is_bug = decision.reason == work.ledger.full_history().bug
+        why = "a fault in code or recipe" if is_bug else "the budget is spent"
+        work.ledger.note(decision, within_s=_NOTE_WITHIN_S)
+        print(
+            f"{failures.task_name(work, job)}: {decision.reason}; {why}: not started again",
+            file=sys.stderr,
+            flush=True,
         )
-        withdraw_successors(run, job)
+        # The launcher learns that this is decided, whatever takes long from here on.
+        job.wish(Requeue(None))
+        if work.has_successors:
+            withdraw_successors(work, job)
     if isinstance(decision, Retry):
-        failures.announce(run.name, decision.why, decision.delay_s)
-        go_on(run, recipe, job, decision.cause, delay_s=decision.delay_s, within_s=_NOTE_WITHIN_S)
+        failures.announce(failures.task_name(work, job), decision.why, decision.delay_s)
+        go_on(work, job, decision.cause, delay_s=decision.delay_s, within_s=_NOTE_WITHIN_S)
 
 
-def _give_up(
-    name: str, ledger: Ledger, job: InJob, event: GivenUp, why: str = "the budget is spent"
-) -> None:
-    ledger.note(event, within_s=_NOTE_WITHIN_S)
-    print(f"{name}: {event.reason}; {why}: not started again", file=sys.stderr, flush=True)
-    # Whoever asked is told that this is decided, whatever takes long from here on.
-    job.wish(Wish(None))
-
-
-def after_shards(folder: Path, job: InJob, code: int) -> None:
-    """Start a task of sharded work again after a crash; it continues at its next batch.
+def after(work: Work, job: InJob, end: End) -> None:
+    """Note how a start of a task ended, and start the task again or give the work up.
 
     Raises:
         OSError: nothing can be read, or the wish cannot be written.
     """
-    name = f"task {job.ref.job_id}"
-    try:
-        work = open_work(folder)
-    except NotFoundError as error:
-        print(f"{name}: not started again: {error}", file=sys.stderr)
-        return
-    if code not in _HOPELESS:
-        crash = Failed(
-            "crash", job_id=job.ref.job_id, restart=job.restart, code=code, host=job.node
-        )
-        work.ledger.note(crash, within_s=_NOTE_WITHIN_S)
-    decision = after_crash(
-        work.ledger.full_history().crashes.get(job.ref.job_id, 0), code, work.request.retries, job
-    )
-    if isinstance(decision, GivenUp):
-        _give_up(name, work.ledger, job, decision)
-    if isinstance(decision, Retry):
-        failures.announce(name, decision.why, decision.delay_s)
-        # Tasks of this work, or its run, may have failed there.
-        of_run = specs.failures_in(work.run.ledger) if isinstance(work, Evaluation) else []
-        failures.begin_again(
-            name, work.ledger, job, "crashed", decision.delay_s, 1, of_run, _NOTE_WITHIN_S
-        )
+    note_end(work, job, end)
+    budget = work.budget(_READ_WITHIN_S)
+    carry_out(work, job, decide(work.ledger.full_history(), job, budget, end.code))
+
+
+def note_word(work: Work, job: InJob, end: End) -> None:
+    """Note what the launcher said about the end, which decides nothing."""
+    if end.phase == "refused":
+        refused = Refused("requeue", job_id=job.ref.job_id, reason=end.reason)
+        work.ledger.note(refused, within_s=_NOTE_WITHIN_S)
+    elif isinstance(work, Training):
+        explain_previous(work.run, job)
+        if end.phase == "withdrawn":
+            event = TurnedAway(job_id=job.ref.job_id, why="withdrawn")
+            work.ledger.note(event, within_s=_NOTE_WITHIN_S)
+
+
+def end_of(arguments: Sequence[str], job: InJob) -> End | None:
+    """The end that the arguments tell of; None if the launcher itself knows what follows."""
+    code, phase, about = int(arguments[0]), arguments[1], arguments[2]
+    if phase != "setup":
+        return End(phase, code, one_line(about, _MAX_REASON))
+    # The limit is what ended the setup, or a signal for another reason.
+    if job.cause_of(StopCode.TERM, int(about)) == "timeout":
+        return End(phase, code, _IN_SETUP)
+    if code == TOLD:
+        return None
+    ended = _SETUP_ENDED.findall(job.log_since(int(about))) or [f"with code {code}"]
+    return End(phase, code, one_line(f"{failures.SETUP_FAILED} {ended[-1]}", _MAX_REASON))
+
+
+def work_of(kind: str, folder: Path, job: InJob) -> Work:
+    """The work of a task; of an array of trainings, that of the run which the file ``folder`` lists
+    for the task.
+
+    Raises:
+        NotFoundError: the file or the folder is damaged, or of another version of cldctl.
+    """
+    if kind == "trainings":
+        run = specs.listed_run(folder, job.task)
+        if run is None:
+            raise NotFoundError(f"{folder}: it is damaged.")
+        return opened(run)
+    readable(folder / "request.json", _READ_WITHIN_S)
+    return opened(folder)
 
 
 def main(arguments: Sequence[str]) -> int:
-    kind, folder, code, phase, about = (
+    kind, folder, logs, launcher = (
         arguments[0],
         Path(arguments[1]),
-        int(arguments[4]),
-        *arguments[5:],
+        Path(arguments[2]),
+        arguments[3],
     )
-    cluster: Cluster = resolve(arguments[3])()
-    job = cluster.current_job(Path(arguments[2]))
+    cluster: Cluster = resolve(launcher)()
+    job = cluster.current_job(logs)
     try:
-        if kind == "trainings":
-            run = specs.listed_run(folder, job.task)
-            if run is None:
-                print(
-                    f"{folder}: it is damaged: task {job.task} is not started again",
-                    file=sys.stderr,
-                )
-                return 0
-            kind, folder = "training", run
-        trains = kind == "training"
-        run_folder = RunFolder(folder, hooks.heard(folder))
-        readable(run_folder.recipe_file if trains else folder / "request.json", _READ_WITHIN_S)
-        # The limit is what ended the setup, or a signal for another reason: Slurm knows what
-        # follows.
-        met_limit = phase == "setup" and job.cause_of(StopCode.TERM, int(about)) == "timeout"
-        if phase == "refused":
-            ledger = run_folder.ledger if trains else open_work(folder).ledger
-            reason = one_line(about, _MAX_REASON)
-            ledger.note(
-                Refused("requeue", job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S
-            )
-        elif phase in ("told", "withdrawn"):
-            if trains:
-                explain_previous(run_folder, job)
-            if trains and phase == "withdrawn":
-                event = TurnedAway(job_id=job.ref.job_id, why="withdrawn")
-                run_folder.ledger.note(event, within_s=_NOTE_WITHIN_S)
-        elif phase == "setup" and code == TOLD and not met_limit:
+        work = work_of(kind, folder, job)
+        readable(work.input_file, _READ_WITHIN_S)
+        end = end_of(arguments[4:], job)
+        if end is None:
             return 0
-        elif phase == "setup" and trains:
-            after_setup(
-                run_folder, job, _IN_SETUP if met_limit else _failed_setup(job, code, int(about))
-            )
-        elif trains:
-            after_training(run_folder, job, code)
+        if end.phase in ("refused", "told", "withdrawn"):
+            note_word(work, job, end)
         else:
-            after_shards(folder, job, code)
+            after(work, job, end)
+    except NotFoundError as error:
+        print(f"task {job.ref.job_id}: not started again: {error}", file=sys.stderr)
+        return 0
     except OSError as error:
         print(f"{folder.name}: its files cannot be read or written ({error})", file=sys.stderr)
         return BLIND
     # The batch script waits: for hooks no longer than for those of a job that is back in the queue.
-    hooks.end(run_folder, hooks.HURRY_S) if trains else hooks.tell_of_works([folder], hooks.HURRY_S)
+    hooks.end_of([work.folder], hooks.HURRY_S)
     return 0
 
 

@@ -1,10 +1,10 @@
-"""What failed where, and what follows for the next start: which nodes are avoided, and how often a
-run crashed lately.
+"""Failures of ranks and machines, the nodes that later starts avoid, and recent crashes of a run.
 
-Ranks note themselves how they fail; of those that cannot, the launcher says it. A node is avoided
-on which a run, or sharded work, failed twice within a day, or a health check once: Slurm keeps
-giving a job the node that it crashed on, since that one is idle. What is avoided is bounded, is in
-the ledger (`Submitted.exclude`, `Wished.exclude`), and is forgotten after a day.
+Ranks note their own failures; of those that cannot, the launcher's log tells. A node is avoided
+after two failures of a run or of sharded work within a day, or one failed health check: otherwise
+Slurm keeps giving a job the node that it crashed on, because that node is idle. The number of
+avoided nodes is bounded; they are in the ledger (`Submitted.exclude`, `Wished.exclude`), and are
+forgotten after a day.
 """
 
 import contextlib
@@ -28,8 +28,9 @@ from cld_core.run import RunFolder
 from cld_core.run.events import CRASHES, Cause, Event, Failed, Kind, Wished
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
+from cld_core.run.work import Work
 from cld_core.sanitize import one_line
-from cldctl.clusters.base import Cluster, InJob, JobSpec, Wish
+from cldctl.clusters.base import Cluster, InJob, JobSpec, Requeue
 
 from .process import NOTE_WITHIN_S, UNFIT
 
@@ -53,17 +54,18 @@ _PEER = re.compile(
 )
 # Seconds for which failures count.
 DAY_S = 86400.0
-# From so many on, a run that goes on is said to crash.
+# Crashes within a day from which `status` reports them.
 WORTH_TELLING = 3
-# Failures after which a node is avoided, and the most nodes that are avoided at once.
-FAILURES, MOST = 2, 8
+# Failures after which a node is avoided.
+FAILURES = 2
+# The most nodes that are avoided at once.
+MOST = 8
 _NAMES_A_NODE = ("rank", "unfit", "crash")
 
 
 @contextlib.contextmanager
 def noted(run: RunFolder, job: InJob) -> Iterator[None]:
-    """Note in the ledger that this rank fails, and on which node, unless it fails because of
-    another one."""
+    """Note in the ledger that this rank fails, unless it fails because of another one."""
     try:
         yield
     except Exception as error:
@@ -75,34 +77,30 @@ def noted(run: RunFolder, job: InJob) -> Iterator[None]:
 
 
 def _events(job: InJob, error: Exception) -> Sequence[Event]:
-    rank, host = job.place().rank, job.node or socket.gethostname()
+    rank = job.place().rank
+    host = job.node or socket.gethostname()
     if isinstance(error, UnfitError):
         if rank in error.hosts:
-            return [
-                _failure("unfit", job, rank, error.hosts[rank] or host, str(error), error.check)
-            ]
-        return (
-            [_failure("unfit", job, 0, "", str(error), error.check)]
-            if not error.hosts and rank == 0
-            else []
-        )
-    said = f"{type(error).__name__}: {error}"
-    if isinstance(error, _SHARED) or is_secondary(said):
+            node = error.hosts[rank] or host
+            return [_failure("unfit", job, rank, node, str(error), error.check)]
+        if not error.hosts and rank == 0:
+            return [_failure("unfit", job, 0, "", str(error), error.check)]
         return []
-    return [_failure("rank", job, rank, host, said)]
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, _SHARED) or is_secondary(reason):
+        return []
+    return [_failure("rank", job, rank, host, reason)]
 
 
 def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
-    """Machines that found themselves unfit and could not write it down, by the exit codes of their
-    ranks."""
-    tasks = [
-        task for task in job.cluster.ended_tasks(_of_this_start(job, offset)) if task.code == UNFIT
-    ]
-    if not tasks and code != UNFIT:
-        return []
+    """Failed health checks that the ranks could not note, by the exit codes of the ranks."""
     reason = "its ranks could not write down which health check failed; see cldctl logs"
-    rank, node, check = (tasks[0].rank, tasks[0].node, "folder") if tasks else (0, "", "unknown")
-    return [_failure("unfit", job, rank, node, reason, check)]
+    for task in job.cluster.ended_tasks(_of_this_start(job, offset)):
+        if task.code == UNFIT:
+            return [_failure("unfit", job, task.rank, task.node, reason, "folder")]
+    if code == UNFIT:
+        return [_failure("unfit", job, 0, "", reason, "unknown")]
+    return []
 
 
 def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed | None:
@@ -142,6 +140,11 @@ def _of_this_start(job: InJob, offset: int) -> str:
     return job.log_since(offset).rpartition(AGAIN)[2]
 
 
+def task_name(work: Work, job: InJob) -> str:
+    """What messages call a task of a work."""
+    return work.name if work.is_world else f"{work.name}, task {job.ref.job_id}"
+
+
 def announce(name: str, text: str, delay_s: float) -> None:
     """Say in the log that the job begins again, and when."""
     print(f"{name}: {text}{AGAIN}{delay_s:.0f} s", file=sys.stderr, flush=True)
@@ -153,8 +156,7 @@ def is_secondary(text: str) -> bool:
 
 
 def lately(history: History, now: float) -> tuple[int, str]:
-    """The crashes of the last day since somebody last asked for the run, and in words: to resume it
-    is to try again."""
+    """The number of crashes within a day and since the last request, and a message about them."""
     attempts = [
         attempt
         for attempt in history.attempts[history.attempts_before :]
@@ -162,24 +164,19 @@ def lately(history: History, now: float) -> tuple[int, str]:
     ]
     if not attempts:
         return 0, ""
-    count, last = len(attempts), attempts[-1]
+    count = len(attempts)
+    last = attempts[-1]
     steps = sum(
         max(0, (attempt.last_step or attempt.first_step) - attempt.first_step)
         for attempt in attempts
     )
     took = _duration((last.ended or last.started) - attempts[0].started)
-    return (
-        count,
-        (
-            f"crashed {'once' if count == 1 else f'{count} times'} in {took}, {steps / count:.0f} "
-            f"steps each"
-        ),
-    )
+    times = "once" if count == 1 else f"{count} times"
+    return count, f"crashed {times} in {took}, {steps / count:.0f} steps each"
 
 
 def in_vain(history: History, job_id: str | None) -> str | None:
-    """That the last start of a job ended before it trained, and why, in words; None if it did
-    not."""
+    """A message if the last start of a job ended before it trained; else None."""
     why = history.not_begun.get(job_id or "") if history.died_early else None
     return None if why is None else f"its last start did not train: {one_line(why, 300)}"
 
@@ -191,8 +188,10 @@ def _duration(seconds: float) -> str:
 
 
 def bad(failures: Iterable[Failed], now: float) -> dict[str, str]:
-    """Nodes with enough failures lately, and in words, why; the one that failed last comes last."""
-    recent = [it for it in failures if it.kind in _NAMES_A_NODE and it.time > now - DAY_S]
+    """The nodes to avoid, and why, in words; the one that failed last comes last."""
+    recent = [
+        event for event in failures if event.kind in _NAMES_A_NODE and event.time > now - DAY_S
+    ]
     recent.sort(key=lambda event: event.time)
     # Of the ranks that failed in one start, the first: the others may have failed because of it.
     first = {event.start: event for event in reversed(recent) if event.kind == "rank"}
@@ -212,12 +211,14 @@ def bad(failures: Iterable[Failed], now: float) -> dict[str, str]:
 def for_next_start(
     history: History, job: InJob, needed: int, also: Iterable[Failed] = ()
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The nodes that a job that requeues itself avoids from now on, and why; and those that it need
-    not any longer.
+    """The nodes that a job avoids once it is requeued.
 
     Args:
-        needed: nodes that it runs on.
-        also: failures that another ledger tells of.
+        needed: the number of nodes that it runs on.
+        also: failures of another ledger.
+
+    Returns:
+        These nodes, and why; and the nodes that it avoided and no longer does.
     """
     before = history.avoided.get(job.ref.job_id, ())
     found = bad([*history.failures, *also], time.time())
@@ -226,68 +227,78 @@ def for_next_start(
     nodes = job.nodes()
     if nodes is None:
         return {node: found.get(node, "avoided before") for node in before}, ()
-    # Those of somebody else, who did not say until when.
+    # Nodes that a person has excluded, without a limit of time.
     others = set(nodes.excluded) - set(before)
     why = _newest(found, others, nodes.usable, needed)
     return why, tuple(node for node in before if node not in why)
 
 
+def failures_in(*ledgers: Ledger) -> list[Failed]:
+    """What failed on which machine; a ledger that cannot be read is no reason not to start a
+    job."""
+    found: list[Failed] = []
+    for ledger in ledgers:
+        with contextlib.suppress(OSError):
+            found += ledger.full_history(within_s=0.0).failures
+    return found
+
+
 def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) -> JobSpec:
-    """The job with the nodes that it avoids, of those that one of this kind failed on."""
+    """The job, which avoids nodes with enough failures."""
     found = bad(failures, time.time()) if cluster.restarts else {}
     nodes = cluster.nodes_for(spec.size) if found else None
     if nodes is None:
         return spec
-    return replace(
-        spec,
-        exclude=(*spec.exclude, *_newest(found, nodes.excluded, nodes.usable, spec.size.nodes)),
-    )
+    avoided = _newest(found, nodes.excluded, nodes.usable, spec.size.nodes)
+    return replace(spec, exclude=(*spec.exclude, *avoided))
 
 
 def begin_again(
-    name: str,
-    ledger: Ledger,
-    job: InJob,
-    cause: Cause,
-    delay_s: float,
-    needed: int,
-    also: Iterable[Failed] = (),
-    within_s: float = NOTE_WITHIN_S,
+    work: Work, job: InJob, cause: Cause, delay_s: float, within_s: float = NOTE_WITHIN_S
 ) -> None:
-    """Wish that a job begins again, away from nodes where it failed, and note that; not if it was
-    cancelled.
+    """Wish that a job begins again, away from nodes where it failed, unless it was cancelled.
 
     Args:
-        needed, also: as in `for_next_start`.
-        within_s: for how many seconds lines are tried to be written that the next start will need.
+        within_s: seconds for which writing lines that the next start needs is retried.
 
     Raises:
-        OSError: the wish could not be written down.
+        OSError: the wish could not be written.
     """
-    history = ledger.full_history()
+    history = work.ledger.full_history()
     if job.ref.job_id in history.cancelled:
         print(
-            f"{name}: job {job.ref.job_id} was cancelled: not started again",
+            f"{task_name(work, job)}: job {job.ref.job_id} was cancelled: not started again",
             file=sys.stderr,
             flush=True,
         )
         return
-    avoided, readmitted = for_next_start(history, job, needed, also)
+    of_run: list[Failed] = []
+    if work.run is not None and not work.is_world:
+        # Other work of the run may have failed on a node, too.
+        of_run = failures_in(work.run.ledger)
+    avoided, readmitted = for_next_start(history, job, work.nodes(within_s), of_run)
     for node, why in avoided.items():
         if node not in history.avoided.get(job.ref.job_id, ()):
-            print(f"{name}: node {node} is avoided from now on: {why}", file=sys.stderr, flush=True)
+            print(
+                f"{task_name(work, job)}: node {node} is avoided from now on: {why}",
+                file=sys.stderr,
+                flush=True,
+            )
     # The ledger comes first: the next start reads it.
     event = Wished(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=tuple(avoided))
-    ledger.note(event, within_s=within_s)
-    ledger.settle(within_s)
-    job.wish(Wish(delay_s, avoid=tuple(avoided), readmit=readmitted))
+    work.ledger.note(event, within_s=within_s)
+    work.ledger.settle(within_s)
+    job.wish(Requeue(delay_s, avoid=tuple(avoided), readmit=readmitted))
 
 
 def _newest(
     found: Mapping[str, str], others: Collection[str], usable: Collection[str], needed: int
 ) -> dict[str, str]:
-    """As many as may be avoided, without those of others: half of the nodes, as long as enough are
-    left."""
+    """The newest failures' nodes, without ``others``: at most half of the usable nodes.
+
+    Enough nodes are left for the job.
+    """
     count = len(set(usable) - set(others))
-    mine = [(node, why) for node, why in found.items() if node not in others]
-    return dict(mine[len(mine) - min(max(0, min(MOST, count // 2, count - needed)), len(mine)) :])
+    most = max(0, min(MOST, count // 2, count - needed))
+    avoidable = [(node, why) for node, why in found.items() if node not in others]
+    return dict(avoidable[max(0, len(avoidable) - most) :])

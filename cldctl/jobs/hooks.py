@@ -1,15 +1,14 @@
-"""Telling `hooks.on_change` that a run has changed, from wherever that is known: a job, its
-aftermath, a command.
+"""Calling `hooks.on_change` for changes of the state of a run.
 
-What is told is in the ledger. Whoever has written to it (`heard`) starts a process of its own,
-which reads the ledger, calls the command for each change that it has not been called for, and notes
-that. So one process too many does no harm. Nobody waits for it before something that matters: a
-hook that was killed with its job is called again by the next start.
+Jobs, their aftermath and commands that have written to the ledger (`heard`) start a process of its
+own. It reads the ledger, calls the command for each change that it was not called for, and notes
+that, so that one process too many does no harm. Nothing important waits for it: a hook that was
+killed with its job is called again by the next start.
 
-The command is not read from the run's recipe, which others may be able to write: `allow` stores
-what this user asked for in the folder of this user's logs, which is private. There is, too, what it
-has been called for, and what it wrote. A call is limited in time and output, and nothing of it is
-left behind. Loads no torch. The process is
+The command is not read from the run's recipe, which others may be able to write: `allow` stores the
+command of this user in the folder of this user's logs, which is private. The record of calls and
+their output are there, too. A call is limited in time and output, and its processes are ended.
+Loads no torch. The process is
 
     python -m cldctl.jobs.hooks RUN LOGS [--evaluation FOLDER] [--decided] [--over]
 """
@@ -28,17 +27,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cld_core.codec import find_record, to_plain
 from cld_core.config import Recipe
 from cld_core.config.train import HooksSpec
 from cld_core.errors import CldError
 from cld_core.files import read_bytes, write_json, write_text
 from cld_core.ownership import require_private
+from cld_core.records import find_record, to_plain
 from cld_core.run import RunFolder, events
 from cld_core.run.evaluations import Evaluation, numbers
 from cld_core.run.events import Cancelled, Event, GivenUp, Refused, Started, Wished
 from cld_core.run.history import Attempt, History
-from cld_core.run.work import open_work
+from cld_core.run.work import Training, open_work
 from cld_core.sanitize import one_line, printable
 from cld_core.version import __version__
 from cldctl import locks
@@ -46,27 +45,29 @@ from cldctl.clusters import job_logs
 from cldctl.clusters.base import InJob
 from cldctl.clusters.local_processes import SAFE_PATH
 
-SETTINGS, LOG = "hooks.json", "hooks.log"
+SETTINGS = "hooks.json"
+LOG = "hooks.log"
 RUNNER = "cldctl.jobs.hooks"
-# Seconds for which a job that is back in the queue waits for its hook; the node is wanted by
-# somebody else.
+# Seconds for which a job that is back in the queue waits for its hook: other jobs want the node.
 HURRY_S = 5.0
-# Beyond its time limit, what a hook may take to begin and to be ended.
+# Seconds beyond its time limit that a hook may take to begin and to be ended.
 _MARGIN_S = 5.0
-# A job is told to end by signals that are sent to all its processes: the hook that tells of it goes
-# on.
+# The signals that end a job go to all its processes; the hook that is called for it goes on.
 _DEAF = "trap '' HUP INT TERM USR1 USR2; exec \"$@\""
 
-_DONE, _LOCK = "hooks_done.json", ".hooks.lock"
-# The newest characters of the log are kept.
+_DONE = "hooks_done.json"
+_LOCK = ".hooks.lock"
+# Characters at the end of the log that are kept.
 _MOST_LOG = 256 * 2**10
-# Of the output of a call, what is kept, and with how much more it is ended.
-KEPT_BYTES, MOST_BYTES = 8 * 2**10, 2**20
+# Bytes of the output of a call that are kept in the log.
+KEPT_BYTES = 8 * 2**10
+# A call with more bytes of output is ended.
+MOST_BYTES = 2**20
 _LOOK_S = 0.05
 # Seconds that the process before this one may take for its calls.
 _PATIENCE_S = 300.0
-_MAX_REASON = 500
-# After an end, one of these may follow at once; it is the same change.
+_MAX_REASON = 500  # characters
+# These may follow an end at once, and then belong to the same change.
 DECISIONS = (Started, Wished, GivenUp, Refused, Cancelled)
 
 _started: "list[subprocess.Popen[bytes]]" = []
@@ -76,7 +77,7 @@ def allow(run: RunFolder, recipe: Recipe) -> Callable[[], None]:
     """Let jobs of this user call the hook of a recipe that this user has made or accepts.
 
     Returns:
-        What lets them call what they called before, except what others can write.
+        A function that restores the hook before, unless others can write it.
 
     Raises:
         CldError: others may write into the folder of the logs.
@@ -97,7 +98,7 @@ def _store(logs: Path, content: bytes | None) -> None:
         file.unlink(missing_ok=True)
         return
     job_logs.prepare(logs)
-    # A command may hold the address of somebody's channel: nobody else reads it.
+    # Private: the command may contain the address of a channel.
     before = os.umask(0o077)
     try:
         write_text(file, content.decode())
@@ -106,11 +107,11 @@ def _store(logs: Path, content: bytes | None) -> None:
 
 
 def allowed(logs: Path) -> HooksSpec | None:
-    """What jobs of this user with their output in ``logs`` call; None for nothing.
+    """The hook that jobs of this user with their output in ``logs`` call; None for none.
 
     Raises:
         CldError: others may write there.
-        OSError: it cannot be looked at.
+        OSError: the folder cannot be read.
     """
     file = logs / SETTINGS
     if not os.path.lexists(file):
@@ -121,21 +122,23 @@ def allowed(logs: Path) -> HooksSpec | None:
 
 
 def heard(run: Path) -> Callable[[Event], None]:
-    """For the ledger of a run (`Ledger.heard`): call the hook for what is decided. What ends is
-    left to `settled`."""
+    """A callback for the ledger of a run (`Ledger.heard`), which calls the hook for decisions.
+
+    For the end of a job, `settled` calls it.
+    """
     return lambda event: fire(RunFolder(run)) if isinstance(event, DECISIONS) else None
 
 
 def fire(
     run: RunFolder, *options: Literal["--decided", "--over"], evaluation: Path | None = None
 ) -> None:
-    """Call the hook for what has changed, without waiting for it. It never fails.
+    """Call the hook for changes of a run, without waiting for it. It never fails.
 
     Args:
-        options: ``--decided`` if nobody decides any more what follows the last end, so that it is
-            told; ``--over`` if, too, jobs that were cancelled are known to be gone, although they
-            did not say so.
-        evaluation: the folder of one that may have ended, to tell of it instead.
+        options: ``--decided`` if nothing can follow the last end any more, so that the hook is
+            called for it; ``--over`` if cancelled jobs are also known to be gone, although they
+            did not note their end.
+        evaluation: the folder of an evaluation that may have ended, to call the hook for instead.
     """
     with contextlib.suppress(Exception):
         logs = run.logs
@@ -154,18 +157,19 @@ def fire(
             str(logs),
         ]
         command += [*options, *([] if evaluation is None else ["--evaluation", str(evaluation)])]
-        nowhere, env = subprocess.DEVNULL, {**os.environ, **SAFE_PATH}
-        streams: Any = {"stdin": nowhere, "stdout": nowhere, "stderr": nowhere}
-        _started.append(
-            subprocess.Popen(command, **streams, start_new_session=True, cwd="/", env=env)
+        streams: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        environment = {**os.environ, **SAFE_PATH}
+        process = subprocess.Popen(
+            command, **streams, start_new_session=True, cwd="/", env=environment
         )
+        _started.append(process)
 
 
 def settle(run: RunFolder, within_s: float | None = None) -> None:
-    """Wait for hooks that this process has started: what a job leaves behind, its scheduler ends.
+    """Wait for hooks that this process has started: its scheduler would end them with the job.
 
     Args:
-        within_s: for at most so many seconds; by default their own time limit.
+        within_s: the most seconds to wait; by default their own time limit.
     """
     with contextlib.suppress(Exception):
         if within_s is None and _started:
@@ -180,9 +184,9 @@ def settle(run: RunFolder, within_s: float | None = None) -> None:
 
 @contextlib.contextmanager
 def settled(job: InJob, tell: Callable[[], None]) -> Iterator[None]:
-    """Call the hook, by ``tell``, for how the work inside the block ends, on rank 0.
+    """On rank 0, call ``tell`` at the end of the block, which calls the hook.
 
-    Where an aftermath follows a bad end, that is left to it: it decides what comes next.
+    After a bad end that an aftermath follows, that calls the hook.
     """
     follows = job.cluster.restarts
     try:
@@ -194,11 +198,12 @@ def settled(job: InJob, tell: Callable[[], None]) -> Iterator[None]:
 
 
 def end(run: RunFolder, within_s: float | None = None) -> None:
-    """Call the hook for what is left, such as an end that nothing followed, and wait for it. It
-    never fails.
+    """Call the hook for the remaining changes, such as the last end, and wait for it.
+
+    It never fails.
 
     Args:
-        within_s: for at most so many seconds, and not as long as the hook may take.
+        within_s: the most seconds to wait; by default its own time limit.
     """
     fire(run, "--decided")
     with contextlib.suppress(Exception):
@@ -207,61 +212,69 @@ def end(run: RunFolder, within_s: float | None = None) -> None:
     settle(run, within_s)
 
 
-def tell_of_works(folders: Iterable[Path], within_s: float | None = None) -> None:
-    """Call the hook for those evaluations that are finished or given up, and wait for it. It never
-    fails."""
+def end_of(folders: Iterable[Path], within_s: float | None = None) -> None:
+    """Call the hook for what is left of trainings and for evaluations that are finished or given
+    up, and wait for it.
+
+    It never fails.
+    """
     with contextlib.suppress(Exception):
         for work in map(open_work, folders):
-            if isinstance(work, Evaluation) and (
-                work.is_done or work.ledger.history().given_up is not None
+            if isinstance(work, Training):
+                end(work.run, within_s)
+            elif isinstance(work, Evaluation) and (
+                work.is_done or work.history().given_up is not None
             ):
                 fire(work.run, evaluation=work.folder)
                 settle(work.run, within_s)
 
 
 def main(arguments: Sequence[str]) -> int:
-    run, logs, options = RunFolder(arguments[0]), Path(arguments[1]), list(arguments[2:])
-    evaluation = (
-        Path(options[options.index("--evaluation") + 1]) if "--evaluation" in options else None
-    )
+    run = RunFolder(arguments[0])
+    logs = Path(arguments[1])
+    options = list(arguments[2:])
     try:
         hook = allowed(logs)
     except (OSError, CldError):
-        return 1  # Whose folder it is, nobody knows: nothing is written there.
+        return 1  # Its owner is unknown: nothing is written there.
     if hook is None or hook.on_change is None:
         return 0
     try:
-        # Of several processes one calls the hook at a time; without locks, or after a while, nobody
-        # waits.
+        # One process calls the hook at a time, unless locks do not work or a process takes long.
         with locks.holding(logs / _LOCK, _PATIENCE_S):
-            told = find_record(_Told, logs / _DONE) or _Told()
-            news = (
-                _of_run(run, told, options)
-                if evaluation is None
-                else _of_evaluation(evaluation, told)
-            )
-            for content, now_told in news:
+            done = find_record(_Done, logs / _DONE) or _Done()
+            if "--evaluation" in options:
+                evaluation = Path(options[options.index("--evaluation") + 1])
+                calls = _of_evaluation(evaluation, done)
+            else:
+                calls = _of_run(run, done, options)
+            for content, done_then in calls:
                 _tell(run, logs, hook, content)
-                # A disk that is full makes it be called again.
+                # With a full disk, the hook is called again.
                 with contextlib.suppress(OSError):
-                    write_json(logs / _DONE, to_plain(now_told))
-    except Exception as error:  # Nobody reads what this process prints.
+                    write_json(logs / _DONE, to_plain(done_then))
+    except Exception as error:  # This process has no output.
         _log(logs, f"not called: {one_line(error) or type(error).__name__}\n")
         return 1
     return 0
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What `hooks_done.json` holds: how many events were told of, the time of the last, and the end
-    of evaluations."""
+class _Done:
+    """The content of `hooks_done.json`.
+
+    Attributes:
+        events: the number of events in the ledger for which the hook was called.
+        time: of the last of them.
+        evaluations: by name, the end for which the hook was called.
+    """
 
     events: int = 0
     time: float | None = None
     evaluations: Mapping[str, str] = field(default_factory=dict)
 
 
-# What a hook hears, as its standard input has it.
+# The standard input of a hook.
 Content = dict[str, Any]
 
 
@@ -297,16 +310,11 @@ def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Content]:
             change = _change(history, event, before)
             is_of_end = verdict is not None and "RUNNING" not in (last["state"], history.state)
             follows = is_of_end and last["job_id"] == change["job_id"]
-            if (
-                follows
-                and isinstance(event, DECISIONS)
-                and not getattr(event, "never_began", False)
-            ):
-                why = {
-                    "cause": last["cause"] or change["cause"],
-                    "reason": change["reason"] or last["reason"],
-                }
-                found[-1] = {**last, **now, **why}
+            is_decision = isinstance(event, DECISIONS) and not getattr(event, "never_began", False)
+            if follows and is_decision:
+                cause = last["cause"] or change["cause"]
+                reason = change["reason"] or last["reason"]
+                found[-1] = {**last, **now, "cause": cause, "reason": reason}
                 replaced = last
             else:
                 found.append({**change, **now})
@@ -326,20 +334,23 @@ def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Content]:
 
 
 def _change(history: History, event: Event, before: Attempt | None) -> Content:
-    """What an event tells.
+    """The change that an event makes.
 
     Args:
         before: the newest attempt before it.
     """
     newest = history.newest
-    job_id, step = getattr(event, "job_id", None), getattr(event, "step", None)
-    cause, reason = getattr(event, "cause", None), getattr(event, "reason", None)
+    job_id = getattr(event, "job_id", None)
+    cause = getattr(event, "cause", None)
+    reason = getattr(event, "reason", None)
     match event:
         case events.Started():
             cause = before.cause if before is not None else None
             reason = event.warning
         case events.Ended() if newest is not None:
-            cause, reason, job_id = newest.cause, event.detail, newest.job_id
+            cause = newest.cause
+            reason = event.detail
+            job_id = newest.job_id
         case events.Failed():
             cause = "unfit" if event.kind == "unfit" else "crashed"
         case events.Refused():
@@ -349,7 +360,7 @@ def _change(history: History, event: Event, before: Attempt | None) -> Content:
     about = {
         "cause": cause,
         "reason": reason,
-        "step": step,
+        "step": getattr(event, "step", None),
         "job_id": job_id,
         "attempt": None,
         "host": None,
@@ -359,18 +370,17 @@ def _change(history: History, event: Event, before: Attempt | None) -> Content:
     return about
 
 
-def _of_run(run: RunFolder, told: _Told, options: Sequence[str]) -> Iterator[tuple[Content, _Told]]:
-    """The changes since the last one that was told of, or since the last request; and what is told
-    of after each."""
+def _of_run(run: RunFolder, done: _Done, options: Sequence[str]) -> Iterator[tuple[Content, _Done]]:
+    """The changes since the last call or the last request, and the record after each call."""
     ledger = run.ledger.events()
-    # Another ledger may be in the place of the one that was told about.
-    is_same = 0 < told.events <= len(ledger) and ledger[told.events - 1].time == told.time
+    # The ledger may have been replaced since.
+    is_same = 0 < done.events <= len(ledger) and ledger[done.events - 1].time == done.time
     requests = [place for place, event in enumerate(ledger) if isinstance(event, events.Requested)]
-    first = max([told.events if is_same else 0, *requests[-1:]])
+    first = max([done.events if is_same else 0, *requests[-1:]])
     is_over = "--over" in options
     found = changes(ledger, is_over=is_over)
     is_decided = is_over or "--decided" in options
-    # Whoever decides what follows an end calls the hook then; told now, it would be told twice.
+    # An end is left out until it is decided what follows: the hook is called then, for both.
     if found and not is_decided and not isinstance(ledger[found[-1]["place"]], DECISIONS):
         found.pop()
     for change in found:
@@ -384,46 +394,54 @@ def _of_run(run: RunFolder, told: _Told, options: Sequence[str]) -> Iterator[tup
                 "loss": progress.get("loss"),
                 "link": run.path.as_uri(),
             }
-            yield content, replace(told, events=place + 1, time=change["time"])
+            yield content, replace(done, events=place + 1, time=change["time"])
 
 
-def _of_evaluation(folder: Path, told: _Told) -> Iterator[tuple[Content, _Told]]:
-    """An evaluation that is finished or given up, once for each job; and what is told of then."""
+def _of_evaluation(folder: Path, done: _Done) -> Iterator[tuple[Content, _Done]]:
+    """The end of an evaluation, once for each job, and the record after the call."""
     work = Evaluation(folder)
-    history, report = work.ledger.history(), work.report
-    jobs = history.submitted
-    state, job_id = (
-        "FAILED" if report is None else "FINISHED",
-        jobs[-1].job.job_id.partition("_")[0] if jobs else "",
-    )
-    now_told = {**told.evaluations, work.name: f"{state} {job_id}"}
-    if (report is None and history.given_up is None) or now_told == told.evaluations:
+    history = work.ledger.history()
+    report = work.report
+    job_id = history.submitted[-1].job.job_id.partition("_")[0] if history.submitted else ""
+    if report is not None:
+        state = "FINISHED"
+        results = {key: number.value for key, number in numbers(report).items()}
+        reason = ", ".join(f"{key} {value:.6g}" for key, value in results.items())
+    elif history.given_up is not None:
+        state = "FAILED"
+        results = {}
+        reason = history.given_up
+    else:
         return
-    found = {} if report is None else {key: number.value for key, number in numbers(report).items()}
-    results = ", ".join(f"{key} {value:.6g}" for key, value in found.items())
+    ends = {**done.evaluations, work.name: f"{state} {job_id}"}
+    if ends == done.evaluations:
+        return
     content = {
         "what": "evaluation",
         "evaluation": work.name,
         "state": state,
-        "reason": history.given_up if report is None else results,
+        "reason": reason,
         "step": work.request.checkpoint_step,
         "job_id": job_id or None,
-        "results": found,
+        "results": results,
         "time": round(time.time(), 3),
         "link": folder.as_uri(),
     }
-    yield content, replace(told, evaluations=now_told)
+    yield content, replace(done, evaluations=ends)
 
 
 def _tell(run: RunFolder, logs: Path, hook: HooksSpec, about: Content) -> None:
     """Call the hook, and log how that went."""
-    history, identity = run.ledger.history(), run.identity()
+    history = run.ledger.history()
+    identity = run.identity()
+    reason = one_line(about["reason"], _MAX_REASON) if about["reason"] else None
+    steps = history.steps if history.steps is not None else run.progress().get("steps")
     content = {
         "run": run.name,
         "path": str(run.path),
         **about,
-        "reason": one_line(about["reason"], _MAX_REASON) if about["reason"] else None,
-        "steps": history.steps if history.steps is not None else run.progress().get("steps"),
+        "reason": reason,
+        "steps": steps,
         "recipe": identity.get("recipe"),
         "group": identity.get("group"),
         "tags": list(history.tags),
@@ -433,32 +451,32 @@ def _tell(run: RunFolder, logs: Path, hook: HooksSpec, about: Content) -> None:
     }
     content["text"] = sentence(content)
     assert hook.on_change is not None, "there is something to call"
-    environment = {**os.environ, **variables(content)}
-    text, began = json.dumps(content) + "\n", time.monotonic()
+    began = time.monotonic()
     output, problem = call(
         hook.on_change,
-        environment=environment,
-        content=text,
+        environment={**os.environ, **variables(content)},
+        content=json.dumps(content) + "\n",
         timeout_s=hook.timeout_s,
         folder=run.path,
     )
-    said = "".join(f"  {line}\n" for line in printable(output).splitlines())
-    _log(logs, f"{content['text']}: {problem or 'done'} ({time.monotonic() - began:.1f} s)\n{said}")
+    took_s = time.monotonic() - began
+    lines = "".join(f"  {line}\n" for line in printable(output).splitlines())
+    _log(logs, f"{content['text']}: {problem or 'done'} ({took_s:.1f} s)\n{lines}")
 
 
 def call(
     command: str, *, environment: Mapping[str, str], content: str, timeout_s: float, folder: Path
 ) -> tuple[str, str | None]:
-    """Run a shell command with ``content`` on its standard input. Whatever it started is ended when
-    this returns.
+    """Run a shell command with ``content`` on its standard input.
+
+    All processes that it started are ended when this returns.
 
     Args:
-        environment: all of it.
+        environment: its whole environment.
         folder: its working directory.
 
     Returns:
-        The beginning of its output, and what was wrong; None if it ended by itself with exit code
-        0.
+        The beginning of its output, and the problem; None if it exited with code 0.
     """
     began = time.monotonic()
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
@@ -478,7 +496,7 @@ def call(
             return "", f"could not be started: {error}"
         problem = None
         try:
-            # It is not reaped before its group is ended: until then nobody else has its number.
+            # It is not reaped before its group is ended: until then its number is not reused.
             while (
                 problem is None
                 and os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
@@ -498,7 +516,7 @@ def call(
 
 
 def variables(content: dict[str, Any]) -> dict[str, str]:
-    """What a hook finds in its environment; empty for what is not known."""
+    """The variables of a hook's environment; empty for unknown values."""
     known = {name: str(value) for name, value in content.items() if value is not None}
     names = (
         "run",
@@ -521,13 +539,12 @@ def variables(content: dict[str, Any]) -> dict[str, str]:
 
 def sentence(content: dict[str, Any]) -> str:
     """A change in one line, for the text of a message."""
-    cause, steps = content.get("cause"), content.get("steps")
+    cause = content.get("cause")
+    steps = content.get("steps")
     what = f"evaluation {content['evaluation']} " if content.get("evaluation") else ""
-    why = (
-        f" ({cause.replace('_', ' ')})"
-        if cause not in (None, "finished", content["state"].lower())
-        else ""
-    )
+    why = ""
+    if cause not in (None, "finished", content["state"].lower()):
+        why = f" ({cause.replace('_', ' ')})"
     step = f" at step {content['step']}" if content.get("step") is not None else ""
     of = f" of {steps}" if step and steps is not None else ""
     reason = f": {content['reason']}" if content.get("reason") else ""

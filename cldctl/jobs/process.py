@@ -17,7 +17,7 @@ from cld_core.files import passes, retried
 from cld_core.run.events import Cause
 from cld_core.run.pids import start_time
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob, Wish
+from cldctl.clusters.base import InJob, Requeue
 
 # How a process of a job ends, in place of 1 as after a crash, if another start would end in the
 # same way.
@@ -123,11 +123,11 @@ def readable(file: Path, within_s: float = READ_WITHIN_S) -> None:
 def wish_after_term(job: InJob, cause: Cause | None) -> None:
     """Wish that a task which SIGTERM has ended begins again if that was the time limit.
 
-    Nobody may know here yet what the signal meant; the launcher's notice says it soon.
+    The meaning of the signal may not be known yet; the launcher's notice follows soon.
     """
     if cause in ("terminated", None):
         with written_down(job):
-            job.wish(Wish(after_limit=True))
+            job.wish(Requeue(after_limit=True))
 
 
 @contextlib.contextmanager

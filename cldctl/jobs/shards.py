@@ -1,26 +1,16 @@
-"""The work of a task that computes shards, of evaluations and of statistics alike."""
+"""What a launcher pickles for a task that computes shards of works.
 
-import re
-import sys
+Jobs of other versions know these names and fields.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.errors import CldError
-from cld_core.files import forgive_output
-from cld_core.run import RunFolder, code
-from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Event, Failed, GivenUp, Remarked
-from cld_core.run.work import open_work, use_plugins
-from cld_core.sanitize import one_line
-from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob, Wish
-from cldctl.evals.results import write_finished
+from cld_core.stop import StopFlag
+from cldctl.clusters.base import InJob
 
-from . import hooks, process
-from .process import NOTE_WITHIN_S, one_line_errors
-
-_MAX_REASON = 500  # characters
+from .task import run_task
 
 
 @dataclass(frozen=True)
@@ -33,12 +23,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class ShardsWork:
-    """Compute pieces of sharded work. Pickled by the launcher, so it holds paths, texts and numbers
-    only.
+    """Compute shards of works.
 
     Attributes:
-        code: the digest of the code that was to be imported when it was submitted; None to take
-            any.
+        code: the digest of the code that was there when it was submitted; None to take any.
     """
 
     pieces: tuple[Piece, ...]
@@ -46,95 +34,8 @@ class ShardsWork:
     code: str | None = None
 
     def __call__(self, job: InJob, stop: StopFlag) -> None:
-        offset = process.log_size(job)
-        if not job.in_process:
-            forgive_output()
-        process.begin(job)
-        for piece in self.pieces:
-            process.readable(Path(piece.folder, "request.json"))
-        process.stop_before_limit(job, stop)
-        self._compare_code(job)
-        with one_line_errors(job):
-            for piece in self.pieces:
-                use_plugins(Path(piece.folder))
-        folders = [Path(piece.folder) for piece in self.pieces]
-        with hooks.settled(job, lambda: hooks.tell_of_works(folders)), one_line_errors(job):
-            is_done = self._compute(job, stop)
-        if is_done or not job.ref.restarts:
-            return
-        # Nobody need be asked about a notice: it is one to go on.
-        cause = "timeout" if stop.code is StopCode.USR2 else job.cause_of(stop.code, offset)
-        if cause == "timeout":
-            with process.written_down(job):
-                job.wish(Wish())
-        else:
-            process.wish_after_term(job, cause)
-
-    def _compare_code(self, job: InJob) -> None:
-        """Tell of code that was changed since the task was submitted: shards of one result may
-        differ in it."""
-        if self.code is None or (now := code.imported()) == self.code:
-            return
-        ran, asked = (
-            re.sub(r"([0-9a-f]{12})[0-9a-f]{52}", r"\1", text) for text in (now, self.code)
-        )
-        text = (
-            f"job {job.ref.job_id} runs code {ran}, not {asked}, which was there when it was "
-            f"submitted"
-        )
-        print(f"warning: {text}", file=sys.stderr, flush=True)
-        self._note(Remarked("code", what=text))
-
-    def _note(self, event: Event) -> None:
-        for piece in self.pieces:
-            try:
-                open_work(Path(piece.folder)).ledger.note(event, within_s=NOTE_WITHIN_S)
-            except (
-                Exception
-            ) as error:  # A folder that is gone or damaged changes nothing for the others.
-                print(f"{piece.folder}: not noted ({error}): {event}", file=sys.stderr, flush=True)
-
-    def _compute(self, job: InJob, stop: StopFlag) -> bool:
-        """Compute piece after piece; False when asked to stop first. What fails leaves the other
-        pieces alone.
-
-        Raises:
-            CldError: the first one, when nothing else is left to do.
-        """
-        from cld_core import ranks as distributed
-
-        ranks = distributed.alone(job.place(), gpu=self.gpu)
-        if (warning := ranks.lacks_gpu(self.gpu)) is not None:
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
-        first_error: CldError | None = None
-        runs: dict[Path, RunFolder] = {}
-        for piece in self.pieces:
-            work = open_work(Path(piece.folder))
-            try:
-                if not work.compute(ranks, lambda: stop.code != 0, piece.shards):
-                    return False
-            except CldError as error:
-                work.ledger.note(GivenUp(reason=str(error), job_id=job.ref.job_id))
-                if len(self.pieces) == 1:
-                    raise
-                print(f"{work.name}: {error}", file=sys.stderr, flush=True)
-                first_error = first_error or error
-            except Exception as error:
-                reason = one_line(f"{type(error).__name__}: {error}", _MAX_REASON)
-                failed = Failed("task", job_id=job.ref.job_id, reason=reason)
-                work.ledger.note(failed, within_s=NOTE_WITHIN_S)
-                raise
-            if isinstance(work, Evaluation):
-                runs[work.run.path] = work.run
-        for run in runs.values():
-            try:
-                write_finished(run)
-            except OSError as error:
-                text = f"the tables of the sweeps of {run.name} could not be written: {error}"
-                print(f"warning: {text}", file=sys.stderr)
-        if first_error is not None:
-            raise first_error
-        return True
+        pieces = {Path(piece.folder): piece.shards for piece in self.pieces}
+        run_task(pieces, job, stop, gpu=self.gpu, digest=self.code)
 
 
 def divided(missing: Sequence[tuple[str, Sequence[int]]], tasks: int) -> list[tuple[Piece, ...]]:

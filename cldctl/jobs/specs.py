@@ -1,18 +1,16 @@
-"""What jobs need from a cluster: training, and tasks of sharded work."""
+"""The jobs of trainings and of sharded work, as clusters take them."""
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cld_core.codec import RecordError, read_record, to_plain
 from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_json
+from cld_core.records import RecordError, read_record, to_plain
 from cld_core.run import Ledger, RunFolder
 from cld_core.run.checkpoints import slowest_save_s
-from cld_core.run.events import Failed
 from cld_core.run.groups import Group
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import After, Cluster, JobSpec
@@ -20,14 +18,15 @@ from cldctl.clusters.base import After, Cluster, JobSpec
 from . import failures
 from .process import READ_WITHIN_S
 
-# What a save is taken to last before the first one was measured, and what it may take beyond three
-# times the slowest.
-FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
+# The assumed seconds of a save before the first one was measured.
+FIRST_SAVE_S = 10.0
+# Seconds of a notice beyond three times the slowest save.
+SAVE_MARGIN_S = 60
 
 
 @dataclass(frozen=True)
 class _Listed:
-    """What the file holds that lists the runs of an array's tasks."""
+    """The content of the file that lists the runs of an array's tasks."""
 
     runs: tuple[str, ...]
 
@@ -42,49 +41,54 @@ def training(
     parallel: int | None = None,
     code: Path | None = None,
 ) -> JobSpec:
-    """The job that trains a run, or whose tasks train the runs of a group, of which `list_runs`
-    writes the list.
+    """The job that trains a run, or whose tasks train the runs of a group.
+
+    `list_runs` writes the list of the runs of a group.
 
     Args:
         recipe: of any of them; their jobs are of the same size.
-        parallel: how many tasks run at once; without a queue, one unless it says otherwise.
-        code: what the job imports from, as in `JobSpec`.
+        parallel: how many tasks run at once; None for one on a cluster without a queue.
+        code: the folder that the job imports from, as in `JobSpec`.
     """
-    of = runs[0] if group is None else group
-    if group is not None and parallel is None and not cluster.queues:
-        parallel = 1
-    logs = of.logs
-    kind, folder = "training", runs[0].path
-    if group is not None:
-        kind, folder = (
-            "trainings",
-            logs / f"runs-{digest([str(run.path) for run in runs])[:8]}.json",
-        )
+    owner = runs[0] if group is None else group
+    logs = owner.logs
+    if group is None:
+        aftermath = _aftermath("training", runs[0].path, logs, cluster)
+    else:
+        aftermath = _aftermath("trainings", _list_of(runs, logs), logs, cluster)
+        if parallel is None and not cluster.queues:
+            parallel = 1
     spec = JobSpec(
-        name=of.name,
+        name=owner.name,
         logs=logs,
         size=recipe.cluster,
         notice_s=notice_s(slowest_saves(runs), recipe.cluster),
         after=after,
         parallel=parallel,
         code=code,
-        aftermath=_aftermath(kind, folder, logs, cluster),
+        aftermath=aftermath,
     )
     # The nodes that any of them should avoid: an array has one list.
-    return failures.for_submission(failures_in(*(run.ledger for run in runs)), cluster, spec)
+    return failures.for_submission(
+        failures.failures_in(*(run.ledger for run in runs)), cluster, spec
+    )
+
+
+def _list_of(runs: Sequence[RunFolder], logs: Path) -> Path:
+    """The file that lists the runs of an array."""
+    return logs / f"runs-{digest([str(run.path) for run in runs])[:8]}.json"
 
 
 def list_runs(spec: JobSpec, runs: Sequence[RunFolder]) -> None:
-    """Write which run each task of an array trains: its batch script, and so its aftermath, is the
-    same for all.
+    """Write which run each task of an array trains, for the aftermath that they share.
 
     Raises:
         CldError: others may write into the folder.
         OSError: it cannot be written.
     """
     job_logs.prepare(spec.logs)
-    _, _, listed, *_ = spec.aftermath
-    write_json(Path(listed), to_plain(_Listed(tuple(str(run.path) for run in runs))))
+    listed = _Listed(tuple(str(run.path) for run in runs))
+    write_json(_list_of(runs, spec.logs), to_plain(listed))
 
 
 def listed_run(listed: Path, task: int) -> Path | None:
@@ -116,38 +120,32 @@ def sharded(
     The ledger of the first work keeps the crashes of all tasks.
 
     Args:
-        size: what a training with the same resources would get.
+        size: of a training with the same resources.
         run: the one that the works evaluate, whose saves were measured; None for work that belongs
             to no run.
         logs: where the output goes; default: into the folder of the first work.
-        code: what the job imports from, as in `JobSpec`.
+        code: the folder that the job imports from, as in `JobSpec`.
     """
     logs = logs or works[0] / "logs"
-    one = replace(
+    size_of_task = replace(
         size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node), successor=False
     )
+    ledgers = [Ledger(works[0] / "jobs.jsonl")]
+    name = "cldctl-stats"
+    if run is not None:
+        ledgers.append(run.ledger)
+        name = f"{run.name}-eval"
     spec = JobSpec(
-        name="cldctl-stats" if run is None else f"{run.name}-eval",
+        name=name,
         logs=logs,
-        size=one,
-        notice_s=notice_s(slowest_saves([run] if run is not None else []), size),
+        size=size_of_task,
+        notice_s=notice_s([] if run is None else slowest_saves([run]), size),
         after=after,
         parallel=parallel,
         code=code,
         aftermath=_aftermath("shards", works[0], logs, cluster),
     )
-    ledgers = [Ledger(works[0] / "jobs.jsonl"), *([run.ledger] if run is not None else [])]
-    return failures.for_submission(failures_in(*ledgers), cluster, spec)
-
-
-def failures_in(*ledgers: Ledger) -> list[Failed]:
-    """What failed on which machine; a ledger that cannot be read is no reason not to start a
-    job."""
-    found: list[Failed] = []
-    for ledger in ledgers:
-        with contextlib.suppress(OSError):
-            found += ledger.full_history(within_s=0.0).failures
-    return found
+    return failures.for_submission(failures.failures_in(*ledgers), cluster, spec)
 
 
 def _aftermath(kind: str, folder: Path, logs: Path, cluster: Cluster) -> tuple[str, ...]:
@@ -157,8 +155,10 @@ def _aftermath(kind: str, folder: Path, logs: Path, cluster: Cluster) -> tuple[s
 
 
 def notice_s(saves: Sequence[float], size: ClusterSpec) -> int:
-    """Seconds before its time limit at which a job is told to stop: three times the slowest save,
-    and a margin."""
+    """Seconds before its time limit at which a job gets the signal to stop.
+
+    Three times the slowest save and a margin, unless ``size`` sets it.
+    """
     if size.signal_s is not None:
         return size.signal_s
     return round(3 * max(saves, default=FIRST_SAVE_S)) + SAVE_MARGIN_S
@@ -170,7 +170,6 @@ def slowest_saves(runs: Iterable[RunFolder]) -> list[float]:
 
 
 def measured_saves(runs: Iterable[RunFolder]) -> tuple[float | None, int]:
-    """Seconds of the slowest save of all runs, None before the first, and of the notice that
-    follows from it."""
+    """Seconds of the slowest save of all runs (None before the first) and of the notice."""
     saves = slowest_saves(runs)
     return max(saves, default=None), notice_s(saves, ClusterSpec())

@@ -1,1 +1,1 @@
-"""Runs as self-contained HTML pages (`cldctl report`): one run in full, or an index over many."""
+"""Runs as self-contained HTML pages (`cldctl report`): one in full, or several side by side."""

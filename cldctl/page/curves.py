@@ -1,5 +1,4 @@
-"""What runs wrote for TensorBoard: scalars against the step; and TensorBoard itself on runs, inside
-this process."""
+"""Scalars that runs wrote for TensorBoard, and TensorBoard itself, served by this process."""
 
 import contextlib
 import getpass
@@ -21,23 +20,24 @@ from cld_core.errors import CldError, UsageError
 from cld_core.run import RunFolder
 from cld_core.sanitize import one_line
 
-# What the loss of a training is called there.
+# The tag of the loss of a training.
 LOSS = "train/loss"
-# Bytes of one run that are read in one look, and of one record: those of a scalar are much smaller.
-_LOOK_BYTES, _RECORD_BYTES = 2**20, 2**14
-# Losses that a screen has room for, many times over.
+# Bytes of one run that are read in one look, and of the largest record that may be a scalar.
+_LOOK_BYTES = 2**20
+_RECORD_BYTES = 2**14
+# The most losses that are drawn: many more than a screen has columns.
 _LOSSES = 512
-# A record of TensorBoard: its length, a checksum of that, the content, a checksum of that.
-_HEAD, _TAIL = struct.Struct("<QI"), 4
+# A record begins with its length and a checksum of that, and ends with a checksum of the content.
+_HEAD = struct.Struct("<QI")
+_TAIL_BYTES = 4
 Points = Sequence[tuple[float, ...]]
 
 
 def is_inside(run: RunFolder, folder: Path, *, follow: bool) -> bool:
-    """Whether a page may show what is in a folder: it is part of the run, and no link leads out of
-    it.
+    """Whether a page may show the files of a folder: no link leads from it out of the run.
 
     Args:
-        follow: any folder may be shown, as somebody wants who keeps parts of a run on another disk.
+        follow: any folder may be shown, for runs that have parts on another disk.
     """
     try:
         return follow or folder.resolve().is_relative_to(run.path.resolve())
@@ -46,13 +46,12 @@ def is_inside(run: RunFolder, folder: Path, *, follow: bool) -> bool:
 
 
 def read(run: RunFolder, *, follow: bool = False) -> dict[str, Points]:
-    """The finite values of each tag, ascending in the step; of a subfolder, with its name before
-    the tag."""
+    """The finite values of each tag by step; tags of a subfolder begin with its name."""
     found: dict[str, Points] = {}
     files = [*run.tensorboard.glob("*tfevents*"), *run.tensorboard.glob("*/*tfevents*")]
-    for folder in sorted(
-        {file.parent for file in files if is_inside(run, file.parent, follow=follow)}
-    ):
+    for folder in sorted({file.parent for file in files}):
+        if not is_inside(run, folder, follow=follow):
+            continue
         curves = Curves(folder)
         with contextlib.suppress(OSError):
             while curves.look():
@@ -63,24 +62,23 @@ def read(run: RunFolder, *, follow: bool = False) -> dict[str, Points]:
 
 
 def parts(values: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
-    """At most so many parts of values that follow each other, of the same size but for the last."""
+    """Split values into at most ``most`` consecutive parts of one size; the last may be smaller."""
     size = -(-len(values) // most)
     return (values[place : place + size] for place in range(0, len(values), max(size, 1)))
 
 
 @dataclass
 class Curves:
-    """The scalars in the event files of a folder; each look reads on from where the last one ended.
+    """The scalars in the event files of a folder; each look continues where the last one ended.
 
-    Pictures are skipped, and each look has a limit, so that a screen can look every second. Where
-    an attempt repeats steps of an earlier one, the later one counts. A damaged file ends where it
-    is damaged.
+    Pictures are skipped, and each look reads a limited number of bytes, so that a screen can look
+    every second. Steps that a later attempt repeats are replaced. A damaged file is read up to the
+    damage.
 
     Attributes:
         only: the tag that is kept; None for all.
         values: the finite values by tag and step.
-        losses: those of the training in the order of the steps, or means of a few that follow each
-            other.
+        losses: the losses of the training by step; of many, means of consecutive ones.
     """
 
     folder: Path
@@ -91,7 +89,7 @@ class Curves:
     _offset: int = 0
 
     def look(self) -> bool:
-        """Read what is new; whether there is more, for the next look.
+        """Read new records; return whether there are more for the next look.
 
         Raises:
             OSError
@@ -100,7 +98,8 @@ class Curves:
         files = (str(file) for file in self.folder.glob("*tfevents*") if file.is_file())
         for file in sorted(file for file in files if file >= self._file):
             if file > self._file:
-                self._file, self._offset = file, 0
+                self._file = file
+                self._offset = 0
             left -= self._read(left)
             if left <= 0:
                 break
@@ -110,24 +109,25 @@ class Curves:
         return left <= 0
 
     def _read(self, most: int) -> int:
-        """Read the records of the file that are whole; returns the bytes that were read."""
-        size, count = os.stat(self._file).st_size, 0
+        """Read complete records of the file; return how many bytes were read."""
+        size = os.stat(self._file).st_size
+        count = 0
         with open(self._file, "rb") as stream:
             while count < most and self._offset + _HEAD.size <= size:
                 stream.seek(self._offset)
                 length = _HEAD.unpack(stream.read(_HEAD.size))[0]
-                after = self._offset + _HEAD.size + length + _TAIL
+                after = self._offset + _HEAD.size + length + _TAIL_BYTES
                 if after > size:
                     break
-                # What is larger is a picture.
+                # A larger record is a picture.
                 record = stream.read(length) if length <= _RECORD_BYTES else b""
                 count += _HEAD.size + len(record)
-                # Where the record after one that is damaged begins is unknown.
+                # After a damaged record, the begin of the next one is unknown.
                 self._offset = after if self._add(record) else size
         return count
 
     def _add(self, record: bytes) -> bool:
-        """Add what a record says; whether it is one."""
+        """Add the scalars of a record; return False if it is damaged."""
         from google.protobuf.message import DecodeError
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
@@ -136,7 +136,7 @@ class Curves:
         except DecodeError:
             return False
         if event.session_log.status == SessionLog.START:
-            # An attempt takes over from those before it.
+            # A new attempt replaces later steps of those before it.
             for tag, points in self.values.items():
                 self.values[tag] = {
                     step: value for step, value in points.items() if step < event.step
@@ -154,8 +154,10 @@ USUAL_PORT = 6006
 
 @contextlib.contextmanager
 def tensorboard(runs: Sequence[RunFolder], port: int | None = None) -> Iterator[int]:
-    """Serve runs, each under its name, to this machine alone: on ``port``, or else the usual or any
-    other free one.
+    """Serve runs, each under its name, to this machine alone.
+
+    Args:
+        port: None for the usual port, or another one if that is taken.
 
     Returns:
         The port. It answers inside the block; the threads that serve it end with the process.
@@ -173,7 +175,7 @@ def tensorboard(runs: Sequence[RunFolder], port: int | None = None) -> Iterator[
                     f"two runs are called {run.name}. Name one of them at a time."
                 ) from error
         port = _free_port(port)
-        # It remarks on requests that clients break off.
+        # TensorBoard logs requests that clients break off.
         logging.getLogger().addHandler(logging.NullHandler())
         try:
             from tensorboard import program
@@ -192,8 +194,7 @@ def tensorboard(runs: Sequence[RunFolder], port: int | None = None) -> Iterator[
 
 @contextlib.contextmanager
 def _aside() -> Iterator[None]:
-    """What TensorBoard, and the process that reads its files for it, remark is not for this
-    terminal."""
+    """Hide what TensorBoard, and the process that reads its files, print on stderr."""
     kept = os.dup(2)
     with tempfile.TemporaryFile() as remarks:
         os.dup2(remarks.fileno(), 2)
@@ -205,16 +206,20 @@ def _aside() -> Iterator[None]:
 
 
 def _free_port(wanted: int | None) -> int:
-    """``wanted``, or else the usual port, or any that is free: TensorBoard starts to read before it
-    finds one taken."""
+    """A port that is free: ``wanted``, or else the usual or any other one.
+
+    TensorBoard itself finds out that a port is taken only after it has begun to read files.
+    """
     for port in (USUAL_PORT, 0) if wanted is None else (wanted,):
         try:
             with socket.create_server((HOST, port)) as server:
                 return int(server.getsockname()[1])
         except OSError as error:
             if wanted is not None:
-                text = f"--port {wanted} cannot be used ({os.strerror(error.errno or 0)})"
-                raise UsageError(f"{text}. Use another one, or leave it out.") from error
+                raise UsageError(
+                    f"--port {wanted} cannot be used ({os.strerror(error.errno or 0)}). Use "
+                    "another one, or leave it out."
+                ) from error
     raise CldError("this machine has no free port. Try again.")
 
 
@@ -236,8 +241,8 @@ def stay() -> None:
 
 
 def tunnel(port: int) -> str:
-    """What to type elsewhere, so that the same address works there."""
-    # What resolves to this machine alone is of no use there.
+    """The command that makes the address of the page work on another machine."""
+    # "localhost" would be the other machine itself.
     name = socket.getfqdn()
     host = socket.gethostname() if name.partition(".")[0] == "localhost" else name
     return f"ssh -N -L {port}:localhost:{port} {getpass.getuser()}@{host}"

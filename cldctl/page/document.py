@@ -1,7 +1,6 @@
-"""A page as one file, which asks nobody for anything: texts, tables, charts and pictures under
-headings.
+"""A page as one self-contained file: texts, tables, charts and pictures under headings.
 
-Templates make the parts. Charts are SVG that takes its colours from the style sheet.
+Templates make the parts. Charts are SVG and take their colours from the style sheet.
 """
 
 import base64
@@ -19,28 +18,35 @@ from markupsafe import Markup
 from cld_core.files import by_age, read_bytes
 from cld_core.run import RunFolder
 from cld_core.sanitize import local_time, printable
+from cld_core.version import __version__
 from cldctl.show.tables import STYLES
 
 from .curves import Points, is_inside, parts
 
 PNG = b"\x89PNG\r\n\x1a\n"
-# The pictures of a run that are shown, and the bytes of one.
-_NEWEST, _PICTURE_BYTES = 6, 16 * 2**20
-# A narrower picture is one of pixels that people want to tell apart.
+# The number of pictures of a run on a page, and the bytes of the largest.
+_NEWEST = 6
+_PICTURE_BYTES = 16 * 2**20
+# A picture of fewer columns is enlarged without smoothing.
 _SMALL = 300
-# Points that are drawn of a curve, means of its smoothed line, and the fewest points that are not
-# marked one by one.
-_POINTS, _MEANS, _FEWEST = 400, 50, 24
+# Of a curve: the points that are drawn, the means of its smoothed line, and the number of points
+# from which they are not marked one by one.
+_POINTS = 400
+_MEANS = 50
+_FEWEST = 24
 # The share of values, at either end, that may be outside of the frame.
 _OUTLIERS = 0.01
-# Inches; the frame within a chart, whose labels are larger on a small screen; and characters below
-# an axis.
-_SIZE, _FRAME, _CHARACTERS = (6.1, 3.05), (0.105, 0.11, 0.868, 0.845), 60
-# The width of a character beside an axis on a small screen, as a share of the width of a chart.
+# The size of a chart in inches, and the frame within it as shares.
+_SIZE = (6.1, 3.05)
+_FRAME = (0.105, 0.11, 0.868, 0.845)
+# The characters that fit below an axis, and the width of one beside it on a small screen, as a
+# share of the width of a chart.
+_CHARACTERS = 60
 _CHARACTER = 0.0225
-# An ink is the number of a colour in the style sheet: that of the first of eight ordered ones, and
-# the ink of texts.
-_ORDERED, _TEXT = 20, "#000190"
+# An ink stands for a colour of the style sheet by its number: the first of eight ordered colours,
+# and the colour of texts.
+_ORDERED = 20
+_TEXT = "#000190"
 
 
 # Those of HTML escape what they show.
@@ -54,7 +60,7 @@ TEMPLATES = Environment(
 )
 
 
-class Section(NamedTuple):
+class PageSection(NamedTuple):
     """Parts under a heading, in a layout of the style sheet; without parts, it is left out."""
 
     title: str
@@ -62,23 +68,20 @@ class Section(NamedTuple):
     layout: str = "grid"
 
 
-def render(
-    title: str, mark: str, pills: Iterable[tuple[str, str]], sections: Iterable[Section]
-) -> str:
-    """A page as text. Every text is escaped, and loses its control characters.
+def render(title: str, pills: Iterable[tuple[str, str]], sections: Iterable[PageSection]) -> str:
+    """A page as text. Texts are escaped, and lose their control characters.
 
     Args:
-        mark: what made it.
         pills: words beside the title, with their colours.
     """
-    found = [Section(name, list(filter(None, parts)), layout) for name, parts, layout in sections]
-    page = TEMPLATES.get_template("page.html")
-    return (
-        page.render(
-            title=title, mark=mark, pills=pills, sections=found, made=local_time(time.time())
-        )
-        + "\n"
+    page = TEMPLATES.get_template("page.html").render(
+        title=title,
+        mark=f"cldctl {__version__}",
+        pills=pills,
+        sections=[section._replace(parts=[*filter(None, section.parts)]) for section in sections],
+        made=local_time(time.time()),
     )
+    return f"{page}\n"
 
 
 def part(kind: str, **values: Any) -> Markup:
@@ -93,15 +96,15 @@ def text(content: str, style: str = "soft") -> Markup:
 
 def table(caption: str, columns: Mapping[str, Sequence[object]]) -> Markup:
     """Columns of cells by their headings; the first one names the rows. Empty without a row."""
-    rows = list(zip(*columns.values(), strict=True))
-    right = [
-        all(re.match(r"-|\d(?!.*:)", str(cell)) for cell in cells) for cells in columns.values()
-    ]
-    return (
-        part("table", caption=caption, headings=columns, rows=rows, right=right)
-        if rows
-        else Markup()
-    )
+    texts = []
+    right = []
+    for cells in columns.values():
+        texts.append([cell if isinstance(cell, Markup) else str(cell) for cell in cells])
+        right.append(all(re.match(r"-|\d(?!.*:)", text) for text in texts[-1]))
+    rows = list(zip(*texts, strict=True))
+    if not rows:
+        return Markup()
+    return part("table", caption=caption, headings=columns, rows=rows, right=right)
 
 
 def code(command: str) -> Markup:
@@ -151,7 +154,8 @@ def chart(
         }
         is_smoothed = False
         for label, colour in colours.items():
-            points, means = lines[label], smoothed(lines[label])
+            points = lines[label]
+            means = smoothed(points)
             marker = {"marker": "o", "markersize": 4} if len(means) < _FEWEST else {}
             axes.errorbar(*zip(*means, strict=True), capsize=3, color=colour, **marker)
             is_smoothed |= means is not points
@@ -167,7 +171,7 @@ def chart(
         out = io.StringIO()
         about = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(out, format="svg", transparent=True, metadata=about)
-    # What is only of use in a file of its own goes, and digits that nobody sees.
+    # Without what only a file of its own needs, and without invisible digits.
     svg = re.sub(r'(?s:\A.*(?=<svg))| id="[a-z]+[a-z0-9]*_\d+"', "", out.getvalue())
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), svg)
     scale = ", smoothed" if is_smoothed and len(lines) > 1 else ""
@@ -178,7 +182,7 @@ def chart(
 
 
 def smoothed(points: Points) -> Points:
-    """Means of points that follow each other; a short curve, or one with errors, as it is."""
+    """Means of consecutive points; a short curve, or one with errors, is returned unchanged."""
     if len(points) <= _MEANS or len(points[0]) > 2:
         return points
     return [
@@ -188,17 +192,18 @@ def smoothed(points: Points) -> Points:
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
-    """Whether sorted positive values span two powers of ten, or a few high ones take most of a
-    linear axis.
+    """Whether a linear axis would flatten sorted positive values.
 
-    What falls to zero at its end, as a learning rate does, spans more, and is not flattened by
-    that.
+    They span two powers of ten, or a few high ones take most of the axis. The lowest tenth does not
+    count: a learning rate falls to almost zero at its end.
     """
-    low, high, count = values[0], values[-1], len(values)
-    bulk = values[int(0.95 * count)] - low
-    return low > 0 and (
-        high > 100 * values[count // 10] or (high > 2 * low and high - low > 4 * bulk)
-    )
+    low = values[0]
+    high = values[-1]
+    if low <= 0:
+        return False
+    bulk = values[int(0.95 * len(values))] - low
+    has_few_high = high > 2 * low and high - low > 4 * bulk
+    return has_few_high or high > 100 * values[len(values) // 10]
 
 
 def _set_axes(axes: Any, values: Sequence[float], names: Sequence[str]) -> None:
@@ -209,7 +214,11 @@ def _set_axes(axes: Any, values: Sequence[float], names: Sequence[str]) -> None:
     if is_logarithmic(values):
         axes.set_yscale("log")
         low, high = axes.get_ylim()
-        subs = (1, 1.5, 2, 3, 5) if high < 10 * low else (1, 2, 5) if high < 100 * low else (1,)
+        subs: tuple[float, ...] = (1,)
+        if high < 10 * low:
+            subs = (1, 1.5, 2, 3, 5)
+        elif high < 100 * low:
+            subs = (1, 2, 5)
         axes.yaxis.set_major_locator(LogLocator(subs=subs))
         axes.yaxis.set_minor_formatter("")
     elif beyond and values[0] < values[-1]:
@@ -231,22 +240,18 @@ def _set_axes(axes: Any, values: Sequence[float], names: Sequence[str]) -> None:
 
 
 def gallery(run: RunFolder, *, follow: bool, most: int = _NEWEST) -> list[Markup]:
-    """The pictures of a run, the newest samples first, and how many more there are.
+    """The pictures of a run, the newest samples first, and a line that counts the others.
 
     Args:
         follow: also read folders that links lead out of the run to.
-        most: how many are shown.
+        most: the number of pictures.
     """
-    files = [
-        file
-        for pattern in ("evals/*/samples.png", "samples/*.png")
-        for file in by_age(run.path.glob(pattern))
-    ]
+    files = [*by_age(run.evals.glob("*/samples.png")), *by_age(run.samples.glob("*.png"))]
     inside = [file for file in reversed(files) if is_inside(run, file.parent, follow=follow)]
     found: dict[bytes | Path, Markup] = {}
     for file in inside[:most]:
         content = png(file)
-        # Evaluations of one sampler draw the same.
+        # Evaluations with the same sampler have equal pictures.
         found.setdefault(content or file, _picture(run, file, content))
     shown = list(found.values())
     if (more := len(inside) - most) > 0:
@@ -255,7 +260,7 @@ def gallery(run: RunFolder, *, follow: bool, most: int = _NEWEST) -> list[Markup
 
 
 def png(file: Path) -> bytes:
-    """The content of a picture; empty if it is none, too large, or cannot be read."""
+    """The content of a PNG file; empty if it is another file, too large, or cannot be read."""
     with contextlib.suppress(OSError):
         if (content := read_bytes(file, limit=_PICTURE_BYTES)).startswith(PNG):
             return content
@@ -263,17 +268,17 @@ def png(file: Path) -> bytes:
 
 
 def _picture(run: RunFolder, file: Path, content: bytes) -> Markup:
-    """A picture under its run and what it says of itself, or its file; nothing but a PNG gets into
-    a page."""
+    """A picture with its description, or its file name, as caption; a page contains PNGs only."""
     from PIL import Image
 
-    name, title = str(file.relative_to(run.path)), ""
+    name = str(file.relative_to(run.path))
     if not content:
         return text(f"{name}: not a picture")
-    # Whatever a damaged file makes the decoder raise.
+    title = ""
+    # A damaged file may make the decoder raise anything.
     with contextlib.suppress(Exception), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         title = str(image.info.get("Description", ""))
-    # It begins with the name of the run, or of its recipe.
+    # The part of the description after the name of the run or recipe.
     about = re.search(r"step [\d,]+.*", title)
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     # The width is the first number of a PNG.

@@ -1,9 +1,7 @@
-"""A model card: what a model is, how to use it, how good it is, how it was made, and what is not
-known.
+"""A model card: what a model is, how to use it, its results, its training, and its limits.
 
 It is Markdown with a head in YAML, as Hugging Face reads it, beside a picture of samples and the
-weights. All facts are from the run's folder; whose machines they were, and the commands of hooks,
-are not part of it.
+weights. All facts come from the run's folder, without names of machines and commands of hooks.
 """
 
 import contextlib
@@ -37,12 +35,11 @@ from .report import differing, fact_columns, readable_results, result_columns, s
 if TYPE_CHECKING:
     from cld_core.model import Model
 
-# What begins emphasis, code, links, pictures, HTML, entities, formulas, mentions or a cell within a
-# line.
+# Characters that begin emphasis, code, links, HTML, entities, formulas, mentions or a table cell.
 _SPECIAL = re.compile(r"[\\`*_~\[\]<>|&!$@#]")
-# What GitHub and others take for links without any markup.
+# Places in texts that GitHub and others turn into links without any markup.
 _LINK = re.compile(r"(?i)(?<=[a-z])(?=://)|(?<=www)(?=\.)")
-# What Hugging Face lists (https://huggingface.co/docs/hub/repositories-licenses) and SPDX does not.
+# Licences of https://huggingface.co/docs/hub/repositories-licenses that are not in SPDX.
 _NOT_OF_SPDX = (
     "apple-amlr apple-ascl bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd "
     "c-uda cc "
@@ -52,7 +49,7 @@ _NOT_OF_SPDX = (
     "odc-by openmdw-1.0 "
     "openmdw-1.1 openrail openrail++ other pddl unknown"
 )
-# For suggestions: those that people choose for weights.
+# Licences that are usual for weights, which are suggested first.
 _USUAL = (
     "apache-2.0",
     "bsd-3-clause",
@@ -63,7 +60,7 @@ _USUAL = (
     "gpl-3.0",
     "mit",
 )
-# What a diffusion is called, and its paper.
+# The name of each diffusion, and its paper.
 DIFFUSIONS = {
     "cld": ("critically-damped Langevin diffusion (CLD)", "https://arxiv.org/abs/2112.07068"),
     "vpsde": ("variance-preserving diffusion (VPSDE)", "https://arxiv.org/abs/2112.07068"),
@@ -85,8 +82,7 @@ class CardFiles:
 
 
 def licence(text: str) -> str:
-    """The identifier of a licence for a card: one that Hugging Face lists, or another one of SPDX,
-    in small letters.
+    """The identifier of a licence in small letters: one of Hugging Face's list, or of SPDX.
 
     Raises:
         UsageError: it is not one.
@@ -95,18 +91,14 @@ def licence(text: str) -> str:
     if word in _NOT_OF_SPDX.split():
         return word
     with contextlib.suppress(InvalidLicenseExpression):
-        # An expression of several licences, or a reference to a text elsewhere, names none that
-        # readers of cards know.
+        # Not an expression of several licences, nor a reference to a text elsewhere.
         if re.fullmatch(r"(?!licenseref-)[a-z0-9.-]+", word):
             return canonicalize_license_expression(word).lower()
-    fix = did_you_mean(word[:60], _USUAL) or did_you_mean(word[:60], _NOT_OF_SPDX.split())
-    fix += (
-        " It takes one that Hugging Face lists, or one of https://spdx.org/licenses: "
-        "cc-by-4.0, "
-        "mit, ..., or other"
-    )
+    nearest = did_you_mean(word[:60], _USUAL) or did_you_mean(word[:60], _NOT_OF_SPDX.split())
     raise UsageError(
-        f"--license '{one_line(text, 60)}' is not a licence that cards can name.{fix}."
+        f"--license '{one_line(text, 60)}' is not a licence that cards can name.{nearest} It takes "
+        "one that Hugging Face lists, or one of https://spdx.org/licenses: cc-by-4.0, mit, ..., or "
+        "other."
     )
 
 
@@ -114,11 +106,12 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
     """Where the files of ``--card`` go: into a folder, or beside a file that ends in .md.
 
     Args:
-        weights: what ``-o`` says.
-        default: the weights without it, unless they are in the folder.
+        weights: the file of ``-o``; None without that option.
+        default: the file of the weights beside a card that is not in a folder of its own.
 
     Raises:
-        UsageError: nothing can be written there, or somebody's own file would be lost.
+        UsageError: nothing can be written there, or a file that is not part of a card would be
+            lost.
     """
     if has_control(str(wish)):
         raise UsageError("--card: the name has control characters. Use another one.")
@@ -129,21 +122,22 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
         )
     if not is_file and os.path.lexists(wish) and not os.path.isdir(wish):
         raise UsageError(f"--card {wish}: it is a file. Name a folder, or a file that ends in .md.")
-    # In a folder, as Hugging Face and others expect them.
-    names = (
-        (wish, wish.with_suffix(".png")) if is_file else (wish / "README.md", wish / "samples.png")
-    )
-    files = CardFiles(*names, weights or (default if is_file else wish / "model.safetensors"))
+    if is_file:
+        files = CardFiles(wish, wish.with_suffix(".png"), weights or default)
+    else:
+        # The names that Hugging Face and others expect.
+        weights_file = weights or wish / "model.safetensors"
+        files = CardFiles(wish / "README.md", wish / "samples.png", weights_file)
     is_ours = _is_card(files.card)
     if os.path.lexists(files.card) and not is_ours:
         raise UsageError(
             f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name."
         )
-    # The other files belong to a card of cldctl, or they are somebody's own; what -o names is meant
-    # to be replaced.
-    for file in (
-        [files.picture] if is_file or weights is not None else [files.picture, files.weights]
-    ):
+    # Beside a card of cldctl, the other files belong to it and are replaced; so is the file of -o.
+    others = [files.picture]
+    if not is_file and weights is None:
+        others.append(files.weights)
+    for file in others:
         if not is_ours and os.path.lexists(file):
             raise UsageError(
                 f"--card {wish}: {file} exists, and no card is beside it. Use another name, or "
@@ -154,11 +148,8 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
 
 def _is_card(file: Path) -> bool:
     with contextlib.suppress(OSError):
-        head = (
-            read_bytes(file, limit=2**20, follow=True)
-            .decode(errors="replace")
-            .partition("\n---\n")[0]
-        )
+        content = read_bytes(file, limit=2**20, follow=True).decode(errors="replace")
+        head = content.partition("\n---\n")[0]
         return head.startswith("---\n") and "\nlibrary_name: cldctl\n" in f"{head}\n"
     return False
 
@@ -166,11 +157,10 @@ def _is_card(file: Path) -> bool:
 def write(
     run: RunFolder, model: "Model", files: CardFiles, license_: str, drawing: Callable[[], None]
 ) -> None:
-    """Write a card, and a picture of samples of the weights: one that the run has, or else a new
-    one.
+    """Write a card and a picture of samples of its weights: that of the run, or else a new one.
 
     Args:
-        drawing: is called before samples are drawn, which may take long.
+        drawing: called before samples are drawn, which may take long.
     """
     from cld_core import pictures
 
@@ -185,21 +175,19 @@ def write(
 
 
 def _picture(run: RunFolder, model: "Model") -> bytes | None:
-    """A picture that the run has of these weights: of the training, or of `cldctl sample` as it is.
+    """A picture of the run with these weights, from the training or `cldctl sample`.
 
-    Those of `cldctl sample` with other settings are not what the recipe gives. No link leads out of
-    the run.
+    Pictures of `cldctl sample` with other settings than those of the recipe are left out, as are
+    folders that links lead out of the run to.
     """
     from cld_core import pictures
 
     # The training draws from its usual average.
     periodic = [pictures.periodic_name(model.step)] if model.ema_length is None else []
     names = (*periodic, pictures.name_of(model, pictures.default_count(model)))
-    files = (
-        by_age(run.samples / name for name in names)
-        if is_inside(run, run.samples, follow=False)
-        else []
-    )
+    if not is_inside(run, run.samples, follow=False):
+        return None
+    files = by_age(run.samples / name for name in names)
     return next(filter(None, map(png, reversed(files))), None)
 
 
@@ -207,24 +195,28 @@ def card(
     run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, license_: str = "unknown"
 ) -> str:
     """The whole card; ``row`` is the status of the run."""
-    recipe, attempts = run.recipe(), run.ledger.history().attempts
-    weights = model.step, model.ema_length
-    # Those of the weights of the card first.
+    recipe = run.recipe()
+    attempts = run.ledger.history().attempts
+    weights = (model.step, model.ema_length)
+    # The results of the weights of the card come first.
     results = sorted(readable_results(run), key=lambda it: (it.step, it.ema_length) != weights)
     own = [it for it in results if (it.step, it.ema_length) == weights]
     finite = [it for it in own if math.isfinite(it.number.value)]
     diffusion, paper = DIFFUSIONS.get(
         recipe.sde.name, (f"diffusion {escaped(recipe.sde.name)}", DIFFUSIONS["cld"][1])
     )
-    shared, base = _without_folders(recipe.to_share()), shipped(run)
-    differences = differing(
-        {"this model": shared, base.name: _without_folders(base.to_share())} if base else {}
-    )
-    causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
-    ends = ", ".join(f"{times} {cause}" for cause, times in causes.items())
-    average = (
-        f"{recipe.train.ema:g}" if model.ema_length is None else f"of length {model.ema_length:g}"
-    )
+    shared = _without_folders(recipe.to_share())
+    base = shipped(run)
+    compared = {"this model": shared}
+    if base is not None:
+        compared[base.name] = _without_folders(base.to_share())
+    differences = differing(compared)
+    attempts_text = str(len(row.attempts))
+    if row.attempts:
+        causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
+        attempts_text += f" ({', '.join(f'{times} {cause}' for cause, times in causes.items())})"
+    average = f"of length {model.ema_length:g}" if model.ema_length else f"{recipe.train.ema:g}"
+    gpus = dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu)
     steps = row.steps or recipe.train.steps
     facts = {
         "steps": f"{model.step:,} of {steps:,}",
@@ -233,12 +225,9 @@ def card(
         "precision": recipe.train.precision,
         "seed": str(recipe.train.seed),
         "last loss": None if row.loss is None else number(row.loss, 5),
-        "attempts": f"{len(row.attempts)}{ends and f' ({ends})'}",
+        "attempts": attempts_text,
         "time used": usage_line(row.usage) if row.usage and row.usage["used"] > 0 else None,
-        "hardware": ", ".join(
-            dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu)
-        )
-        or "CPUs",
+        "hardware": ", ".join(gpus) or "CPUs",
         **software(run, attempts),
     }
     environment = TEMPLATES.overlay()
@@ -277,7 +266,7 @@ def card(
 
 
 def _without_folders(value: Any) -> Any:
-    """Of each path, only its last part: the others tell whose machines they were."""
+    """The value with only the last part of each path: the others would tell about machines."""
     if isinstance(value, dict):
         return {name: _without_folders(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -286,10 +275,9 @@ def _without_folders(value: Any) -> Any:
 
 
 def escaped(text: object, most: int = 200) -> str:
-    """A text for the inside of a line of Markdown, at most ``most`` characters of it, that is shown
-    as it is.
+    """A text for the inside of a line of Markdown, shown as it is, of at most ``most`` characters.
 
-    At the beginning of a line, it might begin a list.
+    At the beginning of a line, it could still begin a list.
     """
     line = _SPECIAL.sub(lambda found: f"\\{found[0]}", one_line(text, most))
     return _LINK.sub(lambda _: "\\", line)

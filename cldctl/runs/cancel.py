@@ -3,14 +3,14 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cld_core.errors import CldError, UsageError
 from cld_core.ownership import require_may_change
-from cld_core.run import RunFolder
-from cld_core.run.events import Cancelled, JobRef, Refused
+from cld_core.run import Ledger, RunFolder
+from cld_core.run.events import Cancelled, Event, JobRef, Refused
 from cld_core.run.groups import Group
 from cld_core.run.lease import local_holder
 from cld_core.run.work import Work, works_of
@@ -21,7 +21,7 @@ from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 from . import survey
 from .status import status_or_reason
-from .survey import Answers, Ends, by_cluster, started_works
+from .survey import Answers, EndDetector, by_cluster, started_works
 from .training import or_warned
 
 # Seconds that cancelled jobs are given to save and end.
@@ -30,21 +30,22 @@ GRACE_S = 60.0
 _KILLED_S = 5.0
 # Seconds between two looks at the files of the runs.
 POLL_S = 0.5
-# Where a launcher must not be asked often, each question waits longer than the one before, up to so
-# many seconds.
-_SLOWER, _LONGEST_S = 1.5, 10.0
+# A launcher that must not be polled often is polled after pauses that grow by this factor, up to
+# this many seconds.
+_SLOWER = 1.5
+_LONGEST_S = 10.0
 
 
 @dataclass
 class Ending:
-    """A run whose jobs were asked to end.
+    """A run whose jobs are being cancelled.
 
     Attributes:
-        jobs: those of it, of its evaluations and tunings that were alive and are to end.
-        said: what was there instead, if no job was alive.
+        jobs: the living jobs of the run, its evaluations and its tunings.
+        said: what was found instead, if no job was alive.
         problem: why it could not be cancelled, in full or in part.
         is_over: whether all its jobs have ended.
-        ends: surveys in a row in which its jobs were gone.
+        ends: consecutive surveys in which its jobs were gone.
     """
 
     run: RunFolder
@@ -52,63 +53,71 @@ class Ending:
     said: str = ""
     problem: CldError | None = None
     is_over: bool = False
-    ends: Ends = field(default_factory=Ends)
+    ends: EndDetector = field(default_factory=EndDetector)
 
     @property
     def trains(self) -> bool:
         """Whether one of its jobs trains the run, rather than evaluates it."""
-        training = {event.job.job_id for event in self.run.ledger.history().submitted}
+        training = _job_ids(self.run.ledger)
         return any(job.job_id in training for job in self.jobs)
 
     def leave(self, jobs: Collection[JobRef], problem: CldError) -> None:
         """Do not wait for jobs that were not cancelled."""
         _note(self.run, jobs, refusal=str(problem))
         self.jobs = tuple(job for job in self.jobs if job not in jobs)
-        self.problem = (
-            problem if self.problem is None else type(problem)(f"{self.problem}; {problem}")
-        )
+        if self.problem is None:
+            self.problem = problem
+        else:
+            self.problem = type(problem)(f"{self.problem}; {problem}")
 
 
 def outcome(ending: Ending) -> str:
-    """How it ended, or has not ended, in one line; of jobs that could not be cancelled,
-    `Ending.problem` tells."""
+    """How the jobs of a run ended, or that they have not yet, in one line.
+
+    `Ending.problem` has the jobs that could not be cancelled.
+    """
     run = ending.run
     if not ending.jobs:
         return f"{run.name}: {ending.problem or ending.said}"
     if not ending.is_over:
         return (
-            f"{run.name}: asked to end; it saves first. `cldctl status {run.name}` shows when "
-            f"it has."
+            f"{run.name}: asked to end; it saves first. "
+            f"`cldctl status {run.name}` shows when it has."
         )
     if not ending.trains:
         return f"{run.name}: {_works_ended(ending)}"
     steps = run.steps_to_continue_from()
     is_finished = run.ledger.history().cause == "finished"
     how = "had finished before it could be cancelled" if is_finished else "cancelled"
-    return f"{run.name}: {how}; last checkpoint: {f'step {steps[-1]}' if steps else 'none'}"
+    last = f"step {steps[-1]}" if steps else "none"
+    return f"{run.name}: {how}; last checkpoint: {last}"
 
 
 def _works_ended(ending: Ending) -> str:
-    """How the evaluations or tunings ended whose jobs were asked to: one may have been about to
-    finish."""
+    """How the evaluations and tunings ended; one may have finished before it was cancelled."""
     works = _works_of(ending)
     finished = [work for work in works if work.is_done]
     rest = [work for work in works if not work.is_done]
-    ended = [f"{_called(finished)} had finished before it could be cancelled"] if finished else []
+    outcomes = []
+    if finished:
+        outcomes.append(f"{_called(finished)} had finished before it could be cancelled")
     if rest:
-        ended.append(f"{_called(rest)} {'is' if len(rest) == 1 else 'are'} cancelled")
-    return "; ".join(ended) or "cancelled"
+        outcomes.append(f"{_called(rest)} {'is' if len(rest) == 1 else 'are'} cancelled")
+    return "; ".join(outcomes) or "cancelled"
 
 
 def _works_of(ending: Ending) -> list[Work]:
-    """The evaluations and tunings whose jobs were asked to end."""
+    """The evaluations and tunings whose jobs are being cancelled."""
     ids = {job.job_id for job in ending.jobs}
-    works = works_of(ending.run)
-    return [
-        work
-        for work in works
-        if ids & {event.job.job_id for event in work.ledger.history().submitted}
-    ]
+    return [work for work in works_of(ending.run) if ids & _job_ids(work.ledger)]
+
+
+def _job_ids(ledger: Ledger) -> set[str]:
+    return {event.job.job_id for event in ledger.history().submitted}
+
+
+def _jobs_of(endings: Iterable[Ending]) -> list[JobRef]:
+    return [job for ending in endings for job in ending.jobs]
 
 
 def _kinds(works: Sequence[Work]) -> str:
@@ -121,20 +130,19 @@ def _called(works: Sequence[Work]) -> str:
 
 
 def waits_for(endings: Sequence[Ending]) -> str:
-    """What a command waits for that has cancelled these, and for how long."""
-    jobs = ", ".join(dict.fromkeys(job.job_id for ending in endings for job in ending.jobs))
+    """What `cancel` waits for, and for how long."""
+    jobs = ", ".join(dict.fromkeys(job.job_id for job in _jobs_of(endings)))
     trains = any(ending.trains for ending in endings)
     names = endings[0].run.name if len(endings) == 1 else f"{len(endings)} runs"
     if len(endings) == 1 and not trains and (works := _works_of(endings[0])):
-        names = (
-            f"{_called(works) if len(works) == 1 else f'{len(works)} {_kinds(works)}'} of {names}"
-        )
+        which = _called(works) if len(works) == 1 else f"{len(works)} {_kinds(works)}"
+        names = f"{which} of {names}"
     saves = " to save and" if trains else " to"
     return f"waiting for {names}{saves} end (job {one_line(jobs, 60)}), at most {GRACE_S:.0f} s"
 
 
-def named_works(runs: Sequence[RunFolder], name: str) -> list[Work]:
-    """The evaluations and tunings of a run that ``--eval`` names.
+def named_works(runs: Sequence[RunFolder], name: str) -> Sequence[Work]:
+    """Return the evaluations and tunings of a run that ``--eval`` names.
 
     Raises:
         NotFoundError, UsageError: there is no such evaluation, or there are several runs.
@@ -145,13 +153,13 @@ def named_works(runs: Sequence[RunFolder], name: str) -> list[Work]:
 
 
 def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Ending]:
-    """Ask everything of several runs to end, all at the same time; `wait` for it.
+    """Cancel all jobs of several runs at the same time; `wait` waits for their ends.
+
+    A cluster that refuses, or a run that cannot be cancelled, does not keep the others from ending:
+    see `Ending.problem`.
 
     Args:
-        works: those evaluations and tunings of the one run that end alone, if any are named.
-
-    A cluster that refuses, and a run that cannot be cancelled, do not keep the others from ending
-    (`Ending.problem`).
+        works: evaluations and tunings of a single run; if given, only these are cancelled.
 
     Raises:
         CldError: a run belongs to another user; nothing was cancelled.
@@ -166,8 +174,8 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
         filter(clusters.CLUSTERS.__contains__, answers.surveys), "Nothing was cancelled"
     )
     endings = [_ending(run, answers, works) for run in runs]
-    for name, jobs in by_cluster(job for ending in endings for job in ending.jobs).items():
-        # Before they end: what is written first tells the ledger what their end means.
+    for name, jobs in by_cluster(_jobs_of(endings)).items():
+        # Noted before they end, so that the ledger tells what their end means.
         for ending in endings:
             _note(ending.run, [job for job in ending.jobs if job.cluster == name])
         try:
@@ -182,11 +190,9 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
         if ending.jobs or ending.problem is not None:
             continue
         if works:
-            are_done = all(work.is_done for work in works)
             names = ", ".join(work.name for work in works)
-            ending.said = (
-                f"nothing is running ({names}: {'complete' if are_done else 'not complete'})"
-            )
+            how = "complete" if all(work.is_done for work in works) else "not complete"
+            ending.said = f"nothing is running ({names}: {how})"
         else:
             _end_process(ending, answers)
     return endings
@@ -214,8 +220,8 @@ def wait(
 ) -> None:
     """Wait for cancelled jobs to end, and kill what is left after ``grace_s`` seconds.
 
-    Their launcher is asked when an attempt has ended by its ledger, and otherwise more and more
-    rarely.
+    Their launcher is polled when the ledger says that an attempt has ended, and otherwise after
+    pauses that grow.
 
     Args:
         over: called for each run, as soon as its jobs have ended or the time is up.
@@ -223,67 +229,70 @@ def wait(
     waiting = list(endings)
     deadline = time.monotonic() + grace_s
     is_killed = False
-    pause_s = least_s = max(
-        (clusters.find(job.cluster).question_s for ending in waiting for job in ending.jobs),
-        default=0.0,
-    )
+    least_s = max((clusters.find(job.cluster).question_s for job in _jobs_of(waiting)), default=0.0)
+    pause_s = least_s
     while waiting:
         ended = _ended(waiting)
-        answers = survey.ask(job for ending in waiting for job in ending.jobs)
-        asked, is_late = time.monotonic(), time.monotonic() > deadline
-        for name, jobs in by_cluster(job for ending in waiting for job in ending.jobs).items():
-            # A job that began again just before it was cancelled.
-            back = [job for job in jobs if job.restarts and answers.of(job).phase == "pending"]
-            if back:
-                with contextlib.suppress(SchedulerRefused, SchedulerAway):
-                    clusters.find(name).cancel(back)
+        jobs = _jobs_of(waiting)
+        answers = survey.ask(jobs)
+        polled = time.monotonic()
+        is_late = polled > deadline
+        _cancel_requeued(jobs, answers)
         for ending in list(waiting):
             _look(ending, answers)
             if ending.is_over or (is_late and is_killed):
                 waiting.remove(ending)
                 over(ending)
         if is_late and not is_killed:
-            for name, jobs in by_cluster(job for ending in waiting for job in ending.jobs).items():
-                clusters.find(name).kill(jobs)
+            for name, left in by_cluster(_jobs_of(waiting)).items():
+                clusters.find(name).kill(left)
             is_killed = True
             deadline = time.monotonic() + _KILLED_S
-        again = asked + (least_s if any(ending.ends.seen for ending in waiting) else pause_s)
+        earliest = polled + least_s
+        latest = earliest if any(ending.ends.seen for ending in waiting) else polled + pause_s
         if least_s > POLL_S:
             pause_s = min(pause_s * _SLOWER, _LONGEST_S)
-        while waiting and time.monotonic() < min(again, max(deadline, asked + least_s)):
+        while waiting and time.monotonic() < min(latest, max(deadline, earliest)):
             time.sleep(POLL_S)
-            if _ended(waiting) - ended and time.monotonic() >= asked + least_s:
+            if _ended(waiting) - ended and time.monotonic() >= earliest:
                 break
 
 
+def _cancel_requeued(jobs: Iterable[JobRef], answers: Answers) -> None:
+    """Cancel again jobs that returned to the queue just before they were cancelled."""
+    back = [job for job in jobs if job.restarts and answers.of(job).phase == "pending"]
+    for name, pending in by_cluster(back).items():
+        with contextlib.suppress(SchedulerRefused, SchedulerAway):
+            clusters.find(name).cancel(pending)
+
+
 def _ended(endings: Sequence[Ending]) -> set[Path]:
-    """The runs whose newest attempt has ended by its ledger."""
+    """The runs whose newest attempt has ended, as their ledgers say."""
     return {ending.run.path for ending in endings if ending.run.ledger.history().cause is not None}
 
 
 def _look(ending: Ending, answers: Answers) -> None:
-    """Whether the jobs of a run are gone for good: one that is about to return to the queue looks
-    gone for a moment."""
+    """Find out whether the jobs of a run are gone for good.
+
+    A job that is about to return to the queue looks gone for a moment.
+    """
     history = ending.run.ledger.history()
-    ended = (
-        history.last.job_id if history.last and history.cause in ("cancelled", "finished") else None
-    )
+    ended = None
+    if history.last and history.cause in ("cancelled", "finished"):
+        ended = history.last.job_id
     seen = {job.job_id: answers.of(job) for job in ending.jobs}
-    is_sure = all(it.ended == "cancelled" or job_id == ended for job_id, it in seen.items())
-    ending.ends.look(
-        all(it.is_gone for it in seen.values()),
-        answers.among(job.cluster for job in ending.jobs),
-        is_sure=is_sure,
-    )
-    needed = max(
-        (clusters.find(job.cluster).looks_to_believe_an_end for job in ending.jobs), default=1
-    )
-    ending.is_over = ending.ends.seen >= (1 if is_sure else needed)
+    is_sure = all(answer.ended == "cancelled" or job_id == ended for job_id, answer in seen.items())
+    is_gone = all(answer.is_gone for answer in seen.values())
+    ending.ends.look(is_gone, answers.among(job.cluster for job in ending.jobs), is_sure=is_sure)
+    needed = 1
+    if not is_sure:
+        needed = max(clusters.find(job.cluster).looks_to_believe_an_end for job in ending.jobs)
+    ending.is_over = ending.ends.seen >= needed
 
 
 def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending:
-    """What of a run is alive, or of ``works`` of it if there are any."""
-    wanted = {event.job.job_id for work in works for event in work.ledger.history().submitted}
+    """The living jobs of a run, or only those of ``works`` if there are any."""
+    wanted = set[str]().union(*(_job_ids(work.ledger) for work in works))
     jobs = {
         job.job_id: job
         for job, is_settled in survey.jobs_of(run)
@@ -295,37 +304,38 @@ def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending
         return Ending(run, problem=error)
     for job in jobs.values():
         if not _is_of(run, job):
-            text = f"job {job.job_id} writes its logs to {job.logs}, so it belongs to another run"
-            return Ending(run, problem=UsageError(f"{text}. Cancel that one."))
+            problem = UsageError(
+                f"job {job.job_id} writes its logs to {job.logs}, so it belongs to another run. "
+                f"Cancel that one."
+            )
+            return Ending(run, problem=problem)
     for job in jobs.values():
         seen = answers.of(job)
-        if seen.phase == "unknown":
-            if seen.reason and not seen.reason.startswith("started"):
-                text = f"{run.name}: whether job {job.job_id} is alive is unknown ({seen.reason})"
-                raise SchedulerAway(f"{text}. Nothing was cancelled. Try again in a minute.")
-            raise UsageError(
-                f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there."
+        if seen.phase != "unknown":
+            continue
+        if seen.reason and not seen.reason.startswith("started"):
+            raise SchedulerAway(
+                f"{run.name}: whether job {job.job_id} is alive is unknown ({seen.reason}). "
+                f"Nothing was cancelled. Try again in a minute."
             )
+        raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
     return Ending(run, tuple(jobs.values()))
 
 
 def _is_of(run: RunFolder, job: JobRef) -> bool:
-    """Whether a job belongs to a run, rather than to the one whose folder was copied: its logs are
-    inside.
+    """Whether a job belongs to a run, rather than to one that its folder was copied from.
 
-    Or they are in the folder of its group, which lists it. A folder that is not there under this
-    name may have another one on this machine.
+    Its logs are inside the run, or inside the folder of a group that lists it. If the folder of
+    the logs does not exist, it may have another path on this machine: its name decides.
     """
-    logs, group = Path(job.logs), Group.of(run)
-    if (
-        group is not None
-        and run.name in group.members()
-        and job.logs
-        and _is_inside(logs, group.path)
-    ):
+    if not job.logs:
         return True
-    if not job.logs or not os.path.isdir(logs):
-        return not job.logs or run.name in logs.parts
+    logs = Path(job.logs)
+    group = Group.of(run)
+    if group is not None and run.name in group.members() and _is_inside(logs, group.path):
+        return True
+    if not os.path.isdir(logs):
+        return run.name in logs.parts
     return _is_inside(logs, run.path)
 
 
@@ -336,25 +346,25 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 
 def _note(run: RunFolder, jobs: Collection[JobRef], refusal: str | None = None) -> None:
-    """Note in the ledgers of a run, its evaluations and tunings that these jobs are cancelled, or
-    after all are not."""
+    """Note in the ledgers of a run and its works that jobs are cancelled, or that they are not."""
+    if not jobs:
+        return
     ids = {job.job_id for job in jobs}
-    for ledger in (run.ledger, *(work.ledger for work in works_of(run))) if ids else ():
-        for job_id in sorted(ids & {event.job.job_id for event in ledger.history().submitted}):
-            refused = (
-                Refused("cancellation", job_id=job_id, reason=refusal)
-                if refusal is not None
-                else None
-            )
-            how = "is cancelled" if refused is None else "was not cancelled"
+    for ledger in (run.ledger, *(work.ledger for work in works_of(run))):
+        for job_id in sorted(ids & _job_ids(ledger)):
+            event: Event = Cancelled(job_id=job_id)
+            how = "is cancelled"
+            if refusal is not None:
+                event = Refused("cancellation", job_id=job_id, reason=refusal)
+                how = "was not cancelled"
             with or_warned(f"could not note that job {job_id} of {run.name} {how}"):
-                ledger.append(refused or Cancelled(job_id=job_id))
+                ledger.append(event)
 
 
 def _end_process(ending: Ending, answers: Answers) -> None:
-    """End the process of this machine that writes into a run without a job of its own, if there is
-    one."""
-    run, holder = ending.run, local_holder(ending.run.leases)
+    """End a process of this machine that writes into a run without a job of its own."""
+    run = ending.run
+    holder = local_holder(run.leases)
     if holder is None:
         ending.said = f"nothing is running ({status_or_reason(run, answers).state.lower()})"
         return

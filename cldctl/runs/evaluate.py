@@ -1,5 +1,4 @@
-"""Evaluations and tunings of runs: what is asked for, and starting what is missing of it, by one
-submission."""
+"""Evaluations and tunings of runs: plan what is requested, and start what is missing of it."""
 
 import contextlib
 import shutil
@@ -24,7 +23,7 @@ from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.recipe import trusted_recipe
 from cld_core.run.state import DividedFacts, state_of
 from cld_core.run.tunings import TuneRequest, Tuning
-from cld_core.run.work import Work
+from cld_core.run.work import RequestedWork
 from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
@@ -47,13 +46,11 @@ from .training import Skipped, is_finished
 
 # The keys of these sections that have an effect on a tuning.
 _READ_BY_TUNINGS = (
-    *(
-        "sampling.eps",
-        "sampling.denoise",
-        "sampling.guidance",
-        "sampling.guidance_from",
-        "sampling.guidance_to",
-    ),
+    "sampling.eps",
+    "sampling.denoise",
+    "sampling.guidance",
+    "sampling.guidance_from",
+    "sampling.guidance_to",
     "eval.batch_size",
 )
 # What `start` finds, or does.
@@ -62,7 +59,7 @@ STATES = ("already complete", "being computed", "started")
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """Evaluations of a run, as somebody asked for them.
+    """Requested evaluations of a run, as typed on the command line.
 
     Attributes:
         named: further metrics, lists of names with commas; plug-ins may register them.
@@ -87,19 +84,21 @@ class EvalOptions:
 
 @dataclass(kw_only=True)
 class Planned:
-    """Evaluations or tunings that a run should have; what is missing is computed by jobs of the
-    size of its training.
+    """Requested evaluations or tunings of a run.
+
+    What is missing is computed by jobs of the size of its training.
 
     Attributes:
-        works: as they are asked for; their folders need not exist.
+        works: as they are requested; their folders need not exist.
         sweep: the table whose cells they are.
         together: whether one task computes all of them, one after another.
-        found: one of `STATES` by name, as `start` found them; ``job`` computes the last.
-        said: what people should know about how the work was divided.
+        found: by name, one of `STATES`, filled in by `start`.
+        job: the one that `start` has submitted.
+        said: messages about how the work was divided.
     """
 
     run: RunFolder
-    works: tuple[Work, ...]
+    works: tuple[RequestedWork, ...]
     cluster: Cluster
     size: ClusterSpec
     sweep: Sweep | None = None
@@ -109,21 +108,21 @@ class Planned:
     said: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, run: RunFolder, made: EvaluationPlan, cluster: Cluster, size: ClusterSpec) -> Self:
-        works = tuple(Evaluation(run.evals / request.id, request) for request in made.requests)
-        return cls(run=run, works=works, cluster=cluster, size=size, sweep=made.sweep)
+    def of(cls, run: RunFolder, plan: EvaluationPlan, cluster: Cluster, size: ClusterSpec) -> Self:
+        works = tuple(Evaluation(run.evals / request.id, request) for request in plan.requests)
+        return cls(run=run, works=works, cluster=cluster, size=size, sweep=plan.sweep)
 
     @property
     def names(self) -> list[str]:
         return [work.name for work in self.works]
 
     def those(self, state: str) -> list[str]:
-        """The names of what `start` found in a state."""
+        """The names of works that `start` found in a state."""
         return [name for name, found in self.found.items() if found == state]
 
     @property
     def is_over(self) -> bool:
-        return not set(self.found.values()) - {"already complete"}
+        return all(state == "already complete" for state in self.found.values())
 
 
 def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
@@ -134,15 +133,15 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
         UsageError: an option is wrong, or the plug-in of the run may not be run.
     """
     with named_as_typed(run):
-        where, recipe = _place(run, options, options.overrides)
-        # Plug-ins may have registered what is named.
+        cluster, recipe = _place(run, options, options.overrides)
+        # After the recipe, whose plug-ins may register metrics.
         axes = parse(options.sweep)
         metrics = options.metrics + registry.parse_metrics(options.named, "--metric")
         overrides = _with_samples(options, metrics)
         refuse_twice("--sweep", [axis.key for axis in axes], overrides)
         steps = steps_of(run, options.checkpoint, say)
-        made = make(run, metrics, steps, overrides, axes, options.shards)
-    planned = Planned.of(run, made, where, recipe.cluster)
+        evaluations = make(run, metrics, steps, overrides, axes, options.shards)
+    planned = Planned.of(run, evaluations, cluster, recipe.cluster)
     stale = snapshot.changed_plugins(run, recipe.plugins)
     for text in (*stale, *_other_images(run, recipe), *_division(planned, options.shards)):
         say(text)
@@ -161,14 +160,17 @@ def _with_samples(options: EvalOptions, metrics: Sequence[str]) -> tuple[str, ..
 def plan_group(group: Group, options: EvalOptions, say: Say) -> tuple[list[Planned], list[Skipped]]:
     """The requested evaluations of the runs of a group, and the runs that cannot have them.
 
-    At their last checkpoints, runs are evaluated once they are finished.
+    The last checkpoint of a run is evaluated only once the run is finished.
     """
-    planned, skipped = [], []
+    planned: list[Planned] = []
+    skipped: list[Skipped] = []
     runs = group.runs()
     ready = [run for run in runs if options.checkpoint != "last" or is_finished(run)]
     if left := [run.name for run in runs if run not in ready]:
-        text = f"not finished, and not evaluated: {', '.join(left)}"
-        say(f"{text}. Run this again later, or pass --checkpoint STEP")
+        say(
+            f"not finished, and not evaluated: {', '.join(left)}. "
+            f"Run this again later, or pass --checkpoint STEP"
+        )
     for run in ready:
         try:
             planned.append(plan(run, options, say))
@@ -200,18 +202,17 @@ def plan_samplers(
     """
     if options.checkpoint == "all":
         raise UsageError("samplers of one checkpoint are compared: --checkpoint last or STEP.")
-    typed = {samplers.NFE: "--nfe"}
+    options_of_keys = {samplers.NFE: "--nfe"}
     settings = samplers.chosen(named)
     samplers.require_numbers(nfe)
-    with named_as_typed(run, typed):
-        # The other keys are those of all samplers, which are looked at one by one. Plug-ins may
-        # register metrics.
-        of_all = [text for text in options.overrides if text.startswith(("cluster.", "plugins="))]
-        where, recipe = _place(run, options, of_all)
-        metrics, usual = samplers.suited(recipe, options.named)
+    with named_as_typed(run, options_of_keys):
+        # `samplers.make` checks the other keys for each sampler. Plug-ins may register metrics.
+        general = [text for text in options.overrides if text.startswith(("cluster.", "plugins="))]
+        cluster, recipe = _place(run, options, general)
+        metrics, default_seeds = samplers.suited(recipe, options.named)
         overrides = _with_samples(options, metrics)
         (step,) = steps_of(run, options.checkpoint, say)
-        made = samplers.make(
+        comparison = samplers.make(
             run,
             step,
             overrides,
@@ -219,17 +220,14 @@ def plan_samplers(
             metrics=metrics,
             settings=settings,
             nfe=nfe,
-            seeds=seeds or usual,
+            seeds=seeds or default_seeds,
         )
-    planned = Planned.of(run, made, where, recipe.cluster)
-    left_out = (as_typed(text, run, typed) for text in made.left_out)
-    for text in (
-        *left_out,
-        *snapshot.changed_plugins(run, recipe.plugins),
-        *_division(planned, options.shards),
-    ):
+    planned = Planned.of(run, comparison, cluster, recipe.cluster)
+    left_out = (as_typed(text, run, options_of_keys) for text in comparison.left_out)
+    stale = snapshot.changed_plugins(run, recipe.plugins)
+    for text in (*left_out, *stale, *_division(planned, options.shards)):
         say(text)
-    return made, planned
+    return comparison, planned
 
 
 def plan_tunings(
@@ -246,8 +244,8 @@ def plan_tunings(
 
     Args:
         options: of which overrides, checkpoint, cluster and allow_plugin are read.
-        nfe: numbers of network evaluations, of which each is a tuning; one starts from the next
-            smaller one.
+        nfe: numbers of network evaluations, each for one tuning, which starts from the solution
+            for the next smaller number.
         points: draws of the noise to fit to; None for the default of such data.
         budget_min: minutes for each fit; None for no limit.
 
@@ -267,16 +265,18 @@ def plan_tunings(
         raise UsageError(
             "--checkpoint all: a sampler is tuned to one network. Use 'last' or a step."
         )
-    where, recipe = _place(run, options, options.overrides)
+    cluster, recipe = _place(run, options, options.overrides)
     (step,) = steps_of(run, options.checkpoint, say, "tuning to")
     require_average(run, step, recipe.ema.length)
     works = []
-    for one in sorted(nfe):
-        request = TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed)
+    for number in sorted(nfe):
+        request = TuneRequest.of(
+            recipe, step, number, points=points, budget_min=budget_min, seed=seed
+        )
         works.append(Tuning(run.tuned / request.id, request))
     if not all(work.is_done for work in works):
         say(f"step {step}: {works[0].request.cost} for each N")
-    return Planned(run=run, works=tuple(works), cluster=where, size=recipe.cluster, together=True)
+    return Planned(run=run, works=tuple(works), cluster=cluster, size=recipe.cluster, together=True)
 
 
 def minutes(text: str) -> float | None:
@@ -288,28 +288,28 @@ def minutes(text: str) -> float | None:
     try:
         return None if text.strip() == "none" else float(text)
     except ValueError:
-        fix = "Write a number of them, or none to set no limit"
         raise UsageError(
-            f"--budget {one_line(text)}: that is not a number of minutes. {fix}."
+            f"--budget {one_line(text)}: that is not a number of minutes. "
+            f"Write a number of them, or none to set no limit."
         ) from None
 
 
 def _place(
     run: RunFolder, options: EvalOptions, overrides: Sequence[str]
 ) -> tuple[Cluster, Recipe]:
-    """Where evaluations of a run are computed, and its recipe with these settings.
+    """The cluster that evaluates a run, and its recipe with these settings.
 
     Raises:
         CldError: the run belongs to another user, or its recipe may not be used.
     """
     require_may_change(run.path, "Nothing was started")
-    where = clusters.chosen(options.cluster, run)
+    cluster = clusters.chosen(options.cluster, run)
     recipe = trusted_recipe(run, allow_plugin=options.allow_plugin)
-    return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
+    return cluster, recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
 
 
 def steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluating") -> list[int]:
-    """The steps that ``--checkpoint`` means; says which damaged checkpoints are skipped.
+    """The steps that ``--checkpoint`` means; reports the damaged checkpoints that it skips.
 
     Raises:
         NotFoundError, CheckpointError: as `plan.checkpoints`.
@@ -325,13 +325,13 @@ def steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluating
 def start(
     planned: Iterable[Planned], group: Group | None = None, parallel: int | None = None
 ) -> Iterator[Planned]:
-    """Start what is neither complete nor being computed, and lost tasks of the latter.
+    """Start what is neither complete nor being computed, and lost tasks of what is being computed.
 
-    One submission is for all that are computed on the same cluster by jobs of the same size, as
-    runs of a group usually are.
+    Works of the same cluster and size of job, as those of a group usually are, share a submission.
 
     Args:
-        group: has the output in its folder; None for the run of each submission.
+        group: the output goes into its folder; None for the folder of the first run of a
+            submission.
 
     Raises:
         RecipeError: the cluster has no such jobs. Nothing is written.
@@ -340,56 +340,66 @@ def start(
         UsageError: a job of one of them belongs to a cluster that this cldctl does not know.
     """
     alike: dict[tuple[str, ClusterSpec], list[Planned]] = {}
-    for one in planned:
-        alike.setdefault((one.cluster.name, one.size), []).append(one)
-    for these in alike.values():
-        first, job = these[0], None
-        of_sweep = None if first.sweep is None else first.run.evals / first.sweep.id / "logs"
-        missing: list[tuple[Work, Sequence[int]]] = []
-        made: list[Path] = []
-        said: list[str] = []
-        with training.locked([one.run for one in these], first.cluster):
+    for plan_of_run in planned:
+        key = (plan_of_run.cluster.name, plan_of_run.size)
+        alike.setdefault(key, []).append(plan_of_run)
+    for plans in alike.values():
+        first = plans[0]
+        job: JobRef | None = None
+        logs = None
+        if group is not None:
+            logs = group.logs
+        elif first.sweep is not None:
+            logs = first.run.evals / first.sweep.id / "logs"
+        missing: list[tuple[RequestedWork, Sequence[int]]] = []
+        new_folders: list[Path] = []
+        messages: list[str] = []
+        with training.locked([plan_of_run.run for plan_of_run in plans], first.cluster):
             try:
-                for one in these:
-                    missing += _prepare(one, made)
+                for plan_of_run in plans:
+                    missing += _prepare(plan_of_run, new_folders)
                 if missing:
                     spec = specs.sharded(
                         [work.folder for work, _ in missing],
                         first.size,
                         first.cluster,
-                        run=next(one.run for one in these if one.those("started")),
-                        logs=of_sweep if group is None else group.logs,
+                        run=next(other.run for other in plans if other.those("started")),
+                        logs=logs,
                         parallel=parallel,
                     )
                     job = sharded.start(
-                        missing, first.cluster, spec, first.size, first.together, said.append
+                        missing, first.cluster, spec, first.size, first.together, messages.append
                     )
-            # Of other errors a job may be left, which needs them.
+            # After other errors there may be a job, which needs the folders.
             except (UsageError, SchedulerRefused, SchedulerAway):
-                for path in made:
+                for path in new_folders:
                     if not Ledger(path / "jobs.jsonl").events():
                         shutil.rmtree(path, ignore_errors=True)
                 raise
-        for one in these:
-            if one.those("started"):
-                one.job = job
-                # What people should know about the submission is said once.
-                one.said, said = said, []
-            yield one
+        for plan_of_run in plans:
+            if plan_of_run.those("started"):
+                plan_of_run.job = job
+                # One of them has the messages about the submission.
+                plan_of_run.said = messages
+                messages = []
+            yield plan_of_run
 
 
-def _state(work: Work, answers: Answers) -> str:
+def _state(work: RequestedWork, answers: Answers) -> str:
     return state_of(work.ledger.history(), DividedFacts(work), answers).name
 
 
-def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]:
-    """Find the state of works; returns those to start, which are on the disk then, and their
-    shards.
+def _prepare(planned: Planned, new_folders: list[Path]) -> list[tuple[RequestedWork, list[int]]]:
+    """Find the state of works, and store the requests of those to start.
 
     Args:
-        made: is told the folders that did not exist before.
+        new_folders: folders that are created are appended to it.
+
+    Returns:
+        The works to start, and the shards of each.
     """
-    run, sweep = planned.run, planned.sweep
+    run = planned.run
+    sweep = planned.sweep
     begun = [_begun(work) for work in planned.works]
     answers = sharded.ask_about(work for work in begun if work is not None and not work.is_done)
     states = ["STOPPED" if work is None else _state(work, answers) for work in begun]
@@ -399,68 +409,70 @@ def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]
         planned.cluster.check(specs.sharded(folders[:1], planned.size, planned.cluster, run=run))
     if sweep is not None:
         folders.append(run.evals / sweep.id)
-    made += [folder for folder in folders if not folder.exists()]
+    new_folders += [folder for folder in folders if not folder.exists()]
     if sweep is not None:
         sweep.save(run)
-    missing: list[tuple[Work, list[int]]] = []
-    for wanted, known, state in zip(planned.works, begun, states, strict=True):
-        work, shards, found = wanted, [], "already complete"
+    missing: list[tuple[RequestedWork, list[int]]] = []
+    for requested, known, state in zip(planned.works, begun, states, strict=True):
+        work = requested
+        shards: list[int] = []
+        found = "already complete"
         if state == "STOPPED":
             # A request that was damaged is written again: its product may be there already.
-            work = type(wanted)(_with_copies(run, wanted.request).store(wanted.folder))
+            work = type(requested)(_with_copies(run, requested.request).store(requested.folder))
             shards = work.to_start()
         elif known is not None and state in ("RUNNING", "PENDING"):
-            work, shards, found = known, sharded.unclaimed(known, answers), "being computed"
+            work = known
+            shards = sharded.unclaimed(work, answers)
+            found = "being computed"
             if planned.together:
-                # A tuning goes on to the budget that was asked for last, when it is started again.
-                known.request.store(known.folder)
+                # A tuning that is started again goes on to the newest budget.
+                work.request.store(work.folder)
         if shards:
             missing.append((work, shards))
-        planned.found[wanted.name] = "started" if shards else found
+        planned.found[requested.name] = "started" if shards else found
     return missing
 
 
 def _with_copies(run: RunFolder, request: Any) -> Any:
-    """A request whose plug-ins are copies in the run's folder, also those that only the command
-    line has named."""
-    files, own = getattr(request, "files", {}), run.recipe().plugins
+    """A request whose plug-ins are copies in the run's folder, including those typed just now."""
+    files = getattr(request, "files", {})
+    own = run.recipe().plugins
     new = [path for place, path in files.items() if place.startswith("plugin ") and path not in own]
     if not new:
         return request
-    stored = snapshot.store(
-        run.path, snapshot.Code(Manifest(kind="process")).with_plugins((it, it) for it in new)
-    )
-    return replace(
-        request, files=dict(zip(files, with_copies(list(files.values()), stored), strict=True))
-    )
+    code = snapshot.Code(Manifest(kind="process")).with_plugins((path, path) for path in new)
+    copies = with_copies(list(files.values()), snapshot.store(run.path, code))
+    return replace(request, files=dict(zip(files, copies, strict=True)))
 
 
-def _begun(work: Work) -> Work | None:
-    """Work, divided as it was begun; None if it was not, or its request is damaged and no job
-    computes it."""
+def _begun(work: RequestedWork) -> RequestedWork | None:
+    """Work, divided into shards as it was begun.
+
+    None if it was not begun, or if its request is damaged and no job computes it.
+    """
     with contextlib.suppress(NotFoundError):
-        return type(work)(
-            work.folder, replace(work.request, shards=work.request_type.load(work.folder).shards)
-        )
+        shards = work.request_type.load(work.folder).shards
+        return type(work)(work.folder, replace(work.request, shards=shards))
     return work if work.ledger.history().submitted and not work.is_done else None
 
 
 def _other_images(run: RunFolder, recipe: Recipe) -> Iterator[str]:
-    """Whether stored data have changed since the run has trained on them, in a line."""
+    """A warning if stored data have changed since the run trained on them."""
     data = recipe.data
-    with contextlib.suppress(DataError):  # A metric that reads them says so.
+    with contextlib.suppress(DataError):  # A metric that reads them reports it.
         if isinstance(data, StoredDataSpec):
             now = {IMAGES: store.of(data).split("train").digest}
             if are_other_data(now, run.ledger.history().data):
                 yield f"the examples in {data.path} are not those that {run.name} has trained on"
 
 
-def _division(planned: Planned, asked: int | None) -> Iterator[str]:
-    """Which evaluations have another number of shards than somebody asked for, a line each."""
-    if asked is None:
+def _division(planned: Planned, shards: int | None) -> Iterator[str]:
+    """Messages about evaluations whose number of shards is not that of ``--shards``."""
+    if shards is None:
         return
-    if (most := max(work.request.shards for work in planned.works)) < asked:
-        yield f"--shards {asked}: {most} shards instead, one for each file of rows"
+    if (most := max(work.request.shards for work in planned.works)) < shards:
+        yield f"--shards {shards}: {most} shards instead, one for each file of rows"
     for work in planned.works:
         begun = _begun(work)
         if begun is not None and begun.request.shards != work.request.shards:

@@ -25,7 +25,7 @@ from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
 from cld_core.run.lease import seems_alive
 from cld_core.run.state import OVER, is_locked
-from cld_core.run.work import Work, works_of
+from cld_core.run.work import RequestedWork, works_of
 from cld_core.version import __version__
 from cldctl import config
 
@@ -36,16 +36,19 @@ from .survey import Answers
 # What a row is made of, beside the work that has stopped. A finished evaluation or tuning does not
 # change; asking for more of it changes `evals` or `tuned`.
 _FILES = ("run.json", "attempts.jsonl", "progress.json", "checkpoints", "evals", "tuned")
-# What has changed less than so many seconds before it was read may change again without another
-# time. A job that is gone, though nothing says that it has ended for good, may be about to return
-# to the queue, or be put there by hand.
-QUIET_S, UNSURE_S = 5.0, 600.0
+# A file that changed less than this many seconds before it was read may change again without
+# another time.
+QUIET_S = 5.0
+# A job that is gone may return to the queue within this many seconds, unless the files say that the
+# run has ended for good.
+UNSURE_S = 600.0
 _LINK = -1
 T = TypeVar("T")
 R = TypeVar("R")
-# Of so many items it is seen whether the disk takes so many seconds for each; if it does, so many
-# threads look.
-_FIRST, _SLOW_S, _THREADS = 4, 0.001, 64
+# If the disk takes this many seconds for each of the first items, threads read the others.
+_FIRST = 4
+_SLOW_S = 0.001
+_THREADS = 64
 # A row that other code has made is not used: the modules in these folders make them.
 _MADE_BY = {cld_core: ("", "run"), cldctl: ("jobs", "runs")}
 # Inode, size and time of the last change of each file; None for those that are not there.
@@ -53,7 +56,7 @@ Files = Mapping[str, Sequence[int] | None]
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexedRun:
     """A run as it was seen: the inode of its folder, its files, and the fields of its `RunStatus`
     without the path."""
 
@@ -96,7 +99,7 @@ class _Read:
     run: RunFolder
     time: float
     files: dict[str, Sequence[int] | None]
-    works: Sequence[Work] | None
+    works: Sequence[RequestedWork] | None
     jobs: tuple[tuple[JobRef, bool], ...]
 
 
@@ -161,7 +164,8 @@ class Index:
         """The run that was made last; None without runs."""
 
         def age(folder: tuple[str, int]) -> tuple[float, str] | None:
-            (name, inode), run = folder, RunFolder(self.root / folder[0])
+            name, inode = folder
+            run = RunFolder(self.root / name)
             entry = self._entries.get(name)
             if entry is not None and entry.inode == inode:
                 return entry.row["created"] or 0.0, name
@@ -210,20 +214,20 @@ def _read(run: RunFolder) -> _Read | str | None:
     if not run.exists:
         return None
     # First, so that a row is never older than what is remembered of its files.
-    now, files = time.time(), files_of(str(run.path), _FILES)
+    now = time.time()
+    files = files_of(str(run.path), _FILES)
     try:
         works = works_of(run)
         return _Read(run, now, files, works, tuple(survey.jobs_of(run, works)))
-    except (
-        Exception
-    ):  # What is wrong with one run does not hide the others; its row says what it is.
+    except Exception:
+        # A damaged run does not hide the others; its row says what is wrong.
         return _Read(run, now, files, None, ())
 
 
-def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | None]:
-    """The row of a run, and what to remember of it; None if the row may change without its
-    files."""
-    run, row = read.run, status_or_reason(read.run, answers, read.works)
+def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, IndexedRun | None]:
+    """The row of a run, and its entry; None if the row may change without its files."""
+    run = read.run
+    row = status_or_reason(run, answers, read.works)
     is_over = row.is_readable and row.state in OVER and not row.is_evaluating
     is_known = (
         read.works is not None
@@ -233,25 +237,27 @@ def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | 
     )
     if not (is_over and is_known) or any(answers.may_live(*job) for job in read.jobs):
         return row, None
-    stopped = [f"evals/{it['id']}" for it in row.evals if it["state"] != "FINISHED"]
-    stopped += [f"tuned/{it['id']}" for it in row.tunings if it["state"] != "FINISHED"]
-    # Read after the row, but what has changed since is not quiet.
+    stopped = [f"evals/{entry['id']}" for entry in row.evals if entry["state"] != "FINISHED"]
+    stopped += [f"tuned/{entry['id']}" for entry in row.tunings if entry["state"] != "FINISHED"]
+    # Read after the row, but a file that has changed since is not quiet.
     more = [f"{work}{file}" for work in stopped for file in ("", "/jobs.jsonl")]
-    # Which rows of them are there, and what weights they are made of.
-    more += ["evals/rows", "averages"] if stopped else []
+    if stopped:
+        # Their rows, and the weights that these are computed from.
+        more += ["evals/rows", "averages"]
     files = read.files | files_of(str(run.path), more)
-    # Nothing of a finished run goes on by itself, whatever its cluster does.
+    # A finished run does not continue automatically, whatever its cluster does.
     least_s = UNSURE_S if stopped or row.state != "FINISHED" else QUIET_S
-    is_quiet = max(it[2] for it in files.values() if it) < (read.time - least_s) * 1e9
+    newest = max(file[2] for file in files.values() if file)
+    is_quiet = newest < (read.time - least_s) * 1e9
     if not is_quiet or seems_alive(run.leases) or is_locked(run.path):
         return row, None
-    return row, Entry(
-        inode, files, {name: value for name, value in row.to_dict().items() if name != "path"}
-    )
+    fields = row.to_dict()
+    del fields["path"]
+    return row, IndexedRun(inode, files, fields)
 
 
 def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
-    """How files of a run are now."""
+    """Inode, size and time of the last change of files of a run; None for missing ones."""
     found: dict[str, Sequence[int] | None] = {}
     for name in names:
         try:
@@ -263,8 +269,7 @@ def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | Non
 
 
 def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """The results for all items, in their order; where the disk is slow, several are worked on at
-    the same time."""
+    """The results for all items, in their order; in threads if the disk is slow."""
     before = time.perf_counter() - time.thread_time()
     first = [function(item) for item in items[:_FIRST]]
     if time.perf_counter() - time.thread_time() - before < _FIRST * _SLOW_S:
@@ -276,7 +281,7 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         found = pool.map(lambda part: [function(item) for item in part if not ended], parts)
         try:
             return [*first, *itertools.chain.from_iterable(found)]
-        except BaseException:  # After Ctrl-C, nobody waits for the rest.
+        except BaseException:  # After Ctrl-C, the rest is not computed.
             ended.append(True)
             raise
 
@@ -290,42 +295,38 @@ def _file_for(root: Path) -> Path | None:
     return None
 
 
-def _load(file: Path) -> dict[str, Entry]:
-    """The entries of a file by name of the run; none if it is missing, damaged, not this user's or
-    of other code."""
+def _load(file: Path) -> dict[str, IndexedRun]:
+    """The entries of a file by name of the run.
+
+    None if the file is missing, damaged, not this user's, or written by other code.
+    """
     try:
         with opened(file) as stream:
             if problem_of(os.fstat(stream.fileno())) is not None:
                 return {}
             seal, _, content = stream.read(MAX_BYTES).partition(b"\n")
-        return (
-            {name: Entry(*it) for name, it in json.loads(content).items()}
-            if seal == _seal(content)
-            else {}
-        )
+        if seal != _seal(content):
+            return {}
+        return {name: IndexedRun(*fields) for name, fields in json.loads(content).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def _save(file: Path, entries: Mapping[str, Entry]) -> None:
-    """Replace a file. That it cannot be written harms nobody."""
-    plain = {name: [it.inode, it.files, it.row] for name, it in entries.items()}
+def _save(file: Path, entries: Mapping[str, IndexedRun]) -> None:
+    """Replace a file, unless it cannot be written: the index is only a cache."""
+    plain = {name: [entry.inode, entry.files, entry.row] for name, entry in entries.items()}
     content = json.dumps(plain, separators=(",", ":")).encode()
     with contextlib.suppress(OSError), replacing(file) as stream:
         stream.write(_seal(content) + b"\n" + content)
 
 
 def _seal(content: bytes) -> bytes:
-    """The first line of a file: a digest of the rest and of the code that made it, which changes in
-    a checkout."""
-    folders = [
-        Path(root, name) for it, names in _MADE_BY.items() for root in it.__path__ for name in names
-    ]
-    modules = [
-        (it.name, it.stat().st_size, it.stat().st_mtime_ns)
-        for folder in folders
-        for it in folder.glob("*.py")
-    ]
-    return (
-        hashlib.sha256(repr((__version__, sorted(modules))).encode() + content).hexdigest().encode()
-    )
+    """The first line of a file: a digest of the rest and of the code that made it."""
+    modules = []
+    for package, folders in _MADE_BY.items():
+        for root, folder in itertools.product(package.__path__, folders):
+            for file in Path(root, folder).glob("*.py"):
+                status = file.stat()
+                modules.append((file.name, status.st_size, status.st_mtime_ns))
+    made_by = repr((__version__, sorted(modules))).encode()
+    return hashlib.sha256(made_by + content).hexdigest().encode()

@@ -1,5 +1,4 @@
-"""What a new run, or a sweep of new runs, is to be: from the command line to recipes and names.
-Writes nothing."""
+"""From the command line of `submit` to the recipes and names of new runs. Writes nothing."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from cldctl.lookup import find_profile, find_recipe
 from . import selection
 
 if TYPE_CHECKING:
-    from cld_core.importing import Origin
+    from cld_core.importing import StartingWeights
 
 # Each is a run with a folder of its own, which is locked while the jobs are submitted.
 MAX_CELLS = 500
@@ -43,15 +42,18 @@ _NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
 _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")
 _AFTER: Mapping[str, Literal["ended", "succeeded"]] = {"ok": "succeeded", "any": "ended"}
 _UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
+_NOT_IN_TRAINING = (
+    "it changes no training. Sweep over it afterwards: `cldctl eval RUN --sweep KEY=a,b`"
+)
+# Sections whose keys cannot be swept, and why.
 _NOT_SWEPT = {
     "cluster": (
-        "the jobs of a sweep are one array, in which all are of the same size. Submit a "
-        "group for each value"
+        "the jobs of a sweep are one array, in which all are of the same size. "
+        "Submit a group for each value"
     ),
-    **dict.fromkeys(
-        ("sampling", "eval", "ema"),
-        "it changes no training. Sweep over it afterwards: `cldctl eval RUN --sweep KEY=a,b`",
-    ),
+    "sampling": _NOT_IN_TRAINING,
+    "eval": _NOT_IN_TRAINING,
+    "ema": _NOT_IN_TRAINING,
 }
 # Keys that follow from the data where they are null; recipes of earlier versions have numbers.
 _OF_DATA = ("data.size", "data.channels", "network.image_size", "network.image_channels")
@@ -59,7 +61,7 @@ _SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class PlannedRun:
     """One run: its name, that of its group, its value on each axis of a sweep, and its recipe."""
 
     name: str
@@ -70,23 +72,25 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions:
-    """A new run, or the runs of a sweep, as somebody asked for it. Nothing is written.
+    """A new run, or the runs of a sweep, as typed on the command line. Nothing is written.
 
     Attributes:
         recipe: its name or file.
         root: the folder of the runs.
         name: of the run, or of a sweep's group; None for one that begins with that of the recipe.
-        given: overrides of the command line; ``profile``: what it names.
-        sweep: "KEY=a,b,c", of which each combination of values is a run; ``parallel``: how many may
-            train at once.
+        given: overrides of the command line.
+        profile: the name of a profile.
+        sweep: axes, "KEY=a,b,c"; each combination of values is a run.
+        parallel: how many runs of a sweep may train at once.
         chained: metrics of the evaluation that follows each training, lists of names with commas;
-            none without one.
-        tags: to find it again by; ``note``: what it is for.
+            empty for no evaluation.
+        tags: the tags of the run.
+        note: its note.
         live_code: run the checkout itself, in place of a copy in the run's folder.
         after: "JOBID[:ok|any]", a job of the same cluster that must succeed, or end, before a
             training starts.
-        weights: "RUN[@STEP]" or "FILE.safetensors", whose weights the runs start from; ``partial``:
-            what does not fit may start afresh.
+        weights: "RUN[@STEP]" or "FILE.safetensors", whose weights the runs start from.
+        partial: weights that do not fit may start afresh.
     """
 
     recipe: str
@@ -106,75 +110,81 @@ class SubmitOptions:
 
     @cached_property
     def file(self) -> Path:
-        """Where the recipe is read from."""
+        """The file of the recipe."""
         return find_recipe(self.recipe)
 
     @cached_property
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[PlannedRun, ...]:
         """The runs of a sweep, the last axis changing fastest, or the only run.
 
         Raises:
             RecipeError: there is no such recipe, it cannot be read, or its plug-in cannot be
                 imported.
-            UsageError: the name cannot be one, options are wrong or do not go together, a value is
+            UsageError: the name is invalid, options are wrong or do not go together, a value is
                 invalid, the jobs are not of the same size, or two cells are the same; names the
                 cell.
         """
         selection.check_labels(self.tags, self.note)
         if self.parallel is not None and not self.sweep:
             raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
-        profile, axes = find_profile(self.profile), axes_of(self.sweep)
+        profile = find_profile(self.profile)
+        axes = axes_of(self.sweep)
         refuse_twice("--sweep", [axis.key for axis in axes], self.given)
         name = ""
-        cells: dict[str, Cell] = {}
+        # By the digest of the recipe.
+        cells: dict[str, PlannedRun] = {}
         for values in combinations(axes):
             own = settings(values)
-            # What is wrong at the first may be wrong at all of them.
+            # Errors of the first cell do not name it: they may be those of all cells.
             with named(own if cells else ()):
                 recipe = load(self.file, [*self.given, *own], profile)
             if not cells:
-                # A recipe may be complete only with the values of a cell: its name is in any of
-                # them.
+                # A recipe may be complete only with the values of a cell.
                 name = new_name(recipe.name) if self.name is None else self.name
                 (check_group_name if axes else check_name)(name)
             with named(own):
-                cell = Cell(name=run_name(name, values), group=name, values=values, recipe=recipe)
+                cell = PlannedRun(
+                    name=run_name(name, values), group=name, values=values, recipe=recipe
+                )
                 check_name(cell.name)
                 _check_size(next(iter(cells.values()), cell), cell)
-                if (other := cells.get(digest(recipe.to_dict()))) is not None:
-                    which = " ".join(settings(other.values))
+                key = digest(recipe.to_dict())
+                if key in cells:
                     raise UsageError(
-                        f"the recipe is the same as at {which}. Leave one of them out."
+                        f"the recipe is the same as at {' '.join(settings(cells[key].values))}. "
+                        f"Leave one of them out."
                     )
-            cells[digest(recipe.to_dict())] = cell
+            cells[key] = cell
         return tuple(cells.values())
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """Those of the evaluation that follows each training; plug-ins of the recipe may have
-        registered some."""
+        """The metrics of the evaluation that follows each training."""
+        # Reading the recipes imports their plug-ins, which may register metrics.
         return parse_metrics(self.chained if self.cells else ())
 
     @cached_property
-    def origin(self) -> "Origin | None":
-        """The weights that the runs start from; None if those are new.
+    def origin(self) -> "StartingWeights | None":
+        """The weights that the runs start from; None for new ones.
 
         Raises:
             UsageError: --partial goes with --from.
-            CldError: as `Origin.of`.
+            CldError: as `StartingWeights.of`.
         """
         if self.weights is None:
             if self.partial:
                 raise UsageError("--partial goes with --from. Leave it out.")
             return None
-        from cld_core.importing import Origin
+        from cld_core.importing import StartingWeights
 
-        return Origin.of(self.weights, self.root)
+        return StartingWeights.of(self.weights, self.root)
 
     @property
     def is_checked_first(self) -> bool:
-        """Whether all that it needs is looked at before a preview, too; of other single runs, data
-        may be missing."""
+        """Whether everything is checked before a preview, too.
+
+        A preview of another run does not need its data.
+        """
         return bool(self.sweep or self.weights or self.partial)
 
     @property
@@ -183,7 +193,7 @@ class SubmitOptions:
         return Group(self.root, self.cells[0].group) if self.sweep else None
 
     def waits_for(self, cluster: Cluster) -> After | None:
-        """What the trainings wait for.
+        """The job that the trainings wait for; None without ``--after``.
 
         Raises:
             UsageError: it is not of this form, or the cluster has no jobs that wait.
@@ -191,22 +201,21 @@ class SubmitOptions:
         if self.after is None:
             return None
         job_id, colon, how = self.after.partition(":")
-        if not _JOB_ID.fullmatch(job_id) or (how or "ok") not in _AFTER or (colon and not how):
-            text = "write the number of a job, and perhaps how it must end"
+        if not colon:
+            how = "ok"
+        if not _JOB_ID.fullmatch(job_id) or how not in _AFTER:
             raise UsageError(
-                f"--after '{self.after}': {text}: --after 1234, --after 1234:ok or --after "
-                f"1234:any."
+                f"--after '{self.after}': write the number of a job, and perhaps how it must end: "
+                f"--after 1234, --after 1234:ok or --after 1234:any."
             )
         if not cluster.queues:
-            text = (
-                f"the cluster {cluster.name} has no queue in which a training could wait for a job"
-            )
             raise UsageError(
-                f"--after {self.after}: {text}. Leave it out, or use another --cluster."
+                f"--after {self.after}: the cluster {cluster.name} has no queue in which a "
+                f"training could wait for a job. Leave it out, or use another --cluster."
             )
-        return After((JobRef(cluster=cluster.name, job_id=job_id),), _AFTER[how or "ok"])
+        return After((JobRef(cluster=cluster.name, job_id=job_id),), _AFTER[how])
 
-    def run(self, cell: Cell | None = None) -> RunFolder:
+    def run(self, cell: PlannedRun | None = None) -> RunFolder:
         """The folder of a run; default: the first one."""
         return RunFolder(self.root / (cell or self.cells[0]).name)
 
@@ -226,36 +235,31 @@ def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
     cells = len(combinations(axes))
     if cells > MAX_CELLS:
         raise UsageError(
-            f"--sweep: {cells} runs are more than {MAX_CELLS} at once. Sweep over fewer values, "
-            f"then add the others "
-            "with the same --name."
+            f"--sweep: {cells} runs are more than {MAX_CELLS} at once. "
+            f"Sweep over fewer values, then add the others with the same --name."
         )
     return axes
 
 
 def check_group_name(name: str) -> None:
-    """Refuse what cannot name a group.
-
-    Raises:
-        UsageError
-    """
+    """Raises UsageError if a group cannot have this name."""
     check_name(name)
     if len(name) > MAX_GROUP_NAME:
-        text = (
-            f"the name of a group has at most {MAX_GROUP_NAME} letters, because the names of "
-            f"its runs begin with it"
+        raise UsageError(
+            f"--name {name}: the name of a group has at most {MAX_GROUP_NAME} letters, because "
+            f"the names of its runs begin with it. Use a shorter one."
         )
-        raise UsageError(f"--name {name}: {text}. Use a shorter one.")
 
 
 def run_name(group: str, values: Mapping[str, str]) -> str:
     """The name of a run of a group, made of its values alone: toy-seed0-lr1e-4.
 
-    Values that cannot be part of a name as they are, or could be read in two ways, are told apart
-    by a digest.
+    Values that cannot be part of a name as they are, or could be read in two ways, are
+    distinguished by a digest.
     """
     shorts = [key.rpartition(".")[2] for key in values]
-    words, is_plain = [], True
+    words = []
+    is_plain = True
     for key, value in values.items():
         short = key.rpartition(".")[2]
         is_number = _NUMBER.fullmatch(value) is not None
@@ -270,7 +274,7 @@ def run_name(group: str, values: Mapping[str, str]) -> str:
 
 
 def existing(options: SubmitOptions) -> dict[str, RunFolder]:
-    """The runs of the group that cells have already, by the name of the cell.
+    """The runs of the group that exist already, by the name of their cell.
 
     Raises:
         UsageError: a name is taken by a run of no group, or of another; or a run was submitted with
@@ -287,38 +291,41 @@ def existing(options: SubmitOptions) -> dict[str, RunFolder]:
             _check_origin(run, options.origin)
             found[cell.name] = run
         elif (other := options.run(cell)).exists:
-            text = f"a run of this name exists, and is not part of the group {options.group.name}"
-            raise UsageError(f"{other.path}: {text}. Choose another --name.")
+            raise UsageError(
+                f"{other.path}: a run of this name exists, and is not part of the group "
+                f"{options.group.name}. Choose another --name."
+            )
     return found
 
 
-def _check_same(run: RunFolder, cell: Cell) -> None:
-    """Refuse to take a run for a cell if it was submitted with other settings, which would go
-    unnoticed."""
-    wanted = _comparable(cell.recipe.anchored(Path.cwd()))
-    # As it was submitted, or as it was continued: both are what somebody asked for.
-    stored = [_comparable(recipe) for recipe in (load_frozen(run.recipe_file), run.recipe())]
-    differing = [_differing(recipe, wanted) for recipe in stored]
-    if not all(differing):
+def _check_same(run: RunFolder, cell: PlannedRun) -> None:
+    """Raises UsageError if the run of a cell was submitted with other settings."""
+    requested = _comparable(cell.recipe.anchored(Path.cwd()))
+    submitted = _comparable(load_frozen(run.recipe_file))
+    differing = _differing(submitted, requested)
+    # The settings may also be those that `resume` has changed.
+    if not differing or not _differing(_comparable(run.recipe()), requested):
         return
-    texts = [f"{key}={to_yaml_line(stored[0].get(key))}" for key in differing[0][:3]]
-    fix = "Use another --name, or the settings that the group was submitted with"
-    raise UsageError(f"{run.name} exists, and was submitted with {', '.join(texts)}. {fix}.")
+    texts = [f"{key}={to_yaml_line(submitted.get(key))}" for key in differing[:3]]
+    raise UsageError(
+        f"{run.name} exists, and was submitted with {', '.join(texts)}. "
+        f"Use another --name, or the settings that the group was submitted with."
+    )
 
 
-def _check_origin(run: RunFolder, origin: "Origin | None") -> None:
-    """Refuse to take a run for a cell if it started from other weights."""
-    known = run.identity().get("started_from")
-    if known != (None if origin is None else origin.identity):
-        words = "new weights" if known is None else f"{known['path']} at step {known['step']}"
-        text = f"{run.name} exists, and started from {words}"
+def _check_origin(run: RunFolder, origin: "StartingWeights | None") -> None:
+    """Raises UsageError if the run of a cell started from other weights."""
+    stored = run.identity().get("started_from")
+    if stored != (None if origin is None else origin.identity):
+        words = "new weights" if stored is None else f"{stored['path']} at step {stored['step']}"
         raise UsageError(
-            f"{text}. Use another --name, or the --from that the group was submitted with."
+            f"{run.name} exists, and started from {words}. "
+            f"Use another --name, or the --from that the group was submitted with."
         )
 
 
 def _comparable(recipe: Recipe) -> dict[str, object]:
-    """By key, what a training depends on: not the jobs, and not where a plug-in lies."""
+    """By key, the settings that a training depends on: not `cluster`, nor the path of a plug-in."""
     values = leaves(recipe.to_dict())
     return {
         key: value
@@ -328,26 +335,29 @@ def _comparable(recipe: Recipe) -> dict[str, object]:
 
 
 def _differing(stored: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
-    """Keys with other values, unless they mean the same: what only the data decide, and attention
-    that is null."""
+    """The keys whose values differ in meaning.
+
+    Null is the same as the default that it stands for: the shape of the data, or of attention.
+    """
 
     def same(key: str) -> bool:
         pair = stored.get(key), wanted.get(key)
-        derived = None in pair and (
-            key in _OF_DATA or (key == "network.attention" and (ATTENTION,) in pair)
-        )
-        return pair[0] == pair[1] or derived
+        if pair[0] == pair[1]:
+            return True
+        is_default = key in _OF_DATA or (key == "network.attention" and (ATTENTION,) in pair)
+        return None in pair and is_default
 
     return [key for key in {**wanted, **stored} if not same(key)]
 
 
-def _check_size(first: Cell, cell: Cell) -> None:
+def _check_size(first: PlannedRun, cell: PlannedRun) -> None:
     if cell.recipe.cluster != first.recipe.cluster:
-        own, other = asdict(cell.recipe.cluster), asdict(first.recipe.cluster)
-        differing = [f"cluster.{name}" for name, value in own.items() if value != other[name]]
-        text = f"{', '.join(differing)} differs from that of {' '.join(settings(first.values))}"
+        expected = asdict(first.recipe.cluster)
+        size = asdict(cell.recipe.cluster)
+        keys = [f"cluster.{name}" for name, value in size.items() if value != expected[name]]
         raise UsageError(
-            f"{text}: the jobs of an array are all of the same size. Set it to one value."
+            f"{', '.join(keys)} differs from that of {' '.join(settings(first.values))}: "
+            f"the jobs of an array are all of the same size. Set it to one value."
         )
 
 
@@ -367,7 +377,7 @@ def network_evaluations(text: str) -> tuple[int, ...]:
     """The numbers of network evaluations that ``--nfe`` lists, in their order.
 
     Raises:
-        UsageError: one of them is not a whole number above 0, or is given twice.
+        UsageError: one is not a positive whole number, or is given twice.
     """
     words = [word.strip() for word in text.split(",")]
     for word in words:
@@ -385,8 +395,7 @@ def network_evaluations(text: str) -> tuple[int, ...]:
 def named_as_typed(
     run: RunFolder, options: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[None]:
-    """Errors of recipes name the option that was typed rather than the key that it set, and ``run``
-    in commands.
+    """Make errors of recipes name the typed option rather than the key that it set, and the run.
 
     Args:
         options: the option of each key, such as "--nfe" of "sampling.nfe".

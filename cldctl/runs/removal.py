@@ -1,5 +1,4 @@
-"""Removing runs for good, or checkpoints of runs that are over: what may go, how much it is, and
-that nothing lives."""
+"""Removing runs, or checkpoints of runs that are over, unless something of them is alive."""
 
 import contextlib
 import errno
@@ -21,7 +20,7 @@ from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive
 from cld_core.run.state import OVER, is_locked
-from cld_core.run.work import evaluations_of, tunings_of
+from cld_core.run.work import Work, evaluations_of, tunings_of
 from cldctl import locks
 
 from . import survey
@@ -36,7 +35,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class Removal:
-    """A run that may be removed, as it is now, and the bytes that its files take."""
+    """A run that may be removed.
+
+    Attributes:
+        status: its status now.
+        size: the bytes of its files.
+    """
 
     run: RunFolder
     status: RunStatus
@@ -69,7 +73,8 @@ def remove(removal: Removal) -> None:
     Raises:
         CldError: it is alive, or others start a job of it.
     """
-    run, group = removal.run, Group.of(removal.run)
+    run = removal.run
+    group = Group.of(run)
     with alone(run, "It was not removed") as check:
         hidden = run.path.with_name(f".{run.name}.{secrets.token_hex(4)}.removed")
         check()
@@ -82,15 +87,14 @@ def remove(removal: Removal) -> None:
 
 @contextlib.contextmanager
 def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
-    """Own a run of which nothing is alive: nobody starts a job of it, or trains it in another way,
-    meanwhile.
+    """Own a run of which nothing is alive, so that no job of it is started and nothing trains it.
 
     Args:
         otherwise: what is not done if something is alive; a sentence without its full stop.
 
-    Returns:
-        What raises an error once another process has taken the run over; called before anything is
-        removed.
+    Yields:
+        A function to call before anything is removed; it raises an error if another process has
+        taken the run over.
 
     Raises:
         CldError: something is alive, or that cannot be found out.
@@ -108,7 +112,7 @@ def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
         except OSError as error:
             if error.errno not in _FULL:
                 raise _unknown_owner(run, error, otherwise) from error
-            # Whoever makes room on a full disk cannot write there first.
+            # No lease can be written on a full disk, where room is to be made.
             yield lambda: None
             return
         try:
@@ -118,18 +122,19 @@ def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
 
 
 def _unknown_owner(run: RunFolder, error: OSError, otherwise: str) -> CldError:
-    text = f"whether something writes into this run cannot be found out ({error.strerror or error})"
     return CldError(
-        f"{run.leases}: {text}. {otherwise}. Make the folder readable and writable, and try again."
+        f"{run.leases}: whether something writes into this run cannot be found out "
+        f"({error.strerror or error}). {otherwise}. Make the folder readable and writable, and "
+        f"try again."
     )
 
 
 def _remove_empty(group: Group) -> None:
-    """Remove what the runs of a group shared, after the last of them, unless somebody starts others
-    at this moment."""
-    if not group.path.is_dir() or not is_mine(group.path) or is_locked(group.path) or group.runs():
+    """Remove the folder of a group without runs, unless a command starts some at this moment."""
+    if not group.path.is_dir() or not is_mine(group.path):
         return
-    shutil.rmtree(group.path, ignore_errors=True)
+    if not is_locked(group.path) and not group.runs():
+        shutil.rmtree(group.path, ignore_errors=True)
 
 
 def clear_left(root: Path) -> None:
@@ -174,7 +179,7 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
 
 
 def _jobs(run: RunFolder) -> list[tuple[JobRef, bool]]:
-    """The jobs of a run; those that the ledger of a damaged one still tells of."""
+    """The jobs of a run; of a damaged one, those that its ledger still names."""
     jobs: list[tuple[JobRef, bool]] = []
     try:
         jobs.extend(survey.jobs_of(run))
@@ -185,8 +190,10 @@ def _jobs(run: RunFolder) -> list[tuple[JobRef, bool]]:
 
 
 def size_of(folder: Path) -> int:
-    """The bytes of all files in a folder; links are not followed, and a file of several names
-    counts once."""
+    """The bytes of all files in a folder, without following links.
+
+    A file with several names counts once.
+    """
     statuses = [
         os.lstat(os.path.join(parent, name))
         for parent, _, names in os.walk(folder)
@@ -221,15 +228,16 @@ def _require_removable(run: RunFolder) -> None:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What of a run's checkpoints is removed, and what stays.
+    """The checkpoints and rows of a run that are removed, and the checkpoints that stay.
 
     Attributes:
-        remove: steps, ascending; ``size`` is the bytes of their files.
-        keep: why it is kept, by step.
-        averages: files of snapshots of averages that are removed; ``size_of_averages`` is their
-            bytes.
-        rows: folders of what evaluations computed that none names any more; ``size_of_rows`` is
-            their bytes.
+        remove: the steps of checkpoints that are removed, ascending.
+        size: the bytes of their files.
+        keep: by step, why a checkpoint is kept.
+        averages: files of snapshots of averages that are removed.
+        size_of_averages: their bytes.
+        rows: folders of rows that no evaluation names any more.
+        size_of_rows: their bytes.
     """
 
     run: RunFolder
@@ -249,9 +257,9 @@ def plan_pruning(
     verified.
 
     Args:
-        keep_every: checkpoints of every so many steps are kept, besides the milestones of the
+        keep_every: keep the checkpoints of multiples of this step, besides the milestones of the
             recipe.
-        averages: remove the snapshots of averages, too. The checkpoints keep their own.
+        averages: remove the snapshots of averages, too. The checkpoints keep their own averages.
 
     Raises:
         CldError: a run belongs to another user, or its checkpoints cannot be read.
@@ -265,15 +273,23 @@ def plan_pruning(
     for run in runs:
         require_over(run, answers, "Nothing was removed")
         keep = _kept(run, keep_every)
-        others = tuple(step for step in run.listed_steps() if step not in keep)
-        size = _size(
-            file for step in others for file in checkpoint_files.files_of(run.checkpoint_file(step))
-        )
-        stored = _averages(run) if averages else ()
+        steps = tuple(step for step in run.listed_steps() if step not in keep)
+        files: list[Path] = []
+        for step in steps:
+            files += checkpoint_files.files_of(run.checkpoint_file(step))
+        snapshots = _averages(run) if averages else ()
         rows = tuple(unnamed_rows(run))
-        prunings.append(
-            Pruning(run, others, size, keep, stored, _size(stored), rows, sum(map(size_of, rows)))
+        pruning = Pruning(
+            run=run,
+            remove=steps,
+            size=_size(files),
+            keep=keep,
+            averages=snapshots,
+            size_of_averages=_size(snapshots),
+            rows=rows,
+            size_of_rows=sum(map(size_of, rows)),
         )
+        prunings.append(pruning)
     return prunings
 
 
@@ -302,12 +318,19 @@ def prune(pruning: Pruning) -> None:
 
 
 def _averages(run: RunFolder) -> tuple[Path, ...]:
-    works = [(work.request.ema.length, work) for work in evaluations_of(run)]
-    for length, work in (*works, *((work.request.ema_length, work) for work in tunings_of(run))):
-        if length is not None and not work.is_done:
-            fix = f"Run `{work.command}` again to finish it, or leave out --averages"
+    """The snapshots of averages.
+
+    Raises:
+        UsageError: an evaluation or tuning needs them.
+    """
+    works: list[Work] = []
+    works += [work for work in evaluations_of(run) if work.request.ema.length is not None]
+    works += [work for work in tunings_of(run) if work.request.ema_length is not None]
+    for work in works:
+        if not work.is_done:
             raise UsageError(
-                f"{run.name}: {work.name} still needs the snapshots of averages. {fix}."
+                f"{run.name}: {work.name} still needs the snapshots of averages. "
+                f"Run `{work.command}` again to finish it, or leave out --averages."
             )
     return tuple(checkpoint_files.snapshot_files(run))
 
@@ -319,22 +342,25 @@ def _size(files: Iterable[Path]) -> int:
 def _kept(run: RunFolder, keep_every: int | None) -> dict[int, str]:
     """The steps whose checkpoints are kept, and why."""
     last, _ = checkpoint_files.newest_good(run)
-    history, recipe = run.ledger.history(), run.recipe()
-    evaluated = {
-        work.request.checkpoint_step for work in evaluations_of(run)
-    } | run.steps_to_evaluate()
+    history = run.ledger.history()
+    recipe = run.recipe()
+    evaluated = {work.request.checkpoint_step for work in evaluations_of(run)}
+    evaluated |= run.steps_to_evaluate()
     tuned = {work.request.checkpoint_step for work in tunings_of(run)}
     keep: dict[int, str] = {}
     for step in run.listed_steps():
-        reasons = {
-            "the last": step == last,
-            "after the last intact one": last is None or step > last,
-            "evaluated": step in evaluated,
-            "a sampler was tuned to it": step in tuned,
-            "imported": step == history.imported_step,
-            "a milestone of the recipe": recipe.train.is_milestone(step),
-            f"a multiple of {keep_every}": keep_every is not None and step % keep_every == 0,
-        }
-        if any(reasons.values()):
-            keep[step] = next(reason for reason, holds in reasons.items() if holds)
+        if step == last:
+            keep[step] = "the last"
+        elif last is None or step > last:
+            keep[step] = "after the last intact one"
+        elif step in evaluated:
+            keep[step] = "evaluated"
+        elif step in tuned:
+            keep[step] = "a sampler was tuned to it"
+        elif step == history.imported_step:
+            keep[step] = "imported"
+        elif recipe.train.is_milestone(step):
+            keep[step] = "a milestone of the recipe"
+        elif keep_every is not None and step % keep_every == 0:
+            keep[step] = f"a multiple of {keep_every}"
     return keep

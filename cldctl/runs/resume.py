@@ -10,20 +10,21 @@ from cld_core.config.loader import anchored_overrides, as_overrides
 from cld_core.data import store
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
-from cld_core.registration import import_plugins, is_shipped
+from cld_core.plugins import import_plugins, is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run import recipe as frozen
 from cld_core.run.checkpoints import DamagedCheckpoint, newest_good
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Requested
 from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.recipe import require_own_plugin, trusted_recipe
 from cld_core.run.state import OVER, RESUMABLE
+from cld_core.run.work import evaluations_of
 from cldctl import locks
 from cldctl.clusters.base import Cluster
 from cldctl.jobs import specs
-from cldctl.jobs.train import chained
 from cldctl.lookup import find_profile
 
 from . import snapshot, survey
@@ -31,16 +32,16 @@ from .index import Index, side_by_side
 from .selection import command
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
-from .training import Begun, Skipped, Start, require_inputs, require_native, train
+from .training import Begun, Skipped, TrainingStart, require_inputs, require_native, train
 
-# Called before a run continues: the run, its recipe, the step that it continues from, newer
+# Called before a run continues, with the run, its recipe, the step that it continues from, newer
 # checkpoints that are damaged, and warnings.
-About = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
+OnContinue = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """What somebody wants of a run that continues.
+    """How a run is to continue.
 
     Attributes:
         overrides: of the command line, behind those of ``profile``.
@@ -48,8 +49,8 @@ class Continuation:
         allow_plugin: whether plug-ins and hooks of a run that others can write to may run.
         update_code: whether the run's code is replaced by that of the checkout.
         other_data: whether it may train on other data than it has so far.
-        max_age_s: how old an answer may be that says that the run is not alive, seconds: one
-            question is enough for many runs.
+        max_age_s: the greatest age of an answer that says that the run is not alive, seconds, so
+            that one poll is enough for many runs.
     """
 
     overrides: tuple[str, ...] = ()
@@ -62,23 +63,23 @@ class Continuation:
 
 
 def with_profile(profile: str | None, overrides: Sequence[str]) -> tuple[str, ...]:
-    """Overrides of the command line behind those of a profile: what is typed goes over it.
+    """The overrides of a profile, followed by those of the command line, which take precedence.
 
     Raises:
         RecipeError: there is no such profile, or it cannot be read.
     """
     file = find_profile(profile)
-    return (*(() if file is None else as_overrides(file)), *overrides)
+    return tuple(overrides) if file is None else (*as_overrides(file), *overrides)
 
 
 def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
-    """The runs under ``root`` that can be resumed and are not alive, and those that could not be
-    judged or changed."""
+    """The runs under ``root`` to resume, and those whose state is unknown or that others own."""
     runs = Index(root).unfinished()
-    # Also about those whose rows are remembered: each `resume` needs the answers.
+    # All of them are polled, because each `resume` needs the answers.
     answers = survey.of_runs(runs)
     rows = side_by_side(lambda run: status_or_reason(run, answers), runs)
-    chosen, skipped = [], []
+    chosen: list[RunFolder] = []
+    skipped: list[Skipped] = []
     for row in sorted(rows, key=lambda row: (row.created or 0.0, row.name)):
         run = RunFolder(row.path)
         if not row.is_readable:
@@ -102,13 +103,14 @@ def _require_answers(run: RunFolder, answers: Answers) -> None:
 
 def resume(
     which: RunFolder | Group,
-    asked: Continuation,
+    continuation: Continuation,
     cluster: Cluster,
-    about: About,
+    about: OnContinue,
     started: Callable[[RunFolder], None] = lambda run: None,
 ) -> Begun:
-    """Continue a run, or those of a group that neither train nor are finished; finished ones with
-    more ``train.steps``.
+    """Continue a run, or the runs of a group that neither train nor are finished.
+
+    Finished runs continue if ``train.steps`` is raised.
 
     Args:
         about: called before a run continues.
@@ -128,15 +130,17 @@ def resume(
     begun = Begun(cluster=cluster, group=group, started=started)
     begun.runs = [which] if isinstance(which, RunFolder) else which.runs()
     with locks.only_one(which.path, cluster):
-        train(begun, continued(begun, begun.runs, asked, about))
+        train(begun, continued(begun, begun.runs, continuation, about))
     return begun
 
 
 def continued(
-    begun: Begun, runs: Sequence[RunFolder], asked: Continuation, about: About
-) -> list[Start]:
-    """The run, or those of the runs of a group that are to continue; what the others are is noted
-    in ``begun``.
+    begun: Begun, runs: Sequence[RunFolder], continuation: Continuation, about: OnContinue
+) -> list[TrainingStart]:
+    """The starts of the run, or of those runs of a group that are to continue.
+
+    Args:
+        begun: gets the states of the other runs.
 
     Raises:
         UsageError, SchedulerAway: a cluster that would know which of them are alive cannot be
@@ -144,14 +148,16 @@ def continued(
         CldError: the only run cannot continue.
     """
     if begun.group is None:
+        max_age_s = continuation.max_age_s
         return [
-            _ready(run, asked, begun.cluster, about, survey.lately(run, asked.max_age_s))
+            _ready(run, continuation, begun.cluster, about, survey.lately(run, max_age_s))
             for run in runs
         ]
     jobs = survey.jobs_of_all(runs)
     answers = survey.ask_about(jobs)
     unknown = f"Which runs of {begun.group.name} are alive is unknown, and nothing was started"
     answers.require(survey.needed_for(jobs), unknown)
+    has_more_steps = any(text.startswith("train.steps=") for text in continuation.overrides)
     starts = []
     for run in runs:
         row = status_or_reason(run, answers)
@@ -159,19 +165,18 @@ def continued(
             begun.skipped.append(Skipped(run, str(row.reason), 1))
             continue
         history = run.ledger.history()
-        # Who holds the group's lock knows that no other command is still making the run.
+        # The lock of the group is held, so that no other command is still making the run.
         is_abandoned = not (history.request or history.submitted or history.attempts)
-        if row.state == "FINISHED" and not any(
-            text.startswith("train.steps=") for text in asked.overrides
-        ):
+        if row.state == "FINISHED" and not has_more_steps:
             begun.found[run.name] = "finished already"
         elif row.state not in {*RESUMABLE, "FINISHED"} and not is_abandoned:
             begun.found[run.name] = "running already"
         else:
             try:
-                starts.append(
-                    _ready(run, asked, begun.cluster, about, answers, is_abandoned=is_abandoned)
+                start = _ready(
+                    run, continuation, begun.cluster, about, answers, is_abandoned=is_abandoned
                 )
+                starts.append(start)
             except CldError as error:
                 begun.skipped.append(Skipped(run, str(error), error.exit_code))
     return starts
@@ -179,59 +184,61 @@ def continued(
 
 def _ready(
     run: RunFolder,
-    asked: Continuation,
+    continuation: Continuation,
     cluster: Cluster,
-    about: About,
+    about: OnContinue,
     answers: Answers,
     *,
     is_abandoned: bool = False,
-) -> Start:
-    """What `resume` does with a run before it asks for the job.
+) -> TrainingStart:
+    """Check a run that is to continue, and store its code.
 
     Args:
-        answers: what the clusters said about the run's jobs a moment ago.
-        is_abandoned: whether the command that made the run is known to have ended before it asked
-            for a job.
+        answers: of the clusters, about the run's jobs.
+        is_abandoned: whether the command that made the run is known to have ended before it
+            requested a job.
 
     Raises:
         CldError: as `resume`.
     """
     require_may_change(run.path, "It was not resumed")
     status = _status_of_dead(run, answers, is_abandoned)
-    before, overrides = trusted_recipe(run, allow_plugin=asked.allow_plugin), asked.overrides
-    recipe = with_overrides(before, overrides, str(run.recipe_file))
-    overrides = tuple(anchored_overrides(overrides, recipe, Path.cwd()))
+    before = trusted_recipe(run, allow_plugin=continuation.allow_plugin)
+    recipe = with_overrides(before, continuation.overrides, str(run.recipe_file))
+    overrides = tuple(anchored_overrides(continuation.overrides, recipe, Path.cwd()))
     recipe = recipe.anchored(Path.cwd())
-    if not asked.allow_plugin:
+    if not continuation.allow_plugin:
         _require_own(run, recipe, before)
     if recipe.model_digest() != before.model_digest():
-        which = " ".join(text for text in overrides if _makes_another(before, text)) or " ".join(
-            overrides
-        )
-        text = (
-            "its checkpoints depend on data, sde, network, the objective's score and the optimiser"
-        )
+        culprits = [text for text in overrides if _makes_another(before, text)]
         raise RecipeError(
-            f"{run.name}: {which} would make it another run: {text}. Submit a new run instead."
+            f"{run.name}: {' '.join(culprits or overrides)} would make it another run: its "
+            f"checkpoints depend on data, sde, network, the objective's score and the optimiser. "
+            f"Submit a new run instead."
         )
     warnings: list[str] = []
     require_inputs(recipe, warnings.append)
     require_native(recipe, cluster, warnings.append)
-    step, damaged = _first_step(run, recipe, status, asked.from_step)
+    step, damaged = _first_step(run, recipe, status, continuation.from_step)
     # Before anything is noted.
     cluster.check(specs.training([run], recipe, cluster))
-    changed = _check_data(run, recipe, update=asked.update_code, allowed=asked.other_data)
+    of_data = _check_data(
+        run, recipe, update=continuation.update_code, allowed=continuation.other_data
+    )
+    warnings = [*of_data, *warnings]
     edited = frozen.note(run)
-    about(run, recipe, step, damaged, (*([] if edited is None else [edited]), *changed, *warnings))
-    stored = snapshot.for_continuation(run, recipe, cluster, update=asked.update_code)
+    if edited is not None:
+        warnings.insert(0, edited)
+    about(run, recipe, step, damaged, tuple(warnings))
+    stored = snapshot.for_continuation(run, recipe, cluster, update=continuation.update_code)
     request = Requested(
         steps=recipe.train.steps,
         overrides=overrides,
-        profile=asked.profile,
-        from_step=asked.from_step,
+        profile=continuation.profile,
+        from_step=continuation.from_step,
     )
     recipe = replace(recipe, plugins=code.with_copies(recipe.plugins, stored))
-    return Start(
+    return TrainingStart(
         run=run,
         recipe=recipe,
         request=request,
@@ -241,8 +248,7 @@ def _ready(
 
 
 def _require_own(run: RunFolder, recipe: Recipe, before: Recipe) -> None:
-    """Refuse what a recipe that others can write would start or tell; what is typed now is this
-    user's own."""
+    """Refuse hooks and loggers of a recipe that others can write, unless they are typed now."""
     same_hook = recipe.hooks.on_change == before.hooks.on_change
     same_address = recipe.monitor.mlflow.tracking_uri == before.monitor.mlflow.tracking_uri
     if same_hook or same_address:
@@ -260,12 +266,15 @@ def _status_of_dead(run: RunFolder, answers: Answers, is_abandoned: bool) -> Run
     if status.state != "FINISHED":
         _require_answers(run, answers)
     if status.state not in OVER and not is_abandoned:
-        job = f" as job {status.job_id}" if status.job_id else ""
-        text = f"is {status.state.lower()}{job}" + (
-            f" ({status.reason})" if status.reason and not job else ""
+        how = ""
+        if status.job_id:
+            how = f" as job {status.job_id}"
+        elif status.reason:
+            how = f" ({status.reason})"
+        raise UsageError(
+            f"{run.name} is {status.state.lower()}{how}. "
+            f"Wait for it, or end it first with `{command(f'cancel {run.name}', run)}`."
         )
-        cancel = command(f"cancel {run.name}", run)
-        raise UsageError(f"{run.name} {text}. Wait for it, or end it first with `{cancel}`.")
     if seems_alive(run.leases):
         raise UsageError(held_message(run.path, newest(run.leases)[1] or {}))
     return status
@@ -275,23 +284,27 @@ def _first_step(
     run: RunFolder, recipe: Recipe, status: RunStatus, from_step: int | None
 ) -> tuple[int, list[DamagedCheckpoint]]:
     """The step from which a run continues, and the checkpoints that are skipped for it."""
-    wanted, start = recipe.train.steps, from_step
+    steps = recipe.train.steps
+    start = from_step
     reached = status.step if status.state == "FINISHED" and from_step is None else 0
-    more = f"To continue, ask for more: `{command(f'resume {run.name} train.steps=...', run)}`"
-    if wanted == reached:
-        raise UsageError(f"{run.name} is finished at step {reached}. {more}.")
-    if from_step is not None and from_step not in (steps := run.steps_to_continue_from()):
-        existing = ", ".join(map(str, steps)) or "none"
+    more = command(f"resume {run.name} train.steps=...", run)
+    if steps == reached:
+        raise UsageError(
+            f"{run.name} is finished at step {reached}. To continue, ask for more: `{more}`."
+        )
+    if from_step is not None and from_step not in (saved := run.steps_to_continue_from()):
+        existing = ", ".join(map(str, saved)) or "none"
         raise NotFoundError(
             f"{run.name} has no checkpoint of step {from_step}. It has: {existing}."
         )
     skipped: list[DamagedCheckpoint] = []
-    if from_step is None and reached < wanted:
+    if from_step is None and reached < steps:
         start, damaged = newest_good(run)
         skipped = [entry for entry in damaged if entry.finished]
-    if (most := max(reached, start or 0)) > wanted:
+    if (most := max(reached, start or 0)) > steps:
         raise UsageError(
-            f"{run.name} is already at step {most}, beyond train.steps={wanted}. {more}."
+            f"{run.name} is already at step {most}, beyond train.steps={steps}. "
+            f"To continue, ask for more: `{more}`."
         )
     return start or 0, skipped
 
@@ -306,12 +319,15 @@ def _makes_another(recipe: Recipe, override: str) -> bool:
 def _check_data(
     run: RunFolder, recipe: Recipe, *, update: bool = False, allowed: bool = False
 ) -> list[str]:
-    """Refuse to continue on other data, before anything is noted; returns warnings, a line each.
+    """Refuse to continue on other data, before anything is noted.
 
     Args:
         recipe: of the continuation; a plug-in of the run's own is its copy.
         update: the run gets the plug-ins as they are now in place of its copies.
-        allowed: somebody wants other data.
+        allowed: other data are allowed.
+
+    Returns:
+        Warnings, a line each.
 
     Raises:
         RecipeError: the data are known to be others; names the fix. Or a plug-in cannot be
@@ -319,20 +335,26 @@ def _check_data(
     """
     fix = f"`cldctl resume {run.name} --update-code` takes the new one"
     warnings = [] if update else list(snapshot.changed_plugins(run, recipe.plugins, fix))
-    now, whose = _data_of(run, recipe, update)
-    if not are_other_data(now, run.ledger.history().data):
+    identity_now, called = _data_of(run, recipe, update)
+    if not are_other_data(identity_now, run.ledger.history().data):
         return warnings
-    text = f"{whose} are not those that {run.name} has trained on so far"
     if not allowed:
-        fix = "Put back what it was or submit a new run; to train on nevertheless, add --other-data"
-        raise RecipeError(f"{text}. {fix}.")
-    return [*warnings, f"{text}: from now on it trains on other data"]
+        raise RecipeError(
+            f"{called} are not those that {run.name} has trained on so far. "
+            f"Put back what it was or submit a new run; to train on nevertheless, add --other-data."
+        )
+    return [
+        *warnings,
+        f"{called} are not those that {run.name} has trained on so far: "
+        f"from now on it trains on other data",
+    ]
 
 
 def _data_of(run: RunFolder, recipe: Recipe, update: bool) -> tuple[Mapping[str, str], str]:
-    """What tells the data from others, and what messages call them; empty if nobody need ask.
+    """What identifies the data, and what messages call them; empty if they cannot have changed.
 
-    Those of a plug-in are drawn from, which loads torch: not if it is the run's own copy.
+    The data of a plug-in are identified by examples of them, which loads torch. The run's own copy
+    of a plug-in has not changed.
     """
     data = recipe.data
     if isinstance(data, StoredDataSpec):
@@ -343,6 +365,15 @@ def _data_of(run: RunFolder, recipe: Recipe, update: bool) -> tuple[Mapping[str,
         return {}, ""
     from cld_core.data.source import identity
 
-    found = [file for file, _ in snapshot.plugin_files(run, recipe.plugins, renew=update)]
-    import_plugins(found, "--update-code" if update else "command line")
-    return identity(data, found), f"the data of {data.name}, as {', '.join(found)} makes them,"
+    files = [file for file, _ in snapshot.plugin_files(run, recipe.plugins, renew=update)]
+    import_plugins(files, "--update-code" if update else "command line")
+    return identity(data, files), f"the data of {data.name}, as {', '.join(files)} makes them,"
+
+
+def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
+    """The evaluations of the last step that have no result: they wait for the training."""
+    return [
+        work
+        for work in evaluations_of(run)
+        if work.request.checkpoint_step == recipe.train.steps and not work.is_done
+    ]

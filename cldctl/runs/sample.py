@@ -1,5 +1,4 @@
-"""Drawing samples of a run, perhaps given what is known about them, and writing them as a picture
-or arrays."""
+"""Drawing samples of a run, perhaps given an observation; written as a picture or arrays."""
 
 import math
 import re
@@ -13,7 +12,7 @@ from cld_core.config import Recipe
 from cld_core.config.loader import COMMAND_LINE
 from cld_core.config.registry import require_fixed_steps
 from cld_core.errors import UsageError
-from cld_core.registration import import_plugins
+from cld_core.plugins import import_plugins
 from cld_core.run import RunFolder
 from cld_core.run.recipe import trusted_recipe
 from cldctl.evals.plan import changed_recipe
@@ -116,11 +115,11 @@ class Observed:
         shape = model.data_shape
         if self.inpaint is not None and self.mask is not None:
             if not model.is_image:
-                text = (
+                raise UsageError(
                     f"--inpaint takes grey levels, and examples of "
-                    f"data.name={model.recipe.data.name} are numbers"
+                    f"data.name={model.recipe.data.name} are numbers. "
+                    f"Pass --observe with a file of arrays in their units."
                 )
-                raise UsageError(f"{text}. Pass --observe with a file of arrays in their units.")
             return observation.from_pictures(self.inpaint, self.mask, shape, self.sigma)
         if isinstance(self._named, Path):
             return observation.from_arrays(self._named, shape, self.sigma)
@@ -138,15 +137,13 @@ class Observed:
 
         if self.how == "replacement":
             return Replacement()
-        return (
-            GradientGuidance()
-            if self.gradient_scale is None
-            else GradientGuidance(scale=self.gradient_scale)
-        )
+        if self.gradient_scale is None:
+            return GradientGuidance()
+        return GradientGuidance(scale=self.gradient_scale)
 
     @property
     def told(self) -> str:
-        """How, in words."""
+        """How samples are conditioned, in words."""
         scale = "" if self.gradient_scale is None else f" of scale {self.gradient_scale:g}"
         return f"given the observation, by {self.how or HOW[0]}{scale}"
 
@@ -157,12 +154,11 @@ class SampleOptions:
 
     Attributes:
         overrides: of the run's recipe.
-        given: what options of the same names say about keys of `sampling`; None for what the recipe
-            says.
+        given: values of keys of `sampling` by the options of the same names; None for the value
+            of the recipe.
         count: None for as many as a picture shows.
-        output: a .png or .npz; None for a picture in the run's folder, in a file named after its
-            settings.
-        label: the class of all samples; None for each as often as in the data.
+        output: a .png or .npz; None for a picture in the run's folder, named after its settings.
+        label: the class of all samples; None for the frequencies of the data.
     """
 
     run: RunFolder
@@ -177,8 +173,7 @@ class SampleOptions:
     allow_plugin: bool
 
     def recipe(self) -> Recipe:
-        """How samples are drawn, and from which weights: the run's recipe, as changed by options
-        and overrides.
+        """The recipe of the run, changed by options and overrides.
 
         Raises:
             UsageError: a key is set twice or is not one of sampling or ema, the model has no
@@ -190,24 +185,33 @@ class SampleOptions:
             refuse_twice(f"--{name}", [f"sampling.{name}"], self.overrides)
         for text in self.overrides:
             if not text.startswith(("sampling.", "ema.", "plugins=")):
-                fix = "Only sampling.*, ema.* and plugins can be changed here"
-                raise UsageError(f"'{text.split('=')[0]}' is not a key of sampling or ema. {fix}.")
-        typed = [*(f"sampling.{name}={value}" for name, value in given.items()), *self.overrides]
+                raise UsageError(
+                    f"'{text.split('=')[0]}' is not a key of sampling or ema. "
+                    f"Only sampling.*, ema.* and plugins can be changed here."
+                )
+        settings = [f"sampling.{name}={value}" for name, value in given.items()]
         with named_as_typed(self.run, {f"sampling.{name}": f"--{name}" for name in given}):
             recipe = trusted_recipe(self.run, allow_plugin=self.allow_plugin)
-            recipe = changed_recipe(recipe, typed, str(self.run.recipe_file))
+            recipe = changed_recipe(recipe, [*settings, *self.overrides], str(self.run.recipe_file))
         if self.observed.how == "replacement":
             require_fixed_steps(recipe.sampling)
         if self.label is not None and not recipe.data.labels:
-            text = f"{self.run.name} was trained without labels (data.labels=false)"
-            raise UsageError(f"--label {self.label}: {text}. Leave it out.")
+            raise UsageError(
+                f"--label {self.label}: {self.run.name} was trained without labels "
+                f"(data.labels=false). Leave it out."
+            )
         return recipe
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Where samples are, and what there is to say about them; ``warning`` is about samples that are
-    not finite."""
+    """The file of samples, and messages about them.
+
+    Attributes:
+        about: how many they are, and how they were drawn.
+        warning: about samples that are not finite; None if all are.
+        agreement: how well they agree with the observation; None without one.
+    """
 
     file: Path
     about: str
@@ -222,7 +226,10 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
         UsageError: so many do not fit, or the label or observation is wrong.
         CheckpointError: the checkpoint cannot be used.
     """
-    run, recipe, observed, label = options.run, options.recipe(), options.observed, options.label
+    run = options.run
+    recipe = options.recipe()
+    observed = options.observed
+    label = options.label
     for text in snapshot.changed_plugins(run, recipe.plugins):
         say(text)
     import cld_core
@@ -240,18 +247,23 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
     # In place of the copies of the run, which its model was made with.
     import_plugins(recipe.plugins, COMMAND_LINE)
     count = options.count or pictures.default_count(model)
-    given = observed.observation(model) if observed.given else None
     is_picture = options.output is None or options.output.suffix == ".png"
     rows = pictures.in_rows(model, count) if label is None and is_picture else None
     labels = model.labels(label if rows is None else rows, count, caller="--label")
-    target = options.output or run.samples / _name(
-        model, count, options.seed, label, observed, given
-    )
-    _require_room(count, model, target)
-    by = observed.way() if given is not None else None
-    drawn = _drawn(model, count, options.seed, working, label=labels, observation=given, by=by)
     number = None if label is None or model.classes is None else model.classes.index(label)
-    density = None if given is None else ConditionalDensity.of(model, given, number)
+    given = None
+    by = None
+    density = None
+    line = None
+    if observed.given:
+        given = observed.observation(model)
+        by = observed.way()
+        density = ConditionalDensity.of(model, given, number)
+        line = None if density is None else density.line
+    name = _name(model, count, options.seed, label, observed, given)
+    target = options.output or run.samples / name
+    _require_room(count, model, target)
+    drawn = _drawn(model, count, options.seed, working, label=labels, observation=given, by=by)
     working.phase(f"writing {target.name}")
     how = pictures.how(model, drawn, label)
     if target.suffix == ".npz":
@@ -259,15 +271,16 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
     elif given is None:
         pictures.show(target.absolute(), drawn.x, model, how, rows)
     else:
-        line = None if density is None else density.line
         pictures.show_given(
             target.absolute(), drawn.x, model, given, line, f"{observed.told} ({how})", number
         )
     weights = ", ".join(filter(None, [f"step {model.step}", recipe.ema.words]))
     evaluations = f"{drawn.nfe:.0f} network evaluations each ({recipe.sampling.method})"
-    found = None if given is None else f"{observed.told}: {agreement(drawn.x, given, density)}"
     return Drawn(
-        target, f"{count:,} samples of {weights}, {evaluations}", remark_on(drawn.x), found
+        target,
+        f"{count:,} samples of {weights}, {evaluations}",
+        remark_on(drawn.x),
+        None if given is None else f"{observed.told}: {agreement(drawn.x, given, density)}",
     )
 
 
@@ -279,26 +292,27 @@ def _name(
     observed: Observed,
     given: "Observation | None",
 ) -> str:
-    """The name of a picture without -o; it also depends on the observation and the way of
-    conditioning."""
+    """The name of a picture without -o.
+
+    It also depends on the observation and the way of conditioning.
+    """
     from cld_core import pictures
 
     name = pictures.name_of(model, count, seed, label)
-    return (
-        name
-        if given is None
-        else f"{name.removesuffix('.png')}_given-{given.digest(observed.told)}.png"
-    )
+    if given is None:
+        return name
+    return f"{name.removesuffix('.png')}_given-{given.digest(observed.told)}.png"
 
 
 def _drawn(model: "Model", count: int, seed: int, working: Progress, **given: Any) -> "Samples":
-    spec, batch = model.recipe.sampling, model.recipe.eval.batch_size
+    spec = model.recipe.sampling
+    batch = model.recipe.eval.batch_size
     nfe = getattr(spec, "nfe", None)
     working.phase(f"drawing {count:,} samples ({spec.method})")
 
     def show(done: int, evaluations: int) -> None:
         size = min(batch, count - done)
-        if nfe is None:  # Adaptive: nobody knows how many it needs.
+        if nfe is None:  # An adaptive sampler: their number is not known before the end.
             of = count if count > batch else None
             working.at(done, of, f"done, {evaluations:,} NFE")
         else:

@@ -1,8 +1,4 @@
-"""Which of many runs are meant: by state, time, tag, user or group.
-
-And how people find one again: by the tags and notes that they give it, or by a command that names
-it.
-"""
+"""Selecting runs by state, time, tag, user or group; giving them tags and notes."""
 
 import contextlib
 import re
@@ -24,7 +20,7 @@ from cldctl import config
 
 from .status import RunStatus
 
-# Runs that ended longer ago are listed only if somebody asks for them.
+# Runs that ended longer ago are listed only on request.
 RECENT_S = 7 * 24 * 3600
 _UNITS = {"m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 _KEYS: dict[str, Callable[[RunStatus], Any]] = {
@@ -42,10 +38,10 @@ _LONGEST_NOTE = 500
 
 @dataclass(frozen=True)
 class Selection:
-    """What runs have to be like to be listed; what is empty does not matter.
+    """Conditions for runs to be listed; empty ones hold for all runs.
 
     Attributes:
-        since: seconds since 1970. A run that ended before, and was not heard of since, is left out.
+        since: seconds since 1970. A run that ended earlier is left out.
         tags: a run must have all of them.
     """
 
@@ -63,13 +59,13 @@ class Selection:
         return [row for row in rows if self._has(row)]
 
     def _has(self, row: RunStatus) -> bool:
-        return (
-            (not self.states or row.state in self.states)
-            and (self.since is None or is_since(row, self.since))
-            and set(self.tags) <= set(row.tags)
-            and self.user in (None, row.user)
-            and self.group in (None, row.group)
-        )
+        if self.states and row.state not in self.states:
+            return False
+        if self.since is not None and not is_since(row, self.since):
+            return False
+        if self.user not in (None, row.user) or self.group not in (None, row.group):
+            return False
+        return set(self.tags) <= set(row.tags)
 
 
 def selection(
@@ -79,10 +75,10 @@ def selection(
     user: str | None = None,
     group: str | None = None,
 ) -> Selection:
-    """What the options of `cldctl status` ask for.
+    """The selection that the options of `cldctl status` describe.
 
     Raises:
-        UsageError: one of them has a value that it cannot have.
+        UsageError: an option has an invalid value.
     """
     check_labels(tags)
     chosen = frozenset() if states is None else frozenset(map(_state, states.split(",")))
@@ -90,19 +86,18 @@ def selection(
 
 
 def is_since(row: RunStatus, since: float) -> bool:
-    """Whether a run is alive, or was heard of after ``since``, seconds since 1970."""
+    """Whether a run is alive, or has changed after ``since``, seconds since 1970."""
     return row.state not in OVER or row.heard_of is None or row.heard_of > since
 
 
 def recent(rows: Iterable[RunStatus]) -> list[RunStatus]:
-    """Those that are alive, or were less than `RECENT_S` seconds ago."""
+    """The runs that are alive, or ended less than `RECENT_S` seconds ago."""
     since = time.time() - RECENT_S
     return [row for row in rows if is_since(row, since)]
 
 
 def in_order(rows: Sequence[RunStatus], order: str, *, reverse: bool = False) -> list[RunStatus]:
-    """Rows sorted by one of `ORDERS`, ascending; those without a value come first in either
-    direction.
+    """Rows sorted by one of `ORDERS`, ascending; rows without a value come first in any case.
 
     Raises:
         UsageError: there is no such order.
@@ -111,8 +106,9 @@ def in_order(rows: Sequence[RunStatus], order: str, *, reverse: bool = False) ->
         guess = did_you_mean(order, ORDERS)
         raise UsageError(f"--sort cannot be '{order}'.{guess} Use one of {', '.join(ORDERS)}.")
     key = _KEYS[order]
-    known = [row for row in rows if key(row) is not None]
-    return [*(row for row in rows if key(row) is None), *sorted(known, key=key, reverse=reverse)]
+    without = [row for row in rows if key(row) is None]
+    others = [row for row in rows if key(row) is not None]
+    return [*without, *sorted(others, key=key, reverse=reverse)]
 
 
 def moment(text: str) -> float:
@@ -127,10 +123,10 @@ def moment(text: str) -> float:
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError) as error:
-        forms = (
-            "a number and m, h, d or w (30m, 12h, 7d, 2w), or a date (2026-11-01, 2026-11-01T18:30)"
-        )
-        raise UsageError(f"--since cannot be '{one_line(text, 40)}'. Use {forms}.") from error
+        raise UsageError(
+            f"--since cannot be '{one_line(text, 40)}'. Use a number and m, h, d or w "
+            f"(30m, 12h, 7d, 2w), or a date (2026-11-01, 2026-11-01T18:30)."
+        ) from error
 
 
 def _state(word: str) -> str:
@@ -171,11 +167,12 @@ def command(text: str, run: RunFolder) -> str:
 def label(
     run: RunFolder, note: str | None, tags: Sequence[str] = (), untag: Sequence[str] = ()
 ) -> None:
-    """Write down what a run is to be called.
+    """Give a run a note and tags.
 
     Args:
         note: replaces the one before; an empty text removes it, and None leaves it.
-        tags: are added, and ``untag`` are removed.
+        tags: are added.
+        untag: are removed.
 
     Raises:
         CldError: the run belongs to another user.

@@ -24,7 +24,7 @@ from cldctl.jobs.shards import ShardsWork, divided
 from . import survey
 from .survey import Answers
 
-# Tells people something, in one line.
+# Shows a message of one line.
 Say = Callable[[str], None]
 # Seconds between looks at jobs that take a moment to end after their product is complete.
 PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 3.8, 0.0)
@@ -44,17 +44,18 @@ def start(
     Args:
         spec: the job of these works, `specs.sharded`.
         size: nodes, ranks and limits as a training would get them.
-        together: one task computes all of it, one work after another.
-        say: told why tasks have several shards each, if a limit of the scheduler is the reason.
+        together: one task computes all works, one after another.
+        say: called with the reason if a limit of the scheduler makes tasks compute several shards.
 
     Raises:
         RecipeError: the cluster has no such jobs.
         SchedulerRefused, SchedulerAway: nothing was started.
     """
     works = {str(work.folder): work for work, _ in missing}
-    wanted = [(str(work.folder), shards) for work, shards in missing]
+    shards_by_folder = [(str(work.folder), shards) for work, shards in missing]
     limit = Limit(1) if together else cluster.most_tasks(replace(spec, size=size))
-    shares, why = divided(wanted, limit.tasks), limit.why
+    shares = divided(shards_by_folder, limit.tasks)
+    why = limit.why
     cluster.check(spec, len(shares))
     digest = _digest(spec.code, cluster)
     jobs: list[JobRef] = []
@@ -67,24 +68,24 @@ def start(
                 works[piece.folder].ledger.append(event)
 
     while True:
+        tasks = [ShardsWork(share, gpu=size.uses_gpu, code=digest) for share in shares]
         try:
-            cluster.submit(
-                spec, [ShardsWork(share, gpu=size.uses_gpu, code=digest) for share in shares], note
-            )
+            cluster.submit(spec, tasks, note)
             break
         except TooManyTasks as error:
             if len(shares) == 1:
                 raise
             why = f"{cluster.name} refuses {len(shares)} ({error.limit})"
-            shares = divided(wanted, len(shares) // 2)
-    if why and len(shares) < (pieces := sum(len(shards) for _, shards in missing)):
-        say(f"{pieces} shards in {len(shares)} tasks: {why}")
+            shares = divided(shards_by_folder, len(shares) // 2)
+    count = sum(len(shards) for _, shards in missing)
+    if why and len(shares) < count:
+        say(f"{count} shards in {len(shares)} tasks: {why}")
     assert jobs, f"cluster {cluster.name} did not report its jobs"
     return jobs[0]
 
 
 def _digest(code: Path | None, cluster: Cluster) -> str | None:
-    """What a task's code is to be; None where it runs in this process."""
+    """The digest of the code that tasks import; None where they run in this process."""
     if cluster.blocks:
         return None
     if code is None:
@@ -96,7 +97,7 @@ def _digest(code: Path | None, cluster: Cluster) -> str | None:
 def start_statistics(
     work: Statistics, cluster: Cluster, size: ClusterSpec, say: Say = lambda text: None
 ) -> JobRef | None:
-    """Start what is missing of statistics; None if they exist or are being computed.
+    """Start what is missing of statistics; returns None if they exist or are being computed.
 
     Raises:
         CldError: somebody else may write into its folder.
@@ -116,7 +117,7 @@ def start_statistics(
 
 
 def ask_about(works: Iterable[Work]) -> Answers:
-    """What the clusters say about all jobs of works.
+    """The answers of the clusters about all jobs of works.
 
     Raises:
         SchedulerAway, UsageError: it cannot be known whether they are being computed.
@@ -127,12 +128,14 @@ def ask_about(works: Iterable[Work]) -> Answers:
 
 
 def unclaimed(work: Work, answers: Answers) -> list[int]:
-    """The shards to start that no living task computes: others of its array may have been cancelled
-    or given up."""
+    """The shards to start of a work in progress: those that no living task computes.
+
+    Some tasks of an array may have been cancelled or given up.
+    """
     missing = work.missing() if isinstance(work, ShardedWork) else work.to_start()
     phases = {answers.of(event.job).phase for event in living(work.ledger.history(), answers)}
     if not missing and phases - {"pending"}:
-        return []  # It is about to be merged.
+        return []  # A task is about to merge them.
     return without_job(work.ledger.history(), work.to_start(), answers)
 
 
@@ -150,7 +153,7 @@ def is_alive(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Remove the folder of work whose product is elsewhere, once no job writes its logs there."""
+    """Remove the folder of work whose product is stored elsewhere, once no job writes into it."""
     with contextlib.suppress(SchedulerAway, UsageError):
         for pause_s in PAUSES_S:
             if not is_alive(folder):

@@ -20,11 +20,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from cld_core import ownership
-from cld_core.codec import text, to_plain
 from cld_core.config import Recipe
 from cld_core.digests import checksum, digest
 from cld_core.errors import CldError, UsageError
 from cld_core.files import read_bytes, write_json
+from cld_core.records import text, to_plain
 from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest, Plugin
 from cld_core.run.identity import commit_of

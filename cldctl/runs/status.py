@@ -1,5 +1,4 @@
-"""What a run, its evaluations and its tunings are doing: their files, and what the clusters say
-about their jobs."""
+"""What runs, evaluations and tunings are doing, by their files and the answers of clusters."""
 
 import re
 import time
@@ -8,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
-from cld_core.codec import real
 from cld_core.errors import CldError
+from cld_core.records import real
 from cld_core.run import RunFolder
 from cld_core.run import recipe as frozen
 from cld_core.run.folder import ReportedProgress
@@ -24,7 +23,7 @@ from cld_core.run.state import (
     state_of,
 )
 from cld_core.run.timeline import Stretch, stretches
-from cld_core.run.work import Work, works_of
+from cld_core.run.work import RequestedWork, works_of
 from cld_core.sanitize import local_time, one_line
 from cldctl.jobs import failures
 
@@ -49,12 +48,15 @@ _ATTEMPT = (
     "host",
     "warning",
 )
-# A run that is silent for so many times its usual pause between reports, and so many seconds,
-# stands still or waits.
-_SILENCE, _LEAST_SILENCE_S = 10, 20.0
+# A run stands still or waits if it is silent for this many of its usual pauses between reports,
+# and at least this many seconds.
+_SILENCE = 10
+_LEAST_SILENCE_S = 20.0
 # While it evaluates, draws, saves or compiles, it reports nothing.
 _LONG_PHASE_S = 600.0
-WAITING, STARTING, TRAINING = "waiting for the queue", "starting", "training"
+WAITING = "waiting for the queue"
+STARTING = "starting"
+TRAINING = "training"
 # Characters of a phase, which comes from a file.
 _MOST = 40
 
@@ -66,15 +68,14 @@ class RunStatus:
     Attributes:
         started_from: the run or file, and the step, whose weights it started from, in words; None
             for other runs.
-        changes: what changed between attempts and may change results, such as the code, a line
-            each.
-        problems: damaged files that the state does not tell of; only of runs that somebody names.
+        changes: changes between attempts that may change results, such as of the code, a line each.
+        problems: damaged files that the state does not tell of; only of runs that are named.
         phase: what a run that is alive does, such as "training" or "saving"; else None.
-        smoothed_loss: an exponential mean of the losses that were reported.
-        code: the digest of the code that it is to run, "live" for the checkout itself; None if
-            nobody knows.
-        as_of: when the run itself was last heard of, if its cluster could not be asked and that
-            matters; else None.
+        smoothed_loss: an exponential mean of the reported losses.
+        code: the digest of the code that it is to run, "live" for the checkout itself; None if it
+            is unknown.
+        as_of: the time of the last report of the run itself, if its state depends on a cluster that
+            could not be polled; else None.
         is_readable: not a field of ``--json``; False if the files are damaged or of another format.
     """
 
@@ -136,15 +137,14 @@ class RunStatus:
 
 
 def said(error: Exception) -> str:
-    """What an error says to people: one of cldctl's own in its words, any other on one line."""
+    """The message of an error; of an error that is not cldctl's own, on one line."""
     return str(error) if isinstance(error, CldError) else one_line(error) or type(error).__name__
 
 
 def status_or_reason(
-    run: RunFolder, answers: Answers, works: Sequence[Work] | None = None
+    run: RunFolder, answers: Answers, works: Sequence[RequestedWork] | None = None
 ) -> RunStatus:
-    """As `status_of`; if the files cannot be read, only that. It never raises, so that it spoils no
-    other row."""
+    """As `status_of`, without raising: if the files cannot be read, the row says so."""
     try:
         problem = run.format_problem()
         if problem is None:
@@ -157,58 +157,63 @@ def status_or_reason(
 
 
 def named_status(run: RunFolder, answers: Answers) -> RunStatus:
-    """As `status_or_reason`, of a run that somebody names: what is wrong with its files, and what
-    was edited."""
+    """As `status_or_reason`, of a single run: with damaged files and edits of the recipe."""
     row = status_or_reason(run, answers)
     if not row.is_readable:
         return row
     row = replace(row, problems=damages(run))
     try:
         return replace(row, changes=changed_by_now(run, run.ledger.history()))
-    except Exception:  # The row says what is known of it.
+    except Exception:  # The row without the edits is still right.
         return row
 
 
-def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = None) -> RunStatus:
+def status_of(
+    run: RunFolder, answers: Answers, works: Sequence[RequestedWork] | None = None
+) -> RunStatus:
     """The status of one run; reads its small files.
 
     Args:
         works: its evaluations and tunings, if the caller has them.
     """
-    progress, identity = run.progress(), run.identity()
+    progress = run.progress()
+    identity = run.identity()
     checkpoints = run.steps_to_continue_from()
     history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
-    found = state_of(history, RunFacts(run), answers)
-    state, job, last = found.name, found.job, history.last
-    is_running = state == "RUNNING"
+    state = state_of(history, RunFacts(run), answers)
+    is_running = state.name == "RUNNING"
+    job = state.job
+    last = history.last
+    # The node of a running job, else where the newest attempt or job was.
+    node = state.answer.node or None
+    host = last.host if last is not None else None
+    host = node or host if is_running else host or node
     steps = history.steps if history.steps is not None else progress.get("steps")
-    phase = _phase(found, history, progress)
+    phase = _phase(state, history, progress)
     silence = _silence(progress, phase, _last_begun(history, progress)) if is_running else None
-    goes_on = is_running and found.answer.phase != "suspended" and silence is None
+    goes_on = is_running and state.answer.phase != "suspended" and silence is None
     rate = progress.get("steps_per_s") if goes_on else None
     attempts = stretches(history, alive=is_running)
     # Of a run without an attempt, it would read the recipe.
     used = usage.used_by(run, history, attempts, alive=is_running) if attempts else None
-    step = _step(state, history, progress)
-    works = works_of(run) if works is None else works
-    evals = [
-        evaluation_status(cast("Evaluation", it), answers)
-        for it in works
-        if it.request.kind == "evaluation"
-    ]
-    tunings = [
-        tuning_status(cast("Tuning", it), answers) for it in works if it.request.kind == "tuning"
-    ]
-    made: dict[str, Any] = {
-        name: identity.get(name) for name in ("recipe", "user", "group", "created")
-    }
+    step = _step(state.name, history, progress)
+    evals: list[dict[str, Any]] = []
+    tunings: list[dict[str, Any]] = []
+    for work in works_of(run) if works is None else works:
+        if work.request.kind == "evaluation":
+            evals.append(evaluation_status(cast("Evaluation", work), answers))
+        elif work.request.kind == "tuning":
+            tunings.append(tuning_status(cast("Tuning", work), answers))
     row = RunStatus(
         name=run.name,
         path=str(run.path),
-        state=state,
-        **made,
+        state=state.name,
+        recipe=identity.get("recipe"),
+        user=identity.get("user"),
+        group=identity.get("group"),
+        created=identity.get("created"),
         sweep=identity.get("sweep") or {},
-        started_from=None if (imported := history.imported) is None else imported.words,
+        started_from=None if history.imported is None else history.imported.words,
         tags=list(history.tags),
         note=history.note,
         step=step,
@@ -221,14 +226,12 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         checkpoint_step=checkpoints[-1] if checkpoints else None,
         cluster=job.cluster if job else None,
         job_id=job.job_id if job else None,
-        # The node of a running job, else where the newest attempt or job was.
-        host=(found.answer.node if is_running else None)
-        or (last.host if last is not None else None)
-        or found.answer.node
-        or None,
-        reason=with_trouble(found.reason or silence, state, history, job.job_id if job else None),
+        host=host,
+        reason=with_trouble(
+            state.reason or silence, state.name, history, job.job_id if job else None
+        ),
         updated=progress.get("time"),
-        attempts=_attempts(history, state, attempts),
+        attempts=_attempts(history, state.name, attempts),
         evals=evals,
         tunings=tunings,
         sweeps=_sweeps(run, evals),
@@ -236,15 +239,15 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         usage=None if used is None else used.to_dict(),
         code=history.code,
     )
-    if job is None or not answers.is_stale(job.cluster) or state == "FINISHED":
+    if job is None or not answers.is_stale(job.cluster) or state.name == "FINISHED":
         return row
-    # The ledger has the end of such a run, so that no cluster has to be asked.
+    # The ledger has the end of a cancelled run, so that its cluster does not matter.
     is_cancelled = last is not None and last.job_id == job.job_id and last.cause == "cancelled"
-    return row if state == "CANCELLED" and is_cancelled else replace(row, as_of=row.heard_of)
+    return row if state.name == "CANCELLED" and is_cancelled else replace(row, as_of=row.heard_of)
 
 
 def _step(state: str, history: History, progress: ReportedProgress) -> int:
-    """The step that a run has reached, or from which it is to begin or has just begun."""
+    """The step that a run has reached, or at which it begins."""
     last = history.last
     saved = history.saved or 0
     if state == "PENDING":
@@ -257,44 +260,43 @@ def _step(state: str, history: History, progress: ReportedProgress) -> int:
 
 
 def _last_begun(history: History, progress: ReportedProgress) -> float:
-    """When the newest job was submitted, or attempt started or ended; 0 if the progress is of one
-    that runs."""
+    """The time of the last submission, start or end; 0 if the progress is of a living attempt."""
     last = history.last
     if last is not None and last.ended is None and last.attempt == progress.get("attempt"):
         return 0.0
-    times = [event.time for event in history.submitted] + [
-        it.ended or it.started for it in history.attempts
-    ]
-    return max(times, default=0.0)
+    submitted = [event.time for event in history.submitted]
+    attempts = [attempt.ended or attempt.started for attempt in history.attempts]
+    return max([*submitted, *attempts], default=0.0)
 
 
 def _silence(progress: ReportedProgress, phase: str | None, begun: float) -> str | None:
-    """That a run has not reported for much longer than it usually takes; None if it has.
+    """A message if a run has not reported for much longer than usual; else None.
 
     Args:
-        begun: since when it can have reported; progress from before is that of a run that had
-            ended.
+        begun: when it began; earlier progress is that of a run that had ended.
     """
-    if (heard := progress.get("time")) is None:
+    reported = progress.get("time")
+    if reported is None:
         return None
-    silent = time.time() - max(heard, begun)
+    silent = time.time() - max(reported, begun)
     least = _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
     if silent < max(least, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
         return None
-    return (
-        f"no report for {silent:.0f} s" if silent < 600 else f"no report for {silent / 60:.0f} min"
-    )
+    if silent < 600:
+        return f"no report for {silent:.0f} s"
+    return f"no report for {silent / 60:.0f} min"
 
 
-def _attempts(history: History, state: str, told: Sequence[Stretch]) -> list[dict[str, Any]]:
-    ran = {it.attempt.attempt: round(it.allocated_s, 3) for it in told}
-    shown = [
-        {**{name: getattr(attempt, name) for name in _ATTEMPT}, "ran_s": ran.get(attempt.attempt)}
-        for attempt in history.attempts
-    ]
-    if state == "LOST" and shown and shown[-1]["cause"] is None:
-        shown[-1]["cause"] = "killed"
-    return shown
+def _attempts(history: History, state: str, times: Sequence[Stretch]) -> list[dict[str, Any]]:
+    ran_s = {stretch.attempt.attempt: round(stretch.allocated_s, 3) for stretch in times}
+    rows = []
+    for attempt in history.attempts:
+        row = {name: getattr(attempt, name) for name in _ATTEMPT}
+        row["ran_s"] = ran_s.get(attempt.attempt)
+        rows.append(row)
+    if state == "LOST" and rows and rows[-1]["cause"] is None:
+        rows[-1]["cause"] = "killed"
+    return rows
 
 
 def _phase(state: State, history: History, progress: ReportedProgress) -> str | None:
@@ -313,7 +315,7 @@ def _phase(state: State, history: History, progress: ReportedProgress) -> str | 
 def with_trouble(
     reason: str | None, state: str, history: History, job_id: str | None
 ) -> str | None:
-    """The reason for a state, and what else is to be said of a run that is not over."""
+    """The reason for a state, and the troubles of a run that is not over."""
     if state not in ALIVE:
         return reason
     now = time.time()
@@ -325,29 +327,27 @@ def with_trouble(
         parts.append(how)
     if avoided := history.avoided.get(job_id or "", ()):
         why = failures.bad(history.failures, now)
-        parts.append(
-            "avoids "
-            + ", ".join(f"{node} ({why[node]})" if node in why else node for node in avoided)
-        )
+        nodes = [f"{node} ({why[node]})" if node in why else node for node in avoided]
+        parts.append(f"avoids {', '.join(nodes)}")
     return "; ".join(parts) or None
 
 
 def damages(run: RunFolder) -> list[str]:
-    """Damaged files, a line each. It reads the recipe, so nobody asks for many runs."""
+    """Damaged files, a line each. It reads the recipe, which is too slow for many runs."""
     files = ((run.progress_file, run.progress()), (run.identity_file, run.identity()))
     problems = [
         f"{file.name} is damaged" for file, content in files if file.exists() and not content
     ]
     try:
         run.recipe()
-    except Exception as error:  # Whatever is wrong with it, the run cannot continue.
+    except Exception as error:  # With any error, the run cannot continue.
         text = one_line(error)
         problems.append(text if run.recipe_file.name in text else f"{run.recipe_file.name}: {text}")
     return problems
 
 
 def _work_status(work: "Evaluation | Tuning", state: State) -> dict[str, Any]:
-    """What evaluations and tunings have in common."""
+    """The entries that evaluations and tunings have in common."""
     return {
         "id": work.name,
         "state": state.name,
@@ -370,24 +370,23 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     facts = DividedFacts(work)
     state = state_of(work.ledger.history(), facts, answers)
     done, total, _ = facts.progress
-    # Only what this version knows: a file of somebody else's may name anything.
-    rms = (
-        {}
-        if solution is None
-        else {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
-    )
-    kept = solution.kept if solution is not None and solution.kept in rms else None
-    best, untuned = rms.get(kept or ""), rms.get("untuned")
+    row = _work_status(work, state)
+    row |= {"nfe": work.request.nfe, "rows_done": done, "rows": total}
+    if solution is None:
+        unknown = dict.fromkeys(("gain", "cut_off", "digest"))
+        return {**row, "kept": None, "rms": {}, **unknown}
+    # Only stages that this version has: a file that was copied may name anything.
+    rms = {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
+    kept = solution.kept if solution.kept in rms else None
+    best = rms.get(kept or "")
+    untuned = rms.get("untuned")
     return {
-        **_work_status(work, state),
-        "nfe": work.request.nfe,
-        "rows_done": done,
-        "rows": total,
+        **row,
         "kept": kept,
         "rms": rms,
         "gain": untuned / best if best and untuned is not None else None,
-        "cut_off": None if solution is None else solution.cut_off,
-        "digest": solution.digest if solution is not None else None,
+        "cut_off": solution.cut_off,
+        "digest": solution.digest,
     }
 
 
@@ -400,8 +399,12 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     history = work.ledger.history()
     facts = DividedFacts(work, is_done=bool(report))
     state = state_of(history, facts, answers)
-    unusual = [text for text in (history.other_code, state.reason) if text is not None]
+    messages = [history.other_code, state.reason]
     elbo = report.get("elbo") or {}
+    results = {
+        key: {"value": number.value, "stderr": number.stderr, "n": number.n}
+        for key, number in numbers(report).items()
+    }
     return {
         **_work_status(work, state),
         "metrics": list(request.metrics),
@@ -410,55 +413,53 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
         "fid": (report.get("fid") or {}).get("value"),
         **{name: elbo.get(name) for name in ("bpd", "nll", "stderr", "true_entropy")},
         "settings": request.settings,
-        "results": {
-            key: {"value": it.value, "stderr": it.stderr, "n": it.n}
-            for key, it in numbers(report).items()
-        },
-        "remarks": [*remarks(report), *unusual],
+        "results": results,
+        "remarks": [*remarks(report), *(text for text in messages if text is not None)],
     }
 
 
 def _sweeps(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are
-    complete."""
+    """The sweeps of a run, oldest first, with the number of their complete evaluations."""
     if not any(name.startswith("sweep-") for name in run.evaluation_names()):
         return []
     from cld_core.run.evaluations import sweeps_of
 
     finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
-    return [
-        {
+    rows = []
+    for _, sweep in sweeps_of(run):
+        axes = [{"key": axis.key, "values": list(axis.values)} for axis in sweep.axes]
+        row = {
             "id": sweep.id,
-            "axes": [{"key": axis.key, "values": list(axis.values)} for axis in sweep.axes],
+            "axes": axes,
             "evaluations": list(sweep.evaluations),
             "done": len(finished.intersection(sweep.evaluations)),
         }
-        for _, sweep in sweeps_of(run)
-    ]
+        rows.append(row)
+    return rows
 
 
-# Of a digest, people compare the first digits.
+# The first digits of a digest are enough to compare it.
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}")
 
 
 def changed_between(history: History) -> list[str]:
-    """The last change of each thing, a line each, in words for a warning; what an attempt does not
-    tell is left out."""
+    """The last change of code, versions, GPU, driver and data between attempts, a line each."""
     lines: dict[str, str] = {}
-    known: dict[str, str] = {}
+    values: dict[str, str] = {}
     for attempt in history.attempts:
-        told = {
+        noted = {
             "code": attempt.code,
             **attempt.versions,
             "GPU": attempt.gpu,
             "driver": attempt.driver,
         }
-        for name, value in told.items():
+        for name, value in noted.items():
             if not isinstance(value, str):
                 continue
-            before = known.get(name, value)
-            known[name] = value
+            before = values.get(name, value)
+            values[name] = value
             if value != before:
+                # The newest change comes last.
                 lines.pop(name, None)
                 lines[name] = (
                     f"{name} {_short(value)} instead of {_short(before)}, {_since(attempt)}"
@@ -468,30 +469,33 @@ def changed_between(history: History) -> list[str]:
 
 
 def changed_by_now(run: RunFolder, history: History) -> list[str]:
-    """As `changed_between`, also what was edited since the last start, which no ledger tells of
-    yet."""
+    """As `changed_between`, with edits of the recipe since the last start."""
     now = frozen.seen(run)
     return changed_between(history if now is None else replace(history, edited=now))
 
 
 def _other_data(history: History) -> Iterator[str]:
-    """The last attempt that began to train on other data; or whose plug-in is another file, with
-    the same points."""
-    told = [attempt for attempt in history.attempts if attempt.data]
-    for before, attempt in reversed(list(pairwise(told))):
+    """The last change of data, or of the plug-in's file with the same data."""
+    with_data = [attempt for attempt in history.attempts if attempt.data]
+    for before, attempt in reversed(list(pairwise(with_data))):
         if are_other_data(attempt.data, before.data):
             yield f"other data than before, {_since(attempt)}"
             return
-        now, was = attempt.data.get(PLUGIN), before.data.get(PLUGIN)
-        if now is not None and was is not None and now != was:
-            text = f"plug-in {_short(now)} instead of {_short(was)}, {_since(attempt)}"
-            yield f"{text}; its first points are the same"
+        plugin = attempt.data.get(PLUGIN)
+        earlier = before.data.get(PLUGIN)
+        if plugin is not None and earlier is not None and plugin != earlier:
+            yield (
+                f"plug-in {_short(plugin)} instead of {_short(earlier)}, {_since(attempt)}; "
+                f"its first points are the same"
+            )
             return
 
 
 def _other_code(history: History) -> Iterator[str]:
-    """A job that does not find the run's code, as in a container that hides it, runs whatever is
-    installed there."""
+    """A message if the newest attempt does not run the code of the run.
+
+    In a container that hides the folder of the run, a job runs what is installed there.
+    """
     last = history.last
     if last is None or last.code is None or last.asked in (None, "live", last.code):
         return

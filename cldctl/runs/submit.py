@@ -21,27 +21,32 @@ from cldctl.evals.plan import named
 from cldctl.jobs import specs
 
 from . import snapshot, training
-from .options import Cell, SubmitOptions, existing, settings
-from .resume import About, Continuation, continued
+from .options import PlannedRun, SubmitOptions, existing, settings
+from .resume import Continuation, OnContinue, continued
 from .sharded import Say
-from .training import Begun, Start, require_inputs, require_native
+from .training import Begun, TrainingStart, require_inputs, require_native
 
 
 def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
-    """Refuse what cannot be submitted, before anything is written; returns the job of those runs
-    that are missing.
+    """Check that runs can be submitted, before anything is written.
 
-    What a run lacks that is not `SubmitOptions.is_checked_first`, `submit` says.
+    Data and the like of a run that is not `SubmitOptions.is_checked_first` are checked by
+    `create_and_start`.
 
     Args:
-        say: told what is unusual about the runs of a sweep, and what they start from.
+        say: called with warnings about the runs of a sweep, and with the weights they start from.
+
+    Returns:
+        The job of the runs that are missing.
 
     Raises:
         CldError: the name is taken, a cell lacks what it needs, the weights that the runs are to
             start from are missing or do not fit, or the cluster has no such jobs or not so many.
     """
     after = options.waits_for(cluster)
-    group, _ = options.group, options.metrics  # An unknown metric is refused first.
+    group = options.group
+    # An unknown metric is refused first.
+    _ = options.metrics
     if group is None:
         options.run().require_free()
         if find_group(options.root, options.run().name) is not None:
@@ -55,17 +60,22 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     if options.is_checked_first:
         _require_complete(options, cluster, say)
 
-    def start_of(cell: Cell) -> Start:
-        return Start(
+    def start_of(cell: PlannedRun) -> TrainingStart:
+        return TrainingStart(
             run=options.run(cell),
             recipe=cell.recipe,
             request=Requested(steps=cell.recipe.train.steps),
         )
 
     starts = [start_of(cell) for cell in missing(options)]
-    first, runs = options.cells[0], [start.run for start in starts] or [options.run()]
+    runs = [start.run for start in starts] or [options.run()]
     spec = specs.training(
-        runs, first.recipe, cluster, group=group, after=after, parallel=options.parallel
+        runs,
+        options.cells[0].recipe,
+        cluster,
+        group=group,
+        after=after,
+        parallel=options.parallel,
     )
     if starts:
         cluster.check(spec, len(starts))
@@ -79,15 +89,15 @@ def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpe
         CldError: as `snapshot.of_checkout`.
     """
     plugins = ((path, path) for path in options.cells[0].recipe.plugins)
-    wanted = snapshot.of_checkout(
-        options.root.absolute(), cluster, live=options.live_code
-    ).with_plugins(plugins)
-    place = (options.run() if options.group is None else options.group).path
-    is_copy = wanted.manifest.kind == "copy"
-    return replace(spec, code=code.place_of(place, wanted.manifest.code)) if is_copy else spec
+    checkout = snapshot.of_checkout(options.root.absolute(), cluster, live=options.live_code)
+    manifest = checkout.with_plugins(plugins).manifest
+    if manifest.kind != "copy":
+        return spec
+    owner = options.run() if options.group is None else options.group
+    return replace(spec, code=code.place_of(owner.path, manifest.code))
 
 
-def missing(options: SubmitOptions) -> list[Cell]:
+def missing(options: SubmitOptions) -> list[PlannedRun]:
     """The cells whose run does not exist, or is not finished.
 
     Raises:
@@ -107,23 +117,21 @@ def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
     Raises:
         UsageError: it lacks what it needs.
     """
-    return (
-        request_of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size)
-        if metrics
-        else None
-    )
+    if not metrics:
+        return None
+    return request_of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size)
 
 
 def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> None:
-    """Refuse new runs that lack what they or the evaluations that follow need, or whose samples
-    would be useless.
+    """Refuse new runs whose data or settings are missing, or whose samples would be useless.
 
     Raises:
         RecipeError, UsageError
         CldError: the weights that they are to start from do not fit, see `Origin.require_fit`.
     """
     once = functools.cache(say)  # The data of a sweep are mostly the same.
-    origin, found = options.origin, existing(options)
+    origin = options.origin
+    found = existing(options)
     for cell in options.cells:
         recipe = cell.recipe
         require_inputs(recipe, once)
@@ -133,22 +141,24 @@ def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> Non
         # Continuing a run that has such settings is allowed: it may do without samples.
         recipe.sampling.require_usable()
         if recipe.sampling.needs_solution:
-            text = f"sampling.method={recipe.sampling.method} needs a trained network"
-            raise RecipeError(f"{text}. Train with another method, then `cldctl tune RUN --nfe N`.")
+            raise RecipeError(
+                f"sampling.method={recipe.sampling.method} needs a trained network. "
+                f"Train with another method, then `cldctl tune RUN --nfe N`."
+            )
         following(recipe, options.metrics)
         require_native(recipe, cluster, say)
 
 
-def submit(
+def create_and_start(
     options: SubmitOptions,
     cluster: Cluster,
-    about: About = lambda *what: None,
+    about: OnContinue = lambda *what: None,
     started: Callable[[RunFolder], None] = lambda run: None,
 ) -> Begun:
-    """Make a run's folder, with the evaluation that follows, and start its training.
+    """Create the folder of a run, with the evaluation that follows, and start its training.
 
-    Of a sweep, those runs are made that do not exist, and those are started that neither train nor
-    are finished.
+    Of a sweep, missing runs are created, and all runs that neither train nor are finished are
+    started.
 
     Args:
         about: called before a run of a sweep continues.
@@ -172,8 +182,7 @@ def submit(
             stack.enter_context(locks.only_one(group.path, cluster, makes=True))
 
         def undo(kind: object, error: BaseException | None, trace: object) -> None:
-            """It comes after the locks of new runs are gone: a network file system keeps files that
-            are still open."""
+            # The locks of new runs are released before: a network file system keeps open files.
             if isinstance(error, CldError):
                 _remove_unsubmitted(options, begun)
 
@@ -194,8 +203,7 @@ def submit(
             run = _create(options, cell)
             begun.found[run.name] = "new"
             if group is None:
-                # From here on, others see that a command is at work: the code may take long to
-                # store.
+                # `status` shows from here on that a command is at work: storing code takes time.
                 stack.enter_context(locks.only_one(run.path, cluster))
             stored = snapshot.store(
                 run.path, source.with_plugins((path, path) for path in cell.recipe.plugins), like
@@ -208,7 +216,7 @@ def submit(
     return begun
 
 
-def _create(options: SubmitOptions, cell: Cell) -> RunFolder:
+def _create(options: SubmitOptions, cell: PlannedRun) -> RunFolder:
     """The folder of a new run.
 
     Raises:
@@ -223,18 +231,16 @@ def _create(options: SubmitOptions, cell: Cell) -> RunFolder:
 
 
 def _prepare(
-    run: RunFolder, options: SubmitOptions, cell: Cell, cluster: Cluster, stored: Path
-) -> Start:
-    """Fill a new run's folder with all that was asked for.
+    run: RunFolder, options: SubmitOptions, cell: PlannedRun, cluster: Cluster, stored: Path
+) -> TrainingStart:
+    """Note tags, weights and the following evaluation in the folder of a new run.
 
     Args:
         stored: the folder of its code.
 
     Returns:
-        With the recipe that has the run's copies of its plug-ins, and the evaluation that follows,
-        if there is one.
+        The start of its training, whose recipe names the run's copies of its plug-ins.
     """
-    # From here on with the copies.
     recipe = replace(cell.recipe, plugins=code.with_copies(cell.recipe.plugins, stored))
     if options.tags or options.note:
         run.ledger.append(Labelled(note=options.note or None, add=options.tags))
@@ -247,7 +253,9 @@ def _prepare(
         profile=options.profile,
     )
     evaluations = () if chained is None else (Evaluation(chained.save(run)),)
-    return Start(run=run, recipe=recipe, request=request, stored=stored, evaluations=evaluations)
+    return TrainingStart(
+        run=run, recipe=recipe, request=request, stored=stored, evaluations=evaluations
+    )
 
 
 def _remove_unsubmitted(options: SubmitOptions, begun: Begun) -> None:

@@ -1,5 +1,4 @@
-"""Starting trainings by as few submissions as possible, and the evaluations that wait for their
-ends."""
+"""Starting trainings by as few submissions as possible, and the evaluations that follow them."""
 
 import contextlib
 import os
@@ -20,7 +19,7 @@ from cld_core.config.schema import problems_of_shape
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluate.request import periodic_request
-from cld_core.registration import is_shipped
+from cld_core.plugins import is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, Refused, Requested, Submitted
 from cld_core.run.groups import Group
@@ -34,18 +33,17 @@ from . import sharded, snapshot
 from .selection import command
 from .sharded import Say
 
-# What is said of the runs of a group.
+# The outcomes for the runs of a group.
 FOUND = ("new", "resumed", "running already", "finished already")
 _STOPPED = ("terminated", "cancelled", "timeout", "preempted")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class TrainingStart:
     """A run that is to train, for the first time or again.
 
     Attributes:
-        request: what the ledger is told; `train` adds the time, who asks, which cluster, and the
-            code.
+        request: for the ledger; `train` adds time, process, cluster and code.
         stored: the folder of its code.
         evaluations: those that wait for its end.
     """
@@ -59,11 +57,10 @@ class Start:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A run that is left alone, and why.
+    """A run that is skipped, and why.
 
     Attributes:
-        exit_code: of the command; 0 if nothing failed: it is not known to be a run that this user
-            could resume.
+        exit_code: of the command; 0 if this is not a failure.
     """
 
     run: RunFolder
@@ -73,18 +70,19 @@ class Skipped:
 
 @dataclass(kw_only=True)
 class Begun:
-    """What was done about a run, or about each run of a group.
+    """The trainings that a command starts, and their outcomes.
 
     Attributes:
-        group: None for one run; ``parallel``: how many of its runs may train at once.
-        after: what the trainings wait for.
+        group: None for one run.
+        parallel: how many runs of the group may train at once.
+        after: the jobs that the trainings wait for.
         started: called as soon as the job of a run exists, before a blocking cluster begins.
-        runs: all that were asked for.
-        found: what they were or became, one of `FOUND` by name of the run; ``jobs`` of those that
-            were started.
-        evaluations: the names of those that follow, by name of the run.
+        runs: all requested runs.
+        found: by name of the run, its outcome, one of `FOUND`.
+        jobs: by name of the run, the job that was started.
+        evaluations: by name of the run, the names of the evaluations that follow.
         skipped: runs that could not be started, and why.
-        said: what people should know about one run.
+        said: messages about one run.
     """
 
     cluster: Cluster
@@ -101,11 +99,10 @@ class Begun:
 
 
 def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
-    """Refuse a recipe whose data, loggers, or what its periodic evaluations need, is missing or
-    does not fit.
+    """Refuse a recipe whose data, loggers, or inputs of periodic evaluations are unusable.
 
     Args:
-        say: told what people should know about the data.
+        say: called with remarks about the data.
 
     Raises:
         UsageError
@@ -120,21 +117,23 @@ def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
 
             shape = source.require_usable(recipe)
     except DataError as error:
-        # Nothing has failed yet: the recipe names what is not there.
+        # An error of the recipe, which names missing data, and not of a computation.
         key = "path" if isinstance(recipe.data, StoredDataSpec) else "name"
         raise RecipeError(f"'data.{key}': {error}") from error
-    for key, _, text in problems_of_shape(recipe, shape):
-        raise RecipeError(f"'{key}' {text}")
+    for name, _, problem in problems_of_shape(recipe, shape):
+        raise RecipeError(f"'{name}' {problem}")
     _require_usable(recipe, shape)
     periodic_request(recipe, "fid")
     periodic_request(recipe, "elbo")
 
 
 def _require_usable(recipe: Recipe, shape: tuple[int, ...]) -> None:
-    """Try what plug-ins have registered once, on examples of this shape; loads torch if they have.
+    """Run the network, diffusion and objective of plug-ins once, on examples of this shape.
+
+    Loads torch if there are such plug-ins.
 
     Raises:
-        RecipeError: it fails.
+        RecipeError: one fails.
     """
     if not is_shipped("network", recipe.network.name):
         from cld_core import nets
@@ -147,11 +146,9 @@ def _require_usable(recipe: Recipe, shape: tuple[int, ...]) -> None:
 
 
 def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:
-    """Refuse to train on this machine in a precision that its processor emulates, unless
-    `train.emulated` allows it.
+    """Raises RecipeError if this machine's processor emulates the precision of the training.
 
-    Raises:
-        RecipeError
+    `train.emulated` allows it.
     """
     precision = recipe.train.precision
     if precision == "fp32" or recipe.cluster.uses_gpu:
@@ -168,30 +165,30 @@ def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:
         say(f"{warning}.")
 
 
-def by_submission(starts: Sequence[Start], cluster: Cluster) -> list[list[Start]]:
-    """Starts by the job that they are tasks of: all of the same size, with the same code.
+def by_submission(starts: Sequence[TrainingStart], cluster: Cluster) -> list[list[TrainingStart]]:
+    """Divide starts into jobs whose tasks have the same size and the same code.
 
-    A submission has as many tasks as the cluster takes (`Cluster.array_size`).
-    On a cluster that blocks, each is on its own, so that one may fail.
+    A job has at most as many tasks as the cluster takes (`Cluster.array_size`). On a cluster that
+    blocks, each start is a job of its own, so that one may fail.
     """
-    alike: dict[object, list[Start]] = {}
+    alike: dict[object, list[TrainingStart]] = {}
     for start in starts:
         alone = start.run.name if cluster.blocks else None
         kind = (alone, start.recipe.cluster, code.name_of(start.stored))
         alike.setdefault(kind, []).append(start)
     most = cluster.array_size() if len(starts) > 1 else None
     arrays = []
-    for these in alike.values():
-        size = most or len(these)
-        arrays += [these[first : first + size] for first in range(0, len(these), size)]
+    for group in alike.values():
+        size = most or len(group)
+        arrays += [group[first : first + size] for first in range(0, len(group), size)]
     return arrays
 
 
-def train(begun: Begun, starts: Sequence[Start]) -> None:
+def train(begun: Begun, starts: Sequence[TrainingStart]) -> None:
     """Start the trainings of runs, or their continuations, and the evaluations that wait for each.
 
     Args:
-        begun: is told what was started.
+        begun: gets the outcomes.
 
     Raises:
         RecipeError: the cluster has no such jobs, or not so many.
@@ -213,32 +210,39 @@ def train(begun: Begun, starts: Sequence[Start]) -> None:
         except CldError as error:
             if begun.group is None or not begun.jobs:
                 raise
-            # Those without a job, or whose evaluations have none; on a cluster that blocks, the one
-            # that failed.
+            # The runs without a job, or whose evaluations have none; on a cluster that blocks, the
+            # one that failed.
             left = [start.run for start in array if start.run.name not in begun.evaluations]
             begun.skipped += [Skipped(run, str(error), error.exit_code) for run in left]
-        # Somebody ended the run, and with it the command that trains the others.
+        # The run was ended, and with it the command that trains the others.
         if cluster.blocks and any(start.run.ledger.history().cause in _STOPPED for start in array):
             return
 
 
-def _submit(begun: Begun, starts: Sequence[Start]) -> None:
+def _submit(begun: Begun, starts: Sequence[TrainingStart]) -> None:
     """Start one job for each run.
 
     The requests are in the ledgers before the jobs exist, so that a job that starts immediately
     finds its own.
     """
-    cluster, runs = begun.cluster, [start.run for start in starts]
+    cluster = begun.cluster
+    group = begun.group
+    runs = [start.run for start in starts]
     stored = code.importable(starts[0].stored)
-    if begun.group is not None and stored is not None and not cluster.blocks:
+    if group is not None and stored is not None and not cluster.blocks:
         # Each of the runs may be removed while the others train.
-        stored = snapshot.store(begun.group.path, snapshot.copy_of(stored), like=stored)
-    group, recipe = begun.group, starts[0].recipe
+        stored = snapshot.store(group.path, snapshot.copy_of(stored), like=stored)
     spec = specs.training(
-        runs, recipe, cluster, group=group, after=begun.after, parallel=begun.parallel, code=stored
+        runs,
+        starts[0].recipe,
+        cluster,
+        group=group,
+        after=begun.after,
+        parallel=begun.parallel,
+        code=stored,
     )
     spec = replace(spec, earlier=tuple(begun.jobs.values()))
-    if begun.group is not None:
+    if group is not None:
         specs.list_runs(spec, runs)
 
     def note(refs: Sequence[JobRef]) -> None:
@@ -248,12 +252,12 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
         for ref, run in zip(refs, runs, strict=True):
             begun.jobs[run.name] = ref
             begun.found.setdefault(run.name, "resumed")
-            # A terminal that is gone ends no job.
+            # The job goes on without its terminal.
             with contextlib.suppress(OSError):
                 begun.started(run)
 
-    # Who starts one run alone has locked it.
-    with locked([] if begun.group is None else runs, cluster):
+    # A run that is started alone is locked already.
+    with locked([] if group is None else runs, cluster):
         undo = [_request(start, cluster) for start in starts]
         try:
             cluster.submit(spec, [TrainWork(str(run.path)) for run in runs], note)
@@ -272,39 +276,43 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
 
 @contextlib.contextmanager
 def or_warned(what: str) -> Iterator[None]:
-    """Go on with what is more important if a file cannot be written, as on a full disk, and warn of
-    it."""
+    """Print a warning instead of an error if a file cannot be written, as on a full disk."""
     try:
         yield
     except OSError as error:
         print(f"warning: {what} ({error.strerror or error})", file=sys.stderr)
 
 
-def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
-    """Note that a run is to be trained, before there is a job; its jobs may call the hook of its
-    recipe.
+def _request(start: TrainingStart, cluster: Cluster) -> Callable[[], None]:
+    """Note the request of a training, before there is a job, and allow the hook of its recipe.
 
     Returns:
-        What puts back the hook that the run had, for when there is no job after all.
+        A function that restores the hook that the run had, for when there is no job after all.
     """
-    run = start.run
-    put_back = hooks.allow(run, start.recipe)
-    # It may have been made long ago: runs of a group train one after another on a cluster that
-    # blocks.
-    now, host = round(time.time(), 3), socket.gethostname()
-    asked = replace(start.request, code=code.name_of(start.stored), live=cluster.blocks)
-    run.ledger.append(replace(asked, time=now, host=host, pid=os.getpid(), cluster=cluster.name))
+    put_back = hooks.allow(start.run, start.recipe)
+    request = replace(
+        start.request,
+        code=code.name_of(start.stored),
+        live=cluster.blocks,
+        # Now: on a cluster that blocks, the runs of a group train one after another.
+        time=round(time.time(), 3),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        cluster=cluster.name,
+    )
+    start.run.ledger.append(request)
     return put_back
 
 
 def follow_up(
-    start: Start, cluster: Cluster, training: JobRef, say: Say = lambda text: None
+    start: TrainingStart, cluster: Cluster, training: JobRef, say: Say = lambda text: None
 ) -> None:
-    """Start the evaluations that wait for a training to end; on a cluster that blocks, it has
-    ended.
+    """Start the evaluations that follow a training.
+
+    On a cluster that blocks, the training has ended; elsewhere they wait for its end.
 
     Args:
-        say: told how shards share tasks, if they do.
+        say: called with a message if shards share tasks.
 
     Raises:
         SchedulerRefused, SchedulerAway: they were not started; the training goes on.
@@ -312,7 +320,8 @@ def follow_up(
     run = start.run
     if not start.evaluations or (cluster.blocks and not is_finished(run)):
         return
-    folders, size = [work.folder for work in start.evaluations], start.recipe.cluster
+    size = start.recipe.cluster
+    folders = [work.folder for work in start.evaluations]
     after = After((training,))
     try:
         missing = [(work, work.to_start()) for work in start.evaluations]
@@ -321,13 +330,14 @@ def follow_up(
         )
         sharded.start(missing, cluster, spec, size, say=say)
     except (SchedulerRefused, SchedulerAway) as error:
-        text = f"{run.name} trains as job {training.job_id}, but {without_jobs(run)}"
-        raise type(error)(f"{text}. The reason: {error}") from error
+        raise type(error)(
+            f"{run.name} trains as job {training.job_id}, but {without_jobs(run)}. "
+            f"The reason: {error}"
+        ) from error
 
 
 def without_jobs(run: RunFolder) -> str | None:
-    """Which evaluations of a run have not been submitted, and what to do about it; None if all
-    have."""
+    """A message about evaluations of a run that have not been submitted; None if all have."""
     works = [
         work
         for work in evaluations_of(run)
@@ -342,13 +352,13 @@ def without_jobs(run: RunFolder) -> str | None:
 
 
 def is_finished(run: RunFolder) -> bool:
-    """Whether the newest attempt did all steps that it was asked for."""
+    """Whether the newest attempt did all requested steps."""
     return run.ledger.history().cause == "finished"
 
 
 @contextlib.contextmanager
 def locked(runs: Sequence[RunFolder], cluster: Cluster) -> Iterator[None]:
-    """Nobody else starts jobs of these runs meanwhile (`locks.only_one`)."""
+    """Hold the locks of runs, so that no other command starts jobs of them (`locks.only_one`)."""
     with contextlib.ExitStack() as stack:
         for run in runs:
             stack.enter_context(locks.only_one(run.path, cluster))
@@ -360,7 +370,7 @@ def uninterrupted(*, unless: bool = False) -> Iterator[None]:
     """Put Ctrl-C off until the end of the block; a second one ends it at once.
 
     Args:
-        unless: leave everything as it is: what is computed inside listens itself.
+        unless: leave Ctrl-C alone, because the block handles it itself.
 
     Raises:
         KeyboardInterrupt: at the end, if it was asked for.
@@ -373,11 +383,11 @@ def uninterrupted(*, unless: bool = False) -> Iterator[None]:
     ):
         yield
         return
-    asked: list[int] = []
+    signals: list[int] = []
 
     def later(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        if len(asked) > 1:
+        signals.append(number)
+        if len(signals) > 1:
             raise KeyboardInterrupt
         print("interrupted; finishing the submission; press Ctrl-C again to abort", file=sys.stderr)
 
@@ -386,5 +396,5 @@ def uninterrupted(*, unless: bool = False) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if asked:
+    if signals:
         raise KeyboardInterrupt

@@ -1,5 +1,4 @@
-"""What runs have used of the cluster, and what a new one may use (docs/usage.md). Trainings only:
-from their files."""
+"""What the trainings of runs used of the cluster, and what a new one may use (docs/usage.md)."""
 
 import contextlib
 import heapq
@@ -24,22 +23,22 @@ if TYPE_CHECKING:
 
 # An attempt without an end that has not reported for so many seconds is over.
 SILENT_S = 900.0
-# The newest runs that are looked at, and the seconds that this may take: nobody waits for an
-# estimate.
+# The newest runs among which an estimate searches, and the seconds that it may take.
 NEWEST = 200
 WITHIN_S = 1.0
-# Of so many comparable runs, the rates are enough.
+# The rates of this many comparable runs are enough.
 ENOUGH = 5
-GPU, CORE, JOB = "GPU-hours", "core-hours", "job-hours"
+GPU = "GPU-hours"
+CORE = "core-hours"
+JOB = "job-hours"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Hours of GPUs, of CPU cores, or of jobs whose size nobody knows.
+    """Hours of GPUs, of CPU cores, or of jobs of unknown size.
 
     Attributes:
-        unit: what the numbers are hours of; ``waited_s`` is in seconds of one job, whatever its
-            size.
+        unit: `GPU`, `CORE` or `JOB`.
         used: all that was reserved; the sum of the next five.
         useful: spent on steps that the run still has, or may still save.
         startup: before the first step of attempts that nothing had interrupted.
@@ -47,7 +46,8 @@ class Usage:
             job was taken away.
         lost_to_crashes: the same, because a rank, a node or the training failed.
         set_aside: spent on steps that `resume --from` an earlier one gave up.
-        attempts: that are counted.
+        waited_s: in the queue, in seconds of one job, whatever its size.
+        attempts: the number of attempts that are counted.
     """
 
     unit: str
@@ -94,27 +94,20 @@ def used_by(
         alive: whether the newest attempt is training.
     """
     in_vain = timeline.in_vain(history)
-    # What a start in vain got, nobody recorded: as much as an attempt, or what the recipe asks for.
-    is_unknown = any(it.attempt.ranks is None for it in attempts) or bool(in_vain and not attempts)
-    asked = size_of(run) if is_unknown else None
-    sizes = [_devices(it.attempt, asked) for it in attempts]
-    usual = (
-        sizes[-1]
-        if sizes
-        else {GPU: asked.gpus if asked else 0, CORE: asked.cores if asked else 1, JOB: 1}
-    )
-    unit = (
-        JOB
-        if is_unknown and asked is None
-        else GPU
-        if any(it[GPU] for it in sizes or [usual])
-        else CORE
-    )
-    hours = (
-        usual[unit]
-        * sum((until - began) * _share_after(since, began, until) for began, until in in_vain)
-        / 3600
-    )
+    # The size of a start in vain is not recorded: it is that of an attempt, or of the recipe.
+    is_unknown = any(stretch.attempt.ranks is None for stretch in attempts)
+    is_unknown = is_unknown or bool(in_vain and not attempts)
+    requested = size_of(run) if is_unknown else None
+    sizes = [_devices(stretch.attempt, requested) for stretch in attempts]
+    usual = sizes[-1] if sizes else _requested_devices(requested)
+    if is_unknown and requested is None:
+        unit = JOB
+    elif any(size[GPU] for size in sizes or [usual]):
+        unit = GPU
+    else:
+        unit = CORE
+    seconds = sum((until - began) * _share_after(since, began, until) for began, until in in_vain)
+    hours = usual[unit] * seconds / 3600
     total = Usage(unit=unit, used=hours, lost_to_crashes=hours)
     before: Attempt | None = None
     for stretch, size in zip(attempts, sizes, strict=True):
@@ -124,23 +117,30 @@ def used_by(
     return total
 
 
-def _devices(attempt: Attempt, asked: "ClusterSpec | None") -> dict[str, int]:
-    """What an attempt had, by unit; what the recipe asked for if nobody recorded it."""
-    gpus = (
-        attempt.gpus
-        if attempt.gpus is not None
-        else asked.gpus
-        if asked and attempt.ranks is None
-        else 0
-    )
-    return {GPU: gpus, CORE: attempt.cores or (asked.cores if asked else 1), JOB: 1}
+def _devices(attempt: Attempt, requested: "ClusterSpec | None") -> dict[str, int]:
+    """By unit, the devices of an attempt; those that the recipe requests if none are recorded."""
+    devices = _requested_devices(requested)
+    if attempt.gpus is not None:
+        devices[GPU] = attempt.gpus
+    elif attempt.ranks is not None:
+        devices[GPU] = 0
+    if attempt.cores:
+        devices[CORE] = attempt.cores
+    return devices
+
+
+def _requested_devices(size: "ClusterSpec | None") -> dict[str, int]:
+    """By unit, the devices that a recipe requests; one core if the recipe cannot be read."""
+    if size is None:
+        return {GPU: 0, CORE: 1, JOB: 1}
+    return {GPU: size.gpus, CORE: size.cores, JOB: 1}
 
 
 def summed(usages: Iterable[Usage]) -> list[Usage]:
-    """The totals by unit, GPUs first; one of core-hours if there is nothing at all."""
+    """The totals by unit, GPUs first; no core-hours if there is no usage."""
     totals: dict[str, Usage] = {}
     for usage in usages:
-        # What has used nothing yet has no unit of its own.
+        # A run that has used nothing yet has no unit of its own.
         if usage.attempts or usage.waited_s or usage.used:
             totals[usage.unit] = totals.get(usage.unit, Usage(unit=usage.unit)) + usage
     return [totals[unit] for unit in (GPU, CORE, JOB) if unit in totals] or [Usage(unit=CORE)]
@@ -157,25 +157,22 @@ def _of(
     hours = devices * _share_after(since, stretch.began, stretch.until) / 3600
     kept, lost, aside = (seconds * hours for seconds in stretch.split(alive=lives))
     startup = stretch.startup_s * hours
-    began_again = (
-        fate_of(before.cause) or "crashes"
-        if before is not None and before.cause != "finished"
-        else None
-    )
     loss = {"preemption": 0.0, "crashes": 0.0}
     loss[fate_of(stretch.attempt.cause) or "crashes"] += lost
-    if began_again is not None:
-        loss[began_again] += startup
+    if before is not None and before.cause != "finished":
+        # Starting again is a loss by what ended the attempt before.
+        loss[fate_of(before.cause) or "crashes"] += startup
+        startup = 0.0
+    queued = stretch.began - stretch.waited_s
     return Usage(
         unit=unit,
         used=stretch.allocated_s * hours,
         useful=kept,
-        startup=startup if began_again is None else 0.0,
+        startup=startup,
         lost_to_preemption=loss["preemption"],
         lost_to_crashes=loss["crashes"],
         set_aside=aside,
-        waited_s=stretch.waited_s
-        * _share_after(since, stretch.began - stretch.waited_s, stretch.began),
+        waited_s=stretch.waited_s * _share_after(since, queued, stretch.began),
         attempts=int(stretch.until > since),
     )
 
@@ -188,16 +185,18 @@ def _share_after(since: float, begin: float, end: float) -> float:
 
 
 def size_of(run: RunFolder) -> "ClusterSpec | None":
-    """What the recipe in force asks for; None if it cannot be read."""
+    """The size of job that the current recipe requests; None if it cannot be read."""
     try:
         return run.recipe().cluster
-    except Exception:  # Whatever is wrong with a recipe, the time that its run took is known.
+    except Exception:  # The time that the run took is known without its recipe.
         return None
 
 
 def usage_of(run: RunFolder, *, since: float = 0.0) -> Usage:
-    """What a run has used, by its files alone: its newest attempt is alive unless it has been
-    silent."""
+    """What a run has used, by its files alone.
+
+    Its newest attempt counts as alive unless it has been silent for `SILENT_S`.
+    """
     history = run.ledger.history().with_progress(run.progress(), run.steps_to_continue_from())
     last = history.last
     heard = (history.heard or last.started) if last is not None and last.cause is None else 0.0
@@ -240,16 +239,17 @@ class Folder:
         return cls(found, groups, summed(usage for *_, usage in found), problems)
 
     def to_dict(self) -> dict[str, Any]:
+        runs = [
+            {"name": name, "group": group, **usage.to_dict()} for name, group, usage in self.runs
+        ]
+        groups = [
+            {"name": name, **usage.to_dict()}
+            for name, usages in self.groups.items()
+            for usage in usages
+        ]
         return {
-            "runs": [
-                {"name": name, "group": group, **usage.to_dict()}
-                for name, group, usage in self.runs
-            ],
-            "groups": [
-                {"name": name, **usage.to_dict()}
-                for name, usages in self.groups.items()
-                for usage in usages
-            ],
+            "runs": runs,
+            "groups": groups,
             "totals": [usage.to_dict() for usage in self.totals],
             "problems": list(self.problems),
         }
@@ -259,7 +259,7 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TimeEstimate:
     """Seconds of training at the rate of comparable runs.
 
     Attributes:
@@ -275,12 +275,11 @@ class Estimate:
     runs: tuple[str, ...]
 
 
-def estimate(root: Path, recipe: "Recipe", *, without: str | None = None) -> Estimate | None:
-    """How long a training takes that begins at step 0; None if no comparable run has measured its
-    rate.
+def estimate(root: Path, recipe: "Recipe", *, without: str | None = None) -> TimeEstimate | None:
+    """How long a training from step 0 takes; None if no comparable run has measured its rate.
 
-    Comparable is a run of the same model, data and optimiser, with as many ranks, as large a batch
-    and GPUs as well.
+    Comparable runs have the same model, data, optimiser, number of ranks and batch size, and both
+    or neither use GPUs.
 
     Args:
         without: the name of the run that is estimated.
@@ -297,10 +296,11 @@ def estimate(root: Path, recipe: "Recipe", *, without: str | None = None) -> Est
                 rates[run.name] = rate
     if not rates:
         return None
-    rate, size = statistics.median(rates.values()), recipe.cluster
+    rate = statistics.median(rates.values())
     seconds = recipe.train.steps / rate
-    devices, unit = (size.gpus, GPU) if size.gpus else (size.cores, CORE)
-    return Estimate(seconds, rate, devices * seconds / 3600, unit, tuple(rates))
+    devices = _requested_devices(recipe.cluster)
+    unit = GPU if devices[GPU] else CORE
+    return TimeEstimate(seconds, rate, devices[unit] * seconds / 3600, unit, tuple(rates))
 
 
 def _newest(root: Path, deadline: float) -> Iterator[RunFolder]:

@@ -1,5 +1,4 @@
-"""Why a run is where it is: its ledger, its logs and its scheduler in one answer. Nothing that is
-damaged ends it."""
+"""Why a run is in its state: its ledger, its logs and its scheduler in one answer."""
 
 import functools
 import os
@@ -36,7 +35,20 @@ _ATTEMPT = (
     "first_step",
     "last_step",
 )
-# What happened, by the cause of the ledger.
+# Entries of ``--json`` that are those of `status`.
+_OF_ROW = (
+    "name",
+    "path",
+    "state",
+    "reason",
+    "step",
+    "steps",
+    "checkpoint_step",
+    "cluster",
+    "job_id",
+    "host",
+)
+# The end of an attempt in words, by its cause.
 _ENDS = {
     "preempted": "was preempted",
     "timeout": "reached its time limit",
@@ -55,18 +67,18 @@ _ENDS = {
 
 @dataclass(kw_only=True)
 class Why:
-    """The answer; ``next`` are commands without "cldctl ", and ``do`` what somebody has to do
-    first.
+    """The explanation of a run's state.
 
     Attributes:
-        row: its status, with what changed between the attempts, and what could not be read or
-            asked.
+        row: its status, with changes between the attempts, and what could not be read or polled.
         headline: state and reason in a sentence.
         history: its ledger; empty if that cannot be read.
         stretches: its attempts with their times, oldest first.
         failed: the rank that failed first, in the last attempt that failed.
         excluded: nodes that the job avoids.
         waiting: why the job waits, if it does.
+        do: what to do before any command; None for nothing.
+        next: commands to type next, without "cldctl ".
     """
 
     row: RunStatus
@@ -90,34 +102,32 @@ class Why:
 
     @property
     def ends(self) -> list[tuple[Stretch, str, str]]:
-        """The attempts, with the state in which each left the run, or is, and what ended it in
-        words."""
-        causes = [row["cause"] for row in self.attempts]
-        ends = [
-            (state_after(it), it.replace("_", " ")) if it else ("LOST", "no recorded end")
-            for it in causes
-        ]
-        if ends and causes[-1] is None and self.row.state == "RUNNING":
-            ends[-1] = "RUNNING", "running"
-        return [(it, state, words) for it, (state, words) in zip(self.stretches, ends, strict=True)]
+        """The attempts, with the state in which each left the run, and what ended it in words."""
+        ends = []
+        for stretch, row in zip(self.stretches, self.attempts, strict=True):
+            cause = row["cause"]
+            is_last = stretch is self.stretches[-1]
+            if cause:
+                ends.append((stretch, state_after(cause), cause.replace("_", " ")))
+            elif is_last and self.row.state == "RUNNING":
+                ends.append((stretch, "RUNNING", "running"))
+            else:
+                ends.append((stretch, "LOST", "no recorded end"))
+        return ends
 
     def to_dict(self) -> dict[str, Any]:
-        row, failed = self.row, self.failed
+        row = self.row
+        failed_first = None
+        if self.failed is not None:
+            failed_first = asdict(self.failed)
+            if self.failed.file is not None:
+                failed_first["file"] = str(self.failed.file)
         return {
-            **{
-                name: getattr(row, name)
-                for name in ("name", "path", "state", "reason", "step", "steps")
-            },
-            **{
-                name: getattr(row, name)
-                for name in ("checkpoint_step", "cluster", "job_id", "host")
-            },
+            **{name: getattr(row, name) for name in _OF_ROW},
             "headline": self.headline,
             "code": row.code,
             "attempts": self.attempts,
-            "failed_first": None
-            if failed is None
-            else {**asdict(failed), "file": failed.file and str(failed.file)},
+            "failed_first": failed_first,
             "excluded": list(self.excluded),
             "changed": row.changes,
             "waiting": None if self.waiting is None else asdict(self.waiting),
@@ -131,28 +141,28 @@ class Why:
 
 
 def why(run: RunFolder) -> Why:
-    """Everything that explains the state of a run; whatever cannot be read is among the problems of
-    its row."""
+    """Explain the state of a run; what cannot be read is among the problems of its row."""
     problems: list[str] = []
-    answers = _tried(
+    answers = _attempted(
         problems,
         "the scheduler",
         lambda: survey.of_runs([run], max_age_s=survey.TO_LOOK_S),
         Answers({}),
     )
-    problems += [answers.remark] if answers.remark else []
+    if answers.remark:
+        problems.append(answers.remark)
     return _explained(run, status_or_reason(run, answers), answers, problems, asks=True)
 
 
 def explained(row: RunStatus, answers: Answers) -> Why:
-    """As `why`, of a row of ``status`` and the answers of the clusters that it is made of: nobody
-    is asked."""
+    """As `why`, of a row of ``status`` and the answers that it is made of; polls no cluster."""
     return _explained(RunFolder(row.path), row, answers, [], asks=False)
 
 
-def _tried(problems: list[str], what: str, make: Callable[[], _Part], otherwise: _Part) -> _Part:
-    """A part of a run; ``otherwise`` if it cannot be made, which is noted under the name
-    ``what``."""
+def _attempted(
+    problems: list[str], what: str, make: Callable[[], _Part], otherwise: _Part
+) -> _Part:
+    """The result of ``make``; if it fails, ``otherwise``, and a problem of the name ``what``."""
     try:
         return make()
     except Exception as error:
@@ -167,9 +177,10 @@ def _explained(
         problems.append(row.reason or "its files cannot be read")
         if run.identity().get("format") is not None and run.format_problem() is not None:
             return Why(row=replace(row, problems=problems), headline="nothing is known about it")
-    tried = functools.partial(_tried, problems)
-    progress, checkpoints = run.progress(), run.steps_to_continue_from()
-    history = tried(
+    attempted = functools.partial(_attempted, problems)
+    progress = run.progress()
+    checkpoints = run.steps_to_continue_from()
+    history = attempted(
         "attempts.jsonl",
         lambda: run.ledger.history().with_progress(progress, checkpoints),
         History(),
@@ -177,47 +188,40 @@ def _explained(
     damaged = damages(run)
     problems += damaged
     alive = row.state == "RUNNING"
-    attempts = tried("the attempts", lambda: stretches(history, alive=alive), None)
-    waiting = tried("the job", lambda: _waiting(row, history, answers, asks=asks), None)
-    dead = tried("the logs", lambda: dead_rank(run, history), None) if alive else None
+    attempts = attempted("the attempts", lambda: stretches(history, alive=alive), None)
+    waiting = attempted("the job", lambda: _waiting(row, history, answers, asks=asks), None)
+    dead = attempted("the logs", lambda: dead_rank(run, history), None) if alive else None
     # The failure of an earlier attempt explains nothing once another one trains.
-    failed_in = last_failed(history)
-    if failed_in is not history.last:
-        failed_in = None
-    failed = (
-        None
-        if failed_in is None
-        else tried("the logs", lambda: first_failure(run, history, failed_in), None)
-    )
-    do, following = _next(row, history, waiting, failed)
-    if (
-        row.is_readable
-        and row.state in OVER
-        and any(run.recipe_file.name in problem for problem in damaged)
-    ):
+    last = last_failed(history)
+    failed: FirstFailure | None = None
+    if last is not None and last is history.last:
+        failed = attempted("the logs", lambda: first_failure(run, history, last), None)
+    do, commands = _next(row, history, waiting, failed)
+    is_recipe_damaged = any(run.recipe_file.name in problem for problem in damaged)
+    if is_recipe_damaged and row.is_readable and row.state in OVER:
         copy = run.submitted_recipe
         if os.path.lexists(copy):
             do = f"restore recipe.yaml: {copy} is how it was submitted"
         else:
             do = "restore recipe.yaml from a backup"
-        following = [text for text in following if text.startswith(("logs ", "report "))]
+        commands = [text for text in commands if text.startswith(("logs ", "report "))]
     used = None
     if attempts is not None:
-        used = tried(
+        used = attempted(
             "usage", lambda: usage.used_by(run, history, attempts, alive=alive).to_dict(), None
         )
-    evals = tried("the evaluations", lambda: _evaluations(run, row, answers), row.evals)
-    changes = tried("the changes", lambda: changed_by_now(run, history), list[str]())
+    evals = attempted("the evaluations", lambda: _evaluations(run, row, answers), row.evals)
+    changes = attempted("the changes", lambda: changed_by_now(run, history), list[str]())
     return Why(
         row=replace(row, usage=used, changes=changes, problems=problems, evals=evals),
         headline=_headline(row, waiting, failures.in_vain(history, row.job_id), dead),
         history=history,
         stretches=attempts or (),
         failed=failed,
-        excluded=tried("the nodes", lambda: _excluded(run, history, row.job_id), ()),
+        excluded=attempted("the nodes", lambda: _excluded(run, history, row.job_id), ()),
         waiting=waiting,
         do=do,
-        next=following,
+        next=commands,
     )
 
 
@@ -253,10 +257,7 @@ def _why_waiting(job: JobRef, answers: Answers, *, asks: bool) -> Waiting | None
 
 
 def _is_unanswered(history: History, answers: Answers, cluster: str) -> bool:
-    """Whether a job wished to begin again, and its cluster has said since that it runs.
-
-    Or the cluster does not answer.
-    """
+    """Whether a requeue of a job is newer than what its cluster says, or the cluster is silent."""
     if history.requeued is None:
         return False
     if answers.is_stale(cluster):
@@ -266,7 +267,7 @@ def _is_unanswered(history: History, answers: Answers, cluster: str) -> bool:
 
 
 def _evaluations(run: RunFolder, row: RunStatus, answers: Answers) -> list[dict[str, Any]]:
-    """The evaluations of a row; those that wait with the reason that the survey has."""
+    """The evaluations of a row; those that wait with the reason of their launcher."""
     works = {work.name: work for work in evaluations_of(run)} if row.is_evaluating else {}
     entries = []
     for entry in row.evals:
@@ -285,9 +286,8 @@ def _evaluations(run: RunFolder, row: RunStatus, answers: Answers) -> list[dict[
 
 
 def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:
-    known = usage.size_of(run)
-    wanted = known.exclude if known is not None else None
-    nodes = [*history.avoided.get(job_id or "", ()), wanted]
+    size = usage.size_of(run)
+    nodes = [*history.avoided.get(job_id or "", ()), None if size is None else size.exclude]
     return tuple(dict.fromkeys(filter(None, nodes)))
 
 
@@ -303,7 +303,8 @@ def _headline(
         in_vain: of a job that waits, that its last start did not train, and why.
         dead: the rank that has ended although the attempt lasts.
     """
-    done = f"step {row.step:,}" + (f" of {row.steps:,}" if row.steps else "")
+    of = f" of {row.steps:,}" if row.steps else ""
+    done = f"step {row.step:,}{of}"
     saved = (
         "nothing is saved"
         if row.checkpoint_step is None
@@ -312,9 +313,11 @@ def _headline(
     last = row.attempts[-1] if row.attempts else None
     ended = _end_of(last) if last is not None else ""
     reason = one_line(row.reason, 300) if row.reason else ""
+    where = f" on {row.host}" if row.host else ""
     match row.state:
         case _ if not row.is_readable:
-            text, reason = "its state is not known", ""
+            text = "its state is not known"
+            reason = ""
         case "FINISHED":
             text = f"all {row.step:,} steps are done"
         case "RUNNING" if dead is not None:
@@ -322,9 +325,9 @@ def _headline(
         case "RUNNING" if DECIDING in reason:
             text = done
         case "RUNNING":
-            text = f"it trains{f' on {row.host}' if row.host else ''}, {done}"
+            text = f"it trains{where}, {done}"
         case "PENDING" | "REQUEUED" if row.phase == STARTING and waiting is None:
-            text = f"job {row.job_id} is starting{f' on {row.host}' if row.host else ''}"
+            text = f"job {row.job_id} is starting{where}"
         case "PENDING":
             text = f"job {row.job_id} waits in the queue" if row.job_id else "no job exists yet"
         case "REQUEUED" if row.phase == STARTING:
@@ -338,12 +341,14 @@ def _headline(
             text = f"it {ended or 'was cancelled'} at {done}; {saved}"
         case _ if last is None and reason:
             # The reason says what is known, and what to do.
-            text, reason = reason, ""
+            text = reason
+            reason = ""
         case _:
             text = f"{reason or f'it {ended}'}, at {done}; {saved}"
             reason = ""
-    said = reason if waiting is None else "; ".join(filter(None, (waiting.reason, in_vain)))
-    return f"{text}: {said}" if said else text
+    if waiting is not None:
+        reason = "; ".join(filter(None, (waiting.reason, in_vain)))
+    return f"{text}: {reason}" if reason else text
 
 
 def _end_of(attempt: Mapping[str, Any]) -> str:
@@ -356,50 +361,63 @@ def _end_of(attempt: Mapping[str, Any]) -> str:
 def _next(
     row: RunStatus, history: History, waiting: Waiting | None, failed: FirstFailure | None
 ) -> tuple[str | None, list[str]]:
-    """What somebody has to do first, if anything, and the commands to type next, the most useful
-    one first."""
+    """What to do first, if anything, and the commands to type next, the most useful one first."""
     name = row.name
     if not row.is_readable:
         return "restore what is damaged, from a backup", []
     if row.state in WAITS:
-        follows = (
-            [f"cancel {name}"]
-            if isinstance(waiting, Held)
-            else [f"status {name} --watch", f"cancel {name}"]
-        )
         advice = "" if waiting is None else waiting.advice.replace(" RUN", f" {name}")
-        return advice or None, follows
+        if isinstance(waiting, Held):
+            return advice or None, [f"cancel {name}"]
+        return advice or None, [f"status {name} --watch", f"cancel {name}"]
     if row.state == "RUNNING" and not history.by_other_launcher:
-        return None, [f"logs {name} -f", *([f"logs {name} --failed"] if failed is not None else [])]
+        if failed is None:
+            return None, [f"logs {name} -f"]
+        return None, [f"logs {name} -f", f"logs {name} --failed"]
     if row.state == "FINISHED":
         if row.is_evaluating:
             return None, [f"status {name} --watch", f"report {name}"]
         done = any(entry["state"] == "FINISHED" for entry in row.evals)
         return None, [f"sample {name}" if done else f"eval {name} --elbo", f"report {name}"]
-    see = (
-        []
-        if history.by_other_launcher
-        else [f"logs {name} {'' if failed is None else '--failed '}--tail 50"]
-    )
+    logs: list[str] = []
+    if not history.by_other_launcher:
+        which = "" if failed is None else "--failed "
+        logs = [f"logs {name} {which}--tail 50"]
     if row.state not in RESUMABLE:
-        return None, see or [f"status {name} --watch"]
-    heard = history.last_of.get(row.job_id or "")
+        return None, logs or [f"status {name} --watch"]
+    event = history.last_of.get(row.job_id or "")
+    never_began = isinstance(event, GivenUp) and event.never_began
     if row.state == "FAILED" and failures.SETUP_FAILED in (row.reason or ""):
-        return "correct cluster.setup", [f"resume {name} cluster.setup='[LINE, ...]'", *see]
-    if row.state == "FAILED" and (
-        history.bug is not None or (isinstance(heard, GivenUp) and heard.never_began)
-    ):
-        return "fix the error first: another start would meet it again", [*see, f"resume {name}"]
-    last = [
-        (attempt.cause, attempt.detail, attempt.first_step) for attempt in history.attempts[-2:]
-    ]
-    if len(last) == 2 and last[0] == last[1] and last[0][0] == "crashed" and last[0][1]:
-        return "correct the cause first: the same error has ended the last two starts", see
-    if any(attempt.cause == "nonfinite" for attempt in history.attempts[-1:]):
-        return "lower optim.lr, or go back to an earlier step", [f"resume {name} --from STEP", *see]
-    again = (
-        "give its launcher, which has its output, the same command again; or continue it as a "
-        "job of cldctl's"
+        return "correct cluster.setup", [f"resume {name} cluster.setup='[LINE, ...]'", *logs]
+    if row.state == "FAILED" and (history.bug is not None or never_began):
+        return "fix the error first: another start would meet it again", [*logs, f"resume {name}"]
+    if _has_crashed_twice(history):
+        return "correct the cause first: the same error has ended the last two starts", logs
+    if history.attempts and history.attempts[-1].cause == "nonfinite":
+        return "lower optim.lr, or go back to an earlier step", [
+            f"resume {name} --from STEP",
+            *logs,
+        ]
+    do = None
+    if history.by_other_launcher:
+        do = (
+            "give its launcher, which has its output, the same command again; "
+            "or continue it as a job of cldctl's"
+        )
+    if row.state not in ("FAILED", "LOST"):
+        logs = []
+    return do, [f"resume {name}", *logs]
+
+
+def _has_crashed_twice(history: History) -> bool:
+    """Whether the same error ended the last two attempts, at the same step."""
+    if len(history.attempts) < 2:
+        return False
+    before, last = history.attempts[-2:]
+    if last.cause != "crashed" or not last.detail:
+        return False
+    return (before.cause, before.detail, before.first_step) == (
+        last.cause,
+        last.detail,
+        last.first_step,
     )
-    see = see if row.state in ("FAILED", "LOST") else []
-    return again if history.by_other_launcher else None, [f"resume {name}", *see]

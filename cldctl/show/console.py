@@ -1,10 +1,7 @@
-"""Two consoles: data goes to stdout, everything else to stderr, with bars; and numbers as people
-read them.
+"""Two consoles (data on stdout, all else on stderr), progress bars, and formats of numbers.
 
-Colours and bars are on a terminal only.
-
-Names, reasons and details come from files and commands of others. The consoles show them as they
-are: there is no markup, and nothing in a text steers the terminal.
+Colours and bars appear on a terminal only. Names, reasons and details come from files of others:
+the consoles interpret no markup in them, and no text can steer the terminal.
 """
 
 import io
@@ -40,92 +37,97 @@ for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
         _stream.reconfigure(errors="replace")  # A locale without "±" must not end a command.
 
-# Whatever goes to a pipe or a file is whole: rich would fold it at 80 columns.
+# Columns of a pipe or a file: rich would fold lines at 80.
 _PIPED_WIDTH = 1000
-# From so many columns on there is room for a whole bar.
-_WIDE, _BAR = 100, 20
+# The width of a bar on a terminal of at least _WIDE columns; it is half as wide on a narrower one.
+_BAR = 20
+_WIDE = 100
 
 
 class PlainConsole(Console):
-    """Shows texts without escape sequences and control characters, wherever in a table or bar they
-    are.
+    """A console that removes escape sequences and control characters from all texts.
 
-    If it is ``quiet``, all but `failure` and `error` is left out.
+    If it is ``quiet``, it prints only `failure` and `error`.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
-    def print(self, *objects: Any, **how: Any) -> None:
-        """As the base class, but a sentence breaks between words on a terminal, and nowhere else.
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as the base class does, but break sentences on a terminal between words only.
 
-        What may be copied stays whole: words, indented lines, and with ``no_wrap`` everything, as
-        in files.
+        Text that may be copied is not broken: words, indented lines, all text that is printed with
+        ``no_wrap``, and all text in files.
         """
-        if objects and all(isinstance(it, str | Text) for it in objects):
-            how["soft_wrap"] = True
-            is_sentence = not str(objects[0]).startswith(" ") and not any(
-                "\n" in str(it).strip() for it in objects
-            )
-            if self.is_terminal and is_sentence and not how.get("no_wrap"):
-                texts = (self.render_str(it) if isinstance(it, str) else it for it in objects)
+        if objects and all(isinstance(part, str | Text) for part in objects):
+            options["soft_wrap"] = True
+            is_indented = str(objects[0]).startswith(" ")
+            has_lines = any("\n" in str(part).strip() for part in objects)
+            is_sentence = not (is_indented or has_lines or options.get("no_wrap"))
+            if self.is_terminal and is_sentence:
+                texts = (
+                    self.render_str(part) if isinstance(part, str) else part for part in objects
+                )
                 objects = (_between_words(Text(" ").join(texts), self.width),)
-        super().print(*objects, **how)
+        super().print(*objects, **options)
 
-    def render_str(self, text: str, **how: Any) -> Text:
-        """As the base class, from the text that is left: here, so that it is measured without what
-        is cut out."""
-        return super().render_str(printable(text), **how)
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As the base class, without control characters, so that they do not count as width."""
+        return super().render_str(printable(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """As the base class; for texts that were not strings. Control segments are rich's own, such
-        as cursor moves."""
+        """As the base class, without control characters in texts that were not strings.
+
+        Control segments, such as cursor moves, come from rich and stay.
+        """
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
-    def failure(self, *objects: Any, **how: Any) -> None:
-        """Print what went wrong with a run, an evaluation or another thing that was asked for;
-        quiet or not."""
-        before, self.quiet = self.quiet, False
+    def failure(self, *objects: Any, **options: Any) -> None:
+        """Print why part of a command failed, such as one of several runs; quiet or not."""
+        was_quiet = self.quiet
+        self.quiet = False
         try:
-            self.print(*objects, **how)
+            self.print(*objects, **options)
         finally:
-            self.quiet = before
+            self.quiet = was_quiet
 
     def error(self, text: str) -> None:
-        """Say why a command fails, on one line."""
+        """Print why a command fails, on one line."""
         self.failure(Text("error:", "bold red"), " ".join(text.splitlines()))
 
 
 def _between_words(text: Text, width: int) -> Text:
-    """A text in lines of at most so many characters, or of one longer word, or of a command in
-    backquotes."""
-    whole = re.sub(
-        "`[^`]*`", lambda command: command[0].replace(" ", "\N{NO-BREAK SPACE}"), text.plain
-    )
+    """Break a text into lines of at most ``width`` characters.
+
+    A longer word, or a command in backquotes, is a line of its own.
+    """
+
+    def join_words(command: re.Match[str]) -> str:
+        return command[0].replace(" ", "\N{NO-BREAK SPACE}")
+
     lines = textwrap.wrap(
-        whole,
+        re.sub("`[^`]*`", join_words, text.plain),
         width,
         break_long_words=False,
         break_on_hyphens=False,
         drop_whitespace=False,
         expand_tabs=False,
     )
-    broken = text.divide(itertools.accumulate(map(len, lines[:-1])))
-    return Text("\n").join(
-        line[len(line.plain) - len(line.plain.lstrip()) : len(line.plain.rstrip())]
-        for line in broken
-    )
+    broken = []
+    for line in text.divide(itertools.accumulate(map(len, lines[:-1]))):
+        indent = len(line.plain) - len(line.plain.lstrip())
+        broken.append(line[indent : len(line.plain.rstrip())])
+    return Text("\n").join(broken)
 
 
 def _options(stream: TextIO | None) -> dict[str, Any]:
-    """How rich shows what goes to a stream: without a terminal it is complete, however wide that
-    is.
+    """The options of rich for a stream: lines are not folded unless it is a terminal.
 
-    ``$FORCE_COLOR`` gives colours to a file or pipe. It makes no terminal of it, which could be
-    redrawn: rich alone would take it for one.
+    ``$FORCE_COLOR`` adds colours to a file or pipe. Rich alone would also take it for a terminal,
+    and redraw bars in it.
     """
     is_terminal = bool(stream and stream.isatty())
     is_coloured = os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR")
@@ -141,7 +143,7 @@ err = PlainConsole(stderr=True, **_options(sys.stderr))
 
 
 def duration(seconds: float | None) -> str:
-    """For example 42s, 3m10s, 5h02m, 2d04h; a dash for None."""
+    """A duration such as 42s, 3m10s, 5h02m or 2d04h; a dash for None."""
     if seconds is None:
         return "-"
     whole = max(0, round(seconds))
@@ -155,7 +157,7 @@ def duration(seconds: float | None) -> str:
 
 
 def age(since: float | None) -> str:
-    """How long ago a time was, seconds since 1970."""
+    """How long ago a time (seconds since 1970) was; a dash for None."""
     return "-" if since is None else f"{duration(time.time() - since)} ago"
 
 
@@ -170,34 +172,31 @@ def count(value: int | None) -> str:
 
 
 def short(value: int | None) -> str:
-    """A whole number with four digits, for example 950, 12k, 12.5k, 1.25M; a dash for None."""
+    """A whole number in four digits, such as 950, 12.5k or 1.25M; a dash for None."""
     if value is None:
         return "-"
-    for size, unit in ((1_000_000, "M"), (1_000, "k")):
-        if value >= size:
-            return f"{value / size:.4g}{unit}"
+    if value >= 1_000_000:
+        return f"{value / 1_000_000:.4g}M"
+    if value >= 1_000:
+        return f"{value / 1_000:.4g}k"
     return str(value)
 
 
 def keys_differ(number: int) -> str:
     """How many keys of two recipes differ, as the beginning of a sentence."""
-    return (
-        "No key differs"
-        if number == 0
-        else "1 key differs"
-        if number == 1
-        else f"{number} keys differ"
-    )
+    if number == 0:
+        return "No key differs"
+    return "1 key differs" if number == 1 else f"{number} keys differ"
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
-    """Some names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """The first names, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def shortened(name: str, width: int) -> str:
-    """A name in ``width`` characters, or fewer: more of its end stays than of its start: it tells
-    it from others."""
+    """A name in at most ``width`` characters; more of its end stays, which differs between runs."""
     if len(name) <= width:
         return name
     last = max(width - 1, 0) * 3 // 5
@@ -206,12 +205,19 @@ def shortened(name: str, width: int) -> str:
 
 def strong(*parts: str) -> Text:
     """A text whose second, fourth, ... part is bold."""
-    return Text.assemble(*((part, "bold" if index % 2 else "") for index, part in enumerate(parts)))
+    text = Text()
+    for index, part in enumerate(parts):
+        text.append(part, "bold" if index % 2 else None)
+    return text
 
 
 def say_next(place: "RunFolder", *texts: str) -> None:
-    """Say what to type next, a line each, without "cldctl ": commands about a run, or what lies
-    beside it."""
+    """Print commands to type next, a line each.
+
+    Args:
+        place: the run that they name, or a folder beside it.
+        texts: the commands, without "cldctl ".
+    """
     from cldctl.runs.selection import command
 
     err.print("next:\n" + "\n".join(f"  {command(text, place)}" for text in texts))
@@ -224,39 +230,39 @@ class _Head(ProgressColumn):
 
 
 class Bars(Progress):
-    """A context in which bars are on stderr: with the fields ``head``, a text that may be folded,
-    and ``known``.
+    """A context that shows progress bars on stderr.
 
-    They are on a terminal, unless they are hidden. Elsewhere it is disabled, and whoever shows them
-    says a line.
+    Each task has the fields ``head``, a text before the bar, which may be folded, and ``known``, a
+    text behind it. In a pipe or file, and in quiet mode, it is disabled: callers print lines
+    instead.
     """
 
     def __init__(self, *, is_transient: bool) -> None:
-        columns = (
+        columns: list[ProgressColumn] = [
             SpinnerColumn(),
             _Head(),
             BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2),
             TextColumn("{task.fields[known]}", markup=False),
-        )
-        # What somebody follows says its own times.
-        times = [TimeElapsedColumn()] if is_transient else []
+        ]
+        # With --follow, the text behind the bar contains the elapsed time.
+        if is_transient:
+            columns.append(TimeElapsedColumn())
         is_hidden = err.quiet or not err.is_terminal
-        super().__init__(*columns, *times, console=err, transient=is_transient, disable=is_hidden)
+        super().__init__(*columns, console=err, transient=is_transient, disable=is_hidden)
 
     def stop(self) -> None:
-        if (
-            not self.disable
-        ):  # Some versions of rich end with an empty line where they have shown nothing.
+        # Some versions of rich print an empty line at the end of a disabled bar.
+        if not self.disable:
             super().stop()
 
 
 class Working(Bars):
-    """A context in which a command says what it does. On a terminal, nothing of it stays there.
+    """A context that shows what a command does. On a terminal it disappears at the end.
 
     Args:
         what: the first phase, such as "loading mine".
-        announced: print the first phase in a pipe, too. Not for a command that may still fail with
-            a one-line error.
+        announced: also print the first phase in a pipe. Leave it out for a command that may still
+            fail with a one-line error.
     """
 
     def __init__(self, what: str, *, announced: bool = False) -> None:
@@ -266,40 +272,45 @@ class Working(Bars):
         self.phase(what)
 
     def phase(self, what: str) -> None:
-        """Begin to do something else, of which nobody knows yet how far it is."""
-        before, self._what = self._what, one_line(what)
-        if before != self._what:
-            self.reset(self._task, total=None, head=Text(self._what), known="")
-            if self.disable:
-                err.print(self._what, style="dim")
+        """Begin another phase, whose progress is unknown until `at` is called."""
+        what = one_line(what)
+        if what == self._what:
+            return
+        self._what = what
+        self.reset(self._task, total=None, head=Text(what), known="")
+        if self.disable:
+            err.print(what, style="dim")
 
     def at(self, done: int, total: int | None, unit: str = "") -> None:
-        """Show how much of the phase is done: a count, if nobody knows of how much."""
+        """Show how much of the phase is done; ``total`` is None if it is unknown."""
         self.update(self._task, completed=done, total=total)
-        left, of = self.tasks[0].time_remaining, "" if total is None else f"/{total:,}"
-        known = one_line(f"{done:,}{of} {unit}") + (
-            "" if left is None else f"  {duration(left)} left"
-        )
+        whole = "" if total is None else f"/{total:,}"
+        known = one_line(f"{done:,}{whole} {unit}")
+        left_s = self.tasks[0].time_remaining
+        if left_s is not None:
+            known += f"  {duration(left_s)} left"
         self.update(self._task, known=known)
 
 
 class _Log(logging.Handler):
-    """Writes what is logged to stderr."""
+    """Prints log records on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        is_warning = record.levelno >= logging.WARNING
-        err.print(
-            f"{'warning: ' * is_warning}{record.getMessage()}",
-            style="yellow" if is_warning else "dim",
-        )
+        if record.levelno >= logging.WARNING:
+            err.print(f"warning: {record.getMessage()}", style="yellow")
+        else:
+            err.print(record.getMessage(), style="dim")
 
 
 _LOG = _Log()
 
 
 def verbose(is_on: bool) -> None:
-    """Show what `cld_core` warns of; if on, also the programs that are called, and how long they
-    take (`cldctl -v`)."""
+    """Show the warnings of `cld_core`.
+
+    Args:
+        is_on: also show the programs that are called, and how long they take (`cldctl -v`).
+    """
     logger = logging.getLogger("cldctl")
     logger.setLevel(logging.DEBUG if is_on else logging.NOTSET)
     logger.handlers = [_LOG] if is_on else []

@@ -1,5 +1,4 @@
-"""Results: evaluations and tunings of a run, sweeps, samplers side by side, and runs or groups side
-by side."""
+"""Results: evaluations and tunings of a run, sweeps, comparisons of samplers, runs and groups."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -35,19 +34,17 @@ _STYLE = {"better": "bold green", "worse": "bold red"}
 def result_of(
     entry: Mapping[str, Any], quantity: registry.Quantity, *, with_count: bool = False
 ) -> str:
-    """A result of an evaluation's row of ``status``; a dash if it has none.
+    """A result of an evaluation as `status` knows it; a dash if it does not have it.
 
     Args:
-        with_count: add of how many samples or test points it is.
+        with_count: add the number of samples or test points.
     """
     result = entry["results"].get(quantity.key)
     if not result:
         return "-"
-    text, of = (
-        result_text(quantity, result["value"], result["stderr"]),
-        counts_of(entry, [quantity]),
-    )
-    return f"{text} ({', '.join(of)})" if with_count and of else text
+    text = result_text(quantity, result["value"], result["stderr"])
+    counts = counts_of(entry, [quantity]) if with_count else []
+    return f"{text} ({', '.join(counts)})" if counts else text
 
 
 def counts_of(
@@ -55,20 +52,19 @@ def counts_of(
     quantities: Sequence[registry.Quantity] | None = None,
     show: Callable[[int], str] = count,
 ) -> list[str]:
-    """Of how many samples and test points the results of an evaluation are: ["50,000 samples",
-    "2,000 points"].
+    """The numbers of samples and points of an evaluation: ["50,000 samples", "2,000 points"].
 
     Args:
-        quantities: of which results; None for all.
+        quantities: the results whose numbers are returned; None for all.
+        show: how a number is written.
     """
-    words = (
-        f"{show(result['n'])} {registry.ROWS[metric.rows].over}"
-        for metric, quantity in registry.quantities()
-        if (quantities is None or quantity in quantities)
-        and (result := entry["results"].get(quantity.key))
-        if result.get("n") is not None
-    )
-    return list(dict.fromkeys(words))
+    counts: dict[str, None] = {}
+    for metric, quantity in registry.quantities():
+        if quantities is None or quantity in quantities:
+            size = entry["results"].get(quantity.key, {}).get("n")
+            if size is not None:
+                counts[f"{show(size)} {registry.ROWS[metric.rows].over}"] = None
+    return list(counts)
 
 
 def result_text(quantity: registry.Quantity, value: float, stderr: float | None) -> str:
@@ -78,30 +74,31 @@ def result_text(quantity: registry.Quantity, value: float, stderr: float | None)
 
 
 def cell_text(quantity: registry.Quantity, row: Mapping[str, Any]) -> str:
-    """`result_text` of a row of a sweep (`evals.results.rows`) that has the result, with the share
-    of lost samples."""
+    """A result of a row of a sweep (`evals.results.rows`), with the share of lost samples.
+
+    A dash if the row does not have the result.
+    """
+    if row[quantity.key] is None:
+        return "-"
     text = result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"])
     share = row.get(f"{quantity.key}_nonfinite")
     return f"{text} ({100 * share:.2g}% lost)" if share else text
 
 
 def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Evaluations of a run, with those results that any of them has."""
+    """A table of evaluations of a run, with all results that any of them has."""
     columns: dict[str, Sequence[Cell]] = {
         "evaluation": [entry["id"] for entry in evals],
         "state": [state_text(entry["state"]) for entry in evals],
         "shards": [f"{entry['shards_done']}/{entry['shards']}" for entry in evals],
         "step": [count(entry["checkpoint_step"]) for entry in evals],
         "of": [", ".join(counts_of(entry)) or "-" for entry in evals],
-        **{
-            it.label: [result_of(entry, it) for entry in evals]
-            for it in quantities_in(it["results"] for it in evals)
-        },
     }
-    truths = [
-        "-" if entry["true_entropy"] is None else f"{entry['true_entropy']:.3f}" for entry in evals
-    ]
-    columns |= {"true entropy": truths} if {*truths} != {"-"} else {}
+    for quantity in quantities_in(entry["results"] for entry in evals):
+        columns[quantity.label] = [result_of(entry, quantity) for entry in evals]
+    truths = [entry["true_entropy"] for entry in evals]
+    if any(truth is not None for truth in truths):
+        columns["true entropy"] = ["-" if truth is None else f"{truth:.3f}" for truth in truths]
     return table(columns, left=("evaluation", "state"), optional=("shards",), title="evaluations")
 
 
@@ -118,12 +115,15 @@ def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     for entry in evals:
         if entry["results"]:
             settings.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
-    for entries in (
-        [alike[step] for step in sorted(alike)] for alike in settings.values() if len(alike) > 1
-    ):
-        columns = {"step": [count(entry["checkpoint_step"]) for entry in entries]}
-        for it in quantities_in(entry["results"] for entry in entries):
-            columns[it.label] = [result_of(entry, it, with_count=True) for entry in entries]
+    for by_step in settings.values():
+        if len(by_step) < 2:
+            continue
+        steps = sorted(by_step)
+        entries = [by_step[step] for step in steps]
+        columns = {"step": [count(step) for step in steps]}
+        for quantity in quantities_in(entry["results"] for entry in entries):
+            cells = [result_of(entry, quantity, with_count=True) for entry in entries]
+            columns[quantity.label] = cells
         yield table(columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
 
 
@@ -148,38 +148,36 @@ def sweep_table(
         label = "states" if quantity is None else quantity.label
         lines: dict[tuple[str, ...], dict[str, str]] = {}
         for place, row in enumerate(rows):
-            cells = lines.setdefault(tuple(str(row[axis.key]) for axis in down) or (label,), {})
             if quantity is not None and row[quantity.key] is not None:
-                mark = "" if best is None else BEST if (key, place) in best else " "
-                cells[row[across.key]] = cell_text(quantity, row) + mark
+                cell = cell_text(quantity, row)
+                if best is not None:
+                    cell += BEST if (key, place) in best else " "
             else:
-                state = evals.get(row["evaluation"], {}).get("state", "-").lower()
-                # It is finished, and does not have this result.
-                cells[row[across.key]] = (
-                    "-" if quantity is not None and state == "finished" else state
-                )
+                cell = evals.get(row["evaluation"], {}).get("state", "-").lower()
+                # A finished evaluation that does not have this result.
+                if quantity is not None and cell == "finished":
+                    cell = "-"
+            values = tuple(str(row[axis.key]) for axis in down) or (label,)
+            lines.setdefault(values, {})[row[across.key]] = cell
         columns = dict(zip(heads, map(list, zip(*lines, strict=True)), strict=True))
-        shown = {
-            f"{across.key.split('.')[-1]} {value}": [
-                cells.get(value, "-") for cells in lines.values()
-            ]
-            for value in across.values
-        }
-        title = (
-            f"{label} by "
-            f"{' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
-        )
-        yield table(columns | shown, left=columns, title=title)
+        left = list(columns)
+        for value in across.values:
+            heading = f"{across.key.split('.')[-1]} {value}"
+            columns[heading] = [cells.get(value, "-") for cells in lines.values()]
+        axes = " and ".join(axis.key for axis in sweep.axes)
+        title = f"{label} by {axes}{_count_of(sweep, evals, quantity)}"
+        yield table(columns, left=left, title=title)
 
 
 def _count_of(
     sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: registry.Quantity | None
 ) -> str:
-    """Of how many samples or test points the results of a sweep are, unless they differ in that."""
+    """The number of samples or test points of the results of a sweep; empty if they differ."""
     only = [] if quantity is None else [quantity]
-    counts = {
-        text for name in sweep.evaluations if name in evals for text in counts_of(evals[name], only)
-    }
+    counts = set()
+    for name in sweep.evaluations:
+        if name in evals:
+            counts.update(counts_of(evals[name], only))
     return f", {counts.pop()}" if len(counts) == 1 else ""
 
 
@@ -187,8 +185,7 @@ def _count_of(
 def samplers(
     run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]
 ) -> Iterator[RenderableType]:
-    """Samplers side by side: a table for each metric, what samples could reach, and what is
-    published.
+    """Samplers side by side: a table for each metric, its bounds, and published results.
 
     Args:
         statuses: the evaluations of the sweep as `status` knows them; cells without a result show
@@ -198,18 +195,21 @@ def samplers(
     marked = best(run, sweep, found)
     yield sweep_table(sweep, found, {entry["id"]: entry for entry in statuses}, marked)
     yield from map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
-    if known := published_samplers(run.recipe().data.name):
+    if published := published_samplers(run.recipe().data.name):
         columns = {
-            "model": [it.model for it in known],
-            "sampler": [it.sampler for it in known],
-            "NFE": [count(it.nfe) for it in known],
-            "FID": [f"{it.fid:.2f}" for it in known],
-            "source": [it.source for it in known],
+            "model": [entry.model for entry in published],
+            "sampler": [entry.sampler for entry in published],
+            "NFE": [count(entry.nfe) for entry in published],
+            "FID": [f"{entry.fid:.2f}" for entry in published],
+            "source": [entry.source for entry in published],
         }
-        left, title = ("model", "sampler", "source"), "published, not measured here"
-        yield from (
-            Text(),
-            table(columns, left=left, optional=["source"], names="model", title=title),
+        yield Text()
+        yield table(
+            columns,
+            left=("model", "sampler", "source"),
+            optional=["source"],
+            names="model",
+            title="published, not measured here",
         )
 
 
@@ -238,60 +238,69 @@ def _notes(
         yield f"the flow that samples are compared with took {known['flow_nfe']:,.0f} evaluations"
 
 
-def compared(lines: Sequence[results.Line]) -> RenderableType:
-    """Results of runs, and of groups: a line for each cell, averaged over seeds.
+def compared(lines: Sequence[results.ComparedRuns]) -> RenderableType:
+    """A table of results of runs, and of groups: a line for each cell, averaged over seeds.
 
-    What differs from the first line by more than the errors is marked.
+    Results that differ from the first line by more than their errors are marked.
     """
     columns = average_columns(lines, lines[0])
-    quantities = quantities_in(column.results for line in lines for column in line.columns)
-    ones = [
-        [found.one for it in quantities if (found := line.average(it.key)) is not None]
-        for line in lines
-    ]
-    columns["of"] = [
-        Text(", ".join(dict.fromkeys(it.of for it in own if it.of)) or "-", "dim") for own in ones
-    ]
-    columns["how"] = [Text("; ".join(dict.fromkeys(map(_how, own))) or "-", "dim") for own in ones]
+    counts: list[Cell] = []
+    settings: list[Cell] = []
+    for line in lines:
+        found = [line.average(quantity.key) for quantity in _quantities(lines)]
+        results = [average.one for average in found if average is not None]
+        of = dict.fromkeys(result.of for result in results if result.of)
+        how = dict.fromkeys(map(_how, results))
+        counts.append(Text(", ".join(of) or "-", "dim"))
+        settings.append(Text("; ".join(how) or "-", "dim"))
+    columns |= {"of": counts, "how": settings}
     names = next(iter(columns))
     return table(columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how")
 
 
 def average_columns(
-    lines: Sequence[results.Line], first: results.Line | None = None
+    lines: Sequence[results.ComparedRuns], first: results.ComparedRuns | None = None
 ) -> dict[str, Sequence[Cell]]:
-    """Names, cells, steps and results of lines, with their errors.
+    """Columns of the names, cells, steps and results of lines, with their errors.
 
     Args:
-        first: a line from which the others differ by more than the errors where that is marked.
+        first: results that differ from this line by more than their errors are marked.
     """
-    heads = short_keys(list(dict.fromkeys(key for line in lines for key in line.cell)))
     has_groups = any(len(line.columns) > 1 for line in lines)
-    quantities = quantities_in(column.results for line in lines for column in line.columns)
-    return {
-        "group or run" if has_groups else "run": [line.name for line in lines],
-        **{head: [line.cell.get(key, "-") for line in lines] for key, head in heads.items()},
-        "step": [_step(line) for line in lines],
-        **({"runs": [str(len(line.columns)) for line in lines]} if has_groups else {}),
-        **{it.label: [_result(first, line, it) for line in lines] for it in quantities},
-    }
+    names = "group or run" if has_groups else "run"
+    columns: dict[str, Sequence[Cell]] = {names: [line.name for line in lines]}
+    keys = list(dict.fromkeys(key for line in lines for key in line.cell))
+    for key, head in short_keys(keys).items():
+        columns[head] = [line.cell.get(key, "-") for line in lines]
+    columns["step"] = [_step(line) for line in lines]
+    if has_groups:
+        columns["runs"] = [str(len(line.columns)) for line in lines]
+    for quantity in _quantities(lines):
+        columns[quantity.label] = [_result(first, line, quantity) for line in lines]
+    return columns
 
 
-def _step(line: results.Line) -> str:
+def _quantities(lines: Sequence[results.ComparedRuns]) -> list[registry.Quantity]:
+    return quantities_in(column.results for line in lines for column in line.columns)
+
+
+def _step(line: results.ComparedRuns) -> str:
     steps = line.columns[0].steps
-    return (
-        count(line.step) if steps in (None, line.step) else f"{count(line.step)} of {count(steps)}"
-    )
+    if steps is None or steps == line.step:
+        return count(line.step)
+    return f"{count(line.step)} of {count(steps)}"
 
 
-def _result(first: results.Line | None, line: results.Line, quantity: registry.Quantity) -> Cell:
-    """A mean with its error, and of how many runs it is if not of all of the line; "-" if there is
-    none."""
-    average, runs = line.average(quantity.key), len(line.columns)
+def _result(
+    first: results.ComparedRuns | None, line: results.ComparedRuns, quantity: registry.Quantity
+) -> Cell:
+    """A mean with its error, and of how many runs it is if some lack the result; else a dash."""
+    average = line.average(quantity.key)
     if average is None:
         return "-"
     text = result_text(quantity, average.mean, average.error)
-    text += "" if average.n == runs else f" ({average.n} run{'' if average.n == 1 else 's'})"
+    if average.n < len(line.columns):
+        text += f" ({average.n} run{'' if average.n == 1 else 's'})"
     if first is None or first is line or quantity.key not in first.results:
         return text
     mark = results.verdict(first.results[quantity.key], line.results[quantity.key])
@@ -303,8 +312,7 @@ def _how(it: results.Result) -> str:
 
 
 def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:
-    """Print results side by side: of groups, averaged over seeds; of runs alone, marked against the
-    first one.
+    """Print results side by side: groups averaged over seeds, runs compared with the first one.
 
     A run that cannot be read is left out, and named on stderr.
 
@@ -317,7 +325,7 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
         err.print(f"{run.name} is left out: {said(error)}", style="yellow")
 
     of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
-    lines: list[results.Line] = []
+    lines: list[results.ComparedRuns] = []
     missing: list[str] = []
     has_groups = any(isinstance(one, Group) for one in chosen)
     for one in {one.name: one for one in chosen}.values() if has_groups else chosen:
@@ -328,16 +336,16 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
         else:
             first = lines[0].columns[0] if lines else None
             try:
-                lines.append(results.Line(one.name, {}, (results.column(one, checkpoint, first),)))
+                lines.append(
+                    results.ComparedRuns(one.name, {}, (results.column(one, checkpoint, first),))
+                )
             except (RecipeError, OSError) as error:
                 spare(one, error)
     if not lines:
-        names, fix = (
-            ", ".join(it.name for it in chosen),
-            f"Make some: `cldctl eval {chosen[0].name} --elbo`.",
-        )
+        names = [one.name for one in chosen]
         raise NotFoundError(
-            f"no run of {names} has a finished evaluation{of_step} that can be read. {fix}"
+            f"no run of {', '.join(names)} has a finished evaluation{of_step} that can be read. "
+            f"Make some: `cldctl eval {names[0]} --elbo`."
         )
     if has_groups:
         content = results.group_json(lines, missing)
@@ -361,7 +369,7 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
 
 
 def statuses_of(works: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """State and results of evaluations, as `status` knows them."""
+    """The entries of `status` for evaluations."""
     submitted = (event.job for work in works for event in work.ledger.history().submitted)
     answers = survey.ask(submitted, max_age_s=survey.TO_LOOK_S)
     return [evaluation_status(work, answers) for work in works]
@@ -377,8 +385,7 @@ def say_files(run: RunFolder, sweep: Sweep) -> None:
 def show_plan(run: RunFolder, made: Comparison) -> None:
     """Print the samplers that would be compared."""
     names = made.sweep.axes[0].values
-    settings = [made.settings[name] for name in names]
-    columns = {"sampler": names, "settings": settings}
+    columns = {"sampler": names, "settings": [made.settings[name] for name in names]}
     out.print(table(columns, left=columns, wraps="settings"))
     nfe = ", ".join(made.sweep.axes[1].values)
     text = f"{', '.join(made.metrics)} at {nfe} evaluations; {made.seeds} seeds"
@@ -395,8 +402,14 @@ def show_samplers(
     *,
     waited: bool,
 ) -> int:
-    """Print the results of a comparison of samplers, and write the files; returns the exit code."""
-    run, statuses = works[0].run, statuses_of(works)
+    """Print the results of a comparison of samplers, and write its files; return the exit code.
+
+    Args:
+        waited: whether the command has waited for the evaluations, so that it fails if some are
+            missing.
+    """
+    run = works[0].run
+    statuses = statuses_of(works)
     missing = [entry["id"] for entry in statuses if entry["state"] != "FINISHED"]
     if as_json:
         found = to_json(run, made.sweep, made.settings)
@@ -424,25 +437,26 @@ def show_samplers(
 
 
 def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited: bool) -> int:
-    """Print the tunings that are complete, or the names of the others; returns the exit code."""
+    """Print the tunings that are complete, or the names of the others; return the exit code.
+
+    Args:
+        waited: whether the command has waited for the tunings, so that missing ones are a failure.
+    """
     done = [work for work in works if work.is_done]
     missing = [work.name for work in works if work not in done]
     if as_json:
-        print(
-            json.dumps(
-                {"run": run.name, "tunings": [_tuning_to_json(work) for work in works]}, indent=1
-            )
-        )
+        entries = [_tuning_to_json(work) for work in works]
+        print(json.dumps({"run": run.name, "tunings": entries}, indent=1))
     elif done:
         out.print(tunings([tuning_status(work, survey.Answers({})) for work in done]))
         err.print("rms distance from the network's own flow on held-out noise, per coordinate")
         for work in done:
             if work.solution is not None and work.solution.cut_off:
-                text = (
-                    "its budget was spent before the last iteration; a larger --budget goes on "
-                    "from there"
+                err.print(
+                    f"{work.name} is cut off: its budget was spent before the last iteration; a "
+                    "larger --budget goes on from there",
+                    style="yellow",
                 )
-                err.print(f"{work.name} is cut off: {text}", style="yellow")
     else:
         out.print("\n".join(missing))
     if missing and waited:
@@ -461,42 +475,41 @@ def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited:
 
 def _tuning_to_json(work: Tuning) -> dict[str, Any]:
     entry = {"id": work.name, "nfe": work.request.nfe, "step": work.request.checkpoint_step}
-    if (found := work.solution) is None:
-        return entry
-    results = {
-        "kept": found.kept,
-        "cut_off": found.cut_off,
-        "rms": dict(found.rms),
-        "digest": found.digest,
-    }
-    return {
-        **entry,
-        **results,
-        "file": str(work.folder / "solution.json"),
-        "about": dict(found.about),
-    }
+    solution = work.solution
+    if solution is not None:
+        entry |= {
+            "kept": solution.kept,
+            "cut_off": solution.cut_off,
+            "rms": dict(solution.rms),
+            "digest": solution.digest,
+            "file": str(work.folder / "solution.json"),
+            "about": dict(solution.about),
+        }
+    return entry
 
 
 def tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Tunings as `status` knows them."""
-    return table(
-        tuning_columns(entries),
-        left=("tuning", "state", "kept"),
-        optional=("step",),
-        title="tunings",
-    )
+    """A table of tunings as `status` knows them."""
+    columns = tuning_columns(entries)
+    left = ("tuning", "state", "kept")
+    return table(columns, left=left, optional=("step",), title="tunings")
 
 
 def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:
-    """Tunings: how far they are, rms distances from the network's flow, and what was gained."""
+    """Columns of tunings: progress, rms distances from the network's flow, and the gain."""
     return {
-        "tuning": [it["id"] for it in entries],
-        "state": [state_text(it["state"]) for it in entries],
-        "NFE": [str(it["nfe"]) for it in entries],
-        "step": [count(it["checkpoint_step"]) for it in entries],
-        "rows": [f"{count(it['rows_done'])}/{count(it['rows'])}" for it in entries],
-        "kept": [f"{it['kept'] or '-'}{', cut off' if it['cut_off'] else ''}" for it in entries],
-        "untuned rms": [number(it["rms"].get("untuned"), 3) for it in entries],
-        "rms": [number(it["rms"].get(it["kept"]), 3) for it in entries],
-        "gain": ["-" if it["gain"] is None else f"{it['gain']:.1f}x" for it in entries],
+        "tuning": [entry["id"] for entry in entries],
+        "state": [state_text(entry["state"]) for entry in entries],
+        "NFE": [str(entry["nfe"]) for entry in entries],
+        "step": [count(entry["checkpoint_step"]) for entry in entries],
+        "rows": [f"{count(entry['rows_done'])}/{count(entry['rows'])}" for entry in entries],
+        "kept": [_kept(entry) for entry in entries],
+        "untuned rms": [number(entry["rms"].get("untuned"), 3) for entry in entries],
+        "rms": [number(entry["rms"].get(entry["kept"]), 3) for entry in entries],
+        "gain": ["-" if entry["gain"] is None else f"{entry['gain']:.1f}x" for entry in entries],
     }
+
+
+def _kept(entry: Mapping[str, Any]) -> str:
+    kept = entry["kept"] or "-"
+    return f"{kept}, cut off" if entry["cut_off"] else kept

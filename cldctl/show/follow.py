@@ -1,5 +1,4 @@
-"""`--follow`: the progress of runs, or of sharded work, until they end, then what became of
-them."""
+"""`--follow`: the progress of runs and of sharded work until they end, then their outcome."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,25 +26,28 @@ from .evaluations import by_step, evaluations, remarks, say_files, statuses_of, 
 from .runs import group_details, states
 from .tables import STYLES, state_text
 
-# Of more runs of a group, and without a terminal, the line of the group alone is shown.
+# The runs of a larger group have no bars of their own, only that of the group.
 _MOST_BARS = 12
-# A file gets a line about what gets on after so many seconds, or after this part of it, whichever
-# is sooner.
-EVERY_S, EVERY_PART = 10.0, 0.05
-# Columns of a name; those that a name, a bar and a count need, and each other fact.
-_NAME, _LEAST, _FACT = 20, 50, 25
+# In a file, progress gets a line after so many seconds, or this share of the work, whichever is
+# sooner.
+EVERY_S = 10.0
+EVERY_PART = 0.05
+# Widths: a name; a name, a bar and a count together; each further fact.
+_NAME = 20
+_LEAST = 50
+_FACT = 25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """How far something is that somebody follows.
+    """The progress of a run, a group or sharded work.
 
     Attributes:
         done, total: steps or rows (``unit``).
-        phase: what it does, in words; empty if the state says all.
-        facts: more about it, the most important one first.
-        elapsed_s, left_s: seconds since it began, and until it will be done; None if nobody knows.
-        remark: what is unusual.
+        phase: its activity, in words; empty if the state says all.
+        facts: more facts, the most important one first.
+        elapsed_s, left_s: seconds since it began, and until it will be done; None if unknown.
+        remark: a warning, such as that a scheduler does not answer.
     """
 
     name: str
@@ -65,21 +67,20 @@ class Shown:
 
 
 class View(Bars):
-    """A context in which the progress of several things is shown on stderr."""
+    """A context that shows the progress of several things on stderr, by their names."""
 
     def __init__(self) -> None:
         super().__init__(is_transient=False)
-        # A bar for each thing, with the field ``first``: how far it was when it was shown first.
+        # The field ``first`` of a bar is the progress when it was shown first.
         self._bars: dict[str, Task] = {}
-        # The newest line about each thing, when it was written, and the phases of its state that
-        # have one.
+        # In a file: the newest line of each name, its time, and the phases that have had one.
         self._lines: dict[str, tuple[Shown, float, set[str]]] = {}
 
     def show(self, shown: Shown, *, is_paced: bool = False) -> None:
-        """Show how far something is; of the same name, instead of what was shown before.
+        """Show progress; it replaces that of the same name.
 
         Args:
-            is_paced: it does not report its rate and times, which follow from what was shown first.
+            is_paced: estimate rate and times from the progress since it was shown first.
         """
         if shown.name not in self._bars:
             self.add_task("", head=Text(), known="", first=shown.done)
@@ -88,8 +89,9 @@ class View(Bars):
         self.update(bar.id, completed=shown.done, total=shown.total or 1)
         if is_paced:
             shown = replace(shown, elapsed_s=bar.elapsed)
-            # Of the whole time: rows come in bursts, and what stands still gets slower.
-            if (gained := shown.done - bar.fields["first"]) > 0 and bar.elapsed:
+            gained = shown.done - bar.fields["first"]
+            # The mean over the whole time, because rows come in bursts.
+            if gained > 0 and bar.elapsed:
                 rate = gained / bar.elapsed
                 left_s = max(0, shown.total - shown.done) / rate
                 shown = replace(shown, facts=[*shown.facts, f"{number(rate, 3)}/s"], left_s=left_s)
@@ -97,33 +99,32 @@ class View(Bars):
             self._print(shown)
         head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)
         head.append(shown.phase or shown.state, STYLES.get(shown.state, ""))
-        known = [shown.counted, shown.remark] if shown.remark else [shown.counted, *shown.facts]
-        known += [] if shown.elapsed_s is None else [f"{duration(shown.elapsed_s)} elapsed"]
-        known = known[: 1 + bool(shown.remark) + max(err.width - _LEAST, 0) // _FACT]
-        known += [] if shown.left_s is None else [f"{duration(shown.left_s)} left"]
-        self.update(bar.id, head=head, known="  ".join(known), refresh=True)
+        facts = [] if shown.remark else [*shown.facts]
+        if shown.elapsed_s is not None:
+            facts.append(f"{duration(shown.elapsed_s)} elapsed")
+        facts = facts[: max(err.width - _LEAST, 0) // _FACT]
+        left = "" if shown.left_s is None else f"{duration(shown.left_s)} left"
+        known = "  ".join(filter(None, [shown.counted, shown.remark, *facts, left]))
+        self.update(bar.id, head=head, known=known, refresh=True)
 
     def _print(self, shown: Shown) -> None:
-        """A line for a file, if it is time for one."""
+        """Print a line, if the phase is new or it is time for one."""
         now = time.monotonic()
         last, when, phases = self._lines.get(shown.name, (shown, now, set()))
-        if (shown.state, bool(shown.remark)) != (last.state, bool(last.remark)):
+        if shown.state != last.state or bool(shown.remark) != bool(last.remark):
             phases = set()
-        # The phase of a group counts its states.
         done = shown.done - last.done
+        # The phase of a group counts the states of its runs.
         is_alive = "RUNNING" in f"{shown.state} {shown.phase}"
-        is_due = (done > 0 or is_alive) and (
-            now - when >= EVERY_S or done >= EVERY_PART * shown.total
-        )
-        if is_due or shown.phase not in phases:
-            self._lines[shown.name] = (shown, now, phases | {shown.phase})
-            what = " ".join(filter(None, (shown.name, shown.state, shown.phase)))
-            eta = "" if shown.left_s is None else f"ETA {duration(shown.left_s)}"
-            err.print(
-                "; ".join(
-                    filter(None, [f"{what}: {shown.counted}", *shown.facts, eta, shown.remark])
-                )
-            )
+        is_time = now - when >= EVERY_S or done >= EVERY_PART * shown.total
+        is_due = is_time and (done > 0 or is_alive)
+        if not is_due and shown.phase in phases:
+            return
+        self._lines[shown.name] = (shown, now, phases | {shown.phase})
+        what = " ".join(filter(None, (shown.name, shown.state, shown.phase)))
+        eta = "" if shown.left_s is None else f"ETA {duration(shown.left_s)}"
+        parts = [f"{what}: {shown.counted}", *shown.facts, eta, shown.remark]
+        err.print("; ".join(filter(None, parts)))
 
 
 def follow_runs(
@@ -131,10 +132,10 @@ def follow_runs(
     evaluations: Mapping[str, Sequence[str]] | None = None,
     group: Group | None = None,
 ) -> int:
-    """Show a run, or those of a group, until they end, then their chained evaluations.
+    """Show a run, or the runs of a group, until they end, then the evaluations that follow them.
 
     Args:
-        evaluations: the names of those that wait for a run, by the run's name.
+        evaluations: the names of the evaluations that follow a run, by the name of the run.
 
     Returns:
         The exit code of docs/cli.md.
@@ -148,7 +149,8 @@ def follow_runs(
         code = exit_code(rows) or ended
         say_next(place_of(group), *next_of_group(group, rows, code, evaluated=bool(works)))
         return code
-    (run,), (row,) = runs, rows
+    (run,) = runs
+    (row,) = rows
     follow_works_of(run, works)
     saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
     say = err.print if finished else err.failure
@@ -168,7 +170,7 @@ def follow_runs(
 def follow_evaluations(
     run: RunFolder, works: Sequence[Evaluation], sweep: Sweep | None = None
 ) -> int:
-    """Show evaluations, or the cells of a sweep, until they end; returns the exit code."""
+    """Show evaluations, or the cells of a sweep, until they end; return the exit code."""
     follow_works_of(run, works, sweep.id if sweep is not None else None)
     code = _results(works, sweep)
     if code == 0:
@@ -179,7 +181,7 @@ def follow_evaluations(
 def follow_group_evaluations(
     group: Group, runs: Sequence[RunFolder], works: Sequence[Evaluation]
 ) -> int:
-    """Show evaluations of runs of a group until they end, then the group; returns the exit code."""
+    """Show evaluations of runs of a group until they end, then the group; return the exit code."""
     follow_works_of(place_of(group), works, f"{len(works)} evaluations of {group.name}")
     answers = survey.of_runs(runs)
     out.print(group_details(group.name, [status_or_reason(run, answers) for run in runs]))
@@ -187,8 +189,11 @@ def follow_group_evaluations(
 
 
 def follow_statistics(work: Statistics) -> int:
-    """Show statistics until they are complete, and print the path of their file; returns the exit
-    code."""
+    """Show statistics until they are complete, and print the path of their file.
+
+    Returns:
+        The exit code.
+    """
     follow_works_of(None, [work])
     if not work.is_done:
         err.failure(f"not complete; see {work.folder / 'logs'}, and run the same command again")
@@ -201,17 +206,17 @@ def follow_statistics(work: Statistics) -> int:
 def _watch(
     place: RunFolder | None, look: Callable[[View, float], tuple[survey.Answers, set[str]]]
 ) -> None:
-    """Watch until all is over: Ctrl-C ends the watching, not the jobs.
+    """Watch until all is over. Ctrl-C ends the watching, not the jobs.
 
     Args:
-        place: what `status` shows of it; None if that does not know it.
-        look: shows how far it is, by answers of an age in seconds; returns these, and the states
-            that were found.
+        place: the run or group that `status` shows; None if there is none.
+        look: shows the progress by answers of at most an age in seconds; returns the answers, and
+            the states that they tell.
 
     Raises:
-        typer.Exit: somebody stops watching.
+        typer.Exit: the watching was interrupted.
     """
-    ends = survey.Ends()
+    ends = survey.EndDetector()
     try:
         with View() as view:
             while not _is_over(ends, *look(view, ends.max_age_s)):
@@ -232,7 +237,8 @@ def _watch_runs(runs: Sequence[RunFolder], group: Group | None) -> list[RunStatu
 
     def look(view: View, max_age_s: float) -> tuple[survey.Answers, set[str]]:
         answers = survey.of_runs(runs, max_age_s=max_age_s)
-        rows[:], remark = [status_or_reason(run, answers) for run in runs], answers.remark or ""
+        rows[:] = [status_or_reason(run, answers) for run in runs]
+        remark = answers.remark or ""
         if group is None:
             (row,) = rows
             if row.state == "RUNNING" and row.reason and not warned:
@@ -240,15 +246,18 @@ def _watch_runs(runs: Sequence[RunFolder], group: Group | None) -> list[RunStatu
                 err.print(row.reason, style="yellow")
             view.show(shown_of(row, remark=remark))
         else:
-            done = sum(row.step for row in rows)
-            total = sum(row.steps or 0 for row in rows) or 1
-            # How many runs are in which state says more than any one state of the group.
             shown = Shown(
-                name=group.name, done=done, total=total, state="", phase=states(rows), remark=remark
+                name=group.name,
+                done=sum(row.step for row in rows),
+                total=sum(row.steps or 0 for row in rows) or 1,
+                state="",  # A group has none: its phase counts the states of its runs.
+                phase=states(rows),
+                remark=remark,
             )
             view.show(shown, is_paced=True)
-            for row in () if view.disable or len(rows) > _MOST_BARS else rows:
-                view.show(shown_of(row, name=f"  {row.name}"))
+            if not view.disable and len(rows) <= _MOST_BARS:
+                for row in rows:
+                    view.show(shown_of(row, name=f"  {row.name}"))
         return answers, {row.state for row in rows}
 
     _watch(runs[0] if group is None else place_of(group), look)
@@ -258,13 +267,13 @@ def _watch_runs(runs: Sequence[RunFolder], group: Group | None) -> list[RunStatu
 def follow_works_of(
     place: RunFolder | None, works: Sequence[Work], title: str | None = None
 ) -> None:
-    """Show sharded work until all of it is over; several share a line.
+    """Show sharded work until all of it is over; several works share a line.
 
     Args:
         place: its run, or the place of its group; None if it belongs to none.
 
     Raises:
-        typer.Exit: somebody stops watching.
+        typer.Exit: the watching was interrupted.
     """
     name = title or (works[0].name if len(works) == 1 else f"{len(works)} evaluations")
 
@@ -275,19 +284,19 @@ def follow_works_of(
             state_of(work.ledger.history(), DividedFacts(work), answers).name for work in works
         ]
         done, total = map(sum, zip(*(work.rows_done() for work in works), strict=True))
-        complete = (
-            ""
-            if len(works) == 1
-            else f"; {found.count('FINISHED')} of {len(works)} evaluations complete"
-        )
-        state = next(
-            state for state in ("RUNNING", "PENDING", "STOPPED", "FINISHED") if state in found
-        )
-        phase = _phase(works, state, done, total)
-        unit = _unit(works) + complete
-        remark = answers.remark or ""
+        unit = _unit(works)
+        if len(works) > 1:
+            unit += f"; {found.count('FINISHED')} of {len(works)} evaluations complete"
+        order = ("RUNNING", "PENDING", "STOPPED", "FINISHED")
+        state = next(state for state in order if state in found)
         shown = Shown(
-            name=name, done=done, total=total, state=state, phase=phase, unit=unit, remark=remark
+            name=name,
+            done=done,
+            total=total,
+            state=state,
+            phase=_phase(works, state, done, total),
+            unit=unit,
+            remark=answers.remark or "",
         )
         view.show(shown, is_paced=True)
         return answers, set(found)
@@ -296,10 +305,10 @@ def follow_works_of(
         _watch(place, look)
 
 
-def _is_over(ends: survey.Ends, answers: survey.Answers, found: set[str]) -> bool:
-    """Whether to believe that all is over, by the states that were found, after a pause if not.
+def _is_over(ends: survey.EndDetector, answers: survey.Answers, found: set[str]) -> bool:
+    """Whether all is over, by the states of one look; pauses before the next look if not.
 
-    A job that is about to return to the queue looks over for a moment.
+    A job that returns to the queue looks over for a moment, so that several looks must agree.
     """
     is_sure = found <= {"FINISHED", "CANCELLED"}
     ends.look(found <= OVER, answers, is_sure=is_sure)
@@ -313,17 +322,18 @@ def _is_over(ends: survey.Ends, answers: survey.Answers, found: set[str]) -> boo
 
 
 def shown_of(row: RunStatus, name: str | None = None, remark: str = "") -> Shown:
-    """How far a run is."""
+    """The progress of a run."""
     last = row.attempts[-1] if row.attempts else {"started": row.created, "ended": row.created}
-    since = (
-        last["started"]
-        if row.state == "RUNNING"
-        else last["ended"]
-        if row.phase == WAITING
-        else None
-    )
-    facts = [] if row.shown_loss is None else [f"loss {number(row.shown_loss)}"]
-    facts += [] if row.steps_per_s is None else [f"{number(row.steps_per_s, 3)} steps/s"]
+    since = None
+    if row.state == "RUNNING":
+        since = last["started"]
+    elif row.phase == WAITING:
+        since = last["ended"]
+    facts = []
+    if row.shown_loss is not None:
+        facts.append(f"loss {number(row.shown_loss)}")
+    if row.steps_per_s is not None:
+        facts.append(f"{number(row.steps_per_s, 3)} steps/s")
     return Shown(
         name=name or row.name,
         done=row.step,
@@ -338,7 +348,7 @@ def shown_of(row: RunStatus, name: str | None = None, remark: str = "") -> Shown
 
 
 def _phase(works: Sequence[Work], state: str, done: int, total: int) -> str:
-    """What sharded work does that is in this state."""
+    """The activity of sharded work in a state, in words."""
     if state == "PENDING":
         return WAITING
     if state != "RUNNING":
@@ -355,7 +365,7 @@ def _phase(works: Sequence[Work], state: str, done: int, total: int) -> str:
 
 
 def _unit(works: Sequence[Work]) -> str:
-    """What sharded work is counted in."""
+    """The unit in which sharded work is counted."""
     evaluated = [work for work in works if isinstance(work, Evaluation)]
     if len(evaluated) < len(works):
         return works[0].unit
@@ -364,7 +374,7 @@ def _unit(works: Sequence[Work]) -> str:
 
 
 def _results(works: Sequence[Evaluation], sweep: Sweep | None = None) -> int:
-    """Print the results of evaluations; 1 if one has none."""
+    """Print the results of evaluations; return the exit code, 1 if one is not complete."""
     rows = statuses_of(works)
     missing = [work for work, row in zip(works, rows, strict=True) if row["state"] != "FINISHED"]
     if sweep is not None:
@@ -382,7 +392,7 @@ def _results(works: Sequence[Evaluation], sweep: Sweep | None = None) -> int:
 
 
 def _incomplete(works: Sequence[Evaluation]) -> int:
-    """Say which evaluations are not complete, and where to see why; the exit code."""
+    """Print which evaluations are not complete, and where to see why; return the exit code."""
     for work in works:
         err.failure(f"evaluation {work.name} of {work.run.name} is not complete; see")
         err.failure(f"  {command(f'logs {work.run.name} --eval {work.name}', work.run)}")
@@ -390,14 +400,14 @@ def _incomplete(works: Sequence[Evaluation]) -> int:
 
 
 def place_of(group: Group) -> RunFolder:
-    """Beside the runs of a group, so that commands about it find them."""
+    """A folder beside the runs of a group, so that suggested commands find them."""
     return RunFolder(group.root / group.name)
 
 
 def next_of_group(
     group: Group, rows: Sequence[RunStatus], code: int, *, evaluated: bool
 ) -> list[str]:
-    """What to type next about a group that ended with this exit code, without "cldctl "."""
+    """Commands to type next after a group has ended with an exit code, without "cldctl "."""
     if code == 0:
         return [f"compare {group.name}" if evaluated else f"eval {group.name} --elbo"]
     failed = [f"why {row.name}" for row in rows if row.state not in ("FINISHED", "CANCELLED")]
@@ -405,7 +415,8 @@ def next_of_group(
 
 
 def exit_code(rows: Sequence[RunStatus]) -> int:
-    """1 if a run failed or stopped, 5 if some were cancelled and the others are finished, else
-    0."""
+    """0 if all runs are finished, 5 if the others were cancelled, 1 if a run failed or stopped."""
     others = {row.state for row in rows} - {"FINISHED"}
-    return 0 if not others else 5 if others == {"CANCELLED"} else 1
+    if not others:
+        return 0
+    return 5 if others == {"CANCELLED"} else 1

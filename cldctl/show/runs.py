@@ -1,10 +1,9 @@
-"""Runs: which `cldctl status` shows, a line each, the runs of a group, and everything about one;
-what `why` says."""
+"""Views of runs: the tables and details of `cldctl status`, and the answer of `cldctl why`."""
 
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,59 +37,46 @@ from .tables import (
     usage_line,
 )
 
-# The newest attempts, and the last words, that `why` shows, so that its answer fits on a screen.
-_MOST_ATTEMPTS, _MOST_LINES = 4, 6
-# The newest evaluations, and tunings, that it shows.
+# `why` shows so many of the newest attempts, of the last lines of a log, and of the newest
+# evaluations and tunings, so that its answer fits on a screen.
+_MOST_ATTEMPTS = 4
+_MOST_LINES = 6
 _MOST_WORKS = 4
 # The results that the overview has room for, with their labels and decimals.
 _SHOWN = {"nll": ("NLL bound", 3), "bpd": ("bits/dim", 3), "fid": ("FID", 2)}
 _EVAL = "eval"
-# What the axes of a group cannot be called beside them.
+# Headings of the table of a group that its swept keys cannot have.
 _HEADINGS = ("run", "state", "step", "loss", "steps/s", "ETA", "saved", "attempts", "job", "tags")
-# Lines of a screen that are no rows: headings of runs and of groups, the last line, and the cursor.
-_AROUND, _AROUND_RUNS = 10, 6
+# Lines of a screen that are not rows: headings, the last line and the cursor; with groups, and
+# without.
+_AROUND = 10
+_AROUND_RUNS = 6
 
 
 def overview(rows: Sequence[RunStatus]) -> RenderableType:
-    """Runs, a line each, with the newest result of each."""
-    present = {
-        name for row in rows for entry in row.evals for name in _SHOWN if entry[name] is not None
-    }
-    # What they are if all are of one kind, so that the cells need not say it.
-    heading = _SHOWN[present.pop()][0] if len(present) == 1 else _EVAL
-    return _table(
-        rows,
-        {},
-        {heading: [newest_result(row.evals, is_labelled=heading == _EVAL) for row in rows]},
-    )
+    """A table of runs, with the newest result of each."""
+    results = newest_results(rows)
+    return _drawn(rows, run_columns(rows, results=results), results)
 
 
-def _table(
+def run_columns(
     rows: Sequence[RunStatus],
-    own: Mapping[str, Sequence[Cell]],
-    results: Mapping[str, Sequence[Cell]],
-    *,
-    is_short: bool = False,
-) -> RenderableType:
-    """Runs, a line each; with the age of a state whose cluster could not be asked.
+    swept: Mapping[str, Sequence[Cell]] | None = None,
+    results: Mapping[str, Sequence[Cell]] | None = None,
+) -> dict[str, Sequence[Cell]]:
+    """The columns of every table of runs: of `status`, and of the page.
 
     Args:
-        own: what each run of a group has of its own.
-        is_short: there are few lines, so that no run may become a list: what it has of its own goes
-            before that.
+        swept: columns of the values in which the runs of a group differ.
+        results: columns of results: `newest_results` or `all_results`.
     """
-    bars = out.is_terminal and len(rows) <= MANY
-    columns: dict[str, Sequence[Cell]] = {
-        "run": [row.name for row in rows],
-        **own,
-        "state": [state_text(row.state) for row in rows],
-        **(
-            {"as of": [age(row.as_of) for row in rows]}
-            if any(row.as_of is not None for row in rows)
-            else {}
-        ),
+    columns: dict[str, Sequence[Cell]] = {"run": [row.name for row in rows], **(swept or {})}
+    columns["state"] = [state_text(row.state) for row in rows]
+    # How old a state is whose cluster does not answer.
+    if any(row.as_of is not None for row in rows):
+        columns["as of"] = [age(row.as_of) for row in rows]
+    columns |= {
         "step": [f"{short(row.step)}/{short(row.steps)}" for row in rows],
-        **({"": [progress_bar(row) for row in rows]} if bars else {}),
         "loss": [number(row.shown_loss) for row in rows],
         "steps/s": [number(row.steps_per_s, 3) for row in rows],
         "ETA": [duration(row.eta_s) for row in rows],
@@ -98,48 +84,98 @@ def _table(
         "attempts": [str(len(row.attempts)) for row in rows],
         "last end": [row.attempts[-1]["cause"] or "-" if row.attempts else "-" for row in rows],
         "job": [f"{row.cluster} {row.job_id}" if row.job_id else "-" for row in rows],
-        **results,
-        **({"tags": [" ".join(row.tags) for row in rows]} if any(row.tags for row in rows) else {}),
+        **(results or {}),
     }
-    # What a group is compared by stays.
-    optional = (
-        "tags",
-        "",
-        "job",
-        "last end",
-        "attempts",
-        "saved",
-        *([] if own else results),
-        "steps/s",
-        "loss",
-        "ETA",
-    )
-    left = ("run", "state", "as of", "", "last end", "job", "tags", *(() if own else results))
-    last = ("step", *(own if is_short else ())) if own else ()
-    return table(columns, left=left, optional=(*optional, *last), names="run")
+    if any(row.tags for row in rows):
+        columns["tags"] = [" ".join(row.tags) for row in rows]
+    return columns
+
+
+def _drawn(
+    rows: Sequence[RunStatus],
+    columns: Mapping[str, Sequence[Cell]],
+    results: Collection[str] = (),
+    last: Collection[str] = (),
+) -> RenderableType:
+    """Draw the columns of runs, on a terminal with a progress bar after the step.
+
+    Args:
+        results: headings of results that are texts, and that a narrow terminal may leave out.
+        last: headings that a narrow terminal leaves out last.
+    """
+    left = ("run", "state", "as of", "", "last end", "job", "tags", *results)
+    first = ("tags", "", "job", "last end", "attempts", "saved", *results)
+    optional = (*first, "steps/s", "loss", "ETA", *last)
+    shown: dict[str, Sequence[Cell]] = {}
+    for heading, cells in columns.items():
+        shown[heading] = cells
+        if heading == "step" and out.is_terminal and len(rows) <= MANY:
+            shown[""] = [progress_bar(row) for row in rows]
+    return table(shown, left=left, optional=optional, names="run")
+
+
+def newest_results(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
+    """One column with the newest result of each run.
+
+    The heading is the label of the results if all are of one kind, so that the cells need not
+    repeat it.
+    """
+    present = set()
+    for row in rows:
+        for entry in row.evals:
+            present |= {name for name in _SHOWN if entry[name] is not None}
+    heading = _SHOWN[present.pop()][0] if len(present) == 1 else _EVAL
+    return {heading: [newest_result(row.evals, is_labelled=heading == _EVAL) for row in rows]}
+
+
+def all_results(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
+    """A column for each kind of results, with the newest of each run and its number of samples."""
+    from cldctl.evals.results import quantities_in
+
+    from .evaluations import result_of
+
+    columns = {}
+    for quantity in quantities_in(entry["results"] for row in rows for entry in row.evals):
+        cells = []
+        for row in rows:
+            known = [entry for entry in row.evals if quantity.key in entry["results"]]
+            cells.append(result_of(known[-1], quantity, with_count=True) if known else "-")
+        columns[quantity.label] = cells
+    return columns
+
+
+def swept_values(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
+    """A column for each swept key of the groups of the runs, with the value of each run."""
+    keys = list(dict.fromkeys(key for row in rows for key in row.sweep))
+    heads = short_keys(keys, _HEADINGS)
+    return {head: [row.sweep.get(key, "-") for row in rows] for key, head in heads.items()}
 
 
 def newest_result(evals: Sequence[Mapping[str, Any]], *, is_labelled: bool = True) -> str:
-    """The newest result, or how many shards of it are done and why the others are not being
-    computed."""
+    """The newest result; without one, how many shards are done and why the others are not computed.
+
+    Args:
+        evals: the evaluations of a run as `status` knows them.
+        is_labelled: write the label of a result before it.
+    """
     if not evals:
         return "-"
-    known = [entry for entry in evals if any(entry[name] is not None for name in _SHOWN)]
-    # An evaluation that is stopped, or has other numbers, does not hide those of an earlier one.
-    last = evals[-1] if evals[-1]["state"] == "RUNNING" or not known else known[-1]
-    values = {
-        label: f"{last[name]:.{digits}f}"
-        for name, (label, digits) in _SHOWN.items()
-        if last[name] is not None
-    }
-    if values:
-        results = [f"{label} {value}" if is_labelled else value for label, value in values.items()]
-        from .evaluations import counts_of  # What shows evaluations is loaded where there are some.
+    with_results = [entry for entry in evals if any(entry[name] is not None for name in _SHOWN)]
+    # A stopped evaluation, or one with other metrics, does not hide the results of an earlier one.
+    is_newest_shown = evals[-1]["state"] == "RUNNING" or not with_results
+    entry = evals[-1] if is_newest_shown else with_results[-1]
+    results = []
+    for name, (label, digits) in _SHOWN.items():
+        if entry[name] is not None:
+            prefix = f"{label} " if is_labelled else ""
+            results.append(f"{prefix}{entry[name]:.{digits}f}")
+    if not results:
+        what = "shards" if entry["state"] == "RUNNING" else entry.get("cause")
+        return f"{entry['shards_done']}/{entry['shards']} {what}" if what else "-"
+    from .evaluations import counts_of  # Only where there are evaluations: its imports take time.
 
-        of = counts_of(last, show=short)
-        return ", ".join(results) + (f" ({', '.join(of)})" if of else "")
-    what = "shards" if last["state"] == "RUNNING" else last.get("cause")
-    return f"{last['shards_done']}/{last['shards']} {what}" if what else "-"
+    counts = counts_of(entry, show=short)
+    return ", ".join(results) + (f" ({', '.join(counts)})" if counts else "")
 
 
 def overview_with_groups(
@@ -149,58 +185,58 @@ def overview_with_groups(
     is_grouped: bool = True,
     is_sorted: bool = False,
 ) -> RenderableType:
-    """Runs, a line each, and below them groups of several runs, a line each.
+    """A table of runs, and below it a table of groups of several runs.
 
     Args:
-        height: lines that there are: runs and groups that are alive come first, and what does not
-            fit is counted.
+        height: the lines of the screen: runs and groups that are alive come first, and those that
+            do not fit are counted. None to show all.
         is_grouped: False to show the runs of groups among the others.
-        is_sorted: somebody asked for this order, so that it stays.
+        is_sorted: keep the order of the rows.
     """
-    sizes: Counter[str | None] = Counter(
-        row.group for row in rows if row.group is not None and is_grouped
-    )
-    items: list[Sequence[RunStatus]] = [[row] for row in rows if sizes[row.group] < 2]
-    items += [
-        [row for row in rows if row.group == name] for name, size in sizes.items() if size > 1
-    ]
+    groups: dict[str, list[RunStatus]] = {}
+    for row in rows:
+        if is_grouped and row.group is not None:
+            groups.setdefault(row.group, []).append(row)
+    several = {name: members for name, members in groups.items() if len(members) > 1}
+    items: list[Sequence[RunStatus]] = [[row] for row in rows if row.group not in several]
+    items += several.values()
     shown, note = _on_screen(items, height, is_sorted=is_sorted)
-    runs, groups = (
-        [item[0] for item in shown if len(item) == 1],
-        [item for item in shown if len(item) > 1],
-    )
-    tables = [overview(runs)] if runs or not groups else []
-    tables += [_groups(groups)] if groups else []
+    runs = [item[0] for item in shown if len(item) == 1]
+    shown_groups = [item for item in shown if len(item) > 1]
+    tables = [overview(runs)] if runs or not shown_groups else []
+    if shown_groups:
+        tables.append(_groups(shown_groups))
     return Lines(*tables, *note)
 
 
 def _on_screen(
     items: Sequence[Sequence[RunStatus]], height: int | None, *, is_sorted: bool = False
 ) -> tuple[Sequence[Sequence[RunStatus]], list[Text]]:
-    """What there are lines for, the most important at the top, and a line about the others if there
-    are any.
+    """The items that fit on the screen, alive ones first, and a line that counts the others.
 
     Args:
         items: each a run, or the runs of a group of several.
     """
     if height is None:
         return items, []
-    room = max(height - (_AROUND if any(len(item) > 1 for item in items) else _AROUND_RUNS), 1)
+    has_groups = any(len(item) > 1 for item in items)
+    room = max(height - (_AROUND if has_groups else _AROUND_RUNS), 1)
     if len(items) <= room:
         return items, []
     newest_first = [*reversed(items)]
-    ranked = sorted(newest_first, key=_importance)
-    shown = [item for item in items if any(item is it for it in ranked[:room])]
+    ranked = sorted(newest_first, key=_rank)
+    fitting = {id(item) for item in ranked[:room]}
+    shown = [item for item in items if id(item) in fitting]
     if not is_sorted:
-        shown.sort(key=lambda item: _importance(item) >= len(ALIVE))
+        shown.sort(key=lambda item: _rank(item) >= len(ALIVE))
     numbers = Counter(row.state for item in ranked[room:] for row in item)
     running = f" ({numbers['RUNNING']:,} RUNNING)" if numbers["RUNNING"] else ""
     text = f"… and {numbers.total():,} more{running}: --all, or --state, --since, --tag"
     return shown, [Text(text, style="dim")]
 
 
-def _importance(item: Sequence[RunStatus]) -> int:
-    """What trains comes first, then what waits, then all that is over."""
+def _rank(item: Sequence[RunStatus]) -> int:
+    """The rank of a run or group on a short screen: running, then waiting, then over."""
     return min(ALIVE.index(row.state) if row.state in ALIVE else len(ALIVE) for row in item)
 
 
@@ -228,32 +264,27 @@ def _share(rows: Sequence[RunStatus]) -> float:
 def group_details(
     name: str, members: Sequence[RunStatus], height: int | None = None
 ) -> RenderableType:
-    """The runs of a group by what each has of its own: state, step, loss and newest results.
+    """A table of the runs of a group: swept values, state, progress and the newest results.
 
     Args:
-        height: lines that there are: what does not fit is counted.
+        height: the lines of the screen: runs that do not fit are counted. None to show all.
     """
-    from cldctl.evals.results import quantities_in
-
-    from .evaluations import result_of
-
     shown, note = _on_screen([[row] for row in members], height and height - 1)
     rows = [row for (row,) in shown]
-    heads = short_keys(list(dict.fromkeys(key for row in members for key in row.sweep)), _HEADINGS)
-    own = {head: [row.sweep.get(key, "-") for row in rows] for key, head in heads.items()}
-    results: dict[str, Sequence[Cell]] = {}
-    for quantity in quantities_in(entry["results"] for row in rows for entry in row.evals):
-        known = [[entry for entry in row.evals if quantity.key in entry["results"]] for row in rows]
-        results[quantity.label] = [
-            result_of(it[-1], quantity, with_count=True) if it else "-" for it in known
-        ]
+    swept = swept_values(rows)
+    results = all_results(rows)
+    if not swept:
+        drawn = _drawn(rows, run_columns(rows, results=results), results)
+    else:
+        # The results stay on a narrow terminal: a group is compared by them. On a screen of few
+        # lines, the swept values go before each run becomes a list.
+        last = ("step",) if height is None else ("step", *swept)
+        drawn = _drawn(rows, run_columns(rows, swept, results), last=last)
+    reasons = []
+    if height is None:
+        reasons = [Text(f"{row.name}: {row.reason}", "yellow") for row in rows if row.reason]
     title = Text.assemble("group ", (name, "bold"), f"  {states(members)}")
-    reasons = (
-        []
-        if height is not None
-        else [Text(f"{row.name}: {row.reason}", "yellow") for row in rows if row.reason]
-    )
-    return Lines(title, _table(rows, own, results, is_short=height is not None), *reasons, *note)
+    return Lines(title, drawn, *reasons, *note)
 
 
 @group()
@@ -280,45 +311,42 @@ def details(row: RunStatus) -> Iterator[RenderableType]:
 
 
 def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
-    when = f" as of {age(row.as_of)}" if row.as_of is not None else ""
-    # The reason of a run that waits says that it waits.
-    phase = None if row.phase == WAITING and row.reason else row.phase
+    state = state_text(row.state)
+    if row.as_of is not None:
+        state.append(f" as of {age(row.as_of)}")
+    # The reason of a run that waits includes its phase.
+    if row.phase and not (row.phase == WAITING and row.reason):
+        state.append(f"  {row.phase}")
+    if row.reason:
+        state.append(f"  {row.reason}")
+    yield "run", Text(row.name, style="bold")
+    yield "state", state
     share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
-    smoothed = (
-        "-"
-        if row.loss is None
-        else f"{number(row.smoothed_loss, 5)} (smoothed), last {number(row.loss, 5)}"
-    )
-    rate = (
-        None
-        if row.steps_per_s is None
-        else f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
-    )
-    where = f" on {row.host}" if row.host else ""
-    known: dict[str, Cell | None] = {
-        "run": Text(row.name, style="bold"),
-        "state": Text.assemble(
-            state_text(row.state), when, *(f"  {text}" for text in (phase, row.reason) if text)
-        ),
-        "step": f"{count(row.step)} of {count(row.steps)}{share}",
-        "": progress_bar(row) if out.is_terminal else None,
-        "loss": smoothed,
-        "rate": rate,
-        "checkpoint": "none"
-        if row.checkpoint_step is None
-        else f"step {count(row.checkpoint_step)}",
-        "updated": age(row.updated),
-        "tags": " ".join(row.tags) or None,
-        "note": row.note,
-        "job": None if row.job_id is None else f"{row.cluster} {row.job_id}{where}",
-        "folder": row.path,
-    }
-    yield from ((name, cell) for name, cell in known.items() if cell is not None)
+    yield "step", f"{count(row.step)} of {count(row.steps)}{share}"
+    if out.is_terminal:
+        yield "", progress_bar(row)
+    if row.loss is None:
+        yield "loss", "-"
+    else:
+        yield "loss", f"{number(row.smoothed_loss, 5)} (smoothed), last {number(row.loss, 5)}"
+    if row.steps_per_s is not None:
+        yield "rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
+    saved = row.checkpoint_step
+    yield "checkpoint", "none" if saved is None else f"step {count(saved)}"
+    yield "updated", age(row.updated)
+    if row.tags:
+        yield "tags", " ".join(row.tags)
+    if row.note is not None:
+        yield "note", row.note
+    if row.job_id is not None:
+        where = f" on {row.host}" if row.host else ""
+        yield "job", f"{row.cluster} {row.job_id}{where}"
+    yield "folder", row.path
     yield from _remarks(row)
 
 
 def _remarks(row: RunStatus) -> Iterator[tuple[str, Text]]:
-    """What a run has used, and what is to be known about it before it goes on."""
+    """The origin, usage, code, changes and problems of a run."""
     if row.started_from is not None:
         yield "begun", Text(row.started_from)
     if row.usage is not None and row.usage["used"] > 0:
@@ -354,13 +382,13 @@ def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen in one look.
+    """The runs at one moment.
 
     Attributes:
-        seen: all runs, those that are not listed, too.
-        rows: that are listed.
-        older: how many more ended over a week ago.
-        problem: why nothing could be seen.
+        seen: all runs, including those that are not listed.
+        rows: the listed runs.
+        older: the number of runs that are left out because they ended over a week ago.
+        problem: why the runs could not be read.
     """
 
     seen: Found = field(default_factory=Found)
@@ -374,8 +402,10 @@ class Query:
     """Which runs are shown, and in which order.
 
     Attributes:
-        chosen: those that somebody named; none for all that ``which`` selects.
-        groups: those whose runs are among ``chosen`` because somebody named the group.
+        which: the filters; they apply to chosen runs, too.
+        everything: also show runs that ended over a week ago.
+        chosen: runs named on the command line; empty for all runs of the folder.
+        groups: groups named on the command line, whose runs are among ``chosen``.
     """
 
     index: Index
@@ -387,33 +417,34 @@ class Query:
     reverse: bool = False
 
     def look(self) -> Look:
-        """What there is now."""
+        """Read the state of the runs now."""
         if self.chosen:
             answers = survey.of_runs(self.chosen, max_age_s=survey.TO_LOOK_S)
             seen = Found([named_status(run, answers) for run in self.chosen], answers)
         else:
             seen = self.index.look(max_age_s=survey.TO_LOOK_S)
-        rows = recent = self.which.of(seen.rows)
-        if not self.chosen and not self.everything and self.which.is_empty:
-            recent = selection.recent(rows)
+        rows = self.which.of(seen.rows)
+        is_recent = not self.chosen and not self.everything and self.which.is_empty
+        recent = selection.recent(rows) if is_recent else rows
         if not self.chosen or self.sort != "created":
             recent = selection.in_order(recent, self.sort, reverse=self.reverse)
         return Look(seen, recent, len(rows) - len(recent))
 
     def view(self, rows: Sequence[RunStatus], height: int | None) -> RenderableType:
-        """How rows are shown.
+        """Draw rows.
 
         Args:
-            height: lines that there are: what does not fit is counted. None to show all.
+            height: the lines of the screen: what does not fit is counted. None to show all.
         """
         others = [row for row in rows if row.group not in self.groups]
         if self.chosen and (height is None or len(self.groups) + len(others) == 1):
-            groups = {name: [row for row in rows if row.group == name] for name in self.groups}
-            return Lines(
-                *(group_details(*it, height) for it in groups.items()), *map(details, others)
-            )
+            drawn = []
+            for name in self.groups:
+                members = [row for row in rows if row.group == name]
+                drawn.append(group_details(name, members, height))
+            return Lines(*drawn, *map(details, others))
         is_sorted = self.sort != "created"
-        # Who asks for certain runs, or for their order, wants to see these runs.
+        # With filters or an order, each run has its line.
         is_any = not self.everything and self.which.is_empty and not is_sorted
         is_grouped = bool(self.chosen) or (out.is_terminal and is_any)
         return overview_with_groups(rows, height, is_grouped=is_grouped, is_sorted=is_sorted)
@@ -447,7 +478,7 @@ def show(query: Query) -> None:
     for row in look.rows:
         if not row.is_readable:
             err.print(f"{row.name}: {row.reason}", style="yellow")
-    # Tasks of an array are held by the hundred.
+    # Hundreds of tasks of an array may be held for the same reason: one line for all of them.
     held: dict[str, list[RunStatus]] = {}
     for row in look.rows:
         if HELD in (row.reason or ""):
@@ -458,7 +489,7 @@ def show(query: Query) -> None:
 
 
 def nothing(root: Path, which: selection.Selection, older: int) -> str:
-    """Why there are no rows, and what to do."""
+    """Why no runs are listed, and what to do."""
     if not which.is_empty:
         return f"no run in {root} matches these filters; --all shows every run"
     if older:
@@ -468,39 +499,38 @@ def nothing(root: Path, which: selection.Selection, older: int) -> str:
 
 @group()
 def explanation(why: Why) -> Iterator[RenderableType]:
-    """The answer of `cldctl why`, on one screen, the most important first."""
+    """The answer of `cldctl why`, the most important first; it fits on a screen."""
     row = why.row
     yield Text.assemble(
         (row.name, "bold"), "  ", state_text(row.state), f"  {why.headline}", overflow="fold"
     )
     if why.waiting is not None and why.waiting.expected is not None:
-        yield _fact(
-            "begins", f"in {duration(why.waiting.expected - time.time())}, as the scheduler expects"
-        )
+        wait = duration(why.waiting.expected - time.time())
+        yield _fact("begins", f"in {wait}, as the scheduler expects")
     if why.attempts:
-        yield attempts([{**row, "detail": None} for row in why.attempts[-_MOST_ATTEMPTS:]])
-        if len(why.attempts) > _MOST_ATTEMPTS:
-            yield Text(
-                f"{len(why.attempts) - _MOST_ATTEMPTS} earlier attempts: cldctl status", style="dim"
-            )
+        newest = why.attempts[-_MOST_ATTEMPTS:]
+        yield attempts([{**attempt, "detail": None} for attempt in newest])
+        if (earlier := len(why.attempts) - len(newest)) > 0:
+            yield Text(f"{earlier} earlier attempts: cldctl status", style="dim")
     if why.failed is not None:
         yield from _failure(why.failed, RunFolder(row.path))
     yield from _unfinished(row)
     if why.excluded:
         yield _fact("avoids", f"nodes {', '.join(why.excluded)}")
-    for name, known in _remarks(row):
-        yield _fact(name, known.plain, str(known.style))
+    for name, remark in _remarks(row):
+        yield _fact(name, remark.plain, str(remark.style))
     if why.do:
         yield _fact("do", why.do)
-    for place, text in enumerate(why.next):
-        fact = _fact(
-            "next" if place == 0 else "or",
-            command(text, RunFolder(row.path)),
-            "bold" if place == 0 else "",
-        )
-        # The terminal breaks it, so that it can be copied.
-        fact.no_wrap, fact.overflow = True, "ignore"
+    name = "next"
+    style = "bold"
+    for text in why.next:
+        fact = _fact(name, command(text, RunFolder(row.path)), style)
+        # The terminal breaks the line, so that the command can be copied.
+        fact.no_wrap = True
+        fact.overflow = "ignore"
         yield fact
+        name = "or"
+        style = ""
 
 
 def _fact(name: str, text: str, style: str = "") -> Text:
@@ -526,12 +556,12 @@ def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
     if failed.file is not None:
         yield _fact("", _shown(failed.file, run))
     for line in failed.lines[-_MOST_LINES:]:
-        # A long line is cut, not folded: the screen is for the last words, `logs --failed` for all
-        # of them.
+        # A long line is cut, so that the answer fits on a screen; `logs --failed` shows all of it.
         yield Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True)
 
 
 def _shown(file: Path, run: RunFolder) -> str:
-    """A path as it can be opened from here, the shorter one."""
-    relative = os.path.relpath(file)
-    return min(relative, str(file), key=len) if file.is_relative_to(run.path) else str(file)
+    """A path that can be opened from here; within the run, the relative one if it is shorter."""
+    if not file.is_relative_to(run.path):
+        return str(file)
+    return min(os.path.relpath(file), str(file), key=len)

@@ -1,5 +1,4 @@
-"""What people are shown of runs that begin or continue: what would be submitted, what was, and what
-to type next."""
+"""Messages of commands that start work: a preview, what was started, and what to type next."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +25,7 @@ from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.selection import command
 from cldctl.runs.snapshot import left_out_code
-from cldctl.runs.submit import following, missing, submit, with_code
+from cldctl.runs.submit import create_and_start, following, missing, with_code
 from cldctl.runs.training import FOUND, Begun, Skipped, without_jobs
 from cldctl.runs.usage import estimate
 
@@ -43,10 +42,11 @@ from .tables import estimate_line
 
 
 def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
-    """Show a new run, or a sweep of new runs.
+    """Print what a submission would start: recipe and batch script of a run, or runs of a sweep.
 
     Raises:
-        CldError: the evaluation that is to follow lacks what it needs; said last, where it is seen.
+        CldError: the evaluation that is to follow lacks what it needs; raised last, so that it is
+            below the preview.
     """
     spec = with_code(spec, options, cluster)
     _differences(options.file, options.given, find_profile(options.profile))
@@ -59,10 +59,12 @@ def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
 
 
 def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
-    run, recipe = options.run(), options.cells[0].recipe
+    run = options.run()
+    recipe = options.cells[0].recipe
     _show(f"# run: {run.path}\n{dump(recipe)}")
     _show(cluster.script(spec))
-    if (request := following(recipe, options.metrics)) is None:
+    request = following(recipe, options.metrics)
+    if request is None:
         return
     counts = dict.fromkeys(
         f"{size:,} {registry.ROWS[kind].over}" for kind, size in request.sizes.items()
@@ -82,17 +84,12 @@ def _preview_group(options: SubmitOptions, group: Group, cluster: Cluster, spec:
     existing = {run.name for run in group.runs()}
     _show(f"# group: {group.name}, {len(cells)} runs in {group.root}")
     for cell in cells:
-        state = (
-            "finished"
-            if cell.name not in open_cells
-            else "exists"
-            if cell.name in existing
-            else "new"
-        )
-        _show(
-            f"#   {cell.name}  {' '.join(f'{key}={value}' for key, value in cell.values.items())}  "
-            f"{state}"
-        )
+        if cell.name not in open_cells:
+            state = "finished"
+        else:
+            state = "exists" if cell.name in existing else "new"
+        values = " ".join(f"{key}={value}" for key, value in cell.values.items())
+        _show(f"#   {cell.name}  {values}  {state}")
     _show(f"# the recipe of {cells[0].name}\n{dump(cells[0].recipe)}")
     if open_cells:
         tasks = 1 if cluster.blocks else len(open_cells)
@@ -106,20 +103,18 @@ def _preview_group(options: SubmitOptions, group: Group, cluster: Cluster, spec:
 
 
 def _differences(file: Path, given: Sequence[str], profile: Path | None) -> None:
-    """Comments before the YAML: what differs from the recipe that ``file`` extends, and what has
-    set it."""
+    """Print comments before the YAML: the differences to the recipe that ``file`` extends."""
     try:
-        base, found = from_base(file, given, profile)
+        base, differences = from_base(file, given, profile)
     except RecipeError:
         return  # The recipe is complete only with the values of a sweep.
     if base is None:
         return
-    out.print(
-        f"# {keys_differ(len(found))} from {called(base)}:"
-        if found
-        else f"# same as {called(base)}"
-    )
-    for key, text in found.items():
+    if differences:
+        out.print(f"# {keys_differ(len(differences))} from {called(base)}:")
+    else:
+        out.print(f"# same as {called(base)}")
+    for key, text in differences.items():
         out.print(f"#   {key}: {text}")
 
 
@@ -128,12 +123,12 @@ def _show(text: str) -> None:
 
 
 def remark(text: str) -> None:
-    """Say what people should know."""
+    """Print a warning."""
     err.print(text, style="yellow")
 
 
 def started(run: RunFolder) -> None:
-    """Say that a run has a job."""
+    """Print that a run has a job."""
     err.print(strong("run ", run.name, f" in {run.path}"))
 
 
@@ -144,26 +139,28 @@ def continues(
     damaged: Sequence[DamagedCheckpoint],
     warnings: Sequence[str],
 ) -> None:
-    """Say from where a run continues, with remarks about that."""
-    for text in (*(entry.skipped for entry in damaged), *warnings):
+    """Print the step from which a run continues, with warnings."""
+    for entry in damaged:
+        remark(entry.skipped)
+    for text in warnings:
         remark(text)
     err.print(strong("resuming ", run.name, f" from step {start} of {recipe.train.steps}"))
 
 
 def submit_runs(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: bool) -> int:
-    """Submit a run, or those of a sweep that are missing; returns the exit code. Ctrl-C says what
-    goes on."""
-    # The scheduler thinks about it while the job is being written.
+    """Submit a run, or the missing runs of a sweep; return the exit code.
+
+    On Ctrl-C, it prints what goes on.
+    """
+    # The scheduler estimates the start while the job is being written.
     start = _ask_for_start(cluster, spec) if wanted.group is None else lambda: None
     try:
-        begun = submit(wanted, cluster, continues, started)
+        begun = create_and_start(wanted, cluster, continues, started)
     except KeyboardInterrupt:
         run = wanted.run()
-        if (
-            wanted.group is not None
-            or cluster.blocks
-            or not (run.exists and run.ledger.history().submitted)
-        ):
+        if wanted.group is not None or cluster.blocks or not run.exists:
+            raise
+        if not run.ledger.history().submitted:
             raise
         _interrupted(run)
         return 130
@@ -175,123 +172,130 @@ def submit_runs(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: 
 def resume_runs(
     which: RunFolder | Group, wanted: Continuation, cluster: str | None, follow: bool
 ) -> int:
-    """Continue a run, or those of a group; returns the exit code."""
+    """Continue a run, or those of a group; return the exit code."""
     if isinstance(which, Group):
         where = clusters.chosen(cluster, which.runs()[-1])
         return finish(resume(which, wanted, where, continues, started), follow)
     where = clusters.chosen(cluster, which)
-    # Where a submission blocks, the training is in it, and has its own output.
+    # A submission that blocks contains the training, which prints its own output.
     with nullcontext() if where.blocks else Working(f"checking the checkpoints of {which.name}"):
         begun = resume(which, wanted, where, continues)
     return finish(begun, follow)
 
 
 def finish(begun: Begun, follow: bool) -> int:
-    """Print what was started and what to type next; stay with it if asked to. Returns the exit
-    code."""
-    group, cluster, evaluations = begun.group, begun.cluster, begun.evaluations
+    """Print what was started and what to type next, or follow it; return the exit code."""
+    group = begun.group
+    evaluations = begun.evaluations
     place = begun.runs[0] if group is None else place_of(group)
-    # On a terminal, the name of a run has just been said.
+    # On a terminal, the name of a run has just been printed.
     if group is not None or not (out.is_terminal and err.is_terminal and not err.quiet):
         out.print(place.name)
     if group is not None:
         left = ["not started" for entry in begun.skipped if entry.run.name not in begun.jobs]
         counts = _counted([*begun.found.values(), *left], (*FOUND, "not started"))
         err.print(strong(f"{len(begun.runs)} runs of the group ", group.name, f": {counts}"))
-    if begun.jobs and not cluster.blocks:
-        if (
-            line := left_out_code(next(run for run in begun.runs if run.name in begun.jobs))
-        ) is not None:
-            remark(line)
-        ids = [
-            job.job_id if group is None else job.job_id.partition("_")[0]
-            for job in begun.jobs.values()
-        ]
-        err.print(f"job {', '.join(dict.fromkeys(ids))} ({cluster.name})")
-        if group is None:
-            for text in (
-                *(f"then evaluation {name}" for name in evaluations[place.name]),
-                *begun.said,
-            ):
-                err.print(text)
-        elif chained := sum(map(len, evaluations.values())):
-            err.print(f"then an evaluation of {'each' if chained == len(begun.jobs) else chained}")
+    if begun.jobs and not begun.cluster.blocks:
+        _say_jobs(begun)
     code = _say_skipped(begun.skipped)
-    if follow or cluster.blocks:
+    if follow or begun.cluster.blocks:
         return follow_runs(begun.runs, evaluations, group) or code
-    more = f"logs {place.name} -f"
-    if group is not None:
-        is_evaluated = any(evaluations.values()) or any(
-            run.evaluation_names() for run in begun.runs
-        )
-        more = f"compare {place.name}" if is_evaluated else f"eval {place.name} --elbo"
-    say_next(place, f"status {place.name}", more, f"cancel {place.name}")
+    if group is None:
+        then = f"logs {place.name} -f"
+    elif any(evaluations.values()) or any(run.evaluation_names() for run in begun.runs):
+        then = f"compare {place.name}"
+    else:
+        then = f"eval {place.name} --elbo"
+    say_next(place, f"status {place.name}", then, f"cancel {place.name}")
     return code
 
 
+def _say_jobs(begun: Begun) -> None:
+    """Print the jobs, what is left out of their code, and the evaluations that follow."""
+    first = next(run for run in begun.runs if run.name in begun.jobs)
+    if (line := left_out_code(first)) is not None:
+        remark(line)
+    ids = [job.job_id for job in begun.jobs.values()]
+    if begun.group is not None:
+        # Each task of an array has a job id of its own: ARRAY_TASK.
+        ids = [job_id.partition("_")[0] for job_id in ids]
+    err.print(f"job {', '.join(dict.fromkeys(ids))} ({begun.cluster.name})")
+    if begun.group is None:
+        for name in begun.evaluations[first.name]:
+            err.print(f"then evaluation {name}")
+        for text in begun.said:
+            err.print(text)
+    elif chained := sum(map(len, begun.evaluations.values())):
+        err.print(f"then an evaluation of {'each' if chained == len(begun.jobs) else chained}")
+
+
 def _counted(found: Iterable[str], words: Sequence[str]) -> str:
-    """How many there are of each of these words, in their order: "2 new, 1 resumed"."""
+    """How often each word occurs, in the order of ``words``: "2 new, 1 resumed"."""
     counts = Counter(found)
     return ", ".join(f"{counts[word]} {word}" for word in words if counts[word])
 
 
 def _say_skipped(skipped: Sequence[Skipped]) -> int:
-    """Say which runs could not be started; returns the exit code."""
+    """Print which runs could not be started, and why; return the exit code."""
     for entry in skipped:
         err.failure(f"{entry.run.name}: {entry.reason}", style="red")
     return max((entry.exit_code for entry in skipped), default=0)
 
 
 def _interrupted(run: RunFolder) -> None:
-    """Say what goes on after Ctrl-C, and what does not."""
-    submitted = run.ledger.history().submitted[-1]
-    goes_on = f"{run.name} is submitted as job {submitted.job.job_id} and goes on"
-    err.print(f"interrupted; {goes_on} (`{command(f'cancel {run.name}', run)}` ends it)")
+    """Print what goes on after Ctrl-C, and what does not."""
+    job = run.ledger.history().submitted[-1].job
+    cancel = command(f"cancel {run.name}", run)
+    err.print(
+        f"interrupted; {run.name} is submitted as job {job.job_id} and goes on (`{cancel}` ends it)"
+    )
     if (missing := without_jobs(run)) is not None:
         err.print(missing)
 
 
 def _ask_for_start(cluster: Cluster, spec: JobSpec) -> Callable[[], float | None]:
-    """As `Cluster.ask_for_start`; nobody knows when a job begins that waits for another one."""
+    """As `Cluster.ask_for_start`, but the start of a job that waits for another one is unknown."""
     return cluster.ask_for_start(spec) if spec.after is None else lambda: None
 
 
 def _say_estimate(options: SubmitOptions, start: float | None) -> None:
-    """Say how long a run will take, and when it begins, as far as this is known."""
+    """Print how long a run will take, and when it begins, as far as this is known."""
     found = estimate(options.root, options.cells[0].recipe, without=options.run().name)
     err.print(estimate_line(found, start))
 
 
 def say_outcome(planned: Planned) -> None:
-    """Say which evaluations are complete, which are being computed, and by which job."""
-    run, works, sweep = planned.run, planned.works, planned.sweep
-    many = len(works) > 1
-    if many:
+    """Print which evaluations are complete, which are being computed, and by which job."""
+    run = planned.run
+    works = planned.works
+    if len(works) > 1:
         counts = _counted(planned.found.values(), STATES)
         err.print(strong(f"{len(works)} evaluations of ", run.name, f": {counts}"))
     else:
         say_already(planned)
     if planned.job is not None:
-        which = sweep.id if sweep is not None else planned.those("started")[0]
-        what = ("evaluations",) if many and sweep is None else ("evaluation ", which)
-        err.print(
-            strong(*what), f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})"
-        )
+        if planned.sweep is not None:
+            what = strong("evaluation ", planned.sweep.id)
+        elif len(works) > 1:
+            what = strong("evaluations")
+        else:
+            what = strong("evaluation ", planned.those("started")[0])
+        err.print(what, f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})")
     for text in planned.said:
         err.print(text)
 
 
 def say_already(planned: Planned) -> None:
-    """Say what need not be started."""
+    """Print which works need not be started."""
     for name, state in planned.found.items():
         if state != "started":
             err.print(f"{name} is already {state.removeprefix('already ')}")
 
 
 def say_where(planned: Planned) -> None:
-    """Print the names of evaluations that are not waited for, and what to type next."""
-    run, sweep = planned.run, planned.sweep
-    out.print(sweep.id if sweep is not None else "\n".join(planned.names))
+    """Print the names of evaluations that are not followed, and what to type next."""
+    run = planned.run
+    out.print("\n".join(planned.names) if planned.sweep is None else planned.sweep.id)
     (alive, *_) = planned.those("started") or planned.those("being computed")
     say_next(run, f"status {run.name}", f"logs {run.name} --eval {alive} -f")
 
@@ -316,14 +320,13 @@ def finish_group_evaluations(
         say_outcome(planned)
         works += (Evaluation(work.folder) for work in planned.works)
         follow |= planned.cluster.blocks
-    place, compared = place_of(group), f"compare {group.name}"
     if not (works and follow):
         out.print(group.name)
-        say_next(place, f"status {group.name}", compared)
+        say_next(place_of(group), f"status {group.name}", f"compare {group.name}")
         return code
     code = follow_group_evaluations(group, group.runs(), works) or code
     if code == 0:
-        say_next(place, compared)
+        say_next(place_of(group), f"compare {group.name}")
     return code
 
 
@@ -349,7 +352,8 @@ def finish_samplers(
 
 def finish_tunings(planned: Planned, as_json: bool, follow: bool) -> int:
     """As `finish`, for tunings."""
-    run, works = planned.run, [Tuning(work.folder) for work in planned.works]
+    run = planned.run
+    works = [Tuning(work.folder) for work in planned.works]
     say_already(planned)
     if planned.job is not None:
         text = f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})"

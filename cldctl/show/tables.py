@@ -1,5 +1,4 @@
-"""What all views of runs share: how a table is drawn, and how states, attempts and usage are
-written."""
+"""Tables, and the cells that all views of runs share: states, attempts, usage."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,15 +12,21 @@ from rich.text import Text
 
 from cld_core.sanitize import printable
 from cldctl.runs.status import RunStatus
-from cldctl.runs.usage import Estimate, Folder
+from cldctl.runs.usage import Folder, TimeEstimate
 
 from .console import age, count, duration, number, out, shortened
 
 Cell = str | Text | ProgressBar
 
-# More rows than this are plain lines: rich takes a millisecond for each.
+# A table of more rows is drawn as plain lines: rich takes a millisecond for each row.
 MANY = 200
-_BAR, _GAP = 12, 3
+# Widths, in columns: a progress bar; the space between two columns; the least of a column of names,
+# and of sentences; the largest of sentences in a pipe.
+_BAR = 12
+_GAP = 3
+_NAME = 20
+_SENTENCE = 36
+_LONGEST = 80
 # The styles in which states are shown.
 STYLES = {
     "RUNNING": "bold green",
@@ -33,11 +38,8 @@ STYLES = {
     "CANCELLED": "dim",
     "FINISHED": "green",
 }
-# A start within so many seconds is one at once.
+# A job that starts within so many seconds "begins at once".
 AT_ONCE_S = 5.0
-# The least width of a column of names and of one of sentences, and the largest width of sentences
-# in a pipe.
-_NAME, _SENTENCE, _LONGEST = 20, 36, 80
 
 
 def table(
@@ -49,20 +51,21 @@ def table(
     wraps: str | None = None,
     title: str | None = None,
 ) -> RenderableType:
-    """A table without a frame, which pipes well; on a terminal that is too narrow for it, a list
-    for each row.
+    """A table without a frame, which pipes well.
+
+    On a terminal that is too narrow for it, each row becomes a list of facts.
 
     Args:
-        columns: the cells of each heading.
-        left: headings of the columns that are no numbers.
-        optional: headings of columns that a terminal leaves out if there is no room for them, the
-            first one first; it leaves out those that are empty anyway.
-        names: heading of the column whose cells lose their middle if there is no room for them.
+        columns: the cells by heading.
+        left: headings of the columns that are not numbers.
+        optional: headings of columns that a narrow terminal leaves out, the first one first. A
+            terminal always leaves them out if all their cells are empty.
+        names: heading of a column whose cells lose their middle on a narrow terminal.
         wraps: heading of a column of sentences, which may take several lines.
     """
-    widths = {
-        heading: max([len(heading), *map(_width, cells)]) for heading, cells in columns.items()
-    }
+    widths = {}
+    for heading, cells in columns.items():
+        widths[heading] = max([len(heading), *map(_width, cells)])
     least = {names: _NAME, wraps: _SENTENCE}
 
     def needed() -> int:
@@ -81,23 +84,22 @@ def table(
     if needed() > out.width:
         return Group(*above, *_lists(columns))
     if names is not None:
-        widths[names] = min(widths[names], out.width - needed() + min(widths[names], _NAME))
+        others = needed() - min(widths[names], _NAME)
+        widths[names] = min(widths[names], out.width - others)
         shown[names] = [shortened(str(cell), widths[names]) for cell in columns[names]]
     if len(next(iter(shown.values()), ())) > MANY:
         return Group(*above, _plain(shown, widths, left))
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in shown:
-        is_number = heading not in left
-        limit = _LONGEST if heading == wraps and not out.is_terminal else None
-        drawn.add_column(
-            heading,
-            justify="right" if is_number else "left",
-            no_wrap=is_number,
-            overflow="fold",
-            max_width=limit,
-        )
+        drawn.add_column(heading, overflow="fold")
+        column = drawn.columns[-1]
+        if heading not in left:
+            column.justify = "right"
+            column.no_wrap = True
+        if heading == wraps and not out.is_terminal:
+            column.max_width = _LONGEST
     for row in zip(*shown.values(), strict=True):
-        # A string is searched for markup, which is slow.
+        # As texts: rich searches strings for markup, which is slow.
         drawn.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
     return Group(*above, drawn)
 
@@ -111,14 +113,18 @@ def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
 def _plain(
     columns: Mapping[str, Sequence[Cell]], widths: Mapping[str, int], left: Collection[str]
 ) -> Text:
-    fields = (f"{{:{'<' if heading in left else '>'}{width}}}" for heading, width in widths.items())
-    line = f" {(_GAP * ' ').join(fields)} "
-    rows = (map(str, cells) for cells in zip(*columns.values(), strict=True))
-    shown = [line.format(*(printable(cell, keep="") for cell in row)) for row in rows]
+    """The table as plain lines."""
+
+    def line(cells: Iterable[object]) -> str:
+        padded = []
+        for (heading, width), cell in zip(widths.items(), cells, strict=True):
+            text = printable(str(cell), keep="")
+            padded.append(text.ljust(width) if heading in left else text.rjust(width))
+        return f" {(_GAP * ' ').join(padded)} "
+
     rule = " " + "─" * (sum(widths.values()) + _GAP * (len(widths) - 1))
-    return Text(
-        "\n".join(["", line.format(*columns), rule, *shown]), no_wrap=True, overflow="ignore"
-    )
+    rows = map(line, zip(*columns.values(), strict=True))
+    return Text("\n".join(["", line(columns), rule, *rows]), no_wrap=True, overflow="ignore")
 
 
 def _width(cell: Cell) -> int:
@@ -148,20 +154,17 @@ def progress_bar(row: RunStatus) -> ProgressBar:
 def attempts(
     rows: Sequence[Mapping[str, Any]], *, reason: str | None = None, title: str | None = None
 ) -> RenderableType:
-    """Attempts as `status` knows them, or as `why` does, with what each gained, lost and waited.
+    """A table of attempts as `status` knows them, or as `why` does, with their gain and loss.
 
     Args:
-        reason: is shown elsewhere, so that an attempt's detail is left out if it is the same.
+        reason: a text shown elsewhere: an attempt's detail is left out if it is the same.
     """
     columns = attempt_columns(rows, age, reason)
-    optional = (
-        ("to", "job", "when", "from", "node")
-        if "gained" in columns
-        else ("when", "node", "from", "ran", "job")
-    )
-    return table(
-        columns, left=("node", "ended by"), optional=optional, wraps="ended by", title=title
-    )
+    optional = ("when", "node", "from", "ran", "job")
+    if "gained" in columns:
+        optional = ("to", "job", "when", "from", "node")
+    left = ("node", "ended by")
+    return table(columns, left=left, optional=optional, wraps="ended by", title=title)
 
 
 def attempt_columns(
@@ -187,76 +190,73 @@ def attempt_columns(
 
 
 def _nodes(row: Mapping[str, Any]) -> str:
-    """One or two names, or one and how many more."""
-    hosts = row.get("hosts") or ([row["host"]] if row.get("host") else [])
-    return ",".join(hosts) or "-" if len(hosts) <= 2 else f"{hosts[0]}+{len(hosts) - 1}"
+    """One or two names of nodes, or one and how many more; a dash if they are unknown."""
+    hosts = row.get("hosts") or [row.get("host") or "-"]
+    return ",".join(hosts) if len(hosts) <= 2 else f"{hosts[0]}+{len(hosts) - 1}"
 
 
 def _end(row: Mapping[str, Any], reason: str | None) -> str:
+    cause = row["cause"] or "-"
     detail = row.get("detail")
-    return (row["cause"] or "-") + (f": {detail}" if detail and detail != reason else "")
+    return f"{cause}: {detail}" if detail and detail != reason else cause
 
 
 def short_keys(keys: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
-    """Keys of recipes with their headings: the last part of each, or the key if another heading is
-    the same."""
+    """Headings for keys of recipes: the last part of the key, or the whole key if that is taken."""
     shorts = [key.rpartition(".")[2] for key in keys]
-    return {
-        key: short if shorts.count(short) == 1 and short not in taken else key
-        for key, short in zip(keys, shorts, strict=True)
-    }
+    headings = {}
+    for key, short in zip(keys, shorts, strict=True):
+        headings[key] = short if shorts.count(short) == 1 and short not in taken else key
+    return headings
 
 
 def usage_line(usage: Mapping[str, Any] | None) -> str:
-    """What one run has used, in one line; ``usage`` is the field of ``status --json``. Empty if
-    that is nothing."""
+    """The usage of a run (the field of ``status --json``) in one line; empty if it is nothing."""
     if usage is None or (usage["used"] <= 0 and usage["waited_s"] < 1):
         return ""
-    lost = {"lost_to_preemption": "lost to interruptions", "lost_to_crashes": "lost to crashes"}
-    parts = {"useful": "useful", **{key: text for key, text in lost.items() if usage[key] > 0}}
-    shares = [f"{share(usage[key], usage['used'])} {text}" for key, text in parts.items()]
-    waited = f"; queued {duration(usage['waited_s'])}" if usage["waited_s"] >= 1 else ""
-    used = f"{hours(usage['used'])} {usage['unit']}"
-    return f"{used}: {', '.join(shares)}{waited}" if usage["used"] > 0 else used + waited
+    used = usage["used"]
+    line = f"{hours(used)} {usage['unit']}"
+    if used > 0:
+        line += f": {share(usage['useful'], used)} useful"
+        if usage["lost_to_preemption"] > 0:
+            line += f", {share(usage['lost_to_preemption'], used)} lost to interruptions"
+        if usage["lost_to_crashes"] > 0:
+            line += f", {share(usage['lost_to_crashes'], used)} lost to crashes"
+    if usage["waited_s"] >= 1:
+        line += f"; queued {duration(usage['waited_s'])}"
+    return line
 
 
 def hours(value: float) -> str:
-    """Hours with three significant digits, for example 0.0123, 1.53, 1,234."""
+    """Hours in at least three significant digits, such as 0.0123, 1.53 or 1,234."""
     return f"{value:,.0f}" if value >= 100 else number(value, 3)
 
 
 def share(part: float, whole: float) -> str:
-    """A percentage; a dash of nothing."""
+    """A percentage; a dash if the whole is 0."""
     return f"{100 * part / whole:.0f}%" if whole > 0 else "-"
 
 
 def usage_table(folder: Folder) -> RenderableType:
     """Runs, then groups, then totals by unit: a line each."""
-    lines = [
-        *((name, group or "-", usage) for name, group, usage in folder.runs),
-        *(
-            (f"group {name}", name, usage)
-            for name, usages in folder.groups.items()
-            for usage in usages
-        ),
-        *(("total", "-", usage) for usage in folder.totals),
-    ]
-    names, of, usages = zip(*lines, strict=True)
-    spent = {
-        "useful": "useful",
-        "start-up": "startup",
-        "preempted": "lost_to_preemption",
-        "crashed": "lost_to_crashes",
-    }
-    spent |= {"set aside": "set_aside"} if any(usage.set_aside for usage in usages) else {}
-    columns: dict[str, Sequence[Cell]] = {
-        "run": names,
-        **({"group": of} if any(group != "-" for group in of) else {}),
+    lines = [(name, group or "-", usage) for name, group, usage in folder.runs]
+    for name, members in folder.groups.items():
+        lines += ((f"group {name}", name, usage) for usage in members)
+    lines += (("total", "-", usage) for usage in folder.totals)
+    names, groups, usages = zip(*lines, strict=True)
+    columns: dict[str, Sequence[Cell]] = {"run": names}
+    if any(group != "-" for group in groups):
+        columns["group"] = groups
+    columns |= {
         "used": [f"{hours(usage.used)} {usage.unit}" for usage in usages],
-        **{
-            heading: [hours(getattr(usage, name)) for usage in usages]
-            for heading, name in spent.items()
-        },
+        "useful": [hours(usage.useful) for usage in usages],
+        "start-up": [hours(usage.startup) for usage in usages],
+        "preempted": [hours(usage.lost_to_preemption) for usage in usages],
+        "crashed": [hours(usage.lost_to_crashes) for usage in usages],
+    }
+    if any(usage.set_aside for usage in usages):
+        columns["set aside"] = [hours(usage.set_aside) for usage in usages]
+    columns |= {
         "waited": [duration(usage.waited_s) for usage in usages],
         "goodput": [share(usage.useful, usage.used) for usage in usages],
         "attempts": [str(usage.attempts) for usage in usages],
@@ -265,45 +265,33 @@ def usage_table(folder: Folder) -> RenderableType:
         "trainings only; preempted and crashed are hours lost to either; waited is the time of "
         "jobs in the queue"
     )
-    optional = (
-        "attempts",
-        "group",
-        "set aside",
-        "start-up",
-        "useful",
-        "waited",
-        "preempted",
-        "crashed",
-    )
-    return Group(
-        table(columns, left=("run", "group"), optional=optional, names="run"),
-        Text(note, style="dim"),
-    )
+    time_columns = ("set aside", "start-up", "useful", "waited", "preempted", "crashed")
+    optional = ("attempts", "group", *time_columns)
+    drawn = table(columns, left=("run", "group"), optional=optional, names="run")
+    return Group(drawn, Text(note, style="dim"))
 
 
-_IF = "as the scheduler expects, or earlier if other jobs end before their limits"
-
-
-def estimate_line(estimate: Estimate | None, start: float | None) -> str:
-    """The line, which says also what nobody knows.
+def estimate_line(estimate: TimeEstimate | None, start: float | None) -> str:
+    """How long a training will take, and when it begins, in one line.
 
     Args:
-        start: when the job would begin, seconds since 1970; None if nobody knows.
+        estimate: None without a run that it can be estimated from.
+        start: when the job is expected to begin, seconds since 1970; None if that is unknown.
     """
-    wait = 0.0 if start is None else start - time.time()
-    begins = (
-        ""
-        if start is None
-        else "; begins at once"
-        if wait < AT_ONCE_S
-        else f"; begins in {duration(wait)}, {_IF}"
-    )
     if estimate is None:
-        return f"estimate: no comparable run yet{begins}"
-    others = f" and {len(estimate.runs) - 1} more" if len(estimate.runs) > 1 else ""
-    source = f"at {number(estimate.rate, 3)} steps/s as in {estimate.runs[0]}{others}"
-    cost = (
-        f"{duration(estimate.seconds)} of training, {hours(estimate.hours)} {estimate.unit}, "
-        f"{source}"
+        cost = "no comparable run yet"
+    else:
+        others = f" and {len(estimate.runs) - 1} more" if len(estimate.runs) > 1 else ""
+        cost = (
+            f"{duration(estimate.seconds)} of training, {hours(estimate.hours)} {estimate.unit}, "
+            f"at {number(estimate.rate, 3)} steps/s as in {estimate.runs[0]}{others}"
+        )
+    if start is None:
+        return f"estimate: {cost}"
+    wait = start - time.time()
+    if wait < AT_ONCE_S:
+        return f"estimate: {cost}; begins at once"
+    return (
+        f"estimate: {cost}; begins in {duration(wait)}, as the scheduler expects, or earlier if "
+        "other jobs end before their limits"
     )
-    return f"estimate: {cost}{begins}"

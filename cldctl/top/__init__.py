@@ -1,2 +1,1 @@
-"""`cldctl top`: the runs of a folder as a screen that stays up to date. The only package that
-imports textual."""
+"""`cldctl top`: a live screen of runs. The only package that imports textual."""

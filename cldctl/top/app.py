@@ -1,5 +1,4 @@
-"""`cldctl top` as an application of textual: the list of runs, everything about the selected one,
-and keys that act."""
+"""`cldctl top` as a textual application: a list of runs, details of the selected one, and keys."""
 
 import contextlib
 import os
@@ -38,7 +37,7 @@ from cldctl.show.tables import STYLES, state_text
 
 from .selected import Command, Detail, Files, LossCurve, Printable, command_for, panel
 
-# Keys that show runs of some states only, what they are called, and the states; none for all.
+# The keys that filter by state: the name of each filter and its states, none for all.
 FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "0": ("all", ()),
     "1": ("alive", ALIVE),
@@ -50,27 +49,30 @@ FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 _COLUMNS = ("run", "state", "step", "ETA", "loss", "curve", "steps/s", "why")
 _CURVE = 10
-# Seconds between two looks, as of `status --watch`, and between two parts of long files.
-_EVERY_S, _PART_S = 1.0, 0.1
-# A scheduler that has kept a look waiting for so many seconds is mentioned.
+# Seconds between two updates, as of `status --watch`, and between two parts of long files.
+_EVERY_S = 1.0
+_PART_S = 0.1
+# Seconds after which the screen says that a scheduler does not answer.
 _PATIENCE_S = 3.0
-# Seconds between two looks for new lines, and lines of a file that are shown at first.
-_LINES_EVERY_S, _FIRST_LINES = 0.5, 2000
-# Lines that are kept, and characters of one.
-_MOST, _LINE = 10_000, 2000
-_RANK, _ATTEMPT = Binding.Group("Rank"), Binding.Group("Attempt")
+# Of a log: seconds between two updates, lines that are shown first and kept, characters of a line.
+_LINES_EVERY_S = 0.5
+_FIRST_LINES = 2000
+_MOST = 10_000
+_LINE = 2000
+_RANK = Binding.Group("Rank")
+_ATTEMPT = Binding.Group("Attempt")
 
 
 class Watching(Screen[None]):
-    """A screen with threads, which send it what they find."""
+    """A screen whose threads send it their results."""
 
     def in_background(self, do: Callable[[], object]) -> None:
-        """Do something that may take a while."""
-        # Daemons: a scheduler or a disk that hangs keeps nobody from leaving.
+        """Call a function in a thread of its own."""
+        # A daemon, so that a scheduler or a disk that hangs does not keep the screen from closing.
         threading.Thread(target=do, daemon=True).start()
 
     def later(self, do: Callable[..., object], *arguments: object) -> None:
-        """From any thread: do something in that of the screen, if it is still there."""
+        """From any thread: call a function in the thread of the screen, if it still exists."""
         with contextlib.suppress(RuntimeError):
             self.call_later(do, *arguments)
 
@@ -90,8 +92,7 @@ class TextScreen(Watching):
 
 
 class OutputScreen(TextScreen):
-    """What a command has printed; leaving it does not end the command, leaving `cldctl top`
-    does."""
+    """The output of a command, which ends with `cldctl top`, not with this screen."""
 
     def __init__(self, command: Command) -> None:
         super().__init__()
@@ -102,34 +103,35 @@ class OutputScreen(TextScreen):
         self.show()
 
     def show(self) -> None:
-        """Show what is new, and whether the command has ended."""
+        """Show the output, and whether the command has ended."""
         how = {None: "goes on until you quit", 0: "done"}.get(self.command.code, "failed")
         self.entitle(f"cldctl {self.command.title}: {how}")
         self.query_one(RichLog).clear().write(Text(printable(self.command.output)))
 
 
 def first_log(run: RunFolder) -> tuple[Log, bool]:
-    """The rank that failed first if the last attempt failed and no later job waits; else the newest
-    job's rank 0.
+    """The log of the rank that failed first, if the last attempt failed and no later job waits.
 
     Returns:
-        Its log, and whether it failed first.
+        That log, or else that of rank 0 of the newest job; and whether its rank failed first.
     """
     history = run.ledger.history()
-    last, jobs = history.last, history.jobs
-    has_failed = last is not None and fate_of(last.cause) == "crashes" and history.requeued is None
-    if has_failed and not (last and jobs and jobs[-1].job.job_id != last.job_id):
-        return failed_log(run, None)[0], True
+    last = history.last
+    if last is not None and fate_of(last.cause) == "crashes" and history.requeued is None:
+        is_newest = not history.jobs or history.jobs[-1].job.job_id == last.job_id
+        if is_newest:
+            return failed_log(run, None)[0], True
     return of_training(run, None, 0), False
 
 
 def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
-    """The next log, round and round.
+    """The next or previous log; after the last comes the first.
 
     Args:
-        log: that is shown; None if there was none.
-        what: "rank" of the same job; "attempt", behind the last of which is the newest job; or
-            "evaluation", the newest of which follows the training.
+        log: the log on the screen; None if there is none.
+        what: "rank" of the same job; "attempt", of which the newest job is the last; or
+            "evaluation", of which the training is the first and the newest evaluation the second.
+        step: 1 for the next, -1 for the previous.
 
     Raises:
         NotFoundError: there is only one.
@@ -137,28 +139,28 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
     shown: dict[str, Any] = {
         name: getattr(log, name, None) for name in ("evaluation", "attempt", "rank")
     }
-    options: list[Any]
+    options: list[Any] = []
     if what == "rank":
-        # As the log is now: a newer job may have begun.
-        options = [int(rank) for rank in _log(run, **shown).ranks()]
+        # The ranks of the log as it is now: a newer job may have begun.
+        options += map(int, _log(run, **shown).ranks())
     elif what == "attempt":
-        # Of one that another launcher started, the output is elsewhere.
+        shown["rank"] = None
         history = run.ledger.history()
-        options = [
-            *(it.attempt for it in history.attempts if history.queued[it.attempt][0] is not None),
-            None,
-        ]
+        for attempt in history.attempts:
+            # The output of an attempt that another launcher started is not in the folder.
+            if history.queued[attempt.attempt][0] is not None:
+                options.append(attempt.attempt)
+        options.append(None)
     else:
-        options = [
-            None,
-            *(work.name for work in reversed(evaluations_of(run)) if work.ledger.history().jobs),
-        ]
+        shown |= {"rank": None, "attempt": None}
+        works = (work for work in reversed(evaluations_of(run)) if work.ledger.history().jobs)
+        options += (None, *(work.name for work in works))
+    if len(options) < 2 and what == "evaluation":
+        raise NotFoundError(f"{run.name}: no evaluation was started.")
     if len(options) < 2:
-        known = "no evaluation was started" if what == "evaluation" else f"there is only one {what}"
-        raise NotFoundError(f"{run.name}: {known}.")
-    now = shown[what]
-    other = options[((options.index(now) if now in options else 0) + step) % len(options)]
-    return _log(run, **(shown if what == "rank" else {}) | {what: other})
+        raise NotFoundError(f"{run.name}: there is only one {what}.")
+    place = options.index(shown[what]) if shown[what] in options else 0
+    return _log(run, **shown | {what: options[(place + step) % len(options)]})
 
 
 def _log(
@@ -174,16 +176,16 @@ def _log(
 
 
 def _printable(line: bytes) -> str:
-    # Of a bar that was drawn again and again, the last state is what a terminal would show.
+    # A terminal shows only the last state of a bar that is redrawn on its line.
     text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
     return printable(text, keep="\t").expandtabs(8)[:_LINE]
 
 
 class LogScreen(TextScreen):
-    """The log of one rank at a time, which follows what is written.
+    """The log of one rank at a time, which grows as it is written.
 
     Args:
-        run: its folder.
+        run: the folder of the run.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -210,7 +212,8 @@ class LogScreen(TextScreen):
     def __init__(self, run: str) -> None:
         super().__init__()
         self._of = RunFolder(run)
-        # Each finds another log than the one that is shown, and says whether its rank failed first.
+        # Each request finds the next log from the one on the screen, and tells whether its rank
+        # failed first; None ends the thread.
         self._requests: queue.Queue[Callable[[Log | None], tuple[Log, bool]] | None] = queue.Queue()
         self._open_lines: dict[Path, bytes] = {}
 
@@ -229,7 +232,7 @@ class LogScreen(TextScreen):
         self._requests.put(lambda log: (failed_log(self._of, None)[0], True))
 
     def _read(self) -> None:
-        """In the background: open what is asked for, and pass on what is written to it."""
+        """In the background: open requested logs, and pass on new lines."""
         log: Log | None = None
         tail = Tail(_FIRST_LINES)
         while True:
@@ -252,10 +255,9 @@ class LogScreen(TextScreen):
         """Lines without control characters, each with whether it is from the log of errors."""
         found = []
         for part in tail.new_parts(log):
-            # The end of a line may be yet to be written; if nothing more is, it is shown as it is.
-            *lines, rest = (self._open_lines.pop(part.file, b"") + b"".join(part.lines())).split(
-                b"\n"
-            )
+            content = self._open_lines.pop(part.file, b"") + b"".join(part.lines())
+            *lines, rest = content.split(b"\n")
+            # A line without an end is kept until nothing more is written to it.
             if rest and part.begin != part.end:
                 self._open_lines[part.file] = rest
             elif rest:
@@ -264,11 +266,14 @@ class LogScreen(TextScreen):
         return found
 
     def _open(self, log: Log, failed_first: bool) -> None:
-        where = f"job {log.job.job_id}" if log.attempt is None else f"attempt {log.attempt}"
-        where = where if log.evaluation is None else f"evaluation {log.evaluation}"
-        self.entitle(
-            f"{self._of.name} · {where}, rank {log.rank}{': failed first' if failed_first else ''}"
-        )
+        if log.evaluation is not None:
+            where = f"evaluation {log.evaluation}"
+        elif log.attempt is not None:
+            where = f"attempt {log.attempt}"
+        else:
+            where = f"job {log.job.job_id}"
+        title = f"{self._of.name} · {where}, rank {log.rank}"
+        self.entitle(f"{title}: failed first" if failed_first else title)
         self.query_one(RichLog).clear()
         if log.note is not None:
             self.query_one(RichLog).write(Text(one_line(log.note), "yellow"))
@@ -278,7 +283,7 @@ class LogScreen(TextScreen):
         text = Text("\n").join(
             Text(line, "red" if is_error else "", no_wrap=True) for line, is_error in lines
         )
-        # Not if somebody has scrolled up.
+        # It stays where it is if it was scrolled up.
         log.write(text, scroll_end=log.is_vertical_scroll_end)
 
     def _refuse(self, problem: str) -> None:
@@ -286,13 +291,13 @@ class LogScreen(TextScreen):
 
 
 @dataclass(frozen=True)
-class Line:
+class ListedItem:
     """A run, or the heading of a group of several runs.
 
     Attributes:
-        row: the run; None of a group.
-        group: the group, also of a run below its heading.
-        members: of a group, those of its runs that are listed.
+        row: the run; None for the heading of a group.
+        group: the group of the heading, or of a run below it.
+        members: the listed runs of a group.
     """
 
     row: RunStatus | None
@@ -309,11 +314,11 @@ class Line:
         return f"{'group' if self.row is None else 'run'} {self.name}"
 
 
-def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[Line]:
+def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[ListedItem]:
     """The lines of a list of runs.
 
     Args:
-        turned: names of groups that somebody has folded or unfolded. The others are folded once all
+        turned: names of groups that the user has folded or unfolded. The others are folded once all
             their runs are over.
     """
     by_name = sorted(rows, key=lambda row: row.name)
@@ -321,16 +326,16 @@ def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[Li
     for row in sorted(
         by_name, key=lambda row: (row.state not in OVER, row.created or 0.0), reverse=True
     ):
-        # A run without a group is one of its own; no group has the name of its path.
+        # A run without a group is alone under its path, which is not the name of any group.
         groups.setdefault(row.group or row.path, []).append(row)
-    lines: list[Line] = []
+    lines: list[ListedItem] = []
     for name, members in groups.items():
         if len(members) == 1:
-            lines.append(Line(members[0]))
+            lines.append(ListedItem(members[0]))
             continue
         is_folded = all(row.state in OVER for row in members) != (name in turned)
-        lines.append(Line(None, name, tuple(members), is_folded))
-        lines += [] if is_folded else [Line(row, name) for row in members]
+        lines.append(ListedItem(None, name, tuple(members), is_folded))
+        lines += [] if is_folded else [ListedItem(row, name) for row in members]
     return lines
 
 
@@ -352,7 +357,7 @@ class RunTable(DataTable[RenderableType]):
     """The list on the screen.
 
     Args:
-        losses: what is known of the losses of a run.
+        losses: returns the losses of a run that have been read.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -366,14 +371,14 @@ class RunTable(DataTable[RenderableType]):
     def __init__(self, losses: Callable[[RunStatus], Sequence[float]]) -> None:
         super().__init__(cursor_type="row", fixed_columns=1)
         self._losses = losses
-        self.lines: list[Line] = []
+        self.lines: list[ListedItem] = []
 
     def on_mount(self) -> None:
         for name in _COLUMNS:
             self.add_column(Text(name), key=name, width=_CURVE if name == "curve" else None)
 
     @property
-    def selected(self) -> Line | None:
+    def selected(self) -> ListedItem | None:
         return self.lines[self.cursor_row] if 0 <= self.cursor_row < len(self.lines) else None
 
     @property
@@ -381,9 +386,10 @@ class RunTable(DataTable[RenderableType]):
         shown = self.lines[self.scroll_offset.y :][: self.size.height]
         return [line.row for line in shown if line.row is not None]
 
-    def show(self, lines: Sequence[Line]) -> None:
-        """Show other lines; the same run stays selected, or the one that takes its place."""
-        before, cells = self.selected, {line.key: self._cells_of(line) for line in lines}
+    def show(self, lines: Sequence[ListedItem]) -> None:
+        """Show lines; the same run stays selected, or the one that takes its place."""
+        before = self.selected
+        cells = {line.key: self._cells_of(line) for line in lines}
         self.lines = list(lines)
         if list(cells) == [key.value for key in self.rows]:
             for key, row in cells.items():
@@ -400,27 +406,27 @@ class RunTable(DataTable[RenderableType]):
                 row=keys.index(before.key) if before is not None and before.key in keys else place
             )
 
-    def _cells_of(self, line: Line) -> list[RenderableType]:
+    def _cells_of(self, line: ListedItem) -> list[RenderableType]:
         row = line.row
         if row is None:
             name = Text(f"{'▸' if line.is_folded else '▾'} {line.name}", "bold", no_wrap=True)
-            steps = (
-                sum(row.step for row in line.members),
-                sum(row.steps or 0 for row in line.members),
-            )
-            about = {
+            done = short(sum(row.step for row in line.members))
+            total = short(sum(row.steps or 0 for row in line.members))
+            cells = {
+                "run": name,
                 "state": Text(f"{len(line.members)} runs", "dim"),
+                "step": _right(f"{done}/{total}"),
                 "why": Text(states(line.members)),
             }
-            cells = {"run": name, "step": _right("/".join(map(short, steps))), **about}
             return [cells.get(column, Text()) for column in _COLUMNS]
         losses = self._losses(row)
         last = row.attempts[-1]["cause"] if row.attempts and row.state in RESUMABLE else None
-        style = (
-            "red" if row.state in ("FAILED", "LOST") else "yellow" if row.state in WAITS else "dim"
-        )
+        style = "yellow" if row.state in WAITS else "dim"
+        if row.state in ("FAILED", "LOST"):
+            style = "red"
+        indent = "" if line.group is None else "  "
         return [
-            Text("  " * (line.group is not None) + one_line(row.name), no_wrap=True),
+            Text(indent + one_line(row.name), no_wrap=True),
             state_text(row.state),
             _right(f"{short(row.step)}/{short(row.steps)}"),
             _right(duration(row.eta_s)),
@@ -436,7 +442,7 @@ def _right(text: str) -> Text:
 
 
 class Question(ModalScreen[bool]):
-    """A question that is answered by y or n; n is what everything else means."""
+    """A question that is answered by y or n."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "dismiss(True)", "Yes"),
@@ -448,17 +454,16 @@ class Question(ModalScreen[bool]):
         self._command = command
 
     def compose(self) -> ComposeResult:
-        question, about = self._command.title, self._command.about or ""
-        yield Static(Text.assemble((f"{question}?", "bold"), f"\n{about}\n\ny yes   n no"))
+        question = (f"{self._command.title}?", "bold")
+        yield Static(Text.assemble(question, f"\n{self._command.about}\n\ny yes   n no"))
         yield Footer(compact=True)
 
 
 class MainScreen(Watching):
     """Runs and details.
 
-    Two loops in the background ask what the runs are doing, as `status --watch` does, and read the
-    files of what is on the screen. The first may have to wait for a scheduler, the second waits for
-    nobody.
+    Two threads update it: one asks for the states of the runs, as `status --watch` does, and may
+    wait for a scheduler; the other reads the files of the runs on the screen.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -481,19 +486,25 @@ class MainScreen(Watching):
 
     def __init__(self, root: Path, which: Selection, *, everything: bool) -> None:
         super().__init__()
-        self._root, self._which, self._everything = root, which, everything
-        self._look, self._has_looked = Look(), False
-        # When the look that goes on has begun, by the monotonic clock; None between two.
+        self._root = root
+        self._which = which
+        self._everything = everything
+        self._look = Look()
+        self._has_looked = False
+        # When the present look began, by the monotonic clock; None between two looks.
         self._since: float | None = None
-        self._files, self._problem = Files(), ""
+        self._files = Files()
+        self._problem = ""
         self._detail: Detail | None = None
-        # What is read: the selected run, and those that are listed.
+        # The runs whose files are read: the selected one, and those that are visible.
         self._wanted: tuple[RunStatus | None, Sequence[RunStatus]] = (None, ())
-        self._changed, self._ended = threading.Event(), threading.Event()
-        # Groups that somebody has folded or unfolded.
+        self._changed = threading.Event()
+        self._ended = threading.Event()
+        # Groups that the user has folded or unfolded.
         self._turned: set[str] = set()
-        self._filter_key, self._words = "0", ""
-        # What goes on, or has ended, by title.
+        self._filter_key = "0"
+        self._words = ""
+        # Commands in progress and ended ones, by title.
         self.commands: dict[str, Command] = {}
 
     def compose(self) -> ComposeResult:
@@ -529,19 +540,20 @@ class MainScreen(Watching):
                 look = query.look()
             except Exception as error:
                 look = replace(self._look, problem=f"{self._root}: {said(error)}")
-            self._since, self._look, self._has_looked = None, look, True
+            self._since = None
+            self._look = look
+            self._has_looked = True
             self.later(self._show)
             self._ended.wait(_EVERY_S)
 
     def _read(self) -> None:
         while not self._ended.is_set():
             self._changed.clear()
-            detail, has_more = None, False
+            detail = None
+            has_more = False
             try:
-                (detail, has_more), self._problem = (
-                    self._files.read(*self._wanted, self._look.seen.answers),
-                    "",
-                )
+                detail, has_more = self._files.read(*self._wanted, self._look.seen.answers)
+                self._problem = ""
             except Exception as error:
                 self._problem = f"the files of runs cannot be read: {said(error)}"
             self._detail = detail
@@ -549,7 +561,7 @@ class MainScreen(Watching):
             self._changed.wait(_PART_S if has_more else _EVERY_S)
 
     @property
-    def selected(self) -> Line | None:
+    def selected(self) -> ListedItem | None:
         return self.query_one(RunTable).selected
 
     def on_data_table_row_highlighted(self) -> None:
@@ -558,11 +570,11 @@ class MainScreen(Watching):
     def _show(self) -> None:
         rows = matching(self._look.rows, self._filter_key, self._words)
         self.query_one(RunTable).show(arranged(rows, self._turned))
-        only = FILTERS[self._filter_key][0] if self._filter_key != "0" else ""
-        only += f' "{self._words}"' if self._words else ""
-        counts = Text.assemble(
-            (f"only {only.strip()}  " if only else "", "bold yellow"), states(self._look.rows)
-        )
+        filters = [] if self._filter_key == "0" else [FILTERS[self._filter_key][0]]
+        if self._words:
+            filters.append(f'"{self._words}"')
+        counts = Text(f"only {' '.join(filters)}  " if filters else "", "bold yellow")
+        counts = Text.assemble(counts, states(self._look.rows))
         for state, style in STYLES.items():
             counts.highlight_words([state], style)
         self.query_one("#counts", Static).update(counts.append(f"  {self._root}"))
@@ -572,26 +584,25 @@ class MainScreen(Watching):
     def _show_selected(self) -> None:
         line, detail = self.selected, self._detail
         row = None if line is None else line.row
-        before, self._wanted = self._wanted[0], (row, self.query_one(RunTable).visible_rows)
+        before = self._wanted[0]
+        self._wanted = (row, self.query_one(RunTable).visible_rows)
         if row is not None and (before is None or before.path != row.path):
             self._changed.set()
         shown: RenderableType = Text(self._nothing(), "dim")
         if row is not None:
             if detail is None or detail.why.row.path != row.path:
-                # Until its files are read: what the list knows.
+                # What the list shows, until the files of the run are read.
                 detail = Detail(Why(row=row, headline=row.reason or ""))
             shown = panel(detail, self._files.losses(row))
         elif line is not None:
-            hint = (
-                f"space {'unfolds' if line.is_folded else 'folds'} it; r and c act on all of "
-                f"its runs"
-            )
-            shown = Group(Printable(group_details(line.name, line.members)), Text(hint, "dim"))
+            turn = "unfolds" if line.is_folded else "folds"
+            hint = Text(f"space {turn} it; r and c act on all of its runs", "dim")
+            shown = Group(Printable(group_details(line.name, line.members)), hint)
         self.query_one("#panel").border_title = Text("" if line is None else one_line(line.name))
         self.query_one("#detail", Static).update(shown)
 
     def _nothing(self) -> str:
-        """What is said instead of runs."""
+        """The text that stands in place of runs."""
         if not self._has_looked:
             return "looking for runs ..."
         if self._look.rows:
@@ -599,16 +610,13 @@ class MainScreen(Watching):
         return nothing(self._root, self._which, self._look.older)
 
     def _show_remarks(self) -> None:
-        """What is wrong with the looks, or worth knowing about them."""
-        since, look = self._since, self._look
+        """Show problems and remarks of the newest look below the runs."""
+        lines = [self._look.problem, self._problem, *self._look.seen.remarks]
+        since = self._since
         waited = 0.0 if since is None else time.monotonic() - since
-        late = f"still looking after {duration(waited)}: a scheduler or a disk does not answer"
-        lines = [
-            late if waited > _PATIENCE_S else None,
-            look.problem,
-            self._problem,
-            *look.seen.remarks,
-        ]
+        if waited > _PATIENCE_S:
+            late = f"still looking after {duration(waited)}: a scheduler or a disk does not answer"
+            lines.insert(0, late)
         remarks = self.query_one("#remarks", Static)
         remarks.update(Text("\n".join(one_line(line) for line in lines if line)))
         remarks.display = any(lines)
@@ -650,25 +658,22 @@ class MainScreen(Watching):
             self.app.push_screen(LogScreen(row.path))
 
     def _row(self) -> RunStatus | None:
-        """The run that is selected; says so if none is."""
+        """The selected run; None, with a notification, if none is selected."""
         line = self.selected
-        if line is None or line.row is None:
-            self.notify(
-                "Select a run of the group." if line else "There are no runs yet.",
-                severity="warning",
-            )
-        return None if line is None else line.row
+        if line is None:
+            self.notify("There are no runs yet.", severity="warning")
+            return None
+        if line.row is None:
+            self.notify("Select a run of the group.", severity="warning")
+        return line.row
 
     def action_act(self, name: str) -> None:
-        """Do something to what is selected, after a question if there is one; or say why not."""
+        """Run a command on the selected run or group, after its question; or say why not."""
         line = self.selected
         try:
             if line is not None and line.row is None and name in ("resume", "cancel"):
-                command = command_for(
-                    name,
-                    [row for row in self._look.seen.rows if row.group == line.group],
-                    line.name,
-                )
+                members = [row for row in self._look.seen.rows if row.group == line.group]
+                command = command_for(name, members, line.name)
             elif (row := self._row()) is not None:
                 command = command_for(name, [row])
             else:
@@ -703,12 +708,12 @@ class MainScreen(Watching):
 
 
 class Top(App[None]):
-    """The runs of a folder, kept up to date until somebody leaves.
+    """A live screen of the runs of a folder.
 
     Args:
         root: the folder of the runs.
-        which: the runs that are shown.
-        everything: show those that ended over a week ago, too.
+        which: the filters of the runs that are shown.
+        everything: also show runs that ended over a week ago.
     """
 
     ENABLE_COMMAND_PALETTE = False
@@ -734,9 +739,9 @@ class Top(App[None]):
     """
 
     def __init__(self, root: Path, which: Selection, *, everything: bool = False) -> None:
-        # Without colours if somebody asks for that: textual would draw shades of grey.
+        # With $NO_COLOR, textual alone would draw shades of grey.
         super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
-        # Over ssh, each frame is a wait.
+        # Each frame of an animation is a delay over ssh.
         self.animation_level = "none"
         self._main = MainScreen(root, which, everything=everything)
 
@@ -750,10 +755,6 @@ class Top(App[None]):
             self.action_show_help_panel()
 
     def left_over(self) -> list[str]:
-        """End what ends with the screen, when that is gone; lines about what nobody waits for any
-        more."""
-        return [
-            line
-            for command in self._main.commands.values()
-            if (line := command.leave()) is not None
-        ]
+        """Leave all commands after the screen is closed; a line about each that has not ended."""
+        lines = (command.leave() for command in self._main.commands.values())
+        return [line for line in lines if line is not None]

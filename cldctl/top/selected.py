@@ -1,7 +1,6 @@
-"""The run that is selected: its curve, attempts and shards drawn, what `cldctl status` says, and
-what keys do to it.
+"""The selected run: pictures of its loss, attempts and shards, `cldctl status`, and commands.
 
-Keys run commands of cldctl, each a process of its own beside the screen.
+Keys run commands of cldctl, each as a process of its own.
 """
 
 import contextlib
@@ -46,7 +45,10 @@ LETTERS = {
     **{cause.replace("_", " "): cause[0].upper() for cause in CAUSES},
     **{"running": "▶", "crashed": "X", "nonfinite": "~", "terminated": "E"},
 }
-_WAITING, _STARTING, _TRAINING, _NOTHING = "░", "▒", "█", "·"
+_WAITING = "░"
+_STARTING = "▒"
+_TRAINING = "█"
+_NOTHING = "·"
 _SHARDS = {
     "done": ("■", "green"),
     "running": ("▶", "bold cyan"),
@@ -56,15 +58,13 @@ _SHARDS = {
 }
 # Shards that are drawn of one evaluation.
 _MOST_SHARDS = 500
-# Lines of the curve, its colour, and the share of the losses, at either end, that may be beyond its
-# scale.
-_CURVE_LINES, _CYAN, _OUTLIERS = 2, Color.parse("cyan"), 0.02
-# Seconds between two looks at what a command has printed.
+# Of the curve: its lines, its colour, and the share of losses at either end beyond its scale.
+_CURVE_LINES = 2
+_CYAN = Color.parse("cyan")
+_OUTLIERS = 0.02
+# Seconds between two looks at the output of a command, and lines of it in a notification.
 _EVERY_S = 0.2
-# Lines of it in a message.
 _LINES = 3
-# A filter chooses what is shown, not what is done to a group.
-_WHATEVER = ", filtered or not"
 _NONE = {"resume": "all of its runs are alive or finished", "cancel": "none of its runs is alive"}
 _CANCELLING = "A run saves a checkpoint first. Its evaluations end, too. It can be resumed."
 
@@ -74,7 +74,7 @@ class Detail:
     """A run at one moment.
 
     Attributes:
-        shards: what became of each shard of the evaluations that are not finished, by their names.
+        shards: the state of each shard of unfinished evaluations, by the name of the evaluation.
     """
 
     why: why.Why
@@ -82,8 +82,9 @@ class Detail:
 
 
 def detail_of(row: RunStatus, answers: Answers) -> Detail:
-    """What the files of a run say, and the clusters said last: nobody is asked."""
-    run, shards = RunFolder(row.path), {}
+    """The detail of a run from its files and the last answers of clusters."""
+    run = RunFolder(row.path)
+    shards = {}
     if not run.exists:
         return Detail(why.Why(row=row, headline="the run is gone"))
     explained = why.explained(row, answers)
@@ -97,60 +98,60 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
 
 
 class Files:
-    """Reads the files of what is on the screen: the loss of every run, everything about the
-    selected one."""
+    """Reads files of the runs on the screen: losses of all, everything about the selected one."""
 
     def __init__(self) -> None:
         # By the path of a run, with the state and step at which its curve was complete.
         self._curves: dict[str, tuple[Curves, tuple[str, int] | None]] = {}
 
     def losses(self, row: RunStatus) -> Sequence[float]:
-        """What is known of the losses of a run."""
-        # Another thread may replace them meanwhile.
+        """The losses of a run that have been read."""
+        # Another thread may replace the dictionary between two lookups.
         found = self._curves.get(row.path)
         return () if found is None else found[0].losses
 
     def read(
         self, selected: RunStatus | None, shown: Sequence[RunStatus], answers: Answers
     ) -> tuple[Detail | None, bool]:
-        """Everything about the run that is selected, and whether there is more to read of any
-        run."""
+        """Read more of the files.
+
+        Returns:
+            The detail of the selected run, and whether there is more to read of any run.
+        """
         detail = None if selected is None else detail_of(selected, answers)
         rows = {row.path: row for row in (selected, *shown) if row is not None}
-        found, has_more = {}, False
+        found: dict[str, tuple[Curves, tuple[str, int] | None]] = {}
+        has_more = False
         for path, row in rows.items():
-            curves, complete = self._curves.get(path) or (
-                Curves(RunFolder(path).tensorboard, LOSS),
-                None,
-            )
+            new = (Curves(RunFolder(path).tensorboard, LOSS), None)
+            curves, complete = self._curves.get(path, new)
             if row.state not in OVER or complete != (row.state, row.step):
                 with contextlib.suppress(OSError):
-                    is_more = curves.look()
-                    has_more, complete = (
-                        has_more or is_more,
-                        None if is_more else (row.state, row.step),
-                    )
-            found[path] = curves, complete
+                    if curves.look():
+                        has_more = True
+                        complete = None
+                    else:
+                        complete = (row.state, row.step)
+            found[path] = (curves, complete)
         self._curves = found
         return detail, has_more
 
 
 def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:
-    """A run as it is shown."""
+    """The panel of a run: pictures, then the details of `status`."""
     return Printable(Group(facts(_pictures(detail, losses)), Text(), details(detail.why.row)))
 
 
 def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, RenderableType]]:
-    explained, row = detail.why, detail.why.row
+    explained = detail.why
+    row = explained.row
     yield "why", Text(explained.headline, STYLES[row.state])
     yield from (("do", Text(text)) for text in [explained.do] if text)
     if row.steps:
-        known = (
-            ""
-            if row.eta_s is None
-            else f"  {number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
-        )
-        yield "step", Columns([progress_bar(row), f"{100 * row.step / row.steps:.1f}%{known}"])
+        progress = f"{100 * row.step / row.steps:.1f}%"
+        if row.eta_s is not None:
+            progress += f"  {number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
+        yield "step", Columns([progress_bar(row), progress])
     if losses:
         yield "loss", LossCurve(losses, None, _CURVE_LINES)
         yield "", Text(f"from {number(losses[0])} to {number(losses[-1])}", "dim")
@@ -158,21 +159,17 @@ def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, Re
         yield "attempts", TimeLine(explained)
     for name, states in detail.shards.items():
         yield "eval", Text(name)
-        yield (
-            "",
-            Text.assemble(*(_SHARDS[state] for state in states[:_MOST_SHARDS]), overflow="fold"),
-        )
-        counts = {state: states.count(state) for state in _SHARDS if state in states}
-        yield (
-            "",
-            Text("  ").join(
-                Text.assemble(_SHARDS[it], f" {number} {it}") for it, number in counts.items()
-            ),
-        )
+        marks = [_SHARDS[state] for state in states[:_MOST_SHARDS]]
+        yield "", Text.assemble(*marks, overflow="fold")
+        legend = []
+        for state, mark in _SHARDS.items():
+            if state in states:
+                legend.append(Text.assemble(mark, f" {states.count(state)} {state}"))
+        yield "", Text("  ").join(legend)
 
 
 class LossCurve(Sparkline[float]):
-    """A line of losses; ``width`` is None for as wide as there is room."""
+    """A curve of losses; ``width`` is None for all the room there is."""
 
     def __init__(self, losses: Sequence[float], width: int | None, height: int = 1) -> None:
         self._losses = losses
@@ -196,8 +193,7 @@ class LossCurve(Sparkline[float]):
 
 
 class TimeLine:
-    """The attempts of a run on a scale of time: when its job waited, started and trained, and how
-    each ended."""
+    """The attempts of a run over time: waiting, start and training, and the cause of each end."""
 
     def __init__(self, explained: why.Why) -> None:
         self._explained = explained
@@ -207,34 +203,29 @@ class TimeLine:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         pieces = list(self._pieces())
-        begin, total = pieces[0][0], max(pieces[-1][1] - pieces[0][0], 1e-9)
+        begin = pieces[0][0]
+        total = max(pieces[-1][1] - begin, 1e-9)
+        scale = options.max_width / total
         cells = [(_NOTHING, "dim")] * options.max_width
         for first, last, mark, style in pieces:
-            place, stop = (
-                int((moment - begin) / total * options.max_width) for moment in (first, last)
-            )
+            place = int((first - begin) * scale)
+            stop = int((last - begin) * scale)
             cells[place:stop] = [(mark[0], style)] * (stop - place)
-            # The letter of a short attempt is seen, too.
+            # A short attempt shows its letter, too.
             for letter in mark[1:]:
                 cells[max(stop - 1, 0)] = (letter, f"reverse {style}")
         yield Text.assemble(*cells, no_wrap=True)
         yield Text(f"{duration(total)} since {local_time(begin, '%b %d %H:%M')}", "dim")
-        # What the marks mean that are there, and how often attempts ended so.
+        # The letters of the ends, and how often attempts ended so.
         legend = Text()
         for (style, word, letter), times in Counter(end[1:] for end in self._ends).items():
-            legend.append(letter, f"reverse {style}").append(
-                f" {word}{f' ×{times}' if times > 1 else ''}  "
-            )
-        yield (
-            legend.append(_WAITING, "yellow")
-            .append(" queued  ")
-            .append(_STARTING, "cyan")
-            .append(" starting")
-        )
+            legend.append(letter, f"reverse {style}")
+            legend.append(f" {word} ×{times}  " if times > 1 else f" {word}  ")
+        marks = ((_WAITING, "yellow"), " queued  ", (_STARTING, "cyan"), " starting")
+        yield Text.assemble(legend, *marks)
 
     def _pieces(self) -> Iterator[tuple[float, float, str, str]]:
-        """From when to when each piece took, how it is drawn, with the letter at its end, and in
-        which colour."""
+        """The pieces of the line: begin, end, mark (with the letter at its end) and colour."""
         end = 0.0
         for it, style, _, letter in self._ends:
             yield max(it.began - it.waited_s, end), it.began, _WAITING, "yellow"
@@ -247,15 +238,15 @@ class TimeLine:
 
 
 def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> list[str]:
-    """What became of each shard of an evaluation: by its files, and by what the launcher says of
-    its jobs.
+    """The state of each shard of an evaluation, from its files and the launcher's answers.
 
-    A shard is failed if the job that was to compute it ended without it, and missing if none was
-    started or somebody cancelled it.
+    A shard is failed if its job ended without it, and missing if it has no job, or its job was
+    cancelled.
     """
     number = work.request.shards
     history = work.ledger.history()
-    missing, begun = set(work.missing()), work.begun()
+    missing = set(work.missing())
+    begun = work.begun()
     # The newest job that was to compute each shard.
     claims: dict[int, Submitted] = {}
     for event in history.submitted:
@@ -269,7 +260,7 @@ def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> l
         seen = answers.of(event.job)
         if entry["state"] == "STOPPED" or seen.is_gone:
             return "missing" if event.job.job_id in history.cancelled else "failed"
-        # Of several shards, a task computes one after the other.
+        # A task computes its shards one after the other.
         is_alone = event.shards is not None and len(event.shards) == 1
         is_live = seen.phase in ("running", "suspended", "ending")
         return "running" if is_live and (is_alone or shard in begun) else "waiting"
@@ -278,8 +269,7 @@ def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> l
 
 
 class Printable:
-    """A renderable without the escape sequences and control characters that texts of others may
-    have."""
+    """A renderable without escape sequences and control characters."""
 
     def __init__(self, renderable: RenderableType) -> None:
         self._renderable = renderable
@@ -294,11 +284,10 @@ class Command:
     """A command of cldctl.
 
     Attributes:
-        title: what it does to which run, as people read it.
+        title: the command in words, such as "Resume mine".
         words: the command, without "cldctl".
-        about: what happens if the question, whether to do it, is answered by yes; None if nobody is
-            asked.
-        run: that is to be continued, if its cluster has a queue.
+        about: what it does, for the question that precedes it; None if it starts without one.
+        run: the run that it resumes.
         output: what it has printed.
         code: its exit code; None until it has ended.
     """
@@ -313,18 +302,18 @@ class Command:
 
     @property
     def is_watched(self) -> bool:
-        """Whether somebody looks at its output, and it ends with the screen."""
+        """Whether its output is on the screen, and it ends with the screen."""
         return self.words[0] == "sample"
 
     @property
     def message(self) -> str:
-        """The last it has said, without hints."""
+        """Its errors, or the last lines that it has printed, without hints."""
         lines = self.output.partition("\nnext:")[0].strip().splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         return "\n".join(errors or lines[-_LINES:]) or self.title
 
     def start(self, printed: Callable[[], object]) -> None:
-        """Run to the end, and call ``printed`` whenever there is more output. It never raises."""
+        """Run to the end, and call ``printed`` whenever there is more output; never raises."""
         try:
             if self.run is not None and clusters.chosen(None, self.run).blocks:
                 typed = command(f"resume {Path(self.words[1]).name}", self.run)
@@ -335,20 +324,22 @@ class Command:
             if self.code == 0 and self.words[0] == "report":
                 self.output += _open(Path(self.words[1]) / "report.html")
         except Exception as error:
-            self.output, self.code = f"{self.output}error: {said(error)}\n", 1
+            self.output += f"error: {said(error)}\n"
+            self.code = 1
         printed()
 
     def _run(self, printed: Callable[[], object]) -> None:
-        # To a file, so that it can go on when nobody reads; in a session of its own, so that no
-        # ctrl+c reaches it.
+        environment = {**os.environ, "NO_COLOR": "1"}
+        environment.pop("FORCE_COLOR", None)
+        # The output goes to a file, so that the command outlives the screen; it has a session of
+        # its own, so that ctrl+c does not reach it.
         with tempfile.TemporaryFile() as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cldctl", *self.words],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
-                | {"NO_COLOR": "1"},
+                env=environment,
                 start_new_session=True,
             )
             code = None
@@ -364,7 +355,7 @@ class Command:
             self.code = code
 
     def leave(self) -> str | None:
-        """End it if it ends with the screen; a line about it if it has not ended."""
+        """End it if its output is on the screen; a line about it if it has not ended."""
         if self.code is not None:
             return None
         if not self.is_watched:
@@ -375,10 +366,10 @@ class Command:
 
 
 def command_for(what: str, rows: Sequence[RunStatus], group: str | None = None) -> Command:
-    """What a key does: resume or cancel a run, or what can be of a group; sample or report a run.
+    """The command of a key: resume or cancel a run or a group, sample or report a run.
 
     Raises:
-        UsageError: it can do nothing.
+        UsageError: the states of the runs do not allow it.
     """
     refusals = [_refusal(what, row, group is not None) for row in rows]
     able = [row for row, refusal in zip(rows, refusals, strict=True) if not refusal]
@@ -388,28 +379,24 @@ def command_for(what: str, rows: Sequence[RunStatus], group: str | None = None) 
     run = RunFolder(row.path)
     number = f"{len(able)} run{'' if len(able) == 1 else 's'}"
     name = row.name if group is None else f"{number} of {group}"
-    if what == "resume":
-        place = (
-            "the beginning"
-            if row.checkpoint_step is None
-            else f"its checkpoint at step {row.checkpoint_step:,}"
-        )
-        about = f"A new job continues it from {place}."
-        words = ["resume", row.path]
-        if group is not None:
-            about = (
-                f"All of its runs that are neither alive nor finished continue, in one "
-                f"job{_WHATEVER}."
-            )
-            words = ["resume", group, "--runs-dir", str(run.path.parent)]
-        return Command(f"Resume {name}", words, about, run)
-    if what == "cancel":
+    if what == "resume" and group is not None:
         about = (
-            _CANCELLING
-            if group is None
-            else f"{_CANCELLING} All runs of the group that are alive end{_WHATEVER}."
+            "All of its runs that are neither alive nor finished continue, in one job, filtered "
+            "or not."
         )
-        if group is None and row.state in OVER:
+        words = ["resume", group, "--runs-dir", str(run.path.parent)]
+        return Command(f"Resume {name}", words, about, run)
+    if what == "resume":
+        place = "the beginning"
+        if row.checkpoint_step is not None:
+            place = f"its checkpoint at step {row.checkpoint_step:,}"
+        about = f"A new job continues it from {place}."
+        return Command(f"Resume {name}", ["resume", row.path], about, run)
+    if what == "cancel":
+        about = _CANCELLING
+        if group is not None:
+            about += " All runs of the group that are alive end, filtered or not."
+        elif row.state in OVER:
             name = f"the evaluations of {name}"
             about = f"Its training is {row.state}; only its evaluations end."
         return Command(f"Cancel {name}", ["cancel", *(row.path for row in able)], about)
@@ -417,7 +404,7 @@ def command_for(what: str, rows: Sequence[RunStatus], group: str | None = None) 
 
 
 def _refusal(what: str, row: RunStatus, in_group: bool) -> str:
-    """Why nothing can be done to a run, as one of a group or alone; empty if it can."""
+    """Why a command can do nothing to a run, as one of a group or alone; empty if it can."""
     if what in ("resume", "sample") and not row.is_readable:
         return f"{row.name} cannot be read: {row.reason}"
     is_over = row.state in OVER
@@ -434,8 +421,7 @@ def _refusal(what: str, row: RunStatus, in_group: bool) -> str:
 
 
 def _open(page: Path) -> str:
-    """Show a page to whoever looks at this terminal, if a browser can; else a line that says that
-    none can."""
+    """Open a page in a browser; return a message if there is no display, else an empty text."""
     has_display = sys.platform == "darwin" or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
     )

@@ -1,2 +1,1 @@
-"""What builds the site: generated pages, links out of `docs/`, formulas, and the check for outside
-requests."""
+"""The build of the site: generated pages, links out of `docs/`, formulas, the check of requests."""

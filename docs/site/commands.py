@@ -26,11 +26,8 @@ _TYPES = {
 
 def page() -> str:
     """The Markdown of the page."""
-    return (
-        _HEAD
-        + "\n".join(line for path, command in walk() for line in _section(path, command))
-        + "\n"
-    )
+    lines = [line for path, command in walk() for line in _section(path, command)]
+    return _HEAD + "\n".join(lines) + "\n"
 
 
 def walk() -> Iterator[tuple[str, Any]]:
@@ -39,11 +36,11 @@ def walk() -> Iterator[tuple[str, Any]]:
 
 
 def _walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
-    below = getattr(command, "commands", None)
-    if below is None:
+    subcommands = getattr(command, "commands", None)
+    if subcommands is None:
         yield path, command
         return
-    for name, child in below.items():
+    for name, child in subcommands.items():
         if not child.hidden:
             yield from _walk(f"{path} {name}", child)
 
@@ -53,19 +50,23 @@ def _section(path: str, command: Any) -> Iterator[str]:
     usage = re.sub(r"[{}]", "", " ".join([path, *command.collect_usage_pieces(context)]))
     yield from ("", f"## {path.removeprefix('cldctl ')}", "", "```text", usage, "```", "")
     for paragraph in (command.help or "").split("\n\n"):
-        name, _, example = paragraph.strip().partition("Example: ")
-        yield from ([name, ""] if not example else ["```sh", " ".join(example.split()), "```", ""])
-    records = [
-        parameter.get_help_record(context) for parameter in command.params if not parameter.hidden
-    ]
-    rows = [f"| `{_names(names)}` | {_cell(meaning)} |" for names, meaning in filter(None, records)]
+        text, _, example = paragraph.strip().partition("Example: ")
+        if example:
+            yield from ("```sh", " ".join(example.split()), "```", "")
+        else:
+            yield from (text, "")
+    rows = []
+    for parameter in command.params:
+        record = None if parameter.hidden else parameter.get_help_record(context)
+        if record is not None:
+            names, meaning = record
+            rows.append(f"| `{_names(names)}` | {_cell(meaning)} |")
     if rows:
         yield from ("| argument or option | meaning |", "| -- | -- |", *rows, "")
 
 
 def _names(text: str) -> str:
-    """The names of an argument or option, with the usual words for the types of its value; a code
-    span."""
+    """The names of an argument or option, with the usual word for the type of its value."""
     if not text.startswith("-"):
         return text.partition(" <")[0]
     return re.sub(r" <([^>]+)>$", lambda match: f" {_TYPES.get(match[1], match[1].upper())}", text)

@@ -16,8 +16,7 @@ _NOTEBOOK = re.compile(r"(?<=\w)\.ipynb\)")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the reference pages, and one for each notebook and each file of the repository that a
-    page links to."""
+    """Add pages: the reference, each notebook, and each file of the repository that is linked."""
     for uri, text in (
         ("reference/recipe.md", recipe_keys.page()),
         ("reference/commands.md", commands.page()),
@@ -49,8 +48,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_post_build(*, config: MkDocsConfig) -> None:
-    """Refuse a site that loads anything from elsewhere: it must work without the internet, and tell
-    nobody."""
+    """Refuse a site that loads anything from other hosts: it works offline, and stays private."""
     found = requests.outside(Path(config.site_dir))
     if found:
         raise Abort("pages load from other hosts:\n" + "\n".join(found))

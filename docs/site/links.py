@@ -1,5 +1,4 @@
-"""Links from pages to files outside `docs/`: on a code host they lead to the file, here to a page
-that shows it."""
+"""Links from pages to files outside `docs/`: on the site, they lead to a page of the file."""
 
 import os
 import re
@@ -14,16 +13,14 @@ _LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml",
 
 
 def linked(texts: Mapping[str, str], root: Path) -> list[str]:
-    """The files outside `docs/` that pages link to, and that those in turn link to, by path in the
-    repository.
+    """The files outside `docs/` that pages link to, directly or through others, sorted.
 
     Args:
-        texts: path in the repository and Markdown of each page.
+        texts: Markdown of each page, by its path in the repository.
     """
-    found: set[str] = set()
-    waiting = [(path, text) for path, text in texts.items()]
+    found = set(ALWAYS)
+    waiting = list(texts.items())
     waiting += [(path, (root / path).read_text()) for path in ALWAYS]
-    found.update(ALWAYS)
     while waiting:
         page, text = waiting.pop()
         for path in _outside(text, os.path.dirname(page), root):
@@ -35,8 +32,7 @@ def linked(texts: Mapping[str, str], root: Path) -> list[str]:
 
 
 def uri(path: str) -> str:
-    """Where the page of a file of the repository is on the site, as the path of a Markdown file
-    below `docs/`."""
+    """The page of a file of the repository, as the path of a Markdown file below `docs/`."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     return f"{FOLDER}/{path}" if path.endswith(".md") else f"{FOLDER}/{path}.md"
@@ -49,33 +45,21 @@ def origin(page: str) -> str:
 
 
 def page(path: str, root: Path) -> str:
-    """The Markdown that shows a file: itself, or a heading and a block of code; for a folder, the
-    names in it."""
+    """The Markdown of a file: its own, or a block of code; for a folder, the names in it."""
     file = root / path
     if path.endswith(".md"):
         return file.read_text()
     if file.is_dir():
-        names = sorted(
-            entry.name
-            for entry in file.iterdir()
-            if not entry.name.startswith((".", "__pycache__"))
-        )
-        return "\n".join(
-            [
-                f"# `{path}`",
-                "",
-                "A folder of the repository:",
-                "",
-                *(f"- `{name}`" for name in names),
-            ]
-        )
+        names = sorted(entry.name for entry in file.iterdir())
+        shown = [name for name in names if not name.startswith((".", "__pycache__"))]
+        items = "\n".join(f"- `{name}`" for name in shown)
+        return f"# `{path}`\n\nA folder of the repository:\n\n{items}"
     fence = "`" * 4
     return f"# `{path}`\n\n{fence}{_LANGUAGES.get(file.suffix, '')}\n{file.read_text()}\n{fence}\n"
 
 
 def rewritten(text: str, folder: str, root: Path, site_folder: str) -> str:
-    """The text with links to files outside `docs/`, and from there into it, changed to links within
-    the site.
+    """The text of a page with links into and out of `docs/` changed to links within the site.
 
     Args:
         folder: the folder in the repository that links are relative to.
@@ -99,8 +83,7 @@ def _outside(text: str, folder: str, root: Path) -> Iterator[str]:
 
 
 def _path(target: str, folder: str, root: Path) -> str | None:
-    """What a link leads to, by path in the repository; None for addresses and for what does not
-    exist."""
+    """The target of a link, by path in the repository; None for addresses and missing files."""
     if "://" in target or target.startswith(("/", "mailto:")):
         return None
     path = os.path.normpath(os.path.join(folder, target))

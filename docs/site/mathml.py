@@ -1,5 +1,4 @@
-"""Formulas: TeX, in a block fenced as `math` or in a notebook, becomes MathML, which browsers draw
-without a script."""
+"""Formulas: TeX in a `math` fence or a notebook becomes MathML, which browsers draw."""
 
 from typing import Any
 
@@ -14,5 +13,7 @@ def block(
 
 
 def drawn(block: str | None, inline: str | None) -> str:
-    """A formula on lines of its own, or else one within a line, as HTML."""
-    return convert(block.strip(), display="block") if block else convert((inline or "").strip())
+    """A formula as HTML: ``block`` on lines of its own, or else ``inline`` within a line."""
+    if block:
+        return convert(block.strip(), display="block")
+    return convert((inline or "").strip())

@@ -10,7 +10,7 @@ Generated from the docstrings of the code. `import cld_core` loads no torch; `cl
 `cld_core.__version__` is the version. The [Python guide](../api.md) has examples.
 """
 
-# What other programs may rely on, by heading.
+# The stable names, by heading.
 NAMES = {
     "Loading a model": ("cld_core.load",),
     "Training": ("cld_core.fit", "cld_core.fit_steps"),
@@ -48,7 +48,7 @@ def page() -> str:
     lines = [_HEAD]
     for heading, names in NAMES.items():
         lines.append(f"## {heading}\n")
-        # Much of what a class offers is defined in a base that nobody imports.
+        # Many members of a class are defined in a base that is not part of the interface.
         lines += [f"::: {name}\n    options: {{inherited_members: true}}\n" for name in names]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The page of all recipe keys, from what `cldctl explain` says about them."""
+"""The page of all recipe keys, from the descriptions of `cldctl explain`."""
 
 from collections.abc import Iterator, Mapping
 
@@ -36,8 +36,8 @@ def page() -> str:
 
 def names() -> set[str]:
     """All keys with their sections, of all variants, for example `train.ema`."""
-    known = describe.keys()
-    return {name for name in known if "." in name}
+    every = describe.keys()
+    return {name for name in every if "." in name}
 
 
 def _section(name: str) -> Iterator[str]:

@@ -1,11 +1,11 @@
-"""What the pages of a built site would load from other hosts."""
+"""The requests of the pages of a built site to other hosts."""
 
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-# Attributes that browsers load without being asked to. A link (`a href`) is not among them.
+# Attributes that browsers load with the page. A link (`a href`) is not among them.
 _LOADING = {"src", "srcset", "poster", "data"}
 _LOADING_LINKS = {
     "stylesheet",
@@ -46,8 +46,7 @@ class _Loads(HTMLParser):
 
 
 def outside(site: Path) -> list[str]:
-    """One line for each request to another host: the file and what it loads. Scripts are not
-    read."""
+    """A line for each request to another host: the file, and the address. Scripts are not read."""
     return [
         f"{path.relative_to(site)}: {load}"
         for path in sorted(site.rglob("*"))

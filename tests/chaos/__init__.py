@@ -1,2 +1,1 @@
-"""Faults by the hundred: runs under kills, stopped processes, broken disks and clocks
-(README.md)."""
+"""Runs under kills, stopped processes, broken disks and clocks (README.md)."""

@@ -56,7 +56,7 @@ def main():
         return 2
     if not kinds:
         parser.error("no event has such a name")
-    # Whoever ends this wants its processes and its cluster to end, too.
+    # SIGTERM ends the processes and the cluster of the campaign, too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     rng = random.Random(options.seed)
     with contextlib.ExitStack() as stack:

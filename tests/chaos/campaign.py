@@ -37,11 +37,13 @@ class Campaign:
     """
 
     def __init__(self, stage, rng):
-        self.stage, self.rng = stage, rng
+        self.stage = stage
+        self.rng = rng
         self.folder = RunFolder(stage.runs / NAME)
         self.reached = {}
         self.broken = []
-        self._during, self._over = "before the first event", threading.Event()
+        self._during = "before the first event"
+        self._over = threading.Event()
 
     def run(self, events):
         """Do everything, print a line for each event, and return every promise that was broken."""
@@ -121,9 +123,11 @@ class Campaign:
         if self.stage.lab is not None:
             self.stage.lab.slurm.restore_nodes()
         *over, last = [attempt for attempt in self._attempts() if attempt.attempt >= first]
-        before = after = self.reached[first]
+        before = self.reached[first]
+        after = before
         if over:
-            before = max(max(self.reached.get(it.attempt, 0), it.last_step or 0) for it in over)
+            steps = [(self.reached.get(attempt.attempt, 0), attempt.last_step) for attempt in over]
+            before = max(max(reached, noted or 0) for reached, noted in steps)
             after = last.first_step
         causes = [attempt.cause for attempt in over] or [None]
         said = ", ".join(cause or "-" for cause in causes)
@@ -144,7 +148,8 @@ class Campaign:
                 # Training may have removed it meanwhile.
                 if step in self.folder.checkpoint_steps():
                     self.note(str(error))
-        row, last = self.look(), self._attempts()[-1]
+        row = self.look()
+        last = self._attempts()[-1]
         if row["state"] != "RUNNING" or row["attempts"][-1]["attempt"] != last.attempt:
             said = f"{row['state']} ({row.get('reason')})"
             self.note(f"status says {said} of a run that trains in attempt {last.attempt}")
@@ -178,13 +183,15 @@ class Campaign:
             nonlocal moved, seen, resumed, ends
             attempts = self._attempts()
             if attempts and attempts[-1].cause is None:
-                number, first = attempts[-1].attempt, attempts[-1].first_step
+                number = attempts[-1].attempt
+                first = attempts[-1].first_step
                 step = self.reached.get(number, first)
                 enough = max(first, (since or {}).get(number, first)) + steps
                 if number >= least and step >= enough and self._is_alone():
                     return True
                 if seen != (number, step):
-                    seen, moved = (number, step), time.monotonic()
+                    seen = (number, step)
+                    moved = time.monotonic()
             if time.monotonic() - moved < 3.0:
                 return False
             moved = time.monotonic()
@@ -214,8 +221,7 @@ class Campaign:
         )
 
     def _finish(self):
-        """Cancel the endless run, resume it with few steps left, and compare it with one that
-        nothing happened to."""
+        """Cancel the endless run, resume it with few steps left, and compare it with a calm run."""
         self._train(STEPS)
         self._must("cancel", NAME)
         step = self._end_of(NAME)["step"]
@@ -268,11 +274,14 @@ class Campaign:
 
     def _watch(self):
         """How far the run gets, and what is saved when, independently of its ledger."""
-        saved, begun, writer = 0, set[int](), -1
+        saved = 0
+        begun = set[int]()
+        writer = -1
         while not self._over.wait(0.05):
             # In this order: what was saved at the last look was there before an attempt that is new
             # now.
-            saved_before, saved = saved, max([saved, *self.folder.checkpoint_steps()])
+            saved_before = saved
+            saved = max([saved, *self.folder.checkpoint_steps()])
             for attempt in self._attempts():
                 if attempt.attempt not in begun and attempt.first_step < saved_before:
                     self.note(

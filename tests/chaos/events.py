@@ -1,5 +1,4 @@
-"""What a campaign does to a run, each event by name, and what it may lead to; at the end, what only
-a Slurm can do."""
+"""The events of a campaign, and the ends that each may lead to; the last ones need a Slurm."""
 
 import contextlib
 import errno
@@ -24,7 +23,7 @@ NAME = "chaos"
 SPELL_S = 4.0
 # Seconds within which something has to happen, on a busy machine.
 PATIENCE_S = 240.0
-# Where the whole run stops at once, nobody is told why.
+# If the whole run stops at once, the cause is lost.
 DEAD = ("killed", "crashed")
 # Nothing but a checkpoint that cannot be written for long may end an attempt.
 HURT = (None, "save_failed")
@@ -40,7 +39,7 @@ class Event:
         announced: whether the ranks are told, so that no step may be lost.
         saves: whether checkpoints can be written all the time.
         ends: whether the run ends, so that it has to be resumed by hand on any cluster.
-        strict: whether an end that nobody can explain breaks a promise, and the lease has to be
+        strict: whether an end without an explanation breaks a promise, and the lease has to be
             seen to live on.
     """
 
@@ -86,7 +85,7 @@ def burst(calls, error, *, rate=1.0, times=-1):
         before = faults.failed
         faults.fail(calls, error, rate, times)
         try:
-            # For a spell, or until it is enough or nobody is left to meet the fault.
+            # For a spell, or until it is enough or no process is left to meet the fault.
             end = time.monotonic() + SPELL_S
             while (
                 time.monotonic() < end
@@ -116,17 +115,15 @@ def restarted(campaign):
 
 
 def begun(campaign, newest):
-    """An attempt of this number, or a later one, reports."""
-    campaign.until(
-        lambda: (
-            (last := campaign.folder.ledger.history().last) is not None
-            and last.attempt >= newest
-            and last.cause is None
-            and campaign.folder.progress().get("attempt") == last.attempt
-            and bool(campaign.ranks())
-        ),
-        "training to begin again",
-    )
+    """Wait until an attempt of this number, or a later one, reports."""
+
+    def reports():
+        last = campaign.folder.ledger.history().last
+        if last is None or last.attempt < newest or last.cause is not None:
+            return False
+        return campaign.folder.progress().get("attempt") == last.attempt and bool(campaign.ranks())
+
+    campaign.until(reports, "training to begin again")
 
 
 def listings(campaign):
@@ -367,7 +364,7 @@ SLURM = (
     *LOCAL,
     Event("batch script killed", ("killed",), batch_script, announced=True, ends=True),
     Event("batch script killed, successor", ("cancelled", "killed"), succeeded, announced=True),
-    # Nobody can tell what it meant.
+    # What the notice meant cannot be found out.
     Event("slurmctld down at a notice", ("terminated", "timeout"), away(notice), announced=True),
     Event("slurmctld down at a crash", DEAD, away(order("raise"))),
     Event("slurmctld down at a kill", DEAD, away(kill(1))),

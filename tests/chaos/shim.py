@@ -1,5 +1,4 @@
-"""The file system and the clock of other processes, made unreliable: shim.c, and the memory that it
-is told through."""
+"""An unreliable file system and clock for other processes: shim.c, and its shared memory."""
 
 import ctypes
 import errno
@@ -52,8 +51,7 @@ class _Control(ctypes.Structure):
 
 @functools.cache
 def library():
-    """The compiled shim, in a folder of its own until this process ends; None without a C
-    compiler."""
+    """The compiled shim, which is removed when this process ends; None without a C compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         return None
@@ -81,7 +79,8 @@ class Faults:
     """
 
     def __init__(self, control, prefix, seed=0):
-        self._control, self._prefix = control, prefix.resolve()
+        self._control = control
+        self._prefix = prefix.resolve()
         size = ctypes.sizeof(_Control)
         control.write_bytes(bytes(size))
         with control.open("r+b") as file:

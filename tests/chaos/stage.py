@@ -44,7 +44,7 @@ class Stage:
 
     @property
     def comes_back(self):
-        """Whether a job that was interrupted starts again without anybody's help."""
+        """Whether a job that was interrupted starts again automatically."""
         return self.lab is not None
 
     def start(self, *arguments, **variables):

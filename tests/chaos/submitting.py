@@ -1,5 +1,4 @@
-"""`cldctl submit`, killed at each of its writes: what it leaves is a run that goes on, or refused
-with what to do."""
+"""`cldctl submit`, killed at each write: the run continues, or is refused with the fix."""
 
 import signal
 
@@ -36,7 +35,8 @@ def sweep(stage, numbers):
 
 
 def _one(stage, number, torn):
-    name, faults = f"died{number}{'t' * torn}", stage.faults
+    name = f"died{number}{'t' * torn}"
+    faults = stage.faults
     faults.calm()
     faults.forget_writes()
     command = ("submit", *SHORT, "--name", name)
@@ -45,7 +45,7 @@ def _one(stage, number, torn):
     problems = []
     if died.returncode not in (0, -signal.SIGKILL):
         problems.append(f"exit code {died.returncode}: {died.stderr[-1000:]}")
-    # Half an hour later nobody believes any more that a job will follow.
+    # Half an hour later, a job is no longer expected to follow.
     faults.jump(1800)
     later = faults.environment()
     row = stage.cldctl("status", name, **later)

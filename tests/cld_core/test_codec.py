@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cld_core.codec import (
+from cld_core.records import (
     RecordError,
     find_record,
     from_plain,

@@ -166,7 +166,7 @@ def test_keys_go_over_what_is_suggested():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"optim__lrr": 1}, "cld_core.fit: unknown key 'optim.lrr'. Did you mean 'optim.lr'"),
+        ({"optim__lrr": 1}, "cld_core.fit: unknown key 'optim.lrr' .*Did you mean 'optim.lr'"),
         ({"network": "unet1d"}, r"'network.name' cannot be unet1d for examples of shape \(3,\)"),
         ({"sampling": {"method": "ode"}, "sampling__nfe": 3}, "not a key of sampling.method=ode"),
         (
@@ -284,9 +284,7 @@ def test_a_saved_model_needs_no_data_and_keeps_its_fitted_sampler(tmp_path):
     for nfe in (2, 3):
         model.fit_sampler(nfe, points=8, progress=lambda *counts: done.append(counts))
     assert done[0] == (1, done[0][1])
-    fewer, more = model.solutions.read()
-    assert "fewer" in more.rms, "it begins with that of fewer evaluations"
-    assert "fewer" not in fewer.rms
+    _, more = model.solutions.read()
     assert more.distance < more.rms["untuned"]
     model.save(str(tmp_path / "model.safetensors"))
     again = cld_core.load(tmp_path / "model.safetensors")

@@ -15,15 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cld_core import files
+from cld_core.computation import Computation, Computer
 from cld_core.errors import CldError, NotFoundError
 from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
 from cld_core.run import work as works
 from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
 from cld_core.run.work import KINDS, open_work
-from cld_core.tasks import Computer, Task
 from tests.support.clock import Clock
 from tests.support.failing import Failing
+from tests.support.stopping import StopWhen
 
 N = 22
 SUM = sum(i * i for i in range(N))
@@ -81,7 +82,7 @@ class Squares(ShardedWork):
         return Rows(self.folder.parent / "rows" / kind, self.request.chunk(kind))
 
 
-class SquaresTask(Task):
+class SquaresTask(Computation):
     def computers_on(self, device):
         return {kind: SquareRows(self.work) for kind in self.work.request.sizes}
 
@@ -122,7 +123,7 @@ def chunks(folder):
 def complete(folder):
     """Work whose shards are all complete, but not merged."""
     work = Squares(folder)
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     (folder / "sum.json").unlink()
     work.computed.clear()
     return work
@@ -131,9 +132,9 @@ def complete(folder):
 def test_the_process_that_finds_all_shards_complete_merges(folder):
     work = Squares(folder)
     assert work.missing() == work.to_start() == [0, 1, 2]
-    assert work.compute(Ranks(rank=1, world_size=2))
+    assert work.compute(Ranks(rank=1, world_size=2)).is_done
     assert (work.missing(), work.rows_done(), result(folder)) == ([0, 2], (8, 22), None)
-    assert work.compute(Ranks(rank=0, world_size=2))
+    assert work.compute(Ranks(rank=0, world_size=2)).is_done
     assert (work.missing(), work.is_done, work.to_start(), result(folder)) == ([], True, [], SUM)
     assert work.computed[:5] == [(8, 11), (11, 12), (12, 15), (15, 16), (0, 3)], (
         "batches end with their chunk"
@@ -157,14 +158,15 @@ def test_however_it_is_divided_and_interrupted_the_result_is_that_of_one_task(
 ):
     with tempfile.TemporaryDirectory() as place:
         alone = stored(Path(place) / "alone" / "work", n, 1, few=few)
-        assert Squares(alone).compute(Ranks())
+        assert Squares(alone).compute(Ranks()).is_done
         folder = stored(Path(place) / "divided" / "work", n, shards, batch, few)
         begun = stored(Path(place) / "divided" / "before", max(n - 5, 1), 2, few=few)
-        assert Squares(begun).compute(Ranks(), only=[0])
+        assert Squares(begun).compute(Ranks(), pieces=[0]).is_done
         while not (work := Squares(folder)).is_done:
             only = data.draw(st.sets(st.sampled_from(work.to_start()), min_size=1), label="shards")
             steps = data.draw(st.integers(1, 5), label="batches before it is stopped")
-            work.compute(Ranks(), lambda: len(work.computed) >= steps, only)  # noqa: B023 (called at once)
+            stop = StopWhen(lambda: len(work.computed) >= steps)  # noqa: B023 (called at once)
+            work.compute(Ranks(), stop, only)
         expected, found = read_object(alone / "sum.json"), read_object(folder / "sum.json")
         assert found == expected, "the digests of chunks, too"
 
@@ -173,11 +175,11 @@ def test_more_rows_compute_those_that_are_not_there(folder, tmp_path):
     complete(folder)
     more = Squares(stored(tmp_path / "more", 30, 7, 4))
     assert more.rows_done() == (22, 30)
-    assert more.compute(Ranks())
+    assert more.compute(Ranks()).is_done
     assert more.computed == [(22, 24), (24, 28), (28, 30)], "the rest of a chunk, and further ones"
     less = Squares(stored(tmp_path / "less", 9, 2))
     assert (less.missing(), less.rows_done()) == ([], (9, 9))
-    assert less.compute(Ranks(), only=less.to_start())
+    assert less.compute(Ranks(), pieces=less.to_start()).is_done
     assert (less.computed, result(less.folder)) == ([], sum(i * i for i in range(9)))
 
 
@@ -192,7 +194,7 @@ def test_a_damaged_chunk_is_computed_again_by_the_task_that_merges(folder, damag
         changed = content[:150] + bytes([content[150] ^ 1]) + content[151:]
         file.write_bytes({"short": content[:-1], "empty": b"", "changed": changed}[damage])
     assert work.to_start() == [0], "nobody has looked into it"
-    assert work.compute(Ranks(), only=[0])
+    assert work.compute(Ranks(), pieces=[0]).is_done
     assert work.computed == [(4, 7), (7, 8)]
     assert result(folder) == SUM
     assert "damaged, and computed again" in capsys.readouterr().out
@@ -201,9 +203,9 @@ def test_a_damaged_chunk_is_computed_again_by_the_task_that_merges(folder, damag
 def test_a_chunk_resumes_at_its_next_batch(tmp_path):
     folder = stored(tmp_path / "work", batch_size=1)
     work = Squares(folder)
-    assert not work.compute(Ranks(), lambda: len(work.computed) >= 3, only=[0])
+    assert not work.compute(Ranks(), StopWhen(lambda: len(work.computed) >= 3), [0]).is_done
     assert (chunks(folder), work.begun(), work.rows_done()) == (["000000-000003.npz"], {0}, (3, 22))
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     assert work.computed[:5] == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
     assert result(folder) == SUM
 
@@ -217,11 +219,11 @@ def test_two_tasks_that_compute_the_same_chunks_lose_nothing(folder, monkeypatch
         rows = original(self, first, last)
         if self.work is one:
             until = len(other.computed) + 1 + next(turns) % 3
-            other.compute(Ranks(), lambda: len(other.computed) >= until)
+            other.compute(Ranks(), StopWhen(lambda: len(other.computed) >= until))
         return rows
 
     monkeypatch.setattr(SquareRows, "compute", compute)
-    assert one.compute(Ranks())
+    assert one.compute(Ranks()).is_done
     assert result(folder) == SUM
     assert chunks(folder)[-1] == "000005-000002.npz"
     assert Rows(folder.parent / "rows" / "squares", 4).lengths() == {
@@ -252,7 +254,7 @@ def test_a_task_that_is_killed_at_any_write_loses_nothing(tmp_path, monkeypatch,
             except Killed:
                 pass
         again = Squares(folder)
-        assert again.compute(Ranks())
+        assert again.compute(Ranks()).is_done
         assert result(folder) == SUM, f"killed at call {at} of {call}"
     assert at > 3
 
@@ -276,7 +278,7 @@ def test_a_kind_with_fewer_chunks_than_shards(tmp_path):
     work = Squares(folder)
     assert work.request.shards == len(work.missing()) == 6, "as many as there are chunks"
     assert len([shard for shard in range(6) if "few" in work.request.chunks(shard)]) == 1
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     assert read_object(folder / "sum.json")["few"] == 1
 
 
@@ -326,7 +328,7 @@ def test_a_disk_that_fails_now_and_then_costs_no_row_and_one_that_stays_full_end
         work.compute(Ranks())
     work.computed.clear()
     monkeypatch.setattr("os.fsync", Failing(fsync, lambda call: call % 3 == 0, full))
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     assert result(folder) == SUM
     assert sum(last - first for first, last in work.computed) == N, "nothing is computed twice"
 
@@ -341,5 +343,5 @@ def test_work_can_be_seen_to_be_computed_before_its_first_batch_is_done(folder, 
         lambda self, *rows: seen.append(work.moved_at()) or original(self, *rows),
     )
     assert work.moved_at() is None
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     assert seen[0] is not None

@@ -8,11 +8,18 @@ import pytest
 
 from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
-from cld_core.run.tunings import Coefficients, Flow, Network, Solution, Solutions, moved_on
+from cld_core.run.tunings import (
+    Flow,
+    Network,
+    SamplerCoefficients,
+    Solutions,
+    TunedSampler,
+    moved_on,
+)
 
 FLOW = Flow(eps=1e-3, denoise=True)
-SOLUTION = Solution(
-    coefficients=Coefficients((1.0, 0.1), (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)),) * 2),
+SOLUTION = TunedSampler(
+    coefficients=SamplerCoefficients((1.0, 0.1), (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)),) * 2),
     flow=FLOW,
     step=20,
     checkpoint="abc",
@@ -28,26 +35,26 @@ def of(*solutions):
 
 def test_what_is_stored_is_read_again():
     one = replace(SOLUTION, flow=replace(FLOW, labels=True, guidance=1.5), ema_length=0.1)
-    assert Solution.of_content(one.content()) == one
+    assert TunedSampler.of_content(one.content()) == one
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"coefficients": Coefficients((1.0, math.nan), SOLUTION.coefficients.matrices)},
+        {"coefficients": SamplerCoefficients((1.0, math.nan), SOLUTION.coefficients.matrices)},
         {"ema_length": "long"},
         {"rms": {"untuned": math.nan}},
     ],
 )
 def test_what_is_not_a_solution_is_refused(changes):
     with pytest.raises(ValueError):
-        Solution.of_content(replace(SOLUTION, **changes).content())
+        TunedSampler.of_content(replace(SOLUTION, **changes).content())
 
 
 def test_numbers_that_were_not_written_are_refused():
     content = SOLUTION.content()
     with pytest.raises(ValueError, match="written"):
-        Solution.of_content(
+        TunedSampler.of_content(
             {**content, "coefficients": {**content["coefficients"], "times": [1.0, 0.2]}}
         )
 

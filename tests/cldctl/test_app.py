@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 import typer
 
-from cld_core import registration
+from cld_core import plugins
 from cld_core.run import RunFolder
 from cld_core.train.step import Trainer
 from cldctl import __main__, app
@@ -55,7 +55,7 @@ def test_what_nobody_expected_is_one_line_and_a_traceback_for_who_asks(failing, 
 
 
 def test_the_error_of_a_plugin_is_not_one_of_cldctl_s(failing, monkeypatch):
-    monkeypatch.setattr(registration, "raised_in", lambda error: "mine.py")
+    monkeypatch.setattr(plugins, "raised_in", lambda error: "mine.py")
     said, code = failing(TypeError("unsupported"))
     assert (said.partition(". ")[0], code) == ("error: plug-in mine.py: TypeError: unsupported", 1)
 

@@ -1,2 +1,1 @@
-"""Damaged and hostile input for every reader: seeded, a minute in CI, hours with `make fuzz`
-(docs/reliability.md)."""
+"""Damaged and hostile input for every reader: a minute in CI, hours with `make fuzz`."""

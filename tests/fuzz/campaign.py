@@ -88,22 +88,22 @@ class Forbidden(BaseException):
 
 
 def campaign(target, seed, cases=float("inf"), seconds=float("inf")):
-    """Run cases of a target until so many are done or ``seconds`` are over.
+    """Run cases of a target until ``cases`` are done or ``seconds`` are over.
 
-    Prints how many ended how; returns a line for each that ended badly, with how to see it again.
+    Prints the number of cases of each outcome; returns a line for each bad one, with its replay.
     """
     target.prepare()
-    began, number, bad = time.monotonic(), 0, []
+    began = time.monotonic()
+    number = 0
+    bad = []
     counts = collections.Counter()
     while number < cases and time.monotonic() - began < seconds:
         verdict = one(target, seed, number)
         counts[verdict.outcome] += 1
         if not verdict.is_good:
-            last = verdict.detail.strip().splitlines()[-1:] or [""]
-            bad.append(
-                f"{verdict.outcome}: {last[0][:200]}  (--target {target.name} --replay "
-                f"{seed}:{number})"
-            )
+            last = verdict.detail.strip().rpartition("\n")[2]
+            replay = f"--target {target.name} --replay {seed}:{number}"
+            bad.append(f"{verdict.outcome}: {last[:200]}  ({replay})")
         number += 1
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
     print("\n  ".join([f"{target.name}: {number} cases: {outcomes}", *bad[:10]]), flush=True)
@@ -111,24 +111,23 @@ def campaign(target, seed, cases=float("inf"), seconds=float("inf")):
 
 
 def one(target, seed, number):
-    """Case ``number`` of a seed, in a temporary folder of its own, below which alone it may write.
+    """Case ``number`` of a seed, in a temporary folder, the only one that it may write to.
 
-    It is a fork of this process: whatever it needs, such as torch, should be imported before.
+    It is a fork of this process, which should import torch and the like before.
     """
     with tempfile.TemporaryDirectory(
         prefix=f"fuzz-{target.name}-", ignore_cleanup_errors=True
     ) as name:
-        folder, (reading, writing) = Path(name), _FORK.Pipe(duplex=False)
+        folder = Path(name)
         case = target.make(random.Random(f"{seed}:{number}"), folder)
+        reading, writing = _FORK.Pipe(duplex=False)
         child = _FORK.Process(target=_inside, args=(case, folder, writing))
         child.start()
         writing.close()
         try:
-            return (
-                reading.recv()
-                if reading.poll(TIME_S)
-                else Verdict("hang", f"longer than {TIME_S:.0f} s")
-            )
+            if not reading.poll(TIME_S):
+                return Verdict("hang", f"longer than {TIME_S:.0f} s")
+            return reading.recv()
         except EOFError:
             return Verdict("killed")
         finally:
@@ -137,10 +136,9 @@ def one(target, seed, number):
 
 
 def _inside(case, folder, writing):
-    """Sends the verdict of a case."""
-    limit = (
-        int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
-    )
+    """Send the verdict of a case."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ["CLDCTL_CACHE"] = str(folder / ".cache")
@@ -149,38 +147,33 @@ def _inside(case, folder, writing):
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             case()
-        outcome, detail = "ok", ""
+        verdict = Verdict("ok")
     except CldError as error:
-        outcome, detail = (
-            "refused" if len(str(error).strip().splitlines()) == 1 else "several lines",
-            str(error),
-        )
+        lines = str(error).strip().splitlines()
+        verdict = Verdict("refused" if len(lines) == 1 else "several lines", str(error))
     except BaseException as error:
-        # torch reports a refused allocation as a RuntimeError.
-        memory = isinstance(error, MemoryError) or (
-            "alloc" in str(error) and isinstance(error, RuntimeError)
-        )
-        outcome = (
-            str(error.args[0])
-            if isinstance(error, Forbidden)
-            else "memory"
-            if memory
-            else "traceback"
-        )
-        detail = "".join(traceback.format_exception(error))
+        verdict = Verdict(_outcome_of(error), "".join(traceback.format_exception(error)))
     guard.on = False
-    writing.send(Verdict(outcome, detail))
+    writing.send(verdict)
+
+
+def _outcome_of(error):
+    if isinstance(error, Forbidden):
+        return str(error.args[0])
+    # torch reports a refused allocation as a RuntimeError.
+    is_allocation = isinstance(error, RuntimeError) and "alloc" in str(error)
+    return "memory" if is_allocation or isinstance(error, MemoryError) else "traceback"
 
 
 class Guard:
-    """Refuses every change outside ``folder``, which is the working directory, and every new
-    process.
+    """Refuses every new process, and changes outside ``folder``, which is the working directory.
 
-    Names are believed to be relative to it, also those that are relative to an open folder.
+    All names count as relative to it, also those that are relative to an open folder.
     """
 
     def __init__(self, folder):
-        self.allowed, self.on = (str(folder.resolve()), "/dev/null", "/dev/shm", "/dev/tty"), True
+        self.allowed = (str(folder.resolve()), "/dev/null", "/dev/shm", "/dev/tty")
+        self.on = True
         sys.addaudithook(self._hook)  # It cannot be removed: this process ends with the case.
 
     def _hook(self, event, arguments):
@@ -200,10 +193,10 @@ class Guard:
         try:
             for path in changed:
                 if isinstance(path, str | bytes | os.PathLike):
-                    text = os.path.realpath(os.fsdecode(path))
-                    if not any(
-                        text == place or text.startswith(place + "/") for place in self.allowed
-                    ):
-                        raise Forbidden("wrote outside", text)
+                    self._check(os.path.realpath(os.fsdecode(path)))
         finally:
             self.on = True
+
+    def _check(self, path):
+        if not any(path == place or path.startswith(f"{place}/") for place in self.allowed):
+            raise Forbidden("wrote outside", path)

@@ -57,13 +57,14 @@ def _archive(rng, folder):
     """A few pictures, of which some, or the archive, are damaged."""
     from cld_core.data.prepare import prepare, verify
 
-    out, source = folder / "out", folder / "p.zip"
+    out = folder / "out"
+    source = folder / "p.zip"
     with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(4):
             content = rng.choice(_pictures())
-            archive.writestr(
-                f"{number}.png", damaged(rng, content) if rng.random() < 0.2 else content
-            )
+            if rng.random() < 0.2:
+                content = damaged(rng, content)
+            archive.writestr(f"{number}.png", content)
     if rng.random() < 0.5:
         source.write_bytes(damaged(rng, source.read_bytes()))
     return lambda: (prepare("folder", source, out, size=8, split=0.5), verify(out))
@@ -103,11 +104,10 @@ def _record(rng, folder):
 
     root = Path(shutil.copytree(_prepared(), folder / "set"))
     content = (root / "about.json").read_bytes()
-    content = (
-        damaged(rng, content)
-        if rng.random() < 0.3
-        else json_bytes(changed(rng, json.loads(content)))
-    )
+    if rng.random() < 0.3:
+        content = damaged(rng, content)
+    else:
+        content = json_bytes(changed(rng, json.loads(content)))
     (root / "about.json").write_bytes(content)
     return lambda: (_read_images(root, 8), verify(root))
 

@@ -5,34 +5,10 @@ import json
 # Values that readers tend not to expect.
 ODD_VALUES = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**400, 1e308, -1e308, 1e-320),
-    *(
-        float("nan"),
-        float("inf"),
-        "",
-        " ",
-        "\x00",
-        "\x1b[31mred\x1b[0m",
-        "a\nb",
-        "²",
-        "𝟙",
-        "../../x",
-        "/dev/zero",
-    ),
-    *(
-        "null",
-        "~",
-        "1e9",
-        "1_000",
-        "0x10",
-        "${oc.env:HOME}",
-        "${",
-        "x" * 10_000,
-        [],
-        {},
-        [[]],
-        {"": None},
-    ),
-    *({"a": {"b": {}}}, [1, "a", None], "\ud800", "\u202e"),
+    *(float("nan"), float("inf"), "", " ", "\x00", "\x1b[31mred\x1b[0m", "a\nb", "²", "𝟙"),
+    *("../../x", "/dev/zero", "null", "~", "1e9", "1_000", "0x10", "${oc.env:HOME}", "${"),
+    *("x" * 10_000, [], {}, [[]], {"": None}, {"a": {"b": {}}}, [1, "a", None]),
+    *("\ud800", "\u202e"),
 )
 
 

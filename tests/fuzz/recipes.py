@@ -16,23 +16,37 @@ from .mutations import ODD_VALUES, changed, damaged
 
 # Texts of YAML and of references that once did harm, or might.
 SNIPPETS = (
-    *(("&a "
-       "[*a]"), ("&a {b: "
-                 "*a}"), "*nowhere", ("<<: "
-                                      "*a"), ("!!python/object/apply:os.system "
-                                              "[true]"), "!x y", "!!binary aGk="),
-    *("${", "${}", "${train.steps}", "${oc.env:HOME}", "${${a}}", r"\${HOME}", "${.x}", "${oc.decode:x}", "$", "}"),
-    *("${name}${name}${name}", "[" * 500, "{a: " * 200, "'", '"', "|", ">-", "? ", "- ", ": ", "---", "...", "%YAML 9"),
-    *("9" * 400, "9" * 5000, "0x" + "f" * 5000, "1e999", "-.inf", ".nan", "1_0", "0o17", "1:30", "012", "=", "+1"),
-    *(("null: "
-       "1"), ("~: "
-              "1"), ("3: "
-                     "1"), ("[a]: "
-                            "1"), ("true: "
-                                   "1"), ("train.steps: "
-                                          "5"), "a.b.c: 1", "'': 1", "extends: mine.yaml"),
-    *('"\\0"', '"\\e[31m"', '"\\uD800"', '"\\u202e"', "\t", "\u0085", "\u2028", "\ufeff", "on", "2026-01-31", "\u0967"),
-)  # fmt: skip
+    # aliases and tags
+    *("&a [*a]", "&a {b: *a}", "*nowhere", "<<: *a"),
+    *("!!python/object/apply:os.system [true]", "!x y", "!!binary aGk="),
+    # references
+    *("${", "${}", "${train.steps}", "${oc.env:HOME}", "${${a}}", r"\${HOME}", "${.x}"),
+    *("${oc.decode:x}", "$", "}", "${name}${name}${name}"),
+    # syntax
+    *("[" * 500, "{a: " * 200, "'", '"', "|", ">-", "? ", "- ", ": ", "---", "...", "%YAML 9"),
+    # numbers
+    *("9" * 400, "9" * 5000, "0x" + "f" * 5000, "1e999", "-.inf", ".nan", "1_0", "0o17", "1:30"),
+    *("012", "=", "+1"),
+    # keys
+    *("null: 1", "~: 1", "3: 1", "[a]: 1", "true: 1", "train.steps: 5", "a.b.c: 1", "'': 1"),
+    "extends: mine.yaml",
+    # characters
+    *('"\\0"', '"\\e[31m"', '"\\uD800"', '"\\u202e"', "\t", "\u0085", "\u2028", "\ufeff", "on"),
+    *("2026-01-31", "\u0967"),
+)
+
+# Keys whose values are texts, and pieces of such texts.
+_KEYS_OF_TEXTS = (
+    "name",
+    "monitor.mlflow.experiment",
+    "cluster.account",
+    "cluster.partition",
+    "eval.fid.stats",
+)
+_PIECES = (
+    *("a", "\\", "\\${", "}", "${train.steps}", " ", ": ", "#", "1e3", "\u00e9", "true", '"', "["),
+    *("&b", "*b"),
+)
 
 
 @functools.cache
@@ -76,35 +90,10 @@ def text_of(rng):
 
 
 def literal_of(rng):
-    """An assignment of a text that a recipe accepts, with what means something in YAML or to
-    references."""
-    name = rng.choice(
-        (
-            "name",
-            "monitor.mlflow.experiment",
-            "cluster.account",
-            "cluster.partition",
-            "eval.fid.stats",
-        )
-    )
-    pieces = (
-        "a",
-        "\\",
-        "\\${",
-        "}",
-        "${train.steps}",
-        " ",
-        ": ",
-        "#",
-        "1e3",
-        "\u00e9",
-        "true",
-        '"',
-        "[",
-        "&b",
-        "*b",
-    )
-    return f"{name}='{''.join(rng.choice(pieces) for _ in range(rng.randint(1, 5)))}'"
+    """An assignment of a text that a recipe accepts, with syntax of YAML and of references."""
+    name = rng.choice(_KEYS_OF_TEXTS)
+    text = "".join(rng.choice(_PIECES) for _ in range(rng.randint(1, 5)))
+    return f"{name}='{text}'"
 
 
 def _value(rng):
@@ -116,9 +105,8 @@ def override_of(rng):
     key = rng.choice(_keys())
     match rng.randrange(6):
         case 0:
-            return (
-                damaged(rng, f"{key}=1".encode()).decode(errors="surrogateescape").replace("\0", "")
-            )
+            content = damaged(rng, f"{key}=1".encode())
+            return content.decode(errors="surrogateescape").replace("\0", "")
         case 1:
             return f"{rng.choice(SNIPPETS)}={_value(rng)}"
         case 2:

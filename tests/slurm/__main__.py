@@ -1,5 +1,4 @@
-"""A Slurm to try things on: `python -m tests.slurm up|down|status`, as root, in the repository's
-.slurm-test/."""
+"""A Slurm to try out: `python -m tests.slurm up|down|status`, as root, in .slurm-test/."""
 
 import sys
 

@@ -1,5 +1,4 @@
-"""A Slurm cluster on this machine: controller, four nodes, accounting. Starts in seconds and leaves
-nothing behind."""
+"""A Slurm cluster on this machine, with four nodes and accounting, which starts in seconds."""
 
 import contextlib
 import fcntl
@@ -88,8 +87,7 @@ class SlurmCluster:
     # -----------------------------------------------------------------------------------------
 
     def start(self):
-        """Bring up every daemon; return when all nodes are idle; fails with the log of one that
-        does not come up."""
+        """Start every daemon, and wait for idle nodes; fails with the log of one that did not."""
         reason = why_unusable()
         assert reason is None, reason
         name_nodes()
@@ -97,7 +95,7 @@ class SlurmCluster:
         with starting_alone():
             self.root = self._wanted_root or Path(tempfile.mkdtemp(dir=ROOTS, prefix="c"))
             self.processes = Processes(self.root)
-            # Whoever can lock it knows that its owner is gone.
+            # If another process can lock it, its owner is gone.
             self._owner = prepare(self.root)
             fcntl.flock(self._owner, fcntl.LOCK_EX)
             self.ports = free_ports(3 + len(NODES))
@@ -154,8 +152,7 @@ class SlurmCluster:
 
     @property
     def env(self):
-        """Environment for client calls: this cluster's SLURM_CONF, and nothing of any other
-        Slurm."""
+        """Environment for clients: this cluster's SLURM_CONF, no variables of another Slurm."""
         foreign = (
             "SLURM",
             "SBATCH_",
@@ -217,8 +214,7 @@ class SlurmCluster:
         )  # fmt: skip
 
     def expire(self, job_id, seconds=1):
-        """Move a running job's time limit to `seconds` from now; Slurm checks limits only every 30
-        s."""
+        """Move a running job's limit to `seconds` from now; Slurm checks limits every 30 s."""
         self.run(["scontrol", "update", f"jobid={job_id}", f"EndTime=now+{seconds}seconds"])
 
     def preempt_all(self, seconds):
@@ -422,8 +418,7 @@ def name_nodes(hosts=Path("/etc/hosts")):
 
 
 def free_ports(count):
-    """Ports that nobody listens on. Call it, and start what uses them, within
-    `starting_alone()`."""
+    """Free ports. Call it, and start what uses them, within `starting_alone()`."""
 
     def is_free(port):
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -447,8 +442,7 @@ def starting_alone():
 
 
 def prepare(root):
-    """Make the folders of a cluster, in place of one that is down; returns the file that its owner
-    locks."""
+    """Make the folders of a cluster, replacing one that is down; returns the file that it locks."""
     assert Processes(root).daemon("slurmctld") is None, (
         f"a cluster is already running in {root}: make slurm-down"
     )
@@ -487,8 +481,7 @@ def sweep():
 
 
 def destroy(root):
-    """End every process of the cluster in `root`, and remove the folder, if it is one of a
-    cluster."""
+    """End every process of the cluster in `root`, and remove the folder if it is a cluster's."""
     if (root / "owner").exists():
         Processes(root).kill()
         shutil.rmtree(root, onerror=_unless_gone)

@@ -147,6 +147,5 @@ PidFile={root}/run/slurmdbd.pid
 
 
 def gpu_files(root):
-    """The devices that stand for a node's GPUs (Slurm ignores a GPU without one); links to
-    /dev/null do."""
+    """Links to /dev/null for the devices of a node's GPUs, which Slurm ignores without devices."""
     return [root / "gpu" / f"gpu{index}" for index in range(GPUS_PER_NODE)]

@@ -1,5 +1,4 @@
-"""The fixture `slurm`: one real cluster for each worker of a test run, reset after each test, and
-cldctl on it."""
+"""The fixture `slurm`: a real cluster for each worker, reset after each test, with cldctl."""
 
 import os
 from pathlib import Path
@@ -62,8 +61,7 @@ def orders(tmp_path, monkeypatch):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """Add the end of the controller's log to each failed test: the cluster is gone when somebody
-    reads it."""
+    """Add the end of the controller's log to each failed test: the cluster is removed later."""
     report = yield
     cluster = getattr(item, "funcargs", {}).get("slurm")
     if report.failed and isinstance(cluster, SlurmCluster):

@@ -1,5 +1,4 @@
-"""Runs of cldctl on the test cluster: the command line with its environment, and waiting for
-states."""
+"""Runs of cldctl on the test cluster: the command line, its environment, waiting for states."""
 
 import json
 import os
@@ -43,12 +42,12 @@ class Lab:
     """cldctl on ``slurm``, with its runs under ``runs`` and ``more`` variables."""
 
     def __init__(self, slurm, runs):
-        self.slurm, self.runs = slurm, runs
+        self.slurm = slurm
+        self.runs = runs
         self.more = {}
 
     def cldctl(self, *arguments, code=0):
-        """Run the command line in this process: starting Python and torch takes seconds of
-        processor."""
+        """Run the command line in this process, since starting Python and torch takes seconds."""
         # A command, in a process of its own, asks once what Slurm's limits are.
         submit.forget()
         with mock.patch.dict(os.environ, self.slurm.env | self.environment, clear=True):
@@ -102,7 +101,8 @@ class Lab:
         def has_trained():
             # Looking at the files takes less than asking Slurm, and most of the waiting is for the
             # start of a job.
-            attempts, progress = run.ledger.history().attempts, run.progress()
+            attempts = run.ledger.history().attempts
+            progress = run.progress()
             began = attempts and attempts[-1].attempt == progress.get("attempt") == attempt
             return began and progress["step"] >= attempts[-1].first_step + 30
 

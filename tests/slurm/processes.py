@@ -69,8 +69,7 @@ class Processes:
         return True
 
     def log_tail(self, name, lines=15):
-        """The last lines of what the daemon called `name` printed (in the foreground: all that it
-        logs)."""
+        """The last lines of the output of the daemon `name`, which is its log."""
         output = self.root / "log" / f"{name}.out"
         text = output.read_text(errors="replace") if output.exists() else "(nothing)"
         return "\n".join(text.splitlines()[-lines:])
@@ -90,8 +89,7 @@ class Processes:
         end(child for step in steps for child in _descendants(step) if not _is_step(child))
 
     def kill(self, node=None):
-        """End every process of this cluster, or all that runs on a node, as a power cut does; none
-        is left."""
+        """End every process of this cluster, or of a node, as a power cut does."""
 
         # A process may fork between the scan and the kill: scan until nothing is left.
         def none_left():
@@ -102,8 +100,7 @@ class Processes:
         wait_for(none_left, 20, 0.02, what=f"the end of the processes of {self.root}")
 
     def in_jobs(self, module, *variables):
-        """Processes of this cluster's jobs that run a module of Python, and have these
-        variables."""
+        """Processes of this cluster's jobs that run a module of Python with these variables."""
         found = []
         for process in self.found():
             with contextlib.suppress(psutil.Error):
@@ -119,7 +116,7 @@ class Processes:
         return found
 
     def found(self, node=None):
-        """What is running of this cluster, or on a node: daemons, job steps, tasks."""
+        """The processes of this cluster, or of a node: daemons, job steps, tasks."""
         me = psutil.Process()
         spared = {me.pid, *(parent.pid for parent in me.parents())}
         return [
@@ -131,7 +128,8 @@ class Processes:
     def _is_ours(self, process, node):
         try:
             environ = process.environ()
-            name, folder = process.name(), Path(process.cwd())
+            name = process.name()
+            folder = Path(process.cwd())
         except (psutil.Error, OSError):
             return False
         is_daemon = environ.get(ROOT_MARK) == str(self.root)

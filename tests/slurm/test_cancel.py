@@ -14,7 +14,7 @@ from tests.support.tools import program, wait_for
 from .lab import ENDLESS
 
 # Where a job is: in the setup; at work; its Python decides what follows a crash; its batch script
-# asks for a requeue, which nobody answers; the same, and Slurm hears it after the cancellation.
+# asks for a requeue, without an answer; the same, and Slurm hears it after the cancellation.
 CASES = [
     ("setup", "cancel"),
     ("setup", "scancel"),
@@ -56,7 +56,8 @@ class Stage:
     """Jobs that can be held in a phase."""
 
     def __init__(self, lab, folder):
-        self.lab, self.holds = lab, folder / "holds"
+        self.lab = lab
+        self.holds = folder / "holds"
         self.holds.mkdir()
         hold = program(folder / "hold", HOLD.format(folder=self.holds))
         container = program(folder / "container", CONTAINER.format(hold=hold))
@@ -121,7 +122,8 @@ def test_nothing_comes_back(lab, tmp_path, kind):
             "submit", "toy", *settings, "--sweep", "train.seed=0,1,2,3,4,5,6,7", "--name", "mine"
         )
 
-    jobs, commands = [], []
+    jobs = []
+    commands = []
     for (phase, way), name, key in zip(CASES, names, keys, strict=True):
         job = stage.reach(phase, name, key)
         commands.append(stage.cancel(way, name, job))

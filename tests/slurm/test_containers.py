@@ -1,5 +1,4 @@
-"""A run in a container from which no Slurm can be asked comes back as any other: what it wants is
-done outside."""
+"""A run in a container without Slurm restarts as any other: its wishes are done outside."""
 
 import os
 

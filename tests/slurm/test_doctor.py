@@ -1,5 +1,4 @@
-"""`cldctl doctor` on the test cluster: what it says about partitions, containers, and if Slurm does
-not answer."""
+"""`cldctl doctor` on the test cluster: partitions, containers, and a Slurm without an answer."""
 
 import json
 import os
@@ -137,11 +136,11 @@ def test_a_job_whose_container_or_setup_is_broken(lab):
 def test_a_site_that_wants_time_and_memory(lab, tmp_path, monkeypatch):
     """Its sbatch refuses a job without them, as a plug-in of slurmctld would."""
     real = shutil.which("sbatch")
-    refusal = "echo 'sbatch: error: say --time and --mem' >&2; exit 1"
+    refusal = "echo 'sbatch: error: set --time and --mem' >&2; exit 1"
     text = f'#!/bin/sh\ncase "$*" in *--time=*--mem=*) exec {real} "$@" ;; esac\n{refusal}\n'
     monkeypatch.setenv(
         "PATH", str(program(tmp_path / "bin" / "sbatch", text).parent), prepend=os.pathsep
     )
     check = checks(lab, partition="low")["partition low: a job without --time and --mem"]
-    assert (check.verdict, "say --time and --mem" in check.found) == ("warn", True)
+    assert (check.verdict, "set --time and --mem" in check.found) == ("warn", True)
     assert "cluster.time_min and cluster.mem_gb" in check.advice

@@ -1,5 +1,4 @@
-"""Evaluations as arrays on a real Slurm: chained, throttled, preempted, killed. The numbers stay
-the same."""
+"""Evaluations as arrays on a real Slurm: chained, throttled, preempted, killed."""
 
 import json
 import re
@@ -16,7 +15,8 @@ from .lab import ENDLESS
 
 SHARDS = 4
 # Of a chunk of 1,024 rows.
-BATCHES, BATCH = 4, 256
+BATCHES = 4
+BATCH = 256
 
 
 def test_a_chained_evaluation_waits_for_a_preempted_training(lab):
@@ -37,8 +37,7 @@ def test_a_chained_evaluation_waits_for_a_preempted_training(lab):
 
 
 def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab):
-    """Of four tasks, those on a failing node die, another one is killed, and the rest is
-    preempted."""
+    """Tasks on a failing node die, another one is killed, and the rest is preempted."""
     run = lab.submit("mine", "train.steps=20")
     lab.ended("mine")
     shutil.copytree(run.path, lab.runs / "quiet")

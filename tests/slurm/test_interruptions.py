@@ -1,5 +1,4 @@
-"""Everything that a cluster can do to a run, done by a real Slurm: each case ends as docs/slurm.md
-promises."""
+"""Interruptions of a run by a real Slurm: each ends as docs/slurm.md promises."""
 
 import json
 import os
@@ -26,8 +25,7 @@ pathlib.Path.write_bytes = refusing
 
 
 def went_on(lab, name, cause, attempt=1, *, saved=True):
-    """The run trains again automatically, from the step at which the last attempt ended, with the
-    right cause."""
+    """The run continues automatically, from the last step of the attempt, with the right cause."""
     row = lab.training(name, attempt)
     before, now = row["attempts"][attempt - 1 :]
     assert before["cause"] == cause, row
@@ -79,7 +77,7 @@ def test_time_limit(lab):
 
 
 def test_a_time_limit_that_no_rank_hears(lab, orders):
-    """Slurm kills the batch script together with the ranks: nobody is left to requeue the job."""
+    """Slurm kills the batch script with the ranks: no script is left to requeue the job."""
     lab.submit("mine")
     row = lab.training("mine")
     give(orders, 0, "sleep")
@@ -159,7 +157,7 @@ def test_a_rank_that_hangs(lab, orders):
 
 
 def test_a_batch_script_that_is_killed(lab):
-    """Its ranks are told to end, as by scancel, and nobody is left to requeue the job."""
+    """Its ranks are told to end, as by scancel, and no script is left to requeue the job."""
     lab.submit("alone")
     lab.submit("followed", "cluster.successor=true")
     for name in ("alone", "followed"):

@@ -1,5 +1,4 @@
-"""Exact law of a sampler's output when the score is linear: no sampling, the sampler itself run on
-unit vectors."""
+"""Exact law of a sampler's output for a linear score, from the sampler run on unit vectors."""
 
 import functools
 import math
@@ -24,7 +23,9 @@ class UnitNoise:
     """
 
     def __init__(self, *, first, steps, width):
-        self.first, self.steps, self.width = first, steps, width
+        self.first = first
+        self.steps = steps
+        self.width = width
         self.rows = first + steps * width
         self._calls = 0
 
@@ -48,7 +49,8 @@ def linear_score(sde, std):
 
     The grids of a test, and of the tests of a process, have many times in common.
     """
-    exact, unit = gaussian(std, d=1).score(sde), torch.eye(sde.n, dtype=torch.float64)
+    exact = gaussian(std, d=1).score(sde)
+    unit = torch.eye(sde.n, dtype=torch.float64)
 
     @functools.cache
     def matrix(t):
@@ -58,18 +60,17 @@ def linear_score(sde, std):
 
 
 def flow_covariance(sde, eps=1e-3, std=0.5):
-    """Covariance (n, n) to which the probability flow carries the prior for data N(0, std^2), by a
-    solver of scipy."""
-    score, start = linear_score(sde, std), sde.prior(torch.eye(sde.n, dtype=torch.float64))
+    """Covariance (n, n) at the end of the probability flow for data N(0, std^2), by scipy."""
+    score = linear_score(sde, std)
+    start = sde.prior(torch.eye(sde.n, dtype=torch.float64))
 
     def field(t, flat):
         u = torch.from_numpy(flat).view_as(start)
         return sde.flow(u, score(u, t), t).flatten().numpy()
 
-    end = solve_ivp(
-        field, (1.0, eps), start.flatten().numpy(), method="DOP853", rtol=1e-10, atol=1e-11
-    ).y[:, -1]
-    columns = torch.from_numpy(end.copy()).view_as(start)
+    flat = start.flatten().numpy()
+    solution = solve_ivp(field, (1.0, eps), flat, method="DOP853", rtol=1e-10, atol=1e-11)
+    columns = torch.from_numpy(solution.y[:, -1].copy()).view_as(start)
     return columns.T @ columns
 
 

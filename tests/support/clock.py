@@ -1,14 +1,14 @@
-"""Time that passes only while somebody sleeps: in place of the module `time` of the code under
-test."""
+"""Time that passes only in `sleep`, in place of the module `time` of the code under test."""
 
 from time import strftime
 
 
 class Clock:
-    """Calls ``then`` with the time whenever somebody has slept."""
+    """Calls ``then`` with the time after each `sleep`."""
 
     def __init__(self, now=0.0, then=lambda now: None):
-        self.now, self.then = now, then
+        self.now = now
+        self.then = then
 
     def time(self):
         return self.now

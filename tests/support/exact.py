@@ -10,14 +10,15 @@ _DIGITS = 200
 # A test asks for those of a time again with other initial halves.
 @functools.cache
 def moments(sde, a, big_b):
-    """exp(A B), and the covariance of the noise by the exponential of a matrix of twice the size
-    (Van Loan)."""
+    """exp(A B), and the covariance of the noise, by an exponential of twice the size (Van Loan)."""
     n = sde.n
     with mpmath.workdps(_DIGITS):
-        drift, block = mpmath.matrix(a), mpmath.zeros(2 * n)
+        drift = mpmath.matrix(a)
+        block = mpmath.zeros(2 * n)
         for i in range(n):
             for j in range(n):
-                block[i, j], block[n + i, n + j] = drift[i, j], -drift[j, i]
+                block[i, j] = drift[i, j]
+                block[n + i, n + j] = -drift[j, i]
         for i, d in enumerate(sde.D, start=n - sde.m):
             block[i, n + i] = mpmath.mpf(d)
         whole = mpmath.expm(block * mpmath.mpf(big_b), method="taylor")

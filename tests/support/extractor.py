@@ -11,8 +11,7 @@ TINY = ("eval.fid.extractor=tiny", f"plugins={Path(__file__).parent / 'tiny_extr
 
 
 def random_inception(path):
-    """A file of weights for torch-fidelity's Inception, random but such that signals neither vanish
-    nor explode."""
+    """Random weights for torch-fidelity's Inception: signals neither vanish nor explode."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Unloaded(FeatureExtractorInceptionV3):

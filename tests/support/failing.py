@@ -6,7 +6,10 @@ class Failing:
     is true."""
 
     def __init__(self, function, fails, error):
-        self.function, self.fails, self.error, self.calls = function, fails, error, 0
+        self.function = function
+        self.fails = fails
+        self.error = error
+        self.calls = 0
 
     def __call__(self, *arguments, **options):
         self.calls += 1

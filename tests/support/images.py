@@ -1,5 +1,4 @@
-"""Small prepared image data and recipes that train on them, for tests of what comes after
-preparation."""
+"""Small prepared image data, and recipes that train on them."""
 
 import numpy as np
 import torch
@@ -8,7 +7,7 @@ from torch.utils._pytree import tree_map_only
 from cld_core.config import load, shipped
 from cld_core.config.data import ImageDataSpec
 from cld_core.data.images import StoredSource
-from cld_core.data.prepare import Part, Plan, build
+from cld_core.data.prepare import Plan, SourcePart, build
 from cld_core.run import RunFolder
 from tests.support.paths import RECIPES
 
@@ -38,7 +37,7 @@ cluster: {{nodes: 1, gpus_per_node: 0, tasks_per_node: 1}}
 def store_images(root, images, *, name="folder", labels=None, classes=()):
     """A prepared data set of these images, uint8 of shape (n, C, H, W)."""
     parts = [
-        Part(
+        SourcePart(
             split=split,
             name="all",
             fingerprint="1",
@@ -62,8 +61,7 @@ def opened(path, split, **keys):
 
 
 def make_images(root, *, size=8, splits=None, channels=3):
-    """A prepared folder of smooth random images; by default 20 for training and 40 for
-    validation."""
+    """A prepared folder of smooth random images; default: 20 for training, 40 for validation."""
 
     def smooth(count, seed):
         coarse = (
@@ -94,10 +92,8 @@ def image_recipe(folder, name, *overrides, small=False, gpus=1):
     file = shipped.find(name)
     published = load(file)
     network = published.network
-    size, rows = (
-        8 if small else network.image_size,
-        published.train.batch_size // published.cluster.world_size,
-    )
+    size = 8 if small else network.image_size
+    rows = published.train.batch_size // published.cluster.world_size
     images = make_images(folder / f"images-{size}", size=size)
     own = [
         f"train.batch_size={rows}",
@@ -126,8 +122,7 @@ def clone(value):
 
 
 def labelled_images(root, splits):
-    """As `make_images` at 8 x 8 pixels, in three classes: the remainder of an image's number by
-    3."""
+    """As `make_images`, 8 x 8 pixels in three classes: the number of an image modulo 3."""
     plain = make_images(root.parent / f"{root.name}-plain", splits=splits)
     sets = {split: opened(plain, split, cache="memory") for split in splits}
     images = {split: some.batch(torch.arange(some.n)).numpy() for split, some in sets.items()}

@@ -84,7 +84,8 @@ def _history(file):
 def _records(data):
     """The records of a log of LevelDB, which W&B's files are after seven bytes: blocks of 32 KiB,
     split records."""
-    place, parts = 7, b""
+    place = 7
+    parts = b""
     while place + 7 <= len(data):
         left = 32768 - place % 32768
         if left < 7:
@@ -100,7 +101,8 @@ def _records(data):
 
 
 def _main(path):
-    run, original = RunFolder(Path(path)), Trainer.step
+    run = RunFolder(Path(path))
+    original = Trainer.step
     spec = run.recipe().monitor
 
     def kept():

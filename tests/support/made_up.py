@@ -1,12 +1,11 @@
-"""Runs with made-up checkpoints, jobs, failures and reports, for tests of code that only reads
-them."""
+"""Runs with made-up checkpoints, jobs, failures and reports, for code that only reads them."""
 
 import time
 
-from cld_core.codec import to_plain
 from cld_core.config import load
 from cld_core.digests import checksum
 from cld_core.files import write_json
+from cld_core.records import to_plain
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import FORMAT, Content, Sidecar, weights_digest, weights_file
 from cld_core.run.events import Failed, JobRef
@@ -66,7 +65,8 @@ def job(job_id, cluster="scripted", logs=""):
 
 
 def unfit(host="n1", restart=0, ago=0.0):
-    reason, when = f"{host}: gpu: it is gone", time.time() - ago
+    reason = f"{host}: gpu: it is gone"
+    when = time.time() - ago
     return Failed(
         "unfit",
         time=when,

@@ -35,7 +35,8 @@ class Given:
     """
 
     def __init__(self, law, matrix, y, sigma):
-        h, variance = matrix.double(), law.std**2
+        h = matrix.double()
+        variance = law.std**2
         spread = variance * h @ h.T + sigma**2 * torch.eye(len(h))
         gain = variance * torch.linalg.solve(spread, h).T
         misses = y.double() - law.means @ h.T
@@ -45,7 +46,8 @@ class Given:
         self.covariance = variance * (torch.eye(law.dimension) - gain @ h)
         variances, directions = torch.linalg.eigh(self.covariance)
         free = variances > 1e-10 * variances[-1]
-        self._stds, self._directions = variances[free].sqrt(), directions[:, free]
+        self._stds = variances[free].sqrt()
+        self._directions = directions[:, free]
 
     def sample(self, n, generator):
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
@@ -63,7 +65,9 @@ class AlphaOf(torch.nn.Module):
 
     def __init__(self, sde, objective, wanted):
         super().__init__()
-        self.sde, self.objective, self.wanted = sde, objective, wanted
+        self.sde = sde
+        self.objective = objective
+        self.wanted = wanted
 
     def forward(self, u, t):
         target, _, shift = self.sde.mixed(t, self.objective.name)

@@ -1,5 +1,4 @@
-"""Made-up runs to look at: a folder with one of every state and its Slurm, and one that has all
-that a report shows."""
+"""Made-up runs: a folder with one of every state and its Slurm, and one with a full report."""
 
 import math
 import time
@@ -29,7 +28,8 @@ class Fleet:
     looked at."""
 
     def __init__(self, root, now=None):
-        self.root, self.now = root, time.time() if now is None else now
+        self.root = root
+        self.now = time.time() if now is None else now
         self.slurm = Scheduler(Clock(self.now))
 
     def job(self, run, job_id, squeue=None):
@@ -86,11 +86,16 @@ class Fleet:
             self.events(run, (end, events.Wished, {"job_id": job_id, "cause": cause}))
 
     def reports(self, run, step, loss, rate, ago=2.0, attempt=0):
-        write_json(
-            run.progress_file,
-            {"attempt": attempt, "step": step, "steps": STEPS, "loss": loss, "steps_per_s": rate}
-            | {"time": self.now - ago, "every_s": 10.0},
-        )
+        progress = {
+            "attempt": attempt,
+            "step": step,
+            "steps": STEPS,
+            "loss": loss,
+            "steps_per_s": rate,
+            "time": self.now - ago,
+            "every_s": 10.0,
+        }
+        write_json(run.progress_file, progress)
 
 
 def curve(run, steps, level=0.4):
@@ -216,7 +221,7 @@ def failed(fleet):
 
 
 def ended(fleet, name, ago, cause, job_id):
-    """A run whose only attempt ended by a cause; None if nobody has recorded its end."""
+    """A run whose only attempt ended by a cause; None if its end is not recorded."""
     run = fleet.run(name, ago, 50_000)
     fleet.events(run, (ago, events.Submitted, {"job": fleet.job(run, job_id)}))
     if cause == "cancelled":
@@ -249,7 +254,8 @@ def finished(fleet):
 
 def group(fleet):
     """Two runs of a sweep: one trains, one waits."""
-    rates, runs = ("1e-4", "3e-4"), []
+    rates = ("1e-4", "3e-4")
+    runs = []
     for number, rate in enumerate(rates):
         run = fleet.run(
             f"{GROUP}-lr{rate}", 5 * HOUR, 20_000, group=GROUP, sweep={"optim.lr": rate}
@@ -319,7 +325,8 @@ def _attempts(run, end):
     run.ledger.append(Submitted(job=job("7", "local", logs=str(run.logs)), time=REPORTED_FROM))
     causes = ("preempted", "node_failure", "out_of_memory", end)
     for number, cause in enumerate(causes):
-        began, last = REPORTED_FROM + 5_000.0 * number + 900, 2_000 * (number + 1)
+        began = REPORTED_FROM + 5_000.0 * number + 900
+        last = 2_000 * (number + 1)
         about = {
             "attempt": number,
             "job_id": "7",

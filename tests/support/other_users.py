@@ -1,5 +1,4 @@
-"""Other users: what a function does in a fork that is not root, since root may read and write
-everything."""
+"""Functions in a fork of another user than root, who may read and write everything."""
 
 import functools
 import importlib
@@ -32,8 +31,7 @@ def load_all():
 
 
 def as_user(function, *, uid=NOBODY, gid=NOBODY):
-    """What ``function`` returns, JSON, in a fork that belongs to another user; its error is raised
-    here."""
+    """The result of ``function``, JSON, in a fork of another user; its error is raised here."""
     load_all()
     reading, writing = os.pipe()
     child = os.fork()

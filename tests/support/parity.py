@@ -1,5 +1,4 @@
-"""The published implementation's numbers (tests/fixtures/parity) with our objects built from their
-settings."""
+"""The published implementation's numbers (tests/fixtures/parity), and objects to compare."""
 
 import json
 from dataclasses import dataclass, replace

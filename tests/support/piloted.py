@@ -10,10 +10,11 @@ PATIENCE_S = 90.0
 
 
 class Screen:
-    """What somebody sees and does."""
+    """The text on a screen, and the keys of its user."""
 
     def __init__(self, app, pilot):
-        self.app, self._pilot = app, pilot
+        self.app = app
+        self._pilot = pilot
 
     @property
     def lines(self):
@@ -38,14 +39,13 @@ class Screen:
             await self._pilot.pause(0.02)
 
     async def sees(self, *texts):
-        """Wait until all of these are on the screen, on one line or more: where lines break depends
-        on folders."""
-        await self.until(
-            lambda: all(
-                text in self.text or text in " ".join(self.text.replace("│", " ").split())
-                for text in texts
-            )
-        )
+        """Wait until all of these are on the screen; a long path may break them over lines."""
+
+        def all_shown():
+            joined = " ".join(self.text.replace("│", " ").split())
+            return all(text in self.text or text in joined for text in texts)
+
+        await self.until(all_shown)
 
     async def select(self, name):
         """Move to the run or group of this name, and wait for what is said about it."""

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 
 from cldctl.clusters.slurm import client, poll
-from cldctl.clusters.slurm.client import Answer
+from cldctl.clusters.slurm.client import Reply
 from tests.support.tools import program
 
 
@@ -26,7 +26,9 @@ class Scheduler:
         self.ends = {}
         self.calls = Counter()
         self.asked = []
-        self.takes_s, self.is_away, self.refuses_lists = 0.0, False, False
+        self.takes_s = 0.0
+        self.is_away = False
+        self.refuses_lists = False
 
     def __call__(self, command, stdin="", **options):
         self.calls[command[0]] += 1
@@ -35,26 +37,24 @@ class Scheduler:
         if command[0] == "sacct":
             return self._sacct(command[-1].split(","))
         if command[0] != "squeue":
-            return Answer(0, "")
+            return Reply(0, "")
         if self.is_away:
-            return Answer(1, "slurm_load_jobs error: Unable to contact slurm controller", away=True)
+            return Reply(1, "slurm_load_jobs error: Unable to contact slurm controller", away=True)
         if "--me" in command:
-            return Answer(0, self._lines(self.mine))
+            return Reply(0, self._lines(self.mine))
         (names,) = [
             word.partition("=")[2].split(",") for word in command if word.startswith("--jobs=")
         ]
         known = self.mine | self.others
         if not {*names} <= known.keys() and (self.refuses_lists or len(names) == 1):
-            return Answer(1, "slurm_load_jobs error: Invalid job id specified")
-        return Answer(0, self._lines({name: known[name] for name in names if name in known}))
+            return Reply(1, "slurm_load_jobs error: Invalid job id specified")
+        return Reply(0, self._lines({name: known[name] for name in names if name in known}))
 
     def _sacct(self, names):
         if self.ends is None:
-            return Answer(1, "sacct: error: Problem talking to the database")
-        return Answer(
-            0,
-            self._lines({job: end for job, end in self.ends.items() if job.split("_")[0] in names}),
-        )
+            return Reply(1, "sacct: error: Problem talking to the database")
+        ends = {job: end for job, end in self.ends.items() if job.split("_")[0] in names}
+        return Reply(0, self._lines(ends))
 
     @staticmethod
     def _lines(jobs):
@@ -73,7 +73,8 @@ def register(monkeypatch, clock):
 def clients(folder, monkeypatch, lines="exit 1"):
     """Clients of Slurm on PATH: each notes how it was called in the file that is returned, then
     does ``lines``."""
-    place, calls = folder / "bin", folder / "called"
+    place = folder / "bin"
+    calls = folder / "called"
     for name in ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel"):
         program(place / name, f'#!/bin/sh\necho {name} "$@" >> {calls}\n{lines}\n')
     monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")

@@ -27,7 +27,7 @@ def screen(monkeypatch, width, height=25, *, terminal=True):
 
 
 def text(view, width=150):
-    """What is shown of a renderable where there is no terminal."""
+    """The text of a renderable without a terminal."""
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(view)
     return console.export_text()

@@ -1,5 +1,4 @@
-"""A cluster that is made up: jobs are in the phases that a test says, and calls are noted; a job of
-it from inside."""
+"""A made-up cluster, whose jobs have the phases that a test sets, and which notes its calls."""
 
 import os
 import time
@@ -12,15 +11,15 @@ from cld_core.rendezvous import Place
 from cld_core.run.events import Ended, JobRef, Started, Submitted
 from cldctl import clusters
 from cldctl.clusters.base import (
+    Answer,
     InJob,
     Limit,
     Nodes,
+    Requeue,
     SchedulerAway,
     SchedulerRefused,
-    Seen,
     Survey,
     TooManyTasks,
-    Wish,
 )
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.slurm import client
@@ -88,7 +87,7 @@ class Scripted(DebugCluster):
         if self.name in self.broken:
             raise RuntimeError("a bug")
         return Survey(
-            {job.job_id: Seen(self.phases[job.job_id], reason="started on far") for job in jobs}
+            {job.job_id: Answer(self.phases[job.job_id], reason="started on far") for job in jobs}
         )
 
     def submit(self, spec, tasks, note):
@@ -156,15 +155,14 @@ def register(monkeypatch, **how):
 
 
 def alone(**how):
-    """One that nobody knows by its name, with jobs of its own."""
+    """One that is not in the registry, with jobs of its own."""
     cluster = Scripted()
     vars(cluster).update(_fresh() | {"most": 1000, "first": None} | how)
     return cluster
 
 
 def trained(run, job_id, phase="running", cluster="scripted", cause=None):
-    """Let a job that is in this phase have begun to train a run; with a cause, its attempt has
-    ended."""
+    """Let a job in this phase have begun to train a run; with a cause, its attempt has ended."""
     run.ledger.append(Submitted(job=JobRef(cluster=cluster, job_id=job_id, logs=str(run.logs))))
     run.ledger.append(Started(attempt=0, job_id=job_id, step=0))
     Scripted.phases[job_id] = phase
@@ -220,7 +218,7 @@ class Inside(InJob):
 
     cause: str | None = None
     error: Exception | None = None
-    wishes: list[Wish] = field(default_factory=list)
+    wishes: list[Requeue] = field(default_factory=list)
     next: JobRef | None = None
     size: int = 1
     said: str = ""

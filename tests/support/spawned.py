@@ -11,8 +11,7 @@ multiprocessing.set_forkserver_preload(["cld_core.train.session", __name__])
 
 
 def start(work, size, *arguments):
-    """Call ``work(rank, *arguments)``, a function of a module, in so many processes, and wait for
-    all of them."""
+    """Call ``work(rank, *arguments)``, a function of a module, in processes, and wait for all."""
     multiprocessing.start_processes(work, args=arguments, nprocs=size, start_method="forkserver")
 
 

@@ -1,5 +1,4 @@
-"""What several tests use: the command line, in this process or in one of its own, and waiting with
-a deadline."""
+"""The command line, in this process or in one of its own, and waiting with a deadline."""
 
 import contextlib
 import functools
@@ -52,8 +51,7 @@ def program(file, text):
 
 
 def cldctl(*arguments, runs, code=0, timeout=180, **env):
-    """Run the command line; stdout, stderr and returncode. Fails where the exit code is not
-    ``code``."""
+    """Run the command line, which has to end with ``code``; stdout, stderr and returncode."""
     done = subprocess.run(
         [sys.executable, "-m", "cldctl", *arguments],
         capture_output=True,
@@ -68,14 +66,15 @@ def cldctl(*arguments, runs, code=0, timeout=180, **env):
 
 
 def invoke(*arguments, runs, code=0, width=200, **env):
-    """As `cldctl`, in this process: for tests whose subject is not a process, a signal or what is
-    imported."""
+    """As `cldctl`, in this process: for tests without processes, signals and imports."""
     from cldctl import app
     from cldctl.show import console
 
-    out, err = io.StringIO(), io.StringIO()
+    out = io.StringIO()
+    err = io.StringIO()
     with mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(runs), **env}), signal_handlers():
-        before, console.out.width = console.out._width, width
+        before = console.out._width
+        console.out.width = width
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 returned = app.run(arguments)
@@ -123,8 +122,7 @@ def status(runs, name):
 
 
 def wait_for(condition, timeout=240, every=0.05, *, what="something", last_seen=lambda: ""):
-    """The first true value of ``condition``; fails after ``timeout`` seconds, and says ``what`` was
-    waited for."""
+    """The first true value of ``condition``; fails after ``timeout`` seconds, naming ``what``."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < deadline, (
@@ -146,8 +144,7 @@ def held_port():
 
 @contextlib.contextmanager
 def small_disk(folder, megabytes=48):
-    """A file system of its own at an empty folder; the test is skipped where none can be
-    mounted."""
+    """A file system of its own at an empty folder; skips the test if none can be mounted."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("this machine does not let the tests mount a tmpfs")
@@ -202,7 +199,7 @@ def ranks_of(run):
 
 
 def is_gone(process):
-    """Whether a process has ended; one that nobody waited for counts as ended."""
+    """Whether a process has ended; one that was not waited for counts as ended."""
     return not is_up(process)
 
 
@@ -211,9 +208,9 @@ def same(a, b):
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
-        return (
-            isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-        )
+        if not isinstance(b, dict) or a.keys() != b.keys():
+            return False
+        return all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)

@@ -1,13 +1,13 @@
-"""What a run reports while it trains: `progress.json`, TensorBoard, and what the `monitor` section
-of the recipe adds.
+"""What a run reports while it trains: `progress.json`, TensorBoard and the loggers of the recipe.
 
-Only rank 0 reports. A logger belongs to one attempt. A further one is a file with a class that has
+Only rank 0 reports. A logger belongs to one attempt. To add one, write a file with a class that has
 the methods of `Logger`, its keys in `cld_core.config.train`, and a line in `LOGGERS`.
 """
 
 import contextlib
 import math
 import queue
+import re
 import threading
 import time
 from collections import deque
@@ -23,13 +23,13 @@ from cld_core.config import Recipe
 from cld_core.config.loader import to_yaml
 from cld_core.config.schema import leaves
 from cld_core.files import Dropping, write_json
-from cld_core.registration import resolve, table
+from cld_core.plugins import resolve, table
 from cld_core.run import RunFolder, events
 from cld_core.run.folder import ReportedProgress
 from cld_core.sanitize import fenced, local_time, one_line
 
-# By name, "module:attribute" of a class that is called with an `About`. Each of them may be slow or
-# fail: they run in threads of their own.
+# By name, "module:attribute" of a class that takes a `LoggedAttempt`. A logger may be slow or
+# fail: each runs in a thread of its own.
 _SHIPPED = {
     "tensorboard": "cld_core.train.loggers:TensorboardLogger",
     "wandb": "cld_core.train.loggers.wandb_logger:WandbLogger",
@@ -37,34 +37,32 @@ _SHIPPED = {
 }
 LOGGERS = table("loggers", _SHIPPED)
 TITLES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "mlflow": "MLflow"}
-# Reports that wait at most; what comes then is dropped.
+# Reports that may wait for a logger; further ones are dropped.
 _MOST = 2_000
-# Seconds before a logger that could not be opened, or has failed, is tried again.
+# Seconds before a logger that failed is opened again.
 _AGAIN_S = 30.0
-# Seconds that the end of an attempt waits for loggers. SIGTERM leaves 30 for all that there is to
-# do.
+# Seconds that the end of an attempt waits for loggers. SIGTERM leaves 30 s for everything.
 CLOSE_S = 10.0
 # Seconds between two writes of `progress.json`: often enough for status, rarely enough for a shared
 # disk.
 PROGRESS_EVERY_S = 1.0
-# The weight of the newest loss in the smoothed one, an exponential mean over reports. The first ten
-# have equal weights.
+# The weight of the newest loss in the smoothed loss, an exponential mean over reports. The first
+# ten have equal weights.
 _NEWEST = 0.1
 # The sections that a model and its training depend on.
 _SECTIONS = ("data", "sde", "network", "objective", "optim", "train", "sampling")
-# Characters of a text from a ledger.
+# Most characters of a text from a ledger.
 _TEXT = 300
 
-# How the training ended that a logger was for: "stopped" continues in another attempt.
+# How the training of a logger ended. After "stopped", another attempt may continue it.
 End = Literal["finished", "stopped", "failed"]
-# Called with how often something could not be written, and with the first reason, once that is
-# over.
+# Called once writing works again, with the number of failures and the first reason.
 Over = Callable[[int, str], object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
-    """What is logged.
+class LoggedAttempt:
+    """The attempt of a run that a logger is for.
 
     Attributes:
         attempt: its number, from 0.
@@ -78,10 +76,10 @@ class About:
 
 
 class Logger(Protocol):
-    """Takes what a training reports. Steps may come again, after a resume from an earlier
-    checkpoint.
+    """Takes what a training reports.
 
-    Its methods are called in one thread, with steps that do not fall within an attempt.
+    Its methods are called in one thread. Within an attempt steps never fall, but an attempt that
+    resumes from an earlier checkpoint repeats steps.
     """
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -94,18 +92,17 @@ class Logger(Protocol):
         """Show a picture, uint8 (H, W, C)."""
 
     def close(self, end: End) -> None:
-        """Write what is left."""
+        """Write everything that is left."""
 
 
 Work = Callable[[Logger], object]
 
 
 class Monitor:
-    """Measures the rate of training, and writes it with the loss to `progress.json`, its loggers
-    and the log.
+    """Reports the rate and loss of training to `progress.json`, the loggers and the log.
 
-    What cannot be written is dropped, and noted in the log and in the ledger: none of it is worth a
-    training.
+    What cannot be written is dropped, and noted in the log and in the ledger: training goes on
+    without it.
 
     Args:
         may_write: whether this process still owns the run folder; checked before `progress.json` is
@@ -115,8 +112,9 @@ class Monitor:
         pictures: writes pictures of samples into the run folder, or drops them.
     """
 
-    def __init__(self, about: About, *, may_write: Callable[[], bool] | None) -> None:
-        self._folder, self._steps = about.folder, about.recipe.train.steps
+    def __init__(self, about: LoggedAttempt, *, may_write: Callable[[], bool] | None) -> None:
+        self._folder = about.folder
+        self._steps = about.recipe.train.steps
         self._may_write = may_write
         self._loggers: list[Background] = []
         if may_write is not None:
@@ -137,29 +135,36 @@ class Monitor:
             phase="starting",
         )
 
-    def _open_loggers(self, about: About) -> None:
-        """TensorBoard, the loggers that the recipe switches on, and those of its plug-ins."""
+    def _open_loggers(self, about: LoggedAttempt) -> None:
+        """Open TensorBoard, the loggers that the recipe switches on, and those of its plug-ins."""
         # Its packages take seconds to load, which in a thread would hold up the first steps.
         import torch.utils.tensorboard  # noqa: F401
 
-        own = [name for name in LOGGERS if name not in _SHIPPED]
-        for name in ["tensorboard", *about.recipe.monitor.chosen(), *own]:
-            made, over = partial(_made, name, about), partial(self._dropped, name)
-            self._loggers.append(Background(TITLES.get(name, name), made, over))
+        of_plugins = [name for name in LOGGERS if name not in _SHIPPED]
+        for name in ["tensorboard", *about.recipe.monitor.chosen(), *of_plugins]:
+            logger = Background(
+                TITLES.get(name, name), partial(_made, name, about), partial(self._dropped, name)
+            )
+            self._loggers.append(logger)
         for name, text in texts_about(about).items():
             self.tell(methodcaller("text", f"run/{name}", text, about.first_step))
 
     def report(self, step: int, scalars: dict[str, float]) -> None:
-        """Report that ``step`` steps are done; ``scalars["loss"]``, if any, is the mean since the
-        last report."""
+        """Report that ``step`` steps are done.
+
+        Args:
+            scalars: what to plot. ``scalars["loss"]``, if any, is the mean since the last report.
+        """
         now = time.perf_counter()
         progress = self._progress
         loss = scalars.get("loss")
         rate = progress["steps_per_s"]
         if step > self._since_step:
-            fresh = (step - self._since_step) / max(now - self._since, 1e-9)
-            rate = progress["steps_per_s"] = fresh if rate is None else 0.7 * rate + 0.3 * fresh
-        self._since, self._since_step = now, step
+            latest = (step - self._since_step) / max(now - self._since, 1e-9)
+            rate = latest if rate is None else 0.7 * rate + 0.3 * latest
+            progress["steps_per_s"] = rate
+        self._since = now
+        self._since_step = step
         progress["loss"] = loss
         if loss is not None and math.isfinite(loss):
             self._losses += 1
@@ -175,15 +180,13 @@ class Monitor:
             print(line, flush=True)
 
     def enter(self, phase: str, step: int) -> None:
-        """Say in `progress.json` what the training does from now on ("saving", "evaluating", ...),
-        if that is new."""
+        """Write a change of phase ("saving", "evaluating", ...) to `progress.json`."""
         if phase != self._progress["phase"]:
             self._progress["phase"] = phase
             self._replace(step)
 
     def warn(self, line: str, warning: str | None) -> None:
-        """Write a line to the log; what is wrong, if anything, is part of `progress.json` until the
-        next call."""
+        """Write a line to the log, and keep ``warning`` in `progress.json` until the next call."""
         self.say(line)
         if warning is None:
             self._progress.pop("warning", None)
@@ -192,18 +195,20 @@ class Monitor:
             self._progress["warning"] = warning
 
     def plot(self, group: str, scalars: Mapping[str, float], step: int) -> None:
-        """Plot values of a group: "train", or "periodic" for what is computed now and then."""
+        """Plot values of a group: "train", or "periodic" for what `Periodic` computes."""
         values = {f"{group}/{name}": value for name, value in scalars.items()}
         self.tell(lambda logger: logger.scalars(values, step))
 
     def tell(self, work: Work) -> None:
-        """Let each logger do something."""
+        """Call ``work`` with each logger, in its thread."""
         for logger in self._loggers:
             logger.tell(work)
 
     def started(self, step: int, seconds: float) -> None:
-        """Report how long it took from loading to the end of the first step, which compiles; the
-        rate leaves it out."""
+        """Report the seconds from loading to the end of the first step, which compiles.
+
+        They do not count in the rate.
+        """
         self.plot("train", {"first_step_s": seconds}, step)
         self.say(f"first step done after {seconds:.1f} s")
         self.resume_clock(step)
@@ -211,15 +216,17 @@ class Monitor:
 
     def resume_clock(self, step: int) -> None:
         """Do not count the time since the last report, at the same step, as training time."""
-        self._since, self._since_step = time.perf_counter(), step
+        self._since = time.perf_counter()
+        self._since_step = step
 
     def write(self, step: int, phase: str | None = None) -> None:
         """Replace `progress.json`, and print the same to the log; ``phase`` as for `enter`."""
         progress = self._progress
         progress["phase"] = phase or progress["phase"]
-        before, self._written = self._written, time.perf_counter()
-        if before > 0:
-            progress["every_s"] = round(self._written - before, 3)
+        now = time.perf_counter()
+        if self._written > 0:
+            progress["every_s"] = round(now - self._written, 3)
+        self._written = now
         self._replace(step)
         loss = "-" if progress["loss"] is None else f"{progress['loss']:.5g}"
         if "smoothed_loss" in progress:
@@ -228,18 +235,23 @@ class Monitor:
         self.say(f"step {step}/{self._steps} loss {loss} steps/s {rate}")
 
     def _replace(self, step: int) -> None:
-        self._progress["step"], self._progress["time"] = step, time.time()
+        self._progress["step"] = step
+        self._progress["time"] = time.time()
         if self._may_write is not None and self._may_write():
             self._writing.attempt(lambda: write_json(self._folder.progress_file, self._progress))
 
     def close(self, kind: type[BaseException] | None = None, *error: object) -> None:
-        """Let the loggers write what is left. Those that are slow get a few seconds.
+        """Let the loggers write what is left, for a few seconds.
 
-        At the end of a `with` block, what it ended by, and the last step, say how the training
-        ended.
+        Args:
+            kind, error: the arguments of ``__exit__``, if a `with` block ends.
         """
-        done: End = "finished" if self._since_step >= self._steps else "stopped"
-        close(self._loggers, done if kind is None else "failed", CLOSE_S)
+        end: End = "stopped"
+        if kind is not None:
+            end = "failed"
+        elif self._since_step >= self._steps:
+            end = "finished"
+        close(self._loggers, end, CLOSE_S)
 
     def _dropped(self, what: str, count: int, reason: str) -> None:
         """Note in the ledger that something was dropped for a while."""
@@ -247,7 +259,7 @@ class Monitor:
 
 
 def close(loggers: Sequence["Background"], end: End, within_s: float) -> None:
-    """Let loggers write what is left, all at the same time: together they get a few seconds."""
+    """Let loggers write what is left, all at the same time, for ``within_s`` seconds."""
     deadline = time.monotonic() + within_s
     for logger in loggers:
         logger.begin_close(end)
@@ -255,20 +267,20 @@ def close(loggers: Sequence["Background"], end: End, within_s: float) -> None:
         logger.leave(deadline)
 
 
-def _made(name: str, about: About) -> Logger:
+def _made(name: str, about: LoggedAttempt) -> Logger:
     logger: Logger = resolve(LOGGERS[name])(about)
     return logger
 
 
 class Background:
-    """Hands everything to a logger in another thread.
+    """Runs a logger in another thread.
 
-    What the logger does not take, whatever the reason, is dropped: one warning says so, and the
-    ledger how much it was.
+    Reports that the logger does not take, for whatever reason, are dropped, with one warning; their
+    number is noted in the ledger.
 
     Args:
-        title: what messages call the logger.
-        make: opens the logger, in the thread; called again if that or a later call fails.
+        title: the logger's name in messages.
+        make: opens the logger, in the thread; called again after it or the logger fails.
         over: see `Dropping`.
     """
 
@@ -276,7 +288,7 @@ class Background:
         self._make = make
         self._dropping = Dropping(f"the log in {title}", over)
         self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        # What became of each report. The ledger and the warnings belong to the thread that trains.
+        # The error of each report, or None. The training thread warns and writes to the ledger.
         self._outcomes: deque[Exception | None] = deque()
         self._end: End = "stopped"
         self._deserted = threading.Event()
@@ -284,7 +296,7 @@ class Background:
         self._thread.start()
 
     def tell(self, work: Work) -> None:
-        """Let the thread call ``work`` with the logger, after what it was told before."""
+        """Let the thread call ``work`` with the logger, after all earlier calls."""
         self._review()
         if self._works.qsize() < _MOST:
             self._works.put(work)
@@ -292,12 +304,12 @@ class Background:
             self._dropping.failed(OSError("it is too slow"))
 
     def begin_close(self, end: End) -> None:
-        """Let the logger end after what is left, without waiting for it."""
+        """Let the logger close after the reports that wait; does not wait for it."""
         self._end = end
         self._works.put(None)
 
     def leave(self, deadline: float) -> None:
-        """Wait for the end until a moment of `time.monotonic`, and drop what is left then."""
+        """Wait until a time of `time.monotonic`, and drop what is left then."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         self._deserted.set()
         self._review()
@@ -307,34 +319,35 @@ class Background:
         self._dropping.ended()
 
     def _review(self) -> None:
-        """Report what the thread has met since the last call."""
+        """Count what failed and what succeeded in the thread since the last call."""
         while self._outcomes:
-            if (outcome := self._outcomes.popleft()) is None:
+            error = self._outcomes.popleft()
+            if error is None:
                 self._dropping.succeeded()
             else:
-                self._dropping.failed(_as_os_error(outcome))
+                self._dropping.failed(_as_os_error(error))
 
     def _run(self) -> None:
         logger: Logger | None = None
-        not_before, last = 0.0, Exception()
+        failure: Exception | None = None
+        not_before = 0.0
         while (work := self._works.get()) is not None and not self._deserted.is_set():
             if logger is None and time.monotonic() < not_before:
-                self._outcomes.append(last)
+                self._outcomes.append(failure)
                 continue
+            failure = None
             try:
                 logger = logger or self._make()
                 work(logger)
             except Exception as error:
-                # Another one continues its curve.
+                # A new logger continues its curves.
                 if logger is not None:
                     with contextlib.suppress(Exception):
                         logger.close("stopped")
                 logger = None
-                last = error
+                failure = error
                 not_before = time.monotonic() + _AGAIN_S
-                self._outcomes.append(error)
-            else:
-                self._outcomes.append(None)
+            self._outcomes.append(failure)
         if logger is not None:
             try:
                 logger.close(self._end)
@@ -343,34 +356,33 @@ class Background:
 
 
 def _as_os_error(error: Exception) -> OSError:
-    """An error of a library as one that is reported and forgotten."""
+    """An error of a library as an `OSError`, which `Dropping` counts."""
     if isinstance(error, OSError) and error.strerror:
         return error
     return OSError(f"{type(error).__name__}: {one_line(error)}".removesuffix(": "))
 
 
 def hyperparameters(recipe: Recipe) -> dict[str, bool | int | float | str]:
-    """The keys of a recipe that say how it trains, without those that are null."""
-    content = {name: section for name, section in recipe.to_share().items() if name in _SECTIONS}
-    values = ((key, value) for key, value in leaves(content).items() if value is not None)
+    """The keys of a recipe that its training depends on, without those that are null."""
+    sections = {name: section for name, section in recipe.to_share().items() if name in _SECTIONS}
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
-        for key, value in values
+        for key, value in leaves(sections).items()
+        if value is not None
     }
 
 
-def texts_about(about: About) -> dict[str, str]:
-    """Texts in Markdown: the recipe without what may be secret, and which attempt this is.
+def texts_about(about: LoggedAttempt) -> dict[str, str]:
+    """Texts in Markdown: "recipe", without what may be secret, and "attempt".
 
-    The latter is a table of where and with what it runs, and why the one before it ended.
+    The latter is a table of where the attempt runs and with what, and why the one before it ended.
     """
     texts = {"recipe": fenced(to_yaml(about.recipe.to_share()), "yaml")}
     facts: dict[str, object] = {"attempt": about.attempt, "from step": about.first_step}
     try:
         attempts = about.folder.ledger.full_history().attempts
     except OSError:
-        return texts  # A ledger that cannot be read at this moment keeps nothing from training.
-    # Without a scheduler or a ledger, there is less to tell.
+        return texts  # Training goes on while the ledger cannot be read.
     for attempt in attempts:
         if attempt.attempt == about.attempt:
             facts |= {
@@ -387,24 +399,22 @@ def texts_about(about: About) -> dict[str, str]:
             where = "" if attempt.last_step is None else f" at step {attempt.last_step}"
             why = f": {attempt.detail}" if attempt.detail else ""
             facts["the one before"] = f"{attempt.cause or 'end unknown'}{where}{why}"
-    rows = "\n".join(
-        f"| {name} | {_cell(value)} |" for name, value in facts.items() if value not in (None, "")
-    )
-    return {**texts, "attempt": f"| | |\n| -- | -- |\n{rows}"}
+    rows = [f"| {name} | {_cell(fact)} |" for name, fact in facts.items() if fact not in (None, "")]
+    return {**texts, "attempt": "\n".join(["| | |", "| -- | -- |", *rows])}
 
 
 def _cell(value: object) -> str:
-    """A text inside of a table of Markdown, which shows it as it is written."""
-    text = one_line(value, _TEXT)
-    return "".join(
-        f"\\{character}" if character in "\\`*_{}[]<>()#|!~&$" else character for character in text
-    )
+    """A text as it is, for a table in Markdown."""
+    return re.sub(r"[\\`*_{}\[\]<>()#|!~&$]", r"\\\g<0>", one_line(value, _TEXT))
 
 
 class TensorboardLogger:
-    """What a run plots, with its hyper-parameters, in a file that begins with the first report."""
+    """Curves, texts and pictures for TensorBoard, with the hyper-parameters of the run.
 
-    def __init__(self, about: About) -> None:
+    The file is opened at the first report.
+    """
+
+    def __init__(self, about: LoggedAttempt) -> None:
         self._about = about
         self._writer: Any = None
 
@@ -423,9 +433,9 @@ class TensorboardLogger:
             self._writer.close()
 
     def _file(self, step: int) -> Any:
-        """The file; TensorBoard forgets what earlier ones have beyond the step that it begins with.
+        """The file. TensorBoard drops points of earlier files after the step that it begins with.
 
-        A point at step n is of n steps done, so one that is there at the first step stays.
+        A point at step n is of n steps done, so a point at that step stays.
         """
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
@@ -433,9 +443,9 @@ class TensorboardLogger:
 
             folder = str(self._about.folder.tensorboard)
             self._writer = SummaryWriter(folder, purge_step=step + 1, max_queue=100, flush_secs=30)
-            # For the tab HPARAMS. In the run's own file, so that all attempts are one session of
-            # it, and without a step, so that no later attempt makes TensorBoard forget it. Which
-            # metrics there are is left to TensorBoard, which finds those of evaluations, too.
+            # For the tab HPARAMS. In the run's own file, so that all attempts are one session, and
+            # without a step, so that no later attempt makes TensorBoard drop it. TensorBoard finds
+            # the metrics, those of evaluations, too.
             _, start, _ = hparams(hyperparameters(self._about.recipe), {})
             self._writer._get_file_writer().add_summary(start)
         return self._writer

@@ -1,4 +1,4 @@
-"""MLflow: one run there for each run here, found by its tag, whatever the number of attempts."""
+"""MLflow: all attempts of a run are one run there, found by its tag."""
 
 import re
 import time
@@ -7,87 +7,82 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-# First and whole: its modules import each other, and another thread may be importing it, too.
+# The whole package first: its modules import each other, and another thread may import it, too.
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from PIL import Image
 from torch import Tensor
 
-from . import About, End, hyperparameters
+from . import End, LoggedAttempt, hyperparameters
 
-# What marks the run of a folder. Names of runs need not be unique in MLflow.
+# The tag that holds the name of a run: names of runs need not be unique in MLflow.
 TAG = "cldctl.run"
 _STATUS: dict[End, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-# Characters that MLflow does not allow in names, how many a parameter may have, and how many of
-# them a request.
+# Limits of MLflow: characters that names must not have, the length of a parameter's value, and the
+# number of parameters or tags in a request.
 _NOT_ALLOWED = re.compile(r"[^\w\-. :/]")
-_PARAMETER, _AT_ONCE = 500, 100
+_LENGTH = 500
+_AT_ONCE = 100
 
 
 class MlflowLogger:
     """A run in an experiment of MLflow; another attempt continues it.
 
-    MLflow keeps all values of a step. The metric "attempt" tells those of a resume from an earlier
-    checkpoint apart.
+    MLflow keeps all values of a step that was repeated. The metric "attempt" tells them apart.
     """
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: LoggedAttempt) -> None:
         self._about = about
         spec = about.recipe.monitor.mlflow
         assert spec.tracking_uri is not None, "a logger that is on"
-        # Models are not registered; without an address of its own, the registry would need one that
-        # it can use.
-        registry = (
-            spec.tracking_uri
-            if urlsplit(spec.tracking_uri).scheme.startswith("http")
-            else "file:///nowhere"
-        )
+        # Models are not registered, but the client needs a registry with an address that it knows.
+        registry = "file:///nowhere"
+        if urlsplit(spec.tracking_uri).scheme.startswith("http"):
+            registry = spec.tracking_uri
         self._client: Any = mlflow.MlflowClient(
             tracking_uri=spec.tracking_uri, registry_uri=registry
         )
         self._id = self._continued(self._experiment(spec.experiment, spec.tracking_uri))
 
     def _experiment(self, name: str, uri: str) -> str:
-        """The id of the experiment, which is made if there is none."""
+        """The id of the experiment, which is created if there is none."""
         try:
             return str(self._client.create_experiment(name, artifact_location=_artifacts(uri)))
-        except (
-            MlflowException
-        ):  # there is one, perhaps since a moment ago: another run of a sweep made it
+        except MlflowException:
+            # It exists, perhaps since a moment ago, made by another run of a sweep.
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 raise
             return str(found.experiment_id)
 
     def _continued(self, experiment: str) -> str:
+        """The id of the run, which is created if there is none, with its new parameters logged."""
         name = self._about.folder.name
         # Names of runs hold no quotes.
         found = self._client.search_runs(
             [experiment], f"tags.`{TAG}` = '{name}'", order_by=["start_time ASC"]
         )
-        known: Mapping[str, str] = {}
+        logged: Mapping[str, str] = {}
         if found:
-            run_id, known = str(found[0].info.run_id), found[0].data.params
+            run_id = str(found[0].info.run_id)
+            logged = found[0].data.params
             self._client.update_run(run_id, status="RUNNING")
         else:
-            run_id = str(
-                self._client.create_run(experiment, run_name=name, tags={TAG: name}).info.run_id
-            )
-        # A parameter never changes there; what a resume changes is a tag.
-        texts = {
-            key: str(value)[:_PARAMETER]
-            for key, value in hyperparameters(self._about.recipe).items()
-        }
-        fresh = [Param(key, text) for key, text in texts.items() if key not in known]
-        changed = [
-            RunTag(f"now.{key}", text)
-            for key, text in texts.items()
-            if known.get(key, text) != text
-        ]
-        for first in range(0, len(fresh), _AT_ONCE):
-            self._client.log_batch(run_id, params=fresh[first : first + _AT_ONCE])
-        self._client.log_batch(run_id, tags=changed[:_AT_ONCE])
+            run = self._client.create_run(experiment, run_name=name, tags={TAG: name})
+            run_id = str(run.info.run_id)
+        # MLflow never changes a parameter; a value that a resume changed becomes a tag.
+        parameters = []
+        tags = []
+        for key, value in hyperparameters(self._about.recipe).items():
+            text = str(value)[:_LENGTH]
+            if key not in logged:
+                parameters.append(Param(key, text))
+            elif logged[key] != text:
+                tags.append(RunTag(f"now.{key}", text))
+        for first in range(0, len(parameters), _AT_ONCE):
+            self._client.log_batch(run_id, params=parameters[first : first + _AT_ONCE])
+        self._client.log_batch(run_id, tags=tags[:_AT_ONCE])
         return run_id
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -112,10 +107,10 @@ class MlflowLogger:
 
 
 def _artifacts(uri: str) -> str | None:
-    """Where the files of a new experiment lie; None: where the server puts them.
+    """Where the files of a new experiment lie; None leaves it to the server.
 
-    Beside a data base of one file, whose files would otherwise lie in the folder in which a job
-    happens to run.
+    For a database in one file, they lie beside it. By default they would lie in the working
+    directory of the job.
     """
     parts = urlsplit(uri)
     if parts.scheme != "sqlite":

@@ -1,5 +1,4 @@
-"""Weights & Biases: one run there for each run here, under its name, whatever the number of
-attempts."""
+"""Weights & Biases: all attempts of a run are one run there, of the same name."""
 
 import html
 import os
@@ -10,41 +9,40 @@ from typing import Any, Literal
 import wandb
 from torch import Tensor
 
-from cld_core.codec import to_plain
+from cld_core.records import to_plain
 from cld_core.sanitize import one_line
 
-from . import About, End
+from . import End, LoggedAttempt
 
-# Seconds that the end of an attempt waits for uploads. The rest stays on the disk, for `wandb
-# sync`.
+# Seconds that the end of an attempt waits for uploads. `wandb sync` uploads the rest.
 _UPLOAD_S = 8.0
-# Seconds after which a server that does not answer is given up.
+# Seconds that the server has to answer.
 _ANSWER_S = 10.0
 
 
 class WandbLogger:
     """The run of the same name in a project of Weights & Biases; another attempt continues it.
 
-    Every report carries "step", by which all curves are drawn, and "attempt": steps that come again
-    after a resume from an earlier checkpoint are shown beside those that were there. W&B's own
-    count of steps only grows, so it takes all.
+    Every report carries "step", over which all curves are drawn, and "attempt": after a resume from
+    an earlier checkpoint, repeated steps are shown beside the first ones. W&B's own count of steps
+    only grows, so it accepts them.
 
-    If the server cannot be reached, or knows no key, this attempt is written into the run folder
-    alone.
+    If the server cannot be reached, or there is no API key, this attempt is only written into the
+    run folder.
     """
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: LoggedAttempt) -> None:
         self._about = about
         mode = about.recipe.monitor.wandb.mode
-        if mode == "online" and not _may_ask():
+        if mode == "online" and not _can_connect():
             mode = "offline"
-            _tell_offline("there is no API key; run `wandb login`", about)
+            _print_offline("there is no API key; run `wandb login`", about)
         try:
             self._run = self._opened(mode)
         except Exception as error:
             if mode == "offline":
                 raise
-            _tell_offline(one_line(error) or type(error).__name__, about)
+            _print_offline(one_line(error) or type(error).__name__, about)
             # The process behind the package still holds the id.
             wandb.teardown(exit_code=1)
             self._run = self._opened("offline")
@@ -52,8 +50,9 @@ class WandbLogger:
         self._run.define_metric("*", step_metric="step")
 
     def _opened(self, mode: Literal["online", "offline", "disabled"]) -> Any:
-        spec, folder = self._about.recipe.monitor.wandb, self._about.folder
-        # The log belongs to the launcher, the code to the snapshot, and the machine to others.
+        spec = self._about.recipe.monitor.wandb
+        folder = self._about.folder
+        # W&B gets neither the log nor the code nor facts about the machine.
         settings = wandb.Settings(
             console="off",
             silent=True,
@@ -91,22 +90,24 @@ class WandbLogger:
 
     def close(self, end: End) -> None:
         if end == "stopped":
-            # It will go on: W&B says "preempted", not "failed".
+            # W&B then shows the run as preempted, not as failed.
             self._run.mark_preempting()
         self._run.finish(exit_code=0 if end == "finished" else 1)
 
 
-def _may_ask() -> bool:
-    """Whether W&B asks nobody for a key at the terminal, where a training of `--cluster debug` may
-    run."""
-    if not (sys.stdin is not None and sys.stdin.isatty()):
+def _can_connect() -> bool:
+    """Whether W&B can connect without asking for an API key at the terminal.
+
+    A training on the cluster `debug` may run in a terminal, and would wait for the answer.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
         return True
     return "WANDB_IDENTITY_TOKEN_FILE" in os.environ or wandb.api.api_key is not None
 
 
-def _tell_offline(reason: str, about: About) -> None:
-    where = f"`wandb sync {about.folder.path / 'wandb'}/offline-run-*`"
+def _print_offline(reason: str, about: LoggedAttempt) -> None:
     print(
-        f"Weights & Biases is out of reach ({reason}); upload this attempt later with {where}",
+        f"Weights & Biases is out of reach ({reason}); upload this attempt later with "
+        f"`wandb sync {about.folder.path / 'wandb'}/offline-run-*`",
         flush=True,
     )

@@ -15,42 +15,45 @@ from cld_core.sanitize import is_count
 from cldctl.clusters.base import Nodes, SchedulerAway, SchedulerRefused
 
 TIMEOUT_S = 15.0
-# The form of times does not depend on the settings of a user.
+# Times have this form whatever a user's settings are.
 TIMES = {"SLURM_TIME_FORMAT": "standard"}
 _LOG = logging.getLogger(__name__)
-# What clients say when the controller does not answer (`scontrol requeue` says the first), or
-# cannot be located; as grep understands it, too.
+# Messages of clients when the controller does not answer (the first is that of `scontrol requeue`)
+# or cannot be located. The batch script uses the pattern with grep.
 AWAY = re.compile(
-    r"unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes "
-    r"were transmitted"
-    r"|could not establish a configuration source|dns srv lookup failed|standby mode|communication "
-    r"connection failure"
-    r"|temporarily un(able|available)|protocol authentication error|transport endpoint is not "
-    r"connected"
-    r"|no route to host|network is unreachable|connection reset",
+    "unexpected message received|unable to contact slurm|timed out|connection refused"
+    "|zero bytes were transmitted|could not establish a configuration source"
+    "|dns srv lookup failed|standby mode|communication connection failure"
+    "|temporarily un(able|available)|protocol authentication error"
+    "|transport endpoint is not connected|no route to host|network is unreachable"
+    "|connection reset",
     re.IGNORECASE,
 )
-# Where Slurm's clients look for their configuration; the last is that of sackd, on machines without
-# a file.
+# Where Slurm's clients look for their configuration.
 _CONFIGURATIONS = (
-    *("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/usr/local/etc/slurm.conf"),
-    *("/opt/slurm/etc/slurm.conf", "/run/slurm/conf/slurm.conf"),
+    "/etc/slurm/slurm.conf",
+    "/etc/slurm-llnl/slurm.conf",
+    "/usr/local/etc/slurm.conf",
+    "/opt/slurm/etc/slurm.conf",
+    "/run/slurm/conf/slurm.conf",  # of sackd, on machines without a file of their own
 )
 _CONFIGURED_WITHIN_S = 2.0
-# Beyond it, Slurm has only added up the limits of the jobs before, which may have none.
+# A start later than this is no estimate: Slurm has added up the limits of earlier jobs.
 _FORESEEN_S = 30 * 24 * 3600.0
 # A job, or a task of an array.
 _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a client printed and its exit code; -1 if it does not exist, or did not answer in time
-    (``away``).
+class Reply:
+    """What a client printed, and its exit code.
 
     Attributes:
-        errors: what it wrote to its error stream; if it failed, ``text`` has that, too.
-        missing: it does not exist.
+        code: the exit code; -1 if the client does not exist or was killed after its time.
+        text: its output; if it failed, with its errors.
+        away: the controller did not answer.
+        errors: its error stream.
+        missing: the client does not exist.
     """
 
     code: int
@@ -70,8 +73,8 @@ def run(
     stdin: str = "",
     environment: Mapping[str, str] | None = None,
     within_s: float | None = None,
-) -> Answer:
-    """Call a client; what it prints may be in any encoding.
+) -> Reply:
+    """Call a client, whose output may be in any encoding.
 
     Args:
         environment: its variables; default: those of this process, and `TIMES`.
@@ -91,30 +94,31 @@ def run(
             env=environment or {**os.environ, **TIMES},
         )
     except subprocess.TimeoutExpired:
-        return Answer(-1, f"no answer within {within_s:.0f} s", away=True)
-    except ValueError as error:  # a word with a NUL
-        return Answer(-1, str(error))
+        return Reply(-1, f"no answer within {within_s:.0f} s", away=True)
+    except ValueError as error:  # an argument with a NUL
+        return Reply(-1, str(error))
     except OSError as error:
-        # A machine that cannot start a process at this moment knows no more about the controller.
-        return Answer(
-            -1, str(error), away=passes(error), missing=isinstance(error, FileNotFoundError)
-        )
+        # If this machine cannot start a process at the moment, the controller may still be there.
+        is_missing = isinstance(error, FileNotFoundError)
+        return Reply(-1, str(error), away=passes(error), missing=is_missing)
     finally:
         _LOG.debug("%.3f s: %s", time.monotonic() - begin, shlex.join(command))
     if done.returncode == 0:
-        return Answer(0, done.stdout, errors=done.stderr)
+        return Reply(0, done.stdout, errors=done.stderr)
     text = done.stdout + done.stderr
-    return Answer(done.returncode, text, away=AWAY.search(text) is not None, errors=done.stderr)
+    return Reply(done.returncode, text, away=AWAY.search(text) is not None, errors=done.stderr)
 
 
 def configuration() -> str:
-    """The file that Slurm's clients are configured by; empty if there is none."""
+    """The configuration file of Slurm's clients; empty if there is none."""
     return os.environ.get("SLURM_CONF") or next(filter(os.path.exists, _CONFIGURATIONS), "")
 
 
 def is_configured() -> bool:
-    """Whether Slurm's clients know a cluster: by $SLURM_CONF, a file, or a controller that answers
-    within 2 s."""
+    """Whether Slurm's clients have a cluster.
+
+    True with $SLURM_CONF, with a configuration file, or if a controller answers within 2 s.
+    """
     return bool(configuration()) or _answers()
 
 
@@ -124,16 +128,16 @@ def _answers() -> bool:
 
 
 def output_of(command: Sequence[str], within_s: float | None = None) -> str | None:
-    """What a client prints; None if it fails, does not answer or does not exist."""
+    """The output of a client; None if it fails, does not answer or does not exist."""
     answer = run(command, within_s=within_s)
     return answer.text if answer.code == 0 else None
 
 
 def show_job(job_id: str, within_s: float | None = None) -> dict[str, str]:
-    """`scontrol show job` as a dictionary; empty if the controller does not know the job or does
-    not answer."""
-    shown = ["scontrol", "--oneliner", "show", "job", job_id]
-    return pairs_in((output_of(shown, within_s) if is_job_id(job_id) else None) or "")
+    """`scontrol show job` as a dictionary; empty for an unknown job or without an answer."""
+    if not is_job_id(job_id):
+        return {}
+    return pairs_in(output_of(["scontrol", "--oneliner", "show", "job", job_id], within_s) or "")
 
 
 def pairs_in(line: str) -> dict[str, str]:
@@ -142,13 +146,13 @@ def pairs_in(line: str) -> dict[str, str]:
 
 
 def restarts_of(job: Mapping[str, str]) -> int:
-    """How often Slurm has started a job again, from `show_job`; 0 if it does not say."""
+    """Number of times that Slurm has restarted a job, from `show_job`; 0 if it does not say."""
     text = job.get("Restarts", "")
     return int(text) if is_count(text) else 0
 
 
 def seconds_of(moment: str) -> float | None:
-    """A time as Slurm writes it, in seconds since 1970; None if it is none, such as "N/A"."""
+    """A time that Slurm wrote, in seconds since 1970; None for another text, such as "N/A"."""
     try:
         return time.mktime(time.strptime(moment, "%Y-%m-%dT%H:%M:%S"))
     except (ValueError, OverflowError):
@@ -156,37 +160,40 @@ def seconds_of(moment: str) -> float | None:
 
 
 def start_of(moment: str) -> float | None:
-    """As `seconds_of`, of the start that Slurm expects; None for one so far ahead that it is no
-    estimate."""
+    """The start that Slurm expects, as `seconds_of`; None if it is too far ahead."""
     start = seconds_of(moment)
-    return start if start is not None and start < time.time() + _FORESEEN_S else None
+    if start is None or start >= time.time() + _FORESEEN_S:
+        return None
+    return start
 
 
 def cancel(job_ids: Collection[str]) -> None:
-    """Call scancel; jobs that have ended are no error.
+    """Call scancel; jobs that have ended are not an error.
 
     Raises:
         SchedulerRefused, SchedulerAway
     """
-    # Anything else, a client would take for an option or for other jobs.
+    # scancel would take any other text for an option or for other jobs.
     for job_id in job_ids:
         if not is_job_id(job_id):
             raise SchedulerRefused(
                 f"'{job_id}' is not a job of Slurm. Its ledger is damaged: see `squeue --me`."
             )
-    answer = run(["scancel", *job_ids]) if job_ids else Answer(0, "")
+    if not job_ids:
+        return
+    answer = run(["scancel", *job_ids])
     if answer.away:
         raise SchedulerAway(
             f"slurmctld does not answer ({answer.last_line}). Try again when it does."
         )
     if answer.code != 0:
-        problem = f"scancel refused job {', '.join(job_ids)}"
-        raise SchedulerRefused(f"{problem}: {answer.text.strip() or answer.last_line}")
+        raise SchedulerRefused(
+            f"scancel refused job {', '.join(job_ids)}: {answer.text.strip() or answer.last_line}"
+        )
 
 
 def nodes_in(expression: str) -> tuple[str, ...] | None:
-    """The single nodes of an expression such as "n[1-3],m7", as ``--exclude`` takes it; None if it
-    cannot be read."""
+    """The nodes of an expression such as "n[1-3],m7", as in ``--exclude``; None if unreadable."""
     text = expression.strip()
     if text in ("", "(null)"):
         return ()
@@ -197,51 +204,60 @@ def nodes_in(expression: str) -> tuple[str, ...] | None:
 
 
 def nodes(partition: str | None, features: str | None, exclude: str) -> Nodes | None:
-    """The nodes of a partition that are neither down nor drained, and those to avoid; None without
-    an answer.
+    """The nodes of a partition that are neither down nor drained, and those to avoid.
 
     Args:
-        partition: several, with commas between them, count together; None is the default one.
-        features: what a node must have, as ``--constraint`` takes it; only names joined by "&" are
-            understood.
-        exclude: as ``--exclude`` takes it.
+        partition: one name, or several separated by commas; None for the default partition.
+        features: what a node must have, in the form of ``--constraint``; only names joined by "&"
+            are understood.
+        exclude: nodes to avoid, in the form of ``--exclude``.
+
+    Returns:
+        None without an answer, or if features or nodes cannot be read.
     """
     excluded = nodes_in(exclude)
     if excluded is None:
         return None
     where = [f"--partition={partition}"] if partition else []
     text = output_of(["sinfo", "--noheader", "--Node", *where, "--format=%N|%P|%T|%f"])
-    usable = None if text is None else usable_nodes(text, partition, features)
+    if text is None:
+        return None
+    usable = usable_nodes(text, partition, features)
     return None if usable is None else Nodes(usable, excluded)
 
 
 def usable_nodes(sinfo: str, partition: str | None, features: str | None) -> set[str] | None:
-    """The nodes of ``sinfo --format='%N|%P|%T|%f'`` that a job could run on; None if its features
-    cannot be read."""
-    wanted = set() if features in (None, "", "(null)") else set(str(features).split("&"))
-    if any(not re.fullmatch(r"[\w.:-]+", feature) for feature in wanted):
+    """The nodes of sinfo that a job could run on; None if its features cannot be read.
+
+    Args:
+        sinfo: output with ``--format='%N|%P|%T|%f'``.
+    """
+    required = set() if features in (None, "", "(null)") else set(str(features).split("&"))
+    if any(not re.fullmatch(r"[\w.:-]+", feature) for feature in required):
         return None
-    rows = [line.strip().split("|") for line in sinfo.splitlines()]
-    return {
-        row[0]
-        for row in rows
-        if len(row) == 4
-        and (partition or row[1].endswith("*"))
-        and not re.search("down|drain|fail|unknown", row[2])
-        and wanted <= set(row[3].split(","))
-    }
+    usable = set()
+    for line in sinfo.splitlines():
+        row = line.strip().split("|")
+        if len(row) != 4:
+            continue
+        node, its_partition, state, its_features = row
+        is_in_partition = partition or its_partition.endswith("*")
+        is_up = not re.search("down|drain|fail|unknown", state)
+        if is_in_partition and is_up and required <= set(its_features.split(",")):
+            usable.add(node)
+    return usable
 
 
 def submitted_since(name: str, when: float) -> list[str] | None:
-    """Ids of this user's jobs of a name that were submitted after ``when``, seconds.
+    """Ids of this user's jobs with a name that were submitted after ``when``, seconds.
 
-    None without an answer, or if a line of it cannot be read: there may be such jobs.
+    None without an answer, or if a line of it cannot be read, which may be about such a job.
     """
     text = output_of(["squeue", "--me", "--noheader", f"--name={name}", "--format=%A|%V"])
     if text is None:
         return None
     found = set()
-    # Sites let squeue print more than jobs.
+    # At some sites, squeue prints more than jobs.
     for line in map(str.strip, text.splitlines()):
         if not line[:1].isdecimal():
             continue
@@ -255,24 +271,15 @@ def submitted_since(name: str, when: float) -> list[str] | None:
 
 
 def sacct(fields: str, job_ids: Sequence[str]) -> str | None:
-    """Accounting of every start of jobs, oldest first, with ``|`` between the fields; None without
-    an answer."""
-    return output_of(
-        [
-            *(
-                "sacct",
-                "--allocations",
-                "--noheader",
-                "--duplicates",
-                "--parsable2",
-                "--starttime=now-90days",
-            ),
-            *(f"--format={fields}", "--jobs", ",".join(job_ids)),
-        ]
-    )
+    """Accounting of every start of jobs, oldest first; None without an answer.
+
+    The fields of a line are separated by ``|``.
+    """
+    command = ["sacct", "--allocations", "--noheader", "--duplicates", "--parsable2"]
+    period = "--starttime=now-90days"
+    return output_of([*command, period, f"--format={fields}", "--jobs", ",".join(job_ids)])
 
 
 def is_job_id(text: str) -> bool:
-    """Whether a text can name a job or a task of an array, and nothing else that a client of Slurm
-    understands."""
+    """Whether Slurm's clients can take a text for a job or a task of an array alone."""
     return _JOB_ID.fullmatch(text) is not None

@@ -14,18 +14,18 @@ from cld_core.config.cluster import SCHEDULER_KEYS, ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.run.events import JobRef
 from cldctl.clusters import base, job_logs
-from cldctl.clusters.base import JobSpec, Nodes, Seen, Survey
+from cldctl.clusters.base import Answer, JobSpec, Nodes, Survey
 
 from . import client, doctor, job_env, poll, script, submit
 
-# What srun says about tasks that ended badly, apart from those that it ends itself: "srun: error:
-# n2: task 1: Killed".
+# srun's message about tasks that ended badly, apart from those that it ends itself:
+# "srun: error: n2: task 1: Killed".
 _ENDED = re.compile(
     r"^srun: error: (?P<node>[\w.-]+): tasks? (?P<tasks>[0-9,-]+): (?P<how>(?!Terminated).+?)\s*$",
     re.MULTILINE,
 )
 _CODE = re.compile(r"Exited with exit code ([0-9]{1,3})")
-# No step has more.
+# No step has more tasks.
 _MOST_TASKS = 1_000_000
 
 
@@ -58,8 +58,9 @@ class SlurmCluster(base.Cluster):
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         script.parameters(spec)
         job_logs.check(spec.logs)
-        limits = submit.job_limits(spec.size.account, spec.size.qos) if tasks > 1 else ()
-        for limit in limits:
+        if tasks <= 1:
+            return
+        for limit in submit.job_limits(spec.size.account, spec.size.qos):
             if tasks > limit.tasks:
                 raise RecipeError(
                     f"{tasks} jobs are more than Slurm accepts: {limit.why}. Submit at most "
@@ -70,19 +71,18 @@ class SlurmCluster(base.Cluster):
         return script.text(spec, tasks)
 
     def submit(
-        self, spec: JobSpec, works: Sequence[base.Work], note: Callable[[Sequence[JobRef]], None]
+        self, spec: JobSpec, works: Sequence[base.Payload], note: Callable[[Sequence[JobRef]], None]
     ) -> None:
         def note_ids(job_ids: Sequence[str]) -> None:
             logs = str(spec.logs)
-            note(
-                [
-                    JobRef(cluster=self.name, job_id=job, logs=logs, restarts=self.restarts)
-                    for job in job_ids
-                ]
-            )
+            jobs = [
+                JobRef(cluster=self.name, job_id=job_id, logs=logs, restarts=self.restarts)
+                for job_id in job_ids
+            ]
+            note(jobs)
 
         with job_logs.refusals(spec.logs):
-            submit.submit(spec, [base.Task(work, self) for work in works], note_ids)
+            submit.submit_tasks(spec, [base.Task(work, self) for work in works], note_ids)
 
     def survey(
         self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0
@@ -90,8 +90,7 @@ class SlurmCluster(base.Cluster):
         return poll.survey(jobs, settled, max_age_s)
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
-        """Beside each job lies a mark that keeps it from starting again, whatever it wishes for by
-        now."""
+        """Call scancel, after leaving a mark beside each job that keeps it from starting again."""
         marks = [job_env.file_of(job, "cancelled") for job in jobs if job.logs]
         for mark in marks:
             # The run may have been moved, and the disk may be full.
@@ -109,27 +108,29 @@ class SlurmCluster(base.Cluster):
     def kill(self, jobs: Collection[JobRef]) -> None:
         """Nothing to do: Slurm kills what is left KillWait seconds after `cancel`."""
 
-    def why_waiting(self, job: JobRef, seen: Seen, *, asks: bool) -> base.Waiting | None:
-        """By one scontrol, which knows more than the survey, or by the wish of a job that ended."""
+    def why_waiting(self, job: JobRef, seen: Answer, *, asks: bool) -> base.Waiting | None:
+        """From one `scontrol show job`, which says more than the survey.
+
+        A job that Slurm shows as running may have ended and wait for its requeue.
+        """
         wished_at = job_env.wished_at(job) if seen.phase == "running" else None
         if wished_at is not None:
             since = time.strftime("%H:%M:%S", time.localtime(wished_at))
             return base.Waiting(f"Slurm has not answered the requeue since {since}")
-        return poll.explained(job.job_id, client.show_job(job.job_id) if asks else {}, seen)
+        shown = client.show_job(job.job_id) if asks else {}
+        return poll.explained(job.job_id, shown, seen)
 
     def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:
         return submit.expected_start(replace(spec, after=None))
 
     def ended_tasks(self, text: str) -> tuple[base.EndedTask, ...]:
-        """By line and number: in about the order in which they ended."""
+        """In the order of srun's lines, which is about that in which the tasks ended."""
         ended: list[base.EndedTask] = []
-        for found in _ENDED.finditer(text):
-            code = _CODE.match(found["how"])
-            number = int(code[1]) if code else None
-            ended += [
-                base.EndedTask(rank, found["node"], found["how"], number)
-                for rank in _numbers(found["tasks"])
-            ]
+        for message in _ENDED.finditer(text):
+            exited = _CODE.match(message["how"])
+            code = int(exited[1]) if exited else None
+            for rank in _numbers(message["tasks"]):
+                ended.append(base.EndedTask(rank, message["node"], message["how"], code))
         return tuple(ended)
 
     def current_job(self, logs: Path | None = None) -> base.InJob:
@@ -139,13 +140,15 @@ class SlurmCluster(base.Cluster):
         partition = size.partition or os.environ.get("SLURM_JOB_PARTITION")
         return client.nodes(partition, size.constraint, size.exclude or "")
 
-    def checks(self, runs: Path, asked: base.DoctorOptions) -> Iterator[base.Check]:
-        return doctor.checks(runs, asked)
+    def checks(self, runs: Path, options: base.DoctorOptions) -> Iterator[base.Check]:
+        return doctor.checks(runs, options)
 
 
 def _numbers(tasks: str) -> Iterator[int]:
-    """The numbers of "0,2-4"."""
+    """The numbers in a text such as "0,2-4"."""
     for part in tasks.split(","):
         first, _, last = part.partition("-")
-        if first.isdecimal() and (last or first).isdecimal():
-            yield from range(int(first), min(int(last or first), int(first) + _MOST_TASKS) + 1)
+        last = last or first
+        if first.isdecimal() and last.isdecimal():
+            start = int(first)
+            yield from range(start, min(int(last), start + _MOST_TASKS) + 1)

@@ -1,9 +1,8 @@
-"""Asking Slurm about jobs, seldom: all commands of a user on a machine share its answers, and ask
-less if it is slow.
+"""Slurm's answers about jobs, which all commands of a user on a machine share.
 
-One question is a squeue for this user's jobs, another for jobs that are not among them (those of a
-run of another user), and a sacct for those that squeue has forgotten. What is forgotten is asked
-about once. The answers are kept in a file of this user and this machine.
+One question is a squeue for this user's jobs, another for jobs that are not among them (of another
+user), and a sacct for jobs that squeue no longer shows; those are asked about once. The answers are
+kept in a file of this user and this machine. If Slurm is slow, questions become rarer.
 """
 
 import contextlib
@@ -18,48 +17,46 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cld_core.codec import from_plain, to_plain
 from cld_core.files import opened, parse_json, write_text
+from cld_core.records import from_plain, to_plain
 from cld_core.run.events import Cause, JobRef
 from cld_core.run.state import Phase
 from cldctl import config, locks
-from cldctl.clusters.base import HELD, Held, Seen, Survey, Waiting
+from cldctl.clusters.base import HELD, Answer, Held, Survey, Waiting
 
 from . import client
 
-# Seconds between two questions of all commands of a user on a machine, if $CLDCTL_ASK_EVERY_S does
-# not say.
+# Seconds between two questions of all commands of a user on a machine, without
+# $CLDCTL_ASK_EVERY_S.
 EVERY_S = 30.0
-# An answer that takes longer, in seconds, is a sign that Slurm has enough to do.
+# An answer that takes longer than this many seconds counts as slow.
 SLOW_S = 2.0
-# By how many questions in a row were answered slowly or not at all: how many times as long the next
-# one waits.
+# Factors of the wait for the next question, by the number of slow or missing answers in a row.
 _BACK_OFF = (1, 2, 4, 10)
 AWAY = "slurmctld does not answer: states are the last that the runs wrote"
 NOT_HERE = "there is no squeue on this machine: states are the last that the runs wrote"
 _ELSEWHERE = (
     "try again on a machine with Slurm (`resume` and `rm` need no answer an hour after a run was "
-    "cancelled, finished "
-    "or crashed)"
+    "cancelled, finished or crashed)"
 )
 _NOT_YET = "Slurm has not said anything about it yet"
 _QUEUE = ("squeue", "--all", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r")
-# Jobs that are named to a client at once.
+# Number of jobs in one call of a client.
 _CHUNK = 500
-# Some versions of squeue refuse a list with one unknown job. To find those, it is called so often
-# in one question.
+# Some versions of squeue refuse a list with one unknown job. This many more calls may be made in
+# one question to find such jobs.
 _MOST_PARTS = 12
-# Answers about jobs that Slurm has forgotten are kept for this many seconds, and asked for again if
-# still wanted; accounting that did not say how a job ended is asked again earlier.
-_FORGOTTEN_S, _ACCOUNTING_AGAIN_S = 24 * 3600.0, 600.0
-# A job that nobody has looked at for this many seconds is no longer asked about on behalf of
-# others.
+# Seconds for which the end of a job that squeue no longer shows is kept.
+_FORGOTTEN_S = 24 * 3600.0
+# The same if accounting did not say how the job ended.
+_ACCOUNTING_AGAIN_S = 600.0
+# Seconds for which other commands ask about a job after a command has last shown it.
 _WANTED_S = 600.0
-# Seconds that a first or a fresh question waits for another process's.
+# Seconds that a first or a fresh question waits for that of another process.
 _PATIENCE_S = 2 * client.TIMEOUT_S
 # Files of machines and clusters that have not been used for this many seconds are removed.
 _UNUSED_S = 7 * 24 * 3600.0
-# Of the file of answers: another one has another name.
+# Part of the name of the file of answers.
 _FORMAT = 2
 _MAX_BYTES = 20_000_000
 _INVALID = re.compile(r"invalid job id", re.IGNORECASE)
@@ -68,22 +65,34 @@ _JOB = re.compile(r"[0-9]+(?:[_+][0-9]+)?")
 _ROW = re.compile(rf"({_JOB.pattern})\|([^|]*)\|([^|]*)\|(.*)")
 
 _PHASES: dict[str, Phase] = {
-    **dict.fromkeys(
-        ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
-        "pending",
-    ),
-    **dict.fromkeys(("RUNNING", "CONFIGURING", "SIGNALING", "RESIZING"), "running"),
-    **dict.fromkeys(("SUSPENDED", "STOPPED"), "suspended"),
-    **dict.fromkeys(("COMPLETING", "STAGE_OUT"), "ending"),
-    **dict.fromkeys(
-        ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "DEADLINE", "PREEMPTED"), "gone"
-    ),
-    **dict.fromkeys(
-        ("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL", "OUT_OF_MEMORY"), "gone"
-    ),
+    "PENDING": "pending",
+    "REQUEUED": "pending",
+    "REQUEUE_HOLD": "pending",
+    "REQUEUE_FED": "pending",
+    "SPECIAL_EXIT": "pending",
+    "RESV_DEL_HOLD": "pending",
+    "RUNNING": "running",
+    "CONFIGURING": "running",
+    "SIGNALING": "running",
+    "RESIZING": "running",
+    "SUSPENDED": "suspended",
+    "STOPPED": "suspended",
+    "COMPLETING": "ending",
+    "STAGE_OUT": "ending",
+    "COMPLETED": "gone",
+    "CANCELLED": "gone",
+    "FAILED": "gone",
+    "TIMEOUT": "gone",
+    "DEADLINE": "gone",
+    "PREEMPTED": "gone",
+    "NODE_FAIL": "gone",
+    "BOOT_FAIL": "gone",
+    "LAUNCH_FAILED": "gone",
+    "RECONFIG_FAIL": "gone",
+    "OUT_OF_MEMORY": "gone",
 }
-# What the end of a job is called in the ledger. A job that ended on its own (COMPLETED) says
-# nothing about a run.
+# Causes of the ledger by the state in which a job ended. A job that ended on its own (COMPLETED)
+# says nothing about a run.
 CAUSE_OF_STATE: dict[str, Cause] = {
     "PREEMPTED": "preempted",
     "TIMEOUT": "timeout",
@@ -95,50 +104,52 @@ CAUSE_OF_STATE: dict[str, Cause] = {
     "REQUEUED": "requeued",
     "FAILED": "crashed",
 }
-_GONE = Seen("gone")
-# After these, a job may run again before accounting has heard of it: only squeue knows.
+_GONE = Answer("gone")
+# After these states, a job may run again before accounting shows it: only squeue does.
 _STARTS_AGAIN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
 
 
 def survey(jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: float) -> Survey:
-    """What Slurm says about jobs: at most one question in `EVERY_S` for all who are content with an
-    older answer.
+    """What Slurm says about jobs, with at most one question in `EVERY_S` if ``max_age_s`` is not 0.
 
     Args:
         settled: jobs about which everything is known except whether Slurm still has them;
             accounting is not asked about those.
-        max_age_s: 0 for an answer of this moment, for those who decide something by it.
+        max_age_s: 0 for an answer of this moment, for commands that decide by it.
     """
-    # Slurm has no jobs of other ids, whatever else a client would take them for.
-    found = {job.job_id: _GONE for job in jobs if not client.is_job_id(job.job_id)}
-    ids, ended = {job.job_id for job in jobs} - found.keys(), {job.job_id for job in settled}
+    # Slurm has no jobs with other ids, and its clients would take the text for something else.
+    answers = {job.job_id: _GONE for job in jobs if not client.is_job_id(job.job_id)}
+    ids = {job.job_id for job in jobs} - answers.keys()
+    ended = {job.job_id for job in settled}
     if not ids:
-        return Survey(found)
+        return Survey(answers)
     known, is_new = _known(ids - ended, max_age_s)
-    found |= known.of(ids, ended)
+    answers |= known.of(ids, ended)
     advice = _ELSEWHERE if known.problem == NOT_HERE else Survey.advice
     if is_new:
-        return Survey(found, known.problem, advice=advice)
-    return Survey(found, known.problem, known.as_of, known.remark(time.time()), advice)
+        return Survey(answers, known.problem, advice=advice)
+    return Survey(answers, known.problem, known.as_of, known.remark(time.time()), advice)
 
 
 def _known(job_ids: Collection[str], max_age_s: float) -> tuple["Known", bool]:
     """What is known about jobs, and whether that is of this moment."""
     memory = memory_of_this_user()
-    began, decides = time.time(), max_age_s <= 0
+    began = time.time()
+    must_ask = max_age_s <= 0
     known = memory.load()
-    if decides or known.is_due(began):
-        with memory.asking(0.0 if known.as_of and not decides else _PATIENCE_S) as is_mine:
+    if must_ask or known.is_due(began):
+        patience_s = 0.0 if known.as_of and not must_ask else _PATIENCE_S
+        with memory.asking(patience_s) as is_mine:
             known = memory.load()
-            if decides or (is_mine and known.is_due(began)):
-                # Several who decide at the same moment ask once.
+            if must_ask or (is_mine and known.is_due(began)):
+                # Processes that must ask at the same moment share one question.
                 if known.asked_at <= began or known.lacks(job_ids, began):
-                    known = _asked(known.wanting(job_ids, began), frozenset(job_ids))
+                    known = _ask(known.wanting(job_ids, began), frozenset(job_ids))
                     if is_mine:
                         memory.save(known)
                 return known, True
     if known.lacks(job_ids, began):
-        # Others will ask about these jobs, too.
+        # The next question of another process is about these jobs, too.
         with memory.asking(0.0) as is_mine:
             if is_mine:
                 known = memory.load().wanting(job_ids, began)
@@ -153,12 +164,12 @@ class Known:
     Attributes:
         asked_at: when Slurm was last asked, seconds since 1970; 0 if never.
         as_of: when it last answered.
-        took_s: how long that took.
-        strikes: questions in a row that it answered slowly, or not at all.
+        took_s: seconds that the last question took.
+        strikes: number of slow or missing answers in a row.
         problem: why the last question has no answer.
         queue: jobs that squeue shows.
-        forgotten: jobs that it does not show, with the time until which that is believed.
-        wanted: jobs that somebody watches, with the time at which they said so.
+        forgotten: jobs that it does not show, with the time until which the answer is kept.
+        wanted: jobs that commands show, with the time at which one last did.
     """
 
     asked_at: float = 0.0
@@ -166,33 +177,36 @@ class Known:
     took_s: float = 0.0
     strikes: int = 0
     problem: str | None = None
-    queue: Mapping[str, Seen] = field(default_factory=dict)
-    forgotten: Mapping[str, tuple[float, Seen]] = field(default_factory=dict)
+    queue: Mapping[str, Answer] = field(default_factory=dict)
+    forgotten: Mapping[str, tuple[float, Answer]] = field(default_factory=dict)
     wanted: Mapping[str, float] = field(default_factory=dict)
 
-    def of(self, job_ids: Collection[str], settled: Collection[str]) -> dict[str, Seen]:
-        """What is known about jobs; those about which Slurm was asked in vain are left out."""
-        found = (
-            dict.fromkeys(job_ids, Seen("unknown", reason=_NOT_YET)) if self.problem is None else {}
-        )
-        found |= {job: _GONE for job in job_ids if job in settled}
-        found |= {job: self.forgotten[job][1] for job in job_ids if job in self.forgotten}
-        return found | {job: self.queue[job] for job in job_ids if job in self.queue}
+    def of(self, job_ids: Collection[str], settled: Collection[str]) -> dict[str, Answer]:
+        """Answers about jobs; after a question without an answer, unknown jobs are left out."""
+        answers: dict[str, Answer] = {}
+        for job in job_ids:
+            if job in self.queue:
+                answers[job] = self.queue[job]
+            elif job in self.forgotten:
+                answers[job] = self.forgotten[job][1]
+            elif job in settled:
+                answers[job] = _GONE
+            elif self.problem is None:
+                answers[job] = Answer("unknown", reason=_NOT_YET)
+        return answers
 
     def lacks(self, job_ids: Collection[str], now: float) -> bool:
-        """Whether the next question would leave one of these jobs out, because nobody is known to
-        want it."""
+        """Whether the next question would leave out one of these jobs, or soon could."""
         fresh = now - _WANTED_S / 2
         return any(
             job not in self.forgotten and self.wanted.get(job, 0.0) < fresh for job in job_ids
         )
 
     def wanting(self, job_ids: Collection[str], now: float) -> "Known":
-        """With jobs that somebody wants to know about from now on."""
-        recent = {job: when for job, when in self.wanted.items() if now - _WANTED_S < when <= now}
-        return replace(
-            self, wanted=recent | {job: now for job in job_ids if job not in self.forgotten}
-        )
+        """The same answers, with jobs that the next questions are about."""
+        wanted = {job: when for job, when in self.wanted.items() if now - _WANTED_S < when <= now}
+        wanted |= {job: now for job in job_ids if job not in self.forgotten}
+        return replace(self, wanted=wanted)
 
     def every_s(self) -> float:
         """Seconds from the last question to the next."""
@@ -206,18 +220,18 @@ class Known:
         return not 0.0 <= now - self.asked_at < self.every_s()
 
     def remark(self, now: float) -> str | None:
-        """Why its answers are older than people may expect."""
+        """Why the answers are older than usual; None if they are not."""
         if self.problem is not None or not self.strikes:
             return None
-        slow = (
-            f"Slurm answers slowly ({self.took_s:.0f} s), and is asked every {self.every_s():.0f} s"
+        age_s = max(0.0, now - self.as_of)
+        return (
+            f"Slurm answers slowly ({self.took_s:.0f} s), and is asked every "
+            f"{self.every_s():.0f} s: what it says about jobs is {age_s:.0f} s old"
         )
-        return f"{slow}: what it says about jobs is {max(0.0, now - self.as_of):.0f} s old"
 
 
 class Memory:
-    """What is known: in a file that all commands share, or in this process if there cannot be
-    one."""
+    """The known answers: in a file that all commands share, or else in this process."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -226,7 +240,7 @@ class Memory:
         self._version: tuple[int, int, int] | None = None
 
     def load(self) -> Known:
-        """What is known by now; nothing if the file is of a time to come."""
+        """The answers known by now; none if the file is from the future."""
         if self._file is None:
             return self._own
         try:
@@ -241,11 +255,11 @@ class Memory:
         except FileNotFoundError:
             self._own = Known()
         except (OSError, ValueError):
-            pass  # Damaged: what this process knows is no worse.
+            pass  # The file is damaged: the answers in this process are no worse.
         return self._own
 
     def save(self, known: Known) -> None:
-        """Let all commands know; only this process if the file cannot be written."""
+        """Write the answers for all commands; keep them in this process if that fails."""
         self._own = known
         if self._file is None:
             return
@@ -258,8 +272,7 @@ class Memory:
 
     @contextlib.contextmanager
     def asking(self, patience_s: float) -> Iterator[bool]:
-        """Whether this process is the one that asks; others may have asked while it waited up to
-        ``patience_s``."""
+        """Whether this process may ask alone, after a wait of up to ``patience_s`` for others."""
         with contextlib.ExitStack() as held:
             is_mine = True
             if self._file is not None:
@@ -273,15 +286,15 @@ class Memory:
 
 
 def memory_of_this_user() -> Memory:
-    """Of the Slurm that commands of this process would ask."""
+    """The memory for the Slurm that this process would ask."""
     mark = ""
     file = client.configuration()
-    # Another cluster may take its place at the same path.
+    # The file of another cluster may replace it at the same path.
     with contextlib.suppress(OSError):
         status = os.stat(file)
         mark = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
-    # Of this machine alone: on a network file system, machines see each other's locks and files
-    # late.
+    # Each machine has its own file: on a network file system, machines see each other's locks and
+    # files late.
     name = f"{_FORMAT}\n{socket.gethostname()}\n{file}\n{mark}\n{os.environ.get('SLURM_CLUSTERS')}"
     key = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
     folder = config.cache_folder()
@@ -292,45 +305,54 @@ _memory = functools.lru_cache(maxsize=16)(Memory)
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the answers of other machines and clusters that nobody has written for a long time."""
+    """Remove the answers of other machines and clusters that are `_UNUSED_S` old."""
     for file in folder.glob("slurm-*"):
         with contextlib.suppress(OSError):
             if time.time() - file.lstat().st_mtime > _UNUSED_S:
                 file.unlink()
 
 
-def _asked(known: Known, wanted: frozenset[str]) -> Known:
-    """What is known after another question: about this user's jobs, and about those that somebody
-    wants."""
-    now, began = time.time(), time.monotonic()
+def _ask(known: Known, requested: frozenset[str]) -> Known:
+    """The answers after another question, about this user's jobs and all wanted ones.
+
+    Args:
+        requested: jobs that this process wants to know about.
+    """
+    now = time.time()
+    began = time.monotonic()
     answer = client.run([*_QUEUE, "--me"])
     mine = answer.text if answer.code == 0 else None
     queue = parse_squeue(mine or "")
-    is_whole = mine is not None and not is_torn(mine)
-    forgotten = {job: it for job, it in known.forgotten.items() if job not in queue and now < it[0]}
-    missing = [job for job in {*known.wanted, *wanted} if job not in queue and job not in forgotten]
-    # Where not all can be asked about: first, from the end, what is asked now, and of that the
-    # newest.
-    missing.sort(key=lambda job: (job in wanted, *map(int, _NUMBER.findall(job))))
-    named, unanswered, is_away = _named(missing) if is_whole else ({}, {*missing}, True)
-    queue |= named
-    lost = [job for job in missing if job not in queue]
+    forgotten = {
+        job: (until, seen)
+        for job, (until, seen) in known.forgotten.items()
+        if job not in queue and now < until
+    }
+    missing = {*known.wanted, *requested} - queue.keys() - forgotten.keys()
+    # There may be more than `_named` can ask about; it begins at the end: with those that this
+    # process wants, the newest first.
+    ordered = sorted(missing, key=lambda job: (job in requested, *map(int, _NUMBER.findall(job))))
+    is_away = mine is None
+    unanswered = missing
+    if mine is not None and not is_torn(mine):
+        named, unanswered, is_away = _named(ordered)
+        queue |= named
+    lost = [job for job in ordered if job not in queue]
     ends = _ends(lost)
-    queue |= {
-        job: end for job, end in ends.items() if job in unanswered and end.word not in _STARTS_AGAIN
-    }
-    # Without accounting, a job that is not in the queue has ended. It may say more later, but where
-    # there are more unknown jobs than can be asked about, once has to do.
-    silent_s = _FORGOTTEN_S if unanswered else _ACCOUNTING_AGAIN_S
-    certain = [job for job in lost if job not in unanswered]
-    forgotten |= {
-        job: (now + (_FORGOTTEN_S if job in ends else silent_s), ends.get(job, _GONE))
-        for job in certain
-    }
+    for job in lost:
+        if job not in unanswered:
+            # Without accounting, a job that is not in the queue has ended. Accounting may say more
+            # later, but if there are more jobs than squeue could be asked about, it is not asked
+            # again soon.
+            is_final = job in ends or unanswered
+            kept_s = _FORGOTTEN_S if is_final else _ACCOUNTING_AGAIN_S
+            forgotten[job] = now + kept_s, ends.get(job, _GONE)
+        elif job in ends and ends[job].word not in _STARTS_AGAIN:
+            queue[job] = ends[job]
     if mine is None:
-        # What was alive may be so no longer.
+        # Jobs that were alive may have ended.
         queue = {job: seen for job, seen in known.queue.items() if seen.is_gone} | queue
-    problem = AWAY if mine is None or (is_whole and is_away) else None
+    problem = AWAY if is_away else None
     if answer.missing:
         problem = NOT_HERE
     took_s = time.monotonic() - began
@@ -338,7 +360,7 @@ def _asked(known: Known, wanted: frozenset[str]) -> Known:
     return replace(
         known,
         asked_at=now,
-        as_of=now if mine is not None else known.as_of,
+        as_of=known.as_of if mine is None else now,
         took_s=took_s,
         strikes=min(known.strikes + 1, len(_BACK_OFF) - 1) if is_strike else 0,
         problem=problem,
@@ -347,26 +369,28 @@ def _asked(known: Known, wanted: frozenset[str]) -> Known:
     )
 
 
-def _named(job_ids: Sequence[str]) -> tuple[dict[str, Seen], set[str], bool]:
-    """What squeue says about jobs, the last first; those that it said nothing about; and whether it
-    did not answer.
+def _named(job_ids: Sequence[str]) -> tuple[dict[str, Answer], set[str], bool]:
+    """Ask squeue about jobs by their ids, the last ones first.
 
     A list that it refuses is halved until the unknown job is alone.
+
+    Returns:
+        Its answers, the jobs without an answer, and whether it did not answer at all once.
     """
-    queue: dict[str, Seen] = {}
+    queue: dict[str, Answer] = {}
     unanswered: set[str] = set()
-    parts, is_away = _chunks(job_ids), False
-    left = len(parts) + _MOST_PARTS
+    is_away = False
+    parts = _chunks(job_ids)
+    calls_left = len(parts) + _MOST_PARTS
     while parts:
         jobs = parts.pop()
-        # Who does not answer is not asked again at once.
-        answer = (
-            client.run([*_QUEUE, f"--jobs={','.join(jobs)}"]) if left > 0 and not is_away else None
-        )
-        left -= 1
-        if answer is None:
+        # After a missing answer, there are no further calls.
+        if calls_left == 0 or is_away:
             unanswered.update(jobs)
-        elif answer.code == 0 and not is_torn(answer.text):
+            continue
+        calls_left -= 1
+        answer = client.run([*_QUEUE, f"--jobs={','.join(jobs)}"])
+        if answer.code == 0 and not is_torn(answer.text):
             queue |= parse_squeue(answer.text)
         elif answer.code == 0 or not _INVALID.search(answer.text):
             is_away = True
@@ -377,11 +401,12 @@ def _named(job_ids: Sequence[str]) -> tuple[dict[str, Seen], set[str], bool]:
     return queue, unanswered - queue.keys(), is_away
 
 
-def _ends(jobs: Collection[str]) -> dict[str, Seen]:
-    """How jobs ended that squeue does not show, as far as accounting knows."""
+def _ends(jobs: Collection[str]) -> dict[str, Answer]:
+    """How jobs that squeue does not show ended, as far as accounting says."""
     ends = {}
-    for some in _chunks(sorted({job.partition("_")[0] for job in jobs})):
-        for job, states in parse_sacct(client.sacct("JobID,State,NodeList", some) or "").items():
+    for job_ids in _chunks(sorted({job.partition("_")[0] for job in jobs})):
+        accounting = client.sacct("JobID,State,NodeList", job_ids) or ""
+        for job, states in parse_sacct(accounting).items():
             ends[job] = seen_of(states[-1])
     return {job: ends[job] for job in jobs if job in ends}
 
@@ -390,25 +415,28 @@ def _chunks(items: Sequence[str]) -> list[Sequence[str]]:
     return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
 
 
-def parse_squeue(text: str) -> dict[str, Seen]:
-    """Answers of ``squeue --format='%i|%T|%N|%r'``, by job id; tasks of an array are
-    ``ARRAY_TASK``.
+def parse_squeue(text: str) -> dict[str, Answer]:
+    """Answers by job id, from ``squeue --format='%i|%T|%N|%r'``; ids of tasks are ``ARRAY_TASK``.
 
     Lines of another form are left out: see `is_torn`.
     """
-    rows = [match.groups() for line in text.splitlines() if (match := _ROW.fullmatch(line.strip()))]
-    return {job: seen_of(state, node, told(job, reason)) for job, state, node, reason in rows}
+    answers = {}
+    for line in text.splitlines():
+        if match := _ROW.fullmatch(line.strip()):
+            job, state, node, reason = match.groups()
+            answers[job] = seen_of(state, node, _reason_with_advice(job, reason))
+    return answers
 
 
 def is_torn(text: str) -> bool:
     """Whether squeue's answer was cut off, or has lines about jobs that cannot be read.
 
-    A job without a line may then be in the queue still.
+    A job without a line may then still be in the queue.
     """
+    if text and not text.endswith("\n"):
+        return True
     lines = [line.strip() for line in text.splitlines()]
-    return (text != "" and not text.endswith("\n")) or any(
-        line[:1].isdecimal() and not _ROW.fullmatch(line) for line in lines
-    )
+    return any(line[:1].isdecimal() and not _ROW.fullmatch(line) for line in lines)
 
 
 def parse_sacct(text: str) -> dict[str, list[str]]:
@@ -420,17 +448,21 @@ def parse_sacct(text: str) -> dict[str, list[str]]:
     for line in text.splitlines():
         job, bar, rest = line.strip().partition("|")
         if bar and _JOB.fullmatch(job):
-            states.setdefault(job, []).append((rest.partition("|")[0].split() or [""])[0])
+            state = rest.partition("|")[0]
+            states.setdefault(job, []).append(_first_word(state))
     return states
 
 
-def seen_of(state: str, node: str = "", reason: str = "") -> Seen:
-    """What one of Slurm's words for a state means, for example "CANCELLED by 0".
+def _first_word(text: str) -> str:
+    return (text.split() or [""])[0]
 
-    Nothing is concluded from an unknown word: whoever believes that a job is gone starts another
-    one.
+
+def seen_of(state: str, node: str = "", reason: str = "") -> Answer:
+    """The answer behind one of Slurm's texts for a state, for example "CANCELLED by 0".
+
+    An unknown word means the phase "unknown": a job that seemed gone would be started again.
     """
-    word = (state.split() or [""])[0].rstrip("+")
+    word = _first_word(state).rstrip("+")
     phase = _PHASES.get(word, "unknown")
     if phase == "unknown":
         reason = f"Slurm calls its state {word!r}"
@@ -438,19 +470,21 @@ def seen_of(state: str, node: str = "", reason: str = "") -> Seen:
         reason = "suspended by Slurm: its processes stand still until it lets them continue"
     elif phase != "pending" or reason == "None":
         reason = ""
-    return Seen(phase, CAUSE_OF_STATE.get(word) if phase == "gone" else None, node, reason, word)
+    ended = CAUSE_OF_STATE.get(word) if phase == "gone" else None
+    return Answer(phase, ended, node, reason, word)
 
 
-# Why a job waits, in plain words, and what somebody can do about it.
+# Parts of the advice below.
 _LIMITS = "wait for your other jobs, or cancel some"
 _SMALLER = "fewer nodes, or a shorter cluster.time_min, begin earlier"
-# A job that nobody releases, or whose turn cannot come, waits for ever; `Held` is known by one of
-# these.
-_HELD, _NEVER = "it is held", "it never begins"
-_THAN = f"than its partition allows: {_NEVER}"
 _RELEASE = "release it: `scontrol release {id}`"
 _OR_ASK = "or ask an administrator if that is refused"
-# The first pattern that the reason begins with decides; {id} and {dependency} are of the job.
+# Parts of the reasons of a job that waits for ever. The first two make it `Held`.
+_HELD = "it is held"
+_NEVER = "it never begins"
+_THAN = f"than its partition allows: {_NEVER}"
+# Beginnings of Slurm's reasons, each with the reason in plain words, and advice. The first that
+# matches decides; {id} and {dependency} are those of the job.
 _WORDS: tuple[tuple[str, str, str], ...] = (
     ("None$", "it was just submitted", ""),
     (
@@ -481,20 +515,15 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
     (
         "JobHoldMaxRequeue|launch failed requeued held",
         f"{_HELD}, because its last start failed on the node, as in a prolog",
-        (
-            f"avoid that node: `scontrol update jobid={{id}} excnodelist=NODE`; then {_RELEASE}, "
-            f"{_OR_ASK}"
-        ),
+        f"avoid that node: `scontrol update jobid={{id}} excnodelist=NODE`; then {_RELEASE}, "
+        f"{_OR_ASK}",
     ),
     (".*held", _HELD, f"{_RELEASE}, {_OR_ASK}"),
     (
         "ReqNodeNotAvail|Nodes required for job|Required nodes? not available",
         "nodes that it needs are down, drained or reserved, maybe for a maintenance",
-        (
-            "`sinfo -R` and `scontrol show reservation` say why; a shorter cluster.time_min may "
-            "fit "
-            "before it"
-        ),
+        "`sinfo -R` and `scontrol show reservation` say why; a shorter cluster.time_min may fit "
+        "before it",
     ),
     (
         "Reservation",
@@ -557,37 +586,37 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def explained(job_id: str, job: Mapping[str, str], seen: Seen) -> Waiting | None:
+def explained(job_id: str, job: Mapping[str, str], seen: Answer) -> Waiting | None:
     """Why a job waits; `Held` if it never begins by itself.
 
     Args:
         job: what `client.show_job` says about it; empty if nothing.
         seen: what the last survey said.
     """
-    word = job.get("Reason") or seen.reason or ("None" if job.get("JobState") == "PENDING" else "")
-    # It may have begun, or ended, since the survey.
-    if not word or (
-        job and seen_of(job.get("JobState", "PENDING")).phase in ("running", "ending", "gone")
-    ):
+    state = job.get("JobState", "")
+    word = job.get("Reason") or seen.reason
+    if not word and state == "PENDING":
+        word = "None"
+    # The job may have begun, or ended, since the survey.
+    if not word or (state and seen_of(state).phase in ("running", "ending", "gone")):
         return None
-    # scontrol writes what squeue says without its blanks, and names of nodes as they are; `told`
-    # may have added to it.
-    said, colon, nodes = word.partition(HELD)[0].partition(":")
-    word = said.replace("_", " ") + colon + nodes
+    # `_reason_with_advice` may have extended squeue's reason. That of scontrol has underscores in
+    # place of blanks, and after a colon names of nodes, which may have underscores of their own.
+    text, colon, nodes = word.partition(HELD)[0].partition(":")
+    word = text.replace("_", " ") + colon + nodes
     begin = client.start_of(job.get("StartTime", ""))
     values = {"id": job_id, "dependency": job.get("Dependency", "squeue --format=%E names it")}
     for pattern, reason, advice in _WORDS:
         if re.match(pattern, word):
-            said = "" if word == "None" else f" ({word})"
+            original = "" if word == "None" else f" ({word})"
             kind = Held if _HELD in reason or _NEVER in reason else Waiting
-            return kind(reason.format_map(values) + said, advice.format_map(values), begin)
+            return kind(reason.format_map(values) + original, advice.format_map(values), begin)
     return Waiting(
         f"Slurm says {word}", "`man squeue`, section JOB REASON CODES, explains it", begin
     )
 
 
-def told(job_id: str, reason: str) -> str:
-    """What squeue says about a job that waits, and of one that never begins by itself what to
-    do."""
-    waiting = explained(job_id, {}, Seen("pending", reason=reason))
+def _reason_with_advice(job_id: str, reason: str) -> str:
+    """squeue's reason why a job waits, with advice if the job never begins by itself."""
+    waiting = explained(job_id, {}, Answer("pending", reason=reason))
     return f"{reason}{HELD}{waiting.advice}" if isinstance(waiting, Held) else reason

@@ -1,4 +1,4 @@
-"""From a `JobSpec` to the text of a batch script. Pure: nobody is asked."""
+"""From a `JobSpec` to the text of a batch script, without a call of Slurm."""
 
 import re
 import shlex
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import submitit
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
-# Others would make another job of it, or hide its logs.
+# Options that change what the job is, or hide its logs, if the recipe sets them.
 _OWN = ("array", "dependency", "error", "job-name", "open-mode", "output", "test-only", "wrap")
 
 
 def executor(spec: JobSpec) -> "submitit.SlurmExecutor":
-    """What describes such jobs to sbatch, also on a machine without Slurm, and submits them.
+    """submitit's executor with the parameters of a job, also on a machine without Slurm.
 
     Raises:
         RecipeError, UsageError: as `parameters`.
@@ -35,46 +35,47 @@ def executor(spec: JobSpec) -> "submitit.SlurmExecutor":
     class SlurmExecutor(submitit.SlurmExecutor):
         @classmethod
         def affinity(cls) -> int:
-            """Without it, submitit describes no job on a machine that has no srun."""
+            """submitit calls srun otherwise, which this machine may not have."""
             return 1
 
-    wanted = parameters(spec)
-    made = SlurmExecutor(folder=spec.logs, python=_python(spec.size))
+    described = SlurmExecutor(folder=spec.logs, python=_python(spec.size))
     try:
-        made.update_parameters(**wanted)
+        described.update_parameters(**parameters(spec))
     except ValueError as error:
         raise SchedulerRefused(f"this job cannot be described to sbatch: {error}") from error
-    return made
+    return described
 
 
 def text(spec: JobSpec, tasks: int) -> str:
-    """The batch script of a job, or of an array of ``tasks``, which submitit shows by no public
-    call.
+    """The batch script of a job, or of an array of ``tasks``.
 
     Raises:
         RecipeError, UsageError, SchedulerRefused: as `executor`.
     """
-    made = executor(spec)
+    described = executor(spec)
     if tasks > 1:
-        made.parameters["map_count"] = tasks
-    return str(made._make_submission_file_text(made._submitit_command_str, uid=""))
+        described.parameters["map_count"] = tasks
+    # No public call of submitit gives it.
+    return str(described._make_submission_file_text(described._submitit_command_str, uid=""))
 
 
 def parameters(spec: JobSpec) -> dict[str, Any]:
-    """Parameters of submitit's Slurm executor: one task per rank, requeued when asked, ended when
-    one rank fails.
+    """Parameters of submitit's Slurm executor.
+
+    A job has one task per rank, may be requeued, and ends when one rank fails.
 
     Raises:
         RecipeError: the time limit leaves no time to work, or an option is not one of sbatch.
-        UsageError: a name or path would be read as something else.
+        UsageError: a name or path has characters with a meaning of their own.
     """
     size = spec.size
     _check_time(spec)
     _check_texts(spec)
-    # Once more: between 22.05 and 23.02, srun does not take them over from sbatch.
-    cores = [] if size.cpus_per_task is None else [f"--cpus-per-task={size.cpus_per_task}"]
-    wanted: dict[str, Any] = {
-        "job_name": spec.name,
+    srun_args = ["--kill-on-bad-exit=1"]
+    if size.cpus_per_task is not None:
+        # srun does not take it over from sbatch in versions from 22.05 to 23.02.
+        srun_args.append(f"--cpus-per-task={size.cpus_per_task}")
+    resources: dict[str, Any] = {
         "nodes": size.nodes,
         "ntasks_per_node": size.ranks_per_node,
         "gpus_per_node": size.gpus_per_node if size.gpus_per_node and size.gres is None else None,
@@ -86,28 +87,27 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
         "qos": size.qos,
         "constraint": size.constraint,
         "exclude": ",".join(filter(None, (size.exclude, *spec.exclude))) or None,
-        "time": size.time_min,
         "dependency": dependency(spec),
+        "array_parallelism": spec.parallel,
+    }
+    return {
+        "job_name": spec.name,
+        **{name: value for name, value in resources.items() if value is not None},
         "setup": _setup(spec),
         "signal_delay_s": spec.notice_s,
-        "srun_args": ["--kill-on-bad-exit=1", *cores, *size.srun_args],
-        "array_parallelism": spec.parallel,
-        # submitit's own mark, which sites that track these keys would refuse.
-        "wckey": None,
+        "srun_args": [*srun_args, *size.srun_args],
         "additional_parameters": {"requeue": True, **_options(size.sbatch_args)},
-    }
-    # Without None for these two, submitit would fill in values of its own.
-    return {
-        name: value
-        for name, value in wanted.items()
-        if value is not None or name in ("wckey", "time")
+        # Without None for these two, submitit would fill in values of its own. Sites that track
+        # wckey would refuse that value.
+        "time": size.time_min,
+        "wckey": None,
     }
 
 
 def dependency(spec: JobSpec) -> str | None:
-    """What a job waits for, as sbatch takes it, for example ``afterany:12:13_4``; None for nothing.
+    """What a job waits for, in the form of sbatch: ``afterany:12:13_4``; None for nothing.
 
-    Slurm limits how many tasks of one array run: arrays under one limit follow each other.
+    Slurm limits the running tasks of one array only, so arrays under one limit follow each other.
     """
     conditions = []
     if (after := spec.after) is not None:
@@ -120,38 +120,40 @@ def dependency(spec: JobSpec) -> str | None:
 
 
 def arrays_of(jobs: Iterable[JobRef]) -> list[str]:
-    """The ids of the jobs and arrays that tasks are of, in their order."""
+    """The ids of the jobs, and of the arrays to which tasks belong, in their order."""
     return list(dict.fromkeys(job.job_id.partition("_")[0] for job in jobs))
 
 
 def _check_time(spec: JobSpec) -> None:
     if spec.size.time_min is not None and spec.size.time_min * 60 <= spec.notice_s:
-        early = (
-            f"the job is told {spec.notice_s} s before its limit to save and end (cluster.signal_s)"
-        )
-        advice = f"it would never train. Set it to {spec.notice_s // 60 + 2} or more"
         raise RecipeError(
-            f"recipe: 'cluster.time_min' is {spec.size.time_min}, but {early}: {advice}."
+            f"recipe: 'cluster.time_min' is {spec.size.time_min}, but the job is told "
+            f"{spec.notice_s} s before its limit to save and end (cluster.signal_s): it would "
+            f"never train. Set it to {spec.notice_s // 60 + 2} or more."
         )
 
 
 def _check_texts(spec: JobSpec) -> None:
-    """The last net under what the recipe has checked, and what is not of the recipe."""
+    """Check texts that are not of the recipe, and those of the recipe again."""
     logs = str(spec.logs)
     if "%" in logs:
-        text = "Slurm replaces what follows a '%' in the names of logs. Use another --runs-dir"
-        raise UsageError(f"{printable(logs, keep='')}: {text}.")
+        raise UsageError(
+            f"{printable(logs, keep='')}: Slurm replaces what follows a '%' in the names of logs. "
+            "Use another --runs-dir."
+        )
     _require("run", spec.name, misread(spec.name))
     _require("folder", logs, misread(logs))
     for node in spec.exclude:
         _require("node", node, misread(node))
     for path in (*spec.aftermath, sys.executable, str(spec.code or "")):
         _require("path", path, not_plain(path))
-    # Again, since the spec may be made in another way than from a recipe.
+    # The spec may come from another source than a recipe.
     for key, _, problem in spec.size.problems():
         empty = "[]" if isinstance(getattr(spec.size, key), tuple) else "null"
-        fix = f"`cldctl resume {spec.name} cluster.{key}={empty}` changes that of a run"
-        raise RecipeError(f"recipe: 'cluster.{key}' {problem} {fix}.")
+        raise RecipeError(
+            f"recipe: 'cluster.{key}' {problem} `cldctl resume {spec.name} cluster.{key}={empty}` "
+            "changes that of a run."
+        )
 
 
 def _require(what: str, text: str, problem: str | None) -> None:
@@ -160,34 +162,37 @@ def _require(what: str, text: str, problem: str | None) -> None:
 
 
 def _python(size: ClusterSpec) -> str:
-    """The Python of this environment, behind the container's command if there is one."""
+    """The command of this environment's Python, in the container if there is one."""
     return f"{size.container or ''} {shlex.quote(sys.executable)}".lstrip()
 
 
 def python_beside(size: ClusterSpec) -> str:
-    """The Python that sees what those of the ranks see, for a batch script: that of Pyxis exists
-    through srun alone."""
+    """The command with which a batch script starts Python where the ranks run.
+
+    The containers of Pyxis exist through srun alone.
+    """
     inside = [argument for argument in size.srun_args if argument.startswith("--container")]
-    again = f"srun --nodes=1 --ntasks=1 --overlap {shlex.join(inside)} " if inside else ""
-    return again + _python(size)
+    if not inside:
+        return _python(size)
+    return f"srun --nodes=1 --ntasks=1 --overlap {shlex.join(inside)} {_python(size)}"
 
 
 def _setup(spec: JobSpec) -> list[str]:
-    """The lines before srun. Those of the recipe end the job if one fails, and may set
-    PYTHONPATH."""
-    return [
+    """The lines before srun. If a line of the recipe fails, the job ends; it may set PYTHONPATH."""
+    lines = [
         *_follow(spec),
         *spec.size.setup,
         *_PREPARED,
-        # Where a job gets no variables from the command that submits it, srun would pass none to
-        # its tasks.
+        # If sbatch passes the job no variables, srun would pass its tasks none either.
         "unset SLURM_EXPORT_ENV",
         "cldctl_import || exit 1",
-        *(["cldctl_succeed"] if spec.size.successor else []),
     ]
+    if spec.size.successor:
+        lines.append("cldctl_succeed")
+    return lines
 
 
-# Behind the lines of the recipe: from now on the job answers for itself.
+# Lines after those of the recipe: from now on, the job itself decides what follows its end.
 _PREPARED = (
     "cldctl_plain",
     "trap - ERR",
@@ -198,21 +203,18 @@ _PREPARED = (
 
 
 def _follow(spec: JobSpec) -> list[str]:
-    """What follows a start, as far as the batch script does it: `follow.sh`, without its
-    comments."""
-    ask = (
-        f'cldctl_within "$cldctl_patience" {python_beside(spec.size)} -m '
-        f'{shlex.join(spec.aftermath)} "$@"'
-    )
+    """The lines that decide and carry out what follows a start: `follow.sh` without comments."""
+    ask = ":"
+    if spec.aftermath:
+        python = f"{python_beside(spec.size)} -m {shlex.join(spec.aftermath)}"
+        ask = f'(cldctl_import && cldctl_within "$cldctl_patience" {python} "$@")'
     lines = resources.files(__package__).joinpath("follow.sh").read_text().splitlines()
     return [
         f"cldctl_logs={shlex.quote(str(spec.logs))}",
         f"cldctl_code={shlex.quote(str(spec.code or ''))}",
         f"cldctl_notice={spec.notice_s}",
         f"cldctl_away={shlex.quote(client.AWAY.pattern)}",
-        f"cldctl_ask() {{ (cldctl_import && {ask}); }}"
-        if spec.aftermath
-        else "cldctl_ask() { :; }",
+        f"cldctl_ask() {{ {ask}; }}",
         *(line for line in lines if line.strip() and not line.lstrip().startswith("#")),
     ]
 
@@ -227,15 +229,18 @@ def _options(arguments: tuple[str, ...]) -> dict[str, Any]:
     for argument in arguments:
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not name:
-            example = "Write --name or --name=value, for example --mail-type=END"
             raise RecipeError(
                 f"recipe: 'cluster.sbatch_args' has {argument!r}, not an option of sbatch. "
-                f"{example}."
+                "Write --name or --name=value, for example --mail-type=END."
             )
         # sbatch takes the beginning of a name for the whole.
-        is_own = any(own.startswith(name) for own in _OWN)
-        if not _OPTION.fullmatch(name) or is_own:
-            text = "which cldctl sets itself" if is_own else "not the name of an option"
-            raise RecipeError(f"recipe: 'cluster.sbatch_args' has --{name}, {text}. Remove it.")
+        if any(own.startswith(name) for own in _OWN):
+            raise RecipeError(
+                f"recipe: 'cluster.sbatch_args' has --{name}, which cldctl sets itself. Remove it."
+            )
+        if not _OPTION.fullmatch(name):
+            raise RecipeError(
+                f"recipe: 'cluster.sbatch_args' has --{name}, not the name of an option. Remove it."
+            )
         options[name] = value if equals else True
     return options

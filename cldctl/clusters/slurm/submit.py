@@ -1,5 +1,4 @@
-"""Submitting to Slurm: how many tasks it takes, when a job would begin, and sbatch, with what its
-errors mean."""
+"""Submitting to Slurm: sbatch and the meaning of its errors, limits, and the expected start."""
 
 import contextlib
 import functools
@@ -21,17 +20,16 @@ from . import client, script
 
 # Seconds that sbatch may take.
 SBATCH_WITHIN_S = 120
-# Seconds that a controller which did not answer is given to say what it has accepted.
+# Seconds in which a controller that did not answer may still say which jobs it has accepted.
 _AWAY_S = 60.0
-# Seconds after which nobody waits any more for an estimate.
+# Seconds that an estimate of the start may take.
 _ESTIMATED_WITHIN_S = 5.0
 _START = re.compile(r"to start at (\S+)")
 _PREFIX = re.compile(r"sbatch: (error|fatal): ")
-# What it says if nobody knows whether the job was accepted.
+# Errors after which the job may have been accepted or not.
 _UNHEARD = re.compile("timed out|no answer within", re.IGNORECASE)
 
-# What Slurm, and nobody else, sets; a shell that hides the id of its job has the others
-# nevertheless.
+# Variables that only Slurm sets, inside a job; a shell that hides the job's id keeps the others.
 _MARKS = (
     "SLURM_JOB_ID",
     "SLURM_JOBID",
@@ -41,15 +39,16 @@ _MARKS = (
     "SLURM_PROCID",
 )
 _PREFIXES = ("SLURM_", "SLURMD_", "SRUN_")
-# Which Slurm is asked, as whom, and how its clients print. SBATCH_ variables are what a user wants
-# for all their jobs.
+# Variables that choose the Slurm, the user and the form of its output. SBATCH_ variables, which a
+# user sets for all jobs, are kept, too.
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_TIME_FORMAT")
 
 # The most tasks of an array if Slurm does not say: one below the default of MaxArraySize.
 _UNKNOWN = 1000
 _ASSOCIATION = re.compile(r"ClusterName=\S* Account=(?P<account>\S*) UserName=(?P<user>[^\s(]*)")
-# What sbatch says if there would be too many jobs, by name; without a name, it may mean that.
+# The limit in sbatch's error if there would be too many jobs.
 _NAMED = re.compile(r"\b((?:Assoc|QOS)[A-Za-z]*Limit)\b")
+# Errors without the name of a limit, which may mean the same, and what to call the limit.
 _UNNAMED = {
     "job submit limit": "a limit on jobs of your account or QOS",
     "Invalid job array specification": "MaxArraySize",
@@ -57,11 +56,10 @@ _UNNAMED = {
 
 
 def environment() -> dict[str, str]:
-    """The variables for sbatch, which passes them on: those of the job that this process is in are
-    left out.
+    """The variables for sbatch, which passes them on, without those of a job around this process.
 
-    A new job would take itself for task 3 of an array or for a second start, and srun would refuse
-    memory that is asked for in two ways.
+    With those, a new job would take itself for task 3 of an array or for a second start, and srun
+    would refuse memory that is set in two ways.
     """
     is_inside = any(mark in os.environ for mark in _MARKS)
     return {
@@ -75,30 +73,30 @@ def expected_start(spec: JobSpec) -> Callable[[], float | None]:
     """Ask when such a job would begin, by a ``sbatch --test-only``, which submits nothing.
 
     Returns:
-        What reads the answer, seconds since 1970. Whatever goes wrong is None: an estimate must
-            neither delay a
-        submission nor break it.
+        A function that reads the answer, seconds since 1970. If anything goes wrong, it returns
+        None: an estimate must neither delay a submission nor break it.
     """
-    text, deadline = script.text(spec, 1), time.monotonic() + _ESTIMATED_WITHIN_S
+    text = script.text(spec, 1)
+    deadline = time.monotonic() + _ESTIMATED_WITHIN_S
     variables = {**environment(), **client.TIMES}
-    said: list[str] = []
+    outputs: list[str] = []
 
     def ask() -> None:
         answer = client.run(["sbatch", "--test-only"], text, variables, _ESTIMATED_WITHIN_S)
-        said.append(answer.text + answer.errors)
+        outputs.append(answer.text + answer.errors)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
 
-    def answer() -> float | None:
+    def start() -> float | None:
         thread.join(max(0.0, deadline - time.monotonic()))
-        found = _START.search(said[0]) if said else None
-        return client.start_of(found[1]) if found else None
+        estimate = _START.search("".join(outputs))
+        return client.start_of(estimate[1]) if estimate else None
 
-    return answer
+    return start
 
 
-def submit(
+def submit_tasks(
     spec: JobSpec, calls: Sequence[Callable[[], Any]], note: Callable[[Sequence[str]], None]
 ) -> None:
     """Submit one job, or an array if there are several ``calls``.
@@ -107,39 +105,42 @@ def submit(
         note: gets the job ids.
 
     Raises:
-        SchedulerRefused, CldError, OSError: Slurm said no, or a file could not be written; no job
+        SchedulerRefused, CldError, OSError: Slurm refused, or a file could not be written; no job
             is left.
         SchedulerAway: Slurm gave no answer.
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor, began, jobs, is_asked = script.executor(spec), time.time(), [], False
+    executor = script.executor(spec)
+    began = time.time()
+    jobs = list[str]()
+    has_script = False
     try:
         with job_logs.submission(spec.logs) as umask, _shielded(spec, umask):
             try:
                 jobs = [str(job.job_id) for job in executor.submit_array(calls)]
             finally:
                 # submitit writes the script just before it calls sbatch.
-                is_asked = any(spec.logs.glob(".submission_file_*"))
+                has_script = any(spec.logs.glob(".submission_file_*"))
         note(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
         code = getattr(error.__cause__, "returncode", 1)
-        said = (
-            f"no answer within {SBATCH_WITHIN_S} s"
-            if code == -signal.SIGKILL
-            else str(error).strip()
-        )
-        raise _explained(spec, said or f"sbatch ended with {code}", began) from error
+        message = str(error).strip() or f"sbatch ended with {code}"
+        if code == -signal.SIGKILL:
+            message = f"no answer within {SBATCH_WITHIN_S} s"
+        raise _explained(spec, message, began) from error
     except BaseException:
-        if jobs or is_asked:
+        if jobs or has_script:
             _forget(spec, jobs, began)
         raise
 
 
 @contextlib.contextmanager
 def _shielded(spec: JobSpec, umask: int) -> Iterator[None]:
-    """What sbatch gets of this process: its variables, no Ctrl-C, and so much time. It says what is
-    wrong in its error.
+    """Run a block in which submitit calls sbatch.
+
+    sbatch gets the variables of `environment`, no Ctrl-C, and `SBATCH_WITHIN_S` seconds. What it
+    prints to stderr is dropped: the exception has it, too.
 
     Args:
         umask: of the job.
@@ -170,82 +171,85 @@ def _end_sbatch() -> None:
 
 
 def _forget(spec: JobSpec, jobs: Sequence[str], since: float) -> None:
-    """Cancel jobs that no ledger knows: their submission was not finished."""
-    known = sorted({job.partition("_")[0] for job in jobs or _submitted_since(spec, since) or ()})
+    """Cancel jobs that are in no ledger, because their submission was not finished."""
+    job_ids = jobs or _submitted_since(spec, since) or ()
+    arrays = sorted({job_id.partition("_")[0] for job_id in job_ids})
     try:
-        client.cancel(known)
+        client.cancel(arrays)
     except (SchedulerRefused, SchedulerAway) as error:
-        names = " ".join(known)
-        about = (
-            f"job {names} is not noted, and could not be cancelled; end it with `scancel {names}`"
+        names = " ".join(arrays)
+        print(
+            f"warning: job {names} is not noted, and could not be cancelled; end it with "
+            f"`scancel {names}` ({error})",
+            file=sys.stderr,
         )
-        print(f"warning: {about} ({error})", file=sys.stderr)
 
 
 def _submitted_since(spec: JobSpec, since: float) -> list[str] | None:
-    """As `client.submitted_since`, of this submission alone: arrays of a sweep have one name."""
+    """As `client.submitted_since`, for this submission alone: arrays of a sweep share a name."""
     earlier = script.arrays_of(spec.earlier)
-    found = client.submitted_since(spec.name, since)
-    return None if found is None else [job for job in found if job not in earlier]
+    job_ids = client.submitted_since(spec.name, since)
+    return None if job_ids is None else [job_id for job_id in job_ids if job_id not in earlier]
 
 
 def _explained(spec: JobSpec, error: str, since: float) -> SchedulerRefused | SchedulerAway:
-    """The error of an sbatch that failed, with what to do about it."""
-    name = spec.name
-    # Sites let sbatch print more than its errors.
-    lines = [
-        _PREFIX.sub("", line) for line in error.splitlines() if _PREFIX.match(line)
-    ] or error.splitlines()
+    """The exception for the error of sbatch, with the fix."""
+    # At some sites, sbatch prints more than its errors.
+    lines = [_PREFIX.sub("", line) for line in error.splitlines() if _PREFIX.match(line)]
+    lines = lines or error.splitlines()
     if _UNHEARD.search(error):
-        return SchedulerAway(f"slurmctld does not answer: {lines[-1]}. {_withdrawn(spec, since)}.")
+        return SchedulerAway(f"slurmctld does not answer: {lines[-1]}. {_withdraw(spec, since)}.")
     if client.AWAY.search(error):
-        fix = "Try again when it does, or use --cluster local"
         return SchedulerAway(
-            f"slurmctld does not answer, and the job {name} was not submitted: {lines[-1]}. {fix}."
+            f"slurmctld does not answer, and the job {spec.name} was not submitted: {lines[-1]}. "
+            "Try again when it does, or use --cluster local."
         )
+    limit = _exceeded_limit(error)
     fix = (
         "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or "
         "use --cluster local"
     )
-    refused = f"sbatch refused the job {name}: {'; '.join(lines)}"
-    if (limit := _reached(error)) is None:
-        return SchedulerRefused(f"{refused}. {_not_yours(spec, error) or fix}.")
-    wait = (
-        "You may have no more jobs in the queue: wait until some have ended, then re-run the "
-        "command"
-    )
-    return TooManyTasks(f"{refused}. {wait if limit in error else fix}.", limit)
+    if limit is None:
+        fix = _own_values(spec, error) or fix
+    elif limit in error:
+        fix = (
+            "You may have no more jobs in the queue: wait until some have ended, then re-run the "
+            "command"
+        )
+    message = f"sbatch refused the job {spec.name}: {'; '.join(lines)}. {fix}."
+    return SchedulerRefused(message) if limit is None else TooManyTasks(message, limit)
 
 
-def _not_yours(spec: JobSpec, error: str) -> str | None:
-    """What to do about an account or QOS that is not this user's; None if it is something else."""
+def _own_values(spec: JobSpec, error: str) -> str | None:
+    """The fix for an account or QOS that is not this user's; None for another error."""
     for key in ("account", "qos"):
         if f"Invalid {key}" in error:
-            mine = ["show", "assoc", f"user={user_name(os.geteuid())}", f"format={key}"]
-            listed = client.output_of(["sacctmgr", "--noheader", "--parsable2", *mine]) or ""
-            names = sorted(set(re.findall(r"[^\s,]+", listed)))
-            which = ", ".join(names) or f"see `sacctmgr {' '.join(mine)}`"
+            query = ["show", "assoc", f"user={user_name(os.geteuid())}", f"format={key}"]
+            listed = client.output_of(["sacctmgr", "--noheader", "--parsable2", *query]) or ""
+            names = ", ".join(sorted(set(re.findall(r"[^\s,]+", listed))))
             value = getattr(spec.size, key) or "null"
+            which = names or f"see `sacctmgr {' '.join(query)}`"
             return f"cluster.{key} is {value}. Set it to one of yours: {which}"
     return None
 
 
-def _reached(error: str) -> str | None:
-    """The limit in what sbatch said, by name, if fewer tasks would be accepted; else None."""
-    if named := _NAMED.findall(error):
-        return next((name for name in named if "Submit" in name), None)
+def _exceeded_limit(error: str) -> str | None:
+    """The limit in an error of sbatch if fewer tasks would be accepted; else None."""
+    if names := _NAMED.findall(error):
+        return next((name for name in names if "Submit" in name), None)
     return next((name for text, name in _UNNAMED.items() if text in error), None)
 
 
-def _withdrawn(spec: JobSpec, since: float) -> str:
-    """Cancel what an sbatch without an answer may have submitted all the same; returns what to do
-    next."""
+def _withdraw(spec: JobSpec, since: float) -> str:
+    """Cancel the jobs of an sbatch without an answer; returns what happened and what to do next."""
     deadline = time.monotonic() + _AWAY_S
     while (jobs := _submitted_since(spec, since)) is None and time.monotonic() < deadline:
         time.sleep(1.0)
     if jobs is None:
-        look = f"squeue --me --name={spec.name}"
-        return f"The job may wait there all the same: before you try again, look with `{look}`"
+        return (
+            "The job may be in the queue nevertheless: before you try again, look with "
+            f"`squeue --me --name={spec.name}`"
+        )
     try:
         client.cancel(jobs)
     except (SchedulerRefused, SchedulerAway) as error:
@@ -264,32 +268,29 @@ def most_tasks(account: str | None = None, qos: str | None = None) -> Limit:
 
 @functools.cache
 def _config() -> str:
-    """What Slurm says of its configuration, asked once per process; empty without an answer."""
+    """Slurm's configuration, read once per process; empty without an answer."""
     return client.output_of(["scontrol", "show", "config"]) or ""
 
 
 def array_limit() -> Limit:
-    """How many tasks an array may have."""
+    """The largest number of tasks of an array."""
     config = _config()
     size = re.search(r"^MaxArraySize\s*=\s*([0-9]{1,9})\b", config, re.MULTILINE)
-    few = re.search(
+    tasks = re.search(
         r"^SchedulerParameters\s*=.*\bmax_array_tasks=([0-9]{1,9})\b", config, re.MULTILINE
     )
-    sizes = [
-        ("MaxArraySize", int(size[1]) if size else _UNKNOWN),
-        ("max_array_tasks", int(few[1]) if few else None),
-    ]
-    known = [
-        Limit(max(1, most), f"an array has at most {max(1, most)} ({name})")
-        for name, most in sizes
-        if most is not None
-    ]
-    return min(known, key=lambda limit: limit.tasks)
+    most = int(size[1]) if size else _UNKNOWN
+    name = "MaxArraySize"
+    if tasks and int(tasks[1]) < most:
+        most = int(tasks[1])
+        name = "max_array_tasks"
+    most = max(1, most)
+    return Limit(most, f"an array has at most {most} ({name})")
 
 
 @functools.cache
 def job_limits(account: str | None, qos: str | None) -> tuple[Limit, ...]:
-    """How many jobs of this account and QOS may be submitted now, asked once per process."""
+    """Limits on jobs of this account and QOS, less those in the queue; read once per process."""
     if not re.search(r"^AccountingStorageEnforce\s*=.*\b(limits|safe)\b", _config(), re.MULTILINE):
         return ()
     user = user_name(os.geteuid())
@@ -298,16 +299,16 @@ def job_limits(account: str | None, qos: str | None) -> tuple[Limit, ...]:
 
 
 def forget() -> None:
-    """Ask Slurm again about its configuration and limits, where it may have changed."""
+    """Forget Slurm's configuration and limits, so that they are read again."""
     _config.cache_clear()
     job_limits.cache_clear()
 
 
 def limits_of_jobs(text: str, user: str, account: str | None, qos: str) -> list[Limit]:
-    """From `scontrol show assoc_mgr`: how many jobs there may be, less those that are in the queue.
+    """Limits on jobs, less those in the queue, from `scontrol show assoc_mgr`.
 
-    A limit of the QOS is in force in place of the same one of the association. One for each user is
-    shown only to those who have jobs already.
+    A limit of the QOS replaces that of the association. Slurm shows a limit of the QOS for each
+    user only to users who have jobs already.
     """
     blocks = re.split(r"^(?=ClusterName=|QOS=)|\n\n", text, flags=re.MULTILINE)
     mine, above = _associations(blocks, user, account)
@@ -325,30 +326,29 @@ def limits_of_jobs(text: str, user: str, account: str | None, qos: str) -> list[
 
 
 def _associations(blocks: Sequence[str], user: str, account: str | None) -> tuple[str, list[str]]:
-    """What is said about the association of a user, and about the accounts above it."""
-    parts = [
-        (match["account"], match["user"], block)
-        for block in blocks
-        if (match := _ASSOCIATION.match(block))
+    """The block of a user's association, and those of the accounts above it."""
+    matches = [match for block in blocks if (match := _ASSOCIATION.match(block))]
+    own = [
+        match for match in matches if match["user"] == user and account in (None, match["account"])
     ]
-    own = [(name, part) for name, who, part in parts if who == user and account in (None, name)]
     if not own:
         return "", []
-    name, mine = min(own, key=lambda entry: "DefAssoc=Yes" not in entry[1])
-    lineage = re.search(r"\bLineage=(\S*)", mine)
-    names = {"root", name, *(lineage[1].split("/") if lineage else ())}
-    return mine, [part for name, who, part in parts if not who and name in names]
+    mine = min(own, key=lambda match: "DefAssoc=Yes" not in match.string)
+    accounts = {"root", mine["account"]}
+    if lineage := re.search(r"\bLineage=(\S*)", mine.string):
+        accounts.update(lineage[1].split("/"))
+    above = [
+        match.string for match in matches if not match["user"] and match["account"] in accounts
+    ]
+    return mine.string, above
 
 
 def _count(name: str, text: str, whose: str) -> list[Limit]:
-    """A limit such as "5(2)": two of five are in use; "N(2)" and nothing are none."""
-    found = re.search(rf"\b{name}=([0-9]{{1,9}})\(([0-9]{{1,9}})\)", text)
-    if found is None:
+    """A limit such as "5(2)", where two of five are in use; none for "N(2)" or without a number."""
+    count = re.search(rf"\b{name}=([0-9]{{1,9}})\(([0-9]{{1,9}})\)", text)
+    if count is None:
         return []
-    most, used = int(found[1]), int(found[2])
-    return [
-        Limit(
-            max(1, most - used),
-            f"at most {most} jobs may be in the queue ({name} {whose}), and {used} are",
-        )
-    ]
+    most = int(count[1])
+    used = int(count[2])
+    why = f"at most {most} jobs may be in the queue ({name} {whose}), and {used} are"
+    return [Limit(max(1, most - used), why)]

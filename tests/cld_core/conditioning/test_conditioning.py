@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from cld_core.analytic import diamond, gaussian
 from cld_core.conditioning import GradientGuidance, Observation, Replacement
-from cld_core.data.form import Form
+from cld_core.data.format import DataFormat
 from cld_core.errors import UsageError
 from cld_core.samplers import sample
 from cld_core.sde import CLD, VPSDE
@@ -77,7 +77,7 @@ def test_samples_of_normal_data_have_the_conditional_mean_and_covariance(sde):
 
 def test_the_standard_deviation_of_data_is_in_their_units():
     """Observed with noise as large as their spread, they have the posterior mean (3 + y)/2."""
-    form = Form(shape=(12,), scale=(50.0,) * 12, shift=(3.0,) * 12)
+    form = DataFormat(shape=(12,), scale=(50.0,) * 12, shift=(3.0,) * 12)
     y = torch.linspace(30, 90, 12)
     observation = Observation.masked(y, torch.arange(12) < 10, 50.0).of_model(form)
     spec = spec_of("exponential", nfe=50, order=3, corrector=False, grid_power=3.0)

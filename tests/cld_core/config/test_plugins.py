@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import cld_core
-from cld_core import metrics, registration
+from cld_core import metrics, plugins
 from cld_core import model as model_module
 from cld_core.checkpoint import FORMAT
 from cld_core.config import dump, from_dict, load, load_frozen, registry, with_overrides
@@ -78,27 +78,27 @@ def test_a_plugin_beside_the_recipe_registers_a_diffusion(heavy, tmp_path):
 
 
 def test_a_name_of_cldctl_is_taken_although_a_plugin_was_imported_first(monkeypatch):
-    monkeypatch.setitem(registration._TABLES, "metrics", {"fid": "mine"})
+    monkeypatch.setitem(plugins._TABLES, "metrics", {"fid": "mine"})
     with pytest.raises(RecipeError, match="metrics 'fid' is already registered, by cldctl"):
-        registration.table("metrics", {"fid": "shipped"})
+        plugins.table("metrics", {"fid": "shipped"})
 
 
 @pytest.mark.parametrize("section", ["metrics", "rows"])
 def test_what_a_section_cannot_use_is_refused(section):
     with pytest.raises(RecipeError, match=rf"{section} 'x' is not a cld_core\.metrics\."):
         cld_core.register(section, "x", print)
-    assert "x" not in registration._TABLES[section]
+    assert "x" not in plugins._TABLES[section]
 
 
 def test_an_error_names_the_plugin_that_raised_it_or_called_what_did(tmp_path):
     file = tmp_path / "failing.py"
     file.write_text("import json\n\ndef read(text):\n    return json.loads(text)\n")
-    registration.import_plugins([str(file)], "here")
+    plugins.import_plugins([str(file)], "here")
     (module,) = (it for name, it in sys.modules.items() if name.startswith("cld_plugin_failing_"))
     for fail, found in ((module.read, f"{file}:4"), (json.loads, None)):
         with pytest.raises(ValueError, match="Expecting value") as error:
             fail("")
-        assert registration.raised_in(error.value) == found
+        assert plugins.raised_in(error.value) == found
 
 
 def test_those_who_look_import_nothing(heavy, tmp_path):
@@ -179,15 +179,15 @@ def test_what_cannot_be_imported(plugin):
 def test_fingerprints(tmp_path):
     file = tmp_path / "a.py"
     file.write_text("x = 1")
-    first = registration.fingerprint([str(file)])
-    assert registration.fingerprint([]) is None
-    assert registration.fingerprint(["json"]) == "json"
-    both = registration.fingerprint([str(file), "json"])
+    first = plugins.fingerprint([str(file)])
+    assert plugins.fingerprint([]) is None
+    assert plugins.fingerprint(["json"]) == "json"
+    both = plugins.fingerprint([str(file), "json"])
     file.write_text("x = 2")
-    assert first not in (None, registration.fingerprint([str(file)]))
-    assert registration.fingerprint([str(file), "json"]) != both
+    assert first not in (None, plugins.fingerprint([str(file)]))
+    assert plugins.fingerprint([str(file), "json"]) != both
     with pytest.raises(RecipeError, match="cannot be read"):
-        registration.fingerprint([str(tmp_path / "gone.py")])
+        plugins.fingerprint([str(tmp_path / "gone.py")])
 
 
 SMALL = [

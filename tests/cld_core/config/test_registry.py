@@ -24,7 +24,7 @@ from cld_core.config.sampling import (
 )
 from cld_core.config.sde import VpsdeSpec
 from cld_core.errors import RecipeError
-from cld_core.registration import register, resolve
+from cld_core.plugins import register, resolve
 from tests.cld_core.config.test_loading import refused
 from tests.support.paths import TOY
 
@@ -42,7 +42,7 @@ def test_every_variant_is_implemented_and_selects_itself(section, name):
     assert callable(resolve(variant.implementation))
     if issubclass(variant.spec, ImageDataSpec):
         assert callable(resolve(variant.spec.preparation))
-    if section not in ("data", "objective"):
+    if section not in ("data", "objective", "optim"):
         assert getattr(variant.spec(), SECTIONS[section].key) == name
 
 

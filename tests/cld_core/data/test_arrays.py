@@ -19,7 +19,7 @@ from cld_core.conditioning import Observation
 from cld_core.config import load
 from cld_core.config.data import ArraysSpec
 from cld_core.data import arrays, store
-from cld_core.data.form import Form
+from cld_core.data.format import DataFormat
 from cld_core.data.images import StoredSource, dequantise, order, to_grey, to_model
 from cld_core.data.source import identity
 from cld_core.errors import CheckpointError, DataError, UsageError
@@ -31,7 +31,8 @@ from cld_core.train.step import Trainer
 from tests.support.paths import TOY
 from tests.support.tools import stepped
 
-SCALE, SHIFT = np.array([1.0, 20.0, 0.1]), np.array([0.0, -5.0, 300.0])
+SCALE = np.array([1.0, 20.0, 0.1])
+SHIFT = np.array([0.0, -5.0, 300.0])
 SMALL = (
     "network.width=16",
     "network.layers=2",
@@ -86,7 +87,9 @@ def as_folder(folder, x, labels, test, test_labels):
 
 @pytest.mark.parametrize("write", [as_npz, compressed, as_safetensors, as_folder])
 def test_every_kind_of_file_holds_examples_labels_and_tests(tmp_path, write):
-    x, test, labels = drawn(30), drawn(10, 1), np.arange(30) % 3 + 5
+    x = drawn(30)
+    test = drawn(10, 1)
+    labels = np.arange(30) % 3 + 5
     path = write(tmp_path, x=x, labels=labels, test=test, test_labels=labels[:10])
     found = arrays.find(ArraysSpec(path=str(path), labels=True))
     for split, examples in (("train", x), ("validation", test)):
@@ -127,7 +130,8 @@ def test_what_has_a_label_of_its_own_is_learned():
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])
 def test_batches_are_scaled_rows_with_their_labels(tmp_path, cache):
-    x, labels = drawn(), np.arange(400)
+    x = drawn()
+    labels = np.arange(400)
     spec = ArraysSpec(
         path=str(as_npz(tmp_path, x=x, labels=labels, test=x[:7], test_labels=labels[:7])),
         labels=True,
@@ -187,7 +191,7 @@ def test_bytes_that_are_pictures_are_images_and_other_bytes_are_numbers():
 
 
 def test_real_numbers_become_grey_between_those_of_the_training_data():
-    form = Form(shape=(1, 1, 3), bounds=(-2.0, 6.0))
+    form = DataFormat(shape=(1, 1, 3), bounds=(-2.0, 6.0))
     assert to_grey(torch.tensor([-9.0, -2.0, 2.01, 6.0]), form).tolist() == [0, 0, 128, 255]
 
 
@@ -283,8 +287,9 @@ def scaled_gaussian(monkeypatch, std=0.7):
     recipe = load(TOY, [*SMALL, "objective.loss_eps=1e-5", "eval.elbo.eps=1e-5"])
     x = SHIFT + SCALE * std * np.random.default_rng(3).normal(size=(64, 3))
     source = StoredSource(recipe.data, given=arrays.given(x, test=x))
-    source.form = Form(shape=(3,), scale=tuple(SCALE), shift=tuple(SHIFT))
-    model, law = Model(recipe, data=source), gaussian(std, d=3)
+    source.form = DataFormat(shape=(3,), scale=tuple(SCALE), shift=tuple(SHIFT))
+    model = Model(recipe, data=source)
+    law = gaussian(std, d=3)
     monkeypatch.setattr(model, "score_of", lambda **how: law.score(model.sde))
     monkeypatch.setattr(model, "score", law.score(model.sde))
     z = (x - SHIFT) / SCALE
@@ -323,10 +328,8 @@ def test_samples_and_their_paths_are_in_the_units_of_the_data(monkeypatch):
 @pytest.mark.parametrize("sigma", [0.0, 0.5])
 def test_observations_are_given_in_the_units_of_the_data(monkeypatch, sigma):
     model, x, _ = scaled_gaussian(monkeypatch)
-    mask, matrix = (
-        torch.tensor([True, False, True]),
-        torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]]).double(),
-    )
+    mask = torch.tensor([True, False, True])
+    matrix = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]]).double()
     z = model.form.to_model(x)
     for given in (
         Observation.masked(x[0], mask, sigma),
@@ -350,7 +353,7 @@ def test_observations_are_given_in_the_units_of_the_data(monkeypatch, sigma):
 
 
 def test_an_observation_with_too_many_numbers_of_other_scales_is_refused():
-    form = Form(shape=(2, 4096), scale=(1.0, 2.0), shift=(0.0, 0.0))
+    form = DataFormat(shape=(2, 4096), scale=(1.0, 2.0), shift=(0.0, 0.0))
     mask = torch.ones(2, 4096, dtype=torch.bool)
     with pytest.raises(UsageError, match="sigma=0"):
         Observation.masked(torch.zeros(2, 4096), mask, 0.1).of_model(form)
@@ -368,7 +371,7 @@ def test_a_run_keeps_the_scaling_that_it_began_with(tmp_path, monkeypatch):
     saved(tmp_path, 5 * drawn(seed=2))
     state = cld_core.checkpoint.load(folder, 4)
     with monkeypatch.context() as patch:
-        patch.setattr(arrays.Part, "blocks", None)  # Nothing is measured that is known.
+        patch.setattr(arrays.SplitRows, "blocks", None)  # Nothing is measured that is known.
         again = Trainer(recipe, Ranks())
         again.load_state_dict(state)
         again.warm_up()
@@ -391,6 +394,6 @@ def test_a_run_keeps_the_scaling_that_it_began_with(tmp_path, monkeypatch):
 
 def test_data_of_another_shape_than_the_run_s_are_refused(tmp_path):
     source = StoredSource(ArraysSpec(path=saved(tmp_path)))
-    source.form = Form(shape=(5,))
+    source.form = DataFormat(shape=(5,))
     with pytest.raises(DataError, match=r"\(3,\).*\(5,\)"):
         source.batch(0, 0, 0, 8, slice(0, 8))

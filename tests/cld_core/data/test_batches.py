@@ -16,7 +16,10 @@ from cld_core.data.store import PROGRESS, require
 from cld_core.errors import DataError
 from tests.support.images import store_images
 
-N, SIZE, BATCH, SEED = 37, 4, 12, 5
+N = 37
+SIZE = 4
+BATCH = 12
+SEED = 5
 
 
 def numbered():

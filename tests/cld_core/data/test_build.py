@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cld_core.data import prepare as prepare_module
-from cld_core.data.prepare import Part, Plan, build, verify
+from cld_core.data.prepare import Plan, SourcePart, build, verify
 from cld_core.data.store import IMAGES, PROGRESS, partial_path, read_about
 from cld_core.errors import DataError, WrongSourceError
 
@@ -27,7 +27,7 @@ def images_of(number):
 
 def plan(read=images_of, size=SIZE, **more):
     parts = [
-        Part(
+        SourcePart(
             split="train" if number < PARTS - 1 else "validation",
             name=f"part {number}",
             fingerprint=str(number),
@@ -87,7 +87,9 @@ class Interrupted:
     after."""
 
     def __init__(self, monkeypatch, number, error, *, after):
-        self.left, self._error, self._after = number, error, after
+        self.left = number
+        self._error = error
+        self._after = after
         for owner, name in ((os, "fsync"), (os, "replace"), (Path, "replace"), (Path, "unlink")):
             monkeypatch.setattr(owner, name, self._wrapped(getattr(owner, name)))
         # Behind a write that has failed, a buffer writes again.
@@ -149,7 +151,7 @@ def test_parts_that_changed_are_made_again_and_those_before_them_are_not(out):
     build(plan(lambda number: read.append(number) or images_of(number)), out)
     assert read == [2, 3]
     other = plan()
-    other.parts[1] = Part(**{**vars(other.parts[1]), "fingerprint": "new"})
+    other.parts[1] = SourcePart(**{**vars(other.parts[1]), "fingerprint": "new"})
     with pytest.raises(
         WrongSourceError, match=r"already holds images of 4x4.*choose another --out"
     ):

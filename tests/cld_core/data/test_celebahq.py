@@ -107,7 +107,8 @@ def test_published_size_through_prepare(tmp_path):
 
 
 def test_a_cut_shard_keeps_those_before_it(source, whole, tmp_path):
-    out, content = tmp_path / "out", shard(source, 2).read_bytes()
+    out = tmp_path / "out"
+    content = shard(source, 2).read_bytes()
     shard(source, 2).write_bytes(content[:-100])
     message = fails(
         source, out, r"train-r04-s-0002-of-0004.tfrecords: record 2 .*Fetch this file again"

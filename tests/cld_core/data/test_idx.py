@@ -41,7 +41,8 @@ def source(tmp_path):
     """A folder with the four files, two of them compressed."""
     for name, content in FILES.items():
         if name.startswith("t10k"):
-            name, content = f"{name}.gz", gzip.compress(content)
+            name = f"{name}.gz"
+            content = gzip.compress(content)
         (tmp_path / name).write_bytes(content)
     return tmp_path
 

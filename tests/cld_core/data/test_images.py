@@ -14,11 +14,11 @@ from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import key
 from cld_core.data import images as images_module
 from cld_core.data import store
-from cld_core.data.prepare import Part, Plan, names, prepare, verify
+from cld_core.data.prepare import Plan, SourcePart, names, prepare, verify
 from cld_core.data.source import source
 from cld_core.data.store import ABOUT, IMAGES, read_about
 from cld_core.errors import DataError
-from cld_core.registration import register
+from cld_core.plugins import register
 from tests.support.images import opened, store_images
 from tests.support.paths import RECIPES
 
@@ -34,7 +34,8 @@ def pixels(count, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 3, SIZE, SIZE), dtype=np.uint8)
 
 
-TRAIN, VALIDATION = pixels(41), pixels(9, seed=1)
+TRAIN = pixels(41)
+VALIDATION = pixels(9, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +191,7 @@ class GreysSpec(ImageDataSpec):
 def plan_greys(source, expect=None):
     def part(split, levels):
         images = np.concatenate([np.full((1, 3, SIZE, SIZE), level, np.uint8) for level in levels])
-        return Part(split=split, name=split, fingerprint="1", read=lambda: images)
+        return SourcePart(split=split, name=split, fingerprint="1", read=lambda: images)
 
     parts = [part("train", range(0, 240, 10)), part("validation", range(5, 245, 30))]
     return Plan(name="greys", size=SIZE, source=source.name, parts=parts, expect=expect or {})

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from cld_core.classes import Classes, numbered
-from cld_core.codec import from_plain, to_plain
 from cld_core.config.data import TOYS_WITHOUT_LABELS, Cifar10Spec, ImageDataSpec, ToyDataSpec
 from cld_core.config.registry import SECTIONS
 from cld_core.data import store, toy
@@ -19,6 +18,7 @@ from cld_core.data.prepare import prepare, verify
 from cld_core.data.source import classes_of, source
 from cld_core.data.store import LABELS, read_about
 from cld_core.errors import DataError, UsageError
+from cld_core.records import from_plain, to_plain
 from cld_core.seeds import generator
 
 from .formats import CIFAR_BATCHES, cifar_batch, cifar_rows, write_cifar_archive

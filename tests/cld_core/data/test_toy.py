@@ -70,9 +70,11 @@ def test_on_a_grid_the_density_is_the_same():
 
 @pytest.mark.parametrize("name", ["diamond", "multimodal_swissroll"])
 def test_the_log_density_of_a_class_is_that_of_all_cut_off_and_scaled(name):
-    known, x = toy.get(name), draws(name)
+    known = toy.get(name)
+    x = draws(name)
     label = known.label(x)
-    exact, cut = known.log_density_of(2), replace(known, given=None).log_density_of(2)
+    exact = known.log_density_of(2)
+    cut = replace(known, given=None).log_density_of(2)
     assert_close(exact(x)[label == 2], cut(x)[label == 2], rtol=0, atol=1e-6)
     assert torch.isfinite(exact(x)).all()
     assert (cut(x)[label != 2] == -math.inf).all()

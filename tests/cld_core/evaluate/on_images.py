@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
+from cld_core.computation import joined
 from cld_core.config import load, with_overrides
 from cld_core.evaluate.request import request_of
-from cld_core.evaluate.rows import EvaluationTask
+from cld_core.evaluate.rows import EvaluationComputation
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.run.evaluations import Evaluation
-from cld_core.tasks import joined
 
 STEP = 2
 SETTINGS = (
@@ -31,7 +31,7 @@ SETTINGS = (
 def stats_of(run, *overrides, shards=3):
     recipe = with_overrides(run.recipe(), list(overrides), "test")
     work = Statistics(StatsRequest.of(recipe, None, features=True, shards=shards).save())
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     shutil.rmtree(work.folder)
     return Path(work.request.output)
 
@@ -42,18 +42,18 @@ def request(run, *overrides, metrics=("fid", "kid"), shards=1):
 
 def evaluated(run, *overrides, metrics=("fid", "kid"), shards=1):
     work = Evaluation(request(run, *overrides, metrics=metrics, shards=shards).save(run))
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     return work.report
 
 
 def computed(run, metrics, *overrides, step=20, shards=1):
     """An evaluation that is computed here, by the recipe in the folder of the run."""
     work = Evaluation(request_of(load(run.recipe_file, overrides), metrics, step, shards).save(run))
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     return work
 
 
 def gather(work):
     """By kind, the rows of all chunks, in the order of samples or test points."""
-    task = EvaluationTask(work, torch.device("cpu"), lambda: False)
+    task = EvaluationComputation(work, torch.device("cpu"), lambda: False)
     return {kind: joined(task.parts(kind)) for kind in work.request.sizes}

@@ -30,7 +30,8 @@ def model():
 @pytest.mark.parametrize("label", [None, 3])
 @pytest.mark.parametrize("name", CASES)
 def test_log_densities_are_those_of_the_mixture_or_of_a_component(model, name, label):
-    observation, law = CASES[name], diamond()
+    observation = CASES[name]
+    law = diamond()
     matrix = observation.apply(torch.eye(2)).T
     law = law if label is None else GaussianMixture(law.means[label : label + 1], law.std)
     given = Given(law, matrix, observation.y, observation.sigma)

@@ -33,7 +33,8 @@ def normal(*size, seed=0, mean=0.0):
 
 def test_sliced_w2_of_a_translation():
     """Along each direction it is the shift's projection, whose mean square is |shift|^2/d."""
-    x, shift = normal(40, 5), torch.tensor([0.3, -0.4, 1.2, 0.0, 0.5], dtype=torch.float64)
+    x = normal(40, 5)
+    shift = torch.tensor([0.3, -0.4, 1.2, 0.0, 0.5], dtype=torch.float64)
     wanted = pytest.approx(float(shift.norm()) / math.sqrt(5), rel=0.02)
     found = w2_of([x + shift] * 2, [x] * 2, 20_000)
     assert found == {
@@ -46,7 +47,8 @@ def test_sliced_w2_of_a_translation():
 
 
 def test_energy_distance_is_over_all_pairs_however_many_are_computed_at_once(monkeypatch):
-    a, b = torch.tensor([[0.0], [1.0], [3.0]]).double(), torch.tensor([[2.0], [5.0]]).double()
+    a = torch.tensor([[0.0], [1.0], [3.0]]).double()
+    b = torch.tensor([[2.0], [5.0]]).double()
     wanted = 2 * (2 + 5 + 1 + 4 + 1 + 2) / 6 - (1 + 3 + 2) / 3 - 3
     for block in (1 << 22, 1):
         monkeypatch.setattr(vectors, "_BLOCK", block)
@@ -60,18 +62,20 @@ def test_energy_distance_is_over_all_pairs_however_many_are_computed_at_once(mon
 def test_standard_errors_are_the_spread_of_repetitions(compare):
     found = []
     for seed in range(150):
-        ours, true = normal(4, 30, 2, seed=2 * seed, mean=0.5), normal(4, 30, 2, seed=2 * seed + 1)
+        ours = normal(4, 30, 2, seed=2 * seed, mean=0.5)
+        true = normal(4, 30, 2, seed=2 * seed + 1)
         found.append(compare([*ours], [*true]))
     for name, error in (("value", "stderr"), ("floor", "floor_stderr")):
         if name in found[0]:
             spread = np.std([one[name] for one in found], ddof=1)
-            told = math.sqrt(np.mean([one[error] ** 2 for one in found]))
-            assert 0.8 < told / spread < 1.35, name
+            reported = math.sqrt(np.mean([one[error] ** 2 for one in found]))
+            assert 0.8 < reported / spread < 1.35, name
 
 
 def test_the_factor_of_an_interval_has_the_degrees_of_freedom_of_its_parts():
     """Student's t of scipy's test of two means with unequal variances, which is Welch's."""
-    rows, columns = np.array([0.1, 0.5, 0.2, 0.9]), np.array([3.0, 1.0, 2.5, 2.0])
+    rows = np.array([0.1, 0.5, 0.2, 0.9])
+    columns = np.array([3.0, 1.0, 2.5, 2.0])
     found = vectors._across(rows[:, None] - columns)
     low, high = ttest_ind(rows, columns, equal_var=False).confidence_interval(0.95)
     assert found["value"] == pytest.approx((low + high) / 2)

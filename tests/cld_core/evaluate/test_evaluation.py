@@ -27,8 +27,8 @@ from cld_core.files import read_object, write_json
 from cld_core.likelihood import likelihood
 from cld_core.metrics import metric
 from cld_core.model import Model
+from cld_core.plugins import Variant
 from cld_core.ranks import Ranks
-from cld_core.registration import Variant
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import remove, weights_file
 from cld_core.run.evaluations import EvalRequest, Evaluation, remarks, unnamed_rows
@@ -103,20 +103,14 @@ def test_rows_of_another_evaluation_are_not_computed_again(run, ranges, chunks):
 def test_shards_of_a_replaced_checkpoint_are_missing(run, chunks):
     chunks(16)
     work = computed(run, shards=3)
-    assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == (
-        [],
-        True,
-        [],
-        (70, 70),
-    )
+    assert work.is_done
+    assert work.missing() == work.to_start() == []
+    assert work.rows_done() == (70, 70)
     sidecar = run.checkpoint_file(20).with_suffix(".json")
     write_json(sidecar, {**read_object(sidecar), "weights": {"bytes": 1, "sha256": "other"}})
-    assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == (
-        [0, 1, 2],
-        False,
-        [0, 1, 2],
-        (0, 70),
-    )
+    assert not work.is_done
+    assert work.missing() == work.to_start() == [0, 1, 2]
+    assert work.rows_done() == (0, 70)
     sidecar.unlink()
     assert work.is_done, "a checkpoint that was cleared away leaves its numbers valid"
     assert work.missing() == []
@@ -164,9 +158,10 @@ def test_a_request_for_a_sampler_that_is_not_registered_here_is_not_read_as_anot
 def test_rows_that_no_evaluation_names_go_after_a_day(run, monkeypatch):
     one = computed(run)
     other = computed(run, "eval.elbo.velocities=2")
-    kept, left = one.rows("elbo").folder, other.rows("elbo").folder
+    kept = one.rows("elbo").folder
+    left = other.rows("elbo").folder
     shutil.rmtree(other.folder)
-    assert unnamed_rows(run) == [], "somebody may ask again"
+    assert unnamed_rows(run) == [], "a further request may need them"
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
     assert unnamed_rows(run) == [left]
@@ -207,7 +202,8 @@ def test_a_length_is_part_of_what_is_asked(averaged):
 
 
 def test_looking_makes_no_average_and_a_checkpoint_that_is_gone_is_named(averaged):
-    looked, average = work(averaged, 0.07), weights_file(averaged, STEP, 0.07)
+    looked = work(averaged, 0.07)
+    average = weights_file(averaged, STEP, 0.07)
     assert (looked.missing(), looked.rows_done(), looked.moved_at()) == ([0], (0, 12), None)
     assert not average.exists()
     remove(averaged, STEP)
@@ -223,17 +219,17 @@ def test_looking_makes_no_average_and_a_checkpoint_that_is_gone_is_named(average
 def test_lost_snapshots_make_another_average(averaged, chunks):
     chunks(4)
     one = work(averaged, 0.07)
-    assert one.compute(Ranks(), only=[0])
+    assert one.compute(Ranks(), pieces=[0]).is_done
     whole = Model.from_run(averaged.path, STEP, "cpu", ema_length=0.07)
     assert one.missing() == [1, 2]
     averaged.snapshot_file(38).unlink()
     assert Evaluation(one.folder).missing() == [0, 1, 2], "rows of another average"
     for shard in range(3):
-        assert Evaluation(one.folder).compute(Ranks(), only=[shard])
+        assert Evaluation(one.folder).compute(Ranks(), pieces=[shard]).is_done
     report = one.report
     assert report["ema"]["length"] == 0.07
     assert report["ema"]["error"] > whole.ema_error
-    assert work(averaged, None).compute(Ranks())
+    assert work(averaged, None).compute(Ranks()).is_done
     assert "ema" not in work(averaged, None).report
 
 
@@ -278,7 +274,7 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     averages = {"average": weights, "updates": 0}
     write(run, 1, {"model": weights, "ema": averages, "model_digest": recipe.model_digest()})
     work = Evaluation(request_of(recipe, ("elbo",), 1, shards=3).save(run))
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     truth = (
         gaussian(0.5)
         .log_density(source(recipe.data).dequantised_test_data(recipe.eval.seed, 0, 40))
@@ -295,7 +291,9 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
 
 def test_what_the_tolerance_does_to_a_bound_is_said_if_it_is_a_tenth_of_the_error():
     """All that keeps the bound of normal data from the truth is the solver."""
-    spec, sde, law = ElboSpec(rtol=1e-4, atol=1e-4), CLD(), gaussian(0.5, 100)
+    spec = ElboSpec(rtol=1e-4, atol=1e-4)
+    sde = CLD()
+    law = gaussian(0.5, 100)
     x = law.sample(16, torch.Generator().manual_seed(2)).double()
     bound = likelihood(law.score(sde), sde, spec, SampleNoise(1, first=0, last=16), x).elbo
     raised = raised_by_tolerance(sde, spec, 100)

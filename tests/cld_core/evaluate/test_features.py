@@ -29,8 +29,8 @@ from cld_core.evaluate.rows import not_finite, remark_on, require_few_lost
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.nets import execution
+from cld_core.plugins import resolve
 from cld_core.ranks import Ranks
-from cld_core.registration import resolve
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.work import open_work
 from tests.support.extractor import TINY, random_inception
@@ -128,7 +128,7 @@ def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, chunks):
     work = open_work(folder)
     assert isinstance(work, Statistics)
     assert work.name == "s.npz"
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     made = stats_file.read(Path(work.request.output), features=True)
     extractor = load(work.request.extraction, work.request.files, "cpu")
     features = extractor(data.batch(torch.arange(data.n)))["features"]
@@ -178,7 +178,7 @@ def test_a_uniform_density_has_eight_bits(tmp_path):
     model = Model(tiny_recipe(make_images(tmp_path / "set")))
     nats = math.prod(model.data_shape) * math.log(2.0)
     request = request_of(model.recipe, ("elbo",), 0)
-    arrays = {name: np.full(4, -nats) for name in likelihood._BOUNDS}
+    arrays = {name: np.full(4, -nats) for name in (*likelihood._BOUNDS, "nfe")}
     rows = SimpleNamespace(model=model, request=request, arrays=arrays)
     report = likelihood.elbo(rows)
     assert (report["unit"], report["n"], report["stderr"]) == ("bits/dim", 4, 0.0)
@@ -188,7 +188,8 @@ def test_a_uniform_density_has_eight_bits(tmp_path):
 
 
 INACCURATE = ("eval.elbo.rtol=0.1", "eval.elbo.atol=0.1")
-EXACT, TF32 = (False, False, False), (True, True, False)
+EXACT = (False, False, False)
+TF32 = (True, True, False)
 
 
 @contextmanager
@@ -281,7 +282,7 @@ def test_too_many_end_the_work_at_once_and_nothing_is_lost(run, monkeypatch, ran
     assert (ranges, work.report) == ([(0, 16)], None)
     # The same evaluation, which continues where it was ended.
     more = work_of(run, SOME, "eval.batch_size=23")
-    assert (more.folder, more.compute(Ranks())) == (work.folder, True)
+    assert (more.folder, more.compute(Ranks()).is_done) == (work.folder, True)
     assert (more.report["fid"]["nonfinite"], ranges[1:]) == (3, [(16, 39), (39, 40)])
 
 
@@ -290,11 +291,11 @@ def test_processes_that_each_see_few_are_refused_when_merged(run, monkeypatch, r
     spoil(monkeypatch, BAD)
     work = work_of(run, "eval.max_nonfinite=0.05", shards=4)
     for shard in range(3):
-        assert work.compute(Ranks(rank=shard, world_size=4))
+        assert work.compute(Ranks(rank=shard, world_size=4)).is_done
     with pytest.raises(UnusableSamplesError, match="3 of 40 samples are not finite"):
         work.compute(Ranks(rank=3, world_size=4))
     assert (work.missing(), work.to_start(), work.report, len(ranges)) == ([], [0], None, 4)
-    assert work_of(run, SOME).compute(Ranks(), only=[0])
+    assert work_of(run, SOME).compute(Ranks(), pieces=[0]).is_done
     assert (work.report["fid"]["nonfinite"], len(ranges)) == (3, 4)
 
 
@@ -325,7 +326,8 @@ def test_each_class_is_compared_with_its_own_images(labelled, chunks):
         "features"
     ]
     for number, name in enumerate(reference.outline.classes):
-        ours, theirs = features[label == number], reference.features[reference.labels == number]
+        ours = features[label == number]
+        theirs = reference.features[reference.labels == number]
         values = section["classes"][name]
         assert (values["samples"], values["images"]) == (len(ours), len(theirs))
         wide = theirs.astype(float)
@@ -343,10 +345,8 @@ def test_classes_with_few_samples_are_left_out_and_counted(labelled):
     stats_of(labelled)
     section = evaluated(labelled, "eval.samples=28", metrics=("classes",))["classes"]
     drawn = np.bincount(Model.from_run(labelled.path).classes.drawn(0, 28), minlength=3)
-    assert (section["left_out"], len(section["classes"])) == (
-        int((drawn < 10).sum()),
-        int((drawn >= 10).sum()),
-    )
+    assert section["left_out"] == int((drawn < 10).sum())
+    assert len(section["classes"]) == int((drawn >= 10).sum())
     assert 0 < section["left_out"] < 3
     assert (
         registry.metric("classes")
@@ -390,7 +390,8 @@ def test_arrays_of_pictures_have_features_as_their_samples_do(tmp_path, kind):
     )
     extraction, _, files = extractor(recipe)
     rows = ImageRows(recipe.data, extraction, files, torch.device("cpu"))
-    form, stored = form_of(source(recipe.data)), np.load(tmp_path / "x.npz")["x"]
+    form = form_of(source(recipe.data))
+    stored = np.load(tmp_path / "x.npz")["x"]
     low, high = (stored.min(), stored.max()) if kind == np.float32 else (0, 255)
     grey = torch.from_numpy(
         ((stored.astype(np.float64) - low) / (high - low) * 255).round().astype(np.uint8)

@@ -90,7 +90,8 @@ def test_fields_are_a_grid_in_grey_from_the_least_to_the_largest_number_of_the_d
     x = numbers(90, channels, 4, 6)
     model, _ = modelled(tmp_path, x)
     shown = torch.tensor(x[:4])
-    low, high = x[:-30].min(), x[:-30].max()
+    low = x[:-30].min()
+    high = x[:-30].max()
     wanted = pictures.enlarged(
         pictures.tile(to_pixels((shown[:, :1] - low) / (0.5 * (high - low)) - 1))
     )

@@ -23,8 +23,8 @@ from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import RowComputer
 from cld_core.evaluate.statistics import StatsRequest
 from cld_core.metrics import Metric, Quantity, RowKind
+from cld_core.plugins import resolve
 from cld_core.ranks import Ranks
-from cld_core.registration import resolve
 from cld_core.run.evaluations import EvalRequest, Evaluation, Extraction, numbers
 from cld_core.run.work import KINDS, Work
 from tests.support.crafted import KINDS as PICKLES
@@ -59,7 +59,9 @@ def test_the_flow_is_reused_for_another_number_of_samples():
         spec = replace(FlowSpec(), **keys)
         return replace(asked(OdeSpec()), metrics=("flow-distance",), flow=spec)
 
-    few, many, finer = flow(samples=100), flow(samples=200), flow(samples=100, rtol=1e-7)
+    few = flow(samples=100)
+    many = flow(samples=200)
+    finer = flow(samples=100, rtol=1e-7)
     assert few.row_settings("flow") == many.row_settings("flow") != finer.row_settings("flow")
     assert len({few.id, many.id, finer.id}) == 3
     assert (few.sizes, many.sizes) == ({"flow": 100}, {"flow": 200})
@@ -113,7 +115,7 @@ def test_every_name_leads_somewhere():
     for kind, (name, _) in KINDS.items():
         work = resolve(name)
         assert issubclass(work, Work)
-        assert get_type_hints(work)["request"].kind == kind
+        assert get_type_hints(work).get("request", work).kind == kind
     keys = [quantity.key for _, quantity in registry.quantities()]
     assert len(keys) == len(set(keys))
 
@@ -123,7 +125,7 @@ def test_a_metric_and_a_kind_of_rows_are_an_entry_each(toy, monkeypatch, chunks)
     monkeypatch.setitem(registry.ROWS, "draws", DRAWS)
     monkeypatch.setitem(registry.METRICS, "spread", f"{__name__}:SPREAD")
     work = Evaluation(request_of(toy.recipe(), ("spread",), 20, shards=2).save(toy))
-    assert work.compute(Ranks())
+    assert work.compute(Ranks()).is_done
     assert work.report["spread"]["n"] == 70
     assert numbers(work.report)["spread"].value > 0
     with pytest.raises(
@@ -189,7 +191,8 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, 
 
 def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
     (tmp_path / "there").write_bytes(b"weights")
-    source, kept = (tmp_path / "there").as_uri(), tmp_path / "hub" / "kept.pth"
+    source = (tmp_path / "there").as_uri()
+    kept = tmp_path / "hub" / "kept.pth"
     with pytest.raises(UsageError, match=f"cannot be downloaded.*Put the file at {kept} by hand"):
         features.download(source, kept, made_of.PUBLISHED_SHA256)
     assert not kept.exists()
@@ -214,13 +217,13 @@ def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path, chunks):
     theirs = stats_file.read(Path(str(request(run).files["stats"])))
     np.savez(stats, mu=theirs.mu, sigma=theirs.sigma)
     work = Evaluation(request(run, f"eval.fid.stats={stats}", metrics=("fid",), shards=2).save(run))
-    assert work.compute(Ranks(), only=[0])
+    assert work.compute(Ranks(), pieces=[0]).is_done
     np.savez(stats, mu=theirs.mu + 1, sigma=theirs.sigma)
     with pytest.raises(UsageError, match="other statistics than when the evaluation was asked for"):
-        work.compute(Ranks(), only=[1])
+        work.compute(Ranks(), pieces=[1])
     stats.unlink()
     with pytest.raises(UsageError, match="statistics are gone"):
-        work.compute(Ranks(), only=[1])
+        work.compute(Ranks(), pieces=[1])
     assert work.missing() == [1], "what was computed is kept"
 
 
@@ -266,7 +269,7 @@ def test_a_crafted_file_where_torch_keeps_downloads(run, tmp_path, monkeypatch):
         UsageError, match=rf"{place}: not the published weights.*Remove it and download https://"
     ):
         StatsRequest.of(recipe_of(run), tmp_path / "s.npz", features=False, shards=1)
-    # A request that somebody else wrote names none.
+    # A request that another program wrote may name none.
     for name in (INCEPTION, "vgg16", "clip-vit-b-32", "dinov2-vit-s-14"):
         layer = features.find(name).get_provided_features_list()[0]
         with pytest.raises(UsageError, match=f"{name} needs weights"):

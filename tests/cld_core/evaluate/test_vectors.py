@@ -99,7 +99,8 @@ def test_the_distance_is_the_root_mean_square(toy):
 
 
 def test_the_flow_is_solved_once_for_samplers_of_the_same_noise(toy, monkeypatch):
-    drawn, draw = [], Model.draw
+    drawn = []
+    draw = Model.draw
     monkeypatch.setattr(
         Model,
         "draw",
@@ -224,11 +225,13 @@ def test_each_class_is_held_against_its_own_law(labelled, drawn, chunks):
     assert {**found, "seed": 0} == {**again, "seed": 0}, "shards change nothing"
     model = Model.from_run(labelled.path, device="cpu")
     label = torch.tensor(model.classes.drawn(0, DRAWN))
-    x, true = drawn[label == 4], model.source.dequantised_test_data(0, 0, 4000)
+    x = drawn[label == 4]
+    true = model.source.dequantised_test_data(0, 0, 4000)
     other = model.source.dequantised_test_data(1, 0, 4000)
-    sets = [
-        it[torch.cdist(it.double(), LAW.means).argmin(1) == 4][: len(x)] for it in (true, other)
-    ]
+    sets = []
+    for points in (true, other):
+        nearest = torch.cdist(points.double(), LAW.means).argmin(1)
+        sets.append(points[nearest == 4][: len(x)])
     about = found["classes"]["4"]
     assert about["samples"] == len(x)
     assert about["accuracy"] == found["accuracy"] == 1.0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import cld_core
-from cld_core import loss, nets, registration
+from cld_core import loss, nets, plugins
 from cld_core.config import load
 from cld_core.errors import CheckpointError, RecipeError
 from cld_core.model import Model
@@ -188,7 +188,7 @@ def test_a_sampler_that_returns_something_else(tmp_path, result, words):
 def forget():
     """What plug-ins have registered, as in another process."""
     for section, name in (("network", "gated"), ("sde", "damped"), ("objective", "powered")):
-        registration._TABLES[section].pop(name, None)
+        plugins._TABLES[section].pop(name, None)
 
 
 PARTS = [

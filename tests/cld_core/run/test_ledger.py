@@ -8,7 +8,7 @@ import os
 import pytest
 
 from cld_core import files
-from cld_core.codec import RecordError, from_plain
+from cld_core.records import RecordError, from_plain
 from cld_core.run import events
 from cld_core.run.events import KINDS, Ended, Failed, JobRef, Started, Submitted
 from cld_core.run.history import History

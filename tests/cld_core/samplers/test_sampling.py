@@ -1,6 +1,7 @@
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,7 +9,11 @@ import torch
 from torch.testing import assert_close
 
 from cld_core.analytic import diamond, gaussian
-from cld_core.samplers import Recorder, sample
+from cld_core.config import keys as recipe_keys
+from cld_core.config.sampling import FixedStepSpec
+from cld_core.errors import RecipeError
+from cld_core.plugins import register
+from cld_core.samplers import FixedSteps, Recorder, ended, grid_of, sample
 from cld_core.samplers.sscs import exact_part
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
@@ -215,3 +220,58 @@ def test_states_of_the_flow_are_on_its_solution(sde):
         sample(score, sde, spec, SampleNoise(0, first=0, last=16), (2,), watcher=recorder)
         paths.append(recorder.path()[1])
     assert_close(*paths, rtol=0, atol=5e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeunSpec(FixedStepSpec):
+    method: Literal["heun"] = recipe_keys.key("heun", "Heun's method for the probability flow")
+
+
+def heun(score, sde, spec, u, draws):
+    """A method in a few lines: its grid and one step."""
+    times = grid_of(spec, sde.schedule, per_step=2)
+
+    def step(u, i):
+        t, s = times[i], times[i + 1]
+        slope = sde.flow(u, score(u, t), t)
+        end = u + (s - t) * slope
+        return u + 0.5 * (s - t) * (slope + sde.flow(end, score(end, s), s))
+
+    return FixedSteps(times, step)
+
+
+def heun_alone(score, sde, spec, u, draws):
+    """The same method, which makes its steps itself."""
+    steps = heun(score, sde, spec, u, draws)
+    for i in range(len(steps.times) - 1):
+        u = steps.step(u, i)
+    return ended(score, sde, spec, u, 2 * (len(steps.times) - 1))
+
+
+def of_heun(method, recorder=None, **keys):
+    register("sampling", "heun", method, HeunSpec)
+    noise, spec = SampleNoise(7, first=0, last=6), HeunSpec(**keys)
+    return sample(gaussian().score(CONSTANT), CONSTANT, spec, noise, (2,), watcher=recorder)
+
+
+@pytest.mark.parametrize("denoise", [True, False])
+def test_a_method_of_a_plug_in_gives_a_grid_and_one_step_or_makes_its_steps_itself(denoise):
+    recorder = Recorder(1000)
+    driven = of_heun(heun, recorder, nfe=41, denoise=denoise)
+    alone = of_heun(heun_alone, nfe=41, denoise=denoise)
+    assert torch.equal(driven.x, alone.x)
+    assert torch.equal(driven.nfe_each, alone.nfe_each)
+    assert driven.nfe == 40 + denoise
+    assert recorder.path()[0].tolist() == CONSTANT.schedule.grid("linear", 20, HeunSpec.eps)
+
+
+def test_a_new_method_converges_with_its_order():
+    keys = {"eps": 1e-2, "denoise": False}
+    fine, *found = (of_heun(heun, nfe=nfe, **keys).x for nfe in (6400, 400, 800))
+    errors = [float((x - fine).abs().max()) for x in found]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2.0, abs=0.2), errors
+
+
+def test_the_states_of_a_method_that_makes_its_steps_itself_cannot_be_shown():
+    with pytest.raises(RecipeError, match=r"sampling\.method=heun cannot be shown.*FixedSteps"):
+        of_heun(heun_alone, Recorder(8), nfe=41)

@@ -17,8 +17,8 @@ from cld_core.config.registry import SECTIONS
 from cld_core.config.sde import SdeSpec
 from cld_core.errors import RecipeError
 from cld_core.likelihood import likelihood
+from cld_core.plugins import Variant, register
 from cld_core.ranks import Ranks
-from cld_core.registration import Variant, register
 from cld_core.score import Score
 from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise

@@ -63,7 +63,8 @@ def _outcomes(ranks, recipes):
 
 def test_two_ranks_and_micro_batches_train_as_one(data, tmp_path):
     """Shares of 3 and 2 images are weighed by their rows."""
-    odd, augmented = "train.batch_size=5", "network.augment=0.5"
+    odd = "train.batch_size=5"
+    augmented = "network.augment=0.5"
     recipes = (tiny_recipe(data, odd), tiny_recipe(data, odd, augmented, "train.micro_batch=2"))
     (whole, cut), others = spawned(_outcomes, tmp_path, 2, recipes)
     assert same(others, [whole, cut])
@@ -110,7 +111,7 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     fid = (*TINY, "eval.samples=7")
     worked = run_folder(tmp_path, data, *quick, *loose, *fid, "train.on_resume=exact")
     stats = StatsRequest.of(worked.recipe(), None, features=False, shards=1).save()
-    assert Statistics(stats).compute(Ranks())
+    assert Statistics(stats).compute(Ranks()).is_done
     (tmp_path / "plain").mkdir()
     plain = run_folder(tmp_path / "plain", data, "train.on_resume=exact")
     worked.recipe_file.write_text(worked.recipe_file.read_text())
@@ -127,7 +128,7 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     found = re.findall(r"step (\d+): FID (\S+) of 7 samples", out)
     assert [step for step, _ in found] == ["8", "12"]
     evaluation = Evaluation(request_of(worked.recipe(), ("fid",), 12, shards=2).save(worked))
-    assert evaluation.compute(Ranks())
+    assert evaluation.compute(Ranks()).is_done
     assert float(found[1][1]) == pytest.approx(evaluation.report["fid"]["value"], abs=1e-4)
 
 
@@ -136,7 +137,8 @@ def test_a_request_to_stop_ends_periodic_work_between_two_batches(data, tmp_path
     run = run_folder(tmp_path, data, "sampling.nfe=3", "periodic.batch_size=1", "train.steps=8")
     due = ("periodic.samples_every=4", "periodic.samples=50")
     run.ledger.append(events.Requested(steps=8, overrides=due))
-    original, calls = Model.draw, []
+    original = Model.draw
+    calls = []
 
     def drawing(self, n, **settings):
         calls.append(settings["first"])
@@ -211,7 +213,8 @@ def test_one_step_of_the_full_recipe_on_the_cpu(name, pixels, tmp_path):
     made = Trainer(load(RECIPES / f"{name}.yaml", overrides), Ranks())
     started = time.perf_counter()
     made.step(0)
-    seconds, scalars = time.perf_counter() - started, made.take_scalars()
+    seconds = time.perf_counter() - started
+    scalars = made.take_scalars()
     print(f"\n{name}: loss {scalars['loss']:.1f}, {seconds:.1f} s, {scalars['memory_gib']:.2f} GiB")
     assert math.isfinite(scalars["loss"])
     assert math.isfinite(scalars["grad_norm"])
@@ -228,7 +231,7 @@ def worked(tmp_path, data, capsys):
     def train(*due, settings=()):
         run = run_folder(tmp_path, data, *QUICK, *TINY, *settings)
         stats = StatsRequest.of(run.recipe(), None, features=False, shards=1).save()
-        assert Statistics(stats).compute(Ranks())
+        assert Statistics(stats).compute(Ranks()).is_done
         run.ledger.append(events.Requested(steps=STEP, overrides=due))
         assert attempt(run).cause == "finished"
         return capsys.readouterr().out.splitlines()

@@ -14,7 +14,7 @@ from cld_core.errors import RecipeError
 from cld_core.run.events import Ended, Remarked, Started
 from cld_core.run.history import History
 from cld_core.train import loggers
-from cld_core.train.loggers import About, Background, Monitor, close
+from cld_core.train.loggers import Background, LoggedAttempt, Monitor, close
 from tests.cld_core.train.conftest import attempt
 from tests.support.clock import Clock
 from tests.support.logged import REPORTED, in_mlflow, in_wandb, killed_and_resumed
@@ -143,7 +143,7 @@ def test_tensorboard_has_the_recipe_and_why_the_attempt_before_ended(run):
     run.ledger.append(Started(attempt=0, job_id="7", step=0, host="here", versions={"python": "3"}))
     run.ledger.append(Ended(attempt=0, cause="crashed", step=19, detail="<b>`x`|\nsecond"))
     run.ledger.append(Started(attempt=1, job_id="8", step=10, host="there"))
-    about = About(folder=run, recipe=run.recipe(), attempt=1, first_step=10)
+    about = LoggedAttempt(folder=run, recipe=run.recipe(), attempt=1, first_step=10)
     Monitor(about, may_write=lambda: True).close()
     events = EventAccumulator(str(run.tensorboard)).Reload()
     texts = {
@@ -173,7 +173,7 @@ def test_a_server_out_of_reach_leaves_wandb_offline(run, tmp_path, monkeypatch, 
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr(wandb, "teardown", lambda exit_code: None)
     recipe = load(TOY, ["monitor.wandb.project=p"])
-    logger = WandbLogger(About(folder=run, recipe=recipe, attempt=3, first_step=0))
+    logger = WandbLogger(LoggedAttempt(folder=run, recipe=recipe, attempt=3, first_step=0))
     logger.scalars({"train/loss": 1.0}, 7)
     asked = [call.kwargs for call in init.call_args_list]
     assert [it["mode"] for it in asked] == ["online", "offline"]
@@ -189,7 +189,7 @@ def test_a_server_out_of_reach_leaves_wandb_offline(run, tmp_path, monkeypatch, 
 
 @pytest.fixture
 def monitor(run):
-    about = About(folder=run, recipe=run.recipe(), attempt=0, first_step=0)
+    about = LoggedAttempt(folder=run, recipe=run.recipe(), attempt=0, first_step=0)
     monitor = Monitor(about, may_write=lambda: True)
     yield monitor
     monitor.close()

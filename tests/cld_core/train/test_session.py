@@ -79,7 +79,9 @@ def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkey
 @pytest.fixture
 def pauses(monkeypatch):
     """Lets minutes pass on a made-up clock during steps; and the steps that are saved, at once."""
-    saved, clock, save = [], Clock(), Writer.save
+    saved = []
+    clock = Clock()
+    save = Writer.save
 
     def saving(self, step, state):
         saved.append(step)
@@ -131,7 +133,9 @@ def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypat
         "train.checkpoint_every=300",
         "train.batch_size=64",
     )
-    run, losses, keys = make(*settings), [], []
+    run = make(*settings)
+    losses = []
+    keys = []
     backward = Trainer._backward
     monkeypatch.setattr(
         Trainer, "_backward", lambda self, step: keys.append(self._key) or backward(self, step)
@@ -149,7 +153,8 @@ def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypat
     assert len(losses) == 600
     assert {key[1] for key in keys[:401]} == {0}
     assert {key[1] for key in keys[401:]} == {1}
-    before, after = torch.tensor(losses[301:401]), torch.tensor(losses[401:501])
+    before = torch.tensor(losses[301:401])
+    after = torch.tensor(losses[401:501])
     scatter = (before.var() / 100 + after.var() / 100).sqrt()
     assert abs(float(before.mean() - after.mean())) < 4 * float(scatter)
 
@@ -216,7 +221,8 @@ def test_a_folder_that_a_live_job_holds(make):
 
 
 def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
-    run, seen = make("train.steps=100000"), {}
+    run = make("train.steps=100000")
+    seen = {}
 
     def files():
         kept = [*run.checkpoints.glob("*"), run.progress_file, run.ledger.path]
@@ -291,7 +297,8 @@ def test_a_step_without_a_checkpoint_cannot_be_resumed_from(make):
 
 
 def test_an_attempt_notes_where_its_own_notices_begin(make, tmp_path):
-    run, log = make("train.steps=5"), tmp_path / "log.err"
+    run = make("train.steps=5")
+    log = tmp_path / "log.err"
     log.write_text("notices of an earlier start")
     session.run(run, Ranks(), StopFlag(), job_id="test", restart=1, log=log)
     assert [(entry.restart, entry.log_offset) for entry in attempts(run)] == [
@@ -344,7 +351,8 @@ def test_progress_and_tensorboard(make):
 
 def test_a_training_tells_what_it_does(make, monkeypatch):
     """On a slow disk, where it waits for its saves."""
-    phases, write = [], loggers.write_json
+    phases = []
+    write = loggers.write_json
 
     def noted(path, content):
         if content["phase"] not in phases[-1:]:
@@ -505,11 +513,9 @@ def test_what_a_crash_or_a_request_gives_up_is_set_aside(make):
 
 
 def test_a_rollback_sets_aside_what_it_gives_up(make, monkeypatch):
-    run, original, seen = (
-        make(*KEPT, "train.max_rollbacks=1", "train.log_every=1"),
-        Trainer._backward,
-        [],
-    )
+    run = make(*KEPT, "train.max_rollbacks=1", "train.log_every=1")
+    original = Trainer._backward
+    seen = []
 
     def poisoned(self, step):
         loss = original(self, step)

@@ -137,7 +137,8 @@ def test_the_share_of_examples_without_a_label_is_that_of_the_recipe():
 
 def test_labels_change_neither_the_data_nor_the_noise():
     """Dropping all labels, a network whose embedding is fixed sees what one without labels sees."""
-    named, plain = labelled(), labelled("data.labels=false")
+    named = labelled()
+    plain = labelled("data.labels=false")
     assert torch.equal(named._examples(3, slice(0, 10))[0], plain._examples(3, slice(0, 10))[0])
     assert plain._examples(3, slice(0, 10))[1] is None
     assert "classes" not in plain.state_dict()
@@ -152,7 +153,8 @@ def test_a_checkpoint_of_other_classes_is_refused():
         labelled().load_state_dict(state)
 
 
-GOOD, BAD = torch.tensor(False), torch.tensor(True)
+GOOD = torch.tensor(False)
+BAD = torch.tensor(True)
 
 
 def numbers(*values):
@@ -238,12 +240,12 @@ def test_their_mean_is_the_loss_of_the_default_weighting(more):
 
 
 def poisoned(monkeypatch, when):
-    """Let the data of the steps for which ``when(key, step)`` holds be infinite; returns the steps
-    that were tried."""
-    original, tried = Trainer._backward, []
+    """Makes the data of steps with ``when(key, step)`` infinite; returns the steps taken."""
+    original = Trainer._backward
+    steps = []
 
     def backward(self, step):
-        tried.append((self._key[1], step))
+        steps.append((self._key[1], step))
         batch = self.source.batch
         if when(self._key[1], step):
             self.source.batch = lambda *arguments: batch(*arguments) * math.inf
@@ -253,7 +255,7 @@ def poisoned(monkeypatch, when):
             self.source.batch = batch
 
     monkeypatch.setattr(Trainer, "_backward", backward)
-    return tried
+    return steps
 
 
 def rollbacks(run):
@@ -297,7 +299,8 @@ def test_an_overflow_under_the_scaler_is_skipped_and_harmless(data, monkeypatch)
     poisoned(monkeypatch, lambda _, step: step == 5)
     made = stepped(Trainer(tiny_recipe(data, "train.precision=fp16"), Ranks()), 5)
     made.take_scalars()
-    scale, before = made.scaler.get_scale(), clone(made.net.state_dict())
+    scale = made.scaler.get_scale()
+    before = clone(made.net.state_dict())
     made.step(5)
     assert same(before, made.net.state_dict())
     assert made.scaler.get_scale() == scale / 2
@@ -366,12 +369,14 @@ def test_a_deferred_step_changes_nothing_and_is_reported_later(data, precision):
 
 def test_a_deferred_step_is_the_same_step(data):
     """To the last bit, except for the average, whose weight the device computes."""
-    now, later = Trainer(tiny_recipe(data), Ranks()), deferred(tiny_recipe(data), Ranks())
+    now = Trainer(tiny_recipe(data), Ranks())
+    later = deferred(tiny_recipe(data), Ranks())
     for step in range(8):
         now.step(step)
         later.step(step)
     assert now.take_scalars()["loss"] == later.take_scalars()["loss"]
-    first, second = now.state_dict(), later.state_dict()
+    first = now.state_dict()
+    second = later.state_dict()
     assert same(first["model"], second["model"])
     assert first["ema"]["updates"] == second["ema"]["updates"] == 8
     torch.testing.assert_close(

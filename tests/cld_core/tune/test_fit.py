@@ -9,21 +9,26 @@ import torch
 from cld_core import samplers, tune
 from cld_core.analytic import GaussianMixture, diamond, gaussian
 from cld_core.config.sampling import ExponentialSpec, TunedSpec
-from cld_core.run.tunings import CANDIDATES, STAGES, Coefficients, Flow, Row, Solution
+from cld_core.run.tunings import (
+    CANDIDATES,
+    STAGES,
+    Flow,
+    SamplerCoefficients,
+    StageRow,
+    TunedSampler,
+)
 from cld_core.samplers.tuned import (
     MEMORY,
     Linear,
-    extended,
     of_exponential,
-    sample,
     spaced,
     with_memory,
 )
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from cld_core.tune import (
-    Ends,
     Fitted,
+    FlowEndpoints,
     Problem,
     advanced,
     by_backpropagation,
@@ -46,7 +51,7 @@ def ends(law, sde, seed, n):
     spec = ExponentialSpec(nfe=60, order=2, corrector=True, eps=EPS)
     noise = [SampleNoise(seed, "fit", first=0, last=n) for _ in range(2)]
     x = samplers.sample(score, sde, spec, noise[0], (law.dimension,)).x.double()
-    return Ends(sde.prior(noise[1].normal((law.dimension * sde.n,))).double(), x)
+    return FlowEndpoints(sde.prior(noise[1].normal((law.dimension * sde.n,))).double(), x)
 
 
 def problem(law, sde, nfe, n):
@@ -61,12 +66,11 @@ def problem(law, sde, nfe, n):
 
 
 @torch.no_grad()
-def fitted(task, fewer=0, grid=6, coefficients=6):
+def fitted(task, grid=6, coefficients=6):
     """The beginning of each stage."""
     rows = {stage: [] for stage in STAGES}
     counts = {
         "untuned": STAGES["untuned"],
-        "fewer": fewer,
         "grid": grid,
         "coefficients": coefficients,
     }
@@ -92,13 +96,12 @@ def test_on_normal_data_four_evaluations_follow_the_flow(sde):
 
 
 def row(held, which=0, fit_=0.0):
-    return Row(which, Coefficients((), ()), 0.1, fit_, held)
+    return StageRow(which, SamplerCoefficients((), ()), 0.1, fit_, held)
 
 
 def test_held_out_noise_decides_what_is_kept():
     rows = {
         "untuned": [row(0.3), row(0.2)],
-        "fewer": [],
         "grid": [row(0.1)],
         "coefficients": [row(0.15), row(0.12)],
     }
@@ -162,14 +165,19 @@ def prior(sde, n=8, d=2):
 def test_the_exponential_sampler_is_a_linear_one(sde, order, corrector, denoise):
     score, eps = GaussianMixture(torch.tensor([[0.5, 0.0], [-0.5, 0.2]]), 0.3).score(sde), 1e-2
     spec = ExponentialSpec(nfe=6, eps=eps, denoise=denoise, order=order, corrector=corrector)
-    wanted = samplers.sample(score, sde, spec, InFloat64(0, "linear", first=0, last=8), (2,))
+
+    def drawn(spec, **more):
+        noise = InFloat64(0, "linear", first=0, last=8)
+        return samplers.sample(score, sde, spec, noise, (2,), **more)
+
+    wanted = drawn(spec)
     linear = of_exponential(sde, spaced(sde, 6, eps, denoise, "power 6"), order, corrector, denoise)
     flow = Flow(eps=eps, denoise=denoise)
-    solution = Solution(coefficients=with_memory(linear).plain(), flow=flow, rms={}, about={})
-    found, _ = sample(score, sde, TunedSpec(nfe=6), prior(sde), None, solution=solution)
-    whole = wanted.x if wanted.v is None else torch.cat([wanted.x, wanted.v], dim=1)
-    assert solution.nfe == wanted.nfe == 6
-    assert torch.allclose(found, whole, rtol=1e-9, atol=1e-9)
+    solution = TunedSampler(coefficients=with_memory(linear).plain(), flow=flow, rms={}, about={})
+    found = drawn(TunedSpec(nfe=6, eps=eps, denoise=denoise), solution=solution)
+    assert found.nfe == wanted.nfe == 6
+    assert torch.allclose(found.x, wanted.x, rtol=1e-9, atol=1e-9)
+    assert sde.n == 1 or torch.allclose(found.v, wanted.v, rtol=1e-9, atol=1e-9)
     assert torch.allclose(
         Fitted(score, sde, 5).samples(linear, prior(sde)), wanted.x, rtol=1e-9, atol=1e-9
     )
@@ -177,18 +185,13 @@ def test_the_exponential_sampler_is_a_linear_one(sde, order, corrector, denoise)
 
 @pytest.mark.parametrize("sde", DIFFUSIONS, ids=lambda sde: type(sde).__name__)
 @pytest.mark.parametrize("denoise", [True, False])
-def test_idle_evaluations_leave_the_samples_as_they_are(sde, denoise):
-    fitted, u = Fitted(diamond().score(sde), sde, 1000), prior(sde)
-    few = with_memory(
-        of_exponential(sde, spaced(sde, 5, 1e-2, denoise, "power 6"), 3, True, denoise)
-    )
-    more = with_memory(extended(few, sde, 9, 1e-2, denoise))
-    assert len(more.times) == 9
-    assert bool((more.times.diff() < 0).all())
-    assert torch.allclose(fitted.samples(more, u), fitted.samples(few, u), rtol=0, atol=1e-11)
-    assert more.memory > MEMORY
-    again = unpacked(packed(more, denoise), more, denoise, 1e-2)
-    assert all(torch.equal(a, b) for a, b in zip(again.matrices, more.matrices, strict=True))
+def test_a_sampler_comes_back_from_its_parameters(sde, denoise):
+    times = spaced(sde, 8, 1e-2, denoise, "power 6")
+    linear = with_memory(of_exponential(sde, times, 3, True, denoise))
+    assert linear.memory > MEMORY
+    again = unpacked(packed(linear, denoise), linear, denoise, 1e-2)
+    assert torch.allclose(again.times, linear.times)
+    assert all(torch.equal(a, b) for a, b in zip(again.matrices, linear.matrices, strict=True))
 
 
 @functools.cache

@@ -48,7 +48,8 @@ def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
 
 
 def test_a_job_goes_on_after_its_submission_calls_its_hook_and_has_a_log(tmp_path):
-    runs, told = tmp_path / "runs", tmp_path / "told"
+    runs = tmp_path / "runs"
+    told = tmp_path / "told"
     hook = f"hooks.on_change=echo $CLDCTL_STATE >> {told}"
     done = invoke("submit", "toy", *ONE, hook, "--name", "mine", "--cluster", "local", runs=runs)
     assert "cldctl cancel mine" in done.stderr

@@ -27,7 +27,7 @@ def runs(tmp_path_factory):
 
 
 def offered(runs, *words):
-    """What is offered for the last of the words, as bash asks."""
+    """The completions of the last word, as in bash."""
     asked = {
         "_CLDCTL_COMPLETE": "complete_bash",
         "COMP_WORDS": "\n".join(["cldctl", *words]),

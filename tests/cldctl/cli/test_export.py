@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 import cld_core
 from cld_core.config import load
 from cld_core.config.train import EmaSpec
-from cld_core.data.form import Form
+from cld_core.data.format import DataFormat
 from cld_core.evaluate.request import request_of
 from cld_core.model import Model
 from cld_core.run import RunFolder
@@ -84,8 +84,9 @@ def test_weights_carry_no_commands_and_accounts(tmp_path):
 
 
 def card_of(made, **changes):
-    """Of weights of step 20."""
-    form, net = Form(shape=(2,), scale=(3.0, 1.0), shift=(0.0, 0.0)), torch.nn.Linear(2, 2)
+    """The card for weights of step 20."""
+    form = DataFormat(shape=(2,), scale=(3.0, 1.0), shift=(0.0, 0.0))
+    net = torch.nn.Linear(2, 2)
     weights = SimpleNamespace(
         step=20, data_shape=(2,), is_image=False, ema_length=None, net=net, form=form
     )
@@ -181,7 +182,8 @@ def root(tmp_path_factory):
 
 
 def test_an_export_of_a_length_says_so(root, tmp_path):
-    target, model = tmp_path / "x.safetensors", cld_core.load(root / "mine", ema_length=0.2)
+    target = tmp_path / "x.safetensors"
+    model = cld_core.load(root / "mine", ema_length=0.2)
     files = ("--card", str(tmp_path / "card"), "-o", str(target))
     done = invoke("export", "mine", "--ema-length", "0.2", *files, runs=root)
     assert "averaged weights of step 40, EMA length 0.2" in done.stderr

@@ -1,5 +1,4 @@
-"""What holds for all commands: help, short and long options, examples, versions, quiet and
-verbose."""
+"""All commands: help, short and long options, examples, versions, quiet and verbose."""
 
 import os
 import re
@@ -57,8 +56,7 @@ def test_every_command_has_an_example_and_help_for_everything():
 
 @pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=[example for _, example in EXAMPLES])
 def test_examples_are_commands(name, example):
-    """Each is parsed as it stands: the command exists, and so do its options; values are of their
-    types."""
+    """Each is parsed: the command and its options exist, and values have their types."""
     program, *words = shlex.split(example)
     assert program == "cldctl"
     assert tuple(words[: len(name)]) == name

@@ -1,5 +1,4 @@
-"""The image commands, and what they say about sources that are something else (2) or damaged
-(1)."""
+"""Commands on images, also on sources of another kind (exit code 2) or damaged ones (1)."""
 
 import zipfile
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""Commands for many runs: filters of `status`, notes and tags, `rm` and `prune`, sweeps as they are
-typed."""
+"""Commands for many runs: filters of `status`, notes and tags, `rm`, `prune`, sweeps."""
 
 import json
 import os

@@ -56,8 +56,7 @@ def test_what_differs_from_the_defaults_is_the_same_recipe(tmp_path, name):
 
 
 def test_every_recipe_is_listed_with_what_it_is_and_where_it_is_from(tmp_path, monkeypatch):
-    """A path, if it is a file of the user; those of a package are in a folder that is nobody's
-    business."""
+    """A path for a file of the user; the folder of the package is not shown."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/mine.yaml").write_text(

@@ -105,7 +105,6 @@ from tests.support.tools import DEBUG, invoke
         ("compare done", 2, ["done is one run"]),
         ("data stats toy", 2, ["data.name=multimodal_swissroll are not pictures"]),
         ("report done --all", 2, ["Leave one of them out"]),
-        ("report done --pages", 2, ["Add --all"]),
         (
             "submit toy --sweep train.seed=0,1 --cluster debug train.seed=5",
             2,

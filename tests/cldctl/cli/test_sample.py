@@ -86,7 +86,9 @@ register("metrics", "mean", metric)
 
 
 def test_a_finished_run_uses_its_copy_of_a_plug_in_or_the_file_that_is_named(tmp_path):
-    runs, file, out = tmp_path / "runs", tmp_path / "fill.py", tmp_path / "x.npz"
+    runs = tmp_path / "runs"
+    file = tmp_path / "fill.py"
+    out = tmp_path / "x.npz"
 
     def write(**changes):
         file.write_text(FILLING.format(**{"number": 2, "field": "value", **changes}))

@@ -35,7 +35,8 @@ def batch(code, before=None):
         JobSpec(name="mine", logs=code.parent, size=ClusterSpec(setup=("true",)), code=code)
     )
     lines = setup["setup"]
-    first, last = lines.index("cldctl_import() {"), lines.index("cldctl_import || exit 1")
+    first = lines.index("cldctl_import() {")
+    last = lines.index("cldctl_import || exit 1")
     assert lines.index("true") < last, "behind the lines of the recipe, which may set the variable"
     start = (
         "unset PYTHONPATH" if before is None else f"export PYTHONPATH={before.format(code=code)}"

@@ -41,7 +41,8 @@ def test_tasks_run_one_after_another_after_they_were_noted(tmp_path):
         done.extend(jobs)
 
     CLUSTER.submit(spec(tmp_path), [work(n) for n in range(2)], note)
-    jobs, ran = done[:2], done[2:]
+    jobs = done[:2]
+    ran = done[2:]
     assert ran == list(enumerate(jobs))
     assert [CLUSTER.survey(jobs).of(job).phase for job in jobs] == ["gone", "gone"], (
         "submit has returned"

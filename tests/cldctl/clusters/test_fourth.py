@@ -4,7 +4,7 @@ import pytest
 
 from cld_core.run.events import JobRef
 from cldctl.clusters import CLUSTERS
-from cldctl.clusters.base import Cluster, InJob, Limit, Seen, Survey, Task
+from cldctl.clusters.base import Answer, Cluster, InJob, Limit, Survey, Task
 from tests.support.chunks import cut
 from tests.support.tools import ONE, invoke, signal_handlers, status
 
@@ -41,7 +41,7 @@ class Here(Cluster):
                 Task(work, self)()
 
     def survey(self, jobs, *, settled=(), max_age_s=30.0):
-        return Survey({job.job_id: Seen("gone") for job in jobs})
+        return Survey({job.job_id: Answer("gone") for job in jobs})
 
     def cancel(self, jobs):
         """Nothing runs while a command asks for that."""

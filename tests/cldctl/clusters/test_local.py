@@ -31,7 +31,8 @@ class Submitter:
     """Submits work that reports into ``folder``, and leaves no process behind."""
 
     def __init__(self, folder):
-        self.folder, self.jobs = folder, []
+        self.folder = folder
+        self.jobs = []
         self.spec = JobSpec(name="mine", logs=folder / "logs", size=ClusterSpec())
 
     def __call__(self, *works, **changes):

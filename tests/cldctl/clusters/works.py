@@ -10,8 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Report:
-    """Write what the job knows about itself into ``folder/NAME.json``, then wait for ``folder/go``
-    or a signal."""
+    """Write the facts of the job to ``folder/NAME.json``; wait for ``folder/go`` or a signal."""
 
     folder: str
     name: str

@@ -13,7 +13,7 @@ from cld_core.errors import NotFoundError
 from cld_core.evaluate.request import request_of
 from cld_core.run.evaluations import sweeps_of
 from cldctl.evals import plan, results
-from cldctl.evals.results import Line
+from cldctl.evals.results import ComparedRuns
 from cldctl.show import tables
 from cldctl.show.evaluations import compared, sweep_table
 from tests.support.made_up import report, run_with, seeds
@@ -66,7 +66,7 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
     ]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
     assert content["warnings"] == ["FID: no standard error, and so no difference is marked"]
-    shown = text(compared([Line(column.run, {}, (column,)) for column in columns]), 240)
+    shown = text(compared([ComparedRuns(column.run, {}, (column,)) for column in columns]), 240)
     for words in (
         " 3.990 ± 0.400 ",
         " 4.010 ± 0.400 worse ",

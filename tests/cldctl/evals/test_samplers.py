@@ -11,7 +11,7 @@ from cld_core.config.registry import SECTIONS
 from cld_core.errors import UsageError
 from cld_core.evaluate.published import published_samplers
 from cld_core.run import RunFolder
-from cld_core.run.evaluations import Axis, Cell, Sweep
+from cld_core.run.evaluations import Axis, Sweep, SweepCell
 from cldctl.evals import results, samplers
 from cldctl.evals.samplers import SETTINGS
 from cldctl.show.evaluations import samplers as drawn
@@ -181,7 +181,7 @@ def test_published_numbers_stand_beside_those_of_cifar10(tmp_path, monkeypatch):
     screen(monkeypatch, 150)
     run = RunFolder.create(tmp_path / "c", load(RECIPES / "cifar10.yaml"), {"created": 1.0})
     sweep = Sweep(
-        (Axis("sampler", ("ode",)), Axis("sampling.nfe", ("10",))), (Cell(CELL, "fid-ode-10"),)
+        (Axis("sampler", ("ode",)), Axis("sampling.nfe", ("10",))), (SweepCell(CELL, "fid-ode-10"),)
     )
     known = published_samplers("cifar10")
     measured, *rows = csv.DictReader(io.StringIO(samplers.to_table(run, sweep)))

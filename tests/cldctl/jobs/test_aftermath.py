@@ -14,6 +14,7 @@ from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import (
     Cancelled,
     Ended,
+    Failed,
     GivenUp,
     JobRef,
     Started,
@@ -23,9 +24,10 @@ from cld_core.run.events import (
 )
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
-from cldctl.clusters.base import Wish
+from cld_core.run.work import Budget, Training
+from cldctl.clusters.base import Requeue
 from cldctl.jobs import aftermath
-from cldctl.jobs.aftermath import Retry, after_bad_end, after_crash, missing_event
+from cldctl.jobs.aftermath import End, Retry, decide, missing_event
 from cldctl.jobs.process import BLIND, HOPELESS, UNFIT
 from cldctl.runs.status import with_trouble
 from tests.support.clock import Clock
@@ -42,9 +44,8 @@ def ended(attempt=0, cause="crashed", **more):
 
 
 def after(*happened, restart=0, max_retries=3):
-    return after_bad_end(
-        History.of(happened), inside(restart=restart), max_retries, max_crashes_a_day=20
-    )
+    budget = Budget(retries=max_retries, a_day=20)
+    return decide(History.of(happened), inside(restart=restart), budget)
 
 
 def test_what_another_start_may_get_past():
@@ -63,11 +64,11 @@ def test_what_another_start_may_get_past():
 
 
 def test_a_task_of_sharded_work_has_a_budget_of_its_own():
-    assert after_crash(2, code=137, retries=3, job=inside()) == Retry(20.0, "crash 2 of 3 allowed")
+    history = History.of([Failed("crash", job_id="7", restart=restart) for restart in range(2)])
+    budget = Budget(retries=3)
+    assert decide(history, inside(), budget, 137) == Retry(20.0, "crash 2 of 3 allowed")
     # A fault in the request; its checkpoint is gone; it would draw the same samples.
-    assert {after_crash(1, code=code, retries=3, job=inside()) for code in (2, 3, HOPELESS)} == {
-        None
-    }
+    assert {decide(history, inside(), budget, code) for code in (2, 3, HOPELESS)} == {None}
 
 
 def test_a_second_start_that_said_nothing_died_early():
@@ -93,27 +94,27 @@ def run(tmp_path):
 def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run, capsys):
     run.ledger.append(started())
     job = inside(cause="out_of_memory")
-    aftermath.after_training(run, job, 137)
+    aftermath.after(Training(run.path), job, End("work", 137, ""))
     ended, requeued = run.ledger.events()[-2:]
     assert ended.cause == requeued.cause == "out_of_memory", "as the launcher knows"
-    assert job.wishes == [Wish(10.0)]
+    assert job.wishes == [Requeue(10.0)]
     assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
 
     run.ledger.append(started(1, restart=1))
     run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="8"), successor_of="7"))
     job = inside(restart=1, said="Timeout (0:05:00)!")
-    aftermath.after_training(run, job, 1)
+    aftermath.after(Training(run.path), job, End("work", 1, ""))
     history = run.ledger.history()
     assert history.given_up == "2 crashes in a row without a new checkpoint (train.max_retries=1)"
     assert history.last.detail.startswith("no step finished within train.hang_timeout_s")
-    assert job.wishes == [Wish(None)]
+    assert job.wishes == [Requeue(None)]
     assert history.turned_away == {"8": "withdrawn"}, "its successor is not to begin"
 
 
 def test_a_bug_is_given_up_at_once(run):
     run.ledger.append(started())
     run.ledger.append(ended(detail="TypeError: no", bug=True))
-    aftermath.after_training(run, inside(), 1)
+    aftermath.after(Training(run.path), inside(), End("work", 1, ""))
     assert run.ledger.history().given_up == "TypeError: no"
 
 
@@ -124,15 +125,15 @@ def work(run):
 
 def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spent(work, capsys):
     job = inside()
-    aftermath.after_shards(work.folder, job, 137)
-    assert job.wishes == [Wish(10.0)]
+    aftermath.after(work, job, End("work", 137, ""))
+    assert job.wishes == [Requeue(10.0)]
     job = inside(restart=1)
-    aftermath.after_shards(work.folder, job, 137)
+    aftermath.after(work, job, End("work", 137, ""))
     assert (
         "task 7: 2 crashes (1 allowed); the budget is spent: not started again"
         in capsys.readouterr().err
     )
-    assert job.wishes == [Wish(None)]
+    assert job.wishes == [Requeue(None)]
     assert work.ledger.history().crashes == {"7": 2}
 
 
@@ -143,8 +144,8 @@ def test_a_training_is_started_again_although_nothing_can_be_written(run, monkey
     )
     append_line(run.ledger.path, to_line(started()))
     job = inside()
-    aftermath.after_training(run, job, 137)
-    assert job.wishes == [Wish(10.0)]
+    aftermath.after(Training(run.path), job, End("work", 137, ""))
+    assert job.wishes == [Requeue(10.0)]
     last = run.ledger.full_history().last
     assert (last.cause, last.detail) == ("crashed", "a rank ended with code 137; see cldctl logs")
     assert isinstance(run.ledger.events()[-1], Started), "nothing was written"
@@ -166,9 +167,8 @@ def loop(crashes, every_s=600.0):
 
 def test_a_loop_of_crashes_with_progress_ends():
     def decided(crashes, **how):
-        return after_bad_end(
-            loop(crashes, **how), inside(restart=crashes - 1), 3, max_crashes_a_day=20
-        )
+        budget = Budget(retries=3, a_day=20)
+        return decide(loop(crashes, **how), inside(restart=crashes - 1), budget)
 
     assert decided(20) == decided(40, every_s=7200.0) == Retry(10.0, "crash 1 of 3 allowed"), (
         "only the last day counts"
@@ -187,12 +187,12 @@ def test_status_tells_it():
 def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
     run.ledger.append(unfit())
     job = inside()
-    aftermath.after_training(run, job, UNFIT)
+    aftermath.after(Training(run.path), job, End("work", UNFIT, ""))
     requeued = run.ledger.events()[-1]
     assert (requeued.cause, requeued.exclude, job.wishes) == (
         "unfit",
         ("n1",),
-        [Wish(10.0, avoid=("n1",))],
+        [Requeue(10.0, avoid=("n1",))],
     )
     assert run.ledger.history().crashes_in_a_row == 0
     assert "node n1 is avoided from now on: unfit (gpu)" in capsys.readouterr().err
@@ -201,13 +201,13 @@ def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
 def test_unfit_machines_are_not_looked_for_for_ever(run):
     for restart in range(aftermath.UNFIT_STARTS):
         run.ledger.append(unfit(restart=restart))
-        aftermath.after_training(run, inside(restart=restart), UNFIT)
+        aftermath.after(Training(run.path), inside(restart=restart), End("work", UNFIT, ""))
         assert isinstance(run.ledger.events()[-1], Wished)
     run.ledger.append(unfit(restart=aftermath.UNFIT_STARTS))
     job = inside(restart=aftermath.UNFIT_STARTS)
-    aftermath.after_training(run, job, UNFIT)
+    aftermath.after(Training(run.path), job, End("work", UNFIT, ""))
     assert "11 starts in a row found an unfit machine" in run.ledger.history().given_up
-    assert job.wishes == [Wish(None)]
+    assert job.wishes == [Requeue(None)]
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_a_line_of_the_setup_that_fails_is_named_with_its_exit_code(end, run):
         end.job.restart = restart
         end("training", 2, "setup", "1000")
     assert run.ledger.history().failures[-1].reason == said
-    assert end.job.wishes == [Wish(10.0), Wish(None)]
+    assert end.job.wishes == [Requeue(10.0), Requeue(None)]
     assert run.ledger.history().given_up.endswith(f"; the last one: {said}")
 
 
@@ -304,10 +304,10 @@ def test_a_time_limit_during_the_setup_costs_a_retry(end, run):
     end.job.cause = "timeout"
     end("training", 143, "setup", "1000")
     died, wished = run.ledger.events()[-2:]
-    assert (died.kind, wished.cause, end.job.wishes) == ("early", "timeout", [Wish(10.0)])
+    assert (died.kind, wished.cause, end.job.wishes) == ("early", "timeout", [Requeue(10.0)])
     end("shards", 143, "setup", "1000")
-    assert end.job.wishes.pop() == Wish(10.0)
+    assert end.job.wishes.pop() == Requeue(10.0)
     end("training", 143, "setup", "1000")
     event = run.ledger.events()[-1]
-    assert (event.never_began, end.job.wishes[1:]) == (True, [Wish(None)])
+    assert (event.never_began, end.job.wishes[1:]) == (True, [Requeue(None)])
     assert "the time limit came during cluster.setup, 2 times" in event.reason

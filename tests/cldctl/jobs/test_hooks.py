@@ -19,10 +19,11 @@ from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.pids import find
 from cld_core.run.state import RunFacts, state_of
-from cldctl.clusters.base import Seen, Survey
+from cld_core.run.work import Training
+from cldctl.clusters.base import Answer, Survey
 from cldctl.jobs import hooks
 from cldctl.jobs.hooks import KEPT_BYTES, call, changes, variables
-from cldctl.jobs.train import go_on
+from cldctl.jobs.task import go_on
 from cldctl.runs.survey import Answers
 from tests.support.made_up import report, run_with, unfit
 from tests.support.paths import ROOT, TOY
@@ -171,7 +172,7 @@ def test_a_requeue_is_told_before_it_is_wished_for(run):
     job, seen = inside(), []
     job.wish = lambda wish: seen.append(len(hooks._started))
     run.ledger.append(events.Ended(attempt=0, cause="preempted", step=30))
-    go_on(RunFolder(run.path, hooks.heard(run.path)), run.recipe(), job, "preempted")
+    go_on(Training(run.path, hooks.heard(run.path)), job, "preempted")
     assert seen == [1]
     hooks.settle(run)
     assert states(run) == ["RUNNING", "REQUEUED"]
@@ -268,7 +269,7 @@ LEDGERS = {
 def test_a_hook_hears_the_state_that_status_shows(happened, phase):
     """One knows the ledger alone, the other the launcher's answer."""
     newest = [event for event in happened if isinstance(event, events.Submitted)][-1].job.job_id
-    seen = {"7": Seen("gone"), newest: Seen(phase)}
+    seen = {"7": Answer("gone"), newest: Answer(phase)}
     answers = Answers({"scripted": Survey(seen)})
     state = state_of(History.of(happened), RunFacts(RunFolder("none")), answers, 1000.0)
     assert changes(happened)[-1]["state"] == state.name

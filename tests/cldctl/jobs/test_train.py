@@ -9,24 +9,30 @@ from unittest.mock import Mock
 
 import pytest
 
-from cld_core.codec import to_plain
 from cld_core.config import load
 from cld_core.errors import CheckpointError, UnusableSamplesError, UsageError
 from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
+from cld_core.records import to_plain
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import FORMAT, Content, Sidecar
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Ended, GivenUp, Started, Submitted, TurnedAway, Wished
-from cld_core.run.work import open_work
+from cld_core.run.work import Outcome, Training, open_work
 from cld_core.stop import StopCode, StopFlag
-from cld_core.train.session import SessionResult
-from cldctl.clusters.base import Wish
+from cldctl.clusters.base import Requeue
 from cldctl.clusters.debug import DebugCluster
-from cldctl.jobs import specs, train
+from cldctl.jobs import specs
 from cldctl.jobs.process import BLIND, HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
-from cldctl.jobs.train import TrainWork, explain_previous, go_on
+from cldctl.jobs.task import (
+    explain_previous,
+    follow,
+    go_on,
+    note_successor,
+    withdraw_successors,
+)
+from cldctl.jobs.train import TrainWork
 from tests.support.made_up import run_with
 from tests.support.paths import TOY
 from tests.support.scripted import REF, inside
@@ -70,12 +76,12 @@ def test_only_a_preemption_explains_the_end_before_its_own_requeue(run, job, fou
 
 def test_a_time_limit_before_the_first_step_would_come_again(run, job):
     run.ledger.append(Ended(attempt=0, cause="timeout", step=0))
-    go_on(run, run.recipe(), job, "timeout")
+    go_on(Training(run.path), job, "timeout")
     assert isinstance(run.ledger.events()[-1], GivenUp)
     run.ledger.append(Started(attempt=1, job_id="7", step=0))
     run.ledger.append(Ended(attempt=1, cause="timeout", step=30))
-    go_on(run, run.recipe(), job, "timeout", delay_s=5.0)
-    assert job.wishes == [Wish(5.0)]
+    go_on(Training(run.path), job, "timeout", delay_s=5.0)
+    assert job.wishes == [Requeue(5.0)]
     assert isinstance(run.ledger.events()[-1], Wished)
 
 
@@ -106,15 +112,15 @@ def short(tmp_path):
 
 def test_the_successor_is_noted_once_and_withdrawn_with_the_run(short, job):
     """The batch script has submitted it."""
-    train.note_successor(short, job)
+    note_successor(short, job)
     assert short.ledger.history().successors_of("7") == []
     job.next = replace(REF, job_id="8")
     for _ in range(2):
-        train.note_successor(short, job)
+        note_successor(short, job)
     assert short.ledger.history().successors_of("7") == [job.next]
     assert short.ledger.history().turned_away == {}
     job.cluster.refused.add("8")
-    train.withdraw_successors(short, job)
+    withdraw_successors(Training(short.path), job)
     assert short.ledger.history().turned_away == {"8": "withdrawn"}
     assert job.cluster.calls == [("cancel", ["8"])], "before the batch script can be killed"
 
@@ -123,15 +129,15 @@ def test_the_successor_is_noted_once_and_withdrawn_with_the_run(short, job):
     ("cause", "code", "wishes"),
     [
         ("finished", StopCode.NONE, []),
-        ("preempted", StopCode.USR2, [Wish()]),
+        ("preempted", StopCode.USR2, [Requeue()]),
         ("cancelled", StopCode.TERM, []),
         ("node_failure", StopCode.TERM, []),
         # Nobody knows yet what the signal meant.
-        ("terminated", StopCode.TERM, [Wish(after_limit=True)]),
+        ("terminated", StopCode.TERM, [Requeue(after_limit=True)]),
     ],
 )
 def test_what_a_training_that_was_stopped_wishes_for(short, job, cause, code, wishes):
-    train._follow(short, short.recipe(), job, SessionResult(step=3, cause=cause, code=code))
+    follow(Training(short.path), job, code, cause)
     assert job.wishes == wishes
 
 
@@ -168,7 +174,7 @@ def evaluations(tmp_path, monkeypatch):
     """Two evaluations that compute nothing."""
     run = run_with(tmp_path / "mine", 10, 20)
     folders = [request_of(run.recipe(), ("elbo",), step, 1).save(run) for step in (10, 20)]
-    monkeypatch.setattr(Evaluation, "compute", lambda *_: True)
+    monkeypatch.setattr(Evaluation, "compute", lambda *_: Outcome("finished"))
     return tuple(Piece(str(folder), (0,)) for folder in folders)
 
 
@@ -178,7 +184,7 @@ def evaluations(tmp_path, monkeypatch):
 def test_a_process_ends_as_its_error_asks_to_be_treated(
     evaluations, monkeypatch, capsys, error, code
 ):
-    compute = Mock(side_effect=[error("so it is. Fix it."), True])
+    compute = Mock(side_effect=[error("so it is. Fix it."), Outcome("finished")])
     monkeypatch.setattr(Evaluation, "compute", compute)
     with pytest.raises(SystemExit) as end:
         ShardsWork(evaluations, gpu=False)(inside(), StopFlag())
@@ -192,12 +198,11 @@ def test_a_process_ends_as_its_error_asks_to_be_treated(
 
 @pytest.mark.parametrize(
     ("cause", "wishes"),
-    [("timeout", [Wish()]), (None, [Wish(after_limit=True)]), ("cancelled", [])],
+    [("timeout", [Requeue()]), (None, [Requeue(after_limit=True)]), ("cancelled", [])],
 )
 def test_what_a_task_that_was_stopped_wishes_for(evaluations, monkeypatch, cause, wishes):
-    monkeypatch.setattr(Evaluation, "compute", lambda *_: False)
+    monkeypatch.setattr(Evaluation, "compute", lambda *_: Outcome(code=StopCode.TERM))
     stop, job = StopFlag(), inside()
-    stop.request(StopCode.TERM)
     job.cause_of = lambda code, offset: cause
     ShardsWork(evaluations, gpu=False)(job, stop)
     assert job.wishes == wishes
@@ -205,9 +210,8 @@ def test_what_a_task_that_was_stopped_wishes_for(evaluations, monkeypatch, cause
 
 def test_a_task_that_cannot_say_what_it_wishes_for_ends_so(evaluations, monkeypatch, capsys):
     """The batch script decides then."""
-    monkeypatch.setattr(Evaluation, "compute", lambda *_: False)
+    monkeypatch.setattr(Evaluation, "compute", lambda *_: Outcome(code=StopCode.USR2))
     stop = StopFlag()
-    stop.request(StopCode.USR2)
     with pytest.raises(SystemExit) as end:
         ShardsWork(evaluations, gpu=False)(
             inside(error=OSError(errno.ENOSPC, "No space left on device")), stop

@@ -14,14 +14,10 @@ from cld_core.config import with_overrides
 from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.events import Labelled
 from cld_core.run.folder import FORMAT
-from cld_core.train.loggers import About, Monitor
+from cld_core.train.loggers import LoggedAttempt, Monitor
 from cldctl.page import curves, document
-from cldctl.page import report as pages
 from cldctl.page.document import chart
-from cldctl.runs import survey
-from cldctl.runs.status import status_of
 from tests.support.browser import CLIPPED, FAINT, chromium, opened
 from tests.support.made_up import report, run_with, seeds
 from tests.support.on_screen import HOSTILE, reported
@@ -128,7 +124,7 @@ def answered(run, nll, *overrides, **sections):
     report(
         run,
         request_of(recipe, ("elbo",), 10),
-        elbo={"nll": nll, "stderr": 0.1, "nfe_mean": 80.0},
+        elbo={"nll": nll, "stderr": 0.1, "n": recipe.eval.points, "nfe_mean": 80.0},
         **sections,
     )
 
@@ -164,61 +160,35 @@ def test_several_runs_are_one_page_that_says_what_differs(tmp_path):
     )
 
 
-def test_the_index_leads_to_pages_and_writes_those_that_are_out_of_date(tmp_path, monkeypatch):
+def test_the_index_is_the_table_of_status_and_leads_to_the_pages_that_exist(tmp_path):
     root = tmp_path / "runs"
-    first = reported(root / "first", points=2)
+    reported(root / "first", points=2)
     run_with(root / "third").path.rename(root / "javascript:alert(1)")
-
-    def links():
-        return [str(it["href"]) for it in Parsed((root / "index.html").read_text()).all("a")]
-
-    invoke("report", "--all", runs=root)
-    assert links() == []
-    assert "Without a page yet: 2." in words(Parsed((root / "index.html").read_text()))
-    assert "2 pages written" in invoke("report", "--all", "--pages", runs=root).stderr
-    assert sorted(links()) == ["./first/report.html", "./javascript%3Aalert%281%29/report.html"]
-    before = (first.path / "report.html").stat().st_mtime_ns
-    invoke("report", "--all", "--pages", runs=root)
-    assert (first.path / "report.html").stat().st_mtime_ns == before, (
-        "it is finished, and nothing has happened"
-    )
-    first.ledger.append(Labelled(note="looks good"))
-    invoke("report", "--all", "--pages", runs=root)
-    assert "looks good" in (first.path / "report.html").read_text()
-    first.ledger.append(Labelled(note="again"))
-    monkeypatch.setattr(pages, "page", lambda run, follow: 1 / 0)
-    assert "first: " in invoke("report", "--all", "--pages", runs=root, code=1).stderr
+    for name in ("first", "javascript:alert(1)"):
+        invoke("report", str(root / name), runs=root)
+    run_with(root / "without-page")
+    assert invoke("report", "--all", runs=root).stdout == f"{root / 'index.html'}\n"
+    page = Parsed((root / "index.html").read_text())
+    links = sorted(str(link["href"]) for link in page.all("a"))
+    assert links == ["./first/report.html", "./javascript%3Aalert%281%29/report.html"]
+    for line in invoke("status", "--all", runs=root).stdout.splitlines():
+        assert "─" in line or " ".join(line.split()) in words(page), line
 
 
-def test_the_index_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_path):
+def test_the_page_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_path):
     for run, nll in zip(seeds(tmp_path, "mine", 3, 10), (0.5, 0.7, 0.9), strict=True):
         report(run, request_of(run.recipe(), ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1})
     run_with(tmp_path / "another", 10)
-    assert invoke("report", "mine", runs=tmp_path).stdout == f"{tmp_path / 'index-mine.html'}\n"
-    text = words(Parsed((tmp_path / "index-mine.html").read_text()))
-    assert "run state train.seed step" in text
+    page = tmp_path / "comparison-mine.html"
+    assert invoke("report", "mine", runs=tmp_path).stdout == f"{page}\n"
+    text = words(Parsed(page.read_text()))
+    assert "run seed state step" in text
     assert "another" not in text
     assert "mine 10 3 0.700 ± 0.200" in text, "the standard deviation of 0.5, 0.7 and 0.9"
     (tmp_path / "mine-1" / "recipe.yaml").write_text("[")
     text = words(page_of("mine", "another", root=tmp_path))
     assert "mine 10 2 0.700 ± 0.283" in text
     assert "mine-1 is left out, because it cannot be read" in text
-
-
-def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(tmp_path, monkeypatch):
-    finished = reported(tmp_path / "runs" / "mine", points=2)
-    explain = pages.why
-
-    def why(run):
-        found = explain(run)
-        run.ledger.append(Labelled(note="came late"))
-        return found
-
-    monkeypatch.setattr(pages, "why", why)
-    invoke("report", "mine", runs=finished.path.parent)
-    assert not pages.is_up_to_date(
-        finished, status_of(finished, survey.of_runs([finished])), follow=False
-    )
 
 
 def test_a_curve_is_its_mean_over_its_points_and_is_the_same_each_time():
@@ -259,7 +229,7 @@ def attempt(run, number, first, last, every=10):
     """What an attempt writes that begins after step ``first``; its files are those of a second of
     its own."""
     before = set(run.tensorboard.glob("*"))
-    about = About(folder=run, recipe=run.recipe(), attempt=number, first_step=first)
+    about = LoggedAttempt(folder=run, recipe=run.recipe(), attempt=number, first_step=first)
     monitor = Monitor(about, may_write=lambda: False)
     for step in range(first + every, last + 1, every):
         monitor.report(step, {"loss": 100.0 * number + step})

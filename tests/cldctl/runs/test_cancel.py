@@ -9,7 +9,7 @@ from cld_core.errors import UsageError
 from cld_core.evaluate.request import request_of
 from cld_core.run.events import Cancelled, Ended, JobRef, Refused, Submitted
 from cld_core.run.work import evaluations_of
-from cldctl.clusters.base import SchedulerAway, Seen, Survey
+from cldctl.clusters.base import Answer, SchedulerAway, Survey
 from cldctl.runs import cancel
 from tests.support.made_up import job, run_with
 from tests.support.scripted import Scripted, trained
@@ -114,8 +114,8 @@ def test_of_jobs_that_the_cluster_refuses_to_end_together_the_others_end(tmp_pat
 @pytest.mark.parametrize(
     ("answers", "left", "cancels"),
     [
-        ([Seen("gone"), Seen("pending"), Seen("gone"), Seen("gone"), Seen("gone")], 0, 2),
-        ([Seen("gone", ended="cancelled"), Seen("gone")], 1, 1),
+        ([Answer("gone"), Answer("pending"), Answer("gone"), Answer("gone"), Answer("gone")], 0, 2),
+        ([Answer("gone", ended="cancelled"), Answer("gone")], 1, 1),
     ],
 )
 def test_a_job_that_looks_gone_for_a_moment_has_not_ended(

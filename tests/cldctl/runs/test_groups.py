@@ -37,7 +37,7 @@ def asked(tmp_path, sweep=SEEDS, given=("train.steps=20", "eval.samples=32"), **
 
 def start(wanted, cluster):
     submit.check(wanted, cluster)
-    return submit.submit(wanted, cluster)
+    return submit.create_and_start(wanted, cluster)
 
 
 def end(cluster, run, cause, step=5):

@@ -11,7 +11,7 @@ from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Failed, JobRef, Started, Submitted
 from cldctl.runs import logs
-from cldctl.runs.logs import Part, cut, merged
+from cldctl.runs.logs import LogRange, cut, merged
 from tests.support.made_up import run_with
 from tests.support.scripted import trained
 from tests.support.tools import invoke
@@ -126,7 +126,7 @@ def test_lines_of_ranks_are_merged_by_their_times_and_those_without_one_follow_t
     second.write_text("2026-11-26 08:00:02 b\n[rank1]:[E1126 08:00:04.100 x.cpp:1] d\n")
     lines = [
         (rank, line.decode().split()[-1])
-        for rank, line in merged([(0, Part(first)), (1, Part(second))])
+        for rank, line in merged([(0, LogRange(first)), (1, LogRange(second))])
     ]
     assert lines == [(0, "a"), (0, "a"), (1, "b"), (0, "c"), (1, "d")]
 
@@ -185,10 +185,10 @@ def test_the_last_lines(tmp_path, monkeypatch):
     file.write_text("".join(lines))
     for number in (0, 1, 2, 3, 9):
         assert (
-            text(Part(file).last(number)).splitlines(keepends=True)
+            text(LogRange(file).last(number)).splitlines(keepends=True)
             == lines[len(lines) - min(number, 3) :]
         )
-    assert text(Part(file, 4, 8).last(5)) == "two\n"
+    assert text(LogRange(file, 4, 8).last(5)) == "two\n"
 
 
 def test_the_end_of_a_huge_log_is_shown(tmp_path, scripted, monkeypatch):

@@ -20,7 +20,7 @@ from cldctl.clusters.base import SchedulerRefused
 from cldctl.runs import snapshot
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
-from cldctl.runs.submit import submit
+from cldctl.runs.submit import create_and_start
 from tests.support.plugin import toy_plugin
 from tests.support.scripted import Scripted, alone, trained
 from tests.support.tools import invoke
@@ -36,7 +36,7 @@ def begun(tmp_path, *overrides, cluster=None, **wanted):
     options = SubmitOptions(
         recipe="toy", root=tmp_path / "runs", name="mine", given=given, **wanted
     )
-    return submit(options, cluster or Scripted()).runs[0]
+    return create_and_start(options, cluster or Scripted()).runs[0]
 
 
 def stop(run):

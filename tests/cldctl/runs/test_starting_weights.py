@@ -14,13 +14,13 @@ import torch
 import cld_core
 from cld_core.checkpoint import averaged_weights, load, write_weights
 from cld_core.errors import CheckpointError, UsageError
-from cld_core.importing import Origin
+from cld_core.importing import StartingWeights
 from cld_core.ranks import Ranks
 from cld_core.run import events
 from cld_core.train import session
 from cld_core.train.step import GradientFilter, Trainer
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.submit import check, submit
+from cldctl.runs.submit import check, create_and_start
 from cldctl.runs.why import why
 from tests.support.made_up import run_with
 from tests.support.plugin import toy_plugin
@@ -50,13 +50,22 @@ def made(root, weights, *overrides, **more):
     """A new run that starts from weights, and has not trained."""
     options = wanted(root, weights, *overrides, **more)
     check(options, alone())
-    return submit(options, alone()).runs[0]
+    return create_and_start(options, alone()).runs[0]
 
 
 def refused(root, weights, *words, code=2):
     """What a submission says that writes nothing."""
     done = invoke(
-        "submit", "toy", *ONE, *words, "--name", "no", "--from", str(weights), runs=root, code=code
+        "submit",
+        "toy",
+        *ONE,
+        *words,
+        "--name",
+        "no",
+        "--from",
+        str(weights),
+        runs=root,
+        code=code,
     )
     assert not (root / "no").exists()
     return done.stderr
@@ -124,7 +133,9 @@ def test_a_network_that_does_not_fit_is_refused_by_name_and_shape(tmp_path, sour
     assert "main.4.bias (2,), here (32,) and 12 more. Use weights of the same" in many
     whole = {name: tensor.long() for name, tensor in averaged_weights(source, 20).tensors.items()}
     with pytest.raises(UsageError, match="of whole numbers, here"):
-        Origin(path=source.path, step=20, tensors=whole).require_fit(source.recipe(), partial=False)
+        StartingWeights(path=source.path, step=20, tensors=whole).require_fit(
+            source.recipe(), partial=False
+        )
     resnet = "network={name: resnet, width: 16, layers: 3}"
     assert "no tensor of source at step 20 fits" in refused(
         tmp_path, source.path, resnet, "--partial"
@@ -177,7 +188,7 @@ def test_each_run_of_a_sweep_starts_from_the_weights(tmp_path, source):
     said = []
     check(options, alone(most=4), said.append)
     assert said == ["starts from source at step 20"]
-    runs = submit(options, alone(most=4)).runs
+    runs = create_and_start(options, alone(most=4)).runs
     averages = averaged_weights(source, 20).tensors
     assert [same(dict(load(run, 0)["model"]), averages) for run in runs] == [True, True]
     with pytest.raises(UsageError, match=r"started from .*source at step 20\. Use another --name"):

@@ -11,7 +11,7 @@ from cld_core.run import state as states
 from cld_core.run.checkpoints import weights_file
 from cld_core.run.events import Ended, GivenUp, JobRef, Requested, Started, Submitted, Wished
 from cld_core.run.work import evaluations_of
-from cldctl.clusters.base import SchedulerAway, Seen, Survey
+from cldctl.clusters.base import Answer, SchedulerAway, Survey
 from cldctl.runs import removal, survey
 from cldctl.runs.status import evaluation_status, named_status, status_of
 from cldctl.runs.survey import Answers
@@ -36,16 +36,16 @@ def saying(seen, problem=None):
     return Answers({"elsewhere": Survey(Same(), problem)})
 
 
-GONE = saying(Seen("gone"))
+GONE = saying(Answer("gone"))
 
 
 def test_a_run_whose_cluster_is_away_says_how_old_its_state_is(run):
     run.ledger.append(Submitted(job=ref()))
-    away = saying(Seen("unknown"), "elsewhere does not answer")
+    away = saying(Answer("unknown"), "elsewhere does not answer")
     row = status_of(run, away)
     assert (row.state, row.as_of) == ("PENDING", 1.0)
     assert "PENDING as of" in text(details(row))
-    assert status_of(run, saying(Seen("unknown"))).as_of is None
+    assert status_of(run, saying(Answer("unknown"))).as_of is None
 
 
 def test_the_state_of_an_evaluation(tmp_path):
@@ -53,7 +53,7 @@ def test_the_state_of_an_evaluation(tmp_path):
     request = request_of(run.recipe(), ("elbo",), 10, 3)
     request.save(run)
     (work,) = evaluations_of(run)
-    assert evaluation_status(work, saying(Seen("unknown")))["state"] == "STOPPED", (
+    assert evaluation_status(work, saying(Answer("unknown")))["state"] == "STOPPED", (
         "nothing was started"
     )
     work.ledger.append(Submitted(job=ref(), shards=(0, 1)))
@@ -63,10 +63,10 @@ def test_the_state_of_an_evaluation(tmp_path):
         ("pending", "PENDING"),
         ("gone", "STOPPED"),
     ):
-        row = evaluation_status(work, saying(Seen(phase)))
+        row = evaluation_status(work, saying(Answer(phase)))
         assert (row["state"], row["shards_done"], row["shards"]) == (state, 0, 2)
     work.ledger.append(Submitted(job=ref("8"), shards=(0,)))
-    survey_of_both = Survey({"7": Seen("gone"), "8": Seen("pending")})
+    survey_of_both = Survey({"7": Answer("gone"), "8": Answer("pending")})
     (remark,) = evaluation_status(work, Answers({"elsewhere": survey_of_both}))["remarks"]
     assert remark.startswith("1 of 2 shards have no job")
     report(run, request, elbo={"nll": 1.5, "stderr": 0.5})
@@ -92,9 +92,9 @@ def test_the_step_is_that_from_which_a_run_continues_until_it_trains_again(run):
     assert (row.step, row.checkpoint_step) == (40, 10)
     run.ledger.append(Requested(steps=100))
     run.ledger.append(Submitted(job=ref("8")))
-    assert status_of(run, saying(Seen("pending"))).step == 10
+    assert status_of(run, saying(Answer("pending"))).step == 10
     run.ledger.append(Started(attempt=1, job_id="8", step=10))
-    assert status_of(run, saying(Seen("running"))).step == 10
+    assert status_of(run, saying(Answer("running"))).step == 10
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_a_rate_is_that_of_a_run_that_reports(run, every_s, ago, reason):
         "time": time.time() - ago,
     }
     write_json(run.progress_file, told)
-    suspended = status_of(run, saying(Seen("suspended")))
+    suspended = status_of(run, saying(Answer("suspended")))
     assert (suspended.state, suspended.steps_per_s, suspended.eta_s) == ("RUNNING", None, None)
-    row = status_of(run, saying(Seen("running")))
+    row = status_of(run, saying(Answer("running")))
     assert (row.steps_per_s, row.eta_s) == ((None, None) if reason else (2.0, 37.5))
     assert (row.reason or "").startswith(reason or "")
     assert bool(row.reason) == bool(reason)
@@ -134,8 +134,8 @@ def test_a_damaged_recipe_is_shown_once_and_nothing_that_needs_it_is_suggested(r
 
 def test_what_a_run_does_is_what_its_own_attempt_reports(run):
     run.ledger.append(Submitted(job=ref()))
-    assert status_of(run, saying(Seen("pending"))).phase == "waiting for the queue"
-    trains = saying(Seen("running"))
+    assert status_of(run, saying(Answer("pending"))).phase == "waiting for the queue"
+    trains = saying(Answer("running"))
     assert status_of(run, trains).phase == "starting"
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
     told = {

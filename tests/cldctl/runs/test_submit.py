@@ -22,11 +22,11 @@ from cldctl import clusters, locks
 from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs import hooks
-from cldctl.jobs.train import chained
 from cldctl.runs import evaluate
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.submit import check, submit
-from cldctl.runs.training import Begun, Start, require_inputs, require_native, train
+from cldctl.runs.resume import chained
+from cldctl.runs.submit import check, create_and_start
+from cldctl.runs.training import Begun, TrainingStart, require_inputs, require_native, train
 from tests.support.failing import Failing
 from tests.support.made_up import report, run_with
 from tests.support.paths import ROOT, TOY
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("small")
 
 def submitted(path, cluster, metrics=(), *overrides):
     given = ("train.steps=20", "eval.samples=32", *overrides)
-    return submit(
+    return create_and_start(
         SubmitOptions(recipe="toy", root=path.parent, name=path.name, given=given, chained=metrics),
         cluster,
     )
@@ -84,7 +84,7 @@ def test_a_training_waits_for_another_job_and_its_evaluation_for_the_training(
     assert check(wanted, cluster).after == After(
         (JobRef(cluster=cluster.name, job_id=text.partition(":")[0]),), how
     )
-    begun = submit(wanted, cluster)
+    begun = create_and_start(wanted, cluster)
     trainings, *evaluations = [spec.after for spec, _ in cluster.submissions]
     assert trainings == check(replace(wanted, name="other"), cluster).after
     assert evaluations == [After((job,)) for job in begun.jobs.values()]
@@ -104,7 +104,7 @@ def test_a_new_run_that_was_not_submitted_leaves_its_name_free_and_another_one_s
     with pytest.raises(type(error)):
         train(
             Begun(cluster=alone(error=error)),
-            [Start(run=run, recipe=run.recipe(), request=long_ago)],
+            [TrainingStart(run=run, recipe=run.recipe(), request=long_ago)],
         )
     request, event = run.ledger.events()[-2:]
     assert event.time - 60 < request.time <= event.time, "when it was written"
@@ -119,7 +119,9 @@ def test_a_refusal_that_cannot_be_noted_is_raised_and_the_hook_put_back(
     monkeypatch.setattr(
         ledger, "append_line", Failing(ledger.append_line, lambda number: number > 1, full)
     )
-    start = Start(run=run, recipe=load(TOY, ("hooks.on_change=echo",)), request=Requested(steps=10))
+    start = TrainingStart(
+        run=run, recipe=load(TOY, ("hooks.on_change=echo",)), request=Requested(steps=10)
+    )
     with pytest.raises(SchedulerRefused, match="no"):
         train(Begun(cluster=alone(error=SchedulerRefused("no"))), [start])
     assert hooks.allowed(run.logs) is None

@@ -9,7 +9,7 @@ import pytest
 from cld_core.evaluate.request import request_of
 from cld_core.run.events import Ended, Failed, GivenUp, Started, Submitted, Wished
 from cld_core.run.work import evaluations_of
-from cldctl.clusters.base import HELD, Held, Seen, Survey, Waiting
+from cldctl.clusters.base import HELD, Answer, Held, Survey, Waiting
 from cldctl.jobs.failures import SETUP_FAILED
 from cldctl.runs import usage
 from cldctl.runs.logs import first_failure, last_failed
@@ -213,7 +213,7 @@ def test_a_job_that_is_being_set_up_does_not_wait(run, scripted):
 
 
 def test_status_says_below_its_table_what_never_begins(run, scripted, monkeypatch):
-    seen = Seen("pending", reason=f"DependencyNeverSatisfied{HELD}cancel it")
+    seen = Answer("pending", reason=f"DependencyNeverSatisfied{HELD}cancel it")
     monkeypatch.setattr(
         scripted, "survey", lambda self, jobs, **how: Survey({job.job_id: seen for job in jobs})
     )

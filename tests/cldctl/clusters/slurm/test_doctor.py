@@ -6,7 +6,7 @@ from cld_core.config import load
 from cld_core.errors import RecipeError
 from cldctl.clusters.base import JobSpec
 from cldctl.clusters.slurm import client, doctor, script
-from cldctl.clusters.slurm.client import Answer
+from cldctl.clusters.slurm.client import Reply
 from tests.support.paths import TOY
 
 SCONTROL = """\
@@ -103,7 +103,7 @@ def test_several_partitions_are_one_key_of_the_recipe(monkeypatch, tmp_path):
         load(TOY, ["cluster.partition=[spot,gpu]"])
     texts = {"config": SCONTROL, "partition": PARTITIONS}
     monkeypatch.setattr(
-        client, "run", lambda command, *more, **options: Answer(0, texts.get(command[-1], ""))
+        client, "run", lambda command, *more, **options: Reply(0, texts.get(command[-1], ""))
     )
 
     def seen(names):

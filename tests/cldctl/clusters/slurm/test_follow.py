@@ -1,5 +1,4 @@
-"""A batch script under bash, where Slurm's clients and the Python of the trap are shell scripts
-that note each call."""
+"""A batch script under bash, with shell scripts for Slurm's clients and the Python of the trap."""
 
 import os
 import subprocess
@@ -71,7 +70,8 @@ class Start:
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Run the script of job 7; ``clients`` are lines of shell."""
-    bin_, logs = tmp_path / "bin", tmp_path / "logs"
+    bin_ = tmp_path / "bin"
+    logs = tmp_path / "logs"
     logs.mkdir()
     (logs / "7_0_log.err").write_text(f"{BEGUN}\n{LIMIT}\n")
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
@@ -287,7 +287,7 @@ def test_a_setup_line_that_fails_ends_the_job_and_is_named(start, setup, code, l
 
 @pytest.mark.parametrize(("says", "asks"), [(f"echo '{LIMIT}' >&2", 1), ("true", 0)])
 def test_a_setup_that_is_told_to_end(start, says, asks):
-    """By the time limit, or by somebody."""
+    """By the time limit, or by its user."""
     end = start(
         looks="COMPLETING",
         size={"setup": (says, "kill -TERM $$")},

@@ -1,5 +1,4 @@
-"""A task of Slurm from inside: what signals mean, why attempts ended, what it wishes for; and what
-clients answer."""
+"""A task of Slurm from inside: signals, ends of attempts, wishes; and the answers of clients."""
 
 import contextlib
 import functools
@@ -12,9 +11,9 @@ from cld_core.run.events import JobRef
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl import clusters
-from cldctl.clusters.base import Nodes, SchedulerAway, Seen, Wish
+from cldctl.clusters.base import Answer, Nodes, Requeue, SchedulerAway
 from cldctl.clusters.slurm import client, job_env
-from cldctl.clusters.slurm.client import Answer
+from cldctl.clusters.slurm.client import Reply
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.support.scheduler import clients
 
@@ -29,7 +28,7 @@ def test_a_client_that_does_not_answer_is_away(monkeypatch):
     monkeypatch.setattr(
         client,
         "run",
-        lambda command, stdin="": Answer(8, f"scancel: error: {CONTROLLER}", away=True),
+        lambda command, stdin="": Reply(8, f"scancel: error: {CONTROLLER}", away=True),
     )
     with pytest.raises(
         SchedulerAway, match=r"slurmctld does not answer .*\. Try again when it does\."
@@ -182,7 +181,7 @@ m1|high|allocated|v100
     ("features", "count"), [("(null)", 2), ("a100&nvme", 1), ("[a|b]", None), ("h100", 0)]
 )
 def test_nodes_that_could_run_a_job(monkeypatch, features, count):
-    monkeypatch.setattr(client, "run", lambda command, **_: Answer(0, SINFO))
+    monkeypatch.setattr(client, "run", lambda command, **_: Reply(0, SINFO))
     found = client.nodes(None, features, "n3")
     assert (None if found is None else len(found.usable)) == count
 
@@ -196,7 +195,7 @@ def test_a_task_knows_the_nodes_by_what_its_batch_script_saw(logs):
 
 
 def test_a_task_knows_that_its_last_start_was_preempted(logs):
-    """In a container there may be nobody else to ask; the last notice is about its own requeue."""
+    """A container may have no client; the last notice is about the job's own requeue."""
     (logs / "7_0_log.err").write_text(NOTICE.format("JOB REQUEUE"))
     first = Attempt(attempt=0, job_id="7", step=0, restart=0, log_offset=0, cause="terminated")
     (logs / "7_shown").write_text("JobId=7 Restarts=0 PreemptTime=2026-11-25T00:32:06\n")
@@ -208,23 +207,23 @@ def test_a_task_knows_that_its_last_start_was_preempted(logs):
 def test_a_requeue_that_slurm_has_not_answered_says_since_when(logs):
     task = SlurmCluster().current_job(logs)
     why = functools.partial(task.cluster.why_waiting, task.ref, asks=False)
-    assert why(Seen("running")) is None, "it has begun again"
-    task.wish(Wish())
-    assert "has not answered the requeue" in why(Seen("running")).reason
-    assert why(Seen("ending")) is None
+    assert why(Answer("running")) is None, "it has begun again"
+    task.wish(Requeue())
+    assert "has not answered the requeue" in why(Answer("running")).reason
+    assert why(Answer("ending")) is None
 
 
 @pytest.mark.parametrize(
     ("wish", "text"),
     [
-        (Wish(20.4, avoid=("n1", "n2"), readmit=("n3",)), "delay 20\navoid n1,n2\nreadmit n3\n"),
-        (Wish(after_limit=True), "delay 0\nonly limit\n"),
-        (Wish(None), ""),
+        (Requeue(20.4, avoid=("n1", "n2"), readmit=("n3",)), "delay 20\navoid n1,n2\nreadmit n3\n"),
+        (Requeue(after_limit=True), "delay 0\nonly limit\n"),
+        (Requeue(None), ""),
     ],
 )
 def test_a_wish_is_a_file_of_this_start(logs, wish, text):
     task = SlurmCluster().current_job(logs)
-    task.wish(Wish(5.0))
+    task.wish(Requeue(5.0))
     task.wish(wish)
     assert {file.name: file.read_text() for file in logs.iterdir()} == {
         "7_wish_1": f"{text}decided yes\n"
@@ -235,7 +234,8 @@ def test_a_wish_is_a_file_of_this_start(logs, wish, text):
 def test_a_mark_keeps_a_job_that_is_cancelled_from_starting_again(logs, monkeypatch, error):
     """And so nothing waits for it to fail."""
     (logs / "7_successor").write_text("8\n")
-    job, ended = SlurmCluster().current_job(logs).ref, []
+    job = SlurmCluster().current_job(logs).ref
+    ended = []
 
     def cancel(job_ids):
         assert (logs / "7_cancelled").exists()

@@ -1,5 +1,4 @@
-"""How often Slurm is asked, by whom, what is made of its answers, which may be cut, and why a job
-waits, in words."""
+"""Questions to Slurm: how often, what its answers mean, also torn ones; why a job waits."""
 
 import subprocess
 import sys
@@ -7,9 +6,9 @@ import sys
 import pytest
 
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import HELD, Held, Seen
+from cldctl.clusters.base import HELD, Answer, Held
 from cldctl.clusters.slurm import client, poll, submit
-from cldctl.clusters.slurm.client import Answer
+from cldctl.clusters.slurm.client import Reply
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.slurm.poll import explained
 from tests.support.clock import Clock
@@ -49,7 +48,9 @@ def test_one_squeue_for_all_and_one_sacct_for_those_that_it_has_forgotten(slurm)
         [job("1"), job("2_0"), job("3"), job("4_7"), job("5")], max_age_s=0
     )
     words = [survey.of(job(name)).word for name in ("1", "2_0", "3", "4_7", "5")]
-    assert words == ["RUNNING", "PENDING", "TIMEOUT", "FAILED", ""], "nobody remembers the last one"
+    assert words == ["RUNNING", "PENDING", "TIMEOUT", "FAILED", ""], (
+        "Slurm has forgotten the last one"
+    )
     assert slurm.calls == {"squeue": 2, "sacct": 1}
     assert "--jobs=3,4_7,5" in slurm.asked[1]
 
@@ -60,7 +61,7 @@ def test_an_answer_serves_all_commands_for_half_a_minute(slurm, clock):
     slurm.mine["1"] = "COMPLETING|n1|None"
     clock.now += 29
     assert look("1", "2") == ["running", "pending"], (
-        "nobody asked about job 2, but it was among mine"
+        "no question named job 2, but it was among mine"
     )
     assert slurm.calls == {"squeue": 1}
     clock.now += 2
@@ -79,11 +80,12 @@ def test_who_decides_asks_now_and_everybody_learns_the_answer(slurm, clock):
 
 
 def test_a_colleague_s_job_is_asked_about_by_its_name_whoever_asks(slurm, clock):
-    slurm.mine, slurm.others = {"1": "RUNNING|n1|None"}, {"9": "RUNNING|n2|None"}
+    slurm.mine = {"1": "RUNNING|n1|None"}
+    slurm.others = {"9": "RUNNING|n2|None"}
     assert look("1", "9") == ["running", "running"]
     clock.now += 31
     slurm.others["9"] = "PENDING||Priority"
-    assert look("1") == ["running"], "somebody else asks, who does not know job 9"
+    assert look("1") == ["running"], "another process asks, which does not know job 9"
     assert look("9") == ["pending"]
     assert slurm.calls == {"squeue": 4}
 
@@ -121,10 +123,8 @@ def test_a_controller_that_is_away_is_said_to_be_also_to_who_shares_the_answer(s
 def test_without_squeue_a_job_that_slurm_starts_again_may_be_alive(is_away, phase, slurm):
     """Accounting hears of a start later than of the end of the one before."""
     ends = ("PREEMPTED", "CANCELLED by 0", "NODE_FAIL", "COMPLETED", "BOOT_FAIL")
-    slurm.is_away, slurm.ends = (
-        is_away,
-        {str(number): f"{end}|n1" for number, end in enumerate(ends, start=1)},
-    )
+    slurm.is_away = is_away
+    slurm.ends = {str(number): f"{end}|n1" for number, end in enumerate(ends, start=1)}
     assert phases(*slurm.ends, max_age_s=0) == [phase, "gone", phase, "gone", phase]
 
 
@@ -175,10 +175,10 @@ SUBMITTED = "12|2026-11-25T00:57:43\n13|2026-11-25T01:57:43\n"
 
 def test_squeue_and_sacct():
     assert poll.parse_squeue(f"{SQUEUE}rubbish\n") == {
-        "12": Seen("running", node="n[1-2]", word="RUNNING"),
-        "13_4": Seen("pending", reason="Priority", word="PENDING"),
-        "13_5": Seen("gone", node="n3", word="COMPLETED"),
-        "14": Seen(
+        "12": Answer("running", node="n[1-2]", word="RUNNING"),
+        "13_4": Answer("pending", reason="Priority", word="PENDING"),
+        "13_5": Answer("gone", node="n3", word="COMPLETED"),
+        "14": Answer(
             "pending", reason=f"JobHeldUser{HELD}release it: `scontrol release 14`", word="PENDING"
         ),
     }
@@ -208,7 +208,7 @@ def test_a_torn_answer_never_ends_a_job():
 
 @pytest.mark.parametrize("text", ["", "|||\n===\n", "\x00\ufffd|\n", SACCT[:20]])
 def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
-    monkeypatch.setattr(client, "run", lambda command, **_: Answer(0, text))
+    monkeypatch.setattr(client, "run", lambda command, **_: Reply(0, text))
     assert {*phases("12", "13_4", max_age_s=0)} <= {"gone", "unknown"}
     client.submitted_since("toy", 0.0)
     client.show_job("12")
@@ -221,11 +221,11 @@ def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
 @pytest.mark.parametrize(("line", "jobs"), [("12|N/A\n", None), ("12\n", None), ("", ["12", "13"])])
 def test_a_job_submitted_at_an_unreadable_time_is_not_forgotten(monkeypatch, line, jobs):
     text = f"Welcome to this cluster\n{SUBMITTED}{line}"
-    monkeypatch.setattr(client, "run", lambda command, **_: Answer(0, text))
+    monkeypatch.setattr(client, "run", lambda command, **_: Reply(0, text))
     assert client.submitted_since("toy", 0.0) == jobs
 
 
-PENDING = Seen("pending", word="PENDING")
+PENDING = Answer("pending", word="PENDING")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_every_reason_is_said_in_words_with_what_to_do(word, reason, advice):
 
 
 def test_without_scontrol_the_survey_s_word_is_explained_and_without_any_nothing():
-    assert "higher priority" in explained("7", {}, Seen("pending", reason="Priority")).reason
+    assert "higher priority" in explained("7", {}, Answer("pending", reason="Priority")).reason
     assert explained("7", {}, PENDING) is None
     assert explained("7", {"JobState": "FAILED", "Reason": "NonZeroExitCode"}, PENDING) is None, (
         "it has ended since"

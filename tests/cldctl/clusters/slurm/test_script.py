@@ -1,5 +1,4 @@
-"""What is asked of Slurm: scripts against golden files, byte for byte, but for the lines of
-follow.sh."""
+"""Batch scripts against golden files, byte for byte, except for the lines of follow.sh."""
 
 import os
 import sys
@@ -60,7 +59,8 @@ def script(tasks=1, **changes):
 
 @pytest.mark.parametrize("case", CASES)
 def test_scripts_are_the_golden_ones(case):
-    file, text = GOLDEN / f"{case}.sh", script(**CASES[case])
+    file = GOLDEN / f"{case}.sh"
+    text = script(**CASES[case])
     before, _, rest = text.partition("cldctl_job=")
     text = f"{before}# follow.sh\n{rest[rest.index('set -eE') :]}"
     if os.environ.get("CLDCTL_WRITE_GOLDEN"):

@@ -1,5 +1,4 @@
-"""Submitting to a made-up Slurm: refusals, no answer, what a job inherits; how many tasks, and when
-they begin."""
+"""Submitting to a made-up Slurm: refusals, no answer, variables of a job, limits, the start."""
 
 import functools
 import itertools
@@ -17,10 +16,10 @@ import pytest
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import JobSpec, SchedulerAway, SchedulerRefused, Seen
+from cldctl.clusters.base import Answer, JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm import submit as submitting
-from cldctl.clusters.slurm.client import Answer
+from cldctl.clusters.slurm.client import Reply
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Report
 from tests.support.made_up import job
@@ -70,7 +69,7 @@ def test_what_sbatch_and_the_job_read_is_nobody_else_s_to_write(spec, sbatch, tm
         submit(spec, 2)
     finally:
         os.umask(before)
-    assert (tmp_path / "umask").read_text() == "0022\n", "its logs are nobody else's to write"
+    assert (tmp_path / "umask").read_text() == "0022\n", "other users may not write its logs"
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) & 0o022 for file in spec.logs.iterdir()}
     assert modes == dict.fromkeys(
         ("31_0_submitted.pkl", "31_1_submitted.pkl", "31_submission.sh"), 0
@@ -79,8 +78,8 @@ def test_what_sbatch_and_the_job_read_is_nobody_else_s_to_write(spec, sbatch, tm
 
 
 def test_ctrl_c_waits_for_sbatch(spec, sbatch, tmp_path):
-    """Nobody would know of a job that it has submitted."""
-    # Of the process itself: a shell forgets the mask when it waits for another one.
+    """A job that it has submitted would be in no ledger."""
+    # The mask of the process itself: a shell forgets it when it waits for another process.
     sbatch(f"echo Submitted batch job 31; exec grep SigBlk /proc/self/status >{tmp_path}/blocked")
     submit(spec)
     blocked = int((tmp_path / "blocked").read_text().split()[1], 16)
@@ -160,18 +159,18 @@ TIMED_OUT = (
 @pytest.mark.parametrize(
     ("how", "answers", "advice", "cancelled"),
     [
-        (HANGS, [Answer(0, "30|{now}\n31|{now}\n")], r"\(31\) is cancelled", ["31"]),
-        (TIMED_OUT, [Answer(0, "")], "Try again when it answers", []),
+        (HANGS, [Reply(0, "30|{now}\n31|{now}\n")], r"\(31\) is cancelled", ["31"]),
+        (TIMED_OUT, [Reply(0, "")], "Try again when it answers", []),
         (
             TIMED_OUT,
-            [Answer(1, ""), Answer(0, "31|{now}\n7|2020-01-01T00:00:00\n")],
+            [Reply(1, ""), Reply(0, "31|{now}\n7|2020-01-01T00:00:00\n")],
             r"\(31\) is cancelled",
             ["31"],
         ),
         (
             TIMED_OUT,
-            [Answer(1, "")] * 9,
-            "The job may wait there all the same.*squeue --me --name=mine",
+            [Reply(1, "")] * 9,
+            "The job may be in the queue nevertheless.*squeue --me --name=mine",
             [],
         ),
     ],
@@ -179,13 +178,15 @@ TIMED_OUT = (
 def test_an_sbatch_without_an_answer_leaves_no_job_behind(
     spec, sbatch, monkeypatch, how, answers, advice, cancelled
 ):
-    """Slurm may have accepted the job all the same; nobody would know of it."""
-    asked, left, passed = [], list(answers), itertools.count()
+    """Slurm may have accepted the job nevertheless, which would be in no ledger."""
+    asked = []
+    left = list(answers)
+    passed = itertools.count()
 
     def run(command, **options):
         asked.append(command)
-        answer = left.pop(0) if command[0] == "squeue" else Answer(0, "")
-        return Answer(answer.code, answer.text.format(now=time.strftime("%Y-%m-%dT%H:%M:%S")))
+        answer = left.pop(0) if command[0] == "squeue" else Reply(0, "")
+        return Reply(answer.code, answer.text.format(now=time.strftime("%Y-%m-%dT%H:%M:%S")))
 
     class Timer(threading.Timer):
         def run(self):
@@ -335,13 +336,11 @@ def test_the_start_that_slurm_expects_of_a_job_and_of_a_script(
     spec, tmp_path, monkeypatch, ahead, is_believed
 ):
     when = float(int(time.time() + ahead))
-    text, expected = (
-        time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when)),
-        when if is_believed else None,
-    )
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when))
+    expected = when if is_believed else None
     monkeypatch.setattr(client, "show_job", lambda *_: {"Reason": "Resources", "StartTime": text})
     assert (
-        SlurmCluster().why_waiting(job("7", "slurm"), Seen("pending"), asks=True).expected
+        SlurmCluster().why_waiting(job("7", "slurm"), Answer("pending"), asks=True).expected
         == expected
     )
     said = f"echo 'sbatch: Job 9 to start at {text} using 2 processors on nodes n1' >&2"

@@ -1,5 +1,4 @@
-"""Training in Python: `fit` returns a model, `fit_steps` yields it while it trains. No run folder,
-no files.
+"""Training in Python, without a run folder: `fit` returns a model, `fit_steps` yields it meanwhile.
 
 The same seed, data and recipe give the same numbers as a run on one rank
 (`cld_core.train.step.Trainer`).
@@ -36,11 +35,11 @@ if TYPE_CHECKING:
     import numpy
 
 Data: TypeAlias = "numpy.ndarray | torch.Tensor | str | Path | Mapping[str, Any]"
-# The name of a variant, or its section.
+# The name of a variant, or a section of a recipe.
 Keys: TypeAlias = str | Mapping[str, Any]
 
-# Lines of a progress bar, at most.
-_SHOWN = 200
+# The most updates of the progress bar.
+_UPDATES = 200
 _CALLER = "cld_core.fit"
 
 
@@ -48,7 +47,7 @@ class Step(NamedTuple):
     """How far a training is.
 
     Attributes:
-        step: optimiser steps that are done.
+        step: the number of optimiser steps so far.
         loss: the mean loss of the steps since the last one that was yielded.
         model: with the averaged weights of this moment; it is the same object each time.
     """
@@ -67,8 +66,7 @@ def fit(
     progress: bool | None = None,
     **more: Any,
 ) -> Model:
-    """Train a model on data, with settings that suit their shape, unless recipe keys among ``more``
-    change them.
+    """Train a model on data, with settings that suit their shape.
 
     Args:
         data: examples (N, d), (N, C, L) or (N, C, H, W); or a file of them, or a folder, as
@@ -76,29 +74,27 @@ def fit(
             density; or a `data` section.
         steps: optimiser steps.
         sde: the diffusion, by its name or as the `sde` section of a recipe.
-        network: likewise; or a module, which is called as docs/howto/own-network.md says. A copy of
-            it is trained, from the weights that it has. None: one that suits the shape of the data.
+        network: likewise; or a module, which is called as docs/howto/own-network.md describes. A
+            copy of it is trained, from its weights. None: one that suits the shape of the data.
         progress: show a bar on stderr; None: in a terminal and in a notebook.
         more: arguments of `fit_steps` (``labels``, ``size``, ``seed``, ``device``, ``every``), and
-            other recipe keys with "__" for dots, such as ``optim__lr=1e-3``; or sections, such as
-            ``optim={"lr": 1e-3}``.
+            recipe keys with "__" for dots, such as ``optim__lr=1e-3``, or sections, such as
+            ``optim={"lr": 1e-3}``, which take precedence over the settings that suit the data.
 
     Raises:
         RecipeError: an argument is wrong; names it, as the recipe key that it is.
         DataError: the data cannot be used.
         NonFiniteError: a gradient was not finite.
     """
-    every = max(1, whole_number(steps, "steps", 1, _CALLER) // _SHOWN)
+    every = max(1, whole_number(steps, "steps", 1, _CALLER) // _UPDATES)
     training = fit_steps(data, steps, sde, network, **{"every": every, **more})
-    is_seen = sys.stderr.isatty() or "ipykernel" in sys.modules
-    with (
-        closing(training),
-        tqdm(total=int(steps), disable=not (is_seen if progress is None else progress)) as bar,
-    ):
-        for it in training:
-            bar.set_postfix(loss=f"{it.loss:.4g}", refresh=False)
-            bar.update(it.step - bar.n)
-    return it.model
+    if progress is None:
+        progress = sys.stderr.isatty() or "ipykernel" in sys.modules
+    with closing(training), tqdm(total=int(steps), disable=not progress) as bar:
+        for reached in training:
+            bar.set_postfix(loss=f"{reached.loss:.4g}", refresh=False)
+            bar.update(reached.step - bar.n)
+    return reached.model
 
 
 def fit_steps(
@@ -114,35 +110,34 @@ def fit_steps(
     every: int = 1,
     **keys: Any,
 ) -> Generator[Step, None, None]:
-    """What `fit` does, step by step: yields a `Step` after every ``every`` steps, and after the
-    last one.
+    """Train as `fit` does; yields a `Step` after every ``every`` steps, and after the last one.
 
-    The model can be sampled, evaluated and saved at each of them. Whoever stops early keeps it: it
-    changes no more.
+    The model can be sampled, evaluated and saved at each of them. If the loop is left early, it
+    stays as it is.
 
     Args:
         labels: the class of each example (N,), whole numbers or texts, in an array, a list or a
             Series; True: those that come with the data.
-        size: s, m or l: of the network, and of all else that follows from it.
+        size: of the network, and the settings that depend on it: "s", "m" or "l".
         seed: key of every random draw.
         device: where to compute; None: a GPU if one is available.
-        keys: as in `fit`, and so are the other arguments.
+        keys: recipe keys, as in `fit`.
+
+    The other arguments are those of `fit`.
 
     Raises:
         RecipeError, DataError: as `fit`, at once.
         NonFiniteError: as `fit`, at its step.
     """
-    steps, every = (
-        whole_number(steps, "steps", 1, _CALLER),
-        whole_number(every, "every", 1, _CALLER),
-    )
+    steps = whole_number(steps, "steps", 1, _CALLER)
+    every = whole_number(every, "every", 1, _CALLER)
     if size not in SIZES:
         raise RecipeError(f"{_CALLER}: size={size!r}: expected one of {', '.join(SIZES)}.")
     given: dict[str, Any] = {
         "train.steps": steps,
         "train.seed": whole_number(seed, "seed", 0, _CALLER),
     }
-    # A class or a function is no section: what is wrong with it is said when it is tried.
+    # `nets.require_usable` refuses classes and functions.
     module = network if callable(network) else None
     for name, value in (("sde", sde), ("network", network if module is None else ModuleSpec.name)):
         if value is not None:
@@ -182,7 +177,7 @@ def _trained(trainer: Trainer, every: int) -> Generator[Step, None, None]:
                 execution.using(tf32=recipe.train.tf32, fixed_shapes=True),
                 torch.random.fork_rng(gpus),
             ):
-                # On a CPU, compute in so many threads, as a rank of a run does.
+                # On a CPU, use as many threads as a rank of a run.
                 trainer.ranks.use_cores(recipe.cluster.cpus_per_task)
                 try:
                     trainer.step(step - 1)
@@ -197,14 +192,13 @@ def _trained(trainer: Trainer, every: int) -> Generator[Step, None, None]:
 
 
 def _averaged(trainer: Trainer) -> torch.nn.Module:
-    """A second network whose parameters are the averages themselves, which follow those of the
-    first."""
+    """A second network whose parameters are the averages themselves, not copies of them."""
     net = copy.deepcopy(trainer.net).eval().requires_grad_(False)
     parameters = dict(net.named_parameters())
     for name, average in zip(trainer.ema.names, trainer.ema.average, strict=True):
         parameters[name].data = average
     for own, live in zip(net.modules(), trainer.net.modules(), strict=True):
-        # Nothing averages them: they are those of the network that trains.
+        # Buffers are not averaged: they are those of the network that trains.
         own._buffers = live._buffers
     return net
 
@@ -212,19 +206,20 @@ def _averaged(trainer: Trainer) -> torch.nn.Module:
 def _data(
     data: Any, labels: Any, given: Mapping[str, Any], device: torch.device
 ) -> tuple[Mapping[str, Any], Source]:
-    """The `data` section of a recipe as far as ``data`` says it, and the examples."""
+    """The keys of the recipe's `data` section that follow from ``data``, and the examples."""
     more = {
         key: value for key, value in given.items() if key.partition(".")[0] in ("data", "plugins")
     }
     from_arguments("fit", {}, {"plugins": more.pop("plugins", ())}, _CALLER)
     toys = [
         name
-        for name, it in SECTIONS["data"].variants.items()
-        if not issubclass(it.spec, StoredDataSpec)
+        for name, variant in SECTIONS["data"].variants.items()
+        if not issubclass(variant.spec, StoredDataSpec)
     ]
     section: dict[str, Any] = {} if labels is None or labels is False else {"labels": True}
     if isinstance(data, str | os.PathLike):
-        path, name = path_of(data, "data", _CALLER), os.fspath(data)
+        path = path_of(data, "data", _CALLER)
+        name = os.fspath(data)
         if name not in toys and not path.exists():
             fix = did_you_mean(name, toys) or f" Toy densities are {', '.join(toys)}."
             raise DataError(f"data={name!r}: there is no such file, folder or toy density.{fix}")
@@ -243,9 +238,8 @@ def _data(
             f"{_CALLER}: the examples were passed, so that data.name, data.path and data.test "
             "have no meaning. Leave them out."
         )
-    return section, StoredSource(
-        spec, device, arrays.given(data, labels, share=spec.test_share, where="data")
-    )
+    stored = arrays.given(data, labels, share=spec.test_share, where="data")
+    return section, StoredSource(spec, device, stored)
 
 
 def _given(section: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -261,15 +255,21 @@ def _given(section: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping[str, Any]:
     """Keys that suit the examples."""
-    train = test = None
+    counts: tuple[int | None, int | None] = (None, None)
     if isinstance(examples, StoredSource):
-        train, test = examples.train.n, examples.test.n
-    sde, steps = _given("sde", given).get("name", "cld"), given["train.steps"]
+        counts = (examples.train.n, examples.test.n)
+    train, test = counts
     keys = suggested(
-        examples.shape, train, size, tests=test, data_std=data_std(examples), sde=sde, steps=steps
+        examples.shape,
+        train,
+        size,
+        tests=test,
+        data_std=data_std(examples),
+        sde=_given("sde", given).get("name", "cld"),
+        steps=given["train.steps"],
     )
     own = _given("objective", given)
     if own.get("mixed_score") or own.get("precondition") == "none":
-        # Another way to a score of Gaussian data, or none.
+        # The recipe has another way to a score of Gaussian data, or none.
         del keys["objective"]["precondition"], keys["objective"]["data_std"]
     return keys

@@ -1,8 +1,7 @@
-"""Tasks of sharded work (`cld_core.run.shards`): they compute the rows that are not there, and then
-the result.
+"""Tasks of sharded work (`cld_core.run.shards`): they compute missing rows, and then the result.
 
-A kind of work says how its rows are computed and what becomes of them; resuming and merging are
-here. Loads no torch or numpy until something is computed.
+A kind of work defines how its rows are computed, and the result of all rows; resuming and merging
+are here. torch and numpy are loaded when rows are computed.
 """
 
 import functools
@@ -14,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from cld_core.errors import CldError
 from cld_core.files import retried
 from cld_core.run.shards import Arrays, DamagedRowsError, Rows, ShardedWork, count_of
+from cld_core.run.work import Outcome, Start
+from cld_core.stop import StopCode, StopFlag
 
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
 
-# Seconds for which a disk may fail before the task ends, as by a crash, and is started again
-# elsewhere or later.
+# Seconds for which a disk may fail before the task crashes, and is restarted elsewhere or later.
 PATIENCE_S = 120.0
 
 
@@ -28,40 +28,40 @@ class Computer(ABC):
 
     @abstractmethod
     def compute(self, first: int, last: int) -> Arrays:
-        """The rows ``first <= i < last``, arrays (last - first, ...); each row is a function of i,
-        not of the range."""
+        """The rows ``first <= i < last``, arrays (last - first, ...); a row depends only on i."""
 
     def review(self, rows: Arrays) -> None:
-        """Look at rows that are saved, each once, before further ones are computed.
+        """Check saved rows, each once, before further ones are computed.
 
         Raises:
-            CldError: they make the others pointless.
+            CldError: because of these rows, computing others is pointless.
         """
         return
 
 
 class _StoppedError(Exception):
-    """The task was asked to stop, or the work was finished by another one."""
+    """The task has to stop, or another one has finished the work."""
 
 
-class Task(ABC):
-    """Some work while a process computes it.
+class Computation(ABC):
+    """Work while a process computes it.
 
     Attributes:
         computers: by kind of rows.
-        made_of: for a report: the rows of each kind whose `parts` were read, and the digests of
-            their chunks.
+        made_of: the rows of each kind whose `parts` were read, and the digests of their chunks, for
+            a report.
 
     Raises:
-        CldError: as `computers_on`, or what rows are made of changed meanwhile.
+        CldError: as `computers_on`, or files that rows depend on have changed meanwhile.
     """
 
     def __init__(self, work: ShardedWork, device: Any, should_stop: Callable[[], bool]) -> None:
-        self.work, self._should_stop = work, should_stop
+        self.work = work
+        self._should_stop = should_stop
         self._patient = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
         self._rows = self._places()
         for rows in self._rows.values():
-            # Others see that something is being computed, though the first batch may take long.
+            # Shows that rows are being computed, even if the first batch takes long.
             rows.folder.mkdir(parents=True, exist_ok=True)
             os.utime(rows.folder)
         self.computers = self.computers_on(device)
@@ -76,29 +76,30 @@ class Task(ABC):
         cls,
         work: ShardedWork,
         ranks: "Ranks",
-        should_stop: Callable[[], bool],
+        stop: StopFlag,
         only: Collection[int] | None,
-    ) -> bool:
+        start: Start,
+    ) -> Outcome:
         """Compute the missing ones of this process's shards, as `Work.compute`.
 
-        The process that finds all shards complete makes the product.
+        The process that finds all shards complete makes the result.
 
         Args:
             ranks: without ``only``, rank r of n takes the shards r, r + n, r + 2 n, ...
-            should_stop: asked before every batch.
             only: the shards of this process.
 
-        Returns:
-            False if it was asked to stop before its share was done.
-
         Raises:
-            CldError: what is needed is gone or has changed, or the result cannot be made.
+            CldError: a file that is needed is gone or has changed, or the result cannot be made.
         """
+
+        def should_stop() -> bool:
+            return stop.code is not StopCode.NONE
+
         mine = range(ranks.rank, work.request.shards, ranks.world_size) if only is None else only
         patient = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
         missing = work.lacking(patient(work.lengths))
         if missing and not set(missing).intersection(mine):
-            return True
+            return Outcome("finished")
         task = patient(lambda: cls(work, ranks.device, should_stop))
         try:
             for shard in sorted(set(missing).intersection(mine)):
@@ -106,27 +107,27 @@ class Task(ABC):
             if not work.lacking(patient(work.lengths)):
                 patient(task.finish)
         except _StoppedError:
-            return work.is_done
-        return True
+            return Outcome("finished") if work.is_done else Outcome(code=stop.code)
+        return Outcome("finished")
 
     @abstractmethod
     def computers_on(self, device: Any) -> Mapping[str, Computer]:
-        """By kind of rows, what computes them on a `torch.device`. Loads torch.
+        """By kind of rows, their computer on a `torch.device`. Loads torch.
 
         Raises:
-            CldError: something that is needed is gone or damaged.
+            CldError: a file that is needed is gone or damaged.
         """
 
     @abstractmethod
     def finish(self) -> None:
-        """Make the product of all rows. Doing it twice, even at the same time, changes nothing.
+        """Make the result of all rows. Two processes may do it, even at the same time.
 
         Raises:
-            CldError: the rows cannot be used, or something has changed.
+            CldError: the rows cannot be used, or a file that they depend on has changed.
         """
 
     def fill(self, shard: int) -> None:
-        """Compute what is missing of a shard."""
+        """Compute the missing rows of a shard."""
         for kind, chunks in self.work.request.chunks(shard).items():
             until = self.work.request.bounds(kind, chunks[-1])[1]
             for number in chunks:
@@ -136,7 +137,9 @@ class Task(ABC):
 
     def parts(self, kind: str) -> Iterator[Arrays]:
         """All rows of a kind, chunk after chunk. A chunk that is damaged is computed again."""
-        rows, request, digests = self._rows[kind], self.work.request, list[str]()
+        rows = self._rows[kind]
+        request = self.work.request
+        digests: list[str] = []
         self.made_of[kind] = {"id": rows.folder.name, "chunk": rows.chunk, "digests": digests}
         lengths = rows.lengths()
         for number in range(-(-request.sizes[kind] // rows.chunk)):
@@ -154,47 +157,46 @@ class Task(ABC):
         return {kind: self.work.rows(kind) for kind in self.work.request.sizes}
 
     def _fill(self, kind: str, number: int, length: int, until: int) -> int:
-        """Compute the rest of a chunk, of which so many rows are there; returns how many there are
-        now.
+        """Compute the missing rows of a chunk; returns how many rows it has now.
 
         Args:
-            until: the last row plus one of all that are computed now, for messages.
+            length: the number of rows that are stored.
+            until: the end of the range of rows that are being computed, for messages.
         """
-        rows, computer = self._rows[kind], self.computers[kind]
+        rows = self._rows[kind]
+        computer = self.computers[kind]
         first, last = self.work.request.bounds(kind, number)
         if length >= last - first:
             return length
         found = self._load(rows, number, length) if length else None
-        known = None if found is None else found[0]
-        if known is not None:
-            computer.review(known)
+        chunk = None if found is None else found[0]
+        if chunk is not None:
+            computer.review(chunk)
         at_once = min(self.work.request.batch_size, rows.chunk)
-        while (done := 0 if known is None else count_of(known)) < last - first:
+        while (done := 0 if chunk is None else count_of(chunk)) < last - first:
             if self._should_stop():
                 raise _StoppedError
             new = computer.compute(first + done, min(first + done + at_once, last))
-            known = new if known is None else joined([known, new])
+            chunk = new if chunk is None else joined([chunk, new])
             try:
-                self._patient(functools.partial(rows.save, number, known, done))
+                self._patient(functools.partial(rows.save, number, chunk, done))
             except OSError as error:
                 if self._should_stop():
                     raise _StoppedError from error
                 raise
-            print(f"{kind}: row {first + count_of(known)} of {until}", flush=True)
+            print(f"{kind}: row {first + count_of(chunk)} of {until}", flush=True)
             computer.review(new)
         return last - first
 
     def _load(self, rows: Rows, number: int, length: int) -> tuple[Arrays, str] | None:
-        """The rows of a chunk and the digest of their file; None if it is damaged, and so
-        removed."""
+        """The rows of a chunk and the digest of their file; None if it is damaged and removed."""
         try:
             return self._patient(lambda: rows.load(number, length))
         except DamagedRowsError as error:
             if self.work.is_done:
-                raise _StoppedError from error  # Whoever finished it has removed the rows.
+                raise _StoppedError from error  # The task that finished it has removed the rows.
             print(f"damaged, and computed again: {error}", flush=True)
-            # Not as those that a longer file has replaced: what stays would be found again, for
-            # ever.
+            # A damaged file that stays would be read again and again.
             self._patient(lambda: rows.file(number, length).unlink(missing_ok=True))
             return None
 

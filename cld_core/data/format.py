@@ -1,5 +1,4 @@
-"""The form of examples: what a model has to know of its data to draw samples where the data are
-not."""
+"""The form of examples: what a model needs to know about its data to draw samples without them."""
 
 import math
 from dataclasses import dataclass
@@ -12,27 +11,28 @@ Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 # Names of files or folders of test examples.
 TEST_NAMES = ("test", "validation", "valid", "val")
-# Of a pixel.
+# The grey levels of a pixel.
 GREY_LEVELS = 256
-# Of one example: no model that fits a machine has more numbers, or more axes.
-MOST_NUMBERS, _MOST_AXES = 2**28, 4
+# The most numbers of an example. Models for more fit no machine.
+MOST_NUMBERS = 2**28
+_MOST_AXES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
-    """What examples are, and how the model sees them: as z, where data are x = scale z + shift.
+class DataFormat:
+    """The shape and kind of examples x, and their scaling: the model sees z, x = scale z + shift.
 
     Attributes:
         shape: of one example: (d), (C, L) or (C, H, W).
         grey_levels: of a pixel, over [-1, 1]; None if data are real numbers.
-        scale: one number for each feature of vectors (d), for each channel of others (C, ...),
-            above 0; empty: the model sees the data as they are.
+        scale: positive numbers, one for each feature of vectors (d), or channel of others (C, ...);
+            empty without scaling.
         shift: likewise.
         bounds: the smallest and the largest number of the training data, if they are real numbers
             and known.
 
     Raises:
-        ValueError: it cannot be the form of data.
+        ValueError: these values cannot belong to a data set.
     """
 
     shape: tuple[int, ...]
@@ -49,29 +49,32 @@ class Form:
             raise ValueError(f"its data have {self.grey_levels} grey levels")
         if {len(self.scale), len(self.shift)} not in ({0}, {self.shape[0]}):
             raise ValueError("its data have another number of channels than their scaling")
-        if (
-            not all(map(math.isfinite, (*self.scale, *self.shift)))
-            or min(self.scale, default=1.0) <= 0
-        ):
+        are_finite = all(map(math.isfinite, (*self.scale, *self.shift)))
+        if not are_finite or min(self.scale, default=1.0) <= 0:
             raise ValueError(
                 "its scaling has a factor that is not above 0, or a number that is not finite"
             )
 
     @property
     def kind(self) -> Literal["vectors", "curves", "images", "fields"]:
-        """What examples are: vectors (d), curves (C, L), images (1 or 3, H, W), or fields, all
-        others."""
-        if len(self.shape) > 2:
-            return "images" if len(self.shape) == 3 and self.shape[0] in (1, 3) else "fields"
-        return "vectors" if len(self.shape) == 1 else "curves"
+        """Vectors (d), curves (C, L), images (1 or 3, H, W); fields are all others."""
+        if len(self.shape) == 1:
+            return "vectors"
+        if len(self.shape) == 2:
+            return "curves"
+        return "images" if len(self.shape) == 3 and self.shape[0] in (1, 3) else "fields"
 
     def to_data(self, z: "Tensor") -> "Tensor":
-        """Data (B, C, ...) of what the model draws, in its type."""
-        return z * self._spread(self.scale, z) + self._spread(self.shift, z) if self.scale else z
+        """The data x (B, C, ...) for what the model draws, of the same type."""
+        if not self.scale:
+            return z
+        return z * self._spread(self.scale, z) + self._spread(self.shift, z)
 
     def to_model(self, x: "Tensor") -> "Tensor":
-        """What the model sees of data (B, C, ...), in their type."""
-        return (x - self._spread(self.shift, x)) / self._spread(self.scale, x) if self.scale else x
+        """What the model sees of the data x (B, C, ...), of the same type."""
+        if not self.scale:
+            return x
+        return (x - self._spread(self.shift, x)) / self._spread(self.scale, x)
 
     @staticmethod
     def _spread(numbers: tuple[float, ...], like: "Tensor") -> "Tensor":

@@ -1,4 +1,4 @@
-"""What `cldctl explain` says about keys of recipes, their sections and variants."""
+"""`cldctl explain`: keys of recipes, their sections and variants."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ def show(name: str | None) -> None:
     """Explain a key, a section or a variant; without a name, list the sections.
 
     Raises:
-        RecipeError: there is none of this name; names the nearest.
+        RecipeError: nothing has this name; the message contains the nearest.
     """
     if name is None:
         for section, doc in describe.sections().items():
@@ -54,11 +54,11 @@ def _table(keys: Mapping[str, Meanings]) -> None:
     """A line for each key: its default, or those of the variants, and what it is."""
     columns: dict[str, list[str]] = {"key": list(keys), "default": [], "meaning": []}
     for key, meanings in keys.items():
-        whose = _variants_with(key, meanings).partition("=")[2]
-        columns["default"].append(
-            " or ".join(dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings))
-        )
-        columns["meaning"].append(f"{next(iter(meanings)).doc}{f' ({whose})' if whose else ''}")
+        defaults = dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings)
+        columns["default"].append(" or ".join(defaults))
+        meaning = next(iter(meanings)).doc
+        variants = _variants_with(key, meanings).partition("=")[2]
+        columns["meaning"].append(f"{meaning} ({variants})" if variants else meaning)
     out.print(table(columns, left=columns, wraps="meaning"))
 
 
@@ -73,15 +73,16 @@ def _key(key: str, meanings: Meanings) -> None:
         ]
     if only := _variants_with(key, meanings):
         lines.append(("only with", only))
-    lines += [
-        ("" if number else "recipes", text) for number, text in enumerate(_values_in_recipes(key))
-    ]
+    label = "recipes"
+    for text in _values_in_recipes(key):
+        lines.append((label, text))
+        label = ""
     for label, text in lines:
         out.print(f"  {label:<10} {text}")
 
 
 def _variants_with(key: str, meanings: Meanings) -> str:
-    """The variants that have a key, if not all do."""
+    """The variants that have a key; empty if all have it."""
     section = SECTIONS.get(key.rpartition(".")[0])
     mine = [variant for variants in meanings.values() for variant in variants]
     if section is None or not mine or set(mine) == set(section.variants):
@@ -90,7 +91,7 @@ def _variants_with(key: str, meanings: Meanings) -> str:
 
 
 def _values_in_recipes(key: str) -> list[str]:
-    """The values that recipes have, each with the names of some of them."""
+    """The values of a key in the shipped recipes, each with the names of some of these."""
     users: dict[str, list[str]] = {}
     for name, file in recipes().items():
         try:

@@ -1,7 +1,6 @@
-"""Plug-ins (docs/howto/plug-ins.md): what they register, beside what cldctl ships, and how they are
-imported.
+"""Plug-ins (docs/howto/plug-ins.md): importing them, and the tables that they add to.
 
-There is one table for each kind of thing. Tables name implementations as "module:attribute", which
+There is one table for each kind of object. Tables name implementations as "module:attribute", which
 is imported when it is needed. A plug-in is the user's own code, which a recipe names in `plugins`;
 it is imported before the recipe is checked, and calls `register`, or decorates a density with
 `cld_core.data.toy.toy`.
@@ -23,18 +22,17 @@ from .digests import checksum, digest
 from .errors import CldError, RecipeError
 from .sanitize import one_line
 
-# Sections of a recipe, and what has no keys of its own.
-SECTIONS = ("data", "sde", "network", "objective", "sampling")
+# Tables of variants of a recipe's section, and tables of objects without keys.
+SECTIONS = ("data", "sde", "network", "objective", "optim", "sampling")
 OTHERS = ("metrics", "rows", "loggers", "extractors", "toys")
 
-# What is registered in them.
+# The class of a table's entries.
 _CLASSES = {"metrics": "cld_core.metrics.Metric", "rows": "cld_core.metrics.RowKind"}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A spec (a frozen dataclass), and what implements it: an object, or "module:attribute" of
-    one."""
+    """A spec (a frozen dataclass) and its implementation: an object, or "module:attribute"."""
 
     spec: type
     implementation: str | Callable[..., Any]
@@ -42,38 +40,39 @@ class Variant:
 
 _TABLES: dict[str, dict[str, Any]] = {name: {} for name in (*SECTIONS, *OTHERS)}
 _SHIPPED: dict[str, frozenset[str]] = dict.fromkeys(_TABLES, frozenset())
-# All that was registered, in this order: the table, the name and the entry.
+# Tables, names and entries in the order in which they were registered.
 _REGISTERED: list[tuple[str, str, Any]] = []
-# What each plug-in has registered when it was imported.
+# By module of a plug-in, what it registered when it was imported.
 _IMPORTED: dict[str, list[tuple[str, str, Any]]] = {}
-# The plug-in that each table and name in force is of.
+# By table and name, the plug-in that the entry is from.
 _OWNERS: dict[tuple[str, str], str] = {}
-# The modules of files.
+# The beginning of the names of modules that are made of files.
 _PREFIX = "cld_plugin_"
 _FIX = (
     "Give the path of a Python file, or a module that is installed; two as 'plugins=[a.py, b.py]'."
 )
-# The pages that say what a plug-in has to be, where they are not called own-SECTION.
+# The pages in docs/howto about entries of a table, if they are not called own-SECTION.
 _PAGES = {
     "data": "own-density",
     "sde": "own-diffusion",
+    "optim": "plug-ins",
     "sampling": "plug-ins",
     "metrics": "own-metric",
 }
 
 
 def register(section: str, name: str, implementation: Any, spec: type | None = None) -> None:
-    """Register what a recipe, or a command, may name.
+    """Register an object under a name for recipes and commands.
 
     Args:
-        section: "data", "sde", "network", "objective" or "sampling"; or "metrics", "rows",
+        section: "data", "sde", "network", "objective", "optim" or "sampling"; or "metrics", "rows",
             "loggers", "extractors" or "toys".
-        implementation: what is called, or "module:attribute", which is imported when it is needed.
-        spec: of the sections of a recipe, the frozen dataclass of the section's keys.
+        implementation: the object, or "module:attribute", which is imported when it is needed.
+        spec: for sections of a recipe, the frozen dataclass of the section's keys.
 
     Raises:
-        RecipeError: there is no such section, it needs a spec or takes no such object, or the name
-            belongs to what cldctl ships.
+        RecipeError: there is no such section, it needs a spec or another type of object, or cldctl
+            itself has an entry of this name.
     """
     if section in SECTIONS and (spec is None or not dataclasses.is_dataclass(spec)):
         raise RecipeError(
@@ -102,13 +101,13 @@ def _taken(table: str, name: str) -> RecipeError:
 
 
 def table(name: str, shipped: Mapping[str, Any]) -> dict[str, Any]:
-    """A table that plug-ins add to, with what cldctl ships in front.
+    """The table ``name``, with the entries of cldctl before those of plug-ins.
 
     Raises:
-        RecipeError: a plug-in, which was imported first, has taken a name of these.
+        RecipeError: a plug-in that was imported before has registered one of these names.
     """
     entries = _TABLES[name]
-    added = {**entries}
+    added = dict(entries)
     for taken in sorted(added.keys() & shipped.keys()):
         if added[taken] != shipped[taken]:
             raise _taken(name, taken)
@@ -119,13 +118,14 @@ def table(name: str, shipped: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_shipped(table: str, name: str) -> bool:
-    """Whether a name belongs to what cldctl ships, not to a plug-in."""
+    """Whether an entry is one of cldctl, and not of a plug-in."""
     return name in _SHIPPED[table]
 
 
 def resolve(name: Any) -> Any:
-    """What "module:attribute" names; the attribute may be dotted. Anything else than a text is what
-    it is.
+    """The object that "module:attribute" names; the attribute may be dotted.
+
+    Any object that is not a text is returned as it is.
 
     Raises:
         ImportError: there is no such module.
@@ -135,11 +135,12 @@ def resolve(name: Any) -> Any:
 
 
 def import_plugins(plugins: Sequence[str], place: str) -> None:
-    """Import plug-ins, and put what they register in force, also if other versions were imported
-    since.
+    """Import plug-ins, and make their entries those of the tables.
+
+    Entries of other versions of these plug-ins, which may have been imported before, are replaced.
 
     Args:
-        place: what has named them, for messages.
+        place: the file or option that names them, for messages.
 
     Raises:
         RecipeError: one cannot be imported, or two register the same name.
@@ -152,26 +153,27 @@ def import_plugins(plugins: Sequence[str], place: str) -> None:
             )
         for table, name, entry in _imported(plugin, place):
             if (other := owners.setdefault((table, name), plugin)) != plugin:
-                text = (
-                    f"{one_line(plugin)} and {one_line(other)} both register the {table} {name!r}"
+                raise RecipeError(
+                    f"{place}: {one_line(plugin)} and {one_line(other)} both register the {table} "
+                    f"{name!r}. Choose another name."
                 )
-                raise RecipeError(f"{place}: {text}. Choose another name.")
-            # In place of what has had its name meanwhile.
-            _TABLES[table][name], _OWNERS[table, name] = entry, plugin
+            _TABLES[table][name] = entry
+            _OWNERS[table, name] = plugin
 
 
 def _imported(plugin: str, place: str) -> list[tuple[str, str, Any]]:
-    """What a plug-in registers. Copies of one file are one module, and another version of the file
-    is another one."""
+    """The entries that a plug-in registers.
+
+    Copies of a file are the same module; another version of the file is another module.
+    """
     before = len(_REGISTERED)
-    # Data on stdout are those of the command.
+    # stdout is for the data of the command.
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            name = (
-                _import_file(Path(plugin))
-                if plugin.endswith(".py")
-                else importlib.import_module(plugin).__name__
-            )
+            if plugin.endswith(".py"):
+                name = _import_file(Path(plugin))
+            else:
+                name = importlib.import_module(plugin).__name__
         except CldError as error:
             raise RecipeError(f"{place}: plug-in {one_line(plugin)}: {error}") from error
         except (Exception, SystemExit) as error:  # user code may raise anything
@@ -193,7 +195,8 @@ def _import_file(path: Path) -> str:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None, f"{path} cannot be imported as Python"
         assert spec.loader is not None, f"{path} cannot be imported as Python"
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
         except BaseException:
@@ -204,10 +207,10 @@ def _import_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def trial(key: str, name: str) -> Iterator[None]:
-    """A try of what a plug-in has registered: what the block raises is put down to it.
+    """A block that uses an entry of a plug-in: its errors name the plug-in.
 
     Args:
-        key: of the recipe, whose value is ``name``, or the table that has it.
+        key: the key of the recipe whose value is ``name``, or the table of the entry.
 
     Raises:
         RecipeError: the block failed.
@@ -217,25 +220,21 @@ def trial(key: str, name: str) -> Iterator[None]:
     except CldError:
         raise
     except Exception as error:  # user code may raise anything
-        section, where = key.partition(".")[0], raised_in(error)
-        reason = (
-            one_line(f"{type(error).__name__}: {error}", 400)
-            .removeprefix("ValueError: ")
-            .rstrip(".")
-        )
-        reason += "" if where is None else f" ({one_line(where)})"
-        text = (
-            f"'{key}': {name} of {one_line(_OWNERS.get((section, name), 'this process'))} "
-            f"cannot be used: {reason}"
-        )
+        section = key.partition(".")[0]
+        reason = one_line(f"{type(error).__name__}: {error}", 400).removeprefix("ValueError: ")
+        reason = reason.rstrip(".")
+        if (where := raised_in(error)) is not None:
+            reason += f" ({one_line(where)})"
+        owner = one_line(_OWNERS.get((section, name), "this process"))
         page = _PAGES.get(section, f"own-{section}")
         raise RecipeError(
-            f"{text}. Correct it: docs/howto/{page}.md says what it has to be."
+            f"'{key}': {name} of {owner} cannot be used: {reason}. Correct it: "
+            f"docs/howto/{page}.md says what it has to be."
         ) from error
 
 
 def raised_in(error: BaseException) -> str | None:
-    """FILE:LINE of the plug-in that raised an error, or called what did; None if there is none."""
+    """The innermost FILE:LINE of a plug-in in the traceback of an error; None if there is none."""
     found = None
     for frame, line in traceback.walk_tb(error.__traceback__):
         name = str(frame.f_globals.get("__name__"))
@@ -247,7 +246,7 @@ def raised_in(error: BaseException) -> str | None:
 
 
 def described(value: Any) -> str:
-    """What a plug-in has returned, in messages: its type, and the shape of a tensor."""
+    """A description of an object for messages: its type, and the shape of a tensor."""
     if isinstance(value, tuple):
         return f"({', '.join(map(described, value))})"
     kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
@@ -255,20 +254,20 @@ def described(value: Any) -> str:
 
 
 def fingerprint_of(named: Iterable[tuple[str, str]]) -> str | None:
-    """`fingerprint` of the plug-ins that have registered these names of tables; None if none
-    has."""
-    return fingerprint(list(dict.fromkeys(_OWNERS[one] for one in named if one in _OWNERS)))
+    """`fingerprint` of the plug-ins of some entries (table, name); None if all are cldctl's."""
+    return fingerprint(list(dict.fromkeys(_OWNERS[entry] for entry in named if entry in _OWNERS)))
 
 
 def fingerprint(plugins: Sequence[str]) -> str | None:
-    """What tells plug-ins from others: of files, what is in them, and of modules, their names; None
-    without any.
+    """The checksum of a plug-in's file, or the name of its module; of several, a digest of these.
+
+    None without plug-ins.
 
     Raises:
         RecipeError: a file cannot be read.
     """
     try:
-        parts = [checksum(Path(one)) if one.endswith(".py") else one for one in plugins]
+        parts = [checksum(Path(name)) if name.endswith(".py") else name for name in plugins]
     except OSError as error:
         raise RecipeError(
             f"'plugins': {error.filename}: cannot be read ({error.strerror}). Correct the path."

@@ -1,13 +1,12 @@
-"""Records as JSON: the one way from dataclasses to what a file or a line of a ledger holds, and
-back.
+"""Conversion between dataclasses and the JSON of files and ledgers.
 
-A record is a dataclass. What JSON has no word for follows from the annotations of its fields:
-tuples, nested records, literals and unions. Numbers are finite and within `MAX_NUMBER`, and texts
+A record is a dataclass. The annotations of its fields decide what is a tuple, a nested record, a
+literal or a union, which JSON cannot express. Numbers are finite and within `MAX_NUMBER`, and texts
 can be written as UTF-8.
 
-Fields that a record does not have are ignored, unless one of its fields keeps them (`keeping`). A
-`TypedDict` whose fields may all be missing keeps unknown fields, and leaves out those that do not
-fit: files that people look at are of use even if a part of them is damaged.
+Unknown fields are ignored, unless a field of the record keeps them (`keeping`). A `TypedDict` whose
+fields may all be missing keeps unknown fields, and drops fields of a wrong type: a file that is
+damaged in part is still of use to readers.
 """
 
 import functools
@@ -22,30 +21,28 @@ from cld_core.errors import CldError
 from cld_core.files import MAX_JSON_BYTES, parse_json, read_bytes
 
 T = TypeVar("T")
-# A number that was computed: it may be too large, infinite, or not a number.
+# A computed number: it may be too large, infinite, or not a number.
 Result = typing.NewType("Result", float)
-# Beyond this, a number of steps, bytes or seconds is damage.
+# The largest number of steps, bytes or seconds; a larger one is damage.
 MAX_NUMBER = 2**62
 _UNKNOWN = "unknown fields"
 _Reader = Callable[[Any, str], Any]
 
 
 class RecordError(CldError, ValueError):
-    """A record is damaged, or of another version: names the file, if there is one, and the
-    field."""
+    """A record is damaged, or of another version: names the file, if any, and the field."""
 
 
 def keeping() -> Any:
-    """A field, a mapping, that keeps the fields which its record does not have; they are written
-    beside the others."""
+    """A field for a mapping of unknown fields, which are written beside the known ones."""
     return field(default_factory=dict, metadata={_UNKNOWN: True})
 
 
 def to_plain(value: Any, *, sparse: bool = False) -> Any:
-    """What `json.dumps` takes: dictionaries in place of records, lists in place of tuples.
+    """A value for `json.dumps`: dictionaries in place of records, lists in place of tuples.
 
     Args:
-        sparse: leave fields out that have their defaults.
+        sparse: leave out fields that have their defaults.
     """
     if is_dataclass(value):
         plain: dict[str, Any] = {}
@@ -67,20 +64,21 @@ def to_plain(value: Any, *, sparse: bool = False) -> Any:
 def from_plain(
     kind: type[T], plain: Any, *, chosen: Mapping[str, type] | None = None, any_word: bool = False
 ) -> T:
-    """A value of an annotated type, for example a record, from what `to_plain` made of it.
+    """A value of an annotated type, for example a record; the inverse of `to_plain`.
 
     Args:
-        chosen: by field of a record, the class to build if the annotation names only its base.
-        any_word: take any text for a literal, since a later version may know more of them.
+        chosen: by field of a record, the class to build if the annotation is only its base class.
+        any_word: accept any text for a literal, since a later version may have more of them.
 
     Raises:
-        RecordError: a field is missing or does not fit.
+        RecordError: a field is missing, or of another type.
         CldError: a class does not accept its values.
     """
     hint: Any = kind
-    reader = (
-        _of_record(hint, any_word, tuple(chosen.items())) if chosen else _reader(hint, any_word)
-    )
+    if chosen:
+        reader = _of_record(hint, any_word, tuple(chosen.items()))
+    else:
+        reader = _reader(hint, any_word)
     return typing.cast(T, reader(plain, ""))
 
 
@@ -119,18 +117,16 @@ def real(value: Any) -> float | None:
 
 def text(value: Any) -> str | None:
     """``value`` if it is a text that can be written as UTF-8; else None."""
-    return (
-        value
-        if isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
-        else None
-    )
+    if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
+        return None
+    return value
 
 
 def _default(entry: "Field[Any]") -> Any:
     return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
-# What a value of a plain type has to be.
+# By plain type, a description of its values, and whether a value is one of them.
 _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     int: ("a whole number", lambda value: whole(value, -MAX_NUMBER) is not None),
     float: ("a finite number", lambda value: real(value) is not None),
@@ -143,8 +139,10 @@ _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
 
 @functools.cache
 def _reader(hint: Any, any_word: bool) -> _Reader:
-    """What makes a value of an annotated type from a plain one at a place, or raises
-    `RecordError`."""
+    """A function that makes a value of an annotated type of a plain one, or raises `RecordError`.
+
+    It takes the plain value, and its place in the record for messages.
+    """
     origin: Any = typing.get_origin(hint) or hint
     inner = typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -152,7 +150,7 @@ def _reader(hint: Any, any_word: bool) -> _Reader:
     if origin is Literal:
         if any_word and all(isinstance(word, str) for word in inner):
             return _of_plain(*_PLAIN[str])
-        # 1 equals True.
+        # Types are compared, too, because 1 equals True.
         words = {(type(word), word) for word in inner}
         described = f"one of {', '.join(map(repr, inner))}"
         return _of_plain(
@@ -168,7 +166,7 @@ def _reader(hint: Any, any_word: bool) -> _Reader:
         return _of_record(typing.cast(Any, hint), any_word, ())
     if origin in _PLAIN:
         return _of_plain(*_PLAIN[origin])
-    assert origin in (Any, object), f"{hint} is not what a record can hold"
+    assert origin in (Any, object), f"a record cannot have a field of type {hint}"
     return lambda plain, place: plain
 
 
@@ -189,7 +187,7 @@ def _of_union(options: Sequence[_Reader]) -> _Reader:
                 return option(plain, place)
             except RecordError as error:
                 problems.append(error)
-        # Of a record that may be null, its own problem says more.
+        # Of "RECORD | None", the error of the record is the more precise one.
         raise problems[0] if plain is not None else problems[-1]
 
     return read
@@ -197,9 +195,7 @@ def _of_union(options: Sequence[_Reader]) -> _Reader:
 
 def _of_tuple(inner: tuple[Any, ...], any_word: bool) -> _Reader:
     fixed = bool(inner) and Ellipsis not in inner
-    readers = [_reader(entry, any_word) for entry in inner if entry is not Ellipsis] or [
-        _reader(Any, any_word)
-    ]
+    readers = [_reader(entry, any_word) for entry in inner or (Any,) if entry is not Ellipsis]
 
     def read(plain: Any, place: str) -> Any:
         if not isinstance(plain, list | tuple):
@@ -208,7 +204,7 @@ def _of_tuple(inner: tuple[Any, ...], any_word: bool) -> _Reader:
             raise _misfit(place, plain, f"a list of {len(readers)}")
         each = readers if fixed else readers * len(plain)
         pairs = enumerate(zip(each, plain, strict=True))
-        return tuple(one(entry, f"{place}[{number}]") for number, (one, entry) in pairs)
+        return tuple(reader(entry, f"{place}[{number}]") for number, (reader, entry) in pairs)
 
     return read
 
@@ -244,8 +240,8 @@ def _of_record(kind: Any, any_word: bool, chosen: tuple[tuple[str, type], ...]) 
     readers = {name: _reader(hints[name], any_word) for name in entries if name != keeper}
     required = [
         name
-        for name, it in entries.items()
-        if it.default is MISSING and it.default_factory is MISSING
+        for name, entry in entries.items()
+        if entry.default is MISSING and entry.default_factory is MISSING
     ]
 
     def read(plain: Any, place: str) -> Any:

@@ -1,0 +1,325 @@
+"""What each process of a job does: it computes pieces of works, and says what is to follow.
+
+Launchers pickle a record of the pieces (`TrainWork` in cldctl/jobs/train.py, `ShardsWork` in
+cldctl/jobs/shards.py) and call it in each process; both lead to `run_task`. What follows if a
+process could not say so itself is decided by cldctl/jobs/aftermath.py.
+"""
+
+import contextlib
+import functools
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cld_core.errors import CldError, UsageError
+from cld_core.files import forgive_output
+from cld_core.run import RunFolder, code
+from cld_core.run.evaluations import Evaluation
+from cld_core.run.events import (
+    Cause,
+    Ended,
+    Failed,
+    GivenUp,
+    Remarked,
+    Submitted,
+    TurnedAway,
+)
+from cld_core.run.work import Outcome, Start, Training, Work, open_work, use_plugins
+from cld_core.sanitize import one_line
+from cld_core.stop import StopCode, StopFlag
+from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
+from cldctl.evals.results import write_finished
+
+from . import failures, hooks, process
+from .process import NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors
+
+_MAX_REASON = 500  # characters
+_DIGEST = re.compile(r"([0-9a-f]{12})[0-9a-f]{52}")
+# By the folder of a work, the numbers of its pieces.
+Pieces = Mapping[Path, Sequence[int]]
+# Causes that the launcher may know better.
+_UNEXPLAINED = (None, "crashed", "killed", "terminated")
+
+
+def run_task(
+    pieces: Pieces,
+    job: InJob,
+    stop: StopFlag,
+    *,
+    gpu: bool = False,
+    digest: str | None = None,
+) -> None:
+    """Compute pieces of works in this process, and wish for another start if some are left.
+
+    Args:
+        gpu: whether a process that works alone computes on a GPU.
+        digest: of the code that was there when the task was submitted; None to take any.
+
+    Raises:
+        SystemExit: the exit code says whether another start may succeed.
+    """
+    log_offset = process.log_size(job)
+    if not job.in_process:
+        forgive_output()
+    process.begin(job)
+    for folder in pieces:
+        process.readable(folder / "request.json")
+    with one_line_errors(job):
+        work = opened(next(iter(pieces)))
+    # The scheduler did not take the cancellation of a successor.
+    if work.has_successors and _was_withdrawn(work, job):
+        print(f"{work.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
+        return
+    process.stop_before_limit(job, stop)
+    if digest is not None:
+        _compare_code(pieces, job, digest)
+    tell = functools.partial(hooks.end_of, list(pieces))
+    with hooks.settled(job, tell), one_line_errors(job, tell):
+        if isinstance(work, Training):
+            _compute_in_world(work, job, stop)
+        else:
+            outcome = _compute_alone(pieces, job, stop, gpu)
+            if not outcome.is_done and job.ref.restarts:
+                # A notice is one to go on, whatever it means.
+                is_notice = outcome.code is StopCode.USR2
+                cause = "timeout" if is_notice else job.cause_of(outcome.code, log_offset)
+                follow(work, job, outcome.code, cause)
+
+
+def opened(folder: Path) -> Work:
+    """As `open_work`; what a training decides, its hook is told."""
+    work = open_work(folder)
+    return Training(folder, hooks.heard(folder)) if isinstance(work, Training) else work
+
+
+def _was_withdrawn(work: Work, job: InJob) -> bool:
+    turned_away = work.ledger.full_history().turned_away
+    return turned_away.get(job.ref.job_id) == "withdrawn"
+
+
+# --- a world of ranks
+
+
+def _compute_in_world(work: Training, job: InJob, stop: StopFlag) -> None:
+    """Train, and say on rank 0 what is to follow."""
+    is_first = job.place().rank == 0
+    with failures.noted(work.run, job):
+        recipe = work.recipe(READ_WITHIN_S, with_plugins=True)
+        size = job.place().world_size
+        if size != recipe.cluster.world_size and not job.in_process:
+            # Ranks that do not know of each other would train twice.
+            raise UsageError(
+                f"{work.name}: the job has {size} process(es), and the recipe asks for "
+                f"{recipe.cluster.world_size}. Set cluster.nodes and cluster.tasks_per_node to "
+                f"what the job gets."
+            )
+        if is_first:
+            explain_previous(work.run, job)
+            if job.ref.restarts:
+                note_successor(work.run, job)
+        from cld_core.train import health
+
+        ranks = health.join(
+            work.folder,
+            job.place(),
+            gpu=recipe.cluster.uses_gpu,
+            timeout_s=recipe.train.hang_timeout_s,
+            allotted=job.ref.restarts,
+            node=job.node,
+            check=recipe.train.health_check,
+        )
+        ranks.use_cores(recipe.cluster.cpus_per_task)
+        try:
+            outcome = work.compute(ranks, stop, start=_start_of(work, job))
+            # Before the ranks part, which may fail: the wish is only a file.
+            if is_first and job.ref.restarts:
+                follow(work, job, outcome.code, outcome.cause)
+        finally:
+            ranks.leave()
+
+
+def _start_of(work: Training, job: InJob) -> Start:
+    return Start(
+        job_id=job.ref.job_id,
+        restart=job.restart,
+        log=job.log,
+        began=process.began(job),
+        node=job.node,
+        cause_of=lambda code: job.cause_of(code, log_offset(work.run)),
+    )
+
+
+# --- processes that work alone
+
+
+def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Outcome:
+    """Compute piece after piece, until one is stopped. What fails leaves the others alone.
+
+    Raises:
+        CldError: the first one, when nothing else is left to do.
+    """
+    for folder in pieces:
+        use_plugins(folder)
+    from cld_core import ranks as distributed
+
+    ranks = distributed.alone(job.place(), gpu=gpu)
+    warning = ranks.lacks_gpu(gpu)
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    first_error: CldError | None = None
+    runs: dict[Path, RunFolder] = {}
+    for folder, numbers in pieces.items():
+        work = open_work(folder)
+        try:
+            outcome = work.compute(ranks, stop, numbers)
+        except CldError as error:
+            work.ledger.note(GivenUp(reason=str(error), job_id=job.ref.job_id))
+            if len(pieces) == 1:
+                raise
+            print(f"{work.name}: {error}", file=sys.stderr, flush=True)
+            first_error = first_error or error
+            continue
+        except Exception as error:
+            reason = one_line(f"{type(error).__name__}: {error}", _MAX_REASON)
+            failed = Failed("task", job_id=job.ref.job_id, reason=reason)
+            work.ledger.note(failed, within_s=NOTE_WITHIN_S)
+            raise
+        if not outcome.is_done:
+            return outcome
+        if isinstance(work, Evaluation):
+            runs[work.run.path] = work.run
+    for run in runs.values():
+        try:
+            write_finished(run)
+        except OSError as error:
+            print(
+                f"warning: the tables of the sweeps of {run.name} could not be written: {error}",
+                file=sys.stderr,
+            )
+    if first_error is not None:
+        raise first_error
+    return Outcome("finished")
+
+
+def _compare_code(pieces: Pieces, job: InJob, digest: str) -> None:
+    """Note that the code has changed since the task was submitted: pieces of one result may differ
+    in it."""
+    imported = code.imported()
+    if imported == digest:
+        return
+    runs, was = (_DIGEST.sub(r"\1", text) for text in (imported, digest))
+    text = (
+        f"job {job.ref.job_id} runs code {runs}, not {was}, which was there when it was submitted"
+    )
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+    event = Remarked("code", what=text)
+    for folder in pieces:
+        try:
+            open_work(folder).ledger.note(event, within_s=NOTE_WITHIN_S)
+        except Exception as error:
+            # A folder that is gone or damaged changes nothing for the others.
+            print(f"{folder}: not noted ({error}): {event}", file=sys.stderr, flush=True)
+
+
+# --- what follows
+
+
+def follow(work: Work, job: InJob, code: StopCode, cause: Cause | None) -> None:
+    """Wish for what is to follow after computing was stopped.
+
+    Args:
+        code: the signal that stopped it.
+        cause: what the signal meant; None if only the launcher knows.
+    """
+    if cause == "cancelled":
+        if work.has_successors:
+            withdraw_successors(work, job)
+    # The notice may have come before the process listened, so that the limit itself ended the work.
+    elif code is StopCode.USR2 or cause == "timeout":
+        with process.written_down(job):
+            go_on(work, job, cause or "timeout")
+    elif code is StopCode.TERM:
+        process.wish_after_term(job, cause)
+
+
+def go_on(
+    work: Work,
+    job: InJob,
+    cause: Cause,
+    *,
+    delay_s: float = 0.0,
+    within_s: float = NOTE_WITHIN_S,
+) -> None:
+    """Wish that this job begins again, and note it in the ledger.
+
+    A time limit that came before a single step was done would come again: the work is given up.
+
+    Args:
+        within_s: for how many seconds lines are tried to be written that the next start will need.
+
+    Raises:
+        OSError: the wish could not be written.
+    """
+    last = work.ledger.full_history().last
+    if (
+        cause == "timeout"
+        and last is not None
+        and (last.job_id, last.restart) == (job.ref.job_id, job.restart)
+        and last.last_step == last.first_step
+    ):
+        reason = "the time limit came before a single step; set cluster.time_min higher and resume"
+        work.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=within_s)
+        print(f"{work.name}: {reason}", flush=True)
+        return
+    failures.begin_again(work, job, cause, delay_s, within_s)
+
+
+def log_offset(run: RunFolder) -> int:
+    """Where in the launcher's log the notices about the newest attempt begin, bytes."""
+    last = run.ledger.full_history().last
+    return (last.log_offset or 0) if last is not None else 0
+
+
+def explain_previous(run: RunFolder, job: InJob) -> None:
+    """Find out why the newest attempt ended, if it could not say so itself, and note it."""
+    history = run.ledger.full_history()
+    last = history.last
+    if last is None or last.cause not in _UNEXPLAINED:
+        return
+    was_requeued = history.was_requeued(last)
+    if was_requeued and last.cause != "terminated":
+        return  # Its cause is known.
+    cause = job.why_ended(last)
+    if was_requeued and cause != "preempted":
+        return  # What the launcher says since is about our own requeue.
+    if cause is not None and cause != last.cause:
+        run.ledger.note(Ended(attempt=last.attempt, cause=cause, afterwards=True))
+
+
+def note_successor(run: RunFolder, job: InJob) -> None:
+    """Note the job that waits for this one to end badly, unless the ledger knows it.
+
+    The batch script submits it, where preemption cancels jobs.
+    """
+    history = run.ledger.full_history()
+    successor = job.successor()
+    if successor is None or successor in history.successors_of(job.ref.job_id):
+        return
+    exclude = history.avoided.get(job.ref.job_id, ())
+    event = Submitted(job=successor, successor_of=job.ref.job_id, exclude=exclude)
+    run.ledger.note(event, within_s=READ_WITHIN_S)
+
+
+def withdraw_successors(work: Work, job: InJob) -> None:
+    """Cancel the jobs that would follow this one, and note it: the run was cancelled or given up.
+
+    If the launcher cannot be asked, the batch script cancels them; if it is killed first, they end
+    without training.
+    """
+    successors = work.ledger.full_history().successors_of(job.ref.job_id)
+    for ref in successors:
+        work.ledger.note(TurnedAway(job_id=ref.job_id, why="withdrawn"), within_s=NOTE_WITHIN_S)
+    if successors:
+        with contextlib.suppress(SchedulerRefused, SchedulerAway):
+            job.cluster.cancel(successors)
