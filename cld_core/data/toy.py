@@ -1,6 +1,6 @@
 """Toy densities on the plane: samplers, and if known densities and their entropies.
 
-A plug-in adds its own (docs/math.md section 10)::
+A plug-in adds its own (docs/howto/own-density.md)::
 
     from cld_core.data.toy import toy
 
