@@ -208,14 +208,17 @@ DAMAGE = {
 }
 
 
+def rows_of(root):
+    """What `status` says of the runs in a folder, by their names."""
+    rows = json.loads(invoke("status", "--json", "--all", runs=root).stdout)
+    return {row["name"]: row for row in rows}
+
+
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_run_spoils_no_other(tmp_path, scripted, small, damage):
     stopped(tmp_path / "good", "1")
     damage(stopped(tmp_path / "bad", "2"))
-    rows = {
-        row["name"]: row
-        for row in json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)
-    }
+    rows = rows_of(tmp_path)
     assert rows["good"]["state"] == "STOPPED"
     assert rows["bad"]["state"] in ("STOPPED", "LOST", "PENDING")
     assert rows["bad"]["state"] != "LOST" or rows["bad"]["reason"]
@@ -234,10 +237,7 @@ def test_a_bug_of_ours_is_one_row(tmp_path, scripted, monkeypatch):
         return read(run)
 
     monkeypatch.setattr(RunFolder, "progress", broken)
-    rows = {
-        row["name"]: row
-        for row in json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)
-    }
+    rows = rows_of(tmp_path)
     assert rows["good"]["state"] == "STOPPED"
     assert (rows["bad"]["state"], rows["bad"]["reason"]) == (
         "LOST",
@@ -249,9 +249,10 @@ def test_a_run_without_identity_is_one_row_and_can_be_removed(tmp_path, scripted
     bad = trained(run_with(tmp_path / "bad", 10), "2", "running")
     bad.identity_file.unlink()
     (tmp_path / "pictures").mkdir()
-    (row,) = json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)
-    assert (row["name"], row["state"]) == ("bad", "LOST")
-    assert "run.json is missing" in row["reason"]
+    rows = rows_of(tmp_path)
+    assert list(rows) == ["bad"]
+    assert rows["bad"]["state"] == "LOST"
+    assert "run.json is missing" in rows["bad"]["reason"]
     assert "may still run" in invoke("rm", "bad", "--yes", runs=tmp_path, code=2).stderr
     scripted.phases["2"] = "gone"
     invoke("rm", "bad", "--yes", runs=tmp_path)

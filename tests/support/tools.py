@@ -60,6 +60,11 @@ def cldctl(*arguments, runs, code=0, timeout=180, **env):
         env={**os.environ, "CLDCTL_RUNS": str(runs), "OMP_NUM_THREADS": "1", **env},
         stdin=subprocess.DEVNULL,
     )
+    return _expect(code, done)
+
+
+def _expect(code, done):
+    """The process, which has to have ended with ``code``, if one is given."""
     if code is not None:
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
@@ -81,9 +86,7 @@ def invoke(*arguments, runs, code=0, width=200, **env):
         finally:
             console.out._width = before
     done = subprocess.CompletedProcess(arguments, returned, out.getvalue(), err.getvalue())
-    if code is not None:
-        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+    return _expect(code, done)
 
 
 @contextlib.contextmanager
