@@ -65,18 +65,9 @@ class Fleet:
 
     def attempt(self, run, job_id, ago, *, number=0, first=0):
         """An attempt that began ``ago`` seconds before now."""
-        self.event(
-            run,
-            ago,
-            Started,
-            attempt=number,
-            job_id=job_id,
-            step=first,
-            ranks=8,
-            host="n07",
-            restart=number,
-            began=self.now - ago - 0.1 * HOUR,
-        )
+        place = {"job_id": job_id, "restart": number, "ranks": 8, "host": "n07"}
+        began = self.now - ago - 0.1 * HOUR
+        self.event(run, ago, Started, attempt=number, step=first, began=began, **place)
 
     def reports(self, run, step, loss, rate, ago=2.0, attempt=0):
         progress = {
@@ -123,15 +114,9 @@ def running(fleet):
     computed."""
     run = fleet.run("celebahq-cld-1125-0911-k3fa", 30 * HOUR, 380_000, 392_000)
     fleet.job(run, 30 * HOUR, "4410", "RUNNING|n07|None")
-    ends = (
-        (28, 0, 19, {"cause": "preempted", "step": 150_000}),
-        (
-            15,
-            150_000,
-            11,
-            {"cause": "crashed", "step": 221_000, "detail": "rank 2 on n11: CUDA error"},
-        ),
-    )
+    preempted = {"cause": "preempted", "step": 150_000}
+    crashed = {"cause": "crashed", "step": 221_000, "detail": "rank 2 on n11: CUDA error"}
+    ends = ((28, 0, 19, preempted), (15, 150_000, 11, crashed))
     for number, (began, first, end, how) in enumerate(ends):
         fleet.attempt(run, "4410", began * HOUR, number=number, first=first)
         fleet.event(run, end * HOUR, Ended, attempt=number, **how)
