@@ -17,14 +17,16 @@ from cld_core.train.step import Trainer
 from tests.support.paths import TOY
 from tests.support.tools import wait_for
 
-SMALL = [
+SMALL = (
     "network.width=16",
     "network.layers=3",
     "train.batch_size=16",
     "train.log_every=10",
     "train.steps=60",
-]
-SMALL += ["train.checkpoint_every=20", "periodic.samples_every=null", "periodic.elbo_every=null"]
+    "train.checkpoint_every=20",
+    "periodic.samples_every=null",
+    "periodic.elbo_every=null",
+)
 # What both attempts report: the first is killed after 35 steps, the second begins at 20.
 REPORTED = [(0, 10), (0, 20), (0, 30), (1, 30), (1, 40), (1, 50), (1, 60)]
 

@@ -77,14 +77,14 @@ def invoke(*arguments, runs, code=0, width=200, **env):
 
     out = io.StringIO()
     err = io.StringIO()
-    with mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(runs), **env}), signal_handlers():
-        before = console.out._width
-        console.out.width = width
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                returned = app.run(arguments)
-        finally:
-            console.out._width = before
+    with (
+        mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(runs), **env}),
+        mock.patch.object(console.out, "_width", width),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        signal_handlers(),
+    ):
+        returned = app.run(arguments)
     done = subprocess.CompletedProcess(arguments, returned, out.getvalue(), err.getvalue())
     return _expect(code, done)
 
