@@ -5,8 +5,8 @@ import pytest
 from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.stop import StopFlag
-from cld_core.train import loggers, session
+from cld_core.run.work import Start, Training
+from cld_core.train import loggers
 from cld_core.train.step import Trainer
 from tests.support.paths import TOY
 
@@ -42,5 +42,7 @@ def at_step(monkeypatch, step, act):
     monkeypatch.setattr(Trainer, "step", stepping)
 
 
-def attempt(run, stop=None, job_id="test"):
-    return session.run(run, Ranks(), stop or StopFlag(), job_id=job_id)
+def attempt(run, stop=None, job_id="test", **start):
+    """Train, and return the newest attempt of the ledger."""
+    Training(run.path).compute(Ranks(), stop, start=Start(job_id=job_id, **start))
+    return run.ledger.history().last

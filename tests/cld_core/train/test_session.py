@@ -63,10 +63,11 @@ def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkey
         flag = stop_at(step, monkeypatch)
         ended = attempt(parts, flag)
         # The flag is exchanged at the start of a step, so a signal during it counts at the next.
-        assert (ended.cause, ended.step) == ("terminated", step + 2)
+        assert (ended.cause, ended.last_step) == ("terminated", step + 2)
         assert parts.checkpoint_steps()[-1] == step + 2
         monkeypatch.undo()
-    assert attempt(parts) == session.SessionResult("finished", 40)
+    ended = attempt(parts)
+    assert (ended.cause, ended.last_step) == ("finished", 40)
     assert same(load_checkpoint(whole, 40), load_checkpoint(parts, 40))
     assert (
         whole.snapshot_steps() == parts.snapshot_steps() == (list(range(4, 41, 4)) if more else [])
@@ -148,7 +149,7 @@ def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypat
 
     monkeypatch.setattr(Trainer, "take_scalars", taking)
     with monkeypatch.context() as patched:
-        assert attempt(run, stop_at(399, patched)).step == 401
+        assert attempt(run, stop_at(399, patched)).last_step == 401
     attempt(run)
     assert len(losses) == 600
     assert {key[1] for key in keys[:401]} == {0}
@@ -171,11 +172,13 @@ def test_fresh_noise_is_other_noise(make):
 def test_a_finished_run_ends_at_once_and_goes_on_with_more_steps(make):
     run = make()
     attempt(run)
-    assert attempt(run) == session.SessionResult("finished", 40)
+    ended = attempt(run)
+    assert (ended.cause, ended.last_step) == ("finished", 40)
     assert causes(run) == ["finished"], "nothing was done, so there is no attempt"
     assert run.ledger.events()[-1].why == "finished"
     run.ledger.append(events.Requested(steps=50, overrides=("train.steps=50",)))
-    assert attempt(run) == session.SessionResult("finished", 50)
+    ended = attempt(run)
+    assert (ended.cause, ended.last_step) == ("finished", 50)
     assert [entry.first_step for entry in attempts(run)] == [0, 40]
 
 
@@ -258,7 +261,8 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
     assert run.progress()["step"] < 1000, "it ends soon after the failed save, not with the run"
     monkeypatch.undo()
     run.ledger.append(events.Requested(steps=20, overrides=("train.steps=20",)))
-    assert attempt(run) == session.SessionResult("finished", 20)
+    ended = attempt(run)
+    assert (ended.cause, ended.last_step) == ("finished", 20)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +304,7 @@ def test_an_attempt_notes_where_its_own_notices_begin(make, tmp_path):
     run = make("train.steps=5")
     log = tmp_path / "log.err"
     log.write_text("notices of an earlier start")
-    session.run(run, Ranks(), StopFlag(), job_id="test", restart=1, log=log)
+    attempt(run, restart=1, log=log)
     assert [(entry.restart, entry.log_offset) for entry in attempts(run)] == [
         (1, len("notices of an earlier start"))
     ]
@@ -451,7 +455,8 @@ def test_a_run_whose_end_is_not_in_its_ledger_is_finished_when_it_starts_again(t
     vouch(run, 10, model=run.recipe().model_digest())
     for event in happened:
         run.ledger.append(event)
-    assert attempt(run) == session.SessionResult("finished", 10)
+    ended = attempt(run)
+    assert (ended.cause, ended.last_step) == ("finished", 10)
     assert run.ledger.history().state == "FINISHED"
     assert causes(run) == ["killed", "finished"][-1 - len(happened) :]
 

@@ -16,7 +16,7 @@ from cld_core.config.train import OptimSpec
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.ranks import Ranks
 from cld_core.run import events
-from cld_core.train import health, session
+from cld_core.train import health
 from cld_core.train.health import ENDS, RANGES, Interval
 from cld_core.train.step import GradientFilter, Trainer
 from tests.cld_core.train.conftest import attempt
@@ -267,7 +267,8 @@ def test_a_bad_gradient_rolls_back_to_the_last_good_checkpoint_with_fresh_noise(
 ):
     tried = poisoned(monkeypatch, lambda restart, step: restart == 0 and step == 6)
     run = run_folder(tmp_path, data)
-    assert attempt(run) == session.SessionResult("finished", 12)
+    ended = attempt(run)
+    assert (ended.cause, ended.last_step) == ("finished", 12)
     assert [step for _, step in tried] == [*range(7), *range(4, 12)]
     assert {restart for restart, _ in tried[7:]} == {1_000_000}
     assert [(event.attempt, event.to_step) for event in rollbacks(run)] == [(0, 4)]
