@@ -386,11 +386,11 @@ class History:
         self.avoided[job_id] = event.exclude
         # Sharded work has no attempts whose end would clear these. They stay for jobs of the same
         # array: a task may give up before the tasks beside it are noted.
-        array = _array_of(job_id)
-        if event.shards is not None and _array_of(self._given_up_by or "") != array:
+        array = array_of(job_id)
+        if event.shards is not None and array_of(self._given_up_by or "") != array:
             self.given_up = None
             self.not_requeued = None
-        if self.task_failed is not None and _array_of(self.task_failed.job_id) != array:
+        if self.task_failed is not None and array_of(self.task_failed.job_id) != array:
             self.task_failed = None
 
     def _wished(self, event: Wished) -> None:
@@ -524,6 +524,6 @@ class History:
             self.given_up = None
 
 
-def _array_of(job_id: str) -> str:
+def array_of(job_id: str) -> str:
     """The job id without the number of a task in its array."""
     return job_id.partition("_")[0]
