@@ -30,7 +30,7 @@ from cld_core.model import Model
 from cld_core.nets import execution
 from cld_core.plugins import fingerprint_of, resolve, table
 from cld_core.run.evaluations import EvalRequest, Extraction, Files
-from cld_core.run.shards import Arrays
+from cld_core.run.shards import Columns
 from cld_core.sanitize import printable
 
 from . import stats_file
@@ -258,7 +258,7 @@ class FeatureRows(SampleRows):
         scores = "scores" in registry.read_of("features", request.metrics)
         self._extractor = load(request.inputs, request.files, model.device, scores)
 
-    def compute(self, first: int, last: int) -> Arrays:
+    def compute(self, first: int, last: int) -> Columns:
         drawn = self.draw(first, last)
         floor = self.request.inputs.quantisation == "floor"
         pixels = to_grey(drawn.x, self.model.form, floor=floor)
@@ -284,7 +284,7 @@ class ImageRows(Computer):
         self._form = form_of(stored)
         self.n: int = self._images.n
 
-    def compute(self, first: int, last: int) -> Arrays:
+    def compute(self, first: int, last: int) -> Columns:
         pixels = self._images.batch(torch.arange(first, last))
         if pixels.dtype != torch.uint8:
             pixels = to_grey(self._form.to_data(pixels), self._form)

@@ -18,7 +18,7 @@ from cld_core.errors import SolverError
 from cld_core.likelihood import likelihood
 from cld_core.loss import build as objective_of
 from cld_core.nets import execution
-from cld_core.run.shards import Arrays
+from cld_core.run.shards import Columns
 from cld_core.sde import Diffusion
 from cld_core.sde.base import TYPICAL_DATA_STD
 from cld_core.seeds import SampleNoise
@@ -40,7 +40,7 @@ class ElboRows(RowComputer):
     """
 
     @execution.using(tf32=False)
-    def compute(self, first: int, last: int) -> Arrays:
+    def compute(self, first: int, last: int) -> Columns:
         model = self.model
         seed = self.request.seed
         spec = self.request.elbo
@@ -153,7 +153,7 @@ class LossRows(RowComputer):
 
     @execution.using(tf32=False)
     @torch.no_grad()
-    def compute(self, first: int, last: int) -> Arrays:
+    def compute(self, first: int, last: int) -> Columns:
         model = self.model
         seed = self.request.seed
         draws = self.request.loss.draws
@@ -193,7 +193,7 @@ class FlowRows(SampleRows):
     def total(self) -> int:
         return self.request.sizes["flow"]
 
-    def compute(self, first: int, last: int) -> Arrays:
+    def compute(self, first: int, last: int) -> Columns:
         drawn = self.draw(first, last)
         end, nfe = self._flow(first, last)
         # In the units of the model, which do not depend on those of the data.

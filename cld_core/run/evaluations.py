@@ -27,7 +27,7 @@ from cld_core.files import by_age, read_object, write_json
 from cld_core.records import RecordError, Result, find_record, from_plain, to_plain, whole
 from cld_core.sanitize import one_line
 
-from .checkpoints import TOLD_ABOVE, required_digest, weights_digest
+from .checkpoints import TOLD_ABOVE, is_replaced, required_digest
 from .folder import RunFolder, is_name
 from .shards import Rows, ShardedRequest, ShardedWork
 from .work import evaluations_of
@@ -190,7 +190,8 @@ class Evaluation(ShardedWork):
 
     command = "cldctl eval"
     request_type = EvalRequest
-    called, doing = "evaluation", "evaluating"
+    called = "evaluation"
+    doing = "evaluating"
     request: EvalRequest
 
     @property
@@ -285,17 +286,13 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def current_report(folder: Path) -> dict[str, Any] | None:
-    """The report in an evaluation's folder, unless the checkpoint of that step was replaced.
-
-    A checkpoint that was removed leaves its numbers valid.
-    """
+    """The report in an evaluation's folder, unless the checkpoint of that step was replaced."""
     report = read_report(folder)
     if "checkpoint_step" not in report:
         return None
-    checksum = None
-    with suppress(OSError):
-        checksum = weights_digest(RunFolder(folder.parent.parent), report["checkpoint_step"])
-    return report if checksum in (None, report.get("checkpoint")) else None
+    run = RunFolder(folder.parent.parent)
+    other = is_replaced(run, report["checkpoint_step"], report.get("checkpoint"))
+    return None if other else report
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 _FILE = re.compile(r"([0-9]{6,9})-([0-9]{6})\.npz")
 
-Arrays = dict[str, "np.ndarray"]
+# Rows, by the name of a column.
+Columns = dict[str, "np.ndarray"]
 Lengths = Mapping[str, Mapping[int, int]]
 
 
@@ -104,7 +105,7 @@ def share(n: int, part: int, parts: int) -> tuple[int, int]:
     return n * part // parts, n * (part + 1) // parts
 
 
-def count_of(arrays: Arrays) -> int:
+def count_of(arrays: Columns) -> int:
     """The number of rows."""
     return len(next(iter(arrays.values())))
 
@@ -137,7 +138,7 @@ class Rows:
         """The file of the first ``length`` rows of a chunk."""
         return self.folder / f"{number:06d}-{length:06d}.npz"
 
-    def save(self, number: int, arrays: Arrays, before: int = 0) -> None:
+    def save(self, number: int, arrays: Columns, before: int = 0) -> None:
         """Store the first rows of a chunk, arrays (length, ...).
 
         Args:
@@ -154,7 +155,7 @@ class Rows:
             with contextlib.suppress(OSError):
                 self.file(number, before).unlink()
 
-    def load(self, number: int, length: int) -> tuple[Arrays, str]:
+    def load(self, number: int, length: int) -> tuple[Columns, str]:
         """The first ``length`` rows of a chunk, and the SHA-256 of their file.
 
         Raises:

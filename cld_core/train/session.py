@@ -53,7 +53,7 @@ from cld_core.run.checkpoints import clear_unfinished, newest_good, set_aside, v
 from cld_core.run.evaluations import EvalRequest
 from cld_core.run.events import Cause
 from cld_core.run.identity import are_other_data, versions
-from cld_core.run.shards import Arrays, share
+from cld_core.run.shards import Columns, share
 from cld_core.run.work import Outcome, Start, Training
 from cld_core.samplers import Samples, concatenated
 from cld_core.stop import StopCode, StopFlag
@@ -232,9 +232,9 @@ class Periodic:
         metric = registry.metric(name)
         computer_of = resolve(registry.ROWS[metric.rows].implementation)
 
-        def compute(first: int, last: int) -> Arrays:
+        def compute(first: int, last: int) -> Columns:
             # Made here, because making it fails if what it needs is gone.
-            rows: Arrays = computer_of(model, request).compute(first, last)
+            rows: Columns = computer_of(model, request).compute(first, last)
             return rows
 
         parts = self._shared(what, request.sizes[metric.rows], compute)

@@ -12,6 +12,7 @@ from cld_core.evaluate.rows import EvaluationComputation
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.run.evaluations import Evaluation
+from cld_core.stop import StopFlag
 
 STEP = 2
 SETTINGS = (
@@ -55,5 +56,5 @@ def computed(run, metrics, *overrides, step=20, shards=1):
 
 def gather(work):
     """By kind, the rows of all chunks, in the order of samples or test points."""
-    task = EvaluationComputation(work, torch.device("cpu"), lambda: False)
+    task = EvaluationComputation(work, torch.device("cpu"), StopFlag())
     return {kind: joined(task.parts(kind)) for kind in work.request.sizes}
