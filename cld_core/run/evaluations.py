@@ -386,21 +386,19 @@ class SweepCell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Cells over axes; the last axis becomes the columns of a table. Cells may share an
-    evaluation."""
+    """Cells over axes; the last axis becomes the columns of a table.
+
+    Cells may share an evaluation.
+    """
 
     axes: tuple[Axis, ...]
     cells: tuple[SweepCell, ...]
 
     def __post_init__(self) -> None:
         keys = {axis.key for axis in self.axes}
-        is_whole = (
-            bool(keys)
-            and all(axis.values for axis in self.axes)
-            and all(keys <= cell.values.keys() for cell in self.cells)
-            and all(map(is_name, self.evaluations))
-        )
-        if not is_whole:
+        has_values = all(axis.values for axis in self.axes)
+        is_full = all(keys <= cell.values.keys() for cell in self.cells)
+        if not (keys and has_values and is_full and all(map(is_name, self.evaluations))):
             raise RecordError("it is not a sweep")
 
     @property

@@ -463,8 +463,8 @@ def _writer(situation: Situation) -> str | None:
     facts = situation.facts
     if not isinstance(facts, RunFacts) or facts.owner is None:
         return None
-    process, job_id = facts.owner["pid"], facts.owner["job_id"]
-    return f"process {process} on this machine writes into it (job {job_id})"
+    pid = facts.owner["pid"]
+    return f"process {pid} on this machine writes into it (job {facts.owner['job_id']})"
 
 
 def _waits(situation: Situation) -> str | None:

@@ -476,16 +476,11 @@ def drawn_changes(generator: torch.Generator, batch: int, size: int, probability
     turn = torch.where(is_made[:, 4], angles[:, 0], 0.0)
     stretch = torch.where(is_made[:, 5], normal[:, 3], 0.0)
     # A direction and its opposite are the same: only twice the angle counts.
-    axis = torch.stack([(2.0 * angles[:, 1]).cos(), (2.0 * angles[:, 1]).sin()], dim=1)
-    conditions = torch.cat(
-        [
-            is_made[:, :2].float(),
-            shift / unit,
-            torch.stack([scale, turn.cos() - 1.0, turn.sin()], dim=1),
-            stretch[:, None] * axis,
-        ],
-        dim=1,
-    )
+    double = 2.0 * angles[:, 1]
+    axis = torch.stack([double.cos(), double.sin()], dim=1)
+    similarity = torch.stack([scale, turn.cos() - 1.0, turn.sin()], dim=1)
+    flips = is_made[:, :2].float()
+    conditions = torch.cat([flips, shift / unit, similarity, stretch[:, None] * axis], dim=1)
     assert conditions.shape[1] == CONDITIONS, f"{conditions.shape[1]} are not {CONDITIONS}"
     return Changes(
         flipped=is_made[:, :2],
