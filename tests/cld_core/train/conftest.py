@@ -43,6 +43,7 @@ def at_step(monkeypatch, step, act):
 
 
 def attempt(run, stop=None, job_id="test", **start):
-    """Train, and return the newest attempt of the ledger."""
+    """Train, and return the cause and the last step of the newest attempt."""
     Training(run.path).compute(Ranks(), stop, start=Start(job_id=job_id, **start))
-    return run.ledger.history().last
+    last = run.ledger.history().last
+    return last.cause, last.last_step

@@ -147,7 +147,7 @@ def test_a_request_to_stop_ends_periodic_work_between_two_batches(data, tmp_path
         return original(self, n, **settings)
 
     monkeypatch.setattr(Model, "draw", drawing)
-    assert attempt(run, flag).cause == "terminated"
+    assert attempt(run, flag)[0] == "terminated"
     assert calls == [0, 1, 2, 3]
     assert not list(run.samples.iterdir())
 
@@ -233,7 +233,7 @@ def worked(tmp_path, data, capsys):
         stats = StatsRequest.of(run.recipe(), None, features=False, shards=1).save()
         assert Statistics(stats).compute(Ranks()).is_done
         run.ledger.append(events.Requested(steps=STEP, overrides=due))
-        assert attempt(run).cause == "finished"
+        assert attempt(run)[0] == "finished"
         return capsys.readouterr().out.splitlines()
 
     return train
@@ -277,7 +277,7 @@ def test_a_picture_that_cannot_be_drawn_ends_no_training(make, monkeypatch):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(pictures, "pixels", Failing(pictures.pixels, lambda call: call == 1, full))
     run = make("train.steps=4", *DUE)
-    assert attempt(run).cause == "finished"
+    assert attempt(run)[0] == "finished"
     assert [file.name for file in run.samples.glob("*.png")] == ["step_00000004.png"]
     dropped = [event for event in run.ledger.events() if isinstance(event, Remarked)]
     assert [(event.what, event.count) for event in dropped] == [("pictures", 1)]

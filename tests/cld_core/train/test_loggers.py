@@ -120,7 +120,7 @@ def test_a_training_ends_well_whatever_a_logger_does(make, monkeypatch, problem)
     monkeypatch.setattr(loggers, "resolve", lambda name: Mock(side_effect=problem))
     monkeypatch.setattr("cld_core.config.train.find_spec", lambda name: True)
     run = make("train.steps=10", "monitor.wandb.project=p")
-    assert attempt(run).cause == "finished"
+    assert attempt(run)[0] == "finished"
     dropped = {
         event.what: event.count for event in run.ledger.events() if isinstance(event, Remarked)
     }

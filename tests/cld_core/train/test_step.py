@@ -267,8 +267,7 @@ def test_a_bad_gradient_rolls_back_to_the_last_good_checkpoint_with_fresh_noise(
 ):
     tried = poisoned(monkeypatch, lambda restart, step: restart == 0 and step == 6)
     run = run_folder(tmp_path, data)
-    ended = attempt(run)
-    assert (ended.cause, ended.last_step) == ("finished", 12)
+    assert attempt(run) == ("finished", 12)
     assert [step for _, step in tried] == [*range(7), *range(4, 12)]
     assert {restart for restart, _ in tried[7:]} == {1_000_000}
     assert [(event.attempt, event.to_step) for event in rollbacks(run)] == [(0, 4)]
