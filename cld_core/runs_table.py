@@ -67,8 +67,10 @@ class Runs(Sequence[Run]):
 
     @classmethod
     def under(cls, root: str | Path | None = None) -> Self:
-        """The runs directly under a folder; default: $CLDCTL_RUNS, else runs/. A folder that is
-        missing has none."""
+        """The runs directly under a folder; default: $CLDCTL_RUNS, else runs/.
+
+        A folder that does not exist has none.
+        """
         folder = default_root() if root is None else path_of(root, "runs_dir", "cld_core.runs")
         return cls([row_of(run) for run in find_runs(folder)], folder.absolute())
 

@@ -1,5 +1,4 @@
-"""Metrics of the model itself: likelihood bound, loss on test data, distance of samplers from its
-flow."""
+"""Metrics of the model itself: likelihood bound, test loss, distance of samplers from its flow."""
 
 import functools
 import math

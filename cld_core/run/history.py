@@ -27,14 +27,14 @@ class Attempt(events.Started):
     ``cause`` and ``ended`` are None while it lasts, and if its end was never recorded.
 
     Attributes:
-        asked: the digest of the code in the request, as in `events.Requested`.
+        requested_code: the digest in the request, as in `events.Requested`.
         rewound: whether `resume --from` named the step that it began from.
         bug: whether it ended by an error in code or recipe, which another start would meet again.
         noted_end: whether the attempt itself recorded its end; if not, ``ended`` is when the end
             was found out.
     """
 
-    asked: str | None = None
+    requested_code: str | None = None
     rewound: bool = False
     ended: float | None = None
     cause: Cause | None = None
@@ -488,7 +488,9 @@ class History:
             elif before.last_step < event.step and not rewound:
                 # Its end has the step that it had reported; this start, the step that it had saved.
                 self._set(before, last_step=event.step)
-        self._by_number[event.attempt] = Attempt(**vars(event), asked=self.code, rewound=rewound)
+        self._by_number[event.attempt] = Attempt(
+            **vars(event), requested_code=self.code, rewound=rewound
+        )
 
     def _ended(self, event: events.Ended) -> None:
         before = self._by_number.get(event.attempt)

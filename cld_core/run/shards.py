@@ -59,8 +59,7 @@ class ShardedRequest(Request):
     files: dict[str, str | None]
 
     def chunk(self, kind: str) -> int:
-        """The number of rows of a kind in a file: a constant of the format, so that work shares
-        files."""
+        """The number of rows of a kind in a file, a constant of the format: works share files."""
         return CHUNK
 
     def _chunk_counts(self) -> dict[str, int]:

@@ -106,8 +106,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class SamplerCoefficients:
-    """A sampler whose step i evaluates alpha_i at ``times[i]``, and replaces u by a linear
-    combination.
+    """A sampler of linear combinations: step i evaluates alpha_i at ``times[i]``, and replaces u.
 
     Attributes:
         times: (N,), decreasing from 1.
@@ -151,8 +150,7 @@ class TunedSampler:
 
     @property
     def digest(self) -> str:
-        """Digest of everything that samples depend on: solutions with equal digests draw equal
-        samples."""
+        """Digest of everything that samples depend on: equal digests draw equal samples."""
         return digest([to_plain(self.coefficients), self.flow.eps, self.flow.denoise])[:16]
 
     @property

@@ -373,7 +373,7 @@ class Training(Work):
     """The training of a run: one piece, which a world of ranks computes.
 
     Args:
-        heard: called after each event that this process appends to the ledger.
+        notify: called after each event that this process appends to the ledger.
     """
 
     command = "cldctl resume"
@@ -384,9 +384,9 @@ class Training(Work):
     has_successors = True
     kind = "training"
 
-    def __init__(self, folder: Path, heard: Callable[[Event], None] | None = None) -> None:
+    def __init__(self, folder: Path, notify: Callable[[Event], None] | None = None) -> None:
         self.folder = folder
-        self._run = RunFolder(folder, heard)
+        self._run = RunFolder(folder, notify)
         self._recipe: Recipe | None = None
 
     @property
