@@ -8,10 +8,11 @@ import torch
 from cld_core.computation import joined
 from cld_core.config import load, with_overrides
 from cld_core.evaluate.request import request_of
-from cld_core.evaluate.rows import EvaluationComputation
+from cld_core.evaluate.rows import EvaluationComputation, SampleRows
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.run.evaluations import Evaluation
+from cld_core.samplers import Samples
 from cld_core.stop import StopFlag
 
 STEP = 2
@@ -52,6 +53,15 @@ def computed(run, metrics, *overrides, step=20, shards=1):
     work = Evaluation(request_of(load(run.recipe_file, overrides), metrics, step, shards).save(run))
     assert work.compute(Ranks()).is_done
     return work
+
+
+def let_samples_be(monkeypatch, x_of):
+    """Let evaluations take ``x_of(first, last)`` for samples of the model, of 5 NFE each."""
+
+    def draw(self, first, last):
+        return Samples(x_of(first, last), None, torch.full((last - first,), 5))
+
+    monkeypatch.setattr(SampleRows, "draw", draw)
 
 
 def gather(work):

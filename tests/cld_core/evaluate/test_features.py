@@ -14,7 +14,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from cld_core import metrics as registry
-from cld_core import pictures
 from cld_core.config import load as load_recipe
 from cld_core.data.images import to_grey, to_model, to_pixels
 from cld_core.data.source import form_of, source
@@ -332,11 +331,6 @@ def test_statistics_without_labels_are_computed_again_when_there_are_some(labell
     assert request(labelled, metrics=("fid", "prc"))
     assert stats_of(labelled) == file
     assert work.is_done
-
-
-def test_each_row_of_a_picture_has_one_class(labelled):
-    model = Model.from_run(labelled.path)
-    assert pictures.in_rows(model, 16).tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [0] * 4
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.uint8])

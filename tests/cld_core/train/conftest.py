@@ -5,6 +5,7 @@ import pytest
 from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
+from cld_core.run.events import Remarked
 from cld_core.run.work import Start, Training
 from cld_core.train import loggers
 from cld_core.train.step import Trainer
@@ -40,6 +41,12 @@ def at_step(monkeypatch, step, act):
         original(self, number, **more)
 
     monkeypatch.setattr(Trainer, "step", stepping)
+
+
+def remarks(run):
+    """What the ledger remarks: on what, how often, and why."""
+    events = [event for event in run.ledger.events() if isinstance(event, Remarked)]
+    return [(event.what, event.count, event.reason) for event in events]
 
 
 def attempt(run, stop=None, job_id="test", **start):

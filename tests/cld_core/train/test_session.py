@@ -31,7 +31,7 @@ from cld_core.run.lease import newest
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import loggers, session
 from cld_core.train.step import Trainer
-from tests.cld_core.train.conftest import at_step, attempt
+from tests.cld_core.train.conftest import at_step, attempt, remarks
 from tests.support.clock import Clock
 from tests.support.made_up import run_with, vouch
 from tests.support.tools import same, signal_handlers, wait_for
@@ -175,8 +175,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_on
     path = run.checkpoint_file(40)
     path.write_bytes(path.read_bytes()[:100])
     attempt(run)
-    remarks = [event for event in run.ledger.events() if isinstance(event, events.Remarked)]
-    assert [event.what for event in remarks] == ["step 40"]
+    assert [what for what, *_ in remarks(run)] == ["step 40"]
     assert "skipped the checkpoint of step 40" in capsys.readouterr().out
     assert [entry.first_step for entry in attempts(run)] == [0, 30]
     verify(run, 40)
