@@ -177,14 +177,15 @@ def _values(run: RunFolder) -> dict[str, Any]:
     last = history.last
     attempted = None if last is None else last.last_step
     steps = [progress.get("step"), attempted, *checkpoints[-1:]]
+    reached = max((step for step in steps if step is not None), default=0)
     return {
         **_recipe(run),
-        "step": max((step for step in steps if step is not None), default=0),
+        "step": reached,
         "steps": history.steps if history.steps is not None else progress.get("steps"),
         "loss": progress.get("loss"),
         "smoothed_loss": progress.get("smoothed_loss"),
         "state": state_of(history, RunFacts(run), NoAnswers()).name,
-        "cause": last.cause if last is not None else None,
+        "cause": history.cause,
         **_results(run),
     }
 

@@ -170,14 +170,14 @@ class LossRows(RowComputer):
 def loss(table: Table) -> dict[str, Any]:
     """The mean training objective of test points, summed over dimensions, as in training."""
     losses = table.arrays["loss"]
-    request = table.request
+    objective = table.request.objective
     return {
         "value": float(losses.mean()),
         "stderr": standard_error(losses),
         "n": len(losses),
-        "draws": request.loss.draws,
-        "objective": request.objective.name,
-        "weighting": request.objective.weighting,
+        "draws": table.request.loss.draws,
+        "objective": objective.name,
+        "weighting": objective.weighting,
     }
 
 
@@ -208,13 +208,9 @@ class FlowRows(SampleRows):
             SolverError: the tolerance cannot be met.
         """
         seed = self.request.seed
-        solver: dict[str, Any] = {
-            "method": "ode",
-            "rtol": self.request.flow.rtol,
-            "atol": self.request.flow.atol,
-            "precision": "fp32",
-            "compile": False,
-        }
+        flow = self.request.flow
+        solver: dict[str, Any] = {"method": "ode", "rtol": flow.rtol, "atol": flow.atol}
+        solver |= {"precision": "fp32", "compile": False}
         spec = sampling_spec(self.model.recipe, solver, "flow")
         key = (self._weights, self.request.model_digest, spec, seed, first, last)
         if key in _ENDS:
@@ -243,11 +239,12 @@ def flow_distance(table: Table) -> dict[str, Any]:
     if stderr is not None:
         # Of the root, to first order.
         stderr = stderr / (2.0 * value) if value > 0 else None
+    nfe = float(arrays["flow_nfe"].mean())
     return {
         "value": value,
         "stderr": stderr,
         **table.about_drawn(),
-        "flow_nfe_mean": float(arrays["flow_nfe"].mean()),
+        "flow_nfe_mean": nfe,
         "rtol": spec.rtol,
         "atol": spec.atol,
     }

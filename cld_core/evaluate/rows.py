@@ -180,16 +180,17 @@ class Table:
     def about_samples(self) -> dict[str, Any]:
         """The entries of a section about samples and their features."""
         inputs = self.request.inputs
+        weights = {
+            "file": self.request.files.get("weights"),
+            "sha256": inputs.weights,
+            "published": inputs.weights == PUBLISHED_SHA256,
+        }
         return {
             **self.about_drawn(),
             "extractor": inputs.extractor,
             "layer": inputs.layer,
             "quantisation": inputs.quantisation,
-            "weights": {
-                "file": self.request.files.get("weights"),
-                "sha256": inputs.weights,
-                "published": inputs.weights == PUBLISHED_SHA256,
-            },
+            "weights": weights,
         }
 
     def about_reference(self) -> dict[str, Any]:

@@ -153,13 +153,13 @@ class EvalRequest(ShardedRequest, EvalSpec):
         """The settings that a single row of a kind depends on, besides the weights."""
         rows = registry.ROWS[kind]
         names = ("model_digest", "seed", "ema", "plugins", *rows.depends)
-        return {
+        settings = {
             "rows": kind,
             "version": rows.version,
             "chunk": self.chunk(kind),
             "reads": sorted(registry.read_of(kind, self.metrics)),
-            **{name: self.at(name) for name in names},
         }
+        return settings | {name: self.at(name) for name in names}
 
     def at(self, place: str) -> Any:
         """The value at a dotted place such as "kid.subsets"; None if a section is missing."""
@@ -321,18 +321,21 @@ def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
         section = (report or {}).get(metric.name) or {}
         if section.get(quantity.field) is None:
             continue
-        stderr = section.get(quantity.stderr)
-        nfe = section.get("nfe_mean")
         samples = whole(section.get("samples"))
+        nonfinite = whole(section.get("nonfinite")) or 0
         results[quantity.key] = Number(
-            float(section[quantity.field]),
-            None if stderr is None else float(stderr),
-            whole(section.get("n", section.get("samples"))),
-            None if nfe is None else float(nfe),
-            lost=(whole(section.get("nonfinite")) or 0) / (samples or 1),
+            value=float(section[quantity.field]),
+            stderr=_float(section.get(quantity.stderr)),
+            n=whole(section.get("n", samples)),
+            nfe=_float(section.get("nfe_mean")),
+            lost=nonfinite / (samples or 1),
             t95=section.get("t95") or Number.t95,
         )
     return results
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def remarks(report: Mapping[str, Any] | None) -> list[str]:

@@ -503,9 +503,10 @@ class History:
             self._set(before, cause=event.cause, ended=before.ended or event.time)
         else:
             was_cancelled = event.cause == "terminated" and before.job_id in self.cancelled
+            cause = "cancelled" if was_cancelled else event.cause
             self._set(
                 before,
-                cause="cancelled" if was_cancelled else event.cause,
+                cause=cause,
                 ended=event.time,
                 last_step=event.step,
                 detail=event.detail,

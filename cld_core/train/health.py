@@ -354,7 +354,8 @@ class Interval:
         loss = loss.double().masked_fill(skips, 0.0)
         values = losses.double()[..., None].masked_fill(~counted, 0.0)
         self._sums[:, 0] += torch.stack([loss.sum(), good.double().sum()])
-        self._sums[:, 1:] += torch.stack([values.sum((0, 1)), counted.double().sum((0, 1))])
+        numbers = counted.double().sum((0, 1))
+        self._sums[:, 1:] += torch.stack([values.sum((0, 1)), numbers])
 
     def take(self) -> dict[str, float]:
         """The mean losses, overall and by range of t, the wait for data, and the skipped steps.

@@ -787,11 +787,12 @@ def _failure(session: Session, error: BaseException) -> events.Ended:
     elif isinstance(error, SaveError):
         cause = "save_failed"
         steps.append(error.step)
+    detail = _message(error, session.folder.name)[:_MAX_DETAIL]
     return events.Ended(
         attempt=session.attempt,
         cause=cause,
         step=max(steps),
-        detail=_message(error, session.folder.name)[:_MAX_DETAIL],
+        detail=detail,
         bug=isinstance(error, _BUGS),
     )
 
