@@ -54,6 +54,11 @@ RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
 OVER = RESUMABLE | {"FINISHED"}
 
 DECIDING = "the attempt failed; its job is deciding whether to start again"
+_TOO_LATE = (
+    "the time limit killed its job before it could save; only a successor or `cldctl resume` "
+    "continues the run"
+)
+_VANISHED = "the job is gone without a message: it was killed, or its node failed"
 # Seconds in which a job decides what follows a crash.
 _DECIDING_S = 30.0
 _FAILURES = ("crashed", "out_of_memory")
@@ -675,20 +680,8 @@ TABLE = (
     Rule("never began", "FAILED", _never_began, attempt="none|other"),
     Rule("lost without job", "LOST", job="none", attempt="open"),
     Rule("failed unsaid", "FAILED", _launchers_word, attempt="open", end="failed"),
-    Rule(
-        "too late",
-        "STOPPED",
-        "the time limit killed its job before it could save; only a successor or `cldctl resume` "
-        "continues the run",
-        attempt="open",
-        end="late",
-    ),
-    Rule(
-        "vanished",
-        "LOST",
-        "the job is gone without a message: it was killed, or its node failed",
-        attempt="open",
-    ),
+    Rule("too late", "STOPPED", _TOO_LATE, attempt="open", end="late"),
+    Rule("vanished", "LOST", _VANISHED, attempt="open"),
     Rule("given up", "FAILED", _given_up, given_up=True),
     Rule("stuck", "STOPPED", _stuck, stuck=True),
     Rule("ended", "<after>", _detail),
