@@ -193,8 +193,8 @@ bad-nodes: a node on which a run crashed twice is avoided
   + crashes > FAILURES
   tests/cldctl/jobs/test_nodes.py
 lost: a run whose job is gone without a message is LOST
-  - Rule("vanished", "LOST", _vanished
-  + Rule("vanished", "RUNNING", _vanished
+  - Rule("vanished", "LOST", _VANISHED
+  + Rule("vanished", "RUNNING", _VANISHED
   tests/cld_core/run/test_state.py
 hook-limit: a hook is ended after its time limit
   - if time.monotonic() - began > timeout_s:

@@ -11,8 +11,7 @@ from pathlib import Path
 from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.stop import StopFlag
-from cld_core.train import session
+from cld_core.run.work import Start, Training
 from cld_core.train.step import Trainer
 from tests.support.paths import TOY
 from tests.support.tools import wait_for
@@ -123,7 +122,7 @@ def _main(path):
         original(self, number, **more)
 
     Trainer.step = stepping
-    session.run(run, Ranks(), StopFlag(), job_id="test")
+    Training(run.path).compute(Ranks(), start=Start(job_id="test"))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.pids import is_up
-from cld_core.stop import StopFlag
-from cld_core.train import session
+from cld_core.run.work import Start, Training
 from tests.support.paths import RECIPES
 
 # Every call of the command line would make all of its commands again, which takes longer than most
@@ -116,7 +115,7 @@ def stepped(trainer, last, first=0):
 
 def train(run):
     """Train a run to its end in this process."""
-    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+    assert Training(run.path).compute(Ranks(), start=Start(job_id="test")).is_done
     return run
 
 
