@@ -105,7 +105,10 @@ def test_a_wrong_override_is_answered_with_the_right_one(override, words):
         ("", ["the recipe is empty"]),
         ("extends: nowhere.yaml\n", ["nowhere.yaml", "Correct the name", "cifar10, "]),
         ("extends: mine.yaml\n", ["circle"]),
-        ("train:\n  steps: 1\n  steps: 2\n", ["not valid YAML", "duplicate"]),
+        (
+            "train:\n  steps: 1\n  steps: 2\n",
+            ["line 3", "'train.steps' is given twice, first on line 2"],
+        ),
     ],
 )
 def test_a_wrong_file_is_named_with_the_line(tmp_path, text, words):
