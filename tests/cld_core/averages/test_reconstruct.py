@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from cld_core import averages
-from cld_core.average_profiles import Basis, Profile, exponent, inner, relative_length
+from cld_core.average_profiles import Basis, Profile, exponent, inner
 from cld_core.averages import Ema, PowerAverages, averaged
 from cld_core.checkpoint import checkpoints, read_tensors, snapshots
 from cld_core.config import load
@@ -286,6 +286,11 @@ def density(profile, s):
     return np.where(
         s <= profile.updates, (gamma + 1) / profile.updates * (s / profile.updates) ** gamma, 0.0
     )
+
+
+def relative_length(gamma):
+    """The standard deviation of a profile as a fraction of the training."""
+    return math.sqrt(gamma + 1) / ((gamma + 2) * math.sqrt(gamma + 3))
 
 
 def test_lengths_and_exponents_are_inverse_to_each_other():
