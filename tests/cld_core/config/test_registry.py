@@ -1,5 +1,7 @@
 """Variants of sections: the registry, changes from one variant to another, and their keys."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -129,6 +131,13 @@ def test_a_method_ignores_the_axes_of_a_sweep_that_it_lacks():
     assert cell("sampling.order=2", "sampling.nfe=20", "sampling.method=em") == EmSpec(nfe=20)
     with pytest.raises(RecipeError, match="eta' is not a key"):
         cell("sampling.eta=1", "sampling.method=em")
+
+
+def test_a_section_is_loaded_without_the_others():
+    """`cldctl status` needs `cluster` alone."""
+    code = "import sys, cld_core.config.cluster; print('cld_core.config.schema' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_auto_stands_for_one_of_the_grids():
