@@ -74,7 +74,9 @@ def build(
         raise RecipeError(f"'network.{name}' {text}")
     # Networks of plug-ins need not know of classes.
     more = {"classes": classes} if classes else {}
-    net: nn.Module = registry.build("network", spec, data_shape, halves_in, halves_out, **more)
+    net: nn.Module = registry.implementation_of("network", spec)(
+        spec, data_shape, halves_in, halves_out, **more
+    )
     return net
 
 
