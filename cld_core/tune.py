@@ -52,7 +52,8 @@ from cld_core.run.tunings import (
 )
 from cld_core.run.work import Outcome, Start
 from cld_core.samplers import rest, tuned
-from cld_core.samplers.tuned import Linear, follow, stepped
+from cld_core.samplers.multistep import stepped
+from cld_core.samplers.tuned import Linear, follow
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion, Schedule
 from cld_core.seeds import SampleNoise

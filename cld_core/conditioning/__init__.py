@@ -153,10 +153,6 @@ class GradientGuided:
         pull = self._pull(found, leaf, observed, residual)
         return torch.add(score.detach(), pull.to(u.dtype), alpha=self.guidance.scale)
 
-    def finished(self, x: Tensor) -> Tensor:
-        """The samples x (B, C, ...), as they are."""
-        return x
-
     def for_rows(self, rows: Tensor) -> "GradientGuided":
         """As `cld_core.score.for_rows`."""
         part = for_rows(self._score, rows)

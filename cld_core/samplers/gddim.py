@@ -129,8 +129,8 @@ def _stochastic(
 ) -> StepCoefficients:
     """The mean of x moves with the drift, and deviations from it as they would around a single data
     point."""
-    predictor = ((closed.whole - plain.whole) @ root)[None]
-    return StepCoefficients(plain.whole, predictor, predictor[:0], noise_factor(sde, closed, eta))
+    predictor = torch.cat([plain.whole, (closed.whole - plain.whole) @ root], dim=1)
+    return StepCoefficients(predictor, noise=noise_factor(sde, closed, eta))
 
 
 def kernel(sde: Diffusion, t: float | Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 from cld_core.config.sampling import ExponentialSpec, GddimSpec
 from cld_core.samplers import FixedSteps
 from cld_core.sde import Diffusion
-from cld_core.sde.matrices import add, apply
+from cld_core.sde.matrices import apply, combined
 
 NODES = 16
 
@@ -115,13 +115,28 @@ def _transport(a: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class StepCoefficients:
-    """Coefficients of one step, for fields of k parts. Fields come newest first."""
+    """Coefficients of one step, for fields of k parts.
 
-    transition: Tensor  # (n, n), Phi
-    predictor: Tensor  # (up to order + 1, n, k): c_j of the field at t_i, t_(i-1), ...
-    # (j, n, k): added for the field at t_(i+1), t_i, ... once the first of them is known
-    correction: Tensor
-    noise: Tensor | None  # (n, n), lower Cholesky factor; None without noise
+    A matrix has n columns for u, then k for each of the fields, the newest first.
+
+    Attributes:
+        predictor: (n, n + jk): Phi, and c_j of the fields at t_i, t_(i-1), ...
+        corrector: (n, n + jk): 1, and what is added for the fields at t_(i+1), t_i, ... once the
+            first of them is known; None without corrector.
+        noise: (n, n), lower Cholesky factor; None without noise.
+    """
+
+    predictor: Tensor
+    corrector: Tensor | None = None
+    noise: Tensor | None = None
+
+
+def stepped(sde: Diffusion, matrix: Tensor, u: Tensor, fields: Sequence[Tensor]) -> Tensor:
+    """The matrix (n, n + jk) times u (B, nC, ...) and the newest j of the ``fields`` (B, kC, ...),
+    which come newest first."""
+    channels = u.shape[1] // sde.n
+    parts = [part for tensor in (u, *fields) for part in tensor.split(channels, dim=1)]
+    return combined(matrix, parts[: matrix.shape[1]])
 
 
 def predictor_corrector(
@@ -152,14 +167,14 @@ def predictor_corrector(
         if i in starts:
             history[:] = [field(u, times[i])]
         coefficients = steps[i]
-        u = apply(coefficients.transition, u)
-        _add_all(u, coefficients.predictor.unbind(), history)
+        u = stepped(sde, coefficients.predictor, u, history)
         if coefficients.noise is not None:
             u.add_(apply(coefficients.noise, next(noise)))
         is_last = i + 1 == len(steps)
         if spec.denoise if is_last else i + 1 not in starts:
             history.insert(0, field(u, times[i + 1]))
-            _add_all(u, coefficients.correction.unbind(), history)
+            if coefficients.corrector is not None:
+                u = stepped(sde, coefficients.corrector, u, history)
             del history[spec.order + 1 :]
         return u
 
@@ -191,28 +206,32 @@ def interpolating(
     steps = []
     for i, (part, field) in enumerate(zip(parts, fields, strict=True)):
         known = times[i::-1]  # the start of the step and those before, back to 1
-        predictor = _weights(sde, part, field, known[: order + 1])
-        correction = predictor[:0]
+        weights = _weights(sde, part, field, known[: order + 1])
+        correct = None
         if corrector:
-            corrected = _weights(sde, part, field, [times[i + 1], *known][: max(order, 1) + 1])
-            correction = predictor.new_zeros(
-                max(len(corrected), len(predictor) + 1), *predictor.shape[1:]
+            points = [times[i + 1], *known]
+            correct = _correction(
+                weights, _weights(sde, part, field, points[: max(order, 1) + 1]), field.shape[2]
             )
-            correction[: len(corrected)] += corrected
-            correction[1 : len(predictor) + 1] -= predictor
-        steps.append(
-            StepCoefficients(
-                part.whole, predictor, correction, noise_factor(sde, part, eta) if eta else None
-            )
-        )
+        noise = noise_factor(sde, part, eta) if eta else None
+        steps.append(StepCoefficients(torch.cat([part.whole, weights], dim=1), correct, noise))
     return tuple(steps)
 
 
 def _weights(sde: Diffusion, part: Segment, field: Tensor, points: Sequence[float]) -> Tensor:
-    """Weights (len(points), n, k) of a field that is interpolated between points."""
-    return torch.stack(
-        [part.integral(field * row[:, None, None]) for row in lagrange(sde, points, part.times)]
-    )
+    """Weights (n, len(points) k) of a field that is interpolated between points."""
+    polynomials = lagrange(sde, points, part.times)
+    return torch.cat([part.integral(field * row[:, None, None]) for row in polynomials], dim=1)
+
+
+def _correction(predicted: Tensor, corrected: Tensor, k: int) -> Tensor:
+    """The matrix that turns a step with the weights ``predicted`` into one with ``corrected``, whose
+    first k are those of one more field."""
+    n = len(predicted)
+    change = predicted.new_zeros(n, max(corrected.shape[1], k + predicted.shape[1]))
+    change[:, : corrected.shape[1]] += corrected
+    change[:, k : k + predicted.shape[1]] -= predicted
+    return torch.cat([torch.eye(n, dtype=torch.float64), change], dim=1)
 
 
 def noise_factor(sde: Diffusion, segment: Segment, eta: float) -> Tensor:
@@ -276,9 +295,3 @@ def lagrange(sde: Diffusion, points: Sequence[float], t: Tensor) -> Tensor:
                 row = row * ((root - other) / (here - other))
         rows.append(row)
     return torch.stack(rows)
-
-
-def _add_all(u: Tensor, weights: Sequence[Tensor], fields: list[Tensor]) -> None:
-    """u += the sum of weights_j fields_j, in place."""
-    for weight, found in zip(weights, fields, strict=False):
-        add(u, weight, found)
