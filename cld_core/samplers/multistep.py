@@ -15,6 +15,7 @@ scale of t. On a panel, Gauss-Legendre collocation with 16 nodes gives Phi, and 
 summed at the same nodes: both are exact to rounding.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,8 +72,9 @@ def segments(times: list[float], matrix: Callable[[Tensor], Tensor]) -> list[Seg
     ``matrix`` maps times (K,) to A (K, n, n), float64.
     """
     edges = [_panel_edges(end, start) for start, end in pairwise(times)]
-    low = torch.tensor([a for step in edges for a, _ in pairwise(step)], dtype=torch.float64)
-    width = torch.tensor([b - a for step in edges for a, b in pairwise(step)], dtype=torch.float64)
+    panels = [panel for step in edges for panel in pairwise(step)]
+    low, high = torch.tensor(panels, dtype=torch.float64).unbind(1)
+    width = high - low
     nodes = low[:, None] + width[:, None] * _X
     inside, across = _transport(matrix(nodes.flatten()).unflatten(0, nodes.shape), width)
     found = []
@@ -90,6 +92,12 @@ def segments(times: list[float], matrix: Callable[[Tensor], Tensor]) -> list[Seg
     return found
 
 
+def with_middles(times: Sequence[float]) -> list[float]:
+    """The times of a grid and, between two of them, the middle."""
+    halves = [(0.5 * (t + t_next), t_next) for t, t_next in pairwise(times)]
+    return [times[0], *itertools.chain.from_iterable(halves)]
+
+
 def _panel_edges(low: float, high: float) -> list[float]:
     """Geometric, from ``low`` > 0 to ``high``."""
     panels = max(1, math.ceil(math.log2(high / low)))
@@ -103,11 +111,12 @@ def _transport(a: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
     X(tau) = Phi(low, tau) solves dX/dtau = -X A, X(low) = I: each of its rows x is a column vector
     with x + integral of A^T x = its start, one linear system of 16 n unknowns for all rows.
     """
-    count, n = len(a), a.shape[-1]
+    n = a.shape[-1]
     identity = torch.eye(n, dtype=torch.float64)
-    system = torch.einsum("p,kl,plij->pkjli", width, _UP_TO, a).reshape(count, NODES * n, NODES * n)
-    system = system + torch.eye(NODES * n, dtype=torch.float64)
-    rows = torch.linalg.solve(system, identity.repeat(NODES, 1).expand(count, -1, -1))
+    unknowns = NODES * n
+    integrals = torch.einsum("p,kl,plij->pkjli", width, _UP_TO, a).reshape(-1, unknowns, unknowns)
+    system = integrals + torch.eye(unknowns, dtype=torch.float64)
+    rows = torch.linalg.solve(system, identity.repeat(NODES, 1).expand(len(a), -1, -1))
     inside = rows.unflatten(1, (NODES, n)).transpose(2, 3)
     across = identity - torch.einsum("p,k,pkij,pkjl->pil", width, _W, inside, a)
     return inside, across
@@ -153,7 +162,7 @@ def predictor_corrector(
 ) -> FixedSteps:
     """The method with the coefficients ``steps``. One evaluation of ``field`` per step.
 
-    The corrector uses that of the next step, or of the denoising step, and so costs none.
+    The corrector uses that of the next step, or of the denoising step, so it takes none itself.
 
     Args:
         field: maps u and t to the field, (B, kC, ...), by one evaluation of the score.
@@ -201,7 +210,7 @@ def interpolating(
     Args:
         fields: of each segment, (K, n, k): factors of the interpolated field in du/dt, at its
             nodes.
-        eta: amount of noise.
+        eta: the amount of noise.
     """
     steps = []
     for i, (part, field) in enumerate(zip(parts, fields, strict=True)):
@@ -225,8 +234,8 @@ def _weights(sde: Diffusion, part: Segment, field: Tensor, points: Sequence[floa
 
 
 def _correction(predicted: Tensor, corrected: Tensor, k: int) -> Tensor:
-    """The matrix that turns a step with the weights ``predicted`` into one with ``corrected``, whose
-    first k are those of one more field."""
+    """The matrix that turns a step with the weights ``predicted`` into one with ``corrected``,
+    whose first k are those of one more field."""
     n = len(predicted)
     change = predicted.new_zeros(n, max(corrected.shape[1], k + predicted.shape[1]))
     change[:, : corrected.shape[1]] += corrected
@@ -235,8 +244,7 @@ def _correction(predicted: Tensor, corrected: Tensor, k: int) -> Tensor:
 
 
 def noise_factor(sde: Diffusion, segment: Segment, eta: float) -> Tensor:
-    """Lower factor (n, n) of the covariance of the noise that the scored halves receive during a
-    step."""
+    """Lower factor (n, n) of the covariance of the noise that a step adds."""
     covariance = torch.zeros(sde.n, sde.n, dtype=torch.float64)
     for half, rate in enumerate(sde.diffusion2(segment.times).unbind(1), start=sde.n - sde.m):
         white = torch.zeros(len(segment.times), sde.n, dtype=torch.float64)
@@ -251,8 +259,8 @@ def strengths(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
 
 
 def pulling(sde: Diffusion, eta: float, t: Tensor, scored: Tensor) -> Tensor:
-    """The term in du/dt of ``scored`` (K, m, k) as -s: times the `strengths`, and 0 in the other
-    halves, (K, n, k)."""
+    """The term in du/dt of -s = ``scored`` (K, m, k), (K, n, k): 0 in the halves that are not
+    scored."""
     return torch.nn.functional.pad(strengths(sde, eta, t) * scored, (0, 0, sde.n - sde.m, 0))
 
 
@@ -273,9 +281,8 @@ def alpha_fields(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
 
 def drift(sde: Diffusion, t: Tensor) -> Tensor:
     """beta(t) A, (K, n, n), float64."""
-    return (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * torch.tensor(
-        sde.A, dtype=torch.float64
-    )
+    beta = sde.schedule.beta(t) * torch.ones_like(t)
+    return beta[:, None, None] * torch.tensor(sde.A, dtype=torch.float64)
 
 
 def lagrange(sde: Diffusion, points: Sequence[float], t: Tensor) -> Tensor:

@@ -31,12 +31,9 @@ class Linear:
 
     @classmethod
     def of(cls, coefficients: SamplerCoefficients) -> Self:
-        """The same coefficients."""
-        times, *matrices = (
-            torch.tensor(one, dtype=torch.float64)
-            for one in (coefficients.times, *coefficients.matrices)
-        )
-        return cls(times, tuple(matrices))
+        """These coefficients as tensors."""
+        matrices = (torch.tensor(matrix, dtype=torch.float64) for matrix in coefficients.matrices)
+        return cls(torch.tensor(coefficients.times, dtype=torch.float64), tuple(matrices))
 
     @property
     def memory(self) -> int:
@@ -45,7 +42,7 @@ class Linear:
         return max((matrix.shape[1] - n) // (first - n) for matrix in self.matrices)
 
     def plain(self) -> SamplerCoefficients:
-        """The same coefficients."""
+        """The coefficients as plain numbers."""
         matrices = (tuple(map(tuple, matrix.tolist())) for matrix in self.matrices)
         return SamplerCoefficients(tuple(self.times.tolist()), tuple(matrices))
 
@@ -150,11 +147,11 @@ def _denoising(sde: Diffusion, eps: float) -> Tensor:
 def with_memory(linear: Linear) -> Linear:
     """The same sampler with weights for all alphas that every fit uses."""
     n, first = linear.matrices[0].shape
-    each = (n + (first - n) * min(number, MEMORY) for number in range(1, len(linear.matrices) + 1))
-    padded = (
-        torch.nn.functional.pad(matrix, (0, max(0, columns - matrix.shape[1])))
-        for matrix, columns in zip(linear.matrices, each, strict=True)
-    )
+    padded = []
+    for number, matrix in enumerate(linear.matrices, start=1):
+        columns = n + (first - n) * min(number, MEMORY)
+        more = max(0, columns - matrix.shape[1])
+        padded.append(torch.nn.functional.pad(matrix, (0, more)))
     return Linear(linear.times, tuple(padded))
 
 
