@@ -57,8 +57,8 @@ target: score matching: the network predicts the noise that was drawn
   + error = predicted + self.sde.scored(draws.noise)
   tests/cld_core/test_score_and_loss.py
 mixed-score: mixed score: the known part has its sign
-  - else torch.sub(score, apply(precision
-  + else torch.add(score, apply(precision
+  - torch.sub(score, apply(found.precision
+  + torch.add(score, apply(found.precision
   tests/cld_core/test_score_and_loss.py
 importance-of-t: importance sampling of t does not change the weights
   - weighted = weighted * spread(draws.importance, weighted)

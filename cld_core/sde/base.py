@@ -347,8 +347,8 @@ class Diffusion(ABC):
     def _known(self, psi: Any, lower: Any) -> Any:
         """K: the precision of the scored halves under HSM's kernel.
 
-        If x is scored, it is that for data of `TYPICAL_DATA_STD`; without x, as for CLD, it hardly
-        depends on the data. With 0, the whole score is interpolated.
+        If x is scored, it is for data of `TYPICAL_DATA_STD`; otherwise for a single data point,
+        which is about right for data of any scale. With 0, the whole score is interpolated.
         """
         return self._precision(psi, lower, TYPICAL_DATA_STD if self.m == self.n else 0.0)
 
@@ -357,7 +357,7 @@ class Diffusion(ABC):
         return self._known(psi, lower)
 
     def _precision(self, psi: Any, lower: Any, data_std: float) -> Any:
-        """Inverse covariance of the scored halves for Gaussian data; ``lower`` is HSM's `_lower`."""
+        """Inverse covariance of the scored halves for data of ``data_std``, from HSM's L."""
         first = self.n - self.m
         block = 1.0 * lower[first:, first:]
         for column in range(first):
