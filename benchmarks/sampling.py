@@ -15,7 +15,7 @@ from benchmarks import baseline, models
 from benchmarks.harness import BASELINE, Report, Settings, against_published, interleaved, rows_of
 from benchmarks.limits import product_rate
 from cld_core.model import Model
-from cld_core.samplers import denoised
+from cld_core.samplers import ended
 from cld_core.score import at_each
 from cld_core.solver import Solution, solve
 
@@ -114,4 +114,6 @@ def with_one_step_size(model: Model, noise: Tensor) -> Solution:
     solution = solve(
         field, u.view(1, -1), 1.0, EPS, rtol=spec.rtol, atol=spec.atol, prepare=prepare
     )
-    return replace(solution, y=denoised(score, sde, EPS, solution.y.to(u.dtype).view_as(u)))
+    y = solution.y.to(u.dtype).view_as(u)
+    y, _ = ended(score, sde, replace(spec, eps=EPS, denoise=True), y, 0)
+    return replace(solution, y=y)

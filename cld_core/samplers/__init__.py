@@ -36,6 +36,7 @@ from cld_core.sde.matrices import combined
 from cld_core.solver import Observer, Steps
 
 T = TypeVar("T", bound=Any)
+Nfe = TypeVar("Nfe", int, Tensor)
 # Network evaluations per sample: the same for all, or (B,), int64.
 Evaluations = int | Tensor
 
@@ -54,7 +55,7 @@ class FixedSteps:
     Attributes:
         times: of the states between the steps: from 1 to ``spec.eps``.
         step: maps u (B, nC, ...) at ``times[i]``, and i, to u at ``times[i + 1]``.
-        denoise: maps u at the end to the sample, if ``spec.denoise``; None: as `denoised` does,
+        denoise: maps u at the end to the sample, if ``spec.denoise``; None: as `ended` does,
             with one more evaluation.
         shares: for a watcher, the share of the steps that is done at each time but the last; None
             for a state that is not shown. By default all are shown and all steps count the same.
@@ -202,26 +203,20 @@ def drive(
     """
     counted = _Counted(score)
     steps = method(counted, sde, spec, u, draws)
-    denoise: Callable[[Tensor], Tensor] | None = None
-    nfe: Evaluations
     if isinstance(steps, AdaptiveSteps):
         u, nfe = steps.solve(None if watcher is None else watcher.flow(u, spec.eps))
-    elif isinstance(steps, FixedSteps):
+        return ended(score, sde, spec, u, nfe)
+    if isinstance(steps, FixedSteps):
         u = _made(steps, u, watcher or Watcher())
-        denoise = steps.denoise
-        nfe = counted.evaluations
-    elif watcher is None:
-        return steps
-    else:
+        if spec.denoise and steps.denoise is not None:
+            return steps.denoise(u), counted.evaluations
+        return ended(score, sde, spec, u, counted.evaluations)
+    if watcher is not None:
         raise RecipeError(
             f"the states of sampling.method={spec.method} cannot be shown: it makes its steps "
             f"itself. Let it return `cld_core.samplers.FixedSteps`."
         )
-    if not spec.denoise:
-        return u, nfe
-    if denoise is not None:
-        return denoise(u), counted.evaluations
-    return denoised(score, sde, spec.eps, u), nfe + 1
+    return steps
 
 
 class _Counted:
@@ -351,7 +346,14 @@ def score_from_rest(alpha: Tensor, sde: Diffusion, u: Tensor, t: float) -> Tenso
     return combined(to_score, (*sde.scored_halves(alpha), *sde.scored_halves(sde.scored(u))))
 
 
-def denoised(score: ScoreFunction, sde: Diffusion, eps: float, u: Tensor) -> Tensor:
-    """The sample, from u at ``eps``: the mean of one Euler-Maruyama step to time 0 (docs/math.md
-    section 7)."""
-    return sde.euler_step(u, score(u, eps), eps, eps)
+def ended(
+    score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, nfe: Nfe
+) -> tuple[Tensor, Nfe]:
+    """The sample, from u at ``spec.eps`` after ``nfe`` evaluations, and all evaluations.
+
+    If ``spec.denoise``, the sample is the mean of one Euler-Maruyama step to time 0 (docs/math.md
+    section 7).
+    """
+    if not spec.denoise:
+        return u, nfe
+    return sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps), nfe + 1

@@ -13,7 +13,7 @@ from cld_core.config import keys as recipe_keys
 from cld_core.config.sampling import FixedStepSpec
 from cld_core.errors import RecipeError
 from cld_core.plugins import register
-from cld_core.samplers import FixedSteps, Recorder, denoised, grid_of, sample
+from cld_core.samplers import FixedSteps, Recorder, ended, grid_of, sample
 from cld_core.samplers.sscs import exact_part
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
@@ -245,10 +245,7 @@ def heun_alone(score, sde, spec, u, draws):
     steps = heun(score, sde, spec, u, draws)
     for i in range(len(steps.times) - 1):
         u = steps.step(u, i)
-    nfe = 2 * (len(steps.times) - 1)
-    if spec.denoise:
-        return denoised(score, sde, spec.eps, u), nfe + 1
-    return u, nfe
+    return ended(score, sde, spec, u, 2 * (len(steps.times) - 1))
 
 
 def of_heun(method, recorder=None, **keys):
