@@ -203,20 +203,19 @@ def fir_filter(
     x: Tensor, kernel: Tensor, *, stride: int, padding: int, transposed: bool = False
 ) -> Tensor:
     """Every channel of x (B, C, H, W) convolved with the same kernel (K, K): (B, C, H', W')."""
-    if x.device.type == "cpu":
-        # The 16-bit depthwise kernels of CPUs are up to thirty times slower than casting to
-        # float32 and back.
-        with torch.autocast("cpu", enabled=False):
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))
-            return _depthwise(wide, kernel, stride, padding, transposed).to(x.dtype)
-    return _depthwise(x, kernel, stride, padding, transposed)
-
-
-def _depthwise(x: Tensor, kernel: Tensor, stride: int, padding: int, transposed: bool) -> Tensor:
     channels = x.shape[1]
-    weight = kernel.to(x.dtype).expand(channels, 1, *kernel.shape).contiguous()
-    convolve = TRANSPOSED if transposed else CONVOLVE
-    return convolve[x.ndim](x, weight, stride=stride, padding=padding, groups=channels)
+    convolve = (TRANSPOSED if transposed else CONVOLVE)[x.ndim]
+
+    def filtered(x: Tensor) -> Tensor:
+        weight = kernel.to(x.dtype).expand(channels, 1, *kernel.shape).contiguous()
+        return convolve(x, weight, stride=stride, padding=padding, groups=channels)
+
+    if x.device.type != "cpu":
+        return filtered(x)
+    # The 16-bit depthwise kernels of CPUs are up to thirty times slower than casting to float32 and
+    # back.
+    with torch.autocast("cpu", enabled=False):
+        return filtered(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
 
 class Resample(nn.Module):
