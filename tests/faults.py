@@ -65,8 +65,8 @@ importance-of-t: importance sampling of t does not change the weights
   + weighted = weighted
   tests/cld_core/test_score_and_loss.py
 euler-maruyama: Euler-Maruyama: the amount of noise
-  - half.add_(e, alpha=math.sqrt(rate * dt))
-  + half.add_(e, alpha=math.sqrt(0.9 * rate * dt))
+  - half.add_(e, alpha=std)
+  + half.add_(e, alpha=0.95 * std)
   tests/cld_core/samplers/test_sampling.py
 multistep-order: exponential multistep: the order of convergence
   - known[: order + 1])
