@@ -298,7 +298,8 @@ class Replaced:
 
     def replaced(self, u: Tensor, t: float | Tensor) -> Tensor:
         """u with Psi_0 x + L e in its observed coordinates."""
-        known = combined(self.sde.perturbation(t), (self._x.to(u), *self.sde.halves(self._e.to(u))))
+        noise = self.sde.halves(self._e.to(u))
+        known = combined(self.sde.perturbation(t), (self._x.to(u), *noise))
         return torch.where(self._wide(self.sde.n), known, u)
 
     def _wide(self, halves: int) -> Tensor:

@@ -33,9 +33,9 @@ def usable(device: torch.device | str | None) -> torch.device:
     Raises:
         RecipeError: torch cannot compute there.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if device is None:
+            return usable("cuda" if torch.cuda.is_available() else "cpu")
         found = torch.device(device)
         torch.zeros(1, device=found).item()
     except (AssertionError, RuntimeError, TypeError) as error:

@@ -277,7 +277,8 @@ class Recorder(Watcher):
         times = torch.linspace(1.0, end, self._points, dtype=torch.float64, device=u.device)
         states = u.new_empty(len(times), *u.shape)
         states[0] = u
-        self._times, self._states = times.tolist(), list(states)
+        self._times = times.tolist()
+        self._states = list(states)
         return functools.partial(_interpolate, times, states.flatten(2))
 
     def path(self) -> tuple[Tensor, Tensor]:

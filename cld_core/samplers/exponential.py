@@ -152,6 +152,6 @@ def steps(
             (docs/math.md section 7.2).
         eta: 0 follows the probability flow, 1 the reverse SDE; eta > 0 adds noise.
     """
-    parts = segments(list(times), functools.partial(known_part, sde, eta))
+    parts = segments(times, functools.partial(known_part, sde, eta))
     fields = [alpha_fields(sde, eta, part.times) for part in parts]
     return interpolating(sde, times, parts, fields, order, corrector, eta)

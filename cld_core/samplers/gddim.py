@@ -69,19 +69,19 @@ def coefficients(
         root: "flow" is R, "cholesky" the lower Cholesky factor, whose noise of the scored halves is
             enough.
     """
-    plain = segments(list(times), functools.partial(drift, sde))
+    plain = segments(times, functools.partial(drift, sde))
     if root == "cholesky":
         noises = {t: _scored_noise(sde, t) for t in times}
         fields = [alpha_fields(sde, 0.0, segment.times) for segment in plain]
     else:
-        moving = segments(list(times), functools.partial(_closed, sde, 0.0))
+        moving = segments(times, functools.partial(_closed, sde, 0.0))
         # The root's initial value does not matter: a constant rotation of the noise has no effect.
         roots = [torch.linalg.cholesky(kernel(sde, times[0]))]
         for segment in moving:
             roots.append(segment.whole @ roots[-1])
         noises = {t: _noise(sde, t, moved) for t, moved in zip(times, roots, strict=True)}
         if eta > 0.0:
-            closed = segments(list(times), functools.partial(_closed, sde, eta))
+            closed = segments(times, functools.partial(_closed, sde, eta))
             parts = zip(plain, closed, roots, strict=False)
             return tuple(_stochastic(sde, *part, eta) for part in parts), noises
         fields = []

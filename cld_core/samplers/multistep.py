@@ -66,7 +66,7 @@ class Segment:
         return torch.einsum("k,ki,kj->ij", self.weights, carried, carried)
 
 
-def segments(times: list[float], matrix: Callable[[Tensor], Tensor]) -> list[Segment]:
+def segments(times: Sequence[float], matrix: Callable[[Tensor], Tensor]) -> list[Segment]:
     """One segment per step of the falling ``times``.
 
     ``matrix`` maps times (K,) to A (K, n, n), float64.

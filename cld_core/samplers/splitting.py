@@ -5,6 +5,7 @@ halves change, with the others fixed.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -221,7 +222,8 @@ def method(score: ScoreFunction, sde: Diffusion, spec: Spec, u: Tensor, draws: D
     """
     times = grid_of(spec, sde.schedule, per_step=sum(evaluating(sde, spec)))
     updates = steps(sde, tuple(times), spec)
-    noises = draws(sum(update.noise is not None for step in updates for update in step), sde.m)
+    draws_of_noise = [update.noise is not None for update in itertools.chain.from_iterable(updates)]
+    noises = draws(sum(draws_of_noise), sde.m)
     # Updates before the first evaluation use that at t = 1, which is known: the law is the prior.
     newest = torch.zeros_like(sde.scored(u))
     if not spec.conjugate:
