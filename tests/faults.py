@@ -57,16 +57,16 @@ target: score matching: the network predicts the noise that was drawn
   + error = predicted + self.sde.scored(draws.noise)
   tests/cld_core/test_score_and_loss.py
 mixed-score: mixed score: the known part has its sign
-  - else torch.sub(score, apply(precision
-  + else torch.add(score, apply(precision
+  - torch.sub(score, apply(found.precision
+  + torch.add(score, apply(found.precision
   tests/cld_core/test_score_and_loss.py
 importance-of-t: importance sampling of t does not change the weights
   - weighted = weighted * spread(draws.importance, weighted)
   + weighted = weighted
   tests/cld_core/test_score_and_loss.py
 euler-maruyama: Euler-Maruyama: the amount of noise
-  - half.add_(e, alpha=math.sqrt(rate * dt))
-  + half.add_(e, alpha=math.sqrt(0.9 * rate * dt))
+  - half.add_(e, alpha=std)
+  + half.add_(e, alpha=0.95 * std)
   tests/cld_core/samplers/test_sampling.py
 multistep-order: exponential multistep: the order of convergence
   - known[: order + 1])
