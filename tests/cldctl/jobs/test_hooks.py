@@ -186,7 +186,7 @@ def test_an_end_is_told_unless_an_aftermath_follows(run, slurm, fails, told_of):
     job = inside()
     job.cluster.restarts = slurm
     run.ledger.append(ended("crashed"))
-    with contextlib.suppress(ValueError), hooks.settled(job, lambda: hooks.end(run)):
+    with contextlib.suppress(ValueError), hooks.settled(job, [run.path]):
         if fails:
             raise ValueError
     assert ("FAILED" in states(run)) == told_of
@@ -238,6 +238,10 @@ LEDGERS = {
     "trains": (BEGUN, "running"),
     "finished": ((*BEGUN, ended("finished")), "gone"),
     "preempted": ((*BEGUN, ended("preempted")), "pending"),
+    "finished, and wished for more": (
+        (*BEGUN, ended("finished"), requeued("preempted")),
+        "pending",
+    ),
     "given up": (
         (*BEGUN, ended("crashed"), events.GivenUp(job_id="7", reason="4 crashes")),
         "gone",
@@ -273,6 +277,15 @@ def test_a_hook_hears_the_state_that_status_shows(happened, phase):
     answers = Answers({"scripted": Survey(seen)})
     state = state_of(History.of(happened), RunFacts(RunFolder("none")), answers, 1000.0)
     assert changes(happened)[-1]["state"] == state.name
+
+
+def test_a_refused_submission_is_told_by_its_command_alone():
+    before = (*BEGUN, ended("preempted"), events.Requested(steps=100))
+    refused = events.Refused("submission", reason="no such partition")
+    happened = (*before, refused, events.Cancelled(job_id="7"))
+    assert changes(happened) == changes(before)
+    status = state_of(History.of(happened), RunFacts(RunFolder("none")), Answers({}), 1000.0)
+    assert (status.name, status.reason) == ("FAILED", "no such partition")
 
 
 @pytest.mark.parametrize("cause", events.CAUSES)
