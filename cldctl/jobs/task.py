@@ -17,14 +17,12 @@ from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import (
     Cause,
     Ended,
-    Failed,
     GivenUp,
     Remarked,
     Submitted,
     TurnedAway,
 )
 from cld_core.run.work import Outcome, Start, Training, Work, open_work, use_plugins
-from cld_core.sanitize import one_line
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
 from cldctl.evals.results import write_finished
@@ -32,7 +30,6 @@ from cldctl.evals.results import write_finished
 from . import failures, hooks, process
 from .process import NOTE_WITHIN_S, READ_WITHIN_S, log, one_line_errors
 
-_MAX_REASON = 500  # characters
 _DIGEST = re.compile(r"([0-9a-f]{12})[0-9a-f]{52}")
 # By the folder of a work, the numbers of its pieces.
 Pieces = Mapping[Path, Sequence[int]]
@@ -178,9 +175,8 @@ def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Out
             first_error = first_error or error
             continue
         except Exception as error:
-            reason = one_line(f"{type(error).__name__}: {error}", _MAX_REASON)
-            failed = Failed("task", job_id=job.ref.job_id, reason=reason)
-            work.ledger.note(failed, within_s=NOTE_WITHIN_S)
+            event = failures.failed("task", job, f"{type(error).__name__}: {error}")
+            work.ledger.note(event, within_s=NOTE_WITHIN_S)
             raise
         if not outcome.is_done:
             return outcome
