@@ -385,17 +385,9 @@ def _of_evaluation(folder: Path, done: _Done) -> Iterator[tuple[Content, _Done]]
     ends = {**done.evaluations, work.name: f"{state} {job_id}"}
     if ends == done.evaluations:
         return
-    content = {
-        "what": "evaluation",
-        "evaluation": work.name,
-        "state": state,
-        "reason": reason,
-        "step": work.request.checkpoint_step,
-        "job_id": job_id or None,
-        "results": results,
-        "time": round(time.time(), 3),
-        "link": folder.as_uri(),
-    }
+    content = {"what": "evaluation", "evaluation": work.name, "link": folder.as_uri()}
+    content |= {"state": state, "reason": reason, "results": results, "job_id": job_id or None}
+    content |= {"step": work.request.checkpoint_step, "time": round(time.time(), 3)}
     yield content, replace(done, evaluations=ends)
 
 
@@ -405,51 +397,32 @@ def _tell(run: RunFolder, logs: Path, hook: HooksSpec, about: Content) -> None:
     identity = run.identity()
     reason = one_line(about["reason"], _MAX_REASON) if about["reason"] else None
     steps = history.steps if history.steps is not None else run.progress().get("steps")
-    content = {
-        "run": run.name,
-        "path": str(run.path),
-        **about,
-        "reason": reason,
-        "steps": steps,
-        "recipe": identity.get("recipe"),
-        "group": identity.get("group"),
-        "tags": list(history.tags),
-        "note": history.note,
-        "user": getpass.getuser(),
-        "version": __version__,
-    }
+    content = {"run": run.name, "path": str(run.path)} | about
+    content |= {"reason": reason, "steps": steps}
+    content |= {name: identity.get(name) for name in ("recipe", "group")}
+    content |= {"tags": list(history.tags), "note": history.note}
+    content |= {"user": getpass.getuser(), "version": __version__}
     content["text"] = sentence(content)
     assert hook.on_change is not None, "there is something to call"
     began = time.monotonic()
-    output, problem = call(
-        hook.on_change,
-        environment={**os.environ, **variables(content)},
-        content=json.dumps(content) + "\n",
-        timeout_s=hook.timeout_s,
-        folder=run.path,
-    )
+    output, problem = call(hook.on_change, content, hook.timeout_s)
     took_s = time.monotonic() - began
     lines = "".join(f"  {line}\n" for line in printable(output).splitlines())
     _log(logs, f"{content['text']}: {problem or 'done'} ({took_s:.1f} s)\n{lines}")
 
 
-def call(
-    command: str, *, environment: Mapping[str, str], content: str, timeout_s: float, folder: Path
-) -> tuple[str, str | None]:
-    """Run a shell command with ``content`` on its standard input.
+def call(command: str, content: Content, timeout_s: float) -> tuple[str, str | None]:
+    """Run a shell command in the folder of a run, with ``content`` in its environment and, as JSON,
+    on its standard input.
 
     All processes that it started are ended when this returns.
-
-    Args:
-        environment: its whole environment.
-        folder: its working directory.
 
     Returns:
         The beginning of its output, and the problem; None if it exited with code 0.
     """
     began = time.monotonic()
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
-        stdin.write(content.encode())
+        stdin.write(f"{json.dumps(content)}\n".encode())
         stdin.seek(0)
         try:
             process = subprocess.Popen(
@@ -457,8 +430,8 @@ def call(
                 stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=folder,
-                env=dict(environment),
+                cwd=content["path"],
+                env={**os.environ, **variables(content)},
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -362,6 +363,8 @@ def test_statistics_without_labels_are_computed_again_when_there_are_some(labell
     request_ = StatsRequest.of(labelled.recipe(), None, features=True, shards=1)
     asked = Statistics(request_.folder, request_)
     assert asked.is_done
+    others = replace(request_, data_fingerprint="0" * 64)
+    assert not Statistics(others.folder, others).is_done, "of other images"
     old = {name: value for name, value in about.items() if name != "classes"}
     stats_file.write(
         file, old, {"mu": content.mu, "sigma": content.sigma, "pool_3": content.features}

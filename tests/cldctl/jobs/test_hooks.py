@@ -138,9 +138,9 @@ def test_it_fails_hangs_or_floods(run):
     assert "did not end within 0.5 s (hooks.timeout_s) and was ended" in log(run)
     pid = int(log(run).partition("  pid ")[2].split()[0])
     wait_for(lambda: find(pid) is None, what="the end of what it had started")
-    how = {"environment": dict(os.environ), "content": "{}", "timeout_s": 60.0, "folder": run.path}
-    assert "could not be started" in call("nul\0", **how)[1]
-    output, problem = call("yes", **how)
+    content = {"path": str(run.path)}
+    assert "could not be started" in call("nul\0", content, 60.0)[1]
+    output, problem = call("yes", content, 60.0)
     assert "wrote more than" in problem
     assert len(output) == KEPT_BYTES
 
