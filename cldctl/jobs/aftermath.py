@@ -131,13 +131,15 @@ def _after_attempt(history: History, job: InJob, budget: Budget) -> GivenUp | Re
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
         return None
-    is_last = last.job_id == job_id and starts[-1].restart == job.restart
-    if is_last and _was_noticed(last) and history.requeued is None:
+    has_trained = starts[-1].restart == job.restart
+    is_last = last.job_id == job_id
+    if has_trained and is_last and _was_noticed(last) and history.requeued is None:
         # It failed while it was told to stop, before it could wish for anything.
         cause = last.cause or "terminated"
         return Retry(0.0, f"{cause}, and then ended badly", cause)
-    has_crashed = last.job_id == job_id and last.cause in CRASHES
-    if not (has_crashed if starts[-1].restart == job.restart else early):
+    if has_trained and not (is_last and last.cause in CRASHES):
+        return None
+    if not has_trained and early is None:
         return None
     if history.bug is not None:
         return GivenUp(reason=history.bug, job_id=job_id)
