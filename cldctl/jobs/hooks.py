@@ -385,7 +385,7 @@ def _of_evaluation(folder: Path, done: _Done) -> Iterator[tuple[Content, _Done]]
     ends = {**done.evaluations, work.name: f"{state} {job_id}"}
     if ends == done.evaluations:
         return
-    content = {"what": "evaluation", "evaluation": work.name, "link": folder.as_uri()}
+    content: Content = {"what": "evaluation", "evaluation": work.name, "link": folder.as_uri()}
     content |= {"state": state, "reason": reason, "results": results, "job_id": job_id or None}
     content |= {"step": work.request.checkpoint_step, "time": round(time.time(), 3)}
     yield content, replace(done, evaluations=ends)
@@ -397,7 +397,7 @@ def _tell(run: RunFolder, logs: Path, hook: HooksSpec, about: Content) -> None:
     identity = run.identity()
     reason = one_line(about["reason"], _MAX_REASON) if about["reason"] else None
     steps = history.steps if history.steps is not None else run.progress().get("steps")
-    content = {"run": run.name, "path": str(run.path)} | about
+    content: Content = {"run": run.name, "path": str(run.path)} | about
     content |= {"reason": reason, "steps": steps}
     content |= {name: identity.get(name) for name in ("recipe", "group")}
     content |= {"tags": list(history.tags), "note": history.note}
