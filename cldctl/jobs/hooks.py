@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cld_core.config import Recipe
 from cld_core.config.train import HooksSpec
@@ -129,16 +129,14 @@ def heard(run: Path) -> Callable[[Event], None]:
     return lambda event: fire(RunFolder(run)) if isinstance(event, DECISIONS) else None
 
 
-def fire(
-    run: RunFolder, *options: Literal["--decided", "--over"], evaluation: Path | None = None
-) -> None:
+def fire(run: RunFolder, *options: str) -> None:
     """Call the hook for changes of a run, without waiting for it. It never fails.
 
     Args:
         options: ``--decided`` if nothing can follow the last end any more, so that the hook is
             called for it; ``--over`` if cancelled jobs are also known to be gone, although they
-            did not note their end.
-        evaluation: the folder of an evaluation that may have ended, to call the hook for instead.
+            did not note their end; ``--evaluation`` and the folder of an evaluation that may have
+            ended, to call the hook for that instead.
     """
     with contextlib.suppress(Exception):
         logs = run.logs
@@ -155,8 +153,8 @@ def fire(
             RUNNER,
             str(run.path),
             str(logs),
+            *options,
         ]
-        command += [*options, *([] if evaluation is None else ["--evaluation", str(evaluation)])]
         streams: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         environment = {**os.environ, **SAFE_PATH}
         process = subprocess.Popen(
@@ -218,7 +216,7 @@ def end_of(folders: Iterable[Path], within_s: float | None = None) -> None:
             elif isinstance(work, Evaluation) and (
                 work.is_done or work.history().given_up is not None
             ):
-                fire(work.run, evaluation=work.folder)
+                fire(work.run, "--evaluation", str(work.folder))
                 settle(work.run, within_s)
 
 
