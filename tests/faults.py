@@ -172,6 +172,22 @@ budget: retries are counted by cause: a preemption costs none
   - CRASHES: tuple[Cause, ...] = ("crashed",
   + CRASHES: tuple[Cause, ...] = ("crashed", "preempted",
   tests/cldctl/jobs/test_aftermath.py
+bug: training: an error of its code, which would come again, is given up at once
+  - if history.bug is not None:
+  + if False:
+  tests/cldctl/jobs/test_aftermath.py
+stopped-shards: evaluation: a task that is told to stop wishes to begin again
+  - if not outcome.is_done and job.ref.restarts:
+  + if False:
+  tests/cldctl/jobs/test_train.py
+larger-budget: tuning: a larger budget continues a fit that a smaller one has ended
+  - return budget_min is not None and budget_min <= spent_min
+  + return True
+  tests/cld_core/tune/test_job.py
+other-images: statistics: those of other images are not taken for the wanted ones
+  - if content.about.get("identity") != request.fingerprint:
+  + if False:
+  tests/cld_core/evaluate/test_features.py
 cancel-wins: a job that is cancelled does not begin again
   - if ! cldctl_limit; then
   + if false; then

@@ -391,7 +391,8 @@ class History:
         self.requeues.append(event)
         self._queue[event.job_id] = (event.time, event.delay_s)
         self.requeued = event
-        self.verdict = event
+        if self.newest is None or self.newest.cause != "finished":
+            self.verdict = event
         self.not_requeued = None
         self.avoided[event.job_id] = event.exclude
         # By the order of lines, not by their times: clocks jump.

@@ -10,10 +10,10 @@ forgotten after a day.
 import contextlib
 import re
 import socket
-import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from cld_core.errors import (
     LeaseHeldError,
@@ -32,7 +32,7 @@ from cld_core.run.work import Work
 from cld_core.sanitize import one_line
 from cldctl.clusters.base import Cluster, InJob, JobSpec, Requeue
 
-from .process import NOTE_WITHIN_S, UNFIT
+from .process import NOTE_WITHIN_S, UNFIT, log
 
 _MAX_REASON = 500  # characters
 # Seconds for which a rank that failed tries to say so: srun is about to end the others, and this
@@ -82,14 +82,14 @@ def _events(job: InJob, error: Exception) -> Sequence[Event]:
     if isinstance(error, UnfitError):
         if rank in error.hosts:
             node = error.hosts[rank] or host
-            return [_failure("unfit", job, rank, node, str(error), error.check)]
+            return [failed("unfit", job, str(error), rank=rank, host=node, check=error.check)]
         if not error.hosts and rank == 0:
-            return [_failure("unfit", job, 0, "", str(error), error.check)]
+            return [failed("unfit", job, str(error), check=error.check)]
         return []
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, _SHARED) or is_secondary(reason):
         return []
-    return [_failure("rank", job, rank, host, reason)]
+    return [failed("rank", job, reason, rank=rank, host=host)]
 
 
 def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
@@ -97,9 +97,9 @@ def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
     reason = "its ranks could not write down which health check failed; see cldctl logs"
     for task in job.cluster.ended_tasks(_of_this_start(job, offset)):
         if task.code == UNFIT:
-            return [_failure("unfit", job, task.rank, task.node, reason, "folder")]
+            return [failed("unfit", job, reason, rank=task.rank, host=task.node, check="folder")]
     if code == UNFIT:
-        return [_failure("unfit", job, 0, "", reason, "unknown")]
+        return [failed("unfit", job, reason, check="unknown")]
     return []
 
 
@@ -123,16 +123,15 @@ def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed
     if not chosen:
         return None
     how = "it hung, and was killed" if hung else chosen[0].how
-    return _failure("rank", job, chosen[0].rank, chosen[0].node, how)
+    return failed("rank", job, how, rank=chosen[0].rank, host=chosen[0].node)
 
 
-def _failure(kind: Kind, job: InJob, rank: int, host: str, reason: str, check: str = "") -> Failed:
-    failed = Failed(
-        kind, job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, check=check
-    )
-    return replace(
-        failed, reason=one_line(reason, _MAX_REASON), began=job.began if kind == "unfit" else None
-    )
+def failed(kind: Kind, job: InJob, reason: str = "", **more: Any) -> Failed:
+    """The event of a failure in this start of a job; ``more`` are further fields of it."""
+    if kind in ("early", "unfit"):
+        more["began"] = job.began
+    text = one_line(reason, _MAX_REASON)
+    return Failed(kind, job_id=job.ref.job_id, restart=job.restart, reason=text, **more)
 
 
 def _of_this_start(job: InJob, offset: int) -> str:
@@ -143,11 +142,6 @@ def _of_this_start(job: InJob, offset: int) -> str:
 def task_name(work: Work, job: InJob) -> str:
     """What messages call a task of a work."""
     return work.name if work.is_world else f"{work.name}, task {job.ref.job_id}"
-
-
-def announce(name: str, text: str, delay_s: float) -> None:
-    """Say in the log that the job begins again, and when."""
-    print(f"{name}: {text}{AGAIN}{delay_s:.0f} s", file=sys.stderr, flush=True)
 
 
 def is_secondary(text: str) -> bool:
@@ -265,12 +259,9 @@ def begin_again(
         OSError: the wish could not be written.
     """
     history = work.ledger.full_history()
+    name = task_name(work, job)
     if job.ref.job_id in history.cancelled:
-        print(
-            f"{task_name(work, job)}: job {job.ref.job_id} was cancelled: not started again",
-            file=sys.stderr,
-            flush=True,
-        )
+        log(f"{name}: job {job.ref.job_id} was cancelled: not started again")
         return
     of_run: list[Failed] = []
     if work.run is not None and not work.is_world:
@@ -279,11 +270,7 @@ def begin_again(
     avoided, readmitted = for_next_start(history, job, work.nodes(within_s), of_run)
     for node, why in avoided.items():
         if node not in history.avoided.get(job.ref.job_id, ()):
-            print(
-                f"{task_name(work, job)}: node {node} is avoided from now on: {why}",
-                file=sys.stderr,
-                flush=True,
-            )
+            log(f"{name}: node {node} is avoided from now on: {why}")
     # The ledger comes first: the next start reads it.
     event = Wished(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=tuple(avoided))
     work.ledger.note(event, within_s=within_s)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -321,6 +322,8 @@ def test_statistics_without_labels_are_computed_again_when_there_are_some(labell
     order = StatsRequest.of(labelled.recipe(), None, features=True, shards=1)
     work = Statistics(order.folder, order)
     assert work.is_done
+    others = replace(order, data_fingerprint="0" * 64)
+    assert not Statistics(others.folder, others).is_done, "of other images"
     old = {name: value for name, value in about.items() if name != "classes"}
     arrays = {"mu": content.mu, "sigma": content.sigma, "pool_3": content.features}
     stats_file.write(file, old, arrays)
