@@ -14,7 +14,7 @@ from pathlib import Path
 from cld_core.errors import NotFoundError
 from cld_core.files import opened
 from cld_core.run import RunFolder
-from cld_core.run.events import Failed, JobRef, TurnedAway, fate_of
+from cld_core.run.events import JobRef, TurnedAway, fate_of
 from cld_core.run.folder import is_name
 from cld_core.run.groups import GROUPS
 from cld_core.run.history import Attempt, History
@@ -22,7 +22,7 @@ from cld_core.run.lease import newest
 from cld_core.sanitize import printable
 from cldctl import clusters
 from cldctl.clusters import job_logs
-from cldctl.jobs.failures import is_secondary
+from cldctl.jobs import failures
 from cldctl.jobs.process import MARK
 
 from . import survey
@@ -543,7 +543,7 @@ def failed_log(run: RunFolder, number: int | None) -> tuple[Log, str]:
 def first_failure(run: RunFolder, history: History, attempt: Attempt) -> FirstFailure:
     """The rank that failed first: as the ranks noted, else as launcher and ranks printed."""
     printed = functools.cache(functools.partial(_printed, run, attempt))
-    noted = _noted(history, attempt)
+    noted = failures.noted_first(history, attempt)
     culprit: _Culprit | None = None
     if noted is not None:
         culprit = noted.rank, noted.host, noted.reason, noted.time
@@ -560,32 +560,6 @@ def _printed(run: RunFolder, attempt: Attempt, rank: int) -> list[tuple[LogRange
     with contextlib.suppress(NotFoundError, OSError):
         return [(part, _tail(part)) for part in of_training(run, attempt.attempt, rank).parts()]
     return []
-
-
-def _noted(history: History, attempt: Attempt) -> Failed | None:
-    """What the rank that failed first has noted; None if it has noted nothing.
-
-    Failures that follow from that of another rank do not count.
-    """
-    start = attempt.job_id, attempt.restart
-    failures = (
-        failure
-        for failure in history.failures
-        if failure.kind == "rank" and failure.start == start and not is_secondary(failure.reason)
-    )
-    return min(failures, key=lambda failure: failure.time, default=None)
-
-
-def with_culprits(history: History) -> History:
-    """The history, with the reason of the rank that failed first in attempts that blame another."""
-
-    def explained(attempt: Attempt) -> Attempt:
-        if not is_secondary(attempt.detail or "") or (first := _noted(history, attempt)) is None:
-            return attempt
-        return replace(attempt, detail=f"rank {first.rank} on {first.host}: {first.reason}")
-
-    attempts = list(map(explained, history.attempts))
-    return history if attempts == history.attempts else replace(history, attempts=attempts)
 
 
 def _last_words(
@@ -628,7 +602,7 @@ def _by_logs(run: RunFolder, attempt: Attempt, printed: _Printed) -> _Culprit | 
     for rank in ranks:
         for part, lines in printed(rank):
             errors = [line for line in lines if _ERROR.match(line)]
-            if part.is_errors and errors and not is_secondary(errors[-1]):
+            if part.is_errors and errors and not failures.is_secondary(errors[-1]):
                 found.append((_ended(part, lines), rank, errors[-1]))
     if not found:
         return None

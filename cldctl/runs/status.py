@@ -28,7 +28,6 @@ from cld_core.sanitize import local_time, one_line
 from cldctl.jobs import failures
 
 from . import usage
-from .logs import with_culprits
 from .survey import Answers
 
 if TYPE_CHECKING:
@@ -179,7 +178,7 @@ def status_of(
     progress = run.progress()
     identity = run.identity()
     checkpoints = run.steps_to_continue_from()
-    history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
+    history = failures.with_culprits(run.ledger.history().with_progress(progress, checkpoints))
     state = state_of(history, RunFacts(run), answers)
     is_running = state.name == "RUNNING"
     job = state.job
