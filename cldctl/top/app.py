@@ -27,7 +27,7 @@ from cld_core.run.state import ALIVE, OVER, RESUMABLE, WAITS
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import one_line, printable
 from cldctl.runs.index import Index
-from cldctl.runs.logs import Log, Tail, failed_log, of_evaluation, of_training
+from cldctl.runs.logs import Log, LogReader, failed_log, of_evaluation, of_training
 from cldctl.runs.selection import Selection
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.why import Why
@@ -215,7 +215,8 @@ class LogScreen(TextScreen):
         # Each request finds the next log from the one on the screen, and tells whether its rank
         # failed first; None ends the thread.
         self._requests: queue.Queue[Callable[[Log | None], tuple[Log, bool]] | None] = queue.Queue()
-        self._open_lines: dict[Path, bytes] = {}
+        # The last line of the output, and of the log of errors, while they have no ends.
+        self._open_lines: dict[bool, bytes] = {}
 
     def on_mount(self) -> None:
         self.entitle(self._of.name)
@@ -234,7 +235,7 @@ class LogScreen(TextScreen):
     def _read(self) -> None:
         """In the background: open requested logs, and pass on new lines."""
         log: Log | None = None
-        tail = Tail(_FIRST_LINES)
+        reader: LogReader | None = None
         while True:
             try:
                 with contextlib.suppress(queue.Empty):
@@ -243,26 +244,28 @@ class LogScreen(TextScreen):
                     if not self._of.exists:
                         raise NotFoundError(f"{self._of.name}: the run is gone")
                     log, failed_first = request(log)
-                    tail = Tail(_FIRST_LINES)
+                    reader = LogReader(log, tail=_FIRST_LINES)
                     self._open_lines.clear()
                     self.later(self._open, log, failed_first)
-                if log is not None and (lines := self._new_lines(tail, log)):
+                if reader is not None and (lines := self._new_lines(reader)):
                     self.later(self._write, lines)
             except Exception as error:
                 self.later(self._refuse, said(error))
 
-    def _new_lines(self, tail: Tail, log: Log) -> list[tuple[str, bool]]:
+    def _new_lines(self, reader: LogReader) -> list[tuple[str, bool]]:
         """Lines without control characters, each with whether it is from the log of errors."""
+        unchanged = set(self._open_lines)
         found = []
-        for part in tail.new_parts(log):
-            content = self._open_lines.pop(part.file, b"") + b"".join(part.lines())
-            *lines, rest = content.split(b"\n")
+        for line, is_error in reader.new_lines():
+            unchanged.discard(is_error)
+            line = self._open_lines.pop(is_error, b"") + line
             # A line without an end is kept until nothing more is written to it.
-            if rest and part.begin != part.end:
-                self._open_lines[part.file] = rest
-            elif rest:
-                lines.append(rest)
-            found += [(_printable(line), part.is_errors) for line in lines]
+            if line.endswith(b"\n"):
+                found.append((_printable(line[:-1]), is_error))
+            else:
+                self._open_lines[is_error] = line
+        for is_error in unchanged:
+            found.append((_printable(self._open_lines.pop(is_error)), is_error))
         return found
 
     def _open(self, log: Log, failed_first: bool) -> None:
