@@ -58,7 +58,7 @@ def rm(
             err.print(f"{row.name}: {size(entry.size)}; {row.reason}")
             continue
         evals = f"{len(row.evals)} evaluation{'' if len(row.evals) == 1 else 's'}"
-        changed = age(row.heard_of)
+        changed = age(row.last_change)
         err.print(f"{row.name}: {row.state}, {size(entry.size)}, {evals}, last change {changed}")
     subject = removals[0].run.name if len(removals) == 1 else f"{len(removals)} runs"
     total = size(sum(entry.size for entry in removals))

@@ -181,7 +181,7 @@ def with_culprits(history: History) -> History:
     return history if attempts == history.attempts else replace(history, attempts=attempts)
 
 
-def lately(history: History, now: float) -> tuple[int, str]:
+def recent_crashes(history: History, now: float) -> tuple[int, str]:
     """The number of crashes within a day and since the last request, and a message about them."""
     attempts = [
         attempt

@@ -100,7 +100,7 @@ def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
         CldError: something is alive, or that cannot be found out.
     """
     with locks.only_one(run.path):
-        answers = survey.lately(run, survey.TO_LOOK_S)
+        answers = survey.fresh_answers(run, survey.TO_LOOK_S)
         require_over(run, answers, otherwise)
         gone = {
             job.job_id for job, is_settled in _jobs(run) if not answers.may_live(job, is_settled)

@@ -150,7 +150,7 @@ def continued(
     if begun.group is None:
         max_age_s = continuation.max_age_s
         return [
-            _ready(run, continuation, begun.cluster, about, survey.lately(run, max_age_s))
+            _ready(run, continuation, begun.cluster, about, survey.fresh_answers(run, max_age_s))
             for run in runs
         ]
     jobs = survey.jobs_of_all(runs)

@@ -152,7 +152,7 @@ def ask_about(jobs: Sequence[tuple[JobRef, bool]], *, max_age_s: float = 0.0) ->
     return ask([job for job, _ in jobs], settled, max_age_s=max_age_s)
 
 
-def lately(run: RunFolder, max_age_s: float) -> Answers:
+def fresh_answers(run: RunFolder, max_age_s: float) -> Answers:
     """Answers about a run that are not older than this, seconds.
 
     One poll about many runs serves each of them.

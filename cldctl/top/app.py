@@ -29,7 +29,7 @@ from cld_core.sanitize import one_line, printable
 from cldctl.runs.index import Index
 from cldctl.runs.logs import Log, LogReader, failed_log, of_evaluation, of_training
 from cldctl.runs.selection import Selection
-from cldctl.runs.status import RunStatus, said
+from cldctl.runs.status import RunStatus, message_of
 from cldctl.runs.why import Why
 from cldctl.show.console import duration, number, short
 from cldctl.show.runs import Look, Query, group_details, nothing, states
@@ -250,7 +250,7 @@ class LogScreen(TextScreen):
                 if reader is not None and (lines := self._new_lines(reader)):
                     self.later(self._write, lines)
             except Exception as error:
-                self.later(self._refuse, said(error))
+                self.later(self._refuse, message_of(error))
 
     def _new_lines(self, reader: LogReader) -> list[tuple[str, bool]]:
         """Lines without control characters, each with whether it is from the log of errors."""
@@ -542,7 +542,7 @@ class MainScreen(Watching):
                 query = query or Query(Index(self._root), self._which, self._everything)
                 look = query.look()
             except Exception as error:
-                look = replace(self._look, problem=f"{self._root}: {said(error)}")
+                look = replace(self._look, problem=f"{self._root}: {message_of(error)}")
             self._since = None
             self._look = look
             self._has_looked = True
@@ -558,7 +558,7 @@ class MainScreen(Watching):
                 detail, has_more = self._files.read(*self._wanted, self._look.seen.answers)
                 self._problem = ""
             except Exception as error:
-                self._problem = f"the files of runs cannot be read: {said(error)}"
+                self._problem = f"the files of runs cannot be read: {message_of(error)}"
             self._detail = detail
             self.later(self._show)
             self._changed.wait(_PART_S if has_more else _EVERY_S)

@@ -34,7 +34,7 @@ from cldctl import clusters
 from cldctl.page.curves import LOSS, Curves
 from cldctl.runs import why
 from cldctl.runs.selection import command
-from cldctl.runs.status import RunStatus, said
+from cldctl.runs.status import RunStatus, message_of
 from cldctl.runs.survey import Answers
 from cldctl.show.console import duration, number
 from cldctl.show.runs import details
@@ -93,7 +93,7 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
             try:
                 shards[entry["id"]] = shards_of(Evaluation(run.evals / entry["id"]), entry, answers)
             except (CldError, OSError) as error:
-                explained.row.problems.append(f"{entry['id']}: {said(error)}")
+                explained.row.problems.append(f"{entry['id']}: {message_of(error)}")
     return Detail(explained, shards)
 
 
@@ -324,7 +324,7 @@ class Command:
             if self.code == 0 and self.words[0] == "report":
                 self.output += _open(Path(self.words[1]) / "report.html")
         except Exception as error:
-            self.output += f"error: {said(error)}\n"
+            self.output += f"error: {message_of(error)}\n"
             self.code = 1
         printed()
 
