@@ -162,7 +162,7 @@ def logs(
 
     Example: cldctl logs --failed --tail 20
     """
-    from cldctl.runs.logs import LogReader, failed_log, of_evaluation, of_training
+    from cldctl.runs.logs import LogReader, failed_log, find_log
 
     is_set = {
         "--rank": rank is not None,
@@ -185,10 +185,8 @@ def logs(
     if failed:
         log, what = failed_log(run, attempt)
         err.print(what, style="dim")
-    elif evaluation is None:
-        log = of_training(run, attempt, rank or 0)
     else:
-        log = of_evaluation(run, evaluation, shard, rank or 0)
+        log = find_log(run, attempt=attempt, evaluation=evaluation, shard=shard, rank=rank)
     if log.note is not None:
         warn(log.note)
     if not follow and not (log.all_ranks() if all_ranks else log.files()):

@@ -182,6 +182,24 @@ class Log:
         return not survey.ask([self.job], max_age_s=survey.TO_LOOK_S).of(self.job).is_gone
 
 
+def find_log(
+    run: RunFolder,
+    *,
+    attempt: int | None = None,
+    evaluation: str | None = None,
+    shard: int | None = None,
+    rank: int | None = None,
+) -> Log:
+    """The log of a rank, 0 by default, of an evaluation, an attempt or the newest job.
+
+    Raises:
+        NotFoundError, UsageError: as `of_evaluation` and `of_training`.
+    """
+    if evaluation is None:
+        return of_training(run, attempt, rank or 0)
+    return of_evaluation(run, evaluation, shard, rank or 0)
+
+
 def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
     """The log of an attempt, or of the newest job that was not turned away.
 

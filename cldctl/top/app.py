@@ -27,13 +27,13 @@ from cld_core.run.state import ALIVE, OVER, RESUMABLE, WAITS
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import one_line, printable
 from cldctl.runs.index import Index
-from cldctl.runs.logs import Log, LogReader, failed_log, of_evaluation, of_training
+from cldctl.runs.logs import Log, LogReader, failed_log, find_log
 from cldctl.runs.selection import Selection
 from cldctl.runs.status import RunStatus, message_of
 from cldctl.runs.why import Why
-from cldctl.show.console import duration, number, short
-from cldctl.show.runs import Look, Query, group_details, nothing, states
-from cldctl.show.tables import STYLES, state_text
+from cldctl.show.console import duration, short
+from cldctl.show.runs import Look, Query, group_details, nothing, run_columns, states
+from cldctl.show.tables import STYLES
 
 from .selected import Command, Detail, Files, LossCurve, Printable, command_for, panel
 
@@ -121,7 +121,7 @@ def first_log(run: RunFolder) -> tuple[Log, bool]:
         is_newest = not history.jobs or history.jobs[-1].job.job_id == last.job_id
         if is_newest:
             return failed_log(run, None)[0], True
-    return of_training(run, None, 0), False
+    return find_log(run), False
 
 
 def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
@@ -136,15 +136,15 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
     Raises:
         NotFoundError: there is only one.
     """
-    shown: dict[str, Any] = {
-        name: getattr(log, name, None) for name in ("evaluation", "attempt", "rank")
-    }
+    # A rank is one of an attempt, and that is one of a training.
+    names = ("evaluation", "attempt", "rank")
+    outer = {name: getattr(log, name, None) for name in names[: names.index(what) + 1]}
+    shown = outer.pop(what)
     options: list[Any] = []
     if what == "rank":
         # The ranks of the log as it is now: a newer job may have begun.
-        options += map(int, _log(run, **shown).ranks())
+        options += map(int, find_log(run, **outer, rank=shown).ranks())
     elif what == "attempt":
-        shown["rank"] = None
         history = run.ledger.history()
         for attempt in history.attempts:
             # The output of an attempt that another launcher started is not in the folder.
@@ -152,27 +152,14 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
                 options.append(attempt.attempt)
         options.append(None)
     else:
-        shown |= {"rank": None, "attempt": None}
-        works = (work for work in reversed(evaluations_of(run)) if work.ledger.history().jobs)
+        works = (work for work in reversed(evaluations_of(run)) if work.history().jobs)
         options += (None, *(work.name for work in works))
     if len(options) < 2 and what == "evaluation":
         raise NotFoundError(f"{run.name}: no evaluation was started.")
     if len(options) < 2:
         raise NotFoundError(f"{run.name}: there is only one {what}.")
-    place = options.index(shown[what]) if shown[what] in options else 0
-    return _log(run, **shown | {what: options[(place + step) % len(options)]})
-
-
-def _log(
-    run: RunFolder,
-    evaluation: str | None = None,
-    attempt: int | None = None,
-    rank: int | None = None,
-) -> Log:
-    """The log of a rank, 0 if None, of the newest job, an attempt or an evaluation."""
-    if evaluation is not None:
-        return of_evaluation(run, evaluation, None, rank or 0)
-    return of_training(run, attempt, rank or 0)
+    place = options.index(shown) if shown in options else 0
+    return find_log(run, **outer, **{what: options[(place + step) % len(options)]})
 
 
 def _printable(line: bytes) -> str:
@@ -410,38 +397,32 @@ class RunTable(DataTable[RenderableType]):
             )
 
     def _cells_of(self, line: ListedItem) -> list[RenderableType]:
+        cells: dict[str, RenderableType] = {}
         row = line.row
         if row is None:
-            name = Text(f"{'▸' if line.is_folded else '▾'} {line.name}", "bold", no_wrap=True)
             done = short(sum(row.step for row in line.members))
             total = short(sum(row.steps or 0 for row in line.members))
-            cells = {
-                "run": name,
-                "state": Text(f"{len(line.members)} runs", "dim"),
-                "step": _right(f"{done}/{total}"),
-                "why": Text(states(line.members)),
-            }
+            mark = "▸" if line.is_folded else "▾"
+            cells["run"] = Text(f"{mark} {line.name}", "bold", no_wrap=True)
+            cells["state"] = Text(f"{len(line.members)} runs", "dim")
+            cells["step"] = Text(f"{done}/{total}", justify="right", no_wrap=True)
+            cells["why"] = Text(states(line.members))
             return [cells.get(column, Text()) for column in _COLUMNS]
-        losses = self._losses(row)
+        for heading, (cell, *_) in run_columns([row]).items():
+            cells[heading] = cell
+            if isinstance(cell, str):
+                cells[heading] = Text(cell, justify="right", no_wrap=True)
+        indent = "" if line.group is None else "  "
+        cells["run"] = Text(indent + one_line(row.name), no_wrap=True)
+        if losses := self._losses(row):
+            cells["curve"] = LossCurve(losses, _CURVE)
         last = row.attempts[-1]["cause"] if row.attempts and row.state in RESUMABLE else None
         style = "yellow" if row.state in WAITS else "dim"
         if row.state in ("FAILED", "LOST"):
             style = "red"
-        indent = "" if line.group is None else "  "
-        return [
-            Text(indent + one_line(row.name), no_wrap=True),
-            state_text(row.state),
-            _right(f"{short(row.step)}/{short(row.steps)}"),
-            _right(duration(row.eta_s)),
-            _right(number(row.shown_loss)),
-            LossCurve(losses, _CURVE) if losses else Text(),
-            _right(number(row.steps_per_s, 3)),
-            Text(one_line(row.reason or last or row.note or ""), style, no_wrap=True),
-        ]
-
-
-def _right(text: str) -> Text:
-    return Text(text, justify="right", no_wrap=True)
+        reason = one_line(row.reason or last or row.note or "")
+        cells["why"] = Text(reason, style, no_wrap=True)
+        return [cells.get(column, Text()) for column in _COLUMNS]
 
 
 class Question(ModalScreen[bool]):
