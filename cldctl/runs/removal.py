@@ -158,7 +158,7 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
         UsageError: it is alive.
     """
     jobs = _jobs(run)
-    answers.require(survey.needed_for(jobs), otherwise)
+    answers.require_about(jobs, otherwise)
     status = status_or_reason(run, answers) if run.is_damaged else status_of(run, answers)
     cancel = f"Wait, or end it first with `{command(f'cancel {run.name}', run)}`"
     if status.state not in OVER:
