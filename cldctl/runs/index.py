@@ -272,18 +272,12 @@ def concurrent_map(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """The results for all items, in their order; in threads if the disk is slow."""
     before = time.perf_counter() - time.thread_time()
     first = [function(item) for item in items[:_FIRST]]
+    rest = items[_FIRST:]
     if time.perf_counter() - time.thread_time() - before < _FIRST * _SLOW_S:
-        return [*first, *map(function, items[_FIRST:])]
-    size = 1 + len(items) // _THREADS
-    parts = [items[begin : begin + size] for begin in range(_FIRST, len(items), size)]
-    ended: list[bool] = []
+        return [*first, *map(function, rest)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda part: [function(item) for item in part if not ended], parts)
-        try:
-            return [*first, *itertools.chain.from_iterable(found)]
-        except BaseException:  # After Ctrl-C, the rest is not computed.
-            ended.append(True)
-            raise
+        # After Ctrl-C, the iterator cancels what has not begun.
+        return [*first, *pool.map(function, rest)]
 
 
 def _file_for(root: Path) -> Path | None:

@@ -243,7 +243,7 @@ def copy_of(folder: Path) -> Code:
     return Code(manifest, {name: folder / name for name in manifest.checksums}, content)
 
 
-def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
+def store(place: Path, new_code: Code, like: Path | None = None) -> Path:
     """Store code in the folder of a run or group, unless it is there intact; returns its folder.
 
     Only this user can write into new files, also while they are written: a job will run them.
@@ -255,7 +255,7 @@ def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
         UsageError: the path cannot be searched for modules.
         CldError: it cannot be written, or a file has changed meanwhile.
     """
-    manifest = wanted.manifest
+    manifest = new_code.manifest
     folder = code.place_of(place, manifest.code)
     if manifest.kind == "copy" and os.pathsep in str(folder):
         raise UsageError(
@@ -271,18 +271,18 @@ def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
         with _storing(draft):
             folder.parent.mkdir(parents=True, exist_ok=True)
             os.umask(umask | 0o022)
-            new = draft / folder.name
-            for parent in {(new / name).parent for name in (code.MANIFEST, *manifest.checksums)}:
+            copy = draft / folder.name
+            for parent in {(copy / name).parent for name in (code.MANIFEST, *manifest.checksums)}:
                 # Python would make this folder with the rights that a job's umask gives.
                 (parent / "__pycache__").mkdir(parents=True, exist_ok=True)
             for name, sha256 in manifest.checksums.items():
                 equal = None if like is None else like / name
-                _fill(new / name, wanted.files[name], sha256, equal)
-            (new / code.PATCH).write_bytes(wanted.patch)
-            write_json(new / code.MANIFEST, to_plain(manifest))
+                _fill(copy / name, new_code.files[name], sha256, equal)
+            (copy / code.PATCH).write_bytes(new_code.patch)
+            write_json(copy / code.MANIFEST, to_plain(manifest))
             if os.path.lexists(folder):  # What is damaged goes with the draft.
                 folder.rename(draft / "damaged")
-            new.rename(folder)
+            copy.rename(folder)
     finally:
         os.umask(umask)
         shutil.rmtree(draft, ignore_errors=True)

@@ -481,7 +481,7 @@ class MainScreen(Watching):
         self._problem = ""
         self._detail: Detail | None = None
         # The runs whose files are read: the selected one, and those that are visible.
-        self._wanted: tuple[RunStatus | None, Sequence[RunStatus]] = (None, ())
+        self._targets: tuple[RunStatus | None, Sequence[RunStatus]] = (None, ())
         self._changed = threading.Event()
         self._ended = threading.Event()
         # Groups that the user has folded or unfolded.
@@ -536,7 +536,7 @@ class MainScreen(Watching):
             detail = None
             has_more = False
             try:
-                detail, has_more = self._files.read(*self._wanted, self._look.seen.answers)
+                detail, has_more = self._files.read(*self._targets, self._look.seen.answers)
                 self._problem = ""
             except Exception as error:
                 self._problem = f"the files of runs cannot be read: {message_of(error)}"
@@ -568,8 +568,8 @@ class MainScreen(Watching):
     def _show_selected(self) -> None:
         line, detail = self.selected, self._detail
         row = None if line is None else line.row
-        before = self._wanted[0]
-        self._wanted = (row, self.query_one(RunTable).visible_rows)
+        before = self._targets[0]
+        self._targets = (row, self.query_one(RunTable).visible_rows)
         if row is not None and (before is None or before.path != row.path):
             self._changed.set()
         shown: RenderableType = Text(self._nothing(), "dim")
