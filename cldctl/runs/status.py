@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 from cld_core.errors import CldError
-from cld_core.records import real
+from cld_core.records import real, to_plain
 from cld_core.run import RunFolder
 from cld_core.run import recipe as frozen
 from cld_core.run.folder import ReportedProgress
@@ -283,11 +283,10 @@ def _silence(progress: ReportedProgress, phase: str | None, history: History) ->
 
 def _attempts(history: History, state: str, times: Sequence[Stretch]) -> list[dict[str, Any]]:
     ran_s = {stretch.attempt.attempt: round(stretch.allocated_s, 3) for stretch in times}
-    rows = []
-    for attempt in history.attempts:
-        row = {name: getattr(attempt, name) for name in _ATTEMPT}
-        row["ran_s"] = ran_s.get(attempt.attempt)
-        rows.append(row)
+    rows = [
+        {name: getattr(attempt, name) for name in _ATTEMPT} | {"ran_s": ran_s.get(attempt.attempt)}
+        for attempt in history.attempts
+    ]
     if state == "LOST" and rows and rows[-1]["cause"] is None:
         rows[-1]["cause"] = "killed"
     return rows
@@ -417,17 +416,15 @@ def _sweeps(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str
     from cld_core.run.evaluations import sweeps_of
 
     finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
-    rows = []
-    for _, sweep in sweeps_of(run):
-        axes = [{"key": axis.key, "values": list(axis.values)} for axis in sweep.axes]
-        row = {
+    return [
+        {
             "id": sweep.id,
-            "axes": axes,
+            "axes": to_plain(sweep.axes),
             "evaluations": list(sweep.evaluations),
             "done": len(finished.intersection(sweep.evaluations)),
         }
-        rows.append(row)
-    return rows
+        for _, sweep in sweeps_of(run)
+    ]
 
 
 # The first digits of a digest are enough to compare it.

@@ -101,14 +101,14 @@ class Files:
     """Reads files of the runs on the screen: losses of all, everything about the selected one."""
 
     def __init__(self) -> None:
-        # By the path of a run, with the state and step at which its curve was complete.
-        self._curves: dict[str, tuple[Curves, tuple[str, int] | None]] = {}
+        # By the path of a run.
+        self._curves: dict[str, Curves] = {}
 
     def losses(self, row: RunStatus) -> Sequence[float]:
         """The losses of a run that have been read."""
         # Another thread may replace the dictionary between two lookups.
-        found = self._curves.get(row.path)
-        return () if found is None else found[0].losses
+        curves = self._curves.get(row.path)
+        return () if curves is None else curves.losses
 
     def read(
         self, selected: RunStatus | None, shown: Sequence[RunStatus], answers: Answers
@@ -119,21 +119,16 @@ class Files:
             The detail of the selected run, and whether there is more to read of any run.
         """
         detail = None if selected is None else detail_of(selected, answers)
-        rows = {row.path: row for row in (selected, *shown) if row is not None}
-        found: dict[str, tuple[Curves, tuple[str, int] | None]] = {}
         has_more = False
-        for path, row in rows.items():
-            new = (Curves(RunFolder(path).tensorboard, LOSS), None)
-            curves, complete = self._curves.get(path, new)
-            if row.state not in OVER or complete != (row.state, row.step):
-                with contextlib.suppress(OSError):
-                    if curves.look():
-                        has_more = True
-                        complete = None
-                    else:
-                        complete = (row.state, row.step)
-            found[path] = (curves, complete)
-        self._curves = found
+        curves = {}
+        for row in (selected, *shown):
+            if row is None or row.path in curves:
+                continue
+            new = Curves(RunFolder(row.path).tensorboard, LOSS)
+            curves[row.path] = self._curves.get(row.path, new)
+            with contextlib.suppress(OSError):
+                has_more |= curves[row.path].look()
+        self._curves = curves
         return detail, has_more
 
 
