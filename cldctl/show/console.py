@@ -205,10 +205,8 @@ def shortened(name: str, width: int) -> str:
 
 def strong(*parts: str) -> Text:
     """A text whose second, fourth, ... part is bold."""
-    text = Text()
-    for index, part in enumerate(parts):
-        text.append(part, "bold" if index % 2 else None)
-    return text
+    styles = itertools.cycle(("", "bold"))
+    return Text.assemble(*zip(parts, styles, strict=False))
 
 
 def say_next(place: "RunFolder", *texts: str) -> None:

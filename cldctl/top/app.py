@@ -311,11 +311,8 @@ def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[Li
         turned: names of groups that the user has folded or unfolded. The others are folded once all
             their runs are over.
     """
-    by_name = sorted(rows, key=lambda row: row.name)
     groups: dict[str, list[RunStatus]] = {}
-    for row in sorted(
-        by_name, key=lambda row: (row.state not in OVER, row.created or 0.0), reverse=True
-    ):
+    for row in sorted(rows, key=lambda row: (row.state in OVER, -(row.created or 0.0), row.name)):
         # A run without a group is alone under its path, which is not the name of any group.
         groups.setdefault(row.group or row.path, []).append(row)
     lines: list[ListedItem] = []
@@ -325,7 +322,8 @@ def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[Li
             continue
         is_folded = all(row.state in OVER for row in members) != (name in turned)
         lines.append(ListedItem(None, name, tuple(members), is_folded))
-        lines += [] if is_folded else [ListedItem(row, name) for row in members]
+        if not is_folded:
+            lines += (ListedItem(row, name) for row in members)
     return lines
 
 

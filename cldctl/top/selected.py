@@ -141,7 +141,8 @@ def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, Re
     explained = detail.why
     row = explained.row
     yield "why", Text(explained.headline, STYLES[row.state])
-    yield from (("do", Text(text)) for text in [explained.do] if text)
+    if explained.do:
+        yield "do", Text(explained.do)
     if row.steps:
         progress = f"{100 * row.step / row.steps:.1f}%"
         if row.eta_s is not None:
@@ -156,11 +157,11 @@ def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, Re
         yield "eval", Text(name)
         marks = [_SHARDS[state] for state in states[:_MOST_SHARDS]]
         yield "", Text.assemble(*marks, overflow="fold")
-        legend = []
+        legend = Text()
         for state, mark in _SHARDS.items():
             if state in states:
-                legend.append(Text.assemble(mark, f" {states.count(state)} {state}"))
-        yield "", Text("  ").join(legend)
+                legend.append(*mark).append(f" {states.count(state)} {state}  ")
+        yield "", legend
 
 
 class LossCurve(Sparkline[float]):
@@ -192,9 +193,6 @@ class TimeLine:
 
     def __init__(self, explained: why.Why) -> None:
         self._explained = explained
-        self._ends = [
-            (it, STYLES[state], word, LETTERS.get(word, "?")) for it, state, word in explained.ends
-        ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         pieces = list(self._pieces())
@@ -213,8 +211,9 @@ class TimeLine:
         yield Text(f"{duration(total)} since {local_time(begin, '%b %d %H:%M')}", "dim")
         # The letters of the ends, and how often attempts ended so.
         legend = Text()
-        for (style, word, letter), times in Counter(end[1:] for end in self._ends).items():
-            legend.append(letter, f"reverse {style}")
+        ends = Counter((state, word) for _, state, word in self._explained.ends)
+        for (state, word), times in ends.items():
+            legend.append(LETTERS.get(word, "?"), f"reverse {STYLES[state]}")
             legend.append(f" {word} ×{times}  " if times > 1 else f" {word}  ")
         marks = ((_WAITING, "yellow"), " queued  ", (_STARTING, "cyan"), " starting")
         yield Text.assemble(legend, *marks)
@@ -222,11 +221,13 @@ class TimeLine:
     def _pieces(self) -> Iterator[tuple[float, float, str, str]]:
         """The pieces of the line: begin, end, mark (with the letter at its end) and colour."""
         end = 0.0
-        for it, style, _, letter in self._ends:
-            yield max(it.began - it.waited_s, end), it.began, _WAITING, "yellow"
-            yield it.began, it.started, _STARTING, "cyan"
-            yield it.started, it.until, _TRAINING + letter, style
-            end = it.until
+        for stretch, state, word in self._explained.ends:
+            queued = stretch.began - stretch.waited_s
+            yield max(queued, end), stretch.began, _WAITING, "yellow"
+            yield stretch.began, stretch.started, _STARTING, "cyan"
+            mark = _TRAINING + LETTERS.get(word, "?")
+            yield stretch.started, stretch.until, mark, STYLES[state]
+            end = stretch.until
         if self._explained.row.state in WAITS:
             submitted = [event.time for event in self._explained.history.submitted]
             yield max([end, *submitted]), time.time(), _WAITING, "yellow"
@@ -252,13 +253,13 @@ def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> l
             return "done"
         if (event := claims.get(shard)) is None:
             return "missing"
-        seen = answers.of(event.job)
-        if entry["state"] == "STOPPED" or seen.is_gone:
+        answer = answers.of(event.job)
+        if entry["state"] == "STOPPED" or answer.is_gone:
             return "missing" if event.job.job_id in history.cancelled else "failed"
         # A task computes its shards one after the other.
-        is_alone = event.shards is not None and len(event.shards) == 1
-        is_live = seen.phase in ("running", "suspended", "ending")
-        return "running" if is_live and (is_alone or shard in begun) else "waiting"
+        has_begun = shard in begun or (event.shards is not None and len(event.shards) == 1)
+        is_live = answer.phase in ("running", "suspended", "ending")
+        return "running" if is_live and has_begun else "waiting"
 
     return [state_of(shard) for shard in range(number)]
 
