@@ -220,7 +220,7 @@ def _require_removable(run: RunFolder) -> None:
             f"{run.path.parent}: you may not write into it. Nothing was removed. Ask its owner."
         )
     inner = [os.path.join(parent, name) for parent, names, _ in os.walk(run.path) for name in names]
-    for folder in (run.path, *inner):
+    for folder in (str(run.path), *inner):
         if not os.path.islink(folder) and not os.access(folder, os.W_OK | os.X_OK | os.R_OK):
             name = user_name(os.lstat(folder).st_uid)
             raise CldError(

@@ -230,7 +230,7 @@ class _Head(ProgressColumn):
 class Bars(Progress):
     """A context that shows progress bars on stderr.
 
-    Each task has the fields ``head``, a text before the bar, which may be folded, and ``known``, a
+    Each task has the fields ``head``, a text before the bar, which may be folded, and ``detail``, a
     text behind it. In a pipe or file, and in quiet mode, it is disabled: callers print lines
     instead.
     """
@@ -240,7 +240,7 @@ class Bars(Progress):
             SpinnerColumn(),
             _Head(),
             BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2),
-            TextColumn("{task.fields[known]}", markup=False),
+            TextColumn("{task.fields[detail]}", markup=False),
         ]
         # With --follow, the text behind the bar contains the elapsed time.
         if is_transient:
@@ -266,7 +266,7 @@ class Working(Bars):
     def __init__(self, what: str, *, announced: bool = False) -> None:
         super().__init__(is_transient=True)
         self._what = "" if announced else one_line(what)
-        self._task = self.add_task("", total=None, head=Text(self._what), known="")
+        self._task = self.add_task("", total=None, head=Text(self._what), detail="")
         self.phase(what)
 
     def phase(self, what: str) -> None:
@@ -275,7 +275,7 @@ class Working(Bars):
         if what == self._what:
             return
         self._what = what
-        self.reset(self._task, total=None, head=Text(what), known="")
+        self.reset(self._task, total=None, head=Text(what), detail="")
         if self.disable:
             err.print(what, style="dim")
 
@@ -283,11 +283,11 @@ class Working(Bars):
         """Show how much of the phase is done; ``total`` is None if it is unknown."""
         self.update(self._task, completed=done, total=total)
         whole = "" if total is None else f"/{total:,}"
-        known = one_line(f"{done:,}{whole} {unit}")
+        detail = one_line(f"{done:,}{whole} {unit}")
         left_s = self.tasks[0].time_remaining
         if left_s is not None:
-            known += f"  {duration(left_s)} left"
-        self.update(self._task, known=known)
+            detail += f"  {duration(left_s)} left"
+        self.update(self._task, detail=detail)
 
 
 class _Log(logging.Handler):
