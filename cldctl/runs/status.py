@@ -150,7 +150,7 @@ def status_or_reason(
         if problem is None:
             return status_of(run, answers, works)
     except Exception as error:
-        problem = f"its files cannot be read: {message_of(error)}"
+        problem = f"its files cannot be read: {one_line(message_of(error))}"
     return RunStatus(
         name=run.name, path=str(run.path), state="LOST", reason=problem, is_readable=False
     )

@@ -169,7 +169,7 @@ def explained(row: RunStatus, answers: Answers, *, polls: bool = False) -> Why:
         try:
             return make()
         except Exception as error:
-            problems.append(f"{what}: {message_of(error)}")
+            problems.append(f"{what}: {one_line(message_of(error))}")
             return otherwise
 
     if not row.is_readable:
