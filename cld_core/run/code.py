@@ -215,7 +215,7 @@ def problem_of(folder: Path, manifest: Manifest) -> str | None:
         try:
             status = os.lstat(folder / name)
             # A file may have another name in a run whose files were opened to a group.
-            if (problem := ownership_problem(status)) is not None:
+            if problem := ownership_problem(status):
                 return f"{name}: {problem}; `chmod -R go-w` takes that away"
             if digest_of(folder / name) != sha256:
                 return f"{name} was changed"

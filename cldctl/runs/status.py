@@ -370,12 +370,14 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     rms = {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
     kept = solution.kept if solution.kept in rms else None
     best = rms.get(kept or "")
-    untuned = rms.get("untuned")
+    gain = None
+    if best and "untuned" in rms:
+        gain = rms["untuned"] / best
     return {
         **row,
         "kept": kept,
         "rms": rms,
-        "gain": untuned / best if best and untuned is not None else None,
+        "gain": gain,
         "cut_off": solution.cut_off,
         "digest": solution.digest,
     }
@@ -416,15 +418,16 @@ def _sweeps(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str
     from cld_core.run.evaluations import sweeps_of
 
     finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
-    return [
-        {
+    rows = []
+    for _, sweep in sweeps_of(run):
+        row = {
             "id": sweep.id,
             "axes": to_plain(sweep.axes),
             "evaluations": list(sweep.evaluations),
             "done": len(finished.intersection(sweep.evaluations)),
         }
-        for _, sweep in sweeps_of(run)
-    ]
+        rows.append(row)
+    return rows
 
 
 # The first digits of a digest are enough to compare it.

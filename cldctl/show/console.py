@@ -236,10 +236,11 @@ class Bars(Progress):
     """
 
     def __init__(self, *, is_transient: bool) -> None:
+        bar = BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2)
         columns: list[ProgressColumn] = [
             SpinnerColumn(),
             _Head(),
-            BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2),
+            bar,
             TextColumn("{task.fields[detail]}", markup=False),
         ]
         # With --follow, the text behind the bar contains the elapsed time.

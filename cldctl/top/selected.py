@@ -325,13 +325,14 @@ class Command:
         printed()
 
     def _run(self, printed: Callable[[], object]) -> None:
+        arguments = [sys.executable, "-m", "cldctl", *self.words]
         environment = {**os.environ, "NO_COLOR": "1"}
         environment.pop("FORCE_COLOR", None)
         # The output goes to a file, so that the command outlives the screen; it has a session of
         # its own, so that ctrl+c does not reach it.
         with tempfile.TemporaryFile() as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cldctl", *self.words],
+                arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
