@@ -237,7 +237,7 @@ private-code: folders that a job runs code from are not group-writable
   + os.umask(umask)
   tests/test_security.py
 damaged-run: a damaged run spoils no other row
-  - problem = f"its files cannot be read: {one_line(error) or type(error).__name__}"
+  - problem = f"its files cannot be read: {one_line(message_of(error))}"
   + raise
   tests/test_security.py
 wrong-key: an override of a wrong key is refused, and the nearest one is named

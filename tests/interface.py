@@ -25,7 +25,7 @@ import torch
 import typer
 import yaml
 
-from cldctl.app import app
+from cldctl.app import command_line
 from tests.support import extractor, tools
 from tests.support.images import SMALL_RECIPE
 from tests.support.paths import FIXTURES, ROOT
@@ -231,7 +231,7 @@ def options():
         ]
         yield name, {"options": used, "arguments": arguments}
 
-    return dict(walk(typer.main.get_command(app), ""))
+    return dict(walk(typer.main.get_command(command_line()), ""))
 
 
 def make(out):

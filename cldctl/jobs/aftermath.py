@@ -143,7 +143,7 @@ def _after_attempt(history: History, job: InJob, budget: Budget) -> GivenUp | Re
         return None
     if history.bug is not None:
         return GivenUp(reason=history.bug, job_id=job_id)
-    crashes, how = failures.lately(history, time.time())
+    crashes, how = failures.recent_crashes(history, time.time())
     if budget.a_day is not None and crashes > budget.a_day:
         return GivenUp(reason=f"{how} (train.max_crashes_a_day={budget.a_day})", job_id=job_id)
     last_one = "" if early is None else f"; the last one: {early.reason}"

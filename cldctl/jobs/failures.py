@@ -26,7 +26,7 @@ from cld_core.errors import (
 )
 from cld_core.run import RunFolder
 from cld_core.run.events import CRASHES, Cause, Event, Failed, Kind, Wished
-from cld_core.run.history import History
+from cld_core.run.history import Attempt, History
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
@@ -149,7 +149,33 @@ def is_secondary(text: str) -> bool:
     return _PEER.search(text) is not None
 
 
-def lately(history: History, now: float) -> tuple[int, str]:
+def noted_first(history: History, attempt: Attempt) -> Failed | None:
+    """What the rank that failed first in an attempt has noted; None if it has noted nothing.
+
+    Failures that follow from that of another rank do not count.
+    """
+    start = attempt.job_id, attempt.restart
+    noted = (
+        failure
+        for failure in history.failures
+        if failure.kind == "rank" and failure.start == start and not is_secondary(failure.reason)
+    )
+    return min(noted, key=lambda failure: failure.time, default=None)
+
+
+def with_culprits(history: History) -> History:
+    """The history, with the reason of the rank that failed first in attempts that blame another."""
+    attempts = []
+    for attempt in history.attempts:
+        first = noted_first(history, attempt) if is_secondary(attempt.detail or "") else None
+        if first is not None:
+            reason = f"rank {first.rank} on {first.host}: {first.reason}"
+            attempt = replace(attempt, detail=reason)
+        attempts.append(attempt)
+    return history if attempts == history.attempts else replace(history, attempts=attempts)
+
+
+def recent_crashes(history: History, now: float) -> tuple[int, str]:
     """The number of crashes within a day and since the last request, and a message about them."""
     attempts = [
         attempt

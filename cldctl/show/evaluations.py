@@ -21,7 +21,7 @@ from cldctl.evals.results import keys_of, quantities_in
 from cldctl.evals.samplers import Comparison, best, references, to_json, to_table
 from cldctl.runs import survey
 from cldctl.runs.selection import command
-from cldctl.runs.status import evaluation_status, said, tuning_status
+from cldctl.runs.status import evaluation_status, message_of, tuning_status
 
 from .console import count, err, number, out, say_next
 from .tables import Cell, short_keys, state_text, table
@@ -322,7 +322,7 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
     """
 
     def spare(run: RunFolder, error: Exception) -> None:
-        err.print(f"{run.name} is left out: {said(error)}", style="yellow")
+        err.print(f"{run.name} is left out: {message_of(error)}", style="yellow")
 
     of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
     lines: list[results.ComparedRuns] = []

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group as Lines
 from rich.console import RenderableType, group
@@ -19,10 +19,8 @@ from cld_core.sanitize import one_line
 from cldctl.clusters.base import HELD
 from cldctl.runs import selection, survey
 from cldctl.runs.index import Found, Index
-from cldctl.runs.logs import FirstFailure
 from cldctl.runs.selection import command
 from cldctl.runs.status import WAITING, RunStatus, named_status
-from cldctl.runs.why import Why
 
 from .console import age, count, duration, err, number, out, short
 from .tables import (
@@ -36,6 +34,10 @@ from .tables import (
     table,
     usage_line,
 )
+
+if TYPE_CHECKING:
+    from cldctl.runs.logs import FirstFailure
+    from cldctl.runs.why import Why
 
 # `why` shows so many of the newest attempts, of the last lines of a log, and of the newest
 # evaluations and tunings, so that its answer fits on a screen.
@@ -498,7 +500,7 @@ def nothing(root: Path, which: selection.Selection, older: int) -> str:
 
 
 @group()
-def explanation(why: Why) -> Iterator[RenderableType]:
+def explanation(why: "Why") -> Iterator[RenderableType]:
     """The answer of `cldctl why`, the most important first; it fits on a screen."""
     row = why.row
     yield Text.assemble(
@@ -549,7 +551,7 @@ def _unfinished(row: RunStatus) -> Iterator[Text]:
             yield _fact("", f"{len(left) - _MOST_WORKS} more: cldctl status", "dim")
 
 
-def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
+def _failure(failed: "FirstFailure", run: RunFolder) -> Iterator[Text]:
     when = f", {age(failed.time)}" if failed.time else ""
     reason = f": {one_line(failed.reason, out.width)}" if failed.reason else ""
     yield _fact("failed", f"{failed}{when}{reason}", "red")
