@@ -190,12 +190,23 @@ class Evaluation(ShardedWork):
 
     command = "cldctl eval"
     request_type = EvalRequest
-    called, doing = "evaluation", "evaluating"
+    called = "evaluation"
     request: EvalRequest
 
     @property
     def run(self) -> RunFolder:
         return RunFolder(self.folder.parent.parent)
+
+    @property
+    def doing(self) -> str:
+        draws = registry.draws_samples(self.request.metrics)
+        return "drawing samples" if draws else "evaluating"
+
+    @property
+    def unit(self) -> str:
+        """Samples, test points or both."""
+        over = {registry.ROWS[kind].over for kind in self.request.sizes}
+        return " and ".join(sorted(over, reverse=True))
 
     @property
     def report(self) -> dict[str, Any] | None:

@@ -539,6 +539,7 @@ class Tuning(RequestedWork):
     command = "cldctl tune"
     request_type = TuneRequest
     called, doing, unit = "tuning", "tuning", "steps"
+    together = True
     request: TuneRequest
 
     @property

@@ -1,9 +1,9 @@
-"""Messages of commands that start work: a preview, what was started, and what to type next."""
+"""Messages of commands that start works: a preview, what was started, and what came of it."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cld_core import metrics as registry
 from cld_core.config import Recipe, dump
@@ -11,38 +11,38 @@ from cld_core.config.describe import from_base
 from cld_core.errors import RecipeError
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import DamagedCheckpoint
-from cld_core.run.evaluations import Evaluation
+from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cld_core.run.tunings import Tuning
-from cldctl import clusters
+from cld_core.run.work import Training, Work
 from cldctl.clusters.base import After, Cluster, JobSpec
-from cldctl.evals.samplers import Comparison
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
-from cldctl.runs.evaluate import STATES, Planned
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.resume import Continuation, resume
+from cldctl.runs.plan import missing, with_code
 from cldctl.runs.selection import command
 from cldctl.runs.snapshot import left_out_code
-from cldctl.runs.submit import create_and_start, following, missing, with_code
-from cldctl.runs.training import FOUND, Begun, Skipped, without_jobs
+from cldctl.runs.start import OUTCOMES, PlannedWork, Started, following, without_jobs
 from cldctl.runs.usage import estimate
 
-from .console import Working, err, keys_differ, out, say_next, strong
-from .evaluations import show_samplers, show_tunings
-from .follow import (
-    follow_evaluations,
-    follow_group_evaluations,
-    follow_runs,
-    follow_works_of,
-    place_of,
-)
-from .tables import estimate_line
+from .console import err, keys_differ, out, say_next, strong
+from .tables import estimate_line, state_text
+
+if TYPE_CHECKING:
+    from cldctl.runs.status import RunStatus
 
 
-def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
+def preview(
+    options: SubmitOptions,
+    cluster: Cluster,
+    spec: JobSpec,
+    start: Callable[[], float | None] | None,
+) -> None:
     """Print what a submission would start: recipe and batch script of a run, or runs of a sweep.
+
+    Args:
+        start: waits for the time at which a job would begin, see `Cluster.ask_for_start`; None if
+            it is unknown.
 
     Raises:
         CldError: the evaluation that is to follow lacks what it needs; raised last, so that it is
@@ -53,9 +53,8 @@ def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
     if options.group is not None:
         _preview_group(options, options.group, cluster, spec)
         return
-    start = _ask_for_start(cluster, spec)
     _preview_run(options, cluster, spec)
-    _say_estimate(options, start())
+    say_estimate(options, start)
 
 
 def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
@@ -72,9 +71,8 @@ def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> Non
     shards = f"{request.shards} shard{'' if request.shards == 1 else 's'}"
     _show(f"# evaluation {request.id}: {' and '.join(counts)} in {shards}, after the training")
     after = After((JobRef(cluster=cluster.name, job_id="JOB_OF_THE_TRAINING"),))
-    evaluation = specs.sharded(
-        [run.evals / request.id], recipe.cluster, cluster, run=run, after=after
-    )
+    work = Evaluation(run.evals / request.id, request)
+    evaluation = specs.of_works([work], recipe.cluster, cluster, after=after)
     _show(cluster.script(evaluation, request.shards))
 
 
@@ -127,12 +125,12 @@ def remark(text: str) -> None:
     err.print(text, style="yellow")
 
 
-def started(run: RunFolder) -> None:
+def say_submitted(run: RunFolder) -> None:
     """Print that a run has a job."""
     err.print(strong("run ", run.name, f" in {run.path}"))
 
 
-def continues(
+def say_continues(
     run: RunFolder,
     recipe: Recipe,
     start: int,
@@ -147,218 +145,253 @@ def continues(
     err.print(strong("resuming ", run.name, f" from step {start} of {recipe.train.steps}"))
 
 
-def submit_runs(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: bool) -> int:
-    """Submit a run, or the missing runs of a sweep; return the exit code.
-
-    On Ctrl-C, it prints what goes on.
-    """
-    # The scheduler estimates the start while the job is being written.
-    start = _ask_for_start(cluster, spec) if wanted.group is None else lambda: None
-    try:
-        begun = create_and_start(wanted, cluster, continues, started)
-    except KeyboardInterrupt:
-        run = wanted.run()
-        if wanted.group is not None or cluster.blocks or not run.exists:
-            raise
-        if not run.ledger.history().submitted:
-            raise
-        _interrupted(run)
-        return 130
-    if wanted.group is None and not cluster.blocks:
-        _say_estimate(wanted, start())
-    return finish(begun, follow)
-
-
-def resume_runs(
-    which: RunFolder | Group, wanted: Continuation, cluster: str | None, follow: bool
-) -> int:
-    """Continue a run, or those of a group; return the exit code."""
-    if isinstance(which, Group):
-        where = clusters.chosen(cluster, which.runs()[-1])
-        return finish(resume(which, wanted, where, continues, started), follow)
-    where = clusters.chosen(cluster, which)
-    # A submission that blocks contains the training, which prints its own output.
-    with nullcontext() if where.blocks else Working(f"checking the checkpoints of {which.name}"):
-        begun = resume(which, wanted, where, continues)
-    return finish(begun, follow)
-
-
-def finish(begun: Begun, follow: bool) -> int:
-    """Print what was started and what to type next, or follow it; return the exit code."""
-    group = begun.group
-    evaluations = begun.evaluations
-    place = begun.runs[0] if group is None else place_of(group)
-    # On a terminal, the name of a run has just been printed.
-    if group is not None or not (out.is_terminal and err.is_terminal and not err.quiet):
-        out.print(place.name)
-    if group is not None:
-        left = ["not started" for entry in begun.skipped if entry.run.name not in begun.jobs]
-        counts = _counted([*begun.found.values(), *left], (*FOUND, "not started"))
-        err.print(strong(f"{len(begun.runs)} runs of the group ", group.name, f": {counts}"))
-    if begun.jobs and not begun.cluster.blocks:
-        _say_jobs(begun)
-    code = _say_skipped(begun.skipped)
-    if follow or begun.cluster.blocks:
-        return follow_runs(begun.runs, evaluations, group) or code
-    if group is None:
-        then = f"logs {place.name} -f"
-    elif any(evaluations.values()) or any(run.evaluation_names() for run in begun.runs):
-        then = f"compare {place.name}"
-    else:
-        then = f"eval {place.name} --elbo"
-    say_next(place, f"status {place.name}", then, f"cancel {place.name}")
-    return code
-
-
-def _say_jobs(begun: Begun) -> None:
-    """Print the jobs, what is left out of their code, and the evaluations that follow."""
-    first = next(run for run in begun.runs if run.name in begun.jobs)
-    if (line := left_out_code(first)) is not None:
-        remark(line)
-    ids = [job.job_id for job in begun.jobs.values()]
-    if begun.group is not None:
-        # Each task of an array has a job id of its own: ARRAY_TASK.
-        ids = [job_id.partition("_")[0] for job_id in ids]
-    err.print(f"job {', '.join(dict.fromkeys(ids))} ({begun.cluster.name})")
-    if begun.group is None:
-        for name in begun.evaluations[first.name]:
-            err.print(f"then evaluation {name}")
-        for text in begun.said:
-            err.print(text)
-    elif chained := sum(map(len, begun.evaluations.values())):
-        err.print(f"then an evaluation of {'each' if chained == len(begun.jobs) else chained}")
-
-
-def _counted(found: Iterable[str], words: Sequence[str]) -> str:
-    """How often each word occurs, in the order of ``words``: "2 new, 1 resumed"."""
-    counts = Counter(found)
-    return ", ".join(f"{counts[word]} {word}" for word in words if counts[word])
-
-
-def _say_skipped(skipped: Sequence[Skipped]) -> int:
-    """Print which runs could not be started, and why; return the exit code."""
-    for entry in skipped:
-        err.failure(f"{entry.run.name}: {entry.reason}", style="red")
-    return max((entry.exit_code for entry in skipped), default=0)
-
-
-def _interrupted(run: RunFolder) -> None:
+def say_interrupted(run: RunFolder) -> None:
     """Print what goes on after Ctrl-C, and what does not."""
     job = run.ledger.history().submitted[-1].job
     cancel = command(f"cancel {run.name}", run)
     err.print(
         f"interrupted; {run.name} is submitted as job {job.job_id} and goes on (`{cancel}` ends it)"
     )
-    if (missing := without_jobs(run)) is not None:
-        err.print(missing)
+    if (left := without_jobs(run)) is not None:
+        err.print(left)
 
 
-def _ask_for_start(cluster: Cluster, spec: JobSpec) -> Callable[[], float | None]:
-    """As `Cluster.ask_for_start`, but the start of a job that waits for another one is unknown."""
-    return cluster.ask_for_start(spec) if spec.after is None else lambda: None
+def say_estimate(options: SubmitOptions, start: Callable[[], float | None] | None) -> None:
+    """Print how long a run will take, and when it begins, as far as this is known.
 
-
-def _say_estimate(options: SubmitOptions, start: float | None) -> None:
-    """Print how long a run will take, and when it begins, as far as this is known."""
+    Args:
+        start: as in `preview`.
+    """
     found = estimate(options.root, options.cells[0].recipe, without=options.run().name)
-    err.print(estimate_line(found, start))
+    err.print(estimate_line(found, None if start is None else start()))
 
 
-def say_outcome(planned: Planned) -> None:
+def say_unwatched(place: RunFolder | Group | None) -> None:
+    """Print that the jobs go on, and how to watch them again."""
+    if place is None:
+        err.print("\nno longer watching; the job goes on. Run the same command again to watch")
+        return
+    err.print("\nno longer watching; the jobs go on. Again:")
+    err.print(f"  {command(f'status {place.name} --watch', place)}")
+
+
+# --- what was started
+
+
+def say_trainings(started: Started) -> None:
+    """Print which runs were started, by which jobs, and the evaluations that follow."""
+    place = started.place
+    assert place is not None, "a training belongs to a run"
+    # On a terminal, the name of a run has just been printed.
+    if started.group is not None or not (out.is_terminal and err.is_terminal and not err.quiet):
+        out.print(place.name)
+    if started.group is not None:
+        counts = _counted(started.works)
+        err.print(strong(f"{len(started.works)} runs of the group ", place.name, f": {counts}"))
+    jobs = started.jobs
+    if jobs and not started.blocks:
+        first = next(planned for planned in started.works if planned.job is not None)
+        if (line := left_out_code(first.run)) is not None:
+            err.print(line, style="yellow")
+        # Each task of an array has a job id of its own: ARRAY_TASK.
+        ids = [job.job_id.partition("_")[0] if started.group else job.job_id for job in jobs]
+        err.print(f"job {', '.join(dict.fromkeys(ids))} ({jobs[0].cluster})")
+        evaluations = started.following
+        if started.group is None:
+            for work in evaluations:
+                err.print(f"then evaluation {work.name}")
+            for text in started.messages:
+                err.print(text)
+        elif evaluations:
+            each = "each" if len(evaluations) == len(jobs) else len(evaluations)
+            err.print(f"then an evaluation of {each}")
+    say_errors(started.works)
+
+
+def say_evaluations(started: Started) -> None:
     """Print which evaluations are complete, which are being computed, and by which job."""
-    run = planned.run
-    works = planned.works
-    if len(works) > 1:
-        counts = _counted(planned.found.values(), STATES)
-        err.print(strong(f"{len(works)} evaluations of ", run.name, f": {counts}"))
-    else:
-        say_already(planned)
-    if planned.job is not None:
-        if planned.sweep is not None:
-            what = strong("evaluation ", planned.sweep.id)
+    say_errors(started.works)
+    by_run: dict[Path, list[PlannedWork]] = {}
+    for planned in started.works:
+        by_run.setdefault(planned.run.path, []).append(planned)
+    for works in by_run.values():
+        run = works[0].run
+        if len(works) > 1:
+            text = f": {_counted(works)}"
+            err.print(strong(f"{len(works)} evaluations of ", run.name, text))
+        else:
+            say_already(works)
+        first = next((planned for planned in works if planned.job is not None), None)
+        if first is None or first.job is None:
+            continue
+        if started.sweep is not None:
+            what = strong("evaluation ", started.sweep.id)
         elif len(works) > 1:
             what = strong("evaluations")
         else:
-            what = strong("evaluation ", planned.those("started")[0])
-        err.print(what, f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})")
-    for text in planned.said:
+            what = strong("evaluation ", first.work.name)
+        err.print(what, f"of {run.name}, job {first.job.job_id} ({first.job.cluster})")
+    for text in started.messages:
         err.print(text)
 
 
-def say_already(planned: Planned) -> None:
+def say_tunings(started: Started) -> None:
+    """Print which tunings are complete, which are being computed, and by which job."""
+    say_already(started.works)
+    for job in started.jobs[:1]:
+        names = ", ".join(work.name for work in started.those("started"))
+        text = f"of {started.works[0].run.name}, job {job.job_id} ({job.cluster})"
+        err.print(strong("tuning ", names), text)
+
+
+def say_already(works: Iterable[PlannedWork]) -> None:
     """Print which works need not be started."""
-    for name, state in planned.found.items():
-        if state != "started":
-            err.print(f"{name} is already {state.removeprefix('already ')}")
+    for planned in works:
+        if planned.outcome not in (None, "started"):
+            err.print(f"{planned.work.name} is already {planned.outcome.removeprefix('already ')}")
 
 
-def say_where(planned: Planned) -> None:
+def say_errors(works: Iterable[PlannedWork]) -> None:
+    """Print which works could not be started, and why."""
+    for planned in works:
+        if planned.error is not None:
+            err.failure(f"{planned.run.name}: {planned.error}", style="red")
+
+
+def _counted(works: Iterable[PlannedWork]) -> str:
+    """How often each outcome occurs, in the order of `OUTCOMES`: "2 new, 1 resumed"."""
+    counts = Counter(planned.outcome or "not started" for planned in works)
+    return ", ".join(f"{counts[word]} {word}" for word in OUTCOMES if counts[word])
+
+
+def say_next_of_trainings(started: Started) -> None:
+    """Print what to type while trainings go on."""
+    place = started.place
+    assert place is not None, "a training belongs to a run"
+    if started.group is None:
+        then = f"logs {place.name} -f"
+    elif any(planned.run.evaluation_names() for planned in started.works):
+        then = f"compare {place.name}"
+    else:
+        then = f"eval {place.name} --elbo"
+    say_next(place, f"status {place.name}", then, f"cancel {place.name}")
+
+
+def say_next_of_evaluations(started: Started) -> None:
     """Print the names of evaluations that are not followed, and what to type next."""
-    run = planned.run
-    out.print("\n".join(planned.names) if planned.sweep is None else planned.sweep.id)
-    (alive, *_) = planned.those("started") or planned.those("being computed")
-    say_next(run, f"status {run.name}", f"logs {run.name} --eval {alive} -f")
+    place = started.place
+    assert place is not None, "an evaluation belongs to a run"
+    if started.group is not None:
+        out.print(place.name)
+        say_next(place, f"status {place.name}", f"compare {place.name}")
+        return
+    names = [planned.work.name for planned in started.works]
+    out.print("\n".join(names) if started.sweep is None else started.sweep.id)
+    (alive, *_) = started.those("started") or started.those("being computed")
+    say_next(place, f"status {place.name}", f"logs {place.name} --eval {alive.name} -f")
 
 
-def finish_evaluations(planned: Planned, follow: bool) -> int:
-    """As `finish`, for evaluations of a run."""
-    say_outcome(planned)
-    if planned.is_over or follow or planned.cluster.blocks:
-        works = [Evaluation(work.folder) for work in planned.works]
-        return follow_evaluations(planned.run, works, planned.sweep)
-    say_where(planned)
-    return 0
+# --- how it ended
 
 
-def finish_group_evaluations(
-    group: Group, begun: Iterable[Planned], skipped: Sequence[Skipped], follow: bool
-) -> int:
-    """As `finish`, for evaluations of the runs of a group."""
-    code = _say_skipped(skipped)
-    works: list[Evaluation] = []
-    for planned in begun:
-        say_outcome(planned)
-        works += (Evaluation(work.folder) for work in planned.works)
-        follow |= planned.cluster.blocks
-    if not (works and follow):
-        out.print(group.name)
-        say_next(place_of(group), f"status {group.name}", f"compare {group.name}")
-        return code
-    code = follow_group_evaluations(group, group.runs(), works) or code
-    if code == 0:
-        say_next(place_of(group), f"compare {group.name}")
+def say_end_of_run(run: RunFolder, row: "RunStatus", works: Sequence[Work]) -> int:
+    """Print how a training ended, and the results of the evaluations that have followed it.
+
+    Returns:
+        1 if an evaluation is not complete.
+    """
+    saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
+    say = err.print if row.state == "FINISHED" else err.failure
+    say(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
+    if row.reason:
+        say(row.reason)
+    if row.state != "FINISHED":
+        say_next(run, f"why {run.name}", f"logs {run.name}", f"resume {run.name}")
+        return 0
+    code = say_results(works)
+    say_next(
+        run, f"sample {run.name}", f"report {run.name}" if works else f"eval {run.name} --elbo"
+    )
     return code
 
 
-def finish_samplers(
-    made: Comparison,
-    planned: Planned,
-    as_json: bool,
-    csv: Path | None,
-    plot: Path | None,
-    follow: bool,
-) -> int:
-    """As `finish`, for a comparison of samplers."""
-    say_outcome(planned)
-    stays = follow or planned.cluster.blocks or planned.is_over
-    if not stays and not as_json:
-        say_where(planned)
-        return 0
-    works = [Evaluation(work.folder) for work in planned.works]
-    if stays and not all(work.is_done for work in works):
-        follow_works_of(planned.run, works, made.sweep.id)
-    return show_samplers(works, made, as_json, csv, plot, waited=stays)
+def say_end_of_evaluations(started: Started, *, waited: bool) -> int:
+    """Print the results of evaluations, or of those that are not complete what to type next.
+
+    Args:
+        waited: whether the command has waited for them.
+
+    Returns:
+        The exit code.
+    """
+    works = [planned.work for planned in started.works]
+    group = started.group
+    if group is not None and waited:
+        code = say_end_of_group(group, works)
+        if code == 0:
+            say_next(group, f"compare {group.name}")
+        return code or started.exit_code
+    if group is not None or not (waited or started.is_over):
+        say_next_of_evaluations(started)
+        return started.exit_code
+    code = say_results(works, started.sweep)
+    if code == 0:
+        run = started.works[0].run
+        say_next(run, f"report {run.name}", f"status {run.name}")
+    return code
 
 
-def finish_tunings(planned: Planned, as_json: bool, follow: bool) -> int:
-    """As `finish`, for tunings."""
-    run = planned.run
-    works = [Tuning(work.folder) for work in planned.works]
-    say_already(planned)
-    if planned.job is not None:
-        text = f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})"
-        err.print(strong("tuning ", ", ".join(planned.those("started"))), text)
-    stays = follow or planned.cluster.blocks
-    if stays and not planned.is_over:
-        follow_works_of(run, works, f"tuning of {run.name}")
-    return show_tunings(run, works, as_json, stays)
+def say_end_of_group(group: Group, works: Iterable[Work]) -> int:
+    """Print a group, and which evaluations of its runs are not complete; return the exit code."""
+    from cldctl.runs.follow import look_at
+
+    from .runs import group_details
+
+    rows = look_at([Training(run.path) for run in group.runs()]).rows
+    out.print(group_details(group.name, rows))
+    return say_incomplete(work for work in works if not work.is_done)
+
+
+def say_next_of_group(
+    group: Group, rows: "Sequence[RunStatus]", code: int, *, evaluated: bool
+) -> None:
+    """Print what to type after a group has ended with an exit code."""
+    if code == 0:
+        say_next(group, f"compare {group.name}" if evaluated else f"eval {group.name} --elbo")
+        return
+    failed = [f"why {row.name}" for row in rows if row.state not in ("FINISHED", "CANCELLED")]
+    say_next(group, *failed[:1], f"resume {group.name}")
+
+
+def say_results(works: Sequence[Work], sweep: Sweep | None = None) -> int:
+    """Print the results of evaluations; return the exit code, 1 if one is not complete."""
+    from cldctl.evals.results import rows as sweep_rows
+
+    from .evaluations import by_step, evaluations, remarks, say_files, statuses_of, sweep_table
+
+    chosen = [work for work in works if isinstance(work, Evaluation)]
+    rows = statuses_of(chosen)
+    missing = [work for work, row in zip(chosen, rows, strict=True) if row["state"] != "FINISHED"]
+    if sweep is not None:
+        run = chosen[0].run
+        out.print(sweep_table(sweep, sweep_rows(run, sweep), {row["id"]: row for row in rows}))
+        if not missing:
+            say_files(run, sweep)
+    elif rows:
+        out.print(evaluations(rows))
+        for table in by_step(rows):
+            out.print(table)
+    for line in remarks(rows):
+        err.print(line)
+    return say_incomplete(missing)
+
+
+def say_incomplete(works: Iterable[Work]) -> int:
+    """Print which evaluations are not complete, and where to see why; return the exit code."""
+    code = 0
+    for work in works:
+        if work.run is not None:
+            err.failure(f"evaluation {work.name} of {work.run.name} is not complete; see")
+            err.failure(f"  {command(f'logs {work.run.name} --eval {work.name}', work.run)}")
+            code = 1
+    return code
