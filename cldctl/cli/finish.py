@@ -60,12 +60,13 @@ def watch(works: Sequence[Work], started: Started) -> "Look":
 
 def finish_trainings(started: Started, follow: bool) -> int:
     """`finish`, for trainings and the evaluations that follow them."""
-    from cldctl.runs.follow import exit_code
 
     def end(look: "Look | None") -> int:
         if look is None:
             submission.say_next_of_trainings(started)
             return started.exit_code
+        from cldctl.runs.follow import exit_code
+
         ended = zip(started.works, look.states, strict=True)
         finished = {planned.run.path for planned, state in ended if state == "FINISHED"}
         works = [work for work in started.following if work.run.path in finished]

@@ -29,7 +29,6 @@ from cld_core.run.work import Outcome, Start, Training, Work, open_work, use_plu
 from cld_core.sanitize import one_line
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
-from cldctl.evals.results import write_finished
 
 from . import failures, hooks, process
 from .process import NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors
@@ -190,6 +189,8 @@ def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Out
         if isinstance(work, Evaluation):
             runs[work.run.path] = work.run
     for run in runs.values():
+        from cldctl.evals.results import write_finished
+
         try:
             write_finished(run)
         except OSError as error:

@@ -13,7 +13,6 @@ from cldctl.runs.start import Started
 from cldctl.runs.status import STARTING, WAITING, RunStatus
 
 from .console import Bars, duration, err, number, shortened
-from .runs import states
 from .tables import STYLES
 
 # The runs of a larger group have no bars of their own, only that of the group.
@@ -173,6 +172,8 @@ def _title(works: Sequence[Work], started: Started) -> str:
 
 
 def _of_group(name: str, look: Look) -> Shown:
+    from .runs import states
+
     return Shown(
         name=name,
         done=sum(row.step for row in look.rows),

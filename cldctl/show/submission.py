@@ -1,5 +1,6 @@
 """Messages of commands that start works: a preview, what was started, and what came of it."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,13 +24,16 @@ from cldctl.runs.plan import missing, with_code
 from cldctl.runs.selection import command
 from cldctl.runs.snapshot import left_out_code
 from cldctl.runs.start import OUTCOMES, PlannedWork, Started, following, without_jobs
-from cldctl.runs.usage import estimate
+from cldctl.runs.usage import TimeEstimate, estimate
 
-from .console import err, keys_differ, out, say_next, strong
-from .tables import estimate_line, state_text
+from .console import duration, err, keys_differ, number, out, say_next, strong
+from .tables import hours, state_text
 
 if TYPE_CHECKING:
     from cldctl.runs.status import RunStatus
+
+# A job that starts within so many seconds "begins at once".
+AT_ONCE_S = 5.0
 
 
 def preview(
@@ -164,6 +168,32 @@ def say_estimate(options: SubmitOptions, start: Callable[[], float | None] | Non
     """
     found = estimate(options.root, options.cells[0].recipe, without=options.run().name)
     err.print(estimate_line(found, None if start is None else start()))
+
+
+def estimate_line(estimate: TimeEstimate | None, start: float | None) -> str:
+    """How long a training will take, and when it begins, in one line.
+
+    Args:
+        estimate: None without a run that it can be estimated from.
+        start: when the job is expected to begin, seconds since 1970; None if that is unknown.
+    """
+    if estimate is None:
+        cost = "no comparable run yet"
+    else:
+        others = f" and {len(estimate.runs) - 1} more" if len(estimate.runs) > 1 else ""
+        cost = (
+            f"{duration(estimate.seconds)} of training, {hours(estimate.hours)} {estimate.unit}, "
+            f"at {number(estimate.rate, 3)} steps/s as in {estimate.runs[0]}{others}"
+        )
+    if start is None:
+        return f"estimate: {cost}"
+    wait = start - time.time()
+    if wait < AT_ONCE_S:
+        return f"estimate: {cost}; begins at once"
+    return (
+        f"estimate: {cost}; begins in {duration(wait)}, as the scheduler expects, or earlier if "
+        "other jobs end before their limits"
+    )
 
 
 def say_unwatched(place: RunFolder | Group | None) -> None:
