@@ -336,7 +336,7 @@ def tune(
     from cldctl.runs.options import EvalOptions, minutes, network_evaluations
     from cldctl.runs.start import start
     from cldctl.show.evaluations import show_tunings
-    from cldctl.show.submission import remark, say_tunings
+    from cldctl.show.submission import remark, say_divided
 
     from .finish import finish
 
@@ -358,7 +358,7 @@ def tune(
         found = [Tuning(planned.work.folder) for planned in started.works]
         return show_tunings(run, found, as_json, waited=follow or started.blocks)
 
-    raise typer.Exit(finish(started, follow, say_tunings, end))
+    raise typer.Exit(finish(started, follow, say_divided, end))
 
 
 def export(
@@ -527,7 +527,7 @@ def bench_samplers(
     from cldctl.runs.options import EvalOptions, network_evaluations
     from cldctl.runs.start import start
     from cldctl.show.evaluations import show_plan, show_samplers
-    from cldctl.show.submission import remark, say_evaluations, say_next_of_evaluations
+    from cldctl.show.submission import remark, say_divided, say_next_of_evaluations
 
     from .finish import finish
 
@@ -559,4 +559,4 @@ def bench_samplers(
         found = [Evaluation(planned.work.folder) for planned in started.works]
         return show_samplers(found, made, as_json, csv, plot, waited=waited)
 
-    raise typer.Exit(finish(started, follow, say_evaluations, end))
+    raise typer.Exit(finish(started, follow, say_divided, end))

@@ -53,7 +53,7 @@ def watch(works: Sequence[Work], started: Started) -> "Look":
             for look in follow(works):
                 view.draw(works, look, started)
     except KeyboardInterrupt:
-        submission.say_unwatched(started.place)
+        submission.say_unwatched(None if works[0].run is None else started.place)
         raise typer.Exit(130) from None
     return look
 
@@ -89,4 +89,4 @@ def finish_evaluations(started: Started, follow: bool) -> int:
     def end(look: "Look | None") -> int:
         return submission.say_end_of_evaluations(started, waited=look is not None)
 
-    return finish(started, follow, submission.say_evaluations, end)
+    return finish(started, follow, submission.say_divided, end)

@@ -38,7 +38,7 @@ from cldctl.clusters.base import (
     TooManyTasks,
 )
 from cldctl.jobs import hooks, specs
-from cldctl.jobs.shards import Piece, ShardsWork, divided
+from cldctl.jobs.shards import ShardsWork, divided
 from cldctl.jobs.train import TrainWork
 
 from . import snapshot
@@ -75,6 +75,7 @@ class PlannedWork:
         code: the folder of the code that its jobs import; None for the code of this process.
         outcome: one of `OUTCOMES`; None as long as it is to be started.
         job: the one that was started.
+        following: the evaluations that wait for its end.
         error: why it, or what follows it, was not started.
         is_new: whether its folder was made by this command.
     """
@@ -85,6 +86,7 @@ class PlannedWork:
     code: Path | None = None
     outcome: str | None = None
     job: JobRef | None = None
+    following: Sequence[Evaluation] = ()
     error: CldError | None = None
     is_new: bool = False
 
@@ -104,7 +106,6 @@ class PlannedTraining(PlannedWork):
         options: those of a new run; None if the run continues.
         values: of a new run of a sweep, by key.
         update_code: continue with the code of the checkout.
-        following: the evaluations that wait for its end.
     """
 
     recipe: Recipe
@@ -113,7 +114,6 @@ class PlannedTraining(PlannedWork):
     values: Mapping[str, str] = field(default_factory=dict)
     update_code: bool = False
     pieces: Sequence[int] = (0,)
-    following: Sequence[Evaluation] = ()
 
 
 @dataclass(kw_only=True)
@@ -135,9 +135,9 @@ class Started:
     messages: list[str] = field(default_factory=list)
 
     @property
-    def place(self) -> RunFolder | Group | None:
-        """The group or run; None for statistics."""
-        return self.group or self.works[0].work.run
+    def place(self) -> RunFolder | Group:
+        """The group or run of the works; statistics have none."""
+        return self.group or self.works[0].run
 
     @property
     def table(self) -> Path | None:
@@ -154,7 +154,7 @@ class Started:
         return [
             work
             for planned in self.works
-            if isinstance(planned, PlannedTraining) and planned.job and planned.error is None
+            if planned.job and planned.error is None
             for work in planned.following
         ]
 
@@ -184,15 +184,13 @@ def start(
 ) -> Started:
     """Start trainings, and the pieces of other works that are missing and that no job computes.
 
-    The request of a training is in its ledger before there is a job, so that a job that begins at
-    once finds its own.
+    A job that begins at once finds its own request in the ledger of a training.
 
     Args:
         works: iterated while ``place`` is locked, so that a generator sees the state that counts.
         place: the run or group of the works; None for a new run, and for works without a run.
         sweep: the table whose cells the works are.
-        after: the jobs to wait for. Divided works that wait are stored already, and are started as
-            a whole.
+        after: the jobs to wait for. Divided works that wait are stored, and have their pieces.
         parallel: how many tasks may run at once.
         notify: called as soon as the job of a training exists, before a cluster that blocks begins.
 
@@ -205,8 +203,6 @@ def start(
     """
     group = place if isinstance(place, Group) else None
     started = Started(group=group, sweep=sweep, blocks=cluster.blocks)
-    # The folder of the sweep, if this command makes it.
-    table: Path | None = None
     with contextlib.ExitStack() as stack:
         if place is not None:
             stack.enter_context(locks.only_one(place.path, cluster, makes=group is not None))
@@ -217,15 +213,21 @@ def start(
                 _remove_unsubmitted(started.works)
                 if group is not None and not group.runs():
                     shutil.rmtree(group.path, ignore_errors=True)
-                if table is not None and not started.jobs:
-                    shutil.rmtree(table, ignore_errors=True)
+                if started.table is not None and is_new_table and not started.jobs:
+                    shutil.rmtree(started.table, ignore_errors=True)
 
         stack.push(undo)
         started.works += works
-        if started.table is not None and not started.table.exists():
-            table = started.table
-        _prepare(started, cluster, stack, is_waiting=after is not None)
-        wanted = [planned for planned in started.works if planned.pieces and not planned.error]
+        is_new_table = started.table is not None and not started.table.exists()
+        wanted = [planned for planned in started.works if not (planned.outcome or planned.error)]
+        trainings = [planned for planned in wanted if isinstance(planned, PlannedTraining)]
+        if trainings:
+            _prepare_trainings(trainings, started, stack, cluster)
+        elif after is None:
+            _prepare(wanted, stack, cluster)
+        if sweep is not None:
+            sweep.save(started.works[0].run)
+        wanted = [planned for planned in wanted if planned.pieces and not planned.error]
         for batch in _batches(wanted, cluster):
             left = list(batch)
             try:
@@ -260,64 +262,69 @@ def _remove_unsubmitted(works: Iterable[PlannedWork]) -> None:
 # --- before there are jobs
 
 
-def _prepare(
-    started: Started, cluster: Cluster, stack: contextlib.ExitStack, *, is_waiting: bool
-) -> None:
-    """Lock the works to start, store code and requests, and find the pieces of divided works.
+def _prepare(works: Sequence[PlannedWork], stack: contextlib.ExitStack, cluster: Cluster) -> None:
+    """Lock divided works, store their requests, and find the pieces that no job computes.
 
     Args:
         stack: keeps the locks.
-        is_waiting: whether the works wait for a job.
     """
-
-    def lock(planned: PlannedWork) -> None:
-        folder = planned.work.folder if planned.work.run is None else planned.run.path
-        stack.enter_context(locks.only_one(folder, cluster))
-
-    wanted = [
-        planned for planned in started.works if planned.outcome is None and planned.error is None
-    ]
-    trainings = [planned for planned in wanted if isinstance(planned, PlannedTraining)]
-    requested = [planned for planned in wanted if not isinstance(planned, PlannedTraining)]
-    for planned in requested:
-        if is_waiting:
-            planned.pieces = planned.work.to_start()
-        elif planned.work.is_done:
+    missing = []
+    for planned in works:
+        if planned.work.is_done:
             planned.outcome = "already complete"
-        elif planned.work.run is None:
+            continue
+        if planned.work.run is None:
             # What is in it says what jobs compute with, and which plug-in they import.
             planned.work.make_folder()
-    requested = [planned for planned in requested if planned.outcome is None]
-    for planned in (*requested, *trainings):
-        if not isinstance(planned, PlannedTraining) or planned.options is None:
-            lock(planned)
-    if not is_waiting:
-        _find_pieces(requested)
-    if started.sweep is not None:
-        started.sweep.save(started.works[0].run)
-    new = [planned for planned in trainings if planned.options is not None]
-    if started.group is not None and new:
-        started.group.add({planned.run.name: planned.values for planned in new})
+        _lock(planned, stack, cluster)
+        missing.append(planned)
+    answers = _ask_about([planned.work for planned in missing])
+    for planned in missing:
+        _find_pieces(planned, answers)
+
+
+def _prepare_trainings(
+    trainings: Sequence[PlannedTraining],
+    started: Started,
+    stack: contextlib.ExitStack,
+    cluster: Cluster,
+) -> None:
+    """Lock the runs of trainings, make those that are new, and store code."""
+    group = started.group
+    new = {planned.run.name: planned.values for planned in trainings if planned.options}
     checkout = functools.cache(snapshot.of_checkout)
     like = None
-    if new:
+    if group is not None and new:
+        group.add(new)
         # Files that are equal to those of an older run of the group are stored once.
         for planned in started.works:
             with contextlib.suppress(OSError):
                 like = like or code.importable(code.folder_of(planned.run.path))
-    for planned in trainings:
-        if planned.options is None:
-            _store_code(planned, cluster)
+    for training in trainings:
+        options = training.options
+        if options is None:
+            _lock(training, stack, cluster)
+            try:
+                _store_code(training, cluster)
+            except CldError as error:
+                if group is None:
+                    raise
+                training.error = error
             continue
-        _create(planned, planned.options, started.group)
+        _create(training, options, group)
         # `status` shows from here on that a command is at work: storing code takes time.
-        lock(planned)
-        source = checkout(
-            planned.run.path.parent, cluster, live=planned.options.live_code
-        ).with_plugins((path, path) for path in planned.recipe.plugins)
-        planned.code = snapshot.store(planned.run.path, source, like)
-        like = planned.code
-        _note_options(planned, planned.options)
+        _lock(training, stack, cluster)
+        source = checkout(training.run.path.parent, cluster, live=options.live_code)
+        plugins = ((path, path) for path in training.recipe.plugins)
+        like = snapshot.store(training.run.path, source.with_plugins(plugins), like)
+        training.code = like
+        _note_options(training, options)
+
+
+def _lock(planned: PlannedWork, stack: contextlib.ExitStack, cluster: Cluster) -> None:
+    """Keep other commands from starting jobs of a run, or of a work without a run."""
+    folder = planned.work.folder if planned.work.run is None else planned.run.path
+    stack.enter_context(locks.only_one(folder, cluster))
 
 
 def _create(planned: PlannedTraining, options: SubmitOptions, group: Group | None) -> None:
@@ -384,36 +391,28 @@ def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
     ]
 
 
-def _find_pieces(works: Sequence[PlannedWork]) -> None:
-    """Find the pieces of works that no job computes, and store the requests of these works.
-
-    Raises:
-        SchedulerAway, UsageError: it cannot be known whether works are being computed.
-    """
-    if not works:
-        return
-    answers = _ask_about([planned.work for planned in works])
-    for planned in works:
-        work = planned.work
-        assert isinstance(work, RequestedWork), "only trainings have no request"
-        known = begun(work)
-        state = "STOPPED"
-        if known is not None:
-            state = state_of(known.history(), DividedFacts(known), answers).name
-        planned.outcome = "already complete"
-        if state == "STOPPED":
-            planned.is_new = not work.folder.exists()
-            # A request that was damaged is written again: its product may be there already.
-            request = _with_copies(work.run, work.request)
-            planned.work = type(work)(request.store(work.folder))
-            planned.pieces = planned.work.to_start()
-        elif known is not None and state in ("RUNNING", "PENDING"):
-            planned.outcome = "being computed"
-            planned.work = known
-            planned.pieces = _unclaimed(known, answers)
-            if work.together:
-                # A tuning that is started again goes on to the newest budget.
-                work.request.store(work.folder)
+def _find_pieces(planned: PlannedWork, answers: "Answers") -> None:
+    """Find the pieces of a work that no job computes, and store its request if it does not run."""
+    work = planned.work
+    assert isinstance(work, RequestedWork), "only trainings have no request"
+    known = begun(work)
+    state = "STOPPED"
+    if known is not None:
+        state = state_of(known.history(), DividedFacts(known), answers).name
+    planned.outcome = "already complete"
+    if state == "STOPPED":
+        planned.is_new = not work.folder.exists()
+        # A request that was damaged is written again: its product may be there already.
+        request = _with_copies(work.run, work.request)
+        planned.work = type(work)(request.store(work.folder))
+        planned.pieces = planned.work.to_start()
+    elif known is not None and state in ("RUNNING", "PENDING"):
+        planned.outcome = "being computed"
+        planned.work = known
+        planned.pieces = _unclaimed(known, answers)
+        if work.together:
+            # A tuning that is started again goes on to the newest budget.
+            work.request.store(work.folder)
 
 
 def _ask_about(works: Iterable[Work]) -> "Answers":
@@ -556,7 +555,13 @@ def _submit(
                 stack.enter_context(_requested(planned, cluster))
         while True:
             try:
-                cluster.submit(spec, [_payload(share, first, digest) for share in shares], note)
+                tasks: list[TrainWork | ShardsWork] = []
+                for share in shares:
+                    if is_world:
+                        tasks.append(TrainWork(share[0].folder))
+                    else:
+                        tasks.append(ShardsWork(share, gpu=first.size.uses_gpu, code=digest))
+                cluster.submit(spec, tasks, note)
                 break
             except TooManyTasks as error:
                 if is_world or len(shares) == 1:
@@ -567,15 +572,6 @@ def _submit(
     count = sum(len(planned.pieces) for planned in batch)
     if why and len(shares) < count:
         started.messages.append(f"{count} shards in {len(shares)} tasks: {why}")
-
-
-def _payload(
-    share: tuple[Piece, ...], first: PlannedWork, digest: str | None
-) -> TrainWork | ShardsWork:
-    """What the processes of a task compute."""
-    if first.work.is_world:
-        return TrainWork(share[0].folder)
-    return ShardsWork(share, gpu=first.size.uses_gpu, code=digest)
 
 
 def _digest(imported: Path | None, cluster: Cluster) -> str | None:
@@ -636,13 +632,13 @@ def _start_following(planned: PlannedWork, started: Started, cluster: Cluster) -
     Raises:
         SchedulerRefused, SchedulerAway: they were not started; the training goes on.
     """
-    if not isinstance(planned, PlannedTraining) or not planned.following:
+    if planned.job is None or not planned.following:
         return
     if cluster.blocks and not planned.work.is_done:
         return
-    assert planned.job is not None, "the training has been started"
     works = [
-        PlannedWork(work=work, size=planned.size, code=planned.code) for work in planned.following
+        PlannedWork(work=work, size=planned.size, code=planned.code, pieces=work.to_start())
+        for work in planned.following
     ]
     try:
         started.messages += start(works, cluster, after=After((planned.job,))).messages

@@ -211,7 +211,6 @@ def say_unwatched(place: RunFolder | Group | None) -> None:
 def say_trainings(started: Started) -> None:
     """Print which runs were started, by which jobs, and the evaluations that follow."""
     place = started.place
-    assert place is not None, "a training belongs to a run"
     # On a terminal, the name of a run has just been printed.
     if started.group is not None or not (out.is_terminal and err.is_terminal and not err.quiet):
         out.print(place.name)
@@ -238,47 +237,32 @@ def say_trainings(started: Started) -> None:
     say_errors(started.works)
 
 
-def say_evaluations(started: Started) -> None:
-    """Print which evaluations are complete, which are being computed, and by which job."""
+def say_divided(started: Started) -> None:
+    """Print which works of runs are complete, which are being computed, and by which job."""
     say_errors(started.works)
     by_run: dict[Path, list[PlannedWork]] = {}
     for planned in started.works:
         by_run.setdefault(planned.run.path, []).append(planned)
     for works in by_run.values():
         run = works[0].run
+        called = works[0].work.called
         if len(works) > 1:
-            text = f": {_counted(works)}"
-            err.print(strong(f"{len(works)} evaluations of ", run.name, text))
-        else:
-            say_already(works)
-        first = next((planned for planned in works if planned.job is not None), None)
-        if first is None or first.job is None:
+            err.print(strong(f"{len(works)} {called}s of ", run.name, f": {_counted(works)}"))
+        elif works[0].outcome not in (None, "started"):
+            err.print(
+                f"{works[0].work.name} is already {works[0].outcome.removeprefix('already ')}"
+            )
+        jobs = [planned for planned in works if planned.job is not None]
+        if not jobs or jobs[0].job is None:
             continue
+        what = strong(f"{called} ", jobs[0].work.name)
         if started.sweep is not None:
-            what = strong("evaluation ", started.sweep.id)
+            what = strong(f"{called} ", started.sweep.id)
         elif len(works) > 1:
-            what = strong("evaluations")
-        else:
-            what = strong("evaluation ", first.work.name)
-        err.print(what, f"of {run.name}, job {first.job.job_id} ({first.job.cluster})")
+            what = strong(f"{called}s")
+        err.print(what, f"of {run.name}, job {jobs[0].job.job_id} ({jobs[0].job.cluster})")
     for text in started.messages:
         err.print(text)
-
-
-def say_tunings(started: Started) -> None:
-    """Print which tunings are complete, which are being computed, and by which job."""
-    say_already(started.works)
-    for job in started.jobs[:1]:
-        names = ", ".join(work.name for work in started.those("started"))
-        text = f"of {started.works[0].run.name}, job {job.job_id} ({job.cluster})"
-        err.print(strong("tuning ", names), text)
-
-
-def say_already(works: Iterable[PlannedWork]) -> None:
-    """Print which works need not be started."""
-    for planned in works:
-        if planned.outcome not in (None, "started"):
-            err.print(f"{planned.work.name} is already {planned.outcome.removeprefix('already ')}")
 
 
 def say_errors(works: Iterable[PlannedWork]) -> None:
@@ -297,7 +281,6 @@ def _counted(works: Iterable[PlannedWork]) -> str:
 def say_next_of_trainings(started: Started) -> None:
     """Print what to type while trainings go on."""
     place = started.place
-    assert place is not None, "a training belongs to a run"
     if started.group is None:
         then = f"logs {place.name} -f"
     elif any(planned.run.evaluation_names() for planned in started.works):
@@ -310,7 +293,6 @@ def say_next_of_trainings(started: Started) -> None:
 def say_next_of_evaluations(started: Started) -> None:
     """Print the names of evaluations that are not followed, and what to type next."""
     place = started.place
-    assert place is not None, "an evaluation belongs to a run"
     if started.group is not None:
         out.print(place.name)
         say_next(place, f"status {place.name}", f"compare {place.name}")
