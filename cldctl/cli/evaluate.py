@@ -16,7 +16,7 @@ from cldctl.show.console import Working, err, out, strong
 from . import options
 
 if TYPE_CHECKING:
-    from cldctl.runs.follow import Look
+    from cldctl.runs.follow import WorkStates
 
 
 def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
@@ -88,7 +88,8 @@ def eval_(
     from cldctl.runs import plan
     from cldctl.runs.options import EvalOptions, with_profile
     from cldctl.runs.start import start
-    from cldctl.show.submission import remark, say_errors
+    from cldctl.show.follow import say_errors
+    from cldctl.show.submission import remark
 
     from .finish import finish_evaluations
 
@@ -336,7 +337,8 @@ def tune(
     from cldctl.runs.options import EvalOptions, minutes, network_evaluations
     from cldctl.runs.start import start
     from cldctl.show.evaluations import show_tunings
-    from cldctl.show.submission import remark, say_divided
+    from cldctl.show.follow import say_divided
+    from cldctl.show.submission import remark
 
     from .finish import finish
 
@@ -354,7 +356,7 @@ def tune(
     )
     started = start(works, where, run)
 
-    def end(look: "Look | None") -> int:
+    def end(look: "WorkStates | None") -> int:
         found = [Tuning(planned.work.folder) for planned in started.works]
         return show_tunings(run, found, as_json, waited=follow or started.blocks)
 
@@ -527,7 +529,8 @@ def bench_samplers(
     from cldctl.runs.options import EvalOptions, network_evaluations
     from cldctl.runs.start import start
     from cldctl.show.evaluations import show_plan, show_samplers
-    from cldctl.show.submission import remark, say_divided, say_next_of_evaluations
+    from cldctl.show.follow import say_divided, say_next_of_evaluations
+    from cldctl.show.submission import remark
 
     from .finish import finish
 
@@ -551,7 +554,7 @@ def bench_samplers(
         return
     started = start(works, where, run, sweep=made.sweep, parallel=max_parallel)
 
-    def end(look: "Look | None") -> int:
+    def end(look: "WorkStates | None") -> int:
         waited = look is not None or started.is_over
         if not waited and not as_json:
             say_next_of_evaluations(started)

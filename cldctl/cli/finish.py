@@ -7,17 +7,27 @@ import typer
 
 from cld_core.run.work import Work
 from cldctl.runs.start import Started
-from cldctl.show import submission
+from cldctl.show.follow import (
+    View,
+    say_divided,
+    say_end_of_evaluations,
+    say_end_of_group,
+    say_end_of_run,
+    say_next_of_group,
+    say_next_of_trainings,
+    say_trainings,
+    say_unwatched,
+)
 
 if TYPE_CHECKING:
-    from cldctl.runs.follow import Look
+    from cldctl.runs.follow import WorkStates
 
 
 def finish(
     started: Started,
     follow: bool,
     say: Callable[[Started], None],
-    end: "Callable[[Look | None], int]",
+    end: "Callable[[WorkStates | None], int]",
 ) -> int:
     """Print what was started, and follow it if this is requested; return the exit code.
 
@@ -33,7 +43,7 @@ def finish(
     return end(look)
 
 
-def watch(works: Sequence[Work], started: Started) -> "Look":
+def watch(works: Sequence[Work], started: Started) -> "WorkStates":
     """Show works until all are over. Ctrl-C ends the watching, not the jobs.
 
     Args:
@@ -46,14 +56,13 @@ def watch(works: Sequence[Work], started: Started) -> "Look":
         typer.Exit: the watching was interrupted.
     """
     from cldctl.runs.follow import follow
-    from cldctl.show.follow import View
 
     try:
         with View() as view:
             for look in follow(works):
                 view.draw(works, look, started)
     except KeyboardInterrupt:
-        submission.say_unwatched(None if works[0].run is None else started.place)
+        say_unwatched(None if works[0].run is None else started.place)
         raise typer.Exit(130) from None
     return look
 
@@ -61,32 +70,34 @@ def watch(works: Sequence[Work], started: Started) -> "Look":
 def finish_trainings(started: Started, follow: bool) -> int:
     """`finish`, for trainings and the evaluations that follow them."""
 
-    def end(look: "Look | None") -> int:
+    def end(look: "WorkStates | None") -> int:
         if look is None:
-            submission.say_next_of_trainings(started)
+            say_next_of_trainings(started)
             return started.exit_code
         from cldctl.runs.follow import exit_code
 
-        ended = zip(started.works, look.states, strict=True)
-        finished = {planned.run.path for planned, state in ended if state == "FINISHED"}
+        pairs = zip(started.works, look.states, strict=True)
+        finished = {planned.run.path for planned, state in pairs if state == "FINISHED"}
         works = [work for work in started.following if work.run.path in finished]
         if works:
             watch(works, started)
         code = exit_code(look.states)
         if started.group is None:
-            code = submission.say_end_of_run(started.works[0].run, look.rows[0], works) or code
+            code = say_end_of_run(started.works[0].run, look.rows[0], works) or code
         else:
-            code = code or submission.say_end_of_group(started.group, works)
-            submission.say_next_of_group(started.group, look.rows, code, evaluated=bool(works))
+            incomplete = say_end_of_group(started.group, works)
+            code = code or incomplete
+            say_next_of_group(started.group, look.rows, code, evaluated=bool(works))
         return code or started.exit_code
 
-    return finish(started, follow, submission.say_trainings, end)
+    return finish(started, follow, say_trainings, end)
 
 
 def finish_evaluations(started: Started, follow: bool) -> int:
     """`finish`, for evaluations of a run or a group."""
 
-    def end(look: "Look | None") -> int:
-        return submission.say_end_of_evaluations(started, waited=look is not None)
+    def end(look: "WorkStates | None") -> int:
+        waited = bool(started.works) and (follow or started.blocks)
+        return say_end_of_evaluations(started, waited=waited)
 
-    return finish(started, follow, submission.say_divided, end)
+    return finish(started, follow, say_divided, end)

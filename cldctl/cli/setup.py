@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cld_core.data.prepare import SourcePart
-    from cldctl.runs.follow import Look
+    from cldctl.runs.follow import WorkStates
     from cldctl.runs.start import Started
 
 
@@ -311,7 +311,7 @@ def doctor(
     overrides: list[str] | None = options.OVERRIDES,
     cluster: str | None = options.CLUSTER,
     profile: str | None = options.PROFILE,
-    job: bool = Option(True, "--job/--no-job", help="Look from a node, with a small job."),
+    job: bool = Option(True, "--job/--no-job", help="WorkStates from a node, with a small job."),
     partition: str | None = Option(
         None, help="Only this partition, or these: low,high; default: all."
     ),
@@ -439,7 +439,7 @@ def data_stats(
         elif not started.jobs:
             err.print("these statistics are already being computed")
 
-    def end(look: "Look | None") -> int:
+    def end(look: "WorkStates | None") -> int:
         waited = look is not None
         if waited and not work.is_done:
             logs = work.folder / "logs"

@@ -64,7 +64,7 @@ def submit(
     """
     from cldctl import clusters
     from cldctl.runs import plan
-    from cldctl.runs.options import SubmitOptions
+    from cldctl.runs.options import SubmitOptions, require_native
     from cldctl.runs.start import start
     from cldctl.show import submission
 
@@ -100,7 +100,7 @@ def submit(
         ask_for_start = where.ask_for_start(spec)
     if dry_run:
         if not wanted.is_checked_first:
-            plan.require_native(wanted.cells[0].recipe, where, submission.remark)
+            require_native(wanted.cells[0].recipe, where, submission.remark)
         if (reason := where.unavailable()) is not None:
             submission.remark(
                 f"{reason}: this is what --cluster {where.name} submits where there is one. "

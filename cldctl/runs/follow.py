@@ -14,7 +14,7 @@ from .survey import Answers
 
 
 @dataclass(frozen=True)
-class Look:
+class WorkStates:
     """What works are doing.
 
     Attributes:
@@ -27,14 +27,14 @@ class Look:
     rows: Sequence[RunStatus] = ()
 
 
-def follow(works: Sequence[Work]) -> Iterator[Look]:
+def follow(works: Sequence[Work]) -> Iterator[WorkStates]:
     """Look at trainings, or at other works, until all of them are over, with pauses.
 
     A job that returns to the queue looks over for a moment, so that several looks must agree.
     """
     ends = survey.EndDetector()
     while True:
-        look = look_at(works, ends.max_age_s)
+        look = states_of(works, ends.max_age_s)
         yield look
         found = set(look.states)
         is_sure = found <= {"FINISHED", "CANCELLED"}
@@ -46,13 +46,13 @@ def follow(works: Sequence[Work]) -> Iterator[Look]:
         time.sleep(max((cluster.question_s for cluster in known), default=0.4))
 
 
-def look_at(works: Sequence[Work], max_age_s: float = 0.0) -> Look:
+def states_of(works: Sequence[Work], max_age_s: float = 0.0) -> WorkStates:
     """The states of trainings, or of other works, by answers of at most an age in seconds."""
     if works[0].is_world:
         runs = [work.run for work in works if work.run is not None]
         answers = survey.of_runs(runs, max_age_s=max_age_s)
         rows = [status_or_reason(run, answers) for run in runs]
-        return Look(answers, [row.state for row in rows], rows)
+        return WorkStates(answers, [row.state for row in rows], rows)
     histories = [work.history() for work in works]
     submitted = (event.job for history in histories for event in history.submitted)
     answers = survey.ask(submitted, max_age_s=max_age_s)
@@ -60,7 +60,7 @@ def look_at(works: Sequence[Work], max_age_s: float = 0.0) -> Look:
         state_of(history, DividedFacts(work), answers).name
         for work, history in zip(works, histories, strict=True)
     ]
-    return Look(answers, states)
+    return WorkStates(answers, states)
 
 
 def exit_code(states: Iterable[str]) -> int:

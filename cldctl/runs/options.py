@@ -1,4 +1,4 @@
-"""Options of commands that start works, and the recipes and names of new runs. Writes nothing."""
+"""Options of commands that start works; recipes and names of new runs, and what a recipe needs."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,13 +9,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from cld_core import cpu
 from cld_core.config import Recipe, load, load_frozen
+from cld_core.config.data import StoredDataSpec
 from cld_core.config.loader import COMMAND_LINE, as_overrides, to_yaml_line
 from cld_core.config.network import ATTENTION
-from cld_core.config.schema import leaves
+from cld_core.config.schema import leaves, problems_of_shape
+from cld_core.data import store
 from cld_core.digests import digest
-from cld_core.errors import UsageError
+from cld_core.errors import DataError, RecipeError, UsageError
+from cld_core.evaluate.request import periodic_request
 from cld_core.metrics import parse_metrics
+from cld_core.plugins import is_shipped
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Axis
 from cld_core.run.events import JobRef
@@ -399,6 +404,65 @@ def _check_size(first: PlannedRun, cell: PlannedRun) -> None:
 def settings(values: Mapping[str, str]) -> list[str]:
     """The values of a cell as overrides."""
     return [f"{key}={value}" for key, value in values.items()]
+
+
+def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
+    """Refuse a recipe whose data, loggers, or inputs of periodic evaluations are unusable.
+
+    Loads torch if the network, diffusion, objective or data set is that of a plug-in, to run each
+    once.
+
+    Args:
+        say: called with remarks about the data.
+
+    Raises:
+        UsageError
+        RecipeError: data are not there or not usable, the network does not take them, a plug-in
+            fails, or a logger's package is not installed.
+    """
+    recipe.monitor.require_installed()
+    try:
+        shape = store.require(recipe.data, say)
+        if not is_shipped("data", recipe.data.name):
+            from cld_core.data import source
+
+            shape = source.require_usable(recipe)
+    except DataError as error:
+        # An error of the recipe, which names missing data, and not of a computation.
+        key = "path" if isinstance(recipe.data, StoredDataSpec) else "name"
+        raise RecipeError(f"'data.{key}': {error}") from error
+    for name, _, problem in problems_of_shape(recipe, shape):
+        raise RecipeError(f"'{name}' {problem}")
+    if not is_shipped("network", recipe.network.name):
+        from cld_core import nets
+
+        nets.require_usable(recipe, shape)
+    if not (is_shipped("sde", recipe.sde.name) and is_shipped("objective", recipe.objective.name)):
+        from cld_core import loss
+
+        loss.require_usable(recipe, shape)
+    periodic_request(recipe, "fid")
+    periodic_request(recipe, "elbo")
+
+
+def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:
+    """Raises RecipeError if this machine's processor emulates the precision of the training.
+
+    `train.emulated` allows it.
+    """
+    precision = recipe.train.precision
+    if precision == "fp32" or recipe.cluster.uses_gpu:
+        return
+    if cluster.queues:
+        say(
+            f"{cpu.warning(precision, 'most processors')} unless those of the nodes have "
+            f"instructions for it."
+        )
+    elif cpu.emulates(precision):
+        warning = cpu.warning(precision)
+        if not recipe.train.emulated:
+            raise RecipeError(f"{warning}, or train.emulated=true.")
+        say(f"{warning}.")
 
 
 def refuse_twice(option: str, keys: Iterable[str], overrides: Iterable[str]) -> None:

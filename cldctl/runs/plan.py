@@ -6,16 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cld_core import cpu
 from cld_core import metrics as registry
 from cld_core.config import Recipe
 from cld_core.config.data import StoredDataSpec
-from cld_core.config.schema import problems_of_shape
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError, UsageError
-from cld_core.evaluate.request import periodic_request
 from cld_core.ownership import require_may_change
-from cld_core.plugins import is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run.evaluations import EvalRequest, Evaluation, Sweep
 from cld_core.run.events import Requested
@@ -44,6 +40,8 @@ from .options import (
     existing,
     named_as_typed,
     refuse_twice,
+    require_inputs,
+    require_native,
     settings,
 )
 from .start import PlannedTraining, PlannedWork, begun, following
@@ -209,65 +207,6 @@ def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> Non
             )
         following(recipe, options.metrics)
         require_native(recipe, cluster, say)
-
-
-def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
-    """Refuse a recipe whose data, loggers, or inputs of periodic evaluations are unusable.
-
-    Loads torch if the network, diffusion, objective or data set is that of a plug-in, to run each
-    once.
-
-    Args:
-        say: called with remarks about the data.
-
-    Raises:
-        UsageError
-        RecipeError: data are not there or not usable, the network does not take them, a plug-in
-            fails, or a logger's package is not installed.
-    """
-    recipe.monitor.require_installed()
-    try:
-        shape = store.require(recipe.data, say)
-        if not is_shipped("data", recipe.data.name):
-            from cld_core.data import source
-
-            shape = source.require_usable(recipe)
-    except DataError as error:
-        # An error of the recipe, which names missing data, and not of a computation.
-        key = "path" if isinstance(recipe.data, StoredDataSpec) else "name"
-        raise RecipeError(f"'data.{key}': {error}") from error
-    for name, _, problem in problems_of_shape(recipe, shape):
-        raise RecipeError(f"'{name}' {problem}")
-    if not is_shipped("network", recipe.network.name):
-        from cld_core import nets
-
-        nets.require_usable(recipe, shape)
-    if not (is_shipped("sde", recipe.sde.name) and is_shipped("objective", recipe.objective.name)):
-        from cld_core import loss
-
-        loss.require_usable(recipe, shape)
-    periodic_request(recipe, "fid")
-    periodic_request(recipe, "elbo")
-
-
-def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:
-    """Raises RecipeError if this machine's processor emulates the precision of the training.
-
-    `train.emulated` allows it.
-    """
-    precision = recipe.train.precision
-    if precision == "fp32" or recipe.cluster.uses_gpu:
-        return
-    if cluster.queues:
-        say(
-            f"{cpu.warning(precision, 'most processors')} unless those of the nodes have "
-            f"instructions for it."
-        )
-    elif cpu.emulates(precision):
-        warning = cpu.warning(precision)
-        if not recipe.train.emulated:
-            raise RecipeError(f"{warning}, or train.emulated=true.")
-        say(f"{warning}.")
 
 
 # --- evaluations and tunings

@@ -26,7 +26,7 @@ from cldctl.jobs import specs
 
 from . import snapshot, survey
 from .index import Index, side_by_side
-from .plan import require_inputs, require_native
+from .options import require_inputs, require_native
 from .selection import command
 from .start import PlannedTraining, PlannedWork
 from .status import RunStatus, status_of, status_or_reason

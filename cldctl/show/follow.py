@@ -1,19 +1,29 @@
-"""`--follow`: the progress of works, as bars on a terminal, and as lines elsewhere."""
+"""What was started, its progress with `--follow`, how it ended, and what to type next."""
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import Task
 from rich.text import Text
 
-from cld_core.run.work import Work
-from cldctl.runs.follow import Look
-from cldctl.runs.start import Started
-from cldctl.runs.status import STARTING, WAITING, RunStatus
+from cld_core.run import RunFolder
+from cld_core.run.evaluations import Evaluation, Sweep
+from cld_core.run.groups import Group
+from cld_core.run.work import Training, Work
+from cldctl.runs.selection import command
+from cldctl.runs.snapshot import left_out_code
+from cldctl.runs.start import OUTCOMES, PlannedWork, Started
 
-from .console import Bars, duration, err, number, shortened
-from .tables import STYLES
+from .console import Bars, duration, err, number, out, say_next, shortened, strong
+from .tables import STYLES, state_text
+
+if TYPE_CHECKING:
+    from cldctl.runs.follow import WorkStates
+    from cldctl.runs.status import RunStatus
 
 # The runs of a larger group have no bars of their own, only that of the group.
 _MOST_BARS = 12
@@ -66,7 +76,7 @@ class View(Bars):
         self._lines: dict[str, tuple[Shown, float, set[str]]] = {}
         self._warnings: set[str] = set()
 
-    def draw(self, works: Sequence[Work], look: Look, started: Started) -> None:
+    def draw(self, works: Sequence[Work], look: "WorkStates", started: Started) -> None:
         """Show a look at works: at runs of a group below a line of the group, if they are few."""
         remark = look.answers.remark or ""
         group = started.group
@@ -135,7 +145,9 @@ class View(Bars):
         err.print("; ".join(filter(None, parts)))
 
 
-def _of_run(row: RunStatus, name: str, remark: str = "") -> Shown:
+def _of_run(row: "RunStatus", name: str, remark: str = "") -> Shown:
+    from cldctl.runs.status import WAITING
+
     last = row.attempts[-1] if row.attempts else {"started": row.created, "ended": row.created}
     since = None
     if row.state == "RUNNING":
@@ -171,7 +183,7 @@ def _title(works: Sequence[Work], started: Started) -> str:
     return works[0].name if len(works) == 1 else f"{len(works)} evaluations"
 
 
-def _of_group(name: str, look: Look) -> Shown:
+def _of_group(name: str, look: "WorkStates") -> Shown:
     from .runs import states
 
     return Shown(
@@ -184,8 +196,10 @@ def _of_group(name: str, look: Look) -> Shown:
     )
 
 
-def _of_divided(name: str, works: Sequence[Work], look: Look) -> Shown:
+def _of_divided(name: str, works: Sequence[Work], look: "WorkStates") -> Shown:
     """The progress of evaluations, tunings or statistics; several share a line."""
+    from cldctl.runs.status import STARTING, WAITING
+
     counts = [work.rows_done() for work in works]
     done = sum(computed for computed, _ in counts)
     total = sum(rows for _, rows in counts)
@@ -207,3 +221,216 @@ def _of_divided(name: str, works: Sequence[Work], look: Look) -> Shown:
     return Shown(
         name=name, done=done, total=total, state=state, phase=phase, unit=unit, remark=remark
     )
+
+
+def say_unwatched(place: RunFolder | Group | None) -> None:
+    """Print that the jobs go on, and how to watch them again."""
+    if place is None:
+        err.print("\nno longer watching; the job goes on. Run the same command again to watch")
+        return
+    err.print("\nno longer watching; the jobs go on. Again:")
+    err.print(f"  {command(f'status {place.name} --watch', place)}")
+
+
+# --- what was started
+
+
+def say_trainings(started: Started) -> None:
+    """Print which runs were started, by which jobs, and the evaluations that follow."""
+    place = started.place
+    # On a terminal, the name of a run has just been printed.
+    if started.group is not None or not (out.is_terminal and err.is_terminal and not err.quiet):
+        out.print(place.name)
+    if started.group is not None:
+        counts = _counted(started.works)
+        err.print(strong(f"{len(started.works)} runs of the group ", place.name, f": {counts}"))
+    jobs = started.jobs
+    if jobs and not started.blocks:
+        first = next(planned for planned in started.works if planned.job is not None)
+        if (line := left_out_code(first.run)) is not None:
+            err.print(line, style="yellow")
+        # Each task of an array has a job id of its own: ARRAY_TASK.
+        ids = [job.job_id.partition("_")[0] if started.group else job.job_id for job in jobs]
+        err.print(f"job {', '.join(dict.fromkeys(ids))} ({jobs[0].cluster})")
+        evaluations = started.following
+        if started.group is None:
+            for work in evaluations:
+                err.print(f"then evaluation {work.name}")
+            for text in started.messages:
+                err.print(text)
+        elif evaluations:
+            each = "each" if len(evaluations) == len(jobs) else len(evaluations)
+            err.print(f"then an evaluation of {each}")
+    say_errors(started.works)
+
+
+def say_divided(started: Started) -> None:
+    """Print which works of runs are complete, which are being computed, and by which job."""
+    say_errors(started.works)
+    by_run: dict[Path, list[PlannedWork]] = {}
+    for planned in started.works:
+        by_run.setdefault(planned.run.path, []).append(planned)
+    for works in by_run.values():
+        run = works[0].run
+        called = works[0].work.called
+        if len(works) > 1:
+            err.print(strong(f"{len(works)} {called}s of ", run.name, f": {_counted(works)}"))
+        elif works[0].outcome not in (None, "started"):
+            err.print(
+                f"{works[0].work.name} is already {works[0].outcome.removeprefix('already ')}"
+            )
+        jobs = [planned for planned in works if planned.job is not None]
+        if not jobs or jobs[0].job is None:
+            continue
+        what = strong(f"{called} ", jobs[0].work.name)
+        if started.sweep is not None:
+            what = strong(f"{called} ", started.sweep.id)
+        elif len(works) > 1:
+            what = strong(f"{called}s")
+        err.print(what, f"of {run.name}, job {jobs[0].job.job_id} ({jobs[0].job.cluster})")
+    for text in started.messages:
+        err.print(text)
+
+
+def say_errors(works: Iterable[PlannedWork]) -> None:
+    """Print which works could not be started, and why."""
+    for planned in works:
+        if planned.error is not None:
+            err.failure(f"{planned.run.name}: {planned.error}", style="red")
+
+
+def _counted(works: Iterable[PlannedWork]) -> str:
+    """How often each outcome occurs, in the order of `OUTCOMES`: "2 new, 1 resumed"."""
+    counts = Counter(planned.outcome or "not started" for planned in works)
+    return ", ".join(f"{counts[word]} {word}" for word in OUTCOMES if counts[word])
+
+
+def say_next_of_trainings(started: Started) -> None:
+    """Print what to type while trainings go on."""
+    place = started.place
+    if started.group is None:
+        then = f"logs {place.name} -f"
+    elif any(planned.run.evaluation_names() for planned in started.works):
+        then = f"compare {place.name}"
+    else:
+        then = f"eval {place.name} --elbo"
+    say_next(place, f"status {place.name}", then, f"cancel {place.name}")
+
+
+def say_next_of_evaluations(started: Started) -> None:
+    """Print the names of evaluations that are not followed, and what to type next."""
+    place = started.place
+    if started.group is not None:
+        out.print(place.name)
+        say_next(place, f"status {place.name}", f"compare {place.name}")
+        return
+    names = [planned.work.name for planned in started.works]
+    out.print("\n".join(names) if started.sweep is None else started.sweep.id)
+    (alive, *_) = started.those("started") or started.those("being computed")
+    say_next(place, f"status {place.name}", f"logs {place.name} --eval {alive.name} -f")
+
+
+# --- how it ended
+
+
+def say_end_of_run(run: RunFolder, row: "RunStatus", works: Sequence[Work]) -> int:
+    """Print how a training ended, and the results of the evaluations that have followed it.
+
+    Returns:
+        1 if an evaluation is not complete.
+    """
+    saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
+    say = err.print if row.state == "FINISHED" else err.failure
+    say(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
+    if row.reason:
+        say(row.reason)
+    if row.state != "FINISHED":
+        say_next(run, f"why {run.name}", f"logs {run.name}", f"resume {run.name}")
+        return 0
+    code = say_results(works)
+    say_next(
+        run, f"sample {run.name}", f"report {run.name}" if works else f"eval {run.name} --elbo"
+    )
+    return code
+
+
+def say_end_of_evaluations(started: Started, *, waited: bool) -> int:
+    """Print the results of evaluations, or of those that are not complete what to type next.
+
+    Args:
+        waited: whether the command has waited for them.
+
+    Returns:
+        The exit code.
+    """
+    works = [planned.work for planned in started.works]
+    group = started.group
+    if group is not None and waited:
+        code = say_end_of_group(group, works)
+        if code == 0:
+            say_next(group, f"compare {group.name}")
+        return code or started.exit_code
+    if group is not None or not (waited or started.is_over):
+        say_next_of_evaluations(started)
+        return started.exit_code
+    code = say_results(works, started.sweep)
+    if code == 0:
+        run = started.works[0].run
+        say_next(run, f"report {run.name}", f"status {run.name}")
+    return code
+
+
+def say_end_of_group(group: Group, works: Iterable[Work]) -> int:
+    """Print a group, and which evaluations of its runs are not complete; return the exit code."""
+    from cldctl.runs.follow import states_of
+
+    from .runs import group_details
+
+    rows = states_of([Training(run.path) for run in group.runs()]).rows
+    out.print(group_details(group.name, rows))
+    return say_incomplete(work for work in works if not work.is_done)
+
+
+def say_next_of_group(
+    group: Group, rows: "Sequence[RunStatus]", code: int, *, evaluated: bool
+) -> None:
+    """Print what to type after a group has ended with an exit code."""
+    if code == 0:
+        say_next(group, f"compare {group.name}" if evaluated else f"eval {group.name} --elbo")
+        return
+    failed = [f"why {row.name}" for row in rows if row.state not in ("FINISHED", "CANCELLED")]
+    say_next(group, *failed[:1], f"resume {group.name}")
+
+
+def say_results(works: Sequence[Work], sweep: Sweep | None = None) -> int:
+    """Print the results of evaluations; return the exit code, 1 if one is not complete."""
+    from cldctl.evals.results import rows as sweep_rows
+
+    from .evaluations import by_step, evaluations, remarks, say_files, statuses_of, sweep_table
+
+    chosen = [work for work in works if isinstance(work, Evaluation)]
+    rows = statuses_of(chosen)
+    missing = [work for work, row in zip(chosen, rows, strict=True) if row["state"] != "FINISHED"]
+    if sweep is not None:
+        run = chosen[0].run
+        out.print(sweep_table(sweep, sweep_rows(run, sweep), {row["id"]: row for row in rows}))
+        if not missing:
+            say_files(run, sweep)
+    elif rows:
+        out.print(evaluations(rows))
+        for table in by_step(rows):
+            out.print(table)
+    for line in remarks(rows):
+        err.print(line)
+    return say_incomplete(missing)
+
+
+def say_incomplete(works: Iterable[Work]) -> int:
+    """Print which evaluations are not complete, and where to see why; return the exit code."""
+    code = 0
+    for work in works:
+        if work.run is not None:
+            err.failure(f"evaluation {work.name} of {work.run.name} is not complete; see")
+            err.failure(f"  {command(f'logs {work.run.name} --eval {work.name}', work.run)}")
+            code = 1
+    return code

@@ -13,7 +13,7 @@ from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
 from cld_core.run.work import KINDS
 from cldctl import clusters
 from cldctl.cli.finish import finish
-from cldctl.runs.follow import look_at
+from cldctl.runs.follow import states_of
 from cldctl.runs.start import PlannedWork, start
 from tests.support.paths import ROOT
 
@@ -90,6 +90,6 @@ def test_it_is_started_followed_and_looked_at_like_the_others(tmp_path, capsys):
     assert read_object(tmp_path / "work" / "sum.json") == {"sum": sum(i * i for i in range(22))}
     work = Squares(tmp_path / "work")
     assert [event.shards for event in work.history().submitted] == [(0,), (1,)]
-    assert look_at([work]).states == ["FINISHED"]
+    assert states_of([work]).states == ["FINISHED"]
     assert "work FINISHED: 22/22 integers" in capsys.readouterr().err
     assert run_it() == ["already complete"]

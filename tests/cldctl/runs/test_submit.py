@@ -23,8 +23,8 @@ from cldctl import clusters, locks
 from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs import hooks
-from cldctl.runs.options import SubmitOptions
-from cldctl.runs.plan import check, require_inputs, require_native
+from cldctl.runs.options import SubmitOptions, require_inputs, require_native
+from cldctl.runs.plan import check
 from cldctl.runs.start import PlannedTraining, PlannedWork, start
 from tests.support import scripted
 from tests.support.failing import Failing
