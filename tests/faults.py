@@ -57,16 +57,16 @@ target: score matching: the network predicts the noise that was drawn
   + error = predicted + self.sde.scored(draws.noise)
   tests/cld_core/test_score_and_loss.py
 mixed-score: mixed score: the known part has its sign
-  - else torch.sub(score, apply(precision
-  + else torch.add(score, apply(precision
+  - torch.sub(score, apply(found.precision
+  + torch.add(score, apply(found.precision
   tests/cld_core/test_score_and_loss.py
 importance-of-t: importance sampling of t does not change the weights
   - weighted = weighted * spread(draws.importance, weighted)
   + weighted = weighted
   tests/cld_core/test_score_and_loss.py
 euler-maruyama: Euler-Maruyama: the amount of noise
-  - half.add_(e, alpha=math.sqrt(rate * dt))
-  + half.add_(e, alpha=math.sqrt(0.9 * rate * dt))
+  - half.add_(e, alpha=std)
+  + half.add_(e, alpha=0.95 * std)
   tests/cld_core/samplers/test_sampling.py
 multistep-order: exponential multistep: the order of convergence
   - known[: order + 1])
@@ -193,8 +193,8 @@ bad-nodes: a node on which a run crashed twice is avoided
   + crashes > FAILURES
   tests/cldctl/jobs/test_nodes.py
 lost: a run whose job is gone without a message is LOST
-  - Rule("vanished", "LOST", _vanished
-  + Rule("vanished", "RUNNING", _vanished
+  - Rule("vanished", "LOST", _VANISHED
+  + Rule("vanished", "RUNNING", _VANISHED
   tests/cld_core/run/test_state.py
 hook-limit: a hook is ended after its time limit
   - if time.monotonic() - began > timeout_s:

@@ -213,7 +213,7 @@ rm pair --yes
 
 
 def options():
-    """The options of all commands, and whether their help has an example."""
+    """The options and arguments of all commands."""
 
     def walk(command, name):
         for inner, below in getattr(command, "commands", {}).items():
@@ -229,10 +229,7 @@ def options():
             for parameter in command.params
             if parameter.param_type_name == "argument"
         ]
-        yield (
-            name,
-            {"options": used, "arguments": arguments, "example": "Example" in (command.help or "")},
-        )
+        yield name, {"options": used, "arguments": arguments}
 
     return dict(walk(typer.main.get_command(app), ""))
 

@@ -122,7 +122,7 @@ def allowed(logs: Path) -> HooksSpec | None:
 
 
 def heard(run: Path) -> Callable[[Event], None]:
-    """A callback for the ledger of a run (`Ledger.heard`), which calls the hook for decisions.
+    """A callback for the ledger of a run (`Ledger.notify`), which calls the hook for decisions.
 
     For the end of a job, `settled` calls it.
     """

@@ -497,11 +497,11 @@ def _other_code(history: History) -> Iterator[str]:
     In a container that hides the folder of the run, a job runs what is installed there.
     """
     last = history.last
-    if last is None or last.code is None or last.asked in (None, "live", last.code):
+    if last is None or last.code is None or last.requested_code in (None, "live", last.code):
         return
     yield (
         f"attempt {last.attempt} runs code {_short(last.code)}, not that of the run, "
-        f"{_short(last.asked or '')}"
+        f"{_short(last.requested_code or '')}"
     )
 
 
