@@ -65,7 +65,8 @@ def only_one(
 ) -> Iterator[None]:
     """Let one process at a time start jobs in a folder; others wait for the end of this block.
 
-    With a cluster that blocks until the work is done, there is no lock: others would wait for long.
+    A block inside another one of the same folder changes nothing. With a cluster that blocks until
+    the work is done, there is no lock: others would wait for long.
 
     Args:
         cluster: where the jobs start; None to start none, and only keep other processes from it.
@@ -82,9 +83,8 @@ def only_one(
     file = folder / LOCK
     try:
         require_may_change(folder, "Nothing was started")
-        descriptor = (
-            None if cluster is not None and cluster.blocks else descriptor_for_writing(file)
-        )
+        is_locked = folder in locked_here or (cluster is not None and cluster.blocks)
+        descriptor = None if is_locked else descriptor_for_writing(file)
     except FileNotFoundError as error:
         raise NotFoundError(f"{folder}: it was removed meanwhile. Nothing was started.") from error
     if descriptor is None:

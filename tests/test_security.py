@@ -34,7 +34,6 @@ from cldctl.clusters.local_processes import details_of
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.runs import cancel
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.submit import create_and_start
 from tests.cldctl.clusters.works import Report
 from tests.support.crafted import KINDS, crafted
 from tests.support.made_up import run_with, vouch
@@ -42,7 +41,7 @@ from tests.support.other_users import give_away, needs_root
 from tests.support.paths import ROOT, TOY
 from tests.support.plugin import toy_plugin
 from tests.support.scheduler import clients
-from tests.support.scripted import Scripted, stopped, trained
+from tests.support.scripted import Scripted, stopped, submitted, trained
 from tests.support.tools import invoke, wait_for
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=2"]
@@ -145,9 +144,8 @@ def test_folders_of_jobs_and_code_are_nobody_elses_to_write_whatever_the_umask(
 ):
     before = os.umask(umask)
     try:
-        (run,) = create_and_start(
-            SubmitOptions(recipe="toy", root=tmp_path / "runs", name="a"), Scripted()
-        ).runs
+        options = SubmitOptions(recipe="toy", root=tmp_path / "runs", name="a")
+        run = submitted(options, Scripted()).works[0].run
         (run.path / "logs").chmod(0o2777)
         job_logs.prepare(run.path / "logs")
     finally:

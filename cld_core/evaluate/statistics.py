@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cld_core import ownership
 from cld_core.computation import Computation, Computer
 from cld_core.config import Recipe
 from cld_core.config.data import StoredDataSpec
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, UsageError
+from cld_core.ownership import make_private
 from cld_core.run.evaluations import Extraction
 from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
 
@@ -145,6 +145,20 @@ class Statistics(ShardedWork):
             content.features is not None and content.classes == request.classes
         )
 
+    def make_folder(self) -> None:
+        """Make the folder, with write access for this user only.
+
+        Raises:
+            CldError: another user owns it, or it cannot be created.
+        """
+        try:
+            make_private(self.folder, "jobs would compute, and import, what is in it")
+        except OSError as error:
+            raise CldError(
+                f"{self.folder}: the folder cannot be made ({error.strerror}). Write the "
+                "statistics to another place with -o."
+            ) from error
+
     def rows(self, kind: str) -> Rows:
         return Rows(self.folder / "rows" / self.request.fingerprint, self.request.chunk(kind))
 
@@ -192,18 +206,3 @@ class StatisticsComputation(Computation):
             about["classes"] = list(request.classes)
         stats_file.write(Path(request.output), about, arrays)
         shutil.rmtree(self.work.folder / "rows", ignore_errors=True)
-
-
-def make_folder(folder: Path) -> None:
-    """Create the folder of statistics, with write access for this user only.
-
-    Raises:
-        CldError: another user owns it, or it cannot be created.
-    """
-    try:
-        ownership.make_private(folder, "jobs would compute, and import, what is in it")
-    except OSError as error:
-        raise CldError(
-            f"{folder}: the folder cannot be made ({error.strerror}). Write the statistics to "
-            "another place with -o."
-        ) from error

@@ -191,12 +191,22 @@ class Evaluation(ShardedWork):
     command = "cldctl eval"
     request_type = EvalRequest
     called = "evaluation"
-    doing = "evaluating"
     request: EvalRequest
 
     @property
     def run(self) -> RunFolder:
         return RunFolder(self.folder.parent.parent)
+
+    @property
+    def doing(self) -> str:
+        draws = registry.draws_samples(self.request.metrics)
+        return "drawing samples" if draws else "evaluating"
+
+    @property
+    def unit(self) -> str:
+        """Samples, test points or both."""
+        over = {registry.ROWS[kind].over for kind in self.request.sizes}
+        return " and ".join(sorted(over, reverse=True))
 
     @property
     def report(self) -> dict[str, Any] | None:

@@ -539,6 +539,7 @@ class Tuning(RequestedWork):
     called = "tuning"
     doing = "tuning"
     unit = "steps"
+    together = True
     request: TuneRequest
 
     @property

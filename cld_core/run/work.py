@@ -267,18 +267,17 @@ class Work(ABC):
         folder: where everything of it is, the logs of its jobs too.
         run: the run that it belongs to; None for statistics.
         command: the command that continues it when it is run again, for messages.
-        called, doing, unit: what it is, what computing it is called, and what its progress is
-            counted in.
+        called: what it is.
         is_world: whether the processes of a task form one world of ranks, or each is a task of its
             own.
+        together: whether one task computes all works of a job, one after another.
         has_successors: whether another job may wait for its job to end badly.
     """
 
     command: ClassVar[str]
     called: ClassVar[str] = "work"
-    doing: ClassVar[str] = "computing"
-    unit: ClassVar[str] = "rows"
     is_world: ClassVar[bool] = False
+    together: ClassVar[bool] = False
     has_successors: ClassVar[bool] = False
     kind: str
     folder: Path
@@ -292,10 +291,24 @@ class Work(ABC):
     def run(self) -> RunFolder | None:
         return None
 
+    def make_folder(self) -> None:
+        """Make the folder, which is locked while jobs of a work without a run are started."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+
     @property
     @abstractmethod
     def ledger(self) -> Ledger:
         """Which tasks were started, crashed or were cancelled."""
+
+    @property
+    def doing(self) -> str:
+        """What computing it is called."""
+        return "computing"
+
+    @property
+    def unit(self) -> str:
+        """What its progress is counted in."""
+        return "rows"
 
     def history(self) -> History:
         return self.ledger.history()

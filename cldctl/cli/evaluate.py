@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer import Argument, Option
@@ -14,6 +14,9 @@ from cld_core.sanitize import one_line
 from cldctl.show.console import Working, err, out, strong
 
 from . import options
+
+if TYPE_CHECKING:
+    from cldctl.runs.follow import WorkStates
 
 
 def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
@@ -81,9 +84,14 @@ def eval_(
     Example: cldctl eval --fid --elbo --samples 50000 --shards 16 sampling.method=exponential
     """
     from cld_core import metrics as registry
-    from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start
-    from cldctl.runs.resume import with_profile
-    from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
+    from cldctl import clusters
+    from cldctl.runs import plan
+    from cldctl.runs.options import EvalOptions, with_profile
+    from cldctl.runs.start import start
+    from cldctl.show.follow import say_errors
+    from cldctl.show.submission import remark
+
+    from .finish import finish_evaluations
 
     if compared:
         others = {
@@ -128,19 +136,22 @@ def eval_(
         sweep=tuple(sweep or ()),
         checkpoint=checkpoint,
         shards=shards,
-        cluster=cluster,
         allow_plugin=allow_plugin,
     )
     if (group := options.group_named(name, root)) is not None:
+        where = clusters.chosen(cluster, group.runs()[-1])
         with Working(f"looking at what is missing of the evaluations of {group.name}"):
-            ready, skipped = plan_group(group, wanted, remark)
-        begun = start(ready, group, max_parallel)
-        raise typer.Exit(finish_group_evaluations(group, begun, skipped, follow))
+            works, failed = plan.evaluations_of_group(group, wanted, remark)
+        say_errors(failed)
+        code = max((work.error.exit_code for work in failed if work.error), default=0)
+        started = start(works, where, group, parallel=max_parallel)
+        raise typer.Exit(finish_evaluations(started, follow) or code)
     run = options.find_run(name, root)
+    where = clusters.chosen(cluster, run)
     with Working(f"looking at what is missing of the evaluation of {run.name}"):
-        planned = plan(run, wanted, remark)
-    (planned,) = start([planned], parallel=max_parallel)
-    raise typer.Exit(finish_evaluations(planned, follow))
+        works, sweep_of_run = plan.evaluations(run, wanted, remark)
+    started = start(works, where, run, sweep=sweep_of_run, parallel=max_parallel)
+    raise typer.Exit(finish_evaluations(started, follow))
 
 
 def compare(
@@ -320,9 +331,16 @@ def tune(
 
     Example: cldctl tune toy-0102-101112-ab12 --nfe 5,7,10 --follow
     """
-    from cldctl.runs.evaluate import EvalOptions, minutes, plan_tunings, start
-    from cldctl.runs.options import network_evaluations
-    from cldctl.show.submission import finish_tunings, remark
+    from cld_core.run.tunings import Tuning
+    from cldctl import clusters
+    from cldctl.runs import plan
+    from cldctl.runs.options import EvalOptions, minutes, network_evaluations
+    from cldctl.runs.start import start
+    from cldctl.show.evaluations import show_tunings
+    from cldctl.show.follow import say_divided
+    from cldctl.show.submission import remark
+
+    from .finish import finish
 
     numbers = network_evaluations(nfe)
     budget_min = minutes(budget)
@@ -330,14 +348,19 @@ def tune(
     wanted = EvalOptions(
         overrides=tuple(overrides),
         checkpoint=checkpoint,
-        cluster=cluster,
         allow_plugin=allow_plugin,
     )
-    planned = plan_tunings(
+    where = clusters.chosen(cluster, run)
+    works = plan.tunings(
         run, wanted, remark, nfe=numbers, points=points, budget_min=budget_min, seed=seed
     )
-    (planned,) = start([planned])
-    raise typer.Exit(finish_tunings(planned, as_json, follow))
+    started = start(works, where, run)
+
+    def end(look: "WorkStates | None") -> int:
+        found = [Tuning(planned.work.folder) for planned in started.works]
+        return show_tunings(run, found, as_json, waited=follow or started.blocks)
+
+    raise typer.Exit(finish(started, follow, say_divided, end))
 
 
 def export(
@@ -500,10 +523,16 @@ def bench_samplers(
 
     Example: cldctl bench samplers --sampler em-quadratic --sampler fine=method=exponential,order=2
     """
-    from cldctl.runs.evaluate import EvalOptions, plan_samplers, start
-    from cldctl.runs.options import network_evaluations
-    from cldctl.show.evaluations import show_plan
-    from cldctl.show.submission import finish_samplers, remark
+    from cld_core.run.evaluations import Evaluation
+    from cldctl import clusters
+    from cldctl.runs import plan as policy
+    from cldctl.runs.options import EvalOptions, network_evaluations
+    from cldctl.runs.start import start
+    from cldctl.show.evaluations import show_plan, show_samplers
+    from cldctl.show.follow import say_divided, say_next_of_evaluations
+    from cldctl.show.submission import remark
+
+    from .finish import finish
 
     options.check_output(csv, (".csv",), "numbers are", "--csv")
     options.check_output(plot, (".png",), "pictures are", "--plot")
@@ -515,13 +544,22 @@ def bench_samplers(
         samples=samples,
         checkpoint=checkpoint,
         shards=shards,
-        cluster=cluster,
         allow_plugin=allow_plugin,
     )
+    where = clusters.chosen(cluster, run)
     with Working(f"looking at what is missing of the comparison of {run.name}"):
-        made, planned = plan_samplers(run, sampler or (), numbers, seeds, wanted, remark)
+        works, made = policy.comparison(run, sampler or (), numbers, seeds, wanted, remark)
     if dry_run:
         show_plan(run, made)
         return
-    (planned,) = start([planned], parallel=max_parallel)
-    raise typer.Exit(finish_samplers(made, planned, as_json, csv, plot, follow))
+    started = start(works, where, run, sweep=made.sweep, parallel=max_parallel)
+
+    def end(look: "WorkStates | None") -> int:
+        waited = look is not None or started.is_over
+        if not waited and not as_json:
+            say_next_of_evaluations(started)
+            return 0
+        found = [Evaluation(planned.work.folder) for planned in started.works]
+        return show_samplers(found, made, as_json, csv, plot, waited=waited)
+
+    raise typer.Exit(finish(started, follow, say_divided, end))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cld_core.data.prepare import SourcePart
+    from cldctl.runs.follow import WorkStates
+    from cldctl.runs.start import Started
 
 
 def init(
@@ -309,7 +311,7 @@ def doctor(
     overrides: list[str] | None = options.OVERRIDES,
     cluster: str | None = options.CLUSTER,
     profile: str | None = options.PROFILE,
-    job: bool = Option(True, "--job/--no-job", help="Look from a node, with a small job."),
+    job: bool = Option(True, "--job/--no-job", help="WorkStates from a node, with a small job."),
     partition: str | None = Option(
         None, help="Only this partition, or these: low,high; default: all."
     ),
@@ -411,8 +413,9 @@ def data_stats(
     from cld_core.evaluate.statistics import Statistics, StatsRequest
     from cldctl import clusters
     from cldctl.lookup import recipe_or_run
-    from cldctl.runs import sharded
-    from cldctl.show.follow import follow_statistics
+    from cldctl.runs.start import PlannedWork, clear, start
+
+    from .finish import finish
 
     options.check_output(output, (".npz",), "statistics are")
     where = clusters.chosen(cluster)
@@ -424,21 +427,32 @@ def data_stats(
     if shards is not None and request.shards < shards:
         err.print(f"--shards {shards}: {request.shards} shards instead, one for each file of rows")
     work = Statistics(request.folder, request)
-    job = sharded.start_statistics(work, where, recipe.cluster, say=err.print)
-    if job is not None:
-        err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
-    elif work.is_done:
-        err.print("these statistics exist already")
-        sharded.clear(work.folder)
+    started = start([PlannedWork(work=work, size=recipe.cluster)], where)
+
+    def say(started: "Started") -> None:
+        for text in started.messages:
+            err.print(text)
+        for job in started.jobs:
+            err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
+        if started.is_over:
+            err.print("these statistics exist already")
+        elif not started.jobs:
+            err.print("these statistics are already being computed")
+
+    def end(look: "WorkStates | None") -> int:
+        waited = look is not None
+        if waited and not work.is_done:
+            logs = work.folder / "logs"
+            err.failure(f"not complete; see {logs}, and run the same command again")
+            return 1
+        if waited or started.is_over:
+            clear(work)
         out.print(request.output, no_wrap=True)
-        return
-    else:
-        err.print("these statistics are already being computed")
-    if follow or where.blocks:
-        raise typer.Exit(follow_statistics(Statistics(work.folder)))
-    out.print(request.output, no_wrap=True)
-    logs = work.folder / "logs" if job is None else job.logs
-    err.print(f"logs: {logs}; run it again with --follow to watch")
+        if not (waited or started.is_over):
+            err.print(f"logs: {work.folder / 'logs'}; run it again with --follow to watch")
+        return 0
+
+    raise typer.Exit(finish(started, follow, say, end))
 
 
 def data_prepare(

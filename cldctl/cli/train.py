@@ -1,5 +1,6 @@
 """`cldctl submit`, `resume` and `cancel`: how trainings begin, continue and end."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,9 @@ from . import options
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
+    from cld_core.run.groups import Group
     from cldctl.runs.cancel import Ending
+    from cldctl.runs.resume import Continuation
 
 
 def submit(
@@ -60,10 +63,12 @@ def submit(
     Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --parallel 4
     """
     from cldctl import clusters
-    from cldctl.runs import submit as policy
-    from cldctl.runs.options import SubmitOptions
-    from cldctl.runs.training import require_native
+    from cldctl.runs import plan
+    from cldctl.runs.options import SubmitOptions, require_native
+    from cldctl.runs.start import start
     from cldctl.show import submission
+
+    from .finish import finish_trainings
 
     where = clusters.chosen(cluster, is_preview=dry_run)
     wanted = SubmitOptions(
@@ -88,7 +93,11 @@ def submit(
     elif dry_run and cluster is None:
         where = clusters.described(wanted.cells[0].recipe.cluster)
     with err.status("checking the recipe"):
-        spec = policy.check(wanted, where, submission.remark)
+        spec = plan.check(wanted, where, submission.remark)
+    # The scheduler estimates the start of a run while the job is being written.
+    ask_for_start = None
+    if wanted.group is None and spec.after is None:
+        ask_for_start = where.ask_for_start(spec)
     if dry_run:
         if not wanted.is_checked_first:
             require_native(wanted.cells[0].recipe, where, submission.remark)
@@ -97,9 +106,27 @@ def submit(
                 f"{reason}: this is what --cluster {where.name} submits where there is one. "
                 f"The default on this machine is --cluster {clusters.default().name}."
             )
-        submission.preview(wanted, where, spec)
+        submission.preview(wanted, where, spec, ask_for_start)
         return
-    raise typer.Exit(submission.submit_runs(wanted, where, spec, follow))
+    try:
+        started = start(
+            plan.trainings(wanted, where, submission.say_continues, submission.remark),
+            where,
+            wanted.group,
+            after=spec.after,
+            parallel=wanted.parallel,
+            notify=submission.say_submitted,
+        )
+    except KeyboardInterrupt:
+        run = wanted.run()
+        goes_on = wanted.group is None and not where.blocks and run.exists
+        if not (goes_on and run.ledger.history().submitted):
+            raise
+        submission.say_interrupted(run)
+        raise typer.Exit(130) from None
+    if wanted.group is None and not where.blocks:
+        submission.say_estimate(wanted, ask_for_start)
+    raise typer.Exit(finish_trainings(started, follow))
 
 
 def resume(
@@ -130,9 +157,9 @@ def resume(
     Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
     """
     from cldctl.runs import survey
-    from cldctl.runs.resume import Continuation, with_profile
+    from cldctl.runs.options import with_profile
+    from cldctl.runs.resume import Continuation
     from cldctl.runs.status import message_of
-    from cldctl.show.submission import resume_runs
 
     names, overrides = options.split_runs(words)
     group = options.group_named(names[0], root) if len(names) == 1 else None
@@ -147,7 +174,7 @@ def resume(
         other_data=other_data,
     )
     if group is not None:
-        raise typer.Exit(resume_runs(group, wanted, cluster, follow))
+        raise typer.Exit(_continue(group, wanted, cluster, follow))
     if names:
         runs = options.find_runs_or_group(names, root)
         code = 0
@@ -156,18 +183,45 @@ def resume(
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
     if names and len(runs) == 1:
-        raise typer.Exit(resume_runs(runs[0], wanted, cluster, follow))
+        raise typer.Exit(_continue(runs[0], wanted, cluster, follow))
     # One question to the cluster is about all runs.
     wanted = replace(wanted, max_age_s=survey.TO_LOOK_S)
     if names:
         survey.of_runs(runs)
     for run in runs:
         try:
-            code = resume_runs(run, wanted, cluster, follow) or code
+            code = _continue(run, wanted, cluster, follow) or code
         except Exception as error:  # An error of one run must not keep the others from resuming.
             err.failure(f"{run.name}: {message_of(error)}", style="red")
             code = getattr(error, "exit_code", 1)
     raise typer.Exit(code)
+
+
+def _continue(
+    place: "RunFolder | Group", wanted: "Continuation", cluster: str | None, follow: bool
+) -> int:
+    """Continue a run, or those of a group; return the exit code."""
+    from cld_core.run.groups import Group
+    from cldctl import clusters
+    from cldctl.runs import resume as policy
+    from cldctl.runs.start import start
+    from cldctl.show import submission
+
+    from .finish import finish_trainings
+
+    about = submission.say_continues
+    if isinstance(place, Group):
+        runs = place.runs()
+        where = clusters.chosen(cluster, runs[-1])
+        works = policy.of_group(place, runs, wanted, where, about)
+        started = start(works, where, place, notify=submission.say_submitted)
+        return finish_trainings(started, follow)
+    where = clusters.chosen(cluster, place)
+    continued = policy.of_run(place, wanted, where, about)
+    # A submission that blocks contains the training, which prints its own output.
+    with nullcontext() if where.blocks else Working(f"checking the checkpoints of {place.name}"):
+        started = start(continued, where, place)
+    return finish_trainings(started, follow)
 
 
 def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
@@ -175,9 +229,11 @@ def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
     from cldctl.runs.resume import resumable
 
     runs, skipped = resumable(root)
-    for entry in skipped:
-        err.print(f"skipped: {entry.reason}", style="yellow")
-    code = max((entry.exit_code for entry in skipped), default=0)
+    code = 0
+    for error in skipped:
+        err.print(f"skipped: {error}", style="yellow")
+        if not isinstance(error, UsageError):
+            code = max(code, error.exit_code)
     if not runs and code:
         raise typer.Exit(code)
     if not runs:

@@ -23,7 +23,6 @@ from cld_core.run.checkpoints import (
     weights_digest,
 )
 from cld_core.run.evaluations import Axis, EvalRequest, Sweep, SweepCell, current_report
-from cld_core.run.tunings import Network, Solutions
 from cld_core.sanitize import is_count, one_line
 
 CHANGEABLE = ("eval", "sampling", "ema", "cluster", "plugins")
@@ -104,6 +103,8 @@ def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
     spec = recipe.sampling
     if not isinstance(spec, TunedSpec):
         return recipe
+    from cld_core.run.tunings import Network, Solutions
+
     network = Network(
         step=step,
         checkpoint=weights_digest(run, step) or "",
@@ -252,9 +253,9 @@ def parse(
             given twice.
     """
     axes: list[Axis] = []
-    keys = describe.keys()
-    known = [name for name in keys if name.partition(".")[0] in sections]
     for text in texts:
+        keys = describe.keys()
+        known = [name for name in keys if name.partition(".")[0] in sections]
         key, equals, listed = text.partition("=")
         values = tuple(value.strip() for value in listed.split(","))
         if not equals or not key or not all(values):

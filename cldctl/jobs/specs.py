@@ -1,17 +1,17 @@
-"""The jobs of trainings and of sharded work, as clusters take them."""
+"""The jobs of works, as clusters take them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_json
 from cld_core.records import RecordError, read_record, to_plain
-from cld_core.run import Ledger, RunFolder
+from cld_core.run import RunFolder
 from cld_core.run.checkpoints import slowest_save_s
 from cld_core.run.groups import Group
+from cld_core.run.work import Work
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import After, Cluster, JobSpec
 
@@ -31,47 +31,70 @@ class _Listed:
     runs: tuple[str, ...]
 
 
-def training(
-    runs: Sequence[RunFolder],
-    recipe: Recipe,
+def of_works(
+    works: Sequence[Work],
+    size: ClusterSpec,
     cluster: Cluster,
     *,
     group: Group | None = None,
+    logs: Path | None = None,
     after: After | None = None,
     parallel: int | None = None,
     code: Path | None = None,
 ) -> JobSpec:
-    """The job that trains a run, or whose tasks train the runs of a group.
+    """The job whose tasks compute works of one kind.
 
-    `list_runs` writes the list of the runs of a group.
+    A task of trainings is a world of ranks, and `list_runs` writes the list of the runs of a group.
+    The tasks of divided works are of one process each, and the ledger of the first work keeps their
+    crashes.
 
     Args:
-        recipe: of any of them; their jobs are of the same size.
-        parallel: how many tasks run at once; None for one on a cluster without a queue.
+        size: of a training.
+        group: that the works belong to; None for works of one run, or of none.
+        logs: where the output goes; default: into the folder of the group, or of the first work.
+        parallel: how many tasks run at once; None for one training on a cluster without a queue.
         code: the folder that the job imports from, as in `JobSpec`.
     """
-    owner = runs[0] if group is None else group
-    logs = owner.logs
-    if group is None:
-        aftermath = _aftermath("training", runs[0].path, logs, cluster)
+    first = works[0]
+    default_logs = first.folder / "logs" if group is None else group.logs
+    logs = logs or default_logs
+    members = works if first.is_world else works[:1]
+    runs = [work.run for work in members if work.run is not None]
+    ledgers = [run.ledger for run in runs]
+    notice = notice_s(slowest_saves(runs), size)
+    if not first.is_world:
+        ledgers.append(first.ledger)
+        name = f"{runs[0].name}-eval" if runs else "cldctl-stats"
+        follows = ("shards", first.folder)
+        size = replace(
+            size,
+            nodes=1,
+            tasks_per_node=1,
+            gpus_per_node=min(1, size.gpus_per_node),
+            successor=False,
+        )
+    elif group is None:
+        name = first.name
+        follows = ("training", first.folder)
     else:
-        aftermath = _aftermath("trainings", _list_of(runs, logs), logs, cluster)
+        name = group.name
+        follows = ("trainings", _list_of(runs, logs))
         if parallel is None and not cluster.queues:
             parallel = 1
+    launcher = f"{type(cluster).__module__}:{type(cluster).__qualname__}"
     spec = JobSpec(
-        name=owner.name,
+        name=name,
         logs=logs,
-        size=recipe.cluster,
-        notice_s=notice_s(slowest_saves(runs), recipe.cluster),
+        size=size,
+        notice_s=notice,
         after=after,
         parallel=parallel,
         code=code,
-        aftermath=aftermath,
+        # The launcher adds the exit code.
+        aftermath=("cldctl.jobs.aftermath", *map(str, follows), str(logs), launcher),
     )
     # The nodes that any of them should avoid: an array has one list.
-    return failures.for_submission(
-        failures.failures_in(*(run.ledger for run in runs)), cluster, spec
-    )
+    return failures.for_submission(failures.failures_in(*ledgers), cluster, spec)
 
 
 def _list_of(runs: Sequence[RunFolder], logs: Path) -> Path:
@@ -102,56 +125,6 @@ def listed_run(listed: Path, task: int) -> Path | None:
     except (FileNotFoundError, RecordError):
         return None
     return Path(runs[task]) if task < len(runs) else None
-
-
-def sharded(
-    works: Sequence[Path],
-    size: ClusterSpec,
-    cluster: Cluster,
-    *,
-    run: RunFolder | None = None,
-    logs: Path | None = None,
-    after: After | None = None,
-    parallel: int | None = None,
-    code: Path | None = None,
-) -> JobSpec:
-    """The job whose tasks, of one process each, compute shards of the works in these folders.
-
-    The ledger of the first work keeps the crashes of all tasks.
-
-    Args:
-        size: of a training with the same resources.
-        run: the one that the works evaluate, whose saves were measured; None for work that belongs
-            to no run.
-        logs: where the output goes; default: into the folder of the first work.
-        code: the folder that the job imports from, as in `JobSpec`.
-    """
-    logs = logs or works[0] / "logs"
-    size_of_task = replace(
-        size, nodes=1, tasks_per_node=1, gpus_per_node=min(1, size.gpus_per_node), successor=False
-    )
-    ledgers = [Ledger(works[0] / "jobs.jsonl")]
-    name = "cldctl-stats"
-    if run is not None:
-        ledgers.append(run.ledger)
-        name = f"{run.name}-eval"
-    spec = JobSpec(
-        name=name,
-        logs=logs,
-        size=size_of_task,
-        notice_s=notice_s([] if run is None else slowest_saves([run]), size),
-        after=after,
-        parallel=parallel,
-        code=code,
-        aftermath=_aftermath("shards", works[0], logs, cluster),
-    )
-    return failures.for_submission(failures.failures_in(*ledgers), cluster, spec)
-
-
-def _aftermath(kind: str, folder: Path, logs: Path, cluster: Cluster) -> tuple[str, ...]:
-    """Module and arguments of what follows a bad end; the launcher adds the exit code."""
-    launcher = f"{type(cluster).__module__}:{type(cluster).__qualname__}"
-    return ("cldctl.jobs.aftermath", kind, str(folder), str(logs), launcher)
 
 
 def notice_s(saves: Sequence[float], size: ClusterSpec) -> int:

@@ -25,7 +25,6 @@ from cld_core.run.events import (
 from cld_core.run.work import Outcome, Start, Training, Work, open_work, use_plugins
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
-from cldctl.evals.results import write_finished
 
 from . import failures, hooks, process
 from .process import NOTE_WITHIN_S, READ_WITHIN_S, log, one_line_errors
@@ -183,6 +182,8 @@ def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Out
         if isinstance(work, Evaluation):
             runs[work.run.path] = work.run
     for run in runs.values():
+        from cldctl.evals.results import write_finished
+
         try:
             write_finished(run)
         except OSError as error:

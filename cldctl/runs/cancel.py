@@ -20,9 +20,9 @@ from cldctl.clusters import local_processes
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 from . import survey
+from .start import or_warned
 from .status import status_or_reason
 from .survey import Answers, EndDetector, by_cluster, started_works
-from .training import or_warned
 
 # Seconds that cancelled jobs are given to save and end.
 GRACE_S = 60.0

@@ -1,7 +1,7 @@
-"""From the command line of `submit` to the recipes and names of new runs. Writes nothing."""
+"""Options of commands that start works; recipes and names of new runs, and what a recipe needs."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -9,20 +9,25 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from cld_core import cpu
 from cld_core.config import Recipe, load, load_frozen
-from cld_core.config.loader import COMMAND_LINE, to_yaml_line
+from cld_core.config.data import StoredDataSpec
+from cld_core.config.loader import COMMAND_LINE, as_overrides, to_yaml_line
 from cld_core.config.network import ATTENTION
-from cld_core.config.schema import leaves
+from cld_core.config.schema import leaves, problems_of_shape
+from cld_core.data import store
 from cld_core.digests import digest
-from cld_core.errors import UsageError
+from cld_core.errors import DataError, RecipeError, UsageError
+from cld_core.evaluate.request import periodic_request
 from cld_core.metrics import parse_metrics
+from cld_core.plugins import is_shipped
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Axis
 from cld_core.run.events import JobRef
 from cld_core.run.folder import check_name
 from cld_core.run.groups import Group, values_of
 from cld_core.run.identity import new_name
-from cld_core.sanitize import is_count
+from cld_core.sanitize import is_count, one_line
 from cldctl.clusters.base import After, Cluster
 from cldctl.evals.plan import combinations, meaning, named, parse
 from cldctl.lookup import find_profile, find_recipe
@@ -32,6 +37,8 @@ from . import selection
 if TYPE_CHECKING:
     from cld_core.importing import StartingWeights
 
+# Shows a message of one line.
+Say = Callable[[str], None]
 # Each is a run with a folder of its own, which is locked while the jobs are submitted.
 MAX_CELLS = 500
 # The rest of a name of 100 letters is for what a run has of its own.
@@ -220,6 +227,39 @@ class SubmitOptions:
         return RunFolder(self.root / (cell or self.cells[0]).name)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Requested evaluations of a run, as typed on the command line.
+
+    Attributes:
+        named: further metrics, lists of names with commas; plug-ins may register them.
+        samples: number of samples, or of test points if none are drawn; None for that of the
+            recipe.
+        sweep: settings of which each is evaluated, as "KEY=a,b,c".
+        checkpoint: "last", "all" or a step.
+        allow_plugin: whether code that others can write may run.
+    """
+
+    metrics: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    samples: int | None = None
+    sweep: tuple[str, ...] = ()
+    checkpoint: str = "last"
+    shards: int | None = None
+    allow_plugin: bool = False
+
+
+def with_profile(profile: str | None, overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides of a profile, followed by those of the command line, which take precedence.
+
+    Raises:
+        RecipeError: there is no such profile, or it cannot be read.
+    """
+    file = find_profile(profile)
+    return tuple(overrides) if file is None else (*as_overrides(file), *overrides)
+
+
 def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
     """The axes of ``submit --sweep KEY=a,b,c`` options.
 
@@ -366,6 +406,65 @@ def settings(values: Mapping[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in values.items()]
 
 
+def require_inputs(recipe: Recipe, say: Say = lambda text: None) -> None:
+    """Refuse a recipe whose data, loggers, or inputs of periodic evaluations are unusable.
+
+    Loads torch if the network, diffusion, objective or data set is that of a plug-in, to run each
+    once.
+
+    Args:
+        say: called with remarks about the data.
+
+    Raises:
+        UsageError
+        RecipeError: data are not there or not usable, the network does not take them, a plug-in
+            fails, or a logger's package is not installed.
+    """
+    recipe.monitor.require_installed()
+    try:
+        shape = store.require(recipe.data, say)
+        if not is_shipped("data", recipe.data.name):
+            from cld_core.data import source
+
+            shape = source.require_usable(recipe)
+    except DataError as error:
+        # An error of the recipe, which names missing data, and not of a computation.
+        key = "path" if isinstance(recipe.data, StoredDataSpec) else "name"
+        raise RecipeError(f"'data.{key}': {error}") from error
+    for name, _, problem in problems_of_shape(recipe, shape):
+        raise RecipeError(f"'{name}' {problem}")
+    if not is_shipped("network", recipe.network.name):
+        from cld_core import nets
+
+        nets.require_usable(recipe, shape)
+    if not (is_shipped("sde", recipe.sde.name) and is_shipped("objective", recipe.objective.name)):
+        from cld_core import loss
+
+        loss.require_usable(recipe, shape)
+    periodic_request(recipe, "fid")
+    periodic_request(recipe, "elbo")
+
+
+def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:
+    """Raises RecipeError if this machine's processor emulates the precision of the training.
+
+    `train.emulated` allows it.
+    """
+    precision = recipe.train.precision
+    if precision == "fp32" or recipe.cluster.uses_gpu:
+        return
+    if cluster.queues:
+        say(
+            f"{cpu.warning(precision, 'most processors')} unless those of the nodes have "
+            f"instructions for it."
+        )
+    elif cpu.emulates(precision):
+        warning = cpu.warning(precision)
+        if not recipe.train.emulated:
+            raise RecipeError(f"{warning}, or train.emulated=true.")
+        say(f"{warning}.")
+
+
 def refuse_twice(option: str, keys: Iterable[str], overrides: Iterable[str]) -> None:
     """Raises UsageError if an override sets one of the keys that an option has set."""
     for text in overrides:
@@ -389,6 +488,21 @@ def network_evaluations(text: str) -> tuple[int, ...]:
     if len(set(numbers)) < len(numbers):
         raise UsageError(f"--nfe {text} has a number twice. Remove one.")
     return numbers
+
+
+def minutes(text: str) -> float | None:
+    """The minutes of ``--budget``; None for no limit.
+
+    Raises:
+        UsageError: it is not a number of them.
+    """
+    try:
+        return None if text.strip() == "none" else float(text)
+    except ValueError:
+        raise UsageError(
+            f"--budget {one_line(text)}: that is not a number of minutes. "
+            f"Write a number of them, or none to set no limit."
+        ) from None
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """Continuing runs from their newest good checkpoints."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.config import Recipe, with_overrides
 from cld_core.config.data import StoredDataSpec
-from cld_core.config.loader import anchored_overrides, as_overrides
+from cld_core.config.loader import anchored_overrides
 from cld_core.data import store
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
@@ -14,25 +14,23 @@ from cld_core.plugins import import_plugins, is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run import recipe as frozen
 from cld_core.run.checkpoints import DamagedCheckpoint, newest_good
-from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Requested
 from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.recipe import require_own_plugin, trusted_recipe
 from cld_core.run.state import OVER, RESUMABLE
-from cld_core.run.work import evaluations_of
-from cldctl import locks
+from cld_core.run.work import Training
 from cldctl.clusters.base import Cluster
 from cldctl.jobs import specs
-from cldctl.lookup import find_profile
 
 from . import snapshot, survey
 from .index import Index, concurrent_map
+from .options import require_inputs, require_native
 from .selection import command
+from .start import PlannedTraining, PlannedWork
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
-from .training import Begun, Skipped, TrainingStart, require_inputs, require_native, train
 
 # Called before a run continues, with the run, its recipe, the step that it continues from, newer
 # checkpoints that are damaged, and warnings.
@@ -62,28 +60,21 @@ class Continuation:
     max_age_s: float = 0.0
 
 
-def with_profile(profile: str | None, overrides: Sequence[str]) -> tuple[str, ...]:
-    """The overrides of a profile, followed by those of the command line, which take precedence.
+def resumable(root: Path) -> tuple[list[RunFolder], list[CldError]]:
+    """The runs under ``root`` to resume, and why others are skipped.
 
-    Raises:
-        RecipeError: there is no such profile, or it cannot be read.
+    A `UsageError` among these is not a failure of the command.
     """
-    file = find_profile(profile)
-    return tuple(overrides) if file is None else (*as_overrides(file), *overrides)
-
-
-def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
-    """The runs under ``root`` to resume, and those whose state is unknown or that others own."""
     runs = Index(root).unfinished()
-    # All of them are polled, because each `resume` needs the answers.
+    # All of them are polled, because each continuation needs the answers.
     answers = survey.of_runs(runs)
     rows = concurrent_map(lambda run: status_or_reason(run, answers), runs)
     chosen: list[RunFolder] = []
-    skipped: list[Skipped] = []
+    skipped: list[CldError] = []
     for row in sorted(rows, key=lambda row: (row.created or 0.0, row.name)):
         run = RunFolder(row.path)
         if not row.is_readable:
-            skipped.append(Skipped(run, f"{run.name}: {row.reason}"))
+            skipped.append(UsageError(f"{run.name}: {row.reason}"))
         elif row.state != "FINISHED":
             try:
                 _require_answers(run, answers)
@@ -91,8 +82,7 @@ def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
                     require_may_change(run.path, "It was not resumed")
                     chosen.append(run)
             except CldError as error:
-                exit_code = 0 if isinstance(error, UsageError) else error.exit_code
-                skipped.append(Skipped(run, str(error), exit_code))
+                skipped.append(error)
     return chosen, skipped
 
 
@@ -101,85 +91,71 @@ def _require_answers(run: RunFolder, answers: Answers) -> None:
     answers.require_about(training, f"Whether {run.name} is alive is unknown")
 
 
-def resume(
-    which: RunFolder | Group,
-    continuation: Continuation,
-    cluster: Cluster,
-    about: OnContinue,
-    started: Callable[[RunFolder], None] = lambda run: None,
-) -> Begun:
-    """Continue a run, or the runs of a group that neither train nor are finished.
-
-    Finished runs continue if ``train.steps`` is raised.
+def of_run(
+    run: RunFolder, continuation: Continuation, cluster: Cluster, about: OnContinue
+) -> Iterator[PlannedTraining]:
+    """The continuation of a run.
 
     Args:
         about: called before a run continues.
-        started: called as soon as the job of a run exists.
 
     Raises:
-        CldError: a run belongs to another user, its recipe names a plug-in that is not allowed, or
-            its code is damaged. Of a group, such runs are skipped.
-        SchedulerAway: the cluster that would know whether the run is alive, or the one to submit
-            to, does not answer.
-        SchedulerRefused: no job exists; the ledger says so.
+        CldError: the run belongs to another user, or its recipe names a plug-in that is not
+            allowed.
+        SchedulerAway: the cluster that would know whether the run is alive does not answer.
         UsageError: it is alive, is finished, or the overrides do not allow it to continue.
         NotFoundError: it has no checkpoint of ``from_step``.
         RecipeError: its data are missing, or others than it has trained on.
     """
-    group = which if isinstance(which, Group) else None
-    begun = Begun(cluster=cluster, group=group, started=started)
-    begun.runs = [which] if isinstance(which, RunFolder) else which.runs()
-    with locks.only_one(which.path, cluster):
-        train(begun, continued(begun, begun.runs, continuation, about))
-    return begun
+    answers = survey.fresh_answers(run, continuation.max_age_s)
+    yield _ready(run, continuation, cluster, about, answers)
 
 
-def continued(
-    begun: Begun, runs: Sequence[RunFolder], continuation: Continuation, about: OnContinue
-) -> list[TrainingStart]:
-    """The starts of the run, or of those runs of a group that are to continue.
+def of_group(
+    group: Group | None,
+    runs: Iterable[RunFolder],
+    continuation: Continuation,
+    cluster: Cluster,
+    about: OnContinue,
+) -> Iterator[PlannedWork]:
+    """The continuations of runs of a group that neither train nor are finished.
 
-    Args:
-        begun: gets the states of the other runs.
+    Finished runs continue if ``train.steps`` is raised. The others have their outcome, or the error
+    that `of_run` would raise.
 
     Raises:
         UsageError, SchedulerAway: a cluster that would know which of them are alive cannot be
             asked.
-        CldError: the only run cannot continue.
     """
-    if begun.group is None:
-        max_age_s = continuation.max_age_s
-        return [
-            _ready(run, continuation, begun.cluster, about, survey.fresh_answers(run, max_age_s))
-            for run in runs
-        ]
+    runs = list(runs)
     jobs = survey.jobs_of_all(runs)
     answers = survey.ask_about(jobs)
-    unknown = f"Which runs of {begun.group.name} are alive is unknown, and nothing was started"
+    name = "the group" if group is None else group.name
+    unknown = f"Which runs of {name} are alive is unknown, and nothing was started"
     answers.require_about(jobs, unknown)
     has_more_steps = any(text.startswith("train.steps=") for text in continuation.overrides)
-    starts = []
     for run in runs:
         row = status_or_reason(run, answers)
+        planned = PlannedWork(work=Training(run.path))
         if not row.is_readable:
-            begun.skipped.append(Skipped(run, str(row.reason), 1))
+            planned.error = CldError(str(row.reason))
+            yield planned
             continue
         history = run.ledger.history()
         # The lock of the group is held, so that no other command is still making the run.
         is_abandoned = not (history.request or history.submitted or history.attempts)
         if row.state == "FINISHED" and not has_more_steps:
-            begun.found[run.name] = "finished already"
+            planned.outcome = "finished already"
         elif row.state not in {*RESUMABLE, "FINISHED"} and not is_abandoned:
-            begun.found[run.name] = "running already"
+            planned.outcome = "running already"
         else:
             try:
-                start = _ready(
-                    run, continuation, begun.cluster, about, answers, is_abandoned=is_abandoned
+                planned = _ready(
+                    run, continuation, cluster, about, answers, is_abandoned=is_abandoned
                 )
-                starts.append(start)
             except CldError as error:
-                begun.skipped.append(Skipped(run, str(error), error.exit_code))
-    return starts
+                planned.error = error
+        yield planned
 
 
 def _ready(
@@ -190,8 +166,8 @@ def _ready(
     answers: Answers,
     *,
     is_abandoned: bool = False,
-) -> TrainingStart:
-    """Check a run that is to continue, and store its code.
+) -> PlannedTraining:
+    """Check a run that is to continue.
 
     Args:
         answers: of the clusters, about the run's jobs.
@@ -199,7 +175,7 @@ def _ready(
             requested a job.
 
     Raises:
-        CldError: as `resume`.
+        CldError: as `of_run`.
     """
     require_may_change(run.path, "It was not resumed")
     status = _status_of_dead(run, answers, is_abandoned)
@@ -221,7 +197,7 @@ def _ready(
     require_native(recipe, cluster, warnings.append)
     step, damaged = _first_step(run, recipe, status, continuation.from_step)
     # Before anything is noted.
-    cluster.check(specs.training([run], recipe, cluster))
+    cluster.check(specs.of_works([Training(run.path)], recipe.cluster, cluster))
     of_data = _check_data(
         run, recipe, update=continuation.update_code, allowed=continuation.other_data
     )
@@ -230,20 +206,18 @@ def _ready(
     if edited is not None:
         warnings.insert(0, edited)
     about(run, recipe, step, damaged, tuple(warnings))
-    stored = snapshot.for_continuation(run, recipe, cluster, update=continuation.update_code)
     request = Requested(
         steps=recipe.train.steps,
         overrides=overrides,
         profile=continuation.profile,
         from_step=continuation.from_step,
     )
-    recipe = replace(recipe, plugins=code.with_copies(recipe.plugins, stored))
-    return TrainingStart(
-        run=run,
+    return PlannedTraining(
+        work=Training(run.path),
+        size=recipe.cluster,
         recipe=recipe,
         request=request,
-        stored=stored,
-        evaluations=tuple(chained(run, recipe)),
+        update_code=continuation.update_code,
     )
 
 
@@ -368,12 +342,3 @@ def _data_of(run: RunFolder, recipe: Recipe, update: bool) -> tuple[Mapping[str,
     files = [file for file, _ in snapshot.plugin_files(run, recipe.plugins, renew=update)]
     import_plugins(files, "--update-code" if update else "command line")
     return identity(data, files), f"the data of {data.name}, as {', '.join(files)} makes them,"
-
-
-def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
-    """The evaluations of the last step that have no result: they wait for the training."""
-    return [
-        work
-        for work in evaluations_of(run)
-        if work.request.checkpoint_step == recipe.train.steps and not work.is_done
-    ]

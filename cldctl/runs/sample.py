@@ -18,8 +18,7 @@ from cld_core.run.recipe import trusted_recipe
 from cldctl.evals.plan import changed_recipe
 
 from . import snapshot
-from .options import named_as_typed, refuse_twice
-from .sharded import Say
+from .options import Say, named_as_typed, refuse_twice
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,22 +8,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import Labelled
+from cld_core.run.groups import Group
 from cld_core.run.state import OVER, STATES
 from cld_core.sanitize import has_control, one_line
 from cldctl import config
 
-from .status import RunStatus
+if TYPE_CHECKING:
+    from .status import RunStatus
 
 # Runs that ended longer ago are listed only on request.
 RECENT_S = 7 * 24 * 3600
 _UNITS = {"m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
-_KEYS: dict[str, Callable[[RunStatus], Any]] = {
+_KEYS: "dict[str, Callable[[RunStatus], Any]]" = {
     "name": lambda row: row.name,
     "created": lambda row: row.created,
     "updated": lambda row: row.last_change,
@@ -55,10 +57,10 @@ class Selection:
     def is_empty(self) -> bool:
         return self == Selection()
 
-    def of(self, rows: Iterable[RunStatus]) -> list[RunStatus]:
+    def of(self, rows: "Iterable[RunStatus]") -> "list[RunStatus]":
         return [row for row in rows if self._has(row)]
 
-    def _has(self, row: RunStatus) -> bool:
+    def _has(self, row: "RunStatus") -> bool:
         if self.states and row.state not in self.states:
             return False
         if self.since is not None and not is_since(row, self.since):
@@ -85,18 +87,20 @@ def selection(
     return Selection(chosen, None if since is None else moment(since), tuple(tags), user, group)
 
 
-def is_since(row: RunStatus, since: float) -> bool:
+def is_since(row: "RunStatus", since: float) -> bool:
     """Whether a run is alive, or has changed after ``since``, seconds since 1970."""
     return row.state not in OVER or row.last_change is None or row.last_change > since
 
 
-def recent(rows: Iterable[RunStatus]) -> list[RunStatus]:
+def recent(rows: "Iterable[RunStatus]") -> "list[RunStatus]":
     """The runs that are alive, or ended less than `RECENT_S` seconds ago."""
     since = time.time() - RECENT_S
     return [row for row in rows if is_since(row, since)]
 
 
-def in_order(rows: Sequence[RunStatus], order: str, *, reverse: bool = False) -> list[RunStatus]:
+def in_order(
+    rows: "Sequence[RunStatus]", order: str, *, reverse: bool = False
+) -> "list[RunStatus]":
     """Rows sorted by one of `ORDERS`, ascending; rows without a value come first in any case.
 
     Raises:
@@ -154,9 +158,9 @@ def check_labels(tags: Sequence[str], note: str | None = None) -> None:
         )
 
 
-def command(text: str, run: RunFolder) -> str:
-    """``cldctl TEXT``, with the ``--runs-dir`` that it needs to find ``run`` from here."""
-    root = run.path.parent
+def command(text: str, place: RunFolder | Group) -> str:
+    """``cldctl TEXT``, with the ``--runs-dir`` that it needs to find a run or group from here."""
+    root = place.root if isinstance(place, Group) else place.path.parent
     if root.resolve() == config.runs_dir().resolve():
         return f"cldctl {text}"
     with contextlib.suppress(ValueError):

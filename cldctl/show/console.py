@@ -32,6 +32,7 @@ from cld_core.sanitize import one_line, printable
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
+    from cld_core.run.groups import Group
 
 for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
@@ -209,11 +210,11 @@ def strong(*parts: str) -> Text:
     return Text.assemble(*zip(parts, styles, strict=False))
 
 
-def say_next(place: "RunFolder", *texts: str) -> None:
+def say_next(place: "RunFolder | Group", *texts: str) -> None:
     """Print commands to type next, a line each.
 
     Args:
-        place: the run that they name, or a folder beside it.
+        place: the run or group that they name.
         texts: the commands, without "cldctl ".
     """
     from cldctl.runs.selection import command

@@ -1,30 +1,29 @@
-"""`--follow`: the progress of runs and of sharded work until they end, then their outcome."""
+"""What was started, its progress with `--follow`, how it ended, and what to type next."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import typer
 from rich.progress import Task
 from rich.text import Text
 
-from cld_core import metrics as registry
-from cld_core.evaluate.statistics import Statistics
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.groups import Group
-from cld_core.run.state import OVER, DividedFacts, state_of
-from cld_core.run.work import Work
-from cldctl import clusters
-from cldctl.evals.results import rows as sweep_rows
-from cldctl.runs import sharded, survey
+from cld_core.run.work import Training, Work
 from cldctl.runs.selection import command
-from cldctl.runs.status import STARTING, WAITING, RunStatus, status_or_reason
+from cldctl.runs.snapshot import left_out_code
+from cldctl.runs.start import OUTCOMES, PlannedWork, Started
 
-from .console import Bars, duration, err, number, out, say_next, shortened
-from .evaluations import by_step, evaluations, remarks, say_files, statuses_of, sweep_table
-from .runs import group_details, states
+from .console import Bars, duration, err, number, out, say_next, shortened, strong
 from .tables import STYLES, state_text
+
+if TYPE_CHECKING:
+    from cldctl.runs.follow import WorkStates
+    from cldctl.runs.status import RunStatus
 
 # The runs of a larger group have no bars of their own, only that of the group.
 _MOST_BARS = 12
@@ -75,6 +74,25 @@ class View(Bars):
         self._bars: dict[str, Task] = {}
         # In a file: the newest line of each name, its time, and the phases that have had one.
         self._lines: dict[str, tuple[Shown, float, set[str]]] = {}
+        self._warnings: set[str] = set()
+
+    def draw(self, works: Sequence[Work], look: "WorkStates", started: Started) -> None:
+        """Show a look at works: at runs of a group below a line of the group, if they are few."""
+        remark = look.answers.remark or ""
+        group = started.group
+        if look.rows and group is None:
+            (row,) = look.rows
+            if row.state == "RUNNING" and row.reason and row.reason not in self._warnings:
+                self._warnings.add(row.reason)
+                err.print(row.reason, style="yellow")
+            self.show(_of_run(row, row.name, remark))
+        elif look.rows and group is not None:
+            self.show(_of_group(group.name, look), is_paced=True)
+            if not self.disable and len(look.rows) <= _MOST_BARS:
+                for row in look.rows:
+                    self.show(_of_run(row, f"  {row.name}"))
+        else:
+            self.show(_of_divided(_title(works, started), works, look), is_paced=True)
 
     def show(self, shown: Shown, *, is_paced: bool = False) -> None:
         """Show progress; it replaces that of the same name.
@@ -127,202 +145,9 @@ class View(Bars):
         err.print("; ".join(filter(None, parts)))
 
 
-def follow_runs(
-    runs: Sequence[RunFolder],
-    evaluations: Mapping[str, Sequence[str]] | None = None,
-    group: Group | None = None,
-) -> int:
-    """Show a run, or the runs of a group, until they end, then the evaluations that follow them.
+def _of_run(row: "RunStatus", name: str, remark: str = "") -> Shown:
+    from cldctl.runs.status import WAITING
 
-    Args:
-        evaluations: the names of the evaluations that follow a run, by the name of the run.
-
-    Returns:
-        The exit code of docs/cli.md.
-    """
-    rows = _watch_runs(runs, group)
-    chained = evaluations or {}
-    finished = [run for run, row in zip(runs, rows, strict=True) if row.state == "FINISHED"]
-    works = [Evaluation(run.evals / name) for run in finished for name in chained.get(run.name, ())]
-    if group is not None:
-        ended = follow_group_evaluations(group, runs, works)
-        code = exit_code(rows) or ended
-        say_next(place_of(group), *next_of_group(group, rows, code, evaluated=bool(works)))
-        return code
-    (run,) = runs
-    (row,) = rows
-    follow_works_of(run, works)
-    saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
-    say = err.print if finished else err.failure
-    say(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
-    if row.reason:
-        say(row.reason)
-    if finished:
-        code = _results(works)
-        say_next(
-            run, f"sample {run.name}", f"report {run.name}" if works else f"eval {run.name} --elbo"
-        )
-        return code
-    say_next(run, f"why {run.name}", f"logs {run.name}", f"resume {run.name}")
-    return exit_code(rows)
-
-
-def follow_evaluations(
-    run: RunFolder, works: Sequence[Evaluation], sweep: Sweep | None = None
-) -> int:
-    """Show evaluations, or the cells of a sweep, until they end; return the exit code."""
-    follow_works_of(run, works, sweep.id if sweep is not None else None)
-    code = _results(works, sweep)
-    if code == 0:
-        say_next(run, f"report {run.name}", f"status {run.name}")
-    return code
-
-
-def follow_group_evaluations(
-    group: Group, runs: Sequence[RunFolder], works: Sequence[Evaluation]
-) -> int:
-    """Show evaluations of runs of a group until they end, then the group; return the exit code."""
-    follow_works_of(place_of(group), works, f"{len(works)} evaluations of {group.name}")
-    answers = survey.of_runs(runs)
-    out.print(group_details(group.name, [status_or_reason(run, answers) for run in runs]))
-    return _incomplete([work for work in works if not work.is_done])
-
-
-def follow_statistics(work: Statistics) -> int:
-    """Show statistics until they are complete, and print the path of their file.
-
-    Returns:
-        The exit code.
-    """
-    follow_works_of(None, [work])
-    if not work.is_done:
-        err.failure(f"not complete; see {work.folder / 'logs'}, and run the same command again")
-        return 1
-    sharded.clear(work.folder)
-    out.print(work.request.output, no_wrap=True)
-    return 0
-
-
-def _watch(
-    place: RunFolder | None, look: Callable[[View, float], tuple[survey.Answers, set[str]]]
-) -> None:
-    """Watch until all is over. Ctrl-C ends the watching, not the jobs.
-
-    Args:
-        place: the run or group that `status` shows; None if there is none.
-        look: shows the progress by answers of at most an age in seconds; returns the answers, and
-            the states that they tell.
-
-    Raises:
-        typer.Exit: the watching was interrupted.
-    """
-    ends = survey.EndDetector()
-    try:
-        with View() as view:
-            while not _is_over(ends, *look(view, ends.max_age_s)):
-                pass
-    except KeyboardInterrupt:
-        if place is None:
-            err.print("\nno longer watching; the job goes on. Run the same command again to watch")
-        else:
-            err.print("\nno longer watching; the jobs go on. Again:")
-            err.print(f"  {command(f'status {place.name} --watch', place)}")
-        raise typer.Exit(130) from None
-
-
-def _watch_runs(runs: Sequence[RunFolder], group: Group | None) -> list[RunStatus]:
-    """Show runs until all are over; those of a group below a line of the group."""
-    rows: list[RunStatus] = []
-    warned: set[str] = set()
-
-    def look(view: View, max_age_s: float) -> tuple[survey.Answers, set[str]]:
-        answers = survey.of_runs(runs, max_age_s=max_age_s)
-        rows[:] = [status_or_reason(run, answers) for run in runs]
-        remark = answers.remark or ""
-        if group is None:
-            (row,) = rows
-            if row.state == "RUNNING" and row.reason and not warned:
-                warned.add(row.reason)
-                err.print(row.reason, style="yellow")
-            view.show(shown_of(row, remark=remark))
-        else:
-            shown = Shown(
-                name=group.name,
-                done=sum(row.step for row in rows),
-                total=sum(row.steps or 0 for row in rows) or 1,
-                state="",  # A group has none: its phase counts the states of its runs.
-                phase=states(rows),
-                remark=remark,
-            )
-            view.show(shown, is_paced=True)
-            if not view.disable and len(rows) <= _MOST_BARS:
-                for row in rows:
-                    view.show(shown_of(row, name=f"  {row.name}"))
-        return answers, {row.state for row in rows}
-
-    _watch(runs[0] if group is None else place_of(group), look)
-    return rows
-
-
-def follow_works_of(
-    place: RunFolder | None, works: Sequence[Work], title: str | None = None
-) -> None:
-    """Show sharded work until all of it is over; several works share a line.
-
-    Args:
-        place: its run, or the place of its group; None if it belongs to none.
-
-    Raises:
-        typer.Exit: the watching was interrupted.
-    """
-    name = title or (works[0].name if len(works) == 1 else f"{len(works)} evaluations")
-
-    def look(view: View, max_age_s: float) -> tuple[survey.Answers, set[str]]:
-        submitted = (event.job for work in works for event in work.ledger.history().submitted)
-        answers = survey.ask(submitted, max_age_s=max_age_s)
-        found = [
-            state_of(work.ledger.history(), DividedFacts(work), answers).name for work in works
-        ]
-        done, total = map(sum, zip(*(work.rows_done() for work in works), strict=True))
-        unit = _unit(works)
-        if len(works) > 1:
-            unit += f"; {found.count('FINISHED')} of {len(works)} evaluations complete"
-        order = ("RUNNING", "PENDING", "STOPPED", "FINISHED")
-        state = next(state for state in order if state in found)
-        shown = Shown(
-            name=name,
-            done=done,
-            total=total,
-            state=state,
-            phase=_phase(works, state, done, total),
-            unit=unit,
-            remark=answers.remark or "",
-        )
-        view.show(shown, is_paced=True)
-        return answers, set(found)
-
-    if works:
-        _watch(place, look)
-
-
-def _is_over(ends: survey.EndDetector, answers: survey.Answers, found: set[str]) -> bool:
-    """Whether all is over, by the states of one look; pauses before the next look if not.
-
-    A job that returns to the queue looks over for a moment, so that several looks must agree.
-    """
-    is_sure = found <= {"FINISHED", "CANCELLED"}
-    ends.look(found <= OVER, answers, is_sure=is_sure)
-    known = [clusters.find(name) for name in answers.surveys if name in clusters.CLUSTERS]
-    if found <= {"FINISHED"} or ends.seen >= max(
-        (it.looks_to_believe_an_end for it in known), default=1
-    ):
-        return True
-    time.sleep(max((it.question_s for it in known), default=0.4))
-    return False
-
-
-def shown_of(row: RunStatus, name: str | None = None, remark: str = "") -> Shown:
-    """The progress of a run."""
     last = row.attempts[-1] if row.attempts else {"started": row.created, "ended": row.created}
     since = None
     if row.state == "RUNNING":
@@ -335,7 +160,7 @@ def shown_of(row: RunStatus, name: str | None = None, remark: str = "") -> Shown
     if row.steps_per_s is not None:
         facts.append(f"{number(row.steps_per_s, 3)} steps/s")
     return Shown(
-        name=name or row.name,
+        name=name,
         done=row.step,
         total=row.steps or 1,
         state=row.state,
@@ -347,38 +172,247 @@ def shown_of(row: RunStatus, name: str | None = None, remark: str = "") -> Shown
     )
 
 
-def _phase(works: Sequence[Work], state: str, done: int, total: int) -> str:
-    """The activity of sharded work in a state, in words."""
-    if state == "PENDING":
-        return WAITING
-    if state != "RUNNING":
-        return ""
-    if done >= total:
-        return "merging"
-    if done == 0 and all(work.moved_at() is None for work in works):
-        return STARTING
-    draws = all(
-        isinstance(work, Evaluation) and registry.draws_samples(work.request.metrics)
-        for work in works
+def _title(works: Sequence[Work], started: Started) -> str:
+    """The name of the line of works other than trainings."""
+    if started.sweep is not None:
+        return started.sweep.id
+    if started.group is not None:
+        return f"{len(works)} evaluations of {started.group.name}"
+    if works[0].together and works[0].run is not None:
+        return f"{works[0].called} of {works[0].run.name}"
+    return works[0].name if len(works) == 1 else f"{len(works)} evaluations"
+
+
+def _of_group(name: str, look: "WorkStates") -> Shown:
+    from .runs import states
+
+    return Shown(
+        name=name,
+        done=sum(row.step for row in look.rows),
+        total=sum(row.steps or 0 for row in look.rows) or 1,
+        state="",  # A group has none: its phase counts the states of its runs.
+        phase=states(look.rows),
+        remark=look.answers.remark or "",
     )
-    return "drawing samples" if draws else works[0].doing
 
 
-def _unit(works: Sequence[Work]) -> str:
-    """The unit in which sharded work is counted."""
-    evaluated = [work for work in works if isinstance(work, Evaluation)]
-    if len(evaluated) < len(works):
-        return works[0].unit
-    over = {registry.ROWS[kind].over for work in evaluated for kind in work.request.sizes}
-    return " and ".join(sorted(over, reverse=True))
+def _of_divided(name: str, works: Sequence[Work], look: "WorkStates") -> Shown:
+    """The progress of evaluations, tunings or statistics; several share a line."""
+    from cldctl.runs.status import STARTING, WAITING
+
+    counts = [work.rows_done() for work in works]
+    done = sum(computed for computed, _ in counts)
+    total = sum(rows for _, rows in counts)
+    unit = " and ".join(dict.fromkeys(work.unit for work in works))
+    if len(works) > 1:
+        unit += f"; {look.states.count('FINISHED')} of {len(works)} evaluations complete"
+    order = ("RUNNING", "PENDING", "STOPPED", "FINISHED")
+    state = next(state for state in order if state in look.states)
+    phase = ""
+    if state == "PENDING":
+        phase = WAITING
+    elif state == "RUNNING" and done >= total:
+        phase = "merging"
+    elif state == "RUNNING" and done == 0 and all(work.moved_at() is None for work in works):
+        phase = STARTING
+    elif state == "RUNNING":
+        phase = works[0].doing
+    remark = look.answers.remark or ""
+    return Shown(
+        name=name, done=done, total=total, state=state, phase=phase, unit=unit, remark=remark
+    )
 
 
-def _results(works: Sequence[Evaluation], sweep: Sweep | None = None) -> int:
-    """Print the results of evaluations; return the exit code, 1 if one is not complete."""
-    rows = statuses_of(works)
-    missing = [work for work, row in zip(works, rows, strict=True) if row["state"] != "FINISHED"]
-    if sweep is not None:
+def say_unwatched(place: RunFolder | Group | None) -> None:
+    """Print that the jobs go on, and how to watch them again."""
+    if place is None:
+        err.print("\nno longer watching; the job goes on. Run the same command again to watch")
+        return
+    err.print("\nno longer watching; the jobs go on. Again:")
+    err.print(f"  {command(f'status {place.name} --watch', place)}")
+
+
+# --- what was started
+
+
+def say_trainings(started: Started) -> None:
+    """Print which runs were started, by which jobs, and the evaluations that follow."""
+    place = started.place
+    # On a terminal, the name of a run has just been printed.
+    if started.group is not None or not (out.is_terminal and err.is_terminal and not err.quiet):
+        out.print(place.name)
+    if started.group is not None:
+        counts = _counted(started.works)
+        err.print(strong(f"{len(started.works)} runs of the group ", place.name, f": {counts}"))
+    jobs = started.jobs
+    if jobs and not started.blocks:
+        first = next(planned for planned in started.works if planned.job is not None)
+        if (line := left_out_code(first.run)) is not None:
+            err.print(line, style="yellow")
+        # Each task of an array has a job id of its own: ARRAY_TASK.
+        ids = [job.job_id.partition("_")[0] if started.group else job.job_id for job in jobs]
+        err.print(f"job {', '.join(dict.fromkeys(ids))} ({jobs[0].cluster})")
+        evaluations = started.following
+        if started.group is None:
+            for work in evaluations:
+                err.print(f"then evaluation {work.name}")
+            for text in started.messages:
+                err.print(text)
+        elif evaluations:
+            each = "each" if len(evaluations) == len(jobs) else len(evaluations)
+            err.print(f"then an evaluation of {each}")
+    say_errors(started.works)
+
+
+def say_divided(started: Started) -> None:
+    """Print which works of runs are complete, which are being computed, and by which job."""
+    say_errors(started.works)
+    by_run: dict[Path, list[PlannedWork]] = {}
+    for planned in started.works:
+        by_run.setdefault(planned.run.path, []).append(planned)
+    for works in by_run.values():
         run = works[0].run
+        called = works[0].work.called
+        if len(works) > 1:
+            err.print(strong(f"{len(works)} {called}s of ", run.name, f": {_counted(works)}"))
+        elif works[0].outcome not in (None, "started"):
+            err.print(
+                f"{works[0].work.name} is already {works[0].outcome.removeprefix('already ')}"
+            )
+        jobs = [planned for planned in works if planned.job is not None]
+        if not jobs or jobs[0].job is None:
+            continue
+        what = strong(f"{called} ", jobs[0].work.name)
+        if started.sweep is not None:
+            what = strong(f"{called} ", started.sweep.id)
+        elif len(works) > 1:
+            what = strong(f"{called}s")
+        err.print(what, f"of {run.name}, job {jobs[0].job.job_id} ({jobs[0].job.cluster})")
+    for text in started.messages:
+        err.print(text)
+
+
+def say_errors(works: Iterable[PlannedWork]) -> None:
+    """Print which works could not be started, and why."""
+    for planned in works:
+        if planned.error is not None:
+            err.failure(f"{planned.run.name}: {planned.error}", style="red")
+
+
+def _counted(works: Iterable[PlannedWork]) -> str:
+    """How often each outcome occurs, in the order of `OUTCOMES`: "2 new, 1 resumed"."""
+    counts = Counter(planned.outcome or "not started" for planned in works)
+    return ", ".join(f"{counts[word]} {word}" for word in OUTCOMES if counts[word])
+
+
+def say_next_of_trainings(started: Started) -> None:
+    """Print what to type while trainings go on."""
+    place = started.place
+    if started.group is None:
+        then = f"logs {place.name} -f"
+    elif any(planned.run.evaluation_names() for planned in started.works):
+        then = f"compare {place.name}"
+    else:
+        then = f"eval {place.name} --elbo"
+    say_next(place, f"status {place.name}", then, f"cancel {place.name}")
+
+
+def say_next_of_evaluations(started: Started) -> None:
+    """Print the names of evaluations that are not followed, and what to type next."""
+    place = started.place
+    if started.group is not None:
+        out.print(place.name)
+        say_next(place, f"status {place.name}", f"compare {place.name}")
+        return
+    names = [planned.work.name for planned in started.works]
+    out.print("\n".join(names) if started.sweep is None else started.sweep.id)
+    (alive, *_) = started.those("started") or started.those("being computed")
+    say_next(place, f"status {place.name}", f"logs {place.name} --eval {alive.name} -f")
+
+
+# --- how it ended
+
+
+def say_end_of_run(run: RunFolder, row: "RunStatus", works: Sequence[Work]) -> int:
+    """Print how a training ended, and the results of the evaluations that have followed it.
+
+    Returns:
+        1 if an evaluation is not complete.
+    """
+    saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
+    say = err.print if row.state == "FINISHED" else err.failure
+    say(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
+    if row.reason:
+        say(row.reason)
+    if row.state != "FINISHED":
+        say_next(run, f"why {run.name}", f"logs {run.name}", f"resume {run.name}")
+        return 0
+    code = say_results(works)
+    say_next(
+        run, f"sample {run.name}", f"report {run.name}" if works else f"eval {run.name} --elbo"
+    )
+    return code
+
+
+def say_end_of_evaluations(started: Started, *, waited: bool) -> int:
+    """Print the results of evaluations, or of those that are not complete what to type next.
+
+    Args:
+        waited: whether the command has waited for them.
+
+    Returns:
+        The exit code.
+    """
+    works = [planned.work for planned in started.works]
+    group = started.group
+    if group is not None and waited:
+        code = say_end_of_group(group, works)
+        if code == 0:
+            say_next(group, f"compare {group.name}")
+        return code or started.exit_code
+    if group is not None or not (waited or started.is_over):
+        say_next_of_evaluations(started)
+        return started.exit_code
+    code = say_results(works, started.sweep)
+    if code == 0:
+        run = started.works[0].run
+        say_next(run, f"report {run.name}", f"status {run.name}")
+    return code
+
+
+def say_end_of_group(group: Group, works: Iterable[Work]) -> int:
+    """Print a group, and which evaluations of its runs are not complete; return the exit code."""
+    from cldctl.runs.follow import states_of
+
+    from .runs import group_details
+
+    rows = states_of([Training(run.path) for run in group.runs()]).rows
+    out.print(group_details(group.name, rows))
+    return say_incomplete(work for work in works if not work.is_done)
+
+
+def say_next_of_group(
+    group: Group, rows: "Sequence[RunStatus]", code: int, *, evaluated: bool
+) -> None:
+    """Print what to type after a group has ended with an exit code."""
+    if code == 0:
+        say_next(group, f"compare {group.name}" if evaluated else f"eval {group.name} --elbo")
+        return
+    failed = [f"why {row.name}" for row in rows if row.state not in ("FINISHED", "CANCELLED")]
+    say_next(group, *failed[:1], f"resume {group.name}")
+
+
+def say_results(works: Sequence[Work], sweep: Sweep | None = None) -> int:
+    """Print the results of evaluations; return the exit code, 1 if one is not complete."""
+    from cldctl.evals.results import rows as sweep_rows
+
+    from .evaluations import by_step, evaluations, remarks, say_files, statuses_of, sweep_table
+
+    chosen = [work for work in works if isinstance(work, Evaluation)]
+    rows = statuses_of(chosen)
+    missing = [work for work, row in zip(chosen, rows, strict=True) if row["state"] != "FINISHED"]
+    if sweep is not None:
+        run = chosen[0].run
         out.print(sweep_table(sweep, sweep_rows(run, sweep), {row["id"]: row for row in rows}))
         if not missing:
             say_files(run, sweep)
@@ -388,35 +422,15 @@ def _results(works: Sequence[Evaluation], sweep: Sweep | None = None) -> int:
             out.print(table)
     for line in remarks(rows):
         err.print(line)
-    return _incomplete(missing)
+    return say_incomplete(missing)
 
 
-def _incomplete(works: Sequence[Evaluation]) -> int:
+def say_incomplete(works: Iterable[Work]) -> int:
     """Print which evaluations are not complete, and where to see why; return the exit code."""
+    code = 0
     for work in works:
-        err.failure(f"evaluation {work.name} of {work.run.name} is not complete; see")
-        err.failure(f"  {command(f'logs {work.run.name} --eval {work.name}', work.run)}")
-    return int(bool(works))
-
-
-def place_of(group: Group) -> RunFolder:
-    """A folder beside the runs of a group, so that suggested commands find them."""
-    return RunFolder(group.root / group.name)
-
-
-def next_of_group(
-    group: Group, rows: Sequence[RunStatus], code: int, *, evaluated: bool
-) -> list[str]:
-    """Commands to type next after a group has ended with an exit code, without "cldctl "."""
-    if code == 0:
-        return [f"compare {group.name}" if evaluated else f"eval {group.name} --elbo"]
-    failed = [f"why {row.name}" for row in rows if row.state not in ("FINISHED", "CANCELLED")]
-    return [*failed[:1], f"resume {group.name}"]
-
-
-def exit_code(rows: Sequence[RunStatus]) -> int:
-    """0 if all runs are finished, 5 if the others were cancelled, 1 if a run failed or stopped."""
-    others = {row.state for row in rows} - {"FINISHED"}
-    if not others:
-        return 0
-    return 5 if others == {"CANCELLED"} else 1
+        if work.run is not None:
+            err.failure(f"evaluation {work.name} of {work.run.name} is not complete; see")
+            err.failure(f"  {command(f'logs {work.run.name} --eval {work.name}', work.run)}")
+            code = 1
+    return code

@@ -1,6 +1,5 @@
 """Tables, and the cells that all views of runs share: states, attempts, usage."""
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from .console import age, count, duration, number, out, shortened
 
 if TYPE_CHECKING:
     from cldctl.runs.status import RunStatus
-    from cldctl.runs.usage import Folder, TimeEstimate
+    from cldctl.runs.usage import Folder
 
 Cell = str | Text | ProgressBar
 
@@ -40,8 +39,6 @@ STYLES = {
     "CANCELLED": "dim",
     "FINISHED": "green",
 }
-# A job that starts within so many seconds "begins at once".
-AT_ONCE_S = 5.0
 
 
 def table(
@@ -271,29 +268,3 @@ def usage_table(folder: "Folder") -> RenderableType:
     optional = ("attempts", "group", *time_columns)
     drawn = table(columns, left=("run", "group"), optional=optional, names="run")
     return Group(drawn, Text(note, style="dim"))
-
-
-def estimate_line(estimate: "TimeEstimate | None", start: float | None) -> str:
-    """How long a training will take, and when it begins, in one line.
-
-    Args:
-        estimate: None without a run that it can be estimated from.
-        start: when the job is expected to begin, seconds since 1970; None if that is unknown.
-    """
-    if estimate is None:
-        cost = "no comparable run yet"
-    else:
-        others = f" and {len(estimate.runs) - 1} more" if len(estimate.runs) > 1 else ""
-        cost = (
-            f"{duration(estimate.seconds)} of training, {hours(estimate.hours)} {estimate.unit}, "
-            f"at {number(estimate.rate, 3)} steps/s as in {estimate.runs[0]}{others}"
-        )
-    if start is None:
-        return f"estimate: {cost}"
-    wait = start - time.time()
-    if wait < AT_ONCE_S:
-        return f"estimate: {cost}; begins at once"
-    return (
-        f"estimate: {cost}; begins in {duration(wait)}, as the scheduler expects, or earlier if "
-        "other jobs end before their limits"
-    )

@@ -9,6 +9,7 @@ from cld_core.errors import RecipeError
 from cld_core.files import write_json
 from cld_core.rendezvous import Place
 from cld_core.run.events import Ended, JobRef, Started, Submitted
+from cld_core.run.groups import Group
 from cldctl import clusters
 from cldctl.clusters.base import (
     Answer,
@@ -24,6 +25,8 @@ from cldctl.clusters.base import (
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm.cluster import SlurmCluster
+from cldctl.runs import plan, resume
+from cldctl.runs.start import start
 from tests.support.made_up import run_with
 
 REF = JobRef(cluster="scripted", job_id="7", restarts=True)
@@ -152,6 +155,28 @@ def alone(**how):
     cluster = Scripted()
     vars(cluster).update(_fresh() | {"most": 1000, "first": None} | how)
     return cluster
+
+
+def submitted(options, cluster):
+    """Start what `submit` is to start."""
+    works = plan.trainings(options, cluster, lambda *about: None, lambda text: None)
+    after = options.waits_for(cluster)
+    return start(works, cluster, options.group, after=after, parallel=options.parallel)
+
+
+def resumed(place, cluster, continuation=None, about=lambda *about: None):
+    """Continue a run, or the runs of a group."""
+    continuation = continuation or resume.Continuation()
+    if isinstance(place, Group):
+        works = resume.of_group(place, place.runs(), continuation, cluster, about)
+    else:
+        works = resume.of_run(place, continuation, cluster, about)
+    return start(works, cluster, place)
+
+
+def outcomes(started):
+    """What became of each work, by its name."""
+    return {planned.work.name: planned.outcome for planned in started.works}
 
 
 def trained(run, job_id, phase="running", cluster="scripted", cause=None):

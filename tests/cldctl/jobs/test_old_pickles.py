@@ -1,8 +1,10 @@
-"""What a command line of an earlier version has pickled, a job with the code of today runs."""
+"""Jobs of earlier versions: a job with the code of today runs what they have pickled, and the code
+that they have stored runs what the command line of today pickles."""
 
 import base64
 import json
 import pickle
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +17,13 @@ from cld_core.run.events import JobRef, Requested
 from cld_core.run.work import open_work
 from cld_core.stop import StopFlag
 from cldctl.clusters.base import InJob, Task
-from tests.support.paths import TOY
+from tests.support.paths import ROOT, TOY
+from tests.support.tools import ONE, cldctl, status, wait_ended
 
 # By what they do: tasks, pickled by the code of 30 November 2026 (commit 3e6daefb). Their folders
 # are called RUN and WORK.
 PICKLES = json.loads((Path(__file__).parents[2] / "fixtures/pickles.json").read_text())
+OLD = "3e6daefb"
 SMALL = (
     "train.steps=3",
     "train.batch_size=8",
@@ -66,3 +70,21 @@ def test_pieces_of_an_evaluation(trained):
 
 def test_a_task_of_slurm():
     assert unpickled("slurm").cluster.name == "slurm"
+
+
+@pytest.mark.by_hand
+def test_a_run_with_older_code_is_resumed_with_that_code(tmp_path):
+    """It needs the history of git."""
+    archive = subprocess.run(["git", "-C", ROOT, "archive", OLD], capture_output=True, check=True)
+    (tmp_path / "old").mkdir()
+    subprocess.run(["tar", "-x", "-C", tmp_path / "old"], input=archive.stdout, check=True)
+    runs = tmp_path / "runs"
+    words = ("submit", "toy", *ONE, "--cluster", "local", "--name", "mine")
+    cldctl(*words, runs=runs, PYTHONPATH=str(tmp_path / "old"), PYTHONSAFEPATH="1")
+    assert wait_ended(runs, "mine")["state"] == "FINISHED"
+    cldctl("resume", "mine", "train.steps=30", "--follow", runs=runs)
+    first, second = RunFolder(runs / "mine").ledger.history().attempts
+    assert second.last_step == status(runs, "mine")["step"] == 30
+    assert first.code == second.code
+    manifest = json.loads(next((runs / "mine/code").glob("*/manifest.json")).read_text())
+    assert "cldctl/runs/submit.py" in manifest["files"], "as it was then"

@@ -148,8 +148,9 @@ def saved(short, step, seconds):
 
 def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(short):
     def notices(recipe):
-        training = specs.training([short], recipe, DebugCluster())
-        shards = specs.sharded([short.evals / "e"], recipe.cluster, DebugCluster(), run=short)
+        training = specs.of_works([Training(short.path)], recipe.cluster, DebugCluster())
+        work = Evaluation(short.evals / "e", request_of(recipe, ("elbo",), 1, 1))
+        shards = specs.of_works([work], recipe.cluster, DebugCluster())
         return {training.notice_s, shards.notice_s}
 
     assert notices(short.recipe()) == {90}

@@ -3,7 +3,8 @@ submitted."""
 
 from cld_core.run import RunFolder
 from cld_core.run.identity import are_other_data
-from cldctl.runs import evaluate
+from cldctl.runs import plan
+from cldctl.runs.options import EvalOptions
 from tests.support.images import make_images, run_folder
 from tests.support.plugin import toy_plugin
 from tests.support.tools import DEBUG, ONE, invoke, train
@@ -55,7 +56,7 @@ def test_other_images_in_the_same_folder(tmp_path):
     (tmp_path / "data").rename(tmp_path / "aside")
     make_images(tmp_path / "data", splits={"train": 22, "validation": 40})
     said = []
-    evaluate.plan(run, evaluate.EvalOptions(named=("loss",)), said.append)
+    plan.evaluations(run, EvalOptions(named=("loss",)), said.append)
     assert said == [f"the examples in {tmp_path / 'data'} are not those that run has trained on"]
     refused = invoke("resume", "run", "train.steps=20", *DEBUG, runs=tmp_path, code=2)
     assert f"the examples in {tmp_path / 'data'}" in refused.stderr

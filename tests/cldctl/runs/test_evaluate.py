@@ -7,8 +7,8 @@ from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef, Submitted
 from cldctl.clusters.base import Limit
 from cldctl.evals import plan
-from cldctl.runs import evaluate
-from tests.support.scripted import Scripted, alone
+from cldctl.runs.start import PlannedWork, start
+from tests.support.scripted import Scripted, alone, outcomes
 from tests.support.tools import invoke
 
 ASKED = ("eval.samples=8192",)
@@ -26,40 +26,41 @@ def begun(run, **phases):
     return work
 
 
-def start(run, cluster=None, given=ASKED, **more):
-    cluster = cluster or Scripted()
-    made = plan.make(run, ("elbo",), [20], given, **more)
-    (outcome,) = evaluate.start([evaluate.Planned.of(run, made, cluster, run.recipe().cluster)])
-    return outcome
+def evaluate(run, cluster=None, given=ASKED, axes=(), **more):
+    made = plan.make(run, ("elbo",), [20], given, axes, **more)
+    size = run.recipe().cluster
+    works = [Evaluation(run.evals / request.id, request) for request in made.requests]
+    planned = [PlannedWork(work=work, size=size) for work in works]
+    return start(planned, cluster or Scripted(), run, sweep=made.sweep)
 
 
 def test_a_held_task_does_not_keep_a_cancelled_one_from_being_computed(run, scripted, monkeypatch):
     monkeypatch.setattr(scripted, "most", 100)
     work = begun(run, a="pending", b="gone", c="running", d="gone")
-    assert start(run).found == {work.name: "started"}
+    assert outcomes(evaluate(run)) == {work.name: "started"}
     assert [event.shards for event in work.ledger.history().submitted[4:]] == [(1,), (3,)], (
         "a task each"
     )
-    again = start(run)
-    assert (again.found, again.job) == ({work.name: "being computed"}, None)
+    again = evaluate(run)
+    assert (outcomes(again), again.jobs) == ({work.name: "being computed"}, [])
     assert len(work.ledger.history().submitted) == 6
 
 
 @pytest.mark.parametrize("phase", ["pending", "running", "suspended", "ending", "unknown"])
 def test_what_is_computed_is_left_alone(run, scripted, phase):
     work = begun(run, a=phase, b="running")
-    assert start(run).found == {work.name: "being computed"}
+    assert outcomes(evaluate(run)) == {work.name: "being computed"}
 
 
 def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, monkeypatch):
     """A task that merged may have been killed, and another one be held."""
     work = begun(run, a="pending", b="gone")
     monkeypatch.setattr(Evaluation, "missing", lambda self: [])
-    assert start(run).found == {work.name: "being computed"}, (
+    assert outcomes(evaluate(run)) == {work.name: "being computed"}, (
         "the task of the first shard will merge"
     )
     Scripted.phases.update(a="gone", b="pending")
-    assert start(run).found == {work.name: "started"}
+    assert outcomes(evaluate(run)) == {work.name: "started"}
     assert [event.shards for event in work.ledger.history().submitted[2:]] == [(0,)]
 
 
@@ -67,18 +68,17 @@ def test_what_the_cluster_has_no_jobs_for_leaves_nothing_behind(run, scripted):
     cluster, before = scripted(), {*run.path.rglob("*")}
     cluster.queues, cluster.most = True, 1
     cluster.most_tasks = lambda spec: Limit(2)
-    made = plan.make(run, ("elbo",), [20], ASKED, plan.parse(["eval.elbo.velocities=1,4"]))
     with pytest.raises(RecipeError, match="2 tasks do not fit"):
-        list(evaluate.start([evaluate.Planned.of(run, made, cluster, run.recipe().cluster)]))
+        evaluate(run, cluster, axes=plan.parse(["eval.elbo.velocities=1,4"]))
     assert {*run.path.rglob("*")} - before == {run.path / ".submit.lock"}
 
 
 def shared(run, cluster):
     """What is said of an evaluation in 64 shards, each of which has been submitted."""
-    outcome = start(run, cluster, ["eval.samples=65536"], shards=64)
-    submitted = Evaluation(outcome.works[0].folder).ledger.history().submitted
+    started = evaluate(run, cluster, ["eval.samples=65536"], shards=64)
+    submitted = started.works[0].work.history().submitted
     assert sorted(shard for event in submitted for shard in event.shards) == list(range(64))
-    return outcome.said
+    return started.messages
 
 
 def test_shards_share_the_tasks_that_the_scheduler_takes(run):
@@ -93,10 +93,6 @@ def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
         "64 shards in 8 tasks: scripted refuses 16 (AssocMaxSubmitJobLimit)"
     ]
     assert cluster.sizes == [64, 32, 16, 8]
-
-
-def task(number, job="8"):
-    return Submitted(job=JobRef(cluster="scripted", job_id=f"{job}_{number}"), shards=(number,))
 
 
 def test_a_profile_describes_the_jobs_of_an_evaluation_too(run, scripted, tmp_path):

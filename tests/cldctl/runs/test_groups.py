@@ -14,13 +14,13 @@ from cld_core.run.folder import is_name
 from cld_core.run.groups import Group, find_group, values_of
 from cld_core.run.work import evaluations_of
 from cldctl.clusters.base import SchedulerRefused
-from cldctl.evals import plan
-from cldctl.runs import evaluate, logs, options, removal, submit
-from cldctl.runs.options import SubmitOptions
-from cldctl.runs.resume import Continuation, resume
-from tests.support.made_up import report, run_with, seeds
+from cldctl.runs import logs, options, plan, removal
+from cldctl.runs.options import EvalOptions, SubmitOptions
+from cldctl.runs.resume import Continuation
+from cldctl.runs.start import start
+from tests.support.made_up import report, seeds
 from tests.support.paths import TOY
-from tests.support.scripted import Scripted, register
+from tests.support.scripted import Scripted, outcomes, register, resumed, submitted
 
 SEEDS = ("train.seed=0,1,2",)
 
@@ -35,9 +35,9 @@ def asked(tmp_path, sweep=SEEDS, given=("train.steps=20", "eval.samples=32"), **
     return SubmitOptions(recipe="toy", root=tmp_path, name="g", sweep=sweep, given=given, **more)
 
 
-def start(wanted, cluster):
-    submit.check(wanted, cluster)
-    return submit.create_and_start(wanted, cluster)
+def submit(wanted, cluster):
+    plan.check(wanted, cluster)
+    return submitted(wanted, cluster)
 
 
 def end(cluster, run, cause, step=5):
@@ -50,49 +50,47 @@ def end(cluster, run, cause, step=5):
 
 
 def test_all_runs_are_one_submission_and_know_their_group(tmp_path, arrays):
-    begun = start(asked(tmp_path, tags=("t",), parallel=2, chained=("elbo", "loss")), arrays)
+    started = submit(asked(tmp_path, tags=("t",), parallel=2, chained=("elbo", "loss")), arrays)
     (spec, tasks), *evaluations = arrays.submissions
     assert [spec.after.jobs[0].job_id for spec, _ in evaluations] == ["1_0", "1_1", "1_2"], (
         "each waits for its own"
     )
-    assert {name: len(names) for name, names in begun.evaluations.items()} == dict.fromkeys(
-        begun.found, 1
-    )
+    assert [work.run.name for work in started.following] == [*outcomes(started)]
     assert (spec.name, spec.parallel, spec.logs) == ("g", 2, tmp_path / ".groups/g/logs")
     assert [task.run for task in tasks] == [str(tmp_path / f"g-seed{seed}") for seed in range(3)]
-    assert begun.found == dict.fromkeys(["g-seed0", "g-seed1", "g-seed2"], "new")
+    assert outcomes(started) == dict.fromkeys(["g-seed0", "g-seed1", "g-seed2"], "new")
     run = RunFolder(tmp_path / "g-seed1")
     assert (run.identity()["group"], values_of(run)) == ("g", {"train.seed": "1"})
     history = run.ledger.history()
     assert ([event.job.job_id for event in history.jobs], history.tags) == (["1_1"], ("t",))
-    assert [run.name for run in find_group(tmp_path, "g").runs()] == [*begun.found]
+    assert [run.name for run in find_group(tmp_path, "g").runs()] == [*outcomes(started)]
     assert evaluations_of(run)[0].request.metrics == ("elbo", "loss"), "--eval may be repeated"
 
 
 def test_more_runs_than_an_array_takes_are_several_under_one_limit(tmp_path, arrays, monkeypatch):
     monkeypatch.setattr(Scripted, "array", 2)
-    begun = start(asked(tmp_path, parallel=2), arrays)
+    started = submit(asked(tmp_path, parallel=2), arrays)
     specs = [spec for spec, _ in arrays.submissions]
     assert [[job.job_id for job in spec.earlier] for spec in specs] == [[], ["1_0", "1_1"]]
-    assert [job.job_id for job in begun.jobs.values()] == ["1_0", "1_1", "2_0"]
+    assert [job.job_id for job in started.jobs] == ["1_0", "1_1", "2_0"]
     assert len({spec.aftermath[2] for spec in specs}) == 2, "each numbers its own tasks"
 
 
 def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
-    start(asked(tmp_path), arrays)
+    submit(asked(tmp_path), arrays)
     runs = [RunFolder(tmp_path / f"g-seed{seed}") for seed in range(3)]
     end(arrays, runs[0], "finished", 20)
     end(arrays, runs[1], "terminated")
-    again = start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays)
+    again = submit(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays)
     found = ["finished already", "resumed", "running already", "new"]
-    assert again.found == {f"g-seed{seed}": word for seed, word in enumerate(found)}
+    assert outcomes(again) == {f"g-seed{seed}": word for seed, word in enumerate(found)}
     (_, (_, tasks)) = arrays.submissions
     assert [task.run for task in tasks] == [str(runs[1].path), str(tmp_path / "g-seed3")]
-    assert start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays).jobs == {}, (
+    assert submit(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays).jobs == [], (
         "everything is finished or alive"
     )
     with pytest.raises(UsageError, match="--name g: a group has this name"):
-        submit.check(asked(tmp_path, ()), arrays)
+        plan.check(asked(tmp_path, ()), arrays)
 
 
 def test_a_damaged_list_or_member_loses_no_run_of_a_group(tmp_path):
@@ -108,24 +106,28 @@ def test_a_damaged_list_or_member_loses_no_run_of_a_group(tmp_path):
 def test_what_is_refused_leaves_nothing_behind(tmp_path, arrays, monkeypatch):
     monkeypatch.setattr(Scripted, "most", 2)
     with pytest.raises(RecipeError, match="3 tasks do not fit"):
-        start(asked(tmp_path), arrays)
+        submit(asked(tmp_path), arrays)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(Scripted, "error", SchedulerRefused("no"))
     with pytest.raises(SchedulerRefused):
-        start(asked(tmp_path, ("train.seed=0,1",)), arrays)
+        submit(asked(tmp_path, ("train.seed=0,1",)), arrays)
     assert [*tmp_path.rglob("*")] == [tmp_path / ".groups"]
 
 
 def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
-    start(asked(tmp_path, chained=("elbo",)), arrays)
+    submit(asked(tmp_path, chained=("elbo",)), arrays)
     runs = Group(tmp_path, "g").runs()
     for run, cause in zip(runs, ("finished", "crashed", "terminated"), strict=True):
         end(arrays, run, cause, 20 if cause == "finished" else 5)
     runs[1].identity_file.write_text(json.dumps({**runs[1].identity(), "format": 99}))
     before, longer = len(arrays.submissions), Continuation(overrides=("cluster.time_min=60",))
-    begun = resume(Group(tmp_path, "g"), longer, arrays, lambda *it: None)
-    assert begun.found == {"g-seed0": "finished already", "g-seed2": "resumed"}
-    assert "format 99" in begun.skipped[0].reason
+    started = resumed(Group(tmp_path, "g"), arrays, longer)
+    assert outcomes(started) == {
+        "g-seed0": "finished already",
+        "g-seed1": None,
+        "g-seed2": "resumed",
+    }
+    assert "format 99" in str(started.works[1].error)
     spec, _ = arrays.submissions[before]
     assert spec.size.time_min == 60
     (work,) = evaluations_of(runs[2])
@@ -133,35 +135,34 @@ def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
 
 
 def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arrays):
-    runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(3)]
+    runs = seeds(tmp_path, "g", 3, 10)
     report(
         runs[0], request_of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1}
     )
-    size = runs[0].recipe().cluster
-    plans = [
-        evaluate.Planned.of(run, plan.make(run, ("elbo",), [10], (), (), 2), arrays, size)
-        for run in runs
-    ]
     group = Group(tmp_path, "g")
-    first, *others = evaluate.start(plans, group)
+    group.add({run.name: {} for run in runs})
+    wanted = EvalOptions(metrics=("elbo",), checkpoint="10", shards=2)
+
+    def evaluate():
+        works, failed = plan.evaluations_of_group(group, wanted, lambda text: None)
+        assert not failed
+        started = start(works, arrays, group)
+        return [planned.outcome for planned in started.works]
+
+    assert evaluate() == ["already complete", "started", "started"]
     ((spec, tasks),) = arrays.submissions
     assert (spec.logs, len(tasks)) == (group.logs, 4)
-    assert (len(first.those("already complete")), first.job) == (1, None)
-    assert all(outcome.those("started") == outcome.names for outcome in others)
     (work,) = evaluations_of(runs[2])
     assert logs.of_evaluation(runs[2], work.name, 1, 0).job.logs == str(group.logs)
-    again = list(evaluate.start(plans, group))
-    assert (
-        [len(outcome.those("being computed")) for outcome in again],
-        len(arrays.submissions),
-    ) == ([0, 1, 1], 1)
+    assert evaluate() == ["already complete", "being computed", "being computed"]
+    assert len(arrays.submissions) == 1
 
 
 def test_each_run_has_its_code_and_all_of_them_are_one_copy(tmp_path, arrays, small):
     """Their jobs need no run but their own."""
-    planned = submit.with_code(submit.check(asked(tmp_path), arrays), asked(tmp_path), arrays)
+    planned = plan.with_code(plan.check(asked(tmp_path), arrays), asked(tmp_path), arrays)
     assert list(tmp_path.iterdir()) == [], "a dry run writes nothing"
-    start(asked(tmp_path), arrays)
+    submit(asked(tmp_path), arrays)
     ((spec, _),) = arrays.submissions
     assert spec.code == planned.code
     runs = Group(tmp_path, "g").runs()
@@ -174,14 +175,14 @@ def test_each_run_has_its_code_and_all_of_them_are_one_copy(tmp_path, arrays, sm
 
 
 def test_runs_of_a_group_with_other_code_are_other_arrays(tmp_path, arrays, small):
-    start(asked(tmp_path), arrays)
+    submit(asked(tmp_path), arrays)
     runs = Group(tmp_path, "g").runs()
     for run in runs:
         end(arrays, run, "crashed")
     (small / "cld_core/a.py").write_text("A = 2\n")
-    resume(runs[0], Continuation(update_code=True), arrays, lambda *it: None)
+    resumed(runs[0], arrays, Continuation(update_code=True))
     end(arrays, runs[0], "crashed")
-    resume(Group(tmp_path, "g"), Continuation(), arrays, lambda *it: None)
+    resumed(Group(tmp_path, "g"), arrays)
     *_, one, two = arrays.submissions
     for (spec, tasks), members in ((one, runs[:1]), (two, runs[1:])):
         assert [Path(task.run) for task in tasks] == [run.path for run in members]
@@ -189,7 +190,7 @@ def test_runs_of_a_group_with_other_code_are_other_arrays(tmp_path, arrays, smal
 
 
 def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):
-    start(asked(tmp_path), arrays)
+    submit(asked(tmp_path), arrays)
     runs = Group(tmp_path, "g").runs()
     for run in runs:
         end(arrays, run, "finished")

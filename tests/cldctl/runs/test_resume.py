@@ -11,9 +11,10 @@ from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl.clusters.base import SchedulerAway
 from cldctl.jobs import hooks
-from cldctl.runs.resume import Continuation, resumable, resume
+from cldctl.runs.resume import Continuation, resumable
 from tests.support.made_up import damage, run_with
 from tests.support.scripted import Scripted, stopped, trained
+from tests.support.scripted import resumed as resume
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -23,8 +24,8 @@ def resumed(run, *overrides, from_step=None):
     asked = Continuation(overrides=tuple(overrides), from_step=from_step)
     resume(
         run,
-        asked,
         Scripted(),
+        asked,
         lambda _, recipe, start, damaged, warnings: told.append((start, len(damaged))),
     )
     return told[0]
@@ -70,12 +71,12 @@ def test_only_the_clusters_of_the_training_jobs_have_to_answer(tmp_path, scripte
 
 def test_a_run_whose_command_was_killed_before_it_asked_for_a_job(tmp_path, scripted):
     run = run_with(tmp_path / "mine")
-    resume(run, Continuation(), Scripted(), lambda *about: None)
+    resume(run, Scripted())
     assert [type(event) for event in run.ledger.events()] == [Requested, Submitted]
     young = run_with(tmp_path / "young")
     write_json(young.identity_file, {**read_object(young.identity_file), "created": time.time()})
     with pytest.raises(UsageError, match="young is pending"):
-        resume(young, Continuation(), Scripted(), lambda *about: None)
+        resume(young, Scripted())
 
 
 def test_a_hook_that_others_could_have_written_is_not_taken_over(tmp_path, scripted):

@@ -19,10 +19,11 @@ from cld_core.run.events import Ended, Requested
 from cldctl.clusters.base import SchedulerRefused
 from cldctl.runs import snapshot
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.resume import Continuation, resume
-from cldctl.runs.submit import create_and_start
+from cldctl.runs.resume import Continuation
 from tests.support.plugin import toy_plugin
 from tests.support.scripted import Scripted, alone, trained
+from tests.support.scripted import resumed as resume
+from tests.support.scripted import submitted as scripted_submit
 from tests.support.tools import invoke
 
 
@@ -36,7 +37,7 @@ def begun(tmp_path, *overrides, cluster=None, **wanted):
     options = SubmitOptions(
         recipe="toy", root=tmp_path / "runs", name="mine", given=given, **wanted
     )
-    return create_and_start(options, cluster or Scripted()).runs[0]
+    return scripted_submit(options, cluster or Scripted()).works[0].run
 
 
 def stop(run):
@@ -47,7 +48,8 @@ def stop(run):
 
 def resumed(run, cluster=None, **asked):
     told = []
-    resume(run, Continuation(**asked), cluster or Scripted(), lambda *begun: told.extend(begun[-1]))
+    about = lambda *begun: told.extend(begun[-1])  # noqa: E731
+    resume(run, cluster or Scripted(), Continuation(**asked), about)
     return told
 
 

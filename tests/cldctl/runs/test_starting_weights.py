@@ -20,11 +20,11 @@ from cld_core.run import events
 from cld_core.train import session
 from cld_core.train.step import GradientFilter, Trainer
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.submit import check, create_and_start
+from cldctl.runs.plan import check
 from cldctl.runs.why import why
 from tests.support.made_up import run_with
 from tests.support.plugin import toy_plugin
-from tests.support.scripted import alone
+from tests.support.scripted import alone, submitted
 from tests.support.tools import ONE, invoke, same, status, train, trained
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -50,7 +50,7 @@ def made(root, weights, *overrides, **more):
     """A new run that starts from weights, and has not trained."""
     options = wanted(root, weights, *overrides, **more)
     check(options, alone())
-    return create_and_start(options, alone()).runs[0]
+    return submitted(options, alone()).works[0].run
 
 
 def refused(root, weights, *words, code=2):
@@ -172,7 +172,7 @@ def test_the_recipe_in_a_file_is_not_needed_and_its_code_does_not_run(tmp_path, 
 @pytest.mark.parametrize("sweep", [(), ("train.seed=1",)], ids=["one", "sweep"])
 def test_what_a_run_needs_is_looked_at_once(tmp_path, source, monkeypatch, sweep):
     seen = []
-    monkeypatch.setattr("cldctl.runs.submit.require_inputs", lambda *it: seen.append(it))
+    monkeypatch.setattr("cldctl.runs.plan.require_inputs", lambda *it: seen.append(it))
     made(tmp_path, source.path, sweep=sweep)
     assert len(seen) == 1
 
@@ -188,7 +188,7 @@ def test_each_run_of_a_sweep_starts_from_the_weights(tmp_path, source):
     said = []
     check(options, alone(most=4), said.append)
     assert said == ["starts from source at step 20"]
-    runs = create_and_start(options, alone(most=4)).runs
+    runs = [planned.run for planned in submitted(options, alone(most=4)).works]
     averages = averaged_weights(source, 20).tensors
     assert [same(dict(load(run, 0)["model"]), averages) for run in runs] == [True, True]
     with pytest.raises(UsageError, match=r"started from .*source at step 20\. Use another --name"):

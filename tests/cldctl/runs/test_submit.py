@@ -15,18 +15,18 @@ from cld_core import cpu
 from cld_core.config import load
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.run import RunFolder, ledger
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef, Requested, Submitted
 from cld_core.run.state import is_locked
-from cld_core.run.work import evaluations_of
+from cld_core.run.work import Training, evaluations_of
 from cldctl import clusters, locks
 from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs import hooks
-from cldctl.runs import evaluate
-from cldctl.runs.options import SubmitOptions
-from cldctl.runs.resume import chained
-from cldctl.runs.submit import check, create_and_start
-from cldctl.runs.training import Begun, TrainingStart, require_inputs, require_native, train
+from cldctl.runs.options import SubmitOptions, require_inputs, require_native
+from cldctl.runs.plan import check
+from cldctl.runs.start import PlannedTraining, PlannedWork, start
+from tests.support import scripted
 from tests.support.failing import Failing
 from tests.support.made_up import report, run_with
 from tests.support.paths import ROOT, TOY
@@ -40,10 +40,20 @@ pytestmark = pytest.mark.usefixtures("small")
 
 def submitted(path, cluster, metrics=(), *overrides):
     given = ("train.steps=20", "eval.samples=32", *overrides)
-    return create_and_start(
-        SubmitOptions(recipe="toy", root=path.parent, name=path.name, given=given, chained=metrics),
-        cluster,
+    options = SubmitOptions(
+        recipe="toy", root=path.parent, name=path.name, given=given, chained=metrics
     )
+    return scripted.submitted(options, cluster)
+
+
+def continued(run, cluster, recipe=None, request=None):
+    """Start a training that continues, whatever its state."""
+    recipe = recipe or run.recipe()
+    request = request or Requested(steps=10)
+    planned = PlannedTraining(
+        work=Training(run.path), size=recipe.cluster, recipe=recipe, request=request
+    )
+    start([planned], cluster, run)
 
 
 def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
@@ -52,21 +62,22 @@ def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
     def look(number):
         events.extend(RunFolder(tmp_path / "mine").ledger.events())
 
-    begun = submitted(tmp_path / "mine", alone(before=look))
+    started = submitted(tmp_path / "mine", alone(before=look))
     assert [type(event) for event in events] == [Requested]
-    assert [type(event) for event in begun.runs[0].ledger.events()] == [Requested, Submitted]
+    history = started.works[0].run.ledger.events()
+    assert [type(event) for event in history] == [Requested, Submitted]
 
 
 def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
     cluster = alone(most=2)
-    begun = submitted(
+    started = submitted(
         tmp_path / "mine", cluster, ("elbo",), "cluster.tasks_per_node=4", "eval.points=4096"
     )
     _, (evaluation, tasks) = cluster.submissions
-    assert evaluation.after == After((begun.jobs["mine"],))
+    assert evaluation.after == After((started.works[0].job,))
     assert len(tasks) == 2, "four shards, at most two tasks"
-    (work,) = chained(begun.runs[0], begun.runs[0].recipe())
-    assert begun.evaluations == {"mine": (work.name,)}
+    (work,) = evaluations_of(started.works[0].run)
+    assert [evaluation.name for evaluation in started.following] == [work.name]
     assert [event.shards for event in work.ledger.history().jobs] == [(0, 2), (1, 3)]
 
 
@@ -84,10 +95,10 @@ def test_a_training_waits_for_another_job_and_its_evaluation_for_the_training(
     assert check(wanted, cluster).after == After(
         (JobRef(cluster=cluster.name, job_id=text.partition(":")[0]),), how
     )
-    begun = create_and_start(wanted, cluster)
+    started = scripted.submitted(wanted, cluster)
     trainings, *evaluations = [spec.after for spec, _ in cluster.submissions]
     assert trainings == check(replace(wanted, name="other"), cluster).after
-    assert evaluations == [After((job,)) for job in begun.jobs.values()]
+    assert evaluations == [After((job,)) for job in started.jobs]
 
 
 @pytest.mark.parametrize(
@@ -102,10 +113,7 @@ def test_a_new_run_that_was_not_submitted_leaves_its_name_free_and_another_one_s
     run = run_with(tmp_path / "mine", 10)
     long_ago = Requested(steps=10, time=1.0)
     with pytest.raises(type(error)):
-        train(
-            Begun(cluster=alone(error=error)),
-            [TrainingStart(run=run, recipe=run.recipe(), request=long_ago)],
-        )
+        continued(run, alone(error=error), request=long_ago)
     request, event = run.ledger.events()[-2:]
     assert event.time - 60 < request.time <= event.time, "when it was written"
     assert (event.what, event.reason, event.away) == ("submission", str(error), away)
@@ -119,11 +127,9 @@ def test_a_refusal_that_cannot_be_noted_is_raised_and_the_hook_put_back(
     monkeypatch.setattr(
         ledger, "append_line", Failing(ledger.append_line, lambda number: number > 1, full)
     )
-    start = TrainingStart(
-        run=run, recipe=load(TOY, ("hooks.on_change=echo",)), request=Requested(steps=10)
-    )
+    recipe = load(TOY, ("hooks.on_change=echo",))
     with pytest.raises(SchedulerRefused, match="no"):
-        train(Begun(cluster=alone(error=SchedulerRefused("no"))), [start])
+        continued(run, alone(error=SchedulerRefused("no")), recipe)
     assert hooks.allowed(run.logs) is None
     assert "the submission of mine was refused (No space left" in capsys.readouterr().err
 
@@ -131,20 +137,22 @@ def test_a_refusal_that_cannot_be_noted_is_raised_and_the_hook_put_back(
 def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted, monkeypatch):
     """Otherwise it would be called "already being computed", and nobody would compute it."""
     run, cluster = run_with(tmp_path / "mine", 10, 20), scripted()
-    planned = evaluate.Planned.of(
-        run, plan.make(run, ("elbo",), [10, 20], []), cluster, run.recipe().cluster
-    )
-    list(evaluate.start([planned]))
+    requests = plan.make(run, ("elbo",), [10, 20], []).requests
+    works = [Evaluation(run.evals / request.id, request) for request in requests]
+
+    def evaluate():
+        return start([PlannedWork(work=work) for work in works], cluster, run)
+
+    evaluate()
     scripted.away.add("scripted")
     with pytest.raises(
         SchedulerAway,
         match=r"nobody answers\. Whether this is being computed is unknown; try again",
     ):
-        list(evaluate.start([planned]))
-    for work in planned.works:
-        report(run, work.request)
-    (planned,) = evaluate.start([planned])
-    assert len(planned.those("already complete")) == 2, "nobody has to be asked"
+        evaluate()
+    for request in requests:
+        report(run, request)
+    assert len(evaluate().those("already complete")) == 2, "nobody has to be asked"
 
 
 def natively(cluster, *overrides):

@@ -10,7 +10,7 @@ from cld_core.files import write_json
 from cld_core.run.events import Ended, Started, Submitted, Wished
 from cld_core.run.groups import Group
 from cldctl.runs.usage import estimate, usage_of
-from cldctl.show.tables import estimate_line
+from cldctl.show.submission import estimate_line
 from tests.support.made_up import job, run_with
 from tests.support.paths import TOY
 from tests.support.tools import invoke

@@ -8,10 +8,13 @@ from unittest.mock import Mock
 import pytest
 
 from cld_core.run.events import Ended
+from cld_core.run.work import Training
+from cldctl.cli.finish import finish_trainings
+from cldctl.runs import follow
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
-from cldctl.show import follow, runs
-from cldctl.show.follow import follow_runs
+from cldctl.runs.start import PlannedWork, Started
+from cldctl.show import runs
 from tests.support.made_up import run_with
 from tests.support.screen import screen
 from tests.support.scripted import trained
@@ -49,7 +52,8 @@ def test_the_exit_code_says_how_a_run_ended(
 ):
     run = trained(run_with(tmp_path / "mine", 10), "1", "gone")
     run.ledger.append(Ended(attempt=0, cause=cause, step=10))
-    assert follow_runs([run]) == code
+    started = Started(works=[PlannedWork(work=Training(run.path))])
+    assert finish_trainings(started, follow=True) == code
     said = capsys.readouterr().err
     assert f"{state} at step 10" in said
     for command in ("why", "logs", "resume"):

@@ -1,0 +1,103 @@
+"""How commands end that have started works: they say so, wait if requested, and show results."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from cld_core.run.work import Work
+from cldctl.runs.start import Started
+from cldctl.show.follow import (
+    View,
+    say_divided,
+    say_end_of_evaluations,
+    say_end_of_group,
+    say_end_of_run,
+    say_next_of_group,
+    say_next_of_trainings,
+    say_trainings,
+    say_unwatched,
+)
+
+if TYPE_CHECKING:
+    from cldctl.runs.follow import WorkStates
+
+
+def finish(
+    started: Started,
+    follow: bool,
+    say: Callable[[Started], None],
+    end: "Callable[[WorkStates | None], int]",
+) -> int:
+    """Print what was started, and follow it if this is requested; return the exit code.
+
+    Args:
+        say: prints what was started.
+        end: prints how the works ended, and returns the exit code; if the command has not waited,
+            it gets None, and prints what to type next.
+    """
+    say(started)
+    look = None
+    if (follow or started.blocks) and not started.is_over:
+        look = watch([planned.work for planned in started.works], started)
+    return end(look)
+
+
+def watch(works: Sequence[Work], started: Started) -> "WorkStates":
+    """Show works until all are over. Ctrl-C ends the watching, not the jobs.
+
+    Args:
+        works: those of ``started``, or the evaluations that follow them.
+
+    Returns:
+        The last look.
+
+    Raises:
+        typer.Exit: the watching was interrupted.
+    """
+    from cldctl.runs.follow import follow
+
+    try:
+        with View() as view:
+            for look in follow(works):
+                view.draw(works, look, started)
+    except KeyboardInterrupt:
+        say_unwatched(None if works[0].run is None else started.place)
+        raise typer.Exit(130) from None
+    return look
+
+
+def finish_trainings(started: Started, follow: bool) -> int:
+    """`finish`, for trainings and the evaluations that follow them."""
+
+    def end(look: "WorkStates | None") -> int:
+        if look is None:
+            say_next_of_trainings(started)
+            return started.exit_code
+        from cldctl.runs.follow import exit_code
+
+        pairs = zip(started.works, look.states, strict=True)
+        finished = {planned.run.path for planned, state in pairs if state == "FINISHED"}
+        works = [work for work in started.following if work.run.path in finished]
+        if works:
+            watch(works, started)
+        code = exit_code(look.states)
+        if started.group is None:
+            code = say_end_of_run(started.works[0].run, look.rows[0], works) or code
+        else:
+            incomplete = say_end_of_group(started.group, works)
+            code = code or incomplete
+            say_next_of_group(started.group, look.rows, code, evaluated=bool(works))
+        return code or started.exit_code
+
+    return finish(started, follow, say_trainings, end)
+
+
+def finish_evaluations(started: Started, follow: bool) -> int:
+    """`finish`, for evaluations of a run or a group."""
+
+    def end(look: "WorkStates | None") -> int:
+        waited = bool(started.works) and (follow or started.blocks)
+        return say_end_of_evaluations(started, waited=waited)
+
+    return finish(started, follow, say_divided, end)

@@ -1,0 +1,424 @@
+"""From options of the command line to works, all checked before anything starts. Writes nothing."""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cld_core import metrics as registry
+from cld_core.config import Recipe
+from cld_core.config.data import StoredDataSpec
+from cld_core.data import store
+from cld_core.errors import CldError, DataError, RecipeError, UsageError
+from cld_core.ownership import require_may_change
+from cld_core.run import RunFolder, code
+from cld_core.run.evaluations import EvalRequest, Evaluation, Sweep
+from cld_core.run.events import Requested
+from cld_core.run.groups import Group, find_group
+from cld_core.run.identity import IMAGES, are_other_data
+from cld_core.run.recipe import trusted_recipe
+from cld_core.run.work import RequestedWork, Training
+from cldctl.clusters.base import Cluster, JobSpec
+from cldctl.evals.plan import (
+    checkpoints,
+    make,
+    named,
+    parse,
+    recipe_for_evaluation,
+    require_average,
+)
+from cldctl.jobs import specs
+
+from . import snapshot
+from .options import (
+    EvalOptions,
+    PlannedRun,
+    Say,
+    SubmitOptions,
+    as_typed,
+    existing,
+    named_as_typed,
+    refuse_twice,
+    require_inputs,
+    require_native,
+    settings,
+)
+from .start import PlannedTraining, PlannedWork, begun, following
+
+if TYPE_CHECKING:
+    from cldctl.evals.samplers import Comparison
+
+    from .resume import OnContinue
+
+# The keys of these sections that have an effect on a tuning.
+_READ_BY_TUNINGS = (
+    "sampling.eps",
+    "sampling.denoise",
+    "sampling.guidance",
+    "sampling.guidance_from",
+    "sampling.guidance_to",
+    "eval.batch_size",
+)
+
+
+# --- trainings
+
+
+def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
+    """Check that runs can be submitted.
+
+    Data and the like of a run that is not `SubmitOptions.is_checked_first` are checked by
+    `trainings`.
+
+    Args:
+        say: called with warnings about the runs of a sweep, and with the weights they start from.
+
+    Returns:
+        The job of the runs that are missing.
+
+    Raises:
+        CldError: the name is taken, a cell lacks what it needs, the weights that the runs are to
+            start from are missing or do not fit, or the cluster has no such jobs or not so many.
+    """
+    after = options.waits_for(cluster)
+    group = options.group
+    # An unknown metric is refused first.
+    _ = options.metrics
+    if group is None:
+        options.run().require_free()
+        if find_group(options.root, options.run().name) is not None:
+            raise UsageError(
+                f"--name {options.name}: a group has this name. Choose another one for the run."
+            )
+    elif RunFolder(options.root / group.name).exists:
+        raise UsageError(
+            f"--name {group.name}: a run has this name. Choose another one for the group."
+        )
+    if options.is_checked_first:
+        _require_complete(options, cluster, say)
+    cells = missing(options)
+    spec = specs.of_works(
+        [Training(options.run(cell).path) for cell in cells or options.cells[:1]],
+        options.cells[0].recipe.cluster,
+        cluster,
+        group=group,
+        after=after,
+        parallel=options.parallel,
+    )
+    if cells:
+        cluster.check(spec, len(cells))
+    return spec
+
+
+def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpec:
+    """The job that `check` returns, with the very folder that its code will be in.
+
+    Raises:
+        CldError: as `snapshot.of_checkout`.
+    """
+    plugins = ((path, path) for path in options.cells[0].recipe.plugins)
+    checkout = snapshot.of_checkout(options.root.absolute(), cluster, live=options.live_code)
+    manifest = checkout.with_plugins(plugins).manifest
+    if manifest.kind != "copy":
+        return spec
+    owner = options.run() if options.group is None else options.group
+    return replace(spec, code=code.place_of(owner.path, manifest.code))
+
+
+def missing(options: SubmitOptions) -> list[PlannedRun]:
+    """The cells whose run does not exist, or is not finished.
+
+    Raises:
+        UsageError: a name is taken, or a run was submitted with another recipe.
+    """
+    found = existing(options)
+    return [
+        cell
+        for cell in options.cells
+        if cell.name not in found or not Training(found[cell.name].path).is_done
+    ]
+
+
+def trainings(
+    options: SubmitOptions, cluster: Cluster, about: "OnContinue", say: Say
+) -> Iterator[PlannedWork]:
+    """The training of a new run; of a sweep, of the missing runs and of those to continue.
+
+    Args:
+        about: called before a run of a sweep continues.
+        say: called with remarks about a run that is not `SubmitOptions.is_checked_first`.
+
+    Raises:
+        RecipeError: data are missing, samples drawn as the recipe says would be useless, or the
+            processor emulates the precision.
+        UsageError: the name is taken, or an evaluation lacks what it needs.
+    """
+    if not options.is_checked_first:
+        _require_complete(options, cluster, say)
+    found = existing(options)
+    continued: dict[str, PlannedWork] = {}
+    if found:
+        from .resume import Continuation, of_group
+
+        for planned in of_group(options.group, found.values(), Continuation(), cluster, about):
+            continued[planned.run.name] = planned
+    for cell in options.cells:
+        if cell.name in found:
+            yield continued[found[cell.name].name]
+            continue
+        request = Requested(
+            steps=cell.recipe.train.steps,
+            given=(*options.given, *settings(cell.values)),
+            profile=options.profile,
+        )
+        yield PlannedTraining(
+            work=Training(options.run(cell).path),
+            size=cell.recipe.cluster,
+            recipe=cell.recipe,
+            request=request,
+            options=options,
+            values=cell.values,
+        )
+
+
+def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> None:
+    """Refuse new runs whose data or settings are missing, or whose samples would be useless.
+
+    Raises:
+        RecipeError, UsageError
+        CldError: the weights that they are to start from do not fit, see `Origin.require_fit`.
+    """
+    once = functools.cache(say)  # The data of a sweep are mostly the same.
+    origin = options.origin
+    found = existing(options)
+    for cell in options.cells:
+        recipe = cell.recipe
+        require_inputs(recipe, once)
+        if origin is not None and cell.name not in found:
+            with named(settings(cell.values)):
+                once(origin.require_fit(recipe, partial=options.partial))
+        # Continuing a run that has such settings is allowed: it may do without samples.
+        recipe.sampling.require_usable()
+        if recipe.sampling.needs_solution:
+            raise RecipeError(
+                f"sampling.method={recipe.sampling.method} needs a trained network. "
+                f"Train with another method, then `cldctl tune RUN --nfe N`."
+            )
+        following(recipe, options.metrics)
+        require_native(recipe, cluster, say)
+
+
+# --- evaluations and tunings
+
+
+def evaluations(
+    run: RunFolder, options: EvalOptions, say: Say
+) -> tuple[list[PlannedWork], Sweep | None]:
+    """The requested evaluations of a run, and the table whose cells they are.
+
+    Raises:
+        CldError: the run belongs to another user, or has no such checkpoint.
+        UsageError: an option is wrong, or the plug-in of the run may not be run.
+    """
+    with named_as_typed(run):
+        recipe = _recipe_of(run, options, options.overrides)
+        # After the recipe, whose plug-ins may register metrics.
+        axes = parse(options.sweep)
+        metrics = options.metrics + registry.parse_metrics(options.named, "--metric")
+        overrides = _with_samples(options, metrics)
+        refuse_twice("--sweep", [axis.key for axis in axes], overrides)
+        steps = _steps_of(run, options.checkpoint, say)
+        made = make(run, metrics, steps, overrides, axes, options.shards)
+    for text in snapshot.changed_plugins(run, recipe.plugins):
+        say(text)
+    data = recipe.data
+    with contextlib.suppress(DataError):  # A metric that reads them reports it.
+        if isinstance(data, StoredDataSpec):
+            now = {IMAGES: store.of(data).split("train").digest}
+            if are_other_data(now, run.ledger.history().data):
+                say(f"the examples in {data.path} are not those that {run.name} has trained on")
+    return _evaluations_of(run, made.requests, recipe, options.shards, say), made.sweep
+
+
+def evaluations_of_group(
+    group: Group, options: EvalOptions, say: Say
+) -> tuple[list[PlannedWork], list[PlannedWork]]:
+    """The requested evaluations of the runs of a group, and the runs that cannot have them.
+
+    The last checkpoint of a run is evaluated only once the run is finished.
+    """
+    works: list[PlannedWork] = []
+    failed: list[PlannedWork] = []
+    unfinished = []
+    for run in group.runs():
+        training = Training(run.path)
+        if options.checkpoint == "last" and not training.is_done:
+            unfinished.append(run.name)
+            continue
+        try:
+            works += evaluations(run, options, say)[0]
+        except CldError as error:
+            failed.append(PlannedWork(work=training, error=error))
+    if unfinished:
+        say(
+            f"not finished, and not evaluated: {', '.join(unfinished)}. "
+            f"Run this again later, or pass --checkpoint STEP"
+        )
+    return works, failed
+
+
+def comparison(
+    run: RunFolder,
+    named: Sequence[str],
+    nfe: Sequence[int],
+    seeds: int | None,
+    options: EvalOptions,
+    say: Say,
+) -> "tuple[list[PlannedWork], Comparison]":
+    """The evaluations that compare samplers of a checkpoint of a run.
+
+    Args:
+        named: the samplers, as ``--sampler`` names or defines them; all that come with cldctl
+            without any.
+        nfe: numbers of network evaluations.
+        seeds: repetitions with new noise; None for as many as suit the data.
+        options: without ``named`` metrics, those that suit the data are meant; ``metrics`` and
+            ``sweep`` are not read.
+
+    Raises:
+        CldError: as `evaluations`, or nothing can be compared.
+    """
+    from cldctl.evals import samplers
+
+    if options.checkpoint == "all":
+        raise UsageError("samplers of one checkpoint are compared: --checkpoint last or STEP.")
+    options_of_keys = {samplers.NFE: "--nfe"}
+    settings = samplers.chosen(named)
+    samplers.require_numbers(nfe)
+    with named_as_typed(run, options_of_keys):
+        # `samplers.make` checks the other keys for each sampler. Plug-ins may register metrics.
+        general = [text for text in options.overrides if text.startswith(("cluster.", "plugins="))]
+        recipe = _recipe_of(run, options, general)
+        metrics, default_seeds = samplers.suited(recipe, options.named)
+        overrides = _with_samples(options, metrics)
+        (step,) = _steps_of(run, options.checkpoint, say)
+        made = samplers.make(
+            run,
+            step,
+            overrides,
+            options.shards,
+            metrics=metrics,
+            settings=settings,
+            nfe=nfe,
+            seeds=seeds or default_seeds,
+        )
+    left_out = (as_typed(text, run, options_of_keys) for text in made.left_out)
+    for text in (*left_out, *snapshot.changed_plugins(run, recipe.plugins)):
+        say(text)
+    return _evaluations_of(run, made.requests, recipe, options.shards, say), made
+
+
+def tunings(
+    run: RunFolder,
+    options: EvalOptions,
+    say: Say,
+    *,
+    nfe: Sequence[int],
+    points: int | None,
+    budget_min: float | None,
+    seed: int,
+) -> list[PlannedWork]:
+    """The requested tunings, to an intact checkpoint of a run.
+
+    Args:
+        options: of which overrides, checkpoint and allow_plugin are read.
+        nfe: numbers of network evaluations, each for one tuning, which starts from the solution
+            for the next smaller number.
+        points: draws of the noise to fit to; None for the default of such data.
+        budget_min: minutes for each fit; None for no limit.
+
+    Raises:
+        CldError: the run belongs to another user.
+        UsageError: a key has no effect on a tuning, or the plug-in of the run may not be run.
+        NotFoundError: there is no such checkpoint.
+    """
+    from cld_core.run.tunings import TuneRequest, Tuning
+
+    for text in options.overrides:
+        key = text.partition("=")[0]
+        if key.startswith(("sampling.", "eval.", "plugins")) and key not in _READ_BY_TUNINGS:
+            known = ", ".join(_READ_BY_TUNINGS)
+            raise UsageError(
+                f"'{key}' has no effect on a tuning. Leave it out; there are: {known}."
+            )
+    if options.checkpoint == "all":
+        raise UsageError(
+            "--checkpoint all: a sampler is tuned to one network. Use 'last' or a step."
+        )
+    recipe = _recipe_of(run, options, options.overrides)
+    (step,) = _steps_of(run, options.checkpoint, say, "tuning to")
+    require_average(run, step, recipe.ema.length)
+    works = []
+    for number in sorted(nfe):
+        request = TuneRequest.of(
+            recipe, step, number, points=points, budget_min=budget_min, seed=seed
+        )
+        works.append(Tuning(run.tuned / request.id, request))
+    if not all(work.is_done for work in works):
+        say(f"step {step}: {works[0].request.cost} for each N")
+    return [PlannedWork(work=work, size=recipe.cluster) for work in works]
+
+
+def _recipe_of(run: RunFolder, options: EvalOptions, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a run that is evaluated, with these settings.
+
+    Raises:
+        CldError: the run belongs to another user, or its recipe may not be used.
+    """
+    require_may_change(run.path, "Nothing was started")
+    recipe = trusted_recipe(run, allow_plugin=options.allow_plugin)
+    return recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
+
+
+def _with_samples(options: EvalOptions, metrics: Sequence[str]) -> tuple[str, ...]:
+    """The overrides, with the key that ``--samples`` sets."""
+    if options.samples is None:
+        return options.overrides
+    key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
+    refuse_twice("--samples", [key], [*options.overrides, *options.sweep])
+    return (*options.overrides, f"{key}={options.samples}")
+
+
+def _steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluating") -> list[int]:
+    """The steps that ``--checkpoint`` means; reports the damaged checkpoints that it skips.
+
+    Raises:
+        NotFoundError, CheckpointError: as `evals.plan.checkpoints`.
+    """
+    steps, damaged = checkpoints(run, checkpoint)
+    for entry in damaged:
+        say(entry.skipped)
+    if damaged:
+        say(f"{doing} step {', '.join(map(str, steps))} of {run.name}")
+    return steps
+
+
+def _evaluations_of(
+    run: RunFolder,
+    requests: Sequence[EvalRequest],
+    recipe: Recipe,
+    shards: int | None,
+    say: Say,
+) -> list[PlannedWork]:
+    """The evaluations of these requests; reports numbers of shards that are not ``--shards``."""
+    works = [Evaluation(run.evals / request.id, request) for request in requests]
+    if shards is not None:
+        most = max(request.shards for request in requests)
+        if most < shards:
+            say(f"--shards {shards}: {most} shards instead, one for each file of rows")
+        for work in works:
+            before: RequestedWork | None = begun(work)
+            if before is not None and before.request.shards != work.request.shards:
+                say(f"{work.name} was begun in {before.request.shards} shards and keeps them")
+    return [PlannedWork(work=work, size=recipe.cluster) for work in works]

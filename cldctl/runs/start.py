@@ -1,0 +1,708 @@
+"""Starting works of any kind by as few jobs as possible: what is refused leaves nothing behind."""
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from cld_core.config import Recipe
+from cld_core.config.cluster import ClusterSpec
+from cld_core.errors import CldError, NotFoundError, UsageError
+from cld_core.evaluate.request import request_of
+from cld_core.ownership import is_mine
+from cld_core.run import RunFolder, code
+from cld_core.run.code import Manifest
+from cld_core.run.evaluations import EvalRequest, Evaluation, Sweep
+from cld_core.run.events import JobRef, Labelled, Refused, Requested, Submitted
+from cld_core.run.groups import Group
+from cld_core.run.identity import identity
+from cld_core.run.state import DividedFacts, living, state_of, without_job
+from cld_core.run.work import RequestedWork, Work, evaluations_of
+from cldctl import locks
+from cldctl.clusters.base import (
+    After,
+    Cluster,
+    Limit,
+    SchedulerAway,
+    SchedulerRefused,
+    TooManyTasks,
+)
+from cldctl.jobs import hooks, specs
+from cldctl.jobs.shards import ShardsWork, divided
+from cldctl.jobs.train import TrainWork
+
+from . import snapshot
+from .options import SubmitOptions
+from .selection import command
+
+if TYPE_CHECKING:
+    from .survey import Answers
+
+# What becomes of a work that a command asks for, in the order in which they are counted.
+OUTCOMES = (
+    "new",
+    "resumed",
+    "running already",
+    "finished already",
+    "already complete",
+    "being computed",
+    "started",
+    "not started",
+)
+_STOPPED = ("terminated", "cancelled", "timeout", "preempted")
+# Seconds between looks at jobs that take a moment to end after their product is complete.
+PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 3.8, 0.0)
+
+
+@dataclass(kw_only=True)
+class PlannedWork:
+    """A work that a command asks for, and what becomes of it.
+
+    Attributes:
+        work: its folder need not exist.
+        size: of its jobs; of a divided work, that of a training with the same resources.
+        pieces: those that jobs are started for.
+        code: the folder of the code that its jobs import; None for the code of this process.
+        outcome: one of `OUTCOMES`; None as long as it is to be started.
+        job: the one that was started.
+        following: the evaluations that wait for its end.
+        error: why it, or what follows it, was not started.
+        is_new: whether its folder was made by this command.
+    """
+
+    work: Work
+    size: ClusterSpec = field(default_factory=ClusterSpec)
+    pieces: Sequence[int] = ()
+    code: Path | None = None
+    outcome: str | None = None
+    job: JobRef | None = None
+    following: Sequence[Evaluation] = ()
+    error: CldError | None = None
+    is_new: bool = False
+
+    @property
+    def run(self) -> RunFolder:
+        """The run that the work belongs to."""
+        assert self.work.run is not None, f"{self.work.name} belongs to no run"
+        return self.work.run
+
+
+@dataclass(kw_only=True)
+class PlannedTraining(PlannedWork):
+    """A training that begins or continues.
+
+    Attributes:
+        request: for the ledger; `start` adds time, process, cluster and code.
+        options: those of a new run; None if the run continues.
+        values: of a new run of a sweep, by key.
+        update_code: continue with the code of the checkout.
+    """
+
+    recipe: Recipe
+    request: Requested
+    options: SubmitOptions | None = None
+    values: Mapping[str, str] = field(default_factory=dict)
+    update_code: bool = False
+    pieces: Sequence[int] = (0,)
+
+
+@dataclass(kw_only=True)
+class Started:
+    """What a command has started.
+
+    Attributes:
+        works: all that it asked for.
+        group: the group that they belong to; None for works of one run, or of none.
+        sweep: the table whose cells they are.
+        blocks: whether they have been computed, because the cluster blocks.
+        messages: how works were divided into tasks, a line each.
+    """
+
+    works: list[PlannedWork] = field(default_factory=list)
+    group: Group | None = None
+    sweep: Sweep | None = None
+    blocks: bool = False
+    messages: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> RunFolder | Group:
+        """The group or run of the works; statistics have none."""
+        return self.group or self.works[0].run
+
+    @property
+    def table(self) -> Path | None:
+        """The folder of the sweep."""
+        return None if self.sweep is None else self.works[0].run.evals / self.sweep.id
+
+    @property
+    def jobs(self) -> list[JobRef]:
+        return [planned.job for planned in self.works if planned.job is not None]
+
+    @property
+    def following(self) -> list[Evaluation]:
+        """The evaluations that follow trainings."""
+        return [
+            work
+            for planned in self.works
+            if planned.job and planned.error is None
+            for work in planned.following
+        ]
+
+    @property
+    def is_over(self) -> bool:
+        return all(planned.outcome == "already complete" for planned in self.works)
+
+    @property
+    def exit_code(self) -> int:
+        """That of a command which does not wait."""
+        errors = (planned.error for planned in self.works)
+        return max((error.exit_code for error in errors if error is not None), default=0)
+
+    def those(self, outcome: str) -> list[Work]:
+        return [planned.work for planned in self.works if planned.outcome == outcome]
+
+
+def start(
+    works: Iterable[PlannedWork],
+    cluster: Cluster,
+    place: RunFolder | Group | None = None,
+    *,
+    sweep: Sweep | None = None,
+    after: After | None = None,
+    parallel: int | None = None,
+    notify: Callable[[RunFolder], None] = lambda run: None,
+) -> Started:
+    """Start trainings, and the pieces of other works that are missing and that no job computes.
+
+    A job that begins at once finds its own request in the ledger of a training.
+
+    Args:
+        works: iterated while ``place`` is locked, so that a generator sees the state that counts.
+        place: the run or group of the works; None for a new run, and for works without a run.
+        sweep: the table whose cells the works are.
+        after: the jobs to wait for. Divided works that wait are stored, and have their pieces.
+        parallel: how many tasks may run at once.
+        notify: called as soon as the job of a training exists, before a cluster that blocks begins.
+
+    Raises:
+        RecipeError: the cluster has no such jobs, or not so many.
+        SchedulerRefused, SchedulerAway: nothing was started, and ledgers of older runs say so; or a
+            training goes on, and what was to follow it was not started.
+        CldError: nothing was started, and new folders are removed again. If some works of a group
+            were started, the error is that of the others (`PlannedWork.error`).
+    """
+    group = place if isinstance(place, Group) else None
+    started = Started(group=group, sweep=sweep, blocks=cluster.blocks)
+    with contextlib.ExitStack() as stack:
+        if place is not None:
+            stack.enter_context(locks.only_one(place.path, cluster, makes=group is not None))
+
+        def undo(kind: object, error: BaseException | None, trace: object) -> None:
+            # The locks of new runs are released before: a network file system keeps open files.
+            if isinstance(error, CldError):
+                _remove_unsubmitted(started.works)
+                if group is not None and not group.runs():
+                    shutil.rmtree(group.path, ignore_errors=True)
+                if started.table is not None and is_new_table and not started.jobs:
+                    shutil.rmtree(started.table, ignore_errors=True)
+
+        stack.push(undo)
+        started.works += works
+        is_new_table = started.table is not None and not started.table.exists()
+        wanted = [planned for planned in started.works if not (planned.outcome or planned.error)]
+        trainings = [planned for planned in wanted if isinstance(planned, PlannedTraining)]
+        if trainings:
+            _prepare_trainings(trainings, started, stack, cluster)
+        elif after is None:
+            _prepare(wanted, stack, cluster)
+        if sweep is not None:
+            sweep.save(started.works[0].run)
+        wanted = [planned for planned in wanted if planned.pieces and not planned.error]
+        for batch in _batches(wanted, cluster):
+            left = list(batch)
+            try:
+                with uninterrupted(unless=cluster.blocks):
+                    _submit(batch, started, cluster, after, parallel, notify)
+                    while left:
+                        _start_following(left[0], started, cluster)
+                        left.pop(0)
+            except CldError as error:
+                if group is None or not started.jobs:
+                    raise
+                for planned in left:
+                    planned.error = error
+                _remove_unsubmitted(
+                    planned for planned in left if not isinstance(planned, PlannedTraining)
+                )
+            # The run was ended, and with it the command that trains the others.
+            if cluster.blocks and any(
+                planned.work.history().cause in _STOPPED for planned in batch
+            ):
+                break
+    return started
+
+
+def _remove_unsubmitted(works: Iterable[PlannedWork]) -> None:
+    """Remove the new folders of works that have no job: names of runs are free again."""
+    for planned in works:
+        if planned.is_new and planned.job is None:
+            shutil.rmtree(planned.work.folder, ignore_errors=True)
+
+
+# --- before there are jobs
+
+
+def _prepare(works: Sequence[PlannedWork], stack: contextlib.ExitStack, cluster: Cluster) -> None:
+    """Lock divided works, store their requests, and find the pieces that no job computes.
+
+    Args:
+        stack: keeps the locks.
+    """
+    missing = []
+    for planned in works:
+        if planned.work.is_done:
+            planned.outcome = "already complete"
+            continue
+        if planned.work.run is None:
+            # What is in it says what jobs compute with, and which plug-in they import.
+            planned.work.make_folder()
+        _lock(planned, stack, cluster)
+        missing.append(planned)
+    answers = _ask_about([planned.work for planned in missing])
+    for planned in missing:
+        _find_pieces(planned, answers)
+
+
+def _prepare_trainings(
+    trainings: Sequence[PlannedTraining],
+    started: Started,
+    stack: contextlib.ExitStack,
+    cluster: Cluster,
+) -> None:
+    """Lock the runs of trainings, make those that are new, and store code."""
+    group = started.group
+    new = {planned.run.name: planned.values for planned in trainings if planned.options}
+    checkout = functools.cache(snapshot.of_checkout)
+    like = None
+    if group is not None and new:
+        group.add(new)
+        # Files that are equal to those of an older run of the group are stored once.
+        for planned in started.works:
+            with contextlib.suppress(OSError):
+                like = like or code.importable(code.folder_of(planned.run.path))
+    for training in trainings:
+        options = training.options
+        if options is None:
+            _lock(training, stack, cluster)
+            try:
+                _store_code(training, cluster)
+            except CldError as error:
+                if group is None:
+                    raise
+                training.error = error
+            continue
+        _create(training, options, group)
+        # `status` shows from here on that a command is at work: storing code takes time.
+        _lock(training, stack, cluster)
+        source = checkout(training.run.path.parent, cluster, live=options.live_code)
+        plugins = ((path, path) for path in training.recipe.plugins)
+        like = snapshot.store(training.run.path, source.with_plugins(plugins), like)
+        training.code = like
+        _note_options(training, options)
+
+
+def _lock(planned: PlannedWork, stack: contextlib.ExitStack, cluster: Cluster) -> None:
+    """Keep other commands from starting jobs of a run, or of a work without a run."""
+    folder = planned.work.folder if planned.work.run is None else planned.run.path
+    stack.enter_context(locks.only_one(folder, cluster))
+
+
+def _create(planned: PlannedTraining, options: SubmitOptions, group: Group | None) -> None:
+    """Make the folder of a new run.
+
+    Raises:
+        UsageError: the name is taken.
+        CldError: it cannot be made.
+    """
+    name = None if group is None else group.name
+    about = identity(planned.recipe.name, options.file, group=name, sweep=planned.values)
+    if options.origin is not None:
+        about["started_from"] = options.origin.identity
+    RunFolder.create(planned.run.path, planned.recipe, about)
+    planned.is_new = True
+
+
+def _note_options(planned: PlannedTraining, options: SubmitOptions) -> None:
+    """Note tags, weights and the following evaluation in the folder of a new run."""
+    run = planned.run
+    if options.tags or options.note:
+        run.ledger.append(Labelled(note=options.note or None, add=options.tags))
+    if options.origin is not None:
+        options.origin.begin(run, planned.recipe)
+    _use_copies(planned)
+    chained = following(planned.recipe, options.metrics)
+    if chained is not None:
+        planned.following = (Evaluation(chained.save(run)),)
+
+
+def _store_code(planned: PlannedTraining, cluster: Cluster) -> None:
+    """Store the code with which a run continues, and find the evaluations that follow again."""
+    run = planned.run
+    planned.code = snapshot.for_continuation(
+        run, planned.recipe, cluster, update=planned.update_code
+    )
+    _use_copies(planned)
+    planned.following = chained(run, planned.recipe)
+
+
+def _use_copies(planned: PlannedTraining) -> None:
+    """Let the recipe name the run's copies of its plug-ins."""
+    plugins = code.with_copies(planned.recipe.plugins, planned.code)
+    planned.recipe = replace(planned.recipe, plugins=plugins)
+
+
+def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
+    """The request of the evaluation that follows a new training; None without metrics.
+
+    Raises:
+        UsageError: it lacks what it needs.
+    """
+    if not metrics:
+        return None
+    return request_of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size)
+
+
+def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
+    """The evaluations of the last step that have no result: they wait for the training."""
+    return [
+        work
+        for work in evaluations_of(run)
+        if work.request.checkpoint_step == recipe.train.steps and not work.is_done
+    ]
+
+
+def _find_pieces(planned: PlannedWork, answers: "Answers") -> None:
+    """Find the pieces of a work that no job computes, and store its request if it does not run."""
+    work = planned.work
+    assert isinstance(work, RequestedWork), "only trainings have no request"
+    known = begun(work)
+    state = "STOPPED"
+    if known is not None:
+        state = state_of(known.history(), DividedFacts(known), answers).name
+    planned.outcome = "already complete"
+    if state == "STOPPED":
+        planned.is_new = not work.folder.exists()
+        # A request that was damaged is written again: its product may be there already.
+        request = _with_copies(work.run, work.request)
+        planned.work = type(work)(request.store(work.folder))
+        planned.pieces = planned.work.to_start()
+    elif known is not None and state in ("RUNNING", "PENDING"):
+        planned.outcome = "being computed"
+        planned.work = known
+        planned.pieces = _unclaimed(known, answers)
+        if work.together:
+            # A tuning that is started again goes on to the newest budget.
+            work.request.store(work.folder)
+
+
+def _ask_about(works: Iterable[Work]) -> "Answers":
+    """The answers of the clusters about all jobs of works.
+
+    Raises:
+        SchedulerAway, UsageError: it cannot be known whether they are being computed.
+    """
+    from . import survey
+
+    answers = survey.ask(event.job for work in works for event in work.history().submitted)
+    answers.require(answers.surveys, "Whether this is being computed is unknown")
+    return answers
+
+
+def begun(work: RequestedWork) -> RequestedWork | None:
+    """The work, divided into pieces as it was begun.
+
+    None if it was not begun, or if its request is damaged and no job computes it.
+    """
+    with contextlib.suppress(NotFoundError):
+        shards = work.request_type.load(work.folder).shards
+        return type(work)(work.folder, replace(work.request, shards=shards))
+    return work if work.history().submitted and not work.is_done else None
+
+
+def _unclaimed(work: Work, answers: "Answers") -> list[int]:
+    """The pieces to start of a work in progress: those that no living task computes.
+
+    Some tasks of an array may have been cancelled or given up.
+    """
+    history = work.history()
+    phases = {answers.of(event.job).phase for event in living(history, answers)}
+    if not DividedFacts(work, is_done=False).missing and phases - {"pending"}:
+        return []  # A task is about to merge them.
+    return without_job(history, work.to_start(), answers)
+
+
+def _with_copies(run: RunFolder | None, request: Any) -> Any:
+    """A request whose plug-ins are copies in the run's folder, including those typed just now."""
+    files = getattr(request, "files", {})
+    own = () if run is None else run.recipe().plugins
+    new = [path for place, path in files.items() if place.startswith("plugin ") and path not in own]
+    if run is None or not new:
+        return request
+    source = snapshot.Code(Manifest(kind="process")).with_plugins((path, path) for path in new)
+    copies = code.with_copies(list(files.values()), snapshot.store(run.path, source))
+    return replace(request, files=dict(zip(files, copies, strict=True)))
+
+
+# --- jobs
+
+
+def _batches(works: Sequence[PlannedWork], cluster: Cluster) -> list[list[PlannedWork]]:
+    """Divide works into jobs whose tasks have the same size and the same code.
+
+    A job has at most as many trainings as the cluster takes (`Cluster.array_size`). On a cluster
+    that blocks, each training is a job of its own, so that one may fail.
+    """
+    alike: dict[object, list[PlannedWork]] = {}
+    for planned in works:
+        is_world = planned.work.is_world
+        alone = planned.work.folder if cluster.blocks and is_world else None
+        kind = (is_world, alone, planned.size, code.name_of(planned.code))
+        alike.setdefault(kind, []).append(planned)
+    batches = []
+    for batch in alike.values():
+        size = len(batch)
+        if batch[0].work.is_world and len(works) > 1:
+            size = cluster.array_size() or size
+        batches += [batch[first : first + size] for first in range(0, len(batch), size)]
+    return batches
+
+
+def _submit(
+    batch: Sequence[PlannedWork],
+    started: Started,
+    cluster: Cluster,
+    after: After | None,
+    parallel: int | None,
+    notify: Callable[[RunFolder], None],
+) -> None:
+    """Start one job whose tasks compute the pieces of works."""
+    first = batch[0]
+    is_world = first.work.is_world
+    group = started.group
+    imported = code.importable(first.code)
+    if group is not None and is_world and imported is not None and not cluster.blocks:
+        # Each of the runs may be removed while the others train.
+        imported = snapshot.store(group.path, snapshot.copy_of(imported), like=imported)
+    spec = specs.of_works(
+        [planned.work for planned in batch],
+        first.size,
+        cluster,
+        group=group,
+        logs=None if started.table is None else started.table / "logs",
+        after=after,
+        parallel=parallel,
+        code=imported,
+    )
+    spec = replace(spec, earlier=tuple(started.jobs))
+    by_folder = {str(planned.work.folder): planned for planned in batch}
+    pieces = [(folder, planned.pieces) for folder, planned in by_folder.items()]
+    limit = Limit(len(batch))
+    digest = None
+    if is_world and group is not None:
+        specs.list_runs(spec, [planned.run for planned in batch])
+    elif not is_world:
+        limit = (
+            Limit(1) if first.work.together else cluster.most_tasks(replace(spec, size=first.size))
+        )
+        digest = _digest(imported, cluster)
+    shares = divided(pieces, limit.tasks)
+    if not is_world:
+        cluster.check(spec, len(shares))
+    why = limit.why
+
+    def note(refs: Sequence[JobRef]) -> None:
+        for ref, share in zip(refs, shares, strict=True):
+            for piece in share:
+                event = Submitted(job=ref, exclude=spec.exclude)
+                if not is_world:
+                    event = replace(event, shards=piece.shards, code=digest)
+                by_folder[piece.folder].work.ledger.append(event)
+        # If a ledger cannot be written, there are no jobs after all.
+        for ref, share in zip(refs, shares, strict=True):
+            for piece in share:
+                planned = by_folder[piece.folder]
+                planned.job = planned.job or ref
+                planned.outcome = "started"
+                if isinstance(planned, PlannedTraining):
+                    planned.outcome = "resumed" if planned.options is None else "new"
+                    # The job goes on without its terminal.
+                    with contextlib.suppress(OSError):
+                        notify(planned.run)
+
+    with contextlib.ExitStack() as stack:
+        for planned in batch:
+            if isinstance(planned, PlannedTraining):
+                stack.enter_context(_requested(planned, cluster))
+        while True:
+            try:
+                tasks: list[TrainWork | ShardsWork] = []
+                for share in shares:
+                    if is_world:
+                        tasks.append(TrainWork(share[0].folder))
+                    else:
+                        tasks.append(ShardsWork(share, gpu=first.size.uses_gpu, code=digest))
+                cluster.submit(spec, tasks, note)
+                break
+            except TooManyTasks as error:
+                if is_world or len(shares) == 1:
+                    raise
+                why = f"{cluster.name} refuses {len(shares)} ({error.limit})"
+                shares = divided(pieces, len(shares) // 2)
+    assert all(planned.job for planned in batch), f"cluster {cluster.name} did not report its jobs"
+    count = sum(len(planned.pieces) for planned in batch)
+    if why and len(shares) < count:
+        started.messages.append(f"{count} shards in {len(shares)} tasks: {why}")
+
+
+def _digest(imported: Path | None, cluster: Cluster) -> str | None:
+    """The digest of the code that tasks import; None where they run in this process."""
+    if cluster.blocks:
+        return None
+    if imported is None:
+        return code.imported()
+    manifest = code.read(imported)
+    return None if manifest is None else manifest.digest
+
+
+@contextlib.contextmanager
+def _requested(planned: PlannedTraining, cluster: Cluster) -> Iterator[None]:
+    """Note the request of a training and allow its hook, while its job is being submitted.
+
+    If the job is refused, the ledger says so, and the hook that the run had is restored.
+    """
+    run = planned.run
+    put_back = hooks.allow(run, planned.recipe)
+    run.ledger.append(
+        replace(
+            planned.request,
+            code=code.name_of(planned.code),
+            live=cluster.blocks,
+            # Now: on a cluster that blocks, the runs of a group train one after another.
+            time=round(time.time(), 3),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            cluster=cluster.name,
+        )
+    )
+    try:
+        yield
+    except (SchedulerRefused, SchedulerAway) as error:
+        away = isinstance(error, SchedulerAway)
+        with or_warned(f"could not note that the submission of {run.name} was refused"):
+            run.ledger.append(Refused("submission", reason=str(error), away=away))
+        with or_warned(f"could not put back the hook of {run.name}"):
+            put_back()
+        raise
+
+
+@contextlib.contextmanager
+def or_warned(what: str) -> Iterator[None]:
+    """Print a warning instead of an error if a file cannot be written, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: {what} ({error.strerror or error})", file=sys.stderr)
+
+
+def _start_following(planned: PlannedWork, started: Started, cluster: Cluster) -> None:
+    """Start the evaluations that follow a training.
+
+    On a cluster that blocks, the training has ended; elsewhere they wait for its end.
+
+    Raises:
+        SchedulerRefused, SchedulerAway: they were not started; the training goes on.
+    """
+    if planned.job is None or not planned.following:
+        return
+    if cluster.blocks and not planned.work.is_done:
+        return
+    works = [
+        PlannedWork(work=work, size=planned.size, code=planned.code, pieces=work.to_start())
+        for work in planned.following
+    ]
+    try:
+        started.messages += start(works, cluster, after=After((planned.job,))).messages
+    except (SchedulerRefused, SchedulerAway) as error:
+        raise type(error)(
+            f"{planned.run.name} trains as job {planned.job.job_id}, but "
+            f"{without_jobs(planned.run)}. The reason: {error}"
+        ) from error
+
+
+def without_jobs(run: RunFolder) -> str | None:
+    """A message about evaluations of a run that have not been submitted; None if all have."""
+    works = [
+        work for work in evaluations_of(run) if not work.is_done and not work.history().submitted
+    ]
+    if not works:
+        return None
+    flags = dict.fromkeys(f"--{metric}" for work in works for metric in work.request.metrics)
+    again = command(f"eval {run.name} {' '.join(flags)}", run)
+    names = ", ".join(work.name for work in works)
+    return f"its evaluation {names} was not submitted: when the training is finished, `{again}`"
+
+
+def clear(work: Work) -> None:
+    """Remove the folder of work whose product is stored elsewhere, once no job writes into it."""
+    with contextlib.suppress(SchedulerAway, UsageError):
+        for pause_s in PAUSES_S:
+            if not living(work.history(), _ask_about([work])):
+                if work.folder.exists() and is_mine(work.folder):
+                    shutil.rmtree(work.folder, ignore_errors=True)
+                return
+            time.sleep(pause_s)
+
+
+@contextlib.contextmanager
+def uninterrupted(*, unless: bool = False) -> Iterator[None]:
+    """Put Ctrl-C off until the end of the block; a second one ends it at once.
+
+    Args:
+        unless: leave Ctrl-C alone, because the block handles it itself.
+
+    Raises:
+        KeyboardInterrupt: at the end, if it was asked for.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if (
+        unless
+        or before is not signal.default_int_handler
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    signals: list[int] = []
+
+    def later(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+        if len(signals) > 1:
+            raise KeyboardInterrupt
+        print("interrupted; finishing the submission; press Ctrl-C again to abort", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, later)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if signals:
+        raise KeyboardInterrupt
