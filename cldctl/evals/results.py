@@ -2,6 +2,7 @@
 means over seeds."""
 
 import csv
+import functools
 import io
 import itertools
 import math
@@ -30,54 +31,50 @@ from cld_core.run.groups import Group, values_of
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import is_count, one_line
 
-from .plan import meaning
-
 # Ratio of the largest to the smallest value from which an axis is logarithmic.
 _LOG_FROM = 5.0
 
 
-def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
-    """One row per cell: the axes, the evaluation, and its results with standard errors and NFE.
+@dataclass(frozen=True)
+class SweptResults:
+    """The results of a cell of a sweep.
 
-    In a cell with repeats, the results are means, and their standard errors come from the spread
-    between them. Missing numbers are None. The column ``KEY_nonfinite``, the fraction of samples
-    that are not finite and not part of the result, exists only if some are.
+    Attributes:
+        values: its value on each axis.
+        evaluation: its evaluation; of several, the first one without results, if there is one.
+        step: that of the checkpoint; None without results.
+        numbers: by the keys of all quantities of the sweep; None if an evaluation lacks the
+            quantity. In a cell with repeats, they are means, and their standard errors come from
+            the spread between them.
     """
+
+    values: Mapping[str, str]
+    evaluation: str
+    step: int | None
+    numbers: Mapping[str, Number | None]
+
+
+def rows(run: RunFolder, sweep: Sweep) -> list[SweptResults]:
+    """The results of each cell."""
     reports = {name: current_report(run.evals / name) or {} for name in sweep.evaluations}
     results = {name: numbers(report) for name, report in reports.items()}
-    present = quantities_in(results.values())
     table = []
     for cell in sweep.cells:
+        own: dict[str, Number | None] = {}
+        for quantity in quantities_in(results.values()):
+            repeats = [results[name].get(quantity.key) for name in cell.evaluations]
+            own[quantity.key] = repeats[0] if quantity.is_reference else averaged(repeats)
         # A cell is complete when all its evaluations are.
         shown = next((name for name in cell.evaluations if not reports[name]), cell.evaluation)
         step = reports[cell.evaluation].get("checkpoint_step")
-        row: dict[str, Any] = {**cell.values, "evaluation": shown, "checkpoint_step": step}
-        for quantity in present:
-            key = quantity.key
-            repeats = [results[name].get(key) for name in cell.evaluations]
-            number = repeats[0] if quantity.is_reference else averaged(repeats)
-            row[key] = None if number is None else number.value
-            row[f"{key}_stderr"] = None if number is None else number.stderr
-            # True samples take no evaluations.
-            if not quantity.is_reference:
-                row[f"{key}_nfe"] = None if repeats[0] is None else repeats[0].nfe
-        table.append(row)
-    for quantity in present:
-        key = quantity.key
-        lost = {
-            name: result[key].lost if key in result else 0.0 for name, result in results.items()
-        }
-        shares = [statistics.fmean(lost[name] for name in cell.evaluations) for cell in sweep.cells]
-        if any(shares):
-            for row, share in zip(table, shares, strict=True):
-                row[f"{key}_nonfinite"] = share
+        table.append(SweptResults(cell.values, shown, step, own))
     return table
 
 
 def averaged(numbers: Sequence[Number | None]) -> Number | None:
     """The mean of several results, with the standard error of their spread; None if one is missing.
 
-    A single result is itself.
+    A single result is itself. Of several, the network evaluations are those of the first one.
     """
     known = [number for number in numbers if number is not None]
     if len(known) < len(numbers):
@@ -86,7 +83,9 @@ def averaged(numbers: Sequence[Number | None]) -> Number | None:
         return known[0]
     mean, spread = mean_of([number.value for number in known])
     error = None if spread is None else spread / math.sqrt(len(known))
-    return Number(mean, error, known[0].n, t95=_STUDENT.get(len(known), Number.t95))
+    lost = statistics.fmean(number.lost for number in known)
+    t95 = _STUDENT.get(len(known), Number.t95)
+    return Number(mean, error, known[0].n, known[0].nfe, lost, t95)
 
 
 def mean_of(values: Sequence[float]) -> tuple[float, float | None]:
@@ -110,13 +109,43 @@ def quantities_in(results: Iterable[Collection[str]]) -> list[registry.Quantity]
     return [quantity for _, quantity in registry.quantities() if quantity.key in keys]
 
 
-def keys_of(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys of results of samples or test points in rows, in the order of the metrics."""
-    return [quantity.key for quantity in quantities_in(table[:1]) if not quantity.is_reference]
+def results_in(table: Sequence[SweptResults]) -> list[registry.Quantity]:
+    """The quantities of samples or test points in rows, in the order of the metrics."""
+    present = quantities_in(row.numbers for row in table)
+    return [quantity for quantity in present if not quantity.is_reference]
+
+
+def fields_of(table: Sequence[SweptResults]) -> list[dict[str, Any]]:
+    """The rows of a CSV file: axes, evaluation, results with their standard errors and NFE.
+
+    Missing numbers are None. The column ``KEY_nonfinite``, the fraction of samples that are not
+    finite and not part of the result, exists only if some are.
+    """
+    entries: list[dict[str, Any]] = []
+    for row in table:
+        about = {"evaluation": row.evaluation, "checkpoint_step": row.step}
+        entries.append({**row.values, **about})
+    lost = []
+    for quantity in quantities_in(row.numbers for row in table):
+        key = quantity.key
+        cells = [row.numbers[key] for row in table]
+        if any(number is not None and number.lost for number in cells):
+            lost.append(key)
+        for entry, number in zip(entries, cells, strict=True):
+            entry[key] = None if number is None else number.value
+            entry[f"{key}_stderr"] = None if number is None else number.stderr
+            # True samples take no evaluations.
+            if not quantity.is_reference:
+                entry[f"{key}_nfe"] = None if number is None else number.nfe
+    for key in lost:
+        for entry, row in zip(entries, table, strict=True):
+            number = row.numbers[key]
+            entry[f"{key}_nonfinite"] = 0.0 if number is None else number.lost
+    return entries
 
 
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as CSV with a heading; a missing number is an empty field."""
+    """Rows as CSV with a heading; a missing number is an empty field."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
     writer.writeheader()
@@ -124,36 +153,40 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def lines_of(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The lines of a picture along the last axis: the rows by their values on the other axes."""
-    lines: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
+def sweep_lines(
+    sweep: Sweep, table: Sequence[SweptResults], quantity: registry.Quantity
+) -> dict[str, list[tuple[str, Number]]]:
+    """The lines of a picture along the last axis: finite results by the values on the others."""
+    along = sweep.axes[-1].key
+    lines: dict[str, list[tuple[str, Number]]] = {}
+    for row in table:
         label = ", ".join(
-            f"{axis.key.rpartition('.')[2]} {row[axis.key]}" for axis in sweep.axes[:-1]
+            f"{axis.key.rpartition('.')[2]} {row.values[axis.key]}" for axis in sweep.axes[:-1]
         )
-        lines.setdefault(label, []).append(row)
+        points = lines.setdefault(label, [])
+        number = row.numbers[quantity.key]
+        if number is not None and math.isfinite(number.value):
+            points.append((row.values[along], number))
     return lines
 
 
-def plot(
-    path: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str
-) -> None:
-    """Draw the results ``keys`` of a complete sweep, from its `rows`, as PNG."""
+def plot(path: Path, sweep: Sweep, table: Sequence[SweptResults], title: str) -> None:
+    """Draw the results of a complete sweep, from its `rows`, as PNG."""
     from matplotlib.figure import Figure
 
     along = sweep.axes[-1]
-    lines = lines_of(sweep, rows)
-    figure = Figure(figsize=(5.5 * max(1, len(keys)), 4.2), layout="constrained")
-    for index, key in enumerate(keys):
-        axes = figure.add_subplot(1, len(keys), index + 1)
-        positions = _positions(along.values)
-        for place, (label, cells) in enumerate(lines.items()):
-            complete = [cell for cell in cells if cell[key] is not None]
-            if complete:
+    positions = _positions(along.values)
+    quantities = results_in(table)
+    figure = Figure(figsize=(5.5 * max(1, len(quantities)), 4.2), layout="constrained")
+    for index, quantity in enumerate(quantities):
+        axes = figure.add_subplot(1, len(quantities), index + 1)
+        lines = sweep_lines(sweep, table, quantity)
+        for place, (label, points) in enumerate(lines.items()):
+            if points:
                 axes.errorbar(
-                    [positions[cell[along.key]] for cell in complete],
-                    [cell[key] for cell in complete],
-                    [cell[f"{key}_stderr"] or 0.0 for cell in complete],
+                    [positions[value] for value, _ in points],
+                    [number.value for _, number in points],
+                    [number.stderr or 0.0 for _, number in points],
                     color=f"C{place}",
                     marker="o",
                     capsize=3,
@@ -163,11 +196,10 @@ def plot(
             axes.set_xscale("log")
         axes.set_xticks([positions[value] for value in along.values], labels=list(along.values))
         axes.minorticks_off()
-        values = [row[key] for row in rows if row[key] is not None]
-        if _is_logarithmic([value for value in values if math.isfinite(value)]):
+        if _is_logarithmic([number.value for points in lines.values() for _, number in points]):
             axes.set_yscale("log")
         axes.set_xlabel(along.key)
-        axes.set_ylabel(registry.quantity(key).label)
+        axes.set_ylabel(quantity.label)
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend()
@@ -204,8 +236,8 @@ def write_finished(run: RunFolder) -> None:
         target = folder / "table.csv"
         if not target.is_file() or target.stat().st_mtime < newest:
             table = rows(run, sweep)
-            plot(folder / "plot.png", sweep, table, keys_of(table), run.name)
-            write_text(target, to_csv(table))
+            plot(folder / "plot.png", sweep, table, run.name)
+            write_text(target, to_csv(fields_of(table)))
 
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
@@ -619,6 +651,13 @@ class ComparedRuns:
     cell: Mapping[str, str]
     columns: tuple[Column, ...]
 
+    @functools.cached_property
+    def meaning(self) -> str:
+        """The same for two cells with the same values, however these are written."""
+        from .plan import meaning
+
+        return meaning(self.cell)
+
     @property
     def step(self) -> int:
         return self.columns[0].step
@@ -683,17 +722,18 @@ def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> lis
     found: list[ComparedRuns] = []
     for member, values in members:
         cell = {key: value for key, value in values.items() if key != SEED}
+        new = ComparedRuns(name, cell, (member,))
         for place, line in enumerate(found):
-            if meaning(line.cell) != meaning(cell):
+            if line.meaning != new.meaning:
                 continue
             if not any(_difference(member, column) for column in line.columns):
-                found[place] = ComparedRuns(name, line.cell, (*line.columns, member))
+                found[place] = replace(line, columns=(*line.columns, member))
                 break
         else:
-            found.append(ComparedRuns(name, cell, (member,)))
+            found.append(new)
     # Lines of the same cell stay together.
-    order = list(dict.fromkeys(meaning(line.cell) for line in found))
-    return sorted(found, key=lambda line: order.index(meaning(line.cell)))
+    order = [line.meaning for line in found]
+    return sorted(found, key=lambda line: order.index(line.meaning))
 
 
 def lines_of_group(
@@ -720,7 +760,7 @@ def group_warnings(found: Sequence[ComparedRuns]) -> list[str]:
     """Messages about seeds of a cell that are shown separately, and about unusual results."""
     texts = []
     for first, other in itertools.pairwise(found):
-        if first.name == other.name and meaning(first.cell) == meaning(other.cell):
+        if first.name == other.name and first.meaning == other.meaning:
             pairs = itertools.product(first.columns, other.columns)
             one, two, why = next((*pair, why) for pair in pairs if (why := _difference(*pair)))
             texts.append(f"{one.run} and {two.run} are not averaged: {why}")

@@ -30,7 +30,7 @@ from cldctl.show.tables import usage_line
 
 from .curves import is_inside
 from .document import TEMPLATES, png
-from .report import differing, fact_columns, readable_results, result_columns, shipped, software
+from .report import differing, fact_columns, listed, readable_results, shipped, software
 
 if TYPE_CHECKING:
     from cld_core.model import Model
@@ -253,7 +253,7 @@ def card(
         ],
         results=results,
         own=own,
-        columns=result_columns(results),
+        columns=listed(results),
         average="" if model.ema_length is None else f", {EmaSpec(length=model.ema_length).words}",
         facts=fact_columns(facts),
         whole=fenced(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "yaml"),

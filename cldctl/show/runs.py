@@ -28,12 +28,12 @@ from .console import age, count, duration, err, number, out, short
 from .tables import (
     MANY,
     Cell,
+    Table,
     attempts,
     facts,
     progress_bar,
     short_keys,
     state_text,
-    table,
     usage_line,
 )
 
@@ -53,7 +53,7 @@ _AROUND = 10
 _AROUND_RUNS = 6
 
 
-def overview(rows: Sequence[RunStatus]) -> RenderableType:
+def overview(rows: Sequence[RunStatus]) -> Table:
     """A table of runs, with the newest result of each."""
     results = newest_results(rows)
     return _drawn(rows, run_columns(rows, results=results), results)
@@ -96,7 +96,7 @@ def _drawn(
     columns: Mapping[str, Sequence[Cell]],
     results: Collection[str] = (),
     last: Collection[str] = (),
-) -> RenderableType:
+) -> Table:
     """Draw the columns of runs, on a terminal with a progress bar after the step.
 
     Args:
@@ -111,7 +111,7 @@ def _drawn(
         shown[heading] = cells
         if heading == "step" and out.is_terminal and len(rows) <= MANY:
             shown[""] = [progress_bar(row) for row in rows]
-    return table(shown, left=left, optional=optional, names="run")
+    return Table(shown, left=left, optional=optional, names="run")
 
 
 def newest_results(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
@@ -128,20 +128,16 @@ def newest_results(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
     return {heading: [newest_result(row.evals, is_labelled=heading == _EVAL) for row in rows]}
 
 
-def all_results(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
+def all_results(rows: Sequence[RunStatus]) -> Mapping[str, Sequence[Cell]]:
     """A column for each kind of results, with the newest of each run and its number of samples."""
-    from cldctl.evals.results import quantities_in
+    from .evaluations import numbers_of, result_columns
 
-    from .evaluations import result_of
-
-    columns = {}
-    for quantity in quantities_in(entry["results"] for row in rows for entry in row.evals):
-        cells = []
-        for row in rows:
-            known = [entry for entry in row.evals if quantity.key in entry["results"]]
-            cells.append(result_of(known[-1], quantity, with_count=True) if known else "-")
-        columns[quantity.label] = cells
-    return columns
+    newest: list[dict[str, Any]] = []
+    for row in rows:
+        newest.append({})
+        for entry in row.evals:
+            newest[-1] |= numbers_of(entry)
+    return result_columns(newest, with_count=True)
 
 
 def swept_values(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
@@ -172,9 +168,10 @@ def newest_result(evals: Sequence[Mapping[str, Any]], *, is_labelled: bool = Tru
     if not results:
         what = "shards" if entry["state"] == "RUNNING" else entry.get("cause")
         return f"{entry['shards_done']}/{entry['shards']} {what}" if what else "-"
-    from .evaluations import counts_of  # Only where there are evaluations: its imports take time.
+    # Only where there are evaluations: its imports take time.
+    from .evaluations import counts_of, numbers_of
 
-    counts = counts_of(entry, show=short)
+    counts = counts_of(numbers_of(entry), show=short)
     return ", ".join(results) + (f" ({', '.join(counts)})" if counts else "")
 
 
@@ -240,14 +237,14 @@ def _rank(item: Sequence[RunStatus]) -> int:
     return min(ALIVE.index(row.state) if row.state in ALIVE else len(ALIVE) for row in item)
 
 
-def _groups(groups: Sequence[Sequence[RunStatus]]) -> RenderableType:
+def _groups(groups: Sequence[Sequence[RunStatus]]) -> Table:
     columns: dict[str, Sequence[Cell]] = {
         "group": [rows[0].group or "" for rows in groups],
         "runs": [str(len(rows)) for rows in groups],
         "states": [states(rows) for rows in groups],
         "done": [f"{_share(rows):.0%}" for rows in groups],
     }
-    return table(columns, left=("group", "states"), names="group", wraps="states")
+    return Table(columns, left=("group", "states"), names="group", wraps="states")
 
 
 def states(rows: Iterable[RunStatus]) -> str:

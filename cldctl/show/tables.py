@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from rich import box
+from rich import box, table
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from cld_core.sanitize import printable
@@ -42,20 +42,13 @@ STYLES = {
 AT_ONCE_S = 5.0
 
 
-def table(
-    columns: Mapping[str, Sequence[Cell]],
-    *,
-    left: Collection[str] = (),
-    optional: Sequence[str] = (),
-    names: str | None = None,
-    wraps: str | None = None,
-    title: str | None = None,
-) -> RenderableType:
-    """A table without a frame, which pipes well.
+@dataclass(frozen=True)
+class Table:
+    """A table for every output; rich draws it without a frame, so that it pipes well.
 
     On a terminal that is too narrow for it, each row becomes a list of facts.
 
-    Args:
+    Attributes:
         columns: the cells by heading.
         left: headings of the columns that are not numbers.
         optional: headings of columns that a narrow terminal leaves out, the first one first. A
@@ -63,51 +56,65 @@ def table(
         names: heading of a column whose cells lose their middle on a narrow terminal.
         wraps: heading of a column of sentences, which may take several lines.
     """
-    widths = {}
-    for heading, cells in columns.items():
-        widths[heading] = max([len(heading), *map(_width, cells)])
-    least = {names: _NAME, wraps: _SENTENCE}
 
-    def needed() -> int:
-        return sum(
-            min(width, least.get(heading, width)) + _GAP for heading, width in widths.items()
-        )
+    columns: Mapping[str, Sequence[Cell]]
+    _: KW_ONLY
+    left: Collection[str] = ()
+    optional: Sequence[str] = ()
+    names: str | None = None
+    wraps: str | None = None
+    title: str | None = None
 
-    for heading in optional if out.is_terminal else ():
-        if all(str(cell) in ("-", "") for cell in columns.get(heading, ())):
-            widths.pop(heading, None)
-    for heading in optional:
+    def __rich__(self) -> RenderableType:
+        widths = {}
+        for heading, cells in self.columns.items():
+            widths[heading] = max([len(heading), *map(_width, cells)])
+        least = {self.names: _NAME, self.wraps: _SENTENCE}
+
+        def needed() -> int:
+            return sum(
+                min(width, least.get(heading, width)) + _GAP for heading, width in widths.items()
+            )
+
+        for heading in self.optional if out.is_terminal else ():
+            if all(str(cell) in ("-", "") for cell in self.columns.get(heading, ())):
+                widths.pop(heading, None)
+        for heading in self.optional:
+            if needed() > out.width:
+                widths.pop(heading, None)
+        shown = {heading: self.columns[heading] for heading in widths}
+        above = [] if self.title is None else [Text(self.title, style="bold")]
         if needed() > out.width:
-            widths.pop(heading, None)
-    shown = {heading: columns[heading] for heading in widths}
-    above = [] if title is None else [Text(title, style="bold")]
-    if needed() > out.width:
-        return Group(*above, *_lists(columns))
-    if names is not None:
-        others = needed() - min(widths[names], _NAME)
-        widths[names] = min(widths[names], out.width - others)
-        shown[names] = [shortened(str(cell), widths[names]) for cell in columns[names]]
-    if len(next(iter(shown.values()), ())) > MANY:
-        return Group(*above, _plain(shown, widths, left))
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in shown:
-        drawn.add_column(heading, overflow="fold")
-        column = drawn.columns[-1]
-        if heading not in left:
-            column.justify = "right"
-            column.no_wrap = True
-        if heading == wraps and not out.is_terminal:
-            column.max_width = _LONGEST
-    for row in zip(*shown.values(), strict=True):
-        # As texts: rich searches strings for markup, which is slow.
-        drawn.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
-    return Group(*above, drawn)
+            return Group(*above, *self._lists())
+        if self.names is not None:
+            others = needed() - min(widths[self.names], _NAME)
+            width = min(widths[self.names], out.width - others)
+            widths[self.names] = width
+            shown[self.names] = [shortened(str(cell), width) for cell in shown[self.names]]
+        if len(next(iter(shown.values()), ())) > MANY:
+            return Group(*above, _plain(shown, widths, self.left))
+        drawn = table.Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for heading in shown:
+            drawn.add_column(heading, overflow="fold")
+            column = drawn.columns[-1]
+            if heading not in self.left:
+                column.justify = "right"
+                column.no_wrap = True
+            if heading == self.wraps and not out.is_terminal:
+                column.max_width = _LONGEST
+        for row in zip(*shown.values(), strict=True):
+            drawn.add_row(*map(_as_text, row))
+        return Group(*above, drawn)
+
+    def _lists(self) -> Iterator[RenderableType]:
+        first, *others = self.columns
+        for cell, *row in zip(*self.columns.values(), strict=True):
+            yield from (Text(f"{first} {cell}"), facts(zip(others, row, strict=True)), Text())
 
 
-def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
-    first, *others = columns
-    for cell, *row in zip(*columns.values(), strict=True):
-        yield from (Text(f"{first} {cell}"), facts(zip(others, row, strict=True)), Text())
+def _as_text(cell: RenderableType) -> RenderableType:
+    """Strings as texts: rich searches strings for markup, which is slow."""
+    return Text(printable(cell)) if isinstance(cell, str) else cell
 
 
 def _plain(
@@ -131,13 +138,13 @@ def _width(cell: Cell) -> int:
     return _BAR if isinstance(cell, ProgressBar) else len(str(cell))
 
 
-def facts(lines: Iterable[tuple[str, RenderableType]]) -> Table:
+def facts(lines: Iterable[tuple[str, RenderableType]]) -> table.Table:
     """Names and values, a line each."""
-    drawn = Table.grid(padding=(0, 2))
+    drawn = table.Table.grid(padding=(0, 2))
     drawn.add_column(style="dim", no_wrap=True)
     drawn.add_column(overflow="fold")
     for name, value in lines:
-        drawn.add_row(name, Text(printable(value)) if isinstance(value, str) else value)
+        drawn.add_row(name, _as_text(value))
     return drawn
 
 
@@ -152,27 +159,18 @@ def progress_bar(row: RunStatus) -> ProgressBar:
 
 
 def attempts(
-    rows: Sequence[Mapping[str, Any]], *, reason: str | None = None, title: str | None = None
-) -> RenderableType:
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    when: Callable[[float | None], str] = age,
+    reason: str | None = None,
+    title: str | None = None,
+) -> Table:
     """A table of attempts as `status` knows them, or as `why` does, with their gain and loss.
 
     Args:
+        when: writes the time of a start.
         reason: a text shown elsewhere: an attempt's detail is left out if it is the same.
     """
-    columns = attempt_columns(rows, age, reason)
-    optional = ("when", "node", "from", "ran", "job")
-    if "gained" in columns:
-        optional = ("to", "job", "when", "from", "node")
-    left = ("node", "ended by")
-    return table(columns, left=left, optional=optional, wraps="ended by", title=title)
-
-
-def attempt_columns(
-    rows: Sequence[Mapping[str, Any]],
-    when: Callable[[float | None], str],
-    reason: str | None = None,
-) -> dict[str, Sequence[Cell]]:
-    """The columns of `attempts`; ``when`` writes the time of a start."""
     columns: dict[str, Sequence[Cell]] = {
         "attempt": [str(row["attempt"]) for row in rows],
         "when": [when(row.get("started")) for row in rows],
@@ -186,7 +184,11 @@ def attempt_columns(
         columns["waited"] = [duration(row["waited_s"]) for row in rows]
     columns["ran"] = [duration(row.get("ran_s")) for row in rows]
     columns["ended by"] = [_end(row, reason) for row in rows]
-    return columns
+    optional = ("when", "node", "from", "ran", "job")
+    if "gained" in columns:
+        optional = ("to", "job", "when", "from", "node")
+    left = ("node", "ended by")
+    return Table(columns, left=left, optional=optional, wraps="ended by", title=title)
 
 
 def _nodes(row: Mapping[str, Any]) -> str:
@@ -267,7 +269,7 @@ def usage_table(folder: Folder) -> RenderableType:
     )
     time_columns = ("set aside", "start-up", "useful", "waited", "preempted", "crashed")
     optional = ("attempts", "group", *time_columns)
-    drawn = table(columns, left=("run", "group"), optional=optional, names="run")
+    drawn = Table(columns, left=("run", "group"), optional=optional, names="run")
     return Group(drawn, Text(note, style="dim"))
 
 
