@@ -11,11 +11,9 @@ trained: end -->`. Without runs, only the published numbers are written.
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from cld_core import metrics as registry
 from cld_core.errors import CldError
 from cld_core.evaluate.published import PublishedSampler, published_samplers
 from cld_core.metrics import Quantity

@@ -2,12 +2,11 @@
 means over seeds."""
 
 import csv
-import functools
 import io
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from cld_core import metrics as registry
 from cld_core.config.schema import leaves
 from cld_core.errors import CldError, NotFoundError
 from cld_core.files import replacing, write_text
-from cld_core.metrics import Quantity
+from cld_core.metrics import Number, Quantity, quantities_in
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import (
     Evaluation,
-    Number,
     Sweep,
     current_report,
     numbers,
@@ -103,13 +101,7 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def quantities_in(results: Iterable[Collection[str]]) -> list[registry.Quantity]:
-    """The quantities that any of the results has, in the order of the table of metrics."""
-    keys = set[str]().union(*results)
-    return [quantity for _, quantity in registry.quantities() if quantity.key in keys]
-
-
-def results_in(table: Sequence[SweptResults]) -> list[registry.Quantity]:
+def results_in(table: Sequence[SweptResults]) -> list[Quantity]:
     """The quantities of samples or test points in rows, in the order of the metrics."""
     present = quantities_in(row.numbers for row in table)
     return [quantity for quantity in present if not quantity.is_reference]
@@ -125,22 +117,21 @@ def fields_of(table: Sequence[SweptResults]) -> list[dict[str, Any]]:
     for row in table:
         about = {"evaluation": row.evaluation, "checkpoint_step": row.step}
         entries.append({**row.values, **about})
-    lost = []
+    lost: dict[str, list[float]] = {}
     for quantity in quantities_in(row.numbers for row in table):
         key = quantity.key
-        cells = [row.numbers[key] for row in table]
-        if any(number is not None and number.lost for number in cells):
-            lost.append(key)
-        for entry, number in zip(entries, cells, strict=True):
-            entry[key] = None if number is None else number.value
-            entry[f"{key}_stderr"] = None if number is None else number.stderr
+        numbers = [row.numbers[key] for row in table]
+        for entry, number in zip(entries, numbers, strict=True):
+            entry[key] = getattr(number, "value", None)
+            entry[f"{key}_stderr"] = getattr(number, "stderr", None)
             # True samples take no evaluations.
             if not quantity.is_reference:
-                entry[f"{key}_nfe"] = None if number is None else number.nfe
-    for key in lost:
-        for entry, row in zip(entries, table, strict=True):
-            number = row.numbers[key]
-            entry[f"{key}_nonfinite"] = 0.0 if number is None else number.lost
+                entry[f"{key}_nfe"] = getattr(number, "nfe", None)
+        lost[f"{key}_nonfinite"] = [getattr(number, "lost", 0.0) for number in numbers]
+    for name, shares in lost.items():
+        if any(shares):
+            for entry, share in zip(entries, shares, strict=True):
+                entry[name] = share
     return entries
 
 
@@ -154,7 +145,7 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def sweep_lines(
-    sweep: Sweep, table: Sequence[SweptResults], quantity: registry.Quantity
+    sweep: Sweep, table: Sequence[SweptResults], quantity: Quantity
 ) -> dict[str, list[tuple[str, Number]]]:
     """The lines of a picture along the last axis: finite results by the values on the others."""
     along = sweep.axes[-1].key
@@ -303,6 +294,11 @@ class Result:
         return {name: self.question[name] for name in COUNTS if name in self.question}
 
     @property
+    def size(self) -> int:
+        """The number of samples, or else of points; 0 if the result depends on neither."""
+        return next(iter(self.counts.values()), 0)
+
+    @property
     def of(self) -> str:
         """`counts` in words, such as "2,000 points"."""
         return ", ".join(f"{size:,} {name}" for name, size in self.counts.items())
@@ -436,19 +432,12 @@ def _settings(work: Evaluation, places: Sequence[str]) -> dict[str, Any]:
 def best_of(results: Sequence[Result]) -> list[Result]:
     """The best finite value of each quantity, among those with the most samples or points."""
     best = []
-    for _, quantity in registry.quantities():
-        if quantity.is_reference:
-            continue
+    for quantity in quantities_in([{result.quantity.key for result in results}]):
         sign = -1 if quantity.larger_is_better else 1
-        ranked = []
-        for place, result in enumerate(results):
-            value = result.number.value
-            if result.quantity.key == quantity.key and math.isfinite(value):
-                count = next(iter(result.counts.values()), 0)
-                ranked.append((-count, sign * value, place))
-        if ranked:
-            *_, place = min(ranked)
-            best.append(results[place])
+        own = [result for result in results if result.quantity.key == quantity.key]
+        finite = [result for result in own if math.isfinite(result.number.value)]
+        if finite and not quantity.is_reference:
+            best.append(min(finite, key=lambda it: (-it.size, sign * it.number.value)))
     return best
 
 
@@ -623,22 +612,6 @@ def _add_verdicts(
 
 
 @dataclass(frozen=True)
-class Average:
-    """A result of ``n`` seeds.
-
-    Attributes:
-        error: the standard deviation over seeds; of a single run, its standard error, if it has
-            one.
-        one: the result of one of them: settings and counts are the same in all.
-    """
-
-    mean: float
-    error: float | None
-    n: int
-    one: Result
-
-
-@dataclass(frozen=True)
 class ComparedRuns:
     """Runs that differ only in their seed, evaluated at the same step with the same settings.
 
@@ -651,64 +624,60 @@ class ComparedRuns:
     cell: Mapping[str, str]
     columns: tuple[Column, ...]
 
-    @functools.cached_property
-    def meaning(self) -> str:
-        """The same for two cells with the same values, however these are written."""
-        from .plan import meaning
-
-        return meaning(self.cell)
-
     @property
     def step(self) -> int:
         return self.columns[0].step
 
     @property
+    def quantities(self) -> list[Quantity]:
+        """Those that any of the runs has a result of."""
+        return quantities_in(column.results for column in self.columns)
+
+    @property
     def results(self) -> dict[str, Result]:
         """By `Quantity.key`; of several runs, means with their standard errors."""
         found = {}
-        for key in set[str]().union(*(column.results for column in self.columns)):
-            own = [column.results[key] for column in self.columns if key in column.results]
+        for quantity in self.quantities:
+            own = [*self.by_run(quantity.key).values()]
             number = averaged([result.number for result in own])
-            found[key] = replace(own[0], number=number or own[0].number)
+            found[quantity.key] = replace(own[0], number=number or own[0].number)
         return found
 
-    def average(self, key: str) -> Average | None:
-        """The result of a quantity; None if none of the runs has it."""
-        results = [column.results[key] for column in self.columns if key in column.results]
-        if not results:
-            return None
-        first = results[0]
-        mean, error = mean_of([result.number.value for result in results])
-        if len(results) == 1:
-            error = first.number.stderr
-        return Average(mean, error, len(results), first)
+    def by_run(self, key: str) -> dict[str, Result]:
+        """The results of a quantity, by the names of the runs that have it."""
+        having = [column for column in self.columns if key in column.results]
+        return {column.run: column.results[key] for column in having}
+
+    def average(self, key: str) -> Number:
+        """The mean of a quantity that a run has, with the standard deviation as its error.
+
+        The result of a single run keeps its own standard error.
+        """
+        own = [result.number for result in self.by_run(key).values()]
+        if len(own) == 1:
+            return own[0]
+        return Number(*mean_of([number.value for number in own]))
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        runs = [column.run for column in self.columns]
         entry = {
             "name": self.name,
             "cell": dict(self.cell),
-            "runs": runs,
+            "runs": [column.run for column in self.columns],
             "checkpoint_step": self.step,
         }
-        for quantity in quantities_in(column.results for column in self.columns):
-            key = quantity.key
+        for key, result in self.results.items():
+            own = self.by_run(key)
             average = self.average(key)
-            if average is None:
-                continue
-            having = [column for column in self.columns if key in column.results]
-            error = finite(average.error)
+            error = finite(average.stderr)
             entry[key] = {
-                "mean": finite(average.mean),
-                "std": error if average.n > 1 else None,
-                "stderr": None if average.n > 1 else error,
-                "n": average.n,
-                "values": {
-                    column.run: finite(column.results[key].number.value) for column in having
-                },
-                "how": average.one.how,
-                **average.one.counts,
+                "mean": finite(average.value),
+                "std": error if len(own) > 1 else None,
+                "stderr": None if len(own) > 1 else error,
+                "n": len(own),
+                "values": {run: finite(one.number.value) for run, one in own.items()},
+                "how": result.how,
+                **result.counts,
             }
         return entry
 
@@ -719,21 +688,20 @@ def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> lis
     Runs are averaged only if their step and the settings of all their results agree; others are
     separate lines.
     """
-    found: list[ComparedRuns] = []
+    from .plan import meaning
+
+    cells: dict[str, list[ComparedRuns]] = {}
     for member, values in members:
         cell = {key: value for key, value in values.items() if key != SEED}
-        new = ComparedRuns(name, cell, (member,))
-        for place, line in enumerate(found):
-            if line.meaning != new.meaning:
-                continue
+        same = cells.setdefault(meaning(cell), [])
+        for place, line in enumerate(same):
             if not any(_difference(member, column) for column in line.columns):
-                found[place] = replace(line, columns=(*line.columns, member))
+                same[place] = replace(line, columns=(*line.columns, member))
                 break
         else:
-            found.append(new)
-    # Lines of the same cell stay together.
-    order = [line.meaning for line in found]
-    return sorted(found, key=lambda line: order.index(line.meaning))
+            # The values of a cell are written as those of its first run.
+            same.append(ComparedRuns(name, same[0].cell if same else cell, (member,)))
+    return list(itertools.chain(*cells.values()))
 
 
 def lines_of_group(
@@ -760,7 +728,7 @@ def group_warnings(found: Sequence[ComparedRuns]) -> list[str]:
     """Messages about seeds of a cell that are shown separately, and about unusual results."""
     texts = []
     for first, other in itertools.pairwise(found):
-        if first.name == other.name and first.meaning == other.meaning:
+        if (first.name, first.cell) == (other.name, other.cell):
             pairs = itertools.product(first.columns, other.columns)
             one, two, why = next((*pair, why) for pair in pairs if (why := _difference(*pair)))
             texts.append(f"{one.run} and {two.run} are not averaged: {why}")

@@ -13,12 +13,12 @@ from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
 from cld_core.evaluate.published import published_samplers
 from cld_core.evaluate.request import kinds_of, request_of
+from cld_core.metrics import Number
 from cld_core.plugins import is_shipped
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import (
     Axis,
     EvalRequest,
-    Number,
     Sweep,
     SweepCell,
     current_report,

@@ -21,8 +21,9 @@ from cld_core.config.shipped import recipes
 from cld_core.config.train import EmaSpec
 from cld_core.errors import CldError
 from cld_core.evaluate.published import published
+from cld_core.metrics import Number
 from cld_core.run import RunFolder
-from cld_core.run.evaluations import Number, Sweep
+from cld_core.run.evaluations import Sweep
 from cld_core.run.groups import Group
 from cld_core.run.history import Attempt
 from cld_core.sanitize import local_time, one_line, printable
@@ -45,9 +46,9 @@ from cldctl.runs.selection import command
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.show.console import age, count, duration, keys_differ, number
-from cldctl.show.evaluations import compared, number_text, result_columns, tunings
+from cldctl.show.evaluations import compared, tunings
 from cldctl.show.runs import all_results, newest_results, run_columns, states, swept_values
-from cldctl.show.tables import Cell, attempts, usage_line
+from cldctl.show.tables import Cell, attempts, columns_of, number_text, result_columns, usage_line
 
 from .curves import LOSS, Points, is_inside, read
 from .document import PageSection, chart, code, colour_of, gallery, part, render, table, text
@@ -101,7 +102,6 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     pictures = gallery(run, follow=follow)
     swept = {name for entry in row.sweeps for name in entry["evaluations"]}
     alone = [result for result in results if result.evaluation not in swept]
-    evaluations = {"evaluation": [result.evaluation for result in alone], **listed(alone)}
     tuned = sorted(row.tunings, key=lambda it: (it["nfe"], it["checkpoint_step"], it["id"]))
     past = table("Attempts, oldest first", attempts(found.attempts, when=local_time).columns)
     loss = chart("loss", {"loss": curves.get(LOSS, [])}) or text("No loss has been recorded.")
@@ -118,7 +118,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
         ),
         PageSection(
             "Evaluations",
-            [*_by_step(results), table("Evaluations, by step", evaluations), *_remarks(row)],
+            [*_by_step(results), table("Evaluations, by step", listed(alone)), *_remarks(row)],
         ),
         *_sweeps(run, row),
         PageSection("Tuned samplers", [table(_TUNED, tunings(tuned).columns)]),
@@ -138,22 +138,24 @@ def readable_results(run: RunFolder) -> list[Result]:
     return []
 
 
-def listed(results: Sequence[Result]) -> dict[str, list[str]]:
+def listed(results: Sequence[Result]) -> dict[str, Sequence[Cell]]:
     """The columns of a list of results, a line each, with all their settings."""
-    values = []
+    rows = []
     for result in results:
         value = number_text(result.quantity, result.number)
         if result.truth is not None:
             value += f" (true entropy {result.truth:.{result.quantity.digits}f})"
-        values.append(value)
-    return {
-        "step": [count(result.step) for result in results],
-        "number": [result.quantity.label for result in results],
-        "value": values,
-        "of": [result.of or "-" for result in results],
-        "network evaluations": [_nfe(result.number) or "-" for result in results],
-        "settings": [result.how for result in results],
-    }
+        row = {
+            "evaluation": result.evaluation,
+            "step": count(result.step),
+            "number": result.quantity.label,
+            "value": value,
+            "of": result.of or "-",
+            "network evaluations": _nfe(result.number) or "-",
+            "settings": result.how,
+        }
+        rows.append(row)
+    return columns_of(rows)
 
 
 def _nfe(number: Number | None) -> str:

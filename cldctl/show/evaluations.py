@@ -1,7 +1,7 @@
 """Results: evaluations and tunings of a run, sweeps, comparisons of samplers, runs and groups."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,9 @@ from rich.text import Text
 from cld_core import metrics as registry
 from cld_core.errors import NotFoundError, RecipeError
 from cld_core.files import write_text
+from cld_core.metrics import Number
 from cld_core.run import RunFolder
-from cld_core.run.evaluations import Evaluation, Number, Sweep
+from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.groups import Group
 from cld_core.run.tunings import Tuning
 from cldctl.evals import results
@@ -21,7 +22,17 @@ from cldctl.runs.selection import command
 from cldctl.runs.status import evaluation_status, said, tuning_status
 
 from .console import count, err, number, out, say_next
-from .tables import Cell, Table, short_keys, state_text
+from .tables import (
+    Cell,
+    Table,
+    columns_of,
+    counts_of,
+    number_text,
+    numbers_of,
+    result_columns,
+    short_keys,
+    state_text,
+)
 
 if TYPE_CHECKING:
     from cldctl.evals.samplers import Comparison
@@ -31,69 +42,19 @@ BEST = "*"
 _STYLE = {"better": "bold green", "worse": "bold red"}
 
 
-def numbers_of(entry: Mapping[str, Any]) -> dict[str, Number]:
-    """The results of an evaluation as `status` knows it, by `Quantity.key`."""
-    return {key: Number(**fields) for key, fields in entry["results"].items()}
-
-
-def number_text(
-    quantity: registry.Quantity, number: Number | None, *, with_count: bool = False
-) -> str:
-    """A result with its standard error and the share of lost samples; a dash for None.
-
-    Args:
-        with_count: add the number of samples or test points.
-    """
-    if number is None:
-        return "-"
-    text = f"{number.value:.{quantity.digits}f}"
-    if number.stderr is not None:
-        text += f" ± {number.stderr:.{quantity.digits}f}"
-    if number.lost:
-        text += f" ({100 * number.lost:.2g}% lost)"
-    counts = counts_of({quantity.key: number}) if with_count else []
-    return f"{text} ({', '.join(counts)})" if counts else text
-
-
-def counts_of(
-    numbers: Mapping[str, Number | None], show: Callable[[int], str] = count
-) -> list[str]:
-    """The numbers of samples and points of results: ["50,000 samples", "2,000 points"].
-
-    Args:
-        show: how a number is written.
-    """
-    counts: dict[str, None] = {}
-    for metric, quantity in registry.quantities():
-        number = numbers.get(quantity.key)
-        if number is not None and number.n is not None:
-            counts[f"{show(number.n)} {registry.ROWS[metric.rows].over}"] = None
-    return list(counts)
-
-
-def result_columns(
-    lines: Sequence[Mapping[str, Number | None]], *, with_count: bool = False
-) -> dict[str, Sequence[Cell]]:
-    """A column for each quantity that any line has a result of."""
-    columns: dict[str, Sequence[Cell]] = {}
-    for quantity in results.quantities_in(lines):
-        columns[quantity.label] = [
-            number_text(quantity, line.get(quantity.key), with_count=with_count) for line in lines
-        ]
-    return columns
-
-
 def evaluations(evals: Sequence[Mapping[str, Any]]) -> Table:
     """A table of evaluations of a run, with all results that any of them has."""
-    lines = [numbers_of(entry) for entry in evals]
-    columns: dict[str, Sequence[Cell]] = {
-        "evaluation": [entry["id"] for entry in evals],
-        "state": [state_text(entry["state"]) for entry in evals],
-        "shards": [f"{entry['shards_done']}/{entry['shards']}" for entry in evals],
-        "step": [count(entry["checkpoint_step"]) for entry in evals],
-        "of": [", ".join(counts_of(line)) or "-" for line in lines],
-        **result_columns(lines),
-    }
+    columns = columns_of(
+        {
+            "evaluation": entry["id"],
+            "state": state_text(entry["state"]),
+            "shards": f"{entry['shards_done']}/{entry['shards']}",
+            "step": count(entry["checkpoint_step"]),
+            "of": ", ".join(counts_of(numbers_of(entry))) or "-",
+        }
+        for entry in evals
+    )
+    columns |= result_columns([numbers_of(entry) for entry in evals])
     truths = [entry["true_entropy"] for entry in evals]
     if any(truth is not None for truth in truths):
         columns["true entropy"] = ["-" if truth is None else f"{truth:.3f}" for truth in truths]
@@ -185,13 +146,16 @@ def samplers(
     yield sweep_table(sweep, found, {entry["id"]: entry for entry in statuses}, marked)
     yield from map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
     if published := published_samplers(run.recipe().data.name):
-        columns = {
-            "model": [entry.model for entry in published],
-            "sampler": [entry.sampler for entry in published],
-            "NFE": [count(entry.nfe) for entry in published],
-            "FID": [f"{entry.fid:.2f}" for entry in published],
-            "source": [entry.source for entry in published],
-        }
+        columns = columns_of(
+            {
+                "model": entry.model,
+                "sampler": entry.sampler,
+                "NFE": count(entry.nfe),
+                "FID": f"{entry.fid:.2f}",
+                "source": entry.source,
+            }
+            for entry in published
+        )
         yield Text()
         left = ("model", "sampler", "source")
         title = "published, not measured here"
@@ -231,26 +195,24 @@ def compared(lines: Sequence[results.ComparedRuns]) -> Table:
     """
     has_groups = any(len(line.columns) > 1 for line in lines)
     names = "group or run" if has_groups else "run"
-    columns: dict[str, Sequence[Cell]] = {names: [line.name for line in lines]}
-    keys = list(dict.fromkeys(key for line in lines for key in line.cell))
-    for key, head in short_keys(keys).items():
-        columns[head] = [line.cell.get(key, "-") for line in lines]
-    columns["step"] = [_step(line) for line in lines]
-    if has_groups:
-        columns["runs"] = [str(len(line.columns)) for line in lines]
-    present = results.quantities_in(column.results for line in lines for column in line.columns)
-    for quantity in present:
-        columns[quantity.label] = [_result(lines[0], line, quantity) for line in lines]
-    counts: list[Cell] = []
-    settings: list[Cell] = []
+    keys = short_keys(list(dict.fromkeys(key for line in lines for key in line.cell)))
+    present = registry.quantities_in(column.results for line in lines for column in line.columns)
+    rows = []
     for line in lines:
-        averages = [line.average(quantity.key) for quantity in present]
-        ones = [average.one for average in averages if average is not None]
-        of = dict.fromkeys(result.of for result in ones if result.of)
-        how = dict.fromkeys(map(_how, ones))
-        counts.append(Text(", ".join(of) or "-", "dim"))
-        settings.append(Text("; ".join(how) or "-", "dim"))
-    columns |= {"of": counts, "how": settings}
+        found = line.results.values()
+        of = dict.fromkeys(result.of for result in found if result.of)
+        how = dict.fromkeys(map(_how, found))
+        row: dict[str, Cell | None] = {
+            names: line.name,
+            **{head: line.cell.get(key) for key, head in keys.items()},
+            "step": _step(line),
+            "runs": str(len(line.columns)) if has_groups else None,
+            **{quantity.label: _result(lines[0], line, quantity) for quantity in present},
+            "of": Text(", ".join(of) or "-", "dim"),
+            "how": Text("; ".join(how) or "-", "dim"),
+        }
+        rows.append(row)
+    columns = columns_of(rows)
     return Table(columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how")
 
 
@@ -265,12 +227,12 @@ def _result(
     first: results.ComparedRuns, line: results.ComparedRuns, quantity: registry.Quantity
 ) -> Cell:
     """A mean with its error, and of how many runs it is if some lack the result; else a dash."""
-    average = line.average(quantity.key)
-    if average is None:
+    runs = len(line.by_run(quantity.key))
+    if not runs:
         return "-"
-    text = number_text(quantity, Number(average.mean, average.error))
-    if average.n < len(line.columns):
-        text += f" ({average.n} run{'' if average.n == 1 else 's'})"
+    text = number_text(quantity, line.average(quantity.key))
+    if runs < len(line.columns):
+        text += f" ({runs} run{'' if runs == 1 else 's'})"
     if first is line or quantity.key not in first.results:
         return text
     mark = results.verdict(first.results[quantity.key], line.results[quantity.key])
@@ -463,17 +425,20 @@ def _tuning_to_json(work: Tuning) -> dict[str, Any]:
 def tunings(entries: Sequence[Mapping[str, Any]]) -> Table:
     """A table of tunings as `status` knows them: progress, rms distances from the network's flow,
     and the gain."""
-    columns: dict[str, Sequence[Cell]] = {
-        "tuning": [entry["id"] for entry in entries],
-        "state": [state_text(entry["state"]) for entry in entries],
-        "NFE": [str(entry["nfe"]) for entry in entries],
-        "step": [count(entry["checkpoint_step"]) for entry in entries],
-        "rows": [f"{count(entry['rows_done'])}/{count(entry['rows'])}" for entry in entries],
-        "kept": [_kept(entry) for entry in entries],
-        "untuned rms": [number(entry["rms"].get("untuned"), 3) for entry in entries],
-        "rms": [number(entry["rms"].get(entry["kept"]), 3) for entry in entries],
-        "gain": ["-" if entry["gain"] is None else f"{entry['gain']:.1f}x" for entry in entries],
-    }
+    columns = columns_of(
+        {
+            "tuning": entry["id"],
+            "state": state_text(entry["state"]),
+            "NFE": str(entry["nfe"]),
+            "step": count(entry["checkpoint_step"]),
+            "rows": f"{count(entry['rows_done'])}/{count(entry['rows'])}",
+            "kept": _kept(entry),
+            "untuned rms": number(entry["rms"].get("untuned"), 3),
+            "rms": number(entry["rms"].get(entry["kept"]), 3),
+            "gain": "-" if entry["gain"] is None else f"{entry['gain']:.1f}x",
+        }
+        for entry in entries
+    )
     left = ("tuning", "state", "kept")
     return Table(columns, left=left, optional=("step",), title="tunings")
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group as Lines
 from rich.console import RenderableType, group
@@ -19,10 +19,8 @@ from cld_core.sanitize import one_line
 from cldctl.clusters.base import HELD
 from cldctl.runs import selection, survey
 from cldctl.runs.index import Found, Index
-from cldctl.runs.logs import FirstFailure
 from cldctl.runs.selection import command
 from cldctl.runs.status import WAITING, RunStatus, named_status
-from cldctl.runs.why import Why
 
 from .console import age, count, duration, err, number, out, short
 from .tables import (
@@ -30,12 +28,20 @@ from .tables import (
     Cell,
     Table,
     attempts,
+    columns_of,
+    counts_of,
     facts,
+    numbers_of,
     progress_bar,
+    result_columns,
     short_keys,
     state_text,
     usage_line,
 )
+
+if TYPE_CHECKING:
+    from cldctl.runs.logs import FirstFailure
+    from cldctl.runs.why import Why
 
 # `why` shows so many of the newest attempts, of the last lines of a log, and of the newest
 # evaluations and tunings, so that its answer fits on a screen.
@@ -70,22 +76,23 @@ def run_columns(
         swept: columns of the values in which the runs of a group differ.
         results: columns of results: `newest_results` or `all_results`.
     """
-    columns: dict[str, Sequence[Cell]] = {"run": [row.name for row in rows], **(swept or {})}
-    columns["state"] = [state_text(row.state) for row in rows]
-    # How old a state is whose cluster does not answer.
-    if any(row.as_of is not None for row in rows):
-        columns["as of"] = [age(row.as_of) for row in rows]
-    columns |= {
-        "step": [f"{short(row.step)}/{short(row.steps)}" for row in rows],
-        "loss": [number(row.shown_loss) for row in rows],
-        "steps/s": [number(row.steps_per_s, 3) for row in rows],
-        "ETA": [duration(row.eta_s) for row in rows],
-        "saved": [short(row.checkpoint_step) for row in rows],
-        "attempts": [str(len(row.attempts)) for row in rows],
-        "last end": [row.attempts[-1]["cause"] or "-" if row.attempts else "-" for row in rows],
-        "job": [f"{row.cluster} {row.job_id}" if row.job_id else "-" for row in rows],
-        **(results or {}),
-    }
+    columns = columns_of(
+        {
+            "state": state_text(row.state),
+            # How old a state is whose cluster does not answer.
+            "as of": None if row.as_of is None else age(row.as_of),
+            "step": f"{short(row.step)}/{short(row.steps)}",
+            "loss": number(row.shown_loss),
+            "steps/s": number(row.steps_per_s, 3),
+            "ETA": duration(row.eta_s),
+            "saved": short(row.checkpoint_step),
+            "attempts": str(len(row.attempts)),
+            "last end": (row.attempts[-1]["cause"] if row.attempts else None) or "-",
+            "job": f"{row.cluster} {row.job_id}" if row.job_id else "-",
+        }
+        for row in rows
+    )
+    columns = {"run": [row.name for row in rows], **(swept or {}), **columns, **(results or {})}
     if any(row.tags for row in rows):
         columns["tags"] = [" ".join(row.tags) for row in rows]
     return columns
@@ -130,8 +137,6 @@ def newest_results(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
 
 def all_results(rows: Sequence[RunStatus]) -> Mapping[str, Sequence[Cell]]:
     """A column for each kind of results, with the newest of each run and its number of samples."""
-    from .evaluations import numbers_of, result_columns
-
     newest: list[dict[str, Any]] = []
     for row in rows:
         newest.append({})
@@ -168,9 +173,6 @@ def newest_result(evals: Sequence[Mapping[str, Any]], *, is_labelled: bool = Tru
     if not results:
         what = "shards" if entry["state"] == "RUNNING" else entry.get("cause")
         return f"{entry['shards_done']}/{entry['shards']} {what}" if what else "-"
-    # Only where there are evaluations: its imports take time.
-    from .evaluations import counts_of, numbers_of
-
     counts = counts_of(numbers_of(entry), show=short)
     return ", ".join(results) + (f" ({', '.join(counts)})" if counts else "")
 
@@ -238,12 +240,15 @@ def _rank(item: Sequence[RunStatus]) -> int:
 
 
 def _groups(groups: Sequence[Sequence[RunStatus]]) -> Table:
-    columns: dict[str, Sequence[Cell]] = {
-        "group": [rows[0].group or "" for rows in groups],
-        "runs": [str(len(rows)) for rows in groups],
-        "states": [states(rows) for rows in groups],
-        "done": [f"{_share(rows):.0%}" for rows in groups],
-    }
+    columns = columns_of(
+        {
+            "group": rows[0].group,
+            "runs": str(len(rows)),
+            "states": states(rows),
+            "done": f"{_share(rows):.0%}",
+        }
+        for rows in groups
+    )
     return Table(columns, left=("group", "states"), names="group", wraps="states")
 
 
@@ -495,7 +500,7 @@ def nothing(root: Path, which: selection.Selection, older: int) -> str:
 
 
 @group()
-def explanation(why: Why) -> Iterator[RenderableType]:
+def explanation(why: "Why") -> Iterator[RenderableType]:
     """The answer of `cldctl why`, the most important first; it fits on a screen."""
     row = why.row
     yield Text.assemble(
@@ -546,7 +551,7 @@ def _unfinished(row: RunStatus) -> Iterator[Text]:
             yield _fact("", f"{len(left) - _MOST_WORKS} more: cldctl status", "dim")
 
 
-def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
+def _failure(failed: "FirstFailure", run: RunFolder) -> Iterator[Text]:
     when = f", {age(failed.time)}" if failed.time else ""
     reason = f": {one_line(failed.reason, out.width)}" if failed.reason else ""
     yield _fact("failed", f"{failed}{when}{reason}", "red")

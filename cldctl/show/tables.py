@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from cld_core import metrics as registry
+from cld_core.metrics import Number, Quantity
 from cld_core.sanitize import printable
 from cldctl.runs.status import RunStatus
 from cldctl.runs.usage import Folder, TimeEstimate
@@ -112,6 +114,20 @@ class Table:
             yield from (Text(f"{first} {cell}"), facts(zip(others, row, strict=True)), Text())
 
 
+def columns_of(rows: Iterable[Mapping[str, Cell | None]]) -> dict[str, Sequence[Cell]]:
+    """The columns of rows that have the same headings.
+
+    None is a dash, and a column that has nothing else is left out.
+    """
+    rows = list(rows)
+    columns: dict[str, Sequence[Cell]] = {}
+    for heading in rows[0] if rows else ():
+        cells = [row[heading] for row in rows]
+        if any(cell is not None for cell in cells):
+            columns[heading] = ["-" if cell is None else cell for cell in cells]
+    return columns
+
+
 def _as_text(cell: RenderableType) -> RenderableType:
     """Strings as texts: rich searches strings for markup, which is slow."""
     return Text(printable(cell)) if isinstance(cell, str) else cell
@@ -171,19 +187,22 @@ def attempts(
         when: writes the time of a start.
         reason: a text shown elsewhere: an attempt's detail is left out if it is the same.
     """
-    columns: dict[str, Sequence[Cell]] = {
-        "attempt": [str(row["attempt"]) for row in rows],
-        "when": [when(row.get("started")) for row in rows],
-        "node": [_nodes(row) for row in rows],
-        "job": [str(row["job_id"] or "-") for row in rows],
-        "from": [count(row["first_step"]) for row in rows],
-        "to": [count(row["last_step"]) for row in rows],
-    }
-    if any("gained" in row for row in rows):
-        columns |= {name: [count(row[name]) for row in rows] for name in ("gained", "lost")}
-        columns["waited"] = [duration(row["waited_s"]) for row in rows]
-    columns["ran"] = [duration(row.get("ran_s")) for row in rows]
-    columns["ended by"] = [_end(row, reason) for row in rows]
+    columns = columns_of(
+        {
+            "attempt": str(row["attempt"]),
+            "when": when(row.get("started")),
+            "node": _nodes(row),
+            "job": str(row["job_id"] or "-"),
+            "from": count(row["first_step"]),
+            "to": count(row["last_step"]),
+            "gained": count(row["gained"]) if "gained" in row else None,
+            "lost": count(row["lost"]) if "lost" in row else None,
+            "waited": duration(row["waited_s"]) if "waited_s" in row else None,
+            "ran": duration(row.get("ran_s")),
+            "ended by": _end(row, reason),
+        }
+        for row in rows
+    )
     optional = ("when", "node", "from", "ran", "job")
     if "gained" in columns:
         optional = ("to", "job", "when", "from", "node")
@@ -201,6 +220,56 @@ def _end(row: Mapping[str, Any], reason: str | None) -> str:
     cause = row["cause"] or "-"
     detail = row.get("detail")
     return f"{cause}: {detail}" if detail and detail != reason else cause
+
+
+def numbers_of(entry: Mapping[str, Any]) -> dict[str, Number]:
+    """The results of an evaluation as `status` knows it, by `Quantity.key`."""
+    return {key: Number(**fields) for key, fields in entry["results"].items()}
+
+
+def number_text(quantity: Quantity, number: Number | None, *, with_count: bool = False) -> str:
+    """A result with its standard error and the share of lost samples; a dash for None.
+
+    Args:
+        with_count: add the number of samples or test points.
+    """
+    if number is None:
+        return "-"
+    text = f"{number.value:.{quantity.digits}f}"
+    if number.stderr is not None:
+        text += f" ± {number.stderr:.{quantity.digits}f}"
+    if number.lost:
+        text += f" ({100 * number.lost:.2g}% lost)"
+    counts = counts_of({quantity.key: number}) if with_count else []
+    return f"{text} ({', '.join(counts)})" if counts else text
+
+
+def counts_of(
+    numbers: Mapping[str, Number | None], show: Callable[[int], str] = count
+) -> list[str]:
+    """The numbers of samples and points of results: ["50,000 samples", "2,000 points"].
+
+    Args:
+        show: how a number is written.
+    """
+    counts: dict[str, None] = {}
+    for metric, quantity in registry.quantities():
+        number = numbers.get(quantity.key)
+        if number is not None and number.n is not None:
+            counts[f"{show(number.n)} {registry.ROWS[metric.rows].over}"] = None
+    return list(counts)
+
+
+def result_columns(
+    lines: Sequence[Mapping[str, Number | None]], *, with_count: bool = False
+) -> dict[str, Sequence[Cell]]:
+    """A column for each quantity that any line has a result of."""
+    columns: dict[str, Sequence[Cell]] = {}
+    for quantity in registry.quantities_in(lines):
+        columns[quantity.label] = [
+            number_text(quantity, line.get(quantity.key), with_count=with_count) for line in lines
+        ]
+    return columns
 
 
 def short_keys(keys: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
@@ -241,28 +310,27 @@ def share(part: float, whole: float) -> str:
 
 def usage_table(folder: Folder) -> RenderableType:
     """Runs, then groups, then totals by unit: a line each."""
-    lines = [(name, group or "-", usage) for name, group, usage in folder.runs]
+    lines = [*folder.runs]
     for name, members in folder.groups.items():
         lines += ((f"group {name}", name, usage) for usage in members)
-    lines += (("total", "-", usage) for usage in folder.totals)
-    names, groups, usages = zip(*lines, strict=True)
-    columns: dict[str, Sequence[Cell]] = {"run": names}
-    if any(group != "-" for group in groups):
-        columns["group"] = groups
-    columns |= {
-        "used": [f"{hours(usage.used)} {usage.unit}" for usage in usages],
-        "useful": [hours(usage.useful) for usage in usages],
-        "start-up": [hours(usage.startup) for usage in usages],
-        "preempted": [hours(usage.lost_to_preemption) for usage in usages],
-        "crashed": [hours(usage.lost_to_crashes) for usage in usages],
-    }
-    if any(usage.set_aside for usage in usages):
-        columns["set aside"] = [hours(usage.set_aside) for usage in usages]
-    columns |= {
-        "waited": [duration(usage.waited_s) for usage in usages],
-        "goodput": [share(usage.useful, usage.used) for usage in usages],
-        "attempts": [str(usage.attempts) for usage in usages],
-    }
+    lines += (("total", None, usage) for usage in folder.totals)
+    has_set_aside = any(usage.set_aside for _, _, usage in lines)
+    columns = columns_of(
+        {
+            "run": name,
+            "group": group or None,
+            "used": f"{hours(usage.used)} {usage.unit}",
+            "useful": hours(usage.useful),
+            "start-up": hours(usage.startup),
+            "preempted": hours(usage.lost_to_preemption),
+            "crashed": hours(usage.lost_to_crashes),
+            "set aside": hours(usage.set_aside) if has_set_aside else None,
+            "waited": duration(usage.waited_s),
+            "goodput": share(usage.useful, usage.used),
+            "attempts": str(usage.attempts),
+        }
+        for name, group, usage in lines
+    )
     note = (
         "trainings only; preempted and crashed are hours lost to either; waited is the time of "
         "jobs in the queue"
