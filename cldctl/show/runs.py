@@ -298,17 +298,23 @@ def details(row: RunStatus) -> Iterator[RenderableType]:
     alone = [entry for entry in row.evals if entry["id"] not in swept]
     yield facts(_facts(row))
     if row.attempts:
-        yield from (Text(), attempts(row.attempts, reason=row.reason, title="attempts"))
+        yield Text()
+        yield attempts(row.attempts, reason=row.reason, title="attempts")
     if alone:
-        yield from (Text(), evaluations(alone), *remarks(alone))
+        yield Text()
+        yield evaluations(alone)
+        yield from remarks(alone)
     for drawn in by_step(alone):
-        yield from (Text(), drawn)
+        yield Text()
+        yield drawn
     yield from _sweeps(row)
     if row.tunings:
         reasons = (
             Text(f"{it['id']}: {it['reason']}", "yellow") for it in row.tunings if it["reason"]
         )
-        yield from (Text(), tunings(row.tunings), *reasons)
+        yield Text()
+        yield tunings(row.tunings)
+        yield from reasons
     yield Text()
 
 
