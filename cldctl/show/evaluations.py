@@ -24,7 +24,7 @@ from cldctl.runs.status import evaluation_status, said, tuning_status
 from .console import count, err, number, out, say_next
 from .tables import (
     Cell,
-    Table,
+    TextTable,
     columns_of,
     counts_of,
     number_text,
@@ -42,7 +42,7 @@ BEST = "*"
 _STYLE = {"better": "bold green", "worse": "bold red"}
 
 
-def evaluations(evals: Sequence[Mapping[str, Any]]) -> Table:
+def evaluations(evals: Sequence[Mapping[str, Any]]) -> TextTable:
     """A table of evaluations of a run, with all results that any of them has."""
     columns = columns_of(
         {
@@ -58,7 +58,9 @@ def evaluations(evals: Sequence[Mapping[str, Any]]) -> Table:
     truths = [entry["true_entropy"] for entry in evals]
     if any(truth is not None for truth in truths):
         columns["true entropy"] = ["-" if truth is None else f"{truth:.3f}" for truth in truths]
-    return Table(columns, left=("evaluation", "state"), optional=("shards",), title="evaluations")
+    return TextTable(
+        columns, left=("evaluation", "state"), optional=("shards",), title="evaluations"
+    )
 
 
 def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
@@ -68,7 +70,7 @@ def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
     ]
 
 
-def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[TextTable]:
     """For settings with results at several steps, a table of the results against the step."""
     settings: dict[str, dict[int, Mapping[str, Any]]] = {}
     for entry in evals:
@@ -80,7 +82,7 @@ def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
             entries = [by_step[step] for step in steps]
             found = result_columns([numbers_of(entry) for entry in entries], with_count=True)
             columns = {"step": [count(step) for step in steps], **found}
-            yield Table(columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
+            yield TextTable(columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
 
 
 @group()
@@ -125,7 +127,7 @@ def sweep_table(
             heading = f"{across.key.split('.')[-1]} {value}"
             columns[heading] = [line.get(value, "-") for line in lines.values()]
         of = f", {counts.pop()}" if len(counts) == 1 else ""
-        yield Table(columns, left=heads, title=f"{label} by {axes}{of}")
+        yield TextTable(columns, left=heads, title=f"{label} by {axes}{of}")
 
 
 @group()
@@ -159,7 +161,7 @@ def samplers(
         yield Text()
         left = ("model", "sampler", "source")
         title = "published, not measured here"
-        yield Table(columns, left=left, optional=["source"], names="model", title=title)
+        yield TextTable(columns, left=left, optional=["source"], names="model", title=title)
 
 
 def _notes(
@@ -188,7 +190,7 @@ def _notes(
         yield f"the flow that samples are compared with took {known['flow_nfe']:,.0f} evaluations"
 
 
-def compared(lines: Sequence[results.ComparedRuns]) -> Table:
+def compared(lines: Sequence[results.ComparedRuns]) -> TextTable:
     """A table of results of runs, and of groups: a line for each cell, averaged over seeds.
 
     Results that differ from the first line by more than their errors are marked.
@@ -213,7 +215,9 @@ def compared(lines: Sequence[results.ComparedRuns]) -> Table:
         }
         rows.append(row)
     columns = columns_of(rows)
-    return Table(columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how")
+    return TextTable(
+        columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how"
+    )
 
 
 def _step(line: results.ComparedRuns) -> str:
@@ -319,7 +323,7 @@ def show_plan(run: RunFolder, made: "Comparison") -> None:
     """Print the samplers that would be compared."""
     names = made.sweep.axes[0].values
     columns = {"sampler": names, "settings": [made.settings[name] for name in names]}
-    out.print(Table(columns, left=columns, wraps="settings"))
+    out.print(TextTable(columns, left=columns, wraps="settings"))
     nfe = ", ".join(made.sweep.axes[1].values)
     text = f"{', '.join(made.metrics)} at {nfe} evaluations; {made.seeds} seeds"
     out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}")
@@ -422,7 +426,7 @@ def _tuning_to_json(work: Tuning) -> dict[str, Any]:
     return entry
 
 
-def tunings(entries: Sequence[Mapping[str, Any]]) -> Table:
+def tunings(entries: Sequence[Mapping[str, Any]]) -> TextTable:
     """A table of tunings as `status` knows them: progress, rms distances from the network's flow,
     and the gain."""
     columns = columns_of(
@@ -440,7 +444,7 @@ def tunings(entries: Sequence[Mapping[str, Any]]) -> Table:
         for entry in entries
     )
     left = ("tuning", "state", "kept")
-    return Table(columns, left=left, optional=("step",), title="tunings")
+    return TextTable(columns, left=left, optional=("step",), title="tunings")
 
 
 def _kept(entry: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from .console import age, count, duration, err, number, out, short
 from .tables import (
     MANY,
     Cell,
-    Table,
+    TextTable,
     attempts,
     columns_of,
     counts_of,
@@ -59,7 +59,7 @@ _AROUND = 10
 _AROUND_RUNS = 6
 
 
-def overview(rows: Sequence[RunStatus]) -> Table:
+def overview(rows: Sequence[RunStatus]) -> TextTable:
     """A table of runs, with the newest result of each."""
     results = newest_results(rows)
     return _drawn(rows, run_columns(rows, results=results), results)
@@ -103,7 +103,7 @@ def _drawn(
     columns: Mapping[str, Sequence[Cell]],
     results: Collection[str] = (),
     last: Collection[str] = (),
-) -> Table:
+) -> TextTable:
     """Draw the columns of runs, on a terminal with a progress bar after the step.
 
     Args:
@@ -118,7 +118,7 @@ def _drawn(
         shown[heading] = cells
         if heading == "step" and out.is_terminal and len(rows) <= MANY:
             shown[""] = [progress_bar(row) for row in rows]
-    return Table(shown, left=left, optional=optional, names="run")
+    return TextTable(shown, left=left, optional=optional, names="run")
 
 
 def newest_results(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
@@ -239,7 +239,7 @@ def _rank(item: Sequence[RunStatus]) -> int:
     return min(ALIVE.index(row.state) if row.state in ALIVE else len(ALIVE) for row in item)
 
 
-def _groups(groups: Sequence[Sequence[RunStatus]]) -> Table:
+def _groups(groups: Sequence[Sequence[RunStatus]]) -> TextTable:
     columns = columns_of(
         {
             "group": rows[0].group,
@@ -249,7 +249,7 @@ def _groups(groups: Sequence[Sequence[RunStatus]]) -> Table:
         }
         for rows in groups
     )
-    return Table(columns, left=("group", "states"), names="group", wraps="states")
+    return TextTable(columns, left=("group", "states"), names="group", wraps="states")
 
 
 def states(rows: Iterable[RunStatus]) -> str:

@@ -45,7 +45,7 @@ AT_ONCE_S = 5.0
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """A table for every output; rich draws it without a frame, so that it pipes well.
 
     On a terminal that is too narrow for it, each row becomes a list of facts.
@@ -180,7 +180,7 @@ def attempts(
     when: Callable[[float | None], str] = age,
     reason: str | None = None,
     title: str | None = None,
-) -> Table:
+) -> TextTable:
     """A table of attempts as `status` knows them, or as `why` does, with their gain and loss.
 
     Args:
@@ -207,7 +207,7 @@ def attempts(
     if "gained" in columns:
         optional = ("to", "job", "when", "from", "node")
     left = ("node", "ended by")
-    return Table(columns, left=left, optional=optional, wraps="ended by", title=title)
+    return TextTable(columns, left=left, optional=optional, wraps="ended by", title=title)
 
 
 def _nodes(row: Mapping[str, Any]) -> str:
@@ -337,7 +337,7 @@ def usage_table(folder: Folder) -> RenderableType:
     )
     time_columns = ("set aside", "start-up", "useful", "waited", "preempted", "crashed")
     optional = ("attempts", "group", *time_columns)
-    drawn = Table(columns, left=("run", "group"), optional=optional, names="run")
+    drawn = TextTable(columns, left=("run", "group"), optional=optional, names="run")
     return Group(drawn, Text(note, style="dim"))
 
 
